@@ -1,0 +1,1 @@
+//! The API types: metallb.io and lb-operator.io.

@@ -1,0 +1,1 @@
+//! Ranges, pools, selection and allocation of addresses, without I/O.

@@ -1,0 +1,1 @@
+//! Packet sockets, kernel filters and netlink.

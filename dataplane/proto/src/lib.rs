@@ -1,0 +1,1 @@
+//! Wire formats, responder and owner election, without I/O.

@@ -1,0 +1,1 @@
+//! LoadBalancerStack to a running, upgraded stack.
