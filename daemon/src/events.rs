@@ -1,0 +1,228 @@
+//! Events on objects, as `kubectl describe` shows them. Publishing never waits: events are queued, written by one
+//! task, and given up after a few tries, because no decision may depend on them.
+//!
+//! kube's own recorder groups events by reason alone, so that "Assigned IP a" followed by "Assigned IP b" would show
+//! the first address twice; it also keeps every event it wrote. Here each distinct event is written once.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+
+use crate::Key;
+
+/// Events waiting to be written; more than that and the newest are dropped, with a log line.
+const QUEUE: usize = 16_384;
+/// Requests under way at once.
+const IN_FLIGHT: usize = 8;
+/// Objects whose last event is remembered; beyond that the memory starts over, and one repeat may be written.
+const REMEMBERED: usize = 65_536;
+/// The API server's limit for a note, in bytes.
+const NOTE_LIMIT: usize = 1024;
+
+/// Whether an event is news or trouble.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum EventKind {
+    /// Something happened as it should.
+    Normal,
+    /// Something needs attention.
+    Warning,
+}
+
+/// Publishes events under one component's name. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct Events {
+    queue: mpsc::Sender<Event>,
+    component: &'static str,
+    instance: String,
+}
+
+impl Events {
+    /// Starts the writing task. `component` is what `kubectl describe` shows under "From"; `instance` is the pod.
+    #[must_use]
+    pub fn new(client: Client, component: &'static str, instance: &str) -> Self {
+        let (queue, events) = mpsc::channel(QUEUE);
+        tokio::spawn(write_all(client, events));
+        Self {
+            queue,
+            component,
+            instance: instance.to_owned(),
+        }
+    }
+
+    /// Queues an event about an object. One that says the same as the last one about the same object is not written.
+    ///
+    /// `reason` and `action` are at most 128 bytes long, as the API asks; a longer `note` is cut at 1 KiB.
+    pub fn publish(
+        &self,
+        regarding: ObjectReference,
+        kind: EventKind,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
+        let now = Timestamp::now();
+        let name = regarding.name.as_deref().unwrap_or(self.component);
+        let event = Event {
+            metadata: ObjectMeta {
+                // Events about a cluster-scoped object live in `default`: kubectl looks for them there.
+                namespace: Some(
+                    regarding
+                        .namespace
+                        .clone()
+                        .unwrap_or_else(|| "default".to_owned()),
+                ),
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+                ..ObjectMeta::default()
+            },
+            action: Some(action.to_owned()),
+            event_time: Some(MicroTime(now)),
+            note: Some(cut(note)),
+            reason: Some(reason.to_owned()),
+            regarding: Some(regarding),
+            reporting_controller: Some(self.component.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(match kind {
+                EventKind::Normal => "Normal".to_owned(),
+                EventKind::Warning => "Warning".to_owned(),
+            }),
+            ..Event::default()
+        };
+        if let Err(error) = self.queue.try_send(event) {
+            tracing::warn!(%error, "event dropped");
+        }
+    }
+}
+
+/// A reference to an object, for [`Events::publish`].
+#[must_use]
+pub fn reference(key: &Key, api_version: &str, kind: &str, uid: Option<String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(key.name.clone()),
+        namespace: (!key.namespace.is_empty()).then(|| key.namespace.clone()),
+        uid,
+        ..ObjectReference::default()
+    }
+}
+
+fn cut(mut note: String) -> String {
+    if note.len() > NOTE_LIMIT {
+        let end = (0..=NOTE_LIMIT - 3)
+            .rev()
+            .find(|end| note.is_char_boundary(*end))
+            .unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    note
+}
+
+/// Remembers the last event about each object, as hashes: 16 bytes an object.
+#[derive(Default)]
+struct Last {
+    by_object: HashMap<u64, u64>,
+}
+
+impl Last {
+    /// Whether this event says something new about its object.
+    fn is_news(&mut self, event: &Event) -> bool {
+        let object = hash(
+            &event
+                .regarding
+                .as_ref()
+                .map(|object| (&object.kind, &object.namespace, &object.name, &object.uid)),
+        );
+        let says = hash(&(&event.type_, &event.reason, &event.note));
+        if self.by_object.len() >= REMEMBERED {
+            self.by_object.clear();
+        }
+        self.by_object.insert(object, says) != Some(says)
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+async fn write_all(client: Client, mut events: mpsc::Receiver<Event>) {
+    let mut last = Last::default();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            event = events.recv(), if under_way.len() < IN_FLIGHT => match event {
+                Some(event) if last.is_news(&event) => under_way.push(write(client.clone(), event)),
+                Some(_) => {}
+                None => break,
+            },
+            Some(()) = under_way.next() => {}
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+async fn write(client: Client, event: Event) {
+    let api: Api<Event> = Api::namespaced(client, event.metadata.namespace.as_deref().unwrap_or("default"));
+    let mut pause = Duration::from_millis(200);
+    for tries_left in (0..5).rev() {
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => return,
+            // The object's namespace is going, or the role lacks the verb: trying again changes nothing.
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                tracing::debug!(reason = event.reason, error = %status.message, "event refused");
+                return;
+            }
+            Err(error) if tries_left == 0 => tracing::warn!(reason = event.reason, %error, "event lost"),
+            Err(_) => {
+                tokio::time::sleep(pause).await;
+                pause *= 3;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(object: &str, reason: &str, note: &str) -> Event {
+        Event {
+            regarding: Some(reference(&Key::new("ns", object), "v1", "Service", None)),
+            reason: Some(reason.to_owned()),
+            note: Some(note.to_owned()),
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn an_event_that_repeats_the_last_one_about_its_object_is_not_written() {
+        let mut last = Last::default();
+        assert!(last.is_news(&event("a", "IPAllocated", "Assigned IP 1")));
+        assert!(!last.is_news(&event("a", "IPAllocated", "Assigned IP 1")));
+        assert!(last.is_news(&event("b", "IPAllocated", "Assigned IP 1")));
+        assert!(last.is_news(&event("a", "IPAllocated", "Assigned IP 2")));
+        assert!(
+            last.is_news(&event("a", "IPAllocated", "Assigned IP 1")),
+            "it changed in between: news again"
+        );
+    }
+
+    #[test]
+    fn a_long_note_is_cut_at_a_character_boundary() {
+        assert_eq!(cut("short".to_owned()), "short");
+        let long = cut("é".repeat(600));
+        assert!(long.len() <= NOTE_LIMIT && long.ends_with('…'));
+    }
+}
