@@ -73,8 +73,8 @@ fn a_release_hands_over_at_once() {
     assert_eq!(leaders(&machines, now), [1]);
     assert_eq!(
         server.record.unwrap().transitions,
-        2,
-        "one for the release's reader, as client-go counts"
+        1,
+        "a release is no change of hands, the take-over is"
     );
 }
 
