@@ -1,0 +1,42 @@
+# Thin names for the project's commands. Each is safe to run again.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint image demo demo-down generate fmt
+
+LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
+export LB_CACHE
+export PATH := $(LB_CACHE)/bin:$(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+TARGET := $(shell uname -m)-unknown-linux-gnu
+IMAGES := target/images
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## install and build everything that the lab needs
+	@tests/e2e/setup.sh
+
+test: setup image lint ## set up everything and run every test, unit to end-to-end
+	cargo test --workspace --locked
+
+lint: ## formatting, clippy without a warning
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+image: ## build the three images into target/images
+	@tests/e2e/build-images.sh
+
+demo: setup image ## a cluster, the guide's steps 1 to 4.8, and the cluster left up
+	cargo run --quiet --locked -p lb-e2e --bin demo
+
+demo-down: ## remove what demo made
+	cargo run --quiet --locked -p lb-e2e --bin lab -- down --name demo
+
+generate: ## write the CRDs from their types
+	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
+
+fmt: ## format the code
+	cargo fmt --all

@@ -1,0 +1,137 @@
+//! The user guide as something to run: reads `docs/guide.md`, cuts its `bash` blocks into commands, and keeps them in
+//! their order, by section. The end-to-end test and `make demo` both run what this yields, so the guide cannot rot.
+
+/// One numbered section of the guide that holds commands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Section {
+    /// Its number, as in the heading: `4.1`, `T1`.
+    pub number: String,
+    /// Its title.
+    pub title: String,
+    /// Its commands, in order.
+    pub commands: Vec<Command>,
+}
+
+/// One command of the guide, verbatim.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Command {
+    /// The command as a shell reads it: several lines for a here-document or a loop.
+    pub text: String,
+    /// Where the guide means it to be typed.
+    pub place: Place,
+}
+
+/// Where a command is typed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// On the administrator's machine, with `kubectl` and `helm`.
+    Administrator,
+    /// On a machine of the LAN that is not part of the cluster.
+    Client,
+}
+
+/// The guide in this repository.
+pub const GUIDE: &str = include_str!("../../../docs/guide.md");
+
+/// Reads the sections that hold commands. A section starts at a heading `### number: title`.
+#[must_use]
+pub fn sections(markdown: &str) -> Vec<Section> {
+    let mut sections: Vec<Section> = Vec::new();
+    let mut block: Option<Vec<&str>> = None;
+    let mut shell = false;
+    for line in markdown.lines() {
+        if let Some(lines) = &mut block {
+            if line.starts_with("```") {
+                let commands = commands(lines);
+                block = None;
+                if shell && let Some(section) = sections.last_mut() {
+                    section.commands.extend(commands);
+                }
+            } else {
+                lines.push(line);
+            }
+        } else if let Some(language) = line.strip_prefix("```") {
+            shell = language == "bash";
+            block = Some(Vec::new());
+        } else if let Some((number, title)) = line.strip_prefix("### ").and_then(|heading| heading.split_once(": ")) {
+            sections.push(Section { number: number.to_owned(), title: title.to_owned(), commands: Vec::new() });
+        }
+    }
+    sections.retain(|section| !section.commands.is_empty());
+    sections
+}
+
+/// One section of the guide in this repository.
+///
+/// # Panics
+/// When the guide has no such section: the test that asks for it must change with the guide.
+#[must_use]
+pub fn section(number: &str) -> Section {
+    sections(GUIDE)
+        .into_iter()
+        .find(|section| section.number == number)
+        .unwrap_or_else(|| panic!("docs/guide.md has no section {number} with commands"))
+}
+
+/// Cuts a block into commands: at line ends, but not inside a here-document, a loop or a continued line.
+fn commands(lines: &[&str]) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let mut text = String::new();
+    let mut until: Option<&str> = None;
+    for line in lines {
+        if text.is_empty() && (line.trim().is_empty() || line.starts_with('#')) {
+            continue;
+        }
+        text.push_str(line);
+        text.push('\n');
+        if let Some(end) = until {
+            if *line != end {
+                continue;
+            }
+            until = None;
+        } else if line.contains("<<'EOF'") {
+            until = Some("EOF");
+            continue;
+        } else if line.starts_with("for ") {
+            until = Some("done");
+            continue;
+        } else if line.ends_with('\\') {
+            continue;
+        }
+        let text = std::mem::take(&mut text).trim_end().to_owned();
+        let place = if text.contains("kubectl") || text.contains("helm") { Place::Administrator } else { Place::Client };
+        commands.push(Command { text, place });
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_cut_into_commands_and_a_here_document_stays_whole() {
+        let text = "### 4.8: Try\n```bash\n# comment\nkubectl get pods \\\n  -o wide\n\ncurl http://a\nfor i in 1; do\n  curl b\ndone\n\
+                    kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF\n```\n```\noutput\n```\n";
+        let sections = sections(text);
+        let texts: Vec<_> = sections[0].commands.iter().map(|command| command.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "kubectl get pods \\\n  -o wide",
+                "curl http://a",
+                "for i in 1; do\n  curl b\ndone",
+                "kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF"
+            ]
+        );
+        let places: Vec<_> = sections[0].commands.iter().map(|command| command.place).collect();
+        assert_eq!(places, [Place::Administrator, Place::Client, Place::Client, Place::Administrator]);
+    }
+
+    #[test]
+    fn the_guide_has_the_steps_that_the_demo_walks_through() {
+        for number in ["1.1", "2.1", "3.1", "4.1", "4.8", "4.9", "T4", "P1"] {
+            assert!(!section(number).commands.is_empty());
+        }
+    }
+}
