@@ -45,7 +45,11 @@ pub fn gratuitous(mac: MacAddr, address: Ipv4Addr) -> [[u8; FRAME_LEN]; 2] {
         target_mac: MacAddr::ZERO,
         target_ip: address,
     };
-    let reply = ArpFrame { operation: Operation::Reply, target_mac: MacAddr::BROADCAST, ..request };
+    let reply = ArpFrame {
+        operation: Operation::Reply,
+        target_mac: MacAddr::BROADCAST,
+        ..request
+    };
     [request.encode(), reply.encode()]
 }
 
@@ -85,7 +89,14 @@ impl Announcer {
             self.queue.remove(&slot);
         }
         let slot = self.enqueue(now, address);
-        self.claims.insert(address, Claim { since: now, sent: 0, slot: Some(slot) });
+        self.claims.insert(
+            address,
+            Claim {
+                since: now,
+                sent: 0,
+                slot: Some(slot),
+            },
+        );
     }
 
     /// We are no longer owner: the address is not given out again until it is claimed.

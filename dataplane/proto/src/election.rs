@@ -10,7 +10,10 @@ use sha2::{Digest, Sha256};
 /// The candidates in the order in which they would own `address`; each name once.
 pub fn order<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let text = canonical(address);
-    let mut ranked: Vec<_> = candidates.into_iter().map(|node| (rank(&text, node), node)).collect();
+    let mut ranked: Vec<_> = candidates
+        .into_iter()
+        .map(|node| (rank(&text, node), node))
+        .collect();
     ranked.sort_unstable();
     ranked.dedup();
     ranked.into_iter().map(|(_, node)| node).collect()
@@ -19,7 +22,11 @@ pub fn order<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>)
 /// The owner of `address` among the candidates; none without candidates. The first of [`order`], in one pass.
 pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = canonical(address);
-    candidates.into_iter().map(|node| (rank(&text, node), node)).min().map(|(_, node)| node)
+    candidates
+        .into_iter()
+        .map(|node| (rank(&text, node), node))
+        .min()
+        .map(|(_, node)| node)
 }
 
 fn rank(address: &str, node: &str) -> [u8; 32] {

@@ -39,7 +39,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(10) }
+        Self {
+            grace: Duration::from_secs(10),
+        }
     }
 }
 
@@ -122,7 +124,12 @@ pub struct Membership {
 impl Membership {
     /// The view of the speaker on node `myself`, which is always up in its own eyes.
     pub fn new(myself: impl Into<String>, config: Config) -> Self {
-        Self { myself: myself.into(), config, peers: BTreeMap::new(), changed: false }
+        Self {
+            myself: myself.into(),
+            config,
+            peers: BTreeMap::new(),
+            changed: false,
+        }
     }
 
     /// The speaker Pod on `node` is ready.

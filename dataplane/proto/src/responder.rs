@@ -28,8 +28,13 @@ pub enum IgnoreReason {
 
 impl IgnoreReason {
     /// Every reason, so that a metric can start all its labels at zero.
-    pub const ALL: [Self; 5] =
-        [Self::Reply, Self::OtherDestination, Self::OwnFrame, Self::Gratuitous, Self::NotOwned];
+    pub const ALL: [Self; 5] = [
+        Self::Reply,
+        Self::OtherDestination,
+        Self::OwnFrame,
+        Self::Gratuitous,
+        Self::NotOwned,
+    ];
 
     /// A short constant name, for the label of a metric.
     pub const fn as_str(self) -> &'static str {

@@ -1,0 +1,229 @@
+//! The classic BPF program that lets through ARP requests for owned addresses, and nothing else.
+//!
+//! Reads a set of addresses, writes instructions for `SO_ATTACH_FILTER`. Pure: tests run the program in an interpreter.
+//! A LAN shows every host all broadcast ARP; a speaker that owns ten addresses must not wake up for the thousands
+//! of requests for others.
+//!
+//! ```text
+//! packet type ≤ broadcast, EtherType ARP, operation request      else drop
+//! load the target address
+//! binary tree of "≥ first address of the right half?"            (one or two instructions per inner node)
+//!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two returns)
+//! ```
+//!
+//! Hardware type, protocol type and lengths are not looked at here, so that a malformed request for one of our addresses
+//! reaches user space and is counted.
+
+use std::net::Ipv4Addr;
+
+/// The most instructions that Linux takes in one program (`BPF_MAXINSNS`).
+pub const MAX_INSTRUCTIONS: usize = 4096;
+
+/// The fewest with which a program for any set of addresses can be built: the common part and one range.
+pub const MIN_INSTRUCTIONS: usize = PROLOGUE + 4;
+
+/// Bytes of a frame that pass: all of an ARP frame with its padding.
+const SNAP_LEN: u32 = 64;
+
+const PROLOGUE: usize = 9;
+const LEAF_RANGES: usize = 8;
+
+// linux/bpf_common.h
+const LD_BYTE: u16 = 0x30;
+const LD_HALF: u16 = 0x28;
+const LD_WORD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const JUMP_EQ: u16 = 0x15;
+const JUMP_GT: u16 = 0x25;
+const JUMP_GE: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+/// `SKF_AD_OFF + SKF_AD_PKTTYPE` of linux/filter.h: to whom the link layer says the frame is addressed.
+const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
+/// linux/if_packet.h: `PACKET_HOST` is 0, `PACKET_BROADCAST` 1; above are multicast, other hosts' frames (of a promiscuous
+/// interface, or with the tag of a VLAN that this host has not) and outgoing ones.
+const PACKET_BROADCAST: u32 = 1;
+
+const ETHERTYPE_AT: u32 = 12;
+const OPERATION_AT: u32 = 20;
+const TARGET_IP_AT: u32 = 38;
+const ETHERTYPE_ARP: u32 = lb_proto::arp::ETHERTYPE as u32;
+const OPERATION_REQUEST: u32 = 1;
+
+/// One instruction, as `struct sock_filter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip if the comparison holds.
+    pub jt: u8,
+    /// Instructions to skip if it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+const fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
+
+const DROP: Instruction = op(RETURN, 0, 0, 0);
+const ACCEPT: Instruction = op(RETURN, 0, 0, SNAP_LEN);
+
+/// A program, and whether it says exactly what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    instructions: Vec<Instruction>,
+    exact: bool,
+}
+
+impl Program {
+    /// What to attach.
+    pub fn instructions(&self) -> &[Instruction] {
+        &self.instructions
+    }
+
+    /// False if there were too many separate addresses for the limit: then ranges were widened over the smallest gaps, and
+    /// requests for addresses in those gaps pass as well. Whoever reads them must look at the address anyway.
+    pub fn is_exact(&self) -> bool {
+        self.exact
+    }
+}
+
+/// First and last address, both included.
+type Range = (u32, u32);
+
+/// The program for `addresses`, of at most `limit` instructions ([`MIN_INSTRUCTIONS`] is used if it is less, and
+/// [`MAX_INSTRUCTIONS`] if it is more). For no addresses it drops everything.
+pub fn build<'a>(addresses: impl IntoIterator<Item = &'a Ipv4Addr>, limit: usize) -> Program {
+    let limit = limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS);
+    let ranges = merge(addresses.into_iter().map(|address| u32::from(*address)).collect());
+    let instructions = assemble(&ranges);
+    if instructions.len() <= limit {
+        return Program {
+            instructions,
+            exact: true,
+        };
+    }
+    Program {
+        instructions: assemble(&coarsen(&ranges, ranges_within(limit))),
+        exact: false,
+    }
+}
+
+/// Addresses that follow one another become one range: pools are contiguous, so a thousand owned addresses are often
+/// three ranges.
+fn merge(mut addresses: Vec<u32>) -> Vec<Range> {
+    addresses.sort_unstable();
+    let mut ranges: Vec<Range> = Vec::new();
+    for address in addresses {
+        match ranges.last_mut() {
+            Some((_, last)) if address <= last.saturating_add(1) => *last = address,
+            _ => ranges.push((address, address)),
+        }
+    }
+    ranges
+}
+
+/// How many ranges fit into `limit` instructions in the worst case: two for each, and for each leaf of eight two returns and
+/// at most two for the inner node above it.
+fn ranges_within(limit: usize) -> usize {
+    let leaf = 2 * LEAF_RANGES + 4;
+    let room = limit - PROLOGUE;
+    let (leaves, rest) = (room / leaf, room % leaf);
+    (leaves * LEAF_RANGES + rest.saturating_sub(4) / 2).max(1)
+}
+
+/// At most `most` ranges that cover `ranges`: the largest gaps stay, the others are closed.
+fn coarsen(ranges: &[Range], most: usize) -> Vec<Range> {
+    let gap = |pair: &[Range]| match pair {
+        [(_, last), (first, _)] => first - last,
+        _ => 0,
+    };
+    let mut gaps: Vec<(u32, usize)> = ranges.windows(2).map(gap).zip(1..).collect();
+    gaps.sort_unstable_by(|a, b| b.cmp(a));
+    gaps.truncate(most.saturating_sub(1));
+    let keep: std::collections::BTreeSet<usize> = gaps.into_iter().map(|(_, index)| index).collect();
+
+    let mut coarse: Vec<Range> = Vec::with_capacity(most);
+    for (index, range) in ranges.iter().enumerate() {
+        match coarse.last_mut() {
+            Some((_, last)) if !keep.contains(&index) => *last = range.1,
+            _ => coarse.push(*range),
+        }
+    }
+    coarse
+}
+
+fn assemble(ranges: &[Range]) -> Vec<Instruction> {
+    if ranges.is_empty() {
+        return vec![DROP];
+    }
+    let mut program = vec![
+        op(LD_BYTE, 0, 0, PACKET_TYPE),
+        op(JUMP_GT, 5, 0, PACKET_BROADCAST),
+        op(LD_HALF, 0, 0, ETHERTYPE_AT),
+        op(JUMP_EQ, 0, 3, ETHERTYPE_ARP),
+        op(LD_HALF, 0, 0, OPERATION_AT),
+        op(JUMP_EQ, 0, 1, OPERATION_REQUEST),
+        op(JUMP, 0, 0, 1),
+        DROP,
+        op(LD_WORD, 0, 0, TARGET_IP_AT),
+    ];
+    debug_assert_eq!(program.len(), PROLOGUE);
+    let leaves: Vec<&[Range]> = ranges.chunks(LEAF_RANGES).collect();
+    program.extend(tree(&leaves));
+    program
+}
+
+/// The code for some leaves. All jumps are forward, as the kernel demands.
+fn tree(leaves: &[&[Range]]) -> Vec<Instruction> {
+    let (left, right) = leaves.split_at(leaves.len() / 2);
+    if left.is_empty() {
+        return right.first().map_or_else(|| vec![DROP], |ranges| leaf(ranges));
+    }
+    let pivot = right
+        .first()
+        .and_then(|ranges| ranges.first())
+        .map_or(0, |range| range.0);
+    let left = tree(left);
+    let mut code = match u8::try_from(left.len()) {
+        Ok(distance) => vec![op(JUMP_GE, distance, 0, pivot)],
+        // A conditional jump reaches 255 instructions; beyond that an unconditional one, with 32 bits, takes over.
+        Err(_) => vec![
+            op(JUMP_GE, 0, 1, pivot),
+            op(JUMP, 0, 0, u32::try_from(left.len()).unwrap_or(u32::MAX)),
+        ],
+    };
+    code.extend(left);
+    code.extend(tree(right));
+    code
+}
+
+/// Comparisons in ascending order, then "drop", then "accept".
+fn leaf(ranges: &[Range]) -> Vec<Instruction> {
+    let compares: usize = ranges
+        .iter()
+        .map(|(first, last)| if first == last { 1 } else { 2 })
+        .sum();
+    // At most 16 comparisons: every distance fits.
+    let distance = |from: usize, to: usize| u8::try_from(to - from - 1).unwrap_or(u8::MAX);
+    let (drop, accept) = (compares, compares + 1);
+    let mut code = Vec::with_capacity(compares + 2);
+    for (first, last) in ranges {
+        let here = code.len();
+        if first == last {
+            code.push(op(JUMP_EQ, distance(here, accept), 0, *first));
+        } else {
+            // Below this range means below all that follow, and those before have been compared.
+            code.push(op(JUMP_GE, 0, distance(here, drop), *first));
+            code.push(op(JUMP_GT, 0, distance(here + 1, accept), *last));
+        }
+    }
+    code.push(DROP);
+    code.push(ACCEPT);
+    code
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! Runs built programs in an interpreter of the few instructions they use.
+
+use std::collections::BTreeSet;
+
+use lb_proto::MacAddr;
+use lb_proto::arp::{ArpFrame, Operation};
+use proptest::prelude::*;
+
+use super::*;
+
+const HOST: u32 = 0;
+const BROADCAST: u32 = 1;
+const OTHER_HOST: u32 = 3;
+const OUTGOING: u32 = 4;
+
+/// What the kernel would do: the bytes that pass, 0 for a drop. Checks what the kernel's own check would refuse.
+fn run(program: &Program, packet_type: u32, frame: &[u8]) -> u32 {
+    let code = program.instructions();
+    assert!(code.len() <= MAX_INSTRUCTIONS);
+    let load = |at: u32, len: usize| {
+        let at = usize::try_from(at).unwrap();
+        frame
+            .get(at..at + len)
+            .map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)))
+    };
+    let mut a = 0;
+    let mut pc = 0;
+    loop {
+        let Instruction { code, jt, jf, k } = *code.get(pc).expect("the program runs into a return");
+        pc += 1;
+        let branch = |holds: bool| usize::from(if holds { jt } else { jf });
+        match code {
+            LD_BYTE if k == PACKET_TYPE => a = packet_type,
+            LD_HALF | LD_WORD => match load(k, if code == LD_HALF { 2 } else { 4 }) {
+                Some(word) => a = word,
+                // A load beyond the frame ends the program with a drop.
+                None => return 0,
+            },
+            JUMP => pc += usize::try_from(k).unwrap(),
+            JUMP_EQ => pc += branch(a == k),
+            JUMP_GT => pc += branch(a > k),
+            JUMP_GE => pc += branch(a >= k),
+            RETURN => return k,
+            other => panic!("instruction {other:#x} is not one of ours"),
+        }
+    }
+}
+
+fn request(target_ip: Ipv4Addr) -> ArpFrame {
+    ArpFrame {
+        dst: MacAddr::BROADCAST,
+        src: MacAddr([2, 0, 0, 0, 0, 1]),
+        operation: Operation::Request,
+        sender_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        sender_ip: Ipv4Addr::new(192, 168, 50, 1),
+        target_mac: MacAddr::ZERO,
+        target_ip,
+    }
+}
+
+fn passes(program: &Program, address: Ipv4Addr) -> bool {
+    run(program, BROADCAST, &request(address).encode()) >= 42
+}
+
+fn exact(addresses: &[Ipv4Addr]) -> Program {
+    let program = build(addresses, MAX_INSTRUCTIONS);
+    assert!(program.is_exact());
+    program
+}
+
+const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
+
+#[test]
+fn without_addresses_everything_is_dropped() {
+    assert_eq!(run(&exact(&[]), HOST, &request(OWNED).encode()), 0);
+}
+
+#[test]
+fn a_request_for_an_owned_address_passes_by_broadcast_and_unicast() {
+    let program = exact(&[OWNED]);
+    assert_eq!(run(&program, BROADCAST, &request(OWNED).encode()), SNAP_LEN);
+    assert_eq!(run(&program, HOST, &request(OWNED).encode()), SNAP_LEN);
+}
+
+#[test]
+fn our_own_frames_and_those_of_others_are_dropped() {
+    let program = exact(&[OWNED]);
+    for packet_type in [2, OTHER_HOST, OUTGOING] {
+        assert_eq!(run(&program, packet_type, &request(OWNED).encode()), 0);
+    }
+}
+
+#[test]
+fn replies_other_protocols_and_short_frames_are_dropped() {
+    let program = exact(&[OWNED]);
+    let frame = request(OWNED);
+    let reply = ArpFrame {
+        operation: Operation::Reply,
+        ..frame
+    }
+    .encode();
+    assert_eq!(run(&program, BROADCAST, &reply), 0);
+    let mut ipv4 = frame.encode();
+    ipv4[12] = 0x08;
+    ipv4[13] = 0x00;
+    assert_eq!(run(&program, BROADCAST, &ipv4), 0);
+    for len in 0..42 {
+        assert_eq!(run(&program, BROADCAST, &frame.encode()[..len]), 0);
+    }
+}
+
+#[test]
+fn a_malformed_request_for_an_owned_address_passes_to_be_counted() {
+    let program = exact(&[OWNED]);
+    for at in 14..20 {
+        let mut frame = request(OWNED).encode();
+        frame[at] ^= 0x40;
+        assert_eq!(run(&program, BROADCAST, &frame), SNAP_LEN);
+    }
+}
+
+#[test]
+fn the_ends_of_the_address_space_are_addresses_like_others() {
+    let (low, high) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
+    let program = exact(&[low, high]);
+    assert!(passes(&program, low) && passes(&program, high));
+    assert!(
+        !passes(&program, Ipv4Addr::new(0, 0, 0, 1)) && !passes(&program, Ipv4Addr::new(255, 255, 255, 254))
+    );
+}
+
+#[test]
+fn addresses_in_a_row_cost_no_more_than_one_range() {
+    let row: Vec<Ipv4Addr> = (0..10_000_u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n)).collect();
+    assert_eq!(exact(&row).instructions().len(), PROLOGUE + 4);
+}
+
+#[test]
+fn two_thousand_separate_addresses_fit_exactly() {
+    let scattered: Vec<Ipv4Addr> = (0..2_000_u32)
+        .map(|n| Ipv4Addr::from(0xc0a8_0000 + 3 * n))
+        .collect();
+    let program = exact(&scattered);
+    assert!(scattered.iter().all(|address| passes(&program, *address)));
+    assert!(!passes(&program, Ipv4Addr::from(0xc0a8_0001)));
+}
+
+#[test]
+fn a_set_beyond_the_limit_is_widened_over_its_smallest_gaps() {
+    // Ten thousand addresses in pairs of neighbours but one, and one far away.
+    let far = Ipv4Addr::new(10, 0, 0, 1);
+    let mut many: BTreeSet<Ipv4Addr> = (0..10_000_u32)
+        .map(|n| Ipv4Addr::from(0xc0a8_0000 + 2 * n))
+        .collect();
+    many.insert(far);
+    let program = build(&many, MAX_INSTRUCTIONS);
+    assert!(!program.is_exact());
+    assert!(many.iter().all(|address| passes(&program, *address)));
+    assert!(
+        !passes(&program, Ipv4Addr::new(10, 0, 0, 2)),
+        "the large gap stays"
+    );
+}
+
+fn addresses(most: usize) -> impl Strategy<Value = BTreeSet<Ipv4Addr>> {
+    // Dense and sparse parts, so that single addresses, short ranges and large gaps all occur.
+    let one = prop_oneof![
+        0xc0a8_3200..0xc0a8_3400_u32,
+        0x0a00_0000..0x0a00_8000_u32,
+        any::<u32>()
+    ];
+    prop::collection::btree_set(one.prop_map(Ipv4Addr::from), 0..most)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn exactly_the_owned_addresses_pass(owned in addresses(1200), others in prop::collection::vec(any::<u32>(), 64)) {
+        let program = build(&owned, MAX_INSTRUCTIONS);
+        prop_assert!(program.is_exact());
+        for address in &owned {
+            prop_assert!(passes(&program, *address));
+            for near in [u32::from(*address).wrapping_sub(1), u32::from(*address).wrapping_add(1)] {
+                let near = Ipv4Addr::from(near);
+                prop_assert_eq!(passes(&program, near), owned.contains(&near));
+            }
+        }
+        for other in others.into_iter().map(Ipv4Addr::from) {
+            prop_assert_eq!(passes(&program, other), owned.contains(&other));
+        }
+    }
+
+    #[test]
+    fn any_limit_is_kept_and_no_owned_address_is_lost(owned in addresses(1200), limit in 0..5000_usize) {
+        let program = build(&owned, limit);
+        prop_assert!(program.instructions().len() <= limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS));
+        for address in &owned {
+            prop_assert!(passes(&program, *address));
+        }
+    }
+
+    #[test]
+    fn no_frame_runs_the_program_out_of_bounds(
+        owned in addresses(200),
+        frame in prop::collection::vec(any::<u8>(), 0..80),
+        packet_type in 0..8_u32,
+    ) {
+        let passed = run(&build(&owned, MAX_INSTRUCTIONS), packet_type, &frame);
+        prop_assert!(passed == 0 || passed == SNAP_LEN);
+    }
+}

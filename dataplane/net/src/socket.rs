@@ -1,0 +1,182 @@
+//! A packet socket for ARP on one interface.
+//!
+//! Reads frames that passed the kernel filter of [`crate::filter`], writes frames as they are. The socket is made without a
+//! protocol and so receives nothing; the filter is attached; only then is it bound to ARP and the interface. So no frame
+//! that the filter would have dropped is ever queued. Needs `CAP_NET_RAW`.
+
+use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
+
+use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::filter::{self, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Program};
+
+/// Bytes of received frames that may wait, as asked of the kernel (it doubles this for its own bookkeeping): some hundred
+/// frames. More would only mean later answers to questions that were asked again meanwhile.
+const RECEIVE_BUFFER: usize = 128 * 1024;
+
+/// Bytes that a buffer for [`ArpSocket::recv`] needs to take any frame that the filter passes.
+pub const FRAME_BUFFER: usize = 64;
+
+/// What failed on a packet socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The process lacks `CAP_NET_RAW`.
+    #[error("no permission for packet sockets: grant the capability NET_RAW")]
+    NotPermitted(#[source] io::Error),
+    /// The interface is down (ENETDOWN). The socket works again when it is up.
+    #[error("the interface is down")]
+    InterfaceDown(#[source] io::Error),
+    /// The interface is gone (ENODEV, ENXIO). Drop the socket; an interface with the same name needs a new one.
+    #[error("the interface is gone")]
+    InterfaceGone(#[source] io::Error),
+    /// The transmit queue is full. The frame was not sent; whoever needs it asks again.
+    #[error("the transmit queue is full")]
+    Busy(#[source] io::Error),
+    /// Anything else.
+    #[error("cannot {action}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SocketError {
+    fn new(action: &'static str, error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted(error),
+            Some(libc::ENETDOWN) => Self::InterfaceDown(error),
+            Some(libc::ENODEV | libc::ENXIO) => Self::InterfaceGone(error),
+            Some(libc::EAGAIN | libc::ENOBUFS) => Self::Busy(error),
+            _ => Self::Failed {
+                action,
+                source: error,
+            },
+        }
+    }
+}
+
+/// How well the attached filter fits the addresses asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Requests for exactly these addresses pass.
+    Exact,
+    /// There are more separate addresses than the kernel has room for, so requests for some others pass too.
+    Coarse {
+        /// The size of the program that the kernel took.
+        instructions: usize,
+    },
+}
+
+/// A non-blocking packet socket bound to ARP on one interface, with a filter that starts out passing nothing.
+#[derive(Debug)]
+pub struct ArpSocket {
+    socket: AsyncFd<Socket>,
+    interface: u32,
+}
+
+impl ArpSocket {
+    /// Opens a socket on the interface with this index. To be called within a tokio runtime.
+    pub fn open(interface: u32) -> Result<Self, SocketError> {
+        let fail = |action| move |error| SocketError::new(action, error);
+        let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), None)
+            .map_err(fail("open a packet socket"))?;
+        socket
+            .set_recv_buffer_size(RECEIVE_BUFFER)
+            .map_err(fail("set the receive buffer"))?;
+        attach(&socket, &filter::build([], MAX_INSTRUCTIONS)).map_err(fail("attach the packet filter"))?;
+        socket
+            .bind(&link_address(interface))
+            .map_err(fail("bind to the interface"))?;
+        let interest = Interest::READABLE | Interest::ERROR;
+        // SAFETY: the socket keeps one open file descriptor from here until it is dropped, which AsyncFd does after it
+        // deregistered it; nothing takes it out or replaces it.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, interest) }
+            .map_err(|error| SocketError::new("register the packet socket", error.into()))?;
+        Ok(Self { socket, interface })
+    }
+
+    /// The index of the interface that this socket is bound to.
+    pub fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    /// From now on requests for these addresses pass, and no others. The kernel swaps the filter in one step: a request for
+    /// an address that is in the old and in the new set is never missed. Frames that are already queued stay so.
+    pub fn set_addresses<'a>(
+        &self,
+        addresses: impl IntoIterator<Item = &'a Ipv4Addr>,
+    ) -> Result<Fit, SocketError> {
+        let addresses: Vec<&Ipv4Addr> = addresses.into_iter().collect();
+        let mut limit = MAX_INSTRUCTIONS;
+        loop {
+            let program = filter::build(addresses.iter().copied(), limit);
+            let instructions = program.instructions().len();
+            match attach(self.socket.get_ref(), &program) {
+                Ok(()) if program.is_exact() => return Ok(Fit::Exact),
+                Ok(()) => return Ok(Fit::Coarse { instructions }),
+                // Filters, the old one included until it is replaced, count against net.core.optmem_max: 20 KiB before
+                // Linux 6.8, which is some hundred addresses. A coarser filter is better than an old one.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOMEM) && instructions > MIN_INSTRUCTIONS =>
+                {
+                    limit = instructions / 2;
+                }
+                Err(error) => return Err(SocketError::new("attach the packet filter", error)),
+            }
+        }
+    }
+
+    /// Waits for a frame and copies it to `buffer` ([`FRAME_BUFFER`] bytes hold any), returning its length. May be
+    /// cancelled without loss. An error of the interface is given once; the socket can be read again.
+    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, SocketError> {
+        let interest = Interest::READABLE | Interest::ERROR;
+        self.socket
+            .async_io(interest, |mut socket: &Socket| socket.read(buffer))
+            .await
+            .map_err(|error| SocketError::new("receive", error))
+    }
+
+    /// Sends a whole Ethernet frame. Never waits: a frame that finds the queue full is dropped with
+    /// [`SocketError::Busy`].
+    pub fn send(&self, frame: &[u8]) -> Result<(), SocketError> {
+        let mut socket = self.socket.get_ref();
+        // A packet socket sends a frame whole or not at all.
+        socket
+            .write(frame)
+            .map(drop)
+            .map_err(|error| SocketError::new("send", error))
+    }
+}
+
+fn attach(socket: &Socket, program: &Program) -> io::Result<()> {
+    let code: Vec<SockFilter> = program
+        .instructions()
+        .iter()
+        .map(|i| SockFilter::new(i.code, i.jt, i.jf, i.k))
+        .collect();
+    socket.attach_filter(&code)
+}
+
+/// `struct sockaddr_ll` for ARP on an interface.
+fn link_address(interface: u32) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is plain old data for which all bit patterns are valid, and one of the address types that the
+    // storage is large enough and aligned for.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = lb_proto::arp::ETHERTYPE.to_be();
+    // 0 would mean all interfaces, and an index beyond i32 does not exist: -1 is refused as "no such device".
+    address.sll_ifindex = i32::try_from(interface)
+        .ok()
+        .filter(|index| *index > 0)
+        .unwrap_or(-1);
+    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the storage was zeroed and then filled as a sockaddr_ll, whose length this is.
+    unsafe { SockAddr::new(storage, len) }
+}
