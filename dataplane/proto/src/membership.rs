@@ -117,8 +117,10 @@ impl Phase {
 pub struct Membership {
     myself: String,
     config: Config,
+    /// Ourselves included: that entry is what the others see of us.
     peers: BTreeMap<String, Phase>,
     changed: bool,
+    rejoined: bool,
 }
 
 impl Membership {
@@ -129,6 +131,7 @@ impl Membership {
             config,
             peers: BTreeMap::new(),
             changed: false,
+            rejoined: false,
         }
     }
 
@@ -161,10 +164,10 @@ impl Membership {
 
     /// Ends the graces that are over.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for phase in self.peers.values_mut() {
+        for (node, phase) in &mut self.peers {
             if matches!(*phase, Phase::Held { until } if until <= now) {
                 *phase = Phase::Down;
-                self.changed = true;
+                self.changed |= *node != self.myself;
             }
         }
     }
@@ -201,10 +204,14 @@ impl Membership {
         std::mem::take(&mut self.changed)
     }
 
+    /// Whether our own speaker became ready in the eyes of the others since the last call. Before that they may have taken
+    /// our addresses, and clients may have learned theirs; they withdraw now without a word, and we have seen no change
+    /// of owner. So announce every owned address again.
+    pub fn take_rejoined(&mut self) -> bool {
+        std::mem::take(&mut self.rejoined)
+    }
+
     fn handle(&mut self, now: Instant, node: &str, event: Event) {
-        if node == self.myself {
-            return;
-        }
         let grace_end = now + self.config.grace;
         let before = self.state(node);
         let mut phase = self.peers.get(node).copied().unwrap_or(Phase::New);
@@ -212,7 +219,11 @@ impl Membership {
         if matches!(phase, Phase::Held { until } if until <= now) {
             phase = phase.next(Event::Timeout, grace_end).unwrap_or(Phase::Down);
         }
-        match phase.next(event, grace_end) {
+        let next = phase.next(event, grace_end);
+        if node == self.myself {
+            self.rejoined |= phase != Phase::Up && next == Some(Phase::Up);
+        }
+        match next {
             Some(next) => {
                 self.peers.insert(node.to_owned(), next);
             }

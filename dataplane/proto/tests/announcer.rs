@@ -140,7 +140,7 @@ proptest! {
         let mut announcer = Announcer::new();
         // The model: since when each address is claimed, and how many bursts of that claim were seen.
         let mut model: BTreeMap<IpAddr, (Instant, usize)> = BTreeMap::new();
-        let mut check = |model: &mut BTreeMap<IpAddr, (Instant, usize)>, seen: Vec<(Instant, IpAddr)>| {
+        let check = |model: &mut BTreeMap<IpAddr, (Instant, usize)>, seen: Vec<(Instant, IpAddr)>| {
             for (at, address) in seen {
                 let Some((since, count)) = model.get_mut(&address) else {
                     return Err(TestCaseError::fail("a withdrawn address was announced"));

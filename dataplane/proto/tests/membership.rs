@@ -178,6 +178,24 @@ fn a_speaker_never_doubts_itself() {
     }
 }
 
+#[test]
+fn a_speaker_that_the_others_missed_is_told_to_announce_again() {
+    let start = Instant::now();
+    let mut membership = membership();
+    membership.speaker_ready(start, "me");
+    assert!(membership.take_rejoined());
+    membership.speaker_ready(start, "me");
+    assert!(!membership.take_rejoined(), "nothing changed for the others");
+    membership.speaker_unready(start, "me", true);
+    membership.handle_timeout(start + 2 * GRACE);
+    assert!(!membership.take_changed() && !membership.take_rejoined());
+    membership.speaker_ready(start + 3 * GRACE, "me");
+    assert!(membership.take_rejoined() && !membership.take_rejoined());
+    membership.speaker_gone(start + 4 * GRACE, "other");
+    membership.speaker_ready(start + 4 * GRACE, "other");
+    assert!(!membership.take_rejoined());
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop::sample::select(EVENTS.to_vec())
 }
