@@ -26,10 +26,12 @@ pub enum SocketError {
     /// The process lacks `CAP_NET_RAW`.
     #[error("no permission for packet sockets: grant the capability NET_RAW")]
     NotPermitted(#[source] io::Error),
-    /// The interface is down (ENETDOWN). The socket works again when it is up.
+    /// The interface is down (ENETDOWN). The socket works again when it is up. An interface that is deleted goes down first, and
+    /// a reader hears no more than that: whether it is gone for good, the [`LinkWatcher`](crate::LinkWatcher) knows.
     #[error("the interface is down")]
     InterfaceDown(#[source] io::Error),
-    /// The interface is gone (ENODEV, ENXIO). Drop the socket; an interface with the same name needs a new one.
+    /// The interface is gone (ENODEV, ENXIO), found when opening or sending. Drop the socket; an interface with the same name
+    /// needs a new one.
     #[error("the interface is gone")]
     InterfaceGone(#[source] io::Error),
     /// The transmit queue is full. The frame was not sent; whoever needs it asks again.

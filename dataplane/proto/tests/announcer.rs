@@ -1,11 +1,14 @@
 //! The schedule of gratuitous ARP, under a virtual clock.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use lb_proto::announcer::{Announcer, BURSTS, BURSTS_PER_PACE, PACE};
 use proptest::prelude::*;
+use support::epoch;
 
 fn address(n: u32) -> IpAddr {
     Ipv4Addr::from(0xc0a8_3200 + n).into()
@@ -36,7 +39,7 @@ fn run(announcer: &mut Announcer, now: &mut Instant, end: Instant) -> Vec<(Insta
 
 #[test]
 fn a_claim_is_announced_at_once_and_for_five_seconds() {
-    let start = Instant::now();
+    let start = epoch();
     let mut announcer = Announcer::new();
     announcer.claim(start, address(1));
     let seen = run(&mut announcer, &mut start.clone(), start + 60_000 * MS);
@@ -53,7 +56,7 @@ fn a_claim_is_announced_at_once_and_for_five_seconds() {
 
 #[test]
 fn a_withdrawn_address_is_never_announced_again() {
-    let start = Instant::now();
+    let start = epoch();
     let mut announcer = Announcer::new();
     announcer.claim(start, address(1));
     announcer.withdraw(address(1));
@@ -66,7 +69,7 @@ fn a_withdrawn_address_is_never_announced_again() {
 
 #[test]
 fn a_link_that_came_up_gets_the_whole_series() {
-    let start = Instant::now();
+    let start = epoch();
     let mut now = start;
     let mut announcer = Announcer::new();
     announcer.claim(now, address(1));
@@ -88,7 +91,7 @@ fn a_link_that_came_up_gets_the_whole_series() {
 
 #[test]
 fn a_thousand_claims_at_once_are_paced_and_each_is_heard_before_any_is_repeated() {
-    let start = Instant::now();
+    let start = epoch();
     let mut announcer = Announcer::new();
     for n in 0..1000 {
         announcer.claim(start, address(n));
@@ -105,7 +108,7 @@ fn a_thousand_claims_at_once_are_paced_and_each_is_heard_before_any_is_repeated(
 
 #[test]
 fn a_clock_that_steps_back_is_harmless() {
-    let start = Instant::now();
+    let start = epoch();
     let mut announcer = Announcer::new();
     announcer.claim(start + 1000 * MS, address(1));
     announcer.handle_timeout(start);
@@ -135,7 +138,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn every_claim_gets_exactly_its_bursts_and_a_withdrawn_address_none(steps in prop::collection::vec(step(), 0..60)) {
-        let start = Instant::now();
+        let start = epoch();
         let mut now = start;
         let mut announcer = Announcer::new();
         // The model: since when each address is claimed, and how many bursts of that claim were seen.

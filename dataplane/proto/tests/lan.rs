@@ -4,6 +4,10 @@
 //! The real speaker does the same with sockets and watches; here the API is a log, the wire a function call, and the
 //! client a cache that believes the last gratuitous ARP or answer it saw.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod support;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -15,6 +19,7 @@ use lb_proto::election::owner;
 use lb_proto::membership::{Config, Membership};
 use lb_proto::responder::{Responder, Verdict};
 use proptest::prelude::*;
+use support::epoch;
 
 const GRACE: Duration = Duration::from_secs(10);
 const CLIENT: MacAddr = MacAddr([2, 0xc1, 0, 0, 0, 1]);
@@ -91,7 +96,7 @@ impl Lan {
     /// All speakers run and are ready.
     fn new(nodes: usize, addresses: u8, delays: Vec<u64>) -> Self {
         let mut lan = Self {
-            now: Instant::now(),
+            now: epoch(),
             agenda: BTreeMap::new(),
             planned: 0,
             pods: vec![Pod::Unready { node_ready: true }; nodes],

@@ -1,9 +1,12 @@
 //! Which nodes take part in elections: the transition table, and the bound on the grace.
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use lb_proto::membership::{Config, Membership, State};
 use proptest::prelude::*;
+use support::epoch;
 
 const GRACE: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -56,7 +59,7 @@ fn phases(start: Instant) -> [(&'static str, Membership); 4] {
 
 #[test]
 fn every_event_in_every_phase_has_its_place_in_the_table() {
-    let start = Instant::now();
+    let start = epoch();
     let now = start + 3 * SECOND;
     let up = State::Up;
     let down = State::Down;
@@ -90,7 +93,7 @@ fn every_event_in_every_phase_has_its_place_in_the_table() {
 
 #[test]
 fn a_grace_ends_at_its_time_and_not_before() {
-    let start = Instant::now();
+    let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
     assert_eq!(membership.poll_timeout(), None);
@@ -107,7 +110,7 @@ fn a_grace_ends_at_its_time_and_not_before() {
 
 #[test]
 fn a_grace_that_ended_unnoticed_is_not_revived_by_the_next_event() {
-    let start = Instant::now();
+    let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
     membership.speaker_gone(start, "n");
@@ -117,7 +120,7 @@ fn a_grace_that_ended_unnoticed_is_not_revived_by_the_next_event() {
 
 #[test]
 fn a_rolling_restart_keeps_the_node_a_candidate_throughout() {
-    let start = Instant::now();
+    let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
     membership.take_changed();
@@ -140,7 +143,7 @@ fn a_rolling_restart_keeps_the_node_a_candidate_throughout() {
 
 #[test]
 fn a_failed_node_is_down_even_when_its_news_comes_after_that_of_the_pod() {
-    let start = Instant::now();
+    let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
     membership.speaker_unready(start, "n", true);
@@ -151,7 +154,7 @@ fn a_failed_node_is_down_even_when_its_news_comes_after_that_of_the_pod() {
 
 #[test]
 fn a_recorded_owner_is_held_once_at_our_start_whatever_order_the_lists_come_in() {
-    let start = Instant::now();
+    let start = epoch();
     for events in [
         [Event::UnreadyOnReadyNode, Event::Hold],
         [Event::Hold, Event::UnreadyOnReadyNode],
@@ -169,7 +172,7 @@ fn a_recorded_owner_is_held_once_at_our_start_whatever_order_the_lists_come_in()
 
 #[test]
 fn a_speaker_never_doubts_itself() {
-    let now = Instant::now();
+    let now = epoch();
     for event in EVENTS {
         let mut membership = membership();
         feed(&mut membership, now, "me", event);
@@ -180,7 +183,7 @@ fn a_speaker_never_doubts_itself() {
 
 #[test]
 fn a_speaker_that_the_others_missed_is_told_to_announce_again() {
-    let start = Instant::now();
+    let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "me");
     assert!(membership.take_rejoined());
@@ -205,7 +208,7 @@ proptest! {
     fn without_a_ready_speaker_a_node_is_candidate_for_one_grace_at_most(
         events in prop::collection::vec((event(), 0..4000_u64), 0..100),
     ) {
-        let start = Instant::now();
+        let start = epoch();
         let mut now = start;
         let mut membership = membership();
         let mut last_ready_or_first_held = None;

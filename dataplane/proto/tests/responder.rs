@@ -1,5 +1,11 @@
 //! The responder: what is answered, and each reason for silence.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test fails the test"
+)]
+
 use std::net::Ipv4Addr;
 
 use lb_proto::MacAddr;
