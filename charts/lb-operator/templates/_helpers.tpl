@@ -1,0 +1,40 @@
+{{/* The name in labels. */}}
+{{- define "lb-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The name of the release's objects: the release's own name where that tells what it is. */}}
+{{- define "lb-operator.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that the Deployment selects its pods by. They cannot be changed once it exists. */}}
+{{- define "lb-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "lb-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "lb-operator.labels" -}}
+{{ include "lb-operator.selectorLabels" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: lb-operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* An image, given (dict "image" <values> "version" <appVersion>). */}}
+{{- define "lb-operator.image" -}}
+{{- $image := printf "%s:%s" .image.repository (.image.tag | default .version) -}}
+{{- if .image.digest -}}{{- printf "%s@%s" $image .image.digest -}}{{- else -}}{{- $image -}}{{- end -}}
+{{- end -}}
