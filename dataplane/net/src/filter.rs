@@ -1,18 +1,18 @@
 //! The classic BPF program that lets through ARP requests for owned addresses, and nothing else.
 //!
-//! Reads a set of addresses, writes instructions for `SO_ATTACH_FILTER`. Pure: tests run the program in an interpreter.
-//! A LAN shows every host all broadcast ARP; a speaker that owns ten addresses must not wake up for the thousands
-//! of requests for others.
+//! Reads a set of addresses, writes instructions for `SO_ATTACH_FILTER`. Pure: tests run the program in an
+//! interpreter. A LAN shows every host all broadcast ARP; a speaker that owns ten addresses must not wake up
+//! for the thousands of requests for others.
 //!
 //! ```text
 //! packet type ≤ broadcast, EtherType ARP, operation request      else drop
 //! load the target address
 //! binary tree of "≥ first address of the right half?"            (one or two instructions per inner node)
-//!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two returns)
+//!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two ends)
 //! ```
 //!
-//! Hardware type, protocol type and lengths are not looked at here, so that a malformed request for one of our addresses
-//! reaches user space and is counted.
+//! Hardware type, protocol type and lengths are not looked at here, so that a malformed request for one of
+//! our addresses reaches user space and is counted.
 
 use std::net::Ipv4Addr;
 
@@ -40,8 +40,8 @@ const RETURN: u16 = 0x06;
 
 /// `SKF_AD_OFF + SKF_AD_PKTTYPE` of linux/filter.h: to whom the link layer says the frame is addressed.
 const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
-/// linux/if_packet.h: `PACKET_HOST` is 0, `PACKET_BROADCAST` 1; above are multicast, other hosts' frames (of a promiscuous
-/// interface, or with the tag of a VLAN that this host has not) and outgoing ones.
+/// linux/if_packet.h: `PACKET_HOST` is 0, `PACKET_BROADCAST` 1; above are multicast, other hosts' frames (of
+/// a promiscuous interface, or with the tag of a VLAN that this host has not) and outgoing ones.
 const PACKET_BROADCAST: u32 = 1;
 
 const ETHERTYPE_AT: u32 = 12;
@@ -83,8 +83,9 @@ impl Program {
         &self.instructions
     }
 
-    /// False if there were too many separate addresses for the limit: then ranges were widened over the smallest gaps, and
-    /// requests for addresses in those gaps pass as well. Whoever reads them must look at the address anyway.
+    /// False if there were too many separate addresses for the limit: then ranges were widened over the
+    /// smallest gaps, and requests for addresses in those gaps pass as well. Whoever reads them must look at
+    /// the address anyway.
     pub fn is_exact(&self) -> bool {
         self.exact
     }
@@ -93,8 +94,8 @@ impl Program {
 /// First and last address, both included.
 type Range = (u32, u32);
 
-/// The program for `addresses`, of at most `limit` instructions ([`MIN_INSTRUCTIONS`] is used if it is less, and
-/// [`MAX_INSTRUCTIONS`] if it is more). For no addresses it drops everything.
+/// The program for `addresses`, of at most `limit` instructions ([`MIN_INSTRUCTIONS`] is used if it is less,
+/// and [`MAX_INSTRUCTIONS`] if it is more). For no addresses it drops everything.
 pub fn build<'a>(addresses: impl IntoIterator<Item = &'a Ipv4Addr>, limit: usize) -> Program {
     let limit = limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS);
     let ranges = merge(addresses.into_iter().map(|address| u32::from(*address)).collect());
@@ -111,8 +112,8 @@ pub fn build<'a>(addresses: impl IntoIterator<Item = &'a Ipv4Addr>, limit: usize
     }
 }
 
-/// Addresses that follow one another become one range: pools are contiguous, so a thousand owned addresses are often
-/// three ranges.
+/// Addresses that follow one another become one range: pools are contiguous, so a thousand owned addresses
+/// are often three ranges.
 fn merge(mut addresses: Vec<u32>) -> Vec<Range> {
     addresses.sort_unstable();
     let mut ranges: Vec<Range> = Vec::new();
@@ -125,8 +126,8 @@ fn merge(mut addresses: Vec<u32>) -> Vec<Range> {
     ranges
 }
 
-/// How many ranges fit into `limit` instructions in the worst case: two for each, and for each leaf of eight two returns and
-/// at most two for the inner node above it.
+/// How many ranges fit into `limit` instructions in the worst case: two for each, and for each leaf of eight
+/// two returns and at most two for the inner node above it.
 fn ranges_within(limit: usize) -> usize {
     let leaf = 2 * LEAF_RANGES + 4;
     let room = limit - PROLOGUE;
@@ -189,7 +190,8 @@ fn tree(leaves: &[&[Range]]) -> Vec<Instruction> {
     let left = tree(left);
     let mut code = match u8::try_from(left.len()) {
         Ok(distance) => vec![op(JUMP_GE, distance, 0, pivot)],
-        // A conditional jump reaches 255 instructions; beyond that an unconditional one, with 32 bits, takes over.
+        // A conditional jump reaches 255 instructions; beyond that an unconditional one, with 32 bits, takes
+        // over.
         Err(_) => vec![
             op(JUMP_GE, 0, 1, pivot),
             op(JUMP, 0, 0, u32::try_from(left.len()).unwrap_or(u32::MAX)),

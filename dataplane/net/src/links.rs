@@ -1,8 +1,8 @@
 //! The network interfaces of this host, and every change of them.
 //!
-//! Reads rtnetlink (links, IPv4 and IPv6 addresses), writes complete snapshots of [`Link`]s. Subscribed before the first
-//! reading, so no change falls between; when the kernel had to drop notices because they came too fast, everything is
-//! read again. Needs no capability.
+//! Reads rtnetlink (links, IPv4 and IPv6 addresses), writes complete snapshots of [`Link`]s. Subscribed
+//! before the first reading, so no change falls between; when the kernel had to drop notices because they
+//! came too fast, everything is read again. Needs no capability.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -44,8 +44,8 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Set up by the administrator (`IFF_UP`).
     pub up: bool,
-    /// Cable plugged in and, for a link made of others, its lower link up too (`IFF_LOWER_UP`, and operational state not
-    /// down).
+    /// Cable plugged in and, for a link made of others, its lower link up too (`IFF_LOWER_UP`, and
+    /// operational state not down).
     pub carrier: bool,
     /// The loopback interface.
     pub loopback: bool,
@@ -101,8 +101,9 @@ impl LinkWatcher {
         })
     }
 
-    /// Waits until the interfaces differ from what the last call gave; the first call does not wait. Changes that came in the
-    /// meantime come as one. May be cancelled without loss. After an error call again, after a pause.
+    /// Waits until the interfaces differ from what the last call gave; the first call does not wait. Changes
+    /// that came in the meantime come as one. May be cancelled without loss. After an error call again, after
+    /// a pause.
     pub async fn next(&mut self) -> Result<Snapshot, LinkError> {
         loop {
             if self.connection.ended {
@@ -266,7 +267,8 @@ impl Table {
     }
 }
 
-/// Whether a link message is about the device itself; other families report only what a protocol thinks of it.
+/// Whether a link message is about the device itself; other families report only what a protocol thinks of
+/// it.
 fn is_device(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Unspec
 }
@@ -312,7 +314,8 @@ fn to_address(message: &AddressMessage) -> Option<LinkAddress> {
             _ => {}
         }
     }
-    // On a point-to-point link IFA_ADDRESS is the other end, and IFA_LOCAL ours; IPv6 usually has the first alone.
+    // On a point-to-point link IFA_ADDRESS is the other end, and IFA_LOCAL ours; IPv6 usually has the first
+    // alone.
     Some(LinkAddress {
         address: local.or(any)?,
         prefix_len: message.header.prefix_len,

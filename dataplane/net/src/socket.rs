@@ -1,8 +1,8 @@
 //! A packet socket for ARP on one interface.
 //!
-//! Reads frames that passed the kernel filter of [`crate::filter`], writes frames as they are. The socket is made without a
-//! protocol and so receives nothing; the filter is attached; only then is it bound to ARP and the interface. So no frame
-//! that the filter would have dropped is ever queued. Needs `CAP_NET_RAW`.
+//! Reads frames that passed the kernel filter of [`crate::filter`], writes frames as they are. The socket is
+//! made without a protocol and so receives nothing; the filter is attached; only then is it bound to ARP and
+//! the interface. So no frame that the filter would have dropped is ever queued. Needs `CAP_NET_RAW`.
 
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
@@ -13,8 +13,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::filter::{self, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Program};
 
-/// Bytes of received frames that may wait, as asked of the kernel (it doubles this for its own bookkeeping): some hundred
-/// frames. More would only mean later answers to questions that were asked again meanwhile.
+/// Bytes of received frames that may wait, as asked of the kernel (it doubles this for its own bookkeeping):
+/// some hundred frames. More would only mean later answers to questions that were asked again meanwhile.
 const RECEIVE_BUFFER: usize = 128 * 1024;
 
 /// Bytes that a buffer for [`ArpSocket::recv`] needs to take any frame that the filter passes.
@@ -26,12 +26,13 @@ pub enum SocketError {
     /// The process lacks `CAP_NET_RAW`.
     #[error("no permission for packet sockets: grant the capability NET_RAW")]
     NotPermitted(#[source] io::Error),
-    /// The interface is down (ENETDOWN). The socket works again when it is up. An interface that is deleted goes down first, and
-    /// a reader hears no more than that: whether it is gone for good, the [`LinkWatcher`](crate::LinkWatcher) knows.
+    /// The interface is down (ENETDOWN). The socket works again when it is up. An interface that is deleted
+    /// goes down first, and a reader hears no more than that: whether it is gone for good, the
+    /// [`LinkWatcher`](crate::LinkWatcher) knows.
     #[error("the interface is down")]
     InterfaceDown(#[source] io::Error),
-    /// The interface is gone (ENODEV, ENXIO), found when opening or sending. Drop the socket; an interface with the same name
-    /// needs a new one.
+    /// The interface is gone (ENODEV, ENXIO), found when opening or sending. Drop the socket; an interface
+    /// with the same name needs a new one.
     #[error("the interface is gone")]
     InterfaceGone(#[source] io::Error),
     /// The transmit queue is full. The frame was not sent; whoever needs it asks again.
@@ -96,8 +97,8 @@ impl ArpSocket {
             .bind(&link_address(interface))
             .map_err(fail("bind to the interface"))?;
         let interest = Interest::READABLE | Interest::ERROR;
-        // SAFETY: the socket keeps one open file descriptor from here until it is dropped, which AsyncFd does after it
-        // deregistered it; nothing takes it out or replaces it.
+        // SAFETY: the socket keeps one open file descriptor from here until it is dropped, which AsyncFd does
+        // after it deregistered it; nothing takes it out or replaces it.
         let socket = unsafe { AsyncFd::register_with_interest(socket, interest) }
             .map_err(|error| SocketError::new("register the packet socket", error.into()))?;
         Ok(Self { socket, interface })
@@ -108,8 +109,9 @@ impl ArpSocket {
         self.interface
     }
 
-    /// From now on requests for these addresses pass, and no others. The kernel swaps the filter in one step: a request for
-    /// an address that is in the old and in the new set is never missed. Frames that are already queued stay so.
+    /// From now on requests for these addresses pass, and no others. The kernel swaps the filter in one step:
+    /// a request for an address that is in the old and in the new set is never missed. Frames that are
+    /// already queued stay so.
     pub fn set_addresses<'a>(
         &self,
         addresses: impl IntoIterator<Item = &'a Ipv4Addr>,
@@ -122,8 +124,9 @@ impl ArpSocket {
             match attach(self.socket.get_ref(), &program) {
                 Ok(()) if program.is_exact() => return Ok(Fit::Exact),
                 Ok(()) => return Ok(Fit::Coarse { instructions }),
-                // Filters, the old one included until it is replaced, count against net.core.optmem_max: 20 KiB before
-                // Linux 6.8, which is some hundred addresses. A coarser filter is better than an old one.
+                // Filters, the old one included until it is replaced, count against net.core.optmem_max: 20
+                // KiB before Linux 6.8, which is some hundred addresses. A coarser filter is better than an
+                // old one.
                 Err(error)
                     if error.raw_os_error() == Some(libc::ENOMEM) && instructions > MIN_INSTRUCTIONS =>
                 {
@@ -134,8 +137,8 @@ impl ArpSocket {
         }
     }
 
-    /// Waits for a frame and copies it to `buffer` ([`FRAME_BUFFER`] bytes hold any), returning its length. May be
-    /// cancelled without loss. An error of the interface is given once; the socket can be read again.
+    /// Waits for a frame and copies it to `buffer` ([`FRAME_BUFFER`] bytes hold any), returning its length.
+    /// May be cancelled without loss. An error of the interface is given once; the socket can be read again.
     pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, SocketError> {
         let interest = Interest::READABLE | Interest::ERROR;
         self.socket
@@ -168,8 +171,8 @@ fn attach(socket: &Socket, program: &Program) -> io::Result<()> {
 /// `struct sockaddr_ll` for ARP on an interface.
 fn link_address(interface: u32) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is plain old data for which all bit patterns are valid, and one of the address types that the
-    // storage is large enough and aligned for.
+    // SAFETY: sockaddr_ll is plain old data for which all bit patterns are valid, and one of the address
+    // types that the storage is large enough and aligned for.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
     address.sll_protocol = lb_proto::arp::ETHERTYPE.to_be();

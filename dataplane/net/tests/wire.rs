@@ -250,6 +250,59 @@ fn a_kernel_with_little_memory_for_filters_gets_a_coarser_one_that_loses_no_addr
     })
 }
 
+/// Leaves the calling thread with `CAP_NET_RAW` and nothing else, as the speaker's container has it.
+fn keep_only_net_raw() -> Result<()> {
+    // linux/capability.h: version 3 has 64 bits, in two data records.
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    const NET_RAW: u32 = 1 << 13;
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let low = Data {
+        effective: NET_RAW,
+        permitted: NET_RAW,
+        inheritable: 0,
+    };
+    let data = [
+        low,
+        Data {
+            effective: 0,
+            permitted: 0,
+            inheritable: 0,
+        },
+    ];
+    // SAFETY: both point to live records laid out as capset(2) reads them; it changes this thread's capabilities only.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    ensure!(result == 0, "capset: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+#[test]
+fn the_capability_net_raw_is_enough() -> Result<()> {
+    let segment = Segment::new()?;
+    within(&segment.node, async || {
+        keep_only_net_raw()?;
+        let speaker = Speaker::new([OWNED]).await?;
+        speaker.own(scattered(1000, 2).into_iter().chain([OWNED]))?;
+        let (answered, text) = speaker.during(arping(&segment, "-c 1 -w 3", OWNED)).await?;
+        ensure!(answered, "{text}");
+        Ok(())
+    })
+}
+
 #[test]
 fn gratuitous_arp_moves_the_entry_of_a_client() -> Result<()> {
     let segment = Segment::new()?;

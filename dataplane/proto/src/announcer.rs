@@ -1,11 +1,11 @@
 //! When to send gratuitous ARP: a schedule of bursts after each claim of an address.
 //!
-//! Reads claims, withdrawals and the clock; writes addresses for which a burst is due now. What a burst is, is
-//! [`gratuitous`]; on which interfaces it goes out, the caller knows.
+//! Reads claims, withdrawals and the clock; writes addresses for which a burst is due now. What a burst is,
+//! is [`gratuitous`]; on which interfaces it goes out, the caller knows.
 //!
-//! MetalLB sends a burst at once and then every 1.1 s for 5 s. We keep that and add two early ones: the first frame
-//! after a link came up, or while a switch still learns, is the one that gets lost, and a client should not wait more
-//! than a second for the next.
+//! MetalLB sends a burst at once and then every 1.1 s for 5 s. We keep that and add two early ones: the first
+//! frame after a link came up, or while a switch still learns, is the one that gets lost, and a client should
+//! not wait more than a second for the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,15 +26,15 @@ pub const BURSTS: [Duration; 8] = [
     Duration::from_millis(5000),
 ];
 
-/// Most bursts per [`PACE`]: a node that takes over a thousand addresses at once must neither overrun its own transmit
-/// queue nor the ARP rate limits of a switch. A thousand first bursts take 160 ms.
+/// Most bursts per [`PACE`]: a node that takes over a thousand addresses at once must neither overrun its own
+/// transmit queue nor the ARP rate limits of a switch. A thousand first bursts take 160 ms.
 pub const BURSTS_PER_PACE: u32 = 64;
 
 /// The window of [`BURSTS_PER_PACE`].
 pub const PACE: Duration = Duration::from_millis(10);
 
-/// One burst: a gratuitous request and a gratuitous reply, both broadcast, because some stacks update their cache from
-/// the one and some from the other. The request is an announcement in the form of RFC 5227 2.3.
+/// One burst: a gratuitous request and a gratuitous reply, both broadcast, because some stacks update their
+/// cache from the one and some from the other. The request is an announcement in the form of RFC 5227 2.3.
 pub fn gratuitous(mac: MacAddr, address: Ipv4Addr) -> [[u8; FRAME_LEN]; 2] {
     let request = ArpFrame {
         dst: MacAddr::BROADCAST,
@@ -64,8 +64,9 @@ struct Claim {
     slot: Option<Slot>,
 }
 
-/// The schedule of all claimed addresses. After each input call [`poll_output`](Self::poll_output) until it gives
-/// `None`, then sleep until [`poll_timeout`](Self::poll_timeout) and call [`handle_timeout`](Self::handle_timeout).
+/// The schedule of all claimed addresses. After each input call [`poll_output`](Self::poll_output) until it
+/// gives `None`, then sleep until [`poll_timeout`](Self::poll_timeout) and call
+/// [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug, Default)]
 pub struct Announcer {
     claims: BTreeMap<IpAddr, Claim>,
@@ -82,7 +83,8 @@ impl Announcer {
         Self::default()
     }
 
-    /// We became owner of `address`: a full series of bursts from now on. Claiming again starts the series afresh.
+    /// We became owner of `address`: a full series of bursts from now on. Claiming again starts the series
+    /// afresh.
     pub fn claim(&mut self, now: Instant, address: IpAddr) {
         self.advance(now);
         if let Some(slot) = self.claims.get(&address).and_then(|claim| claim.slot) {

@@ -1,7 +1,9 @@
-//! ARP for IPv4 over Ethernet (RFC 826; probes and announcements: RFC 5227): Ethernet header and ARP packet as one frame.
+//! ARP for IPv4 over Ethernet (RFC 826; probes and announcements: RFC 5227): Ethernet header and ARP packet
+//! as one frame.
 //!
-//! Reads bytes of a frame as the packet socket gives them, writes frames ready to send. NDP will stand beside this
-//! module in the same shape: a checked view over the bytes, an owned representation, one error per rejected field.
+//! Reads bytes of a frame as the packet socket gives them, writes frames ready to send. NDP will stand beside
+//! this module in the same shape: a checked view over the bytes, an owned representation, one error per
+//! rejected field.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +19,8 @@ const PROTOCOL_IPV4: u16 = 0x0800;
 const HARDWARE_LEN: u8 = 6;
 const PROTOCOL_LEN: u8 = 4;
 
-/// What an ARP packet is for (RFC 826, `ar$op`). Reverse, inverse and other operations are refused by the decoder.
+/// What an ARP packet is for (RFC 826, `ar$op`). Reverse, inverse and other operations are refused by the
+/// decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// 1: "who has the target address?"
@@ -59,7 +62,8 @@ pub enum DecodeError {
     /// `ar$op` is neither request nor reply.
     #[error("operation {0} is neither request nor reply")]
     Operation(u16),
-    /// `ar$sha` is no station: a reply to it would go to a group, so one frame would buy many (RFC 1812 3.3.2).
+    /// `ar$sha` is no station: a reply to it would go to a group, so one frame would buy many (RFC 1812
+    /// 3.3.2).
     #[error("sender hardware address {0} is not that of one station")]
     SenderMac(MacAddr),
 }
@@ -147,8 +151,8 @@ fn put<const N: usize>(frame: &mut [u8; FRAME_LEN], at: usize, bytes: [u8; N]) {
     }
 }
 
-/// Bytes known to be long enough and to be ARP for IPv4 over Ethernet. Offsets are compile-time constants within a
-/// fixed-size array, so no read can fail.
+/// Bytes known to be long enough and to be ARP for IPv4 over Ethernet. Offsets are compile-time constants
+/// within a fixed-size array, so no read can fail.
 struct View<'a>(&'a [u8; FRAME_LEN]);
 
 impl<'a> View<'a> {

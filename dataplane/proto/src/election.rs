@@ -1,7 +1,7 @@
 //! Who answers for an address: MetalLB's order, so that a cluster moved from MetalLB keeps its owners.
 //!
-//! The candidates of an address are ordered by `sha256(node name "#" address)`, ascending, and the first is the owner.
-//! Every speaker computes the same answer from the same candidates; nothing is exchanged for it.
+//! The candidates of an address are ordered by `sha256(node name "#" address)`, ascending, and the first is
+//! the owner. Every speaker computes the same answer from the same candidates; nothing is exchanged for it.
 
 use std::net::IpAddr;
 
@@ -37,7 +37,8 @@ fn rank(address: &str, node: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// The text that MetalLB hashes, Go's `net.IP.String()`: RFC 5952 for IPv6, and IPv4-mapped addresses as IPv4.
+/// The text that MetalLB hashes, Go's `net.IP.String()`: RFC 5952 for IPv6, and IPv4-mapped addresses as
+/// IPv4.
 fn canonical(address: IpAddr) -> String {
     address.to_canonical().to_string()
 }

@@ -1,8 +1,9 @@
 //! Wire formats, responder, announcement schedule, owner election and membership, without I/O.
 //!
-//! Everything here is a pure function or a sans-IO machine: time is an argument, outputs are returned, and the same
-//! inputs give the same outputs. So a whole LAN of speakers runs in one test under a virtual clock (`tests/lan.rs`).
-//! Sockets and kernel filters are in `lb-net`; what is announced, and where, is decided in `lb-speaker`.
+//! Everything here is a pure function or a sans-IO machine: time is an argument, outputs are returned, and
+//! the same inputs give the same outputs. So a whole LAN of speakers runs in one test under a virtual clock
+//! (`tests/lan.rs`). Sockets and kernel filters are in `lb-net`; what is announced, and where, is decided in
+//! `lb-speaker`.
 
 pub mod announcer;
 pub mod arp;

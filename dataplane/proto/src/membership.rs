@@ -1,8 +1,9 @@
 //! Which nodes' speakers live, so that every speaker elects among the same candidates.
 //!
-//! Reads what the API says about speaker Pods and Nodes, and the clock; writes a state per node. A restarted speaker
-//! must not lose its addresses (the kernel forwards on without it), and a dead node must lose them at once: so a speaker
-//! that went away while its node is well is *held* as a candidate for a grace, and one whose node is not is down.
+//! Reads what the API says about speaker Pods and Nodes, and the clock; writes a state per node. A restarted
+//! speaker must not lose its addresses (the kernel forwards on without it), and a dead node must lose them at
+//! once: so a speaker that went away while its node is well is *held* as a candidate for a grace, and one
+//! whose node is not is down.
 //!
 //! ```text
 //!            ready                    ready
@@ -45,7 +46,8 @@ impl Default for Config {
     }
 }
 
-/// What is known of a peer. `New` and `Down` are the same to the election; they differ in whether the grace is spent.
+/// What is known of a peer. `New` and `Down` are the same to the election; they differ in whether the grace
+/// is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Never seen ready, and nothing against it: [`Membership::hold`] may still grant it the grace.
@@ -69,8 +71,8 @@ enum Event {
 }
 
 impl Phase {
-    /// The table: every event in every phase. `grace_end` is when a grace that starts now would end. `None` forgets
-    /// the node.
+    /// The table: every event in every phase. `grace_end` is when a grace that starts now would end. `None`
+    /// forgets the node.
     fn next(self, event: Event, grace_end: Instant) -> Option<Self> {
         Some(match (self, event) {
             (Self::New | Self::Up | Self::Held { .. } | Self::Down, Event::SpeakerReady) => Self::Up,
@@ -111,8 +113,9 @@ impl Phase {
     }
 }
 
-/// The view of one speaker on all nodes. After each input, if [`take_changed`](Self::take_changed) says so, elect again;
-/// sleep until [`poll_timeout`](Self::poll_timeout) at most, then call [`handle_timeout`](Self::handle_timeout).
+/// The view of one speaker on all nodes. After each input, if [`take_changed`](Self::take_changed) says so,
+/// elect again; sleep until [`poll_timeout`](Self::poll_timeout) at most, then call
+/// [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug)]
 pub struct Membership {
     myself: String,
@@ -140,8 +143,9 @@ impl Membership {
         self.handle(now, node, Event::SpeakerReady);
     }
 
-    /// The speaker Pod on `node` exists and is not ready; `node_ready` is whether the Node's condition `Ready` is `True`.
-    /// Call it again when either changes: the two watches are not ordered, and the Node's news may come second.
+    /// The speaker Pod on `node` exists and is not ready; `node_ready` is whether the Node's condition
+    /// `Ready` is `True`. Call it again when either changes: the two watches are not ordered, and the Node's
+    /// news may come second.
     pub fn speaker_unready(&mut self, now: Instant, node: &str, node_ready: bool) {
         self.handle(now, node, Event::SpeakerUnready { node_ready });
     }
@@ -156,8 +160,9 @@ impl Membership {
         self.handle(now, node, Event::NodeGone);
     }
 
-    /// At our own start: `node` is recorded as owner of an address and its speaker is not ready at this moment. It gets
-    /// the grace that it would have if we had seen it ready before; not so when it is known to have failed.
+    /// At our own start: `node` is recorded as owner of an address and its speaker is not ready at this
+    /// moment. It gets the grace that it would have if we had seen it ready before; not so when it is known
+    /// to have failed.
     pub fn hold(&mut self, now: Instant, node: &str) {
         self.handle(now, node, Event::Hold);
     }
@@ -204,9 +209,9 @@ impl Membership {
         std::mem::take(&mut self.changed)
     }
 
-    /// Whether our own speaker became ready in the eyes of the others since the last call. Before that they may have taken
-    /// our addresses, and clients may have learned theirs; they withdraw now without a word, and we have seen no change
-    /// of owner. So announce every owned address again.
+    /// Whether our own speaker became ready in the eyes of the others since the last call. Before that they
+    /// may have taken our addresses, and clients may have learned theirs; they withdraw now without a word,
+    /// and we have seen no change of owner. So announce every owned address again.
     pub fn take_rejoined(&mut self) -> bool {
         std::mem::take(&mut self.rejoined)
     }

@@ -1,8 +1,9 @@
 //! Answers ARP requests for the addresses we own.
 //!
-//! Reads frames from one interface, writes the reply to send on the same interface, or the reason for silence. One
-//! responder per interface, or one for all that serve the same addresses: the interface's MAC is an argument of each
-//! call, because a bond or bridge changes its MAC while we run and a reply with the old one is a black hole.
+//! Reads frames from one interface, writes the reply to send on the same interface, or the reason for
+//! silence. One responder per interface, or one for all that serve the same addresses: the interface's MAC is
+//! an argument of each call, because a bond or bridge changes its MAC while we run and a reply with the old
+//! one is a black hole.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -15,8 +16,8 @@ use crate::arp::{ArpFrame, DecodeError, FRAME_LEN, Operation};
 pub enum IgnoreReason {
     /// It is a reply. What others claim is not learned from here.
     Reply,
-    /// The Ethernet destination is neither broadcast nor the interface's MAC: a promiscuous interface shows us frames
-    /// of others.
+    /// The Ethernet destination is neither broadcast nor the interface's MAC: a promiscuous interface shows
+    /// us frames of others.
     OtherDestination,
     /// Sent by the interface itself: the host's own stack asks for an address that we announce.
     OwnFrame,
@@ -129,8 +130,8 @@ impl Responder {
     }
 }
 
-/// RFC 826: swap sender and target, put our hardware address in, send to the asker alone. A probe (sender 0.0.0.0) is
-/// answered the same way, which tells the prober that the address is in use (RFC 5227 2.1.1).
+/// RFC 826: swap sender and target, put our hardware address in, send to the asker alone. A probe (sender
+/// 0.0.0.0) is answered the same way, which tells the prober that the address is in use (RFC 5227 2.1.1).
 fn reply(interface_mac: MacAddr, request: &ArpFrame) -> ArpFrame {
     ArpFrame {
         dst: request.sender_mac,

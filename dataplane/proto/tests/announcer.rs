@@ -137,7 +137,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn every_claim_gets_exactly_its_bursts_and_a_withdrawn_address_none(steps in prop::collection::vec(step(), 0..60)) {
+    fn every_claim_gets_exactly_its_bursts_and_a_withdrawn_address_none(
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
         let start = epoch();
         let mut now = start;
         let mut announcer = Announcer::new();
@@ -149,7 +151,8 @@ proptest! {
                     return Err(TestCaseError::fail("a withdrawn address was announced"));
                 };
                 let due = BURSTS.get(*count).map(|offset| *since + *offset);
-                prop_assert!(due.is_some_and(|due| due <= at && at <= due + 2 * PACE), "burst {} at a wrong time", count);
+                let in_time = due.is_some_and(|due| due <= at && at <= due + 2 * PACE);
+                prop_assert!(in_time, "burst {} at a wrong time", count);
                 *count += 1;
             }
             Ok(())

@@ -157,7 +157,10 @@ fn second_opinion(bytes: &[u8]) -> Option<ArpFrame> {
 
 proptest! {
     #[test]
-    fn any_frame_survives_a_round_trip(frame in frame(), padding in prop::collection::vec(any::<u8>(), 0..40)) {
+    fn any_frame_survives_a_round_trip(
+        frame in frame(),
+        padding in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
         let mut bytes = frame.encode().to_vec();
         bytes.extend(padding);
         prop_assert_eq!(ArpFrame::decode(&bytes), Ok(frame));
@@ -197,9 +200,9 @@ proptest! {
             &frame.target_mac.0,
             &frame.target_ip.octets(),
         ).unwrap();
-        let mut theirs = Ethernet2Header { source: frame.src.0, destination: frame.dst.0, ether_type: EtherType::ARP }
-            .to_bytes()
-            .to_vec();
+        let (source, destination) = (frame.src.0, frame.dst.0);
+        let ethernet = Ethernet2Header { source, destination, ether_type: EtherType::ARP };
+        let mut theirs = ethernet.to_bytes().to_vec();
         theirs.extend(arp.to_bytes());
         prop_assert_eq!(theirs, frame.encode().to_vec());
     }

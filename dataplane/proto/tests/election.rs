@@ -98,7 +98,11 @@ proptest! {
     }
 
     #[test]
-    fn a_loser_that_leaves_moves_nothing(address in address(), nodes in nodes(), pick in any::<prop::sample::Index>()) {
+    fn a_loser_that_leaves_moves_nothing(
+        address in address(),
+        nodes in nodes(),
+        pick in any::<prop::sample::Index>(),
+    ) {
         let winner = owner(address, names(&nodes)).unwrap();
         let leaver = pick.get(&nodes).as_str();
         prop_assume!(leaver != winner);

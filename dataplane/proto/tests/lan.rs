@@ -1,8 +1,8 @@
-//! A LAN of speakers under a virtual clock: election, membership, responder and announcement schedule together, fed by an
-//! API whose news reaches each speaker at its own time.
+//! A LAN of speakers under a virtual clock: election, membership, responder and announcement schedule
+//! together, fed by an API whose news reaches each speaker at its own time.
 //!
-//! The real speaker does the same with sockets and watches; here the API is a log, the wire a function call, and the
-//! client a cache that believes the last gratuitous ARP or answer it saw.
+//! The real speaker does the same with sockets and watches; here the API is a log, the wire a function call,
+//! and the client a cache that believes the last gratuitous ARP or answer it saw.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
@@ -282,7 +282,8 @@ impl Lan {
             .collect()
     }
 
-    /// The speaker Pod is replaced, as by a rolling restart: `away` from the end of the old process to the new one's start.
+    /// The speaker Pod is replaced, as by a rolling restart: `away` from the end of the old process to the
+    /// new one's start.
     fn plan_restart(&mut self, start: Duration, node: usize, away: Duration) {
         self.at(start, Action::Publish(node, Pod::Unready { node_ready: true }));
         self.at(start + ms(50), Action::Stop(node));
@@ -366,7 +367,8 @@ proptest! {
             let alive = dead.iter().any(|dead| !dead);
             prop_assert_eq!(owners.len(), usize::from(alive), "{}: {:?}", address, owners);
             if let [owner] = owners[..] {
-                prop_assert_eq!(lan.cache.get(&address), Some(&mac(owner)), "the client's cache for {}", address);
+                let believed = lan.cache.get(&address);
+                prop_assert_eq!(believed, Some(&mac(owner)), "the client's cache for {}", address);
             }
         }
     }

@@ -13,7 +13,8 @@ const BROADCAST: u32 = 1;
 const OTHER_HOST: u32 = 3;
 const OUTGOING: u32 = 4;
 
-/// What the kernel would do: the bytes that pass, 0 for a drop. Checks what the kernel's own check would refuse.
+/// What the kernel would do: the bytes that pass, 0 for a drop. Checks what the kernel's own check would
+/// refuse.
 fn run(program: &Program, packet_type: u32, frame: &[u8]) -> u32 {
     let code = program.instructions();
     assert!(code.len() <= MAX_INSTRUCTIONS);
@@ -176,7 +177,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn exactly_the_owned_addresses_pass(owned in addresses(1200), others in prop::collection::vec(any::<u32>(), 64)) {
+    fn exactly_the_owned_addresses_pass(
+        owned in addresses(1200),
+        others in prop::collection::vec(any::<u32>(), 64),
+    ) {
         let program = build(&owned, MAX_INSTRUCTIONS);
         prop_assert!(program.is_exact());
         for address in &owned {

@@ -87,7 +87,8 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs `work` on a thread of its own in a network namespace, with a single-threaded runtime as the speaker has it.
+/// Runs `work` on a thread of its own in a network namespace, with a single-threaded runtime as the speaker
+/// has it.
 pub(crate) fn within<T, F, W>(namespace: &str, work: W) -> Result<T>
 where
     T: Send + 'static,
