@@ -1,1 +1,166 @@
 //! LoadBalancerStack to a running, upgraded stack.
+//!
+//! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`diff`] →
+//! [`write`], and [`observe`] → [`status`]. All but `watch`, `write` and `operator` are pure.
+
+pub mod args;
+pub mod conflict;
+pub mod diff;
+pub mod image;
+pub mod index;
+pub mod metrics;
+pub mod object;
+pub mod observe;
+pub mod operator;
+pub mod plan;
+pub mod pods;
+pub mod render;
+pub mod stack;
+pub mod status;
+pub mod watch;
+pub mod write;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use lb_daemon::events::Events;
+use lb_daemon::leader::{LeaderConfig, lead};
+use lb_daemon::lease::Timing;
+use lb_daemon::watch::Change;
+use lb_daemon::{Context, Gate};
+
+use crate::args::Config;
+use crate::metrics::Metrics;
+use crate::object::Kind;
+use crate::operator::Operator;
+use crate::watch::{Event, events, objects};
+use crate::write::Writer;
+
+/// Runs the operator until it is asked to stop.
+///
+/// # Errors
+/// When metrics cannot be registered; everything else is retried.
+pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
+    let metrics = Metrics::new(&context.registry).context("register metrics")?;
+    let mut gates = Gates::new(&context);
+    let leadership = lead(
+        context.client.clone(),
+        LeaderConfig {
+            namespace: config.operator_namespace.clone(),
+            name: config.lease_name.clone(),
+            identity: context.pod_name.clone(),
+            timing: Timing::default(),
+        },
+        context.shutdown.clone(),
+    );
+    let mut leads = leadership.leads.clone();
+    let recorder = Events::new(context.client.clone(), "lb-operator", &context.pod_name);
+    let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
+    let mut changes = events(&context.client);
+    let mut monitors: Option<BoxStream<'static, Event>> = None;
+    let mut again: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            Some(event) = changes.next() => {
+                take(event, &mut operator, &mut gates, &mut monitors, &context);
+            }
+            Some(event) = next(&mut monitors) => operator.handle(event),
+            Ok(()) = leads.changed() => {}
+            () = sleep_until(again) => again = None,
+            () = context.shutdown.requested() => break,
+        }
+        // What else has arrived belongs to the same comparison.
+        while let Some(Some(event)) = changes.next().now_or_never() {
+            take(event, &mut operator, &mut gates, &mut monitors, &context);
+        }
+        if !gates.all_open() || !*leads.borrow_and_update() {
+            continue;
+        }
+        let outcome = operator.reconcile(|| *leads.borrow()).await;
+        again = outcome.again_in.map(after);
+    }
+    leadership.released().await;
+    Ok(())
+}
+
+/// Hands an event to the operator; starts and ends the watch of a kind that comes and goes.
+fn take(
+    event: Event,
+    operator: &mut Operator,
+    gates: &mut Gates,
+    monitors: &mut Option<BoxStream<'static, Event>>,
+    context: &Context,
+) {
+    gates.see(&event);
+    match &event {
+        Event::Monitors(true) if monitors.is_none() => {
+            *monitors = Some(objects(&context.client, Kind::ServiceMonitor));
+        }
+        Event::Monitors(false) => *monitors = None,
+        _ => {}
+    }
+    operator.handle(event);
+}
+
+async fn next(stream: &mut Option<BoxStream<'static, Event>>) -> Option<Event> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn after(pause: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + pause
+}
+
+/// Nothing is decided before everything has been listed once.
+struct Gates {
+    stack: (Gate, bool),
+    pods: (Gate, bool),
+    objects: (Gate, BTreeSet<Kind>),
+}
+
+impl Gates {
+    fn new(context: &Context) -> Self {
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::ServiceMonitor);
+        Self {
+            stack: (context.health.gate("stack"), false),
+            pods: (context.health.gate("pods"), false),
+            objects: (context.health.gate("objects"), kinds.collect()),
+        }
+    }
+
+    fn see(&mut self, event: &Event) {
+        match event {
+            Event::Stack(change) if matches!(**change, Change::Synced) => {
+                self.stack.0.open();
+                self.stack.1 = true;
+            }
+            Event::Pod(change) if matches!(**change, Change::Synced) => {
+                self.pods.0.open();
+                self.pods.1 = true;
+            }
+            Event::Listed(kind, _) => {
+                self.objects.1.remove(kind);
+                if self.objects.1.is_empty() {
+                    self.objects.0.open();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn all_open(&self) -> bool {
+        self.stack.1 && self.pods.1 && self.objects.1.is_empty()
+    }
+}

@@ -1,0 +1,88 @@
+//! Arguments of the operator, and the configuration made of them once, at start.
+
+use clap::Parser;
+use lb_daemon::CommonArgs;
+
+/// The version of this operator, and of the stacks it installs.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Keeps what a LoadBalancerStack stands for installed and running.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "lb-operator", version)]
+pub struct Args {
+    /// Arguments that all three programs take.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Image of the controller.
+    #[arg(
+        long,
+        env = "RELATED_IMAGE_CONTROLLER",
+        default_value = concat!("lb-operator.io/controller:", env!("CARGO_PKG_VERSION"))
+    )]
+    pub controller_image: String,
+
+    /// Image of the speaker.
+    #[arg(
+        long,
+        env = "RELATED_IMAGE_SPEAKER",
+        default_value = concat!("lb-operator.io/speaker:", env!("CARGO_PKG_VERSION"))
+    )]
+    pub speaker_image: String,
+
+    /// Namespace that the operator itself runs in: its Lease lives there.
+    #[arg(long, env = "LB_OPERATOR_NAMESPACE", default_value = "default")]
+    pub operator_namespace: String,
+
+    /// Name of the Lease that decides which replica of the operator acts.
+    #[arg(long, env = "LB_LEASE_NAME", default_value = "lb-operator")]
+    pub lease_name: String,
+}
+
+/// What the operator knows besides the stack.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// Version of this operator; a stack without a version of its own follows it.
+    pub version: String,
+    /// Image of the controller at that version.
+    pub controller_image: String,
+    /// Image of the speaker at that version.
+    pub speaker_image: String,
+    /// Namespace of a stack that names none.
+    pub namespace: String,
+    /// Namespace of the operator's Lease.
+    pub operator_namespace: String,
+    /// Name of the operator's Lease.
+    pub lease_name: String,
+}
+
+impl Args {
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        Config {
+            version: VERSION.to_owned(),
+            controller_image: self.controller_image.clone(),
+            speaker_image: self.speaker_image.clone(),
+            namespace: self.common.namespace.clone(),
+            operator_namespace: self.operator_namespace.clone(),
+            lease_name: self.lease_name.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_arguments_the_images_are_those_of_this_version() {
+        let config = Args::parse_from(["lb-operator"]).config();
+        assert_eq!(
+            config.controller_image,
+            format!("lb-operator.io/controller:{VERSION}")
+        );
+        assert_eq!(config.speaker_image, format!("lb-operator.io/speaker:{VERSION}"));
+        assert_eq!(config.namespace, "metallb-system");
+    }
+}

@@ -1,0 +1,199 @@
+//! What exists, as the watches told it: the objects that the operator keeps, and the troubles of the stack's pods.
+//! One task owns it. Objects are cut down to what is compared or reported; the rest is dropped at once.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DynamicObject;
+use lb_daemon::Key;
+use serde_json::{Map, Value, json};
+
+use crate::object::{Kind, ObjectId};
+use crate::pods::PodFacts;
+
+/// An object as it exists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Live {
+    /// Its uid.
+    pub uid: String,
+    /// Its version, if it is a number as every API server makes it.
+    version: Option<u64>,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+    /// Its fields, without those that only the API server cares for.
+    pub body: Value,
+}
+
+impl Live {
+    /// Takes from an object what is of interest.
+    #[must_use]
+    pub fn new(kind: Kind, object: DynamicObject) -> Self {
+        let metadata = object.metadata;
+        let mut body = match object.data {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        if !matches!(kind, Kind::Deployment | Kind::DaemonSet) {
+            body.remove("status");
+        }
+        body.insert(
+            "metadata".to_owned(),
+            json!({
+                "generation": metadata.generation,
+                "labels": metadata.labels,
+                "annotations": metadata.annotations,
+                "ownerReferences": metadata.owner_references,
+            }),
+        );
+        Self {
+            uid: metadata.uid.unwrap_or_default(),
+            version: metadata.resource_version.and_then(|version| version.parse().ok()),
+            terminating: metadata.deletion_timestamp.is_some(),
+            body: Value::Object(body),
+        }
+    }
+
+    /// The digest of what was last applied to it.
+    #[must_use]
+    pub fn applied(&self) -> Option<&str> {
+        self.body
+            .pointer("/metadata/annotations")?
+            .get(crate::render::APPLIED)?
+            .as_str()
+    }
+
+    /// Whether an object of this uid owns it.
+    #[must_use]
+    pub fn is_owned_by(&self, uid: &str) -> bool {
+        let owners = self
+            .body
+            .pointer("/metadata/ownerReferences")
+            .and_then(Value::as_array);
+        owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid))
+    }
+}
+
+/// Everything that exists.
+#[derive(Debug, Default)]
+pub struct Index {
+    objects: BTreeMap<ObjectId, Live>,
+    pods: BTreeMap<Key, PodFacts>,
+}
+
+impl Index {
+    /// An object exists and looks like this. What is older than what is known is ignored: the answer to a write
+    /// overtakes the watch.
+    pub fn apply(&mut self, id: ObjectId, live: Live) {
+        let newer = self.objects.get(&id).is_none_or(|known| {
+            known.version.is_none() || live.version.is_none() || known.version <= live.version
+        });
+        if newer {
+            self.objects.insert(id, live);
+        }
+    }
+
+    /// The object of this uid is gone. A namesake that came after it stays.
+    pub fn delete(&mut self, id: &ObjectId, uid: &str) {
+        if self.objects.get(id).is_some_and(|known| known.uid == uid) {
+            self.objects.remove(id);
+        }
+    }
+
+    /// A complete listing of a kind: what is not in it is gone.
+    pub fn reset(&mut self, kind: Kind, listed: Vec<(ObjectId, Live)>) {
+        let mut before = std::mem::take(&mut self.objects);
+        before.retain(|id, _| id.kind != kind || listed.iter().any(|(other, _)| other == id));
+        self.objects = before;
+        for (id, live) in listed {
+            self.apply(id, live);
+        }
+    }
+
+    /// A pod of the stack exists.
+    pub fn apply_pod(&mut self, pod: &Pod) {
+        self.pods.insert(Key::of(pod), PodFacts::of(pod));
+    }
+
+    /// A pod is gone, or cannot be understood.
+    pub fn delete_pod(&mut self, key: &Key) {
+        self.pods.remove(key);
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, id: &ObjectId) -> Option<&Live> {
+        self.objects.get(id)
+    }
+
+    /// Every object, in order of application.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectId, &Live)> {
+        self.objects.iter()
+    }
+
+    /// The pods in a namespace.
+    pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a PodFacts)> {
+        self.pods
+            .iter()
+            .filter(move |(key, _)| key.namespace == namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_live(uid: &str, version: u64, replicas: i32) -> Live {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {
+                "name": "controller", "namespace": "ns", "uid": uid, "resourceVersion": version.to_string(),
+                "managedFields": [{"manager": "x"}],
+            },
+            "spec": {"replicas": replicas},
+        }))
+        .unwrap();
+        Live::new(Kind::Deployment, object)
+    }
+
+    fn replicas(index: &Index, id: &ObjectId) -> Option<i64> {
+        index
+            .get(id)
+            .and_then(|live| live.body["spec"]["replicas"].as_i64())
+    }
+
+    #[test]
+    fn the_answer_to_a_write_is_not_undone_by_an_older_watch_event() {
+        let id = ObjectId::new(Kind::Deployment, "ns", "controller");
+        let mut index = Index::default();
+        index.apply(id.clone(), mk_live("a", 7, 2));
+        index.apply(id.clone(), mk_live("a", 6, 5));
+        assert_eq!(replicas(&index, &id), Some(2));
+    }
+
+    #[test]
+    fn the_deletion_of_a_predecessor_leaves_its_namesake() {
+        let id = ObjectId::new(Kind::Deployment, "ns", "controller");
+        let mut index = Index::default();
+        index.apply(id.clone(), mk_live("b", 9, 2));
+        index.delete(&id, "a");
+        assert_eq!(replicas(&index, &id), Some(2));
+        index.delete(&id, "b");
+        assert_eq!(replicas(&index, &id), None);
+    }
+
+    #[test]
+    fn a_listing_removes_what_is_not_in_it_and_leaves_other_kinds() {
+        let (a, b) = (
+            ObjectId::new(Kind::Deployment, "ns", "a"),
+            ObjectId::new(Kind::Deployment, "ns", "b"),
+        );
+        let other = ObjectId::new(Kind::Service, "ns", "a");
+        let mut index = Index::default();
+        for id in [&a, &b, &other] {
+            index.apply(id.clone(), mk_live("u", 1, 1));
+        }
+        index.reset(Kind::Deployment, vec![(b.clone(), mk_live("u", 2, 1))]);
+        let left: Vec<_> = index.objects().map(|(id, _)| id.clone()).collect();
+        assert_eq!(left, [other, b]);
+    }
+}

@@ -1,0 +1,10 @@
+//! The operator: keeps what a LoadBalancerStack stands for installed and running.
+
+use clap::Parser;
+use lb_operator::args::Args;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let config = args.config();
+    lb_daemon::run(&args.common, |context| lb_operator::run(context, config))
+}

@@ -1,0 +1,101 @@
+//! What a stack comes to once every default is filled in and every field is checked: all that rendering needs.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
+
+/// A checked stack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The stack that owns the objects.
+    pub owner: Owner,
+    /// Namespace that everything runs in.
+    pub namespace: String,
+    /// Version to run.
+    pub version: String,
+    /// `LB_LOG_LEVEL` of both programs.
+    pub log_level: String,
+    /// The class of Services to serve; `None` serves Services without a class.
+    pub load_balancer_class: Option<String>,
+    /// How images are pulled.
+    pub pull_policy: String,
+    /// Secrets, in the stack's namespace, to pull them with.
+    pub pull_secrets: Vec<String>,
+    /// Replicas of the controller.
+    pub controller_replicas: i32,
+    /// The controller's pods.
+    pub controller: Workload,
+    /// The speaker's pods.
+    pub speaker: Workload,
+    /// Whether nodes with the exclude label announce all the same.
+    pub ignore_exclude_label: bool,
+    /// Interfaces never announced on, as regular expressions; `None` leaves it to the speaker's own list.
+    pub excluded_interfaces: Option<Vec<String>>,
+    /// Whether there is to be a ServiceMonitor.
+    pub service_monitor: bool,
+    /// Whether there is to be a NetworkPolicy.
+    pub network_policy: bool,
+    /// Whether there are to be PodDisruptionBudgets.
+    pub pod_disruption_budget: bool,
+}
+
+/// The stack that owns what is rendered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// What can be set about the pods of both programs. What is absent takes the program's own default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Workload {
+    /// The image to run.
+    pub image: String,
+    /// Requests and limits.
+    pub resources: Option<ResourceRequirements>,
+    /// Priority class.
+    pub priority_class: Option<String>,
+    /// Labels that a node must have, besides running Linux.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints to tolerate.
+    pub tolerations: Option<Vec<Toleration>>,
+    /// Node and pod affinity.
+    pub affinity: Option<Affinity>,
+    /// Annotations of the pods.
+    pub pod_annotations: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The plan of a stack without a field set, on a cluster with the ServiceMonitor kind.
+    pub(crate) fn mk_plan() -> Plan {
+        let workload = |name| Workload {
+            image: format!("lb-operator.io/{name}:0.1.0"),
+            ..Workload::default()
+        };
+        Plan {
+            owner: Owner {
+                name: "default".to_owned(),
+                uid: "stack-uid".to_owned(),
+            },
+            namespace: "metallb-system".to_owned(),
+            version: "0.1.0".to_owned(),
+            log_level: "info".to_owned(),
+            load_balancer_class: None,
+            pull_policy: "IfNotPresent".to_owned(),
+            pull_secrets: Vec::new(),
+            controller_replicas: 2,
+            controller: workload("controller"),
+            speaker: workload("speaker"),
+            ignore_exclude_label: false,
+            excluded_interfaces: None,
+            service_monitor: true,
+            network_policy: true,
+            pod_disruption_budget: true,
+        }
+    }
+}

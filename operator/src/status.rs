@@ -1,0 +1,324 @@
+//! What the stack's status says. Pure: the situation and the status before it give the status after it.
+//!
+//! | condition | True means |
+//! | --- | --- |
+//! | `Ready` | the spec is valid, everything is applied, both programs run at the wanted version, nothing is wrong |
+//! | `Progressing` | pods are being created or replaced |
+//! | `Degraded` | something failed and will not get better without a person |
+//! | `Paused` | `spec.paused` is set: nothing is written; absent otherwise |
+//!
+//! A condition keeps its transition time as long as it keeps its status, and a status that says what the one before
+//! it said is not written: at rest there are no writes.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use lb_crds::condition::set_condition;
+use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
+
+use crate::observe::{ComponentState, Observed};
+use crate::render::Component;
+
+/// Why the stack is in the state it is in: reasons of its conditions and events. They are API.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// Everything runs as it should.
+    AsWanted,
+    /// Pods are being created or replaced.
+    RollingOut,
+    /// Some pods are not ready.
+    PodsNotReady,
+    /// Pods cannot run.
+    PodsFailing,
+    /// The controller's rollout makes no progress.
+    RolloutStalled,
+    /// Objects could not be written.
+    WriteFailed,
+    /// Somebody keeps changing what the operator writes.
+    DriftConflict,
+    /// The spec asks for something that does not exist in this cluster.
+    MissingPrerequisite,
+    /// The spec cannot be carried out.
+    InvalidSpec,
+    /// The spec says to leave everything alone.
+    Paused,
+}
+
+impl Reason {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AsWanted => "AsWanted",
+            Self::RollingOut => "RollingOut",
+            Self::PodsNotReady => "PodsNotReady",
+            Self::PodsFailing => "PodsFailing",
+            Self::RolloutStalled => "RolloutStalled",
+            Self::WriteFailed => "WriteFailed",
+            Self::DriftConflict => "DriftConflict",
+            Self::MissingPrerequisite => "MissingPrerequisite",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::Paused => "Paused",
+        }
+    }
+}
+
+/// Everything that a status is made of.
+#[derive(Clone, Debug)]
+pub struct Situation {
+    /// Generation of the stack that this is about.
+    pub generation: i64,
+    /// Version of the operator.
+    pub operator_version: String,
+    /// Version to run; `None` while the spec is invalid.
+    pub target_version: Option<String>,
+    /// Whether the spec says to write nothing.
+    pub paused: bool,
+    /// What is wrong with the spec.
+    pub invalid: Option<String>,
+    /// What could not be done, and why.
+    pub failures: Vec<(Reason, String)>,
+    /// How the programs are doing.
+    pub observed: Observed,
+}
+
+/// A condition that is to be.
+struct Verdict {
+    type_: &'static str,
+    status: bool,
+    reason: Reason,
+    message: String,
+}
+
+/// The status after `before`, given the situation.
+#[must_use]
+pub fn status(
+    before: &LoadBalancerStackStatus,
+    situation: &Situation,
+    now: Timestamp,
+) -> LoadBalancerStackStatus {
+    let mut status = before.clone();
+    let observed = &situation.observed;
+    let degraded = degraded(situation);
+    let progressing = progressing(situation);
+    let verdicts = [ready(situation, &degraded, &progressing), progressing, degraded];
+    for verdict in &verdicts {
+        set(&mut status.conditions, verdict, situation.generation, now);
+    }
+    if situation.paused {
+        let verdict = Verdict {
+            type_: "Paused",
+            status: true,
+            reason: Reason::Paused,
+            message: PAUSED.to_owned(),
+        };
+        set(&mut status.conditions, &verdict, situation.generation, now);
+    } else {
+        status.conditions.retain(|condition| condition.type_ != "Paused");
+    }
+    status.observed_generation = Some(situation.generation);
+    status.operator_version = Some(situation.operator_version.clone());
+    if let Some(target) = &situation.target_version {
+        status.target_version = Some(target.clone());
+        // What runs changes only once all of it runs.
+        let runs =
+            |component: &ComponentState| component.settled && component.version.as_ref() == Some(target);
+        if observed.components().into_iter().all(runs) {
+            status.version = Some(target.clone());
+        }
+    }
+    status.components = observed.components().into_iter().map(component).collect();
+    status.controller = Some(ratio(&observed.controller));
+    status.speakers = Some(ratio(&observed.speaker));
+    status
+}
+
+const PAUSED: &str = "spec.paused is true: nothing is written; set it to false to go on";
+
+fn set(conditions: &mut Vec<Condition>, verdict: &Verdict, generation: i64, now: Timestamp) {
+    set_condition(
+        conditions,
+        verdict.type_,
+        verdict.status,
+        verdict.reason.as_str(),
+        &verdict.message,
+        generation,
+        now,
+    );
+}
+
+fn component(state: &ComponentState) -> ComponentStatus {
+    ComponentStatus {
+        name: state.component.name().to_owned(),
+        desired: state.desired,
+        ready: state.ready,
+        updated: state.updated,
+        version: state.version.clone(),
+    }
+}
+
+fn ratio(state: &ComponentState) -> String {
+    format!("{}/{}", state.ready, state.desired)
+}
+
+fn degraded(situation: &Situation) -> Verdict {
+    let verdict = |status, reason, message| Verdict {
+        type_: "Degraded",
+        status,
+        reason,
+        message,
+    };
+    let observed = &situation.observed;
+    if let Some(invalid) = &situation.invalid {
+        let message = format!("{invalid} (the running stack is left as it is)");
+        return verdict(true, Reason::InvalidSpec, message);
+    }
+    if let Some((reason, _)) = situation.failures.first() {
+        let messages: Vec<_> = situation.failures.iter().map(|(_, text)| text.as_str()).collect();
+        return verdict(true, *reason, cut(&messages));
+    }
+    if !observed.troubles.is_empty() {
+        return verdict(true, Reason::PodsFailing, observed.troubles.join("; "));
+    }
+    let stalled = observed
+        .components()
+        .into_iter()
+        .find_map(|component| component.stalled.as_ref());
+    if let Some(stalled) = stalled {
+        return verdict(true, Reason::RolloutStalled, stalled.clone());
+    }
+    verdict(false, Reason::AsWanted, "nothing is wrong".to_owned())
+}
+
+/// The first few failures, and how many more.
+fn cut(messages: &[&str]) -> String {
+    let mut text = messages.iter().take(3).copied().collect::<Vec<_>>().join("; ");
+    if messages.len() > 3 {
+        text.push_str(&format!("; and {} more", messages.len() - 3));
+    }
+    text
+}
+
+fn progressing(situation: &Situation) -> Verdict {
+    let verdict = |status, reason, message| Verdict {
+        type_: "Progressing",
+        status,
+        reason,
+        message,
+    };
+    if situation.invalid.is_some() {
+        return verdict(
+            false,
+            Reason::InvalidSpec,
+            "waits for a valid spec: see condition Degraded".to_owned(),
+        );
+    }
+    if situation.paused {
+        return verdict(false, Reason::Paused, PAUSED.to_owned());
+    }
+    let rolling: Vec<_> = situation
+        .observed
+        .components()
+        .into_iter()
+        .filter(|component| !component.settled)
+        .map(|component| {
+            let ComponentState {
+                desired,
+                updated,
+                ready,
+                ..
+            } = component;
+            let name = component.component.name();
+            format!("{name}: {updated} of {desired} updated, {ready} ready")
+        })
+        .collect();
+    if rolling.is_empty() {
+        return verdict(false, Reason::AsWanted, "nothing is being rolled out".to_owned());
+    }
+    verdict(true, Reason::RollingOut, rolling.join("; "))
+}
+
+fn ready(situation: &Situation, degraded: &Verdict, progressing: &Verdict) -> Verdict {
+    let verdict = |status, reason, message| Verdict {
+        type_: "Ready",
+        status,
+        reason,
+        message,
+    };
+    if degraded.status {
+        return verdict(false, degraded.reason, degraded.message.clone());
+    }
+    if progressing.status {
+        return verdict(false, progressing.reason, progressing.message.clone());
+    }
+    let observed = &situation.observed;
+    if !observed.settled() {
+        // Only while paused: otherwise this is progress.
+        let counts = counts(observed);
+        return verdict(
+            false,
+            Reason::PodsNotReady,
+            format!("not all pods are ready: {counts}"),
+        );
+    }
+    let mut message = counts(observed);
+    let lost = observed.speaker.lost;
+    if lost > 0 {
+        message.push_str(&format!(
+            "; the nodes of {lost} do not answer, others announce in their place"
+        ));
+    }
+    verdict(true, Reason::AsWanted, message)
+}
+
+fn counts(observed: &Observed) -> String {
+    let count = |state: &ComponentState| {
+        let plural = match state.component {
+            Component::Controller => "controller",
+            Component::Speaker => "speakers",
+        };
+        format!("{plural} {}", ratio(state))
+    };
+    format!("{}, {}", count(&observed.controller), count(&observed.speaker))
+}
+
+/// What changed between two statuses that is worth an event: `(warning, reason, note)`.
+#[must_use]
+pub fn news(
+    before: &LoadBalancerStackStatus,
+    after: &LoadBalancerStackStatus,
+) -> Vec<(bool, String, String)> {
+    let find = |status: &LoadBalancerStackStatus, type_: &str| {
+        let found = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_);
+        found.cloned()
+    };
+    let mut news = Vec::new();
+    if let Some(degraded) = find(after, "Degraded").filter(|condition| condition.status == "True") {
+        let known = find(before, "Degraded")
+            .is_some_and(|known| known.status == "True" && known.reason == degraded.reason);
+        if !known {
+            news.push((true, degraded.reason, degraded.message));
+        }
+    }
+    for (type_, reason) in [
+        ("Progressing", "RollingOut"),
+        ("Ready", "Ready"),
+        ("Paused", "Paused"),
+    ] {
+        let is = |status: &LoadBalancerStackStatus| {
+            find(status, type_).filter(|condition| condition.status == "True")
+        };
+        if let Some(now) = is(after)
+            && is(before).is_none()
+        {
+            news.push((false, reason.to_owned(), now.message));
+        }
+    }
+    news
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! Tables of situations and what the status says about them.
+
+use super::*;
+use crate::index::Index;
+use crate::observe::observe;
+use crate::observe::tests::{mk_controller, mk_pod, mk_speaker};
+
+fn mk_situation(index: &Index) -> Situation {
+    Situation {
+        generation: 3,
+        operator_version: "0.1.0".to_owned(),
+        target_version: Some("0.1.0".to_owned()),
+        paused: false,
+        invalid: None,
+        failures: Vec::new(),
+        observed: observe(index, "metallb-system"),
+    }
+}
+
+fn mk_settled() -> Index {
+    let mut index = Index::default();
+    mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
+    mk_speaker(&mut index, 1, 1, [3, 3, 3]);
+    index
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn describe(status: &LoadBalancerStackStatus) -> String {
+    let mut lines: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|c| format!("{}={} {} | {}", c.type_, c.status, c.reason, c.message))
+        .collect();
+    lines.push(format!(
+        "version {} controller {} speakers {}",
+        status.version.as_deref().unwrap_or("-"),
+        status.controller.as_deref().unwrap_or("-"),
+        status.speakers.as_deref().unwrap_or("-"),
+    ));
+    lines.join("\n")
+}
+
+fn after(situation: &Situation) -> LoadBalancerStackStatus {
+    status(&LoadBalancerStackStatus::default(), situation, at(1))
+}
+
+#[test]
+fn a_settled_stack_is_ready_and_tells_its_version() {
+    insta::assert_snapshot!(describe(&after(&mk_situation(&mk_settled()))));
+}
+
+#[test]
+fn a_stack_being_installed_is_progressing_and_has_no_version_yet() {
+    let mut index = Index::default();
+    mk_controller(&mut index, 1, 1, [2, 2, 2, 1]);
+    mk_speaker(&mut index, 1, 0, [0, 0, 0]);
+    insta::assert_snapshot!(describe(&after(&mk_situation(&index))));
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_degrades_the_stack_and_is_named() {
+    let mut index = mk_settled();
+    mk_speaker(&mut index, 2, 2, [3, 1, 2]);
+    mk_pod(
+        &mut index,
+        "speaker-x",
+        serde_json::json!({"containerStatuses": [{
+            "name": "speaker", "image": "", "imageID": "", "restartCount": 0, "ready": false,
+            "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}},
+        }]}),
+    );
+    insta::assert_snapshot!(describe(&after(&mk_situation(&index))));
+}
+
+#[test]
+fn an_invalid_spec_is_named_and_the_running_version_is_kept() {
+    let before = after(&mk_situation(&mk_settled()));
+    let situation = Situation {
+        invalid: Some("spec.speaker.excludedInterfaces[0]: bad".to_owned()),
+        target_version: None,
+        ..mk_situation(&mk_settled())
+    };
+    insta::assert_snapshot!(describe(&status(&before, &situation, at(2))));
+}
+
+#[test]
+fn a_paused_stack_says_so_until_it_is_resumed() {
+    let before = after(&mk_situation(&mk_settled()));
+    let situation = Situation {
+        paused: true,
+        ..mk_situation(&mk_settled())
+    };
+    let paused = status(&before, &situation, at(2));
+    insta::assert_snapshot!(describe(&paused));
+    let resumed = status(&paused, &mk_situation(&mk_settled()), at(3));
+    assert!(
+        resumed
+            .conditions
+            .iter()
+            .all(|condition| condition.type_ != "Paused")
+    );
+}
+
+#[test]
+fn failures_are_counted_beyond_the_third() {
+    let failure = |number| (Reason::WriteFailed, format!("apply object {number}: refused"));
+    let situation = Situation {
+        failures: (0..5).map(failure).collect(),
+        ..mk_situation(&mk_settled())
+    };
+    insta::assert_snapshot!(describe(&after(&situation)));
+}
+
+#[test]
+fn a_status_that_says_nothing_new_is_equal_to_the_one_before() {
+    let situation = mk_situation(&mk_settled());
+    let first = status(&LoadBalancerStackStatus::default(), &situation, at(1));
+    let second = status(&first, &situation, at(1000));
+    assert_eq!(first, second, "reconciling twice writes nothing");
+}
+
+#[test]
+fn transition_times_change_only_with_the_status_of_a_condition() {
+    let settled = mk_situation(&mk_settled());
+    let first = status(&LoadBalancerStackStatus::default(), &settled, at(1));
+    let mut index = mk_settled();
+    mk_speaker(&mut index, 1, 1, [3, 3, 2]);
+    let second = status(&first, &mk_situation(&index), at(2));
+    let third = status(&second, &settled, at(3));
+    let times = |status: &LoadBalancerStackStatus| {
+        let time = |type_| {
+            let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+            condition.last_transition_time.0.as_second()
+        };
+        (time("Ready"), time("Progressing"), time("Degraded"))
+    };
+    assert_eq!(times(&first), (1, 1, 1));
+    assert_eq!(times(&second), (2, 2, 1));
+    assert_eq!(times(&third), (3, 3, 1));
+}
+
+#[test]
+fn events_tell_transitions_and_not_states() {
+    let none = LoadBalancerStackStatus::default();
+    let ready = after(&mk_situation(&mk_settled()));
+    let reasons = |before, after| -> Vec<String> {
+        news(before, after)
+            .into_iter()
+            .map(|(_, reason, _)| reason)
+            .collect()
+    };
+    assert_eq!(reasons(&none, &ready), ["Ready"]);
+    assert!(reasons(&ready, &ready).is_empty());
+    let situation = Situation {
+        failures: vec![(Reason::WriteFailed, "refused".to_owned())],
+        ..mk_situation(&mk_settled())
+    };
+    let degraded = status(&ready, &situation, at(2));
+    assert_eq!(reasons(&ready, &degraded), ["WriteFailed"]);
+    assert!(reasons(&degraded, &degraded).is_empty());
+    assert_eq!(reasons(&degraded, &ready), ["Ready"]);
+}

@@ -1,0 +1,157 @@
+//! The operator's watches, merged into one stream of events.
+//!
+//! Reads: the stack named `default`; every object that carries the operator's label, kind by kind; the stack's pods;
+//! whether the ServiceMonitor kind exists. Small by construction: the API server selects by label and name.
+
+use futures::stream::{BoxStream, SelectAll, StreamExt};
+use kube::api::{Api, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Client, ResourceExt};
+use lb_crds::LoadBalancerStack;
+use lb_daemon::watch::{Change, watch};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::index::Live;
+use crate::object::{Kind, ObjectId};
+use crate::render::{MANAGED_BY, MANAGER};
+
+/// Name of the one stack.
+pub const STACK: &str = "default";
+/// The kind that tells the Prometheus Operator what to scrape.
+const MONITOR_DEFINITION: &str = "servicemonitors.monitoring.coreos.com";
+
+/// Something changed.
+#[derive(Debug)]
+pub enum Event {
+    /// The stack.
+    Stack(Box<Change<LoadBalancerStack>>),
+    /// An object exists and looks like this.
+    Applied(ObjectId, Box<Live>),
+    /// The object of this uid is gone, or lost the operator's label.
+    Deleted(ObjectId, String),
+    /// Every object of a kind.
+    Listed(Kind, Vec<(ObjectId, Live)>),
+    /// A pod of the stack.
+    Pod(Box<Change<Pod>>),
+    /// Whether the ServiceMonitor kind exists.
+    Monitors(bool),
+}
+
+/// The watches that run all the time.
+pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
+    let mut streams = SelectAll::new();
+    streams.push(stack(client));
+    streams.push(pods(client));
+    streams.push(monitor_definition(client));
+    for kind in Kind::ALL {
+        if kind != Kind::ServiceMonitor {
+            streams.push(objects(client, kind));
+        }
+    }
+    streams
+}
+
+fn stack(client: &Client) -> BoxStream<'static, Event> {
+    let only = watcher::Config::default().fields(&format!("metadata.name={STACK}"));
+    watch::<LoadBalancerStack>(Api::all(client.clone()), only)
+        .map(|change| Event::Stack(Box::new(change)))
+        .boxed()
+}
+
+fn pods(client: &Client) -> BoxStream<'static, Event> {
+    let only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},app=metallb"));
+    watch::<Pod>(Api::all(client.clone()), only)
+        .map(|change| Event::Pod(Box::new(change)))
+        .boxed()
+}
+
+/// Watches the operator's objects of one kind.
+pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
+    let only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+    raw(client, kind, only)
+        .scan(Vec::new(), move |listing, event| {
+            let event = match event {
+                watcher::Event::Apply(object) => {
+                    let (id, live) = identify(kind, object);
+                    Some(Event::Applied(id, Box::new(live)))
+                }
+                watcher::Event::Delete(object) => {
+                    let (id, live) = identify(kind, object);
+                    Some(Event::Deleted(id, live.uid))
+                }
+                watcher::Event::Init => {
+                    listing.clear();
+                    None
+                }
+                watcher::Event::InitApply(object) => {
+                    listing.push(identify(kind, object));
+                    None
+                }
+                watcher::Event::InitDone => Some(Event::Listed(kind, std::mem::take(listing))),
+            };
+            async move { Some(event) }
+        })
+        .filter_map(|event| async move { event })
+        .boxed()
+}
+
+fn monitor_definition(client: &Client) -> BoxStream<'static, Event> {
+    let only = watcher::Config::default().fields(&format!("metadata.name={MONITOR_DEFINITION}"));
+    raw(client, Kind::CustomResourceDefinition, only)
+        .scan(false, |listed, event| {
+            let event = match event {
+                watcher::Event::Apply(object) => Some(Event::Monitors(is_established(&object))),
+                watcher::Event::Delete(_) => Some(Event::Monitors(false)),
+                watcher::Event::Init => {
+                    *listed = false;
+                    None
+                }
+                watcher::Event::InitApply(object) => {
+                    *listed = is_established(&object);
+                    None
+                }
+                watcher::Event::InitDone => Some(Event::Monitors(*listed)),
+            };
+            async move { Some(event) }
+        })
+        .filter_map(|event| async move { event })
+        .boxed()
+}
+
+/// Whether the API server serves the kind by now.
+fn is_established(definition: &DynamicObject) -> bool {
+    let conditions = definition.data.pointer("/status/conditions");
+    let conditions = conditions.and_then(serde_json::Value::as_array);
+    conditions.is_some_and(|conditions| {
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+    })
+}
+
+/// Watches a kind, whatever its fields, for ever. Errors are logged and retried with backoff.
+fn raw(
+    client: &Client,
+    kind: Kind,
+    config: watcher::Config,
+) -> impl futures::Stream<Item = watcher::Event<DynamicObject>> + Send + use<> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.api_resource());
+    watcher(api, config)
+        .default_backoff()
+        .filter_map(move |event| async move {
+            event
+                .inspect_err(|error| tracing::warn!(%kind, %error, "watch interrupted: trying again"))
+                .ok()
+        })
+}
+
+fn identify(kind: Kind, object: DynamicObject) -> (ObjectId, Live) {
+    let id = ObjectId::new(
+        kind,
+        object.namespace().as_deref().unwrap_or_default(),
+        &object.name_any(),
+    );
+    (id, Live::new(kind, object))
+}

@@ -1,0 +1,133 @@
+//! The chart and the operator say the same: the operator may do what it does and grant what it grants.
+
+use std::path::Path;
+
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use kube::CustomResourceExt;
+use lb_crds::LoadBalancerStack;
+use lb_operator::args::{Config, VERSION};
+use lb_operator::object::Kind;
+use lb_operator::render::rbac::{cluster_rules, namespace_rules};
+use lb_operator::render::{Component, render};
+
+fn chart(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../charts/lb-operator")
+        .join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn operator_rules() -> Vec<PolicyRule> {
+    let template = chart("templates/clusterrole.yaml");
+    let (_, rules) = template.split_once("\nrules:\n").unwrap();
+    assert!(!rules.contains("{{"), "below `rules:` there is no templating");
+    serde_yaml::from_str(rules).unwrap()
+}
+
+fn has(list: Option<&Vec<String>>, item: &str) -> bool {
+    list.is_some_and(|list| list.iter().any(|other| other == item))
+}
+
+/// Whether the rules allow a verb on a resource, under the given name if there is one and under any otherwise.
+fn allows(rules: &[PolicyRule], verb: &str, group: &str, resource: &str, name: Option<&str>) -> bool {
+    rules.iter().any(|rule| {
+        rule.verbs.iter().any(|other| other == verb)
+            && has(rule.api_groups.as_ref(), group)
+            && has(rule.resources.as_ref(), resource)
+            && match (&rule.resource_names, name) {
+                (None, _) => true,
+                (Some(names), Some(name)) => names.iter().any(|other| other == name),
+                (Some(_), None) => false,
+            }
+    })
+}
+
+#[test]
+fn the_operator_holds_every_permission_that_it_grants() {
+    let held = operator_rules();
+    for component in [Component::Controller, Component::Speaker] {
+        for rule in cluster_rules(component)
+            .into_iter()
+            .chain(namespace_rules(component))
+        {
+            let names: Vec<Option<&str>> = match &rule.resource_names {
+                None => vec![None],
+                Some(names) => names.iter().map(|name| Some(name.as_str())).collect(),
+            };
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    for verb in &rule.verbs {
+                        for name in &names {
+                            assert!(
+                                allows(&held, verb, group, resource, *name),
+                                "templates/clusterrole.yaml lacks: {verb} {group}/{resource} {name:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_operator_may_write_every_object_that_it_keeps() {
+    let held = operator_rules();
+    let stack: LoadBalancerStack = serde_yaml::from_str(&chart("examples/stack.yaml")).unwrap();
+    let config = Config {
+        version: VERSION.to_owned(),
+        controller_image: "c".to_owned(),
+        speaker_image: "s".to_owned(),
+        namespace: "metallb-system".to_owned(),
+        operator_namespace: "default".to_owned(),
+        lease_name: "lb-operator".to_owned(),
+    };
+    let plan = lb_operator::stack::plan(&stack, &config, true).unwrap();
+    for wanted in render(&plan).unwrap() {
+        let (group, _, _, plural) = wanted.id.kind.names();
+        let name = Some(wanted.id.key.name.as_str());
+        for verb in ["list", "watch"] {
+            assert!(allows(&held, verb, group, plural, None), "{verb} {}", wanted.id);
+        }
+        for verb in ["create", "patch"] {
+            assert!(allows(&held, verb, group, plural, name), "{verb} {}", wanted.id);
+        }
+        let deletes = allows(&held, "delete", group, plural, name);
+        assert_eq!(
+            deletes,
+            wanted.id.kind.goes_with_the_stack(),
+            "delete {}",
+            wanted.id
+        );
+    }
+}
+
+#[test]
+fn no_rule_of_the_operator_names_everything() {
+    for rule in operator_rules() {
+        let lists = [rule.api_groups, rule.resources, Some(rule.verbs)];
+        assert!(lists.into_iter().flatten().flatten().all(|item| item != "*"));
+    }
+}
+
+#[test]
+fn the_chart_carries_the_version_of_the_workspace() {
+    for line in chart("Chart.yaml").lines() {
+        if let Some(version) = line
+            .strip_prefix("version: ")
+            .or(line.strip_prefix("appVersion: "))
+        {
+            assert_eq!(version.trim_matches('"'), VERSION);
+        }
+    }
+}
+
+#[test]
+fn the_chart_installs_the_kind_of_the_stack() {
+    let name = LoadBalancerStack::crd_name();
+    assert!(chart("templates/loadbalancerstack-crd.yaml").contains(name));
+    assert!(
+        Kind::ALL.len() == 13,
+        "a new kind needs rules in templates/clusterrole.yaml"
+    );
+}

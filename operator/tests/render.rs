@@ -1,0 +1,308 @@
+//! What a stack becomes, object by object. A change here is a change to every cluster: look at it twice.
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use lb_crds::LoadBalancerStack;
+use lb_operator::args::Config;
+use lb_operator::object::Kind;
+use lb_operator::render::{Wanted, render};
+use lb_operator::stack::plan;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+const GUIDE_BUDGET: &str = "
+minAvailable: 1
+selector:
+  matchLabels:
+    component: speaker
+";
+
+const GUIDE_MONITOR: &str = "
+selector:
+  matchLabels:
+    app: metallb
+endpoints:
+- port: monitoring
+";
+
+const GUIDE_POLICY: &str = "
+podSelector:
+  matchLabels:
+    app: metallb
+    component: controller
+policyTypes:
+- Ingress
+ingress:
+- from:
+  - namespaceSelector: {}
+  ports:
+  - protocol: TCP
+    port: 7472  # Metrics only
+";
+
+fn mk_config() -> Config {
+    Config {
+        version: "0.1.0".to_owned(),
+        controller_image: "lb-operator.io/controller:0.1.0".to_owned(),
+        speaker_image: "lb-operator.io/speaker:0.1.0".to_owned(),
+        namespace: "metallb-system".to_owned(),
+        operator_namespace: "default".to_owned(),
+        lease_name: "lb-operator".to_owned(),
+    }
+}
+
+fn mk_stack(spec: Value) -> LoadBalancerStack {
+    serde_json::from_value(json!({
+        "apiVersion": "lb-operator.io/v1alpha1",
+        "kind": "LoadBalancerStack",
+        "metadata": {"name": "default", "uid": "5c0de000-0000-4000-8000-000000000000"},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn objects(spec: Value) -> Vec<Wanted> {
+    render(&plan(&mk_stack(spec), &mk_config(), true).unwrap()).unwrap()
+}
+
+fn get<T: DeserializeOwned>(objects: &[Wanted], kind: Kind, name: &str) -> T {
+    let wanted = objects
+        .iter()
+        .find(|wanted| wanted.id.kind == kind && wanted.id.key.name == name)
+        .unwrap_or_else(|| panic!("no {kind} {name}"));
+    serde_json::from_value(wanted.body.clone()).unwrap()
+}
+
+/// All objects but the CRDs, which have golden files of their own, without the digests that change with any field.
+fn golden(objects: &[Wanted]) -> String {
+    let mut text = String::new();
+    for wanted in objects {
+        if wanted.id.kind == Kind::CustomResourceDefinition {
+            continue;
+        }
+        let mut body = wanted.body.clone();
+        body["metadata"].as_object_mut().unwrap().remove("annotations");
+        text.push_str("---\n");
+        text.push_str(&serde_yaml::to_string(&body).unwrap());
+    }
+    text
+}
+
+fn pod_templates(objects: &[Wanted]) -> [PodTemplateSpec; 2] {
+    let controller: Deployment = get(objects, Kind::Deployment, "controller");
+    let speaker: DaemonSet = get(objects, Kind::DaemonSet, "speaker");
+    [controller.spec.unwrap().template, speaker.spec.unwrap().template]
+}
+
+#[test]
+fn an_empty_spec_is_a_production_install() {
+    insta::assert_snapshot!("empty_spec", golden(&objects(json!({}))));
+}
+
+#[test]
+fn every_field_reaches_the_objects() {
+    let workload = json!({
+        "resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "128Mi"}},
+        "priorityClassName": "mine",
+        "nodeSelector": {"example.com/edge": "true"},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}],
+        }}},
+        "podAnnotations": {"example.com/a": "b"},
+    });
+    let mut controller = workload.clone();
+    controller["replicas"] = json!(3);
+    let mut speaker = workload;
+    speaker["ignoreExcludeLabel"] = json!(true);
+    speaker["excludedInterfaces"] = json!(["^veth.{1,8}$", "^lo$"]);
+    let spec = json!({
+        "version": "0.1.0",
+        "namespace": "lb",
+        "loadBalancerClass": "example.com/lan",
+        "logLevel": "debug",
+        "images": {
+            "registry": "mirror.example.com:5000/lb",
+            "pullPolicy": "Always",
+            "pullSecrets": ["regcred"],
+            "speaker": {"digest": format!("sha256:{}", "a".repeat(64))},
+        },
+        "controller": controller,
+        "speaker": speaker,
+        "monitoring": {"serviceMonitor": "Enabled"},
+        "networkPolicy": {"mode": "Enabled"},
+        "podDisruptionBudget": {"mode": "Enabled"},
+    });
+    insta::assert_snapshot!("full_spec", golden(&objects(spec)));
+}
+
+#[test]
+fn selectors_never_change() {
+    let expected = json!({"matchLabels": {"app": "metallb", "component": "controller"}});
+    for spec in [
+        json!({}),
+        json!({"controller": {"podAnnotations": {"a": "b"}}, "logLevel": "debug"}),
+    ] {
+        let objects = objects(spec);
+        let controller: Value = get(&objects, Kind::Deployment, "controller");
+        assert_eq!(controller["spec"]["selector"], expected);
+        let speaker: Value = get(&objects, Kind::DaemonSet, "speaker");
+        assert_eq!(
+            speaker["spec"]["selector"],
+            json!({"matchLabels": {"app": "metallb", "component": "speaker"}})
+        );
+    }
+}
+
+#[test]
+fn everything_is_owned_by_the_stack_but_what_holds_users_data() {
+    for wanted in objects(json!({})) {
+        let owner = &wanted.body["metadata"]["ownerReferences"][0]["name"];
+        let keeps = matches!(wanted.id.kind, Kind::Namespace | Kind::CustomResourceDefinition);
+        assert_eq!(owner.is_null(), keeps, "{}", wanted.id);
+    }
+}
+
+#[test]
+fn the_metallb_kinds_are_installed() {
+    let objects = objects(json!({}));
+    for name in ["ipaddresspools", "l2advertisements", "servicel2statuses"] {
+        let _: Value = get(
+            &objects,
+            Kind::CustomResourceDefinition,
+            &format!("{name}.metallb.io"),
+        );
+    }
+}
+
+#[test]
+fn the_speaker_has_net_raw_and_no_other_privilege() {
+    let [_, speaker] = pod_templates(&objects(json!({})));
+    let spec = speaker.spec.unwrap();
+    let security = spec.containers[0].security_context.clone().unwrap();
+    let capabilities = security.capabilities.unwrap();
+    assert_eq!(capabilities.add.unwrap(), ["NET_RAW"]);
+    assert_eq!(capabilities.drop.unwrap(), ["ALL"]);
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    assert_eq!(security.privileged, None);
+    assert_eq!(spec.host_network, Some(true));
+    assert_eq!(spec.volumes, None, "nothing of the host is mounted");
+}
+
+#[test]
+fn the_controller_meets_the_restricted_profile() {
+    let [controller, _] = pod_templates(&objects(json!({})));
+    let spec = controller.spec.unwrap();
+    let pod = spec.security_context.unwrap();
+    assert_eq!((pod.run_as_non_root, pod.run_as_user), (Some(true), Some(65532)));
+    let security = spec.containers[0].security_context.clone().unwrap();
+    assert_eq!(security.capabilities.unwrap().add, None);
+    assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    assert_eq!(spec.host_network, None);
+}
+
+#[test]
+fn the_guides_own_yaml_says_what_ours_says() {
+    let objects = objects(json!({}));
+    let guide: Value = serde_yaml::from_str(GUIDE_BUDGET).unwrap();
+    let ours: Value = get(&objects, Kind::PodDisruptionBudget, "metallb-speaker");
+    for field in ["minAvailable", "selector"] {
+        assert_eq!(ours["spec"][field], guide[field]);
+    }
+    let guide: Value = serde_yaml::from_str(GUIDE_POLICY).unwrap();
+    let ours: Value = get(&objects, Kind::NetworkPolicy, "metallb-controller");
+    assert_eq!(ours["spec"], guide);
+    let guide: Value = serde_yaml::from_str(GUIDE_MONITOR).unwrap();
+    let ours: Value = get(&objects, Kind::ServiceMonitor, "metallb");
+    assert_eq!(ours["spec"], guide);
+}
+
+#[test]
+fn the_service_monitor_selects_both_services_by_label_and_port() {
+    let objects = objects(json!({}));
+    for component in ["controller", "speaker"] {
+        let name = format!("metallb-{component}-monitoring");
+        let service: Value = get(&objects, Kind::Service, &name);
+        assert_eq!(service["metadata"]["labels"]["app"], "metallb");
+        assert_eq!(service["spec"]["ports"][0]["name"], "monitoring");
+        assert_eq!(service["spec"]["ports"][0]["port"], 7472);
+    }
+}
+
+#[test]
+fn scaling_the_controller_to_two_is_what_it_is_already() {
+    let controller: Deployment = get(&objects(json!({})), Kind::Deployment, "controller");
+    assert_eq!(controller.spec.unwrap().replicas, Some(2));
+}
+
+#[test]
+fn restarting_a_rollout_sets_nothing_that_the_operator_owns() {
+    for template in pod_templates(&objects(json!({}))) {
+        let annotations = template.metadata.unwrap().annotations.unwrap();
+        assert!(!annotations.contains_key("kubectl.kubernetes.io/restartedAt"));
+    }
+}
+
+#[test]
+fn a_single_replica_has_no_budget_that_would_block_drains() {
+    let objects = objects(json!({"controller": {"replicas": 1}}));
+    let budgets = objects
+        .iter()
+        .filter(|wanted| wanted.id.kind == Kind::PodDisruptionBudget)
+        .map(|wanted| wanted.id.key.name.as_str());
+    assert_eq!(budgets.collect::<Vec<_>>(), ["metallb-speaker"]);
+    let budget: PodDisruptionBudget = get(&objects, Kind::PodDisruptionBudget, "metallb-speaker");
+    assert_eq!(budget.spec.unwrap().max_unavailable, None);
+}
+
+#[test]
+fn what_is_disabled_is_not_rendered() {
+    let objects = objects(json!({
+        "monitoring": {"serviceMonitor": "Disabled"},
+        "networkPolicy": {"mode": "Disabled"},
+        "podDisruptionBudget": {"mode": "Disabled"},
+    }));
+    for kind in [
+        Kind::ServiceMonitor,
+        Kind::NetworkPolicy,
+        Kind::PodDisruptionBudget,
+    ] {
+        assert!(objects.iter().all(|wanted| wanted.id.kind != kind), "{kind}");
+    }
+}
+
+#[test]
+fn a_service_monitor_waits_for_its_kind() {
+    let empty = plan(&mk_stack(json!({})), &mk_config(), false).unwrap();
+    assert!(!empty.service_monitor);
+    let _: NetworkPolicy = get(
+        &render(&empty).unwrap(),
+        Kind::NetworkPolicy,
+        "metallb-controller",
+    );
+}
+
+#[test]
+fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
+    let cases = [
+        (
+            json!({"version": "9.9.9"}),
+            "spec.version: this operator is of version 0.1.0 and can not install 9.9.9: upgrade",
+        ),
+        (
+            json!({"version": "0.0.9"}),
+            "spec.version: this operator installs 0.1.0 and no longer 0.0.9: ",
+        ),
+        (
+            json!({"speaker": {"excludedInterfaces": ["ok", "("]}}),
+            "spec.speaker.excludedInterfaces[1]: \"(\" is not a regular expression",
+        ),
+    ];
+    for (spec, message) in cases {
+        let error = plan(&mk_stack(spec), &mk_config(), true).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{error}");
+    }
+}
