@@ -15,6 +15,7 @@ pub mod operator;
 pub mod plan;
 pub mod pods;
 pub mod render;
+pub mod retry;
 pub mod stack;
 pub mod status;
 pub mod watch;

@@ -23,15 +23,14 @@ use crate::object::Kind;
 use crate::observe::observe;
 use crate::plan::Plan;
 use crate::render::render;
+use crate::retry::Retries;
 use crate::stack;
 use crate::status::{Reason, Situation, news, status};
 use crate::watch::{Event, STACK};
 use crate::write::{WriteError, Writer};
 
-/// First pause after something failed; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Longest pause between tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Under which the retries of the status are kept.
+const STATUS: &str = "status";
 
 /// The state of the operator.
 pub struct Operator {
@@ -44,7 +43,7 @@ pub struct Operator {
     monitors_exist: bool,
     memory: Memory,
     conflicts: Conflicts,
-    failures_in_a_row: u32,
+    retries: Retries,
 }
 
 /// What came of one comparison.
@@ -68,7 +67,7 @@ impl Operator {
             monitors_exist: false,
             memory: Memory::default(),
             conflicts: Conflicts::default(),
-            failures_in_a_row: 0,
+            retries: Retries::default(),
         }
     }
 
@@ -143,7 +142,12 @@ impl Operator {
         if leads() {
             self.tell(&stack, &situation, &mut work).await;
         }
-        self.outcome(&work)
+        if work.write_failed {
+            self.metrics.errors.inc();
+        }
+        Outcome {
+            again_in: work.again_in,
+        }
     }
 
     /// Applies what is missing or different, and deletes what is no longer wanted.
@@ -156,7 +160,7 @@ impl Operator {
     ) {
         let wanted = match render(plan) {
             Ok(wanted) => wanted,
-            Err(error) => return work.failed(error.to_string()),
+            Err(error) => return work.failures.push((Reason::WriteFailed, error.to_string())),
         };
         let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
         for (wanted, cause) in todo.apply {
@@ -164,6 +168,11 @@ impl Operator {
                 return;
             }
             let id = &wanted.id;
+            let what = id.to_string();
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &wanted.digest) {
+                work.waits(message.to_owned(), wait);
+                continue;
+            }
             if cause == Cause::Drift
                 && let Err(wait) = self.conflicts.correct(Instant::now(), id)
             {
@@ -181,6 +190,7 @@ impl Operator {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.memory.remember(wanted, &live);
                     self.index.apply(id.clone(), live);
+                    self.retries.succeeded(&what);
                     tracing::info!(object = %id, cause = ?cause, "applied");
                     if cause == Cause::Drift {
                         let labels = [id.kind.names().2, &id.key.name];
@@ -191,7 +201,7 @@ impl Operator {
                     }
                 }
                 Err(error) => {
-                    work.failed_write(error);
+                    self.failed(&what, &wanted.digest, &error, work);
                     // Without its namespace nothing else can succeed: one message says more than twenty.
                     if id.kind == Kind::Namespace {
                         return;
@@ -203,16 +213,30 @@ impl Operator {
             if !leads() {
                 return;
             }
+            let what = format!("deletion of {id}");
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &uid) {
+                work.waits(message.to_owned(), wait);
+                continue;
+            }
             match self.writer.delete(&id, &uid).await {
                 Ok(()) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.memory.forget(&id);
                     self.index.delete(&id, &uid);
+                    self.retries.succeeded(&what);
                     tracing::info!(object = %id, "removed: no longer wanted");
                 }
-                Err(error) => work.failed_write(error),
+                Err(error) => self.failed(&what, &uid, &error, work),
             }
         }
+    }
+
+    fn failed(&mut self, what: &str, wish: &str, error: &WriteError, work: &mut Work) {
+        let message = error.to_string();
+        let wait = self.retries.failed(Instant::now(), what, wish, &message);
+        tracing::warn!(error = message, again_in = ?wait, "write failed");
+        work.write_failed = true;
+        work.waits(message, wait);
     }
 
     /// Writes the status if it says something new, and tells in events what changed.
@@ -228,8 +252,13 @@ impl Operator {
         if stack.status.is_some() && before == after {
             return;
         }
+        if let Some((message, wait)) = self.retries.waits(Instant::now(), STATUS, "") {
+            work.waits(message.to_owned(), wait);
+            return;
+        }
         match self.writer.status(STACK, &after).await {
             Ok(stored) => {
+                self.retries.succeeded(STATUS);
                 self.announce(stack, &before, &after);
                 // The watch may be behind: the next comparison starts from what was just written.
                 let same = self
@@ -243,7 +272,7 @@ impl Operator {
             // Deleted in between; the watch will tell.
             Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if s.code == 404) => {
             }
-            Err(error) => work.failed_write(error),
+            Err(error) => self.failed(STATUS, "", &error, work),
         }
     }
 
@@ -273,22 +302,6 @@ impl Operator {
         );
         self.events.publish(regarding, kind, reason, "Reconcile", note);
     }
-
-    fn outcome(&mut self, work: &Work) -> Outcome {
-        if !work.write_failed {
-            self.failures_in_a_row = 0;
-            return Outcome {
-                again_in: work.again_in,
-            };
-        }
-        self.metrics.errors.inc();
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures_in_a_row.min(10));
-        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-        let pause = pause.min(LONGEST_PAUSE);
-        Outcome {
-            again_in: Some(work.again_in.map_or(pause, |other| other.min(pause))),
-        }
-    }
 }
 
 /// What went wrong in one comparison, and when to try again.
@@ -300,14 +313,10 @@ struct Work {
 }
 
 impl Work {
-    fn failed(&mut self, message: String) {
-        tracing::warn!(error = message, "write failed: trying again");
-        self.write_failed = true;
+    /// A write failed, now or before, and its time has not come.
+    fn waits(&mut self, message: String, wait: Duration) {
         self.failures.push((Reason::WriteFailed, message));
-    }
-
-    fn failed_write(&mut self, error: WriteError) {
-        self.failed(error.to_string());
+        self.again_in(wait);
     }
 
     fn again_in(&mut self, wait: Duration) {

@@ -1,5 +1,11 @@
 //! The chart and the operator say the same: the operator may do what it does and grant what it grants.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that finds something missing is to fail there"
+)]
+
 use std::path::Path;
 
 use k8s_openapi::api::rbac::v1::PolicyRule;

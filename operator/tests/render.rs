@@ -1,5 +1,11 @@
 //! What a stack becomes, object by object. A change here is a change to every cluster: look at it twice.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that finds something missing is to fail there"
+)]
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
