@@ -1,1 +1,35 @@
-//! Ranges, pools, selection and allocation of addresses, without I/O.
+//! Which address a Service gets: ranges, pools, wishes and the allocator that holds them together.
+//!
+//! Pure: no clock, no randomness, no I/O; the same calls give the same answers on every machine. Nothing is ever
+//! materialised: a /8 and a /64 cost what their assigned addresses cost, and every operation is O(log n).
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`range`] | families and ranges of addresses, as numbers |
+//! | [`addresses`] | what one Service has: at most one address per family |
+//! | [`free`] | which addresses of a pool are used, and the first that is not |
+//! | [`pool`] | one pool: ranges, switches, use |
+//! | [`pools`] | which pools of a set are valid, and why the others are not |
+//! | [`request`] | what a Service asks for |
+//! | [`reason`] | every reason not to give it, in words |
+//! | [`allocator`] | who has what: assign, adopt, release |
+//!
+//! Not here yet: sharing an address by key, and `serviceAllocation` of a pool. The places for them are the owner of an
+//! address in [`allocator`] and the choice of pools there.
+
+pub mod addresses;
+pub mod allocator;
+pub mod free;
+pub mod pool;
+pub mod pools;
+pub mod range;
+pub mod reason;
+pub mod request;
+
+pub use addresses::Addresses;
+pub use allocator::{Allocator, Assignment, Cleared};
+pub use pool::{Pool, PoolSpec};
+pub use pools::{Candidate, PoolError};
+pub use range::{Family, Range};
+pub use reason::Rejection;
+pub use request::{DualStack, Families, Request, Wish};

@@ -1,0 +1,58 @@
+//! How many assignments and releases a second: `cargo run --release -p lb-ipam --example throughput`.
+//!
+//! Prints a table for a /24, a /8 and a /64, each with few and with many addresses in use. The last column should
+//! hardly depend on the row.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a measurement for people to read, by the clock"
+)]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use lb_ipam::{Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
+
+fn main() {
+    println!("{:>14} {:>9} {:>14}", "pool", "in use", "pairs/s");
+    for (net, family, in_use) in [
+        ("192.168.0.0/24", Family::V4, 200u32),
+        ("10.0.0.0/8", Family::V4, 200),
+        ("10.0.0.0/8", Family::V4, 1_000_000),
+        ("fd00::/64", Family::V6, 200),
+        ("fd00::/64", Family::V6, 1_000_000),
+    ] {
+        let spec = PoolSpec {
+            name: "pool".to_owned(),
+            ranges: vec![Range::of_net(net.parse().unwrap())],
+            auto_assign: true,
+            avoid_buggy_ips: true,
+        };
+        let candidate = Candidate {
+            spec: Ok(spec),
+            found_invalid: false,
+            created: 0,
+        };
+        let mut ipam = Allocator::<u32>::default();
+        ipam.set_pools(BTreeMap::from([("pool".to_owned(), candidate)]));
+        let request = Request {
+            families: Families::One(family),
+            wish: Wish::Any,
+        };
+        for service in 0..in_use {
+            ipam.assign(&service, &request).unwrap();
+        }
+        // Release somewhere, assign the first free, all over the pool.
+        let rounds = 1_000_000u32;
+        let start = Instant::now();
+        for round in 0..rounds {
+            let service = round.wrapping_mul(2_654_435_761) % in_use;
+            ipam.release(&service);
+            ipam.assign(&service, &request).unwrap();
+        }
+        let rate = f64::from(rounds) / start.elapsed().as_secs_f64();
+        println!("{net:>14} {in_use:>9} {rate:>14.0}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Families and ranges of addresses. Both families are numbers of 128 bits here, so that one code serves both.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
+    /// The address with this number, or none when IPv4 has no such number.
+    pub(crate) fn address(self, number: u128) -> Option<IpAddr> {
+        match self {
+            Self::V4 => u32::try_from(number).ok().map(|bits| Ipv4Addr::from(bits).into()),
+            Self::V6 => Some(Ipv6Addr::from(number).into()),
+        }
+    }
+}
+
+/// MetalLB's words for the families, which its users search their events for.
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        })
+    }
+}
+
+/// The number of an address within its family.
+pub(crate) fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Consecutive addresses of one family, both ends included.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Range {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl Range {
+    /// The range from `first` to `last`; none when the families differ or the order is wrong.
+    #[must_use]
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
+        (Family::of(first) == Family::of(last) && first <= last).then_some(Self { first, last })
+    }
+
+    /// The range that a CIDR stands for.
+    #[must_use]
+    pub fn of_net(net: ipnet::IpNet) -> Self {
+        Self {
+            first: net.network(),
+            last: net.broadcast(),
+        }
+    }
+
+    /// The family of its addresses.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        Family::of(self.first)
+    }
+
+    /// Whether the address is one of the range.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // IPv4 sorts before IPv6 as a whole, so the other family is never in between.
+        self.first <= address && address <= self.last
+    }
+
+    /// Whether some address is in both ranges.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// The lowest address.
+    #[must_use]
+    pub fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// The highest address.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        self.last
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_of_one_family_and_runs_upwards() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(Range::new(ip("192.168.50.1"), ip("192.168.50.1")).is_some());
+        assert!(Range::new(ip("192.168.50.2"), ip("192.168.50.1")).is_none());
+        assert!(Range::new(ip("192.168.50.2"), ip("fd00::1")).is_none());
+    }
+
+    #[test]
+    fn every_number_of_a_family_is_an_address_of_it() {
+        for text in [
+            "0.0.0.0",
+            "255.255.255.255",
+            "::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(Family::of(ip).address(number(ip)), Some(ip));
+        }
+        assert_eq!(Family::V4.address(1 << 32), None);
+    }
+}
