@@ -4,7 +4,8 @@
 //! carried out leaves what runs as it is, and says in a condition which field is wrong and what to do.
 
 use kube::ResourceExt;
-use lb_crds::{ComponentImage, Images, LoadBalancerStack, Mode, Switch};
+use lb_crds::load_balancer_stack::{ComponentImage, Images};
+use lb_crds::{LoadBalancerStack, Mode};
 use semver::Version;
 
 use crate::args::Config;
@@ -68,7 +69,7 @@ pub fn namespace(stack: &LoadBalancerStack, config: &Config) -> String {
 #[must_use]
 pub fn missing_prerequisite(stack: &LoadBalancerStack, monitors_exist: bool) -> Option<String> {
     (monitor_mode(stack) == Mode::Enabled && !monitors_exist).then(|| {
-        "spec.monitoring.serviceMonitor: it is Enabled and this cluster has no kind ServiceMonitor: install the \
+        "spec.monitoring.serviceMonitor.mode: it is Enabled and this cluster has no kind ServiceMonitor: install the \
          Prometheus Operator, or set it to Auto"
             .to_owned()
     })
@@ -117,8 +118,8 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         ignore_exclude_label: speaker.ignore_exclude_label,
         excluded_interfaces: speaker.excluded_interfaces,
         service_monitor: monitors_exist && monitor_mode(stack) != Mode::Disabled,
-        network_policy: is_on(spec.network_policy.as_ref()),
-        pod_disruption_budget: is_on(spec.pod_disruption_budget.as_ref()),
+        network_policy: is_on(spec.network_policy.map(|policy| policy.mode)),
+        pod_disruption_budget: is_on(spec.pod_disruption_budget.map(|budget| budget.mode)),
     })
 }
 
@@ -169,9 +170,10 @@ fn image(default: &str, images: &Images, own: Option<&ComponentImage>) -> String
 
 fn monitor_mode(stack: &LoadBalancerStack) -> Mode {
     let monitoring = stack.spec.monitoring.as_ref();
-    monitoring.map_or(Mode::Auto, |monitoring| monitoring.service_monitor)
+    let monitor = monitoring.and_then(|monitoring| monitoring.service_monitor.as_ref());
+    monitor.map_or(Mode::Auto, |monitor| monitor.mode)
 }
 
-fn is_on(switch: Option<&Switch>) -> bool {
-    switch.is_none_or(|switch| switch.mode != Mode::Disabled)
+fn is_on(mode: Option<Mode>) -> bool {
+    mode != Some(Mode::Disabled)
 }

@@ -137,7 +137,7 @@ fn every_field_reaches_the_objects() {
         },
         "controller": controller,
         "speaker": speaker,
-        "monitoring": {"serviceMonitor": "Enabled"},
+        "monitoring": {"serviceMonitor": {"mode": "Enabled"}},
         "networkPolicy": {"mode": "Enabled"},
         "podDisruptionBudget": {"mode": "Enabled"},
     });
@@ -267,7 +267,7 @@ fn a_single_replica_has_no_budget_that_would_block_drains() {
 #[test]
 fn what_is_disabled_is_not_rendered() {
     let objects = objects(json!({
-        "monitoring": {"serviceMonitor": "Disabled"},
+        "monitoring": {"serviceMonitor": {"mode": "Disabled"}},
         "networkPolicy": {"mode": "Disabled"},
         "podDisruptionBudget": {"mode": "Disabled"},
     }));
@@ -311,4 +311,15 @@ fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
         let error = plan(&mk_stack(spec), &mk_config(), true).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
     }
+}
+
+#[test]
+fn an_empty_list_of_excluded_interfaces_excludes_none_and_an_absent_one_the_usual() {
+    let args = |spec| {
+        let [_, speaker] = pod_templates(&objects(spec));
+        speaker.spec.unwrap().containers[0].args.clone()
+    };
+    assert_eq!(args(json!({})), None);
+    let none = args(json!({"speaker": {"excludedInterfaces": []}}));
+    assert_eq!(none.unwrap(), ["--exclude-interfaces="]);
 }

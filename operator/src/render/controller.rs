@@ -69,11 +69,7 @@ fn tolerations() -> Vec<Toleration> {
         toleration_seconds: Some(30),
         ..Toleration::default()
     });
-    // Control-plane nodes whatever their taint's effect, under the present label and the one before it.
-    let control_plane = ["control-plane", "master"].map(|role| Toleration {
-        key: Some(format!("node-role.kubernetes.io/{role}")),
-        operator: Some("Exists".to_owned()),
-        ..Toleration::default()
-    });
-    control_plane.into_iter().chain(lost).collect()
+    let mut tolerations = pod::control_plane_tolerations();
+    tolerations.extend(lost);
+    tolerations
 }

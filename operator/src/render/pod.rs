@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference,
     ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecurityContext,
+    SecurityContext, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -159,4 +159,15 @@ pub(super) fn env_from(name: &str, field: &str) -> EnvVar {
         }),
         ..EnvVar::default()
     }
+}
+
+/// Control-plane nodes are tolerated whatever their taint's effect, under the present label and the one before it.
+pub(super) fn control_plane_tolerations() -> Vec<Toleration> {
+    ["control-plane", "master"]
+        .map(|role| Toleration {
+            key: Some(format!("node-role.kubernetes.io/{role}")),
+            operator: Some("Exists".to_owned()),
+            ..Toleration::default()
+        })
+        .to_vec()
 }

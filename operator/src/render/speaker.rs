@@ -1,7 +1,7 @@
 //! The speaker: a DaemonSet on the host's network, with NET_RAW and no other privilege.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
-use k8s_openapi::api::core::v1::{PodSecurityContext, Toleration};
+use k8s_openapi::api::core::v1::PodSecurityContext;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, Program, env, env_from};
@@ -15,16 +15,9 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
     if plan.ignore_exclude_label {
         variables.push(env("LB_IGNORE_EXCLUDE_LB", "true"));
     }
-    // As arguments, because a regular expression may contain any separator that a variable could use.
-    let args = plan
-        .excluded_interfaces
-        .iter()
-        .flatten()
-        .map(|pattern| format!("--exclude-interfaces={pattern}"))
-        .collect();
     let program = Program {
         component,
-        args,
+        args: excluded_interfaces(plan),
         env: variables,
         capabilities: vec!["NET_RAW".to_owned()],
         priority_class: "system-node-critical",
@@ -33,14 +26,10 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
     if let Some(spec) = &mut template.spec {
         spec.host_network = Some(true);
         spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
-        // Every taint, because Services have endpoints on tainted nodes too, and with externalTrafficPolicy Local only
-        // the nodes of the endpoints can announce.
-        spec.tolerations = Some(plan.speaker.tolerations.clone().unwrap_or_else(|| {
-            vec![Toleration {
-                operator: Some("Exists".to_owned()),
-                ..Toleration::default()
-            }]
-        }));
+        // As MetalLB's, so that no node of a cluster that moves over starts or stops announcing. Taints by which
+        // Kubernetes marks a sick or cordoned node are tolerated by every DaemonSet.
+        let own = plan.speaker.tolerations.clone();
+        spec.tolerations = Some(own.unwrap_or_else(pod::control_plane_tolerations));
         // Root, because an added capability reaches only root's processes; all other capabilities are dropped.
         spec.security_context = Some(PodSecurityContext {
             run_as_user: Some(0),
@@ -66,4 +55,15 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         ..DaemonSet::default()
     };
     objects.add(Kind::DaemonSet, Some(component), &daemon_set)
+}
+
+/// As arguments, because a regular expression may contain any separator that a variable could use. An empty list
+/// becomes one empty expression, which excludes nothing: without an argument the speaker would use its own list.
+fn excluded_interfaces(plan: &Plan) -> Vec<String> {
+    let argument = |pattern: &str| format!("--exclude-interfaces={pattern}");
+    match plan.excluded_interfaces.as_deref() {
+        None => Vec::new(),
+        Some([]) => vec![argument("")],
+        Some(patterns) => patterns.iter().map(|pattern| argument(pattern)).collect(),
+    }
 }
