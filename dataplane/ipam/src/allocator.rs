@@ -35,6 +35,15 @@ pub struct Cleared<S> {
     pub reason: Rejection,
 }
 
+/// What a change of pools means for Services; for all others it means nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Changed<S> {
+    /// Services that lost their addresses.
+    pub cleared: Vec<Cleared<S>>,
+    /// Services that keep their addresses, which are of a pool of another name now.
+    pub renamed: Vec<S>,
+}
+
 /// Pools, and who has which address of them.
 #[derive(Clone, Debug)]
 pub struct Allocator<S> {
@@ -57,9 +66,8 @@ impl<S> Default for Allocator<S> {
 
 impl<S: Clone + Ord + Display> Allocator<S> {
     /// Replaces the pools. Services keep what they have as long as a valid pool has it, under whatever name, or as long
-    /// as the pool it is from exists and is invalid: a mistake in a pool moves nobody. The others are returned, without
-    /// their addresses.
-    pub fn set_pools(&mut self, candidates: BTreeMap<String, Candidate>) -> Vec<Cleared<S>> {
+    /// as the pool it is from exists and is invalid: a mistake in a pool moves nobody. The others lose what they have.
+    pub fn set_pools(&mut self, candidates: BTreeMap<String, Candidate>) -> Changed<S> {
         let (verdicts, ranges) = judge(candidates, &self.pools);
         let mut before = std::mem::take(&mut self.pools);
         self.ranges = ranges;
@@ -85,13 +93,18 @@ impl<S: Clone + Ord + Display> Allocator<S> {
             })
             .map(|(service, assignment)| (service.clone(), assignment.clone()))
             .collect();
-        let mut cleared = Vec::new();
+        let mut changed = Changed {
+            cleared: Vec::new(),
+            renamed: Vec::new(),
+        };
         for (service, had) in affected {
-            if let Err(reason) = self.adopt(&service, had.addresses, Some(&had.pool)) {
-                cleared.push(Cleared { service, had, reason });
+            match self.adopt(&service, had.addresses, Some(&had.pool)) {
+                Ok(has) if has.pool == had.pool => {}
+                Ok(_) => changed.renamed.push(service),
+                Err(reason) => changed.cleared.push(Cleared { service, had, reason }),
             }
         }
-        cleared
+        changed
     }
 
     /// The pools by name, and why the invalid ones are.

@@ -27,7 +27,7 @@ pub mod reason;
 pub mod request;
 
 pub use addresses::Addresses;
-pub use allocator::{Allocator, Assignment, Cleared};
+pub use allocator::{Allocator, Assignment, Changed, Cleared};
 pub use pool::{Pool, PoolSpec};
 pub use pools::{Candidate, PoolError};
 pub use range::{Family, Range};

@@ -189,10 +189,12 @@ fn a_pool_edit_moves_only_the_services_whose_addresses_it_removes() {
         assign(&mut ipam, service, &from("a"));
     }
     assign(&mut ipam, "z", &from("b"));
-    let cleared = ipam.set_pools(mk_pools([
-        mk_pool("a", &["10.0.0.1-10.0.0.9"]),
-        mk_pool("b", &["10.0.1.0/30"]),
-    ]));
+    let cleared = ipam
+        .set_pools(mk_pools([
+            mk_pool("a", &["10.0.0.1-10.0.0.9"]),
+            mk_pool("b", &["10.0.1.0/30"]),
+        ]))
+        .cleared;
     let services: Vec<_> = cleared.iter().map(|cleared| cleared.service).collect();
     assert_eq!(services, ["x"]);
     assert_eq!(cleared[0].reason, Rejection::NotInAnyPool(ip("10.0.0.0")));
@@ -204,10 +206,8 @@ fn a_pool_edit_moves_only_the_services_whose_addresses_it_removes() {
 fn an_address_that_moves_to_another_pool_stays_with_its_service() {
     let mut ipam = mk_ipam([mk_pool("old", &["10.0.0.0/30"])]);
     assign(&mut ipam, "x", &auto(V4));
-    assert!(
-        ipam.set_pools(mk_pools([mk_pool("new", &["10.0.0.0/24"])]))
-            .is_empty()
-    );
+    let changed = ipam.set_pools(mk_pools([mk_pool("new", &["10.0.0.0/24"])]));
+    assert_eq!((changed.cleared.len(), changed.renamed), (0, vec!["x"]));
     assert_eq!(&*ipam.assignment(&"x").unwrap().pool, "new");
 }
 
@@ -215,7 +215,7 @@ fn an_address_that_moves_to_another_pool_stays_with_its_service() {
 fn a_deleted_pool_clears_its_services() {
     let mut ipam = mk_ipam([mk_pool("a", &["10.0.0.0/30"])]);
     assign(&mut ipam, "x", &auto(V4));
-    assert_eq!(ipam.set_pools(mk_pools([])).len(), 1);
+    assert_eq!(ipam.set_pools(mk_pools([])).cleared.len(), 1);
     assert_eq!(ipam.assignment(&"x"), None);
 }
 
@@ -229,7 +229,7 @@ fn a_pool_that_becomes_invalid_keeps_its_services_and_takes_no_new_ones() {
             mk_pool("b", &["10.0.1.0/30"]),
         ])
     };
-    assert!(ipam.set_pools(spoiled()).is_empty());
+    assert!(ipam.set_pools(spoiled()).cleared.is_empty());
     assert_eq!(ipam.who_has(ip("10.0.0.0")), Some(&"x"));
     assert!(assign(&mut ipam, "y", &from("a")).contains("it is invalid"));
     assert_eq!(assign(&mut ipam, "y", &auto(V4)), "b: [\"10.0.1.0\"]");
@@ -257,6 +257,7 @@ fn a_pool_that_becomes_invalid_keeps_its_services_and_takes_no_new_ones() {
             mk_pool("a", &["10.0.0.0/30"]),
             mk_pool("b", &["10.0.1.0/30"])
         ]))
+        .cleared
         .is_empty()
     );
     assert_eq!(assign(&mut ipam, "z", &from("a")), "a: [\"10.0.0.1\"]");

@@ -147,7 +147,7 @@ proptest! {
                         }
                     }
                     let before: BTreeMap<_, _> = ipam.assignments().map(|(s, a)| (*s, a.clone())).collect();
-                    let cleared = ipam.set_pools(model.candidates.clone());
+                    let cleared = ipam.set_pools(model.candidates.clone()).cleared;
                     let cleared: BTreeSet<_> = cleared.into_iter().map(|cleared| cleared.service).collect();
                     for (service, had) in before {
                         match ipam.assignment(&service) {

@@ -58,7 +58,7 @@ pub(crate) fn mk_pools(pools: impl IntoIterator<Item = Candidate>) -> BTreeMap<S
 
 pub(crate) fn mk_ipam(pools: impl IntoIterator<Item = Candidate>) -> Ipam {
     let mut ipam = Ipam::default();
-    assert!(ipam.set_pools(mk_pools(pools)).is_empty());
+    assert!(ipam.set_pools(mk_pools(pools)).cleared.is_empty());
     ipam
 }
 

@@ -1,0 +1,521 @@
+//! Who gets which address: the index in, wanted writes and things to tell out. No I/O; time is an argument.
+//!
+//! ```text
+//!  changes ──► Index ──► dirty ──► settle (keep, adopt, release) ──► serve (assign, oldest first) ──► queue ──► writes
+//!                                        ▲                                                                       │
+//!                                        └───────────────────────────── outcome ◄────────────────────────────────┘
+//! ```
+//!
+//! Only a leader has a [`Leading`], and it is made only after everything has been listed: every address that a status
+//! shows is adopted before the first one is given. From then on the allocator is the truth, and statuses follow it.
+//!
+//! An address that a status still shows is given to nobody else, even when the decision to clear it has been taken: its
+//! Service is *leaving* it until the API server has the write that says so. So no two statuses ever show one address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use lb_daemon::Key;
+use lb_ipam::{Addresses, Allocator, Assignment, Rejection, Request};
+
+use crate::flight::Flights;
+use crate::index::Index;
+use crate::report::Report;
+use crate::service::{Role, Service, Status};
+use crate::verdict;
+use crate::write::{Outcome, ServiceWrite, Target, Write};
+
+/// Writes under way at once: enough to write 1,000 Services in a second, few enough for the API server's queues.
+pub const MAX_UNDER_WAY: usize = 32;
+
+/// Who an address is kept for.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Holder {
+    /// The Service that has it.
+    Service(Key),
+    /// The Service whose status still shows it.
+    Leaving(Key),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(key) | Self::Leaving(key) => key.fmt(f),
+        }
+    }
+}
+
+/// What a leader knows beyond the index.
+#[derive(Debug)]
+pub struct Leading {
+    allocator: Allocator<Holder>,
+    /// Services to look at.
+    dirty: BTreeSet<Key>,
+    /// Services of ours without an address.
+    pending: BTreeSet<Key>,
+    /// What each Service in trouble was told last.
+    told: BTreeMap<Key, Rejection>,
+    /// Services that were told that they lose an address, and show it still.
+    cleared: BTreeSet<Key>,
+    /// Services that were told of their deprecated annotations.
+    told_deprecated: BTreeSet<Key>,
+    /// Services to write, oldest first.
+    queue: BTreeSet<(i64, Key)>,
+    /// Pools and advertisements to write.
+    verdicts: BTreeSet<Target>,
+    flights: Flights<Target>,
+    pools_changed: bool,
+    reports: Vec<Report>,
+}
+
+impl Leading {
+    /// Takes over: adopts every address that a status shows, oldest Service first, before anything is given.
+    #[must_use]
+    pub fn new(index: &Index) -> Self {
+        Self {
+            allocator: Allocator::default(),
+            dirty: index.services.keys().cloned().collect(),
+            pending: BTreeSet::new(),
+            told: BTreeMap::new(),
+            cleared: BTreeSet::new(),
+            told_deprecated: BTreeSet::new(),
+            queue: BTreeSet::new(),
+            verdicts: BTreeSet::new(),
+            flights: Flights::default(),
+            pools_changed: true,
+            reports: Vec::new(),
+        }
+    }
+
+    /// Who has what.
+    #[must_use]
+    pub fn allocator(&self) -> &Allocator<Holder> {
+        &self.allocator
+    }
+
+    /// How many Services wait for an address.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// These Services have changed.
+    pub fn services_changed(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.dirty.extend(keys);
+    }
+
+    /// What pools offer has changed.
+    pub fn pools_changed(&mut self) {
+        self.pools_changed = true;
+    }
+
+    /// Decides everything that changes made necessary. What comes of it is in [`Leading::next_write`] and
+    /// [`Leading::take_reports`].
+    pub fn decide(&mut self, index: &Index, now: Instant) {
+        let mut retry = std::mem::take(&mut self.pools_changed);
+        if retry {
+            self.change_pools(index);
+        }
+        for target in self.flights.due(now) {
+            if let Target::Service(key) = target {
+                self.dirty.insert(key);
+            }
+        }
+        let dirty = by_age(index, std::mem::take(&mut self.dirty));
+        // First everyone settles what they have, then what is free is given: an address is kept before it is given.
+        let mut waiting = BTreeSet::new();
+        for key in &dirty {
+            let settled = self.settle(index, key);
+            retry |= settled.freed;
+            self.pending.remove(key);
+            if settled.wants {
+                waiting.insert(key.clone());
+            }
+        }
+        if retry {
+            waiting.append(&mut self.pending);
+        }
+        let waiting = by_age(index, waiting);
+        for key in &waiting {
+            if !self.serve(index, key) {
+                self.pending.insert(key.clone());
+            }
+        }
+        for key in dirty.iter().chain(&waiting) {
+            self.enqueue(index, key);
+        }
+        self.judge(index, now);
+    }
+
+    /// The next write, oldest Service first; none when there is nothing to write, or enough under way.
+    pub fn next_write(&mut self, index: &Index, now: Instant, time: Timestamp) -> Option<Write> {
+        if self.flights.under_way() >= MAX_UNDER_WAY {
+            return None;
+        }
+        while let Some((_, key)) = self.queue.pop_first() {
+            let target = Target::Service(key.clone());
+            // One that may not be written now is looked at again when that changes.
+            if let Some(service) = index.services.get(&key)
+                && self.flights.may_write(&target, &service.version, now)
+                && let Some(write) = self.service_write(&key, service)
+            {
+                self.flights.sent(target, service.version.clone());
+                return Some(Write::Service(write));
+            }
+        }
+        // Counts follow once the Services have been written, so that a thousand of them do not mean a thousand counts.
+        while let Some(target) = self.verdicts.pop_first() {
+            let write = verdict::write(index, &self.allocator, &target, time);
+            if let Some((version, write)) = write
+                && self.flights.may_write(&target, &version, now)
+            {
+                self.flights.sent(target, version);
+                return Some(write);
+            }
+        }
+        None
+    }
+
+    /// Takes in what came of a write.
+    pub fn written(&mut self, index: &mut Index, write: Write, outcome: Outcome, now: Instant) {
+        let target = write.target();
+        match outcome {
+            Outcome::Written { version } => {
+                let based_on = self.flights.succeeded(&target);
+                match write {
+                    Write::Service(write) => self.service_written(index, write, based_on.as_deref(), version),
+                    Write::Verdict(write) => {
+                        self.reports
+                            .extend(verdict::written(index, write, based_on.as_deref(), version));
+                    }
+                }
+            }
+            Outcome::Outdated => self.flights.outdated(&target),
+            Outcome::Failed { error } => {
+                tracing::warn!(object = %target, error, "write failed: trying again");
+                self.flights.failed(&target, now);
+            }
+        }
+        if let Target::Service(key) = target {
+            self.dirty.insert(key);
+        }
+    }
+
+    /// When to decide again although nothing has changed: a write that failed may be tried again.
+    #[must_use]
+    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
+        self.flights.next_timeout(now)
+    }
+
+    /// What to tell: events and log lines, in order.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    fn change_pools(&mut self, index: &Index) {
+        let changed = self.allocator.set_pools(index.candidates());
+        for holder in changed.renamed {
+            if let Holder::Service(key) = holder {
+                self.dirty.insert(key);
+            }
+        }
+        for cleared in changed.cleared {
+            let Holder::Service(key) = cleared.service else {
+                continue;
+            };
+            if let Some(service) = index.services.get(&key) {
+                self.reports.push(Report::cleared(&key, service, &cleared.reason));
+            }
+            self.cleared.insert(key.clone());
+            self.dirty.insert(key);
+        }
+    }
+
+    /// Makes the allocator agree with a Service as far as what it has is concerned.
+    fn settle(&mut self, index: &Index, key: &Key) -> Settled {
+        let holder = Holder::Service(key.clone());
+        let Some(service) = index.services.get(key) else {
+            self.told.remove(key);
+            self.told_deprecated.remove(key);
+            self.cleared.remove(key);
+            self.flights.forget(&Target::Service(key.clone()));
+            let had = self.allocator.release(&holder).is_some();
+            let left = self.allocator.release(&Holder::Leaving(key.clone())).is_some();
+            return Settled {
+                freed: had || left,
+                wants: false,
+            };
+        };
+        if service.status.addresses.is_empty() {
+            self.cleared.remove(key);
+        }
+        let before = self.kept_for(key);
+        let wants = match &service.role {
+            Role::Former => {
+                self.told.remove(key);
+                self.allocator.release(&holder);
+                false
+            }
+            Role::Ours(request) => match (self.allocator.assignment(&holder).cloned(), request) {
+                (Some(has), Ok(request)) => self.keep(&holder, &has, request),
+                (None, Ok(request)) => self.adopt(key, service, request),
+                // An address is not lost by a slip of the pen: what cannot be understood is told, and changes nothing.
+                (Some(_), Err(reason)) => {
+                    self.complain(key, service, reason, Report::invalid_request);
+                    false
+                }
+                (None, Err(reason)) => {
+                    let status = service.status.addresses;
+                    let kept = !status.is_empty() && self.take_on(key, service, status).is_ok();
+                    if kept {
+                        self.complain(key, service, reason, Report::invalid_request);
+                    }
+                    !kept
+                }
+            },
+        };
+        self.leave(key, service);
+        let after = self.kept_for(key);
+        Settled {
+            freed: before.iter().any(|address| !after.contains(address)),
+            wants,
+        }
+    }
+
+    /// A Service that has something keeps it, or the part of it that it still wants. Returns whether it wants another.
+    fn keep(&mut self, holder: &Holder, has: &Assignment, request: &Request) -> bool {
+        if request.is_met_by(&has.addresses, &has.pool) {
+            if let Holder::Service(key) = holder {
+                self.told.remove(key);
+            }
+            return false;
+        }
+        self.allocator.release(holder);
+        let part = request.families.among(&has.addresses);
+        let wants = !request.is_met_by(&part, &has.pool);
+        wants || self.allocator.adopt(holder, part, Some(&has.pool)).is_err()
+    }
+
+    /// A Service that has nothing, as far as we know, keeps what its status shows, if it may. Returns whether it wants
+    /// something else.
+    fn adopt(&mut self, key: &Key, service: &Service, request: &Request) -> bool {
+        let status = request.families.among(&service.status.addresses);
+        if status.is_empty() {
+            return true;
+        }
+        match self.take_on(key, service, status) {
+            Ok(has) if request.is_met_by(&has.addresses, &has.pool) => {
+                self.told.remove(key);
+                false
+            }
+            Ok(_) => {
+                self.allocator.release(&Holder::Service(key.clone()));
+                true
+            }
+            Err(reason) => {
+                if self.cleared.insert(key.clone()) {
+                    self.reports.push(Report::cleared(key, service, &reason));
+                }
+                true
+            }
+        }
+    }
+
+    fn take_on(
+        &mut self,
+        key: &Key,
+        service: &Service,
+        addresses: Addresses,
+    ) -> Result<Assignment, Rejection> {
+        self.allocator.release(&Holder::Leaving(key.clone()));
+        self.allocator
+            .adopt(&Holder::Service(key.clone()), addresses, service.pool.as_deref())
+    }
+
+    /// Tries to give a Service what it asks for. Returns whether it has it now.
+    fn serve(&mut self, index: &Index, key: &Key) -> bool {
+        let Some(service) = index.ours(key) else {
+            return true;
+        };
+        let Role::Ours(request) = &service.role else {
+            return true;
+        };
+        // It may have back what it is leaving.
+        self.allocator.release(&Holder::Leaving(key.clone()));
+        let holder = Holder::Service(key.clone());
+        let result = match request {
+            Ok(request) => self.allocator.assign(&holder, request).map(drop),
+            Err(reason) => Err(reason.clone()),
+        };
+        self.leave(key, service);
+        match result {
+            Ok(()) => {
+                self.told.remove(key);
+                true
+            }
+            Err(reason) => {
+                self.complain(key, service, &reason, Report::failed);
+                false
+            }
+        }
+    }
+
+    /// Keeps for a Service what its status shows and it no longer has.
+    fn leave(&mut self, key: &Key, service: &Service) {
+        let leaving = Holder::Leaving(key.clone());
+        self.allocator.release(&leaving);
+        let has = self.allocator.assignment(&Holder::Service(key.clone()));
+        let has = has.map(|has| has.addresses).unwrap_or_default();
+        let left: Addresses = service
+            .status
+            .addresses
+            .iter()
+            .filter(|address| !has.iter().any(|other| other == *address))
+            .collect();
+        if !left.is_empty() {
+            // It fails where nobody could be given the address anyway, or another Service has it by right.
+            let _ = self.allocator.adopt(&leaving, left, service.pool.as_deref());
+        }
+    }
+
+    /// Tells a Service what is wrong, once.
+    fn complain(
+        &mut self,
+        key: &Key,
+        service: &Service,
+        reason: &Rejection,
+        report: fn(&Key, &Service, &Rejection) -> Report,
+    ) {
+        if !self
+            .told
+            .get(key)
+            .is_some_and(|told| told.says_the_same_as(reason))
+        {
+            self.reports.push(report(key, service, reason));
+            self.mention_deprecated(key, service);
+        }
+        self.told.insert(key.clone(), reason.clone());
+    }
+
+    fn mention_deprecated(&mut self, key: &Key, service: &Service) {
+        if !service.deprecated.is_empty() && self.told_deprecated.insert(key.clone()) {
+            let annotations = service.deprecated.iter();
+            let reports = annotations.map(|annotation| Report::deprecated(key, service, annotation));
+            self.reports.extend(reports);
+        }
+    }
+
+    fn kept_for(&self, key: &Key) -> Vec<std::net::IpAddr> {
+        [Holder::Service(key.clone()), Holder::Leaving(key.clone())]
+            .iter()
+            .filter_map(|holder| self.allocator.assignment(holder))
+            .flat_map(|assignment| assignment.addresses.iter())
+            .collect()
+    }
+
+    fn enqueue(&mut self, index: &Index, key: &Key) {
+        let Some(service) = index.services.get(key) else {
+            return;
+        };
+        if self.service_write(key, service).is_some() {
+            self.queue.insert((service.created, key.clone()));
+        } else {
+            self.flights.forget(&Target::Service(key.clone()));
+        }
+    }
+
+    /// The difference between what a Service has and what its object shows.
+    fn service_write(&self, key: &Key, service: &Service) -> Option<ServiceWrite> {
+        let has = self.allocator.assignment(&Holder::Service(key.clone()));
+        let addresses = has.map(|has| has.addresses).unwrap_or_default();
+        let pool = has.map(|has| has.pool.to_string());
+        let differs = addresses != service.status.addresses || service.status.foreign;
+        let write = ServiceWrite {
+            key: key.clone(),
+            version: service.version.clone(),
+            status: differs.then_some(addresses),
+            pool: (pool != service.pool || service.deprecated_pool).then_some(pool),
+            deprecated_pool: service.deprecated_pool,
+        };
+        (write.status.is_some() || write.pool.is_some()).then_some(write)
+    }
+
+    fn service_written(
+        &mut self,
+        index: &mut Index,
+        write: ServiceWrite,
+        based_on: Option<&str>,
+        version: String,
+    ) {
+        let Some(service) = index.services.get_mut(&write.key) else {
+            return;
+        };
+        if let Some(addresses) = write.status.filter(|addresses| !addresses.is_empty()) {
+            let pool = write
+                .pool
+                .clone()
+                .flatten()
+                .or_else(|| service.pool.clone())
+                .unwrap_or_default();
+            self.reports
+                .push(Report::allocated(&write.key, service, addresses, pool));
+            let service = service.clone();
+            self.mention_deprecated(&write.key, &service);
+        }
+        // If the watch was quicker, the index is newer than this answer.
+        let Some(service) = index.services.get_mut(&write.key) else {
+            return;
+        };
+        if Some(service.version.as_str()) == based_on {
+            service.version = version;
+            if let Some(addresses) = write.status {
+                service.status = Status {
+                    addresses,
+                    foreign: false,
+                };
+            }
+            if let Some(pool) = write.pool {
+                service.pool = pool;
+                service.deprecated_pool = false;
+            }
+        }
+    }
+
+    fn judge(&mut self, index: &Index, now: Instant) {
+        let pools = index.pools.keys().map(|name| Target::Pool(name.clone()));
+        let advertisements = index
+            .advertisements
+            .keys()
+            .map(|key| Target::Advertisement(key.clone()));
+        self.verdicts = pools
+            .chain(advertisements)
+            .filter(|target| verdict::differs(index, &self.allocator, target))
+            .collect();
+        for target in self.flights.due(now) {
+            if !matches!(target, Target::Service(_)) && !self.verdicts.contains(&target) {
+                self.flights.forget(&target);
+            }
+        }
+    }
+}
+
+/// What came of looking at one Service.
+struct Settled {
+    /// Whether an address is kept for it no longer.
+    freed: bool,
+    /// Whether it wants an address and has none.
+    wants: bool,
+}
+
+/// Services in the order in which they are looked at: the oldest first, and those that are load balancers no more last,
+/// because what another Service has by right must not be kept for them.
+fn by_age(index: &Index, keys: BTreeSet<Key>) -> Vec<Key> {
+    let mut keys: Vec<_> = keys.into_iter().collect();
+    keys.sort_by_cached_key(|key| {
+        let service = index.services.get(key);
+        service.map(|service| (service.role == Role::Former, service.created, key.clone()))
+    });
+    keys
+}

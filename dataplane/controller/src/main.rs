@@ -1,0 +1,10 @@
+//! The controller: gives Services their addresses.
+
+use clap::Parser;
+use lb_controller::args::Args;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let config = args.config();
+    lb_daemon::run(&args.common, |context| lb_controller::run(context, config))
+}

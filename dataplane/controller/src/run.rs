@@ -1,0 +1,271 @@
+//! The loop: feeds changes to the index, lets the leader decide, sends writes, tells people.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
+use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_daemon::events::Events;
+use lb_daemon::leader::{LeaderConfig, Leadership, lead};
+use lb_daemon::lease::Timing;
+use lb_daemon::metrics::ClientMetrics;
+use lb_daemon::watch::Change;
+use lb_daemon::{Context, Gate, Shutdown};
+
+use crate::args::Config;
+use crate::decide::Leading;
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::watch;
+use crate::write::{Outcome, Write, Writer};
+
+/// How long writes under way may take to end once the program has been asked to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs the controller until it is asked to stop.
+///
+/// # Errors
+/// When metrics cannot be registered; everything else is retried.
+pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
+    let mut controller = Controller::new(&context, config).context("register metrics")?;
+    // The Lease is given back only after the last write has ended, so it has a shutdown of its own.
+    let release = Shutdown::default();
+    let leadership = lead(
+        context.client.clone(),
+        LeaderConfig {
+            namespace: context.namespace.clone(),
+            name: CONTROLLER_LEASE.to_owned(),
+            identity: context.pod_name.clone(),
+            timing: Timing::default(),
+        },
+        release.clone(),
+    );
+    controller.run(&context, &leadership).await;
+    // Nothing new is begun; what is under way ends, so that nothing of ours lands after another has taken over.
+    let _ = tokio::time::timeout(DRAIN, controller.writes.by_ref().collect::<Vec<_>>()).await;
+    controller.writes.clear();
+    release.request();
+    leadership.released().await;
+    Ok(())
+}
+
+/// Something to take in.
+enum Input {
+    Leads(bool),
+    Service(Change<Service>),
+    Pool(Change<IPAddressPool>),
+    Advertisement(Change<L2Advertisement>),
+    Written(Box<(Write, Outcome)>),
+    /// A pause is over.
+    Time,
+    Stop,
+}
+
+struct Controller {
+    index: Index,
+    leading: Option<Leading>,
+    leads: bool,
+    listed: Listed,
+    services: BoxStream<'static, Change<Service>>,
+    pools: BoxStream<'static, Change<IPAddressPool>>,
+    advertisements: BoxStream<'static, Change<L2Advertisement>>,
+    writes: FuturesUnordered<BoxFuture<'static, (Write, Outcome)>>,
+    writer: Writer,
+    events: Events,
+    metrics: Metrics,
+    client_metrics: ClientMetrics,
+}
+
+/// What has been listed completely. Nothing is decided before all of it has.
+struct Listed {
+    services: bool,
+    pools: bool,
+    advertisements: bool,
+    services_gate: Gate,
+    pools_gate: Gate,
+    advertisements_gate: Gate,
+}
+
+impl Controller {
+    fn new(context: &Context, config: Config) -> Result<Self, prometheus::Error> {
+        let Context {
+            client, namespace, ..
+        } = context;
+        let mut index = Index::new(config.class);
+        index.relist_services();
+        Ok(Self {
+            index,
+            leading: None,
+            leads: false,
+            listed: Listed {
+                services: false,
+                pools: false,
+                advertisements: false,
+                services_gate: context.health.gate("services"),
+                pools_gate: context.health.gate("pools"),
+                advertisements_gate: context.health.gate("advertisements"),
+            },
+            services: watch::services(client),
+            pools: watch::pools(client, namespace),
+            advertisements: watch::advertisements(client, namespace),
+            writes: FuturesUnordered::new(),
+            writer: Writer::new(client.clone(), namespace),
+            events: Events::new(client.clone(), REPORTER_CONTROLLER, &context.pod_name),
+            metrics: Metrics::new(&context.registry)?,
+            client_metrics: ClientMetrics::new(&context.registry)?,
+        })
+    }
+
+    async fn run(&mut self, context: &Context, leadership: &Leadership) {
+        let mut leads = leadership.leads.clone();
+        loop {
+            let timeout = self
+                .leading
+                .as_ref()
+                .and_then(|leading| leading.next_timeout(Instant::now()));
+            let input = tokio::select! {
+                // Leadership and stopping first: what is decided below must not be decided by one who may not.
+                biased;
+                () = context.shutdown.requested() => Input::Stop,
+                Ok(()) = leads.changed() => Input::Leads(*leads.borrow_and_update()),
+                input = self.next() => input,
+                () = sleep_until(timeout) => Input::Time,
+            };
+            if self.take(context, input).is_break() {
+                return;
+            }
+            // What else has arrived belongs to the same decision: so the oldest Service is served first, and a pool
+            // that moves from one object to another clears nothing in between.
+            for _ in 0..1024 {
+                match self.next().now_or_never() {
+                    Some(input) => {
+                        let _ = self.take(context, input);
+                    }
+                    None => break,
+                }
+            }
+            if *leads.borrow() == self.leads {
+                self.act(&context.namespace);
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Input {
+        tokio::select! {
+            Some(change) = self.services.next() => Input::Service(change),
+            Some(change) = self.pools.next() => Input::Pool(change),
+            Some(change) = self.advertisements.next() => Input::Advertisement(change),
+            Some(written) = self.writes.next() => Input::Written(Box::new(written)),
+            else => pending().await,
+        }
+    }
+
+    fn take(&mut self, context: &Context, input: Input) -> std::ops::ControlFlow<()> {
+        match input {
+            Input::Stop => return std::ops::ControlFlow::Break(()),
+            Input::Time => {}
+            Input::Leads(leads) => self.take_leadership(context, leads),
+            Input::Service(change) => {
+                self.client_metrics.updates.inc();
+                let listed = matches!(change, Change::Synced);
+                let changed = self.index.service(change);
+                if let Some(leading) = &mut self.leading {
+                    leading.services_changed(changed);
+                }
+                if listed {
+                    self.listed.services = true;
+                    self.listed.services_gate.open();
+                }
+            }
+            Input::Pool(change) => {
+                self.client_metrics.updates.inc();
+                if matches!(change, Change::Synced) {
+                    self.listed.pools = true;
+                    self.listed.pools_gate.open();
+                    self.client_metrics.config_loaded.set(1);
+                }
+                if self.index.pool(change)
+                    && let Some(leading) = &mut self.leading
+                {
+                    leading.pools_changed();
+                }
+            }
+            Input::Advertisement(change) => {
+                self.client_metrics.updates.inc();
+                if matches!(change, Change::Synced) {
+                    self.listed.advertisements = true;
+                    self.listed.advertisements_gate.open();
+                }
+                self.index.advertisement(change);
+            }
+            Input::Written(written) => {
+                let (write, outcome) = *written;
+                if matches!(outcome, Outcome::Failed { .. }) {
+                    self.client_metrics.update_errors.inc();
+                }
+                if let Some(leading) = &mut self.leading {
+                    leading.written(&mut self.index, write, outcome, Instant::now());
+                }
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn take_leadership(&mut self, context: &Context, leads: bool) {
+        if self.leads == leads {
+            return;
+        }
+        self.leads = leads;
+        self.leading = None;
+        self.metrics.hide();
+        // Writes of a lost leadership are dropped at once.
+        self.writes.clear();
+        if leads {
+            // What the watch has delivered may lag behind what the last leader wrote: a listing begun now does not.
+            self.listed.services = false;
+            self.index.relist_services();
+            self.services = watch::services(&context.client);
+        }
+    }
+
+    /// Decides, if this process leads and has seen everything, and sends what comes of it.
+    fn act(&mut self, namespace: &str) {
+        let all_listed = self.listed.services && self.listed.pools && self.listed.advertisements;
+        if !self.leads || (self.leading.is_none() && !all_listed) {
+            return;
+        }
+        let leading = self.leading.get_or_insert_with(|| Leading::new(&self.index));
+        let now = Instant::now();
+        leading.decide(&self.index, now);
+        while let Some(write) = leading.next_write(&self.index, now, Timestamp::now()) {
+            self.writes.push(self.writer.clone().send(write).boxed());
+        }
+        for report in leading.take_reports() {
+            report.log();
+            let event = report.event();
+            self.events.publish(
+                report.regarding(namespace),
+                event.kind,
+                &event.reason,
+                event.action,
+                event.note,
+            );
+        }
+        self.metrics.show(leading.allocator());
+        let invalid = leading.allocator().pools().any(|(_, pool)| pool.is_err());
+        self.client_metrics.config_stale.set(invalid.into());
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => pending().await,
+    }
+}

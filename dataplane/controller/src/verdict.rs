@@ -1,0 +1,202 @@
+//! What is to be known about pools and advertisements: whether they are valid, why not, and how full a pool is.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use lb_crds::condition::{find_condition, set_condition};
+use lb_ipam::{Allocator, Family};
+
+use crate::decide::Holder;
+use crate::index::{Index, ObjectRef};
+use crate::report::Report;
+use crate::write::{Target, VerdictWrite, Write};
+
+/// The one condition of pools and advertisements.
+pub const VALID: &str = "Valid";
+
+/// Whether what is shown of a pool or an advertisement is not what is so.
+#[must_use]
+pub fn differs(index: &Index, allocator: &Allocator<Holder>, target: &Target) -> bool {
+    subject(index, allocator, target).is_some_and(|subject| {
+        let mut conditions = subject.conditions.to_vec();
+        subject.counts != subject.shown_counts || subject.set(&mut conditions, Timestamp::UNIX_EPOCH)
+    })
+}
+
+/// The write that makes it so, and the version that it is based on.
+#[must_use]
+pub fn write(
+    index: &Index,
+    allocator: &Allocator<Holder>,
+    target: &Target,
+    time: Timestamp,
+) -> Option<(String, Write)> {
+    let subject = subject(index, allocator, target)?;
+    let mut conditions = subject.conditions.to_vec();
+    let changed = subject.set(&mut conditions, time);
+    (changed || subject.counts != subject.shown_counts).then(|| {
+        let version = subject.object.version.clone();
+        let write = VerdictWrite {
+            target: target.clone(),
+            version: version.clone(),
+            report: subject.news(target),
+            conditions,
+            counts: subject.counts,
+        };
+        (version, Write::Verdict(write))
+    })
+}
+
+/// Takes in that it was written. What it means for the object's owner, if anything, is returned.
+pub fn written(
+    index: &mut Index,
+    write: VerdictWrite,
+    based_on: Option<&str>,
+    version: String,
+) -> Option<Report> {
+    let (object, conditions, counts) = match &write.target {
+        Target::Pool(name) => {
+            let pool = index.pools.get_mut(name)?;
+            (&mut pool.object, &mut pool.conditions, Some(&mut pool.counts))
+        }
+        Target::Advertisement(key) => {
+            let advertisement = index.advertisements.get_mut(key)?;
+            (&mut advertisement.object, &mut advertisement.conditions, None)
+        }
+        Target::Service(_) => return None,
+    };
+    // If the watch was quicker, the index is newer than this answer.
+    if Some(object.version.as_str()) == based_on {
+        object.version = version;
+        conditions.clone_from(&write.conditions);
+        if let Some(counts) = counts {
+            *counts = write.counts;
+        }
+    }
+    write.report
+}
+
+/// A pool or an advertisement: what is so, and what is shown.
+struct Subject<'a> {
+    object: &'a ObjectRef,
+    conditions: &'a [Condition],
+    shown_counts: Option<[i64; 4]>,
+    valid: bool,
+    reason: &'static str,
+    message: String,
+    counts: Option<[i64; 4]>,
+}
+
+impl Subject<'_> {
+    /// What a write of this tells the object's owner: that it turned invalid or valid, or is invalid for another reason.
+    /// It goes by what is shown, so that nothing is told twice, whoever leads.
+    fn news(&self, target: &Target) -> Option<Report> {
+        let shown = find_condition(self.conditions, VALID);
+        let shown_invalid = shown.filter(|condition| condition.status == "False");
+        let uid = self.object.uid.clone();
+        if self.valid {
+            return shown_invalid.map(|_| Report::valid(target.clone(), uid));
+        }
+        let same = shown_invalid.is_some_and(|condition| condition.message == self.message);
+        (!same).then(|| Report::invalid(target.clone(), uid, self.reason, &self.message))
+    }
+
+    fn set(&self, conditions: &mut Vec<Condition>, time: Timestamp) -> bool {
+        let generation = self.object.generation;
+        set_condition(
+            conditions,
+            VALID,
+            self.valid,
+            self.reason,
+            &self.message,
+            generation,
+            time,
+        )
+    }
+}
+
+fn subject<'a>(index: &'a Index, allocator: &Allocator<Holder>, target: &Target) -> Option<Subject<'a>> {
+    let subject = match target {
+        Target::Pool(name) => pool(index, allocator, name)?,
+        Target::Advertisement(key) => advertisement(index, key)?,
+        Target::Service(_) => return None,
+    };
+    // One that cannot be read has no version to base a write on: the log has said so.
+    (!subject.object.version.is_empty()).then_some(subject)
+}
+
+fn pool<'a>(index: &'a Index, allocator: &Allocator<Holder>, name: &str) -> Option<Subject<'a>> {
+    let pool = index.pools.get(name)?;
+    let (valid, reason, message, counts) = match allocator.pool(name)? {
+        Ok(_) if pool.restricted => (
+            true,
+            "NotAssignedAutomatically",
+            "spec.serviceAllocation is not in force in this version: only Services that ask for this pool, or for one of \
+             its addresses, get one"
+                .to_owned(),
+            None,
+        ),
+        Ok(_) => (true, "Accepted", "Services can get addresses of this pool".to_owned(), None),
+        // What Services have of it they keep; see the allocator.
+        Err(error) => (false, error.word(), error.to_string(), Some(kept(allocator, name))),
+    };
+    let counts = counts.or_else(|| {
+        let pool = allocator.pool(name)?.ok()?;
+        let assigned = |family| i64::try_from(pool.used(family)).unwrap_or(i64::MAX);
+        let available = |family| i64::try_from(pool.free(family)).unwrap_or(i64::MAX);
+        Some([
+            assigned(Family::V4),
+            assigned(Family::V6),
+            available(Family::V4),
+            available(Family::V6),
+        ])
+    });
+    Some(Subject {
+        object: &pool.object,
+        conditions: &pool.conditions,
+        shown_counts: pool.counts,
+        valid,
+        reason,
+        message,
+        counts,
+    })
+}
+
+/// How many addresses Services keep of a pool that is invalid; it has none to give.
+fn kept(allocator: &Allocator<Holder>, name: &str) -> [i64; 4] {
+    let kept = |family: Family| {
+        let of_pool = allocator
+            .assignments()
+            .filter(|(_, assignment)| &*assignment.pool == name);
+        let count = of_pool
+            .filter(|(_, assignment)| assignment.addresses.get(family).is_some())
+            .count();
+        i64::try_from(count).unwrap_or(i64::MAX)
+    };
+    [kept(Family::V4), kept(Family::V6), 0, 0]
+}
+
+fn advertisement<'a>(index: &'a Index, key: &lb_daemon::Key) -> Option<Subject<'a>> {
+    let advertisement = index.advertisements.get(key)?;
+    let named = advertisement.pools.iter().enumerate();
+    let mut unknown = named.filter(|(_, pool)| !index.pools.contains_key(*pool));
+    let (valid, reason, message) = match (&advertisement.error, unknown.next()) {
+        (Some(error), _) => (false, "InvalidSelector", error.clone()),
+        (None, Some((at, pool))) => (
+            false,
+            "UnknownPool",
+            format!(
+                "spec.ipAddressPools[{at}]: there is no IPAddressPool {pool:?}: create it, or correct the name"
+            ),
+        ),
+        (None, None) => (true, "Accepted", "the advertisement is in force".to_owned()),
+    };
+    Some(Subject {
+        object: &advertisement.object,
+        conditions: &advertisement.conditions,
+        shown_counts: None,
+        valid,
+        reason,
+        message,
+        counts: None,
+    })
+}

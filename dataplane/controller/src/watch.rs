@@ -1,0 +1,27 @@
+//! What the controller watches: Services everywhere, pools and advertisements in the stack's namespace.
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::watcher::Config;
+use kube::{Api, Client};
+use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_daemon::watch::{Change, watch};
+
+/// Services of all namespaces and types: one that stops being a load balancer has to be seen.
+#[must_use]
+pub fn services(client: &Client) -> BoxStream<'static, Change<Service>> {
+    watch(Api::all(client.clone()), Config::default()).boxed()
+}
+
+/// Pools.
+#[must_use]
+pub fn pools(client: &Client, namespace: &str) -> BoxStream<'static, Change<IPAddressPool>> {
+    watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
+}
+
+/// L2Advertisements.
+#[must_use]
+pub fn advertisements(client: &Client, namespace: &str) -> BoxStream<'static, Change<L2Advertisement>> {
+    watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
+}

@@ -1,0 +1,381 @@
+//! A cluster in a struct: objects with versions, merge patches with preconditions, and a leader that decides. What the
+//! API server does to a patch is done here too, so that decisions meet their own consequences.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "each test file uses its own part, and a test that finds something missing is to fail there"
+)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use lb_controller::decide::Leading;
+use lb_controller::index::Index;
+use lb_controller::write::{Outcome, Target, Write};
+use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_daemon::Key;
+use lb_daemon::watch::Change;
+use serde_json::{Value, json};
+
+/// The cluster and the one controller that leads in it.
+pub(crate) struct Cluster {
+    pub(crate) objects: BTreeMap<Target, Value>,
+    version: u64,
+    clock: i64,
+    pub(crate) now: Instant,
+    pub(crate) index: Index,
+    pub(crate) leading: Option<Leading>,
+    /// Writes sent and not yet answered.
+    pub(crate) under_way: VecDeque<Write>,
+    /// Whether the watch delivers; without, changes wait in `undelivered`.
+    pub(crate) watching: bool,
+    undelivered: Vec<Target>,
+    events: Vec<String>,
+    /// Every write that was answered, in words.
+    pub(crate) writes: Vec<String>,
+}
+
+pub(crate) fn service(name: &str) -> Target {
+    Target::Service(Key::new("default", name))
+}
+
+pub(crate) fn pool(name: &str) -> Target {
+    Target::Pool(name.to_owned())
+}
+
+pub(crate) fn advertisement(name: &str) -> Target {
+    Target::Advertisement(Key::new("metallb-system", name))
+}
+
+/// A Service of type LoadBalancer, with what a test adds.
+pub(crate) fn mk_service(name: &str, patch: Value) -> (Target, Value) {
+    let mut object = json!({
+        "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}") },
+        "spec": { "type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"] },
+        "status": { "loadBalancer": {} },
+    });
+    merge(&mut object, &patch);
+    (service(name), object)
+}
+
+pub(crate) fn mk_pool(name: &str, addresses: &[&str], patch: Value) -> (Target, Value) {
+    let mut object = json!({
+        "metadata": { "name": name, "namespace": "metallb-system", "generation": 1, "uid": format!("uid-{name}") },
+        "spec": { "addresses": addresses },
+    });
+    merge(&mut object, &patch);
+    (pool(name), object)
+}
+
+pub(crate) fn mk_advertisement(name: &str, spec: Value) -> (Target, Value) {
+    let object = json!({
+        "metadata": { "name": name, "namespace": "metallb-system", "generation": 1, "uid": format!("uid-{name}") },
+        "spec": spec,
+    });
+    (advertisement(name), object)
+}
+
+/// Annotations of a Service.
+pub(crate) fn annotated(pairs: &[(&str, &str)]) -> Value {
+    let pairs: BTreeMap<_, _> = pairs.iter().copied().collect();
+    json!({ "metadata": { "annotations": pairs } })
+}
+
+/// A status that shows an address.
+pub(crate) fn showing(address: &str) -> Value {
+    json!({ "status": { "loadBalancer": { "ingress": [{ "ip": address, "ipMode": "VIP" }] } } })
+}
+
+/// JSON merge patch, RFC 7396.
+fn merge(object: &mut Value, patch: &Value) {
+    match (object, patch) {
+        (Value::Object(object), Value::Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    object.remove(key);
+                } else {
+                    let entry = object.entry(key.clone()).or_insert(Value::Null);
+                    if value.is_object() && !entry.is_object() {
+                        *entry = json!({});
+                    }
+                    merge(entry, value);
+                }
+            }
+        }
+        (object, patch) => *object = patch.clone(),
+    }
+}
+
+impl Cluster {
+    /// A cluster with these objects, all listed, and a new leader that has decided nothing yet.
+    pub(crate) fn new(objects: impl IntoIterator<Item = (Target, Value)>) -> Self {
+        Self::of_class(None, objects)
+    }
+
+    pub(crate) fn of_class(class: Option<&str>, objects: impl IntoIterator<Item = (Target, Value)>) -> Self {
+        let mut cluster = Self {
+            objects: BTreeMap::new(),
+            version: 0,
+            clock: 1_700_000_000,
+            now: Instant::now(),
+            index: Index::new(class.map(str::to_owned)),
+            leading: None,
+            under_way: VecDeque::new(),
+            watching: true,
+            undelivered: Vec::new(),
+            events: Vec::new(),
+            writes: Vec::new(),
+        };
+        for (target, object) in objects {
+            cluster.create(target, object);
+        }
+        cluster.leading = Some(Leading::new(&cluster.index));
+        cluster
+    }
+
+    /// The same objects with another controller: a restart, or another replica that takes over.
+    pub(crate) fn restarted(self) -> Self {
+        let mut objects: Vec<_> = self.objects.into_iter().collect();
+        // The listing is in no useful order.
+        objects.reverse();
+        Self::new(objects)
+    }
+
+    fn create(&mut self, target: Target, mut object: Value) {
+        if object["metadata"].get("creationTimestamp").is_none() {
+            self.clock += 1;
+            let time = Timestamp::from_second(self.clock).unwrap();
+            object["metadata"]["creationTimestamp"] = json!(time.to_string());
+        }
+        self.store(target, object);
+    }
+
+    fn store(&mut self, target: Target, mut object: Value) {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.objects.insert(target.clone(), object);
+        self.undelivered.push(target);
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        if !self.watching {
+            return;
+        }
+        for target in std::mem::take(&mut self.undelivered) {
+            let object = self.objects.get(&target).cloned();
+            match target {
+                Target::Service(key) => {
+                    let change = match object {
+                        Some(object) => Change::Apply(serde_json::from_value::<Service>(object).unwrap()),
+                        None => Change::Delete(key),
+                    };
+                    let changed = self.index.service(change);
+                    if let Some(leading) = &mut self.leading {
+                        leading.services_changed(changed);
+                    }
+                }
+                Target::Pool(name) => {
+                    let change = match object {
+                        Some(object) => {
+                            Change::Apply(serde_json::from_value::<IPAddressPool>(object).unwrap())
+                        }
+                        None => Change::Delete(Key::new("metallb-system", name)),
+                    };
+                    if self.index.pool(change)
+                        && let Some(leading) = &mut self.leading
+                    {
+                        leading.pools_changed();
+                    }
+                }
+                Target::Advertisement(key) => {
+                    let change = match object {
+                        Some(object) => {
+                            Change::Apply(serde_json::from_value::<L2Advertisement>(object).unwrap())
+                        }
+                        None => Change::Delete(key),
+                    };
+                    self.index.advertisement(change);
+                }
+            }
+        }
+    }
+
+    /// A user makes an object, and the controller does what it does.
+    pub(crate) fn add(&mut self, (target, object): (Target, Value)) {
+        self.create(target, object);
+        self.settle();
+    }
+
+    /// A user edits an object; nothing is decided yet.
+    pub(crate) fn edit(&mut self, target: &Target, patch: Value) {
+        let mut object = self.objects.get(target).expect("there is such an object").clone();
+        merge(&mut object, &patch);
+        if patch.get("spec").is_some()
+            && let Some(generation) = object["metadata"]["generation"].as_i64()
+        {
+            object["metadata"]["generation"] = json!(generation + 1);
+        }
+        self.store(target.clone(), object);
+    }
+
+    /// A user deletes an object; nothing is decided yet.
+    pub(crate) fn delete(&mut self, target: &Target) {
+        self.objects.remove(target).expect("there is such an object");
+        self.undelivered.push(target.clone());
+        self.deliver();
+    }
+
+    /// The watch delivers again.
+    pub(crate) fn catch_up(&mut self) {
+        self.watching = true;
+        self.deliver();
+    }
+
+    /// The controller decides and sends; nothing is answered yet.
+    pub(crate) fn decide(&mut self) {
+        let leading = self.leading.as_mut().unwrap();
+        leading.decide(&self.index, self.now);
+        let time = Timestamp::from_second(self.clock).unwrap();
+        while let Some(write) = leading.next_write(&self.index, self.now, time) {
+            assert!(
+                !self
+                    .under_way
+                    .iter()
+                    .any(|other| other.target() == write.target()),
+                "two writes of one object"
+            );
+            self.under_way.push_back(write);
+        }
+        for report in leading.take_reports() {
+            let event = report.event();
+            let about = report.regarding("metallb-system");
+            let about = about.name.unwrap_or_default();
+            self.events.push(format!(
+                "{about} {:?} {}: {}",
+                event.kind, event.reason, event.note
+            ));
+        }
+    }
+
+    /// The API server answers the first write under way.
+    pub(crate) fn answer(&mut self) {
+        let write = self.under_way.pop_front().expect("a write under way");
+        let patch = write.patch();
+        let target = write.target();
+        let outcome = match self.objects.get(&target).cloned() {
+            Some(object) if object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] => {
+                Outcome::Outdated
+            }
+            Some(mut object) => {
+                merge(&mut object, &patch);
+                self.writes.push(format!("{target} {patch}"));
+                self.store(target.clone(), object);
+                if matches!(target, Target::Service(_)) && patch.get("status").is_some() {
+                    self.assert_alone(&target);
+                }
+                Outcome::Written {
+                    version: self.version.to_string(),
+                }
+            }
+            None => Outcome::Outdated,
+        };
+        let leading = self.leading.as_mut().unwrap();
+        leading.written(&mut self.index, write, outcome, self.now);
+    }
+
+    /// The API server fails to answer the first write under way.
+    pub(crate) fn fail(&mut self) {
+        let write = self.under_way.pop_front().expect("a write under way");
+        let error = "no answer".to_owned();
+        let leading = self.leading.as_mut().unwrap();
+        leading.written(&mut self.index, write, Outcome::Failed { error }, self.now);
+    }
+
+    /// Decides and answers until nothing is left to do.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            self.decide();
+            if self.under_way.is_empty() {
+                return;
+            }
+            self.answer();
+        }
+        panic!(
+            "it never comes to rest: {:#?}",
+            self.writes.iter().rev().take(5).collect::<Vec<_>>()
+        );
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// The address that a Service shows, or nothing.
+    pub(crate) fn address(&self, name: &str) -> &str {
+        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        object["status"]["loadBalancer"]["ingress"][0]["ip"]
+            .as_str()
+            .unwrap_or_default()
+    }
+
+    /// The pool that a Service names, or nothing.
+    pub(crate) fn pool_of(&self, name: &str) -> &str {
+        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let annotation = &object["metadata"]["annotations"]["metallb.io/ip-allocated-from-pool"];
+        annotation.as_str().unwrap_or_default()
+    }
+
+    /// The condition of a pool or an advertisement: status, reason and message.
+    pub(crate) fn condition(&self, target: &Target) -> String {
+        let condition =
+            &self.objects.get(target).expect("there is such an object")["status"]["conditions"][0];
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        format!(
+            "{}={} {}: {}",
+            text("type"),
+            text("status"),
+            text("reason"),
+            text("message")
+        )
+    }
+
+    /// The events since the last call.
+    pub(crate) fn events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The writes that were answered since the last call.
+    pub(crate) fn writes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// What all of this is about: no other Service shows an address of this one.
+    fn assert_alone(&self, target: &Target) {
+        let shown = |object: &Value| {
+            object["status"]["loadBalancer"]["ingress"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default()
+        };
+        for ingress in shown(&self.objects[target]) {
+            for (other, object) in &self.objects {
+                let is_other = matches!(other, Target::Service(_)) && other != target;
+                let same = |entry: &Value| entry["ip"] == ingress["ip"];
+                assert!(
+                    !(is_other
+                        && object["status"]["loadBalancer"]["ingress"]
+                            .as_array()
+                            .is_some_and(|list| list.iter().any(same))),
+                    "{} is shown by {target} and by {other}",
+                    ingress["ip"]
+                );
+            }
+        }
+    }
+}
