@@ -83,7 +83,7 @@ impl Memory {
 pub fn difference<'a>(wanted: &'a [Wanted], index: &Index, memory: &Memory, owner: &str) -> Difference<'a> {
     let apply = wanted
         .iter()
-        .filter_map(|wanted| Some((wanted, cause(wanted, index.get(&wanted.id), memory)?)))
+        .filter_map(|wanted| Some((wanted, cause(wanted, index, memory)?)))
         .collect();
     let prune = index
         .objects()
@@ -98,20 +98,19 @@ pub fn difference<'a>(wanted: &'a [Wanted], index: &Index, memory: &Memory, owne
     Difference { apply, prune }
 }
 
-fn cause(wanted: &Wanted, live: Option<&Live>, memory: &Memory) -> Option<Cause> {
-    let applied_before = memory.digest(&wanted.id) == Some(&wanted.digest);
+fn cause(wanted: &Wanted, index: &Index, memory: &Memory) -> Option<Cause> {
+    let live = index.get(&wanted.id);
     let Some(live) = live else {
-        return Some(if applied_before {
-            Cause::Drift
-        } else {
-            Cause::Missing
-        });
+        let same_wish = index.applied_before(&wanted.id) == Some(&wanted.digest);
+        return Some(if same_wish { Cause::Drift } else { Cause::Missing });
     };
     // Nothing can be done to an object on its way out; its deletion will be seen.
     if live.terminating || is_as_wanted(wanted, live, memory) {
         return None;
     }
-    let same_wish = applied_before || live.applied() == Some(&wanted.digest);
+    // An annotation that somebody changed is no other wish.
+    let same_wish =
+        memory.digest(&wanted.id) == Some(&wanted.digest) || live.applied() == Some(&wanted.digest);
     Some(if same_wish { Cause::Drift } else { Cause::Changed })
 }
 

@@ -125,16 +125,28 @@ fn an_added_privilege_is_drift_although_nothing_is_missing() {
 }
 
 #[test]
-fn a_deleted_object_is_drift_once_it_had_been_applied() {
+fn a_deletion_by_somebody_is_drift_and_one_by_the_operator_is_not() {
     let wanted = mk_wanted();
-    let mut index = mk_index(&wanted);
-    let mut memory = Memory::default();
     let object = find(&wanted, Kind::DaemonSet);
-    let live = mk_live(object, |_| {});
-    memory.remember(object, &live);
-    index.delete(&object.id, &live.uid);
-    let todo = difference(&wanted, &index, &memory, "stack-uid");
-    assert_eq!(todo.apply, [(object, Cause::Drift)]);
+    let uid = mk_live(object, |_| {}).uid;
+    let cause_after = |delete: fn(&mut Index, &ObjectId, &str)| {
+        let mut index = mk_index(&wanted);
+        delete(&mut index, &object.id, &uid);
+        let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+        todo.apply.first().map(|(_, cause)| *cause)
+    };
+    assert_eq!(
+        cause_after(|index, id, uid| index.delete(id, uid)),
+        Some(Cause::Drift)
+    );
+    assert_eq!(
+        cause_after(|index, id, _| index.reset(id.kind, Vec::new())),
+        Some(Cause::Drift)
+    );
+    assert_eq!(
+        cause_after(|index, id, _| index.discard(id)),
+        Some(Cause::Missing)
+    );
 }
 
 #[test]

@@ -77,6 +77,8 @@ impl Live {
 #[derive(Debug, Default)]
 pub struct Index {
     objects: BTreeMap<ObjectId, Live>,
+    /// What had been applied to objects that are gone: it tells a deletion by somebody from an object that never was.
+    gone: BTreeMap<ObjectId, String>,
     pods: BTreeMap<Key, PodFacts>,
 }
 
@@ -88,6 +90,7 @@ impl Index {
             known.version.is_none() || live.version.is_none() || known.version <= live.version
         });
         if newer {
+            self.gone.remove(&id);
             self.objects.insert(id, live);
         }
     }
@@ -95,15 +98,35 @@ impl Index {
     /// The object of this uid is gone. A namesake that came after it stays.
     pub fn delete(&mut self, id: &ObjectId, uid: &str) {
         if self.objects.get(id).is_some_and(|known| known.uid == uid) {
-            self.objects.remove(id);
+            self.remove(id);
+        }
+    }
+
+    /// The object is to be gone, and the operator saw to it.
+    pub fn discard(&mut self, id: &ObjectId) {
+        self.objects.remove(id);
+        self.gone.remove(id);
+    }
+
+    fn remove(&mut self, id: &ObjectId) {
+        let applied = self
+            .objects
+            .remove(id)
+            .as_ref()
+            .and_then(Live::applied)
+            .map(str::to_owned);
+        if let Some(applied) = applied {
+            self.gone.insert(id.clone(), applied);
         }
     }
 
     /// A complete listing of a kind: what is not in it is gone.
     pub fn reset(&mut self, kind: Kind, listed: Vec<(ObjectId, Live)>) {
-        let mut before = std::mem::take(&mut self.objects);
-        before.retain(|id, _| id.kind != kind || listed.iter().any(|(other, _)| other == id));
-        self.objects = before;
+        let is_gone = |id: &&ObjectId| id.kind == kind && !listed.iter().any(|(other, _)| other == *id);
+        let gone: Vec<_> = self.objects.keys().filter(is_gone).cloned().collect();
+        for id in gone {
+            self.remove(&id);
+        }
         for (id, live) in listed {
             self.apply(id, live);
         }
@@ -123,6 +146,12 @@ impl Index {
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<&Live> {
         self.objects.get(id)
+    }
+
+    /// What had been applied to an object that is gone.
+    #[must_use]
+    pub fn applied_before(&self, id: &ObjectId) -> Option<&str> {
+        self.gone.get(id).map(String::as_str)
     }
 
     /// Every object, in order of application.

@@ -27,6 +27,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use lb_crds::names;
 use lb_daemon::events::Events;
 use lb_daemon::leader::{LeaderConfig, lead};
 use lb_daemon::lease::Timing;
@@ -58,7 +59,11 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         context.shutdown.clone(),
     );
     let mut leads = leadership.leads.clone();
-    let recorder = Events::new(context.client.clone(), "lb-operator", &context.pod_name);
+    let recorder = Events::new(
+        context.client.clone(),
+        names::REPORTER_OPERATOR,
+        &context.pod_name,
+    );
     let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;

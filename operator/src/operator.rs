@@ -222,7 +222,7 @@ impl Operator {
                 Ok(()) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.memory.forget(&id);
-                    self.index.delete(&id, &uid);
+                    self.index.discard(&id);
                     self.retries.succeeded(&what);
                     tracing::info!(object = %id, "removed: no longer wanted");
                 }

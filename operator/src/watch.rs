@@ -8,7 +8,7 @@ use kube::api::{Api, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
-use lb_crds::LoadBalancerStack;
+use lb_crds::{LoadBalancerStack, names};
 use lb_daemon::watch::{Change, watch};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -18,7 +18,7 @@ use crate::object::{Kind, ObjectId};
 use crate::render::{MANAGED_BY, MANAGER};
 
 /// Name of the one stack.
-pub const STACK: &str = "default";
+pub const STACK: &str = names::STACK;
 /// The kind that tells the Prometheus Operator what to scrape.
 const MONITOR_DEFINITION: &str = "servicemonitors.monitoring.coreos.com";
 
@@ -61,7 +61,11 @@ fn stack(client: &Client) -> BoxStream<'static, Event> {
 }
 
 fn pods(client: &Client) -> BoxStream<'static, Event> {
-    let only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},app=metallb"));
+    let only = watcher::Config::default().labels(&format!(
+        "{MANAGED_BY}={MANAGER},{}={}",
+        names::LABEL_APP,
+        names::APP
+    ));
     watch::<Pod>(Api::all(client.clone()), only)
         .map(|change| Event::Pod(Box::new(change)))
         .boxed()

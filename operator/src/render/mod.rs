@@ -16,6 +16,7 @@ mod speaker;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use lb_crds::names;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -26,13 +27,13 @@ use crate::plan::{Owner, Plan};
 /// Label by which the operator finds its own objects.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Its value; also the name of the field manager.
-pub const MANAGER: &str = "lb-operator";
+pub const MANAGER: &str = names::REPORTER_OPERATOR;
 /// Annotation that holds a digest of what was last wanted of an object: it tells a wish that changed from drift.
 pub const APPLIED: &str = "lb-operator.io/applied";
 /// Port of metrics and probes of both programs.
-pub(crate) const PORT: i32 = 7472;
+pub(crate) const PORT: i32 = names::MONITORING_PORT as i32;
 /// Name of that port, as the guide's ServiceMonitor asks for it.
-pub(crate) const PORT_NAME: &str = "monitoring";
+pub(crate) const PORT_NAME: &str = names::MONITORING_PORT_NAME;
 
 /// An object that is to exist: exactly the fields that the operator owns.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,16 +90,16 @@ impl Component {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Controller => "controller",
-            Self::Speaker => "speaker",
+            Self::Controller => names::CONTROLLER,
+            Self::Speaker => names::SPEAKER,
         }
     }
 
     /// The labels that its workload selects pods by. Kubernetes refuses to change them: they are the same for ever.
     pub(crate) fn selector_labels(self) -> BTreeMap<String, String> {
         BTreeMap::from([
-            ("app".to_owned(), "metallb".to_owned()),
-            ("component".to_owned(), self.name().to_owned()),
+            (names::LABEL_APP.to_owned(), names::APP.to_owned()),
+            (names::LABEL_COMPONENT.to_owned(), self.name().to_owned()),
         ])
     }
 
@@ -121,7 +122,7 @@ impl Component {
 /// Labels of every object of a stack.
 pub(crate) fn common_labels(version: &str) -> BTreeMap<String, String> {
     [
-        ("app.kubernetes.io/name", "metallb"),
+        ("app.kubernetes.io/name", names::APP),
         ("app.kubernetes.io/part-of", MANAGER),
         ("app.kubernetes.io/version", version),
         (MANAGED_BY, MANAGER),

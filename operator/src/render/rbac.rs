@@ -8,6 +8,8 @@ use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
 };
 
+use lb_crds::names;
+
 use super::{Component, Objects, RenderError, named};
 use crate::object::Kind;
 use crate::plan::Plan;
@@ -89,7 +91,7 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
             ));
             rules.push(rule("coordination.k8s.io", &["leases"], &["create"]));
             rules.push(PolicyRule {
-                resource_names: Some(vec!["metallb-controller".to_owned()]),
+                resource_names: Some(vec![names::CONTROLLER_LEASE.to_owned()]),
                 ..rule(
                     "coordination.k8s.io",
                     &["leases"],
