@@ -101,6 +101,12 @@ impl Leading {
         self.pending.len()
     }
 
+    /// What is wrong with a Service, as it was told last.
+    #[must_use]
+    pub fn reason(&self, key: &Key) -> Option<&Rejection> {
+        self.told.get(key)
+    }
+
     /// These Services have changed.
     pub fn services_changed(&mut self, keys: impl IntoIterator<Item = Key>) {
         self.dirty.extend(keys);

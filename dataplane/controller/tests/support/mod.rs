@@ -146,7 +146,13 @@ impl Cluster {
         Self::new(objects)
     }
 
-    fn create(&mut self, target: Target, mut object: Value) {
+    /// Whether there is such an object.
+    pub(crate) fn has(&self, target: &Target) -> bool {
+        self.objects.contains_key(target)
+    }
+
+    /// A user makes an object; nothing is decided yet.
+    pub(crate) fn create(&mut self, target: Target, mut object: Value) {
         if object["metadata"].get("creationTimestamp").is_none() {
             self.clock += 1;
             let time = Timestamp::from_second(self.clock).unwrap();
@@ -329,6 +335,14 @@ impl Cluster {
         let object = self.objects.get(&service(name)).expect("there is such a Service");
         let annotation = &object["metadata"]["annotations"]["metallb.io/ip-allocated-from-pool"];
         annotation.as_str().unwrap_or_default()
+    }
+
+    /// Why a Service has no address, as it was told last.
+    pub(crate) fn reason(&self, name: &str) -> Option<String> {
+        let leading = self.leading.as_ref().unwrap();
+        leading
+            .reason(&Key::new("default", name))
+            .map(ToString::to_string)
     }
 
     /// The condition of a pool or an advertisement: status, reason and message.
