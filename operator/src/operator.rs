@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::object::Kind;
 use crate::observe::observe;
 use crate::plan::Plan;
-use crate::render::render;
+use crate::render::{Wanted, render};
 use crate::retry::Retries;
 use crate::stack;
 use crate::status::{Reason, Situation, news, status};
@@ -118,13 +118,15 @@ impl Operator {
         let paused = stack.spec.paused;
         let mut work = Work::default();
         let plan = stack::plan(&stack, &self.config, self.monitors_exist);
-        if let Ok(plan) = &plan
-            && !paused
-        {
+        if let Ok(plan) = &plan {
             if let Some(missing) = stack::missing_prerequisite(&stack, self.monitors_exist) {
                 work.failures.push((Reason::MissingPrerequisite, missing));
             }
-            self.carry_out(plan, &stack, &leads, &mut work).await;
+            match render(plan) {
+                Ok(wanted) if paused => work.pending = self.pending(&wanted, plan),
+                Ok(wanted) => self.carry_out(&wanted, &stack, &leads, &mut work).await,
+                Err(error) => work.failures.push((Reason::WriteFailed, error.to_string())),
+            }
         }
         let namespace = plan.as_ref().map_or_else(
             |_| stack::namespace(&stack, &self.config),
@@ -137,6 +139,7 @@ impl Operator {
             paused,
             invalid: plan.as_ref().err().map(ToString::to_string),
             failures: std::mem::take(&mut work.failures),
+            pending: std::mem::take(&mut work.pending),
             observed: observe(&self.index, &namespace),
         };
         if leads() {
@@ -150,19 +153,25 @@ impl Operator {
         }
     }
 
+    /// What differs from the spec and is left so.
+    fn pending(&self, wanted: &[Wanted], plan: &Plan) -> Vec<String> {
+        let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
+        let apply = todo.apply.iter().map(|(wanted, _)| wanted.id.to_string());
+        apply
+            .chain(todo.prune.iter().map(|(id, _)| id.to_string()))
+            .collect()
+    }
+
     /// Applies what is missing or different, and deletes what is no longer wanted.
     async fn carry_out(
         &mut self,
-        plan: &Plan,
+        wanted: &[Wanted],
         stack: &LoadBalancerStack,
         leads: &impl Fn() -> bool,
         work: &mut Work,
     ) {
-        let wanted = match render(plan) {
-            Ok(wanted) => wanted,
-            Err(error) => return work.failures.push((Reason::WriteFailed, error.to_string())),
-        };
-        let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
+        let owner = stack.uid().unwrap_or_default();
+        let todo = difference(wanted, &self.index, &self.memory, &owner);
         for (wanted, cause) in todo.apply {
             if !leads() {
                 return;
@@ -308,6 +317,7 @@ impl Operator {
 #[derive(Debug, Default)]
 struct Work {
     failures: Vec<(Reason, String)>,
+    pending: Vec<String>,
     write_failed: bool,
     again_in: Option<Duration>,
 }

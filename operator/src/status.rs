@@ -77,6 +77,8 @@ pub struct Situation {
     pub invalid: Option<String>,
     /// What could not be done, and why.
     pub failures: Vec<(Reason, String)>,
+    /// Objects that differ from the spec and are left so because it is paused.
+    pub pending: Vec<String>,
     /// How the programs are doing.
     pub observed: Observed,
 }
@@ -189,7 +191,7 @@ fn degraded(situation: &Situation) -> Verdict {
     verdict(false, Reason::AsWanted, "nothing is wrong".to_owned())
 }
 
-/// The first few failures, and how many more.
+/// The first few, and how many more.
 fn cut(messages: &[&str]) -> String {
     let mut text = messages.iter().take(3).copied().collect::<Vec<_>>().join("; ");
     if messages.len() > 3 {
@@ -249,6 +251,14 @@ fn ready(situation: &Situation, degraded: &Verdict, progressing: &Verdict) -> Ve
     }
     if progressing.status {
         return verdict(false, progressing.reason, progressing.message.clone());
+    }
+    if !situation.pending.is_empty() {
+        let pending: Vec<_> = situation.pending.iter().map(String::as_str).collect();
+        let message = format!(
+            "spec.paused is true, and these objects differ from the spec: {}",
+            cut(&pending)
+        );
+        return verdict(false, Reason::Paused, message);
     }
     let observed = &situation.observed;
     if !observed.settled() {

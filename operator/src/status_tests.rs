@@ -13,6 +13,7 @@ fn mk_situation(index: &Index) -> Situation {
         paused: false,
         invalid: None,
         failures: Vec::new(),
+        pending: Vec::new(),
         observed: observe(index, "metallb-system"),
     }
 }
@@ -102,6 +103,16 @@ fn a_paused_stack_says_so_until_it_is_resumed() {
             .iter()
             .all(|condition| condition.type_ != "Paused")
     );
+}
+
+#[test]
+fn a_paused_stack_that_differs_from_its_spec_is_not_ready() {
+    let situation = Situation {
+        paused: true,
+        pending: vec!["Deployment metallb-system/controller".to_owned()],
+        ..mk_situation(&mk_settled())
+    };
+    insta::assert_snapshot!(describe(&after(&situation)));
 }
 
 #[test]
