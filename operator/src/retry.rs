@@ -35,14 +35,18 @@ impl Retries {
 
     /// The write failed. Returns how long to wait.
     pub fn failed(&mut self, now: Instant, what: &str, wish: &str, message: &str) -> Duration {
-        let tries = match self.failed.get(what) {
-            Some(failed) if failed.wish == wish => failed.tries.saturating_add(1),
-            _ => 0,
+        let before = self.failed.remove(what).filter(|before| before.wish == wish);
+        let (tries, message) = match before {
+            Some(before) if says_the_same(&before.message, message) => {
+                (before.tries.saturating_add(1), before.message)
+            }
+            Some(before) => (before.tries.saturating_add(1), message.to_owned()),
+            None => (0, message.to_owned()),
         };
         let pause = FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST);
         let failed = Failed {
             wish: wish.to_owned(),
-            message: message.to_owned(),
+            message,
             tries,
             due: now + pause,
         };
@@ -54,6 +58,17 @@ impl Retries {
     pub fn succeeded(&mut self, what: &str) {
         self.failed.remove(what);
     }
+}
+
+/// The API server lists several faults in any order: the status must not be written anew for each.
+fn says_the_same(a: &str, b: &str) -> bool {
+    let words = |text: &str| {
+        let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
+        let mut words: Vec<_> = text.split(separators).map(str::to_owned).collect();
+        words.sort_unstable();
+        words
+    };
+    words(a) == words(b)
 }
 
 #[cfg(test)]
@@ -87,5 +102,17 @@ mod tests {
         assert_eq!(retries.failed(now, "a", "2", "refused"), FIRST);
         retries.succeeded("a");
         assert_eq!(retries.waits(now, "a", "2"), None);
+    }
+
+    #[test]
+    fn faults_listed_in_another_order_are_no_news() {
+        let mut retries = Retries::default();
+        let now = Instant::now();
+        let message = |retries: &Retries| retries.waits(now, "a", "1").unwrap().0.to_owned();
+        retries.failed(now, "a", "1", "invalid: [a: bad, b: worse]");
+        retries.failed(now, "a", "1", "invalid: [b: worse, a: bad]");
+        assert_eq!(message(&retries), "invalid: [a: bad, b: worse]");
+        retries.failed(now, "a", "1", "invalid: [b: worse]");
+        assert_eq!(message(&retries), "invalid: [b: worse]");
     }
 }
