@@ -9,12 +9,14 @@
 //! Only a leader has a [`Leading`], and it is made only after everything has been listed: every address that a status
 //! shows is adopted before the first one is given. From then on the allocator is the truth, and statuses follow it.
 //!
-//! An address that a status still shows is given to nobody else, even when the decision to clear it has been taken: its
-//! Service is *leaving* it until the API server has the write that says so. So no two statuses ever show one address.
+//! An address that a status still shows, or that a write under way may yet make it show, is given to nobody else, even
+//! when the decision to clear it has been taken: its Service is *leaving* it until the API server has the write that says
+//! so. So no two statuses ever show one address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_daemon::Key;
@@ -35,14 +37,27 @@ pub const MAX_UNDER_WAY: usize = 32;
 pub enum Holder {
     /// The Service that has it.
     Service(Key),
-    /// The Service whose status still shows it.
-    Leaving(Key),
+    /// The Service whose status still shows it, or may yet. One for each address.
+    Leaving(Key, IpAddr),
 }
+
+/// Addresses that a Service's status may come to show by writes that were sent.
+#[derive(Debug)]
+struct Landing {
+    addresses: BTreeSet<IpAddr>,
+    /// The version that the writes were based on. Once another is known, its status tells what came of them.
+    version: String,
+    /// If the last of them failed without an answer: when it cannot come into force any more.
+    until: Option<Instant>,
+}
+
+/// How long the API server may work on a request whose sender has given up: its own limit is a minute.
+const LIMBO: Duration = Duration::from_secs(60);
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Service(key) | Self::Leaving(key) => key.fmt(f),
+            Self::Service(key) | Self::Leaving(key, _) => key.fmt(f),
         }
     }
 }
@@ -61,6 +76,9 @@ pub struct Leading {
     cleared: BTreeSet<Key>,
     /// Services that were told of their deprecated annotations.
     told_deprecated: BTreeSet<Key>,
+    /// The addresses that each Service is leaving.
+    leaving: BTreeMap<Key, BTreeSet<IpAddr>>,
+    landing: BTreeMap<Key, Landing>,
     /// Services to write, oldest first.
     queue: BTreeSet<(i64, Key)>,
     /// Pools and advertisements to write.
@@ -81,6 +99,8 @@ impl Leading {
             told: BTreeMap::new(),
             cleared: BTreeSet::new(),
             told_deprecated: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            landing: BTreeMap::new(),
             queue: BTreeSet::new(),
             verdicts: BTreeSet::new(),
             flights: Flights::default(),
@@ -129,11 +149,16 @@ impl Leading {
                 self.dirty.insert(key);
             }
         }
+        let landed = self
+            .landing
+            .iter()
+            .filter(|(_, landing)| landing.until.is_some_and(|until| until <= now));
+        self.dirty.extend(landed.map(|(key, _)| key.clone()));
         let dirty = by_age(index, std::mem::take(&mut self.dirty));
         // First everyone settles what they have, then what is free is given: an address is kept before it is given.
         let mut waiting = BTreeSet::new();
         for key in &dirty {
-            let settled = self.settle(index, key);
+            let settled = self.settle(index, key, now);
             retry |= settled.freed;
             self.pending.remove(key);
             if settled.wants {
@@ -168,6 +193,7 @@ impl Leading {
                 && let Some(write) = self.service_write(&key, service)
             {
                 self.flights.sent(target, service.version.clone());
+                self.expect_landing(&write);
                 return Some(Write::Service(write));
             }
         }
@@ -202,6 +228,11 @@ impl Leading {
             Outcome::Failed { error } => {
                 tracing::warn!(object = %target, error, "write failed: trying again");
                 self.flights.failed(&target, now);
+                if let Target::Service(key) = &target
+                    && let Some(landing) = self.landing.get_mut(key)
+                {
+                    landing.until = Some(now + LIMBO);
+                }
             }
         }
         if let Target::Service(key) = target {
@@ -212,7 +243,8 @@ impl Leading {
     /// When to decide again although nothing has changed: a write that failed may be tried again.
     #[must_use]
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
-        self.flights.next_timeout(now)
+        let limbo = self.landing.values().filter_map(|landing| landing.until);
+        self.flights.next_timeout(now).into_iter().chain(limbo).min()
     }
 
     /// What to tell: events and log lines, in order.
@@ -237,23 +269,34 @@ impl Leading {
             self.cleared.insert(key.clone());
             self.dirty.insert(key);
         }
+        // What was of no pool may be of one now, and be shown still by a Service that lost it.
+        for (key, service) in &index.services {
+            self.leave(key, service);
+        }
     }
 
     /// Makes the allocator agree with a Service as far as what it has is concerned.
-    fn settle(&mut self, index: &Index, key: &Key) -> Settled {
+    fn settle(&mut self, index: &Index, key: &Key, now: Instant) -> Settled {
         let holder = Holder::Service(key.clone());
         let Some(service) = index.services.get(key) else {
             self.told.remove(key);
             self.told_deprecated.remove(key);
             self.cleared.remove(key);
             self.flights.forget(&Target::Service(key.clone()));
+            self.landing.remove(key);
             let had = self.allocator.release(&holder).is_some();
-            let left = self.allocator.release(&Holder::Leaving(key.clone())).is_some();
+            let left = self.unleave(key);
             return Settled {
                 freed: had || left,
                 wants: false,
             };
         };
+        let is_over = |landing: &mut Landing| {
+            landing.version != service.version || landing.until.is_some_and(|until| until <= now)
+        };
+        if self.landing.get_mut(key).is_some_and(is_over) {
+            self.landing.remove(key);
+        }
         if service.status.addresses.is_empty() {
             self.cleared.remove(key);
         }
@@ -285,7 +328,7 @@ impl Leading {
         self.leave(key, service);
         let after = self.kept_for(key);
         Settled {
-            freed: before.iter().any(|address| !after.contains(address)),
+            freed: !before.is_subset(&after),
             wants,
         }
     }
@@ -335,7 +378,7 @@ impl Leading {
         service: &Service,
         addresses: Addresses,
     ) -> Result<Assignment, Rejection> {
-        self.allocator.release(&Holder::Leaving(key.clone()));
+        self.unleave(key);
         self.allocator
             .adopt(&Holder::Service(key.clone()), addresses, service.pool.as_deref())
     }
@@ -349,7 +392,7 @@ impl Leading {
             return true;
         };
         // It may have back what it is leaving.
-        self.allocator.release(&Holder::Leaving(key.clone()));
+        self.unleave(key);
         let holder = Holder::Service(key.clone());
         let result = match request {
             Ok(request) => self.allocator.assign(&holder, request).map(drop),
@@ -368,22 +411,56 @@ impl Leading {
         }
     }
 
-    /// Keeps for a Service what its status shows and it no longer has.
+    /// Keeps for a Service what its status shows, or may come to show, and it no longer has.
     fn leave(&mut self, key: &Key, service: &Service) {
-        let leaving = Holder::Leaving(key.clone());
-        self.allocator.release(&leaving);
+        self.unleave(key);
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
         let has = has.map(|has| has.addresses).unwrap_or_default();
-        let left: Addresses = service
-            .status
-            .addresses
-            .iter()
-            .filter(|address| !has.iter().any(|other| other == *address))
-            .collect();
-        if !left.is_empty() {
-            // It fails where nobody could be given the address anyway, or another Service has it by right.
-            let _ = self.allocator.adopt(&leaving, left, service.pool.as_deref());
+        let landing = self
+            .landing
+            .get(key)
+            .into_iter()
+            .flat_map(|landing| &landing.addresses);
+        let shown: BTreeSet<_> = service.status.addresses.iter().chain(landing.copied()).collect();
+        let mut left = BTreeSet::new();
+        for address in shown {
+            let holder = Holder::Leaving(key.clone(), address);
+            // It cannot be kept where nobody could be given it anyway, or another Service has it by right.
+            if !has.iter().any(|other| other == address)
+                && self
+                    .allocator
+                    .adopt(&holder, address.into(), service.pool.as_deref())
+                    .is_ok()
+            {
+                left.insert(address);
+            }
         }
+        if !left.is_empty() {
+            self.leaving.insert(key.clone(), left);
+        }
+    }
+
+    /// Gives up what is kept for a Service that is leaving it. Returns whether there was something.
+    fn unleave(&mut self, key: &Key) -> bool {
+        let left = self.leaving.remove(key);
+        for address in left.iter().flatten() {
+            self.allocator.release(&Holder::Leaving(key.clone(), *address));
+        }
+        left.is_some()
+    }
+
+    /// A write was sent: from now on its addresses may be shown.
+    fn expect_landing(&mut self, write: &ServiceWrite) {
+        let Some(addresses) = write.status.filter(|addresses| !addresses.is_empty()) else {
+            return;
+        };
+        let landing = self.landing.entry(write.key.clone()).or_insert_with(|| Landing {
+            addresses: BTreeSet::new(),
+            version: write.version.clone(),
+            until: None,
+        });
+        landing.addresses.extend(addresses.iter());
+        landing.until = None;
     }
 
     /// Tells a Service what is wrong, once.
@@ -413,11 +490,11 @@ impl Leading {
         }
     }
 
-    fn kept_for(&self, key: &Key) -> Vec<std::net::IpAddr> {
-        [Holder::Service(key.clone()), Holder::Leaving(key.clone())]
-            .iter()
-            .filter_map(|holder| self.allocator.assignment(holder))
-            .flat_map(|assignment| assignment.addresses.iter())
+    /// Every address that nobody else can have because of a Service.
+    fn kept_for(&self, key: &Key) -> BTreeSet<IpAddr> {
+        let has = self.allocator.assignment(&Holder::Service(key.clone()));
+        let has = has.into_iter().flat_map(|has| has.addresses.iter());
+        has.chain(self.leaving.get(key).into_iter().flatten().copied())
             .collect()
     }
 

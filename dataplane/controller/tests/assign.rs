@@ -474,3 +474,25 @@ fn a_dual_stack_service_gets_both_addresses_of_one_pool() {
         ["web Normal IPAllocated: Assigned IP [\"192.168.60.1\" \"fd00:60::1\"]"]
     );
 }
+
+#[test]
+fn an_address_that_a_lost_write_may_still_show_is_given_to_nobody_else() {
+    let wish = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.50")]);
+    let mut cluster = Cluster::new([lan(), mk_service("first", wish.clone())]);
+    cluster.decide();
+    while !cluster.under_way.is_empty() {
+        cluster.delay();
+    }
+    // The watch is late as well: the controller learns of the new wish, and not of what becomes of the write.
+    cluster.edit(
+        &service("first"),
+        annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.51")]),
+    );
+    cluster.add(mk_service("second", wish));
+    cluster.land_delayed();
+    cluster.settle();
+    assert_eq!(
+        (cluster.address("first"), cluster.address("second")),
+        ("192.168.50.51", "192.168.50.50")
+    );
+}

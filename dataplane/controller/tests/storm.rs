@@ -23,6 +23,9 @@ enum Step {
     Decide,
     Answer,
     Fail,
+    LoseAnswer,
+    Delay,
+    LandDelayed,
     Watch(bool),
     Restart,
 }
@@ -40,6 +43,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Decide),
         6 => Just(Step::Answer),
         1 => Just(Step::Fail),
+        1 => Just(Step::LoseAnswer),
+        1 => Just(Step::Delay),
+        1 => Just(Step::LandDelayed),
         1 => any::<bool>().prop_map(Step::Watch),
         1 => Just(Step::Restart),
     ];
@@ -87,6 +93,9 @@ fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
         Step::Decide => cluster.decide(),
         Step::Answer if !cluster.under_way.is_empty() => cluster.answer(),
         Step::Fail if !cluster.under_way.is_empty() => cluster.fail(),
+        Step::LoseAnswer if !cluster.under_way.is_empty() => cluster.lose_answer(),
+        Step::Delay if !cluster.under_way.is_empty() => cluster.delay(),
+        Step::LandDelayed => cluster.land_delayed(),
         Step::Watch(true) => cluster.catch_up(),
         Step::Watch(false) => cluster.watching = false,
         Step::Restart => return cluster.restarted(),
@@ -96,7 +105,8 @@ fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    // Enough to find what is wrong within a few runs; ten times as many were run when this was written.
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_two_services_ever_show_one_address_and_all_comes_to_rest(steps in steps()) {
         let mut cluster = Cluster::new([]);

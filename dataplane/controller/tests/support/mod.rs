@@ -32,6 +32,8 @@ pub(crate) struct Cluster {
     pub(crate) leading: Option<Leading>,
     /// Writes sent and not yet answered.
     pub(crate) under_way: VecDeque<Write>,
+    /// Writes that the controller has given up on and the API server has not looked at yet.
+    delayed: Vec<Write>,
     /// Whether the watch delivers; without, changes wait in `undelivered`.
     pub(crate) watching: bool,
     undelivered: Vec<Target>,
@@ -91,6 +93,12 @@ pub(crate) fn showing(address: &str) -> Value {
     json!({ "status": { "loadBalancer": { "ingress": [{ "ip": address, "ipMode": "VIP" }] } } })
 }
 
+fn no_answer() -> Outcome {
+    Outcome::Failed {
+        error: "no answer".to_owned(),
+    }
+}
+
 /// JSON merge patch, RFC 7396.
 fn merge(object: &mut Value, patch: &Value) {
     match (object, patch) {
@@ -126,6 +134,7 @@ impl Cluster {
             index: Index::new(class.map(str::to_owned)),
             leading: None,
             under_way: VecDeque::new(),
+            delayed: Vec::new(),
             watching: true,
             undelivered: Vec::new(),
             events: Vec::new(),
@@ -272,35 +281,59 @@ impl Cluster {
     /// The API server answers the first write under way.
     pub(crate) fn answer(&mut self) {
         let write = self.under_way.pop_front().expect("a write under way");
-        let patch = write.patch();
-        let target = write.target();
-        let outcome = match self.objects.get(&target).cloned() {
-            Some(object) if object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] => {
-                Outcome::Outdated
-            }
-            Some(mut object) => {
-                merge(&mut object, &patch);
-                self.writes.push(format!("{target} {patch}"));
-                self.store(target.clone(), object);
-                if matches!(target, Target::Service(_)) && patch.get("status").is_some() {
-                    self.assert_alone(&target);
-                }
-                Outcome::Written {
-                    version: self.version.to_string(),
-                }
-            }
-            None => Outcome::Outdated,
-        };
-        let leading = self.leading.as_mut().unwrap();
-        leading.written(&mut self.index, write, outcome, self.now);
+        let outcome = self.apply(&write);
+        self.tell(write, outcome);
     }
 
-    /// The API server fails to answer the first write under way.
+    /// The first write under way fails before the API server does anything.
     pub(crate) fn fail(&mut self) {
         let write = self.under_way.pop_front().expect("a write under way");
-        let error = "no answer".to_owned();
+        self.tell(write, no_answer());
+    }
+
+    /// The API server does the first write under way, and its answer is lost.
+    pub(crate) fn lose_answer(&mut self) {
+        let write = self.under_way.pop_front().expect("a write under way");
+        self.apply(&write);
+        self.tell(write, no_answer());
+    }
+
+    /// The controller gives up on the first write under way, and the API server has not looked at it yet.
+    pub(crate) fn delay(&mut self) {
+        let write = self.under_way.pop_front().expect("a write under way");
+        self.delayed.push(write.clone());
+        self.tell(write, no_answer());
+    }
+
+    /// The API server looks at a write that was given up on.
+    pub(crate) fn land_delayed(&mut self) {
+        if let Some(write) = self.delayed.pop() {
+            self.apply(&write);
+        }
+    }
+
+    fn apply(&mut self, write: &Write) -> Outcome {
+        let (patch, target) = (write.patch(), write.target());
+        let Some(mut object) = self.objects.get(&target).cloned() else {
+            return Outcome::Outdated;
+        };
+        if object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] {
+            return Outcome::Outdated;
+        }
+        merge(&mut object, &patch);
+        self.writes.push(format!("{target} {patch}"));
+        self.store(target.clone(), object);
+        if matches!(target, Target::Service(_)) && patch.get("status").is_some() {
+            self.assert_alone(&target);
+        }
+        Outcome::Written {
+            version: self.version.to_string(),
+        }
+    }
+
+    fn tell(&mut self, write: Write, outcome: Outcome) {
         let leading = self.leading.as_mut().unwrap();
-        leading.written(&mut self.index, write, Outcome::Failed { error }, self.now);
+        leading.written(&mut self.index, write, outcome, self.now);
     }
 
     /// Decides and answers until nothing is left to do.
