@@ -1,0 +1,10 @@
+//! The speaker: answers on the LAN for the addresses that this node owns.
+
+use clap::Parser;
+use lb_speaker::args::Args;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let config = args.config()?;
+    lb_daemon::run(&args.common, |context| lb_speaker::run(context, config))
+}

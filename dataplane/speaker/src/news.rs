@@ -1,0 +1,111 @@
+//! What the speaker tells people: events on the Service, with MetalLB's reasons and words where it has them.
+
+use std::net::IpAddr;
+
+use lb_crds::names::REPORTER_SPEAKER;
+use lb_daemon::Key;
+use lb_daemon::events::{EventKind, Events, reference};
+
+use crate::metrics::PROTOCOL;
+
+/// Something to tell about an address of a Service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct News {
+    /// The Service.
+    pub service: Key,
+    /// Its uid.
+    pub uid: String,
+    /// The address.
+    pub address: IpAddr,
+    /// What it is.
+    pub matter: Matter,
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Matter {
+    /// This node announces it now, and did not before.
+    Announcing,
+    /// This node owns it and has no interface for it.
+    NoInterface,
+    /// No node announces it, for this reason.
+    NotAnnounced(String),
+}
+
+/// Publishes news as events.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    events: Events,
+    node: String,
+}
+
+impl Reporter {
+    /// A reporter for the speaker in this pod, on this node.
+    #[must_use]
+    pub fn new(client: kube::Client, pod: &str, node: &str) -> Self {
+        Self {
+            events: Events::new(client, REPORTER_SPEAKER, pod),
+            node: node.to_owned(),
+        }
+    }
+
+    /// Queues the event.
+    pub fn publish(&self, news: News) {
+        let (kind, reason, action, note) = event(&news, &self.node);
+        let service = reference(&news.service, "v1", "Service", Some(news.uid));
+        self.events.publish(service, kind, reason, action, note);
+    }
+}
+
+fn event(news: &News, node: &str) -> (EventKind, &'static str, &'static str, String) {
+    match &news.matter {
+        Matter::Announcing => (
+            EventKind::Normal,
+            "nodeAssigned",
+            "Announce",
+            format!("announcing from node {node:?} with protocol {PROTOCOL:?}"),
+        ),
+        Matter::NoInterface => {
+            let ip = news.address.to_string();
+            (
+                EventKind::Warning,
+                "announceFailed",
+                "Announce",
+                format!(
+                    "the interfaces specified by LB IP {ip:?} doesn't exist in assigned node {node:?} with protocol \
+                     {PROTOCOL:?}"
+                ),
+            )
+        }
+        Matter::NotAnnounced(reason) => (EventKind::Warning, "notAnnounced", "Announce", reason.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_have_the_reasons_and_words_of_metallb() {
+        let news = |matter| News {
+            service: Key::new("default", "web"),
+            uid: "1".to_owned(),
+            address: IpAddr::from([192, 168, 50, 50]),
+            matter,
+        };
+        let (_, reason, _, note) = event(&news(Matter::Announcing), "n1");
+        assert_eq!(
+            (reason, &*note),
+            (
+                "nodeAssigned",
+                r#"announcing from node "n1" with protocol "layer2""#
+            )
+        );
+        let (_, reason, _, note) = event(&news(Matter::NoInterface), "n1");
+        assert_eq!(reason, "announceFailed");
+        assert_eq!(
+            note,
+            r#"the interfaces specified by LB IP "192.168.50.50" doesn't exist in assigned node "n1" with protocol "layer2""#
+        );
+    }
+}

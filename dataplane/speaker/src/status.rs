@@ -1,0 +1,301 @@
+//! ServiceL2Status: one object per Service, which names the owner of its first address.
+//!
+//! Compared with what the watch shows; only differences are written. A new owner overwrites the status of the old one;
+//! who no longer owns deletes a status only while it still names itself. The object goes with the Node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use lb_crds::ServiceL2Status;
+use lb_crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
+use lb_daemon::Key;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::index::Update;
+use crate::objects::Record;
+use crate::speaker::Speaker;
+
+/// Field manager of all speakers: the new owner takes over all that the old one applied.
+const MANAGER: &str = "lb-speaker";
+/// Requests under way at once.
+const IN_FLIGHT: usize = 4;
+/// A request that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// While two speakers each believe to own an address, as after a partition, they do not overwrite each other more
+/// often than this.
+const REPEAT: Duration = Duration::from_secs(5);
+/// The longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Name of the status of a Service: the same for whoever owns it, and never too long.
+#[must_use]
+pub fn object_name(service: &Key) -> String {
+    let hash = Sha256::digest(service.to_string());
+    hash.iter()
+        .take(10)
+        .fold("l2-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+/// What is to be done about the statuses of a Service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Write the status.
+    Write,
+    /// Delete this object, if it has still this version.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: String,
+    },
+}
+
+/// Compares what the status of a Service should say with what there is; the next thing to do, if any. `wanted` is none
+/// when we do not own it, else the interfaces; `node` is our name and uid.
+pub fn action<'a>(
+    node: (&str, &str),
+    service: &Key,
+    wanted: Option<&[String]>,
+    records: impl IntoIterator<Item = (&'a String, &'a Record)>,
+) -> Option<Action> {
+    let (me, uid) = node;
+    let own = object_name(service);
+    let mut found = false;
+    let mut stale = None;
+    for (name, record) in records {
+        if let Some(interfaces) = wanted
+            && *name == own
+        {
+            found = record.node == me
+                && record.service == *service
+                && record.interfaces == interfaces
+                && record.owner.as_deref() == Some(uid);
+        } else if record.node == me {
+            stale = Some(Action::Delete {
+                name: name.clone(),
+                version: record.version.clone(),
+            });
+        }
+    }
+    if wanted.is_some() && !found {
+        Some(Action::Write)
+    } else {
+        stale
+    }
+}
+
+/// Why a status was not written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("cannot {action} ServiceL2Status {name}")]
+    Request {
+        action: &'static str,
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("the API server did not answer within {} s", PATIENCE.as_secs())]
+    Timeout,
+}
+
+type Flight = BoxFuture<'static, (Key, Result<Option<Update>, WriteError>)>;
+
+/// Writes statuses, a few at a time.
+pub struct Statuses {
+    api: Api<ServiceL2Status>,
+    namespace: String,
+    me: String,
+    flights: FuturesUnordered<Flight>,
+    busy: BTreeSet<Key>,
+    /// What we wrote last, and when.
+    written: BTreeMap<Key, (Instant, Vec<String>)>,
+    failures: BTreeMap<Key, u32>,
+}
+
+impl Statuses {
+    /// A writer of statuses in `namespace`, for the node `me`.
+    #[must_use]
+    pub fn new(client: kube::Client, namespace: &str, me: &str) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            me: me.to_owned(),
+            flights: FuturesUnordered::new(),
+            busy: BTreeSet::new(),
+            written: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Starts the writes that are due, as many as may be under way.
+    pub fn step(&mut self, now: Instant, speaker: &mut Speaker) {
+        while self.has_room()
+            && let Some(service) = speaker.pop_record(now)
+        {
+            // One that is under way is looked at again when it has landed.
+            if !self.busy.contains(&service) {
+                self.look(now, service, speaker);
+            }
+        }
+    }
+
+    /// Whether another write may start.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.flights.len() < IN_FLIGHT
+    }
+
+    /// Waits for a write under way to end, and returns what it changed. For ever if there is none. May be cancelled
+    /// without loss.
+    pub async fn landed(&mut self, speaker: &mut Speaker) -> Option<Update> {
+        let Some((service, result)) = self.flights.next().await else {
+            return std::future::pending().await;
+        };
+        let now = Instant::now();
+        self.busy.remove(&service);
+        match result {
+            Ok(update) => {
+                self.failures.remove(&service);
+                speaker.enter_record(service, now);
+                update
+            }
+            Err(error) => {
+                let failures = self.failures.entry(service.clone()).or_default();
+                let pause = Duration::from_secs(1 << (*failures).min(10)).min(LONGEST_PAUSE);
+                *failures += 1;
+                self.written.remove(&service);
+                let error = crate::chain(&error);
+                tracing::warn!(%service, error, again_in = ?pause, "status not written");
+                speaker.enter_record(service, now + pause);
+                None
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant, service: Key, speaker: &mut Speaker) {
+        let index = speaker.index();
+        let uid = index.nodes.get(&self.me).map_or("", |node| node.uid.as_str());
+        let wanted = speaker.record_of(&service);
+        let action = action(
+            (&self.me, uid),
+            &service,
+            wanted.as_deref(),
+            index.statuses_of(&service),
+        );
+        let flight = match (action, wanted) {
+            (Some(Action::Write), Some(interfaces)) => {
+                if let Some((at, last)) = self.written.get(&service)
+                    && *last == interfaces
+                    && now < *at + REPEAT
+                {
+                    let again = *at + REPEAT;
+                    speaker.enter_record(service, again);
+                    return;
+                }
+                let object = object(&self.namespace, (&self.me, uid), &service, &interfaces);
+                self.written.insert(service.clone(), (now, interfaces));
+                write(self.api.clone(), object_name(&service), object).boxed()
+            }
+            (Some(Action::Delete { name, version }), _) => delete(self.api.clone(), name, version).boxed(),
+            (Some(Action::Write) | None, None) => {
+                self.written.remove(&service);
+                return;
+            }
+            (None, Some(_)) => return,
+        };
+        self.busy.insert(service.clone());
+        let timed = async move {
+            let result = tokio::time::timeout(PATIENCE, flight).await;
+            (service, result.unwrap_or(Err(WriteError::Timeout)))
+        };
+        self.flights.push(timed.boxed());
+    }
+}
+
+fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, interfaces: &[String]) -> Value {
+    let interfaces: Vec<_> = interfaces.iter().map(|name| json!({"name": name})).collect();
+    json!({
+        "apiVersion": "metallb.io/v1beta1",
+        "kind": "ServiceL2Status",
+        "metadata": {
+            "name": object_name(service),
+            "namespace": namespace,
+            "labels": {
+                LABEL_NODE: label(me),
+                LABEL_SERVICE_NAME: label(&service.name),
+                LABEL_SERVICE_NAMESPACE: label(&service.namespace),
+            },
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": me, "uid": uid}],
+        },
+        "spec": {},
+        "status": {
+            "node": me,
+            "serviceName": service.name,
+            "serviceNamespace": service.namespace,
+            "interfaces": interfaces,
+        },
+    })
+}
+
+/// A label takes 63 bytes; the name of a Node may be longer, and is then cut. The status has it whole.
+fn label(name: &str) -> &str {
+    let cut = name.get(..63).unwrap_or(name);
+    cut.trim_end_matches(['-', '.'])
+}
+
+async fn write(
+    api: Api<ServiceL2Status>,
+    name: String,
+    mut object: Value,
+) -> Result<Option<Update>, WriteError> {
+    let apply = PatchParams::apply(MANAGER).force();
+    let status = object.as_object_mut().and_then(|object| object.remove("status"));
+    let fail = |action| {
+        let name = name.clone();
+        move |source| WriteError::Request { action, name, source }
+    };
+    // The object first: its status is a resource of its own and cannot create it.
+    api.patch(&name, &apply, &Patch::Apply(&object))
+        .await
+        .map_err(fail("apply"))?;
+    // The second request says nothing of the metadata, and so changes nothing of it.
+    let body = json!({
+        "apiVersion": object.get("apiVersion"),
+        "kind": object.get("kind"),
+        "status": status,
+    });
+    let written = api.patch_status(&name, &apply, &Patch::Apply(&body)).await;
+    let record = Record::read(written.map_err(fail("apply the status of"))?);
+    Ok(Some(Update::Status(name, Some(record))))
+}
+
+async fn delete(
+    api: Api<ServiceL2Status>,
+    name: String,
+    version: String,
+) -> Result<Option<Update>, WriteError> {
+    let unchanged = Preconditions {
+        resource_version: Some(version),
+        uid: None,
+    };
+    match api
+        .delete(&name, &DeleteParams::default().preconditions(unchanged))
+        .await
+    {
+        Ok(_) => Ok(Some(Update::Status(name, None))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Update::Status(name, None))),
+        // The new owner was here first; the watch will tell.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(source) => Err(WriteError::Request {
+            action: "delete",
+            name,
+            source,
+        }),
+    }
+}
