@@ -179,7 +179,8 @@ impl Report {
         let name = self.name();
         match &self.what {
             What::Allocated { addresses, pool } => {
-                tracing::info!(service = name, ip = %addresses, pool, "address assigned");
+                let ip: Vec<_> = addresses.iter().map(|address| address.to_string()).collect();
+                tracing::info!(service = name, ip = ip.join(","), pool, "address assigned");
             }
             What::Cleared(error) => {
                 tracing::warn!(service = name, reason = error.word(), %error, "address cleared");

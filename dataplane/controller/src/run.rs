@@ -58,7 +58,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
 /// Something to take in.
 enum Input {
     Leads(bool),
-    Service(Change<Service>),
+    Service(Box<Change<Service>>),
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
     Written(Box<(Write, Outcome)>),
@@ -158,7 +158,7 @@ impl Controller {
 
     async fn next(&mut self) -> Input {
         tokio::select! {
-            Some(change) = self.services.next() => Input::Service(change),
+            Some(change) = self.services.next() => Input::Service(Box::new(change)),
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
@@ -173,8 +173,8 @@ impl Controller {
             Input::Leads(leads) => self.take_leadership(context, leads),
             Input::Service(change) => {
                 self.client_metrics.updates.inc();
-                let listed = matches!(change, Change::Synced);
-                let changed = self.index.service(change);
+                let listed = matches!(*change, Change::Synced);
+                let changed = self.index.service(*change);
                 if let Some(leading) = &mut self.leading {
                     leading.services_changed(changed);
                 }
