@@ -1,0 +1,258 @@
+//! A node and a client in network namespaces, joined by two Ethernet segments (`lan0` and `lan1` at both ends), and
+//! the speaker `n1` running in the node's, without an API server: the test says what the API would say.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use futures::StreamExt;
+use futures::stream::LocalBoxStream;
+use lb_net::socket::FRAME_BUFFER;
+use lb_net::{ArpSocket, Link, LinkWatcher, Snapshot};
+use lb_speaker::args::Args;
+use lb_speaker::index::{Kind, Update};
+use lb_speaker::metrics::Metrics;
+use lb_speaker::news::News;
+use lb_speaker::speaker::Speaker;
+use nix::sched::{CloneFlags, setns};
+use prometheus::Registry;
+
+/// Removes its namespaces, and with them the links, when dropped, also by a panic.
+pub(crate) struct Lan {
+    pub(crate) node: String,
+    pub(crate) client: String,
+}
+
+impl Lan {
+    pub(crate) fn new() -> Result<Self> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "not root: run the tests of lb-speaker as root, they make network namespaces"
+        );
+        let prefix = format!(
+            "lb-speaker-{}-{}",
+            std::process::id(),
+            MADE.fetch_add(1, Ordering::Relaxed)
+        );
+        let lan = Self {
+            node: format!("{prefix}-node"),
+            client: format!("{prefix}-client"),
+        };
+        let (node, client) = (&lan.node, &lan.client);
+        ip(&format!("netns add {node}"))?;
+        ip(&format!("netns add {client}"))?;
+        for (interface, net) in [("lan0", 50), ("lan1", 51)] {
+            ip(&format!(
+                "link add {interface} netns {node} type veth peer name {interface} netns {client}"
+            ))?;
+            for (namespace, host) in [(node, 21), (client, 10)] {
+                ip(&format!(
+                    "-n {namespace} address add 192.168.{net}.{host}/24 dev {interface}"
+                ))?;
+                ip(&format!("-n {namespace} link set {interface} up"))?;
+            }
+        }
+        Ok(lan)
+    }
+
+    /// Runs `ip` in the node's namespace.
+    pub(crate) fn node_ip(&self, arguments: &str) -> Result<()> {
+        ip(&format!("-n {} {arguments}", self.node))
+    }
+
+    /// Runs `ip` in the client's namespace.
+    pub(crate) fn client_ip(&self, arguments: &str) -> Result<()> {
+        ip(&format!("-n {} {arguments}", self.client))
+    }
+
+    /// Whether somebody answers the client for the address on this interface, within a second.
+    pub(crate) async fn answered(&self, interface: &str, address: &str) -> Result<bool> {
+        let command = format!(
+            "netns exec {} arping -I {interface} -f -c 2 -w 1 {address}",
+            self.client
+        );
+        let output = tokio::task::spawn_blocking(move || run(&command)).await??;
+        Ok(output.status.success())
+    }
+
+    /// The gratuitous requests for the address that the client hears on `lan0` in this time.
+    pub(crate) async fn heard(&self, address: &str, time: Duration) -> Result<usize> {
+        let client = self.client.clone();
+        let address: Ipv4Addr = address.parse()?;
+        let listen = async move || {
+            let socket = ArpSocket::open(link("lan0").await?.index)?;
+            socket.set_addresses(&BTreeSet::from([address]))?;
+            let mut buffer = [0; FRAME_BUFFER];
+            let mut heard = 0;
+            let end = tokio::time::Instant::now() + time;
+            while let Ok(result) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await {
+                result?;
+                heard += 1;
+            }
+            Ok(heard)
+        };
+        tokio::task::spawn_blocking(move || within(&client, listen)).await?
+    }
+
+    /// Sends a frame from the client on `lan0`.
+    pub(crate) async fn send(&self, frame: Vec<u8>) -> Result<()> {
+        let client = self.client.clone();
+        let send = async move || Ok(ArpSocket::open(link("lan0").await?.index)?.send(&frame)?);
+        tokio::task::spawn_blocking(move || within(&client, send)).await?
+    }
+
+    /// Runs a test of the speaker.
+    pub(crate) fn run<F, T>(test: T) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+        T: FnOnce(Self, Rig) -> F + Send,
+    {
+        let lan = Self::new()?;
+        let node = lan.node.clone();
+        within(&node, async || test(lan, Rig::new()?).await)
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for namespace in [&self.node, &self.client] {
+            // Nothing to do about a failure here; the name says where it came from.
+            let _ = ip(&format!("netns delete {namespace}"));
+        }
+    }
+}
+
+fn run(arguments: &str) -> Result<Output> {
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    Command::new("ip")
+        .args(&arguments)
+        .output()
+        .with_context(|| format!("run ip {arguments:?}"))
+}
+
+fn ip(arguments: &str) -> Result<()> {
+    let output = run(arguments)?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {arguments}: {}", error.trim());
+    Ok(())
+}
+
+/// Runs `work` on a thread of its own in a network namespace.
+fn within<T, F, W>(namespace: &str, work: W) -> Result<T>
+where
+    T: Send,
+    F: Future<Output = Result<T>>,
+    W: FnOnce() -> F + Send,
+{
+    let enter = || {
+        setns(
+            File::open(format!("/run/netns/{namespace}"))?,
+            CloneFlags::CLONE_NEWNET,
+        )?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), work()).await })?
+    };
+    std::thread::scope(|scope| match scope.spawn(enter).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// The link with this name in the namespace of the calling thread.
+pub(crate) async fn link(name: &str) -> Result<Link> {
+    let links = LinkWatcher::new()?.next().await?;
+    links
+        .into_values()
+        .find(|link| link.name == name)
+        .context("no such interface")
+}
+
+/// The speaker, and what it told.
+pub(crate) struct Rig {
+    pub(crate) speaker: Speaker,
+    pub(crate) registry: Registry,
+    pub(crate) news: Vec<News>,
+    links: LocalBoxStream<'static, Snapshot>,
+}
+
+impl Rig {
+    fn new() -> Result<Self> {
+        let registry = Registry::new();
+        let config = Args::try_parse_from(["lb-speaker", "--node-name", "n1"])?.config()?;
+        Ok(Self {
+            speaker: Speaker::new(config, Metrics::new(&registry)?),
+            registry,
+            news: Vec::new(),
+            links: lb_speaker::watch::links()?,
+        })
+    }
+
+    /// Tells the speaker what the API says.
+    pub(crate) fn tell(&mut self, updates: impl IntoIterator<Item = Update>) {
+        for update in updates {
+            self.speaker.update(Instant::now(), update);
+        }
+    }
+
+    /// Tells the speaker that everything has been listed, and lets it start.
+    pub(crate) async fn start(&mut self, updates: impl IntoIterator<Item = Update>) {
+        self.tell(updates);
+        self.tell(Kind::ALL.map(Update::Synced));
+        while !self.speaker.is_running() {
+            self.during(tokio::time::sleep(Duration::from_millis(10))).await;
+        }
+    }
+
+    /// Lets the speaker work while `work` goes on, as the program does.
+    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.news.extend(self.speaker.step(Instant::now()));
+            let due = self.speaker.poll_timeout();
+            let sleep = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = &mut work => return done,
+                Some(snapshot) = self.links.next() => {
+                    self.speaker.set_links(Instant::now(), snapshot);
+                }
+                () = sleep => {}
+            }
+        }
+    }
+
+    /// What was told since the last call, as the events' reasons would have it.
+    pub(crate) fn told(&mut self) -> Vec<&'static str> {
+        let news = std::mem::take(&mut self.news);
+        let reason = |news: News| match news.matter {
+            lb_speaker::news::Matter::Announcing => "announcing",
+            lb_speaker::news::Matter::NoInterface => "no interface",
+            lb_speaker::news::Matter::NotAnnounced(_) => "not announced",
+        };
+        news.into_iter().map(reason).collect()
+    }
+
+    /// The value of a counter or gauge with one of these label values; none when there is no such series.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Option<f64> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name)?;
+        let metric = family
+            .get_metric()
+            .iter()
+            .find(|metric| metric.get_label().iter().any(|pair| pair.value() == label))?;
+        let counter = metric.get_counter().get_value();
+        Some(counter + metric.get_gauge().get_value())
+    }
+}

@@ -1,0 +1,249 @@
+//! The speaker on a real Ethernet segment: what a client sees, for what the API says. Needs root and `arping`.
+
+#[path = "support/lan.rs"]
+mod lan;
+mod support;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lan::Lan;
+use lb_proto::MacAddr;
+use lb_proto::arp::{ArpFrame, Operation};
+use lb_speaker::index::{Kind, Update};
+use serde_json::json;
+use support::{
+    WEB, cluster, key, mk_advertisement, mk_node_with, mk_service, mk_slice, mk_speaker, mk_status,
+};
+
+/// An address whose order of nodes is n3, n1, n2.
+const BEHIND_N3: &str = "192.168.50.50";
+
+/// Longer than the first four bursts of a series, shorter than the grace of a restarting speaker.
+const SOME_BURSTS: Duration = Duration::from_millis(1500);
+
+#[test]
+fn the_owner_is_heard_and_answers_until_it_withdraws() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        rig.start(cluster()).await;
+        ensure!(
+            rig.during(lan.heard(WEB, SOME_BURSTS)).await? >= 2,
+            "bursts at 0, 0.1, 0.5 and 1.1 s"
+        );
+        ensure!(rig.during(lan.answered("lan0", WEB)).await? && rig.during(lan.answered("lan1", WEB)).await?);
+        ensure!(
+            !rig.during(lan.answered("lan0", "192.168.50.60")).await?,
+            "not an address of ours"
+        );
+        ensure!(rig.told() == ["announcing"]);
+        ensure!(rig.metric("metallb_speaker_announced", "default/web") == Some(1.0));
+        let requests = rig.metric("metallb_layer2_requests_received", WEB);
+        ensure!(requests >= Some(2.0) && requests == rig.metric("metallb_layer2_responses_sent", WEB));
+        ensure!(rig.metric("metallb_layer2_gratuitous_sent", WEB) >= Some(4.0));
+
+        rig.tell([Update::Slice(key("web-abc"), None)]);
+        ensure!(!rig.during(lan.answered("lan0", WEB)).await?, "withdrawn");
+        ensure!(rig.metric("metallb_speaker_announced", "default/web").is_none());
+        ensure!(rig.told().is_empty());
+
+        rig.tell([mk_slice("web", &["n2"])]);
+        let heard = rig.during(lan.heard(WEB, SOME_BURSTS)).await?;
+        ensure!(
+            (3..=5).contains(&heard),
+            "bursts at 0, 0.1, 0.5 and 1.1 s: {heard}"
+        );
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?, "announced again");
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_is_announced_before_everything_has_been_listed() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        rig.tell(cluster());
+        for kind in Kind::ALL {
+            if kind != Kind::Speakers {
+                rig.tell([Update::Synced(kind)]);
+            }
+        }
+        ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(rig.during(lan.heard(WEB, Duration::from_millis(500))).await? == 0);
+        rig.tell([Update::Synced(Kind::Speakers)]);
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_restarted_speaker_goes_on_without_an_event_and_is_heard_once_more() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        rig.start(cluster().into_iter().chain([mk_status("web", "n1")]))
+            .await;
+        ensure!(rig.during(lan.heard(WEB, SOME_BURSTS)).await? >= 3);
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(rig.told().is_empty(), "no change of owner");
+        // One that another node owned before is news.
+        rig.tell([
+            mk_status("dns", "n2"),
+            mk_service("dns", &["192.168.50.53"], |_| {}),
+            mk_slice("dns", &["n1"]),
+        ]);
+        ensure!(rig.during(lan.answered("lan0", "192.168.50.53")).await?);
+        ensure!(rig.told() == ["announcing"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_dead_nodes_address_is_taken_at_once_a_restarting_ones_not_and_it_goes_back() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let web = mk_service("web", &[BEHIND_N3], |_| {});
+        rig.start(cluster().into_iter().chain([web])).await;
+        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 owns it");
+
+        // A rolling restart of n3's speaker.
+        rig.tell([Update::Speaker("speaker-n3".to_owned(), None)]);
+        ensure!(
+            !rig.during(lan.answered("lan0", BEHIND_N3)).await?,
+            "held for its owner"
+        );
+        rig.tell([mk_speaker("n3", false)]);
+        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "still held");
+        rig.tell([mk_speaker("n3", true)]);
+
+        // The node dies.
+        let unknown = json!([{"type": "Ready", "status": "Unknown"}]);
+        rig.tell([mk_node_with("n3", &json!({}), &unknown), mk_speaker("n3", false)]);
+        ensure!(rig.during(lan.answered("lan0", BEHIND_N3)).await?, "taken over");
+        ensure!(rig.told() == ["announcing"]);
+
+        // And comes back.
+        rig.tell([support::mk_node("n3"), mk_speaker("n3", true)]);
+        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "given back");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_link_that_comes_back_is_announced_on_again_and_answered() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        rig.start(cluster()).await;
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        // The end of the first series of bursts.
+        rig.during(tokio::time::sleep(Duration::from_secs(5))).await;
+        lan.client_ip("link set lan0 down")?;
+        rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
+        ensure!(
+            rig.during(lan.answered("lan1", WEB)).await?,
+            "the other interface is not disturbed"
+        );
+        lan.client_ip("link set lan0 up")?;
+        let heard = rig.during(lan.heard(WEB, 2 * SOME_BURSTS)).await?;
+        ensure!(heard >= 2, "{heard}");
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(rig.told() == ["announcing"], "the owner is the same all the time");
+        Ok(())
+    })
+}
+
+#[test]
+fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let only = |names: &[&str]| mk_advertisement("lan", &json!({"interfaces": names}));
+        rig.start(cluster().into_iter().chain([only(&["lan1"])])).await;
+        ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(rig.during(lan.answered("lan1", WEB)).await?);
+        ensure!(rig.speaker.record_of(&key("web")) == Some(vec!["lan1".to_owned()]));
+        rig.tell([only(&["lan0"])]);
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(!rig.during(lan.answered("lan1", WEB)).await?);
+        rig.tell([only(&[])]);
+        ensure!(rig.during(lan.answered("lan0", WEB)).await? && rig.during(lan.answered("lan1", WEB)).await?);
+        ensure!(rig.speaker.record_of(&key("web")) == Some(Vec::new()));
+        ensure!(rig.told() == ["announcing"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_missing_interface_is_told_once_and_served_when_it_appears() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let late = mk_advertisement("lan", &json!({"interfaces": ["late0"]}));
+        rig.start(cluster().into_iter().chain([late])).await;
+        ensure!(rig.told() == ["no interface"]);
+        ensure!(
+            rig.speaker.record_of(&key("web")).is_none(),
+            "nothing is announced"
+        );
+        rig.tell([mk_slice("web", &["n1"])]);
+        rig.during(tokio::time::sleep(Duration::from_millis(200))).await;
+        ensure!(rig.told().is_empty());
+        let (node, client) = (&lan.node, &lan.client);
+        lan.node_ip(&format!(
+            "link add late0 netns {node} type veth peer name late0 netns {client}"
+        ))?;
+        lan.client_ip("address add 192.168.52.10/24 dev late0")?;
+        lan.client_ip("link set late0 up")?;
+        lan.node_ip("link set late0 up")?;
+        // The kernel reports carrier at most once a second.
+        rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
+        ensure!(rig.during(lan.answered("late0", WEB)).await?);
+        ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(rig.told() == ["announcing"]);
+        ensure!(rig.speaker.record_of(&key("web")).is_some());
+        Ok(())
+    })
+}
+
+#[test]
+fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        rig.start(cluster()).await;
+        let request = ArpFrame {
+            dst: MacAddr::BROADCAST,
+            src: MacAddr([2, 0, 0, 0, 0, 9]),
+            operation: Operation::Request,
+            sender_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            sender_ip: "192.168.50.10".parse()?,
+            target_mac: MacAddr::ZERO,
+            target_ip: WEB.parse()?,
+        };
+        let mut malformed = request.encode().to_vec();
+        malformed[18] = 8;
+        rig.during(lan.send(malformed)).await?;
+        let gratuitous = ArpFrame {
+            sender_ip: WEB.parse()?,
+            ..request
+        };
+        rig.during(lan.send(gratuitous.encode().to_vec())).await?;
+        rig.during(tokio::time::sleep(Duration::from_millis(200))).await;
+        ensure!(rig.metric("lb_speaker_malformed_frames_total", "hardware_length") == Some(1.0));
+        ensure!(rig.metric("lb_speaker_ignored_frames_total", "gratuitous") == Some(1.0));
+        ensure!(rig.metric("metallb_layer2_responses_sent", WEB) == Some(0.0));
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_nobody_announces_is_told_once_after_a_while() -> Result<()> {
+    Lan::run(async |_lan, mut rig| {
+        rig.start(
+            cluster()
+                .into_iter()
+                .chain([Update::Advertisement("lan".to_owned(), None)]),
+        )
+        .await;
+        rig.during(tokio::time::sleep(Duration::from_secs(2))).await;
+        ensure!(rig.told().is_empty(), "it may be on its way");
+        rig.during(tokio::time::sleep(Duration::from_secs(4))).await;
+        ensure!(rig.told() == ["not announced"]);
+        rig.tell([mk_slice("web", &["n1"])]);
+        rig.during(tokio::time::sleep(Duration::from_secs(6))).await;
+        ensure!(rig.told().is_empty(), "the reason is the same");
+        rig.tell([mk_advertisement("lan", &json!({}))]);
+        rig.during(tokio::time::sleep(Duration::from_millis(100))).await;
+        ensure!(rig.told() == ["announcing"]);
+        Ok(())
+    })
+}
