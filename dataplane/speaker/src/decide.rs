@@ -11,6 +11,7 @@ use lb_proto::membership::Membership;
 use crate::index::Index;
 use crate::interfaces::Interfaces;
 use crate::objects::{Advertisement, Node, Service};
+use crate::peers::Standing;
 use crate::reasons::{Ineligible, Reason};
 
 /// What a decision is made from.
@@ -22,6 +23,8 @@ pub struct View<'a> {
     pub index: &'a Index,
     /// Which speakers live.
     pub members: &'a Membership,
+    /// Whether the other speakers count with ours.
+    pub standing: Standing,
     /// Whether the exclude label of nodes has no meaning.
     pub ignore_exclude_label: bool,
 }
@@ -89,17 +92,24 @@ pub fn decide(view: &View<'_>, address: IpAddr) -> Decision {
     }
     // The address has one owner, whoever shares it: a node that may announce it for one Service is a candidate.
     let mut because = BTreeSet::new();
-    let candidates =
-        view.index
-            .nodes
-            .iter()
-            .filter_map(|(name, node)| match eligible(view, &claims, name, node) {
-                Ok(()) => Some(name.as_str()),
-                Err(why) => {
-                    because.insert(why);
-                    None
-                }
-            });
+    let mut others = Vec::new();
+    let mut mine = Err(Ineligible::NotSelected);
+    for (name, node) in &view.index.nodes {
+        let result = eligible(view, &claims, name, node);
+        if let Err(why) = result {
+            because.insert(why);
+        }
+        if name == view.me {
+            mine = result;
+        } else if result.is_ok() {
+            others.push(name.as_str());
+        }
+    }
+    if mine.is_ok() && !stands(view, &claims, &others) {
+        mine = Err(Ineligible::NoSpeaker);
+        because.insert(Ineligible::NoSpeaker);
+    }
+    let candidates = others.into_iter().chain(mine.is_ok().then_some(view.me));
     match election::owner(address, candidates) {
         None => nobody(view, address, Reason::NoNode { because }),
         Some(owner) if owner == view.me => match announcement(view, &claims) {
@@ -108,11 +118,21 @@ pub fn decide(view: &View<'_>, address: IpAddr) -> Decision {
         },
         Some(owner) => Decision::Other {
             owner: owner.to_owned(),
-            ineligible: match view.index.nodes.get(view.me) {
-                Some(node) => eligible(view, &claims, view.me, node).err(),
-                None => Some(Ineligible::NotSelected),
-            },
+            ineligible: mine.err(),
         },
+    }
+}
+
+/// Whether our standing with the other speakers makes us a candidate, given who else is one.
+fn stands(view: &View<'_>, claims: &[Claim<'_>], others: &[&str]) -> bool {
+    match view.standing {
+        Standing::Good => true,
+        Standing::Joining => claims.iter().any(|claim| {
+            view.index
+                .statuses_of(claim.key)
+                .any(|(_, record)| record.node == view.me)
+        }),
+        Standing::Lost => others.is_empty(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Which speakers live: feeds what the API says of Pods and Nodes into the membership machine.
+//! Which speakers live: feeds what the API says of Pods and Nodes into the membership machine, and into a second one
+//! that mirrors what the other speakers see of us.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,10 +8,27 @@ use lb_proto::membership::{Config, Membership};
 
 use crate::index::Index;
 
+/// Whether the other speakers count with us. They see the same API, so we can know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// Not yet since our start: another node owns what would be ours, until they see that we are ready. What the
+    /// records say is ours we go on with: that is a restart, for which the others wait.
+    Joining,
+    /// They do.
+    Good,
+    /// No more: they take what is ours, as if we were dead. We let go, unless there is nobody to take it: when the nodes
+    /// all seem to be dead, it is more likely that something is wrong with the API than with them.
+    Lost,
+}
+
 /// The membership, and who has been told to it.
 #[derive(Debug)]
 pub struct Peers {
+    me: String,
     members: Membership,
+    /// What the others see of us.
+    mirror: Membership,
+    joined: bool,
     /// Nodes that had a speaker when we last looked.
     with_speaker: BTreeSet<String>,
 }
@@ -20,7 +38,11 @@ impl Peers {
     #[must_use]
     pub fn new(me: &str, grace: Duration) -> Self {
         Self {
+            me: me.to_owned(),
             members: Membership::new(me, Config { grace }),
+            // A machine holds its own node to be up, whatever the API says: this one is nobody's.
+            mirror: Membership::new("", Config { grace }),
+            joined: false,
             with_speaker: BTreeSet::new(),
         }
     }
@@ -29,6 +51,16 @@ impl Peers {
     #[must_use]
     pub fn members(&self) -> &Membership {
         &self.members
+    }
+
+    /// Whether the others count with us.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match (self.mirror.is_candidate(&self.me), self.joined) {
+            (true, _) => Standing::Good,
+            (false, true) => Standing::Lost,
+            (false, false) => Standing::Joining,
+        }
     }
 
     /// Everything has been listed: tells of all nodes, and holds those that own addresses while their speaker is away.
@@ -50,17 +82,27 @@ impl Peers {
         let Some(node) = index.nodes.get(name) else {
             self.with_speaker.remove(name);
             self.members.node_gone(now, name);
+            if name == self.me {
+                self.mirror.node_gone(now, name);
+            }
             return;
         };
-        match index.speaker_ready(name) {
-            Some(true) => self.members.speaker_ready(now, name),
-            Some(false) => self.members.speaker_unready(now, name, node.ready),
-            // Gone with its node not ready is no restart.
-            None if !node.ready => self.members.speaker_unready(now, name, false),
-            None if self.with_speaker.contains(name) => self.members.speaker_gone(now, name),
-            None => {}
+        let ready = index.speaker_ready(name);
+        let was_there = self.with_speaker.contains(name);
+        let me = name == self.me;
+        let mirror = me.then_some(&mut self.mirror);
+        for members in [&mut self.members].into_iter().chain(mirror) {
+            match ready {
+                Some(true) => members.speaker_ready(now, name),
+                Some(false) => members.speaker_unready(now, name, node.ready),
+                // Gone with its node not ready is no restart.
+                None if !node.ready => members.speaker_unready(now, name, false),
+                None if was_there => members.speaker_gone(now, name),
+                None => {}
+            }
         }
-        if index.speaker_ready(name).is_some() {
+        self.joined |= me && ready == Some(true);
+        if ready.is_some() {
             self.with_speaker.insert(name.to_owned());
         } else {
             self.with_speaker.remove(name);
@@ -70,17 +112,22 @@ impl Peers {
     /// Ends the graces that are over.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.members.handle_timeout(now);
+        self.mirror.handle_timeout(now);
     }
 
     /// When the first grace ends.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.members.poll_timeout()
+        [self.members.poll_timeout(), self.mirror.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Whether candidates changed since the last call.
+    /// Whether candidates, or our standing, changed since the last call.
     pub fn take_changed(&mut self) -> bool {
-        self.members.take_changed()
+        let mirrored = self.mirror.take_changed();
+        self.members.take_changed() || mirrored
     }
 
     /// Whether the others count with us again since the last call, so that all we own is to be announced again.

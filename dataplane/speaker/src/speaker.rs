@@ -22,13 +22,13 @@ use crate::decide::{Announcement, Decision, View, decide};
 use crate::index::{Index, Kind, Touched, Update};
 use crate::metrics::Metrics;
 use crate::news::{Matter, News};
-use crate::peers::Peers;
+use crate::peers::{Peers, Standing};
 use crate::reasons::{Ended, Reason};
 
 /// Most addresses decided in one step: packets are answered between steps.
 const BATCH: usize = 256;
 /// How long nobody announces an address before it is told: its endpoints or its advertisement may be on their way.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a lost ServiceL2Status is left alone, for its new owner to overwrite it.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -131,6 +131,12 @@ impl Speaker {
             self.peers.look(now, &self.index, &node);
         }
         for service in statuses {
+            // While we join, the records say what is ours.
+            if self.peers.standing() == Standing::Joining
+                && let Some(service) = self.index.services.get(&service)
+            {
+                self.dirty.extend(&service.addresses);
+            }
             self.records.enter(service, now);
         }
     }
@@ -265,6 +271,7 @@ impl Speaker {
             me: &self.config.node,
             index: &self.index,
             members: self.peers.members(),
+            standing: self.peers.standing(),
             ignore_exclude_label: self.config.ignore_exclude_label,
         };
         let decision = decide(&view, address);

@@ -9,6 +9,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lb_speaker::decide::{Announcement, Decision, View, decide};
 use lb_speaker::index::Update;
@@ -16,8 +17,8 @@ use lb_speaker::interfaces::Interfaces;
 use lb_speaker::reasons::{Ineligible, Reason};
 use serde_json::json;
 use support::{
-    WEB, World, cluster, endpoint, key, mk_advertisement, mk_node_with, mk_pool, mk_service, mk_slice,
-    mk_slice_of, mk_speaker,
+    GRACE, WEB, World, cluster, endpoint, key, mk_advertisement, mk_node_with, mk_pool, mk_service, mk_slice,
+    mk_slice_of, mk_speaker, mk_status,
 };
 
 const READY: &str = r#"[{"type": "Ready", "status": "True"}]"#;
@@ -27,6 +28,7 @@ fn decision_on(world: &World, me: &str, address: &str) -> Decision {
         me,
         index: &world.index,
         members: world.peers.members(),
+        standing: world.peers.standing(),
         ignore_exclude_label: false,
     };
     decide(&view, address.parse().unwrap())
@@ -87,23 +89,83 @@ fn an_announcement_names_the_pool_the_services_and_all_interfaces_by_default() {
     assert_eq!(announcement.interfaces, Interfaces::All);
 }
 
+/// The default cluster as n1 sees it, with this in the eyes of all.
+fn with(changes: impl IntoIterator<Item = Update>) -> World {
+    World::new(cluster().into_iter().chain(changes))
+}
+
+fn unready_node(name: &str) -> Update {
+    mk_node_with(name, &json!({}), &json!([{"type": "Ready", "status": "Unknown"}]))
+}
+
 #[test]
 fn a_node_without_a_live_speaker_is_no_candidate() {
-    assert_eq!(
-        owner([Update::Speaker("speaker-n1".to_owned(), None)]),
-        "n1",
-        "we are alive in our own eyes"
-    );
-    let world = World::new(cluster().into_iter().chain([mk_speaker("n1", false)]));
-    let mut peers = lb_speaker::peers::Peers::new("n2", support::GRACE);
-    peers.start(world.now, &world.index);
-    let view = View {
-        me: "n2",
-        index: &world.index,
-        members: peers.members(),
-        ignore_exclude_label: false,
+    let mut world = with([unready_node("n1"), mk_speaker("n1", false)]);
+    world.see_as("n2");
+    assert!(matches!(decision_on(&world, "n2", WEB), Decision::Mine(_)));
+    let mut world = with([Update::Speaker("speaker-n1".to_owned(), None)]);
+    world.see_as("n2");
+    assert!(matches!(decision_on(&world, "n2", WEB), Decision::Mine(_)));
+}
+
+#[test]
+fn a_starting_speaker_takes_nothing_until_the_others_see_that_it_is_ready() {
+    let mut world = with([mk_speaker("n1", false)]);
+    let expected = Decision::Other {
+        owner: "n2".to_owned(),
+        ineligible: Some(Ineligible::NoSpeaker),
     };
-    assert!(matches!(decide(&view, WEB.parse().unwrap()), Decision::Mine(_)));
+    assert_eq!(decision_on(&world, "n1", WEB), expected);
+    world.tell(mk_speaker("n1", true));
+    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+}
+
+#[test]
+fn a_starting_speaker_takes_nothing_even_when_it_is_alone() {
+    let alone = ["n2", "n3"].map(|node| Update::Node(node.to_owned(), None));
+    let world = with(alone.into_iter().chain([mk_speaker("n1", false)]));
+    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Nobody { .. }));
+}
+
+#[test]
+fn a_restarted_speaker_goes_on_with_what_the_records_say_is_its_own() {
+    let world = with([mk_speaker("n1", false), mk_status("web", "n1")]);
+    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+    let world = with([mk_speaker("n1", false), mk_status("web", "n2")]);
+    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Other { .. }));
+}
+
+#[test]
+fn a_speaker_that_the_others_take_for_dead_lets_go_unless_all_seem_to_be_dead() {
+    let mut world = with([]);
+    world.tell(mk_speaker("n1", false));
+    assert!(
+        matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)),
+        "they wait"
+    );
+    world.tell(unready_node("n1"));
+    assert!(
+        matches!(decision_on(&world, "n1", WEB), Decision::Other { .. }),
+        "they do not wait"
+    );
+    for node in ["n2", "n3"] {
+        world.tell(mk_speaker(node, false));
+        world.tell(unready_node(node));
+    }
+    assert!(
+        matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)),
+        "there is nobody else"
+    );
+}
+
+#[test]
+fn a_speaker_that_stays_unready_lets_go_when_the_others_stop_waiting() {
+    let mut world = with([]);
+    world.tell(mk_speaker("n1", false));
+    world.pass(GRACE - Duration::from_millis(1));
+    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+    world.pass(Duration::from_millis(1));
+    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Other { .. }));
 }
 
 #[test]
@@ -130,6 +192,7 @@ fn the_exclude_label_takes_a_node_out_whatever_its_value_unless_it_is_ignored() 
         me: "n1",
         index: &world.index,
         members: world.peers.members(),
+        standing: world.peers.standing(),
         ignore_exclude_label: true,
     };
     assert!(matches!(decide(&view, WEB.parse().unwrap()), Decision::Mine(_)));
@@ -168,7 +231,7 @@ fn node_selectors_are_alternatives_within_and_between_advertisements() {
 
 #[test]
 fn an_advertisement_announces_pools_by_name_or_by_label_and_all_pools_without_either() {
-    let with = |spec: &serde_json::Value| decision([mk_advertisement("lan", spec)]);
+    let announce = |spec: &serde_json::Value| decision([mk_advertisement("lan", spec)]);
     let tier = |tier: &str| json!([{"matchLabels": {"tier": tier}}]);
     for announced in [
         json!({}),
@@ -176,13 +239,13 @@ fn an_advertisement_announces_pools_by_name_or_by_label_and_all_pools_without_ei
         json!({"ipAddressPools": ["other"], "ipAddressPoolSelectors": tier("lan")}),
         json!({"ipAddressPools": ["lan"], "ipAddressPoolSelectors": tier("other")}),
     ] {
-        assert!(matches!(with(&announced), Decision::Mine(_)), "{announced}");
+        assert!(matches!(announce(&announced), Decision::Mine(_)), "{announced}");
     }
     for silent in [
         json!({"ipAddressPools": ["other"]}),
         json!({"ipAddressPoolSelectors": tier("other")}),
     ] {
-        assert!(matches!(with(&silent), Decision::Nobody { .. }), "{silent}");
+        assert!(matches!(announce(&silent), Decision::Nobody { .. }), "{silent}");
     }
 }
 

@@ -234,12 +234,12 @@ fn what_nobody_announces_is_told_once_after_a_while() -> Result<()> {
                 .chain([Update::Advertisement("lan".to_owned(), None)]),
         )
         .await;
-        rig.during(tokio::time::sleep(Duration::from_secs(2))).await;
+        rig.during(tokio::time::sleep(Duration::from_secs(8))).await;
         ensure!(rig.told().is_empty(), "it may be on its way");
-        rig.during(tokio::time::sleep(Duration::from_secs(4))).await;
+        rig.during(tokio::time::sleep(Duration::from_secs(3))).await;
         ensure!(rig.told() == ["not announced"]);
         rig.tell([mk_slice("web", &["n1"])]);
-        rig.during(tokio::time::sleep(Duration::from_secs(6))).await;
+        rig.during(tokio::time::sleep(Duration::from_secs(11))).await;
         ensure!(rig.told().is_empty(), "the reason is the same");
         rig.tell([mk_advertisement("lan", &json!({}))]);
         rig.during(tokio::time::sleep(Duration::from_millis(100))).await;

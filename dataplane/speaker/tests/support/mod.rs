@@ -153,4 +153,23 @@ impl World {
         peers.start(now, &index);
         Self { index, peers, now }
     }
+
+    /// Starts over as the speaker of another node.
+    pub(crate) fn see_as(&mut self, me: &str) {
+        self.peers = Peers::new(me, GRACE);
+        self.peers.start(self.now, &self.index);
+    }
+
+    /// Takes in one more change.
+    pub(crate) fn tell(&mut self, update: Update) {
+        if let Some(node) = self.index.update(update).peer {
+            self.peers.look(self.now, &self.index, &node);
+        }
+    }
+
+    /// Time passes.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.peers.handle_timeout(self.now);
+    }
 }
