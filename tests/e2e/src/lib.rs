@@ -1,1 +1,19 @@
-//! The lab, a real cluster on one machine, and the scenarios that run on it.
+//! The lab, a real cluster on one machine, and what the scenarios that run on it share.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`lab`] | the cluster: nodes in namespaces on one LAN, with cables to cut and power to switch off |
+//! | [`stage`] | a cluster with an administrator's shell and a LAN client's shell |
+//! | [`guide`] | `docs/guide.md` as commands to run |
+//! | [`image`] | container images from files, without Docker |
+//! | [`peer`] | MetalLB in the lab in place of ours |
+
+// This crate is support for tests and for people at a terminal: a lab that cannot be used ends the scenario, and the
+// output goes to the terminal.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+pub mod guide;
+pub mod image;
+pub mod lab;
+pub mod peer;
+pub mod stage;

@@ -1,0 +1,59 @@
+//! ServiceL2Status: which node answers for a Service's address. Written by the speakers, read by people.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Nothing: all that this kind says is in its status.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "metallb.io",
+    version = "v1beta1",
+    kind = "ServiceL2Status",
+    plural = "servicel2statuses",
+    namespaced,
+    status = "ServiceL2StatusStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "ServiceL2Status tells which node answers on the LAN for the address of a Service.\n\nThe speakers write it. To \
+           find the one of a Service: kubectl get servicel2statuses -A -l metallb.io/service-name=NAME",
+    printcolumn(name = "Allocated Node", type_ = "string", json_path = ".status.node"),
+    printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),
+    printcolumn(name = "Service Namespace", type_ = "string", json_path = ".status.serviceNamespace")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceL2StatusSpec {}
+
+/// Which node answers for which Service. Of a Service with two addresses, this is about the first.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceL2StatusStatus {
+    // Not immutable, as it is in MetalLB: there, a new owner that met the status of the old one could never write its
+    // own, and tried again for ever.
+    /// The node that answers. Its machine gets the traffic from the LAN.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
+
+    /// Name of the Service. It never changes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = ("self == oldSelf", "Value is immutable"))]
+    pub service_name: String,
+
+    /// Namespace of the Service. It never changes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = ("self == oldSelf", "Value is immutable"))]
+    pub service_namespace: String,
+
+    /// The node's interfaces that the address is announced on. Empty: all interfaces that are on a LAN and not excluded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<InterfaceInfo>,
+}
+
+/// An interface of a node.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceInfo {
+    /// Its name on the node. Example: eth0
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}

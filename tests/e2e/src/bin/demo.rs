@@ -1,0 +1,48 @@
+//! `make demo`: a lab, the chart, a stack, and the guide's steps before the reader's eyes. The cluster stays up.
+
+use std::time::Instant;
+
+use lb_e2e::stage::{SOON, Stage, eventually};
+
+/// Name of the demo's lab.
+const NAME: &str = "demo";
+
+fn main() -> anyhow::Result<()> {
+    let start = Instant::now();
+    println!("Starting a three-node Kubernetes cluster on this machine.");
+    let mut stage = Stage::lab(NAME, 3)?.echoing();
+    for section in ["1.1", "1.2", "1.3", "2.1", "2.2", "3.1", "3.2", "4.1"] {
+        stage.follow(section)?;
+    }
+    stage.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
+    stage.follow("4.2")?;
+    let address = stage.address("nginx-test-lb")?;
+    for section in ["4.3", "4.4"] {
+        stage.follow(section)?;
+    }
+    let owner = stage.owner(&address, SOON)?;
+    stage.replace("talos-control-01", &owner);
+    stage.replace("speaker-xxxxx", &stage.speaker_on(&owner)?);
+    for section in ["4.5", "4.6", "4.7", "4.8"] {
+        stage.follow(section)?;
+    }
+    let page = eventually("an answer", SOON, || Ok(stage.client(&format!("curl -s -m 2 http://{address}")).ok()))?;
+    println!("\n\x1b[1m── From the LAN\x1b[0m\nlan$ curl http://{address}\n{}", page.trim_end());
+
+    let directory = stage.the_lab().kubeconfig();
+    stage.leave_up()?;
+    println!(
+        "\nDone in {:.0} s. The cluster stays up. Look around:\n\n  \
+         export KUBECONFIG={} PATH={}/bin:$PWD/target/debug:$PATH\n  \
+         kubectl get pods -A -o wide\n  \
+         kubectl describe service nginx-test-lb\n  \
+         lab run --name {NAME} client -- curl -s http://{address}\n  \
+         lab cut {} --name {NAME}      # pull the owner's cable; lab join puts it back\n  \
+         make demo-down               # remove all of it",
+        start.elapsed().as_secs_f64(),
+        directory.display(),
+        lb_e2e::lab::cache().display(),
+        owner.trim_start_matches('n'),
+    );
+    Ok(())
+}

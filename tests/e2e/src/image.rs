@@ -1,0 +1,255 @@
+//! Writes container images without Docker: an OCI image layout in one archive, which containerd, Docker, skopeo and crane
+//! read. The same files give the same bytes: entries are sorted, belong to root and carry no times.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tar::{Builder, EntryType, Header};
+
+/// What an image is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// Its name with a tag: `lb-operator.io/speaker:0.1.0`. A name without a registry is Docker Hub's.
+    pub name: String,
+    /// Files, by their path in the image.
+    pub files: BTreeMap<PathBuf, PathBuf>,
+    /// What is run, with its arguments.
+    pub entrypoint: Vec<String>,
+    /// Arguments unless the pod gives others.
+    pub command: Vec<String>,
+    /// User and group as numbers, `65532:65532`; empty is root.
+    pub user: String,
+    /// Labels, which become annotations of the manifest too.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Image {
+    /// Adds all files below a directory, under the paths that they have in it.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn add_tree(&mut self, root: &Path) -> anyhow::Result<()> {
+        let mut queue = vec![root.to_owned()];
+        while let Some(directory) = queue.pop() {
+            for entry in std::fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
+                let path = entry?.path();
+                // An empty directory is kept: programs may expect it.
+                if path.is_dir() && !path.is_symlink() && std::fs::read_dir(&path)?.next().is_some() {
+                    queue.push(path);
+                } else {
+                    let inside = Path::new("/").join(path.strip_prefix(root)?);
+                    self.files.insert(inside, path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the archive.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the archive cannot be written.
+    pub fn write(&self, archive: &Path) -> anyhow::Result<()> {
+        let layer = self.layer()?;
+        let packed = gzip(&layer)?;
+        let config = serde_json::to_vec(&json!({
+            "architecture": architecture()?,
+            "os": "linux",
+            "config": self.runtime_config(),
+            "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+            "history": [{"created_by": "lb-operator image"}],
+        }))?;
+        let mut manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
+        });
+        if !self.labels.is_empty() {
+            manifest["annotations"] = json!(self.labels);
+        }
+        let manifest = serde_json::to_vec(&manifest)?;
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["platform"] = json!({"architecture": architecture()?, "os": "linux"});
+        entry["annotations"] = json!({
+            "io.containerd.image.name": self.full_name(),
+            "org.opencontainers.image.ref.name": self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
+        });
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [entry],
+        });
+
+        let mut files = BTreeMap::new();
+        for blob in [&config, &packed, &manifest] {
+            files.insert(format!("blobs/sha256/{}", hexadecimal(blob)), blob.clone());
+        }
+        files.insert("index.json".to_owned(), serde_json::to_vec(&index)?);
+        files.insert("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
+        let mut tar = Builder::new(Vec::new());
+        for (path, bytes) in files {
+            append(&mut tar, Path::new(&path), bytes.as_slice(), bytes.len() as u64, 0o644)?;
+        }
+        // Under another name first: who looks for the archive never sees half of it.
+        let unfinished = archive.with_extension("part");
+        std::fs::write(&unfinished, tar.into_inner()?).with_context(|| format!("write {}", unfinished.display()))?;
+        std::fs::rename(&unfinished, archive).with_context(|| format!("write {}", archive.display()))
+    }
+
+    fn runtime_config(&self) -> Value {
+        let mut config = json!({"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"});
+        for (key, value) in [
+            ("Entrypoint", json!(self.entrypoint)),
+            ("Cmd", json!(self.command)),
+            ("User", json!(self.user)),
+            ("Labels", json!(self.labels)),
+        ] {
+            let is_empty = value.as_array().is_some_and(Vec::is_empty)
+                || value.as_str().is_some_and(str::is_empty)
+                || value.as_object().is_some_and(serde_json::Map::is_empty);
+            if !is_empty {
+                config[key] = value;
+            }
+        }
+        config
+    }
+
+    /// The name with its registry, as containerd keeps it.
+    fn full_name(&self) -> String {
+        match self.name.split_once('/') {
+            Some((registry, _)) if registry.contains(['.', ':']) || registry == "localhost" => self.name.clone(),
+            Some(_) => format!("docker.io/{}", self.name),
+            None => format!("docker.io/library/{}", self.name),
+        }
+    }
+
+    fn layer(&self) -> anyhow::Result<Vec<u8>> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut tar = Builder::new(Vec::new());
+        for (inside, source) in &self.files {
+            let path = inside.strip_prefix("/").unwrap_or(inside);
+            let failed = || format!("put {} into the image", source.display());
+            let metadata = std::fs::symlink_metadata(source).with_context(failed)?;
+            let mode = metadata.permissions().mode() & 0o7777;
+            if metadata.is_symlink() {
+                let mut header = header(0, 0o777);
+                header.set_entry_type(EntryType::Symlink);
+                tar.append_link(&mut header, path, std::fs::read_link(source)?).with_context(failed)?;
+            } else if metadata.is_dir() {
+                let mut header = header(0, mode);
+                header.set_entry_type(EntryType::Directory);
+                tar.append_data(&mut header, path, std::io::empty()).with_context(failed)?;
+            } else {
+                let file = std::fs::File::open(source).with_context(failed)?;
+                append(&mut tar, path, file, metadata.len(), mode).with_context(failed)?;
+            }
+        }
+        Ok(tar.into_inner()?)
+    }
+}
+
+fn header(size: u64, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+fn append(tar: &mut Builder<Vec<u8>>, path: &Path, data: impl std::io::Read, size: u64, mode: u32) -> anyhow::Result<()> {
+    tar.append_data(&mut header(size, mode), path, data)?;
+    Ok(())
+}
+
+fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    // No time and no name in its header.
+    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6));
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+fn descriptor(kind: &str, bytes: &[u8]) -> Value {
+    json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()})
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hexadecimal(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The machine's architecture under its name in images: images are built where they run.
+fn architecture() -> anyhow::Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => bail!("no name for the architecture {other} in images"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(directory: &Path) -> Image {
+        std::fs::create_dir_all(directory.join("tree/etc")).unwrap();
+        std::fs::write(directory.join("tree/etc/b"), "b").unwrap();
+        std::fs::write(directory.join("tree/a"), "a").unwrap();
+        let mut image = Image { name: "lb-operator.io/speaker:0.1.0".to_owned(), user: "1:1".to_owned(), ..Image::default() };
+        image.entrypoint = vec!["/a".to_owned()];
+        image.add_tree(&directory.join("tree")).unwrap();
+        image
+    }
+
+    #[test]
+    fn the_same_files_give_the_same_bytes() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let archives = [&one, &two].map(|directory| {
+            let archive = directory.path().join("image.tar");
+            image(directory.path()).write(&archive).unwrap();
+            std::fs::read(archive).unwrap()
+        });
+        assert!(archives[0] == archives[1]);
+    }
+
+    #[test]
+    fn every_digest_is_that_of_its_blob() {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("image.tar");
+        image(directory.path()).write(&archive).unwrap();
+        let mut blobs = 0;
+        for entry in tar::Archive::new(std::fs::File::open(archive).unwrap()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().into_owned();
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            if let Ok(name) = path.strip_prefix("blobs/sha256") {
+                assert_eq!(name.to_str(), Some(&*hexadecimal(&bytes)));
+                blobs += 1;
+            }
+        }
+        assert_eq!(blobs, 3);
+    }
+
+    #[test]
+    fn a_name_without_a_registry_is_docker_hubs() {
+        for (name, full) in [
+            ("nginx:alpine", "docker.io/library/nginx:alpine"),
+            ("team/app:1", "docker.io/team/app:1"),
+            ("lb-operator.io/speaker:0.1.0", "lb-operator.io/speaker:0.1.0"),
+            ("localhost/app:1", "localhost/app:1"),
+        ] {
+            assert_eq!(Image { name: name.to_owned(), ..Image::default() }.full_name(), full);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Machines as groups of processes: starting one, entering one, and finding what runs in it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::layout::{Layout, Machine};
+
+/// Starts a machine: `script` becomes the first process of namespaces of its own, in the machine's network.
+///
+/// The processes do not belong to the one that starts them: a lab outlives the command that brought it up.
+pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::Result<()> {
+    let name = machine.name();
+    let script = layout.write(&format!("{name}/init.sh"), script)?;
+    let log = File::create(layout.log(&name)).with_context(|| format!("create the log of {name}"))?;
+    // The child that `unshare` forks is killed with it, and with that child everything below it.
+    let start = r#"nsenter --net="$1" setsid unshare --pid --mount --uts --fork --kill-child --mount-proc bash "$2" & echo $! >"$3""#;
+    let status = Command::new("bash")
+        .args(["-c", start, "boot"])
+        .arg(format!("/run/netns/{}", layout.namespace(machine)))
+        .arg(script)
+        .arg(pid_file(layout, machine))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .with_context(|| format!("start {name}"))?;
+    if !status.success() {
+        bail!("{name} does not start: {status}; see {}", layout.log(&name).display());
+    }
+    Ok(())
+}
+
+fn pid_file(layout: &Layout, machine: Machine) -> PathBuf {
+    layout.disk(machine).join("pid")
+}
+
+/// The machine's first process, as the host numbers it.
+pub(super) fn init(layout: &Layout, machine: Machine) -> anyhow::Result<Pid> {
+    let off = || format!("{} has no power: `lab start` gives it back", machine.name());
+    let outer: i32 = std::fs::read_to_string(pid_file(layout, machine)).with_context(off)?.trim().parse().with_context(off)?;
+    // The number may have been given to another process since: only one in this machine's network counts.
+    let same = |a: PathBuf, b: PathBuf| {
+        use std::os::unix::fs::MetadataExt as _;
+        matches!((std::fs::metadata(a), std::fs::metadata(b)), (Ok(a), Ok(b)) if a.dev() == b.dev() && a.ino() == b.ino())
+    };
+    let own = Path::new("/run/netns").join(layout.namespace(machine));
+    if !same(format!("/proc/{outer}/ns/net").into(), own) {
+        bail!(off());
+    }
+    children(outer).first().map(|pid| Pid::from_raw(*pid)).with_context(off)
+}
+
+/// A command on a machine. The client is only a network; on the others it sees the machine's files and processes too.
+pub(super) fn command(layout: &Layout, machine: Machine, argv: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new("nsenter");
+    if machine == Machine::Client {
+        command.arg(format!("--net=/run/netns/{}", layout.namespace(machine)));
+    } else {
+        let init = init(layout, machine)?;
+        command.args(["--target", &init.to_string(), "--net", "--mount", "--uts", "--pid"]);
+    }
+    command.arg("--").args(argv);
+    Ok(command)
+}
+
+/// Sends a signal to every process of a program on a machine. Returns how many there are.
+pub(super) fn signal(layout: &Layout, machine: Machine, program: &str, signal: Signal) -> anyhow::Result<usize> {
+    let mut found = Vec::new();
+    let mut all = Vec::new();
+    let mut queue = vec![init(layout, machine)?.as_raw()];
+    while let Some(pid) = queue.pop() {
+        queue.extend(children(pid));
+        let Some(name) = program_of(pid) else { continue };
+        if name == program {
+            found.push(Pid::from_raw(pid));
+        }
+        all.push(name);
+    }
+    if found.is_empty() {
+        all.sort();
+        all.dedup();
+        bail!("{} runs no program {program:?}: it runs {}", machine.name(), all.join(", "));
+    }
+    for pid in &found {
+        kill(*pid, signal).with_context(|| format!("send {signal} to process {pid}"))?;
+    }
+    Ok(found.len())
+}
+
+/// The name of the file that a process was started from, as its first argument says: a program with many names counts
+/// under the one it was started by.
+fn program_of(pid: i32) -> Option<String> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let first = line.split(|byte| *byte == 0).next()?;
+    let name = Path::new(std::str::from_utf8(first).ok()?).file_name()?;
+    Some(name.to_str()?.to_owned())
+}
+
+/// The processes that a process has started, from all of its threads.
+fn children(pid: i32) -> Vec<i32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}

@@ -1,0 +1,328 @@
+//! A real Kubernetes cluster on one machine, without Docker: every node is a set of namespaces with a containerd, kubelet
+//! and kube-proxy of its own, and hangs by a cable on one Ethernet segment.
+//!
+//! ```text
+//!    host ─── 198.18.<k>.0/30 ─── <name>-cp       etcd, API server, controller manager, scheduler
+//!                                    │ .5
+//!   ═════ <name>-lan: the LAN 192.168.50.0/24, fc00:50::/64 on eth0; a second one, 192.168.51.0/24, fc00:51::/64, on eth1
+//!      │ .20              │ .11              │ .12             …
+//!  <name>-client       <name>-n1          <name>-n2
+//! ```
+//!
+//! Everything a lab makes is found again by its name, so [`Lab::down`] works after a crash at any point, also without the
+//! files of whoever started it:
+//!
+//! | what | where |
+//! | --- | --- |
+//! | network namespaces | `<name>-lan`, `<name>-cp`, `<name>-client`, `<name>-n1`, … |
+//! | processes | those that live in these namespaces; all others are their children and end with them |
+//! | control groups | `lab-<name>-n1`, … in every hierarchy |
+//! | mounts | inside the nodes' own mount namespaces, which end with their processes |
+//! | files | `target/<name>`: `kubeconfig`, `logs/`, and a directory for each machine |
+//!
+//! Whoever brings a lab up holds one end of a pipe, and a janitor process holds the other. When the holder ends without
+//! having said that the lab stays, by Ctrl-C or worse, the janitor takes the lab down.
+
+mod cgroup;
+mod janitor;
+mod layout;
+mod machine;
+mod network;
+mod node;
+mod pki;
+mod server;
+mod sweep;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use janitor::Janitor;
+pub use layout::{cache, cached_images};
+use layout::{Layout, Machine};
+
+/// How long the API server and the nodes may take to become ready; seconds on an idle machine.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// What a lab is to be like.
+#[derive(Clone, Debug)]
+pub struct LabConfig {
+    /// Its name: 1 to 20 lower-case letters, digits and dashes. Labs of different names stand side by side.
+    pub name: String,
+    /// Number of nodes, 1 to 29.
+    pub nodes: usize,
+    /// Archives of container images that every node has from the start.
+    pub images: Vec<PathBuf>,
+}
+
+impl LabConfig {
+    /// A lab of three nodes without images.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), nodes: 3, images: Vec::new() }
+    }
+}
+
+/// A running lab. It is taken down when this is dropped, unless it was told to stay.
+#[derive(Debug)]
+pub struct Lab {
+    layout: Layout,
+    janitor: Option<Janitor>,
+}
+
+impl Lab {
+    /// Starts a lab from nothing, in place of one of the same name, and waits until its nodes are ready.
+    ///
+    /// # Errors
+    /// When something that set-up provides is missing, or a part does not start; the error names its log.
+    pub fn up(config: LabConfig) -> anyhow::Result<Self> {
+        let layout = Layout::new(&config)?;
+        check_prerequisites()?;
+        sweep::down(&layout.name)?;
+        layout.create()?;
+        let janitor = Janitor::watch(&layout.name)?;
+        let mut lab = Self { layout, janitor: Some(janitor) };
+        lab.boot(&config.images).with_context(|| format!("start lab {}", lab.name()))?;
+        Ok(lab)
+    }
+
+    /// A lab that somebody else has started. Dropping this changes nothing.
+    ///
+    /// # Errors
+    /// When there is no lab of this name.
+    pub fn running(name: &str) -> anyhow::Result<Self> {
+        let layout = Layout::of_running(name)?;
+        Ok(Self { layout, janitor: None })
+    }
+
+    /// Removes all that a lab of this name has made, as far as it is there.
+    ///
+    /// # Errors
+    /// When something of it resists.
+    pub fn down(name: &str) -> anyhow::Result<()> {
+        layout::check_name(name)?;
+        sweep::down(name)?;
+        layout::remove_files(name)
+    }
+
+    /// Lets the lab stand when this process ends.
+    ///
+    /// # Errors
+    /// When the janitor is gone.
+    pub fn leave_up(mut self) -> anyhow::Result<()> {
+        match self.janitor.take() {
+            Some(janitor) => janitor.dismiss(),
+            None => Ok(()),
+        }
+    }
+
+    fn boot(&mut self, images: &[PathBuf]) -> anyhow::Result<()> {
+        self.layout.link = network::create(&self.layout)?;
+        self.layout.save()?;
+        let layout = &self.layout;
+        pki::create(layout)?;
+        server::start(layout)?;
+        for number in 1..=layout.nodes {
+            node::start(layout, number, images)?;
+        }
+        let kubectl = |args: &[&str]| self.kubectl(args);
+        wait_for("the API server", &layout.log("apiserver"), || kubectl(&["get", "--raw", "/readyz"]).is_ok())?;
+        wait_for("the nodes", &layout.log("n1-kubelet"), || {
+            kubectl(&["get", "nodes", "--no-headers"])
+                .is_ok_and(|text| text.lines().filter(|line| line.contains(" Ready ")).count() == layout.nodes)
+        })
+    }
+
+    /// Whether the API server answers and no machine is without power.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let has_power = |number| machine::init(&self.layout, Machine::Node(number)).is_ok();
+        (1..=self.layout.nodes).all(has_power) && self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
+    }
+
+    fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(layout::binary("kubectl"));
+        command.arg("--kubeconfig").arg(self.kubeconfig()).arg("--request-timeout=5s").args(args);
+        run(&mut command)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.layout.name
+    }
+
+    /// The administrator's kubeconfig, usable from the host.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.layout.kubeconfig()
+    }
+
+    /// The directory of the logs, a file for each program of each machine.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.layout.logs()
+    }
+
+    /// The names of the nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<String> {
+        (1..=self.layout.nodes).map(|number| Machine::Node(number).name()).collect()
+    }
+
+    /// A command on one of the lab's machines: `client`, `cp`, `n1`, …
+    ///
+    /// # Errors
+    /// When there is no such machine, or it has no power.
+    pub fn command(&self, machine: &str, argv: &[&str]) -> anyhow::Result<Command> {
+        let machine = self.layout.machine(machine)?;
+        machine::command(&self.layout, machine, argv)
+    }
+
+    /// Pulls a node's cables out.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn cut(&self, node: usize) -> anyhow::Result<()> {
+        network::set_cables(&self.layout, self.node(node)?, network::Cable::Out)
+    }
+
+    /// Puts a node's cables back.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn join(&self, node: usize) -> anyhow::Result<()> {
+        network::set_cables(&self.layout, self.node(node)?, network::Cable::In)
+    }
+
+    /// Takes a node's power away: all its processes end at once and nothing in it answers or forwards any more.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn crash(&self, node: usize) -> anyhow::Result<()> {
+        let machine = self.node(node)?;
+        sweep::power_off(&self.layout.namespace(machine))
+    }
+
+    /// Gives a node its power back; it boots from its disk. Does nothing when it is running.
+    ///
+    /// # Errors
+    /// When there is no such node, or it does not start.
+    pub fn start(&self, node: usize) -> anyhow::Result<()> {
+        let machine = self.node(node)?;
+        if machine::init(&self.layout, machine).is_ok() {
+            return Ok(());
+        }
+        sweep::power_off(&self.layout.namespace(machine))?;
+        network::plug_in(&self.layout, machine)?;
+        node::start(&self.layout, node, &[])
+    }
+
+    /// Stops every process of this program on a node where it stands, without ending it. Returns how many.
+    ///
+    /// # Errors
+    /// When no such program runs there.
+    pub fn freeze(&self, node: usize, program: &str) -> anyhow::Result<usize> {
+        machine::signal(&self.layout, self.node(node)?, program, nix::sys::signal::Signal::SIGSTOP)
+    }
+
+    /// Lets stopped processes go on. Returns how many.
+    ///
+    /// # Errors
+    /// When no such program runs there.
+    pub fn thaw(&self, node: usize, program: &str) -> anyhow::Result<usize> {
+        machine::signal(&self.layout, self.node(node)?, program, nix::sys::signal::Signal::SIGCONT)
+    }
+
+    /// Gives every running node a container image.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub fn load(&self, image: &Path) -> anyhow::Result<()> {
+        let image = image.canonicalize().with_context(|| format!("find the image {}", image.display()))?;
+        for number in 1..=self.layout.nodes {
+            if machine::init(&self.layout, Machine::Node(number)).is_ok() {
+                node::load(&self.layout, number, &image)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&self, number: usize) -> anyhow::Result<Machine> {
+        if (1..=self.layout.nodes).contains(&number) {
+            return Ok(Machine::Node(number));
+        }
+        bail!("lab {} has no node {number}: its nodes are 1 to {}", self.name(), self.layout.nodes)
+    }
+}
+
+/// Where a scenario runs.
+#[derive(Debug)]
+pub enum Cluster {
+    /// In a lab of its own.
+    Lab(Lab),
+    /// On a cluster that somebody provides, by its kubeconfig.
+    External(PathBuf),
+}
+
+impl Cluster {
+    /// The lab, if it is one.
+    #[must_use]
+    pub fn lab(&self) -> Option<&Lab> {
+        match self {
+            Self::Lab(lab) => Some(lab),
+            Self::External(_) => None,
+        }
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        match self {
+            Self::Lab(lab) => lab.kubeconfig(),
+            Self::External(path) => path.clone(),
+        }
+    }
+}
+
+/// What must be there before anything is changed, with the command that provides it.
+fn check_prerequisites() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab makes network namespaces and mounts: run it as root");
+    }
+    for program in ["kube-apiserver", "kubelet", "kubectl"] {
+        let path = layout::binary(program);
+        if !path.exists() {
+            bail!("{} is missing: run `make setup`", path.display());
+        }
+    }
+    for program in ["/usr/bin/etcd", "/usr/bin/containerd", "/usr/sbin/runc", "/usr/lib/cni/bridge"] {
+        if !Path::new(program).exists() {
+            bail!("{program} is missing: run `make setup`");
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(what: &str, log: &Path, ready: impl Fn() -> bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while !ready() {
+        if start.elapsed() > BOOT {
+            bail!("waited {BOOT:?} in vain for {what}; see {}", log.display());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Runs a command to its end and returns what it printed.
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("start {command:?}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let printed = String::from_utf8_lossy(&output.stderr);
+    bail!("{command:?}: {}: {}", output.status, printed.trim())
+}

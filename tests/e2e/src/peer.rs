@@ -1,0 +1,67 @@
+//! MetalLB in the lab, in place of ours: the real programs and the real manifest, from its Go module.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::lab::{Lab, cache};
+
+/// Installs MetalLB from the module that `tests/e2e/metallb` pins, and waits until it is ready. Our operator and its
+/// stack go first, if they are there; pools, advertisements and Services stay as they are.
+///
+/// # Errors
+/// When set-up has not built it, or it does not become ready.
+pub fn install_metallb(lab: &Lab) -> anyhow::Result<()> {
+    for image in ["controller", "speaker"] {
+        lab.load(&part(&format!("{image}.tar"))?)?;
+    }
+    let manifest = part("metallb-native.yaml")?;
+    remove_ours(lab)?;
+    // The programs look for their own image's newest version unless told that the node's copy is the one.
+    kubectl(lab, &["apply", "--server-side", "--force-conflicts", "-f", &manifest.display().to_string()])?;
+    for workload in ["deployment/controller", "daemonset/speaker"] {
+        kubectl(lab, &["rollout", "status", "-n", "metallb-system", workload, "--timeout=180s"])?;
+    }
+    Ok(())
+}
+
+fn remove_ours(lab: &Lab) -> anyhow::Result<()> {
+    if kubectl(lab, &["get", "loadbalancerstack", "default"]).is_err() {
+        return Ok(());
+    }
+    // The operator goes before its stack, so that it does not make again what is deleted here.
+    helm(lab, &["uninstall", "lb-operator", "--wait", "--ignore-not-found"])?;
+    kubectl(lab, &["delete", "deployment/controller", "daemonset/speaker", "-n", "metallb-system", "--wait", "--ignore-not-found"])?;
+    kubectl(lab, &["delete", "loadbalancerstack", "default", "--cascade=orphan"])?;
+    Ok(())
+}
+
+/// A file of the peer, as set-up made it.
+fn part(name: &str) -> anyhow::Result<PathBuf> {
+    let path = cache().join("peer/metallb").join(name);
+    if !path.exists() {
+        bail!("{} is missing: run `make setup`", path.display());
+    }
+    Ok(path)
+}
+
+fn kubectl(lab: &Lab, args: &[&str]) -> anyhow::Result<String> {
+    call(lab, "kubectl", args)
+}
+
+fn helm(lab: &Lab, args: &[&str]) -> anyhow::Result<String> {
+    call(lab, "helm", args)
+}
+
+fn call(lab: &Lab, program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(cache().join("bin").join(program))
+        .args(args)
+        .env("KUBECONFIG", lab.kubeconfig())
+        .output()
+        .with_context(|| format!("start {program}"))?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

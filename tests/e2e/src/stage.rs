@@ -1,0 +1,378 @@
+//! What the scenarios stand on: a cluster with the chart installed, an administrator's shell and a LAN client's shell.
+//!
+//! Commands run as a user types them, through `bash`, with `kubectl` and `helm` on the path; a failure shows the command
+//! and everything it printed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::guide::{self, Place};
+use crate::lab::{Cluster, Lab, LabConfig};
+
+/// How long a scenario waits for what should happen in well under a second, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(30);
+/// How long a scenario waits for what the cluster itself takes its time for: a dead node, pods that restart.
+pub const EVENTUALLY: Duration = Duration::from_secs(120);
+
+/// A cluster and the two places from which a user looks at it.
+pub struct Stage {
+    cluster: Cluster,
+    replacements: BTreeMap<String, String>,
+    echo: bool,
+}
+
+impl Stage {
+    /// A lab of its own for one scenario, with our images loaded. It is removed when the stage is dropped.
+    ///
+    /// # Errors
+    /// When set-up or `make image` has not been run, or the lab does not come up.
+    pub fn lab(name: &str, nodes: usize) -> anyhow::Result<Self> {
+        let lab = Lab::up(LabConfig { nodes, images: images()?, ..LabConfig::named(name) })?;
+        Ok(Self::on(Cluster::Lab(lab)))
+    }
+
+    /// A lab, or the cluster that `KUBECONFIG` names: for scenarios that need neither cable nor LAN client.
+    ///
+    /// # Errors
+    /// As [`Stage::lab`].
+    pub fn cluster(name: &str, nodes: usize) -> anyhow::Result<Self> {
+        match std::env::var_os("KUBECONFIG") {
+            Some(path) if !path.is_empty() => Ok(Self::on(Cluster::External(path.into()))),
+            _ => Self::lab(name, nodes),
+        }
+    }
+
+    fn on(cluster: Cluster) -> Self {
+        Self { cluster, replacements: BTreeMap::new(), echo: false }
+    }
+
+    /// Prints each command and its output, as a terminal would show them.
+    #[must_use]
+    pub fn echoing(mut self) -> Self {
+        self.echo = true;
+        self
+    }
+
+    /// The lab, where there is one.
+    ///
+    /// # Panics
+    /// On a cluster that is not a lab: a scenario that cuts cables must ask for one.
+    #[must_use]
+    pub fn the_lab(&self) -> &Lab {
+        self.cluster.lab().expect("this scenario needs a lab")
+    }
+
+    /// Whether the stage stands in a lab, with a LAN and a client.
+    #[must_use]
+    pub fn is_lab(&self) -> bool {
+        self.cluster.lab().is_some()
+    }
+
+    /// Lets the lab stand when this process ends.
+    ///
+    /// # Errors
+    /// As [`Lab::leave_up`].
+    pub fn leave_up(self) -> anyhow::Result<()> {
+        match self.cluster {
+            Cluster::Lab(lab) => lab.leave_up(),
+            Cluster::External(_) => Ok(()),
+        }
+    }
+
+    /// Gives the value that stands for a placeholder in the guide's commands.
+    pub fn replace(&mut self, placeholder: &str, value: &str) {
+        self.replacements.insert(placeholder.to_owned(), value.to_owned());
+    }
+
+    /// Runs a command as the administrator.
+    ///
+    /// # Errors
+    /// When it cannot be started or fails; the error holds what it printed.
+    pub fn admin(&self, text: &str) -> anyhow::Result<String> {
+        let mut command = Command::new("bash");
+        command
+            .args(["-o", "pipefail", "-c", text])
+            .current_dir(repository())
+            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .env("PATH", path());
+        finish(text, &mut command)
+    }
+
+    /// Runs a command as a machine on the LAN.
+    ///
+    /// # Errors
+    /// As [`Stage::admin`].
+    pub fn client(&self, text: &str) -> anyhow::Result<String> {
+        finish(text, &mut self.the_lab().command("client", &["bash", "-c", text])?)
+    }
+
+    /// Runs the commands of one section of the guide, in order, and returns what each printed.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn follow(&self, section: &str) -> anyhow::Result<Vec<String>> {
+        let section = guide::section(section);
+        if self.echo {
+            println!("\n\x1b[1m── {} {}\x1b[0m", section.number, section.title);
+        }
+        let mut outputs = Vec::new();
+        for command in section.commands {
+            let mut text = command.text;
+            for (placeholder, value) in &self.replacements {
+                text = text.replace(placeholder, value);
+            }
+            if self.echo {
+                let prompt = if command.place == Place::Client { "lan$" } else { "$" };
+                println!("\x1b[36m{prompt} {text}\x1b[0m");
+            }
+            let output = match command.place {
+                Place::Administrator => self.admin(&text),
+                Place::Client => self.client(&text),
+            };
+            let output = output.with_context(|| format!("docs/guide.md, section {}", section.number))?;
+            if self.echo {
+                print!("{output}");
+            }
+            outputs.push(output);
+        }
+        Ok(outputs)
+    }
+
+    /// Installs the chart and a stack as the guide says, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn install(&self) -> anyhow::Result<()> {
+        self.follow("1.1")?;
+        self.follow("1.2")?;
+        Ok(())
+    }
+
+    /// Applies manifests.
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub fn apply(&self, manifests: &str) -> anyhow::Result<String> {
+        self.admin(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF"))
+    }
+
+    /// A pool and an advertisement for it, both of this name.
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub fn apply_pool(&self, name: &str, range: &str) -> anyhow::Result<()> {
+        self.apply(&format!(
+            "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system}}\n\
+             spec: {{addresses: [\"{range}\"]}}\n---\napiVersion: metallb.io/v1beta1\nkind: L2Advertisement\n\
+             metadata: {{name: {name}, namespace: metallb-system}}\nspec: {{ipAddressPools: [{name}]}}"
+        ))?;
+        Ok(())
+    }
+
+    /// Two pods that answer HTTP on port 80 with their host name, and wait until they do. The pods of one deployment
+    /// spread over the nodes.
+    ///
+    /// # Errors
+    /// When they do not become ready.
+    pub fn apply_backend(&self, name: &str, replicas: usize) -> anyhow::Result<()> {
+        self.apply(&format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  \
+             selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
+             terminationGracePeriodSeconds: 0\n      tolerations: [{{operator: Exists}}]\n      \
+             topologySpreadConstraints: [{{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, \
+             labelSelector: {{matchLabels: {{app: {name}}}}}}}]\n      \
+             containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80]}}]"
+        ))?;
+        self.admin(&format!("kubectl rollout status deployment/{name} --timeout=120s"))?;
+        Ok(())
+    }
+
+    /// A LoadBalancer Service on port 80. `extra` are more lines of its `spec`, two blanks deep.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn apply_service(&self, name: &str, app: &str, annotations: &str, extra: &str) -> anyhow::Result<()> {
+        self.apply(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec:\n  type: LoadBalancer\n  \
+             selector: {{app: {app}}}\n  ports: [{{port: 80}}]\n{extra}"
+        ))?;
+        Ok(())
+    }
+
+    /// The address a Service has, once it has one.
+    ///
+    /// # Errors
+    /// When it has none in time.
+    pub fn address(&self, service: &str) -> anyhow::Result<String> {
+        eventually(&format!("an address for {service}"), SOON, || {
+            let ip = self.address_now(service)?;
+            Ok((!ip.is_empty()).then_some(ip))
+        })
+    }
+
+    /// The address a Service has now; empty when none.
+    ///
+    /// # Errors
+    /// When there is no such Service.
+    pub fn address_now(&self, service: &str) -> anyhow::Result<String> {
+        self.admin(&format!("kubectl get service {service} -o jsonpath='{{.status.loadBalancer.ingress[*].ip}}'"))
+    }
+
+    /// Waits until the events about an object contain a text, and returns them all, one a line.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub fn event(&self, kind: &str, name: &str, text: &str) -> anyhow::Result<String> {
+        let mut last = String::new();
+        eventually(&format!("an event with {text:?} about {kind} {name}"), SOON, || {
+            last = self.events(kind, name)?;
+            Ok(last.contains(text).then(|| last.clone()))
+        })
+        .with_context(|| format!("its events are:\n{last}"))
+    }
+
+    /// The events about an object, one a line: type, reason, message.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn events(&self, kind: &str, name: &str) -> anyhow::Result<String> {
+        self.admin(&format!(
+            "kubectl get events -A --field-selector involvedObject.kind={kind},involvedObject.name={name} \
+             -o jsonpath='{{range .items[*]}}{{.type}} {{.reason}} {{.message}}{{\"\\n\"}}{{end}}'"
+        ))
+    }
+
+    /// The nodes that answer ARP for an address, asked from the LAN client three times.
+    ///
+    /// # Errors
+    /// When the question cannot be put.
+    pub fn owners(&self, address: &str) -> anyhow::Result<BTreeSet<String>> {
+        let nodes = self.nodes_by_mac()?;
+        // It fails when nobody answers, which is an answer here.
+        let text = self.client(&format!("arping -c 3 -i 0.1 -w 1 -I eth0 {address} 2>&1 || arping -c 2 -w 2 -I eth0 {address} || true"))?;
+        let mut owners = BTreeSet::new();
+        for line in text.lines() {
+            if let Some((_, rest)) = line.split_once('[')
+                && let Some((mac, _)) = rest.split_once(']')
+            {
+                let mac = mac.to_lowercase();
+                owners.insert(nodes.get(&mac).cloned().unwrap_or(mac));
+            }
+        }
+        Ok(owners)
+    }
+
+    /// Waits until exactly one node answers for an address, and returns it.
+    ///
+    /// # Errors
+    /// When that does not come about in time.
+    pub fn owner(&self, address: &str, within: Duration) -> anyhow::Result<String> {
+        eventually(&format!("one owner for {address}"), within, || {
+            let owners = self.owners(address)?;
+            Ok(if owners.len() == 1 { owners.into_iter().next() } else { None })
+        })
+    }
+
+    fn nodes_by_mac(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut nodes = BTreeMap::new();
+        for node in self.the_lab().nodes() {
+            for interface in ["eth0", "eth1"] {
+                let file = format!("/sys/class/net/{interface}/address");
+                // A node without power has no namespace to look into: it answers nothing either.
+                if let Ok(mac) = finish(&file, &mut self.the_lab().command(&node, &["ip", "-br", "link", "show", interface])?)
+                    && let Some(mac) = mac.split_whitespace().nth(2)
+                {
+                    nodes.insert(mac.to_lowercase(), node.clone());
+                }
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// The name of the speaker pod on a node.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub fn speaker_on(&self, node: &str) -> anyhow::Result<String> {
+        eventually(&format!("a speaker on {node}"), EVENTUALLY, || {
+            let name = self.admin(&format!(
+                "kubectl get pods -n metallb-system -l component=speaker --field-selector spec.nodeName={node},status.phase=Running \
+                 -o jsonpath='{{.items[*].metadata.name}}'"
+            ))?;
+            Ok((!name.is_empty()).then_some(name))
+        })
+    }
+}
+
+/// Asks again and again until there is an answer. Errors of the question itself are kept as the reason of failure.
+///
+/// # Errors
+/// When there is no answer in time.
+pub fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let start = Instant::now();
+    loop {
+        let answer = ask();
+        if let Ok(Some(answer)) = answer {
+            return Ok(answer);
+        }
+        if start.elapsed() > within {
+            answer.with_context(|| format!("waited {within:?} for {what}"))?;
+            bail!("waited {within:?} in vain for {what}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The images that the scenarios run: ours and the test backends.
+fn images() -> anyhow::Result<Vec<PathBuf>> {
+    let mut images = own_images();
+    if images.len() < PROGRAMS.len() {
+        bail!("target/images has no image of {}: run `make image`", PROGRAMS.join(", "));
+    }
+    images.extend(crate::lab::cached_images()?);
+    Ok(images)
+}
+
+const PROGRAMS: [&str; 3] = ["operator", "controller", "speaker"];
+
+/// The images of our programs that `make image` has made.
+#[must_use]
+pub fn own_images() -> Vec<PathBuf> {
+    let path = |program: &str| repository().join(format!("target/images/{program}.tar"));
+    PROGRAMS.into_iter().map(path).filter(|path| path.exists()).collect()
+}
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{path}", crate::lab::cache().join("bin").display())
+}
+
+fn finish(text: &str, command: &mut Command) -> anyhow::Result<String> {
+    let Output { status, stdout, stderr } = command.output().with_context(|| format!("start {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&stdout).into_owned();
+    if status.success() {
+        return Ok(stdout);
+    }
+    let mut message = format!("{status}: {text}");
+    for printed in [stdout, String::from_utf8_lossy(&stderr).into_owned()] {
+        if !printed.trim().is_empty() {
+            let _ = write!(message, "\n{}", printed.trim_end());
+        }
+    }
+    bail!(message)
+}

@@ -1,0 +1,167 @@
+//! Which Service gets which address, on a real API server: every wish, every reason to wait, every kind of bad input,
+//! and controllers that come and go.
+
+use std::collections::BTreeSet;
+
+use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+
+#[test]
+fn services_get_what_they_ask_for_or_are_told_why_not() -> anyhow::Result<()> {
+    let stage = Stage::cluster("addresses", 1)?;
+    stage.install()?;
+
+    a_pending_service_is_told_why_and_served_once_a_pool_appears(&stage)?;
+    explicit_wishes_are_honoured_under_every_spelling(&stage)?;
+    impossible_wishes_get_one_event_that_says_what_to_change(&stage)?;
+    an_exhausted_pool_says_so_and_a_released_address_is_given_on(&stage)?;
+    a_service_of_another_class_or_type_is_left_alone_or_released(&stage)?;
+    invalid_pools_carry_a_condition_and_disturb_nobody(&stage)?;
+    addresses_survive_the_loss_of_the_leader(&stage)?;
+    Ok(())
+}
+
+fn a_pending_service_is_told_why_and_served_once_a_pool_appears(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply_service("early", "web", "", "")?;
+    stage.event("Service", "early", "AllocationFailed")?;
+    assert_eq!(stage.address_now("early")?, "");
+    let log = stage.admin("kubectl logs -n metallb-system -l component=controller --tail=-1")?;
+    assert!(log.contains("default/early"), "the log says it too:\n{log}");
+    stage.apply_pool("lan", "192.168.50.50-192.168.50.59")?;
+    assert_eq!(stage.address("early")?, "192.168.50.50");
+    Ok(())
+}
+
+fn explicit_wishes_are_honoured_under_every_spelling(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: manual, namespace: metallb-system}\n\
+         spec: {addresses: [192.168.50.80/29], autoAssign: false}",
+    )?;
+    for (name, annotation, spec, wanted) in [
+        ("pool-new", "metallb.io/address-pool: manual", "", "192.168.50.80"),
+        ("pool-old", "metallb.universe.tf/address-pool: manual", "", "192.168.50.81"),
+        ("ip-new", "metallb.io/loadBalancerIPs: 192.168.50.84", "", "192.168.50.84"),
+        ("ip-old", "metallb.universe.tf/loadBalancerIPs: 192.168.50.85", "", "192.168.50.85"),
+        ("ip-spec", "", "  loadBalancerIP: 192.168.50.86\n", "192.168.50.86"),
+    ] {
+        stage.apply_service(name, "web", annotation, spec)?;
+        assert_eq!(stage.address(name)?, wanted, "{name}");
+    }
+    let pool = stage.admin("kubectl get service ip-spec -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")?;
+    assert_eq!(pool, "manual", "the pool is written on the Service");
+    stage.event("Service", "pool-old", "deprecatedAnnotation").or_else(|_| stage.event("Service", "ip-old", "deprecatedAnnotation"))?;
+    Ok(())
+}
+
+fn impossible_wishes_get_one_event_that_says_what_to_change(stage: &Stage) -> anyhow::Result<()> {
+    for (name, annotation, spec, says) in [
+        ("no-pool", "metallb.io/address-pool: nowhere", "", "unknown pool \"nowhere\""),
+        ("outside", "metallb.io/loadBalancerIPs: 10.1.2.3", "", "\"10.1.2.3\" is not allowed in config"),
+        ("taken", "", "  loadBalancerIP: 192.168.50.86\n", "default/ip-spec"),
+        ("nonsense", "metallb.io/loadBalancerIPs: not-an-address", "", "not-an-address"),
+        ("both", "metallb.io/loadBalancerIPs: 192.168.50.87", "  loadBalancerIP: 192.168.50.87\n", "can not have both"),
+        ("empty", "'metallb.io/loadBalancerIPs': ''", "", "loadBalancerIPs"),
+    ] {
+        stage.apply_service(name, "web", annotation, spec)?;
+        let events = stage.event("Service", name, says)?;
+        // Something unrelated changes: the reason stays the same, so no second event.
+        stage.admin(&format!("kubectl annotate service {name} touched=1"))?;
+        stage.apply_service(&format!("{name}-witness"), "web", "metallb.io/address-pool: lan", "")?;
+        stage.address(&format!("{name}-witness"))?;
+        let warnings = stage.events("Service", name)?.matches("Warning").count();
+        assert_eq!(warnings, 1, "{name}: {events}");
+        stage.admin(&format!("kubectl delete service {name} {name}-witness"))?;
+    }
+    Ok(())
+}
+
+fn an_exhausted_pool_says_so_and_a_released_address_is_given_on(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: tiny, namespace: metallb-system}\n\
+         spec: {addresses: [192.168.50.90-192.168.50.91], autoAssign: false}",
+    )?;
+    for name in ["tiny-a", "tiny-b"] {
+        stage.apply_service(name, "web", "metallb.io/address-pool: tiny", "")?;
+        stage.address(name)?;
+    }
+    stage.apply_service("tiny-c", "web", "metallb.io/address-pool: tiny", "")?;
+    let events = stage.event("Service", "tiny-c", "no available IPs")?;
+    assert!(events.contains("tiny"), "{events}");
+    let freed = stage.address_now("tiny-a")?;
+    stage.admin("kubectl delete service tiny-a")?;
+    assert_eq!(stage.address("tiny-c")?, freed);
+    Ok(())
+}
+
+fn a_service_of_another_class_or_type_is_left_alone_or_released(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply_service("classed", "web", "", "  loadBalancerClass: example.com/other\n")?;
+    stage.apply_service("changes", "web", "metallb.io/loadBalancerIPs: 192.168.50.58", "")?;
+    assert_eq!(stage.address("changes")?, "192.168.50.58");
+    assert_eq!(stage.address_now("classed")?, "", "another class is not ours");
+    stage.admin("kubectl patch service changes --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
+    eventually("the status to be cleared", SOON, || Ok(stage.address_now("changes")?.is_empty().then_some(())))?;
+    stage.apply_service("successor", "web", "metallb.io/loadBalancerIPs: 192.168.50.58", "")?;
+    assert_eq!(stage.address("successor")?, "192.168.50.58");
+    stage.admin("kubectl delete service classed changes successor")?;
+    Ok(())
+}
+
+fn invalid_pools_carry_a_condition_and_disturb_nobody(stage: &Stage) -> anyhow::Result<()> {
+    let before = stage.address_now("early")?;
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: overlapping, namespace: metallb-system}\n\
+         spec: {addresses: [192.168.50.55-192.168.50.70]}",
+    )?;
+    let condition = eventually("a condition on the overlapping pool", SOON, || {
+        let text = stage.admin(
+            "kubectl get ipaddresspool overlapping -n metallb-system \
+             -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{end}'",
+        )?;
+        Ok(text.contains("Valid=False").then_some(text))
+    })?;
+    assert!(condition.contains("spec.addresses") && condition.contains("lan"), "it names the field and the other pool: {condition}");
+    stage.apply_service("undisturbed", "web", "", "")?;
+    stage.address("undisturbed")?;
+    assert_eq!(stage.address_now("early")?, before);
+    stage.admin("kubectl delete ipaddresspool overlapping -n metallb-system")?;
+    Ok(())
+}
+
+fn addresses_survive_the_loss_of_the_leader(stage: &Stage) -> anyhow::Result<()> {
+    let table = "kubectl get services -A -o jsonpath='{range .items[*]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: many, namespace: metallb-system}\n\
+         spec: {addresses: [192.168.50.100-192.168.50.199]}",
+    )?;
+    let leader = "kubectl get lease metallb-controller -n metallb-system -o jsonpath='{.spec.holderIdentity}'";
+    let first = stage.admin(leader)?;
+    // Half of them before the leader goes, half while it goes.
+    let create = |from: usize, to: usize| {
+        let mut manifests = String::new();
+        for i in from..to {
+            manifests += &format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: many-{i}}}\n\
+                 spec: {{type: LoadBalancer, allocateLoadBalancerNodePorts: false, selector: {{app: web}}, ports: [{{port: 80}}]}}\n"
+            );
+        }
+        stage.apply(&manifests)
+    };
+    create(0, 20)?;
+    stage.admin(&format!("kubectl delete pod {first} -n metallb-system --wait=false --grace-period=0 --force"))?;
+    create(20, 40)?;
+    eventually("another leader", EVENTUALLY, || {
+        let now = stage.admin(leader)?;
+        Ok((!now.is_empty() && now != first).then_some(()))
+    })?;
+    for i in 0..40 {
+        stage.address(&format!("many-{i}"))?;
+    }
+    let before = stage.admin(table)?;
+    let given: Vec<_> = before.split_whitespace().filter_map(|pair| pair.split_once('=')).filter(|(_, ip)| !ip.is_empty()).collect();
+    let unique: BTreeSet<_> = given.iter().map(|(_, ip)| ip).collect();
+    assert_eq!(unique.len(), given.len(), "no address twice: {before}");
+
+    stage.admin("kubectl rollout restart deployment -n metallb-system controller")?;
+    stage.admin("kubectl rollout status deployment -n metallb-system controller --timeout=120s")?;
+    assert_eq!(stage.admin(table)?, before, "a restart changes no address");
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Nodes that die or are cut off: the address answers again from another node, and once the cluster has noticed, at
+//! most one node answers for it.
+
+use std::time::{Duration, Instant};
+
+use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+
+#[test]
+fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> anyhow::Result<()> {
+    let stage = Stage::lab("failover", 3)?;
+    stage.install()?;
+    stage.apply_pool("lan", "192.168.50.50-192.168.50.99")?;
+    stage.apply_backend("web", 3)?;
+    let mut addresses = Vec::new();
+    for i in 0..6 {
+        let name = format!("web-{i}");
+        stage.apply_service(&name, "web", "", "")?;
+        addresses.push(stage.address(&name)?);
+    }
+    let unique: std::collections::BTreeSet<_> = addresses.iter().collect();
+    assert_eq!(unique.len(), addresses.len(), "one address each: {addresses:?}");
+
+    // A cut cable.
+    let address = &addresses[0];
+    let owner = stage.owner(address, SOON)?;
+    let number = number(&owner);
+    let start = Instant::now();
+    stage.the_lab().cut(number)?;
+    let next = another_owner(&stage, address, &owner)?;
+    println!("cable cut: {address} moved from {owner} to {next} after {:.1} s", start.elapsed().as_secs_f64());
+    answers(&stage, address)?;
+    stage.the_lab().join(number)?;
+    settled(&stage, &addresses)?;
+
+    // Power off, and on again.
+    let owner = stage.owner(address, SOON)?;
+    let number = self::number(&owner);
+    let start = Instant::now();
+    stage.the_lab().crash(number)?;
+    let next = another_owner(&stage, address, &owner)?;
+    println!("power off: {address} moved from {owner} to {next} after {:.1} s", start.elapsed().as_secs_f64());
+    answers(&stage, address)?;
+    stage.the_lab().start(number)?;
+    settled(&stage, &addresses)?;
+
+    // Through all of it no Service changed its address.
+    for (i, address) in addresses.iter().enumerate() {
+        assert_eq!(&stage.address_now(&format!("web-{i}"))?, address);
+    }
+    Ok(())
+}
+
+fn number(node: &str) -> usize {
+    node.trim_start_matches('n').parse().expect("nodes are named n1, n2, …")
+}
+
+fn another_owner(stage: &Stage, address: &str, than: &str) -> anyhow::Result<String> {
+    eventually(&format!("another owner than {than} for {address}"), EVENTUALLY, || {
+        let owners = stage.owners(address)?;
+        Ok(owners.into_iter().find(|owner| owner != than))
+    })
+}
+
+/// The client reaches the address by what the announcement taught it: its neighbour table is left alone.
+fn answers(stage: &Stage, address: &str) -> anyhow::Result<()> {
+    eventually(&format!("an answer from {address}"), SOON, || {
+        Ok(stage.client(&format!("curl -s -m 1 http://{address}/hostname")).ok().filter(|name| name.contains("web")))
+    })?;
+    Ok(())
+}
+
+/// All nodes are ready again, and every address has exactly one owner, for several looks in a row.
+fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
+    stage.admin("kubectl wait node --all --for=condition=Ready --timeout=120s")?;
+    stage.admin("kubectl wait pod --all --for=condition=Ready -n metallb-system --timeout=120s")?;
+    let mut good = 0;
+    eventually("one owner for each address", Duration::from_secs(60), || {
+        for address in addresses {
+            if stage.owners(address)?.len() != 1 {
+                good = 0;
+                return Ok(None);
+            }
+        }
+        good += 1;
+        Ok((good == 3).then_some(()))
+    })?;
+    for address in addresses {
+        answers(stage, address)?;
+    }
+    Ok(())
+}
