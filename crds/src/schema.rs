@@ -44,7 +44,7 @@ pub(crate) fn require(schema: &mut Schema, names: &[&str]) {
 /// Limits a list of object names.
 pub(crate) fn names(schema: &mut Schema) {
     // Short enough lists and names for `no_duplicates`, which compares each with each.
-    set(schema, "maxItems", 512);
+    set(schema, "maxItems", 256);
     items(schema, |name| {
         set(name, "minLength", 1);
         set(name, "maxLength", 253);

@@ -74,31 +74,42 @@ quietly() {
 
 # --- Go programs
 
-# go_build NAME DIRECTORY MODFILE PACKAGE…: builds programs into $cache/go/NAME-HASH, unless they are there, and sets $built
+# ldflags=… go_build NAME DIRECTORY MODFILE PACKAGE…: builds programs into $cache/go/NAME-HASH, unless they are there, and sets $built
 # to that directory. The hash is over everything that decides what comes out.
 go_build() {
   local name=$1 directory=$2 modfile=$3; shift 3
-  local hash; hash=$(cat "$directory"/*.go "$modfile" "${modfile%.mod}.sum" <(go env GOVERSION GOARCH; echo "$*") | sha256sum | cut -c1-16)
+  local hash; hash=$(cat "$directory"/*.go "$modfile" "${modfile%.mod}.sum" <(go env GOVERSION GOARCH; echo "$* ${ldflags:-}") | sha256sum | cut -c1-16)
   built=$cache/go/$name-$hash
   [ -d "$built" ] && return 0
   say "building $name"
   local part=$built.part log=$cache/logs/$name.log
   rm -rf "$part"; mkdir -p "$part"
-  (cd "$directory" && CGO_ENABLED=0 go build -v -mod=mod -modfile="$modfile" -trimpath -ldflags='-s -w' -o "$part/" "$@") 2>&1 \
+  (cd "$directory" && CGO_ENABLED=0 go build -v -mod=mod -modfile="$modfile" -trimpath -ldflags="-s -w ${ldflags:-}" -o "$part/" "$@") 2>&1 \
     | tee "$log" | awk '!/^go: downloading/ && ++n % 250 == 0 { print "        " n " packages"; fflush() }' \
     || { tail -n 20 "$log" >&2; stop "building $name failed; the whole output is in $log"; }
   mv "$part" "$built"
 }
 
+# Where the sources of a module are.
+module_directory() { (cd "$here/$1" && go list -mod=mod -modfile="$2" -m -f '{{.Dir}}' "$3"); }
+
 build_programs() {
   local program
-  go_build "kubernetes-$kubernetes" "$here/kubernetes" "$(modfile)" . k8s.io/kubernetes/test/images/agnhost
+  local version package flags=
+  version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$(modfile)")
+  for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${kubernetes#1.}"
+  done
+  # Without them the programs have no version to say, and a chart's kubeVersion nothing to be compared with.
+  ldflags=$flags go_build "kubernetes-$kubernetes" "$here/kubernetes" "$(modfile)" . k8s.io/kubernetes/test/images/agnhost
   local node=$built
   # One program with many names, which goes by the name it is called by.
   for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do
     link "$node/kubernetes" "$program"
   done
   agnhost=$node/agnhost
+  # The schemas of Kubernetes' own kinds.
+  install -m 644 "$(module_directory kubernetes "$(modfile)" k8s.io/kubernetes)/api/openapi-spec/swagger.json" "$cache/openapi.json"
   go_build helm "$here/helm" "$here/helm/go.mod" helm.sh/helm/v3/cmd/helm
   link "$built/helm" helm
   go_build kubeconform "$here/kubeconform" "$here/kubeconform/go.mod" github.com/yannh/kubeconform/cmd/kubeconform
@@ -156,8 +167,7 @@ make_images() {
       pack "$peer/$program.tar" "quay.io/metallb/$program:v0.16.1" "$tree/metallb-$program" --entrypoint "/$program"
     fi
   done
-  cp "$(cd "$here/metallb" && go list -mod=mod -m -f '{{.Dir}}' go.universe.tf/metallb)/config/manifests/metallb-native.yaml" "$peer/"
-  chmod 644 "$peer/metallb-native.yaml"
+  install -m 644 "$(module_directory metallb "$here/metallb/go.mod" go.universe.tf/metallb)/config/manifests/metallb-native.yaml" "$peer/"
 }
 
 # A root with Debian's nginx, the libraries that it names, and busybox for the shell and `hostname`. What a reader of the

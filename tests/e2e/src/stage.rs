@@ -354,7 +354,7 @@ pub fn own_images() -> Vec<PathBuf> {
 /// The root of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this crate is two directories below the root")
 }
 
 fn path() -> String {

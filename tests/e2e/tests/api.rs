@@ -1,0 +1,191 @@
+//! The API on a real API server: the definitions are accepted, valid objects too, and invalid ones are refused with a
+//! message that names the field and says what to do.
+
+use lb_e2e::stage::Stage;
+
+#[test]
+fn valid_objects_are_accepted_and_invalid_ones_are_refused_by_field() -> anyhow::Result<()> {
+    let stage = Stage::cluster("api", 1)?;
+    stage.admin("kubectl apply --server-side -f crds/")?;
+    stage.admin("kubectl wait crd --all --for=condition=Established --timeout=30s")?;
+    stage.admin("kubectl create namespace metallb-system --dry-run=client -o yaml | kubectl apply -f -")?;
+
+    valid_pools_are_accepted_with_their_defaults(&stage)?;
+    invalid_pools_are_refused(&stage)?;
+    valid_advertisements_are_accepted(&stage)?;
+    invalid_advertisements_are_refused(&stage)?;
+    what_a_status_says_of_its_service_never_changes(&stage)?;
+    stacks_are_checked(&stage)?;
+    explain_reads_well(&stage)?;
+    stage.admin("kubectl delete ipaddresspool/tried l2advertisement/tried l2advertisement/bare -n metallb-system")?;
+    Ok(())
+}
+
+fn pool(spec: &str) -> String {
+    format!(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: tried, namespace: metallb-system}}\nspec: {spec}"
+    )
+}
+
+fn advertisement(spec: &str) -> String {
+    format!(
+        "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: tried, namespace: metallb-system}}\nspec: {spec}"
+    )
+}
+
+fn stack(name: &str, spec: &str) -> String {
+    format!("apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {{name: {name}}}\nspec: {spec}")
+}
+
+/// The API server refuses it, and says these words.
+fn refused(stage: &Stage, manifest: &str, says: &[&str]) {
+    let error = match stage.apply(manifest) {
+        Ok(_) => panic!("accepted:\n{manifest}"),
+        Err(error) => format!("{error:#}"),
+    };
+    for word in says {
+        assert!(error.contains(word), "{word:?} is missing from the answer to\n{manifest}\n{error}");
+    }
+}
+
+fn valid_pools_are_accepted_with_their_defaults(stage: &Stage) -> anyhow::Result<()> {
+    for addresses in [
+        "[192.168.50.50-192.168.50.250]",
+        "[192.168.50.0/24, 10.0.0.7/32]",
+        "[' 192.168.50.10 - 192.168.50.20 ']",
+        "[192.168.50.7-192.168.50.7]",
+        "['fc00:50::100-fc00:50::1ff', 'fc00:51::/64']",
+        // Host bits are MetalLB's users' habit: the network counts.
+        "[192.168.50.77/24]",
+    ] {
+        stage.apply(&pool(&format!("{{addresses: {addresses}}}")))?;
+        let text = stage.admin(
+            "kubectl get ipaddresspool tried -n metallb-system -o jsonpath='{.spec.autoAssign} {.spec.avoidBuggyIPs}'",
+        )?;
+        assert_eq!(text, "true false", "defaults with {addresses}");
+    }
+    stage.apply(&pool(
+        "{addresses: [10.0.0.0/24], autoAssign: false, avoidBuggyIPs: true, serviceAllocation: {priority: 50, namespaces: [a, b], \
+         namespaceSelectors: [{matchLabels: {team: x}}], serviceSelectors: [{matchExpressions: [{key: app, operator: In, values: [web]}]}]}}",
+    ))?;
+    Ok(())
+}
+
+fn invalid_pools_are_refused(stage: &Stage) -> anyhow::Result<()> {
+    let form = "must be a CIDR";
+    for (addresses, says) in [
+        ("[]", "at least 1 items"),
+        ("['']", "spec.addresses[0]"),
+        ("[192.168.50.300/24]", form),
+        ("[192.168.50.0/33]", form),
+        ("[192.168.50.1]", form),
+        ("[somewhere]", form),
+        ("[192.168.50.1-192.168.50.2-192.168.50.3]", form),
+        ("[192.168.50.20-192.168.50.10]", "runs backwards"),
+        ("['192.168.50.10-fc00::1']", "one family"),
+        ("['::ffff:192.168.50.1-::ffff:192.168.50.9']", form),
+    ] {
+        refused(stage, &pool(&format!("{{addresses: {addresses}}}")), &["spec.addresses", says]);
+    }
+    refused(stage, &pool("{}"), &["spec.addresses"]);
+    refused(stage, &pool("{addresses: [10.0.0.0/24], autoAssign: maybe}"), &["spec.autoAssign"]);
+    refused(
+        stage,
+        &pool("{addresses: [10.0.0.0/24], serviceAllocation: {namespaces: [a, a]}}"),
+        &["spec.serviceAllocation.namespaces", "duplicates"],
+    );
+    refused(
+        stage,
+        &pool("{addresses: [10.0.0.0/24], serviceAllocation: {serviceSelectors: [{matchExpressions: [{key: a, operator: In}]}]}}"),
+        &["spec.serviceAllocation.serviceSelectors[0].matchExpressions[0]", "need values"],
+    );
+    // A field that does not exist is said by a client that asks for it, as kubectl does.
+    refused(stage, &pool("{addresses: [10.0.0.0/24], autoassign: true}"), &["spec.autoassign"]);
+    Ok(())
+}
+
+fn valid_advertisements_are_accepted(stage: &Stage) -> anyhow::Result<()> {
+    for spec in [
+        "{}",
+        "{ipAddressPools: [a, b], interfaces: [eth0]}",
+        "{ipAddressPoolSelectors: [{matchLabels: {zone: a}}], nodeSelectors: [{matchExpressions: [{key: x, operator: Exists}]}]}",
+        "{serviceSelectors: [{matchLabels: {app: web}}]}",
+    ] {
+        stage.apply(&advertisement(spec))?;
+    }
+    // MetalLB takes it without a spec.
+    stage.apply("apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: bare, namespace: metallb-system}")?;
+    Ok(())
+}
+
+fn invalid_advertisements_are_refused(stage: &Stage) -> anyhow::Result<()> {
+    for (spec, says) in [
+        ("{ipAddressPools: [a, a]}", ["spec.ipAddressPools", "duplicates"]),
+        ("{ipAddressPools: a}", ["spec.ipAddressPools", "array"]),
+        ("{nodeSelectors: [{matchExpressions: [{key: x, operator: Is}]}]}", ["spec.nodeSelectors[0]", "Unsupported value"]),
+        (
+            "{nodeSelectors: [{matchExpressions: [{key: x, operator: Exists, values: [z]}]}]}",
+            ["spec.nodeSelectors[0]", "take no values"],
+        ),
+        ("{nodeSelectors: [{matchExpressions: [{key: '', operator: Exists}]}]}", ["spec.nodeSelectors[0]", "key"]),
+    ] {
+        refused(stage, &advertisement(spec), &says);
+    }
+    Ok(())
+}
+
+fn what_a_status_says_of_its_service_never_changes(stage: &Stage) -> anyhow::Result<()> {
+    // Not in the stack's namespace, where speakers remove what is about no Service.
+    stage.apply("apiVersion: metallb.io/v1beta1\nkind: ServiceL2Status\nmetadata: {name: l2-tried, namespace: default}\nspec: {}")?;
+    let patch = |status: &str| {
+        stage.admin(&format!(
+            "kubectl patch servicel2status l2-tried -n default --subresource=status --type=merge -p '{{\"status\":{status}}}'"
+        ))
+    };
+    patch(r#"{"node":"n1","serviceName":"web","serviceNamespace":"default"}"#)?;
+    patch(r#"{"node":"n2"}"#)?;
+    let error = patch(r#"{"serviceName":"other"}"#).expect_err("another Service is refused");
+    assert!(format!("{error:#}").contains("immutable"), "{error:#}");
+    stage.admin("kubectl delete servicel2status l2-tried -n default")?;
+    Ok(())
+}
+
+fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
+    refused(stage, &stack("second", "{}"), &["metadata.name must be default"]);
+    for (spec, says) in [
+        ("{version: latest}", ["spec.version", "0.1.0"]),
+        ("{logLevel: loud}", ["spec.logLevel", "Unsupported value"]),
+        ("{images: {registry: 'https://mirror/'}}", ["spec.images.registry", "host"]),
+        ("{images: {speaker: {digest: abc}}}", ["spec.images.speaker.digest", "sha256"]),
+        ("{controller: {replicas: -1}}", ["spec.controller.replicas", "0"]),
+        ("{namespace: Upper}", ["spec.namespace", "match"]),
+        ("{speaker: {excludedInterfaces: ['']}}", ["spec.speaker.excludedInterfaces[0]", "1"]),
+    ] {
+        refused(stage, &stack("default", spec), &says);
+    }
+    if !stage.is_lab() {
+        // The stack that a cluster has is not for trying things.
+        return Ok(());
+    }
+    stage.apply(&stack("default", "{loadBalancerClass: example.com/lan}"))?;
+    refused(stage, &stack("default", "{loadBalancerClass: example.com/other}"), &["spec.loadBalancerClass cannot be changed"]);
+    refused(stage, &stack("default", "{loadBalancerClass: example.com/lan, namespace: other}"), &["spec.namespace cannot be changed"]);
+    stage.admin("kubectl delete loadbalancerstack default")?;
+    Ok(())
+}
+
+fn explain_reads_well(stage: &Stage) -> anyhow::Result<()> {
+    for (path, says) in [
+        ("ipaddresspool.spec.addresses", "192.168.50.50-192.168.50.250"),
+        ("l2advertisement.spec.interfaces", "eth0"),
+        ("servicel2status.status.node", "node that answers"),
+        ("lbs.spec.controller.replicas", "Default: 2"),
+        ("lbs", "LoadBalancerStack is an installation"),
+    ] {
+        let text = stage.admin(&format!("kubectl explain {path}"))?;
+        // kubectl breaks lines.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(says), "{says:?} is missing from `kubectl explain {path}`:\n{text}");
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! The chart as its users meet it: `helm lint`, the objects it renders against Kubernetes' own schemas, values that are
+//! wrong, and the images it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use lb_e2e::lab::cache;
+use lb_e2e::stage::{own_images, repository};
+use serde_json::{Value, json};
+
+const CHART: &str = "charts/lb-operator";
+const FULL: &str = "charts/lb-operator/ci/full-values.yaml";
+
+fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(cache().join("bin").join(program))
+        .args(args)
+        .current_dir(repository())
+        .output()
+        .with_context(|| format!("start {program}: run `make setup`"))?;
+    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{program} {}: {printed}", args.join(" "));
+    }
+    Ok(printed)
+}
+
+#[test]
+fn helm_lint_finds_nothing() -> anyhow::Result<()> {
+    for values in [&[][..], &["--values", FULL]] {
+        let args = [&["lint", "--strict", CHART][..], values].concat();
+        let printed = tool("helm", &args)?;
+        assert!(printed.contains("0 chart(s) failed"), "{printed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_chart_renders_fits_kubernetes_schemas() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let samples = std::fs::read_to_string(repository().join(CHART).join("examples/stack.yaml"))?;
+    for values in [&[][..], &["--values", FULL]] {
+        let args = [&["template", "lb-operator", CHART][..], values].concat();
+        let manifests = format!("{}\n---\n{samples}", tool("helm", &args)?);
+        let checked = conform(directory.path(), &manifests)?;
+        assert!(checked.contains("Invalid: 0, Errors: 0"), "{checked}");
+        assert!(!checked.contains("Valid: 0,"), "it looks at something: {checked}");
+    }
+    // The check itself can fail.
+    let wrong = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {replicas: many, template: {}, selector: {}, colour: red}";
+    let said = conform(directory.path(), wrong).expect_err("a wrong Deployment is found").to_string();
+    assert!(said.contains("replicas") && said.contains("colour"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_name() {
+    for (value, says) in [
+        ("replicas=none", "replicas"),
+        ("logLevel=loud", "logLevel"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("replica=3", "replica"),
+        ("image.digest=abc", "digest"),
+    ] {
+        let said = tool("helm", &["template", "x", CHART, "--set", value]).expect_err(value).to_string();
+        assert!(said.contains(says), "{value}: {said}");
+    }
+}
+
+#[test]
+fn every_image_is_small_and_says_what_it_is() -> anyhow::Result<()> {
+    let images = own_images();
+    assert_eq!(images.len(), 3, "run `make image`");
+    for image in images {
+        let size = std::fs::metadata(&image)?.len();
+        assert!(size < 15_000_000, "{} has {size} bytes", image.display());
+        let files = read_archive(&image)?;
+        let index: Value = serde_json::from_slice(&files["index.json"])?;
+        let blob = |descriptor: &Value| -> anyhow::Result<Value> {
+            let digest = descriptor["digest"].as_str().context("no digest")?.replace(':', "/");
+            Ok(serde_json::from_slice(&files[&format!("blobs/{digest}")])?)
+        };
+        let manifest = blob(&index["manifests"][0])?;
+        let config = blob(&manifest["config"])?;
+        assert_eq!(config["config"]["User"], "65532:65532");
+        let labels = &config["config"]["Labels"];
+        assert_eq!(labels["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
+        assert!(labels["org.opencontainers.image.revision"].as_str().is_some_and(|revision| !revision.is_empty()));
+    }
+    Ok(())
+}
+
+fn read_archive(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(std::fs::File::open(path)?).entries()? {
+        let mut entry = entry?;
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes)?;
+        files.insert(entry.path()?.display().to_string(), bytes);
+    }
+    Ok(files)
+}
+
+/// Checks manifests with kubeconform. Only the ServiceMonitor is left out: Kubernetes has no schema of it.
+fn conform(directory: &Path, manifests: &str) -> anyhow::Result<String> {
+    write_schemas(directory, manifests)?;
+    let template = format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", directory.display());
+    let mut process = Command::new(cache().join("bin/kubeconform"))
+        .args(["-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", &template, "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start kubeconform: run `make setup`")?;
+    std::io::Write::write_all(&mut process.stdin.take().context("no input")?, manifests.as_bytes())?;
+    let output = process.wait_with_output()?;
+    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!(printed);
+    }
+    Ok(printed)
+}
+
+/// Writes a JSON schema for each kind in the manifests, from Kubernetes' OpenAPI document and from our own definitions.
+fn write_schemas(directory: &Path, manifests: &str) -> anyhow::Result<()> {
+    let path = cache().join("openapi.json");
+    let text = std::fs::read(&path).with_context(|| format!("read {}: run `make setup`", path.display()))?;
+    let openapi: Value = serde_json::from_slice(&text)?;
+    let definitions = openapi["definitions"].as_object().context("no definitions in the OpenAPI document")?;
+    for document in manifests.split("\n---\n") {
+        let document: Value = serde_yaml::from_str(document)?;
+        let (Some(version), Some(kind)) = (document["apiVersion"].as_str(), document["kind"].as_str()) else {
+            continue;
+        };
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let wanted = json!({"group": group, "version": version, "kind": kind});
+        let found = definitions.iter().find(|(_, schema)| {
+            schema["x-kubernetes-group-version-kind"].as_array().is_some_and(|kinds| kinds.contains(&wanted))
+        });
+        let schema = match found {
+            Some((name, _)) => standalone(name, definitions),
+            None => match own_schema(kind)? {
+                Some(schema) => schema,
+                None => continue,
+            },
+        };
+        let suffix = match group.split('.').next() {
+            Some("") | None => version.to_owned(),
+            Some(group) => format!("{group}-{version}"),
+        };
+        let file = directory.join(format!("{}-{suffix}.json", kind.to_lowercase()));
+        std::fs::write(&file, serde_json::to_vec(&schema)?)?;
+    }
+    Ok(())
+}
+
+fn own_schema(kind: &str) -> anyhow::Result<Option<Value>> {
+    let definitions = lb_crds::metallb_crds().into_iter().chain([lb_crds::stack_crd()]);
+    let Some(definition) = definitions.into_iter().find(|definition| definition.spec.names.kind == kind) else {
+        return Ok(None);
+    };
+    let mut schema = serde_json::to_value(&definition)?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
+    // `metadata` is Kubernetes' own, and may hold anything here.
+    let metadata = schema["properties"]["metadata"].take();
+    strict(&mut schema);
+    schema["properties"]["metadata"] = metadata;
+    Ok(Some(schema))
+}
+
+/// One definition with all that it refers to.
+fn standalone(name: &str, definitions: &serde_json::Map<String, Value>) -> Value {
+    let mut queue = vec![name.to_owned()];
+    let mut reached = BTreeSet::new();
+    let mut parts = serde_json::Map::new();
+    while let Some(name) = queue.pop() {
+        if !reached.insert(name.clone()) {
+            continue;
+        }
+        let mut schema = match name.rsplit('.').next() {
+            // What the document calls strings, the API takes as numbers too.
+            Some("IntOrString" | "Quantity") => json!({"type": ["string", "number"]}),
+            _ => definitions[&name].clone(),
+        };
+        strict(&mut schema);
+        references(&schema, &mut queue);
+        parts.insert(name, schema);
+    }
+    json!({"$ref": format!("#/definitions/{name}"), "definitions": parts})
+}
+
+/// No field that the schema does not name.
+fn strict(schema: &mut Value) {
+    if let Value::Object(keywords) = schema {
+        if keywords.get("properties").is_some_and(Value::is_object) && !keywords.contains_key("additionalProperties") {
+            keywords.insert("additionalProperties".to_owned(), Value::Bool(false));
+        }
+        keywords.values_mut().for_each(strict);
+    } else if let Value::Array(items) = schema {
+        items.iter_mut().for_each(strict);
+    }
+}
+
+fn references(schema: &Value, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(keywords) => {
+            if let Some(name) = keywords.get("$ref").and_then(Value::as_str) {
+                found.extend(name.strip_prefix("#/definitions/").map(str::to_owned));
+            }
+            keywords.values().for_each(|value| references(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
