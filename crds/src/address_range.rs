@@ -24,7 +24,9 @@ pub enum AddressRangeError {
     #[error("is empty: write a CIDR (192.168.50.0/24) or a range (192.168.50.10-192.168.50.20)")]
     Empty,
     /// There is neither a `/` nor a `-`.
-    #[error("{0:?} is neither a CIDR nor a range: for one address write a prefix length of 32 (IPv4) or 128 (IPv6)")]
+    #[error(
+        "{0:?} is neither a CIDR nor a range: for one address write a prefix length of 32 (IPv4) or 128 (IPv6)"
+    )]
     NeitherForm(String),
     /// One of the addresses cannot be read.
     #[error("{0:?} is not an IP address")]
@@ -123,10 +125,11 @@ impl FromStr for AddressRange {
         };
         let network = address(network)?;
         unmapped(network)?;
-        let net = IpNet::new(network, prefix_length(prefix, network)?).map_err(|_| AddressRangeError::Prefix {
-            prefix: prefix.to_owned(),
-            most: most(network),
-        })?;
+        let net =
+            IpNet::new(network, prefix_length(prefix, network)?).map_err(|_| AddressRangeError::Prefix {
+                prefix: prefix.to_owned(),
+                most: most(network),
+            })?;
         // `network` and `broadcast` are the ends of the network whatever the host bits were.
         Self::new(net.network(), net.broadcast())
     }
@@ -140,7 +143,8 @@ impl fmt::Display for AddressRange {
 
 fn address(text: &str) -> Result<IpAddr, AddressRangeError> {
     let text = text.trim();
-    text.parse().map_err(|_| AddressRangeError::Address(text.to_owned()))
+    text.parse()
+        .map_err(|_| AddressRangeError::Address(text.to_owned()))
 }
 
 fn most(network: IpAddr) -> u8 {
@@ -151,7 +155,10 @@ fn prefix_length(text: &str, network: IpAddr) -> Result<u8, AddressRangeError> {
     let text = text.trim();
     // Digits only and no zeros in front, as Go and CEL have it: `u8::from_str` alone would take "+24" and "024".
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() < 2 || !text.starts_with('0'));
-    let length = text.parse().ok().filter(|length| plain && *length <= most(network));
+    let length = text
+        .parse()
+        .ok()
+        .filter(|length| plain && *length <= most(network));
     length.ok_or_else(|| AddressRangeError::Prefix {
         prefix: text.to_owned(),
         most: most(network),
@@ -181,7 +188,9 @@ mod tests {
     use super::*;
 
     fn ends(entry: &str) -> Result<(String, String), String> {
-        let range: AddressRange = entry.parse().map_err(|error: AddressRangeError| error.to_string())?;
+        let range: AddressRange = entry
+            .parse()
+            .map_err(|error: AddressRangeError| error.to_string())?;
         Ok((range.first().to_string(), range.last().to_string()))
     }
 
@@ -192,7 +201,11 @@ mod tests {
             ("192.168.50.10/32", "192.168.50.10", "192.168.50.10"),
             ("192.168.50.77/24", "192.168.50.0", "192.168.50.255"),
             ("192.168.50.10-192.168.50.20", "192.168.50.10", "192.168.50.20"),
-            ("  192.168.50.10 - 192.168.50.20 ", "192.168.50.10", "192.168.50.20"),
+            (
+                "  192.168.50.10 - 192.168.50.20 ",
+                "192.168.50.10",
+                "192.168.50.20",
+            ),
             ("192.168.50.9-192.168.50.9", "192.168.50.9", "192.168.50.9"),
             ("0.0.0.0/0", "0.0.0.0", "255.255.255.255"),
             ("fd00::/120", "fd00::", "fd00::ff"),

@@ -89,8 +89,22 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn set(conditions: &mut Vec<Condition>, status: bool, message: &str, generation: i64, second: i64) -> bool {
-        set_condition(conditions, "Valid", status, "Reason", message, generation, at(second))
+    fn set(
+        conditions: &mut Vec<Condition>,
+        status: bool,
+        message: &str,
+        generation: i64,
+        second: i64,
+    ) -> bool {
+        set_condition(
+            conditions,
+            "Valid",
+            status,
+            "Reason",
+            message,
+            generation,
+            at(second),
+        )
     }
 
     #[test]
@@ -123,7 +137,15 @@ mod tests {
     #[test]
     fn other_conditions_are_left_alone() {
         let mut conditions = Vec::new();
-        set_condition(&mut conditions, "Other", ConditionStatus::Unknown, "R", "", 1, at(1));
+        set_condition(
+            &mut conditions,
+            "Other",
+            ConditionStatus::Unknown,
+            "R",
+            "",
+            1,
+            at(1),
+        );
         set(&mut conditions, true, "fine", 1, 10);
         assert_eq!(find_condition(&conditions, "Other").unwrap().status, "Unknown");
         assert!(remove_condition(&mut conditions, "Other"));

@@ -129,5 +129,7 @@ fn template(definition: &CustomResourceDefinition) -> Result<String, serde_yaml:
     // Braces in a description would be commands to Helm.
     let text = yaml(definition)?.replace("{{", "{{ \"{{\" }}");
     let text = text.replacen("metadata:\n", KEEP, 1);
-    Ok(format!("{HEADER}{{{{- if .Values.crds.enabled }}}}\n---\n{text}{{{{- end }}}}\n"))
+    Ok(format!(
+        "{HEADER}{{{{- if .Values.crds.enabled }}}}\n---\n{text}{{{{- end }}}}\n"
+    ))
 }

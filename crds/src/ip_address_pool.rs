@@ -20,7 +20,11 @@ use crate::schema;
     doc = "IPAddressPool is a pool of IP addresses for Services of type LoadBalancer.\n\nA pool only says which \
            addresses there are. For machines on the LAN to reach them, an L2Advertisement has to announce the pool.",
     printcolumn(name = "Auto Assign", type_ = "boolean", json_path = ".spec.autoAssign"),
-    printcolumn(name = "Avoid Buggy IPs", type_ = "boolean", json_path = ".spec.avoidBuggyIPs"),
+    printcolumn(
+        name = "Avoid Buggy IPs",
+        type_ = "boolean",
+        json_path = ".spec.avoidBuggyIPs"
+    ),
     printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses")
 )]
 #[serde(rename_all = "camelCase")]
@@ -116,7 +120,8 @@ const MAX_LENGTH: u32 = 96;
 /// controller says so in a condition.
 fn addresses_schema(addresses: &mut Schema) {
     // Not `all`: the API server reckons with as many parts as the entry has characters.
-    let is_range = "self.split('-').size() == 2 && isIP(self.split('-')[0].trim()) && isIP(self.split('-')[1].trim())";
+    let is_range =
+        "self.split('-').size() == 2 && isIP(self.split('-')[0].trim()) && isIP(self.split('-')[1].trim())";
     let one_family = "ip(self.split('-')[0].trim()).family() == ip(self.split('-')[1].trim()).family()";
     let is_v4 = "ip(self.split('-')[0].trim()).family() == 4";
     // An IPv4 address as a number: four digits in base 256.
@@ -148,7 +153,11 @@ fn addresses_schema(addresses: &mut Schema) {
         );
         schema::rule(
             entry,
-            &format!("!({is_range}) || !({one_family}) || !({is_v4}) || {} <= {}", number(0), number(1)),
+            &format!(
+                "!({is_range}) || !({one_family}) || !({is_v4}) || {} <= {}",
+                number(0),
+                number(1)
+            ),
             "the range runs backwards: write the lower address first",
         );
     });
@@ -156,5 +165,8 @@ fn addresses_schema(addresses: &mut Schema) {
 
 /// The counts are required as in MetalLB, although they are read as zero where they are missing.
 fn counts_required(status: &mut Schema) {
-    schema::require(status, &["assignedIPv4", "assignedIPv6", "availableIPv4", "availableIPv6"]);
+    schema::require(
+        status,
+        &["assignedIPv4", "assignedIPv6", "availableIPv4", "availableIPv6"],
+    );
 }

@@ -450,7 +450,12 @@ fn plain_enum(schema: &mut Schema) {
     };
     let words: Vec<_> = alternatives
         .iter()
-        .flat_map(|alternative| alternative.get("const").cloned().or_else(|| alternative.pointer("/enum/0").cloned()))
+        .flat_map(|alternative| {
+            alternative
+                .get("const")
+                .cloned()
+                .or_else(|| alternative.pointer("/enum/0").cloned())
+        })
         .collect();
     schema.remove("oneOf");
     schema::set(schema, "type", "string");

@@ -123,12 +123,18 @@ mod tests {
     use super::*;
 
     fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
     fn the_current_prefix_counts_where_both_are_set() {
-        let both = annotations(&[("metallb.io/address-pool", "a"), ("metallb.universe.tf/address-pool", "b")]);
+        let both = annotations(&[
+            ("metallb.io/address-pool", "a"),
+            ("metallb.universe.tf/address-pool", "b"),
+        ]);
         let found = ADDRESS_POOL.find(&both).unwrap();
         assert_eq!((found.key, found.value), ("metallb.io/address-pool", "a"));
     }
@@ -137,14 +143,20 @@ mod tests {
     fn the_deprecated_prefix_counts_alone_and_is_named() {
         let old = annotations(&[("metallb.universe.tf/loadBalancerIPs", " 192.168.50.50 ")]);
         let found = LOAD_BALANCER_IPS.find(&old).unwrap();
-        assert_eq!((found.key, found.value), ("metallb.universe.tf/loadBalancerIPs", "192.168.50.50"));
+        assert_eq!(
+            (found.key, found.value),
+            ("metallb.universe.tf/loadBalancerIPs", "192.168.50.50")
+        );
         let keys: Vec<_> = deprecated_keys(&old).collect();
         assert_eq!(keys, ["metallb.universe.tf/loadBalancerIPs"]);
     }
 
     #[test]
     fn an_empty_value_counts_as_absent() {
-        let empty = annotations(&[("metallb.io/address-pool", " "), ("metallb.universe.tf/address-pool", "b")]);
+        let empty = annotations(&[
+            ("metallb.io/address-pool", " "),
+            ("metallb.universe.tf/address-pool", "b"),
+        ]);
         assert_eq!(ADDRESS_POOL.value(&empty), Some("b"));
         assert_eq!(ALLOW_SHARED_IP.value(&empty), None);
     }

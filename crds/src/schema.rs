@@ -53,7 +53,8 @@ pub(crate) fn names(schema: &mut Schema) {
 
 /// A rule against saying the same twice.
 pub(crate) fn no_duplicates(field: &str) -> Rule {
-    Rule::new("self.all(a, self.exists_one(b, a == b))").message(format!("{field} has duplicates: name each once").as_str())
+    Rule::new("self.all(a, self.exists_one(b, a == b))")
+        .message(format!("{field} has duplicates: name each once").as_str())
 }
 
 /// A list of label selectors: Kubernetes' schema of one, made strict where CEL and patterns can see that a selector says
@@ -202,7 +203,11 @@ pub(crate) fn tidy(schema: &mut Value) {
 /// Joins lines that a blank line does not separate.
 fn paragraphs(text: &str) -> String {
     let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    text.trim().split("\n\n").map(joined).collect::<Vec<_>>().join("\n\n")
+    text.trim()
+        .split("\n\n")
+        .map(joined)
+        .collect::<Vec<_>>()
+        .join("\n\n")
 }
 
 /// Makes a property optional that the API server fills in.
@@ -210,9 +215,14 @@ pub(crate) fn fill_in(schema: &mut Value, name: &str, default: Value) {
     if let Some(Value::Array(required)) = schema.get_mut("required") {
         required.retain(|required| required != name);
     }
-    let empty = schema.get("required").and_then(Value::as_array).is_some_and(Vec::is_empty);
+    let empty = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .is_some_and(Vec::is_empty);
     if empty {
-        schema.as_object_mut().map(|keywords: &mut Map<_, _>| keywords.remove("required"));
+        schema
+            .as_object_mut()
+            .map(|keywords: &mut Map<_, _>| keywords.remove("required"));
     }
     if let Some(Value::Object(property)) = schema.pointer_mut(&format!("/properties/{name}")) {
         property.insert("default".to_owned(), default);

@@ -11,10 +11,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SelectorError {
     /// A key that no label can have.
-    #[error("{0:?} is not a label key: use letters, digits, '-', '_' and '.', at most 63 of them, with an optional DNS prefix and '/'")]
+    #[error(
+        "{0:?} is not a label key: use letters, digits, '-', '_' and '.', at most 63 of them, with an optional DNS prefix and '/'"
+    )]
     Key(String),
     /// A value that no label can have.
-    #[error("{value:?} is not a value that label {key} can have: use letters, digits, '-', '_' and '.', at most 63 of them")]
+    #[error(
+        "{value:?} is not a value that label {key} can have: use letters, digits, '-', '_' and '.', at most 63 of them"
+    )]
     Value {
         /// The key.
         key: String,
@@ -30,7 +34,9 @@ pub enum SelectorError {
         operator: String,
     },
     /// `In` and `NotIn` without values.
-    #[error("operator {operator} of key {key} needs values: list at least one, or use Exists or DoesNotExist")]
+    #[error(
+        "operator {operator} of key {key} needs values: list at least one, or use Exists or DoesNotExist"
+    )]
     NoValues {
         /// The key.
         key: String,
@@ -54,7 +60,11 @@ pub enum SelectorError {
 pub fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let equal = |(key, value): (&String, &String)| labels.get(key) == Some(value);
     selector.match_labels.iter().flatten().all(equal)
-        && selector.match_expressions.iter().flatten().all(|requirement| holds(requirement, labels))
+        && selector
+            .match_expressions
+            .iter()
+            .flatten()
+            .all(|requirement| holds(requirement, labels))
 }
 
 /// Whether one of the selectors chooses what carries these labels, or there is none: an absent list chooses all.
@@ -85,7 +95,11 @@ pub fn validate(selector: &LabelSelector) -> Result<(), SelectorError> {
         validate_value(key, value)?;
     }
     for requirement in selector.match_expressions.iter().flatten() {
-        let LabelSelectorRequirement { key, operator, values } = requirement;
+        let LabelSelectorRequirement {
+            key,
+            operator,
+            values,
+        } = requirement;
         validate_key(key)?;
         let values = values.as_deref().unwrap_or_default();
         let (key, operator) = (key.clone(), operator.clone());
@@ -103,7 +117,9 @@ pub fn validate(selector: &LabelSelector) -> Result<(), SelectorError> {
 /// The position of the first selector that says exactly what one before it says.
 #[must_use]
 pub fn duplicate(selectors: &[LabelSelector]) -> Option<usize> {
-    let said = |(index, selector): (usize, &LabelSelector)| selectors.iter().take(index).any(|other| other == selector);
+    let said = |(index, selector): (usize, &LabelSelector)| {
+        selectors.iter().take(index).any(|other| other == selector)
+    };
     selectors.iter().enumerate().position(said)
 }
 
@@ -113,7 +129,9 @@ fn validate_key(key: &str) -> Result<(), SelectorError> {
         None => (None, key),
     };
     let valid = !name.is_empty() && is_word(name) && prefix.is_none_or(is_subdomain);
-    valid.then_some(()).ok_or_else(|| SelectorError::Key(key.to_owned()))
+    valid
+        .then_some(())
+        .ok_or_else(|| SelectorError::Key(key.to_owned()))
 }
 
 fn validate_value(key: &str, value: &str) -> Result<(), SelectorError> {
@@ -147,7 +165,10 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     fn equal(pairs: &[(&str, &str)]) -> LabelSelector {
@@ -184,7 +205,10 @@ mod tests {
     #[test]
     fn every_requirement_of_a_selector_must_hold() {
         let mut both = equal(&[("zone", "a"), ("rack", "1")]);
-        assert!(matches(&both, &labels(&[("zone", "a"), ("rack", "1"), ("more", "x")])));
+        assert!(matches(
+            &both,
+            &labels(&[("zone", "a"), ("rack", "1"), ("more", "x")])
+        ));
         assert!(!matches(&both, &labels(&[("zone", "a")])));
         both.match_expressions = expression("gone", "Exists", &[]).match_expressions;
         assert!(!matches(&both, &labels(&[("zone", "a"), ("rack", "1")])));
@@ -201,15 +225,26 @@ mod tests {
         ] {
             let selector = expression("zone", operator, values);
             assert_eq!(matches(&selector, &labels(&[])), none, "{operator}, no label");
-            assert_eq!(matches(&selector, &labels(&[("zone", "b")])), listed, "{operator}, listed");
-            assert_eq!(matches(&selector, &labels(&[("zone", "c")])), other, "{operator}, another value");
+            assert_eq!(
+                matches(&selector, &labels(&[("zone", "b")])),
+                listed,
+                "{operator}, listed"
+            );
+            assert_eq!(
+                matches(&selector, &labels(&[("zone", "c")])),
+                other,
+                "{operator}, another value"
+            );
         }
     }
 
     #[test]
     fn what_kubernetes_cannot_read_is_named() {
         for (selector, part) in [
-            (expression("zone", "Near", &["a"]), "operator \"Near\" of key zone does not exist"),
+            (
+                expression("zone", "Near", &["a"]),
+                "operator \"Near\" of key zone does not exist",
+            ),
             (expression("zone", "In", &[]), "needs values"),
             (expression("zone", "NotIn", &[]), "needs values"),
             (expression("zone", "Exists", &["a"]), "takes no values"),
@@ -233,9 +268,17 @@ mod tests {
     fn what_kubernetes_can_read_is_accepted() {
         for selector in [
             LabelSelector::default(),
-            equal(&[("kubernetes.io/hostname", "n1"), ("empty", ""), ("A.b_c-9", "A.b_c-9")]),
+            equal(&[
+                ("kubernetes.io/hostname", "n1"),
+                ("empty", ""),
+                ("A.b_c-9", "A.b_c-9"),
+            ]),
             expression("zone", "In", &["a", ""]),
-            expression("node.kubernetes.io/exclude-from-external-load-balancers", "DoesNotExist", &[]),
+            expression(
+                "node.kubernetes.io/exclude-from-external-load-balancers",
+                "DoesNotExist",
+                &[],
+            ),
         ] {
             assert_eq!(validate(&selector), Ok(()));
         }

@@ -19,7 +19,11 @@ use serde::{Deserialize, Serialize};
            find the one of a Service: kubectl get servicel2statuses -A -l metallb.io/service-name=NAME",
     printcolumn(name = "Allocated Node", type_ = "string", json_path = ".status.node"),
     printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),
-    printcolumn(name = "Service Namespace", type_ = "string", json_path = ".status.serviceNamespace")
+    printcolumn(
+        name = "Service Namespace",
+        type_ = "string",
+        json_path = ".status.serviceNamespace"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceL2StatusSpec {}

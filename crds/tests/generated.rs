@@ -10,14 +10,21 @@ fn the_yaml_is_fresh() {
     for file in files {
         let path = directory.join(&file.path);
         let found = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == file.text, "{} is stale: run `make generate`", path.display());
+        assert!(
+            found == file.text,
+            "{} is stale: run `make generate`",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn every_field_explains_itself() {
     fn walk(path: &str, schema: &serde_json::Value, missing: &mut Vec<String>) {
-        let Some(properties) = schema.get("properties").and_then(|properties| properties.as_object()) else {
+        let Some(properties) = schema
+            .get("properties")
+            .and_then(|properties| properties.as_object())
+        else {
             return;
         };
         for (name, schema) in properties {
@@ -33,7 +40,11 @@ fn every_field_explains_itself() {
         let value = serde_json::to_value(definition).unwrap();
         let schema = &value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
         for part in ["spec", "status"] {
-            walk(&format!("{}.{part}", definition.spec.names.kind), &schema[part], &mut missing);
+            walk(
+                &format!("{}.{part}", definition.spec.names.kind),
+                &schema[part],
+                &mut missing,
+            );
         }
     }
     assert_eq!(missing, Vec::<String>::new());

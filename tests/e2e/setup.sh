@@ -90,17 +90,19 @@ go_build() {
   mv "$part" "$built"
 }
 
+# version_of MODFILE MODULE: the version that is pinned.
+version_of() { awk -v module="$2" '$1 == module || $2 == module { print $NF; exit }' "$1"; }
+
 # Where the sources of a module are.
 module_directory() { (cd "$here/$1" && go list -mod=mod -modfile="$2" -m -f '{{.Dir}}' "$3"); }
 
 build_programs() {
-  local program
-  local version package flags=
-  version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$(modfile)")
+  local program version package flags=
+  version=$(version_of "$(modfile)" k8s.io/kubernetes)
+  # Without them the programs have no version to say, and a chart's kubeVersion nothing to be compared with.
   for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
     flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${kubernetes#1.}"
   done
-  # Without them the programs have no version to say, and a chart's kubeVersion nothing to be compared with.
   ldflags=$flags go_build "kubernetes-$kubernetes" "$here/kubernetes" "$(modfile)" . k8s.io/kubernetes/test/images/agnhost
   local node=$built
   # One program with many names, which goes by the name it is called by.
@@ -110,7 +112,12 @@ build_programs() {
   agnhost=$node/agnhost
   # The schemas of Kubernetes' own kinds.
   install -m 644 "$(module_directory kubernetes "$(modfile)" k8s.io/kubernetes)/api/openapi-spec/swagger.json" "$cache/openapi.json"
-  go_build helm "$here/helm" "$here/helm/go.mod" helm.sh/helm/v3/cmd/helm
+  # Helm takes clusters that it cannot ask for one of this version, as its releases do.
+  flags=" -X helm.sh/helm/v3/internal/version.version=$(version_of "$here/helm/go.mod" helm.sh/helm/v3)"
+  for package in pkg/chartutil pkg/lint/rules; do
+    flags+=" -X helm.sh/helm/v3/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/$package.k8sVersionMinor=33"
+  done
+  ldflags=$flags go_build helm "$here/helm" "$here/helm/go.mod" helm.sh/helm/v3/cmd/helm
   link "$built/helm" helm
   go_build kubeconform "$here/kubeconform" "$here/kubeconform/go.mod" github.com/yannh/kubeconform/cmd/kubeconform
   link "$built/kubeconform" kubeconform
@@ -164,7 +171,7 @@ make_images() {
     if ! fresh "$peer/$program.tar" "$metallb"; then
       mkdir -p "$tree/metallb-$program"
       cp "$metallb/$program" "$tree/metallb-$program/"
-      pack "$peer/$program.tar" "quay.io/metallb/$program:v0.16.1" "$tree/metallb-$program" --entrypoint "/$program"
+      pack "$peer/$program.tar" "quay.io/metallb/$program:$(version_of "$here/metallb/go.mod" go.universe.tf/metallb)" "$tree/metallb-$program" --entrypoint "/$program"
     fi
   done
   install -m 644 "$(module_directory metallb "$here/metallb/go.mod" go.universe.tf/metallb)/config/manifests/metallb-native.yaml" "$peer/"

@@ -22,7 +22,8 @@ fn write(directory: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for file in lb_crds::definition::files()? {
         let path = directory.join(&file.path);
         if std::fs::read_to_string(&path).ok().as_ref() != Some(&file.text) {
-            std::fs::write(&path, &file.text).map_err(|error| format!("write {}: {error}", path.display()))?;
+            std::fs::write(&path, &file.text)
+                .map_err(|error| format!("write {}: {error}", path.display()))?;
             eprintln!("wrote {}", path.display());
         }
     }

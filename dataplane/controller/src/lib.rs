@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod report;
 mod run;
 pub mod service;
+pub mod standby;
 pub mod verdict;
 pub mod watch;
 pub mod write;

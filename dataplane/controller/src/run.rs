@@ -1,4 +1,4 @@
-//! The loop: feeds changes to the index, lets the leader decide, sends writes, tells people.
+//! The loop: feeds changes to the index, lets the leader decide, sends writes, tells people. A standby only tells.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::args::Config;
 use crate::decide::Leading;
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::standby::Standby;
 use crate::watch;
 use crate::write::{Outcome, Write, Writer};
 
@@ -70,6 +71,7 @@ enum Input {
 struct Controller {
     index: Index,
     leading: Option<Leading>,
+    standby: Standby,
     leads: bool,
     listed: Listed,
     services: BoxStream<'static, Change<Service>>,
@@ -92,6 +94,12 @@ struct Listed {
     advertisements_gate: Gate,
 }
 
+impl Listed {
+    fn all(&self) -> bool {
+        self.services && self.pools && self.advertisements
+    }
+}
+
 impl Controller {
     fn new(context: &Context, config: Config) -> Result<Self, prometheus::Error> {
         let Context {
@@ -102,6 +110,7 @@ impl Controller {
         Ok(Self {
             index,
             leading: None,
+            standby: Standby::default(),
             leads: false,
             listed: Listed {
                 services: false,
@@ -125,10 +134,10 @@ impl Controller {
     async fn run(&mut self, context: &Context, leadership: &Leadership) {
         let mut leads = leadership.leads.clone();
         loop {
-            let timeout = self
-                .leading
-                .as_ref()
-                .and_then(|leading| leading.next_timeout(Instant::now()));
+            let timeout = match &self.leading {
+                Some(leading) => leading.next_timeout(Instant::now()),
+                None => self.standby.poll_timeout().filter(|_| self.listed.all()),
+            };
             let input = tokio::select! {
                 // Leadership and stopping first: what is decided below must not be decided by one who may not.
                 biased;
@@ -167,6 +176,9 @@ impl Controller {
     }
 
     fn take(&mut self, context: &Context, input: Input) -> std::ops::ControlFlow<()> {
+        if !self.leads {
+            self.standby.changed(Instant::now());
+        }
         match input {
             Input::Stop => return std::ops::ControlFlow::Break(()),
             Input::Time => {}
@@ -223,6 +235,7 @@ impl Controller {
         }
         self.leads = leads;
         self.leading = None;
+        self.standby = Standby::default();
         self.metrics.hide();
         // Writes of a lost leadership are dropped at once.
         self.writes.clear();
@@ -236,8 +249,13 @@ impl Controller {
 
     /// Decides, if this process leads and has seen everything, and sends what comes of it.
     fn act(&mut self, namespace: &str) {
-        let all_listed = self.listed.services && self.listed.pools && self.listed.advertisements;
-        if !self.leads || (self.leading.is_none() && !all_listed) {
+        if self.leading.is_none() && !self.listed.all() {
+            return;
+        }
+        if !self.leads {
+            for report in self.standby.look(&self.index, Instant::now()) {
+                report.log();
+            }
             return;
         }
         let leading = self.leading.get_or_insert_with(|| Leading::new(&self.index));

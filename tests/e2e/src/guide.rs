@@ -53,8 +53,15 @@ pub fn sections(markdown: &str) -> Vec<Section> {
         } else if let Some(language) = line.strip_prefix("```") {
             shell = language == "bash";
             block = Some(Vec::new());
-        } else if let Some((number, title)) = line.strip_prefix("### ").and_then(|heading| heading.split_once(": ")) {
-            sections.push(Section { number: number.to_owned(), title: title.to_owned(), commands: Vec::new() });
+        } else if let Some((number, title)) = line
+            .strip_prefix("### ")
+            .and_then(|heading| heading.split_once(": "))
+        {
+            sections.push(Section {
+                number: number.to_owned(),
+                title: title.to_owned(),
+                commands: Vec::new(),
+            });
         }
     }
     sections.retain(|section| !section.commands.is_empty());
@@ -99,7 +106,11 @@ fn commands(lines: &[&str]) -> Vec<Command> {
             continue;
         }
         let text = std::mem::take(&mut text).trim_end().to_owned();
-        let place = if text.contains("kubectl") || text.contains("helm") { Place::Administrator } else { Place::Client };
+        let place = if text.contains("kubectl") || text.contains("helm") {
+            Place::Administrator
+        } else {
+            Place::Client
+        };
         commands.push(Command { text, place });
     }
     commands
@@ -114,7 +125,11 @@ mod tests {
         let text = "### 4.8: Try\n```bash\n# comment\nkubectl get pods \\\n  -o wide\n\ncurl http://a\nfor i in 1; do\n  curl b\ndone\n\
                     kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF\n```\n```\noutput\n```\n";
         let sections = sections(text);
-        let texts: Vec<_> = sections[0].commands.iter().map(|command| command.text.as_str()).collect();
+        let texts: Vec<_> = sections[0]
+            .commands
+            .iter()
+            .map(|command| command.text.as_str())
+            .collect();
         assert_eq!(
             texts,
             [
@@ -125,7 +140,15 @@ mod tests {
             ]
         );
         let places: Vec<_> = sections[0].commands.iter().map(|command| command.place).collect();
-        assert_eq!(places, [Place::Administrator, Place::Client, Place::Client, Place::Administrator]);
+        assert_eq!(
+            places,
+            [
+                Place::Administrator,
+                Place::Client,
+                Place::Client,
+                Place::Administrator
+            ]
+        );
     }
 
     #[test]

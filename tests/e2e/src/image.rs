@@ -36,7 +36,9 @@ impl Image {
     pub fn add_tree(&mut self, root: &Path) -> anyhow::Result<()> {
         let mut queue = vec![root.to_owned()];
         while let Some(directory) = queue.pop() {
-            for entry in std::fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
+            for entry in
+                std::fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))?
+            {
                 let path = entry?.path();
                 // An empty directory is kept: programs may expect it.
                 if path.is_dir() && !path.is_symlink() && std::fs::read_dir(&path)?.next().is_some() {
@@ -91,14 +93,24 @@ impl Image {
             files.insert(format!("blobs/sha256/{}", hexadecimal(blob)), blob.clone());
         }
         files.insert("index.json".to_owned(), serde_json::to_vec(&index)?);
-        files.insert("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
+        files.insert(
+            "oci-layout".to_owned(),
+            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+        );
         let mut tar = Builder::new(Vec::new());
         for (path, bytes) in files {
-            append(&mut tar, Path::new(&path), bytes.as_slice(), bytes.len() as u64, 0o644)?;
+            append(
+                &mut tar,
+                Path::new(&path),
+                bytes.as_slice(),
+                bytes.len() as u64,
+                0o644,
+            )?;
         }
         // Under another name first: who looks for the archive never sees half of it.
         let unfinished = archive.with_extension("part");
-        std::fs::write(&unfinished, tar.into_inner()?).with_context(|| format!("write {}", unfinished.display()))?;
+        std::fs::write(&unfinished, tar.into_inner()?)
+            .with_context(|| format!("write {}", unfinished.display()))?;
         std::fs::rename(&unfinished, archive).with_context(|| format!("write {}", archive.display()))
     }
 
@@ -123,7 +135,9 @@ impl Image {
     /// The name with its registry, as containerd keeps it.
     fn full_name(&self) -> String {
         match self.name.split_once('/') {
-            Some((registry, _)) if registry.contains(['.', ':']) || registry == "localhost" => self.name.clone(),
+            Some((registry, _)) if registry.contains(['.', ':']) || registry == "localhost" => {
+                self.name.clone()
+            }
             Some(_) => format!("docker.io/{}", self.name),
             None => format!("docker.io/library/{}", self.name),
         }
@@ -140,11 +154,13 @@ impl Image {
             if metadata.is_symlink() {
                 let mut header = header(0, 0o777);
                 header.set_entry_type(EntryType::Symlink);
-                tar.append_link(&mut header, path, std::fs::read_link(source)?).with_context(failed)?;
+                tar.append_link(&mut header, path, std::fs::read_link(source)?)
+                    .with_context(failed)?;
             } else if metadata.is_dir() {
                 let mut header = header(0, mode);
                 header.set_entry_type(EntryType::Directory);
-                tar.append_data(&mut header, path, std::io::empty()).with_context(failed)?;
+                tar.append_data(&mut header, path, std::io::empty())
+                    .with_context(failed)?;
             } else {
                 let file = std::fs::File::open(source).with_context(failed)?;
                 append(&mut tar, path, file, metadata.len(), mode).with_context(failed)?;
@@ -164,7 +180,13 @@ fn header(size: u64, mode: u32) -> Header {
     header
 }
 
-fn append(tar: &mut Builder<Vec<u8>>, path: &Path, data: impl std::io::Read, size: u64, mode: u32) -> anyhow::Result<()> {
+fn append(
+    tar: &mut Builder<Vec<u8>>,
+    path: &Path,
+    data: impl std::io::Read,
+    size: u64,
+    mode: u32,
+) -> anyhow::Result<()> {
     tar.append_data(&mut header(size, mode), path, data)?;
     Ok(())
 }
@@ -185,7 +207,10 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The machine's architecture under its name in images: images are built where they run.
@@ -205,7 +230,11 @@ mod tests {
         std::fs::create_dir_all(directory.join("tree/etc")).unwrap();
         std::fs::write(directory.join("tree/etc/b"), "b").unwrap();
         std::fs::write(directory.join("tree/a"), "a").unwrap();
-        let mut image = Image { name: "lb-operator.io/speaker:0.1.0".to_owned(), user: "1:1".to_owned(), ..Image::default() };
+        let mut image = Image {
+            name: "lb-operator.io/speaker:0.1.0".to_owned(),
+            user: "1:1".to_owned(),
+            ..Image::default()
+        };
         image.entrypoint = vec!["/a".to_owned()];
         image.add_tree(&directory.join("tree")).unwrap();
         image
@@ -228,7 +257,10 @@ mod tests {
         let archive = directory.path().join("image.tar");
         image(directory.path()).write(&archive).unwrap();
         let mut blobs = 0;
-        for entry in tar::Archive::new(std::fs::File::open(archive).unwrap()).entries().unwrap() {
+        for entry in tar::Archive::new(std::fs::File::open(archive).unwrap())
+            .entries()
+            .unwrap()
+        {
             let mut entry = entry.unwrap();
             let path = entry.path().unwrap().into_owned();
             let mut bytes = Vec::new();
@@ -249,7 +281,14 @@ mod tests {
             ("lb-operator.io/speaker:0.1.0", "lb-operator.io/speaker:0.1.0"),
             ("localhost/app:1", "localhost/app:1"),
         ] {
-            assert_eq!(Image { name: name.to_owned(), ..Image::default() }.full_name(), full);
+            assert_eq!(
+                Image {
+                    name: name.to_owned(),
+                    ..Image::default()
+                }
+                .full_name(),
+                full
+            );
         }
     }
 }

@@ -19,9 +19,28 @@ pub fn install_metallb(lab: &Lab) -> anyhow::Result<()> {
     let manifest = part("metallb-native.yaml")?;
     remove_ours(lab)?;
     // The programs look for their own image's newest version unless told that the node's copy is the one.
-    kubectl(lab, &["apply", "--server-side", "--force-conflicts", "-f", &manifest.display().to_string()])?;
+    kubectl(
+        lab,
+        &[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-f",
+            &manifest.display().to_string(),
+        ],
+    )?;
     for workload in ["deployment/controller", "daemonset/speaker"] {
-        kubectl(lab, &["rollout", "status", "-n", "metallb-system", workload, "--timeout=180s"])?;
+        kubectl(
+            lab,
+            &[
+                "rollout",
+                "status",
+                "-n",
+                "metallb-system",
+                workload,
+                "--timeout=180s",
+            ],
+        )?;
     }
     Ok(())
 }
@@ -32,8 +51,22 @@ fn remove_ours(lab: &Lab) -> anyhow::Result<()> {
     }
     // The operator goes before its stack, so that it does not make again what is deleted here.
     helm(lab, &["uninstall", "lb-operator", "--wait", "--ignore-not-found"])?;
-    kubectl(lab, &["delete", "deployment/controller", "daemonset/speaker", "-n", "metallb-system", "--wait", "--ignore-not-found"])?;
-    kubectl(lab, &["delete", "loadbalancerstack", "default", "--cascade=orphan"])?;
+    kubectl(
+        lab,
+        &[
+            "delete",
+            "deployment/controller",
+            "daemonset/speaker",
+            "-n",
+            "metallb-system",
+            "--wait",
+            "--ignore-not-found",
+        ],
+    )?;
+    kubectl(
+        lab,
+        &["delete", "loadbalancerstack", "default", "--cascade=orphan"],
+    )?;
     Ok(())
 }
 
@@ -61,7 +94,11 @@ fn call(lab: &Lab, program: &str, args: &[&str]) -> anyhow::Result<String> {
         .output()
         .with_context(|| format!("start {program}"))?;
     if !output.status.success() {
-        bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{program} {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

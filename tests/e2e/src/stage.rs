@@ -32,7 +32,11 @@ impl Stage {
     /// # Errors
     /// When set-up or `make image` has not been run, or the lab does not come up.
     pub fn lab(name: &str, nodes: usize) -> anyhow::Result<Self> {
-        let lab = Lab::up(LabConfig { nodes, images: images()?, ..LabConfig::named(name) })?;
+        let lab = Lab::up(LabConfig {
+            nodes,
+            images: images()?,
+            ..LabConfig::named(name)
+        })?;
         Ok(Self::on(Cluster::Lab(lab)))
     }
 
@@ -48,7 +52,11 @@ impl Stage {
     }
 
     fn on(cluster: Cluster) -> Self {
-        Self { cluster, replacements: BTreeMap::new(), echo: false }
+        Self {
+            cluster,
+            replacements: BTreeMap::new(),
+            echo: false,
+        }
     }
 
     /// Prints each command and its output, as a terminal would show them.
@@ -108,7 +116,10 @@ impl Stage {
     /// # Errors
     /// As [`Stage::admin`].
     pub fn client(&self, text: &str) -> anyhow::Result<String> {
-        finish(text, &mut self.the_lab().command("client", &["bash", "-c", text])?)
+        finish(
+            text,
+            &mut self.the_lab().command("client", &["bash", "-c", text])?,
+        )
     }
 
     /// Runs the commands of one section of the guide, in order, and returns what each printed.
@@ -127,7 +138,11 @@ impl Stage {
                 text = text.replace(placeholder, value);
             }
             if self.echo {
-                let prompt = if command.place == Place::Client { "lan$" } else { "$" };
+                let prompt = if command.place == Place::Client {
+                    "lan$"
+                } else {
+                    "$"
+                };
                 println!("\x1b[36m{prompt} {text}\x1b[0m");
             }
             let output = match command.place {
@@ -188,7 +203,9 @@ impl Stage {
              labelSelector: {{matchLabels: {{app: {name}}}}}}}]\n      \
              containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80]}}]"
         ))?;
-        self.admin(&format!("kubectl rollout status deployment/{name} --timeout=120s"))?;
+        self.admin(&format!(
+            "kubectl rollout status deployment/{name} --timeout=120s"
+        ))?;
         Ok(())
     }
 
@@ -220,7 +237,9 @@ impl Stage {
     /// # Errors
     /// When there is no such Service.
     pub fn address_now(&self, service: &str) -> anyhow::Result<String> {
-        self.admin(&format!("kubectl get service {service} -o jsonpath='{{.status.loadBalancer.ingress[*].ip}}'"))
+        self.admin(&format!(
+            "kubectl get service {service} -o jsonpath='{{.status.loadBalancer.ingress[*].ip}}'"
+        ))
     }
 
     /// Waits until the events about an object contain a text, and returns them all, one a line.
@@ -229,10 +248,14 @@ impl Stage {
     /// When they do not in time.
     pub fn event(&self, kind: &str, name: &str, text: &str) -> anyhow::Result<String> {
         let mut last = String::new();
-        eventually(&format!("an event with {text:?} about {kind} {name}"), SOON, || {
-            last = self.events(kind, name)?;
-            Ok(last.contains(text).then(|| last.clone()))
-        })
+        eventually(
+            &format!("an event with {text:?} about {kind} {name}"),
+            SOON,
+            || {
+                last = self.events(kind, name)?;
+                Ok(last.contains(text).then(|| last.clone()))
+            },
+        )
         .with_context(|| format!("its events are:\n{last}"))
     }
 
@@ -254,7 +277,9 @@ impl Stage {
     pub fn owners(&self, address: &str) -> anyhow::Result<BTreeSet<String>> {
         let nodes = self.nodes_by_mac()?;
         // It fails when nobody answers, which is an answer here.
-        let text = self.client(&format!("arping -c 3 -i 0.1 -w 1 -I eth0 {address} 2>&1 || arping -c 2 -w 2 -I eth0 {address} || true"))?;
+        let text = self.client(&format!(
+            "arping -c 3 -i 0.1 -w 1 -I eth0 {address} 2>&1 || arping -c 2 -w 2 -I eth0 {address} || true"
+        ))?;
         let mut owners = BTreeSet::new();
         for line in text.lines() {
             if let Some((_, rest)) = line.split_once('[')
@@ -274,7 +299,11 @@ impl Stage {
     pub fn owner(&self, address: &str, within: Duration) -> anyhow::Result<String> {
         eventually(&format!("one owner for {address}"), within, || {
             let owners = self.owners(address)?;
-            Ok(if owners.len() == 1 { owners.into_iter().next() } else { None })
+            Ok(if owners.len() == 1 {
+                owners.into_iter().next()
+            } else {
+                None
+            })
         })
     }
 
@@ -284,8 +313,12 @@ impl Stage {
             for interface in ["eth0", "eth1"] {
                 let file = format!("/sys/class/net/{interface}/address");
                 // A node without power has no namespace to look into: it answers nothing either.
-                if let Ok(mac) = finish(&file, &mut self.the_lab().command(&node, &["ip", "-br", "link", "show", interface])?)
-                    && let Some(mac) = mac.split_whitespace().nth(2)
+                if let Ok(mac) = finish(
+                    &file,
+                    &mut self
+                        .the_lab()
+                        .command(&node, &["ip", "-br", "link", "show", interface])?,
+                ) && let Some(mac) = mac.split_whitespace().nth(2)
                 {
                     nodes.insert(mac.to_lowercase(), node.clone());
                 }
@@ -336,7 +369,10 @@ pub fn eventually<T>(
 fn images() -> anyhow::Result<Vec<PathBuf>> {
     let mut images = own_images();
     if images.len() < PROGRAMS.len() {
-        bail!("target/images has no image of {}: run `make image`", PROGRAMS.join(", "));
+        bail!(
+            "target/images has no image of {}: run `make image`",
+            PROGRAMS.join(", ")
+        );
     }
     images.extend(crate::lab::cached_images()?);
     Ok(images)
@@ -348,13 +384,20 @@ const PROGRAMS: [&str; 3] = ["operator", "controller", "speaker"];
 #[must_use]
 pub fn own_images() -> Vec<PathBuf> {
     let path = |program: &str| repository().join(format!("target/images/{program}.tar"));
-    PROGRAMS.into_iter().map(path).filter(|path| path.exists()).collect()
+    PROGRAMS
+        .into_iter()
+        .map(path)
+        .filter(|path| path.exists())
+        .collect()
 }
 
 /// The root of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this crate is two directories below the root")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("this crate is two directories below the root")
 }
 
 fn path() -> String {
@@ -363,7 +406,11 @@ fn path() -> String {
 }
 
 fn finish(text: &str, command: &mut Command) -> anyhow::Result<String> {
-    let Output { status, stdout, stderr } = command.output().with_context(|| format!("start {command:?}"))?;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().with_context(|| format!("start {command:?}"))?;
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     if status.success() {
         return Ok(stdout);

@@ -38,34 +38,88 @@ fn explicit_wishes_are_honoured_under_every_spelling(stage: &Stage) -> anyhow::R
     )?;
     for (name, annotation, spec, wanted) in [
         ("pool-new", "metallb.io/address-pool: manual", "", "192.168.50.80"),
-        ("pool-old", "metallb.universe.tf/address-pool: manual", "", "192.168.50.81"),
-        ("ip-new", "metallb.io/loadBalancerIPs: 192.168.50.84", "", "192.168.50.84"),
-        ("ip-old", "metallb.universe.tf/loadBalancerIPs: 192.168.50.85", "", "192.168.50.85"),
-        ("ip-spec", "", "  loadBalancerIP: 192.168.50.86\n", "192.168.50.86"),
+        (
+            "pool-old",
+            "metallb.universe.tf/address-pool: manual",
+            "",
+            "192.168.50.81",
+        ),
+        (
+            "ip-new",
+            "metallb.io/loadBalancerIPs: 192.168.50.84",
+            "",
+            "192.168.50.84",
+        ),
+        (
+            "ip-old",
+            "metallb.universe.tf/loadBalancerIPs: 192.168.50.85",
+            "",
+            "192.168.50.85",
+        ),
+        (
+            "ip-spec",
+            "",
+            "  loadBalancerIP: 192.168.50.86\n",
+            "192.168.50.86",
+        ),
     ] {
         stage.apply_service(name, "web", annotation, spec)?;
         assert_eq!(stage.address(name)?, wanted, "{name}");
     }
+    // As in MetalLB, an empty annotation asks for nothing.
+    stage.apply_service("ip-empty", "web", "'metallb.io/loadBalancerIPs': ''", "")?;
+    assert_eq!(stage.address("ip-empty")?, "192.168.50.51");
     let pool = stage.admin("kubectl get service ip-spec -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")?;
     assert_eq!(pool, "manual", "the pool is written on the Service");
-    stage.event("Service", "pool-old", "deprecatedAnnotation").or_else(|_| stage.event("Service", "ip-old", "deprecatedAnnotation"))?;
+    stage
+        .event("Service", "pool-old", "deprecatedAnnotation")
+        .or_else(|_| stage.event("Service", "ip-old", "deprecatedAnnotation"))?;
     Ok(())
 }
 
 fn impossible_wishes_get_one_event_that_says_what_to_change(stage: &Stage) -> anyhow::Result<()> {
     for (name, annotation, spec, says) in [
-        ("no-pool", "metallb.io/address-pool: nowhere", "", "unknown pool \"nowhere\""),
-        ("outside", "metallb.io/loadBalancerIPs: 10.1.2.3", "", "\"10.1.2.3\" is not allowed in config"),
-        ("taken", "", "  loadBalancerIP: 192.168.50.86\n", "default/ip-spec"),
-        ("nonsense", "metallb.io/loadBalancerIPs: not-an-address", "", "not-an-address"),
-        ("both", "metallb.io/loadBalancerIPs: 192.168.50.87", "  loadBalancerIP: 192.168.50.87\n", "can not have both"),
-        ("empty", "'metallb.io/loadBalancerIPs': ''", "", "loadBalancerIPs"),
+        (
+            "no-pool",
+            "metallb.io/address-pool: nowhere",
+            "",
+            "unknown pool \"nowhere\"",
+        ),
+        (
+            "outside",
+            "metallb.io/loadBalancerIPs: 10.1.2.3",
+            "",
+            "\"10.1.2.3\" is not allowed in config",
+        ),
+        (
+            "taken",
+            "",
+            "  loadBalancerIP: 192.168.50.86\n",
+            "default/ip-spec",
+        ),
+        (
+            "nonsense",
+            "metallb.io/loadBalancerIPs: not-an-address",
+            "",
+            "not-an-address",
+        ),
+        (
+            "both",
+            "metallb.io/loadBalancerIPs: 192.168.50.87",
+            "  loadBalancerIP: 192.168.50.87\n",
+            "can not have both",
+        ),
     ] {
         stage.apply_service(name, "web", annotation, spec)?;
         let events = stage.event("Service", name, says)?;
         // Something unrelated changes: the reason stays the same, so no second event.
         stage.admin(&format!("kubectl annotate service {name} touched=1"))?;
-        stage.apply_service(&format!("{name}-witness"), "web", "metallb.io/address-pool: lan", "")?;
+        stage.apply_service(
+            &format!("{name}-witness"),
+            "web",
+            "metallb.io/address-pool: lan",
+            "",
+        )?;
         stage.address(&format!("{name}-witness"))?;
         let warnings = stage.events("Service", name)?.matches("Warning").count();
         assert_eq!(warnings, 1, "{name}: {events}");
@@ -98,8 +152,15 @@ fn a_service_of_another_class_or_type_is_left_alone_or_released(stage: &Stage) -
     assert_eq!(stage.address("changes")?, "192.168.50.58");
     assert_eq!(stage.address_now("classed")?, "", "another class is not ours");
     stage.admin("kubectl patch service changes --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
-    eventually("the status to be cleared", SOON, || Ok(stage.address_now("changes")?.is_empty().then_some(())))?;
-    stage.apply_service("successor", "web", "metallb.io/loadBalancerIPs: 192.168.50.58", "")?;
+    eventually("the status to be cleared", SOON, || {
+        Ok(stage.address_now("changes")?.is_empty().then_some(()))
+    })?;
+    stage.apply_service(
+        "successor",
+        "web",
+        "metallb.io/loadBalancerIPs: 192.168.50.58",
+        "",
+    )?;
     assert_eq!(stage.address("successor")?, "192.168.50.58");
     stage.admin("kubectl delete service classed changes successor")?;
     Ok(())
@@ -118,7 +179,10 @@ fn invalid_pools_carry_a_condition_and_disturb_nobody(stage: &Stage) -> anyhow::
         )?;
         Ok(text.contains("Valid=False").then_some(text))
     })?;
-    assert!(condition.contains("spec.addresses") && condition.contains("lan"), "it names the field and the other pool: {condition}");
+    assert!(
+        condition.contains("spec.addresses") && condition.contains("lan"),
+        "it names the field and the other pool: {condition}"
+    );
     stage.apply_service("undisturbed", "web", "", "")?;
     stage.address("undisturbed")?;
     assert_eq!(stage.address_now("early")?, before);
@@ -132,7 +196,8 @@ fn addresses_survive_the_loss_of_the_leader(stage: &Stage) -> anyhow::Result<()>
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: many, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.100-192.168.50.199]}",
     )?;
-    let leader = "kubectl get lease metallb-controller -n metallb-system -o jsonpath='{.spec.holderIdentity}'";
+    let leader =
+        "kubectl get lease metallb-controller -n metallb-system -o jsonpath='{.spec.holderIdentity}'";
     let first = stage.admin(leader)?;
     // Half of them before the leader goes, half while it goes.
     let create = |from: usize, to: usize| {
@@ -146,7 +211,9 @@ fn addresses_survive_the_loss_of_the_leader(stage: &Stage) -> anyhow::Result<()>
         stage.apply(&manifests)
     };
     create(0, 20)?;
-    stage.admin(&format!("kubectl delete pod {first} -n metallb-system --wait=false --grace-period=0 --force"))?;
+    stage.admin(&format!(
+        "kubectl delete pod {first} -n metallb-system --wait=false --grace-period=0 --force"
+    ))?;
     create(20, 40)?;
     eventually("another leader", EVENTUALLY, || {
         let now = stage.admin(leader)?;
@@ -156,7 +223,11 @@ fn addresses_survive_the_loss_of_the_leader(stage: &Stage) -> anyhow::Result<()>
         stage.address(&format!("many-{i}"))?;
     }
     let before = stage.admin(table)?;
-    let given: Vec<_> = before.split_whitespace().filter_map(|pair| pair.split_once('=')).filter(|(_, ip)| !ip.is_empty()).collect();
+    let given: Vec<_> = before
+        .split_whitespace()
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(_, ip)| !ip.is_empty())
+        .collect();
     let unique: BTreeSet<_> = given.iter().map(|(_, ip)| ip).collect();
     assert_eq!(unique.len(), given.len(), "no address twice: {before}");
 

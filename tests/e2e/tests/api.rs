@@ -17,7 +17,9 @@ fn valid_objects_are_accepted_and_invalid_ones_are_refused_by_field() -> anyhow:
     what_a_status_says_of_its_service_never_changes(&stage)?;
     stacks_are_checked(&stage)?;
     explain_reads_well(&stage)?;
-    stage.admin("kubectl delete ipaddresspool/tried l2advertisement/tried l2advertisement/bare -n metallb-system")?;
+    stage.admin(
+        "kubectl delete ipaddresspool/tried l2advertisement/tried l2advertisement/bare -n metallb-system",
+    )?;
     Ok(())
 }
 
@@ -34,7 +36,9 @@ fn advertisement(spec: &str) -> String {
 }
 
 fn stack(name: &str, spec: &str) -> String {
-    format!("apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {{name: {name}}}\nspec: {spec}")
+    format!(
+        "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {{name: {name}}}\nspec: {spec}"
+    )
 }
 
 /// The API server refuses it, and says these words.
@@ -44,7 +48,10 @@ fn refused(stage: &Stage, manifest: &str, says: &[&str]) {
         Err(error) => format!("{error:#}"),
     };
     for word in says {
-        assert!(error.contains(word), "{word:?} is missing from the answer to\n{manifest}\n{error}");
+        assert!(
+            error.contains(word),
+            "{word:?} is missing from the answer to\n{manifest}\n{error}"
+        );
     }
 }
 
@@ -85,10 +92,18 @@ fn invalid_pools_are_refused(stage: &Stage) -> anyhow::Result<()> {
         ("['192.168.50.10-fc00::1']", "one family"),
         ("['::ffff:192.168.50.1-::ffff:192.168.50.9']", form),
     ] {
-        refused(stage, &pool(&format!("{{addresses: {addresses}}}")), &["spec.addresses", says]);
+        refused(
+            stage,
+            &pool(&format!("{{addresses: {addresses}}}")),
+            &["spec.addresses", says],
+        );
     }
     refused(stage, &pool("{}"), &["spec.addresses"]);
-    refused(stage, &pool("{addresses: [10.0.0.0/24], autoAssign: maybe}"), &["spec.autoAssign"]);
+    refused(
+        stage,
+        &pool("{addresses: [10.0.0.0/24], autoAssign: maybe}"),
+        &["spec.autoAssign"],
+    );
     refused(
         stage,
         &pool("{addresses: [10.0.0.0/24], serviceAllocation: {namespaces: [a, a]}}"),
@@ -96,11 +111,20 @@ fn invalid_pools_are_refused(stage: &Stage) -> anyhow::Result<()> {
     );
     refused(
         stage,
-        &pool("{addresses: [10.0.0.0/24], serviceAllocation: {serviceSelectors: [{matchExpressions: [{key: a, operator: In}]}]}}"),
-        &["spec.serviceAllocation.serviceSelectors[0].matchExpressions[0]", "need values"],
+        &pool(
+            "{addresses: [10.0.0.0/24], serviceAllocation: {serviceSelectors: [{matchExpressions: [{key: a, operator: In}]}]}}",
+        ),
+        &[
+            "spec.serviceAllocation.serviceSelectors[0].matchExpressions[0]",
+            "need values",
+        ],
     );
     // A field that does not exist is said by a client that asks for it, as kubectl does.
-    refused(stage, &pool("{addresses: [10.0.0.0/24], autoassign: true}"), &["spec.autoassign"]);
+    refused(
+        stage,
+        &pool("{addresses: [10.0.0.0/24], autoassign: true}"),
+        &["spec.autoassign"],
+    );
     Ok(())
 }
 
@@ -122,12 +146,18 @@ fn invalid_advertisements_are_refused(stage: &Stage) -> anyhow::Result<()> {
     for (spec, says) in [
         ("{ipAddressPools: [a, a]}", ["spec.ipAddressPools", "duplicates"]),
         ("{ipAddressPools: a}", ["spec.ipAddressPools", "array"]),
-        ("{nodeSelectors: [{matchExpressions: [{key: x, operator: Is}]}]}", ["spec.nodeSelectors[0]", "Unsupported value"]),
+        (
+            "{nodeSelectors: [{matchExpressions: [{key: x, operator: Is}]}]}",
+            ["spec.nodeSelectors[0]", "Unsupported value"],
+        ),
         (
             "{nodeSelectors: [{matchExpressions: [{key: x, operator: Exists, values: [z]}]}]}",
             ["spec.nodeSelectors[0]", "take no values"],
         ),
-        ("{nodeSelectors: [{matchExpressions: [{key: '', operator: Exists}]}]}", ["spec.nodeSelectors[0]", "key"]),
+        (
+            "{nodeSelectors: [{matchExpressions: [{key: '', operator: Exists}]}]}",
+            ["spec.nodeSelectors[0]", "key"],
+        ),
     ] {
         refused(stage, &advertisement(spec), &says);
     }
@@ -155,11 +185,20 @@ fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
     for (spec, says) in [
         ("{version: latest}", ["spec.version", "0.1.0"]),
         ("{logLevel: loud}", ["spec.logLevel", "Unsupported value"]),
-        ("{images: {registry: 'https://mirror/'}}", ["spec.images.registry", "host"]),
-        ("{images: {speaker: {digest: abc}}}", ["spec.images.speaker.digest", "sha256"]),
+        (
+            "{images: {registry: 'https://mirror/'}}",
+            ["spec.images.registry", "host"],
+        ),
+        (
+            "{images: {speaker: {digest: abc}}}",
+            ["spec.images.speaker.digest", "sha256"],
+        ),
         ("{controller: {replicas: -1}}", ["spec.controller.replicas", "0"]),
         ("{namespace: Upper}", ["spec.namespace", "match"]),
-        ("{speaker: {excludedInterfaces: ['']}}", ["spec.speaker.excludedInterfaces[0]", "1"]),
+        (
+            "{speaker: {excludedInterfaces: ['']}}",
+            ["spec.speaker.excludedInterfaces[0]", "1"],
+        ),
     ] {
         refused(stage, &stack("default", spec), &says);
     }
@@ -168,8 +207,19 @@ fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
         return Ok(());
     }
     stage.apply(&stack("default", "{loadBalancerClass: example.com/lan}"))?;
-    refused(stage, &stack("default", "{loadBalancerClass: example.com/other}"), &["spec.loadBalancerClass cannot be changed"]);
-    refused(stage, &stack("default", "{loadBalancerClass: example.com/lan, namespace: other}"), &["spec.namespace cannot be changed"]);
+    refused(
+        stage,
+        &stack("default", "{loadBalancerClass: example.com/other}"),
+        &["spec.loadBalancerClass cannot be changed"],
+    );
+    refused(
+        stage,
+        &stack(
+            "default",
+            "{loadBalancerClass: example.com/lan, namespace: other}",
+        ),
+        &["spec.namespace cannot be changed"],
+    );
     stage.admin("kubectl delete loadbalancerstack default")?;
     Ok(())
 }
@@ -185,7 +235,10 @@ fn explain_reads_well(stage: &Stage) -> anyhow::Result<()> {
         let text = stage.admin(&format!("kubectl explain {path}"))?;
         // kubectl breaks lines.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(text.contains(says), "{says:?} is missing from `kubectl explain {path}`:\n{text}");
+        assert!(
+            text.contains(says),
+            "{says:?} is missing from `kubectl explain {path}`:\n{text}"
+        );
     }
     Ok(())
 }

@@ -19,7 +19,11 @@ fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
         .current_dir(repository())
         .output()
         .with_context(|| format!("start {program}: run `make setup`"))?;
-    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     if !output.status.success() {
         bail!("{program} {}: {printed}", args.join(" "));
     }
@@ -49,7 +53,9 @@ fn what_the_chart_renders_fits_kubernetes_schemas() -> anyhow::Result<()> {
     }
     // The check itself can fail.
     let wrong = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {replicas: many, template: {}, selector: {}, colour: red}";
-    let said = conform(directory.path(), wrong).expect_err("a wrong Deployment is found").to_string();
+    let said = conform(directory.path(), wrong)
+        .expect_err("a wrong Deployment is found")
+        .to_string();
     assert!(said.contains("replicas") && said.contains("colour"), "{said}");
     Ok(())
 }
@@ -63,7 +69,9 @@ fn a_wrong_value_is_refused_by_name() {
         ("replica=3", "replica"),
         ("image.digest=abc", "digest"),
     ] {
-        let said = tool("helm", &["template", "x", CHART, "--set", value]).expect_err(value).to_string();
+        let said = tool("helm", &["template", "x", CHART, "--set", value])
+            .expect_err(value)
+            .to_string();
         assert!(said.contains(says), "{value}: {said}");
     }
 }
@@ -78,15 +86,25 @@ fn every_image_is_small_and_says_what_it_is() -> anyhow::Result<()> {
         let files = read_archive(&image)?;
         let index: Value = serde_json::from_slice(&files["index.json"])?;
         let blob = |descriptor: &Value| -> anyhow::Result<Value> {
-            let digest = descriptor["digest"].as_str().context("no digest")?.replace(':', "/");
+            let digest = descriptor["digest"]
+                .as_str()
+                .context("no digest")?
+                .replace(':', "/");
             Ok(serde_json::from_slice(&files[&format!("blobs/{digest}")])?)
         };
         let manifest = blob(&index["manifests"][0])?;
         let config = blob(&manifest["config"])?;
         assert_eq!(config["config"]["User"], "65532:65532");
         let labels = &config["config"]["Labels"];
-        assert_eq!(labels["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
-        assert!(labels["org.opencontainers.image.revision"].as_str().is_some_and(|revision| !revision.is_empty()));
+        assert_eq!(
+            labels["org.opencontainers.image.version"],
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(
+            labels["org.opencontainers.image.revision"]
+                .as_str()
+                .is_some_and(|revision| !revision.is_empty())
+        );
     }
     Ok(())
 }
@@ -105,17 +123,35 @@ fn read_archive(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
 /// Checks manifests with kubeconform. Only the ServiceMonitor is left out: Kubernetes has no schema of it.
 fn conform(directory: &Path, manifests: &str) -> anyhow::Result<String> {
     write_schemas(directory, manifests)?;
-    let template = format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", directory.display());
+    let template = format!(
+        "{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json",
+        directory.display()
+    );
     let mut process = Command::new(cache().join("bin/kubeconform"))
-        .args(["-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", &template, "-"])
+        .args([
+            "-strict",
+            "-summary",
+            "-skip",
+            "ServiceMonitor",
+            "-schema-location",
+            &template,
+            "-",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("start kubeconform: run `make setup`")?;
-    std::io::Write::write_all(&mut process.stdin.take().context("no input")?, manifests.as_bytes())?;
+    std::io::Write::write_all(
+        &mut process.stdin.take().context("no input")?,
+        manifests.as_bytes(),
+    )?;
     let output = process.wait_with_output()?;
-    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     if !output.status.success() {
         bail!(printed);
     }
@@ -127,7 +163,9 @@ fn write_schemas(directory: &Path, manifests: &str) -> anyhow::Result<()> {
     let path = cache().join("openapi.json");
     let text = std::fs::read(&path).with_context(|| format!("read {}: run `make setup`", path.display()))?;
     let openapi: Value = serde_json::from_slice(&text)?;
-    let definitions = openapi["definitions"].as_object().context("no definitions in the OpenAPI document")?;
+    let definitions = openapi["definitions"]
+        .as_object()
+        .context("no definitions in the OpenAPI document")?;
     for document in manifests.split("\n---\n") {
         let document: Value = serde_yaml::from_str(document)?;
         let (Some(version), Some(kind)) = (document["apiVersion"].as_str(), document["kind"].as_str()) else {
@@ -136,7 +174,9 @@ fn write_schemas(directory: &Path, manifests: &str) -> anyhow::Result<()> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let wanted = json!({"group": group, "version": version, "kind": kind});
         let found = definitions.iter().find(|(_, schema)| {
-            schema["x-kubernetes-group-version-kind"].as_array().is_some_and(|kinds| kinds.contains(&wanted))
+            schema["x-kubernetes-group-version-kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.contains(&wanted))
         });
         let schema = match found {
             Some((name, _)) => standalone(name, definitions),
@@ -157,10 +197,14 @@ fn write_schemas(directory: &Path, manifests: &str) -> anyhow::Result<()> {
 
 fn own_schema(kind: &str) -> anyhow::Result<Option<Value>> {
     let definitions = lb_crds::metallb_crds().into_iter().chain([lb_crds::stack_crd()]);
-    let Some(definition) = definitions.into_iter().find(|definition| definition.spec.names.kind == kind) else {
+    let Some(definition) = definitions
+        .into_iter()
+        .find(|definition| definition.spec.names.kind == kind)
+    else {
         return Ok(None);
     };
-    let mut schema = serde_json::to_value(&definition)?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
+    let mut schema =
+        serde_json::to_value(&definition)?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
     // `metadata` is Kubernetes' own, and may hold anything here.
     let metadata = schema["properties"]["metadata"].take();
     strict(&mut schema);
@@ -192,7 +236,9 @@ fn standalone(name: &str, definitions: &serde_json::Map<String, Value>) -> Value
 /// No field that the schema does not name.
 fn strict(schema: &mut Value) {
     if let Value::Object(keywords) = schema {
-        if keywords.get("properties").is_some_and(Value::is_object) && !keywords.contains_key("additionalProperties") {
+        if keywords.get("properties").is_some_and(Value::is_object)
+            && !keywords.contains_key("additionalProperties")
+        {
             keywords.insert("additionalProperties".to_owned(), Value::Bool(false));
         }
         keywords.values_mut().for_each(strict);

@@ -27,7 +27,10 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
     let start = Instant::now();
     stage.the_lab().cut(number)?;
     let next = another_owner(&stage, address, &owner)?;
-    println!("cable cut: {address} moved from {owner} to {next} after {:.1} s", start.elapsed().as_secs_f64());
+    println!(
+        "cable cut: {address} moved from {owner} to {next} after {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
     answers(&stage, address)?;
     stage.the_lab().join(number)?;
     settled(&stage, &addresses)?;
@@ -38,7 +41,10 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
     let start = Instant::now();
     stage.the_lab().crash(number)?;
     let next = another_owner(&stage, address, &owner)?;
-    println!("power off: {address} moved from {owner} to {next} after {:.1} s", start.elapsed().as_secs_f64());
+    println!(
+        "power off: {address} moved from {owner} to {next} after {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
     answers(&stage, address)?;
     stage.the_lab().start(number)?;
     settled(&stage, &addresses)?;
@@ -51,20 +57,29 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
 }
 
 fn number(node: &str) -> usize {
-    node.trim_start_matches('n').parse().expect("nodes are named n1, n2, …")
+    node.trim_start_matches('n')
+        .parse()
+        .expect("nodes are named n1, n2, …")
 }
 
 fn another_owner(stage: &Stage, address: &str, than: &str) -> anyhow::Result<String> {
-    eventually(&format!("another owner than {than} for {address}"), EVENTUALLY, || {
-        let owners = stage.owners(address)?;
-        Ok(owners.into_iter().find(|owner| owner != than))
-    })
+    eventually(
+        &format!("another owner than {than} for {address}"),
+        EVENTUALLY,
+        || {
+            let owners = stage.owners(address)?;
+            Ok(owners.into_iter().find(|owner| owner != than))
+        },
+    )
 }
 
 /// The client reaches the address by what the announcement taught it: its neighbour table is left alone.
 fn answers(stage: &Stage, address: &str) -> anyhow::Result<()> {
     eventually(&format!("an answer from {address}"), SOON, || {
-        Ok(stage.client(&format!("curl -s -m 1 http://{address}/hostname")).ok().filter(|name| name.contains("web")))
+        Ok(stage
+            .client(&format!("curl -s -m 1 http://{address}/hostname"))
+            .ok()
+            .filter(|name| name.contains("web")))
     })?;
     Ok(())
 }

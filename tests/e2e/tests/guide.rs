@@ -11,9 +11,17 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     stage.follow("1.1")?;
     stage.follow("1.2")?;
     let pods = stage.follow("1.3")?.concat();
-    assert_eq!(pods.matches("speaker-").count(), 3, "one speaker per node:\n{pods}");
+    assert_eq!(
+        pods.matches("speaker-").count(),
+        3,
+        "one speaker per node:\n{pods}"
+    );
     assert_eq!(pods.matches("controller-").count(), 2, "two controllers:\n{pods}");
-    assert_eq!(pods.matches("1/1     Running   0").count(), 5, "all of them ready, none restarted:\n{pods}");
+    assert_eq!(
+        pods.matches("1/1     Running   0").count(),
+        5,
+        "all of them ready, none restarted:\n{pods}"
+    );
     let workloads = stage.follow("1.4")?.concat();
     assert!(workloads.contains("2/2"), "{workloads}");
 
@@ -21,21 +29,39 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     stage.follow("2.1")?;
     let pools = stage.follow("2.2")?.concat();
     assert_columns(&pools, &["NAME", "AUTO ASSIGN", "AVOID BUGGY IPS", "ADDRESSES"]);
-    assert!(pools.contains(r#"default-pool   true          false             ["192.168.50.50-192.168.50.250"]"#), "{pools}");
-    assert!(stage.follow("2.3")?.concat().contains("192.168.50.50-192.168.50.250"));
+    assert!(
+        pools.contains(r#"default-pool   true          false             ["192.168.50.50-192.168.50.250"]"#),
+        "{pools}"
+    );
+    assert!(
+        stage
+            .follow("2.3")?
+            .concat()
+            .contains("192.168.50.50-192.168.50.250")
+    );
 
     // Step 3
     stage.follow("3.1")?;
     let advertisements = stage.follow("3.2")?.concat();
-    assert_columns(&advertisements, &["NAME", "IPADDRESSPOOLS", "IPADDRESSPOOL SELECTORS", "INTERFACES"]);
-    assert!(advertisements.contains(r#"default-l2   ["default-pool"]"#), "{advertisements}");
+    assert_columns(
+        &advertisements,
+        &["NAME", "IPADDRESSPOOLS", "IPADDRESSPOOL SELECTORS", "INTERFACES"],
+    );
+    assert!(
+        advertisements.contains(r#"default-l2   ["default-pool"]"#),
+        "{advertisements}"
+    );
     assert!(stage.follow("3.3")?.concat().contains("default-pool"));
 
     // Step 4
     stage.follow("4.1")?;
     stage.follow("4.2")?;
     stage.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
-    assert_eq!(stage.address("nginx-test-lb")?, "192.168.50.50", "the first address of the pool");
+    assert_eq!(
+        stage.address("nginx-test-lb")?,
+        "192.168.50.50",
+        "the first address of the pool"
+    );
     assert!(stage.follow("4.3")?.concat().contains("192.168.50.50"));
     assert!(stage.follow("4.4")?.concat().contains("192.168.50.50"));
 
@@ -44,31 +70,63 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     stage.replace("speaker-xxxxx", &speaker);
     stage.replace("talos-control-01", &owner);
     let log = stage.follow("4.5")?.concat();
-    assert!(log.contains("192.168.50.50") && log.contains("announcing"), "the owner's log names Service and address:\n{log}");
-    let status = stage.admin("kubectl get servicel2statuses -n metallb-system -o jsonpath='{.items[*].status.node}'")?;
+    assert!(
+        log.contains("192.168.50.50") && log.contains("announcing"),
+        "the owner's log names Service and address:\n{log}"
+    );
+    let status = stage
+        .admin("kubectl get servicel2statuses -n metallb-system -o jsonpath='{.items[*].status.node}'")?;
     assert_eq!(status, owner, "ServiceL2Status names the owner");
     let events = stage.events("Service", "nginx-test-lb")?;
-    assert!(events.contains(r#"Normal IPAllocated Assigned IP ["192.168.50.50"]"#), "{events}");
-    assert!(events.contains(&format!(r#"Normal nodeAssigned announcing from node "{owner}" with protocol "layer2""#)), "{events}");
+    assert!(
+        events.contains(r#"Normal IPAllocated Assigned IP ["192.168.50.50"]"#),
+        "{events}"
+    );
+    assert!(
+        events.contains(&format!(
+            r#"Normal nodeAssigned announcing from node "{owner}" with protocol "layer2""#
+        )),
+        "{events}"
+    );
 
     let page = stage.follow("4.6")?.concat();
-    assert!(page.contains("<h1>MetalLB Test</h1>") && page.contains("Pod IP: 10.244."), "{page}");
+    assert!(
+        page.contains("<h1>MetalLB Test</h1>") && page.contains("Pod IP: 10.244."),
+        "{page}"
+    );
     both_backends_answer(&stage)?;
 
     // 4.8: the speaker is deleted, the Service stays reachable, the node keeps its address.
-    let events_before = stage.events("Service", "nginx-test-lb")?.matches("nodeAssigned").count();
+    let events_before = stage
+        .events("Service", "nginx-test-lb")?
+        .matches("nodeAssigned")
+        .count();
     let page = &stage.follow("4.8")?[3];
     assert!(page.contains("MetalLB Test"), "{page}");
     stage.admin(&format!(
         "kubectl wait pod --for=condition=Ready -n metallb-system -l component=speaker --field-selector spec.nodeName={owner} --timeout=60s"
     ))?;
-    assert_eq!(stage.owner("192.168.50.50", SOON)?, owner, "a restarted speaker keeps its addresses");
-    let events_after = stage.events("Service", "nginx-test-lb")?.matches("nodeAssigned").count();
-    assert_eq!(events_after, events_before, "no event while the owner stays the same");
+    assert_eq!(
+        stage.owner("192.168.50.50", SOON)?,
+        owner,
+        "a restarted speaker keeps its addresses"
+    );
+    let events_after = stage
+        .events("Service", "nginx-test-lb")?
+        .matches("nodeAssigned")
+        .count();
+    assert_eq!(
+        events_after, events_before,
+        "no event while the owner stays the same"
+    );
 
     // Troubleshooting finds what it promises.
     let log = stage.follow("T1")?;
-    assert!(log[0].contains("nginx-test-lb"), "the controller's log names the Service:\n{}", log[0]);
+    assert!(
+        log[0].contains("nginx-test-lb"),
+        "the controller's log names the Service:\n{}",
+        log[0]
+    );
     stage.follow("T2")?;
     let security = stage.follow("T3")?.concat();
     assert!(security.contains("NET_RAW"), "{security}");
@@ -76,11 +134,16 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     // Restart of controller and speakers: addresses and owner unchanged, and the restart stays done.
     stage.follow("T4")?;
     for workload in ["deployment/controller", "daemonset/speaker"] {
-        stage.admin(&format!("kubectl rollout status -n metallb-system {workload} --timeout=120s"))?;
+        stage.admin(&format!(
+            "kubectl rollout status -n metallb-system {workload} --timeout=120s"
+        ))?;
         let restarted = format!(
             "kubectl get -n metallb-system {workload} -o jsonpath='{{.spec.template.metadata.annotations.kubectl\\.kubernetes\\.io/restartedAt}}'"
         );
-        assert!(!stage.admin(&restarted)?.is_empty(), "the operator undid the restart of {workload}");
+        assert!(
+            !stage.admin(&restarted)?.is_empty(),
+            "the operator undid the restart of {workload}"
+        );
     }
     assert_eq!(stage.address_now("nginx-test-lb")?, "192.168.50.50");
     assert_eq!(stage.owner("192.168.50.50", SOON)?, owner);
@@ -92,18 +155,27 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         let message = condition(&stage, "ipaddresspool", "web-services")?;
         Ok(message.starts_with("False").then_some(message))
     })?;
-    assert!(message.contains("default-pool"), "it names the pool it overlaps: {message}");
+    assert!(
+        message.contains("default-pool"),
+        "it names the pool it overlaps: {message}"
+    );
     assert_eq!(stage.address_now("nginx-test-lb")?, "192.168.50.50");
     stage.admin("kubectl delete ipaddresspool default-pool -n metallb-system")?;
     // The same address is in web-services now: the Service keeps it, and is announced again with an advertisement.
     stage.admin("kubectl patch l2advertisement default-l2 -n metallb-system --type=merge -p '{\"spec\":{\"ipAddressPools\":[]}}'")?;
     assert_eq!(stage.owner("192.168.50.50", SOON)?, owner);
-    assert_eq!(stage.address("my-db-service")?, "192.168.50.101", "the pool asked for by annotation");
+    assert_eq!(
+        stage.address("my-db-service")?,
+        "192.168.50.101",
+        "the pool asked for by annotation"
+    );
 
     // P2: a specific address.
     stage.follow("P2")?;
     assert_eq!(stage.address("my-web-service")?, "192.168.50.100");
-    let page = eventually("an answer on the address asked for", SOON, || Ok(stage.client("curl -s -m 2 http://192.168.50.100").ok()))?;
+    let page = eventually("an answer on the address asked for", SOON, || {
+        Ok(stage.client("curl -s -m 2 http://192.168.50.100").ok())
+    })?;
     assert!(page.contains("MetalLB Test"));
 
     // P3: UDP, several ports.
@@ -112,7 +184,9 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     stage.follow("P3")?;
     let game = stage.address("game-server")?;
     eventually("an answer by UDP", SOON, || {
-        let answer = stage.client(&format!("exec 3<>/dev/udp/{game}/7777; echo hostname >&3; timeout 1 head -c 5 <&3"));
+        let answer = stage.client(&format!(
+            "exec 3<>/dev/udp/{game}/7777; echo hostname >&3; timeout 1 head -c 5 <&3"
+        ));
         Ok(answer.ok().filter(|answer| answer.contains("game")))
     })?;
 
@@ -128,14 +202,17 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
 
     // 4.9: cleaning up gives the address back, and nobody answers for it any more.
     stage.follow("4.9")?;
-    eventually("silence on the released address", EVENTUALLY, || Ok(stage.owners("192.168.50.50")?.is_empty().then_some(())))?;
+    eventually("silence on the released address", EVENTUALLY, || {
+        Ok(stage.owners("192.168.50.50")?.is_empty().then_some(()))
+    })?;
     Ok(())
 }
 
 fn both_backends_answer(stage: &Stage) -> anyhow::Result<()> {
     eventually("answers from both pods", SOON, || {
         let output = stage.follow("4.7")?.concat();
-        let names: std::collections::BTreeSet<_> = output.lines().filter(|line| line.contains("Hostname")).collect();
+        let names: std::collections::BTreeSet<_> =
+            output.lines().filter(|line| line.contains("Hostname")).collect();
         Ok((names.len() == 2).then_some(()))
     })
 }
@@ -148,6 +225,10 @@ fn condition(stage: &Stage, kind: &str, name: &str) -> anyhow::Result<String> {
 
 fn assert_columns(output: &str, columns: &[&str]) {
     let header = output.lines().next().unwrap_or_default();
-    let found: Vec<_> = header.split("   ").map(str::trim).filter(|column| !column.is_empty()).collect();
+    let found: Vec<_> = header
+        .split("   ")
+        .map(str::trim)
+        .filter(|column| !column.is_empty())
+        .collect();
     assert_eq!(found, columns);
 }

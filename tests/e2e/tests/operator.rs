@@ -9,7 +9,10 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
 
     // `kubectl get` answers: is it up, which version?
     let line = stage.admin("kubectl get loadbalancerstack default --no-headers")?;
-    assert!(line.contains("True") && line.contains(env!("CARGO_PKG_VERSION")), "{line}");
+    assert!(
+        line.contains("True") && line.contains(env!("CARGO_PKG_VERSION")),
+        "{line}"
+    );
     let generations = "kubectl get loadbalancerstack default -o jsonpath='{.metadata.generation} {.status.observedGeneration}'";
     let text = stage.admin(generations)?;
     let (wanted, observed) = text.split_once(' ').unwrap_or_default();
@@ -33,21 +36,28 @@ fn what_is_edited_or_deleted_is_repaired(stage: &Stage) -> anyhow::Result<()> {
         let uid = format!("kubectl get -n metallb-system {object} -o jsonpath='{{.metadata.uid}}'");
         let before = stage.admin(&uid)?;
         stage.admin(&format!("kubectl delete -n metallb-system {object} --wait=false"))?;
-        eventually(&format!("{object} to be made again"), SOON, || Ok(stage.admin(&uid).ok().filter(|now| *now != before)))?;
+        eventually(&format!("{object} to be made again"), SOON, || {
+            Ok(stage.admin(&uid).ok().filter(|now| *now != before))
+        })?;
     }
-    stage.admin("kubectl label namespace metallb-system pod-security.kubernetes.io/enforce=restricted --overwrite")?;
+    stage.admin(
+        "kubectl label namespace metallb-system pod-security.kubernetes.io/enforce=restricted --overwrite",
+    )?;
     eventually("the namespace label to be repaired", SOON, || {
         let label = stage.admin("kubectl get namespace metallb-system -o jsonpath='{.metadata.labels.pod-security\\.kubernetes\\.io/enforce}'")?;
         Ok((label == "privileged").then_some(()))
     })?;
     stage.admin("kubectl patch daemonset speaker -n metallb-system --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/template/spec/hostNetwork\",\"value\":false}]'")?;
     eventually("the speaker's host network to be repaired", SOON, || {
-        let value = stage.admin("kubectl get daemonset speaker -n metallb-system -o jsonpath='{.spec.template.spec.hostNetwork}'")?;
+        let value = stage.admin(
+            "kubectl get daemonset speaker -n metallb-system -o jsonpath='{.spec.template.spec.hostNetwork}'",
+        )?;
         Ok((value == "true").then_some(()))
     })?;
     stage.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SOON, || {
-        let value = stage.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
+        let value = stage
+            .admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
         Ok((value == "2").then_some(()))
     })?;
     stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
@@ -64,13 +74,21 @@ fn what_others_own_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
     stage.admin("kubectl annotate loadbalancerstack default touched=1 --overwrite")?;
     stage.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SOON, || {
-        let value = stage.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
+        let value = stage
+            .admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
         Ok((value == "2").then_some(()))
     })?;
-    assert_eq!(stage.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.metadata.labels.team}'")?, "network");
+    assert_eq!(
+        stage.admin(
+            "kubectl get deployment controller -n metallb-system -o jsonpath='{.metadata.labels.team}'"
+        )?,
+        "network"
+    );
     for workload in ["deployment/controller", "daemonset/speaker"] {
         let annotation = "{.spec.template.metadata.annotations.kubectl\\.kubernetes\\.io/restartedAt}";
-        let value = stage.admin(&format!("kubectl get {workload} -n metallb-system -o jsonpath='{annotation}'"))?;
+        let value = stage.admin(&format!(
+            "kubectl get {workload} -n metallb-system -o jsonpath='{annotation}'"
+        ))?;
         assert!(!value.is_empty(), "the restart of {workload} was undone");
     }
     Ok(())
@@ -101,23 +119,33 @@ fn a_spec_change_rolls_out_and_is_reported(stage: &Stage) -> anyhow::Result<()> 
         let ready = stage.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas} {.status.readyReplicas}'")?;
         Ok((ready == "1 1").then_some(()))
     })?;
-    stage.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":null}}'")?;
+    stage.admin(
+        "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":null}}'",
+    )?;
     stage.admin("kubectl rollout status deployment controller -n metallb-system --timeout=120s")?;
     stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
     Ok(())
 }
 
 fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<()> {
-    let refused = stage.apply("apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {name: second}\nspec: {}");
+    let refused = stage.apply(
+        "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {name: second}\nspec: {}",
+    );
     let message = refused.expect_err("a second stack is refused").to_string();
     assert!(message.contains("default"), "{message}");
-    stage.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"version\":\"99.0.0\"}}'")?;
+    stage.admin(
+        "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"version\":\"99.0.0\"}}'",
+    )?;
     let conditions = eventually("a condition about the version", SOON, || {
         let text = stage.admin("kubectl get loadbalancerstack default -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{\"\\n\"}{end}'")?;
         Ok(text.contains("99.0.0").then_some(text))
     })?;
-    assert!(conditions.contains("spec.version"), "it names the field: {conditions}");
-    let ready = stage.admin("kubectl get daemonset speaker -n metallb-system -o jsonpath='{.status.numberReady}'")?;
+    assert!(
+        conditions.contains("spec.version"),
+        "it names the field: {conditions}"
+    );
+    let ready =
+        stage.admin("kubectl get daemonset speaker -n metallb-system -o jsonpath='{.status.numberReady}'")?;
     assert_ne!(ready, "0", "the running stack is left alone");
     stage.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"version\":null}}'")?;
     stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
@@ -127,7 +155,8 @@ fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<(
 fn the_guides_yaml_does_no_harm(stage: &Stage) -> anyhow::Result<()> {
     stage.follow("P4")?;
     stage.follow("P6")?;
-    let pdb = stage.admin("kubectl get pdb metallb-speaker -n metallb-system -o jsonpath='{.spec.minAvailable}'")?;
+    let pdb = stage
+        .admin("kubectl get pdb metallb-speaker -n metallb-system -o jsonpath='{.spec.minAvailable}'")?;
     assert_eq!(pdb, "1");
     at_rest_nothing_is_written(stage)
 }

@@ -26,8 +26,13 @@ fn main() -> anyhow::Result<()> {
     for section in ["4.5", "4.6", "4.7", "4.8"] {
         stage.follow(section)?;
     }
-    let page = eventually("an answer", SOON, || Ok(stage.client(&format!("curl -s -m 2 http://{address}")).ok()))?;
-    println!("\n\x1b[1m── From the LAN\x1b[0m\nlan$ curl http://{address}\n{}", page.trim_end());
+    let page = eventually("an answer", SOON, || {
+        Ok(stage.client(&format!("curl -s -m 2 http://{address}")).ok())
+    })?;
+    println!(
+        "\n\x1b[1m── From the LAN\x1b[0m\nlan$ curl http://{address}\n{}",
+        page.trim_end()
+    );
 
     let directory = stage.the_lab().kubeconfig();
     stage.leave_up()?;

@@ -59,11 +59,20 @@ const USER: &str = "65532:65532";
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
-        Command::Build { program, binary, version, revision, out } => {
+        Command::Build {
+            program,
+            binary,
+            version,
+            revision,
+            out,
+        } => {
             let path = format!("/lb-{program}");
             let labels = [
                 ("title", format!("lb-{program}")),
-                ("description", format!("The {program} of lb-operator, load balancing for bare-metal Kubernetes")),
+                (
+                    "description",
+                    format!("The {program} of lb-operator, load balancing for bare-metal Kubernetes"),
+                ),
                 ("version", version.clone()),
                 ("revision", revision),
                 ("licenses", "Apache-2.0".to_owned()),
@@ -73,13 +82,27 @@ fn main() -> anyhow::Result<()> {
                 files: BTreeMap::from([(path.clone().into(), binary)]),
                 entrypoint: vec![path],
                 user: USER.to_owned(),
-                labels: labels.into_iter().map(|(key, value)| (format!("org.opencontainers.image.{key}"), value)).collect(),
+                labels: labels
+                    .into_iter()
+                    .map(|(key, value)| (format!("org.opencontainers.image.{key}"), value))
+                    .collect(),
                 ..Image::default()
             };
             image.write(&out)
         }
-        Command::Pack { name, root, entrypoint, command, out } => {
-            let mut image = Image { name, entrypoint, command, ..Image::default() };
+        Command::Pack {
+            name,
+            root,
+            entrypoint,
+            command,
+            out,
+        } => {
+            let mut image = Image {
+                name,
+                entrypoint,
+                command,
+                ..Image::default()
+            };
             image.add_tree(&root)?;
             image.write(&out)
         }

@@ -128,13 +128,23 @@ fn up(name: &str, nodes: usize) -> anyhow::Result<()> {
         if found != nodes {
             bail!("lab {name} is up with {found} nodes, not {nodes}: take it down first");
         }
-        println!("lab {name} is up already: export KUBECONFIG={}", lab.kubeconfig().display());
+        println!(
+            "lab {name} is up already: export KUBECONFIG={}",
+            lab.kubeconfig().display()
+        );
         return Ok(());
     }
     let mut images = cached_images()?;
     images.extend(lb_e2e::stage::own_images());
-    let lab = Lab::up(LabConfig { nodes, images, ..LabConfig::named(name) })?;
-    println!("lab {name} is up: export KUBECONFIG={}", lab.kubeconfig().display());
+    let lab = Lab::up(LabConfig {
+        nodes,
+        images,
+        ..LabConfig::named(name)
+    })?;
+    println!(
+        "lab {name} is up: export KUBECONFIG={}",
+        lab.kubeconfig().display()
+    );
     lab.leave_up()
 }
 

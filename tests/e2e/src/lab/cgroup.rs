@@ -37,14 +37,16 @@ pub(super) fn create(group: &str) -> anyhow::Result<()> {
                 let _ = std::fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
             }
         }
-        std::fs::create_dir_all(&path).with_context(|| format!("create the control group {}", path.display()))?;
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("create the control group {}", path.display()))?;
         // With version 1, a new group has no processors and no memory until it is given some.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if controllers.exists() {
                 continue;
             }
             if let Ok(value) = std::fs::read_to_string(root.join(file)) {
-                std::fs::write(path.join(file), value.trim()).with_context(|| format!("set {file} of {}", path.display()))?;
+                std::fs::write(path.join(file), value.trim())
+                    .with_context(|| format!("set {file} of {}", path.display()))?;
             }
         }
     }
@@ -55,7 +57,10 @@ pub(super) fn create(group: &str) -> anyhow::Result<()> {
 pub(super) fn remove(lab: &str) -> anyhow::Result<()> {
     let prefix = cgroup_prefix(lab);
     for root in hierarchies()? {
-        for entry in std::fs::read_dir(&root).with_context(|| format!("read {}", root.display()))?.flatten() {
+        for entry in std::fs::read_dir(&root)
+            .with_context(|| format!("read {}", root.display()))?
+            .flatten()
+        {
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix(&prefix));
             if number.is_some_and(|number| number.parse::<usize>().is_ok()) {
@@ -67,7 +72,10 @@ pub(super) fn remove(lab: &str) -> anyhow::Result<()> {
 }
 
 fn remove_tree(group: &Path) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(group).with_context(|| format!("read {}", group.display()))?.flatten() {
+    for entry in std::fs::read_dir(group)
+        .with_context(|| format!("read {}", group.display()))?
+        .flatten()
+    {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path())?;
         }

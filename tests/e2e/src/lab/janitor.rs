@@ -42,7 +42,9 @@ impl Drop for Janitor {
         drop(self.process.stdin.take());
         match self.process.wait() {
             Ok(status) if status.success() => {}
-            outcome => eprintln!("the lab's janitor did not finish: {outcome:?}; `lab down` removes what is left"),
+            outcome => {
+                eprintln!("the lab's janitor did not finish: {outcome:?}; `lab down` removes what is left")
+            }
         }
     }
 }
@@ -50,9 +52,17 @@ impl Drop for Janitor {
 /// The `lab` program, which cargo builds beside the others and one directory above the tests.
 fn program() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find the running program")?;
-    let path = own.ancestors().skip(1).take(2).map(|directory| directory.join("lab")).find(|path| path.is_file());
+    let path = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("lab"))
+        .find(|path| path.is_file());
     match path {
         Some(path) => Ok(path),
-        None => bail!("the program `lab` is not beside {}: run `cargo build -p lb-e2e`", own.display()),
+        None => bail!(
+            "the program `lab` is not beside {}: run `cargo build -p lb-e2e`",
+            own.display()
+        ),
     }
 }

@@ -69,13 +69,19 @@ impl Layout {
         if !(1..=MOST_NODES).contains(&config.nodes) {
             bail!("a lab has 1 to {MOST_NODES} nodes, not {}", config.nodes);
         }
-        Ok(Self { name: config.name.clone(), nodes: config.nodes, directory: directory(&config.name), link: 0 })
+        Ok(Self {
+            name: config.name.clone(),
+            nodes: config.nodes,
+            directory: directory(&config.name),
+            link: 0,
+        })
     }
 
     pub(super) fn of_running(name: &str) -> anyhow::Result<Self> {
         check_name(name)?;
         let file = directory(name).join("lab.json");
-        let text = std::fs::read(&file).with_context(|| format!("there is no lab {name}: start it with `lab up --name {name}`"))?;
+        let text = std::fs::read(&file)
+            .with_context(|| format!("there is no lab {name}: start it with `lab up --name {name}`"))?;
         serde_json::from_slice(&text).with_context(|| format!("read {}", file.display()))
     }
 
@@ -104,14 +110,22 @@ impl Layout {
     }
 
     pub(super) fn machines(&self) -> impl Iterator<Item = Machine> {
-        [Machine::Server, Machine::Client].into_iter().chain((1..=self.nodes).map(Machine::Node))
+        [Machine::Server, Machine::Client]
+            .into_iter()
+            .chain((1..=self.nodes).map(Machine::Node))
     }
 
     pub(super) fn machine(&self, name: &str) -> anyhow::Result<Machine> {
         let names: Vec<_> = self.machines().map(Machine::name).collect();
         self.machines()
             .find(|machine| machine.name() == name)
-            .with_context(|| format!("lab {} has no machine {name:?}: it has {}", self.name, names.join(", ")))
+            .with_context(|| {
+                format!(
+                    "lab {} has no machine {name:?}: it has {}",
+                    self.name,
+                    names.join(", ")
+                )
+            })
     }
 
     /// The control group of a node, below every hierarchy's root.
@@ -159,8 +173,14 @@ pub(super) fn link_addresses(link: u8) -> (String, String) {
 /// A name becomes part of namespaces, control groups and files.
 pub(super) fn check_name(name: &str) -> anyhow::Result<()> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > 20 || !name.chars().all(allowed) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-        bail!("{name:?} cannot name a lab: take 1 to 20 lower-case letters, digits and dashes, a letter first");
+    if name.is_empty()
+        || name.len() > 20
+        || !name.chars().all(allowed)
+        || !name.starts_with(|c: char| c.is_ascii_lowercase())
+    {
+        bail!(
+            "{name:?} cannot name a lab: take 1 to 20 lower-case letters, digits and dashes, a letter first"
+        );
     }
     Ok(())
 }
@@ -191,7 +211,11 @@ pub(super) fn remove_files(name: &str) -> anyhow::Result<()> {
             continue;
         }
         let path = entry.path();
-        let removed = if entry.file_type()?.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         removed.with_context(|| format!("remove {}", path.display()))?;
     }
     std::fs::remove_file(directory.join("lab.json")).context("remove lab.json")?;
@@ -201,9 +225,17 @@ pub(super) fn remove_files(name: &str) -> anyhow::Result<()> {
 /// Where set-up keeps what it builds: `LB_CACHE`, or `lb-operator` in the user's cache directory.
 #[must_use]
 pub fn cache() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     set("LB_CACHE").unwrap_or_else(|| {
-        let home = || set("HOME").unwrap_or_else(|| PathBuf::from("/root")).join(".cache");
+        let home = || {
+            set("HOME")
+                .unwrap_or_else(|| PathBuf::from("/root"))
+                .join(".cache")
+        };
         set("XDG_CACHE_HOME").unwrap_or_else(home).join("lb-operator")
     })
 }

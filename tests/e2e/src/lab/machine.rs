@@ -30,7 +30,10 @@ pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::R
         .status()
         .with_context(|| format!("start {name}"))?;
     if !status.success() {
-        bail!("{name} does not start: {status}; see {}", layout.log(&name).display());
+        bail!(
+            "{name} does not start: {status}; see {}",
+            layout.log(&name).display()
+        );
     }
     Ok(())
 }
@@ -42,7 +45,11 @@ fn pid_file(layout: &Layout, machine: Machine) -> PathBuf {
 /// The machine's first process, as the host numbers it.
 pub(super) fn init(layout: &Layout, machine: Machine) -> anyhow::Result<Pid> {
     let off = || format!("{} has no power: `lab start` gives it back", machine.name());
-    let outer: i32 = std::fs::read_to_string(pid_file(layout, machine)).with_context(off)?.trim().parse().with_context(off)?;
+    let outer: i32 = std::fs::read_to_string(pid_file(layout, machine))
+        .with_context(off)?
+        .trim()
+        .parse()
+        .with_context(off)?;
     // The number may have been given to another process since: only one in this machine's network counts.
     let same = |a: PathBuf, b: PathBuf| {
         use std::os::unix::fs::MetadataExt as _;
@@ -52,7 +59,10 @@ pub(super) fn init(layout: &Layout, machine: Machine) -> anyhow::Result<Pid> {
     if !same(format!("/proc/{outer}/ns/net").into(), own) {
         bail!(off());
     }
-    children(outer).first().map(|pid| Pid::from_raw(*pid)).with_context(off)
+    children(outer)
+        .first()
+        .map(|pid| Pid::from_raw(*pid))
+        .with_context(off)
 }
 
 /// A command on a machine. The client is only a network; on the others it sees the machine's files and processes too.
@@ -62,14 +72,26 @@ pub(super) fn command(layout: &Layout, machine: Machine, argv: &[&str]) -> anyho
         command.arg(format!("--net=/run/netns/{}", layout.namespace(machine)));
     } else {
         let init = init(layout, machine)?;
-        command.args(["--target", &init.to_string(), "--net", "--mount", "--uts", "--pid"]);
+        command.args([
+            "--target",
+            &init.to_string(),
+            "--net",
+            "--mount",
+            "--uts",
+            "--pid",
+        ]);
     }
     command.arg("--").args(argv);
     Ok(command)
 }
 
 /// Sends a signal to every process of a program on a machine. Returns how many there are.
-pub(super) fn signal(layout: &Layout, machine: Machine, program: &str, signal: Signal) -> anyhow::Result<usize> {
+pub(super) fn signal(
+    layout: &Layout,
+    machine: Machine,
+    program: &str,
+    signal: Signal,
+) -> anyhow::Result<usize> {
     let mut found = Vec::new();
     let mut all = Vec::new();
     let mut queue = vec![init(layout, machine)?.as_raw()];
@@ -84,7 +106,11 @@ pub(super) fn signal(layout: &Layout, machine: Machine, program: &str, signal: S
     if found.is_empty() {
         all.sort();
         all.dedup();
-        bail!("{} runs no program {program:?}: it runs {}", machine.name(), all.join(", "));
+        bail!(
+            "{} runs no program {program:?}: it runs {}",
+            machine.name(),
+            all.join(", ")
+        );
     }
     for pid in &found {
         kill(*pid, signal).with_context(|| format!("send {signal} to process {pid}"))?;
@@ -109,6 +135,10 @@ fn children(pid: i32) -> Vec<i32> {
     threads
         .flatten()
         .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .flat_map(|text| {
+            text.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<_>>()
+        })
         .collect()
 }

@@ -40,8 +40,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use janitor::Janitor;
-pub use layout::{cache, cached_images};
 use layout::{Layout, Machine};
+pub use layout::{cache, cached_images};
 
 /// How long the API server and the nodes may take to become ready; seconds on an idle machine.
 const BOOT: Duration = Duration::from_secs(180);
@@ -61,7 +61,11 @@ impl LabConfig {
     /// A lab of three nodes without images.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), nodes: 3, images: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            nodes: 3,
+            images: Vec::new(),
+        }
     }
 }
 
@@ -83,8 +87,12 @@ impl Lab {
         sweep::down(&layout.name)?;
         layout.create()?;
         let janitor = Janitor::watch(&layout.name)?;
-        let mut lab = Self { layout, janitor: Some(janitor) };
-        lab.boot(&config.images).with_context(|| format!("start lab {}", lab.name()))?;
+        let mut lab = Self {
+            layout,
+            janitor: Some(janitor),
+        };
+        lab.boot(&config.images)
+            .with_context(|| format!("start lab {}", lab.name()))?;
         Ok(lab)
     }
 
@@ -94,7 +102,10 @@ impl Lab {
     /// When there is no lab of this name.
     pub fn running(name: &str) -> anyhow::Result<Self> {
         let layout = Layout::of_running(name)?;
-        Ok(Self { layout, janitor: None })
+        Ok(Self {
+            layout,
+            janitor: None,
+        })
     }
 
     /// Removes all that a lab of this name has made, as far as it is there.
@@ -128,10 +139,13 @@ impl Lab {
             node::start(layout, number, images)?;
         }
         let kubectl = |args: &[&str]| self.kubectl(args);
-        wait_for("the API server", &layout.log("apiserver"), || kubectl(&["get", "--raw", "/readyz"]).is_ok())?;
+        wait_for("the API server", &layout.log("apiserver"), || {
+            kubectl(&["get", "--raw", "/readyz"]).is_ok()
+        })?;
         wait_for("the nodes", &layout.log("n1-kubelet"), || {
-            kubectl(&["get", "nodes", "--no-headers"])
-                .is_ok_and(|text| text.lines().filter(|line| line.contains(" Ready ")).count() == layout.nodes)
+            kubectl(&["get", "nodes", "--no-headers"]).is_ok_and(|text| {
+                text.lines().filter(|line| line.contains(" Ready ")).count() == layout.nodes
+            })
         })
     }
 
@@ -144,7 +158,11 @@ impl Lab {
 
     fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(layout::binary("kubectl"));
-        command.arg("--kubeconfig").arg(self.kubeconfig()).arg("--request-timeout=5s").args(args);
+        command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .arg("--request-timeout=5s")
+            .args(args);
         run(&mut command)
     }
 
@@ -169,7 +187,9 @@ impl Lab {
     /// The names of the nodes.
     #[must_use]
     pub fn nodes(&self) -> Vec<String> {
-        (1..=self.layout.nodes).map(|number| Machine::Node(number).name()).collect()
+        (1..=self.layout.nodes)
+            .map(|number| Machine::Node(number).name())
+            .collect()
     }
 
     /// A command on one of the lab's machines: `client`, `cp`, `n1`, …
@@ -225,7 +245,12 @@ impl Lab {
     /// # Errors
     /// When no such program runs there.
     pub fn freeze(&self, node: usize, program: &str) -> anyhow::Result<usize> {
-        machine::signal(&self.layout, self.node(node)?, program, nix::sys::signal::Signal::SIGSTOP)
+        machine::signal(
+            &self.layout,
+            self.node(node)?,
+            program,
+            nix::sys::signal::Signal::SIGSTOP,
+        )
     }
 
     /// Lets stopped processes go on. Returns how many.
@@ -233,7 +258,12 @@ impl Lab {
     /// # Errors
     /// When no such program runs there.
     pub fn thaw(&self, node: usize, program: &str) -> anyhow::Result<usize> {
-        machine::signal(&self.layout, self.node(node)?, program, nix::sys::signal::Signal::SIGCONT)
+        machine::signal(
+            &self.layout,
+            self.node(node)?,
+            program,
+            nix::sys::signal::Signal::SIGCONT,
+        )
     }
 
     /// Gives every running node a container image.
@@ -241,7 +271,9 @@ impl Lab {
     /// # Errors
     /// When the archive cannot be read.
     pub fn load(&self, image: &Path) -> anyhow::Result<()> {
-        let image = image.canonicalize().with_context(|| format!("find the image {}", image.display()))?;
+        let image = image
+            .canonicalize()
+            .with_context(|| format!("find the image {}", image.display()))?;
         for number in 1..=self.layout.nodes {
             if machine::init(&self.layout, Machine::Node(number)).is_ok() {
                 node::load(&self.layout, number, &image)?;
@@ -254,7 +286,11 @@ impl Lab {
         if (1..=self.layout.nodes).contains(&number) {
             return Ok(Machine::Node(number));
         }
-        bail!("lab {} has no node {number}: its nodes are 1 to {}", self.name(), self.layout.nodes)
+        bail!(
+            "lab {} has no node {number}: its nodes are 1 to {}",
+            self.name(),
+            self.layout.nodes
+        )
     }
 }
 
@@ -298,7 +334,12 @@ fn check_prerequisites() -> anyhow::Result<()> {
             bail!("{} is missing: run `make setup`", path.display());
         }
     }
-    for program in ["/usr/bin/etcd", "/usr/bin/containerd", "/usr/sbin/runc", "/usr/lib/cni/bridge"] {
+    for program in [
+        "/usr/bin/etcd",
+        "/usr/bin/containerd",
+        "/usr/sbin/runc",
+        "/usr/lib/cni/bridge",
+    ] {
         if !Path::new(program).exists() {
             bail!("{program} is missing: run `make setup`");
         }

@@ -26,7 +26,9 @@ pub(super) fn create(layout: &Layout) -> anyhow::Result<u8> {
     let mut commands = vec!["link set lo up".to_owned()];
     for number in 0..LANS {
         // No learning phase and no snooping: a switch that forwards from the first frame on.
-        commands.push(format!("link add br{number} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"));
+        commands.push(format!(
+            "link add br{number} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
+        ));
         commands.push(format!("link set br{number} up"));
     }
     // The LAN's router; machines need a default route for their own Services' addresses to be routed at all.
@@ -57,10 +59,18 @@ pub(super) fn plug_in(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
         let port = port(machine, number);
         // Always the same hardware, also after a restart.
         let mac = format!("02:1b:00:{number:02x}:00:{host:02x}");
-        switch.push(format!("link add {port} type veth peer name eth{number} address {mac} netns {namespace}"));
+        switch.push(format!(
+            "link add {port} type veth peer name eth{number} address {mac} netns {namespace}"
+        ));
         switch.push(format!("link set {port} master br{number} up"));
-        own.push(format!("address add 192.168.{}.{host}/24 dev eth{number}", 50 + number));
-        own.push(format!("address add fc00:{}::{host}/64 dev eth{number} nodad", 50 + number));
+        own.push(format!(
+            "address add 192.168.{}.{host}/24 dev eth{number}",
+            50 + number
+        ));
+        own.push(format!(
+            "address add fc00:{}::{host}/64 dev eth{number} nodad",
+            50 + number
+        ));
         own.push(format!("link set eth{number} up"));
     }
     own.push("route add default via 192.168.50.1".to_owned());
@@ -87,8 +97,11 @@ pub(super) fn set_cables(layout: &Layout, machine: Machine, cable: Cable) -> any
         Cable::In => "up",
         Cable::Out => "down",
     };
-    let commands: Vec<_> = (0..LANS).map(|number| format!("link set {} {state}", port(machine, number))).collect();
-    ip(&layout.lan(), &commands).with_context(|| format!("reach the switch port of {}: has it power?", machine.name()))
+    let commands: Vec<_> = (0..LANS)
+        .map(|number| format!("link set {} {state}", port(machine, number)))
+        .collect();
+    ip(&layout.lan(), &commands)
+        .with_context(|| format!("reach the switch port of {}: has it power?", machine.name()))
 }
 
 /// The pods' network on a node.
@@ -115,7 +128,9 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
         if Path::new("/sys/class/net").join(&name).exists() {
             continue;
         }
-        let added = run(Command::new("ip").args(["link", "add", &name, "type", "veth", "peer", "name", "host", "netns", &namespace]));
+        let added = run(Command::new("ip").args([
+            "link", "add", &name, "type", "veth", "peer", "name", "host", "netns", &namespace,
+        ]));
         if added.is_err() {
             // Another lab was quicker.
             continue;
@@ -123,7 +138,13 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
         let (host, server) = link_addresses(number);
         run(Command::new("ip").args(["address", "add", &format!("{host}/30"), "dev", &name]))?;
         run(Command::new("ip").args(["link", "set", &name, "up"]))?;
-        ip(&namespace, &[format!("address add {server}/30 dev host"), "link set host up".to_owned()])?;
+        ip(
+            &namespace,
+            &[
+                format!("address add {server}/30 dev host"),
+                "link set host up".to_owned(),
+            ],
+        )?;
         return Ok(number);
     }
     bail!("the host has no room for another lab")
@@ -132,9 +153,17 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
 /// Runs `ip` commands in a namespace, all in one process.
 fn ip(namespace: &str, commands: &[String]) -> anyhow::Result<()> {
     let mut command = Command::new("ip");
-    command.args(["-n", namespace, "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(["-n", namespace, "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut process = command.spawn().context("start ip")?;
-    process.stdin.take().context("ip has no input")?.write_all(commands.join("\n").as_bytes())?;
+    process
+        .stdin
+        .take()
+        .context("ip has no input")?
+        .write_all(commands.join("\n").as_bytes())?;
     let output = process.wait_with_output()?;
     if !output.status.success() {
         bail!("ip: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -26,30 +26,69 @@ pub(super) fn start(layout: &Layout, number: usize, images: &[PathBuf]) -> anyho
         std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
     }
     let cni = disk.join("cni");
-    layout.write(&format!("{name}/cni/10-lab.conflist"), &cni_config(number).to_string())?;
+    layout.write(
+        &format!("{name}/cni/10-lab.conflist"),
+        &cni_config(number).to_string(),
+    )?;
     let containerd = layout.write(&format!("{name}/containerd.toml"), &containerd_config(&cni))?;
-    let kubelet = layout.write(&format!("{name}/kubelet.json"), &kubelet_config(layout, number).to_string())?;
-    let proxy = layout.write(&format!("{name}/kube-proxy.json"), &proxy_config(layout, &name).to_string())?;
-    machine::boot(layout, node, &script(layout, node, &containerd, &kubelet, &proxy, images))
+    let kubelet = layout.write(
+        &format!("{name}/kubelet.json"),
+        &kubelet_config(layout, number).to_string(),
+    )?;
+    let proxy = layout.write(
+        &format!("{name}/kube-proxy.json"),
+        &proxy_config(layout, &name).to_string(),
+    )?;
+    machine::boot(
+        layout,
+        node,
+        &script(layout, node, &containerd, &kubelet, &proxy, images),
+    )
 }
 
 /// Gives a running node an image.
 pub(super) fn load(layout: &Layout, number: usize, image: &Path) -> anyhow::Result<()> {
     let image = image.display().to_string();
-    run(&mut machine::command(layout, Machine::Node(number), &import(&image))?)?;
+    run(&mut machine::command(
+        layout,
+        Machine::Node(number),
+        &import(&image),
+    )?)?;
     Ok(())
 }
 
 fn import(image: &str) -> Vec<&str> {
-    vec!["ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "import", image]
+    vec![
+        "ctr",
+        "--address",
+        SOCKET,
+        "--namespace",
+        "k8s.io",
+        "images",
+        "import",
+        image,
+    ]
 }
 
-fn script(layout: &Layout, node: Machine, containerd: &Path, kubelet: &Path, proxy: &Path, images: &[PathBuf]) -> String {
+fn script(
+    layout: &Layout,
+    node: Machine,
+    containerd: &Path,
+    kubelet: &Path,
+    proxy: &Path,
+    images: &[PathBuf],
+) -> String {
     let name = node.name();
     let log = |program: &str| layout.log(&format!("{name}-{program}")).display().to_string();
     let imports: String = images
         .iter()
-        .map(|image| format!("{} >>{} 2>&1\n", import(&image.display().to_string()).join(" "), log("images")))
+        .map(|image| {
+            format!(
+                "{} >>{} 2>&1\n",
+                import(&image.display().to_string()).join(" "),
+                log("images")
+            )
+        })
         .collect();
     format!(
         "#!/usr/bin/env bash

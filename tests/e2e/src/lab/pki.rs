@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
 use super::layout::{Layout, Machine, link_addresses};
@@ -17,9 +17,22 @@ pub(super) fn create(layout: &Layout) -> anyhow::Result<()> {
     let (_, link) = link_addresses(layout.link);
     let server = Machine::Server;
     let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"];
-    let addresses = [&*server.address(), &server.address6(), "10.96.0.1", "fd00:10:96::1", "127.0.0.1", &link];
+    let addresses = [
+        &*server.address(),
+        &server.address6(),
+        "10.96.0.1",
+        "fd00:10:96::1",
+        "127.0.0.1",
+        &link,
+    ];
     authority.issue("apiserver", "kube-apiserver", None, &names, &addresses)?;
-    authority.issue("kubelet-client", "apiserver-kubelet", Some("system:masters"), &[], &[])?;
+    authority.issue(
+        "kubelet-client",
+        "apiserver-kubelet",
+        Some("system:masters"),
+        &[],
+        &[],
+    )?;
 
     for (name, user, group) in [
         ("admin", "admin", Some("system:masters")),
@@ -28,15 +41,27 @@ pub(super) fn create(layout: &Layout) -> anyhow::Result<()> {
         ("proxy", "system:kube-proxy", None),
     ] {
         authority.issue(name, user, group, &[], &[])?;
-        layout.write(&format!("pki/{name}.kubeconfig"), &authority.kubeconfig(name, &server.address())?)?;
+        layout.write(
+            &format!("pki/{name}.kubeconfig"),
+            &authority.kubeconfig(name, &server.address())?,
+        )?;
     }
     layout.write("kubeconfig", &authority.kubeconfig("admin", &link)?)?;
     for number in 1..=layout.nodes {
         let node = Machine::Node(number);
         let name = node.name();
         let addresses = [&*node.address(), &node.address6()];
-        authority.issue(&name, &format!("system:node:{name}"), Some("system:nodes"), &[&name], &addresses)?;
-        layout.write(&format!("pki/{name}.kubeconfig"), &authority.kubeconfig(&name, &server.address())?)?;
+        authority.issue(
+            &name,
+            &format!("system:node:{name}"),
+            Some("system:nodes"),
+            &[&name],
+            &addresses,
+        )?;
+        layout.write(
+            &format!("pki/{name}.kubeconfig"),
+            &authority.kubeconfig(&name, &server.address())?,
+        )?;
     }
 
     let tokens = KeyPair::generate()?;
@@ -58,27 +83,51 @@ impl<'a> Authority<'a> {
         params.distinguished_name = subject("lab", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let certificate = params.self_signed(&key).context("sign the authority's certificate")?;
+        let certificate = params
+            .self_signed(&key)
+            .context("sign the authority's certificate")?;
         layout.write("pki/ca.crt", &certificate.pem())?;
-        Ok(Self { layout, certificate, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            layout,
+            certificate,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// A certificate for both ends of a connection.
-    fn issue(&self, file: &str, name: &str, group: Option<&str>, dns: &[&str], ips: &[&str]) -> anyhow::Result<()> {
+    fn issue(
+        &self,
+        file: &str,
+        name: &str,
+        group: Option<&str>,
+        dns: &[&str],
+        ips: &[&str],
+    ) -> anyhow::Result<()> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, group);
         for name in dns {
-            params.subject_alt_names.push(SanType::DnsName((*name).try_into()?));
+            params
+                .subject_alt_names
+                .push(SanType::DnsName((*name).try_into()?));
         }
         for ip in ips {
-            params.subject_alt_names.push(SanType::IpAddress(ip.parse::<IpAddr>()?));
+            params
+                .subject_alt_names
+                .push(SanType::IpAddress(ip.parse::<IpAddr>()?));
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).with_context(|| format!("sign the certificate of {name}"))?;
-        self.layout.write(&format!("pki/{file}.crt"), &certificate.pem())?;
-        self.layout.write(&format!("pki/{file}.key"), &key.serialize_pem())?;
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .with_context(|| format!("sign the certificate of {name}"))?;
+        self.layout
+            .write(&format!("pki/{file}.crt"), &certificate.pem())?;
+        self.layout
+            .write(&format!("pki/{file}.key"), &key.serialize_pem())?;
         Ok(())
     }
 

@@ -36,18 +36,36 @@ pub(super) fn start(layout: &Layout) -> anyhow::Result<()> {
          --root-ca-file={pki}/ca.crt --use-service-account-credentials --cluster-cidr={PODS} --allocate-node-cidrs=false \
          --node-monitor-grace-period=20s --leader-elect=false --authentication-skip-lookup"
     );
-    let scheduler = format!("--kubeconfig={pki}/scheduler.kubeconfig --leader-elect=false --authentication-skip-lookup");
+    let scheduler =
+        format!("--kubeconfig={pki}/scheduler.kubeconfig --leader-elect=false --authentication-skip-lookup");
 
-    let mut script = "#!/usr/bin/env bash\n# The first process of the control plane.\nset -u\nhostname cp\n".to_owned();
+    let mut script =
+        "#!/usr/bin/env bash\n# The first process of the control plane.\nset -u\nhostname cp\n".to_owned();
     for (log, command) in [
         ("etcd", etcd),
-        ("apiserver", format!("{} {apiserver}", layout::binary("kube-apiserver").display())),
-        ("controller-manager", format!("{} {controller_manager}", layout::binary("kube-controller-manager").display())),
-        ("scheduler", format!("{} {scheduler}", layout::binary("kube-scheduler").display())),
+        (
+            "apiserver",
+            format!("{} {apiserver}", layout::binary("kube-apiserver").display()),
+        ),
+        (
+            "controller-manager",
+            format!(
+                "{} {controller_manager}",
+                layout::binary("kube-controller-manager").display()
+            ),
+        ),
+        (
+            "scheduler",
+            format!("{} {scheduler}", layout::binary("kube-scheduler").display()),
+        ),
     ] {
         // A part that gives up before the others are there is started again, as a service manager would.
         let log = layout.log(log);
-        let _ = writeln!(script, "(until {command}; do sleep 0.2; done) >{} 2>&1 &", log.display());
+        let _ = writeln!(
+            script,
+            "(until {command}; do sleep 0.2; done) >{} 2>&1 &",
+            log.display()
+        );
     }
     script.push_str("wait\n");
     machine::boot(layout, Machine::Server, &script)

@@ -41,7 +41,9 @@ pub(super) fn power_off(namespace: &str) -> anyhow::Result<()> {
         for process in processes {
             match kill(process, Signal::SIGKILL) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(errno).with_context(|| format!("end process {process} of {namespace}")),
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("end process {process} of {namespace}"));
+                }
             }
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -60,7 +62,9 @@ fn namespaces(name: &str) -> anyhow::Result<Vec<String>> {
     let prefix = format!("{name}-");
     let is_machine = |suffix: &str| {
         matches!(suffix, "lan" | "cp" | "client")
-            || suffix.strip_prefix('n').is_some_and(|number| number.parse::<usize>().is_ok())
+            || suffix
+                .strip_prefix('n')
+                .is_some_and(|number| number.parse::<usize>().is_ok())
     };
     Ok(entries
         .flatten()
@@ -79,7 +83,8 @@ fn processes_in(device: u64, inode: u64) -> Vec<Pid> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
             // Gone for a process that has ended.
-            std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|file| file.dev() == device && file.ino() == inode)
+            std::fs::metadata(format!("/proc/{pid}/ns/net"))
+                .is_ok_and(|file| file.dev() == device && file.ino() == inode)
         })
         .map(Pid::from_raw)
         .collect()
