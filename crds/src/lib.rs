@@ -15,6 +15,8 @@
 
 // The derive macros repeat the types inside of functions, where `pub` reaches nobody.
 #![allow(unreachable_pub)]
+// Columns of a table are of one type more often than not.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod address_range;
 pub mod condition;

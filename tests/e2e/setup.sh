@@ -14,7 +14,7 @@ start=$SECONDS
 packages=(
   etcd-server containerd runc containernetworking-plugins       # the cluster
   iptables conntrack iproute2 ethtool procps util-linux         # what its nodes call
-  curl iputils-arping net-tools tcpdump jq                      # what the guide and the tests call
+  curl iputils-arping iputils-ping net-tools tcpdump jq         # what the guide and the tests call
   busybox-static dpkg-dev ca-certificates gcc libc6-dev git     # what images and programs are built with
 )
 

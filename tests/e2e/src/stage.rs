@@ -310,15 +310,17 @@ impl Stage {
     fn nodes_by_mac(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut nodes = BTreeMap::new();
         for node in self.the_lab().nodes() {
-            for interface in ["eth0", "eth1"] {
-                let file = format!("/sys/class/net/{interface}/address");
-                // A node without power has no namespace to look into: it answers nothing either.
-                if let Ok(mac) = finish(
-                    &file,
-                    &mut self
-                        .the_lab()
-                        .command(&node, &["ip", "-br", "link", "show", interface])?,
-                ) && let Some(mac) = mac.split_whitespace().nth(2)
+            // A node without power answers nothing.
+            let Ok(mut command) = self
+                .the_lab()
+                .command(&node, &["ip", "-br", "link", "show", "type", "veth"])
+            else {
+                continue;
+            };
+            for line in finish("ip link", &mut command)?.lines() {
+                let mut fields = line.split_whitespace();
+                if let (Some(name), Some(mac)) = (fields.next(), fields.nth(1))
+                    && name.starts_with("eth")
                 {
                     nodes.insert(mac.to_lowercase(), node.clone());
                 }

@@ -1,6 +1,13 @@
 //! Nodes that die or are cut off: the address answers again from another node, and once the cluster has noticed, at
 //! most one node answers for it.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a scenario that meets what it does not expect is to fail there"
+)]
+
 use std::time::{Duration, Instant};
 
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
@@ -87,7 +94,11 @@ fn answers(stage: &Stage, address: &str) -> anyhow::Result<()> {
 /// All nodes are ready again, and every address has exactly one owner, for several looks in a row.
 fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
     stage.admin("kubectl wait node --all --for=condition=Ready --timeout=120s")?;
-    stage.admin("kubectl wait pod --all --for=condition=Ready -n metallb-system --timeout=120s")?;
+    for workload in ["daemonset/speaker", "deployment/controller"] {
+        stage.admin(&format!(
+            "kubectl rollout status {workload} -n metallb-system --timeout=120s"
+        ))?;
+    }
     let mut good = 0;
     eventually("one owner for each address", Duration::from_secs(60), || {
         for address in addresses {

@@ -1,5 +1,8 @@
 //! `make demo`: a lab, the chart, a stack, and the guide's steps before the reader's eyes. The cluster stays up.
 
+// What it prints is what it is for.
+#![allow(clippy::print_stdout)]
+
 use std::time::Instant;
 
 use lb_e2e::stage::{SOON, Stage, eventually};

@@ -1,5 +1,8 @@
 //! `lab`: a real Kubernetes cluster on this machine, with cables to cut and power to switch off.
 
+// What it prints is what it is for.
+#![allow(clippy::print_stdout)]
+
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
@@ -34,7 +37,11 @@ enum Command {
         nodes: usize,
     },
     /// Remove everything that the lab has made
-    Down,
+    Down {
+        /// Only if it is the lab of this token
+        #[arg(long, hide = true)]
+        token: Option<String>,
+    },
     /// Run a command on one of its machines: client, cp, n1, n2, …
     Run {
         /// The machine
@@ -101,7 +108,8 @@ fn main() -> anyhow::Result<()> {
     let lab = || Lab::running(name);
     match cli.command {
         Command::Up { nodes } => up(name, nodes),
-        Command::Down => Lab::down(name),
+        Command::Down { token: None } => Lab::down(name),
+        Command::Down { token: Some(token) } => Lab::down_if(name, &token),
         Command::Run { machine, command } => {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
             // This process becomes the command, so that signals and the exit code are its own.

@@ -1,7 +1,7 @@
 //! Takes a lab down when whoever started it ends, however that comes about.
 //!
 //! The janitor is a process in a session of its own, so that no Ctrl-C reaches it, and waits for a line on its standard
-//! input. The line `keep` dismisses it. The end of the input means that the holder of the other end is gone.
+//! input. The line `keep` dismisses it. A lab that has been started anew since then is not its own any more. The end of the input means that the holder of the other end is gone.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
 
-const SCRIPT: &str = r#"read -r word; [ "$word" = keep ] || exec "$0" down --name "$1""#;
+use super::layout::Layout;
+
+const SCRIPT: &str = r#"read -r word; [ "$word" = keep ] || exec "$0" down --name "$1" --token "$2""#;
 
 #[derive(Debug)]
 pub(super) struct Janitor {
@@ -17,11 +19,11 @@ pub(super) struct Janitor {
 }
 
 impl Janitor {
-    pub(super) fn watch(lab: &str) -> anyhow::Result<Self> {
+    pub(super) fn watch(layout: &Layout) -> anyhow::Result<Self> {
         let process = Command::new("setsid")
             .args(["bash", "-c", SCRIPT])
             .arg(program()?)
-            .arg(lab)
+            .args([&layout.name, &layout.token])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()

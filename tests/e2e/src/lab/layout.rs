@@ -1,5 +1,6 @@
 //! Names, addresses and files of a lab: everything follows from its name, its number of nodes and the host link it got.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -58,6 +59,8 @@ pub(super) struct Layout {
     pub(super) nodes: usize,
     /// All files of the lab.
     directory: PathBuf,
+    /// Tells this lab from earlier ones of the same name.
+    pub(super) token: String,
     /// Number of the link to the host: the first that was free when the lab was started.
     pub(super) link: u8,
 }
@@ -73,6 +76,7 @@ impl Layout {
             name: config.name.clone(),
             nodes: config.nodes,
             directory: directory(&config.name),
+            token: token(),
             link: 0,
         })
     }
@@ -163,6 +167,29 @@ impl Layout {
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Different for each lab that was ever started: processes may share a number, but not at one time.
+fn token() -> String {
+    let time = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}-{}", std::process::id(), time.as_nanos())
+}
+
+/// Keeps others from starting or removing a lab of this name until the file is dropped.
+pub(super) fn lock(name: &str) -> anyhow::Result<File> {
+    let path = repository().join("target").join(format!(".lab-{name}.lock"));
+    let failed = || format!("lock {}", path.display());
+    std::fs::create_dir_all(repository().join("target")).with_context(failed)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(failed)?;
+    file.lock().with_context(failed)?;
+    Ok(file)
 }
 
 /// The host's end of a host link, and the control plane's.

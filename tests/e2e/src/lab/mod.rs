@@ -84,9 +84,11 @@ impl Lab {
     pub fn up(config: LabConfig) -> anyhow::Result<Self> {
         let layout = Layout::new(&config)?;
         check_prerequisites()?;
+        let lock = layout::lock(&layout.name)?;
         sweep::down(&layout.name)?;
         layout.create()?;
-        let janitor = Janitor::watch(&layout.name)?;
+        let janitor = Janitor::watch(&layout)?;
+        drop(lock);
         let mut lab = Self {
             layout,
             janitor: Some(janitor),
@@ -113,9 +115,15 @@ impl Lab {
     /// # Errors
     /// When something of it resists.
     pub fn down(name: &str) -> anyhow::Result<()> {
-        layout::check_name(name)?;
-        sweep::down(name)?;
-        layout::remove_files(name)
+        remove(name, None)
+    }
+
+    /// The same, unless the lab of this name is another one by now.
+    ///
+    /// # Errors
+    /// As [`Lab::down`].
+    pub fn down_if(name: &str, token: &str) -> anyhow::Result<()> {
+        remove(name, Some(token))
     }
 
     /// Lets the lab stand when this process ends.
@@ -321,6 +329,18 @@ impl Cluster {
             Self::External(path) => path.clone(),
         }
     }
+}
+
+fn remove(name: &str, token: Option<&str>) -> anyhow::Result<()> {
+    layout::check_name(name)?;
+    let _lock = layout::lock(name)?;
+    if let Some(token) = token
+        && Layout::of_running(name).is_ok_and(|layout| layout.token != token)
+    {
+        return Ok(());
+    }
+    sweep::down(name)?;
+    layout::remove_files(name)
 }
 
 /// What must be there before anything is changed, with the command that provides it.

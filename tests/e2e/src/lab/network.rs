@@ -137,7 +137,7 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
         }
         let (host, server) = link_addresses(number);
         run(Command::new("ip").args(["address", "add", &format!("{host}/30"), "dev", &name]))?;
-        run(Command::new("ip").args(["link", "set", &name, "up"]))?;
+        run(Command::new("ip").args(["link", "set", &name, "alias", &layout.name, "up"]))?;
         ip(
             &namespace,
             &[

@@ -23,12 +23,13 @@ pub(super) fn down(name: &str) -> anyhow::Result<()> {
     cgroup::remove(name)
 }
 
-/// Ends all processes in a network namespace and removes it, with the interfaces in it and the other ends of their cables.
+/// Removes the cables of a network namespace, ends all processes in it, and removes it.
 pub(super) fn power_off(namespace: &str) -> anyhow::Result<()> {
     let path = Path::new(NAMESPACES).join(namespace);
     let Ok(file) = std::fs::metadata(&path) else {
         return Ok(());
     };
+    remove_cables(namespace)?;
     let start = Instant::now();
     loop {
         let processes = processes_in(file.dev(), file.ino());
@@ -49,6 +50,21 @@ pub(super) fn power_off(namespace: &str) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     run(Command::new("ip").args(["netns", "delete", namespace]))?;
+    Ok(())
+}
+
+/// Removes the cables at once. The kernel would do so too, but only some time after the namespace has gone, and until
+/// then it answers for the machine's addresses.
+fn remove_cables(namespace: &str) -> anyhow::Result<()> {
+    let list = run(Command::new("ip").args(["-n", namespace, "-o", "link", "show", "type", "veth"]))?;
+    for line in list.lines() {
+        // 2: eth0@if3: <BROADCAST,…
+        let Some(name) = line.split([':', '@']).nth(1).map(str::trim) else {
+            continue;
+        };
+        // One that is gone already went with its other end, or with the pod that it belonged to.
+        let _ = run(Command::new("ip").args(["-n", namespace, "link", "delete", name]));
+    }
     Ok(())
 }
 
