@@ -1,7 +1,7 @@
 //! The user guide as something to run: reads `docs/guide.md`, cuts its `bash` blocks into commands, and keeps them in
 //! their order, by section. The end-to-end test and `make demo` both run what this yields, so the guide cannot rot.
 
-/// One numbered section of the guide that holds commands.
+/// One numbered section of the guide that holds commands or objects.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Section {
     /// Its number, as in the heading: `4.1`, `T1`.
@@ -10,6 +10,8 @@ pub struct Section {
     pub title: String,
     /// Its commands, in order.
     pub commands: Vec<Command>,
+    /// Objects that it shows without a command.
+    pub manifests: Vec<String>,
 }
 
 /// One command of the guide, verbatim.
@@ -33,38 +35,39 @@ pub enum Place {
 /// The guide in this repository.
 pub const GUIDE: &str = include_str!("../../../docs/guide.md");
 
-/// Reads the sections that hold commands. A section starts at a heading `### number: title`.
+/// Reads the sections that hold commands or objects. A section starts at a heading `### number: title`.
 #[must_use]
 pub fn sections(markdown: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
-    let mut block: Option<Vec<&str>> = None;
-    let mut shell = false;
+    let mut block: Option<(&str, Vec<&str>)> = None;
     for line in markdown.lines() {
-        if let Some(lines) = &mut block {
-            if line.starts_with("```") {
-                let commands = commands(lines);
-                block = None;
-                if shell && let Some(section) = sections.last_mut() {
-                    section.commands.extend(commands);
-                }
-            } else {
+        if let Some((language, lines)) = &mut block {
+            if !line.starts_with("```") {
                 lines.push(line);
+                continue;
             }
+            match (*language, sections.last_mut()) {
+                ("bash", Some(section)) => section.commands.extend(commands(lines)),
+                ("yaml", Some(section)) => section.manifests.push(lines.join("\n")),
+                _ => {}
+            }
+            block = None;
         } else if let Some(language) = line.strip_prefix("```") {
-            shell = language == "bash";
-            block = Some(Vec::new());
+            block = Some((language, Vec::new()));
         } else if let Some((number, title)) = line
             .strip_prefix("### ")
             .and_then(|heading| heading.split_once(": "))
         {
+            let (number, title) = (number.to_owned(), title.to_owned());
             sections.push(Section {
-                number: number.to_owned(),
-                title: title.to_owned(),
+                number,
+                title,
                 commands: Vec::new(),
+                manifests: Vec::new(),
             });
         }
     }
-    sections.retain(|section| !section.commands.is_empty());
+    sections.retain(|section| !section.commands.is_empty() || !section.manifests.is_empty());
     sections
 }
 
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn a_block_is_cut_into_commands_and_a_here_document_stays_whole() {
         let text = "### 4.8: Try\n```bash\n# comment\nkubectl get pods \\\n  -o wide\n\ncurl http://a\nfor i in 1; do\n  curl b\ndone\n\
-                    kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF\n```\n```\noutput\n```\n";
+                    kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF\n```\n```\noutput\n```\n```yaml\nkind: A\n```\n";
         let sections = sections(text);
         let texts: Vec<_> = sections[0]
             .commands
@@ -139,6 +142,7 @@ mod tests {
                 "kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF"
             ]
         );
+        assert_eq!(sections[0].manifests, ["kind: A"]);
         let places: Vec<_> = sections[0].commands.iter().map(|command| command.place).collect();
         assert_eq!(
             places,

@@ -134,6 +134,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         "the controller's log names the Service:\n{}",
         log[0]
     );
+    assert!(stage.follow("T5")?.concat().contains("nginx-test-lb"));
     stage.follow("T2")?;
     let security = stage.follow("T3")?.concat();
     assert!(security.contains("NET_RAW"), "{security}");
@@ -206,6 +207,25 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     let list = stage.follow("P7")?.concat();
     assert!(list.contains("nginx-test-lb\t192.168.50.50"), "{list}");
     assert!(stage.follow("P8")?.concat().contains("lb-operator.io/"));
+
+    // P9, P10: the objects that it shows; an ingress controller's Service gets the address that is reserved for it.
+    stage.admin("kubectl create namespace ingress-nginx")?;
+    for manifest in lb_e2e::guide::section("P9").manifests {
+        stage.apply(&manifest)?;
+    }
+    eventually("the reserved address", SOON, || {
+        let address = stage.admin(
+            "kubectl get service ingress-nginx-controller -n ingress-nginx -o jsonpath='{.status.loadBalancer.ingress[*].ip}'",
+        )?;
+        Ok((address == "192.168.50.80").then_some(()))
+    })?;
+    let uses = lb_e2e::guide::section("P10").manifests;
+    assert_eq!(uses.len(), 3);
+    for manifest in uses {
+        stage.admin(&format!(
+            "kubectl apply --dry-run=server -f - <<'EOF'\n{manifest}\nEOF"
+        ))?;
+    }
 
     // 4.9: cleaning up gives the address back, and nobody answers for it any more.
     stage.follow("4.9")?;

@@ -1,0 +1,344 @@
+//! Who answers for an address, and where: interfaces, nodes, traffic policy, and what a hostile machine on the LAN can
+//! send, with real ARP on the real segment.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a scenario that meets what it does not expect is to fail there"
+)]
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::Context;
+use lb_e2e::stage::{SOON, Stage, eventually};
+use nix::sched::{CloneFlags, setns};
+
+#[test]
+fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> anyhow::Result<()> {
+    let stage = Stage::lab("speaker", 3)?;
+    stage.install()?;
+    stage.apply_backend("web", 3)?;
+    stage.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
+
+    an_address_is_announced_as_soon_as_there_is_an_advertisement(&stage)?;
+    only_chosen_interfaces_answer(&stage)?;
+    only_chosen_nodes_answer(&stage)?;
+    an_excluded_node_hands_over(&stage)?;
+    local_traffic_stays_on_nodes_with_endpoints(&stage)?;
+    addresses_are_spread_over_the_nodes(&stage)?;
+    malformed_frames_are_counted_and_ignored(&stage)?;
+    Ok(())
+}
+
+fn advertise(stage: &Stage, name: &str, spec: &str) -> anyhow::Result<()> {
+    stage.apply(&format!(
+        "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: {name}, namespace: metallb-system}}\nspec: {spec}"
+    ))?;
+    Ok(())
+}
+
+fn pool(stage: &Stage, name: &str, range: &str) -> anyhow::Result<()> {
+    stage.apply(&format!(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system}}\n\
+         spec: {{addresses: [\"{range}\"], autoAssign: false}}"
+    ))?;
+    Ok(())
+}
+
+fn service(stage: &Stage, name: &str, pool: &str, extra: &str) -> anyhow::Result<String> {
+    stage.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), extra)?;
+    stage.address(name)
+}
+
+/// The client gets an answer by HTTP.
+fn serves(stage: &Stage, address: &str) -> anyhow::Result<String> {
+    eventually(&format!("an answer from {address}"), SOON, || {
+        Ok(stage
+            .client(&format!("curl -s -m 1 http://{address}/clientip"))
+            .ok())
+    })
+}
+
+fn silent(stage: &Stage, address: &str) -> anyhow::Result<()> {
+    eventually(&format!("silence on {address}"), SOON, || {
+        Ok(stage.owners(address)?.is_empty().then_some(()))
+    })
+}
+
+fn an_address_is_announced_as_soon_as_there_is_an_advertisement(stage: &Stage) -> anyhow::Result<()> {
+    pool(stage, "quiet", "192.168.50.80-192.168.50.89")?;
+    let address = service(stage, "quiet", "quiet", "")?;
+    let event = stage.event("Service", "quiet", "notAnnounced")?;
+    assert!(
+        event.contains("quiet"),
+        "it names the pool that no advertisement announces: {event}"
+    );
+    assert!(stage.owners(&address)?.is_empty());
+    advertise(stage, "quiet", "{ipAddressPools: [quiet]}")?;
+    let owner = stage.owner(&address, SOON)?;
+    serves(stage, &address)?;
+    stage.event("Service", "quiet", &format!("announcing from node \"{owner}\""))?;
+    stage.admin("kubectl delete l2advertisement quiet -n metallb-system")?;
+    silent(stage, &address)?;
+    let statuses = stage
+        .admin("kubectl get servicel2statuses -n metallb-system -l metallb.io/service-name=quiet -o name");
+    eventually("the status to go", SOON, || {
+        Ok(statuses.as_ref().is_ok().then_some(()))
+    })?;
+    Ok(())
+}
+
+fn only_chosen_interfaces_answer(stage: &Stage) -> anyhow::Result<()> {
+    pool(stage, "second", "192.168.51.60-192.168.51.69")?;
+    advertise(stage, "second", "{ipAddressPools: [second], interfaces: [eth1]}")?;
+    let address = service(stage, "second", "second", "")?;
+    let arping = |interface: &str| {
+        let command = format!("arping -c 2 -w 3 -I {interface} {address} || true");
+        anyhow::Ok(stage.client(&command)?.contains("reply from"))
+    };
+    eventually("an answer on eth1", SOON, || Ok(arping("eth1")?.then_some(())))?;
+    assert!(!arping("eth0")?, "it is not announced on eth0");
+    serves(stage, &address)?;
+
+    advertise(stage, "second", "{ipAddressPools: [second], interfaces: [eth9]}")?;
+    stage.event("Service", "second", "announceFailed")?;
+    assert!(!arping("eth1")?);
+    stage
+        .admin("kubectl delete service second && kubectl delete l2advertisement second -n metallb-system")?;
+    Ok(())
+}
+
+fn only_chosen_nodes_answer(stage: &Stage) -> anyhow::Result<()> {
+    pool(stage, "chosen", "192.168.50.90-192.168.50.99")?;
+    let address = service(stage, "chosen", "chosen", "")?;
+    for node in ["n2", "n3", "n1"] {
+        advertise(
+            stage,
+            "chosen",
+            &format!(
+                "{{ipAddressPools: [chosen], nodeSelectors: [{{matchLabels: {{kubernetes.io/hostname: {node}}}}}]}}"
+            ),
+        )?;
+        eventually(&format!("{node} to answer"), SOON, || {
+            Ok((stage.owners(&address)? == BTreeSet::from([node.to_owned()])).then_some(()))
+        })?;
+    }
+    advertise(
+        stage,
+        "chosen",
+        "{ipAddressPools: [chosen], nodeSelectors: [{matchLabels: {kubernetes.io/hostname: none}}]}",
+    )?;
+    silent(stage, &address)?;
+    stage
+        .admin("kubectl delete service chosen && kubectl delete l2advertisement chosen -n metallb-system")?;
+    Ok(())
+}
+
+fn an_excluded_node_hands_over(stage: &Stage) -> anyhow::Result<()> {
+    let address = service(stage, "plain", "lan", "")?;
+    let owner = stage.owner(&address, SOON)?;
+    let label = "node.kubernetes.io/exclude-from-external-load-balancers";
+    stage.admin(&format!("kubectl label node {owner} {label}="))?;
+    eventually("another owner", SOON, || {
+        let owners = stage.owners(&address)?;
+        Ok((owners.len() == 1 && !owners.contains(&owner)).then_some(()))
+    })?;
+    serves(stage, &address)?;
+    stage.admin(&format!("kubectl label node {owner} {label}-"))?;
+    eventually("the first owner again", SOON, || {
+        Ok((stage.owner(&address, SOON)? == owner).then_some(()))
+    })?;
+    stage.admin("kubectl delete service plain")?;
+    Ok(())
+}
+
+fn local_traffic_stays_on_nodes_with_endpoints(stage: &Stage) -> anyhow::Result<()> {
+    let pod = |node: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: only-{node}, labels: {{app: only}}}}\nspec:\n  nodeName: {node}\n  \
+             terminationGracePeriodSeconds: 0\n  containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", \
+             args: [netexec, --http-port=80], readinessProbe: {{httpGet: {{port: 80}}, periodSeconds: 1}}}}]"
+        )
+    };
+    stage.apply(&pod("n2"))?;
+    stage.admin("kubectl wait pod/only-n2 --for=condition=Ready --timeout=60s")?;
+    stage.apply_service(
+        "local",
+        "only",
+        "metallb.io/address-pool: lan",
+        "  externalTrafficPolicy: Local\n",
+    )?;
+    let address = stage.address("local")?;
+    assert_eq!(
+        stage.owner(&address, SOON)?,
+        "n2",
+        "the node that has the endpoint"
+    );
+    let client = serves(stage, &address)?;
+    assert!(
+        client.starts_with("192.168.50.20"),
+        "the client's address is kept: {client}"
+    );
+    // The endpoint moves, and the address with it.
+    stage.apply(&pod("n3"))?;
+    stage.admin(
+        "kubectl wait pod/only-n3 --for=condition=Ready --timeout=60s && kubectl delete pod only-n2",
+    )?;
+    eventually("the other node", SOON, || {
+        Ok((stage.owners(&address)? == BTreeSet::from(["n3".to_owned()])).then_some(()))
+    })?;
+    serves(stage, &address)?;
+    // Without an endpoint nobody answers.
+    stage.admin("kubectl delete pod only-n3")?;
+    silent(stage, &address)?;
+    stage.admin("kubectl delete service local")?;
+    Ok(())
+}
+
+/// Each address goes to the node that MetalLB would choose: ascending SHA-256 of node and address.
+fn addresses_are_spread_over_the_nodes(stage: &Stage) -> anyhow::Result<()> {
+    use sha2::{Digest as _, Sha256};
+    let mut owners = BTreeSet::new();
+    for number in 0..8 {
+        let name = format!("spread-{number}");
+        let address = service(stage, &name, "lan", "")?;
+        let owner = stage.owner(&address, SOON)?;
+        let wanted = stage
+            .the_lab()
+            .nodes()
+            .into_iter()
+            .min_by_key(|node| Sha256::digest(format!("{node}#{address}")));
+        assert_eq!(Some(&owner), wanted.as_ref(), "{address}");
+        owners.insert(owner);
+    }
+    assert!(owners.len() > 1, "eight addresses on one node: {owners:?}");
+    stage.admin(&format!(
+        "kubectl delete service {}",
+        (0..8).map(|n| format!("spread-{n} ")).collect::<String>()
+    ))?;
+    Ok(())
+}
+
+/// A number from the metrics of the speaker on a node, summed over its labels.
+fn metric(stage: &Stage, node: &str, name: &str) -> anyhow::Result<u64> {
+    let number: u64 = node.trim_start_matches('n').parse()?;
+    let text = stage.client(&format!(
+        "curl -sf -m 2 http://192.168.50.{}:7472/metrics",
+        10 + number
+    ))?;
+    let value = |line: &str| {
+        line.starts_with(name)
+            .then(|| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .flatten()
+    };
+    Ok(text.lines().filter_map(value).sum())
+}
+
+fn malformed_frames_are_counted_and_ignored(stage: &Stage) -> anyhow::Result<()> {
+    let address = service(stage, "target", "lan", "")?;
+    let owner = stage.owner(&address, SOON)?;
+    serves(stage, &address)?;
+    let count = |name: &str| metric(stage, &owner, name);
+    let restarts = || {
+        stage.admin("kubectl get pods -n metallb-system -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'")
+    };
+    let before = restarts()?;
+    let (malformed, ignored, requests) = (
+        count("lb_speaker_malformed_frames_total")?,
+        count("lb_speaker_ignored_frames_total")?,
+        count("metallb_layer2_requests_received")?,
+    );
+
+    let good = request(&address)?;
+    let mut bad = Vec::new();
+    // Each field that says what kind of ARP it is, changed in turn: hardware type, protocol type, the two lengths.
+    for (position, value) in [
+        (14, 0xff),
+        (15, 6),
+        (16, 0x86),
+        (17, 0xdd),
+        (18, 0),
+        (18, 255),
+        (19, 16),
+        (19, 0),
+    ] {
+        let mut frame = good.clone();
+        frame[position] = value;
+        bad.push(frame);
+    }
+    let cut: Vec<_> = (14..42).map(|length| good[..length].to_vec()).collect();
+    // For somebody else: the kernel's filter keeps it from the speaker.
+    let other = request("192.168.50.249")?;
+    let sent = bad.len() as u64;
+    let frames: Vec<_> = bad
+        .into_iter()
+        .chain(cut)
+        .chain(std::iter::repeat_n(other, 500))
+        .collect();
+    send_from_client(stage, frames)?;
+    eventually("the malformed frames to be counted", SOON, || {
+        Ok((count("lb_speaker_malformed_frames_total")? >= malformed + sent).then_some(()))
+    })?;
+    assert!(
+        count("lb_speaker_ignored_frames_total")? <= ignored + 1,
+        "requests for other addresses stay in the kernel"
+    );
+    assert!(
+        count("metallb_layer2_requests_received")? < requests + 50,
+        "no malformed frame counts as a request"
+    );
+
+    // It goes on answering.
+    assert_eq!(stage.owner(&address, SOON)?, owner);
+    serves(stage, &address)?;
+    assert_eq!(restarts()?, before, "nothing was restarted");
+    Ok(())
+}
+
+/// An ARP request as a machine on the LAN sends it to all.
+fn request(target: &str) -> anyhow::Result<Vec<u8>> {
+    let target: std::net::Ipv4Addr = target.parse()?;
+    let mut frame = vec![0xff; 6];
+    let mac = [0x02, 0x1b, 0, 0, 0, 20];
+    frame.extend(mac);
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
+    frame.extend(mac);
+    frame.extend([192, 168, 50, 20]);
+    frame.extend([0; 6]);
+    frame.extend(target.octets());
+    Ok(frame)
+}
+
+/// Sends frames as they are from the client's first interface.
+fn send_from_client(stage: &Stage, frames: Vec<Vec<u8>>) -> anyhow::Result<()> {
+    let namespace = format!("/run/netns/{}-client", stage.the_lab().name());
+    // A thread of its own enters the namespace and ends in it.
+    let sender = std::thread::spawn(move || -> anyhow::Result<()> {
+        setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
+        let index = nix::net::if_::if_nametoindex("eth0")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let socket = lb_net::ArpSocket::open(index)?;
+            for frame in &frames {
+                // A full queue is no failure of what is tested.
+                let mut tries = 0;
+                while let Err(error) = socket.send(frame) {
+                    tries += 1;
+                    if tries > 1000 {
+                        return Err(error).context("send a frame");
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            Ok(())
+        })
+    });
+    sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sender panicked"))?
+}
