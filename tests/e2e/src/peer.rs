@@ -45,28 +45,22 @@ pub fn install_metallb(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes our operator, then its stack, whose deletion takes all that was made for it along, except the namespace and
+/// the kinds: pools and advertisements live there.
 fn remove_ours(lab: &Lab) -> anyhow::Result<()> {
-    if kubectl(lab, &["get", "loadbalancerstack", "default"]).is_err() {
-        return Ok(());
-    }
-    // The operator goes before its stack, so that it does not make again what is deleted here.
     helm(lab, &["uninstall", "lb-operator", "--wait", "--ignore-not-found"])?;
-    kubectl(
-        lab,
-        &[
-            "delete",
-            "deployment/controller",
-            "daemonset/speaker",
-            "-n",
-            "metallb-system",
-            "--wait",
-            "--ignore-not-found",
-        ],
-    )?;
-    kubectl(
-        lab,
-        &["delete", "loadbalancerstack", "default", "--cascade=orphan"],
-    )?;
+    if kubectl(lab, &["get", "crd", "loadbalancerstacks.lb-operator.io"]).is_ok() {
+        kubectl(
+            lab,
+            &[
+                "delete",
+                "loadbalancerstack",
+                "default",
+                "--cascade=foreground",
+                "--ignore-not-found",
+            ],
+        )?;
+    }
     Ok(())
 }
 

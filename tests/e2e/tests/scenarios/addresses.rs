@@ -1,13 +1,6 @@
 //! Which Service gets which address, on a real API server: every wish, every reason to wait, every kind of bad input,
 //! and controllers that come and go.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use std::collections::BTreeSet;
 
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};

@@ -1,13 +1,6 @@
 //! The guide, run as its readers run it: its commands verbatim and in its order, on a real cluster, and after each step
 //! what the guide promises.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
 
 #[test]

@@ -1,13 +1,6 @@
 //! Nodes that die or are cut off: the address answers again from another node, and once the cluster has noticed, at
 //! most one node answers for it.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use std::time::{Duration, Instant};
 
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};

@@ -1,13 +1,6 @@
 //! Who answers for an address, and where: interfaces, nodes, traffic policy, and what a hostile machine on the LAN can
 //! send, with real ARP on the real segment.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;

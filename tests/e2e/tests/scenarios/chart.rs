@@ -1,13 +1,6 @@
 //! The chart as its users meet it: `helm lint`, the objects it renders against Kubernetes' own schemas, values that are
 //! wrong, and the images it runs.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,13 +1,6 @@
 //! The API on a real API server: the definitions are accepted, valid objects too, and invalid ones are refused with a
 //! message that names the field and says what to do.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use lb_e2e::stage::Stage;
 
 #[test]

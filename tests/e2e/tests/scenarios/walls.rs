@@ -1,12 +1,5 @@
 //! The walls between the crates: what each may pull in, held by looking at what the build really resolves.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use std::process::Command;
 
 /// The names of the crates that a crate of ours depends on, directly or not, on this platform.

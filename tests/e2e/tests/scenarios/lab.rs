@@ -1,13 +1,6 @@
 //! The lab keeps its promises: labs stand side by side, cables and power do what they say, and nothing is left behind,
 //! however a lab ends.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 

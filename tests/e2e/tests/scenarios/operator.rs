@@ -1,12 +1,5 @@
 //! The stack on a real cluster: what the operator makes, repairs, leaves alone, and says.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a scenario that meets what it does not expect is to fail there"
-)]
-
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
 
 #[test]

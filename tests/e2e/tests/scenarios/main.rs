@@ -1,0 +1,20 @@
+//! Every scenario, in one program: two of them run at a time, each in a lab of its own, because most of what they do is wait
+//! for a cluster to notice something.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a scenario that meets what it does not expect is to fail there"
+)]
+
+mod addresses;
+mod api;
+mod chart;
+mod failover;
+mod guide;
+mod lab;
+mod operator;
+mod peer;
+mod speaker;
+mod walls;
