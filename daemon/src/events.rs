@@ -86,7 +86,7 @@ impl Events {
             },
             action: Some(action.to_owned()),
             event_time: Some(MicroTime(now)),
-            note: Some(cut(note)),
+            note: Some(cut(note, NOTE_LIMIT)),
             reason: Some(reason.to_owned()),
             regarding: Some(regarding),
             reporting_controller: Some(self.component.to_owned()),
@@ -116,16 +116,15 @@ pub fn reference(key: &Key, api_version: &str, kind: &str, uid: Option<String>) 
     }
 }
 
-fn cut(mut note: String) -> String {
-    if note.len() > NOTE_LIMIT {
-        let end = (0..=NOTE_LIMIT - 3)
-            .rev()
-            .find(|end| note.is_char_boundary(*end))
-            .unwrap_or(0);
-        note.truncate(end);
-        note.push('…');
+/// The text, cut at a character so that it has at most `limit` bytes, with an ellipsis where it was cut.
+#[must_use]
+pub fn cut(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let end = text.floor_char_boundary(limit.saturating_sub('…'.len_utf8()));
+        text.truncate(end);
+        text.push('…');
     }
-    note
+    text
 }
 
 /// Remembers the last event about each object, as hashes: 16 bytes an object.
@@ -221,8 +220,8 @@ mod tests {
 
     #[test]
     fn a_long_note_is_cut_at_a_character_boundary() {
-        assert_eq!(cut("short".to_owned()), "short");
-        let long = cut("é".repeat(600));
+        assert_eq!(cut("short".to_owned(), NOTE_LIMIT), "short");
+        let long = cut("é".repeat(600), NOTE_LIMIT);
         assert!(long.len() <= NOTE_LIMIT && long.ends_with('…'));
     }
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
+use lb_daemon::events::cut;
 
 use crate::observe::{ComponentState, Observed};
 use crate::render::Component;
@@ -176,7 +177,7 @@ fn degraded(situation: &Situation) -> Verdict {
     }
     if let Some((reason, _)) = situation.failures.first() {
         let messages: Vec<_> = situation.failures.iter().map(|(_, text)| text.as_str()).collect();
-        return verdict(true, *reason, cut(&messages));
+        return verdict(true, *reason, first_few(&messages));
     }
     if !observed.troubles.is_empty() {
         return verdict(true, Reason::PodsFailing, observed.troubles.join("; "));
@@ -191,9 +192,17 @@ fn degraded(situation: &Situation) -> Verdict {
     verdict(false, Reason::AsWanted, "nothing is wrong".to_owned())
 }
 
+/// The longest message in a condition, in bytes: the API server's answer to a wrong object can fill pages, and its end
+/// repeats its beginning. The operator's log has all of it.
+const MESSAGE_LIMIT: usize = 400;
+
 /// The first few, and how many more.
-fn cut(messages: &[&str]) -> String {
-    let mut text = messages.iter().take(3).copied().collect::<Vec<_>>().join("; ");
+fn first_few(messages: &[&str]) -> String {
+    let few = messages
+        .iter()
+        .take(3)
+        .map(|message| cut((*message).to_owned(), MESSAGE_LIMIT));
+    let mut text = few.collect::<Vec<_>>().join("; ");
     if messages.len() > 3 {
         text.push_str(&format!("; and {} more", messages.len() - 3));
     }
@@ -256,7 +265,7 @@ fn ready(situation: &Situation, degraded: &Verdict, progressing: &Verdict) -> Ve
         let pending: Vec<_> = situation.pending.iter().map(String::as_str).collect();
         let message = format!(
             "spec.paused is true, and these objects differ from the spec: {}",
-            cut(&pending)
+            first_few(&pending)
         );
         return verdict(false, Reason::Paused, message);
     }

@@ -126,6 +126,16 @@ fn failures_are_counted_beyond_the_third() {
 }
 
 #[test]
+fn a_failure_of_many_pages_is_cut() {
+    let situation = Situation {
+        failures: vec![(Reason::WriteFailed, "refused ".repeat(1000))],
+        ..mk_situation(&mk_settled())
+    };
+    let text = describe(&after(&situation));
+    assert!(text.len() < 2000 && text.contains('…'), "{text}");
+}
+
+#[test]
 fn a_status_that_says_nothing_new_is_equal_to_the_one_before() {
     let situation = mk_situation(&mk_settled());
     let first = status(&LoadBalancerStackStatus::default(), &situation, at(1));

@@ -75,7 +75,11 @@ impl Standby {
                 if service.status.addresses.is_empty()
                     && let Some(reason) = shadow.reason(key)
                 {
-                    if self.waiting.get(key) != Some(reason) {
+                    if !self
+                        .waiting
+                        .get(key)
+                        .is_some_and(|said| said.says_the_same_as(reason))
+                    {
                         reports.push(Report::failed(key, service, reason));
                     }
                     waiting.insert(key.clone(), reason.clone());

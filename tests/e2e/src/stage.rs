@@ -168,6 +168,16 @@ impl Stage {
         Ok(())
     }
 
+    /// Makes the stack, where the operator is installed already, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn install_stack(&self) -> anyhow::Result<()> {
+        self.admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
+        self.follow("1.2")?;
+        Ok(())
+    }
+
     /// Applies manifests.
     ///
     /// # Errors
@@ -270,23 +280,36 @@ impl Stage {
         ))
     }
 
-    /// The nodes that answer ARP for an address, asked from the LAN client three times.
+    /// The nodes that answer ARP for an address, asked from the LAN client.
     ///
     /// # Errors
     /// When the question cannot be put.
     pub fn owners(&self, address: &str) -> anyhow::Result<BTreeSet<String>> {
+        Ok(self
+            .owners_of(&[address.to_owned()])?
+            .remove(address)
+            .unwrap_or_default())
+    }
+
+    /// The nodes that answer ARP for each of some addresses, asked all at once and twice: to everybody, and then to who
+    /// answered first. An address that nobody answers for is absent.
+    ///
+    /// # Errors
+    /// When the question cannot be put.
+    pub fn owners_of(&self, addresses: &[String]) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
         let nodes = self.nodes_by_mac()?;
-        // It fails when nobody answers, which is an answer here.
         let text = self.client(&format!(
-            "arping -c 3 -i 0.1 -w 1 -I eth0 {address} 2>&1 || arping -c 2 -w 2 -I eth0 {address} || true"
+            "for address in {}; do arping -c 2 -w 2 -I eth0 $address & done; wait",
+            addresses.join(" ")
         ))?;
-        let mut owners = BTreeSet::new();
+        let mut owners = BTreeMap::<_, BTreeSet<_>>::new();
         for line in text.lines() {
-            if let Some((_, rest)) = line.split_once('[')
-                && let Some((mac, _)) = rest.split_once(']')
-            {
-                let mac = mac.to_lowercase();
-                owners.insert(nodes.get(&mac).cloned().unwrap_or(mac));
+            // Unicast reply from 192.168.50.50 [02:1B:00:00:00:0B]  0.630ms
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let ["Unicast", "reply", "from", address, mac, ..] = words[..] {
+                let mac = mac.trim_matches(['[', ']']).to_lowercase();
+                let node = nodes.get(&mac).cloned().unwrap_or(mac);
+                owners.entry(address.to_owned()).or_default().insert(node);
             }
         }
         Ok(owners)

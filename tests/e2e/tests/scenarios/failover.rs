@@ -94,11 +94,10 @@ fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
     }
     let mut good = 0;
     eventually("one owner for each address", Duration::from_secs(60), || {
-        for address in addresses {
-            if stage.owners(address)?.len() != 1 {
-                good = 0;
-                return Ok(None);
-            }
+        let owners = stage.owners_of(addresses)?;
+        if owners.len() < addresses.len() || owners.values().any(|owners| owners.len() > 1) {
+            good = 0;
+            return Ok(None);
         }
         good += 1;
         Ok((good == 3).then_some(()))

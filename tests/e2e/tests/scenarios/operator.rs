@@ -24,6 +24,55 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     a_spec_change_rolls_out_and_is_reported(&stage)?;
     an_impossible_stack_is_refused_or_says_why(&stage)?;
     the_guides_yaml_does_no_harm(&stage)?;
+    if stage.is_lab() {
+        // Neither is for a cluster that somebody uses.
+        prometheus_is_served_once_it_is_there(&stage)?;
+        what_users_wrote_outlives_the_stack(&stage)?;
+    }
+    Ok(())
+}
+
+fn prometheus_is_served_once_it_is_there(stage: &Stage) -> anyhow::Result<()> {
+    let monitor = "kubectl get servicemonitor metallb -n metallb-system -o jsonpath='{.spec.selector.matchLabels.app} {.spec.endpoints[*].port}'";
+    assert!(
+        stage.admin(monitor).is_err(),
+        "the cluster does not know the kind yet"
+    );
+    stage.apply(
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: servicemonitors.monitoring.coreos.com}\n\
+         spec:\n  group: monitoring.coreos.com\n  scope: Namespaced\n  \
+         names: {kind: ServiceMonitor, listKind: ServiceMonitorList, plural: servicemonitors, singular: servicemonitor}\n  \
+         versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]",
+    )?;
+    let selected = eventually("a ServiceMonitor", SOON, || Ok(stage.admin(monitor).ok()))?;
+    assert_eq!(selected, "metallb monitoring");
+    // What it selects: a Service for each program, with that port.
+    let services = stage.admin(
+        "kubectl get services -n metallb-system -l app=metallb -o jsonpath='{.items[*].spec.ports[*].name}'",
+    )?;
+    assert_eq!(services, "monitoring monitoring");
+    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
+    Ok(())
+}
+
+fn what_users_wrote_outlives_the_stack(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply_pool("kept", "192.168.50.50-192.168.50.59")?;
+    stage.apply_service("kept", "web", "", "")?;
+    let address = stage.address("kept")?;
+    stage.admin("kubectl delete loadbalancerstack default --cascade=foreground --timeout=60s")?;
+    eventually("the workloads to go", EVENTUALLY, || {
+        let left = stage.admin("kubectl get deployments,daemonsets,pods,serviceaccounts -n metallb-system -l app=metallb -o name")?;
+        Ok(left.is_empty().then_some(()))
+    })?;
+    stage.admin("kubectl get ipaddresspool/kept l2advertisement/kept -n metallb-system")?;
+    assert_eq!(stage.address_now("kept")?, address);
+    // And back, as if nothing had been.
+    stage.install_stack()?;
+    assert_eq!(stage.address_now("kept")?, address);
+
+    stage.admin("helm uninstall lb-operator --wait")?;
+    stage
+        .admin("kubectl get loadbalancerstack default && kubectl get daemonset speaker -n metallb-system")?;
     Ok(())
 }
 
