@@ -269,6 +269,8 @@ impl Leading {
             self.cleared.insert(key.clone());
             self.dirty.insert(key);
         }
+        // Other pools may be for them now.
+        self.dirty.extend(index.services.keys().cloned());
         // What was of no pool may be of one now, and be shown still by a Service that lost it.
         for (key, service) in &index.services {
             self.leave(key, service);
@@ -308,8 +310,8 @@ impl Leading {
                 false
             }
             Role::Ours(request) => match (self.allocator.assignment(&holder).cloned(), request) {
-                (Some(has), Ok(request)) => self.keep(&holder, &has, request),
-                (None, Ok(request)) => self.adopt(key, service, request),
+                (Some(has), Ok(request)) => self.keep(index, key, service, &has, request),
+                (None, Ok(request)) => self.adopt(index, key, service, request),
                 // An address is not lost by a slip of the pen: what cannot be understood is told, and changes nothing.
                 (Some(_), Err(reason)) => {
                     self.complain(key, service, reason, Report::invalid_request);
@@ -334,11 +336,20 @@ impl Leading {
     }
 
     /// A Service that has something keeps it, or the part of it that it still wants. Returns whether it wants another.
-    fn keep(&mut self, holder: &Holder, has: &Assignment, request: &Request) -> bool {
+    fn keep(
+        &mut self,
+        index: &Index,
+        key: &Key,
+        service: &Service,
+        has: &Assignment,
+        request: &Request,
+    ) -> bool {
+        let holder = &Holder::Service(key.clone());
+        if !self.may_keep(index, key, service, &has.pool) {
+            return true;
+        }
         if request.is_met_by(&has.addresses, &has.pool) {
-            if let Holder::Service(key) = holder {
-                self.told.remove(key);
-            }
+            self.told.remove(key);
             return false;
         }
         self.allocator.release(holder);
@@ -349,12 +360,13 @@ impl Leading {
 
     /// A Service that has nothing, as far as we know, keeps what its status shows, if it may. Returns whether it wants
     /// something else.
-    fn adopt(&mut self, key: &Key, service: &Service, request: &Request) -> bool {
+    fn adopt(&mut self, index: &Index, key: &Key, service: &Service, request: &Request) -> bool {
         let status = request.families.among(&service.status.addresses);
         if status.is_empty() {
             return true;
         }
         match self.take_on(key, service, status) {
+            Ok(has) if !self.may_keep(index, key, service, &has.pool) => true,
             Ok(has) if request.is_met_by(&has.addresses, &has.pool) => {
                 self.told.remove(key);
                 false
@@ -364,11 +376,29 @@ impl Leading {
                 true
             }
             Err(reason) => {
-                if self.cleared.insert(key.clone()) {
-                    self.reports.push(Report::cleared(key, service, &reason));
-                }
+                self.clear(key, service, &reason);
                 true
             }
+        }
+    }
+
+    /// Whether the pool that a Service has addresses of is for it still; if not, it has them no longer.
+    fn may_keep(&mut self, index: &Index, key: &Key, service: &Service, pool: &str) -> bool {
+        if self.allocator.admits(pool, &index.chosen(key, service)) {
+            return true;
+        }
+        let reason = Rejection::NotChosen {
+            pool: pool.to_owned(),
+        };
+        self.clear(key, service, &reason);
+        self.allocator.release(&Holder::Service(key.clone()));
+        false
+    }
+
+    /// Tells a Service, once, that it loses what it has.
+    fn clear(&mut self, key: &Key, service: &Service, reason: &Rejection) {
+        if self.cleared.insert(key.clone()) {
+            self.reports.push(Report::cleared(key, service, reason));
         }
     }
 
@@ -395,13 +425,17 @@ impl Leading {
         self.unleave(key);
         let holder = Holder::Service(key.clone());
         let result = match request {
-            Ok(request) => self.allocator.assign(&holder, request).map(drop),
+            Ok(request) => {
+                let chosen = index.chosen(key, service);
+                self.allocator.assign(&holder, request, &chosen).map(drop)
+            }
             Err(reason) => Err(reason.clone()),
         };
         self.leave(key, service);
         match result {
             Ok(()) => {
                 self.told.remove(key);
+                self.cleared.remove(key);
                 true
             }
             Err(reason) => {

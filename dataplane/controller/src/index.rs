@@ -9,8 +9,9 @@ use lb_crds::selector::validate;
 use lb_crds::{AddressRange, IPAddressPool, IPAddressPoolSpec, L2Advertisement};
 use lb_daemon::Key;
 use lb_daemon::watch::Change;
-use lb_ipam::{Candidate, PoolError, PoolSpec, Range};
+use lb_ipam::{Access, Candidate, PoolError, PoolSpec, Range};
 
+use crate::allocation::{Allocation, Labels};
 use crate::service::{Role, Service};
 
 /// Services, pools and advertisements.
@@ -23,6 +24,8 @@ pub struct Index {
     pub pools: BTreeMap<String, Pool>,
     /// L2Advertisements.
     pub advertisements: BTreeMap<Key, Advertisement>,
+    /// The labels of namespaces that have any.
+    namespaces: BTreeMap<String, Labels>,
     /// Services that a listing under way has delivered so far.
     listing: Option<BTreeSet<Key>>,
 }
@@ -34,8 +37,8 @@ pub struct Pool {
     pub object: ObjectRef,
     /// What is offered to the allocator.
     pub candidate: Candidate,
-    /// Whether its `serviceAllocation` limits who may use it.
-    pub restricted: bool,
+    /// Which Services it is for, where it is not for everybody.
+    pub allocation: Option<Allocation>,
     /// What its status says: IPv4 and IPv6 assigned, IPv4 and IPv6 available; none when it has no status.
     pub counts: Option<[i64; 4]>,
     /// The conditions of its status.
@@ -148,7 +151,7 @@ impl Index {
                     (
                         pool.candidate.spec.clone(),
                         pool.object.generation,
-                        pool.restricted,
+                        pool.allocation.clone(),
                     )
                 };
                 let changed = before.map(offer) != Some(offer(&pool));
@@ -168,7 +171,7 @@ impl Index {
                 let pool = Pool {
                     object: ObjectRef::default(),
                     candidate,
-                    restricted: false,
+                    allocation: None,
                     counts: None,
                     conditions: Vec::new(),
                 };
@@ -176,6 +179,40 @@ impl Index {
                 changed
             }
             Change::Synced => false,
+        }
+    }
+
+    /// Takes in a change of namespaces. Returns whether pools may be for other Services now.
+    pub fn namespace(&mut self, change: Change<v1::Namespace>) -> bool {
+        let changed = match change {
+            Change::Apply(object) => {
+                let name = object.metadata.name.unwrap_or_default();
+                let labels = object.metadata.labels.unwrap_or_default();
+                if labels.is_empty() {
+                    self.namespaces.remove(&name).is_some()
+                } else {
+                    self.namespaces.insert(name, labels.clone()) != Some(labels)
+                }
+            }
+            Change::Delete(key) => self.namespaces.remove(&key.name).is_some(),
+            // What is known of it holds: its Services keep what they have.
+            Change::Invalid { .. } | Change::Synced => false,
+        };
+        let mut allocations = self.pools.values().filter_map(|pool| pool.allocation.as_ref());
+        changed && allocations.any(Allocation::looks_at_namespaces)
+    }
+
+    /// For a Service: whether a pool that is not for everybody is for it.
+    pub fn chosen<'a>(&'a self, key: &'a Key, service: &'a Service) -> impl Fn(&str) -> bool + 'a {
+        move |pool| {
+            let allocation = self.pools.get(pool).and_then(|pool| pool.allocation.as_ref());
+            allocation.is_none_or(|allocation| {
+                allocation.chooses(
+                    &key.namespace,
+                    self.namespaces.get(&key.namespace),
+                    &service.labels,
+                )
+            })
         }
     }
 
@@ -234,7 +271,7 @@ impl Pool {
                 found_invalid,
                 created: created.map_or(0, |time| time.0.as_second()),
             },
-            restricted: object.spec.service_allocation.is_some(),
+            allocation: object.spec.service_allocation.as_ref().map(Allocation::read),
             counts: status.map(|status| {
                 [
                     status.assigned_ipv4,
@@ -257,13 +294,38 @@ fn pool_spec(name: String, spec: &IPAddressPoolSpec) -> Result<PoolSpec, PoolErr
         });
         ranges.push(range.map_err(|reason| PoolError::Entry { index, reason })?);
     }
+    let access = match &spec.service_allocation {
+        None => Access::Everybody,
+        Some(allocation) => {
+            let lists = [
+                (
+                    "spec.serviceAllocation.namespaceSelectors",
+                    &allocation.namespace_selectors,
+                ),
+                (
+                    "spec.serviceAllocation.serviceSelectors",
+                    &allocation.service_selectors,
+                ),
+            ];
+            if let Some(error) = lists
+                .into_iter()
+                .find_map(|(field, selectors)| selector_error(field, selectors))
+            {
+                return Err(PoolError::Selector(error));
+            }
+            // A negative number is no priority, and is tried last like none.
+            let priority = allocation.priority.unwrap_or_default().max(0);
+            Access::Chosen {
+                priority: u32::try_from(priority).unwrap_or(u32::MAX),
+            }
+        }
+    };
     Ok(PoolSpec {
         name,
         ranges,
-        // `serviceAllocation` is not in force yet. To ignore it would give addresses to Services that must not have
-        // them; so such a pool serves only those that ask for it by name.
-        auto_assign: spec.auto_assign && spec.service_allocation.is_none(),
+        auto_assign: spec.auto_assign,
         avoid_buggy_ips: spec.avoid_buggy_ips,
+        access,
     })
 }
 

@@ -3,6 +3,7 @@
 //! [`watch`] → [`index`] → [`decide`] → [`write`]. All but `watch`, the sending in `write`, and this file are without
 //! I/O. Several replicas run; one leads and writes, the others watch everything and are ready at once.
 
+pub mod allocation;
 pub mod args;
 pub mod decide;
 pub mod flight;

@@ -135,6 +135,7 @@ mod tests {
             ],
             auto_assign: true,
             avoid_buggy_ips: false,
+            access: lb_ipam::Access::Everybody,
         };
         let candidate = Candidate {
             spec: Ok(spec),

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
 use lb_crds::{IPAddressPool, L2Advertisement};
 use lb_daemon::events::Events;
@@ -60,6 +60,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
 enum Input {
     Leads(bool),
     Service(Box<Change<Service>>),
+    Namespace(Change<Namespace>),
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
     Written(Box<(Write, Outcome)>),
@@ -75,6 +76,7 @@ struct Controller {
     leads: bool,
     listed: Listed,
     services: BoxStream<'static, Change<Service>>,
+    namespaces: BoxStream<'static, Change<Namespace>>,
     pools: BoxStream<'static, Change<IPAddressPool>>,
     advertisements: BoxStream<'static, Change<L2Advertisement>>,
     writes: FuturesUnordered<BoxFuture<'static, (Write, Outcome)>>,
@@ -87,16 +89,18 @@ struct Controller {
 /// What has been listed completely. Nothing is decided before all of it has.
 struct Listed {
     services: bool,
+    namespaces: bool,
     pools: bool,
     advertisements: bool,
     services_gate: Gate,
+    namespaces_gate: Gate,
     pools_gate: Gate,
     advertisements_gate: Gate,
 }
 
 impl Listed {
     fn all(&self) -> bool {
-        self.services && self.pools && self.advertisements
+        self.services && self.namespaces && self.pools && self.advertisements
     }
 }
 
@@ -114,13 +118,16 @@ impl Controller {
             leads: false,
             listed: Listed {
                 services: false,
+                namespaces: false,
                 pools: false,
                 advertisements: false,
                 services_gate: context.health.gate("services"),
+                namespaces_gate: context.health.gate("namespaces"),
                 pools_gate: context.health.gate("pools"),
                 advertisements_gate: context.health.gate("advertisements"),
             },
             services: watch::services(client),
+            namespaces: watch::namespaces(client),
             pools: watch::pools(client, namespace),
             advertisements: watch::advertisements(client, namespace),
             writes: FuturesUnordered::new(),
@@ -168,6 +175,7 @@ impl Controller {
     async fn next(&mut self) -> Input {
         tokio::select! {
             Some(change) = self.services.next() => Input::Service(Box::new(change)),
+            Some(change) = self.namespaces.next() => Input::Namespace(change),
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
@@ -193,6 +201,17 @@ impl Controller {
                 if listed {
                     self.listed.services = true;
                     self.listed.services_gate.open();
+                }
+            }
+            Input::Namespace(change) => {
+                if matches!(change, Change::Synced) {
+                    self.listed.namespaces = true;
+                    self.listed.namespaces_gate.open();
+                }
+                if self.index.namespace(change)
+                    && let Some(leading) = &mut self.leading
+                {
+                    leading.pools_changed();
                 }
             }
             Input::Pool(change) => {

@@ -11,6 +11,8 @@ use lb_crds::names::{
 use lb_ipam::request::Words;
 use lb_ipam::{Addresses, DualStack, Families, Rejection, Request};
 
+use crate::allocation::Labels;
+
 /// What the controller knows of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Service {
@@ -20,6 +22,8 @@ pub struct Service {
     pub version: String,
     /// When it was created, in seconds since 1970: who waits longest is served first.
     pub created: i64,
+    /// Its labels, by which pools choose.
+    pub labels: Labels,
     /// What it is to us.
     pub role: Role,
     /// What its status says.
@@ -87,6 +91,7 @@ impl Service {
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second()),
+            labels: metadata.labels.clone().unwrap_or_default(),
             role,
             status,
             pool: pool.or(old_pool).cloned(),

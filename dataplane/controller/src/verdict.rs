@@ -127,17 +127,19 @@ fn subject<'a>(index: &'a Index, allocator: &Allocator<Holder>, target: &Target)
 fn pool<'a>(index: &'a Index, allocator: &Allocator<Holder>, name: &str) -> Option<Subject<'a>> {
     let pool = index.pools.get(name)?;
     let (valid, reason, message, counts) = match allocator.pool(name)? {
-        Ok(_) if pool.restricted => (
+        Ok(_) => (
             true,
-            "NotAssignedAutomatically",
-            "spec.serviceAllocation is not in force in this version: only Services that ask for this pool, or for one of \
-             its addresses, get one"
-                .to_owned(),
+            "Accepted",
+            "Services can get addresses of this pool".to_owned(),
             None,
         ),
-        Ok(_) => (true, "Accepted", "Services can get addresses of this pool".to_owned(), None),
         // What Services have of it they keep; see the allocator.
-        Err(error) => (false, error.word(), error.to_string(), Some(kept(allocator, name))),
+        Err(error) => (
+            false,
+            error.word(),
+            error.to_string(),
+            Some(kept(allocator, name)),
+        ),
     };
     let counts = counts.or_else(|| {
         let pool = allocator.pool(name)?.ok()?;

@@ -1,8 +1,8 @@
-//! What the controller watches: Services everywhere, pools and advertisements in the stack's namespace.
+//! What the controller watches: Services everywhere, namespaces, pools and advertisements in the stack's namespace.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use lb_crds::{IPAddressPool, L2Advertisement};
@@ -11,6 +11,12 @@ use lb_daemon::watch::{Change, watch};
 /// Services of all namespaces and types: one that stops being a load balancer has to be seen.
 #[must_use]
 pub fn services(client: &Client) -> BoxStream<'static, Change<Service>> {
+    watch(Api::all(client.clone()), Config::default()).boxed()
+}
+
+/// Namespaces, for their labels.
+#[must_use]
+pub fn namespaces(client: &Client) -> BoxStream<'static, Change<Namespace>> {
     watch(Api::all(client.clone()), Config::default()).boxed()
 }
 

@@ -229,25 +229,6 @@ fn a_pool_under_a_new_name_keeps_its_services() {
 }
 
 #[test]
-fn a_pool_with_service_allocation_serves_only_those_that_name_it() {
-    let limited = json!({ "spec": { "serviceAllocation": { "namespaces": ["team"] } } });
-    let mut cluster = Cluster::new([
-        mk_pool("limited", &["10.0.0.0/30"], limited),
-        mk_service("a", json!({})),
-    ]);
-    cluster.add(mk_service(
-        "b",
-        annotated(&[("metallb.io/address-pool", "limited")]),
-    ));
-    assert_eq!((cluster.address("a"), cluster.address("b")), ("", "10.0.0.0"));
-    assert!(
-        cluster
-            .condition(&pool("limited"))
-            .starts_with("Valid=True NotAssignedAutomatically")
-    );
-}
-
-#[test]
 fn a_pools_status_counts_what_is_assigned_and_available() {
     let mut cluster = Cluster::new([mk_pool("p", &["10.0.0.0/30", "fd00::/64"], json!({}))]);
     cluster.add(mk_service("a", json!({})));

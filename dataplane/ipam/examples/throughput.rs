@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_ipam::{Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
+use lb_ipam::{Access, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
 
 fn main() {
     println!("{:>14} {:>9} {:>14}", "pool", "in use", "pairs/s");
@@ -29,6 +29,7 @@ fn main() {
             ranges: vec![Range::of_net(net.parse().unwrap())],
             auto_assign: true,
             avoid_buggy_ips: true,
+            access: Access::Everybody,
         };
         let candidate = Candidate {
             spec: Ok(spec),
@@ -42,7 +43,7 @@ fn main() {
             wish: Wish::Any,
         };
         for service in 0..in_use {
-            ipam.assign(&service, &request).unwrap();
+            ipam.assign(&service, &request, &|_| true).unwrap();
         }
         // Release somewhere, assign the first free, all over the pool.
         let rounds = 1_000_000u32;
@@ -50,7 +51,7 @@ fn main() {
         for round in 0..rounds {
             let service = round.wrapping_mul(2_654_435_761) % in_use;
             ipam.release(&service);
-            ipam.assign(&service, &request).unwrap();
+            ipam.assign(&service, &request, &|_| true).unwrap();
         }
         let rate = f64::from(rounds) / start.elapsed().as_secs_f64();
         println!("{net:>14} {in_use:>9} {rate:>14.0}");

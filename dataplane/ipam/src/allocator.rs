@@ -1,7 +1,8 @@
 //! Who has what. Two maps that are each other's inverse, and the use of each pool.
 //!
-//! `S` names a Service; the allocator knows nothing else about it. Pools are tried in order of name, so that the same
-//! cluster always comes to the same addresses.
+//! `S` names a Service; the allocator knows nothing else about it. Pools are tried in a fixed order, so that the same
+//! cluster always comes to the same addresses: first those that are for some Services only, by priority, then those for
+//! everybody; among equals by name.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addresses::Addresses;
-use crate::pool::{Pool, PoolSpec};
+use crate::pool::{Access, Pool, PoolSpec};
 use crate::pools::{Candidate, PoolError, Ranges, judge};
 use crate::range::Family;
 use crate::reason::{Rejection, Use};
@@ -143,18 +144,25 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         self.pool_of(address).is_ok()
     }
 
-    /// Gives a Service what it asks for. What it had is released first, unless that is what it asks for.
+    /// Gives a Service what it asks for. What it had is released first, unless that is what it asks for. `chosen` says of
+    /// a pool that is not for everybody, by name, whether it is for this Service.
     ///
     /// # Errors
     /// When it cannot be given; the Service then has nothing.
-    pub fn assign(&mut self, service: &S, request: &Request) -> Result<Assignment, Rejection> {
+    pub fn assign(
+        &mut self,
+        service: &S,
+        request: &Request,
+        chosen: Chosen<'_>,
+    ) -> Result<Assignment, Rejection> {
         if let Some(has) = self.assignments.get(service)
             && request.is_met_by(&has.addresses, &has.pool)
+            && self.admits(&has.pool, chosen)
         {
             return Ok(has.clone());
         }
         self.release(service);
-        let assignment = self.choose(service, request)?;
+        let assignment = self.choose(service, request, chosen)?;
         self.record(service, &assignment);
         Ok(assignment)
     }
@@ -209,10 +217,24 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         self.assignments.insert(service.clone(), assignment.clone());
     }
 
-    fn choose(&self, service: &S, request: &Request) -> Result<Assignment, Rejection> {
+    /// Whether a Service may use a pool. An invalid pool shuts nobody out of what they have.
+    #[must_use]
+    pub fn admits(&self, pool: &str, chosen: Chosen<'_>) -> bool {
+        match self.pools.get(pool) {
+            Some(Ok(pool)) => admits(pool, chosen),
+            Some(Err(_)) | None => true,
+        }
+    }
+
+    fn choose(&self, service: &S, request: &Request, chosen: Chosen<'_>) -> Result<Assignment, Rejection> {
         match &request.wish {
             Wish::Addresses { addresses, pool } => {
                 let actual = self.check(service, addresses)?;
+                if !self.admits(&actual, chosen) {
+                    return Err(Rejection::NotChosen {
+                        pool: actual.to_string(),
+                    });
+                }
                 match pool {
                     Some(pool) if **pool != *actual => Err(Rejection::OtherPool {
                         addresses: *addresses,
@@ -231,32 +253,35 @@ impl<S: Clone + Ord + Display> Allocator<S> {
                     pool: name.clone(),
                     reason: error.to_string(),
                 }),
+                Some(Ok(pool)) if !admits(pool, chosen) => Err(Rejection::NotChosen { pool: name.clone() }),
                 Some(Ok(pool)) => self
-                    .first_free(std::iter::once(pool), request.families)
+                    .first_free(&[pool], request.families)
                     .ok_or_else(|| why_not(pool, request.families)),
             },
-            Wish::Any => self
-                .first_free(self.auto_pools(), request.families)
-                .ok_or_else(|| self.why_none(request.families)),
+            Wish::Any => {
+                let pools = self.auto_pools(chosen);
+                self.first_free(&pools, request.families)
+                    .ok_or_else(|| self.why_none(&pools, request.families))
+            }
         }
     }
 
-    fn auto_pools(&self) -> impl Iterator<Item = &Pool> + Clone {
-        self.pools
-            .values()
-            .flatten()
-            .filter(|pool| pool.spec().auto_assign)
+    /// The pools that a Service can get an address from without asking for one, in the order in which they are tried.
+    fn auto_pools(&self, chosen: Chosen<'_>) -> Vec<&Pool> {
+        let pools = self.pools.values().flatten();
+        let mut pools: Vec<_> = pools
+            .filter(|pool| pool.spec().auto_assign && admits(pool, chosen))
+            .collect();
+        // By name already; the sort is stable.
+        pools.sort_by_key(|pool| pool.spec().access.rank());
+        pools
     }
 
     /// The first free addresses of the first pool that has them. A better combination of families in a later pool wins
     /// over a worse one in an earlier pool.
-    fn first_free<'a>(
-        &self,
-        pools: impl Iterator<Item = &'a Pool> + Clone,
-        families: Families,
-    ) -> Option<Assignment> {
+    fn first_free(&self, pools: &[&Pool], families: Families) -> Option<Assignment> {
         families.choices().into_iter().find_map(|choice| {
-            pools.clone().find_map(|pool| {
+            pools.iter().find_map(|pool| {
                 let free = choice.iter().map(|family| self.first_unowned(pool, *family));
                 let addresses = free.collect::<Option<Addresses>>()?;
                 Some(Assignment {
@@ -274,14 +299,24 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         Some(address)
     }
 
-    fn why_none(&self, families: Families) -> Rejection {
-        let of_family = self.auto_pools().filter(|pool| lacks(pool, families).is_none());
+    fn why_none(&self, pools: &[&Pool], families: Families) -> Rejection {
+        let of_family = pools.iter().filter(|pool| lacks(pool, families).is_none());
         let full: Vec<_> = of_family.map(|pool| Use::of(pool, families)).collect();
         if !full.is_empty() {
             return Rejection::Exhausted(full);
         }
-        if self.auto_pools().next().is_some() {
+        if !pools.is_empty() {
             return Rejection::NoFamily(families);
+        }
+        let mut for_others = self
+            .pools
+            .values()
+            .flatten()
+            .filter(|pool| pool.spec().auto_assign);
+        if let Some(pool) = for_others.next() {
+            return Rejection::ChosenByNone {
+                pool: pool.spec().name.clone(),
+            };
         }
         if self.pools.values().any(Result::is_ok) {
             return Rejection::NoAutoAssign;
@@ -335,6 +370,16 @@ impl<S: Clone + Ord + Display> Allocator<S> {
             }),
             Some(Err(_)) | None => Err(Rejection::NotInAnyPool(address)),
         }
+    }
+}
+
+/// Whether a pool that is not for everybody, by name, is for the Service in question.
+pub type Chosen<'a> = &'a dyn Fn(&str) -> bool;
+
+fn admits(pool: &Pool, chosen: Chosen<'_>) -> bool {
+    match pool.spec().access {
+        Access::Everybody => true,
+        Access::Chosen { .. } => chosen(&pool.spec().name),
     }
 }
 

@@ -14,8 +14,7 @@
 //! | [`reason`] | every reason not to give it, in words |
 //! | [`allocator`] | who has what: assign, adopt, release |
 //!
-//! Not here yet: sharing an address by key, and `serviceAllocation` of a pool. The places for them are the owner of an
-//! address in [`allocator`] and the choice of pools there.
+//! Not here yet: sharing an address by key. The place for it is the owner of an address in [`allocator`].
 
 pub mod addresses;
 pub mod allocator;
@@ -27,8 +26,8 @@ pub mod reason;
 pub mod request;
 
 pub use addresses::Addresses;
-pub use allocator::{Allocator, Assignment, Changed, Cleared};
-pub use pool::{Pool, PoolSpec};
+pub use allocator::{Allocator, Assignment, Changed, Chosen, Cleared};
+pub use pool::{Access, Pool, PoolSpec};
 pub use pools::{Candidate, PoolError};
 pub use range::{Family, Range};
 pub use reason::Rejection;

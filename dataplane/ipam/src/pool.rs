@@ -21,6 +21,31 @@ pub struct PoolSpec {
     pub auto_assign: bool,
     /// Whether IPv4 addresses that end in .0 or .255 are left out.
     pub avoid_buggy_ips: bool,
+    /// Who may use it.
+    pub access: Access,
+}
+
+/// Who may use a pool. A pool for some is tried before those for everybody.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Access {
+    /// Every Service.
+    #[default]
+    Everybody,
+    /// The Services that its `serviceAllocation` chooses.
+    Chosen {
+        /// Pools of a lower number are tried first, those without one (0) last.
+        priority: u32,
+    },
+}
+
+impl Access {
+    /// Where the pool stands among those that a Service may use.
+    pub(crate) fn rank(self) -> (bool, u32) {
+        match self {
+            Self::Chosen { priority } => (false, priority.checked_sub(1).unwrap_or(u32::MAX)),
+            Self::Everybody => (true, 0),
+        }
+    }
 }
 
 /// A valid pool and its use.
@@ -254,6 +279,7 @@ mod tests {
             ranges: ranges.iter().map(range).collect(),
             auto_assign: true,
             avoid_buggy_ips,
+            access: Access::Everybody,
         })
     }
 

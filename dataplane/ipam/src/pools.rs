@@ -66,6 +66,9 @@ pub enum PoolError {
         "spec.avoidBuggyIPs leaves no address of spec.addresses: add addresses that end in neither .0 nor .255"
     )]
     NothingLeft,
+    /// A selector of its `serviceAllocation` says nothing; the text names the field.
+    #[error("{0}")]
+    Selector(String),
     /// The object does not have the shape of a pool.
     #[error("the object cannot be read: {0}: correct it, or update the CustomResourceDefinition")]
     Unreadable(String),
@@ -79,6 +82,7 @@ impl PoolError {
             Self::NoAddresses | Self::NothingLeft => "NoAddresses",
             Self::Entry { .. } => "InvalidAddresses",
             Self::OverlapsItself { .. } | Self::Overlaps { .. } => "OverlappingAddresses",
+            Self::Selector(_) => "InvalidSelector",
             Self::Unreadable(_) => "Unreadable",
         }
     }

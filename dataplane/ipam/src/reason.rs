@@ -134,6 +134,24 @@ pub enum Rejection {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// The pool is for other Services.
+    #[error(
+        "pool {pool} not compatible for ip assignment: its spec.serviceAllocation does not choose this Service: ask for \
+         another pool, or change the pool's namespaces and selectors, or the labels that they look at"
+    )]
+    NotChosen {
+        /// The pool.
+        pool: String,
+    },
+    /// Every pool that assigns by itself is for other Services.
+    #[error(
+        "no available IPs: no pool with autoAssign is for this Service: pool {pool:?} and the others have a \
+         spec.serviceAllocation that does not choose it: change one, or add a pool without it"
+    )]
+    ChosenByNone {
+        /// The first of them.
+        pool: String,
+    },
     /// The pool has no addresses of the family.
     #[error(
         "no available IPs in pool {pool} for {families} IPFamily: it has no addresses of that family: add some, or change \
@@ -217,7 +235,10 @@ impl Rejection {
             | Self::WrongFamily { .. } => "invalidRequest",
             Self::NotInAnyPool(_) | Self::Avoided { .. } | Self::TwoPools { .. } => "addressNotAllowed",
             Self::Taken { .. } => "addressTaken",
-            Self::OtherPool { .. } | Self::UnknownPool(_) => "noMatchingPool",
+            Self::OtherPool { .. }
+            | Self::UnknownPool(_)
+            | Self::NotChosen { .. }
+            | Self::ChosenByNone { .. } => "noMatchingPool",
             Self::InvalidPool { .. } | Self::OnlyInvalidPools { .. } => "invalidPool",
             Self::PoolLacksFamily { .. } | Self::NoFamily(_) => "noPoolOfFamily",
             Self::PoolExhausted { .. } | Self::Exhausted(_) => "exhausted",

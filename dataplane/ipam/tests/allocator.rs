@@ -2,7 +2,7 @@
 
 mod support;
 
-use lb_ipam::{Families, Family, Rejection};
+use lb_ipam::{Access, Families, Family, PoolSpec, Rejection};
 use support::{Ipam, V4, V6, addresses, assign, auto, exactly, from, ip, mk_ipam, mk_pool, mk_pools, with};
 
 #[test]
@@ -131,7 +131,7 @@ fn without_a_valid_pool_the_reason_says_so() {
 
 #[test]
 fn the_numbers_of_a_full_pool_are_not_a_new_reason() {
-    let reason = |ipam: &mut Ipam| ipam.assign(&"late", &auto(V4)).unwrap_err();
+    let reason = |ipam: &mut Ipam| ipam.assign(&"late", &auto(V4), &|_| true).unwrap_err();
     let mut small = mk_ipam([mk_pool("a", &["10.0.0.0/32"])]);
     assign(&mut small, "x", &auto(V4));
     let before = reason(&mut small);
@@ -334,4 +334,54 @@ fn a_huge_pool_costs_what_its_assigned_addresses_cost() {
     );
     assert_eq!(assign(&mut ipam, "b", &auto(V4)), "v4: [\"10.0.0.0\"]");
     assert_eq!(assign(&mut ipam, "c", &auto(V6)), "v6: [\"fd00::\"]");
+}
+
+fn chosen(priority: u32) -> impl FnOnce(&mut PoolSpec) {
+    move |spec| spec.access = Access::Chosen { priority }
+}
+
+#[test]
+fn pools_for_some_services_come_before_those_for_everybody_by_priority_and_then_by_name() {
+    let mut ipam = mk_ipam([
+        mk_pool("a-everybody", &["10.0.0.0/32"]),
+        with(mk_pool("b-last", &["10.0.1.0/32"]), chosen(0)),
+        with(mk_pool("c-second", &["10.0.2.0/32"]), chosen(50)),
+        with(mk_pool("d-first", &["10.0.3.0/32"]), chosen(1)),
+        with(mk_pool("e-second", &["10.0.4.0/32"]), chosen(50)),
+        with(mk_pool("f-not-mine", &["10.0.5.0/32"]), chosen(1)),
+    ]);
+    let mine = |pool: &str| pool != "f-not-mine";
+    let order: Vec<_> = ["1", "2", "3", "4", "5"]
+        .iter()
+        .map(|service| ipam.assign(service, &auto(V4), &mine).unwrap().pool.to_string())
+        .collect();
+    assert_eq!(
+        order,
+        ["d-first", "c-second", "e-second", "b-last", "a-everybody"]
+    );
+    let full = ipam.assign(&"6", &auto(V4), &mine).unwrap_err().to_string();
+    assert!(
+        !full.contains("f-not-mine"),
+        "another's pool is no way out: {full}"
+    );
+}
+
+#[test]
+fn a_pool_for_others_is_refused_by_pool_by_address_and_by_default() {
+    let mut ipam = mk_ipam([with(mk_pool("theirs", &["10.0.0.0/30"]), chosen(0))]);
+    let nobody = |_: &str| false;
+    for request in [
+        from("theirs"),
+        exactly(&["10.0.0.1"], None),
+        exactly(&["10.0.0.1"], Some("theirs")),
+    ] {
+        let error = ipam.assign(&"x", &request, &nobody).unwrap_err().to_string();
+        assert!(
+            error.starts_with("pool theirs not compatible for ip assignment"),
+            "{error}"
+        );
+    }
+    let error = ipam.assign(&"x", &auto(V4), &nobody).unwrap_err().to_string();
+    assert!(error.contains("serviceAllocation"), "{error}");
+    assert!(ipam.assignment(&"x").is_none());
 }

@@ -6,7 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use lb_ipam::{Addresses, Candidate, PoolSpec, Range, Request, Wish};
+use lb_ipam::{Access, Addresses, Candidate, PoolSpec, Range, Request, Wish};
 use proptest::prelude::*;
 use support::{Ipam, V4, auto, from};
 
@@ -88,7 +88,7 @@ proptest! {
                         .filter_map(|(_, pool)| pool.ok())
                         .filter(|pool| pool.spec().auto_assign)
                         .find_map(|pool| model.first_free(pool.spec()));
-                    let given = ipam.assign(&service, &auto(V4)).ok();
+                    let given = ipam.assign(&service, &auto(V4), &|_| true).ok();
                     match has {
                         Some(has) => prop_assert_eq!(given, Some(has)),
                         None => prop_assert_eq!(given.and_then(|given| given.addresses.iter().next()), lowest),
@@ -103,7 +103,7 @@ proptest! {
                         Some(Ok(pool)) => without.first_free(pool.spec()),
                         Some(Err(_)) | None => None,
                     };
-                    let given = ipam.assign(&service, &from(pool)).ok();
+                    let given = ipam.assign(&service, &from(pool), &|_| true).ok();
                     match has {
                         Some(has) => prop_assert_eq!(given, Some(has)),
                         None => prop_assert_eq!(given.and_then(|given| given.addresses.iter().next()), lowest),
@@ -120,7 +120,7 @@ proptest! {
                         .filter_map(|(_, pool)| pool.ok())
                         .any(|pool| Model::scan(pool.spec()).contains(&address));
                     let kept = had.is_some_and(|had| had.addresses == addresses);
-                    prop_assert_eq!(ipam.assign(&service, &request).is_ok(), kept || (exists && !taken));
+                    prop_assert_eq!(ipam.assign(&service, &request, &|_| true).is_ok(), kept || (exists && !taken));
                 }
                 Step::Adopt(service, n, pool) => {
                     let (service, address) = (SERVICES[service], nth(u32::from(n)));
@@ -141,7 +141,7 @@ proptest! {
                             let first = u32::from(first);
                             let range = Range::new(nth(first), nth(first + u32::from(len))).unwrap();
                             let ranges = vec![range];
-                            let spec = Ok(PoolSpec { name: name.clone(), ranges, auto_assign, avoid_buggy_ips });
+                            let spec = Ok(PoolSpec { name: name.clone(), ranges, auto_assign, avoid_buggy_ips, access: Access::Everybody });
                             let candidate = Candidate { spec, found_invalid: false, created: 0 };
                             model.candidates.insert(name, candidate);
                         }

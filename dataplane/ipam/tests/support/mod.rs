@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use lb_ipam::{Addresses, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
+use lb_ipam::{Access, Addresses, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
 
 pub(crate) type Ipam = Allocator<&'static str>;
 
@@ -36,6 +36,7 @@ pub(crate) fn mk_pool(name: &str, ranges: &[&str]) -> Candidate {
             ranges: ranges.iter().map(|text| range(text)).collect(),
             auto_assign: true,
             avoid_buggy_ips: false,
+            access: Access::Everybody,
         }),
         found_invalid: false,
         created: 0,
@@ -96,7 +97,7 @@ pub(crate) fn exactly(list: &[&str], pool: Option<&str>) -> Request {
 
 /// What an assignment gives, in words: `pool: addresses`, or the reason.
 pub(crate) fn assign(ipam: &mut Ipam, service: &'static str, request: &Request) -> String {
-    match ipam.assign(&service, request) {
+    match ipam.assign(&service, request, &|_| true) {
         Ok(assignment) => format!("{}: {}", assignment.pool, assignment.addresses),
         Err(reason) => reason.to_string(),
     }

@@ -1,0 +1,157 @@
+//! `serviceAllocation`: which Services a pool is for, and in which order pools are tried.
+
+mod support;
+
+use k8s_openapi::api::core::v1::Namespace;
+use lb_daemon::Key;
+use lb_daemon::watch::Change;
+use serde_json::{Value, json};
+use support::{Cluster, annotated, mk_pool, mk_service, pool, service};
+
+fn allocated(allocation: Value) -> Value {
+    json!({ "spec": { "serviceAllocation": allocation } })
+}
+
+fn labelled(labels: Value) -> Value {
+    json!({ "metadata": { "labels": labels } })
+}
+
+/// The namespace of all Services here gets labels.
+fn label_namespace(cluster: &mut Cluster, labels: Value) {
+    let object = json!({ "metadata": { "name": "default", "labels": labels } });
+    let change = Change::Apply(serde_json::from_value::<Namespace>(object).unwrap());
+    if cluster.index.namespace(change)
+        && let Some(leading) = &mut cluster.leading
+    {
+        leading.pools_changed();
+    }
+    cluster.settle();
+}
+
+#[test]
+fn a_pool_for_a_namespace_is_tried_first_and_serves_no_other() {
+    let mut cluster = Cluster::new([
+        mk_pool("a-general", &["10.0.0.0/30"], json!({})),
+        mk_pool(
+            "b-mine",
+            &["10.0.1.0/30"],
+            allocated(json!({ "namespaces": ["default"] })),
+        ),
+        mk_pool(
+            "c-theirs",
+            &["10.0.2.0/30"],
+            allocated(json!({ "namespaces": ["other"] })),
+        ),
+        mk_service("any", json!({})),
+    ]);
+    cluster.settle();
+    assert_eq!(
+        (cluster.address("any"), cluster.pool_of("any")),
+        ("10.0.1.0", "b-mine")
+    );
+    cluster.add(mk_service(
+        "asks",
+        annotated(&[("metallb.io/address-pool", "c-theirs")]),
+    ));
+    assert_eq!(cluster.address("asks"), "");
+    assert!(
+        cluster
+            .reason("asks")
+            .unwrap()
+            .starts_with("pool c-theirs not compatible for ip assignment")
+    );
+    cluster.add(mk_service(
+        "insists",
+        annotated(&[("metallb.io/loadBalancerIPs", "10.0.2.1")]),
+    ));
+    assert_eq!(cluster.address("insists"), "");
+}
+
+#[test]
+fn services_are_chosen_by_their_labels_and_served_once_they_have_them() {
+    let selector = json!({ "serviceSelectors": [{ "matchLabels": { "tier": "web" } }] });
+    let mut cluster = Cluster::new([mk_pool("web", &["10.0.0.0/30"], allocated(selector))]);
+    cluster.add(mk_service("plain", json!({})));
+    cluster.add(mk_service("fits", labelled(json!({ "tier": "web" }))));
+    assert_eq!(
+        (cluster.address("plain"), cluster.address("fits")),
+        ("", "10.0.0.0")
+    );
+    assert!(cluster.reason("plain").unwrap().contains("serviceAllocation"));
+    cluster.edit(&service("plain"), labelled(json!({ "tier": "web" })));
+    cluster.settle();
+    assert_eq!(cluster.address("plain"), "10.0.0.1");
+}
+
+#[test]
+fn a_namespace_that_gets_the_label_is_served() {
+    let selector = json!({ "namespaceSelectors": [{ "matchLabels": { "team": "x" } }] });
+    let mut cluster = Cluster::new([mk_pool("x", &["10.0.0.0/30"], allocated(selector))]);
+    cluster.add(mk_service("a", json!({})));
+    assert_eq!(cluster.address("a"), "");
+    label_namespace(&mut cluster, json!({ "team": "x" }));
+    assert_eq!(cluster.address("a"), "10.0.0.0");
+    // Labels that no pool looks at change nothing.
+    cluster.writes();
+    label_namespace(&mut cluster, json!({ "team": "x", "more": "1" }));
+    assert!(cluster.writes().is_empty());
+}
+
+#[test]
+fn who_is_no_longer_chosen_moves_and_is_told_why_once() {
+    let mut cluster = Cluster::new([
+        mk_pool("general", &["10.0.0.0/30"], json!({})),
+        mk_pool(
+            "mine",
+            &["10.0.1.0/30"],
+            allocated(json!({ "namespaces": ["default"] })),
+        ),
+    ]);
+    cluster.add(mk_service("a", json!({})));
+    assert_eq!(cluster.address("a"), "10.0.1.0");
+    cluster.events();
+    cluster.edit(&pool("mine"), allocated(json!({ "namespaces": ["other"] })));
+    cluster.settle();
+    assert_eq!(cluster.address("a"), "10.0.0.0");
+    let events = cluster.events();
+    let told = events
+        .iter()
+        .filter(|event| event.contains("ClearAssignment"))
+        .count();
+    assert_eq!(told, 1, "{events:?}");
+    assert!(events[0].contains("serviceAllocation"), "{events:?}");
+}
+
+#[test]
+fn a_pool_that_becomes_more_attractive_moves_nobody() {
+    let mut cluster = Cluster::new([mk_pool("general", &["10.0.0.0/30"], json!({}))]);
+    cluster.add(mk_service("a", json!({})));
+    cluster.add(mk_pool(
+        "mine",
+        &["10.0.1.0/30"],
+        allocated(json!({ "namespaces": ["default"], "priority": 1 })),
+    ));
+    assert_eq!(cluster.address("a"), "10.0.0.0");
+    let mut cluster = cluster.restarted();
+    cluster.settle();
+    assert_eq!(cluster.address("a"), "10.0.0.0", "nor does a restart");
+    assert!(cluster.writes().is_empty());
+}
+
+#[test]
+fn a_selector_that_says_nothing_is_named_and_disturbs_nobody() {
+    let nonsense = json!({ "serviceSelectors": [{ "matchLabels": { "not a key!": "x" } }] });
+    let mut cluster = Cluster::new([
+        mk_pool("bad", &["10.0.1.0/30"], allocated(nonsense)),
+        mk_pool("good", &["10.0.0.0/30"], json!({})),
+        mk_service("a", json!({})),
+    ]);
+    cluster.settle();
+    assert_eq!(cluster.address("a"), "10.0.0.0");
+    let condition = cluster.condition(&pool("bad"));
+    assert!(
+        condition.starts_with("Valid=False InvalidSelector: spec.serviceAllocation.serviceSelectors[0]"),
+        "{condition}"
+    );
+    assert!(cluster.index.services.contains_key(&Key::new("default", "a")));
+}
