@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_daemon::Key;
-use lb_ipam::{Addresses, Allocator, Assignment, Rejection, Request};
+use lb_ipam::{Addresses, Allocator, Assignment, Rejection, Request, Tenancy};
 
 use crate::flight::Flights;
 use crate::index::Index;
@@ -303,6 +303,7 @@ impl Leading {
             self.cleared.remove(key);
         }
         let before = self.kept_for(key);
+        let tenancy = self.allocator.tenancy(&holder).cloned();
         let wants = match &service.role {
             Role::Former => {
                 self.told.remove(key);
@@ -319,7 +320,8 @@ impl Leading {
                 }
                 (None, Err(reason)) => {
                     let status = service.status.addresses;
-                    let kept = !status.is_empty() && self.take_on(key, service, status).is_ok();
+                    let kept =
+                        !status.is_empty() && self.take_on(key, service, status, Tenancy::Alone).is_ok();
                     if kept {
                         self.complain(key, service, reason, Report::invalid_request);
                     }
@@ -329,10 +331,9 @@ impl Leading {
         };
         self.leave(key, service);
         let after = self.kept_for(key);
-        Settled {
-            freed: !before.is_subset(&after),
-            wants,
-        }
+        // A key or a port that it has no more may make room as well.
+        let freed = !before.is_subset(&after) || tenancy.as_ref() != self.allocator.tenancy(&holder);
+        Settled { freed, wants }
     }
 
     /// A Service that has something keeps it, or the part of it that it still wants. Returns whether it wants another.
@@ -348,14 +349,21 @@ impl Leading {
         if !self.may_keep(index, key, service, &has.pool) {
             return true;
         }
-        if request.is_met_by(&has.addresses, &has.pool) {
-            self.told.remove(key);
-            return false;
-        }
-        self.allocator.release(holder);
         let part = request.families.among(&has.addresses);
-        let wants = !request.is_met_by(&part, &has.pool);
-        wants || self.allocator.adopt(holder, part, Some(&has.pool)).is_err()
+        if !request.is_met_by(&part, &has.pool) {
+            self.allocator.release(holder);
+            return true;
+        }
+        if part != has.addresses || self.allocator.tenancy(holder) != Some(&request.tenancy) {
+            // Under another key, or with other ports, it may not have a place there any more.
+            let pool = Some(&*has.pool);
+            if let Err(reason) = self.allocator.adopt(holder, part, pool, request.tenancy.clone()) {
+                self.clear(key, service, &reason);
+                return true;
+            }
+        }
+        self.told.remove(key);
+        false
     }
 
     /// A Service that has nothing, as far as we know, keeps what its status shows, if it may. Returns whether it wants
@@ -365,7 +373,7 @@ impl Leading {
         if status.is_empty() {
             return true;
         }
-        match self.take_on(key, service, status) {
+        match self.take_on(key, service, status, request.tenancy.clone()) {
             Ok(has) if !self.may_keep(index, key, service, &has.pool) => true,
             Ok(has) if request.is_met_by(&has.addresses, &has.pool) => {
                 self.told.remove(key);
@@ -407,10 +415,12 @@ impl Leading {
         key: &Key,
         service: &Service,
         addresses: Addresses,
+        tenancy: Tenancy,
     ) -> Result<Assignment, Rejection> {
         self.unleave(key);
+        let holder = Holder::Service(key.clone());
         self.allocator
-            .adopt(&Holder::Service(key.clone()), addresses, service.pool.as_deref())
+            .adopt(&holder, addresses, service.pool.as_deref(), tenancy)
     }
 
     /// Tries to give a Service what it asks for. Returns whether it has it now.
@@ -459,11 +469,11 @@ impl Leading {
         let mut left = BTreeSet::new();
         for address in shown {
             let holder = Holder::Leaving(key.clone(), address);
-            // It cannot be kept where nobody could be given it anyway, or another Service has it by right.
+            // It cannot be kept where nobody could be given it anyway.
             if !has.iter().any(|other| other == address)
                 && self
                     .allocator
-                    .adopt(&holder, address.into(), service.pool.as_deref())
+                    .adopt(&holder, address.into(), service.pool.as_deref(), Tenancy::Leaves)
                     .is_ok()
             {
                 left.insert(address);

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use lb_crds::names::{
-    ADDRESS_POOL, DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL, LOAD_BALANCER_IPS,
-    deprecated_keys,
+    ADDRESS_POOL, ALLOW_SHARED_IP, DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL,
+    LOAD_BALANCER_IPS, deprecated_keys,
 };
 use lb_ipam::request::Words;
-use lb_ipam::{Addresses, DualStack, Families, Rejection, Request};
+use lb_ipam::{Addresses, DualStack, Families, Port, Rejection, Request, Sharing};
 
 use crate::allocation::Labels;
 
@@ -118,6 +118,32 @@ fn status(object: &v1::Service) -> Status {
     status
 }
 
+/// With whom a Service shares its address, by MetalLB's rules. An empty key is none.
+fn sharing(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Option<Sharing> {
+    let key = ALLOW_SHARED_IP.value(annotations).filter(|key| !key.is_empty())?;
+    let port = |port: &v1::ServicePort| {
+        let number = u16::try_from(port.port).ok()?;
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        Some(Port { protocol, number })
+    };
+    let backend = match spec.external_traffic_policy.as_deref() {
+        Some("Local") => {
+            let pairs = spec
+                .selector
+                .iter()
+                .flatten()
+                .map(|(key, value)| format!("{key}={value}"));
+            pairs.collect::<Vec<_>>().join(",")
+        }
+        Some(_) | None => String::new(),
+    };
+    Some(Sharing {
+        key: key.to_owned(),
+        ports: spec.ports.iter().flatten().filter_map(port).collect(),
+        backend,
+    })
+}
+
 fn request(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Result<Request, Rejection> {
     let policy = match spec.ip_family_policy.as_deref() {
         Some("RequireDualStack") => DualStack::Required,
@@ -134,6 +160,7 @@ fn request(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Re
             .map(|found| (found.key, found.value)),
         load_balancer_ip: spec.load_balancer_ip.as_deref().unwrap_or_default(),
         pool: ADDRESS_POOL.value(annotations),
+        sharing: sharing(spec, annotations),
     };
     Request::read(families, words)
 }

@@ -1,5 +1,7 @@
 //! What is to be known about pools and advertisements: whether they are valid, why not, and how full a pool is.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::{find_condition, set_condition};
@@ -169,10 +171,11 @@ fn kept(allocator: &Allocator<Holder>, name: &str) -> [i64; 4] {
         let of_pool = allocator
             .assignments()
             .filter(|(_, assignment)| &*assignment.pool == name);
-        let count = of_pool
-            .filter(|(_, assignment)| assignment.addresses.get(family).is_some())
-            .count();
-        i64::try_from(count).unwrap_or(i64::MAX)
+        // One that is shared counts once.
+        let addresses: BTreeSet<_> = of_pool
+            .filter_map(|(_, assignment)| assignment.addresses.get(family))
+            .collect();
+        i64::try_from(addresses.len()).unwrap_or(i64::MAX)
     };
     [kept(Family::V4), kept(Family::V6), 0, 0]
 }

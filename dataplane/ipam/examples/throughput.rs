@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_ipam::{Access, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
+use lb_ipam::{Access, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Tenancy, Wish};
 
 fn main() {
     println!("{:>14} {:>9} {:>14}", "pool", "in use", "pairs/s");
@@ -41,6 +41,7 @@ fn main() {
         let request = Request {
             families: Families::One(family),
             wish: Wish::Any,
+            tenancy: Tenancy::Alone,
         };
         for service in 0..in_use {
             ipam.assign(&service, &request, &|_| true).unwrap();

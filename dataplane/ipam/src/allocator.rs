@@ -4,7 +4,7 @@
 //! cluster always comes to the same addresses: first those that are for some Services only, by priority, then those for
 //! everybody; among equals by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::pools::{Candidate, PoolError, Ranges, judge};
 use crate::range::Family;
 use crate::reason::{Rejection, Use};
 use crate::request::{Families, Request, Wish};
+use crate::sharing::Tenancy;
 
 /// What a Service has.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,8 +51,49 @@ pub struct Changed<S> {
 pub struct Allocator<S> {
     pools: BTreeMap<String, Result<Pool, PoolError>>,
     ranges: Ranges,
-    assignments: BTreeMap<S, Assignment>,
-    owners: BTreeMap<IpAddr, S>,
+    holdings: BTreeMap<S, Holding>,
+    tenants: BTreeMap<IpAddr, Tenants<S>>,
+    /// The addresses that are shared under a key.
+    shared: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+/// What a Service has, and how.
+#[derive(Clone, Debug)]
+struct Holding {
+    assignment: Assignment,
+    tenancy: Tenancy,
+}
+
+/// How a Service comes to an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Claim {
+    /// It has had it: those who are leaving it do not stand in the way.
+    Old,
+    /// It is to get it.
+    New,
+}
+
+/// Who has an address. Nearly always it is one, and no list is made for it.
+#[derive(Clone, Debug)]
+struct Tenants<S> {
+    first: S,
+    others: Vec<S>,
+}
+
+impl<S: PartialEq> Tenants<S> {
+    fn iter(&self) -> impl Iterator<Item = &S> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Takes one out; none when it was the last.
+    fn without(mut self, service: &S) -> Option<Self> {
+        if self.first != *service {
+            self.others.retain(|other| other != service);
+            return Some(self);
+        }
+        let first = self.others.pop()?;
+        Some(Self { first, ..self })
+    }
 }
 
 impl<S> Default for Allocator<S> {
@@ -59,8 +101,9 @@ impl<S> Default for Allocator<S> {
         Self {
             pools: BTreeMap::new(),
             ranges: Ranges::default(),
-            assignments: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            holdings: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            shared: BTreeMap::new(),
         }
     }
 }
@@ -85,21 +128,28 @@ impl<S: Clone + Ord + Display> Allocator<S> {
             self.pools.insert(name, pool);
         }
         let affected: Vec<_> = self
-            .assignments
+            .holdings
             .iter()
-            .filter(|(_, assignment)| {
+            .filter(|(_, holding)| {
                 unchanged
-                    .binary_search_by(|name: &String| (**name).cmp(&assignment.pool))
+                    .binary_search_by(|name: &String| (**name).cmp(&holding.assignment.pool))
                     .is_err()
             })
-            .map(|(service, assignment)| (service.clone(), assignment.clone()))
+            .map(|(service, holding)| (service.clone(), holding.clone()))
             .collect();
         let mut changed = Changed {
             cleared: Vec::new(),
             renamed: Vec::new(),
         };
-        for (service, had) in affected {
-            match self.adopt(&service, had.addresses, Some(&had.pool)) {
+        for (
+            service,
+            Holding {
+                assignment: had,
+                tenancy,
+            },
+        ) in affected
+        {
+            match self.adopt(&service, had.addresses, Some(&had.pool), tenancy) {
                 Ok(has) if has.pool == had.pool => {}
                 Ok(_) => changed.renamed.push(service),
                 Err(reason) => changed.cleared.push(Cleared { service, had, reason }),
@@ -124,18 +174,25 @@ impl<S: Clone + Ord + Display> Allocator<S> {
     /// What a Service has.
     #[must_use]
     pub fn assignment(&self, service: &S) -> Option<&Assignment> {
-        self.assignments.get(service)
+        self.holdings.get(service).map(|holding| &holding.assignment)
+    }
+
+    /// How a Service has what it has.
+    #[must_use]
+    pub fn tenancy(&self, service: &S) -> Option<&Tenancy> {
+        self.holdings.get(service).map(|holding| &holding.tenancy)
     }
 
     /// Every Service that has something, in order.
     pub fn assignments(&self) -> impl Iterator<Item = (&S, &Assignment)> {
-        self.assignments.iter()
+        self.holdings
+            .iter()
+            .map(|(service, holding)| (service, &holding.assignment))
     }
 
     /// Who has an address.
-    #[must_use]
-    pub fn who_has(&self, address: IpAddr) -> Option<&S> {
-        self.owners.get(&address)
+    pub fn who_has(&self, address: IpAddr) -> impl Iterator<Item = &S> {
+        self.tenants.get(&address).into_iter().flat_map(Tenants::iter)
     }
 
     /// Whether a valid pool has the address to give, used or not.
@@ -155,15 +212,19 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         request: &Request,
         chosen: Chosen<'_>,
     ) -> Result<Assignment, Rejection> {
-        if let Some(has) = self.assignments.get(service)
+        if let Some(Holding {
+            assignment: has,
+            tenancy,
+        }) = self.holdings.get(service)
             && request.is_met_by(&has.addresses, &has.pool)
+            && *tenancy == request.tenancy
             && self.admits(&has.pool, chosen)
         {
             return Ok(has.clone());
         }
         self.release(service);
         let assignment = self.choose(service, request, chosen)?;
-        self.record(service, &assignment);
+        self.record(service, &assignment, request.tenancy.clone());
         Ok(assignment)
     }
 
@@ -177,9 +238,10 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         service: &S,
         addresses: Addresses,
         pool: Option<&str>,
+        tenancy: Tenancy,
     ) -> Result<Assignment, Rejection> {
         self.release(service);
-        let from = match self.check(service, &addresses) {
+        let from = match self.check(service, &addresses, &tenancy, Claim::Old) {
             Ok(from) => from,
             Err(Rejection::NotInAnyPool(address)) => {
                 let invalid = pool.filter(|name| matches!(self.pools.get(*name), Some(Err(_))));
@@ -191,30 +253,71 @@ impl<S: Clone + Ord + Display> Allocator<S> {
             addresses,
             pool: from,
         };
-        self.record(service, &assignment);
+        self.record(service, &assignment, tenancy);
         Ok(assignment)
     }
 
     /// Takes back what a Service has.
     pub fn release(&mut self, service: &S) -> Option<Assignment> {
-        let assignment = self.assignments.remove(service)?;
+        let Holding { assignment, tenancy } = self.holdings.remove(service)?;
         for address in assignment.addresses.iter() {
-            if let Some(Ok(pool)) = self.pools.get_mut(&*assignment.pool) {
-                pool.give_back(address);
+            let left = self
+                .tenants
+                .remove(&address)
+                .and_then(|tenants| tenants.without(service));
+            match left {
+                Some(tenants) => {
+                    self.tenants.insert(address, tenants);
+                }
+                None => {
+                    if let Some(Ok(pool)) = self.pools.get_mut(&*assignment.pool) {
+                        pool.give_back(address);
+                    }
+                }
             }
-            self.owners.remove(&address);
+            if let Tenancy::Shares(sharing) = &tenancy {
+                self.forget_shared(&sharing.key, address);
+            }
         }
         Some(assignment)
     }
 
-    fn record(&mut self, service: &S, assignment: &Assignment) {
+    /// An address is no longer known under a key, unless somebody else shares it there.
+    fn forget_shared(&mut self, key: &str, address: IpAddr) {
+        let shares = |service: &S| matches!(self.tenancy(service), Some(Tenancy::Shares(sharing)) if sharing.key == key);
+        if self.who_has(address).any(shares) {
+            return;
+        }
+        if let Some(addresses) = self.shared.get_mut(key) {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.shared.remove(key);
+            }
+        }
+    }
+
+    fn record(&mut self, service: &S, assignment: &Assignment, tenancy: Tenancy) {
         for address in assignment.addresses.iter() {
             if let Some(Ok(pool)) = self.pools.get_mut(&*assignment.pool) {
                 pool.take(address);
             }
-            self.owners.insert(address, service.clone());
+            match self.tenants.get_mut(&address) {
+                Some(tenants) => tenants.others.push(service.clone()),
+                None => {
+                    let (first, others) = (service.clone(), Vec::new());
+                    self.tenants.insert(address, Tenants { first, others });
+                }
+            }
+            if let Tenancy::Shares(sharing) = &tenancy {
+                self.shared
+                    .entry(sharing.key.clone())
+                    .or_default()
+                    .insert(address);
+            }
         }
-        self.assignments.insert(service.clone(), assignment.clone());
+        let assignment = assignment.clone();
+        self.holdings
+            .insert(service.clone(), Holding { assignment, tenancy });
     }
 
     /// Whether a Service may use a pool. An invalid pool shuts nobody out of what they have.
@@ -229,7 +332,7 @@ impl<S: Clone + Ord + Display> Allocator<S> {
     fn choose(&self, service: &S, request: &Request, chosen: Chosen<'_>) -> Result<Assignment, Rejection> {
         match &request.wish {
             Wish::Addresses { addresses, pool } => {
-                let actual = self.check(service, addresses)?;
+                let actual = self.check(service, addresses, &request.tenancy, Claim::New)?;
                 if !self.admits(&actual, chosen) {
                     return Err(Rejection::NotChosen {
                         pool: actual.to_string(),
@@ -255,12 +358,12 @@ impl<S: Clone + Ord + Display> Allocator<S> {
                 }),
                 Some(Ok(pool)) if !admits(pool, chosen) => Err(Rejection::NotChosen { pool: name.clone() }),
                 Some(Ok(pool)) => self
-                    .first_free(&[pool], request.families)
+                    .first_fit(&[pool], service, request)
                     .ok_or_else(|| why_not(pool, request.families)),
             },
             Wish::Any => {
                 let pools = self.auto_pools(chosen);
-                self.first_free(&pools, request.families)
+                self.first_fit(&pools, service, request)
                     .ok_or_else(|| self.why_none(&pools, request.families))
             }
         }
@@ -277,13 +380,13 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         pools
     }
 
-    /// The first free addresses of the first pool that has them. A better combination of families in a later pool wins
+    /// The first addresses that a Service can have, of the first pool that has them. A better combination of families in a later pool wins
     /// over a worse one in an earlier pool.
-    fn first_free(&self, pools: &[&Pool], families: Families) -> Option<Assignment> {
-        families.choices().into_iter().find_map(|choice| {
+    fn first_fit(&self, pools: &[&Pool], service: &S, request: &Request) -> Option<Assignment> {
+        request.families.choices().into_iter().find_map(|choice| {
             pools.iter().find_map(|pool| {
-                let free = choice.iter().map(|family| self.first_unowned(pool, *family));
-                let addresses = free.collect::<Option<Addresses>>()?;
+                let first = |family: &Family| self.first_of(pool, *family, service, &request.tenancy);
+                let addresses = choice.iter().map(first).collect::<Option<Addresses>>()?;
                 Some(Assignment {
                     addresses,
                     pool: pool.name().clone(),
@@ -292,11 +395,67 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         })
     }
 
-    /// The first free address of a pool. Its own count of what is used is exact: see the tests.
-    fn first_unowned(&self, pool: &Pool, family: Family) -> Option<IpAddr> {
-        let address = pool.first_free(family)?;
-        debug_assert!(!self.owners.contains_key(&address), "free and owned: {address}");
-        Some(address)
+    /// The first address of a pool that is free, or that is shared under the Service's key and fits it. The pool's own
+    /// count of what is used is exact: see the tests.
+    fn first_of(&self, pool: &Pool, family: Family, service: &S, tenancy: &Tenancy) -> Option<IpAddr> {
+        let free = pool.first_free(family);
+        debug_assert!(
+            free.is_none_or(|address| !self.tenants.contains_key(&address)),
+            "free and had"
+        );
+        let Tenancy::Shares(sharing) = tenancy else {
+            return free;
+        };
+        let shared = self.shared.get(&sharing.key).into_iter().flatten().copied();
+        let fits = |address: &IpAddr| {
+            Family::of(*address) == family
+                && pool.contains(*address)
+                && self.has_room(service, *address, tenancy, Claim::New).is_ok()
+        };
+        let first_shared = shared.filter(fits).min_by_key(|address| pool.position(*address));
+        [free, first_shared]
+            .into_iter()
+            .flatten()
+            .min_by_key(|address| pool.position(*address))
+    }
+
+    /// Whether a Service can have an address beside those who have it already.
+    fn has_room(
+        &self,
+        service: &S,
+        address: IpAddr,
+        tenancy: &Tenancy,
+        claim: Claim,
+    ) -> Result<(), Rejection> {
+        let mut leaving = None;
+        let mut lives_there = false;
+        for other in self.who_has(address).filter(|other| *other != service) {
+            let Some(theirs) = self.tenancy(other) else {
+                continue;
+            };
+            if let Some(conflict) = tenancy.conflict_with(theirs) {
+                let owner = other.to_string();
+                return Err(match tenancy {
+                    Tenancy::Shares(_) => Rejection::CannotShare {
+                        address,
+                        owner,
+                        conflict,
+                    },
+                    Tenancy::Alone | Tenancy::Leaves => Rejection::Taken { address, owner },
+                });
+            }
+            match theirs {
+                Tenancy::Leaves => leaving = Some(other),
+                Tenancy::Alone | Tenancy::Shares(_) => lives_there = true,
+            }
+        }
+        match leaving {
+            Some(other) if !lives_there && claim == Claim::New => Err(Rejection::Taken {
+                address,
+                owner: other.to_string(),
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn why_none(&self, pools: &[&Pool], families: Families) -> Rejection {
@@ -331,17 +490,16 @@ impl<S: Clone + Ord + Display> Allocator<S> {
     }
 
     /// Whether a Service can have these addresses, and of which pool they are.
-    fn check(&self, service: &S, addresses: &Addresses) -> Result<Arc<str>, Rejection> {
+    fn check(
+        &self,
+        service: &S,
+        addresses: &Addresses,
+        tenancy: &Tenancy,
+        claim: Claim,
+    ) -> Result<Arc<str>, Rejection> {
         let mut from: Option<&Arc<str>> = None;
         for address in addresses.iter() {
-            if let Some(owner) = self.owners.get(&address)
-                && owner != service
-            {
-                return Err(Rejection::Taken {
-                    address,
-                    owner: owner.to_string(),
-                });
-            }
+            self.has_room(service, address, tenancy, claim)?;
             let pool = self.pool_of(address)?;
             match from {
                 Some(first) if first != pool => {

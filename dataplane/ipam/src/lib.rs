@@ -12,9 +12,8 @@
 //! | [`pools`] | which pools of a set are valid, and why the others are not |
 //! | [`request`] | what a Service asks for |
 //! | [`reason`] | every reason not to give it, in words |
+//! | [`sharing`] | when Services may have one address together |
 //! | [`allocator`] | who has what: assign, adopt, release |
-//!
-//! Not here yet: sharing an address by key. The place for it is the owner of an address in [`allocator`].
 
 pub mod addresses;
 pub mod allocator;
@@ -24,6 +23,7 @@ pub mod pools;
 pub mod range;
 pub mod reason;
 pub mod request;
+pub mod sharing;
 
 pub use addresses::Addresses;
 pub use allocator::{Allocator, Assignment, Changed, Chosen, Cleared};
@@ -32,3 +32,4 @@ pub use pools::{Candidate, PoolError};
 pub use range::{Family, Range};
 pub use reason::Rejection;
 pub use request::{DualStack, Families, Request, Wish};
+pub use sharing::{Port, Sharing, Tenancy};

@@ -93,6 +93,11 @@ impl Pool {
         self.row(Family::of(address)).position(address).is_some()
     }
 
+    /// Where an address stands in the pool: the lower, the earlier it is given.
+    pub(crate) fn position(&self, address: IpAddr) -> Option<u128> {
+        self.row(Family::of(address)).position(address)
+    }
+
     /// How many addresses of a family the pool has; 2^128 - 1 stands for that many or one more.
     #[must_use]
     pub fn capacity(&self, family: Family) -> u128 {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use crate::addresses::Addresses;
 use crate::range::Family;
 use crate::request::Families;
+use crate::sharing::Conflict;
 
 /// How full a pool is, for the families in question.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -109,6 +110,16 @@ pub enum Rejection {
         address: IpAddr,
         /// The Service that has it.
         owner: String,
+    },
+    /// Somebody has the address, and it cannot be shared with them.
+    #[error("{}", cannot_share(*.address, .owner, .conflict))]
+    CannotShare {
+        /// The address.
+        address: IpAddr,
+        /// The Service that has it.
+        owner: String,
+        /// What stands against it.
+        conflict: Conflict,
     },
     /// The addresses are of another pool than the one asked for.
     #[error(
@@ -234,7 +245,7 @@ impl Rejection {
             | Self::SameFamily(..)
             | Self::WrongFamily { .. } => "invalidRequest",
             Self::NotInAnyPool(_) | Self::Avoided { .. } | Self::TwoPools { .. } => "addressNotAllowed",
-            Self::Taken { .. } => "addressTaken",
+            Self::Taken { .. } | Self::CannotShare { .. } => "addressTaken",
             Self::OtherPool { .. }
             | Self::UnknownPool(_)
             | Self::NotChosen { .. }
@@ -244,6 +255,27 @@ impl Rejection {
             Self::PoolExhausted { .. } | Self::Exhausted(_) => "exhausted",
             Self::NoPools | Self::NoAutoAssign => "noPool",
         }
+    }
+}
+
+fn cannot_share(address: IpAddr, owner: &str, conflict: &Conflict) -> String {
+    let in_use = format!("can't share \"{address}\", address also in use by {owner}");
+    match conflict {
+        Conflict::NotShared => {
+            format!(
+                "{in_use}, which has no annotation metallb.io/allow-shared-ip: add it there, or ask for another address"
+            )
+        }
+        Conflict::Key => format!(
+            "{in_use} under another key: write the same key in metallb.io/allow-shared-ip of both, or ask for another address"
+        ),
+        Conflict::Port(port) => format!(
+            "port {port} is already in use on \"{address}\" by {owner}: use another port, or ask for another address"
+        ),
+        Conflict::Backend => format!(
+            "{in_use}: with externalTrafficPolicy Local both need that policy and the same selector: change them, or ask \
+             for another address"
+        ),
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::addresses::Addresses;
 use crate::range::Family;
 use crate::reason::Rejection;
+use crate::sharing::{Sharing, Tenancy};
 
 /// A Service's `ipFamilyPolicy`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -110,10 +111,12 @@ pub struct Request {
     pub families: Families,
     /// Where from.
     pub wish: Wish,
+    /// Alone, or with others: never [`Tenancy::Leaves`].
+    pub tenancy: Tenancy,
 }
 
 /// The words in a Service that make a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Words<'a> {
     /// Key and value of the annotation that lists addresses.
     pub addresses: Option<(&'static str, &'a str)>,
@@ -121,6 +124,8 @@ pub struct Words<'a> {
     pub load_balancer_ip: &'a str,
     /// Value of the annotation that names a pool.
     pub pool: Option<&'a str>,
+    /// With whom the address may be shared.
+    pub sharing: Option<Sharing>,
 }
 
 impl Request {
@@ -148,7 +153,14 @@ impl Request {
             (None, Some(pool)) => Wish::Pool(pool),
             (None, None) => Wish::Any,
         };
-        Ok(Self { families, wish })
+        let tenancy = words
+            .sharing
+            .map_or(Tenancy::Alone, |sharing| Tenancy::Shares(Box::new(sharing)));
+        Ok(Self {
+            families,
+            wish,
+            tenancy,
+        })
     }
 
     /// Whether a Service that has these addresses, of this pool, has what it asks for.
@@ -204,6 +216,7 @@ mod tests {
             addresses: list.map(|list| ("metallb.io/loadBalancerIPs", list)),
             load_balancer_ip: ip,
             pool,
+            sharing: None,
         };
         match Request::read(Families::One(Family::V4), words) {
             Ok(request) => Ok(request.wish),

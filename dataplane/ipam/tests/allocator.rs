@@ -2,8 +2,10 @@
 
 mod support;
 
-use lb_ipam::{Access, Families, Family, PoolSpec, Rejection};
-use support::{Ipam, V4, V6, addresses, assign, auto, exactly, from, ip, mk_ipam, mk_pool, mk_pools, with};
+use lb_ipam::{Access, Families, Family, PoolSpec, Port, Rejection, Request, Sharing, Tenancy};
+use support::{
+    Ipam, V4, V6, addresses, assign, auto, exactly, from, ip, mk_ipam, mk_pool, mk_pools, who, with,
+};
 
 #[test]
 fn the_lowest_free_address_is_given_and_a_released_one_is_given_again() {
@@ -16,7 +18,7 @@ fn the_lowest_free_address_is_given_and_a_released_one_is_given_again() {
         "it has what it asks for"
     );
     ipam.release(&"a");
-    assert_eq!(ipam.who_has(ip("192.168.50.50")), None);
+    assert_eq!(who(&ipam, "192.168.50.50"), None);
     assert_eq!(assign(&mut ipam, "c", &auto(V4)), "lan: [\"192.168.50.50\"]");
 }
 
@@ -50,8 +52,8 @@ fn a_service_that_asks_for_something_else_is_moved() {
         assign(&mut ipam, "x", &exactly(&["10.0.0.2"], None)),
         "a: [\"10.0.0.2\"]"
     );
-    assert_eq!(ipam.who_has(ip("10.0.0.0")), None);
-    assert_eq!(ipam.who_has(ip("10.0.1.0")), None);
+    assert_eq!(who(&ipam, "10.0.0.0"), None);
+    assert_eq!(who(&ipam, "10.0.1.0"), None);
 }
 
 #[test]
@@ -176,9 +178,12 @@ fn two_families_come_from_one_pool() {
 #[test]
 fn an_adopted_address_is_never_given_to_another() {
     let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
-    ipam.adopt(&"old", addresses(&["10.0.0.0"]), None).unwrap();
+    ipam.adopt(&"old", addresses(&["10.0.0.0"]), None, Tenancy::Alone)
+        .unwrap();
     assert_eq!(assign(&mut ipam, "new", &auto(V4)), "lan: [\"10.0.0.1\"]");
-    let twice = ipam.adopt(&"copy", addresses(&["10.0.0.0"]), None).unwrap_err();
+    let twice = ipam
+        .adopt(&"copy", addresses(&["10.0.0.0"]), None, Tenancy::Alone)
+        .unwrap_err();
     assert!(matches!(twice, Rejection::Taken { owner, .. } if owner == "old"));
 }
 
@@ -198,7 +203,7 @@ fn a_pool_edit_moves_only_the_services_whose_addresses_it_removes() {
     let services: Vec<_> = cleared.iter().map(|cleared| cleared.service).collect();
     assert_eq!(services, ["x"]);
     assert_eq!(cleared[0].reason, Rejection::NotInAnyPool(ip("10.0.0.0")));
-    assert_eq!(ipam.who_has(ip("10.0.0.1")), Some(&"y"));
+    assert_eq!(who(&ipam, "10.0.0.1"), Some("y"));
     assert_eq!(assign(&mut ipam, "x", &from("a")), "a: [\"10.0.0.2\"]");
 }
 
@@ -230,7 +235,7 @@ fn a_pool_that_becomes_invalid_keeps_its_services_and_takes_no_new_ones() {
         ])
     };
     assert!(ipam.set_pools(spoiled()).cleared.is_empty());
-    assert_eq!(ipam.who_has(ip("10.0.0.0")), Some(&"x"));
+    assert_eq!(who(&ipam, "10.0.0.0"), Some("x"));
     assert!(assign(&mut ipam, "y", &from("a")).contains("it is invalid"));
     assert_eq!(assign(&mut ipam, "y", &auto(V4)), "b: [\"10.0.1.0\"]");
 
@@ -244,10 +249,14 @@ fn a_pool_that_becomes_invalid_keeps_its_services_and_takes_no_new_ones() {
             ..mk_pool("a", &["10.0.1.3-10.0.1.9"])
         },
     ]));
-    assert!(restarted.adopt(&"x", addresses(&["10.0.0.0"]), Some("a")).is_ok());
     assert!(
         restarted
-            .adopt(&"w", addresses(&["10.9.9.9"]), Some("nowhere"))
+            .adopt(&"x", addresses(&["10.0.0.0"]), Some("a"), Tenancy::Alone)
+            .is_ok()
+    );
+    assert!(
+        restarted
+            .adopt(&"w", addresses(&["10.9.9.9"]), Some("nowhere"), Tenancy::Alone)
             .is_err()
     );
 
@@ -384,4 +393,109 @@ fn a_pool_for_others_is_refused_by_pool_by_address_and_by_default() {
     let error = ipam.assign(&"x", &auto(V4), &nobody).unwrap_err().to_string();
     assert!(error.contains("serviceAllocation"), "{error}");
     assert!(ipam.assignment(&"x").is_none());
+}
+
+fn shares(mut request: Request, key: &str, ports: &[u16], backend: &str) -> Request {
+    let port = |number: &u16| Port {
+        protocol: "TCP".to_owned(),
+        number: *number,
+    };
+    request.tenancy = Tenancy::Shares(Box::new(Sharing {
+        key: key.to_owned(),
+        ports: ports.iter().map(port).collect(),
+        backend: backend.to_owned(),
+    }));
+    request
+}
+
+#[test]
+fn services_with_one_key_and_different_ports_have_one_address() {
+    let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
+    assert_eq!(assign(&mut ipam, "alone", &auto(V4)), "lan: [\"10.0.0.0\"]");
+    assert_eq!(
+        assign(&mut ipam, "web", &shares(auto(V4), "k", &[80], "")),
+        "lan: [\"10.0.0.1\"]"
+    );
+    assert_eq!(
+        assign(&mut ipam, "dns", &shares(auto(V4), "k", &[53], "")),
+        "lan: [\"10.0.0.1\"]"
+    );
+    assert_eq!(
+        assign(&mut ipam, "other", &shares(auto(V4), "else", &[22], "")),
+        "lan: [\"10.0.0.2\"]"
+    );
+    // A port that is taken is no reason to stay without an address.
+    assert_eq!(
+        assign(&mut ipam, "web2", &shares(auto(V4), "k", &[80], "")),
+        "lan: [\"10.0.0.3\"]"
+    );
+    assert_eq!(
+        assign(&mut ipam, "late", &shares(auto(V4), "k", &[443], "")),
+        "lan: [\"10.0.0.1\"]"
+    );
+    let pool = ipam.pool("lan").unwrap().unwrap();
+    assert_eq!(pool.used(Family::V4), 4, "an address that is shared counts once");
+    // It is free when the last of them goes.
+    for service in ["web", "late"] {
+        ipam.release(&service);
+        assert!(ipam.who_has(ip("10.0.0.1")).next().is_some());
+    }
+    ipam.release(&"dns");
+    assert_eq!(who(&ipam, "10.0.0.1"), None);
+    assert_eq!(assign(&mut ipam, "next", &auto(V4)), "lan: [\"10.0.0.1\"]");
+}
+
+#[test]
+fn a_refused_share_says_with_which_service_and_why() {
+    let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
+    let at = exactly(&["10.0.0.1"], None);
+    assign(&mut ipam, "ns/web", &shares(at.clone(), "k", &[80], ""));
+    assign(&mut ipam, "ns/plain", &exactly(&["10.0.0.2"], None));
+    for (request, says) in [
+        (
+            at.clone(),
+            "can't assign \"10.0.0.1\", address also in use by ns/web",
+        ),
+        (
+            shares(at.clone(), "other", &[81], ""),
+            "address also in use by ns/web under another key",
+        ),
+        (
+            shares(at.clone(), "k", &[80, 81], ""),
+            "port TCP/80 is already in use on \"10.0.0.1\" by ns/web",
+        ),
+        (shares(at, "k", &[81], "app=x"), "externalTrafficPolicy Local"),
+        (
+            shares(exactly(&["10.0.0.2"], None), "k", &[81], ""),
+            "ns/plain, which has no annotation metallb.io/allow-shared-ip",
+        ),
+    ] {
+        let said = assign(&mut ipam, "ns/late", &request);
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn an_address_that_is_shared_or_being_left_is_kept_by_those_who_have_it() {
+    let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/31"])]);
+    let (web, dns) = (shares(auto(V4), "k", &[80], ""), shares(auto(V4), "k", &[53], ""));
+    assign(&mut ipam, "web", &web);
+    let address = addresses(&["10.0.0.0"]);
+    ipam.adopt(&"gone", address, None, Tenancy::Leaves).unwrap();
+    assert_eq!(
+        assign(&mut ipam, "dns", &dns),
+        "lan: [\"10.0.0.0\"]",
+        "who fits may still join"
+    );
+    ipam.release(&"web");
+    ipam.release(&"dns");
+    assert_eq!(
+        assign(&mut ipam, "new", &auto(V4)),
+        "lan: [\"10.0.0.1\"]",
+        "nobody new while one leaves it"
+    );
+    assert!(
+        ipam.adopt(&"web", address, None, web.tenancy).is_ok(),
+        "who had it may keep it"
+    );
 }

@@ -6,7 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use lb_ipam::{Access, Addresses, Candidate, PoolSpec, Range, Request, Wish};
+use lb_ipam::{Access, Addresses, Candidate, PoolSpec, Range, Request, Tenancy, Wish};
 use proptest::prelude::*;
 use support::{Ipam, V4, auto, from};
 
@@ -113,7 +113,7 @@ proptest! {
                     let (service, address) = (SERVICES[service], nth(u32::from(n)));
                     let addresses = Addresses::from(address);
                     let had = ipam.assignment(&service).cloned();
-                    let request = Request { families: V4, wish: Wish::Addresses { addresses, pool: None } };
+                    let request = Request { families: V4, wish: Wish::Addresses { addresses, pool: None }, tenancy: Tenancy::Alone };
                     let taken = model.owners.get(&address).is_some_and(|owner| *owner != service);
                     let exists = ipam
                         .pools()
@@ -125,7 +125,7 @@ proptest! {
                 Step::Adopt(service, n, pool) => {
                     let (service, address) = (SERVICES[service], nth(u32::from(n)));
                     let taken = model.owners.get(&address).is_some_and(|owner| *owner != service);
-                    let adopted = ipam.adopt(&service, address.into(), Some(POOLS[pool])).is_ok();
+                    let adopted = ipam.adopt(&service, address.into(), Some(POOLS[pool]), Tenancy::Alone).is_ok();
                     prop_assert!(!(adopted && taken));
                 }
                 Step::Release(service) => {
@@ -162,7 +162,7 @@ proptest! {
             for (service, assignment) in ipam.assignments() {
                 for address in assignment.addresses.iter() {
                     prop_assert_eq!(model.owners.insert(address, *service), None, "given twice: {}", address);
-                    prop_assert_eq!(ipam.who_has(address), Some(service));
+                    prop_assert_eq!(ipam.who_has(address).collect::<Vec<_>>(), [service]);
                 }
             }
             for (_, pool) in ipam.pools() {

@@ -402,8 +402,16 @@ impl Cluster {
         std::mem::take(&mut self.writes)
     }
 
-    /// What all of this is about: no other Service shows an address of this one.
+    /// What all of this is about: no other Service shows an address of this one, unless the two share it.
     fn assert_alone(&self, target: &Target) {
+        let key = |object: &Value| {
+            let annotation =
+                |prefix: &str| object["metadata"]["annotations"][format!("{prefix}/allow-shared-ip")].clone();
+            let keys = [annotation("metallb.io"), annotation("metallb.universe.tf")];
+            keys.into_iter()
+                .find(|key| key.as_str().is_some_and(|key| !key.is_empty()))
+        };
+        let own_key = key(&self.objects[target]);
         let shown = |object: &Value| {
             object["status"]["loadBalancer"]["ingress"]
                 .as_array()
@@ -412,7 +420,8 @@ impl Cluster {
         };
         for ingress in shown(&self.objects[target]) {
             for (other, object) in &self.objects {
-                let is_other = matches!(other, Target::Service(_)) && other != target;
+                let shares = own_key.is_some() && key(object) == own_key;
+                let is_other = matches!(other, Target::Service(_)) && other != target && !shares;
                 let same = |entry: &Value| entry["ip"] == ingress["ip"];
                 assert!(
                     !(is_other

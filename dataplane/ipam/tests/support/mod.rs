@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use lb_ipam::{Access, Addresses, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Wish};
+use lb_ipam::{
+    Access, Addresses, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Tenancy, Wish,
+};
 
 pub(crate) type Ipam = Allocator<&'static str>;
 
@@ -70,6 +72,7 @@ pub(crate) fn auto(families: Families) -> Request {
     Request {
         families,
         wish: Wish::Any,
+        tenancy: Tenancy::Alone,
     }
 }
 
@@ -77,6 +80,7 @@ pub(crate) fn from(pool: &str) -> Request {
     Request {
         families: V4,
         wish: Wish::Pool(pool.to_owned()),
+        tenancy: Tenancy::Alone,
     }
 }
 
@@ -92,6 +96,7 @@ pub(crate) fn exactly(list: &[&str], pool: Option<&str>) -> Request {
     Request {
         families,
         wish: Wish::Addresses { addresses, pool },
+        tenancy: Tenancy::Alone,
     }
 }
 
@@ -101,4 +106,12 @@ pub(crate) fn assign(ipam: &mut Ipam, service: &'static str, request: &Request) 
         Ok(assignment) => format!("{}: {}", assignment.pool, assignment.addresses),
         Err(reason) => reason.to_string(),
     }
+}
+
+/// The one who has an address.
+pub(crate) fn who(ipam: &Ipam, address: &str) -> Option<&'static str> {
+    let mut tenants = ipam.who_has(ip(address));
+    let first = tenants.next().copied();
+    assert!(tenants.next().is_none(), "{address} is shared");
+    first
 }

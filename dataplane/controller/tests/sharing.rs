@@ -1,0 +1,155 @@
+//! `allow-shared-ip`: Services that have one address together.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Cluster, mk_pool, mk_service, pool, service};
+
+fn sharing(key: &str, protocol: &str, port: u16) -> Value {
+    json!({
+        "metadata": { "annotations": { "metallb.io/allow-shared-ip": key } },
+        "spec": { "ports": [{ "protocol": protocol, "port": port }] },
+    })
+}
+
+fn at(address: &str, mut patch: Value) -> Value {
+    patch["metadata"]["annotations"]["metallb.io/loadBalancerIPs"] = json!(address);
+    patch
+}
+
+fn cluster() -> Cluster {
+    Cluster::new([mk_pool("lan", &["10.0.0.0/29"], json!({}))])
+}
+
+#[test]
+fn tcp_and_udp_of_one_port_share_under_both_prefixes() {
+    let mut cluster = cluster();
+    cluster.add(mk_service("tcp", sharing("dns", "TCP", 53)));
+    let mut old = sharing("dns", "UDP", 53);
+    old["metadata"]["annotations"] = json!({ "metallb.universe.tf/allow-shared-ip": "dns" });
+    cluster.add(mk_service("udp", old));
+    assert_eq!(
+        (cluster.address("tcp"), cluster.address("udp")),
+        ("10.0.0.0", "10.0.0.0")
+    );
+    let status = &cluster.objects[&pool("lan")]["status"];
+    assert_eq!(status["assignedIPv4"], json!(1), "it counts once");
+}
+
+#[test]
+fn a_service_that_changes_its_key_moves_and_the_others_stay() {
+    let mut cluster = cluster();
+    for (name, port) in [("a", 80), ("b", 81), ("c", 82)] {
+        cluster.add(mk_service(name, sharing("k", "TCP", port)));
+    }
+    cluster.events();
+    cluster.edit(
+        &service("b"),
+        json!({ "metadata": { "annotations": { "metallb.io/allow-shared-ip": "other" } } }),
+    );
+    cluster.settle();
+    assert_eq!(
+        (cluster.address("a"), cluster.address("b"), cluster.address("c")),
+        ("10.0.0.0", "10.0.0.1", "10.0.0.0")
+    );
+    let events = cluster.events();
+    assert!(
+        events[0].contains("ClearAssignment") && events[0].contains("under another key"),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_service_that_takes_a_port_of_another_moves() {
+    let mut cluster = cluster();
+    cluster.add(mk_service("a", sharing("k", "TCP", 80)));
+    cluster.add(mk_service("b", sharing("k", "TCP", 81)));
+    cluster.edit(
+        &service("b"),
+        json!({ "spec": { "ports": [{ "protocol": "TCP", "port": 80 }] } }),
+    );
+    cluster.settle();
+    assert_eq!(
+        (cluster.address("a"), cluster.address("b")),
+        ("10.0.0.0", "10.0.0.1")
+    );
+}
+
+#[test]
+fn local_traffic_is_shared_only_with_the_same_selector() {
+    let mut cluster = cluster();
+    let local = |port, app: &str| {
+        let mut patch = at("10.0.0.5", sharing("k", "TCP", port));
+        patch["spec"]["externalTrafficPolicy"] = json!("Local");
+        patch["spec"]["selector"] = json!({ "app": app });
+        patch
+    };
+    cluster.add(mk_service("a", local(80, "x")));
+    cluster.add(mk_service("b", local(81, "x")));
+    cluster.add(mk_service("c", local(82, "y")));
+    cluster.add(mk_service("d", at("10.0.0.5", sharing("k", "TCP", 83))));
+    assert_eq!(
+        (cluster.address("a"), cluster.address("b")),
+        ("10.0.0.5", "10.0.0.5")
+    );
+    for name in ["c", "d"] {
+        assert_eq!(cluster.address(name), "");
+        assert!(
+            cluster
+                .reason(name)
+                .unwrap()
+                .contains("externalTrafficPolicy Local")
+        );
+    }
+    // The policy changes: now it fits.
+    cluster.edit(&service("c"), json!({ "spec": { "selector": { "app": "x" } } }));
+    cluster.settle();
+    assert_eq!(cluster.address("c"), "10.0.0.5");
+}
+
+#[test]
+fn who_waits_for_a_port_gets_it_when_it_is_given_up() {
+    let mut cluster = cluster();
+    cluster.add(mk_service("a", at("10.0.0.5", sharing("k", "TCP", 80))));
+    cluster.add(mk_service("b", at("10.0.0.5", sharing("k", "TCP", 80))));
+    assert!(
+        cluster
+            .reason("b")
+            .unwrap()
+            .starts_with("port TCP/80 is already in use on \"10.0.0.5\" by default/a")
+    );
+    cluster.edit(
+        &service("a"),
+        json!({ "spec": { "ports": [{ "protocol": "TCP", "port": 81 }] } }),
+    );
+    cluster.settle();
+    assert_eq!(cluster.address("b"), "10.0.0.5");
+}
+
+#[test]
+fn a_restart_keeps_what_is_shared() {
+    let mut cluster = cluster();
+    for (name, port) in [("a", 80), ("b", 81)] {
+        cluster.add(mk_service(name, sharing("k", "TCP", port)));
+    }
+    cluster.add(mk_service("alone", json!({})));
+    let mut cluster = cluster.restarted();
+    cluster.settle();
+    assert_eq!(
+        (
+            cluster.address("a"),
+            cluster.address("b"),
+            cluster.address("alone")
+        ),
+        ("10.0.0.0", "10.0.0.0", "10.0.0.1")
+    );
+    assert!(cluster.writes().is_empty() && cluster.events().is_empty());
+}
+
+#[test]
+fn an_empty_key_is_none() {
+    let mut cluster = cluster();
+    cluster.add(mk_service("a", sharing("", "TCP", 80)));
+    cluster.add(mk_service("b", sharing("", "TCP", 81)));
+    assert_ne!(cluster.address("a"), cluster.address("b"));
+}
