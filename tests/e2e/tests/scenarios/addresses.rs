@@ -15,6 +15,7 @@ fn services_get_what_they_ask_for_or_are_told_why_not() -> anyhow::Result<()> {
     impossible_wishes_get_one_event_that_says_what_to_change(&stage)?;
     an_exhausted_pool_says_so_and_a_released_address_is_given_on(&stage)?;
     a_service_of_another_class_or_type_is_left_alone_or_released(&stage)?;
+    pools_are_for_those_that_they_choose(&stage)?;
     invalid_pools_carry_a_condition_and_disturb_nobody(&stage)?;
     addresses_survive_the_loss_of_the_leader(&stage)?;
     Ok(())
@@ -163,6 +164,23 @@ fn a_service_of_another_class_or_type_is_left_alone_or_released(stage: &Stage) -
     )?;
     assert_eq!(stage.address("successor")?, "192.168.50.58");
     stage.admin("kubectl delete service classed changes successor")?;
+    Ok(())
+}
+
+fn pools_are_for_those_that_they_choose(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: team, namespace: metallb-system}\nspec:\n  \
+         addresses: [192.168.50.92-192.168.50.93]\n  serviceAllocation: {priority: 1, namespaceSelectors: [{matchLabels: {team: blue}}]}",
+    )?;
+    stage.apply_service("blue", "web", "metallb.io/address-pool: team", "")?;
+    stage.event("Service", "blue", "pool team not compatible for ip assignment")?;
+    assert_eq!(stage.address_now("blue")?, "");
+    stage.admin("kubectl label namespace default team=blue")?;
+    assert_eq!(stage.address("blue")?, "192.168.50.92");
+    // Who asks for nothing gets an address of the pool that is for it before one that is for everybody.
+    stage.apply_service("blue-too", "web", "", "")?;
+    assert_eq!(stage.address("blue-too")?, "192.168.50.93");
+    stage.admin("kubectl delete service blue blue-too && kubectl delete ipaddresspool team -n metallb-system && kubectl label namespace default team-")?;
     Ok(())
 }
 

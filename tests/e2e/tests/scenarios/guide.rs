@@ -220,6 +220,12 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         ))?;
     }
 
+    // P11: two Services, one address.
+    for manifest in lb_e2e::guide::section("P11").manifests {
+        stage.apply(&manifest)?;
+    }
+    assert_eq!(stage.address("dns-udp")?, stage.address("dns-tcp")?);
+
     // 4.9: cleaning up gives the address back, and nobody answers for it any more.
     stage.follow("4.9")?;
     eventually("silence on the released address", EVENTUALLY, || {

@@ -22,6 +22,7 @@ fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> 
     an_excluded_node_hands_over(&stage)?;
     local_traffic_stays_on_nodes_with_endpoints(&stage)?;
     addresses_are_spread_over_the_nodes(&stage)?;
+    services_that_share_an_address_have_one_owner(&stage)?;
     malformed_frames_are_counted_and_ignored(&stage)?;
     Ok(())
 }
@@ -212,6 +213,41 @@ fn addresses_are_spread_over_the_nodes(stage: &Stage) -> anyhow::Result<()> {
         "kubectl delete service {}",
         (0..8).map(|n| format!("spread-{n} ")).collect::<String>()
     ))?;
+    Ok(())
+}
+
+fn services_that_share_an_address_have_one_owner(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: echo, labels: {app: echo}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+         containers: [{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80, --udp-port=53]}]",
+    )?;
+    stage.admin("kubectl wait pod/echo --for=condition=Ready --timeout=60s")?;
+    for (name, protocol, port) in [("shared-tcp", "TCP", 80), ("shared-udp", "UDP", 53)] {
+        stage.apply(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{metallb.io/allow-shared-ip: echo, \
+             metallb.io/address-pool: lan}}}}\nspec: {{type: LoadBalancer, selector: {{app: echo}}, \
+             ports: [{{port: {port}, protocol: {protocol}}}]}}"
+        ))?;
+    }
+    let address = stage.address("shared-tcp")?;
+    assert_eq!(stage.address("shared-udp")?, address);
+    let owner = stage.owner(&address, SOON)?;
+    serves(stage, &address)?;
+    let by_udp = format!("exec 3<>/dev/udp/{address}/53; echo hostname >&3; timeout 1 head -c 4 <&3");
+    eventually("an answer by UDP", SOON, || {
+        Ok(stage.client(&by_udp).ok().filter(|answer| answer == "echo"))
+    })?;
+    for name in ["shared-tcp", "shared-udp"] {
+        stage.event("Service", name, &format!("announcing from node \"{owner}\""))?;
+    }
+    // One of them goes: the address stays with the other.
+    stage.admin("kubectl delete service shared-tcp")?;
+    eventually("an answer by UDP", SOON, || {
+        Ok(stage.client(&by_udp).ok().filter(|answer| answer == "echo"))
+    })?;
+    assert_eq!(stage.owner(&address, SOON)?, owner);
+    stage.admin("kubectl delete service shared-udp && kubectl delete pod echo")?;
+    silent(stage, &address)?;
     Ok(())
 }
 
