@@ -14,7 +14,9 @@ fn main() -> anyhow::Result<()> {
     let start = Instant::now();
     println!("Starting a three-node Kubernetes cluster on this machine.");
     let mut stage = Stage::lab(NAME, 3)?.echoing();
-    for section in ["1.1", "1.2", "1.3", "2.1", "2.2", "3.1", "3.2", "4.1"] {
+    for section in [
+        "1.1", "1.2", "1.3", "1.4", "2.1", "2.2", "2.3", "3.1", "3.2", "3.3", "4.1",
+    ] {
         stage.follow(section)?;
     }
     stage.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
