@@ -380,8 +380,8 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         pools
     }
 
-    /// The first addresses that a Service can have, of the first pool that has them. A better combination of families in a later pool wins
-    /// over a worse one in an earlier pool.
+    /// The first addresses that a Service can have, of the first pool that has them. A better combination of families in
+    /// a later pool wins over a worse one in an earlier pool.
     fn first_fit(&self, pools: &[&Pool], service: &S, request: &Request) -> Option<Assignment> {
         request.families.choices().into_iter().find_map(|choice| {
             pools.iter().find_map(|pool| {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,8 +26,20 @@ var programs = map[string]func() *cobra.Command{
 	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	"kube-proxy":              proxy.NewProxyCommand,
-	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand() },
+	"kubelet":                 func() *cobra.Command { return command(kubelet.NewKubeletCommand) },
 	"kubectl":                 kubectl.NewDefaultKubectlCommand,
+}
+
+// The command that a constructor makes. From v1.35 on the kubelet's takes a context.
+func command(constructor any) *cobra.Command {
+	switch construct := constructor.(type) {
+	case func() *cobra.Command:
+		return construct()
+	case func(context.Context) *cobra.Command:
+		return construct(context.Background())
+	default:
+		panic(fmt.Sprintf("a constructor of a kind not known yet: %T", constructor))
+	}
 }
 
 func main() {

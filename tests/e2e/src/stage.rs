@@ -3,10 +3,12 @@
 //! Commands run as a user types them, through `bash`, with `kubectl` and `helm` on the path; a failure shows the command
 //! and everything it printed.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -24,6 +26,10 @@ pub struct Stage {
     cluster: Cluster,
     replacements: BTreeMap<String, String>,
     echo: bool,
+    /// Manifests that were applied.
+    applied: RefCell<Vec<String>>,
+    /// Held on a cluster that is not a lab: scenarios use it one after the other.
+    turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Stage {
@@ -40,13 +46,20 @@ impl Stage {
         Ok(Self::on(Cluster::Lab(lab)))
     }
 
-    /// A lab, or the cluster that `KUBECONFIG` names: for scenarios that need neither cable nor LAN client.
+    /// A lab, or the cluster that `KUBECONFIG` names: for scenarios that need neither cable nor LAN client. There, what
+    /// was applied is deleted when the stage is dropped; operator and stack stay.
     ///
     /// # Errors
     /// As [`Stage::lab`].
     pub fn cluster(name: &str, nodes: usize) -> anyhow::Result<Self> {
         match std::env::var_os("KUBECONFIG") {
-            Some(path) if !path.is_empty() => Ok(Self::on(Cluster::External(path.into()))),
+            Some(path) if !path.is_empty() => {
+                static TURN: Mutex<()> = Mutex::new(());
+                let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut stage = Self::on(Cluster::External(path.into()));
+                stage.turn = Some(turn);
+                Ok(stage)
+            }
             _ => Self::lab(name, nodes),
         }
     }
@@ -56,6 +69,8 @@ impl Stage {
             cluster,
             replacements: BTreeMap::new(),
             echo: false,
+            applied: RefCell::default(),
+            turn: None,
         }
     }
 
@@ -85,8 +100,9 @@ impl Stage {
     ///
     /// # Errors
     /// As [`Lab::leave_up`].
-    pub fn leave_up(self) -> anyhow::Result<()> {
-        match self.cluster {
+    pub fn leave_up(mut self) -> anyhow::Result<()> {
+        let kubeconfig = self.cluster.kubeconfig();
+        match std::mem::replace(&mut self.cluster, Cluster::External(kubeconfig)) {
             Cluster::Lab(lab) => lab.leave_up(),
             Cluster::External(_) => Ok(()),
         }
@@ -158,11 +174,14 @@ impl Stage {
         Ok(outputs)
     }
 
-    /// Installs the chart and a stack as the guide says, and waits until it is ready.
+    /// Installs the chart and a stack as the guide says, and waits until it is ready. What is there already stays.
     ///
     /// # Errors
     /// When a step fails.
     pub fn install(&self) -> anyhow::Result<()> {
+        if !self.is_lab() && self.admin("helm status lb-operator").is_ok() {
+            return self.install_stack();
+        }
         self.follow("1.1")?;
         self.follow("1.2")?;
         Ok(())
@@ -183,7 +202,9 @@ impl Stage {
     /// # Errors
     /// When the API server refuses one.
     pub fn apply(&self, manifests: &str) -> anyhow::Result<String> {
-        self.admin(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF"))
+        let output = self.admin(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF"))?;
+        self.applied.borrow_mut().push(manifests.to_owned());
+        Ok(output)
     }
 
     /// A pool and an advertisement for it, both of this name.
@@ -364,6 +385,20 @@ impl Stage {
             ))?;
             Ok((!name.is_empty()).then_some(name))
         })
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.turn.is_none() {
+            return;
+        }
+        for manifests in self.applied.take().iter().rev() {
+            let delete = format!("kubectl delete --ignore-not-found -f - <<'EOF'\n{manifests}\nEOF");
+            if let Err(error) = self.admin(&delete) {
+                eprintln!("{error:#}");
+            }
+        }
     }
 }
 
