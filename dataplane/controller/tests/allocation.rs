@@ -1,5 +1,10 @@
 //! `serviceAllocation`: which Services a pool is for, and in which order pools are tried.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that finds something missing is to fail there"
+)]
+
 mod support;
 
 use k8s_openapi::api::core::v1::Namespace;
