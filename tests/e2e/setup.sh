@@ -13,9 +13,9 @@ start=$SECONDS
 
 packages=(
   etcd-server containerd runc containernetworking-plugins       # the cluster
-  iptables conntrack iproute2 ethtool procps util-linux         # what its nodes call
+  iptables conntrack iproute2 procps util-linux                 # what its nodes call
   curl iputils-arping iputils-ping net-tools tcpdump jq         # what the guide and the tests call
-  busybox-static dpkg-dev ca-certificates gcc libc6-dev git     # what images and programs are built with
+  busybox-static ca-certificates gcc libc6-dev git              # what images and programs are built with
 )
 
 say() { printf '\033[1m[%3ds] %s\033[0m\n' $((SECONDS - start)) "$*"; }
@@ -177,12 +177,15 @@ make_images() {
   install -m 644 "$(module_directory metallb "$here/metallb/go.mod" go.universe.tf/metallb)/config/manifests/metallb-native.yaml" "$peer/"
 }
 
+# The package lists may be missing or old.
+download() { apt-get download "$@" || { apt-get update && apt-get download "$@"; }; }
+
 # A root with Debian's nginx, the libraries that it names, and busybox for the shell and `hostname`. What a reader of the
 # guide calls nginx:alpine: same command line, same directory for pages.
 nginx_tree() {
   local tree=$1 debs=$1.debs
   mkdir -p "$debs" "$tree"/{bin,etc/nginx,tmp,usr/share/nginx/html,var/log/nginx,var/lib/nginx,run}
-  (cd "$debs" && quietly nginx apt-get download nginx libc6 libcrypt1 libpcre2-8-0 libssl3 zlib1g)
+  (cd "$debs" && quietly nginx download nginx libc6 libcrypt1 libpcre2-8-0 libssl3 zlib1g)
   local deb
   for deb in "$debs"/*.deb; do dpkg-deb --extract "$deb" "$debs/root"; done
   mkdir -p "$tree/usr/sbin" "$tree/lib" "$tree/usr/lib"
