@@ -3,6 +3,7 @@
 // What it prints is what it is for.
 #![allow(clippy::print_stdout)]
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use lb_e2e::stage::{SOON, Stage, eventually};
@@ -10,7 +11,17 @@ use lb_e2e::stage::{SOON, Stage, eventually};
 /// Name of the demo's lab.
 const NAME: &str = "demo";
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let start = Instant::now();
     println!("Starting a three-node Kubernetes cluster on this machine.");
     let mut stage = Stage::lab(NAME, 3)?.echoing();
