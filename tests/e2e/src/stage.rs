@@ -336,6 +336,22 @@ impl Stage {
         Ok(owners)
     }
 
+    /// Waits until a pod of a backend, as [`Stage::apply_backend`] makes them, answers the client by HTTP. The client's
+    /// neighbour table is left alone: it reaches the address by what announcements have taught it.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub fn answers(&self, address: &str, backend: &str) -> anyhow::Result<()> {
+        let ask = format!("curl -s -m 1 http://{address}/hostname");
+        eventually(&format!("an answer from {address}"), SOON, || {
+            Ok(self
+                .client(&ask)
+                .ok()
+                .filter(|name| name.contains(backend))
+                .map(drop))
+        })
+    }
+
     /// Waits until exactly one node answers for an address, and returns it.
     ///
     /// # Errors

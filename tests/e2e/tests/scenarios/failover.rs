@@ -31,7 +31,7 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
         "cable cut: {address} moved from {owner} to {next} after {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    answers(&stage, address)?;
+    stage.answers(address, "web")?;
     stage.the_lab().join(number)?;
     settled(&stage, &addresses)?;
 
@@ -45,7 +45,7 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
         "power off: {address} moved from {owner} to {next} after {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    answers(&stage, address)?;
+    stage.answers(address, "web")?;
     stage.the_lab().start(number)?;
     settled(&stage, &addresses)?;
 
@@ -73,17 +73,6 @@ fn another_owner(stage: &Stage, address: &str, than: &str) -> anyhow::Result<Str
     )
 }
 
-/// The client reaches the address by what the announcement taught it: its neighbour table is left alone.
-fn answers(stage: &Stage, address: &str) -> anyhow::Result<()> {
-    eventually(&format!("an answer from {address}"), SOON, || {
-        Ok(stage
-            .client(&format!("curl -s -m 1 http://{address}/hostname"))
-            .ok()
-            .filter(|name| name.contains("web")))
-    })?;
-    Ok(())
-}
-
 /// All nodes are ready again, and every address has exactly one owner, for several looks in a row.
 fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
     stage.admin("kubectl wait node --all --for=condition=Ready --timeout=120s")?;
@@ -103,7 +92,7 @@ fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
         Ok((good == 3).then_some(()))
     })?;
     for address in addresses {
-        answers(stage, address)?;
+        stage.answers(address, "web")?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::stage::{EVENTUALLY, Stage, eventually};
 
 const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spec.type==\"LoadBalancer\")]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
 
@@ -66,12 +66,7 @@ fn serves(stage: &Stage) -> anyhow::Result<()> {
     for name in ["one", "two", "three"] {
         let address = stage.address(name)?;
         stage.owner(&address, EVENTUALLY)?;
-        eventually(&format!("an answer from {address}"), SOON, || {
-            Ok(stage
-                .client(&format!("curl -s -m 1 http://{address}/hostname"))
-                .ok()
-                .filter(|name| name.contains("web")))
-        })?;
+        stage.answers(&address, "web")?;
     }
     Ok(())
 }
