@@ -30,7 +30,8 @@ fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
 pub(super) fn create(group: &str) -> anyhow::Result<()> {
     for root in hierarchies()? {
         let path = root.join(group);
-        // With version 2, controllers reach a group only when its parent hands them down.
+        // With version 2, controllers reach a group only when its parent hands them down. Not all of them can be, and not
+        // all are needed: the kubelet refuses to start without one that it needs, and names it.
         let controllers = root.join("cgroup.controllers");
         if let Ok(available) = std::fs::read_to_string(&controllers) {
             for controller in available.split_whitespace() {

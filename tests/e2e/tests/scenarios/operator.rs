@@ -103,14 +103,19 @@ fn what_is_edited_or_deleted_is_repaired(stage: &Stage) -> anyhow::Result<()> {
         )?;
         Ok((value == "true").then_some(()))
     })?;
+    replicas_are_repaired(stage)?;
+    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
+    Ok(())
+}
+
+/// Somebody takes a replica away, and the operator puts it back.
+fn replicas_are_repaired(stage: &Stage) -> anyhow::Result<()> {
     stage.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SOON, || {
         let value = stage
             .admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
         Ok((value == "2").then_some(()))
-    })?;
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
-    Ok(())
+    })
 }
 
 fn what_others_own_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
@@ -121,12 +126,7 @@ fn what_others_own_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
     stage.admin("kubectl rollout status daemonset speaker -n metallb-system --timeout=120s")?;
     // An edit of ours makes the operator apply once more; what it does not own must outlive that.
     stage.admin("kubectl annotate loadbalancerstack default touched=1 --overwrite")?;
-    stage.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
-    eventually("the replicas to be repaired", SOON, || {
-        let value = stage
-            .admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
-        Ok((value == "2").then_some(()))
-    })?;
+    replicas_are_repaired(stage)?;
     assert_eq!(
         stage.admin(
             "kubectl get deployment controller -n metallb-system -o jsonpath='{.metadata.labels.team}'"
