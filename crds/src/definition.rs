@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::schema;
-use crate::{IPAddressPool, L2Advertisement, LoadBalancerStack, ServiceL2Status};
+use crate::{ConfigurationState, IPAddressPool, L2Advertisement, LoadBalancerStack, ServiceL2Status};
 
 /// The kinds of `metallb.io`, which the operator installs.
 #[must_use]
@@ -17,6 +17,7 @@ pub fn metallb_crds() -> Vec<CustomResourceDefinition> {
         // MetalLB takes these without a spec: `kind: L2Advertisement` and a name announce every pool.
         finish(L2Advertisement::crd(), Spec::Optional),
         finish(ServiceL2Status::crd(), Spec::Optional),
+        finish(ConfigurationState::crd(), Spec::Optional),
     ]
 }
 

@@ -18,7 +18,11 @@ use crate::schema;
     status = "IPAddressPoolStatus",
     derive = "PartialEq",
     doc = "IPAddressPool is a pool of IP addresses for Services of type LoadBalancer.\n\nA pool only says which \
-           addresses there are. For machines on the LAN to reach them, an L2Advertisement has to announce the pool.",
+           addresses there are. For machines on the LAN to reach them, an L2Advertisement has to announce the pool.\n\n\
+           Annotations of a pool that MetalLB does not know: lb-operator.io/allocation-strategy (first, \
+           leastRecentlyUsed), lb-operator.io/hold-down (10m: how long a released address is given to nobody who does \
+           not ask for it), lb-operator.io/excluded-addresses (ranges that are given to nobody), \
+           lb-operator.io/namespace-quota (how many addresses of each family the Services of one namespace can have).",
     printcolumn(name = "Auto Assign", type_ = "boolean", json_path = ".spec.autoAssign"),
     printcolumn(
         name = "Avoid Buggy IPs",
@@ -83,6 +87,16 @@ pub struct ServiceAllocation {
     pub service_selectors: Vec<LabelSelector>,
 }
 
+/// An address that a Service had.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleasedAddress {
+    /// The address. Example: 192.168.50.50
+    pub address: String,
+    /// When it was released, in seconds since 1970.
+    pub since: i64,
+}
+
 /// How full the pool is, and whether it can be used. Written by the controller.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -101,6 +115,10 @@ pub struct IPAddressPoolStatus {
     /// IPv6 addresses that are free.
     #[serde(default, rename = "availableIPv6")]
     pub available_ipv6: i64,
+    /// Of a pool with a hold-down, or with the strategy leastRecentlyUsed: the addresses that were released last, the
+    /// newest first, so that a new leader knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<ReleasedAddress>,
     /// Whether the pool can be used, and if not, which field is wrong and what to do (type Valid).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -5,7 +5,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`ip_address_pool`], [`l2_advertisement`], [`service_l2_status`] | the kinds of `metallb.io` |
+//! | [`ip_address_pool`], [`l2_advertisement`], [`service_l2_status`], [`configuration_state`] | the kinds of `metallb.io` |
 //! | [`load_balancer_stack`] | the kind of `lb-operator.io` |
 //! | [`names`] | annotations, labels, ports and object names |
 //! | [`address_range`] | the syntax of a pool's `addresses` |
@@ -20,6 +20,7 @@
 
 pub mod address_range;
 pub mod condition;
+pub mod configuration_state;
 pub mod definition;
 pub mod ip_address_pool;
 pub mod l2_advertisement;
@@ -31,8 +32,13 @@ pub mod service_l2_status;
 
 pub use address_range::{AddressRange, AddressRangeError};
 pub use condition::{ConditionStatus, set_condition};
+pub use configuration_state::{
+    ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
+};
 pub use definition::{metallb_crds, stack_crd};
-pub use ip_address_pool::{IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ServiceAllocation};
+pub use ip_address_pool::{
+    IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ReleasedAddress, ServiceAllocation,
+};
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, L2AdvertisementStatus};
 pub use load_balancer_stack::{
     ComponentStatus, LoadBalancerStack, LoadBalancerStackSpec, LoadBalancerStackStatus, LogLevel, Mode,

@@ -21,6 +21,9 @@ pub const SPEAKER: &str = "speaker";
 /// Name of the Lease that the leading controller holds.
 pub const CONTROLLER_LEASE: &str = "metallb-controller";
 
+/// Name of the ConfigurationState that the controller writes.
+pub const CONFIGURATION_STATE: &str = "controller";
+
 /// Port of metrics and probes of all three programs.
 pub const MONITORING_PORT: u16 = 7472;
 /// Name of that port in pods and Services.
@@ -40,6 +43,9 @@ pub const LABEL_SERVICE_NAME: &str = "metallb.io/service-name";
 /// Label of a ServiceL2Status: namespace of the Service.
 pub const LABEL_SERVICE_NAMESPACE: &str = "metallb.io/service-namespace";
 
+/// Label of a ConfigurationState: which program writes it.
+pub const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
+
 /// Label of a Node that announces nothing, whatever the label's value.
 pub const LABEL_EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
@@ -52,6 +58,20 @@ pub const REPORTER_OPERATOR: &str = "lb-operator";
 
 /// Annotation of a Service, written by the controller: the pool that its address is from.
 pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
+
+/// Annotation of a pool: `first` or `leastRecentlyUsed`.
+pub const ALLOCATION_STRATEGY: &str = "lb-operator.io/allocation-strategy";
+/// Annotation of a pool: how long a released address is given to nobody who does not ask for it, such as `10m`.
+pub const HOLD_DOWN: &str = "lb-operator.io/hold-down";
+/// Annotation of a pool: CIDRs and ranges, separated by commas, that are given to nobody.
+pub const EXCLUDED_ADDRESSES: &str = "lb-operator.io/excluded-addresses";
+/// Annotation of a pool: how many addresses of each family the Services of one namespace can have.
+pub const NAMESPACE_QUOTA: &str = "lb-operator.io/namespace-quota";
+
+/// Condition of a Service: whether it has the addresses that it asks for, and if not, why.
+pub const ADDRESS_ASSIGNED: &str = "lb-operator.io/AddressAssigned";
+/// Condition of a ConfigurationState, written by the controller.
+pub const POOL_RECONCILER_VALID: &str = "poolReconcilerValid";
 
 /// An annotation of a Service that users set, under both prefixes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

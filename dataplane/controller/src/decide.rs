@@ -22,14 +22,15 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_daemon::Key;
-use lb_ipam::{Allocator, Rejection};
+use lb_ipam::{Addresses, Allocator, Family, Rejection, Tenant};
 
+use crate::condition::{self, Shown, Told, Trouble};
 use crate::flight::Flights;
 use crate::index::Index;
 use crate::report::Report;
 use crate::service::{Role, Service, Status};
-use crate::verdict;
 use crate::write::{Outcome, ServiceWrite, Target, Write};
+use crate::{state, verdict};
 
 /// Writes under way at once: enough to write 1,000 Services in a second, few enough for the API server's queues.
 pub const MAX_UNDER_WAY: usize = 32;
@@ -64,6 +65,16 @@ impl fmt::Display for Holder {
     }
 }
 
+impl Tenant for Holder {
+    /// What a Service is leaving counts for no quota: it must not keep it from what it moves to.
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Service(key) => Some(&key.namespace),
+            Self::Leaving(..) => None,
+        }
+    }
+}
+
 /// What a leader knows beyond the index.
 #[derive(Debug)]
 pub struct Leading {
@@ -72,8 +83,10 @@ pub struct Leading {
     dirty: BTreeSet<Key>,
     /// Services of ours without an address.
     pending: BTreeSet<Key>,
+    /// Services of ours that have an address, and want one of this family as well.
+    incomplete: BTreeMap<Key, Family>,
     /// What each Service in trouble was told last.
-    told: BTreeMap<Key, Rejection>,
+    told: BTreeMap<Key, Told>,
     /// Services that were told that they lose an address, and show it still.
     cleared: BTreeSet<Key>,
     /// Services that were told of their deprecated annotations.
@@ -87,17 +100,23 @@ pub struct Leading {
     verdicts: BTreeSet<Target>,
     flights: Flights<Target>,
     pools_changed: bool,
+    /// Whether nothing has been decided yet: what statuses show then is kept, also what no pool has.
+    takes_over: bool,
+    /// What the two clocks showed when something was decided last.
+    clocks: Option<(Instant, Timestamp)>,
     reports: Vec<Report>,
 }
 
 impl Leading {
-    /// Takes over: adopts every address that a status shows, oldest Service first, before anything is given.
+    /// Takes over: the first decision adopts every address that a status shows, oldest Service first, before anything is
+    /// given.
     #[must_use]
     pub fn new(index: &Index) -> Self {
         Self {
             allocator: Allocator::default(),
             dirty: index.services.keys().cloned().collect(),
             pending: BTreeSet::new(),
+            incomplete: BTreeMap::new(),
             told: BTreeMap::new(),
             cleared: BTreeSet::new(),
             told_deprecated: BTreeSet::new(),
@@ -107,6 +126,8 @@ impl Leading {
             verdicts: BTreeSet::new(),
             flights: Flights::default(),
             pools_changed: true,
+            takes_over: true,
+            clocks: None,
             reports: Vec::new(),
         }
     }
@@ -126,7 +147,7 @@ impl Leading {
     /// What is wrong with a Service, as it was told last.
     #[must_use]
     pub fn reason(&self, key: &Key) -> Option<&Rejection> {
-        self.told.get(key)
+        self.told.get(key).map(|told| &told.reason)
     }
 
     /// These Services have changed.
@@ -140,11 +161,21 @@ impl Leading {
     }
 
     /// Decides everything that changes made necessary. What comes of it is in [`Leading::next_write`] and
-    /// [`Leading::take_reports`].
-    pub fn decide(&mut self, index: &Index, now: Instant) {
-        let mut retry = std::mem::take(&mut self.pools_changed);
-        if retry {
+    /// [`Leading::take_reports`]. `time` is for what outlives this process.
+    pub fn decide(&mut self, index: &Index, now: Instant, time: Timestamp) {
+        self.clocks = Some((now, time));
+        let wakes = self
+            .allocator
+            .next_wake()
+            .is_some_and(|wake| wake <= time.as_second());
+        self.allocator.pass_to(time.as_second());
+        let mut freed = Freed::default();
+        if std::mem::take(&mut self.pools_changed) {
             self.change_pools(index);
+            freed = Freed::ALL;
+        }
+        if wakes {
+            freed = Freed::ALL;
         }
         for target in self.flights.due(now) {
             if let Target::Service(key) = target {
@@ -161,21 +192,24 @@ impl Leading {
         let mut waiting = BTreeSet::new();
         for key in &dirty {
             let settled = self.settle(index, key, now);
-            retry |= settled.freed;
+            freed = freed.and(settled.freed);
             self.pending.remove(key);
+            self.incomplete.remove(key);
             if settled.wants {
                 waiting.insert(key.clone());
             }
         }
-        if retry {
+        if freed.any() {
             waiting.append(&mut self.pending);
         }
+        let hopeful = self.incomplete.iter().filter(|(_, family)| freed.of(**family));
+        waiting.extend(hopeful.map(|(key, _)| key.clone()));
         let waiting = by_age(index, waiting);
         for key in &waiting {
-            if !self.serve(index, key) {
-                self.pending.insert(key.clone());
-            }
+            self.incomplete.remove(key);
+            self.serve(index, key);
         }
+        self.takes_over = false;
         for key in dirty.iter().chain(&waiting) {
             self.enqueue(index, key);
         }
@@ -192,16 +226,21 @@ impl Leading {
             // One that may not be written now is looked at again when that changes.
             if let Some(service) = index.services.get(&key)
                 && self.flights.may_write(&target, &service.version, now)
-                && let Some(write) = self.service_write(&key, service)
+                && let Some(write) = self.service_write(&key, service, time)
             {
                 self.flights.sent(target, service.version.clone());
                 self.expect_landing(&write);
                 return Some(Write::Service(write));
             }
         }
-        // Counts follow once the Services have been written, so that a thousand of them do not mean a thousand counts.
+        // Figures follow once the Services have been written, so that a thousand of them do not mean a thousand counts.
         while let Some(target) = self.verdicts.pop_first() {
-            let write = verdict::write(index, &self.allocator, &target, time);
+            let write = match target {
+                Target::State => state::write(index, &self.allocator, time),
+                Target::Service(_) | Target::Pool(_) | Target::Advertisement(_) => {
+                    verdict::write(index, &self.allocator, &target, time)
+                }
+            };
             if let Some((version, write)) = write
                 && self.flights.may_write(&target, &version, now)
             {
@@ -224,6 +263,7 @@ impl Leading {
                         self.reports
                             .extend(verdict::written(index, write, based_on.as_deref(), version));
                     }
+                    Write::State(write) => state::written(index, write, based_on.as_deref(), version),
                 }
             }
             Outcome::Outdated => self.flights.outdated(&target),
@@ -242,11 +282,24 @@ impl Leading {
         }
     }
 
-    /// When to decide again although nothing has changed: a write that failed may be tried again.
+    /// When to decide again although nothing has changed: a write that failed may be tried again, or an address that was
+    /// held back may be given to somebody who waits.
     #[must_use]
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let limbo = self.landing.values().filter_map(|landing| landing.until);
-        self.flights.next_timeout(now).into_iter().chain(limbo).min()
+        let writes = self.flights.next_timeout(now);
+        limbo.chain(writes).chain(self.next_wake()).min()
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        if self.pending.is_empty() && self.incomplete.is_empty() {
+            return None;
+        }
+        let (instant, time) = self.clocks?;
+        let seconds = self.allocator.next_wake()?.saturating_sub(time.as_second());
+        let seconds = u64::try_from(seconds).unwrap_or_default();
+        // At most for a day, in case somebody sets the clock.
+        Some(instant + Duration::from_secs(seconds.min(24 * 3600)))
     }
 
     /// What to tell: events and log lines, in order.
@@ -259,6 +312,13 @@ impl Leading {
         for holder in changed.renamed {
             if let Holder::Service(key) = holder {
                 self.dirty.insert(key);
+            }
+        }
+        if self.takes_over {
+            for pool in index.pools.values() {
+                for (address, since) in pool.released.iter().rev() {
+                    self.allocator.remember_release(*address, *since);
+                }
             }
         }
         for cleared in changed.cleared {
@@ -293,23 +353,22 @@ impl Leading {
         landing.until = None;
     }
 
-    /// Tells a Service what is wrong, once.
-    fn complain(
-        &mut self,
-        key: &Key,
-        service: &Service,
-        reason: &Rejection,
-        report: fn(&Key, &Service, &Rejection) -> Report,
-    ) {
-        if !self
+    /// Tells a Service what is wrong, once. What it was told it goes on being told as long as that says the same.
+    fn complain(&mut self, key: &Key, service: &Service, trouble: Trouble, reason: Rejection) {
+        if self
             .told
             .get(key)
-            .is_some_and(|told| told.says_the_same_as(reason))
+            .is_some_and(|told| told.trouble == trouble && told.reason.says_the_same_as(&reason))
         {
-            self.reports.push(report(key, service, reason));
-            self.mention_deprecated(key, service);
+            return;
         }
-        self.told.insert(key.clone(), reason.clone());
+        self.reports.push(match trouble {
+            Trouble::Failed => Report::failed(key, service, &reason),
+            Trouble::NotUnderstood => Report::invalid_request(key, service, &reason),
+            Trouble::Incomplete => Report::incomplete(key, service, &reason),
+        });
+        self.mention_deprecated(key, service);
+        self.told.insert(key.clone(), Told { trouble, reason });
     }
 
     fn mention_deprecated(&mut self, key: &Key, service: &Service) {
@@ -324,7 +383,8 @@ impl Leading {
         let Some(service) = index.services.get(key) else {
             return;
         };
-        if self.service_write(key, service).is_some() {
+        // When it says something does not make it say something else.
+        if self.service_write(key, service, Timestamp::UNIX_EPOCH).is_some() {
             self.queue.insert((service.created, key.clone()));
         } else {
             self.flights.forget(&Target::Service(key.clone()));
@@ -332,19 +392,25 @@ impl Leading {
     }
 
     /// The difference between what a Service has and what its object shows.
-    fn service_write(&self, key: &Key, service: &Service) -> Option<ServiceWrite> {
+    fn service_write(&self, key: &Key, service: &Service, time: Timestamp) -> Option<ServiceWrite> {
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
-        let addresses = has.map(|has| has.addresses).unwrap_or_default();
-        let pool = has.map(|has| has.pool.to_string());
+        let addresses = has.map(lb_ipam::Assignment::addresses).unwrap_or_default();
+        let pool = has.and_then(lb_ipam::Assignment::pool_names);
+        let condition = match service.role {
+            Role::Former => service.shown.map(|_| condition::Change::Remove),
+            Role::Ours(_) => condition::change(service.shown, condition::says(has, self.told.get(key)), time),
+        };
         let differs = addresses != service.status.addresses || service.status.foreign;
         let write = ServiceWrite {
             key: key.clone(),
             version: service.version.clone(),
+            before: service.status.addresses,
             status: differs.then_some(addresses),
             pool: (pool != service.pool || service.deprecated_pool).then_some(pool),
             deprecated_pool: service.deprecated_pool,
+            condition,
         };
-        (write.status.is_some() || write.pool.is_some()).then_some(write)
+        (write.status.is_some() || write.pool.is_some() || write.condition.is_some()).then_some(write)
     }
 
     fn service_written(
@@ -357,17 +423,31 @@ impl Leading {
         let Some(service) = index.services.get_mut(&write.key) else {
             return;
         };
-        if let Some(addresses) = write.status.filter(|addresses| !addresses.is_empty()) {
-            let pool = write
-                .pool
-                .clone()
-                .flatten()
-                .or_else(|| service.pool.clone())
-                .unwrap_or_default();
+        let before = write.before;
+        let new: Addresses = write
+            .status
+            .iter()
+            .flat_map(Addresses::iter)
+            .filter(|address| before.get(Family::of(*address)) != Some(*address))
+            .collect();
+        let after = write.status.unwrap_or(before);
+        let service = service.clone();
+        if !new.is_empty() {
+            let pool = write.pool.clone().flatten().or_else(|| service.pool.clone());
+            let report = if new == after {
+                Report::allocated
+            } else {
+                Report::additional
+            };
             self.reports
-                .push(Report::allocated(&write.key, service, addresses, pool));
-            let service = service.clone();
+                .push(report(&write.key, &service, new, pool.unwrap_or_default()));
             self.mention_deprecated(&write.key, &service);
+        }
+        if let Some(condition::Change::Set { says, .. }) = &write.condition
+            && says.is_about_outside()
+        {
+            self.reports
+                .push(Report::outside(&write.key, &service, says.message()));
         }
         // If the watch was quicker, the index is newer than this answer.
         let Some(service) = index.services.get_mut(&write.key) else {
@@ -380,6 +460,9 @@ impl Leading {
                     addresses,
                     foreign: false,
                 };
+            }
+            if let Some(change) = &write.condition {
+                service.shown = Shown::after(change);
             }
             if let Some(pool) = write.pool {
                 service.pool = pool;
@@ -397,11 +480,48 @@ impl Leading {
         self.verdicts = pools
             .chain(advertisements)
             .filter(|target| verdict::differs(index, &self.allocator, target))
+            .chain(Some(Target::State).filter(|_| state::differs(index, &self.allocator)))
             .collect();
         for target in self.flights.due(now) {
             if !matches!(target, Target::Service(_)) && !self.verdicts.contains(&target) {
                 self.flights.forget(&target);
             }
+        }
+    }
+}
+
+/// The families of which addresses have become free.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Freed {
+    v4: bool,
+    v6: bool,
+}
+
+impl Freed {
+    pub(crate) const ALL: Self = Self { v4: true, v6: true };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            v4: self.v4 || other.v4,
+            v6: self.v6 || other.v6,
+        }
+    }
+
+    fn any(self) -> bool {
+        self.v4 || self.v6
+    }
+
+    fn of(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(_) => self.v4 = true,
+            IpAddr::V6(_) => self.v6 = true,
         }
     }
 }

@@ -2,17 +2,20 @@
 //! structs and dropped at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
 use lb_crds::selector::validate;
-use lb_crds::{AddressRange, IPAddressPool, IPAddressPoolSpec, L2Advertisement};
+use lb_crds::{AddressRange, IPAddressPool, IPAddressPoolSpec, L2Advertisement, ReleasedAddress};
 use lb_daemon::Key;
 use lb_daemon::watch::Change;
-use lb_ipam::{Access, Candidate, PoolError, PoolSpec, Range};
+use lb_ipam::{Access, Candidate, Extras, PoolError, PoolSpec, Range};
 
 use crate::allocation::{Allocation, Labels};
+use crate::extras;
 use crate::service::{Role, Service};
+use crate::state::State;
 
 /// Services, pools and advertisements.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub struct Index {
     pub pools: BTreeMap<String, Pool>,
     /// L2Advertisements.
     pub advertisements: BTreeMap<Key, Advertisement>,
+    /// The ConfigurationState.
+    pub state: State,
     /// The labels of namespaces that have any.
     namespaces: BTreeMap<String, Labels>,
     /// Services that a listing under way has delivered so far.
@@ -41,6 +46,8 @@ pub struct Pool {
     pub allocation: Option<Allocation>,
     /// What its status says: IPv4 and IPv6 assigned, IPv4 and IPv6 available; none when it has no status.
     pub counts: Option<[i64; 4]>,
+    /// The addresses that were released lately, by its status, and when: the newest first.
+    pub released: Vec<(IpAddr, i64)>,
     /// The conditions of its status.
     pub conditions: Vec<Condition>,
 }
@@ -70,7 +77,9 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
-    fn of(meta: &ObjectMeta) -> Self {
+    /// Of an object.
+    #[must_use]
+    pub fn of(meta: &ObjectMeta) -> Self {
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             version: meta.resource_version.clone().unwrap_or_default(),
@@ -173,6 +182,7 @@ impl Index {
                     candidate,
                     allocation: None,
                     counts: None,
+                    released: Vec::new(),
                     conditions: Vec::new(),
                 };
                 self.pools.insert(key.name, pool);
@@ -267,7 +277,7 @@ impl Pool {
         Self {
             object: ObjectRef::of(&object.metadata),
             candidate: Candidate {
-                spec: pool_spec(name, &object.spec),
+                spec: pool_spec(name, &object.spec, object.metadata.annotations.as_ref()),
                 found_invalid,
                 created: created.map_or(0, |time| time.0.as_second()),
             },
@@ -280,12 +290,24 @@ impl Pool {
                     status.available_ipv6,
                 ]
             }),
+            released: status.map_or(Vec::new(), |status| released(&status.released)),
             conditions,
         }
     }
 }
 
-fn pool_spec(name: String, spec: &IPAddressPoolSpec) -> Result<PoolSpec, PoolError> {
+/// What cannot be read is left out: it is our own, and no more than a memory.
+fn released(list: &[ReleasedAddress]) -> Vec<(IpAddr, i64)> {
+    list.iter()
+        .filter_map(|released| Some((released.address.parse().ok()?, released.since)))
+        .collect()
+}
+
+fn pool_spec(
+    name: String,
+    spec: &IPAddressPoolSpec,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Result<PoolSpec, PoolError> {
     let mut ranges = Vec::with_capacity(spec.addresses.len());
     for (index, entry) in spec.addresses.iter().enumerate() {
         let range = entry.parse::<AddressRange>().map_err(|error| error.to_string());
@@ -326,6 +348,7 @@ fn pool_spec(name: String, spec: &IPAddressPoolSpec) -> Result<PoolSpec, PoolErr
         auto_assign: spec.auto_assign,
         avoid_buggy_ips: spec.avoid_buggy_ips,
         access,
+        extras: annotations.map_or(Ok(Extras::default()), extras::read)?,
     })
 }
 

@@ -5,7 +5,9 @@
 
 pub mod allocation;
 pub mod args;
+pub mod condition;
 pub mod decide;
+pub mod extras;
 pub mod flight;
 pub mod index;
 pub mod metrics;
@@ -13,6 +15,7 @@ pub mod report;
 mod run;
 pub mod service;
 pub mod standby;
+pub mod state;
 pub mod verdict;
 pub mod watch;
 pub mod write;

@@ -136,6 +136,7 @@ mod tests {
             auto_assign: true,
             avoid_buggy_ips: false,
             access: lb_ipam::Access::Everybody,
+            extras: lb_ipam::Extras::default(),
         };
         let candidate = Candidate {
             spec: Ok(spec),

@@ -2,6 +2,7 @@
 //! beginnings of the texts, are MetalLB's: people and dashboards search for them.
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use lb_crds::names::CONFIGURATION_STATE;
 use lb_daemon::Key;
 use lb_daemon::events::{EventKind, reference};
 use lb_ipam::{Addresses, Rejection};
@@ -19,12 +20,23 @@ pub struct Report {
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum What {
-    Allocated { addresses: Addresses, pool: String },
+    Allocated {
+        addresses: Addresses,
+        pool: String,
+        additional: bool,
+    },
     Cleared(Rejection),
     Failed(Rejection),
+    Incomplete(Rejection),
+    Outside {
+        message: String,
+    },
     InvalidRequest(Rejection),
     Deprecated(&'static str),
-    Invalid { reason: String, message: String },
+    Invalid {
+        reason: String,
+        message: String,
+    },
     Valid,
 }
 
@@ -45,7 +57,44 @@ impl Report {
     /// A Service's status shows its addresses.
     #[must_use]
     pub fn allocated(key: &Key, service: &Service, addresses: Addresses, pool: String) -> Self {
-        Self::of(key, service, What::Allocated { addresses, pool })
+        let additional = false;
+        Self::of(
+            key,
+            service,
+            What::Allocated {
+                addresses,
+                pool,
+                additional,
+            },
+        )
+    }
+
+    /// A Service's status shows one more address.
+    #[must_use]
+    pub fn additional(key: &Key, service: &Service, addresses: Addresses, pool: String) -> Self {
+        let additional = true;
+        Self::of(
+            key,
+            service,
+            What::Allocated {
+                addresses,
+                pool,
+                additional,
+            },
+        )
+    }
+
+    /// A Service that prefers two addresses has one.
+    #[must_use]
+    pub fn incomplete(key: &Key, service: &Service, reason: &Rejection) -> Self {
+        Self::of(key, service, What::Incomplete(reason.clone()))
+    }
+
+    /// A Service keeps what no pool has.
+    #[must_use]
+    pub fn outside(key: &Key, service: &Service, message: &str) -> Self {
+        let message = message.to_owned();
+        Self::of(key, service, What::Outside { message })
     }
 
     /// A Service loses its address, because pools do not allow it any more.
@@ -110,6 +159,12 @@ impl Report {
                 uid,
             ),
             Target::Advertisement(key) => reference(key, "metallb.io/v1beta1", "L2Advertisement", uid),
+            Target::State => reference(
+                &Key::new(namespace, CONFIGURATION_STATE),
+                "metallb.io/v1beta1",
+                "ConfigurationState",
+                uid,
+            ),
         }
     }
 
@@ -117,11 +172,30 @@ impl Report {
     #[must_use]
     pub fn event(&self) -> Event {
         let (kind, reason, action, note) = match &self.what {
-            What::Allocated { addresses, .. } => (
+            What::Allocated {
+                addresses,
+                additional,
+                ..
+            } => (
                 EventKind::Normal,
                 "IPAllocated",
                 "Assign",
-                format!("Assigned IP {addresses}"),
+                format!(
+                    "Assigned {}IP {addresses}",
+                    if *additional { "additional " } else { "" }
+                ),
+            ),
+            What::Incomplete(reason) => (
+                EventKind::Normal,
+                "AdditionalAssignFailed",
+                "Assign",
+                format!("cannot assign additional IP in PreferDualStack: {reason}"),
+            ),
+            What::Outside { message } => (
+                EventKind::Warning,
+                "AddressOutsidePools",
+                "Adopt",
+                message.clone(),
             ),
             What::Cleared(reason) => (
                 EventKind::Normal,
@@ -178,7 +252,7 @@ impl Report {
     pub fn log(&self) {
         let name = self.name();
         match &self.what {
-            What::Allocated { addresses, pool } => {
+            What::Allocated { addresses, pool, .. } => {
                 let ip: Vec<_> = addresses.iter().map(|address| address.to_string()).collect();
                 tracing::info!(service = name, ip = ip.join(","), pool, "address assigned");
             }
@@ -187,6 +261,12 @@ impl Report {
             }
             What::Failed(error) => {
                 tracing::warn!(service = name, reason = error.word(), %error, "no address assigned");
+            }
+            What::Incomplete(error) => {
+                tracing::info!(service = name, reason = error.word(), %error, "no additional address assigned");
+            }
+            What::Outside { message } => {
+                tracing::warn!(service = name, detail = message, "address of no pool kept");
             }
             What::InvalidRequest(error) => {
                 tracing::warn!(service = name, reason = error.word(), %error, "request not understood");
@@ -205,6 +285,7 @@ impl Report {
         match &self.target {
             Target::Service(key) | Target::Advertisement(key) => key.to_string(),
             Target::Pool(name) => name.clone(),
+            Target::State => CONFIGURATION_STATE.to_owned(),
         }
     }
 }

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
-use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement};
 use lb_daemon::events::Events;
 use lb_daemon::leader::{LeaderConfig, Leadership, lead};
 use lb_daemon::lease::Timing;
@@ -63,6 +63,7 @@ enum Input {
     Namespace(Change<Namespace>),
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
+    State(Change<ConfigurationState>),
     Written(Box<(Write, Outcome)>),
     /// A pause is over.
     Time,
@@ -79,6 +80,7 @@ struct Controller {
     namespaces: BoxStream<'static, Change<Namespace>>,
     pools: BoxStream<'static, Change<IPAddressPool>>,
     advertisements: BoxStream<'static, Change<L2Advertisement>>,
+    states: BoxStream<'static, Change<ConfigurationState>>,
     writes: FuturesUnordered<BoxFuture<'static, (Write, Outcome)>>,
     writer: Writer,
     events: Events,
@@ -130,6 +132,7 @@ impl Controller {
             namespaces: watch::namespaces(client),
             pools: watch::pools(client, namespace),
             advertisements: watch::advertisements(client, namespace),
+            states: watch::states(client, namespace),
             writes: FuturesUnordered::new(),
             writer: Writer::new(client.clone(), namespace),
             events: Events::new(client.clone(), REPORTER_CONTROLLER, &context.pod_name),
@@ -178,6 +181,7 @@ impl Controller {
             Some(change) = self.namespaces.next() => Input::Namespace(change),
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
+            Some(change) = self.states.next() => Input::State(change),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
             else => pending().await,
         }
@@ -235,6 +239,8 @@ impl Controller {
                 }
                 self.index.advertisement(change);
             }
+            // Nothing waits for it: it is told, not asked.
+            Input::State(change) => self.index.state.take(change),
             Input::Written(written) => {
                 let (write, outcome) = *written;
                 if matches!(outcome, Outcome::Failed { .. }) {
@@ -272,15 +278,15 @@ impl Controller {
             return;
         }
         if !self.leads {
-            for report in self.standby.look(&self.index, Instant::now()) {
+            for report in self.standby.look(&self.index, Instant::now(), Timestamp::now()) {
                 report.log();
             }
             return;
         }
         let leading = self.leading.get_or_insert_with(|| Leading::new(&self.index));
-        let now = Instant::now();
-        leading.decide(&self.index, now);
-        while let Some(write) = leading.next_write(&self.index, now, Timestamp::now()) {
+        let (now, time) = (Instant::now(), Timestamp::now());
+        leading.decide(&self.index, now, time);
+        while let Some(write) = leading.next_write(&self.index, now, time) {
             self.writes.push(self.writer.clone().send(write).boxed());
         }
         for report in leading.take_reports() {

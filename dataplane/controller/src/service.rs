@@ -12,6 +12,7 @@ use lb_ipam::request::Words;
 use lb_ipam::{Addresses, DualStack, Families, Port, Rejection, Request, Sharing};
 
 use crate::allocation::Labels;
+use crate::condition::Shown;
 
 /// What the controller knows of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Service {
     pub role: Role,
     /// What its status says.
     pub status: Status,
+    /// What its condition says.
+    pub shown: Option<Shown>,
     /// The pool that its annotation says the addresses are from.
     pub pool: Option<String>,
     /// Whether that annotation has its deprecated key.
@@ -70,6 +73,11 @@ impl Service {
         let annotations = object.metadata.annotations.as_ref().unwrap_or(&none);
         let spec = object.spec.clone().unwrap_or_default();
         let status = status(object);
+        let conditions = object
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref());
+        let shown = Shown::read(conditions.unwrap_or_default());
         let pool = annotations.get(IP_ALLOCATED_FROM_POOL);
         let old_pool = annotations.get(DEPRECATED_IP_ALLOCATED_FROM_POOL);
         let role = if spec.type_.as_deref() == Some("LoadBalancer") {
@@ -78,7 +86,7 @@ impl Service {
                 return None;
             }
             Role::Ours(request(&spec, annotations))
-        } else if pool.is_some() || old_pool.is_some() || !status.is_empty() {
+        } else if pool.is_some() || old_pool.is_some() || shown.is_some() || !status.is_empty() {
             Role::Former
         } else {
             return None;
@@ -94,6 +102,7 @@ impl Service {
             labels: metadata.labels.clone().unwrap_or_default(),
             role,
             status,
+            shown,
             pool: pool.or(old_pool).cloned(),
             deprecated_pool: old_pool.is_some(),
             deprecated: deprecated_keys(annotations).collect(),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use lb_daemon::Key;
 use lb_ipam::{Addresses, Rejection};
 
@@ -43,7 +44,7 @@ impl Standby {
 
     /// What there is to log, if it is time.
     #[must_use]
-    pub fn look(&mut self, index: &Index, now: Instant) -> Vec<Report> {
+    pub fn look(&mut self, index: &Index, now: Instant, time: Timestamp) -> Vec<Report> {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();
         }
@@ -70,7 +71,7 @@ impl Standby {
         let mut waiting = BTreeMap::new();
         if anybody_waits {
             let mut shadow = Leading::new(index);
-            shadow.decide(index, now);
+            shadow.decide(index, now, time);
             for (key, service) in &index.services {
                 if service.status.addresses.is_empty()
                     && let Some(reason) = shadow.reason(key)

@@ -1,16 +1,20 @@
 //! What is to be known about pools and advertisements: whether they are valid, why not, and how full a pool is.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::{find_condition, set_condition};
-use lb_ipam::{Allocator, Family};
+use lb_ipam::{Allocator, Assignment, Family};
 
 use crate::decide::Holder;
 use crate::index::{Index, ObjectRef};
 use crate::report::Report;
 use crate::write::{Target, VerdictWrite, Write};
+
+/// How many released addresses a pool's status names: some ten kilobytes.
+const MOST_RELEASED: usize = 256;
 
 /// The one condition of pools and advertisements.
 pub const VALID: &str = "Valid";
@@ -20,8 +24,22 @@ pub const VALID: &str = "Valid";
 pub fn differs(index: &Index, allocator: &Allocator<Holder>, target: &Target) -> bool {
     subject(index, allocator, target).is_some_and(|subject| {
         let mut conditions = subject.conditions.to_vec();
-        subject.counts != subject.shown_counts || subject.set(&mut conditions, Timestamp::UNIX_EPOCH)
+        subject.has_other_figures() || subject.set(&mut conditions, Timestamp::UNIX_EPOCH)
     })
+}
+
+/// What is wrong with pools and advertisements, each with its object.
+#[must_use]
+pub fn errors(index: &Index, allocator: &Allocator<Holder>) -> Vec<String> {
+    let pools = index.pools.keys().filter_map(|name| {
+        let error = allocator.pool(name)?.err()?;
+        Some(format!("IPAddressPool {name}: {error}"))
+    });
+    let advertisements = index.advertisements.keys().filter_map(|key| {
+        let subject = advertisement(index, key).filter(|subject| !subject.valid)?;
+        Some(format!("L2Advertisement {}: {}", key.name, subject.message))
+    });
+    pools.chain(advertisements).collect()
 }
 
 /// The write that makes it so, and the version that it is based on.
@@ -35,7 +53,7 @@ pub fn write(
     let subject = subject(index, allocator, target)?;
     let mut conditions = subject.conditions.to_vec();
     let changed = subject.set(&mut conditions, time);
-    (changed || subject.counts != subject.shown_counts).then(|| {
+    (changed || subject.has_other_figures()).then(|| {
         let version = subject.object.version.clone();
         let write = VerdictWrite {
             target: target.clone(),
@@ -43,6 +61,7 @@ pub fn write(
             report: subject.news(target),
             conditions,
             counts: subject.counts,
+            released: subject.released,
         };
         (version, Write::Verdict(write))
     })
@@ -55,23 +74,25 @@ pub fn written(
     based_on: Option<&str>,
     version: String,
 ) -> Option<Report> {
-    let (object, conditions, counts) = match &write.target {
+    let (object, conditions, figures) = match &write.target {
         Target::Pool(name) => {
             let pool = index.pools.get_mut(name)?;
-            (&mut pool.object, &mut pool.conditions, Some(&mut pool.counts))
+            let figures = (&mut pool.counts, &mut pool.released);
+            (&mut pool.object, &mut pool.conditions, Some(figures))
         }
         Target::Advertisement(key) => {
             let advertisement = index.advertisements.get_mut(key)?;
             (&mut advertisement.object, &mut advertisement.conditions, None)
         }
-        Target::Service(_) => return None,
+        Target::Service(_) | Target::State => return None,
     };
     // If the watch was quicker, the index is newer than this answer.
     if Some(object.version.as_str()) == based_on {
         object.version = version;
         conditions.clone_from(&write.conditions);
-        if let Some(counts) = counts {
+        if let Some((counts, released)) = figures {
             *counts = write.counts;
+            *released = write.released;
         }
     }
     write.report
@@ -86,9 +107,18 @@ struct Subject<'a> {
     reason: &'static str,
     message: String,
     counts: Option<[i64; 4]>,
+    shown_released: &'a [(IpAddr, i64)],
+    released: Vec<(IpAddr, i64)>,
 }
 
 impl Subject<'_> {
+    /// Whether the counts are others, or something was released that is not shown. What is over is left standing until
+    /// then: it does no harm, and is no reason to write.
+    fn has_other_figures(&self) -> bool {
+        let newest = self.released.first();
+        self.counts != self.shown_counts || newest.is_some_and(|newest| !self.shown_released.contains(newest))
+    }
+
     /// What a write of this tells the object's owner: that it turned invalid or valid, or is invalid for another reason.
     /// It goes by what is shown, so that nothing is told twice, whoever leads.
     fn news(&self, target: &Target) -> Option<Report> {
@@ -120,7 +150,7 @@ fn subject<'a>(index: &'a Index, allocator: &Allocator<Holder>, target: &Target)
     let subject = match target {
         Target::Pool(name) => pool(index, allocator, name)?,
         Target::Advertisement(key) => advertisement(index, key)?,
-        Target::Service(_) => return None,
+        Target::Service(_) | Target::State => return None,
     };
     // One that cannot be read has no version to base a write on: the log has said so.
     (!subject.object.version.is_empty()).then_some(subject)
@@ -154,6 +184,10 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<Holder>, name: &str) -> Opti
             available(Family::V6),
         ])
     });
+    let released = match allocator.pool(name)? {
+        Ok(pool) => pool.released(MOST_RELEASED),
+        Err(_) => Vec::new(),
+    };
     Some(Subject {
         object: &pool.object,
         conditions: &pool.conditions,
@@ -162,18 +196,24 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<Holder>, name: &str) -> Opti
         reason,
         message,
         counts,
+        shown_released: &pool.released,
+        released,
     })
 }
 
 /// How many addresses Services keep of a pool that is invalid; it has none to give.
 fn kept(allocator: &Allocator<Holder>, name: &str) -> [i64; 4] {
     let kept = |family: Family| {
-        let of_pool = allocator
-            .assignments()
-            .filter(|(_, assignment)| &*assignment.pool == name);
+        let of_pool = |assignment: &Assignment| {
+            let pool = assignment.origin(family)?.pool()?;
+            (**pool == *name)
+                .then(|| assignment.addresses().get(family))
+                .flatten()
+        };
         // One that is shared counts once.
-        let addresses: BTreeSet<_> = of_pool
-            .filter_map(|(_, assignment)| assignment.addresses.get(family))
+        let addresses: BTreeSet<_> = allocator
+            .assignments()
+            .filter_map(|(_, assignment)| of_pool(assignment))
             .collect();
         i64::try_from(addresses.len()).unwrap_or(i64::MAX)
     };
@@ -203,5 +243,7 @@ fn advertisement<'a>(index: &'a Index, key: &lb_daemon::Key) -> Option<Subject<'
         reason,
         message,
         counts: None,
+        shown_released: &[],
+        released: Vec::new(),
     })
 }

@@ -5,7 +5,8 @@ use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
-use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_crds::names::CONFIGURATION_STATE;
+use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement};
 use lb_daemon::watch::{Change, watch};
 
 /// Services of all namespaces and types: one that stops being a load balancer has to be seen.
@@ -30,4 +31,11 @@ pub fn pools(client: &Client, namespace: &str) -> BoxStream<'static, Change<IPAd
 #[must_use]
 pub fn advertisements(client: &Client, namespace: &str) -> BoxStream<'static, Change<L2Advertisement>> {
     watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
+}
+
+/// The one ConfigurationState that is ours.
+#[must_use]
+pub fn states(client: &Client, namespace: &str) -> BoxStream<'static, Change<ConfigurationState>> {
+    let only = Config::default().fields(&format!("metadata.name={CONFIGURATION_STATE}"));
+    watch(Api::namespaced(client.clone(), namespace), only).boxed()
 }

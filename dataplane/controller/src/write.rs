@@ -4,18 +4,25 @@
 //! API server refuses it, and the decision is made again.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use lb_crds::names::{DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL};
-use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_crds::names::{
+    CONFIGURATION_STATE, CONTROLLER, DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL,
+    LABEL_COMPONENT_TYPE,
+};
+use lb_crds::{
+    ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus, IPAddressPool, L2Advertisement,
+};
 use lb_daemon::Key;
 use lb_ipam::Addresses;
 use serde_json::{Map, Value, json};
 
+use crate::condition;
 use crate::report::Report;
 
 /// How long one write may take. Shorter than the time between the last moment at which a leader may write and the first
@@ -31,6 +38,8 @@ pub enum Target {
     Pool(String),
     /// An L2Advertisement.
     Advertisement(Key),
+    /// Our ConfigurationState.
+    State,
 }
 
 impl fmt::Display for Target {
@@ -39,6 +48,7 @@ impl fmt::Display for Target {
             Self::Service(key) => write!(f, "service {key}"),
             Self::Pool(name) => write!(f, "pool {name}"),
             Self::Advertisement(key) => write!(f, "l2advertisement {key}"),
+            Self::State => write!(f, "configurationstate {CONFIGURATION_STATE}"),
         }
     }
 }
@@ -50,21 +60,28 @@ pub enum Write {
     Service(ServiceWrite),
     /// Status of a pool or an advertisement.
     Verdict(VerdictWrite),
+    /// Our ConfigurationState.
+    State(StateWrite),
 }
 
-/// Status and annotation of a Service, in one patch: there is no moment at which one is written and the other is not.
+/// Status, condition and annotation of a Service, in one patch: there is no moment at which one is written and another
+/// is not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceWrite {
     /// Which Service.
     pub key: Key,
     /// Version that this is based on.
     pub version: String,
+    /// The addresses that it showed before.
+    pub before: Addresses,
     /// The addresses to show, or to show none; absent leaves them, and what else is in the status, alone.
     pub status: Option<Addresses>,
     /// The pool to name, or to name none; absent leaves it alone.
     pub pool: Option<Option<String>>,
     /// Whether the deprecated form of the annotation has to go.
     pub deprecated_pool: bool,
+    /// What becomes of its condition; absent leaves it alone.
+    pub condition: Option<condition::Change>,
 }
 
 /// What is to be known about a pool or an advertisement.
@@ -78,8 +95,19 @@ pub struct VerdictWrite {
     pub conditions: Vec<Condition>,
     /// Of a pool: IPv4 and IPv6 assigned, IPv4 and IPv6 available.
     pub counts: Option<[i64; 4]>,
+    /// Of a pool: the addresses that were released lately, and when.
+    pub released: Vec<(IpAddr, i64)>,
     /// What to tell the object's owner once it is written.
     pub report: Option<Report>,
+}
+
+/// What is to be known about the configuration as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateWrite {
+    /// Version that this is based on; none when the object has to be created first.
+    pub version: Option<String>,
+    /// The status, all of it.
+    pub status: ConfigurationStateStatus,
 }
 
 /// What came of a write.
@@ -106,15 +134,18 @@ impl Write {
         match self {
             Self::Service(write) => Target::Service(write.key.clone()),
             Self::Verdict(write) => write.target.clone(),
+            Self::State(_) => Target::State,
         }
     }
 
-    /// The merge patch of the object's status subresource.
+    /// The patch of the object's status subresource: a strategic merge patch for a Service, whose conditions others
+    /// write too, and a merge patch for the others.
     #[must_use]
     pub fn patch(&self) -> Value {
         match self {
             Self::Service(write) => write.patch(),
             Self::Verdict(write) => write.patch(),
+            Self::State(write) => write.patch(),
         }
     }
 }
@@ -139,6 +170,23 @@ impl ServiceWrite {
             };
             patch["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         }
+        if let Some(change) = &self.condition {
+            patch["status"]["conditions"] = json!([change.patch()]);
+        }
+        patch
+    }
+}
+
+impl StateWrite {
+    fn patch(&self) -> Value {
+        let mut patch = json!({
+            "metadata": { "resourceVersion": self.version },
+            "status": self.status,
+        });
+        // What is absent from a merge patch stays.
+        if self.status.error_summary.is_empty() {
+            patch["status"]["errorSummary"] = Value::Null;
+        }
         patch
     }
 }
@@ -151,6 +199,10 @@ impl VerdictWrite {
             status["assignedIPv6"] = json!(assigned_v6);
             status["availableIPv4"] = json!(available_v4);
             status["availableIPv6"] = json!(available_v6);
+            let released = self.released.iter();
+            status["released"] = released
+                .map(|(address, since)| json!({ "address": address, "since": since }))
+                .collect();
         }
         json!({ "metadata": { "resourceVersion": self.version }, "status": status })
     }
@@ -189,10 +241,13 @@ impl Writer {
         let patch = Patch::Merge(write.patch());
         let params = PatchParams::default();
         let client = self.client.clone();
+        if let Write::State(StateWrite { version: None, .. }) = write {
+            return self.create_state().await;
+        }
         let version = match write.target() {
             Target::Service(key) => {
                 let api: Api<Service> = Api::namespaced(client, &key.namespace);
-                api.patch_status(&key.name, &params, &patch)
+                api.patch_status(&key.name, &params, &Patch::Strategic(write.patch()))
                     .await?
                     .resource_version()
             }
@@ -206,8 +261,24 @@ impl Writer {
                     .await?
                     .resource_version()
             }
+            Target::State => {
+                let api: Api<ConfigurationState> = Api::namespaced(client, &self.namespace);
+                api.patch_status(CONFIGURATION_STATE, &params, &patch)
+                    .await?
+                    .resource_version()
+            }
         };
         Ok(version.unwrap_or_default())
+    }
+
+    /// Creates the ConfigurationState, empty: its status is a write of its own.
+    async fn create_state(&self) -> Result<String, kube::Error> {
+        let mut state = ConfigurationState::new(CONFIGURATION_STATE, ConfigurationStateSpec {});
+        let labels = [(LABEL_COMPONENT_TYPE.to_owned(), CONTROLLER.to_owned())];
+        state.metadata.labels = Some(labels.into());
+        let api: Api<ConfigurationState> = Api::namespaced(self.client.clone(), &self.namespace);
+        let state = api.create(&PostParams::default(), &state).await?;
+        Ok(state.resource_version().unwrap_or_default())
     }
 }
 
@@ -232,9 +303,11 @@ mod tests {
         Write::Service(ServiceWrite {
             key: Key::new("ns", "web"),
             version: "7".to_owned(),
+            before: Addresses::default(),
             status: status.map(addresses),
             pool: pool.map(|pool| pool.map(str::to_owned)),
             deprecated_pool: false,
+            condition: None,
         })
         .patch()
     }

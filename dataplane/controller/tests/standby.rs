@@ -12,7 +12,7 @@ fn look(standby: &mut Standby, cluster: &Cluster, now: &mut Instant) -> Vec<Stri
     standby.changed(*now);
     *now += Duration::from_secs(3);
     standby
-        .look(&cluster.index, *now)
+        .look(&cluster.index, *now, jiff::Timestamp::UNIX_EPOCH)
         .iter()
         .map(|report| format!("{} {}", report.event().reason, report.event().note))
         .collect()

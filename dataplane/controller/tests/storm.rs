@@ -17,9 +17,10 @@ const POOLS: [&str; 2] = ["p", "q"];
 enum Step {
     Add(usize, usize),
     Wish(usize, usize),
+    Families(usize, usize),
     Type(usize, bool),
     Delete(usize),
-    Pool(usize, Option<(u8, u8)>),
+    Pool(usize, Option<Draft>),
     Decide,
     Answer,
     Fail,
@@ -30,16 +31,27 @@ enum Step {
     Restart,
 }
 
+/// A pool to be.
+#[derive(Clone, Debug)]
+struct Draft {
+    v4: (u8, u8),
+    v6: Option<(u8, u8)>,
+    extras: usize,
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let service = 0..SERVICES.len();
     let wish = 0..5usize;
-    let pool = (0..POOLS.len(), prop::option::weighted(0.8, (0..8u8, 0..5u8)));
+    let v6 = prop::option::weighted(0.5, (0..8u8, 0..5u8));
+    let draft = ((0..8u8, 0..5u8), v6, 0..5usize).prop_map(|(v4, v6, extras)| Draft { v4, v6, extras });
+    let pool = (0..POOLS.len(), prop::option::weighted(0.8, draft));
     let step = prop_oneof![
         3 => (service.clone(), wish.clone()).prop_map(|(s, w)| Step::Add(s, w)),
         2 => (service.clone(), wish).prop_map(|(s, w)| Step::Wish(s, w)),
+        2 => (service.clone(), 0..4usize).prop_map(|(s, f)| Step::Families(s, f)),
         1 => (service.clone(), any::<bool>()).prop_map(|(s, on)| Step::Type(s, on)),
         1 => service.prop_map(Step::Delete),
-        2 => pool.prop_map(|(p, range)| Step::Pool(p, range)),
+        2 => pool.prop_map(|(p, draft)| Step::Pool(p, draft)),
         6 => Just(Step::Decide),
         6 => Just(Step::Answer),
         1 => Just(Step::Fail),
@@ -66,6 +78,34 @@ fn wish(number: usize) -> Value {
     }
 }
 
+fn families(number: usize) -> Value {
+    let spec =
+        |policy: &str, ips: &[&str]| json!({ "spec": { "ipFamilyPolicy": policy, "clusterIPs": ips } });
+    match number {
+        0 => spec("SingleStack", &["10.96.0.9"]),
+        1 => spec("SingleStack", &["fd00:96::9"]),
+        2 => spec("PreferDualStack", &["10.96.0.9", "fd00:96::9"]),
+        _ => spec("RequireDualStack", &["fd00:96::9", "10.96.0.9"]),
+    }
+}
+
+fn pool_patch(draft: &Draft) -> Value {
+    let (first, len) = draft.v4;
+    let v4 = format!("10.0.0.{first}-10.0.0.{}", first + len);
+    let v6 = draft
+        .v6
+        .map(|(first, len)| format!("fd00::{first}-fd00::{}", first + len));
+    let addresses: Vec<_> = [v4].into_iter().chain(v6).collect();
+    let extras = match draft.extras {
+        0 => json!({ "lb-operator.io/hold-down": "5s" }),
+        1 => json!({ "lb-operator.io/allocation-strategy": "leastRecentlyUsed" }),
+        2 => json!({ "lb-operator.io/namespace-quota": "1" }),
+        3 => json!({ "lb-operator.io/excluded-addresses": "10.0.0.3/32" }),
+        _ => json!({ "lb-operator.io/hold-down": null }),
+    };
+    json!({ "metadata": { "annotations": extras }, "spec": { "addresses": addresses } })
+}
+
 fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
     match step {
         Step::Add(s, w) if !cluster.has(&service(SERVICES[*s])) => {
@@ -75,18 +115,20 @@ fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
         Step::Wish(s, w) if cluster.has(&service(SERVICES[*s])) => {
             cluster.edit(&service(SERVICES[*s]), wish(*w));
         }
+        Step::Families(s, f) if cluster.has(&service(SERVICES[*s])) => {
+            cluster.edit(&service(SERVICES[*s]), families(*f));
+        }
         Step::Type(s, on) if cluster.has(&service(SERVICES[*s])) => {
             let kind = if *on { "LoadBalancer" } else { "ClusterIP" };
             cluster.edit(&service(SERVICES[*s]), json!({ "spec": { "type": kind } }));
         }
         Step::Delete(s) if cluster.has(&service(SERVICES[*s])) => cluster.delete(&service(SERVICES[*s])),
         Step::Pool(p, None) if cluster.has(&pool(POOLS[*p])) => cluster.delete(&pool(POOLS[*p])),
-        Step::Pool(p, Some((first, len))) => {
-            let range = format!("10.0.0.{first}-10.0.0.{}", first + len);
+        Step::Pool(p, Some(draft)) => {
             if cluster.has(&pool(POOLS[*p])) {
-                cluster.edit(&pool(POOLS[*p]), json!({ "spec": { "addresses": [range] } }));
+                cluster.edit(&pool(POOLS[*p]), pool_patch(draft));
             } else {
-                let (target, object) = mk_pool(POOLS[*p], &[&range], json!({}));
+                let (target, object) = mk_pool(POOLS[*p], &[], pool_patch(draft));
                 cluster.create(target, object);
             }
         }
@@ -128,6 +170,13 @@ proptest! {
             prop_assert_eq!(address.is_empty(), cluster.pool_of(name).is_empty());
             if balancer && address.is_empty() {
                 prop_assert!(told[name].is_some(), "{} waits and was told nothing", name);
+            }
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            prop_assert_eq!(conditions.len(), usize::from(balancer));
+            if balancer {
+                let satisfied = conditions[0]["status"] == "True";
+                let incomplete = object["spec"]["ipFamilyPolicy"] == "PreferDualStack";
+                prop_assert!(satisfied == told[name].is_none() || (satisfied && incomplete));
             }
         }
         // At rest: a decision about everything changes nothing, nor does another controller.

@@ -13,7 +13,24 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_ipam::{Access, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Tenancy, Wish};
+use lb_ipam::{
+    Access, Allocator, Candidate, Extras, Families, Family, PoolSpec, Range, Request, Tenancy, Tenant, Wish,
+};
+
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Service(u32);
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Tenant for Service {
+    fn namespace(&self) -> Option<&str> {
+        Some("default")
+    }
+}
 
 fn main() {
     println!("{:>14} {:>9} {:>14}", "pool", "in use", "pairs/s");
@@ -30,13 +47,14 @@ fn main() {
             auto_assign: true,
             avoid_buggy_ips: true,
             access: Access::Everybody,
+            extras: Extras::default(),
         };
         let candidate = Candidate {
             spec: Ok(spec),
             found_invalid: false,
             created: 0,
         };
-        let mut ipam = Allocator::<u32>::default();
+        let mut ipam = Allocator::<Service>::default();
         ipam.set_pools(BTreeMap::from([("pool".to_owned(), candidate)]));
         let request = Request {
             families: Families::One(family),
@@ -44,15 +62,15 @@ fn main() {
             tenancy: Tenancy::Alone,
         };
         for service in 0..in_use {
-            ipam.assign(&service, &request, &|_| true).unwrap();
+            ipam.assign(&Service(service), &request, &|_| true).unwrap();
         }
         // Release somewhere, assign the first free, all over the pool.
         let rounds = 1_000_000u32;
         let start = Instant::now();
         for round in 0..rounds {
             let service = round.wrapping_mul(2_654_435_761) % in_use;
-            ipam.release(&service);
-            ipam.assign(&service, &request, &|_| true).unwrap();
+            ipam.release(&Service(service));
+            ipam.assign(&Service(service), &request, &|_| true).unwrap();
         }
         let rate = f64::from(rounds) / start.elapsed().as_secs_f64();
         println!("{net:>14} {in_use:>9} {rate:>14.0}");

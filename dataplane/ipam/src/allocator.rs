@@ -1,37 +1,31 @@
-//! Who has what. Two maps that are each other's inverse, and the use of each pool.
+//! Who has what: each Service's addresses, each address's Services, and the use of each pool.
 //!
 //! `S` names a Service; the allocator knows nothing else about it. Pools are tried in a fixed order, so that the same
 //! cluster always comes to the same addresses: first those that are for some Services only, by priority, then those for
 //! everybody; among equals by name.
 
+mod choose;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addresses::Addresses;
-use crate::pool::{Access, Pool, PoolSpec};
+use crate::assignment::{Assignment, Claimed, Origin, Tenant};
+use crate::pool::{Access, Pool};
 use crate::pools::{Candidate, PoolError, Ranges, judge};
 use crate::range::Family;
-use crate::reason::{Rejection, Use};
-use crate::request::{Families, Request, Wish};
+use crate::reason::Rejection;
+use crate::request::Request;
 use crate::sharing::Tenancy;
+use crate::tenants::{Register, Shared};
 
-/// What a Service has.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Assignment {
-    /// The addresses.
-    pub addresses: Addresses,
-    /// The pool that they are of; the name is shared, not copied.
-    pub pool: Arc<str>,
-}
-
-/// A Service that lost its addresses by a change of pools.
+/// A Service that lost addresses by a change of pools.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cleared<S> {
     /// The Service.
     pub service: S,
-    /// What it had.
+    /// What it had; the other address of two it has still.
     pub had: Assignment,
     /// Why it cannot keep it.
     pub reason: Rejection,
@@ -40,11 +34,36 @@ pub struct Cleared<S> {
 /// What a change of pools means for Services; for all others it means nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Changed<S> {
-    /// Services that lost their addresses.
+    /// Services that lost addresses.
     pub cleared: Vec<Cleared<S>>,
     /// Services that keep their addresses, which are of a pool of another name now.
     pub renamed: Vec<S>,
 }
+
+/// What came of a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Given {
+    /// What the Service has now.
+    pub assignment: Assignment,
+    /// Why an address of another family, which it wants too, is not among it.
+    pub lacks: Option<Rejection>,
+}
+
+/// What a Service is to keep.
+#[derive(Clone, Debug)]
+pub struct Keep<'a> {
+    /// The addresses that it has had.
+    pub addresses: Addresses,
+    /// The pools that they are said to be from: addresses of a pool that is invalid now are kept too.
+    pub claimed: Claimed<'a>,
+    /// How it is to have them.
+    pub tenancy: Tenancy,
+    /// Whether it keeps also what no pool has.
+    pub outside: bool,
+}
+
+/// Whether a pool that is not for everybody, by name, is for the Service in question.
+pub type Chosen<'a> = &'a dyn Fn(&str) -> bool;
 
 /// Pools, and who has which address of them.
 #[derive(Clone, Debug)]
@@ -52,9 +71,10 @@ pub struct Allocator<S> {
     pools: BTreeMap<String, Result<Pool, PoolError>>,
     ranges: Ranges,
     holdings: BTreeMap<S, Holding>,
-    tenants: BTreeMap<IpAddr, Tenants<S>>,
-    /// The addresses that are shared under a key.
-    shared: BTreeMap<String, BTreeSet<IpAddr>>,
+    tenants: Register<S>,
+    shared: Shared,
+    /// Seconds on a clock of the caller's choice.
+    now: i64,
 }
 
 /// What a Service has, and how.
@@ -73,89 +93,120 @@ enum Claim {
     New,
 }
 
-/// Who has an address. Nearly always it is one, and no list is made for it.
-#[derive(Clone, Debug)]
-struct Tenants<S> {
-    first: S,
-    others: Vec<S>,
-}
-
-impl<S: PartialEq> Tenants<S> {
-    fn iter(&self) -> impl Iterator<Item = &S> {
-        std::iter::once(&self.first).chain(&self.others)
-    }
-
-    /// Takes one out; none when it was the last.
-    fn without(mut self, service: &S) -> Option<Self> {
-        if self.first != *service {
-            self.others.retain(|other| other != service);
-            return Some(self);
-        }
-        let first = self.others.pop()?;
-        Some(Self { first, ..self })
-    }
-}
-
 impl<S> Default for Allocator<S> {
     fn default() -> Self {
         Self {
             pools: BTreeMap::new(),
             ranges: Ranges::default(),
             holdings: BTreeMap::new(),
-            tenants: BTreeMap::new(),
-            shared: BTreeMap::new(),
+            tenants: Register::default(),
+            shared: Shared::default(),
+            now: 0,
         }
     }
 }
 
-impl<S: Clone + Ord + Display> Allocator<S> {
+impl<S: Tenant> Allocator<S> {
     /// Replaces the pools. Services keep what they have as long as a valid pool has it, under whatever name, or as long
     /// as the pool it is from exists and is invalid: a mistake in a pool moves nobody. The others lose what they have.
+    /// What was outside every pool stays, and is of a pool from now on if one has it.
     pub fn set_pools(&mut self, candidates: BTreeMap<String, Candidate>) -> Changed<S> {
         let (verdicts, ranges) = judge(candidates, &self.pools);
         let mut before = std::mem::take(&mut self.pools);
         self.ranges = ranges;
-        let mut unchanged = Vec::new();
+        let mut unchanged = BTreeSet::new();
+        let mut released = Vec::new();
         for (name, verdict) in verdicts {
             let pool = match (verdict, before.remove(&name)) {
-                (Err(error), _) => Err(error),
-                (Ok(spec), Some(Ok(pool))) if same_addresses(pool.spec(), &spec) => {
-                    unchanged.push(name.clone());
+                (Ok(spec), Some(Ok(pool))) if pool.spec().has_addresses_of(&spec) => {
+                    unchanged.insert(name.clone());
                     Ok(pool.with_spec(spec))
                 }
-                (Ok(spec), _) => Ok(Pool::new(spec)),
+                (verdict, old) => {
+                    released.extend(old.iter().flatten().flat_map(all_released));
+                    verdict.map(Pool::new)
+                }
             };
             self.pools.insert(name, pool);
         }
+        released.extend(before.values().flatten().flat_map(all_released));
+        for (address, since) in released.into_iter().rev() {
+            self.remember_release(address, since);
+        }
+        let changed = self.move_holdings(&unchanged);
+        self.pass_to(self.now);
+        changed
+    }
+
+    /// Looks at every Service again that has something of other pools than these.
+    fn move_holdings(&mut self, unchanged: &BTreeSet<String>) -> Changed<S> {
+        let stays = |origin: &Origin| origin.pool().is_some_and(|name| unchanged.contains(&**name));
         let affected: Vec<_> = self
             .holdings
             .iter()
-            .filter(|(_, holding)| {
-                unchanged
-                    .binary_search_by(|name: &String| (**name).cmp(&holding.assignment.pool))
-                    .is_err()
-            })
+            .filter(|(_, holding)| !holding.assignment.parts().all(|(_, origin)| stays(origin)))
             .map(|(service, holding)| (service.clone(), holding.clone()))
             .collect();
+        // All of them first, so that each pool counts anew from nothing.
+        for (service, _) in &affected {
+            self.release(service);
+        }
         let mut changed = Changed {
             cleared: Vec::new(),
             renamed: Vec::new(),
         };
-        for (
-            service,
-            Holding {
+        for (service, holding) in affected {
+            let Holding {
                 assignment: had,
                 tenancy,
-            },
-        ) in affected
-        {
-            match self.adopt(&service, had.addresses, Some(&had.pool), tenancy) {
-                Ok(has) if has.pool == had.pool => {}
-                Ok(_) => changed.renamed.push(service),
-                Err(reason) => changed.cleared.push(Cleared { service, had, reason }),
+            } = holding;
+            let mut has = Assignment::default();
+            let mut lost = None;
+            for (address, origin) in had.parts() {
+                let was_outside = matches!(origin, Origin::Outside(_));
+                match self.origin(address, origin.name(), was_outside) {
+                    Ok(origin) => has.add(address, origin),
+                    Err(reason) => lost = lost.or(Some(reason)),
+                }
+            }
+            if !has.is_empty() {
+                self.record(&service, &has, tenancy);
+            }
+            match lost {
+                Some(reason) => changed.cleared.push(Cleared { service, had, reason }),
+                None if has.pool_names() != had.pool_names() => changed.renamed.push(service),
+                None => {}
             }
         }
         changed
+    }
+
+    /// Time passes: addresses that were held back may be given again. `now` is in seconds, and on the same clock as
+    /// times given to [`Allocator::remember_release`].
+    pub fn pass_to(&mut self, now: i64) {
+        self.now = now;
+        for pool in self.pools.values_mut().flatten() {
+            pool.wake(now);
+        }
+    }
+
+    /// When an address can be given next that is held back now.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<i64> {
+        let pools = self.pools.values().flatten();
+        pools.filter_map(|pool| pool.next_wake(self.now)).min()
+    }
+
+    /// Remembers that an address was released at some time, if nobody has it and its pool wants to know.
+    pub fn remember_release(&mut self, address: IpAddr, since: i64) {
+        let Some((_, name)) = self.ranges.find(address) else {
+            return;
+        };
+        if self.tenants.who_has(address).next().is_none()
+            && let Some(Ok(pool)) = self.pools.get_mut(&**name)
+        {
+            pool.remember_release(address, since.min(self.now));
+        }
     }
 
     /// The pools by name, and why the invalid ones are.
@@ -192,127 +243,127 @@ impl<S: Clone + Ord + Display> Allocator<S> {
 
     /// Who has an address.
     pub fn who_has(&self, address: IpAddr) -> impl Iterator<Item = &S> {
-        self.tenants.get(&address).into_iter().flat_map(Tenants::iter)
+        self.tenants.who_has(address)
     }
 
-    /// Whether a valid pool has the address to give, used or not.
-    #[must_use]
-    pub fn is_of_a_pool(&self, address: IpAddr) -> bool {
-        self.pool_of(address).is_ok()
-    }
-
-    /// Gives a Service what it asks for. What it had is released first, unless that is what it asks for. `chosen` says of
-    /// a pool that is not for everybody, by name, whether it is for this Service.
+    /// Gives a Service what it asks for. What it had is released first, unless it is part of what it asks for. `chosen`
+    /// says of a pool that is not for everybody, by name, whether it is for this Service.
     ///
     /// # Errors
     /// When it cannot be given; the Service then has nothing.
-    pub fn assign(
-        &mut self,
-        service: &S,
-        request: &Request,
-        chosen: Chosen<'_>,
-    ) -> Result<Assignment, Rejection> {
-        if let Some(Holding {
-            assignment: has,
-            tenancy,
-        }) = self.holdings.get(service)
-            && request.is_met_by(&has.addresses, &has.pool)
-            && *tenancy == request.tenancy
-            && self.admits(&has.pool, chosen)
-        {
-            return Ok(has.clone());
+    pub fn assign(&mut self, service: &S, request: &Request, chosen: Chosen<'_>) -> Result<Given, Rejection> {
+        let has = self.holdings.get(service).filter(|holding| {
+            request.allows(&holding.assignment)
+                && holding.tenancy == request.tenancy
+                && self.shuts_out(&holding.assignment, chosen).is_none()
+        });
+        if let Some(Holding { assignment: has, .. }) = has {
+            let has = has.clone();
+            let lacks = match self.one_more(service, &has, request, chosen) {
+                Some(Ok(more)) => {
+                    let assignment = has.and(&more);
+                    self.release(service);
+                    self.record(service, &assignment, request.tenancy.clone());
+                    return Ok(Given {
+                        assignment,
+                        lacks: None,
+                    });
+                }
+                Some(Err(reason)) => Some(reason),
+                None => None,
+            };
+            return Ok(Given {
+                assignment: has,
+                lacks,
+            });
         }
         self.release(service);
         let assignment = self.choose(service, request, chosen)?;
         self.record(service, &assignment, request.tenancy.clone());
-        Ok(assignment)
+        let lacks = self.one_more(service, &assignment, request, chosen);
+        Ok(Given {
+            assignment,
+            lacks: lacks.and_then(Result::err),
+        })
     }
 
-    /// Lets a Service keep addresses that it was given earlier, as its status says. `pool` is where they came from, as
-    /// far as is known: addresses of a pool that is invalid now are kept too. What it had is released first.
+    /// Lets a Service keep addresses that it was given earlier, as its status says. What it had is released first. A
+    /// quota takes nothing away.
     ///
     /// # Errors
-    /// When the addresses are of no pool, or somebody has them; the Service then has nothing.
-    pub fn adopt(
-        &mut self,
-        service: &S,
-        addresses: Addresses,
-        pool: Option<&str>,
-        tenancy: Tenancy,
-    ) -> Result<Assignment, Rejection> {
+    /// When an address is of no pool, or somebody has it. The Service then has the other one of two.
+    pub fn adopt(&mut self, service: &S, keep: Keep<'_>) -> Result<(), Rejection> {
         self.release(service);
-        let from = match self.check(service, &addresses, &tenancy, Claim::Old) {
-            Ok(from) => from,
-            Err(Rejection::NotInAnyPool(address)) => {
-                let invalid = pool.filter(|name| matches!(self.pools.get(*name), Some(Err(_))));
-                invalid.map(Arc::from).ok_or(Rejection::NotInAnyPool(address))?
+        let mut kept = Assignment::default();
+        let mut lost = None;
+        for address in keep.addresses.iter() {
+            let claimed = keep.claimed.of(Family::of(address));
+            let origin = self
+                .has_room(service, address, &keep.tenancy, Claim::Old)
+                .and_then(|()| self.origin(address, claimed, keep.outside));
+            match origin {
+                Ok(origin) => kept.add(address, origin),
+                Err(reason) => lost = lost.or(Some(reason)),
             }
-            Err(reason) => return Err(reason),
+        }
+        if !kept.is_empty() {
+            self.record(service, &kept, keep.tenancy);
+        }
+        lost.map_or(Ok(()), Err)
+    }
+
+    /// Lets a Service keep these of its addresses alone.
+    pub fn reduce(&mut self, service: &S, to: &Addresses) {
+        let Some(Holding { assignment, tenancy }) = self.holdings.get(service).cloned() else {
+            return;
         };
-        let assignment = Assignment {
-            addresses,
-            pool: from,
-        };
-        self.record(service, &assignment, tenancy);
-        Ok(assignment)
+        let mut left = Assignment::default();
+        for (address, origin) in assignment.parts() {
+            if to.iter().any(|kept| kept == address) {
+                left.add(address, origin.clone());
+            }
+        }
+        self.release(service);
+        if !left.is_empty() {
+            self.record(service, &left, tenancy);
+        }
     }
 
     /// Takes back what a Service has.
     pub fn release(&mut self, service: &S) -> Option<Assignment> {
         let Holding { assignment, tenancy } = self.holdings.remove(service)?;
-        for address in assignment.addresses.iter() {
-            let left = self
-                .tenants
-                .remove(&address)
-                .and_then(|tenants| tenants.without(service));
-            match left {
-                Some(tenants) => {
-                    self.tenants.insert(address, tenants);
+        for (address, origin) in assignment.parts() {
+            let nobody = self.tenants.remove(address, service);
+            let last_of_namespace = self.is_first_of_namespace(service, address);
+            if let Some(Ok(pool)) = origin.pool().and_then(|name| self.pools.get_mut(&**name)) {
+                if nobody {
+                    pool.give_back(address, self.now);
                 }
-                None => {
-                    if let Some(Ok(pool)) = self.pools.get_mut(&*assignment.pool) {
-                        pool.give_back(address);
-                    }
+                if let Some(namespace) = last_of_namespace {
+                    pool.count(namespace, Family::of(address), false);
                 }
             }
-            if let Tenancy::Shares(sharing) = &tenancy {
-                self.forget_shared(&sharing.key, address);
+            if let Tenancy::Shares(sharing) = &tenancy
+                && !self.is_shared_under(&sharing.key, address)
+            {
+                self.shared.remove(&sharing.key, address);
             }
         }
         Some(assignment)
     }
 
-    /// An address is no longer known under a key, unless somebody else shares it there.
-    fn forget_shared(&mut self, key: &str, address: IpAddr) {
-        let shares = |service: &S| matches!(self.tenancy(service), Some(Tenancy::Shares(sharing)) if sharing.key == key);
-        if self.who_has(address).any(shares) {
-            return;
-        }
-        if let Some(addresses) = self.shared.get_mut(key) {
-            addresses.remove(&address);
-            if addresses.is_empty() {
-                self.shared.remove(key);
-            }
-        }
-    }
-
     fn record(&mut self, service: &S, assignment: &Assignment, tenancy: Tenancy) {
-        for address in assignment.addresses.iter() {
-            if let Some(Ok(pool)) = self.pools.get_mut(&*assignment.pool) {
+        for (address, origin) in assignment.parts() {
+            let first_of_namespace = self.is_first_of_namespace(service, address);
+            if let Some(Ok(pool)) = origin.pool().and_then(|name| self.pools.get_mut(&**name)) {
                 pool.take(address);
-            }
-            match self.tenants.get_mut(&address) {
-                Some(tenants) => tenants.others.push(service.clone()),
-                None => {
-                    let (first, others) = (service.clone(), Vec::new());
-                    self.tenants.insert(address, Tenants { first, others });
+                if let Some(namespace) = first_of_namespace {
+                    pool.count(namespace, Family::of(address), true);
                 }
             }
+            self.tenants.add(address, service);
             if let Tenancy::Shares(sharing) = &tenancy {
-                self.shared
-                    .entry(sharing.key.clone())
-                    .or_default()
-                    .insert(address);
+                self.shared.add(&sharing.key, address);
             }
         }
         let assignment = assignment.clone();
@@ -320,200 +371,41 @@ impl<S: Clone + Ord + Display> Allocator<S> {
             .insert(service.clone(), Holding { assignment, tenancy });
     }
 
-    /// Whether a Service may use a pool. An invalid pool shuts nobody out of what they have.
+    /// The namespace of a Service that counts for quotas, if nobody of it has this address: it counts once.
+    fn is_first_of_namespace<'a>(&self, service: &'a S, address: IpAddr) -> Option<&'a str> {
+        let namespace = service.namespace()?;
+        let mut others = self.tenants.who_has(address);
+        (!others.any(|other| other.namespace() == Some(namespace))).then_some(namespace)
+    }
+
+    fn is_shared_under(&self, key: &str, address: IpAddr) -> bool {
+        self.who_has(address).any(
+            |service| matches!(self.tenancy(service), Some(Tenancy::Shares(sharing)) if sharing.key == key),
+        )
+    }
+
+    /// The first pool that a Service has something of and may not use. An invalid pool shuts nobody out of what they
+    /// have.
     #[must_use]
-    pub fn admits(&self, pool: &str, chosen: Chosen<'_>) -> bool {
-        match self.pools.get(pool) {
-            Some(Ok(pool)) => admits(pool, chosen),
-            Some(Err(_)) | None => true,
-        }
-    }
-
-    fn choose(&self, service: &S, request: &Request, chosen: Chosen<'_>) -> Result<Assignment, Rejection> {
-        match &request.wish {
-            Wish::Addresses { addresses, pool } => {
-                let actual = self.check(service, addresses, &request.tenancy, Claim::New)?;
-                if !self.admits(&actual, chosen) {
-                    return Err(Rejection::NotChosen {
-                        pool: actual.to_string(),
-                    });
-                }
-                match pool {
-                    Some(pool) if **pool != *actual => Err(Rejection::OtherPool {
-                        addresses: *addresses,
-                        pool: pool.clone(),
-                        actual: actual.to_string(),
-                    }),
-                    Some(_) | None => Ok(Assignment {
-                        addresses: *addresses,
-                        pool: actual,
-                    }),
-                }
+    pub fn shuts_out<'a>(&self, has: &'a Assignment, chosen: Chosen<'_>) -> Option<(IpAddr, &'a str)> {
+        has.parts().find_map(|(address, origin)| {
+            let name = origin.pool()?;
+            match self.pools.get(&**name) {
+                Some(Ok(pool)) => (!admits(pool, chosen)).then_some((address, &**name)),
+                Some(Err(_)) | None => None,
             }
-            Wish::Pool(name) => match self.pools.get(name) {
-                None => Err(Rejection::UnknownPool(name.clone())),
-                Some(Err(error)) => Err(Rejection::InvalidPool {
-                    pool: name.clone(),
-                    reason: error.to_string(),
-                }),
-                Some(Ok(pool)) if !admits(pool, chosen) => Err(Rejection::NotChosen { pool: name.clone() }),
-                Some(Ok(pool)) => self
-                    .first_fit(&[pool], service, request)
-                    .ok_or_else(|| why_not(pool, request.families)),
-            },
-            Wish::Any => {
-                let pools = self.auto_pools(chosen);
-                self.first_fit(&pools, service, request)
-                    .ok_or_else(|| self.why_none(&pools, request.families))
-            }
-        }
-    }
-
-    /// The pools that a Service can get an address from without asking for one, in the order in which they are tried.
-    fn auto_pools(&self, chosen: Chosen<'_>) -> Vec<&Pool> {
-        let pools = self.pools.values().flatten();
-        let mut pools: Vec<_> = pools
-            .filter(|pool| pool.spec().auto_assign && admits(pool, chosen))
-            .collect();
-        // By name already; the sort is stable.
-        pools.sort_by_key(|pool| pool.spec().access.rank());
-        pools
-    }
-
-    /// The first addresses that a Service can have, of the first pool that has them. A better combination of families in
-    /// a later pool wins over a worse one in an earlier pool.
-    fn first_fit(&self, pools: &[&Pool], service: &S, request: &Request) -> Option<Assignment> {
-        request.families.choices().into_iter().find_map(|choice| {
-            pools.iter().find_map(|pool| {
-                let first = |family: &Family| self.first_of(pool, *family, service, &request.tenancy);
-                let addresses = choice.iter().map(first).collect::<Option<Addresses>>()?;
-                Some(Assignment {
-                    addresses,
-                    pool: pool.name().clone(),
-                })
-            })
         })
     }
 
-    /// The first address of a pool that is free, or that is shared under the Service's key and fits it. The pool's own
-    /// count of what is used is exact: see the tests.
-    fn first_of(&self, pool: &Pool, family: Family, service: &S, tenancy: &Tenancy) -> Option<IpAddr> {
-        let free = pool.first_free(family);
-        debug_assert!(
-            free.is_none_or(|address| !self.tenants.contains_key(&address)),
-            "free and had"
-        );
-        let Tenancy::Shares(sharing) = tenancy else {
-            return free;
-        };
-        let shared = self.shared.get(&sharing.key).into_iter().flatten().copied();
-        let fits = |address: &IpAddr| {
-            Family::of(*address) == family
-                && pool.contains(*address)
-                && self.has_room(service, *address, tenancy, Claim::New).is_ok()
-        };
-        let first_shared = shared.filter(fits).min_by_key(|address| pool.position(*address));
-        [free, first_shared]
-            .into_iter()
-            .flatten()
-            .min_by_key(|address| pool.position(*address))
-    }
-
-    /// Whether a Service can have an address beside those who have it already.
-    fn has_room(
-        &self,
-        service: &S,
-        address: IpAddr,
-        tenancy: &Tenancy,
-        claim: Claim,
-    ) -> Result<(), Rejection> {
-        let mut leaving = None;
-        let mut lives_there = false;
-        for other in self.who_has(address).filter(|other| *other != service) {
-            let Some(theirs) = self.tenancy(other) else {
-                continue;
-            };
-            if let Some(conflict) = tenancy.conflict_with(theirs) {
-                let owner = other.to_string();
-                return Err(match tenancy {
-                    Tenancy::Shares(_) => Rejection::CannotShare {
-                        address,
-                        owner,
-                        conflict,
-                    },
-                    Tenancy::Alone | Tenancy::Leaves => Rejection::Taken { address, owner },
-                });
-            }
-            match theirs {
-                Tenancy::Leaves => leaving = Some(other),
-                Tenancy::Alone | Tenancy::Shares(_) => lives_there = true,
-            }
+    /// Where an address is from that a Service has had.
+    fn origin(&self, address: IpAddr, claimed: Option<&str>, outside: bool) -> Result<Origin, Rejection> {
+        let invalid = |name: &&str| matches!(self.pools.get(*name), Some(Err(_)));
+        match (self.pool_of(address), claimed.filter(invalid)) {
+            (Ok(name), _) => Ok(Origin::Pool(name.clone())),
+            (Err(Rejection::NotInAnyPool(_)), Some(invalid)) => Ok(Origin::Pool(invalid.into())),
+            (Err(_), _) if outside => Ok(Origin::Outside(claimed.map(Arc::from))),
+            (Err(reason), _) => Err(reason),
         }
-        match leaving {
-            Some(other) if !lives_there && claim == Claim::New => Err(Rejection::Taken {
-                address,
-                owner: other.to_string(),
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn why_none(&self, pools: &[&Pool], families: Families) -> Rejection {
-        let of_family = pools.iter().filter(|pool| lacks(pool, families).is_none());
-        let full: Vec<_> = of_family.map(|pool| Use::of(pool, families)).collect();
-        if !full.is_empty() {
-            return Rejection::Exhausted(full);
-        }
-        if !pools.is_empty() {
-            return Rejection::NoFamily(families);
-        }
-        let mut for_others = self
-            .pools
-            .values()
-            .flatten()
-            .filter(|pool| pool.spec().auto_assign);
-        if let Some(pool) = for_others.next() {
-            return Rejection::ChosenByNone {
-                pool: pool.spec().name.clone(),
-            };
-        }
-        if self.pools.values().any(Result::is_ok) {
-            return Rejection::NoAutoAssign;
-        }
-        match self.pools.iter().next() {
-            Some((name, Err(error))) => Rejection::OnlyInvalidPools {
-                pool: name.clone(),
-                reason: error.to_string(),
-            },
-            Some((_, Ok(_))) | None => Rejection::NoPools,
-        }
-    }
-
-    /// Whether a Service can have these addresses, and of which pool they are.
-    fn check(
-        &self,
-        service: &S,
-        addresses: &Addresses,
-        tenancy: &Tenancy,
-        claim: Claim,
-    ) -> Result<Arc<str>, Rejection> {
-        let mut from: Option<&Arc<str>> = None;
-        for address in addresses.iter() {
-            self.has_room(service, address, tenancy, claim)?;
-            let pool = self.pool_of(address)?;
-            match from {
-                Some(first) if first != pool => {
-                    return Err(Rejection::TwoPools {
-                        addresses: *addresses,
-                        first: first.to_string(),
-                        second: pool.to_string(),
-                    });
-                }
-                Some(_) | None => from = Some(pool),
-            }
-        }
-        // Nobody asks for no addresses at all.
-        from.cloned().ok_or(Rejection::NoPools)
     }
 
     fn pool_of(&self, address: IpAddr) -> Result<&Arc<str>, Rejection> {
@@ -522,50 +414,19 @@ impl<S: Clone + Ord + Display> Allocator<S> {
         };
         match self.pools.get(&**name) {
             Some(Ok(pool)) if pool.contains(address) => Ok(name),
-            Some(Ok(_)) => Err(Rejection::Avoided {
-                address,
-                pool: name.to_string(),
-            }),
+            Some(Ok(pool)) => Err(pool.why_left_out(address)),
             Some(Err(_)) | None => Err(Rejection::NotInAnyPool(address)),
         }
     }
 }
 
-/// Whether a pool that is not for everybody, by name, is for the Service in question.
-pub type Chosen<'a> = &'a dyn Fn(&str) -> bool;
+fn all_released(pool: &Pool) -> Vec<(IpAddr, i64)> {
+    pool.released(usize::MAX)
+}
 
 fn admits(pool: &Pool, chosen: Chosen<'_>) -> bool {
     match pool.spec().access {
         Access::Everybody => true,
         Access::Chosen { .. } => chosen(&pool.spec().name),
-    }
-}
-
-/// Whether two specs of a pool have the same addresses in the same order: then its use stays as it is.
-fn same_addresses(a: &PoolSpec, b: &PoolSpec) -> bool {
-    a.ranges == b.ranges && a.avoid_buggy_ips == b.avoid_buggy_ips
-}
-
-/// The family that a pool has none of, where each wanted family is needed.
-fn lacks(pool: &Pool, families: Families) -> Option<Family> {
-    let none = |family: &Family| pool.capacity(*family) == 0;
-    match families {
-        Families::One(family) => Some(family).filter(none),
-        Families::Both => [Family::V4, Family::V6].into_iter().find(none),
-        // A valid pool has addresses of one family at least, and any will do.
-        Families::Prefer(_) => None,
-    }
-}
-
-fn why_not(pool: &Pool, families: Families) -> Rejection {
-    match lacks(pool, families) {
-        Some(_) => Rejection::PoolLacksFamily {
-            pool: pool.spec().name.clone(),
-            families,
-        },
-        None => Rejection::PoolExhausted {
-            pool: Use::of(pool, families),
-            families,
-        },
     }
 }

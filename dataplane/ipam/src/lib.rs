@@ -8,26 +8,35 @@
 //! | [`range`] | families and ranges of addresses, as numbers |
 //! | [`addresses`] | what one Service has: at most one address per family |
 //! | [`free`] | which addresses of a pool are used, and the first that is not |
+//! | `places` | a pool's addresses laid end to end |
+//! | `rest` | which addresses were released lately |
 //! | [`pool`] | one pool: ranges, switches, use |
 //! | [`pools`] | which pools of a set are valid, and why the others are not |
 //! | [`request`] | what a Service asks for |
 //! | [`reason`] | every reason not to give it, in words |
 //! | [`sharing`] | when Services may have one address together |
+//! | [`assignment`] | what a Service has, and where it is from |
+//! | `tenants` | who has an address |
 //! | [`allocator`] | who has what: assign, adopt, release |
 
 pub mod addresses;
 pub mod allocator;
+pub mod assignment;
 pub mod free;
+mod places;
 pub mod pool;
 pub mod pools;
 pub mod range;
 pub mod reason;
 pub mod request;
+mod rest;
 pub mod sharing;
+mod tenants;
 
 pub use addresses::Addresses;
-pub use allocator::{Allocator, Assignment, Changed, Chosen, Cleared};
-pub use pool::{Access, Pool, PoolSpec};
+pub use allocator::{Allocator, Changed, Chosen, Cleared, Given, Keep};
+pub use assignment::{Assignment, Claimed, Origin, Tenant};
+pub use pool::{Access, Extras, Pool, PoolSpec, Strategy};
 pub use pools::{Candidate, PoolError};
 pub use range::{Family, Range};
 pub use reason::Rejection;

@@ -1,14 +1,18 @@
-//! One pool: its ranges laid end to end, per family, and which positions of that row are used.
+//! One pool: its addresses, which of them are used, and which were released so lately that they are not given again.
 //!
-//! Each usable address has a position: 0 for the first address of the first range, and so on in the order in which the
-//! user listed the ranges, as MetalLB scans them. Addresses that `avoidBuggyIPs` leaves out have no position, so the
-//! search for a free one never meets them, and counts are exact.
+//! A released address *rests*. With a hold-down it is given to nobody for a while who does not ask for it; with the
+//! strategy `LeastRecentlyUsed` it waits until all that were released before it have been given. Time is a number of
+//! seconds, and an argument.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::free::Used;
-use crate::range::{Family, Range, number};
+use crate::places::Places;
+use crate::range::{Family, Range};
+use crate::reason::Rejection;
+use crate::rest::Resting;
 
 /// A pool as its owner wrote it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +27,17 @@ pub struct PoolSpec {
     pub avoid_buggy_ips: bool,
     /// Who may use it.
     pub access: Access,
+    /// What MetalLB's pools do not have.
+    pub extras: Extras,
+}
+
+impl PoolSpec {
+    /// Whether two specs have the same addresses in the same order: then the use of the pool stays as it is.
+    pub(crate) fn has_addresses_of(&self, other: &Self) -> bool {
+        self.ranges == other.ranges
+            && self.avoid_buggy_ips == other.avoid_buggy_ips
+            && self.extras.excluded == other.extras.excluded
+    }
 }
 
 /// Who may use a pool. A pool for some is tried before those for everybody.
@@ -48,6 +63,29 @@ impl Access {
     }
 }
 
+/// What MetalLB's pools do not have; without it, a pool is as MetalLB's.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Extras {
+    /// Addresses that are given to nobody although they are in the ranges.
+    pub excluded: Vec<Range>,
+    /// Which of the free addresses is given.
+    pub strategy: Strategy,
+    /// How many seconds have to pass before a released address is given to somebody who has not asked for it.
+    pub hold_down: u32,
+    /// How many addresses of each family the Services of one namespace can have.
+    pub namespace_quota: Option<u32>,
+}
+
+/// Which of the free addresses is given.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Strategy {
+    /// The first.
+    #[default]
+    First,
+    /// The first that was never used; when there is none left, the one that was released longest ago.
+    LeastRecentlyUsed,
+}
+
 /// A valid pool and its use.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -55,6 +93,8 @@ pub struct Pool {
     name: Arc<str>,
     v4: Row,
     v6: Row,
+    /// How many addresses the Services of a namespace have, by family.
+    namespaces: BTreeMap<Box<str>, [u32; 2]>,
 }
 
 impl Pool {
@@ -65,6 +105,7 @@ impl Pool {
             v4: Row::new(&spec, Family::V4),
             v6: Row::new(&spec, Family::V6),
             name: spec.name.as_str().into(),
+            namespaces: BTreeMap::new(),
             spec,
         }
     }
@@ -90,52 +131,189 @@ impl Pool {
     /// Whether the pool has this address to give, used or not.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.row(Family::of(address)).position(address).is_some()
+        self.position(address).is_some()
+    }
+
+    /// Why an address of its ranges is none that it has to give.
+    pub(crate) fn why_left_out(&self, address: IpAddr) -> Rejection {
+        let pool = self.spec.name.clone();
+        let excludes = |range: &Range| range.contains(address);
+        match self.spec.extras.excluded.iter().find(|range| excludes(range)) {
+            Some(range) => Rejection::Excluded {
+                address,
+                pool,
+                range: *range,
+            },
+            None => Rejection::Avoided { address, pool },
+        }
     }
 
     /// Where an address stands in the pool: the lower, the earlier it is given.
     pub(crate) fn position(&self, address: IpAddr) -> Option<u128> {
-        self.row(Family::of(address)).position(address)
+        self.row(Family::of(address)).places.position(address)
     }
 
     /// How many addresses of a family the pool has; 2^128 - 1 stands for that many or one more.
     #[must_use]
     pub fn capacity(&self, family: Family) -> u128 {
-        self.row(family).last.map_or(0, |last| last.saturating_add(1))
+        self.row(family).places.capacity()
     }
 
     /// How many addresses of a family are used.
     #[must_use]
     pub fn used(&self, family: Family) -> u64 {
-        self.row(family).used.len()
+        self.row(family).in_use()
     }
 
-    /// How many addresses of a family are free; 2^128 - 1 stands for that many or one more.
+    /// How many addresses of a family nobody has; 2^128 - 1 stands for that many or one more.
     #[must_use]
     pub fn free(&self, family: Family) -> u128 {
         self.capacity(family)
             .saturating_sub(u128::from(self.used(family)))
     }
 
-    /// The first free address of a family.
-    pub(crate) fn first_free(&self, family: Family) -> Option<IpAddr> {
+    /// How many addresses of a family were released so lately that they are given to nobody who does not ask for them.
+    #[must_use]
+    pub fn held(&self, family: Family, now: i64) -> usize {
+        let resting = self.row(family).resting.newest_first();
+        resting
+            .take_while(|(_, since)| now < self.held_until(*since))
+            .count()
+    }
+
+    /// The addresses that were released last, as many as asked for, and when: the newest first.
+    #[must_use]
+    pub fn released(&self, most: usize) -> Vec<(IpAddr, i64)> {
+        let mut released: Vec<_> = [&self.v4, &self.v6]
+            .into_iter()
+            .flat_map(|row| {
+                let resting = row.resting.newest_first().take(most);
+                resting.filter_map(|(position, since)| Some((row.places.address(position)?, since)))
+            })
+            .collect();
+        released.sort_by_key(|(_, since)| std::cmp::Reverse(*since));
+        released.truncate(most);
+        released
+    }
+
+    /// The next address of a family to give.
+    pub(crate) fn next_free(&self, family: Family, now: i64) -> Option<IpAddr> {
         let row = self.row(family);
-        let position = row.used.first_free()?;
-        row.address(position)
+        let never_used = row
+            .taken
+            .first_free()
+            .and_then(|position| row.places.address(position));
+        never_used.or_else(|| {
+            // Of a pool that gives the first, those that rest are held: the others have been forgotten.
+            let (position, since) = row.resting.oldest()?;
+            (self.held_until(since) <= now).then_some(())?;
+            row.places.address(position)
+        })
     }
 
     /// Marks an address as used; false when it was, or is not of this pool.
     pub(crate) fn take(&mut self, address: IpAddr) -> bool {
         let row = self.row_mut(Family::of(address));
-        row.position(address)
-            .is_some_and(|position| row.used.insert(position))
+        row.places
+            .position(address)
+            .is_some_and(|position| row.resting.remove(position) || row.taken.insert(position))
     }
 
     /// Marks an address as free; false when it was, or is not of this pool.
-    pub(crate) fn give_back(&mut self, address: IpAddr) -> bool {
+    pub(crate) fn give_back(&mut self, address: IpAddr, now: i64) -> bool {
+        let row = self.row(Family::of(address));
+        let position = row.places.position(address);
+        let Some(position) = position.filter(|position| row.uses(*position)) else {
+            return false;
+        };
+        if self.remembers_releases() {
+            self.rest(Family::of(address), position, now);
+        } else {
+            self.row_mut(Family::of(address)).taken.remove(position);
+        }
+        true
+    }
+
+    fn remembers_releases(&self) -> bool {
+        self.spec.extras.hold_down > 0 || self.spec.extras.strategy == Strategy::LeastRecentlyUsed
+    }
+
+    /// Remembers that an address was released at some time, if it is free.
+    pub(crate) fn remember_release(&mut self, address: IpAddr, since: i64) {
+        let remembers = self.remembers_releases();
         let row = self.row_mut(Family::of(address));
-        row.position(address)
-            .is_some_and(|position| row.used.remove(position))
+        if let Some(position) = row.places.position(address)
+            && remembers
+            && row.taken.insert(position)
+        {
+            self.rest(Family::of(address), position, since);
+        }
+    }
+
+    /// Lets a position rest that is marked as taken.
+    fn rest(&mut self, family: Family, position: u128, since: i64) {
+        let row = self.row_mut(family);
+        if let Some(forgotten) = row.resting.add(position, since) {
+            row.taken.remove(forgotten);
+        }
+    }
+
+    /// Forgets what has rested long enough.
+    pub(crate) fn wake(&mut self, now: i64) {
+        if self.spec.extras.strategy == Strategy::LeastRecentlyUsed {
+            return;
+        }
+        let hold_down = i64::from(self.spec.extras.hold_down);
+        for row in [&mut self.v4, &mut self.v6] {
+            while let Some((position, since)) = row.resting.oldest()
+                && since.saturating_add(hold_down) <= now
+            {
+                row.resting.remove(position);
+                row.taken.remove(position);
+            }
+        }
+    }
+
+    /// When an address can be given next that cannot be now because it was released lately.
+    pub(crate) fn next_wake(&self, now: i64) -> Option<i64> {
+        let oldest = [&self.v4, &self.v6]
+            .into_iter()
+            .filter_map(|row| row.resting.oldest());
+        oldest
+            .map(|(_, since)| self.held_until(since))
+            .filter(|until| *until > now)
+            .min()
+    }
+
+    fn held_until(&self, since: i64) -> i64 {
+        since.saturating_add(i64::from(self.spec.extras.hold_down))
+    }
+
+    /// Whether a namespace has as many addresses of a family as it may.
+    pub(crate) fn quota_is_used_up(&self, namespace: &str, family: Family) -> bool {
+        let quota = self.spec.extras.namespace_quota;
+        quota.is_some_and(|quota| {
+            let has = self.namespaces.get(namespace).map_or(0, |has| has[slot(family)]);
+            has >= quota
+        })
+    }
+
+    /// A namespace has one more address of a family, or one less.
+    pub(crate) fn count(&mut self, namespace: &str, family: Family, more: bool) {
+        if !self.namespaces.contains_key(namespace) {
+            self.namespaces.insert(namespace.into(), [0, 0]);
+        }
+        if let Some(has) = self.namespaces.get_mut(namespace) {
+            let number = &mut has[slot(family)];
+            *number = if more {
+                number.saturating_add(1)
+            } else {
+                number.saturating_sub(1)
+            };
+            if *has == [0, 0] {
+                self.namespaces.remove(namespace);
+            }
+        }
     }
 
     fn row(&self, family: Family) -> &Row {
@@ -153,122 +331,38 @@ impl Pool {
     }
 }
 
-/// The addresses of one family in a row.
-#[derive(Clone, Debug)]
-struct Row {
-    family: Family,
-    numbering: Numbering,
-    /// In order of position.
-    pieces: Vec<Piece>,
-    /// Indices of `pieces`, in order of address.
-    by_address: Vec<usize>,
-    /// The last position; none when the row is empty.
-    last: Option<u128>,
-    used: Used,
+fn slot(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
 }
 
-/// Consecutive addresses at consecutive positions. `first` and `last` are numbers of [`Numbering`].
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    first: u128,
-    last: u128,
-    position: u128,
+/// The addresses of one family, and which of them are used.
+#[derive(Clone, Debug)]
+struct Row {
+    places: Places,
+    /// The positions of addresses that are used or rest.
+    taken: Used,
+    /// The positions of addresses that were released lately.
+    resting: Resting,
 }
 
 impl Row {
     fn new(spec: &PoolSpec, family: Family) -> Self {
-        let numbering = match family {
-            Family::V4 if spec.avoid_buggy_ips => Numbering::WithoutBuggy,
-            Family::V4 | Family::V6 => Numbering::Plain,
-        };
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut last = None;
-        for range in spec.ranges.iter().filter(|range| range.family() == family) {
-            let Some((first_number, last_number)) = numbering.ends(range) else {
-                continue;
-            };
-            // Ranges do not overlap, so only a row of all 2^128 addresses has no position left, and no further range.
-            let Some(position) = last.map_or(Some(0), |last: u128| last.checked_add(1)) else {
-                break;
-            };
-            pieces.push(Piece {
-                first: first_number,
-                last: last_number,
-                position,
-            });
-            last = Some(position.saturating_add(last_number - first_number));
-        }
-        let mut by_address: Vec<usize> = (0..pieces.len()).collect();
-        by_address.sort_by_key(|index| pieces.get(*index).map(|piece| piece.first));
         Self {
-            family,
-            numbering,
-            pieces,
-            by_address,
-            last,
-            used: Used::default(),
+            places: Places::new(spec, family),
+            taken: Used::default(),
+            resting: Resting::default(),
         }
     }
 
-    fn position(&self, address: IpAddr) -> Option<u128> {
-        let wanted = self.numbering.number_of(number(address))?;
-        let piece = |index: &usize| self.pieces.get(*index);
-        let after = self
-            .by_address
-            .partition_point(|index| piece(index).is_some_and(|piece| piece.first <= wanted));
-        let piece = self.by_address.get(after.checked_sub(1)?).and_then(piece)?;
-        (wanted <= piece.last).then(|| piece.position + (wanted - piece.first))
+    fn in_use(&self) -> u64 {
+        self.taken.len().saturating_sub(self.resting.len())
     }
 
-    fn address(&self, position: u128) -> Option<IpAddr> {
-        if position > self.last? {
-            return None;
-        }
-        let after = self.pieces.partition_point(|piece| piece.position <= position);
-        let piece = self.pieces.get(after.checked_sub(1)?)?;
-        let number = piece.first + (position - piece.position);
-        self.family.address(self.numbering.address_number(number))
-    }
-}
-
-/// How the usable addresses of a family are counted.
-#[derive(Clone, Copy, Debug)]
-enum Numbering {
-    /// Every address has its own number.
-    Plain,
-    /// 254 numbers for each 256 addresses: those that end in .0 and .255 have none.
-    WithoutBuggy,
-}
-
-impl Numbering {
-    fn number_of(self, address: u128) -> Option<u128> {
-        match self {
-            Self::Plain => Some(address),
-            Self::WithoutBuggy => match address % 256 {
-                0 | 255 => None,
-                rest => Some(address / 256 * 254 + rest - 1),
-            },
-        }
-    }
-
-    fn address_number(self, number: u128) -> u128 {
-        match self {
-            Self::Plain => number,
-            Self::WithoutBuggy => number / 254 * 256 + number % 254 + 1,
-        }
-    }
-
-    /// The numbers of the first and the last usable address of a range; none when it has no usable address.
-    fn ends(self, range: &Range) -> Option<(u128, u128)> {
-        let (first, last) = (number(range.first()), number(range.last()));
-        // The next or the previous usable address is at most two away.
-        let first = (first..=last)
-            .take(3)
-            .find_map(|address| self.number_of(address))?;
-        let last = (0..3)
-            .filter_map(|step| last.checked_sub(step))
-            .find_map(|address| self.number_of(address))?;
-        (first <= last).then_some((first, last))
+    fn uses(&self, position: u128) -> bool {
+        self.taken.contains(position) && !self.resting.contains(position)
     }
 }
 
@@ -285,12 +379,13 @@ mod tests {
             auto_assign: true,
             avoid_buggy_ips,
             access: Access::Everybody,
+            extras: Extras::default(),
         })
     }
 
     fn drain(pool: &mut Pool, family: Family) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some(address) = pool.first_free(family) {
+        while let Some(address) = pool.next_free(family, 0) {
             assert!(pool.take(address));
             all.push(address.to_string());
         }
@@ -344,8 +439,8 @@ mod tests {
         let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
         assert!(pool.take(last));
         assert!(!pool.take(last));
-        assert_eq!(pool.first_free(Family::V6).unwrap().to_string(), "::");
+        assert_eq!(pool.next_free(Family::V6, 0).unwrap().to_string(), "::");
         assert_eq!(pool.capacity(Family::V6), u128::MAX);
-        assert!(pool.give_back(last));
+        assert!(pool.give_back(last, 0));
     }
 }

@@ -61,11 +61,15 @@ pub enum PoolError {
         /// The other pool.
         pool: String,
     },
-    /// `avoidBuggyIPs` leaves nothing.
+    /// `avoidBuggyIPs` and exclusions leave nothing.
     #[error(
-        "spec.avoidBuggyIPs leaves no address of spec.addresses: add addresses that end in neither .0 nor .255"
+        "spec.avoidBuggyIPs, or the annotation lb-operator.io/excluded-addresses, leaves no address of spec.addresses: \
+         add addresses, those of IPv4 ending in neither .0 nor .255"
     )]
     NothingLeft,
+    /// An annotation of ours cannot be read; the text names it.
+    #[error("{0}")]
+    Annotation(String),
     /// A selector of its `serviceAllocation` says nothing; the text names the field.
     #[error("{0}")]
     Selector(String),
@@ -83,6 +87,7 @@ impl PoolError {
             Self::Entry { .. } => "InvalidAddresses",
             Self::OverlapsItself { .. } | Self::Overlaps { .. } => "OverlappingAddresses",
             Self::Selector(_) => "InvalidSelector",
+            Self::Annotation(_) => "InvalidAnnotation",
             Self::Unreadable(_) => "Unreadable",
         }
     }

@@ -100,6 +100,30 @@ impl Range {
         self.first <= other.last && other.first <= self.last
     }
 
+    /// What is left of the range without the holes, in order. Holes may overlap each other, and lie elsewhere.
+    pub(crate) fn without(&self, holes: &[Self]) -> Vec<Self> {
+        let mut holes: Vec<_> = holes.iter().filter(|hole| hole.overlaps(self)).collect();
+        holes.sort();
+        let family = self.family();
+        let part = |first, last| {
+            (first <= last)
+                .then(|| Self::new(family.address(first)?, family.address(last)?))
+                .flatten()
+        };
+        let (mut next, last) = (number(self.first), number(self.last));
+        let mut left = Vec::new();
+        for hole in holes {
+            let before = number(hole.first).checked_sub(1);
+            left.extend(before.and_then(|before| part(next, before)));
+            match number(hole.last).checked_add(1) {
+                Some(after) => next = next.max(after),
+                None => return left,
+            }
+        }
+        left.extend(part(next, last));
+        left
+    }
+
     /// The lowest address.
     #[must_use]
     pub fn first(&self) -> IpAddr {
@@ -129,6 +153,32 @@ mod tests {
         assert!(Range::new(ip("192.168.50.1"), ip("192.168.50.1")).is_some());
         assert!(Range::new(ip("192.168.50.2"), ip("192.168.50.1")).is_none());
         assert!(Range::new(ip("192.168.50.2"), ip("fd00::1")).is_none());
+    }
+
+    #[test]
+    fn holes_leave_what_is_between_them() {
+        let range =
+            |first: &str, last: &str| Range::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
+        let whole = range("10.0.0.0", "10.0.0.9");
+        let left = |holes: &[Range]| {
+            let left = whole.without(holes);
+            left.iter().map(Range::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[]), ["10.0.0.0-10.0.0.9"]);
+        let holes = [
+            range("10.0.0.4", "10.0.0.5"),
+            range("10.0.0.2", "10.0.0.4"),
+            range("10.0.0.9", "10.1.0.0"),
+            range("fd00::", "fd00::1"),
+        ];
+        assert_eq!(left(&holes), ["10.0.0.0-10.0.0.1", "10.0.0.6-10.0.0.8"]);
+        assert_eq!(left(&[whole]), [""; 0]);
+        let all = range("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+        assert_eq!(
+            all.without(&[range("::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")])
+                .len(),
+            1
+        );
     }
 
     #[test]

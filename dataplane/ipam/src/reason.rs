@@ -6,24 +6,63 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::addresses::Addresses;
-use crate::range::Family;
+use crate::pool::Pool;
+use crate::range::{Family, Range};
 use crate::request::Families;
 use crate::sharing::Conflict;
 
-/// How full a pool is, for the families in question.
+/// The longest excerpt, in bytes.
+const LONGEST_EXCERPT: usize = 100;
+
+/// The beginning of what a user wrote: enough to recognise it. Annotations can be a quarter of a megabyte long.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
+    if text.len() <= LONGEST_EXCERPT {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(LONGEST_EXCERPT);
+    format!("{}…", text.get(..end).unwrap_or_default())
+}
+
+/// How full a pool is, for the family in question.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Use {
     /// The pool.
     pub pool: String,
     /// Addresses in use.
     pub used: u64,
+    /// Addresses that nobody has and that are held back.
+    pub held: usize,
     /// Addresses there are.
     pub capacity: u128,
 }
 
+impl Use {
+    pub(crate) fn of(pool: &Pool, family: Family, now: i64) -> Self {
+        Self {
+            pool: pool.spec().name.clone(),
+            used: pool.used(family),
+            held: pool.held(family, now),
+            capacity: pool.capacity(family),
+        }
+    }
+
+    /// The numbers in words, with a blank before them; nothing without a capacity.
+    fn numbers(&self) -> String {
+        if self.capacity == 0 {
+            return String::new();
+        }
+        let held = match self.held {
+            0 => String::new(),
+            held => format!(", {held} released too lately: lb-operator.io/hold-down"),
+        };
+        format!(" ({} of {} in use{held})", self.used, self.capacity)
+    }
+}
+
 impl fmt::Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} ({} of {} in use)", self.pool, self.used, self.capacity)
+        write!(f, "{:?}{}", self.pool, self.numbers())
     }
 }
 
@@ -89,17 +128,31 @@ pub enum Rejection {
         /// The pool whose range it is in.
         pool: String,
     },
-    /// Two addresses of two pools.
+    /// The pool's owner excludes the address.
     #[error(
-        "{addresses} is not allowed in config: they are of pools {first:?} and {second:?}: ask for addresses of one pool"
+        "\"{address}\" is not allowed in config: pool {pool:?} excludes {range}: ask for another address, or change the \
+         pool's annotation lb-operator.io/excluded-addresses"
     )]
-    TwoPools {
-        /// The addresses.
-        addresses: Addresses,
-        /// The pool of the first.
-        first: String,
-        /// The pool of the second.
-        second: String,
+    Excluded {
+        /// The address.
+        address: IpAddr,
+        /// The pool whose range it is in.
+        pool: String,
+        /// The exclusion.
+        range: Range,
+    },
+    /// The namespace has as much of the pool as it may have.
+    #[error(
+        "no available IPs in pool {pool} for namespace {namespace}: it has the {quota} that its quota allows: delete a \
+         Service there, share an address, or raise the pool's annotation lb-operator.io/namespace-quota"
+    )]
+    OverQuota {
+        /// The pool.
+        pool: String,
+        /// The namespace.
+        namespace: String,
+        /// How many addresses of a family it may have.
+        quota: u32,
     },
     /// Somebody has the address.
     #[error(
@@ -165,25 +218,25 @@ pub enum Rejection {
     },
     /// The pool has no addresses of the family.
     #[error(
-        "no available IPs in pool {pool} for {families} IPFamily: it has no addresses of that family: add some, or change \
+        "no available IPs in pool {pool} for {family} IPFamily: it has no addresses of that family: add some, or change \
          spec.ipFamilies"
     )]
     PoolLacksFamily {
         /// The pool.
         pool: String,
         /// What is wanted.
-        families: Families,
+        family: Family,
     },
     /// The pool is full.
     #[error(
-        "no available IPs in pool {} for {families} IPFamily: pool {pool} is exhausted: add addresses to the pool, or \
+        "no available IPs in pool {} for {family} IPFamily: pool {pool} is exhausted: add addresses to the pool, or \
          delete a Service", .pool.pool
     )]
     PoolExhausted {
         /// The pool and how full it is.
         pool: Use,
         /// What is wanted.
-        families: Families,
+        family: Family,
     },
     /// There are no pools.
     #[error("no available IPs: there is no pool: create an IPAddressPool")]
@@ -204,7 +257,7 @@ pub enum Rejection {
     NoAutoAssign,
     /// No pool has addresses of the family.
     #[error("no available IPs: no pool with autoAssign has addresses for {0} IPFamily: add some to a pool")]
-    NoFamily(Families),
+    NoFamily(Family),
     /// Every pool is full.
     #[error("no available IPs: {}: add addresses to the pool, or delete a Service", exhausted(.0))]
     Exhausted(Vec<Use>),
@@ -223,13 +276,33 @@ impl Rejection {
                 .map(|pool| &pool.pool)
                 .eq(b.iter().map(|pool| &pool.pool)),
             (
-                Self::PoolExhausted { pool: a, families },
+                Self::PoolExhausted { pool: a, family },
                 Self::PoolExhausted {
                     pool: b,
-                    families: other,
+                    family: other,
                 },
-            ) => a.pool == b.pool && families == other,
+            ) => a.pool == b.pool && family == other,
             (a, b) => a == b,
+        }
+    }
+
+    /// The same without the numbers of full pools: words for what stays to be read while the numbers change.
+    #[must_use]
+    pub fn lasting(&self) -> String {
+        let without = |pool: &Use| Use {
+            pool: pool.pool.clone(),
+            used: 0,
+            held: 0,
+            capacity: 0,
+        };
+        match self {
+            Self::Exhausted(pools) => Self::Exhausted(pools.iter().map(without).collect()).to_string(),
+            Self::PoolExhausted { pool, family } => Self::PoolExhausted {
+                pool: without(pool),
+                family: *family,
+            }
+            .to_string(),
+            other => other.to_string(),
         }
     }
 
@@ -244,7 +317,7 @@ impl Rejection {
             | Self::TooManyAddresses(_)
             | Self::SameFamily(..)
             | Self::WrongFamily { .. } => "invalidRequest",
-            Self::NotInAnyPool(_) | Self::Avoided { .. } | Self::TwoPools { .. } => "addressNotAllowed",
+            Self::NotInAnyPool(_) | Self::Avoided { .. } | Self::Excluded { .. } => "addressNotAllowed",
             Self::Taken { .. } | Self::CannotShare { .. } => "addressTaken",
             Self::OtherPool { .. }
             | Self::UnknownPool(_)
@@ -253,6 +326,7 @@ impl Rejection {
             Self::InvalidPool { .. } | Self::OnlyInvalidPools { .. } => "invalidPool",
             Self::PoolLacksFamily { .. } | Self::NoFamily(_) => "noPoolOfFamily",
             Self::PoolExhausted { .. } | Self::Exhausted(_) => "exhausted",
+            Self::OverQuota { .. } => "overQuota",
             Self::NoPools | Self::NoAutoAssign => "noPool",
         }
     }
@@ -287,26 +361,7 @@ fn exhausted(pools: &[Use]) -> String {
         more => format!(" and {more} more"),
     };
     match pools {
-        [pool] => format!(
-            "pool {:?} is exhausted ({} of {} in use)",
-            pool.pool, pool.used, pool.capacity
-        ),
+        [pool] => format!("pool {:?} is exhausted{}", pool.pool, pool.numbers()),
         _ => format!("pools {}{more} are exhausted", named.join(", ")),
-    }
-}
-
-impl Use {
-    /// How full a pool is for these families: for two, the one that is fuller.
-    pub(crate) fn of(pool: &crate::pool::Pool, families: Families) -> Self {
-        let fuller = |a: Family, b: Family| if pool.free(a) <= pool.free(b) { a } else { b };
-        let family = match families {
-            Families::One(family) => family,
-            Families::Prefer(_) | Families::Both => fuller(Family::V4, Family::V6),
-        };
-        Self {
-            pool: pool.spec().name.clone(),
-            used: pool.used(family),
-            capacity: pool.capacity(family),
-        }
     }
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use crate::addresses::Addresses;
+use crate::assignment::Assignment;
 use crate::range::Family;
-use crate::reason::Rejection;
+use crate::reason::{Rejection, excerpt};
 use crate::sharing::{Sharing, Tenancy};
 
 /// A Service's `ipFamilyPolicy`.
@@ -23,9 +24,9 @@ pub enum DualStack {
 pub enum Families {
     /// One address of this family.
     One(Family),
-    /// An address of each family; if no pool has both, one of this family; if none has that, one of the other.
-    Prefer(Family),
-    /// An address of each family, of one pool.
+    /// An address of each family, or else of one.
+    Prefer,
+    /// An address of each family.
     Both,
 }
 
@@ -39,32 +40,22 @@ impl Families {
         let Some(Ok(first)) = first else {
             return Err(Rejection::NoClusterIp);
         };
-        let first = Family::of(first);
         let two = cluster_ips.len() > 1;
         match policy {
             DualStack::Required if two => Ok(Self::Both),
             DualStack::Required => Err(Rejection::NotEnoughClusterIps(cluster_ips.join(" "))),
-            DualStack::Preferred if two => Ok(Self::Prefer(first)),
-            DualStack::Preferred | DualStack::No => Ok(Self::One(first)),
+            DualStack::Preferred if two => Ok(Self::Prefer),
+            DualStack::Preferred | DualStack::No => Ok(Self::One(Family::of(first))),
         }
     }
 
-    /// Combinations of families to try, best first.
-    pub(crate) fn choices(self) -> Vec<Vec<Family>> {
-        match self {
-            Self::One(family) => vec![vec![family]],
-            Self::Prefer(first) => vec![vec![Family::V4, Family::V6], vec![first], vec![first.other()]],
-            Self::Both => vec![vec![Family::V4, Family::V6]],
-        }
-    }
-
-    /// Whether these addresses are what is wanted.
+    /// Whether these addresses are all that a Service with an explicit wish may ask for.
     #[must_use]
     pub fn accept(self, addresses: &Addresses) -> bool {
         let has = |family| addresses.get(family).is_some();
         match self {
             Self::One(family) => has(family) && !has(family.other()),
-            Self::Prefer(_) => !addresses.is_empty(),
+            Self::Prefer => !addresses.is_empty(),
             Self::Both => has(Family::V4) && has(Family::V6),
         }
     }
@@ -74,7 +65,7 @@ impl Families {
     pub fn among(self, addresses: &Addresses) -> Addresses {
         match self {
             Self::One(family) => addresses.only(family),
-            Self::Prefer(_) | Self::Both => *addresses,
+            Self::Prefer | Self::Both => *addresses,
         }
     }
 }
@@ -83,7 +74,7 @@ impl std::fmt::Display for Families {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::One(family) => family.fmt(f),
-            Self::Prefer(_) | Self::Both => f.write_str("dual"),
+            Self::Prefer | Self::Both => f.write_str("dual"),
         }
     }
 }
@@ -140,7 +131,7 @@ impl Request {
             (Some((key, list)), _) => Some(read_list(key, list)?),
             (None, ip) => {
                 let address = ip.trim().parse::<IpAddr>();
-                let address = address.map_err(|_| Rejection::BadLoadBalancerIp(ip.to_owned()))?;
+                let address = address.map_err(|_| Rejection::BadLoadBalancerIp(excerpt(ip)))?;
                 Some(Addresses::from(address.to_canonical()))
             }
         };
@@ -163,18 +154,34 @@ impl Request {
         })
     }
 
-    /// Whether a Service that has these addresses, of this pool, has what it asks for.
+    /// Whether what a Service has is all it asks for, or a part of it.
     #[must_use]
-    pub fn is_met_by(&self, addresses: &Addresses, from: &str) -> bool {
+    pub fn allows(&self, has: &Assignment) -> bool {
+        let addresses = has.addresses();
+        let from = |pool: &String| {
+            has.parts()
+                .all(|(_, origin)| origin.name() == Some(pool.as_str()))
+        };
         let wish = match &self.wish {
             Wish::Any => true,
-            Wish::Pool(pool) => pool == from,
+            Wish::Pool(pool) => from(pool),
             Wish::Addresses {
                 addresses: asked,
                 pool,
-            } => asked == addresses && pool.as_ref().is_none_or(|pool| pool == from),
+            } => *asked == addresses && pool.as_ref().is_none_or(from),
         };
-        wish && self.families.accept(addresses)
+        wish && !addresses.is_empty() && self.families.among(&addresses) == addresses
+    }
+
+    /// The family that a Service wants an address of beside what it has. Who names addresses wants no others.
+    #[must_use]
+    pub fn missing(&self, has: &Assignment) -> Option<Family> {
+        match (&self.wish, self.families) {
+            (Wish::Addresses { .. }, _) | (_, Families::One(_)) => None,
+            (Wish::Any | Wish::Pool(_), Families::Prefer | Families::Both) => [Family::V4, Family::V6]
+                .into_iter()
+                .find(|family| has.origin(*family).is_none()),
+        }
     }
 }
 
@@ -187,11 +194,11 @@ fn read_list(key: &'static str, list: &str) -> Result<Addresses, Rejection> {
             .parse::<IpAddr>()
             .map_err(|_| Rejection::BadAddressList {
                 key,
-                value: list.to_owned(),
+                value: excerpt(list),
             })?;
         count += 1;
         if count > 2 {
-            return Err(Rejection::TooManyAddresses(list.to_owned()));
+            return Err(Rejection::TooManyAddresses(excerpt(list)));
         }
         let address = address.to_canonical();
         if !addresses.add(address) {
@@ -236,7 +243,7 @@ mod tests {
         );
         assert_eq!(
             families(&["fd00::9", "10.96.0.9"], DualStack::Preferred),
-            Ok(Families::Prefer(Family::V6))
+            Ok(Families::Prefer)
         );
         assert_eq!(
             families(&["10.96.0.9", "fd00::9"], DualStack::Required),
@@ -289,6 +296,18 @@ mod tests {
         ] {
             let error = read(list, ip, None).unwrap_err();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_a_long_text_the_beginning_is_repeated() {
+        let long = "é".repeat(5000);
+        for error in [
+            read(Some(&long), "", None).unwrap_err(),
+            read(None, &long, None).unwrap_err(),
+            Rejection::UnknownPool(excerpt(&long)).to_string(),
+        ] {
+            assert!(error.len() < 300 && error.contains('…'), "{error}");
         }
     }
 

@@ -70,7 +70,7 @@ proptest! {
                     }
                 }
                 Step::Leave { service, at } => {
-                    let left = ipam.adopt(&SERVICES[service], support::addresses(&[&address(at)]), None, Tenancy::Leaves);
+                    let left = support::adopt(&mut ipam, SERVICES[service], &[&address(at)], None, Tenancy::Leaves);
                     prop_assert!(left.is_ok(), "one can always be leaving");
                 }
                 Step::Release { service } => {
@@ -79,7 +79,7 @@ proptest! {
             }
             let mut by_address: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
             for (service, assignment) in ipam.assignments() {
-                for address in assignment.addresses.iter() {
+                for address in assignment.addresses().iter() {
                     by_address.entry(address).or_default().insert(*service);
                 }
             }

@@ -89,6 +89,16 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
                 &["ipaddresspools/status", "l2advertisements/status"],
                 &["patch"],
             ));
+            rules.push(rule("metallb.io", &["configurationstates"], &["create"]));
+            for (resource, verbs) in [
+                ("configurationstates", &["get", "list", "watch"][..]),
+                ("configurationstates/status", &["patch"]),
+            ] {
+                rules.push(PolicyRule {
+                    resource_names: Some(vec![names::CONFIGURATION_STATE.to_owned()]),
+                    ..rule("metallb.io", &[resource], verbs)
+                });
+            }
             rules.push(rule("coordination.k8s.io", &["leases"], &["create"]));
             rules.push(PolicyRule {
                 resource_names: Some(vec![names::CONTROLLER_LEASE.to_owned()]),

@@ -13,9 +13,10 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_daemon::Key;
-use lb_ipam::{Addresses, Assignment, Rejection, Request, Tenancy};
+use lb_ipam::{Assignment, Claimed, Families, Family, Keep, Rejection, Request, Tenancy};
 
-use super::{Holder, Landing, Leading};
+use super::{Freed, Holder, Landing, Leading};
+use crate::condition::Trouble;
 use crate::index::Index;
 use crate::report::Report;
 use crate::service::{Role, Service};
@@ -23,9 +24,9 @@ use crate::write::Target;
 
 /// What came of looking at one Service.
 pub(super) struct Settled {
-    /// Whether an address is kept for it no longer.
-    pub(super) freed: bool,
-    /// Whether it wants an address and has none.
+    /// Of which families addresses are kept for it no longer.
+    pub(super) freed: Freed,
+    /// Whether it wants an address that it has not.
     pub(super) wants: bool,
 }
 
@@ -33,16 +34,17 @@ impl Leading {
     /// Makes the allocator agree with a Service as far as what it has is concerned.
     pub(super) fn settle(&mut self, index: &Index, key: &Key, now: Instant) -> Settled {
         let holder = Holder::Service(key.clone());
+        let before = self.kept_for(key);
         let Some(service) = index.services.get(key) else {
             self.told.remove(key);
             self.told_deprecated.remove(key);
             self.cleared.remove(key);
             self.flights.forget(&Target::Service(key.clone()));
             self.landing.remove(key);
-            let had = self.allocator.release(&holder).is_some();
-            let left = self.unleave(key);
+            self.allocator.release(&holder);
+            self.unleave(key);
             return Settled {
-                freed: had || left,
+                freed: self.freed_since(&before, key),
                 wants: false,
             };
         };
@@ -55,105 +57,127 @@ impl Leading {
         if service.status.addresses.is_empty() {
             self.cleared.remove(key);
         }
-        let before = self.kept_for(key);
         let tenancy = self.allocator.tenancy(&holder).cloned();
+        let has_something = self.allocator.assignment(&holder).is_some();
         let wants = match &service.role {
             Role::Former => {
                 self.told.remove(key);
                 self.allocator.release(&holder);
                 false
             }
-            Role::Ours(request) => match (self.allocator.assignment(&holder).cloned(), request) {
-                (Some(has), Ok(request)) => self.keep(index, key, service, &has, request),
-                (None, Ok(request)) => self.adopt(index, key, service, request),
-                // An address is not lost by a slip of the pen: what cannot be understood is told, and changes nothing.
-                (Some(_), Err(reason)) => {
-                    self.complain(key, service, reason, Report::invalid_request);
-                    false
+            Role::Ours(Ok(request)) => {
+                if !has_something {
+                    self.take_on(key, service, request.families, &request.tenancy);
                 }
-                (None, Err(reason)) => {
-                    let status = service.status.addresses;
-                    let kept =
-                        !status.is_empty() && self.take_on(key, service, status, Tenancy::Alone).is_ok();
-                    if kept {
-                        self.complain(key, service, reason, Report::invalid_request);
-                    }
-                    !kept
+                self.keep(index, key, service, request)
+            }
+            // An address is not lost by a slip of the pen: what cannot be understood is told, and changes nothing.
+            Role::Ours(Err(reason)) => {
+                if !has_something {
+                    self.take_on(key, service, Families::Prefer, &Tenancy::Alone);
                 }
-            },
+                let keeps = self.allocator.assignment(&holder).is_some();
+                if keeps {
+                    self.complain(key, service, Trouble::NotUnderstood, reason.clone());
+                }
+                !keeps
+            }
         };
         self.leave(key, service);
-        let after = self.kept_for(key);
-        // A key or a port that it has no more may make room as well.
-        let freed = !before.is_subset(&after) || tenancy.as_ref() != self.allocator.tenancy(&holder);
+        let mut freed = self.freed_since(&before, key);
+        if tenancy.as_ref() != self.allocator.tenancy(&holder) {
+            // A key or a port that it has no more may make room as well.
+            freed = Freed::ALL;
+        }
         Settled { freed, wants }
     }
 
-    /// A Service that has something keeps it, or the part of it that it still wants. Returns whether it wants another.
-    fn keep(
-        &mut self,
-        index: &Index,
-        key: &Key,
-        service: &Service,
-        has: &Assignment,
-        request: &Request,
-    ) -> bool {
-        let holder = &Holder::Service(key.clone());
-        if !self.may_keep(index, key, service, &has.pool) {
-            return true;
+    /// A Service that has nothing, as far as we know, keeps what its status shows, if it may. Who takes over leaves it
+    /// also what no pool has: nobody has changed anything.
+    fn take_on(&mut self, key: &Key, service: &Service, families: Families, tenancy: &Tenancy) {
+        let addresses = families.among(&service.status.addresses);
+        if addresses.is_empty() {
+            return;
         }
-        let part = request.families.among(&has.addresses);
-        if !request.is_met_by(&part, &has.pool) {
-            self.allocator.release(holder);
-            return true;
-        }
-        if part != has.addresses || self.allocator.tenancy(holder) != Some(&request.tenancy) {
-            // Under another key, or with other ports, it may not have a place there any more.
-            let pool = Some(&*has.pool);
-            if let Err(reason) = self.allocator.adopt(holder, part, pool, request.tenancy.clone()) {
-                self.clear(key, service, &reason);
-                return true;
-            }
-        }
-        self.told.remove(key);
-        false
-    }
-
-    /// A Service that has nothing, as far as we know, keeps what its status shows, if it may. Returns whether it wants
-    /// something else.
-    fn adopt(&mut self, index: &Index, key: &Key, service: &Service, request: &Request) -> bool {
-        let status = request.families.among(&service.status.addresses);
-        if status.is_empty() {
-            return true;
-        }
-        match self.take_on(key, service, status, request.tenancy.clone()) {
-            Ok(has) if !self.may_keep(index, key, service, &has.pool) => true,
-            Ok(has) if request.is_met_by(&has.addresses, &has.pool) => {
-                self.told.remove(key);
-                false
-            }
-            Ok(_) => {
-                self.allocator.release(&Holder::Service(key.clone()));
-                true
-            }
-            Err(reason) => {
-                self.clear(key, service, &reason);
-                true
-            }
-        }
-    }
-
-    /// Whether the pool that a Service has addresses of is for it still; if not, it has them no longer.
-    fn may_keep(&mut self, index: &Index, key: &Key, service: &Service, pool: &str) -> bool {
-        if self.allocator.admits(pool, &index.chosen(key, service)) {
-            return true;
-        }
-        let reason = Rejection::NotChosen {
-            pool: pool.to_owned(),
+        self.unleave(key);
+        let keep = Keep {
+            addresses,
+            claimed: Claimed(service.pool.as_deref()),
+            tenancy: tenancy.clone(),
+            outside: self.takes_over,
         };
-        self.clear(key, service, &reason);
-        self.allocator.release(&Holder::Service(key.clone()));
-        false
+        if let Err(reason) = self.allocator.adopt(&Holder::Service(key.clone()), keep) {
+            self.clear(key, service, &reason);
+        }
+    }
+
+    /// A Service keeps what it has, or the part of it that it wants and may have. Returns whether it wants something else
+    /// or something more.
+    fn keep(&mut self, index: &Index, key: &Key, service: &Service, request: &Request) -> bool {
+        let holder = Holder::Service(key.clone());
+        self.leave_closed_pools(index, key, service);
+        let Some(has) = self.allocator.assignment(&holder) else {
+            return true;
+        };
+        let part = request.families.among(&has.addresses());
+        if part != has.addresses() {
+            self.allocator.reduce(&holder, &part);
+        }
+        if self
+            .allocator
+            .tenancy(&holder)
+            .is_some_and(|tenancy| *tenancy != request.tenancy)
+        {
+            self.take_place_again(key, service, &request.tenancy);
+        }
+        match self.allocator.assignment(&holder) {
+            Some(has) if request.allows(has) => {
+                let wants_more = request.missing(has).is_some();
+                if !wants_more {
+                    self.told.remove(key);
+                }
+                wants_more
+            }
+            Some(_) => {
+                self.allocator.release(&holder);
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// A Service loses what it has of pools that are not for it any more.
+    fn leave_closed_pools(&mut self, index: &Index, key: &Key, service: &Service) {
+        let holder = Holder::Service(key.clone());
+        let chosen = index.chosen(key, service);
+        while let Some(has) = self.allocator.assignment(&holder)
+            && let Some((address, pool)) = self.allocator.shuts_out(has, &chosen)
+        {
+            let reason = Rejection::NotChosen {
+                pool: pool.to_owned(),
+            };
+            let rest = has.addresses().only(Family::of(address).other());
+            self.allocator.reduce(&holder, &rest);
+            self.clear(key, service, &reason);
+        }
+    }
+
+    /// Under another key, or with other ports, a Service may not have a place any more where it is.
+    fn take_place_again(&mut self, key: &Key, service: &Service, tenancy: &Tenancy) {
+        let holder = Holder::Service(key.clone());
+        let Some(has) = self.allocator.assignment(&holder) else {
+            return;
+        };
+        let (addresses, names) = (has.addresses(), has.pool_names());
+        let keep = Keep {
+            addresses,
+            claimed: Claimed(names.as_deref()),
+            tenancy: tenancy.clone(),
+            outside: true,
+        };
+        if let Err(reason) = self.allocator.adopt(&holder, keep) {
+            self.clear(key, service, &reason);
+        }
     }
 
     /// Tells a Service, once, that it loses what it has.
@@ -163,48 +187,45 @@ impl Leading {
         }
     }
 
-    fn take_on(
-        &mut self,
-        key: &Key,
-        service: &Service,
-        addresses: Addresses,
-        tenancy: Tenancy,
-    ) -> Result<Assignment, Rejection> {
-        self.unleave(key);
-        let holder = Holder::Service(key.clone());
-        self.allocator
-            .adopt(&holder, addresses, service.pool.as_deref(), tenancy)
-    }
-
-    /// Tries to give a Service what it asks for. Returns whether it has it now.
-    pub(super) fn serve(&mut self, index: &Index, key: &Key) -> bool {
+    /// Tries to give a Service what it asks for. If there is something that it wants and does not get, it waits.
+    pub(super) fn serve(&mut self, index: &Index, key: &Key) {
         let Some(service) = index.ours(key) else {
-            return true;
+            return;
         };
-        let Role::Ours(request) = &service.role else {
-            return true;
+        let request = match &service.role {
+            Role::Ours(Ok(request)) => request,
+            Role::Ours(Err(reason)) => {
+                self.pending.insert(key.clone());
+                self.complain(key, service, Trouble::Failed, reason.clone());
+                return;
+            }
+            Role::Former => return,
         };
         // It may have back what it is leaving.
         self.unleave(key);
         let holder = Holder::Service(key.clone());
-        let result = match request {
-            Ok(request) => {
-                let chosen = index.chosen(key, service);
-                self.allocator.assign(&holder, request, &chosen).map(drop)
-            }
-            Err(reason) => Err(reason.clone()),
-        };
+        let result = self
+            .allocator
+            .assign(&holder, request, &index.chosen(key, service));
         self.leave(key, service);
-        match result {
-            Ok(()) => {
-                self.told.remove(key);
-                self.cleared.remove(key);
-                true
-            }
+        let given = match result {
+            Ok(given) => given,
             Err(reason) => {
-                self.complain(key, service, &reason, Report::failed);
-                false
+                self.pending.insert(key.clone());
+                self.complain(key, service, Trouble::Failed, reason);
+                return;
             }
+        };
+        self.cleared.remove(key);
+        if let (Some(reason), Some(family)) = (given.lacks, request.missing(&given.assignment)) {
+            self.incomplete.insert(key.clone(), family);
+            let trouble = match request.families {
+                Families::Prefer => Trouble::Incomplete,
+                Families::Both | Families::One(_) => Trouble::Failed,
+            };
+            self.complain(key, service, trouble, reason);
+        } else {
+            self.told.remove(key);
         }
     }
 
@@ -212,7 +233,7 @@ impl Leading {
     pub(super) fn leave(&mut self, key: &Key, service: &Service) {
         self.unleave(key);
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
-        let has = has.map(|has| has.addresses).unwrap_or_default();
+        let has = has.map(Assignment::addresses).unwrap_or_default();
         let landing = self
             .landing
             .get(key)
@@ -223,12 +244,13 @@ impl Leading {
         for address in shown {
             let holder = Holder::Leaving(key.clone(), address);
             // It cannot be kept where nobody could be given it anyway.
-            if !has.iter().any(|other| other == address)
-                && self
-                    .allocator
-                    .adopt(&holder, address.into(), service.pool.as_deref(), Tenancy::Leaves)
-                    .is_ok()
-            {
+            let keep = Keep {
+                addresses: address.into(),
+                claimed: Claimed(service.pool.as_deref()),
+                tenancy: Tenancy::Leaves,
+                outside: false,
+            };
+            if !has.iter().any(|other| other == address) && self.allocator.adopt(&holder, keep).is_ok() {
                 left.insert(address);
             }
         }
@@ -237,19 +259,26 @@ impl Leading {
         }
     }
 
-    /// Gives up what is kept for a Service that is leaving it. Returns whether there was something.
-    fn unleave(&mut self, key: &Key) -> bool {
-        let left = self.leaving.remove(key);
-        for address in left.iter().flatten() {
-            self.allocator.release(&Holder::Leaving(key.clone(), *address));
+    /// Gives up what is kept for a Service that is leaving it.
+    fn unleave(&mut self, key: &Key) {
+        for address in self.leaving.remove(key).into_iter().flatten() {
+            self.allocator.release(&Holder::Leaving(key.clone(), address));
         }
-        left.is_some()
+    }
+
+    /// The families of which a Service keeps others from less than before.
+    fn freed_since(&self, before: &BTreeSet<IpAddr>, key: &Key) -> Freed {
+        let mut freed = Freed::default();
+        for address in before.difference(&self.kept_for(key)) {
+            freed.add(*address);
+        }
+        freed
     }
 
     /// Every address that nobody else can have because of a Service.
     fn kept_for(&self, key: &Key) -> BTreeSet<IpAddr> {
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
-        let has = has.into_iter().flat_map(|has| has.addresses.iter());
+        let has = has.into_iter().flat_map(|has| has.addresses().iter());
         has.chain(self.leaving.get(key).into_iter().flatten().copied())
             .collect()
     }

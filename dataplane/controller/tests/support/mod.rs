@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::Service;
 use lb_controller::decide::Leading;
 use lb_controller::index::Index;
 use lb_controller::write::{Outcome, Target, Write};
-use lb_crds::{IPAddressPool, L2Advertisement};
+use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement};
 use lb_daemon::Key;
 use lb_daemon::watch::Change;
 use serde_json::{Value, json};
@@ -99,6 +99,27 @@ fn no_answer() -> Outcome {
     }
 }
 
+/// The part of a strategic merge patch that a merge patch does not have: conditions are merged by their type.
+fn merge_conditions(object: &mut Value, patch: &mut Value) {
+    let Some(Value::Array(changes)) = patch
+        .get_mut("status")
+        .and_then(Value::as_object_mut)
+        .and_then(|status| status.remove("conditions"))
+    else {
+        return;
+    };
+    let shown = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let mut conditions: Vec<_> = shown
+        .into_iter()
+        .filter(|condition| !changes.iter().any(|change| change["type"] == condition["type"]))
+        .collect();
+    conditions.extend(changes.into_iter().filter(|change| change["$patch"] != "delete"));
+    object["status"]["conditions"] = Value::Array(conditions);
+}
+
 /// JSON merge patch, RFC 7396.
 fn merge(object: &mut Value, patch: &Value) {
     match (object, patch) {
@@ -143,6 +164,7 @@ impl Cluster {
         for (target, object) in objects {
             cluster.create(target, object);
         }
+        cluster.index.state.take(Change::Synced);
         cluster.leading = Some(Leading::new(&cluster.index));
         cluster
     }
@@ -152,7 +174,9 @@ impl Cluster {
         let mut objects: Vec<_> = self.objects.into_iter().collect();
         // The listing is in no useful order.
         objects.reverse();
-        Self::new(objects)
+        let mut cluster = Self::new(objects);
+        cluster.clock = self.clock;
+        cluster
     }
 
     /// Whether there is such an object.
@@ -217,6 +241,15 @@ impl Cluster {
                     };
                     self.index.advertisement(change);
                 }
+                Target::State => {
+                    let change = match object {
+                        Some(object) => {
+                            Change::Apply(serde_json::from_value::<ConfigurationState>(object).unwrap())
+                        }
+                        None => Change::Delete(Key::new("metallb-system", "controller")),
+                    };
+                    self.index.state.take(change);
+                }
             }
         }
     }
@@ -255,8 +288,8 @@ impl Cluster {
     /// The controller decides and sends; nothing is answered yet.
     pub(crate) fn decide(&mut self) {
         let leading = self.leading.as_mut().unwrap();
-        leading.decide(&self.index, self.now);
         let time = Timestamp::from_second(self.clock).unwrap();
+        leading.decide(&self.index, self.now, time);
         while let Some(write) = leading.next_write(&self.index, self.now, time) {
             assert!(
                 !self
@@ -313,17 +346,28 @@ impl Cluster {
     }
 
     fn apply(&mut self, write: &Write) -> Outcome {
-        let (patch, target) = (write.patch(), write.target());
+        let (mut patch, target) = (write.patch(), write.target());
+        if matches!(write, Write::State(write) if write.version.is_none()) && !self.has(&target) {
+            let object =
+                json!({ "metadata": { "name": "controller", "namespace": "metallb-system" }, "spec": {} });
+            self.store(target, object);
+            return Outcome::Written {
+                version: self.version.to_string(),
+            };
+        }
         let Some(mut object) = self.objects.get(&target).cloned() else {
             return Outcome::Outdated;
         };
         if object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] {
             return Outcome::Outdated;
         }
-        merge(&mut object, &patch);
         self.writes.push(format!("{target} {patch}"));
+        if matches!(target, Target::Service(_)) {
+            merge_conditions(&mut object, &mut patch);
+        }
+        merge(&mut object, &patch);
         self.store(target.clone(), object);
-        if matches!(target, Target::Service(_)) && patch.get("status").is_some() {
+        if matches!(target, Target::Service(_)) && patch.pointer("/status/loadBalancer").is_some() {
             self.assert_alone(&target);
         }
         Outcome::Written {
@@ -353,6 +397,7 @@ impl Cluster {
 
     pub(crate) fn pass(&mut self, time: Duration) {
         self.now += time;
+        self.clock += i64::try_from(time.as_secs()).unwrap();
     }
 
     /// The address that a Service shows, or nothing.
@@ -378,7 +423,20 @@ impl Cluster {
             .map(ToString::to_string)
     }
 
-    /// The condition of a pool or an advertisement: status, reason and message.
+    /// The addresses that a Service shows, with a comma between two.
+    pub(crate) fn addresses(&self, name: &str) -> String {
+        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let ingress = object["status"]["loadBalancer"]["ingress"].as_array().cloned();
+        let ip = |entry: &Value| entry["ip"].as_str().unwrap_or_default().to_owned();
+        ingress
+            .unwrap_or_default()
+            .iter()
+            .map(ip)
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    /// The condition of an object: status, reason and message.
     pub(crate) fn condition(&self, target: &Target) -> String {
         let condition =
             &self.objects.get(target).expect("there is such an object")["status"]["conditions"][0];

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_ipam::{
-    Access, Addresses, Allocator, Candidate, Families, Family, PoolSpec, Range, Request, Tenancy, Wish,
+    Access, Addresses, Allocator, Candidate, Claimed, Extras, Families, Family, Keep, PoolSpec, Range,
+    Rejection, Request, Tenancy, Wish,
 };
 
 pub(crate) type Ipam = Allocator<&'static str>;
@@ -39,6 +40,7 @@ pub(crate) fn mk_pool(name: &str, ranges: &[&str]) -> Candidate {
             auto_assign: true,
             avoid_buggy_ips: false,
             access: Access::Everybody,
+            extras: Extras::default(),
         }),
         found_invalid: false,
         created: 0,
@@ -103,9 +105,29 @@ pub(crate) fn exactly(list: &[&str], pool: Option<&str>) -> Request {
 /// What an assignment gives, in words: `pool: addresses`, or the reason.
 pub(crate) fn assign(ipam: &mut Ipam, service: &'static str, request: &Request) -> String {
     match ipam.assign(&service, request, &|_| true) {
-        Ok(assignment) => format!("{}: {}", assignment.pool, assignment.addresses),
+        Ok(given) => {
+            let pools = given.assignment.pool_names().unwrap_or_default();
+            format!("{pools}: {}", given.assignment.addresses())
+        }
         Err(reason) => reason.to_string(),
     }
+}
+
+/// Lets a Service keep addresses of pools.
+pub(crate) fn adopt(
+    ipam: &mut Ipam,
+    service: &'static str,
+    list: &[&str],
+    pool: Option<&str>,
+    tenancy: Tenancy,
+) -> Result<(), Rejection> {
+    let keep = Keep {
+        addresses: addresses(list),
+        claimed: Claimed(pool),
+        tenancy,
+        outside: false,
+    };
+    ipam.adopt(&service, keep)
 }
 
 /// The one who has an address.
