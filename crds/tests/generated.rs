@@ -6,7 +6,7 @@ use std::path::Path;
 fn the_yaml_is_fresh() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = lb_crds::definition::files().unwrap();
-    assert_eq!(files.len(), 5, "a kind each, and the chart's copy of the stack");
+    assert_eq!(files.len(), 6, "a kind each, and the chart's copy of the stack");
     for file in files {
         let path = directory.join(&file.path);
         let found = std::fs::read_to_string(&path).unwrap_or_default();
