@@ -3,7 +3,6 @@
 //! Commands run as a user types them, through `bash`, with `kubectl` and `helm` on the path; a failure shows the command
 //! and everything it printed.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ pub struct Stage {
     replacements: BTreeMap<String, String>,
     echo: bool,
     /// Manifests that were applied.
-    applied: RefCell<Vec<String>>,
+    applied: Mutex<Vec<String>>,
     /// Held on a cluster that is not a lab: scenarios use it one after the other.
     turn: Option<MutexGuard<'static, ()>>,
 }
@@ -69,7 +68,7 @@ impl Stage {
             cluster,
             replacements: BTreeMap::new(),
             echo: false,
-            applied: RefCell::default(),
+            applied: Mutex::default(),
             turn: None,
         }
     }
@@ -203,7 +202,8 @@ impl Stage {
     /// When the API server refuses one.
     pub fn apply(&self, manifests: &str) -> anyhow::Result<String> {
         let output = self.admin(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF"))?;
-        self.applied.borrow_mut().push(manifests.to_owned());
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        applied.push(manifests.to_owned());
         Ok(output)
     }
 
@@ -409,7 +409,8 @@ impl Drop for Stage {
         if self.turn.is_none() {
             return;
         }
-        for manifests in self.applied.take().iter().rev() {
+        let applied = self.applied.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for manifests in std::mem::take(applied).iter().rev() {
             let delete = format!("kubectl delete --ignore-not-found -f - <<'EOF'\n{manifests}\nEOF");
             if let Err(error) = self.admin(&delete) {
                 eprintln!("{error:#}");

@@ -274,6 +274,19 @@ impl Lab {
         )
     }
 
+    /// Ends every process of this program on a node at once, as a crash of it does. Returns how many.
+    ///
+    /// # Errors
+    /// When no such program runs there.
+    pub fn kill(&self, node: usize, program: &str) -> anyhow::Result<usize> {
+        machine::signal(
+            &self.layout,
+            self.node(node)?,
+            program,
+            nix::sys::signal::Signal::SIGKILL,
+        )
+    }
+
     /// Gives every running node a container image.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 )]
 
 mod addresses;
+mod allocation;
 mod api;
 mod chart;
 mod failover;
@@ -17,4 +18,5 @@ mod lab;
 mod operator;
 mod peer;
 mod speaker;
+mod takeover;
 mod walls;

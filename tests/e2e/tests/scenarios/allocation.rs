@@ -1,0 +1,330 @@
+//! What pools can do beyond a list of addresses, on a real API server: two families, edits that grow, shrink, split and
+//! remove, strategies, exclusions and quotas, the condition on a Service, and bad input of every kind.
+
+use lb_e2e::stage::{SOON, Stage, eventually};
+
+#[test]
+fn pools_do_all_that_they_say() -> anyhow::Result<()> {
+    let stage = Stage::cluster("allocation", 1)?;
+    stage.install()?;
+
+    a_pair_comes_from_two_pools_and_a_second_address_later(&stage)?;
+    a_service_can_be_waited_for(&stage)?;
+    an_edit_moves_only_those_whose_address_it_takes_away(&stage)?;
+    a_pool_holds_back_excludes_and_limits(&stage)?;
+    the_configuration_state_names_what_is_invalid(&stage)?;
+    bad_input_is_told_and_disturbs_nobody(&stage)?;
+    Ok(())
+}
+
+/// A pool and its annotations under `lb-operator.io/`, given as `key: value, …`.
+fn pool(stage: &Stage, name: &str, addresses: &str, annotations: &str) -> anyhow::Result<()> {
+    stage.apply(&format!(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system, \
+         annotations: {{{annotations}}}}}\nspec: {{addresses: [{addresses}], autoAssign: false}}"
+    ))?;
+    Ok(())
+}
+
+/// A Service that asks for a pool.
+fn from(stage: &Stage, name: &str, pool: &str) -> anyhow::Result<()> {
+    stage.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), "")
+}
+
+fn delete(stage: &Stage, services: &str, pools: &str) -> anyhow::Result<()> {
+    stage.admin(&format!("kubectl delete service {services}"))?;
+    stage.admin(&format!("kubectl delete ipaddresspool -n metallb-system {pools}"))?;
+    Ok(())
+}
+
+/// Waits until a Service shows these addresses.
+fn shows(stage: &Stage, service: &str, addresses: &str) -> anyhow::Result<()> {
+    eventually(&format!("{service} to show {addresses:?}"), SOON, || {
+        Ok((stage.address_now(service)? == addresses).then_some(()))
+    })
+}
+
+/// The condition of a Service: status, reason and message.
+fn condition(stage: &Stage, service: &str) -> anyhow::Result<String> {
+    stage.admin(&format!(
+        "kubectl get service {service} -o jsonpath='{{range .status.conditions[?(@.type==\"lb-operator.io/AddressAssigned\")]}}\
+         {{.status}} {{.reason}}: {{.message}}{{end}}'"
+    ))
+}
+
+fn a_pair_comes_from_two_pools_and_a_second_address_later(stage: &Stage) -> anyhow::Result<()> {
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: four, namespace: metallb-system}\n\
+         spec: {addresses: [192.168.50.60-192.168.50.69]}\n---\n\
+         apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: six, namespace: metallb-system}\n\
+         spec: {addresses: ['fc00:50::60-fc00:50::69']}",
+    )?;
+    stage.apply_service("pair", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
+    shows(stage, "pair", "192.168.50.60 fc00:50::60")?;
+    let names = stage.admin(
+        "kubectl get service pair -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'",
+    )?;
+    assert_eq!(names, "four,six");
+
+    stage.apply_service("later", "web", "", "  ipFamilyPolicy: SingleStack\n")?;
+    shows(stage, "later", "192.168.50.61")?;
+    stage.admin("kubectl delete service pair")?;
+    stage.admin(
+        "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
+    )?;
+    shows(stage, "later", "192.168.50.61 fc00:50::60")?;
+    stage.event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
+    stage.admin(
+        "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"SingleStack\",\"ipFamilies\":[\"IPv4\"]}}'",
+    )?;
+    shows(stage, "later", "192.168.50.61")?;
+
+    stage.admin("kubectl delete ipaddresspool six -n metallb-system")?;
+    stage.admin(
+        "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
+    )?;
+    stage.event(
+        "Service",
+        "later",
+        "AdditionalAssignFailed cannot assign additional IP in PreferDualStack",
+    )?;
+    assert_eq!(stage.address_now("later")?, "192.168.50.61");
+    delete(stage, "later", "four")
+}
+
+fn a_service_can_be_waited_for(stage: &Stage) -> anyhow::Result<()> {
+    let wait = "kubectl wait service/awaited --for=condition=lb-operator.io/AddressAssigned";
+    from(stage, "awaited", "awaited")?;
+    stage.admin(&format!("{wait}=false --timeout=30s"))?;
+    assert_eq!(
+        condition(stage, "awaited")?,
+        "False NoMatchingPool: unknown pool \"awaited\": create that IPAddressPool, or ask for another pool"
+    );
+    pool(stage, "awaited", "192.168.50.70/32", "")?;
+    stage.admin(&format!("{wait} --timeout=30s"))?;
+    assert_eq!(
+        condition(stage, "awaited")?,
+        "True Assigned: 192.168.50.70 of pool awaited"
+    );
+    stage.admin("kubectl patch service awaited --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
+    eventually("the condition to go", SOON, || {
+        Ok(condition(stage, "awaited")?.is_empty().then_some(()))
+    })?;
+    delete(stage, "awaited", "awaited")
+}
+
+fn an_edit_moves_only_those_whose_address_it_takes_away(stage: &Stage) -> anyhow::Result<()> {
+    pool(stage, "edited", "192.168.50.71-192.168.50.73", "")?;
+    for (name, address) in [
+        ("e1", "192.168.50.71"),
+        ("e2", "192.168.50.72"),
+        ("e3", "192.168.50.73"),
+    ] {
+        from(stage, name, "edited")?;
+        shows(stage, name, address)?;
+    }
+    let versions =
+        || stage.admin("kubectl get service e2 e3 -o jsonpath='{.items[*].metadata.resourceVersion}'");
+    let before = versions()?;
+    // It grows by one at the end and shrinks by one at the beginning.
+    pool(stage, "edited", "192.168.50.72-192.168.50.74", "")?;
+    shows(stage, "e1", "192.168.50.74")?;
+    stage.event(
+        "Service",
+        "e1",
+        "ClearAssignment current IP for \"default/e1\" not allowed by config",
+    )?;
+    assert_eq!(versions()?, before, "the others were not touched");
+
+    // It is split: a part goes to another pool, which is in force as soon as the first lets go of it.
+    stage.admin("kubectl annotate service e3 metallb.io/address-pool-")?;
+    pool(stage, "split", "192.168.50.73/32", "")?;
+    pool(stage, "edited", "192.168.50.72/32, 192.168.50.74/32", "")?;
+    let named = || {
+        stage.admin("kubectl get service e3 -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")
+    };
+    eventually("e3 to be of the other pool", SOON, || {
+        Ok((named()? == "split").then_some(()))
+    })?;
+    assert_eq!(stage.address_now("e3")?, "192.168.50.73");
+    assert!(!stage.events("Service", "e3")?.contains("ClearAssignment"));
+
+    // It is removed.
+    stage.admin("kubectl delete ipaddresspool edited -n metallb-system")?;
+    shows(stage, "e2", "")?;
+    stage.event("Service", "e2", "unknown pool \"edited\"")?;
+    assert_eq!(stage.address_now("e3")?, "192.168.50.73");
+    delete(stage, "e1 e2 e3", "split")
+}
+
+fn a_pool_holds_back_excludes_and_limits(stage: &Stage) -> anyhow::Result<()> {
+    pool(
+        stage,
+        "rules",
+        "192.168.50.75-192.168.50.79",
+        "lb-operator.io/excluded-addresses: 192.168.50.75-192.168.50.76, lb-operator.io/namespace-quota: '2', \
+         lb-operator.io/allocation-strategy: leastRecentlyUsed, lb-operator.io/hold-down: 5s",
+    )?;
+    from(stage, "r1", "rules")?;
+    shows(stage, "r1", "192.168.50.77")?;
+    from(stage, "r2", "rules")?;
+    shows(stage, "r2", "192.168.50.78")?;
+    from(stage, "r3", "rules")?;
+    stage.event(
+        "Service",
+        "r3",
+        "for namespace default: it has the 2 that its quota allows",
+    )?;
+    let counts = "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.assignedIPv4} {.status.availableIPv4}'";
+    eventually("the counts", SOON, || {
+        Ok((stage.admin(counts)? == "2 1").then_some(()))
+    })?;
+    // The one that was never used comes first, and the quota has room again.
+    stage.admin("kubectl delete service r1")?;
+    shows(stage, "r3", "192.168.50.79")?;
+    stage.admin("kubectl delete service r2")?;
+    let released =
+        "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.released[*].address}'";
+    eventually("the released addresses", SOON, || {
+        Ok((stage.admin(released)? == "192.168.50.78 192.168.50.77").then_some(()))
+    })?;
+    // The first of the two to be released is the first to be given, once it has been held back for long enough.
+    from(stage, "r4", "rules")?;
+    shows(stage, "r4", "192.168.50.77")?;
+    delete(stage, "r3 r4", "rules")
+}
+
+fn the_configuration_state_names_what_is_invalid(stage: &Stage) -> anyhow::Result<()> {
+    let state = || {
+        stage.admin(
+            "kubectl get configurationstates -n metallb-system -l metallb.io/component-type=controller -o jsonpath='{range .items[*]}\
+             {.metadata.name} {.status.result} {.status.conditions[?(@.type==\"poolReconcilerValid\")].reason} {.status.errorSummary}{end}'",
+        )
+    };
+    let becomes = |wanted: &str| {
+        eventually(&format!("the state {wanted:?}"), SOON, || {
+            Ok(state()?.starts_with(wanted).then_some(()))
+        })
+    };
+    becomes("controller Valid Reconciled ")?;
+    pool(
+        stage,
+        "wrong",
+        "192.168.50.80/29",
+        "lb-operator.io/hold-down: soon",
+    )?;
+    becomes(
+        "controller Invalid ConfigurationError IPAddressPool wrong: metadata.annotations[lb-operator.io/hold-down]: \"soon\"",
+    )?;
+    stage.admin("kubectl delete ipaddresspool wrong -n metallb-system")?;
+    becomes("controller Valid Reconciled ")
+}
+
+fn bad_input_is_told_and_disturbs_nobody(stage: &Stage) -> anyhow::Result<()> {
+    pool(stage, "good", "192.168.50.90-192.168.50.94", "")?;
+    from(stage, "undisturbed", "good")?;
+    shows(stage, "undisturbed", "192.168.50.90")?;
+    let long = "x".repeat(10_000);
+    for (name, annotation, says) in [
+        (
+            "three",
+            "metallb.io/loadBalancerIPs: '192.168.50.91,fc00:50::1,192.168.50.92'",
+            "more than two addresses",
+        ),
+        (
+            "same",
+            "metallb.io/loadBalancerIPs: '192.168.50.91,192.168.50.92'",
+            "has the same family",
+        ),
+        (
+            "mapped",
+            "metallb.io/loadBalancerIPs: '::ffff:10.1.2.3'",
+            "\"10.1.2.3\" is not allowed in config",
+        ),
+        (
+            "other-family",
+            "metallb.io/loadBalancerIPs: 'fc00:50::1'",
+            "does not match the ipFamily of the service",
+        ),
+        (
+            "unknown",
+            "metallb.io/address-pool: nowhere",
+            "unknown pool \"nowhere\"",
+        ),
+        (
+            "long-list",
+            &format!("metallb.io/loadBalancerIPs: '{long}'"),
+            "invalid metallb.io/loadBalancerIPs: \"xxx",
+        ),
+        (
+            "long-pool",
+            &format!("metallb.io/address-pool: '{long}'"),
+            "unknown pool \"xxx",
+        ),
+        (
+            "long-key",
+            &format!("metallb.io/allow-shared-ip: '{long}', metallb.io/address-pool: nowhere"),
+            "unknown pool",
+        ),
+    ] {
+        stage.apply_service(name, "web", annotation, "")?;
+        stage.event("Service", name, says)?;
+        let condition = eventually("a condition", SOON, || {
+            Ok(Some(condition(stage, name)?).filter(|text| !text.is_empty()))
+        })?;
+        assert!(
+            condition.starts_with("False ") && condition.len() < 1200,
+            "{name}: {condition}"
+        );
+        stage.admin(&format!("kubectl delete service {name}"))?;
+    }
+    // Bytes that are no UTF-8: the API server stores what it makes of them.
+    stage.admin(
+        "printf '{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{\"name\":\"bytes\",\"annotations\":\
+         {\"metallb.io/loadBalancerIPs\":\"\\xff\\xfe\"}},\"spec\":{\"type\":\"LoadBalancer\",\"ports\":[{\"port\":80}]}}' \
+         | kubectl create --raw /api/v1/namespaces/default/services -f -",
+    )?;
+    stage.event("Service", "bytes", "invalid metallb.io/loadBalancerIPs")?;
+    stage.admin("kubectl delete service bytes")?;
+
+    // Pools: what the schema cannot see becomes a condition, and the others go on.
+    for (name, addresses, says) in [
+        (
+            "reversed",
+            "'fc00:50::9-fc00:50::1'",
+            "InvalidAddresses: spec.addresses[0]",
+        ),
+        (
+            "overlapping",
+            "192.168.50.92/32",
+            "OverlappingAddresses: spec.addresses[0]",
+        ),
+        (
+            "twice",
+            "192.168.50.96/31, 192.168.50.97/32",
+            "OverlappingAddresses: spec.addresses[1]",
+        ),
+    ] {
+        pool(stage, name, addresses, "")?;
+        eventually(&format!("a condition of pool {name}"), SOON, || {
+            let text = stage.admin(&format!(
+                "kubectl get ipaddresspool {name} -n metallb-system -o jsonpath='{{range .status.conditions[*]}}\
+                 {{.status}} {{.reason}}: {{.message}}{{end}}'"
+            ))?;
+            Ok(text.starts_with(&format!("False {says}")).then_some(()))
+        })?;
+        stage.event("IPAddressPool", name, says.split(':').next().unwrap_or_default())?;
+    }
+    // Host bits are no mistake: the network counts, as in MetalLB.
+    pool(stage, "host-bits", "192.168.50.99/31", "")?;
+    from(stage, "of-host-bits", "host-bits")?;
+    shows(stage, "of-host-bits", "192.168.50.98")?;
+    from(stage, "still-served", "good")?;
+    shows(stage, "still-served", "192.168.50.91")?;
+    assert_eq!(stage.address_now("undisturbed")?, "192.168.50.90");
+    delete(
+        stage,
+        "undisturbed of-host-bits still-served",
+        "good reversed overlapping twice host-bits",
+    )
+}
