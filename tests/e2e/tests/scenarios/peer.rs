@@ -1,5 +1,5 @@
-//! MetalLB itself in the lab, and the way from it to us: its pools, advertisements and Services stay as they are, and so
-//! does every address.
+//! MetalLB itself in the lab, and the way from it to us and back: every Service keeps its address, also where the pools
+//! have other names and another order by then, and one address is in none of them.
 
 use std::process::Command;
 
@@ -20,6 +20,7 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
         ("one", ""),
         ("two", "metallb.universe.tf/loadBalancerIPs: 192.168.50.77"),
         ("three", ""),
+        ("stray", "metallb.universe.tf/loadBalancerIPs: 192.168.50.98"),
     ] {
         stage.apply_service(name, "web", annotations, "")?;
         stage.address(name)?;
@@ -27,20 +28,27 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
     serves(&stage)?;
     let before = stage.admin(ADDRESSES)?;
 
-    // Out with it, in with us. Its kinds and their objects stay.
+    // Out with it, in with us. Its kinds and their objects stay; the pools are cut anew before we come.
     stage.admin(
         "kubectl delete -n metallb-system deployment/controller daemonset/speaker service/metallb-webhook-service --wait \
          && kubectl delete validatingwebhookconfiguration metallb-webhook-configuration",
     )?;
+    stage.admin("kubectl delete ipaddresspool,l2advertisement --all -n metallb-system")?;
+    stage.apply_pool("a-first", "192.168.50.200-192.168.50.209")?;
+    stage.apply_pool("z-lan", "192.168.50.50-192.168.50.97")?;
+    stage.admin("kubectl annotate service stray metallb.universe.tf/loadBalancerIPs-")?;
     stage.install()?;
     serves(&stage)?;
-    assert_eq!(stage.admin(ADDRESSES)?, before, "every Service keeps its address");
     stage.apply_service("four", "web", "", "")?;
-    let fresh = stage.address("four")?;
-    assert!(
-        !before.contains(&format!("={fresh} ")),
-        "{fresh} was taken: {before}"
-    );
+    assert_eq!(stage.address("four")?, "192.168.50.200");
+    stage.event("Service", "stray", "AddressOutsidePools 192.168.50.98 of no pool")?;
+    stage.admin("kubectl delete service four")?;
+    assert_eq!(stage.admin(ADDRESSES)?, before, "every Service keeps its address");
+    let pools = "kubectl get services one two three stray -o jsonpath='{.items[*].metadata.annotations.metallb\\.io/ip-allocated-from-pool}'";
+    assert_eq!(stage.admin(pools)?, "z-lan z-lan z-lan lan");
+    stage.admin("kubectl rollout restart deployment/controller -n metallb-system && kubectl rollout status deployment/controller -n metallb-system --timeout=120s")?;
+    stage.apply_pool("z-lan", "192.168.50.50-192.168.50.99")?;
+    stage.admin("kubectl wait service/stray --for=jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'=z-lan --timeout=30s")?;
 
     // And back.
     let before = stage.admin(ADDRESSES)?;
