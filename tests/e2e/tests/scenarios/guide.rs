@@ -226,6 +226,17 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     }
     assert_eq!(stage.address("dns-udp")?, stage.address("dns-tcp")?);
 
+    // P13, P14: waiting for an address, and a pool that does more.
+    let said = stage.follow("P13")?;
+    assert!(said[0].contains("condition met"), "{said:?}");
+    assert_eq!(said[1], "192.168.50.50 of pool web-services");
+    assert!(said[2].contains("Valid"), "{said:?}");
+    for manifest in lb_e2e::guide::section("P14").manifests {
+        stage.apply(&manifest)?;
+    }
+    stage.apply_service("careful", "web", "metallb.io/address-pool: careful", "")?;
+    assert_eq!(stage.address("careful")?, "192.168.52.0");
+
     // 4.9: cleaning up gives the address back, and nobody answers for it any more.
     stage.follow("4.9")?;
     eventually("silence on the released address", EVENTUALLY, || {
