@@ -179,6 +179,12 @@ impl Shown {
     }
 }
 
+/// Whether the condition says this.
+#[must_use]
+pub fn shows(shown: Option<Shown>, says: Option<&Says>) -> bool {
+    says.is_some_and(|says| shown.is_some_and(|shown| shown.says == says.digest()))
+}
+
 /// What has to be done so that the condition says this, if anything.
 #[must_use]
 pub fn change(shown: Option<Shown>, wanted: Option<Says>, now: Timestamp) -> Option<Change> {

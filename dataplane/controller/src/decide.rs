@@ -13,6 +13,7 @@
 //! when the decision to clear it has been taken: its Service is *leaving* it until the API server has the write that says
 //! so. So no two statuses ever show one address.
 
+mod send;
 mod settle;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,14 +23,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_daemon::Key;
-use lb_ipam::{Addresses, Allocator, Family, Rejection, Tenant};
+use lb_ipam::{Allocator, Family, Rejection, Tenant};
 
-use crate::condition::{self, Shown, Told, Trouble};
+use crate::condition::{self, Told, Trouble};
 use crate::flight::Flights;
 use crate::index::Index;
 use crate::report::Report;
-use crate::service::{Role, Service, Status};
-use crate::write::{Outcome, ServiceWrite, Target, Write};
+use crate::service::{Role, Service};
+use crate::write::Target;
 use crate::{state, verdict};
 
 /// Writes under way at once: enough to write 1,000 Services in a second, few enough for the API server's queues.
@@ -216,72 +217,6 @@ impl Leading {
         self.judge(index, now);
     }
 
-    /// The next write, oldest Service first; none when there is nothing to write, or enough under way.
-    pub fn next_write(&mut self, index: &Index, now: Instant, time: Timestamp) -> Option<Write> {
-        if self.flights.under_way() >= MAX_UNDER_WAY {
-            return None;
-        }
-        while let Some((_, key)) = self.queue.pop_first() {
-            let target = Target::Service(key.clone());
-            // One that may not be written now is looked at again when that changes.
-            if let Some(service) = index.services.get(&key)
-                && self.flights.may_write(&target, &service.version, now)
-                && let Some(write) = self.service_write(&key, service, time)
-            {
-                self.flights.sent(target, service.version.clone());
-                self.expect_landing(&write);
-                return Some(Write::Service(write));
-            }
-        }
-        // Figures follow once the Services have been written, so that a thousand of them do not mean a thousand counts.
-        while let Some(target) = self.verdicts.pop_first() {
-            let write = match target {
-                Target::State => state::write(index, &self.allocator, time),
-                Target::Service(_) | Target::Pool(_) | Target::Advertisement(_) => {
-                    verdict::write(index, &self.allocator, &target, time)
-                }
-            };
-            if let Some((version, write)) = write
-                && self.flights.may_write(&target, &version, now)
-            {
-                self.flights.sent(target, version);
-                return Some(write);
-            }
-        }
-        None
-    }
-
-    /// Takes in what came of a write.
-    pub fn written(&mut self, index: &mut Index, write: Write, outcome: Outcome, now: Instant) {
-        let target = write.target();
-        match outcome {
-            Outcome::Written { version } => {
-                let based_on = self.flights.succeeded(&target);
-                match write {
-                    Write::Service(write) => self.service_written(index, write, based_on.as_deref(), version),
-                    Write::Verdict(write) => {
-                        self.reports
-                            .extend(verdict::written(index, write, based_on.as_deref(), version));
-                    }
-                    Write::State(write) => state::written(index, write, based_on.as_deref(), version),
-                }
-            }
-            Outcome::Outdated => self.flights.outdated(&target),
-            Outcome::Failed { error } => {
-                tracing::warn!(object = %target, error, "write failed: trying again");
-                self.flights.failed(&target, now);
-                if let Target::Service(key) = &target
-                    && let Some(landing) = self.landing.get_mut(key)
-                {
-                    landing.until = Some(now + LIMBO);
-                }
-            }
-        }
-        if let Target::Service(key) = target {
-            self.dirty.insert(key);
-        }
-    }
-
     /// When to decide again although nothing has changed: a write that failed may be tried again, or an address that was
     /// held back may be given to somebody who waits.
     #[must_use]
@@ -339,20 +274,6 @@ impl Leading {
         }
     }
 
-    /// A write was sent: from now on its addresses may be shown.
-    fn expect_landing(&mut self, write: &ServiceWrite) {
-        let Some(addresses) = write.status.filter(|addresses| !addresses.is_empty()) else {
-            return;
-        };
-        let landing = self.landing.entry(write.key.clone()).or_insert_with(|| Landing {
-            addresses: BTreeSet::new(),
-            version: write.version.clone(),
-            until: None,
-        });
-        landing.addresses.extend(addresses.iter());
-        landing.until = None;
-    }
-
     /// Tells a Service what is wrong, once. What it was told it goes on being told as long as that says the same.
     fn complain(&mut self, key: &Key, service: &Service, trouble: Trouble, reason: Rejection) {
         if self
@@ -362,13 +283,21 @@ impl Leading {
         {
             return;
         }
-        self.reports.push(match trouble {
+        let report = match trouble {
             Trouble::Failed => Report::failed(key, service, &reason),
             Trouble::NotUnderstood => Report::invalid_request(key, service, &reason),
             Trouble::Incomplete => Report::incomplete(key, service, &reason),
-        });
-        self.mention_deprecated(key, service);
-        self.told.insert(key.clone(), Told { trouble, reason });
+        };
+        let told = Told { trouble, reason };
+        let has = self.allocator.assignment(&Holder::Service(key.clone()));
+        // Another leader has told it before.
+        if condition::shows(service.shown, condition::says(has, Some(&told)).as_ref()) {
+            self.reports.push(report.known());
+        } else {
+            self.reports.push(report);
+            self.mention_deprecated(key, service);
+        }
+        self.told.insert(key.clone(), told);
     }
 
     fn mention_deprecated(&mut self, key: &Key, service: &Service) {
@@ -376,98 +305,6 @@ impl Leading {
             let annotations = service.deprecated.iter();
             let reports = annotations.map(|annotation| Report::deprecated(key, service, annotation));
             self.reports.extend(reports);
-        }
-    }
-
-    fn enqueue(&mut self, index: &Index, key: &Key) {
-        let Some(service) = index.services.get(key) else {
-            return;
-        };
-        // When it says something does not make it say something else.
-        if self.service_write(key, service, Timestamp::UNIX_EPOCH).is_some() {
-            self.queue.insert((service.created, key.clone()));
-        } else {
-            self.flights.forget(&Target::Service(key.clone()));
-        }
-    }
-
-    /// The difference between what a Service has and what its object shows.
-    fn service_write(&self, key: &Key, service: &Service, time: Timestamp) -> Option<ServiceWrite> {
-        let has = self.allocator.assignment(&Holder::Service(key.clone()));
-        let addresses = has.map(lb_ipam::Assignment::addresses).unwrap_or_default();
-        let pool = has.and_then(lb_ipam::Assignment::pool_names);
-        let condition = match service.role {
-            Role::Former => service.shown.map(|_| condition::Change::Remove),
-            Role::Ours(_) => condition::change(service.shown, condition::says(has, self.told.get(key)), time),
-        };
-        let differs = addresses != service.status.addresses || service.status.foreign;
-        let write = ServiceWrite {
-            key: key.clone(),
-            version: service.version.clone(),
-            before: service.status.addresses,
-            status: differs.then_some(addresses),
-            pool: (pool != service.pool || service.deprecated_pool).then_some(pool),
-            deprecated_pool: service.deprecated_pool,
-            condition,
-        };
-        (write.status.is_some() || write.pool.is_some() || write.condition.is_some()).then_some(write)
-    }
-
-    fn service_written(
-        &mut self,
-        index: &mut Index,
-        write: ServiceWrite,
-        based_on: Option<&str>,
-        version: String,
-    ) {
-        let Some(service) = index.services.get_mut(&write.key) else {
-            return;
-        };
-        let before = write.before;
-        let new: Addresses = write
-            .status
-            .iter()
-            .flat_map(Addresses::iter)
-            .filter(|address| before.get(Family::of(*address)) != Some(*address))
-            .collect();
-        let after = write.status.unwrap_or(before);
-        let service = service.clone();
-        if !new.is_empty() {
-            let pool = write.pool.clone().flatten().or_else(|| service.pool.clone());
-            let report = if new == after {
-                Report::allocated
-            } else {
-                Report::additional
-            };
-            self.reports
-                .push(report(&write.key, &service, new, pool.unwrap_or_default()));
-            self.mention_deprecated(&write.key, &service);
-        }
-        if let Some(condition::Change::Set { says, .. }) = &write.condition
-            && says.is_about_outside()
-        {
-            self.reports
-                .push(Report::outside(&write.key, &service, says.message()));
-        }
-        // If the watch was quicker, the index is newer than this answer.
-        let Some(service) = index.services.get_mut(&write.key) else {
-            return;
-        };
-        if Some(service.version.as_str()) == based_on {
-            service.version = version;
-            if let Some(addresses) = write.status {
-                service.status = Status {
-                    addresses,
-                    foreign: false,
-                };
-            }
-            if let Some(change) = &write.condition {
-                service.shown = Shown::after(change);
-            }
-            if let Some(pool) = write.pool {
-                service.pool = pool;
-                service.deprecated_pool = false;
-            }
         }
     }
 

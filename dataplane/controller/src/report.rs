@@ -16,27 +16,21 @@ pub struct Report {
     target: Target,
     uid: String,
     what: What,
+    /// Whether the object shows it already, so that it is for the log alone.
+    known: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum What {
-    Allocated {
-        addresses: Addresses,
-        pool: String,
-        additional: bool,
-    },
+    Allocated { addresses: Addresses, pool: String },
+    Added { addresses: Addresses, pool: String },
     Cleared(Rejection),
     Failed(Rejection),
     Incomplete(Rejection),
-    Outside {
-        message: String,
-    },
+    Outside { message: String },
     InvalidRequest(Rejection),
     Deprecated(&'static str),
-    Invalid {
-        reason: String,
-        message: String,
-    },
+    Invalid { reason: String, message: String },
     Valid,
 }
 
@@ -57,31 +51,13 @@ impl Report {
     /// A Service's status shows its addresses.
     #[must_use]
     pub fn allocated(key: &Key, service: &Service, addresses: Addresses, pool: String) -> Self {
-        let additional = false;
-        Self::of(
-            key,
-            service,
-            What::Allocated {
-                addresses,
-                pool,
-                additional,
-            },
-        )
+        Self::of(key, service, What::Allocated { addresses, pool })
     }
 
     /// A Service's status shows one more address.
     #[must_use]
     pub fn additional(key: &Key, service: &Service, addresses: Addresses, pool: String) -> Self {
-        let additional = true;
-        Self::of(
-            key,
-            service,
-            What::Allocated {
-                addresses,
-                pool,
-                additional,
-            },
-        )
+        Self::of(key, service, What::Added { addresses, pool })
     }
 
     /// A Service that prefers two addresses has one.
@@ -128,14 +104,24 @@ impl Report {
             reason: reason.to_owned(),
             message: message.to_owned(),
         };
-        Self { target, uid, what }
+        Self {
+            target,
+            uid,
+            what,
+            known: false,
+        }
     }
 
     /// A pool or an advertisement can be used again.
     #[must_use]
     pub fn valid(target: Target, uid: String) -> Self {
         let what = What::Valid;
-        Self { target, uid, what }
+        Self {
+            target,
+            uid,
+            what,
+            known: false,
+        }
     }
 
     fn of(key: &Key, service: &Service, what: What) -> Self {
@@ -143,7 +129,20 @@ impl Report {
             target: Target::Service(key.clone()),
             uid: service.uid.clone(),
             what,
+            known: false,
         }
+    }
+
+    /// The same for the log alone: another leader has told the object's owner.
+    #[must_use]
+    pub fn known(self) -> Self {
+        Self { known: true, ..self }
+    }
+
+    /// Whether there is nothing to publish.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.known
     }
 
     /// The object that it is about; pools are in `namespace`.
@@ -172,18 +171,17 @@ impl Report {
     #[must_use]
     pub fn event(&self) -> Event {
         let (kind, reason, action, note) = match &self.what {
-            What::Allocated {
-                addresses,
-                additional,
-                ..
-            } => (
+            What::Allocated { addresses, .. } => (
                 EventKind::Normal,
                 "IPAllocated",
                 "Assign",
-                format!(
-                    "Assigned {}IP {addresses}",
-                    if *additional { "additional " } else { "" }
-                ),
+                format!("Assigned IP {addresses}"),
+            ),
+            What::Added { addresses, .. } => (
+                EventKind::Normal,
+                "IPAllocated",
+                "Assign",
+                format!("Assigned additional IP {addresses}"),
             ),
             What::Incomplete(reason) => (
                 EventKind::Normal,
@@ -252,7 +250,7 @@ impl Report {
     pub fn log(&self) {
         let name = self.name();
         match &self.what {
-            What::Allocated { addresses, pool, .. } => {
+            What::Allocated { addresses, pool } | What::Added { addresses, pool } => {
                 let ip: Vec<_> = addresses.iter().map(|address| address.to_string()).collect();
                 tracing::info!(service = name, ip = ip.join(","), pool, "address assigned");
             }

@@ -291,6 +291,9 @@ impl Controller {
         }
         for report in leading.take_reports() {
             report.log();
+            if report.is_known() {
+                continue;
+            }
             let event = report.event();
             self.events.publish(
                 report.regarding(namespace),

@@ -46,6 +46,17 @@ fn the_condition_of_a_service_says_whether_it_is_satisfied_and_goes_with_its_add
 }
 
 #[test]
+fn another_leader_does_not_tell_those_who_wait_once_more() {
+    let mut cluster = Cluster::new([mk_service("web", json!({}))]);
+    cluster.settle();
+    assert_eq!(cluster.events().len(), 1);
+    let mut cluster = cluster.restarted();
+    cluster.settle();
+    assert_eq!((cluster.events(), cluster.writes()), (Vec::new(), Vec::new()));
+    assert!(cluster.reason("web").is_some());
+}
+
+#[test]
 fn conditions_of_others_are_left_alone_and_those_who_wait_are_not_written_again() {
     let theirs = json!({ "type": "example.com/Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2023-11-14T22:13:20Z" });
     let mut cluster = Cluster::new([lan(&[])]);

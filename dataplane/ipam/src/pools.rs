@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::pool::{Pool, PoolSpec};
-use crate::range::Range;
+use crate::range::{Family, Range};
 
 /// A pool as it is offered, valid or not.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -149,6 +149,7 @@ pub(crate) fn judge(
     (verdicts, ranges)
 }
 
+/// What is wrong with a pool: first what is wrong by itself, which does not depend on the others.
 fn check(spec: &PoolSpec, others: &Ranges) -> Result<(), PoolError> {
     if spec.ranges.is_empty() {
         return Err(PoolError::NoAddresses);
@@ -163,6 +164,16 @@ fn check(spec: &PoolSpec, others: &Ranges) -> Result<(), PoolError> {
                 other: *other,
             });
         }
+        own.0.insert(range.first(), (*range, name.clone()));
+    }
+    let empty = Pool::new(spec.clone());
+    if [Family::V4, Family::V6]
+        .iter()
+        .all(|family| empty.capacity(*family) == 0)
+    {
+        return Err(PoolError::NothingLeft);
+    }
+    for (index, range) in spec.ranges.iter().enumerate() {
         if let Some((other, pool)) = others.overlapping(range) {
             return Err(PoolError::Overlaps {
                 index,
@@ -171,11 +182,6 @@ fn check(spec: &PoolSpec, others: &Ranges) -> Result<(), PoolError> {
                 pool: pool.to_string(),
             });
         }
-        own.0.insert(range.first(), (*range, name.clone()));
     }
-    let empty = Pool::new(spec.clone());
-    let left = [crate::Family::V4, crate::Family::V6]
-        .iter()
-        .any(|family| empty.capacity(*family) > 0);
-    if left { Ok(()) } else { Err(PoolError::NothingLeft) }
+    Ok(())
 }

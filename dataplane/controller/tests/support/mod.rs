@@ -300,7 +300,7 @@ impl Cluster {
             );
             self.under_way.push_back(write);
         }
-        for report in leading.take_reports() {
+        for report in leading.take_reports().iter().filter(|report| !report.is_known()) {
             let event = report.event();
             let about = report.regarding("metallb-system");
             let about = about.name.unwrap_or_default();
