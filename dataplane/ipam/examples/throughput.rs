@@ -36,10 +36,10 @@ fn main() {
     println!("{:>14} {:>9} {:>14}", "pool", "in use", "pairs/s");
     for (net, family, in_use) in [
         ("192.168.0.0/24", Family::V4, 200u32),
-        ("10.0.0.0/8", Family::V4, 200),
-        ("10.0.0.0/8", Family::V4, 1_000_000),
-        ("fd00::/64", Family::V6, 200),
-        ("fd00::/64", Family::V6, 1_000_000),
+        ("10.0.0.0/8", Family::V4, 1_000),
+        ("10.0.0.0/8", Family::V4, 100_000),
+        ("fd00::/64", Family::V6, 1_000),
+        ("fd00::/64", Family::V6, 100_000),
     ] {
         let spec = PoolSpec {
             name: "pool".to_owned(),

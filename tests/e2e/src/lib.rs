@@ -7,11 +7,13 @@
 //! | [`guide`] | `docs/guide.md` as commands to run |
 //! | [`image`] | container images from files, without Docker |
 //! | [`peer`] | MetalLB in the lab in place of ours |
+//! | [`bench`] | measures: how addresses are given and kept |
 
 // This crate is support for tests and for people at a terminal: a lab that cannot be used ends the scenario, and the
 // output goes to the terminal.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+pub mod bench;
 pub mod guide;
 pub mod image;
 pub mod lab;

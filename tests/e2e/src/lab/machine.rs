@@ -94,9 +94,7 @@ pub(super) fn signal(
 ) -> anyhow::Result<usize> {
     let mut found = Vec::new();
     let mut all = Vec::new();
-    let mut queue = vec![init(layout, machine)?.as_raw()];
-    while let Some(pid) = queue.pop() {
-        queue.extend(children(pid));
+    for pid in processes(layout, machine)? {
         let Some(name) = program_of(pid) else { continue };
         if name == program {
             found.push(Pid::from_raw(pid));
@@ -116,6 +114,26 @@ pub(super) fn signal(
         kill(*pid, signal).with_context(|| format!("send {signal} to process {pid}"))?;
     }
     Ok(found.len())
+}
+
+/// The processes of a container on a machine, as the host numbers them. The control group that a process is in is named
+/// after its container.
+pub(super) fn container(layout: &Layout, machine: Machine, id: &str) -> anyhow::Result<Vec<i32>> {
+    let group_of = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mut found = processes(layout, machine)?;
+    found.retain(|pid| group_of(pid).contains(id));
+    Ok(found)
+}
+
+/// All processes of a machine.
+fn processes(layout: &Layout, machine: Machine) -> anyhow::Result<Vec<i32>> {
+    let mut found = vec![init(layout, machine)?.as_raw()];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        found.extend(children(*pid));
+        next += 1;
+    }
+    Ok(found)
 }
 
 /// The name of the file that a process was started from, as its first argument says: a program with many names counts

@@ -287,6 +287,14 @@ impl Lab {
         )
     }
 
+    /// The processes of a container on one of the lab's nodes, as the host numbers them.
+    ///
+    /// # Errors
+    /// When there is no such node, or it has no power.
+    pub fn container(&self, node: &str, id: &str) -> anyhow::Result<Vec<i32>> {
+        machine::container(&self.layout, self.layout.machine(node)?, id)
+    }
+
     /// Gives every running node a container image.
     ///
     /// # Errors

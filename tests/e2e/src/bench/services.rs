@@ -1,0 +1,274 @@
+//! Services by the thousand: made and deleted over several connections, and watched by one that notes when each has its
+//! address.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::StreamExt;
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{DeleteParams, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Config, ResourceExt};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Namespace of the benchmark's Services.
+pub const NAMESPACE: &str = "bench";
+/// Connections that Services are made and deleted over, one request at a time on each.
+const CONNECTIONS: usize = 16;
+
+/// Makes and deletes Services.
+pub struct Hands {
+    apis: Vec<Api<Service>>,
+}
+
+impl Hands {
+    /// Hands with a connection each.
+    ///
+    /// # Errors
+    /// When the credentials cannot be used.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let api = |_| {
+            let client = Client::try_from(config.clone()).context("make a client")?;
+            Ok(Api::namespaced(client, NAMESPACE))
+        };
+        let apis = (0..CONNECTIONS).map(api).collect::<anyhow::Result<_>>()?;
+        Ok(Self { apis })
+    }
+
+    /// Makes these Services as fast as the API server takes them. Returns when it acknowledged each.
+    ///
+    /// # Errors
+    /// When it refuses one.
+    pub async fn create(&self, names: &[String]) -> anyhow::Result<BTreeMap<String, Instant>> {
+        let acknowledged = RefCell::new(BTreeMap::new());
+        self.for_each(names, async |api, name| {
+            let service = service(name).with_context(|| format!("make the manifest of {name}"))?;
+            api.create(&PostParams::default(), &service)
+                .await
+                .with_context(|| format!("create service {name}"))?;
+            acknowledged.borrow_mut().insert(name.clone(), Instant::now());
+            Ok(())
+        })
+        .await?;
+        Ok(acknowledged.into_inner())
+    }
+
+    /// Deletes these Services.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn delete(&self, names: &[String]) -> anyhow::Result<()> {
+        self.for_each(names, async |api, name| {
+            api.delete(name, &DeleteParams::default())
+                .await
+                .with_context(|| format!("delete service {name}"))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Each hand takes the next name when it is free.
+    async fn for_each(
+        &self,
+        names: &[String],
+        act: impl AsyncFn(&Api<Service>, &String) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let next = Cell::new(0);
+        let (next, act) = (&next, &act);
+        let hands = self.apis.iter().map(async |api| {
+            while let Some(name) = names.get(next.get()) {
+                next.set(next.get() + 1);
+                act(api, name).await?;
+            }
+            anyhow::Ok(())
+        });
+        try_join_all(hands).await?;
+        Ok(())
+    }
+}
+
+/// The names of so many Services.
+#[must_use]
+pub fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("service-{number:05}")).collect()
+}
+
+/// A Service that only asks for an address: nothing runs behind it, and the label keeps kube-proxy out of it.
+fn service(name: &str) -> serde_json::Result<Service> {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"service.kubernetes.io/service-proxy-name": "none"}},
+        "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]},
+    }))
+}
+
+/// What the watch has seen of a Service.
+#[derive(Clone, Debug)]
+struct Seen {
+    version: String,
+    /// Its address, and when that was seen first.
+    assigned: Option<(IpAddr, Instant)>,
+}
+
+/// All Services of the namespace, as far as the watch has seen them.
+#[derive(Default)]
+struct Sight {
+    services: BTreeMap<String, Seen>,
+    /// How many of them have an address.
+    assigned: usize,
+}
+
+/// Watches the benchmark's Services.
+pub struct Watch {
+    shared: Rc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    sight: RefCell<Sight>,
+    changed: Notify,
+}
+
+impl Watch {
+    /// Begins to watch. Needs a [`tokio::task::LocalSet`].
+    #[must_use]
+    pub fn start(client: &Client) -> Self {
+        let shared = Rc::new(Shared::default());
+        let api = Api::namespaced(client.clone(), NAMESPACE);
+        let task = tokio::task::spawn_local(follow(api, Rc::clone(&shared)));
+        Self { shared, task }
+    }
+
+    /// Waits until so many Services have an address, and no longer than this. Returns how many have one.
+    pub async fn assigned(&self, count: usize, within: Duration) -> usize {
+        self.until(within, |sight| sight.assigned >= count).await;
+        self.shared.sight.borrow().assigned
+    }
+
+    /// Waits until only so many Services are left.
+    ///
+    /// # Errors
+    /// When that does not come about in time.
+    pub async fn left(&self, count: usize, within: Duration) -> anyhow::Result<()> {
+        if !self.until(within, |sight| sight.services.len() <= count).await {
+            bail!("waited {within:?} in vain for deleted Services to be gone");
+        }
+        Ok(())
+    }
+
+    /// Waits until a Service has an address, and returns when it was seen first; none when it has none in time.
+    pub async fn address(&self, name: &str, within: Duration) -> Option<Instant> {
+        self.until(within, |sight| sight.when(name).is_some()).await;
+        self.shared.sight.borrow().when(name)
+    }
+
+    /// When these Services were first seen with an address, of those that have one.
+    #[must_use]
+    pub fn when(&self, names: &[String]) -> BTreeMap<String, Instant> {
+        let sight = self.shared.sight.borrow();
+        let when = |name: &String| Some((name.clone(), sight.when(name)?));
+        names.iter().filter_map(when).collect()
+    }
+
+    /// The versions of these Services' objects.
+    #[must_use]
+    pub fn versions(&self, names: &[String]) -> BTreeMap<String, String> {
+        let sight = self.shared.sight.borrow();
+        let version = |name: &String| Some((name.clone(), sight.services.get(name)?.version.clone()));
+        names.iter().filter_map(version).collect()
+    }
+
+    /// How many Services show an address that another shows too.
+    #[must_use]
+    pub fn doubles(&self) -> usize {
+        let sight = self.shared.sight.borrow();
+        let addresses = || sight.services.values().filter_map(|seen| Some(seen.assigned?.0));
+        addresses().count() - addresses().collect::<BTreeSet<_>>().len()
+    }
+
+    async fn until(&self, within: Duration, is_so: impl Fn(&Sight) -> bool) -> bool {
+        let wait = async {
+            while !is_so(&self.shared.sight.borrow()) {
+                self.shared.changed.notified().await;
+            }
+        };
+        tokio::time::timeout(within, wait).await.is_ok()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Sight {
+    fn when(&self, name: &str) -> Option<Instant> {
+        self.services.get(name)?.assigned.map(|(_, when)| when)
+    }
+
+    fn apply(&mut self, service: &Service, now: Instant) {
+        let had = self
+            .services
+            .get(&service.name_any())
+            .and_then(|seen| seen.assigned);
+        let seen = Seen {
+            version: service.resource_version().unwrap_or_default(),
+            assigned: address(service).map(|address| (address, had.map_or(now, |(_, when)| when))),
+        };
+        self.assigned += usize::from(seen.assigned.is_some());
+        self.assigned -= usize::from(had.is_some());
+        self.services.insert(service.name_any(), seen);
+    }
+
+    fn delete(&mut self, name: &str) {
+        let gone = self.services.remove(name);
+        self.assigned -= usize::from(gone.is_some_and(|seen| seen.assigned.is_some()));
+    }
+}
+
+fn address(service: &Service) -> Option<IpAddr> {
+    let balancer = service.status.as_ref()?.load_balancer.as_ref()?;
+    balancer.ingress.as_ref()?.first()?.ip.as_ref()?.parse().ok()
+}
+
+async fn follow(api: Api<Service>, shared: Rc<Shared>) {
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut listed = BTreeSet::new();
+    while let Some(event) = events.next().await {
+        let now = Instant::now();
+        let mut sight = shared.sight.borrow_mut();
+        match event {
+            Ok(Event::Apply(service)) => sight.apply(&service, now),
+            Ok(Event::Delete(service)) => sight.delete(&service.name_any()),
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(service)) => {
+                listed.insert(service.name_any());
+                sight.apply(&service, now);
+            }
+            Ok(Event::InitDone) => {
+                let gone: Vec<_> = sight
+                    .services
+                    .keys()
+                    .filter(|name| !listed.contains(*name))
+                    .cloned()
+                    .collect();
+                for name in gone {
+                    sight.delete(&name);
+                }
+            }
+            // Times taken across the gap would be wrong, and nobody would know.
+            Err(error) => eprintln!("the watch was interrupted, what comes next is seen late: {error}"),
+        }
+        drop(sight);
+        shared.changed.notify_waiters();
+    }
+}
