@@ -118,7 +118,7 @@ impl<S: Tenant> Allocator<S> {
         let mut released = Vec::new();
         for (name, verdict) in verdicts {
             let pool = match (verdict, before.remove(&name)) {
-                (Ok(spec), Some(Ok(pool))) if pool.spec().has_addresses_of(&spec) => {
+                (Ok(spec), Some(Ok(pool))) if pool.spec().counts_as(&spec) => {
                     unchanged.insert(name.clone());
                     Ok(pool.with_spec(spec))
                 }
@@ -334,12 +334,13 @@ impl<S: Tenant> Allocator<S> {
         let Holding { assignment, tenancy } = self.holdings.remove(service)?;
         for (address, origin) in assignment.parts() {
             let nobody = self.tenants.remove(address, service);
-            let last_of_namespace = self.is_first_of_namespace(service, address);
             if let Some(Ok(pool)) = origin.pool().and_then(|name| self.pools.get_mut(&**name)) {
                 if nobody {
                     pool.give_back(address, self.now);
                 }
-                if let Some(namespace) = last_of_namespace {
+                if pool.has_quota()
+                    && let Some(namespace) = self.tenants.new_namespace(service, address)
+                {
                     pool.count(namespace, Family::of(address), false);
                 }
             }
@@ -354,10 +355,11 @@ impl<S: Tenant> Allocator<S> {
 
     fn record(&mut self, service: &S, assignment: &Assignment, tenancy: Tenancy) {
         for (address, origin) in assignment.parts() {
-            let first_of_namespace = self.is_first_of_namespace(service, address);
             if let Some(Ok(pool)) = origin.pool().and_then(|name| self.pools.get_mut(&**name)) {
                 pool.take(address);
-                if let Some(namespace) = first_of_namespace {
+                if pool.has_quota()
+                    && let Some(namespace) = self.tenants.new_namespace(service, address)
+                {
                     pool.count(namespace, Family::of(address), true);
                 }
             }
@@ -369,13 +371,6 @@ impl<S: Tenant> Allocator<S> {
         let assignment = assignment.clone();
         self.holdings
             .insert(service.clone(), Holding { assignment, tenancy });
-    }
-
-    /// The namespace of a Service that counts for quotas, if nobody of it has this address: it counts once.
-    fn is_first_of_namespace<'a>(&self, service: &'a S, address: IpAddr) -> Option<&'a str> {
-        let namespace = service.namespace()?;
-        let mut others = self.tenants.who_has(address);
-        (!others.any(|other| other.namespace() == Some(namespace))).then_some(namespace)
     }
 
     fn is_shared_under(&self, key: &str, address: IpAddr) -> bool {

@@ -32,9 +32,10 @@ pub struct PoolSpec {
 }
 
 impl PoolSpec {
-    /// Whether two specs have the same addresses in the same order: then the use of the pool stays as it is.
-    pub(crate) fn has_addresses_of(&self, other: &Self) -> bool {
+    /// Whether a pool of one spec counts its use as one of the other does: then what it has counted stays.
+    pub(crate) fn counts_as(&self, other: &Self) -> bool {
         self.ranges == other.ranges
+            && self.extras.namespace_quota.is_some() == other.extras.namespace_quota.is_some()
             && self.avoid_buggy_ips == other.avoid_buggy_ips
             && self.extras.excluded == other.extras.excluded
     }
@@ -93,7 +94,7 @@ pub struct Pool {
     name: Arc<str>,
     v4: Row,
     v6: Row,
-    /// How many addresses the Services of a namespace have, by family.
+    /// How many addresses the Services of a namespace have, by family. Of a pool with a quota only.
     namespaces: BTreeMap<Box<str>, [u32; 2]>,
 }
 
@@ -287,6 +288,11 @@ impl Pool {
 
     fn held_until(&self, since: i64) -> i64 {
         since.saturating_add(i64::from(self.spec.extras.hold_down))
+    }
+
+    /// Whether it matters who has how many addresses.
+    pub(crate) fn has_quota(&self) -> bool {
+        self.spec.extras.namespace_quota.is_some()
     }
 
     /// Whether a namespace has as many addresses of a family as it may.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::assignment::Tenant;
+
 /// Those who have one address. Nearly always it is one, and no list is made for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenants<S> {
@@ -36,10 +38,17 @@ impl<S> Default for Register<S> {
     }
 }
 
-impl<S: Clone + PartialEq> Register<S> {
+impl<S: Tenant> Register<S> {
     /// Those who have an address.
     pub(crate) fn who_has(&self, address: IpAddr) -> impl Iterator<Item = &S> {
         self.0.get(&address).into_iter().flat_map(Tenants::iter)
+    }
+
+    /// The namespace of a Service that counts for quotas, if nobody of it has this address: it counts once.
+    pub(crate) fn new_namespace<'a>(&self, service: &'a S, address: IpAddr) -> Option<&'a str> {
+        let namespace = service.namespace()?;
+        let mut others = self.who_has(address);
+        (!others.any(|other| other.namespace() == Some(namespace))).then_some(namespace)
     }
 
     pub(crate) fn add(&mut self, address: IpAddr, service: &S) {

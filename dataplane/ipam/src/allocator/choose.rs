@@ -97,7 +97,7 @@ impl<S: Tenant> Allocator<S> {
                 });
             }
             if self.is_over_quota(pool, Family::of(address), service)
-                && self.is_first_of_namespace(service, address).is_some()
+                && self.tenants.new_namespace(service, address).is_some()
             {
                 return Err(over_quota(pool, service));
             }
@@ -190,7 +190,7 @@ impl<S: Tenant> Allocator<S> {
             Family::of(*address) == family
                 && pool.contains(*address)
                 && self.has_room(service, *address, tenancy, Claim::New).is_ok()
-                && !(over_quota && self.is_first_of_namespace(service, *address).is_some())
+                && !(over_quota && self.tenants.new_namespace(service, *address).is_some())
         };
         let shared = self.shared.under(&sharing.key).filter(fits);
         free.into_iter()
@@ -199,9 +199,8 @@ impl<S: Tenant> Allocator<S> {
     }
 
     fn is_over_quota(&self, pool: &Pool, family: Family, service: &S) -> bool {
-        service
-            .namespace()
-            .is_some_and(|namespace| pool.quota_is_used_up(namespace, family))
+        let used_up = |namespace| pool.quota_is_used_up(namespace, family);
+        pool.has_quota() && service.namespace().is_some_and(used_up)
     }
 
     /// Whether a Service can have an address beside those who have it already.
