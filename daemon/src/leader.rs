@@ -1,5 +1,6 @@
 //! Drives the Lease machine against the API: watches the one Lease, makes the writes, tells who leads.
 
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -21,6 +22,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long one write may take: shorter than the renew deadline, so that a lost answer leaves time for another try.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Annotation of a Lease that was given back: what its last holder has left for the next one.
+const FAREWELL: &str = "lb-operator.io/farewell";
+
 /// Which Lease, and who asks for it.
 #[derive(Clone, Debug)]
 pub struct LeaderConfig {
@@ -39,10 +43,27 @@ pub struct LeaderConfig {
 pub struct Leadership {
     /// True while this process leads.
     pub leads: channel::Receiver<bool>,
+    farewell: Arc<OnceLock<String>>,
+    inherited: Arc<Mutex<String>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Leadership {
+    /// Leaves something for the next holder to know; it is written when the Lease is given back.
+    pub fn leave(&self, farewell: String) {
+        // The first is the one that counts, and nobody says two.
+        let _ = self.farewell.set(farewell);
+    }
+
+    /// While this process leads: what the last holder has left when it gave the Lease back; empty when nothing.
+    #[must_use]
+    pub fn inherited(&self) -> String {
+        self.inherited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Waits until the Lease has been given back; call it after shutdown was requested.
     pub async fn released(self) {
         // The task ends by itself after the release or its timeout. It can fail only by a panic, already reported.
@@ -54,11 +75,29 @@ impl Leadership {
 #[must_use]
 pub fn lead(client: Client, config: LeaderConfig, shutdown: Shutdown) -> Leadership {
     let (sender, leads) = channel::channel(false);
-    let task = tokio::spawn(drive(client, config, shutdown, sender));
-    Leadership { leads, task }
+    let (farewell, inherited) = (Arc::default(), Arc::default());
+    let ends = Ends {
+        leads: sender,
+        farewell: Arc::clone(&farewell),
+        inherited: Arc::clone(&inherited),
+    };
+    let task = tokio::spawn(drive(client, config, shutdown, ends));
+    Leadership {
+        leads,
+        farewell,
+        inherited,
+        task,
+    }
 }
 
-async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, leads: channel::Sender<bool>) {
+/// The task's ends of what [`Leadership`] holds.
+struct Ends {
+    leads: channel::Sender<bool>,
+    farewell: Arc<OnceLock<String>>,
+    inherited: Arc<Mutex<String>>,
+}
+
+async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, ends: Ends) {
     let api: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let mine = Key::new(&config.namespace, &config.name);
     let only = watcher::Config::default().fields(&format!("metadata.name={}", config.name));
@@ -76,7 +115,10 @@ async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, leads: 
             }
             writing = Some(Box::pin(perform(&api, &config, write, acquired))).into();
         }
-        announce(&leads, machine.leads(now), &config);
+        machine
+            .inherited()
+            .clone_into(&mut ends.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        announce(&ends.leads, machine.leads(now), &config);
         if machine.released() {
             return;
         }
@@ -96,7 +138,7 @@ async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, leads: 
                     machine.observe(Instant::now(), None);
                 }
                 Change::Synced if !seen => machine.observe(Instant::now(), None),
-                Change::Delete(_) | Change::Invalid { .. } | Change::Synced => {}
+                Change::Delete(_) | Change::Invalid { .. } | Change::Listing | Change::Synced => {}
             },
             Some(outcome) = &mut writing => {
                 writing = None.into();
@@ -105,7 +147,7 @@ async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, leads: 
             () = sleep_until(due) => {}
             () = shutdown.requested(), if deadline.is_none() => {
                 deadline = Some(tokio::time::Instant::now() + RELEASE_TIMEOUT);
-                machine.release(Instant::now());
+                machine.release(Instant::now(), ends.farewell.get().cloned().unwrap_or_default());
             }
             () = sleep_until(deadline) => return,
         }
@@ -146,6 +188,13 @@ fn record(lease: &Lease) -> Record {
         duration: seconds.map_or(Timing::default().duration, Duration::from_secs),
         transitions: spec.lease_transitions.unwrap_or_default(),
         version: lease.metadata.resource_version.clone().unwrap_or_default(),
+        farewell: lease
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(FAREWELL))
+            .cloned()
+            .unwrap_or_default(),
     }
 }
 
@@ -156,6 +205,8 @@ async fn perform(api: &Api<Lease>, config: &LeaderConfig, write: Write, acquired
             name: Some(config.name.clone()),
             namespace: Some(config.namespace.clone()),
             resource_version: write.replaces.clone(),
+            annotations: (!write.farewell.is_empty())
+                .then(|| [(FAREWELL.to_owned(), write.farewell.clone())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {

@@ -40,6 +40,8 @@ pub struct Record {
     pub transitions: i32,
     /// Resource version of the object: changes with every write, and guards ours.
     pub version: String,
+    /// What its last holder has left for the next one when it gave it back; empty when nothing.
+    pub farewell: String,
 }
 
 /// A write of the Lease. It must carry `replaces` as a precondition: the version of the object it replaces, or, when
@@ -54,6 +56,8 @@ pub struct Write {
     pub acquires: bool,
     /// Version of the object this write replaces.
     pub replaces: Option<String>,
+    /// What is left for the next holder: only with a release.
+    pub farewell: String,
 }
 
 /// What came of a [`Write`].
@@ -76,7 +80,10 @@ pub struct Machine {
     in_flight: Option<InFlight>,
     /// When the last renewal that succeeded was begun; `Some` while this process leads.
     renewed: Option<Instant>,
-    releasing: bool,
+    /// Set once the Lease is to be given back: what to leave for the next holder.
+    releasing: Option<String>,
+    /// What the holder before us has left, since we last acquired the Lease.
+    inherited: String,
 }
 
 #[derive(Debug)]
@@ -103,14 +110,15 @@ impl Machine {
             next_try: None,
             in_flight: None,
             renewed: None,
-            releasing: false,
+            releasing: None,
+            inherited: String::new(),
         }
     }
 
     /// Whether this process leads. False as soon as the renew deadline has passed, whatever is under way.
     #[must_use]
     pub fn leads(&self, now: Instant) -> bool {
-        !self.releasing
+        self.releasing.is_none()
             && self
                 .renewed
                 .is_some_and(|renewed| now < renewed + self.timing.renew_deadline)
@@ -141,16 +149,24 @@ impl Machine {
         }
     }
 
-    /// Asks to give the Lease back. Leadership ends at once; the release is written if it can be.
-    pub fn release(&mut self, now: Instant) {
-        self.releasing = true;
+    /// Asks to give the Lease back, with something for the next holder to know, or an empty text. Leadership ends at
+    /// once; the release is written if it can be.
+    pub fn release(&mut self, now: Instant, farewell: String) {
+        self.releasing = Some(farewell);
         self.next_try = Some(now);
+    }
+
+    /// While this process leads: what the last holder has left when it gave the Lease back. Empty when there was none, or
+    /// it ended without giving anything back.
+    #[must_use]
+    pub fn inherited(&self) -> &str {
+        &self.inherited
     }
 
     /// Whether there is nothing left to give back.
     #[must_use]
     pub fn released(&self) -> bool {
-        self.releasing && self.renewed.is_none() && self.in_flight.is_none()
+        self.releasing.is_some() && self.renewed.is_none() && self.in_flight.is_none()
     }
 
     /// Whether a write is under way.
@@ -165,7 +181,7 @@ impl Machine {
             return None;
         }
         let holds = self.renewed.is_some();
-        if self.releasing && !holds {
+        if self.releasing.is_some() && !holds {
             return None;
         }
         if self.poll_timeout().is_none_or(|due| now < due) {
@@ -173,12 +189,17 @@ impl Machine {
         }
         let current = self.observed.as_ref().map(|observed| &observed.record);
         let transitions = current.map_or(0, |record| record.transitions);
+        if !holds {
+            let released = current.filter(|record| record.holder.is_empty());
+            self.inherited = released.map_or_else(String::new, |record| record.farewell.clone());
+        }
         let write = Write {
-            holder: if self.releasing {
+            holder: if self.releasing.is_some() {
                 String::new()
             } else {
                 self.identity.clone()
             },
+            farewell: self.releasing.clone().unwrap_or_default(),
             transitions: if holds {
                 transitions
             } else {
@@ -189,7 +210,7 @@ impl Machine {
         };
         self.in_flight = Some(InFlight {
             begun: now,
-            releases: self.releasing,
+            releases: self.releasing.is_some(),
         });
         Some(write)
     }
@@ -209,7 +230,7 @@ impl Machine {
         }
         self.next_try = Some(
             write.begun.max(now)
-                + if self.releasing {
+                + if self.releasing.is_some() {
                     Duration::ZERO
                 } else {
                     self.timing.retry

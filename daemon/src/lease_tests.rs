@@ -23,6 +23,7 @@ impl Server {
             duration: Timing::default().duration,
             transitions: write.transitions,
             version: self.version.to_string(),
+            farewell: write.farewell.clone(),
         };
         self.record = Some(record.clone());
         Outcome::Written(record)
@@ -62,7 +63,7 @@ fn a_release_hands_over_at_once() {
     for machine in &mut machines {
         step(&mut server, machine, now);
     }
-    machines[0].release(now);
+    machines[0].release(now, "7".to_owned());
     assert!(
         !machines[0].leads(now),
         "leadership ends before the release is written"
@@ -71,6 +72,7 @@ fn a_release_hands_over_at_once() {
     assert!(machines[0].released());
     step(&mut server, &mut machines[1], now);
     assert_eq!(leaders(&machines, now), [1]);
+    assert_eq!((machines[0].inherited(), machines[1].inherited()), ("", "7"));
     assert_eq!(
         server.record.unwrap().transitions,
         1,
@@ -138,7 +140,7 @@ proptest! {
                     }
                 }
                 _ => {
-                    machines[who].release(now);
+                    machines[who].release(now, String::new());
                     step(&mut server, &mut machines[who], now);
                     machines[who] = Machine::new(format!("pod-{who}"), Timing::default());
                 }

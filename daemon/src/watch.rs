@@ -28,6 +28,8 @@ pub enum Change<K> {
         /// Why it could not be parsed.
         error: String,
     },
+    /// A new listing begins. What it delivers until [`Change::Synced`] comes in no useful order.
+    Listing,
     /// Everything that exists has been delivered: after the first listing, and after each listing that follows a
     /// loss of connection.
     Synced,
@@ -139,7 +141,7 @@ impl Known {
             }
             Event::Init => {
                 self.listing = Some(BTreeSet::new());
-                Vec::new()
+                vec![Change::Listing]
             }
             Event::InitApply(object) => {
                 let key = Key::of(&object);
@@ -192,6 +194,7 @@ mod tests {
                 Change::Apply(object) => format!("apply {}", Key::of(&object)),
                 Change::Delete(key) => format!("delete {key}"),
                 Change::Invalid { key, .. } => format!("invalid {key}"),
+                Change::Listing => "listing".to_owned(),
                 Change::Synced => "synced".to_owned(),
             })
             .collect()
@@ -213,12 +216,15 @@ mod tests {
             Event::InitApply(object("b")),
             Event::InitDone,
         ];
-        assert_eq!(feed(&mut known, first), ["apply ns/a", "apply ns/b", "synced"]);
+        assert_eq!(
+            feed(&mut known, first),
+            ["listing", "apply ns/a", "apply ns/b", "synced"]
+        );
         assert_eq!(feed(&mut known, vec![Event::Apply(object("c"))]), ["apply ns/c"]);
         let again = vec![Event::Init, Event::InitApply(object("b")), Event::InitDone];
         assert_eq!(
             feed(&mut known, again),
-            ["apply ns/b", "delete ns/a", "delete ns/c", "synced"]
+            ["listing", "apply ns/b", "delete ns/a", "delete ns/c", "synced"]
         );
     }
 
@@ -227,7 +233,10 @@ mod tests {
         let mut known = Known::default();
         feed(&mut known, vec![Event::Init, Event::InitApply(object("a"))]);
         let again = vec![Event::Init, Event::InitApply(object("b")), Event::InitDone];
-        assert_eq!(feed(&mut known, again), ["apply ns/b", "delete ns/a", "synced"]);
+        assert_eq!(
+            feed(&mut known, again),
+            ["listing", "apply ns/b", "delete ns/a", "synced"]
+        );
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Operator {
                 Change::Invalid { key, error } => {
                     tracing::error!(stack = %key, error, "stack not understood and ignored: upgrade the operator");
                 }
-                Change::Synced => {}
+                Change::Listing | Change::Synced => {}
             },
             Event::Applied(id, live) => self.index.apply(id, *live),
             Event::Deleted(id, uid) => self.index.delete(&id, &uid),
@@ -93,7 +93,7 @@ impl Operator {
             Event::Pod(change) => match *change {
                 Change::Apply(pod) => self.index.apply_pod(&pod),
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
-                Change::Synced => {}
+                Change::Listing | Change::Synced => {}
             },
             Event::Monitors(exist) => {
                 self.monitors_exist = exist;

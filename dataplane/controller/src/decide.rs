@@ -237,6 +237,12 @@ impl Leading {
         Some(instant + Duration::from_secs(seconds.min(24 * 3600)))
     }
 
+    /// Whether it is known of every write what came of it.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.flights.under_way() == 0 && self.landing.values().all(|landing| landing.until.is_none())
+    }
+
     /// What to tell: events and log lines, in order.
     pub fn take_reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)

@@ -33,6 +33,10 @@ pub struct Index {
     namespaces: BTreeMap<String, Labels>,
     /// Services that a listing under way has delivered so far.
     listing: Option<BTreeSet<Key>>,
+    /// The newest version of a Service that the watch has delivered, as a number.
+    heard: u64,
+    /// The newest version of a Service that came of a write of ours.
+    written: u64,
 }
 
 /// A pool.
@@ -98,17 +102,14 @@ impl Index {
         }
     }
 
-    /// Begins a new listing of Services: those that it does not deliver are gone.
-    pub fn relist_services(&mut self) {
-        self.listing = Some(BTreeSet::new());
-    }
-
     /// Takes in a change of Services. Returns the Services to look at.
     pub fn service(&mut self, change: Change<v1::Service>) -> Vec<Key> {
         match change {
             Change::Apply(object) => {
                 let key = Key::of(&object);
                 self.listed(&key);
+                let version = object.metadata.resource_version.as_deref();
+                self.heard = self.heard.max(number(version.unwrap_or_default()));
                 match Service::read(&object, self.class.as_deref()) {
                     Some(service) => {
                         self.services.insert(key.clone(), service);
@@ -129,6 +130,10 @@ impl Index {
                 self.listed(&key);
                 Vec::new()
             }
+            Change::Listing => {
+                self.listing = Some(BTreeSet::new());
+                Vec::new()
+            }
             Change::Synced => {
                 let Some(listed) = self.listing.take() else {
                     return Vec::new();
@@ -141,6 +146,24 @@ impl Index {
                 gone
             }
         }
+    }
+
+    /// Takes in the version that a write of ours has given a Service.
+    pub fn service_written(&mut self, version: &str) {
+        self.written = self.written.max(number(version));
+    }
+
+    /// The newest version of a Service that is known of, as a number. What a watch has delivered that has come so far is
+    /// all that is known here: a watch delivers changes in the order in which they were made.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.heard.max(self.written)
+    }
+
+    /// Whether the watch of Services has come so far.
+    #[must_use]
+    pub fn has_heard_of(&self, version: u64) -> bool {
+        self.listing.is_none() && self.heard >= version
     }
 
     fn listed(&mut self, key: &Key) {
@@ -188,7 +211,7 @@ impl Index {
                 self.pools.insert(key.name, pool);
                 changed
             }
-            Change::Synced => false,
+            Change::Listing | Change::Synced => false,
         }
     }
 
@@ -206,7 +229,7 @@ impl Index {
             }
             Change::Delete(key) => self.namespaces.remove(&key.name).is_some(),
             // What is known of it holds: its Services keep what they have.
-            Change::Invalid { .. } | Change::Synced => false,
+            Change::Invalid { .. } | Change::Listing | Change::Synced => false,
         };
         let mut allocations = self.pools.values().filter_map(|pool| pool.allocation.as_ref());
         changed && allocations.any(Allocation::looks_at_namespaces)
@@ -240,7 +263,7 @@ impl Index {
                 tracing::warn!(advertisement = %key, error, "advertisement cannot be read");
                 self.advertisements.remove(&key);
             }
-            Change::Synced => {}
+            Change::Listing | Change::Synced => {}
         }
     }
 
@@ -294,6 +317,11 @@ impl Pool {
             conditions,
         }
     }
+}
+
+/// A version as a number, which is what etcd makes of them; 0 if it is none.
+fn number(version: &str) -> u64 {
+    version.parse().unwrap_or_default()
 }
 
 /// What cannot be read is left out: it is our own, and no more than a memory.

@@ -28,6 +28,8 @@ use crate::write::{Outcome, Write, Writer};
 
 /// How long writes under way may take to end once the program has been asked to stop.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a new leader waits for its watch to bring what the last one has written, before it lists anew.
+const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// Runs the controller until it is asked to stop.
 ///
@@ -48,11 +50,15 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         release.clone(),
     );
     controller.run(&context, &leadership).await;
-    // Nothing new is begun; what is under way ends, so that nothing of ours lands after another has taken over.
-    let _ = tokio::time::timeout(DRAIN, controller.writes.by_ref().collect::<Vec<_>>()).await;
-    controller.writes.clear();
-    release.request();
-    leadership.released().await;
+    // Nothing new is begun, and what is under way ends before the Lease is given back, so that nothing of ours lands after
+    // another has taken over. If it does not end, the Lease runs out by itself.
+    if controller.drain().await {
+        if let Some(newest) = controller.newest() {
+            leadership.leave(newest.to_string());
+        }
+        release.request();
+        leadership.released().await;
+    }
     Ok(())
 }
 
@@ -91,6 +97,8 @@ struct Controller {
 /// What has been listed completely. Nothing is decided before all of it has.
 struct Listed {
     services: bool,
+    /// What the watch of Services has to bring before it is as good as a listing, and by when.
+    awaits: Option<(u64, Instant)>,
     namespaces: bool,
     pools: bool,
     advertisements: bool,
@@ -102,7 +110,7 @@ struct Listed {
 
 impl Listed {
     fn all(&self) -> bool {
-        self.services && self.namespaces && self.pools && self.advertisements
+        self.services && self.awaits.is_none() && self.namespaces && self.pools && self.advertisements
     }
 }
 
@@ -111,15 +119,14 @@ impl Controller {
         let Context {
             client, namespace, ..
         } = context;
-        let mut index = Index::new(config.class);
-        index.relist_services();
         Ok(Self {
-            index,
+            index: Index::new(config.class),
             leading: None,
             standby: Standby::default(),
             leads: false,
             listed: Listed {
                 services: false,
+                awaits: None,
                 namespaces: false,
                 pools: false,
                 advertisements: false,
@@ -148,6 +155,8 @@ impl Controller {
                 Some(leading) => leading.next_timeout(Instant::now()),
                 None => self.standby.poll_timeout().filter(|_| self.listed.all()),
             };
+            let patience = self.listed.awaits.map(|(_, until)| until);
+            let timeout = timeout.into_iter().chain(patience).min();
             let input = tokio::select! {
                 // Leadership and stopping first: what is decided below must not be decided by one who may not.
                 biased;
@@ -156,7 +165,7 @@ impl Controller {
                 input = self.next() => input,
                 () = sleep_until(timeout) => Input::Time,
             };
-            if self.take(context, input).is_break() {
+            if self.take(context, leadership, input).is_break() {
                 return;
             }
             // What else has arrived belongs to the same decision: so the oldest Service is served first, and a pool
@@ -164,11 +173,12 @@ impl Controller {
             for _ in 0..1024 {
                 match self.next().now_or_never() {
                     Some(input) => {
-                        let _ = self.take(context, input);
+                        let _ = self.take(context, leadership, input);
                     }
                     None => break,
                 }
             }
+            self.catch_up(context);
             if *leads.borrow() == self.leads {
                 self.act(&context.namespace);
             }
@@ -187,14 +197,19 @@ impl Controller {
         }
     }
 
-    fn take(&mut self, context: &Context, input: Input) -> std::ops::ControlFlow<()> {
+    fn take(
+        &mut self,
+        context: &Context,
+        leadership: &Leadership,
+        input: Input,
+    ) -> std::ops::ControlFlow<()> {
         if !self.leads {
             self.standby.changed(Instant::now());
         }
         match input {
             Input::Stop => return std::ops::ControlFlow::Break(()),
             Input::Time => {}
-            Input::Leads(leads) => self.take_leadership(context, leads),
+            Input::Leads(leads) => self.take_leadership(context, leads, &leadership.inherited()),
             Input::Service(change) => {
                 self.client_metrics.updates.inc();
                 let listed = matches!(*change, Change::Synced);
@@ -254,22 +269,70 @@ impl Controller {
         std::ops::ControlFlow::Continue(())
     }
 
-    fn take_leadership(&mut self, context: &Context, leads: bool) {
+    fn take_leadership(&mut self, context: &Context, leads: bool, inherited: &str) {
         if self.leads == leads {
             return;
         }
         self.leads = leads;
         self.leading = None;
+        self.listed.awaits = None;
         self.standby = Standby::default();
         self.metrics.hide();
         // Writes of a lost leadership are dropped at once.
         self.writes.clear();
         if leads {
-            // What the watch has delivered may lag behind what the last leader wrote: a listing begun now does not.
-            self.listed.services = false;
-            self.index.relist_services();
-            self.services = watch::services(&context.client);
+            // What the watch has delivered may lag behind what the last leader wrote. Where that one has left word of how far
+            // it had come, it is enough to come as far.
+            match inherited.parse() {
+                Ok(newest) => self.listed.awaits = Some((newest, Instant::now() + CATCH_UP)),
+                Err(_) => self.list_services(context),
+            }
         }
+    }
+
+    /// A listing that is begun now lags behind nothing.
+    fn list_services(&mut self, context: &Context) {
+        self.listed.services = false;
+        self.services = watch::services(&context.client);
+    }
+
+    /// Sees whether the watch has brought what it is to bring.
+    fn catch_up(&mut self, context: &Context) {
+        let Some((newest, until)) = self.listed.awaits else {
+            return;
+        };
+        if self.index.has_heard_of(newest) {
+            self.listed.awaits = None;
+        } else if until <= Instant::now() {
+            // A listing under way may end with it.
+            if self.listed.services {
+                self.listed.awaits = None;
+                self.list_services(context);
+            } else {
+                self.listed.awaits = Some((newest, Instant::now() + CATCH_UP));
+            }
+        }
+    }
+
+    /// Lets writes under way end. Returns whether they did.
+    async fn drain(&mut self) -> bool {
+        let ended = tokio::time::timeout(DRAIN, self.writes.by_ref().collect::<Vec<_>>()).await;
+        let Ok(written) = ended else {
+            tracing::warn!("writes have not ended: the lease runs out by itself");
+            return false;
+        };
+        for (write, outcome) in written {
+            if let Some(leading) = &mut self.leading {
+                leading.written(&mut self.index, write, outcome, Instant::now());
+            }
+        }
+        true
+    }
+
+    /// How far this leader knows what Services show; nothing where it is not certain, or does not lead.
+    fn newest(&self) -> Option<u64> {
+        let leading = self.leading.as_ref()?;
+        leading.is_certain().then(|| self.index.newest())
     }
 
     /// Decides, if this process leads and has seen everything, and sends what comes of it.

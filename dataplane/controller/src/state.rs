@@ -43,6 +43,7 @@ impl State {
             }
             // It is written anew as soon as there is something to write.
             Change::Invalid { key, error } => log_invalid(&key, &error),
+            Change::Listing => {}
             Change::Synced => self.listed = true,
         }
     }

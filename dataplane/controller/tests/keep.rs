@@ -70,7 +70,7 @@ fn a_relist_without_a_service_releases_its_address() {
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({})), mk_service("b", json!({}))]);
     cluster.settle();
     cluster.objects.remove(&service("a"));
-    cluster.index.relist_services();
+    cluster.index.service(Change::Listing);
     cluster.edit(&service("b"), json!({}));
     let gone = cluster.index.service(Change::Synced);
     assert_eq!(gone.len(), 1);

@@ -121,6 +121,7 @@ impl Sink {
                     Change::Delete(key) => read(key, None),
                     Change::Invalid { key, error } => Update::Invalid(kind, key, error),
                     Change::Synced => Update::Synced(kind),
+                    Change::Listing => continue,
                 };
                 // The speaker is gone, and the process is about to be.
                 if self.updates.send(update).await.is_err() {

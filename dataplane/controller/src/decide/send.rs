@@ -139,6 +139,7 @@ impl Leading {
         based_on: Option<&str>,
         version: String,
     ) {
+        index.service_written(&version);
         let Some(service) = index.services.get_mut(&write.key) else {
             return;
         };
