@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint image demo demo-down generate fmt
+.PHONY: help setup test lint image demo demo-down bench-addresses generate fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -14,7 +14,7 @@ TARGET := $(shell uname -m)-unknown-linux-gnu
 IMAGES := target/images
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install and build everything that the lab needs
 	@tests/e2e/setup.sh
@@ -34,6 +34,11 @@ demo: setup image ## a cluster, the guide's steps 1 to 4.8, and the cluster left
 
 demo-down: ## remove what demo made
 	cargo run --quiet --locked -p lb-e2e --bin lab -- down --name demo
+
+# The janitor of a lab is the program lab, which has to be beside the one that starts it.
+bench-addresses: setup image ## how fast addresses are given and kept, beside MetalLB; BENCH="--skip-peer" and others
+	cargo build --quiet --release --locked -p lb-e2e --bin lab
+	cargo run --quiet --release --locked -p lb-e2e --bin bench-addresses -- $(BENCH)
 
 generate: ## write the CRDs from their types
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
