@@ -36,7 +36,7 @@ struct Cli {
     /// Seconds to wait for what may take long
     #[arg(long, default_value_t = 300)]
     patience: u64,
-    /// The same for MetalLB, whose client writes some twenty times a second
+    /// The same for MetalLB, which takes longer
     #[arg(long, default_value_t = 900)]
     peer_patience: u64,
 }
