@@ -17,7 +17,7 @@ use crate::pools::{Candidate, PoolError, Ranges, judge};
 use crate::range::Family;
 use crate::reason::Rejection;
 use crate::request::Request;
-use crate::sharing::Tenancy;
+use crate::sharing::{Sharing, Tenancy};
 use crate::tenants::{Register, Shared};
 
 /// A Service that lost addresses by a change of pools.
@@ -344,10 +344,8 @@ impl<S: Tenant> Allocator<S> {
                     pool.count(namespace, Family::of(address), false);
                 }
             }
-            if let Tenancy::Shares(sharing) = &tenancy
-                && !self.is_shared_under(&sharing.key, address)
-            {
-                self.shared.remove(&sharing.key, address);
+            if let Tenancy::Shares(sharing) = &tenancy {
+                self.share(&sharing.key, address);
             }
         }
         Some(assignment)
@@ -364,19 +362,39 @@ impl<S: Tenant> Allocator<S> {
                 }
             }
             self.tenants.add(address, service);
-            if let Tenancy::Shares(sharing) = &tenancy {
-                self.shared.add(&sharing.key, address);
+        }
+        let shared_under = match &tenancy {
+            Tenancy::Shares(sharing) => Some(sharing.key.clone()),
+            Tenancy::Alone | Tenancy::Leaves => None,
+        };
+        let holding = Holding {
+            assignment: assignment.clone(),
+            tenancy,
+        };
+        self.holdings.insert(service.clone(), holding);
+        if let Some(key) = shared_under {
+            for address in assignment.addresses().iter() {
+                self.share(&key, address);
             }
         }
-        let assignment = assignment.clone();
-        self.holdings
-            .insert(service.clone(), Holding { assignment, tenancy });
     }
 
-    fn is_shared_under(&self, key: &str, address: IpAddr) -> bool {
-        self.who_has(address).any(
-            |service| matches!(self.tenancy(service), Some(Tenancy::Shares(sharing)) if sharing.key == key),
-        )
+    /// Takes in that others share an address under a key than before.
+    fn share(&mut self, key: &str, address: IpAddr) {
+        let theirs = self
+            .who_has(address)
+            .filter_map(|service| match self.tenancy(service) {
+                Some(Tenancy::Shares(sharing)) if sharing.key == key => Some(&**sharing),
+                Some(_) | None => None,
+            });
+        let all = theirs.fold(None, |all: Option<Sharing>, one| match all {
+            None => Some(one.clone()),
+            Some(mut all) => {
+                all.ports.extend(one.ports.iter().cloned());
+                Some(all)
+            }
+        });
+        self.shared.set(key, address, all);
     }
 
     /// The first pool that a Service has something of and may not use. An invalid pool shuts nobody out of what they

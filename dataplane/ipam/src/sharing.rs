@@ -23,7 +23,7 @@ impl fmt::Display for Port {
 }
 
 /// What a Service brings along that shares its address.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Sharing {
     /// Those with the same key share.
     pub key: String,

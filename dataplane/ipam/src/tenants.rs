@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::assignment::Tenant;
+use crate::range::Range;
+use crate::sharing::Sharing;
 
 /// Those who have one address. Nearly always it is one, and no list is made for it.
 #[derive(Clone, Debug)]
@@ -75,32 +77,55 @@ impl<S: Tenant> Register<S> {
     }
 }
 
-/// The addresses that are shared, by key.
+/// The addresses that are shared, by key, and among those of one key by what all who share one bring along together. So
+/// that the search for an address with room looks at each kind once, however many addresses are full.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shared(BTreeMap<String, BTreeSet<IpAddr>>);
+pub(crate) struct Shared(BTreeMap<String, Group>);
+
+#[derive(Clone, Debug, Default)]
+struct Group {
+    kinds: BTreeMap<Sharing, BTreeSet<IpAddr>>,
+    by_address: BTreeMap<IpAddr, Sharing>,
+}
 
 impl Shared {
-    pub(crate) fn under(&self, key: &str) -> impl Iterator<Item = IpAddr> {
-        self.0.get(key).into_iter().flatten().copied()
+    /// The addresses of a range that are shared under the key of a Service and have room for it, in order; the sets that
+    /// they are in are disjoint.
+    pub(crate) fn with_room<'a>(
+        &'a self,
+        sharing: &'a Sharing,
+        range: &'a Range,
+    ) -> impl Iterator<Item = impl Iterator<Item = IpAddr> + 'a> + 'a {
+        let kinds = self
+            .0
+            .get(&sharing.key)
+            .into_iter()
+            .flat_map(|group| &group.kinds);
+        kinds
+            .filter(|(kind, _)| sharing.conflict_with(kind).is_none())
+            .map(|(_, addresses)| addresses.range(range.first()..=range.last()).copied())
     }
 
-    pub(crate) fn add(&mut self, key: &str, address: IpAddr) {
-        match self.0.get_mut(key) {
-            Some(addresses) => {
-                addresses.insert(address);
-            }
-            None => {
-                self.0.insert(key.to_owned(), BTreeSet::from([address]));
-            }
+    /// What all who share an address under a key bring along; none when nobody shares it there any more.
+    pub(crate) fn set(&mut self, key: &str, address: IpAddr, all: Option<Sharing>) {
+        if all.is_none() && !self.0.contains_key(key) {
+            return;
         }
-    }
-
-    pub(crate) fn remove(&mut self, key: &str, address: IpAddr) {
-        if let Some(addresses) = self.0.get_mut(key) {
+        let group = self.0.entry(key.to_owned()).or_default();
+        if let Some(before) = group.by_address.remove(&address)
+            && let Some(addresses) = group.kinds.get_mut(&before)
+        {
             addresses.remove(&address);
             if addresses.is_empty() {
-                self.0.remove(key);
+                group.kinds.remove(&before);
             }
+        }
+        if let Some(all) = all {
+            group.kinds.entry(all.clone()).or_default().insert(address);
+            group.by_address.insert(address, all);
+        }
+        if group.by_address.is_empty() {
+            self.0.remove(key);
         }
     }
 }

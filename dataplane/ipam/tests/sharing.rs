@@ -64,6 +64,18 @@ proptest! {
                 Step::Assign { service, tenancy, at } => {
                     let request = at.map_or(auto(support::V4), |at| exactly(&[&address(at)], None));
                     let request = Request { tenancy, ..request };
+                    if at.is_none() && ipam.assignment(&SERVICES[service]).is_none() {
+                        // Who asks for nothing gets the first address that it could have by asking for it.
+                        let possible = |number: &u8| {
+                            let exactly = exactly(&[&address(*number)], None);
+                            let exactly = Request { tenancy: request.tenancy.clone(), ..exactly };
+                            ipam.clone().assign(&SERVICES[service], &exactly, &|_| true).is_ok()
+                        };
+                        let first = (0..4).find(possible).map(address);
+                        let given = ipam.clone().assign(&SERVICES[service], &request, &|_| true).ok();
+                        let given = given.and_then(|given| given.assignment.addresses().iter().next());
+                        prop_assert_eq!(given.map(|address| address.to_string()), first);
+                    }
                     if let Ok(given) = ipam.assign(&SERVICES[service], &request, &|_| true) {
                         let again = ipam.assign(&SERVICES[service], &request, &|_| true);
                         prop_assert_eq!(Ok(given), again, "asking again changes nothing");

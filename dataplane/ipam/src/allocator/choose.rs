@@ -187,12 +187,16 @@ impl<S: Tenant> Allocator<S> {
             return free;
         };
         let fits = |address: &IpAddr| {
-            Family::of(*address) == family
-                && pool.contains(*address)
+            pool.contains(*address)
                 && self.has_room(service, *address, tenancy, Claim::New).is_ok()
                 && !(over_quota && self.tenants.new_namespace(service, *address).is_some())
         };
-        let shared = self.shared.under(&sharing.key).filter(fits);
+        // The ranges are in the order of positions, and so are the addresses of one range.
+        let mut ranges = pool.spec().ranges.iter().filter(|range| range.family() == family);
+        let shared = ranges.find_map(|range| {
+            let with_room = self.shared.with_room(sharing, range);
+            with_room.filter_map(|mut kind| kind.find(fits)).min()
+        });
         free.into_iter()
             .chain(shared)
             .min_by_key(|address| pool.position(*address))
