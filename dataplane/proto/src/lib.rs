@@ -10,6 +10,7 @@ pub mod arp;
 pub mod election;
 pub mod mac;
 pub mod membership;
+pub mod ndp;
 pub mod responder;
 
 pub use mac::MacAddr;
