@@ -1,5 +1,7 @@
 //! The codec of neighbour discovery: what Linux sends, a second opinion, and all the ways in which a frame can be wrong.
 
+#![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
+
 use std::net::Ipv6Addr;
 
 use etherparse::{Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
