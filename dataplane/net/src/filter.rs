@@ -1,12 +1,14 @@
-//! The classic BPF program that lets through ARP requests for owned addresses, and nothing else.
+//! The classic BPF program that lets through ARP requests or neighbour solicitations for owned addresses, and nothing
+//! else.
 //!
 //! Reads a set of addresses, writes instructions for `SO_ATTACH_FILTER`. Pure: tests run the program in an
 //! interpreter. A LAN shows every host all broadcast ARP; a speaker that owns ten addresses must not wake up
 //! for the thousands of requests for others.
 //!
 //! ```text
-//! packet type ≤ broadcast, EtherType ARP, operation request      else drop
-//! load the target address
+//! addressed to us, or to a group     else drop
+//! ARP: EtherType, operation request;  NDP: EtherType IPv6, next header ICMPv6, type solicitation     else drop
+//! load the target address: the last 32 bits of it
 //! binary tree of "≥ first address of the right half?"            (one or two instructions per inner node)
 //!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two ends)
 //! ```
@@ -14,16 +16,13 @@
 //! Hardware type, protocol type and lengths are not looked at here, so that a malformed request for one of
 //! our addresses reaches user space and is counted.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// The most instructions that Linux takes in one program (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
 /// The fewest with which a program for any set of addresses can be built: the common part and one range.
 pub const MIN_INSTRUCTIONS: usize = PROLOGUE + 4;
-
-/// Bytes of a frame that pass: all of an ARP frame with its padding.
-const SNAP_LEN: u32 = 64;
 
 const PROLOGUE: usize = 9;
 const LEAF_RANGES: usize = 8;
@@ -40,15 +39,71 @@ const RETURN: u16 = 0x06;
 
 /// `SKF_AD_OFF + SKF_AD_PKTTYPE` of linux/filter.h: to whom the link layer says the frame is addressed.
 const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
-/// linux/if_packet.h: `PACKET_HOST` is 0, `PACKET_BROADCAST` 1; above are multicast, other hosts' frames (of
+/// linux/if_packet.h: `PACKET_HOST` is 0, `PACKET_BROADCAST` 1, `PACKET_MULTICAST` 2; above are other hosts' frames (of
 /// a promiscuous interface, or with the tag of a VLAN that this host has not) and outgoing ones.
 const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
 
 const ETHERTYPE_AT: u32 = 12;
-const OPERATION_AT: u32 = 20;
-const TARGET_IP_AT: u32 = 38;
-const ETHERTYPE_ARP: u32 = lb_proto::arp::ETHERTYPE as u32;
-const OPERATION_REQUEST: u32 = 1;
+
+/// Whose questions a program lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// ARP requests, for IPv4.
+    Arp,
+    /// Neighbour solicitations, for IPv6.
+    Ndp,
+}
+
+impl Protocol {
+    /// Its EtherType.
+    pub const fn ethertype(self) -> u16 {
+        match self {
+            Self::Arp => lb_proto::arp::ETHERTYPE,
+            Self::Ndp => lb_proto::ndp::ETHERTYPE,
+        }
+    }
+
+    /// Bytes of a frame that pass: all of an ARP frame with its padding, and as much of a solicitation as a frame can
+    /// hold, because its checksum covers its options.
+    pub const fn snap_len(self) -> usize {
+        match self {
+            Self::Arp => 64,
+            Self::Ndp => 1536,
+        }
+    }
+
+    /// What is common to all programs of a protocol: up to the target address, which it loads.
+    fn prologue(self) -> [Instruction; PROLOGUE] {
+        let ethertype = u32::from(self.ethertype());
+        match self {
+            Self::Arp => [
+                op(LD_BYTE, 0, 0, PACKET_TYPE),
+                op(JUMP_GT, 5, 0, PACKET_BROADCAST),
+                op(LD_HALF, 0, 0, ETHERTYPE_AT),
+                op(JUMP_EQ, 0, 3, ethertype),
+                op(LD_HALF, 0, 0, 20),
+                op(JUMP_EQ, 0, 1, 1),
+                op(JUMP, 0, 0, 1),
+                DROP,
+                op(LD_WORD, 0, 0, 38),
+            ],
+            // The socket sees no frames but IPv6: see the bind. Next header and type are far enough apart to be read one
+            // by one.
+            Self::Ndp => [
+                op(LD_BYTE, 0, 0, PACKET_TYPE),
+                op(JUMP_GT, 5, 0, PACKET_MULTICAST),
+                op(LD_BYTE, 0, 0, 20),
+                op(JUMP_EQ, 0, 3, 58),
+                op(LD_BYTE, 0, 0, 54),
+                op(JUMP_EQ, 0, 1, 135),
+                op(JUMP, 0, 0, 1),
+                DROP,
+                op(LD_WORD, 0, 0, 74),
+            ],
+        }
+    }
+}
 
 /// One instruction, as `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +123,14 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
 }
 
 const DROP: Instruction = op(RETURN, 0, 0, 0);
-const ACCEPT: Instruction = op(RETURN, 0, 0, SNAP_LEN);
+
+/// The part of an address that a program looks at. Whoever reads what passes must look at all of it.
+fn word(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => v6.to_bits() as u32,
+    }
+}
 
 /// A program, and whether it says exactly what was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,10 +158,14 @@ type Range = (u32, u32);
 
 /// The program for `addresses`, of at most `limit` instructions ([`MIN_INSTRUCTIONS`] is used if it is less,
 /// and [`MAX_INSTRUCTIONS`] if it is more). For no addresses it drops everything.
-pub fn build<'a>(addresses: impl IntoIterator<Item = &'a Ipv4Addr>, limit: usize) -> Program {
+pub fn build<'a, A>(protocol: Protocol, addresses: impl IntoIterator<Item = &'a A>, limit: usize) -> Program
+where
+    A: Copy + Into<IpAddr> + 'a,
+{
     let limit = limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS);
-    let ranges = merge(addresses.into_iter().map(|address| u32::from(*address)).collect());
-    let instructions = assemble(&ranges);
+    let words = addresses.into_iter().map(|address| word((*address).into()));
+    let ranges = merge(words.collect());
+    let instructions = assemble(protocol, &ranges);
     if instructions.len() <= limit {
         return Program {
             instructions,
@@ -107,7 +173,7 @@ pub fn build<'a>(addresses: impl IntoIterator<Item = &'a Ipv4Addr>, limit: usize
         };
     }
     Program {
-        instructions: assemble(&coarsen(&ranges, ranges_within(limit))),
+        instructions: assemble(protocol, &coarsen(&ranges, ranges_within(limit))),
         exact: false,
     }
 }
@@ -156,38 +222,29 @@ fn coarsen(ranges: &[Range], most: usize) -> Vec<Range> {
     coarse
 }
 
-fn assemble(ranges: &[Range]) -> Vec<Instruction> {
+fn assemble(protocol: Protocol, ranges: &[Range]) -> Vec<Instruction> {
     if ranges.is_empty() {
         return vec![DROP];
     }
-    let mut program = vec![
-        op(LD_BYTE, 0, 0, PACKET_TYPE),
-        op(JUMP_GT, 5, 0, PACKET_BROADCAST),
-        op(LD_HALF, 0, 0, ETHERTYPE_AT),
-        op(JUMP_EQ, 0, 3, ETHERTYPE_ARP),
-        op(LD_HALF, 0, 0, OPERATION_AT),
-        op(JUMP_EQ, 0, 1, OPERATION_REQUEST),
-        op(JUMP, 0, 0, 1),
-        DROP,
-        op(LD_WORD, 0, 0, TARGET_IP_AT),
-    ];
-    debug_assert_eq!(program.len(), PROLOGUE);
+    let mut program = protocol.prologue().to_vec();
     let leaves: Vec<&[Range]> = ranges.chunks(LEAF_RANGES).collect();
-    program.extend(tree(&leaves));
+    program.extend(tree(protocol, &leaves));
     program
 }
 
 /// The code for some leaves. All jumps are forward, as the kernel demands.
-fn tree(leaves: &[&[Range]]) -> Vec<Instruction> {
+fn tree(protocol: Protocol, leaves: &[&[Range]]) -> Vec<Instruction> {
     let (left, right) = leaves.split_at(leaves.len() / 2);
     if left.is_empty() {
-        return right.first().map_or_else(|| vec![DROP], |ranges| leaf(ranges));
+        return right
+            .first()
+            .map_or_else(|| vec![DROP], |ranges| leaf(protocol, ranges));
     }
     let pivot = right
         .first()
         .and_then(|ranges| ranges.first())
         .map_or(0, |range| range.0);
-    let left = tree(left);
+    let left = tree(protocol, left);
     let mut code = match u8::try_from(left.len()) {
         Ok(distance) => vec![op(JUMP_GE, distance, 0, pivot)],
         // A conditional jump reaches 255 instructions; beyond that an unconditional one, with 32 bits, takes
@@ -198,12 +255,13 @@ fn tree(leaves: &[&[Range]]) -> Vec<Instruction> {
         ],
     };
     code.extend(left);
-    code.extend(tree(right));
+    code.extend(tree(protocol, right));
     code
 }
 
 /// Comparisons in ascending order, then "drop", then "accept".
-fn leaf(ranges: &[Range]) -> Vec<Instruction> {
+fn leaf(protocol: Protocol, ranges: &[Range]) -> Vec<Instruction> {
+    let snap_len = u32::try_from(protocol.snap_len()).unwrap_or(u32::MAX);
     let compares: usize = ranges
         .iter()
         .map(|(first, last)| if first == last { 1 } else { 2 })
@@ -223,7 +281,7 @@ fn leaf(ranges: &[Range]) -> Vec<Instruction> {
         }
     }
     code.push(DROP);
-    code.push(ACCEPT);
+    code.push(op(RETURN, 0, 0, snap_len));
     code
 }
 

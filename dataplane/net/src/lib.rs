@@ -1,13 +1,14 @@
 //! Packet sockets, kernel filters and links: where the speaker meets Linux.
 //!
-//! The one crate with `unsafe`. It knows nothing of Kubernetes and decides nothing: [`ArpSocket`] carries
+//! The one crate with `unsafe`. It knows nothing of Kubernetes and decides nothing: [`PacketSocket`] carries
 //! frames of one interface, [`filter`] keeps all but requests for owned addresses in the kernel,
 //! [`LinkWatcher`] tells which interfaces there are. All of it works with `CAP_NET_RAW` alone, on one
 //! single-threaded runtime.
 
 pub mod filter;
+mod groups;
 pub mod links;
 pub mod socket;
 
 pub use links::{Link, LinkAddress, LinkError, LinkWatcher, Snapshot};
-pub use socket::{ArpSocket, SocketError};
+pub use socket::{PacketSocket, SocketError};

@@ -1,24 +1,29 @@
-//! A packet socket for ARP on one interface.
+//! A packet socket for ARP or neighbour discovery on one interface.
 //!
 //! Reads frames that passed the kernel filter of [`crate::filter`], writes frames as they are. The socket is
-//! made without a protocol and so receives nothing; the filter is attached; only then is it bound to ARP and
+//! made without a protocol and so receives nothing; the filter is attached; only then is it bound to the protocol and
 //! the interface. So no frame that the filter would have dropped is ever queued. Needs `CAP_NET_RAW`.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, PoisonError};
+
+use lb_proto::ndp::solicited_node;
 
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::filter::{self, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Program};
+use crate::filter::{self, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Program, Protocol};
+use crate::groups::Groups;
 
 /// Bytes of received frames that may wait, as asked of the kernel (it doubles this for its own bookkeeping):
 /// some hundred frames. More would only mean later answers to questions that were asked again meanwhile.
 const RECEIVE_BUFFER: usize = 128 * 1024;
 
-/// Bytes that a buffer for [`ArpSocket::recv`] needs to take any frame that the filter passes.
-pub const FRAME_BUFFER: usize = 64;
+/// Bytes that a buffer for [`PacketSocket::recv`] needs to take any frame that a filter passes.
+pub const FRAME_BUFFER: usize = Protocol::Ndp.snap_len();
 
 /// What failed on a packet socket.
 #[derive(Debug, thiserror::Error)]
@@ -76,32 +81,51 @@ pub enum Fit {
     },
 }
 
-/// A non-blocking packet socket bound to ARP on one interface, with a filter that starts out passing nothing.
+/// A non-blocking packet socket bound to one protocol on one interface, with a filter that starts out passing nothing.
 #[derive(Debug)]
-pub struct ArpSocket {
+pub struct PacketSocket {
     socket: AsyncFd<Socket>,
     interface: u32,
+    protocol: Protocol,
+    groups: Mutex<Groups>,
 }
 
-impl ArpSocket {
-    /// Opens a socket on the interface with this index. To be called within a tokio runtime.
-    pub fn open(interface: u32) -> Result<Self, SocketError> {
+impl PacketSocket {
+    /// Opens a socket for ARP on the interface with this index. To be called within a tokio runtime.
+    pub fn arp(interface: u32) -> Result<Self, SocketError> {
+        Self::open(interface, Protocol::Arp)
+    }
+
+    /// Opens a socket for neighbour discovery on the interface with this index. The interface needs no address. To be
+    /// called within a tokio runtime.
+    pub fn ndp(interface: u32) -> Result<Self, SocketError> {
+        Self::open(interface, Protocol::Ndp)
+    }
+
+    fn open(interface: u32, protocol: Protocol) -> Result<Self, SocketError> {
         let fail = |action| move |error| SocketError::new(action, error);
         let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), None)
             .map_err(fail("open a packet socket"))?;
         socket
             .set_recv_buffer_size(RECEIVE_BUFFER)
             .map_err(fail("set the receive buffer"))?;
-        attach(&socket, &filter::build([], MAX_INSTRUCTIONS)).map_err(fail("attach the packet filter"))?;
+        let nothing: [&Ipv4Addr; 0] = [];
+        attach(&socket, &filter::build(protocol, nothing, MAX_INSTRUCTIONS))
+            .map_err(fail("attach the packet filter"))?;
         socket
-            .bind(&link_address(interface))
+            .bind(&link_address(interface, protocol))
             .map_err(fail("bind to the interface"))?;
         let interest = Interest::READABLE | Interest::ERROR;
         // SAFETY: the socket keeps one open file descriptor from here until it is dropped, which AsyncFd does
         // after it deregistered it; nothing takes it out or replaces it.
         let socket = unsafe { AsyncFd::register_with_interest(socket, interest) }
             .map_err(|error| SocketError::new("register the packet socket", error.into()))?;
-        Ok(Self { socket, interface })
+        Ok(Self {
+            socket,
+            interface,
+            protocol,
+            groups: Mutex::new(Groups::new(interface)),
+        })
     }
 
     /// The index of the interface that this socket is bound to.
@@ -112,14 +136,15 @@ impl ArpSocket {
     /// From now on requests for these addresses pass, and no others. The kernel swaps the filter in one step:
     /// a request for an address that is in the old and in the new set is never missed. Frames that are
     /// already queued stay so.
-    pub fn set_addresses<'a>(
-        &self,
-        addresses: impl IntoIterator<Item = &'a Ipv4Addr>,
-    ) -> Result<Fit, SocketError> {
-        let addresses: Vec<&Ipv4Addr> = addresses.into_iter().collect();
+    pub fn set_addresses<'a, A>(&self, addresses: impl IntoIterator<Item = &'a A>) -> Result<Fit, SocketError>
+    where
+        A: Copy + Into<IpAddr> + 'a,
+    {
+        let addresses: Vec<&A> = addresses.into_iter().collect();
+        self.join(addresses.iter().map(|address| (**address).into()))?;
         let mut limit = MAX_INSTRUCTIONS;
         loop {
-            let program = filter::build(addresses.iter().copied(), limit);
+            let program = filter::build(self.protocol, addresses.iter().copied(), limit);
             let instructions = program.instructions().len();
             match attach(self.socket.get_ref(), &program) {
                 Ok(()) if program.is_exact() => return Ok(Fit::Exact),
@@ -135,6 +160,19 @@ impl ArpSocket {
                 Err(error) => return Err(SocketError::new("attach the packet filter", error)),
             }
         }
+    }
+
+    /// Joins the groups in which hosts ask for these addresses, and leaves the others.
+    fn join(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), SocketError> {
+        let group = |address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(solicited_node(v6)),
+        };
+        let groups: BTreeSet<_> = addresses.filter_map(group).collect();
+        let mut joined = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        joined
+            .set(&groups)
+            .map_err(|error| SocketError::new("join the groups of the addresses", error))
     }
 
     /// Waits for a frame and copies it to `buffer` ([`FRAME_BUFFER`] bytes hold any), returning its length.
@@ -168,14 +206,14 @@ fn attach(socket: &Socket, program: &Program) -> io::Result<()> {
     socket.attach_filter(&code)
 }
 
-/// `struct sockaddr_ll` for ARP on an interface.
-fn link_address(interface: u32) -> SockAddr {
+/// `struct sockaddr_ll` for a protocol on an interface.
+fn link_address(interface: u32, protocol: Protocol) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is plain old data for which all bit patterns are valid, and one of the address
     // types that the storage is large enough and aligned for.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    address.sll_protocol = lb_proto::arp::ETHERTYPE.to_be();
+    address.sll_protocol = protocol.ethertype().to_be();
     // 0 would mean all interfaces, and an index beyond i32 does not exist: -1 is refused as "no such device".
     address.sll_ifindex = i32::try_from(interface)
         .ok()

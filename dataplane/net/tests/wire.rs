@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lb_net::socket::{FRAME_BUFFER, Fit};
-use lb_net::{ArpSocket, Link, SocketError};
+use lb_net::{Link, PacketSocket, SocketError};
 use lb_proto::MacAddr;
 use lb_proto::announcer::gratuitous;
 use lb_proto::arp::{ArpFrame, Operation};
@@ -24,7 +24,7 @@ const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
 struct Speaker {
     link: Link,
     mac: MacAddr,
-    socket: ArpSocket,
+    socket: PacketSocket,
     responder: RefCell<Responder>,
     received: Cell<u32>,
 }
@@ -33,7 +33,7 @@ impl Speaker {
     async fn new(owned: impl IntoIterator<Item = Ipv4Addr>) -> Result<Self> {
         let link = interface().await?;
         let mac = link.mac.unwrap();
-        let socket = ArpSocket::open(link.index)?;
+        let socket = PacketSocket::arp(link.index)?;
         let speaker = Self {
             link,
             mac,
@@ -104,7 +104,7 @@ async fn ask(client: &str, targets: Vec<Ipv4Addr>) -> Result<()> {
     let send = async move || {
         let link = interface().await?;
         let mac = link.mac.unwrap();
-        let socket = ArpSocket::open(link.index)?;
+        let socket = PacketSocket::arp(link.index)?;
         for batch in targets.chunks(50) {
             for target_ip in batch {
                 let request = ArpFrame {
@@ -367,7 +367,7 @@ fn a_deleted_interface_ends_in_an_error_of_its_own_when_sent_to_or_opened() -> R
         let error = speaker.socket.send(&gratuitous(speaker.mac, OWNED)[0]);
         ensure!(matches!(error, Err(SocketError::InterfaceGone(_))), "{error:?}");
         for index in [speaker.link.index, 0, u32::MAX] {
-            let error = ArpSocket::open(index).map(drop);
+            let error = PacketSocket::arp(index).map(drop);
             ensure!(
                 matches!(error, Err(SocketError::InterfaceGone(_))),
                 "{index}: {error:?}"
@@ -381,7 +381,7 @@ fn a_deleted_interface_ends_in_an_error_of_its_own_when_sent_to_or_opened() -> R
 fn addresses_may_be_given_as_slice_or_set() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
-        let socket = ArpSocket::open(interface().await?.index)?;
+        let socket = PacketSocket::arp(interface().await?.index)?;
         socket.set_addresses(&[OWNED])?;
         socket.set_addresses(&BTreeSet::from([OWNED]))?;
         Ok(())

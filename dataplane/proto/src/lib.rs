@@ -11,6 +11,7 @@ pub mod election;
 pub mod mac;
 pub mod membership;
 pub mod ndp;
+pub mod neighbour;
 pub mod responder;
 
 pub use mac::MacAddr;

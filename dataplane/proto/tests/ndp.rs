@@ -1,6 +1,10 @@
 //! The codec of neighbour discovery: what Linux sends, a second opinion, and all the ways in which a frame can be wrong.
 
-#![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what a test writes down is right"
+)]
 
 use std::net::Ipv6Addr;
 
@@ -9,6 +13,8 @@ use lb_proto::MacAddr;
 use lb_proto::ndp::{
     ADVERTISEMENT_LEN, DecodeError, Frame, Message, advertisement, multicast_mac, solicited_node, unsolicited,
 };
+use lb_proto::neighbour::{NeighbourResponder, Verdict};
+use lb_proto::responder::IgnoreReason;
 use proptest::prelude::*;
 
 const CLIENT: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x14]);
@@ -179,6 +185,76 @@ fn every_wrong_field_has_its_own_error() {
             Frame::decode(&frame[..length]),
             Err(DecodeError::Truncated(length))
         );
+    }
+}
+
+fn answer(frame: &[u8]) -> Result<Frame, IgnoreReason> {
+    let mut responder = NeighbourResponder::new();
+    assert!(responder.insert(ip("fc00:50::100")) && !responder.insert(ip("fc00:50::100")));
+    match responder.handle(NODE, frame) {
+        Verdict::Reply { frame, address } => {
+            assert_eq!(address, ip("fc00:50::100"));
+            Ok(Frame::decode(&frame).unwrap())
+        }
+        Verdict::Ignore(reason) => Err(reason),
+        Verdict::Malformed(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn who_asks_is_answered_alone_with_our_hardware_address() {
+    let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
+    for (question, source) in [(asked(), "fc00:50::14"), (unicast, "fe80::14")] {
+        let answer = answer(&question).unwrap();
+        assert_eq!(
+            (answer.dst, answer.src, answer.destination),
+            (CLIENT, NODE, ip(source))
+        );
+        let message = Message::Advertisement {
+            solicited: true,
+            replaces: true,
+            link_layer: Some(NODE),
+        };
+        assert_eq!((answer.target, answer.message), (ip("fc00:50::100"), message));
+    }
+}
+
+#[test]
+fn a_probe_for_duplicates_is_answered_to_all() {
+    let group = solicited_node(ip("fc00:50::100"));
+    let answer = answer(&solicitation("::", group, "fc00:50::100", None)).unwrap();
+    assert_eq!(
+        (answer.dst.to_string().as_str(), answer.destination),
+        ("33:33:00:00:00:01", ip("ff02::1"))
+    );
+    assert!(matches!(
+        answer.message,
+        Message::Advertisement { solicited: false, .. }
+    ));
+}
+
+#[test]
+fn what_is_not_for_us_is_not_answered() {
+    let other = solicitation(
+        "fe80::14",
+        solicited_node(ip("fc00:50::200")),
+        "fc00:50::200",
+        Some(CLIENT),
+    );
+    let mut own = asked();
+    own[6..12].copy_from_slice(&NODE.0);
+    let mut elsewhere = asked();
+    elsewhere[0..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    for (frame, reason) in [
+        (other, IgnoreReason::NotOwned),
+        (own, IgnoreReason::OwnFrame),
+        (elsewhere, IgnoreReason::OtherDestination),
+        (
+            unsolicited(CLIENT, ip("fc00:50::100")).to_vec(),
+            IgnoreReason::Reply,
+        ),
+    ] {
+        assert_eq!(answer(&frame), Err(reason));
     }
 }
 

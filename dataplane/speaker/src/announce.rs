@@ -1,4 +1,4 @@
-//! The driver: keeps the interfaces open, answers for what is announced, and sends gratuitous ARP in time.
+//! The driver: keeps the interfaces open, answers for what is announced, and sends gratuitous ARP and unsolicited advertisements in time.
 //!
 //! ```text
 //!  announce, withdraw ──► claims ─┬─► Port per interface: responder, kernel filter, socket, task
@@ -10,7 +10,7 @@
 //! [`Driver::poll_timeout`] at most, and flush again.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_net::{Snapshot, SocketError};
@@ -32,7 +32,7 @@ pub struct Driver {
     links: Snapshot,
     /// Those that are fit, open.
     ports: BTreeMap<u32, Port>,
-    claims: BTreeMap<Ipv4Addr, Interfaces>,
+    claims: BTreeMap<IpAddr, Interfaces>,
     schedule: Announcer,
     retry: Option<Instant>,
 }
@@ -60,7 +60,7 @@ impl Driver {
     }
 
     /// Announces the address on these interfaces, those that come later included.
-    pub fn announce(&mut self, now: Instant, address: Ipv4Addr, interfaces: Interfaces) {
+    pub fn announce(&mut self, now: Instant, address: IpAddr, interfaces: Interfaces) {
         let mut gained = false;
         for port in self.ports.values_mut() {
             if interfaces.include(port.name()) {
@@ -70,14 +70,14 @@ impl Driver {
             }
         }
         if self.claims.insert(address, interfaces).is_none() || gained {
-            self.schedule.claim(now, address.into());
+            self.schedule.claim(now, address);
         }
     }
 
     /// Answers for the address no more, from this moment on.
-    pub fn withdraw(&mut self, address: Ipv4Addr) {
+    pub fn withdraw(&mut self, address: IpAddr) {
         self.claims.remove(&address);
-        self.schedule.withdraw(address.into());
+        self.schedule.withdraw(address);
         for port in self.ports.values_mut() {
             port.remove(address);
         }
@@ -90,7 +90,7 @@ impl Driver {
 
     /// Names of the interfaces that the address is announced on at this moment.
     #[must_use]
-    pub fn interfaces_of(&self, address: Ipv4Addr) -> Vec<String> {
+    pub fn interfaces_of(&self, address: IpAddr) -> Vec<String> {
         let ports = self.ports.values().filter(|port| port.has(address));
         let mut names: Vec<_> = ports.map(|port| port.name().to_owned()).collect();
         names.sort_unstable();
@@ -111,14 +111,8 @@ impl Driver {
         }
         self.schedule.handle_timeout(now);
         while let Some(address) = self.schedule.poll_output() {
-            match address {
-                IpAddr::V4(address) => {
-                    for port in self.ports.values() {
-                        port.burst(address);
-                    }
-                }
-                // Not claimed: neighbour discovery comes later.
-                IpAddr::V6(_) => {}
+            for port in self.ports.values() {
+                port.burst(address);
             }
         }
     }
@@ -187,7 +181,7 @@ impl Driver {
             }
         }
         for address in again {
-            self.schedule.again(now, address.into());
+            self.schedule.again(now, address);
         }
         came
     }

@@ -21,6 +21,7 @@ mod port;
 pub mod reasons;
 pub mod speaker;
 pub mod status;
+mod voice;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ use futures::StreamExt;
 use lb_daemon::metrics::ClientMetrics;
 use lb_daemon::watch::Refresh;
 use lb_daemon::{Context, Gate};
-use lb_net::{ArpSocket, Snapshot, SocketError};
+use lb_net::{PacketSocket, Snapshot, SocketError};
 
 use crate::args::Config;
 use crate::index::{Kind, Update};
@@ -136,7 +137,7 @@ async fn sleep_until(due: Option<Instant>) {
 
 /// Without the right to open packet sockets nothing would ever be announced: better not to start.
 fn permitted(links: &Snapshot) -> Result<(), SocketError> {
-    match links.keys().next().map(|index| ArpSocket::open(*index)) {
+    match links.keys().next().map(|index| PacketSocket::arp(*index)) {
         Some(Err(error @ SocketError::NotPermitted(_))) => Err(error),
         // Any other error is that of one interface.
         Some(Ok(_) | Err(_)) | None => Ok(()),

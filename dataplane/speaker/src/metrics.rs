@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use lb_daemon::Key;
-use lb_proto::arp::DecodeError;
 use lb_proto::responder::IgnoreReason;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
@@ -71,7 +70,7 @@ impl Metrics {
             )?,
             malformed: counters(
                 "lb_speaker_malformed_frames_total",
-                "Frames that are not ARP for IPv4 over Ethernet, by what is wrong with them",
+                "Frames that are neither ARP nor neighbour discovery as it should be, by what is wrong with them",
                 "reason",
             )?,
             ignored: counters(
@@ -107,8 +106,8 @@ impl Metrics {
     }
 
     /// A frame could not be read.
-    pub fn malformed(&self, error: DecodeError) {
-        self.malformed.with_label_values(&[error.as_str()]).inc();
+    pub fn malformed(&self, reason: &str) {
+        self.malformed.with_label_values(&[reason]).inc();
     }
 
     /// A frame got no answer.

@@ -9,7 +9,7 @@
 //! the links are known: a speaker that has seen half of the cluster would take addresses that are not its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_daemon::Key;
@@ -67,9 +67,9 @@ pub struct Speaker {
     links_known: bool,
     phase: Phase,
     dirty: BTreeSet<IpAddr>,
-    held: BTreeMap<Ipv4Addr, Held>,
+    held: BTreeMap<IpAddr, Held>,
     /// Addresses whose interfaces are to be looked at.
-    looks: BTreeSet<Ipv4Addr>,
+    looks: BTreeSet<IpAddr>,
     /// Addresses that nobody announces and that are ours to tell about.
     unannounced: BTreeMap<IpAddr, Reason>,
     to_tell: Agenda<IpAddr>,
@@ -243,9 +243,7 @@ impl Speaker {
     /// What the ServiceL2Status of a Service has to say of us: the interfaces; none when it is not ours to write.
     #[must_use]
     pub fn record_of(&self, service: &Key) -> Option<Vec<String>> {
-        let IpAddr::V4(first) = self.index.services.get(service)?.first()? else {
-            return None;
-        };
+        let first = self.index.services.get(service)?.first()?;
         let held = self.held.get(&first)?;
         let announced = held.announcement.services.contains_key(service) && !held.on.is_empty();
         announced.then(|| held.announcement.interfaces.names())
@@ -275,10 +273,6 @@ impl Speaker {
             ignore_exclude_label: self.config.ignore_exclude_label,
         };
         let decision = decide(&view, address);
-        let IpAddr::V4(v4) = address else {
-            tracing::debug!(ip = %address, ?decision, "not announced: neighbour discovery is not spoken yet");
-            return;
-        };
         if !matches!(
             decision,
             Decision::Nobody {
@@ -290,7 +284,7 @@ impl Speaker {
             self.to_tell.remove(&address);
         }
         let ended = match decision {
-            Decision::Mine(announcement) => return self.hold(now, v4, announcement),
+            Decision::Mine(announcement) => return self.hold(now, address, announcement),
             Decision::Other { owner, ineligible } => Ended::Moved { owner, ineligible },
             Decision::Nobody { reason, ours_to_tell } => {
                 if ours_to_tell && self.unannounced.get(&address) != Some(&reason) {
@@ -302,10 +296,10 @@ impl Speaker {
             }
             Decision::Unused => Ended::Released,
         };
-        self.end(now, v4, &ended);
+        self.end(now, address, &ended);
     }
 
-    fn hold(&mut self, now: Instant, address: Ipv4Addr, announcement: Announcement) {
+    fn hold(&mut self, now: Instant, address: IpAddr, announcement: Announcement) {
         self.looks.insert(address);
         let interfaces = announcement.interfaces.clone();
         let (before, rewire) = match self.held.get_mut(&address) {
@@ -336,30 +330,30 @@ impl Speaker {
         };
         let after = &held.announcement.services;
         for service in before.keys().filter(|service| !after.contains_key(*service)) {
-            self.metrics.withdrawn(service, &self.config.node, address.into());
+            self.metrics.withdrawn(service, &self.config.node, address);
             self.records.enter(service.clone(), now + LINGER);
         }
         for service in after.keys() {
-            self.metrics.announced(service, &self.config.node, address.into());
+            self.metrics.announced(service, &self.config.node, address);
             self.records.enter(service.clone(), now);
         }
     }
 
-    fn end(&mut self, now: Instant, address: Ipv4Addr, ended: &Ended) {
+    fn end(&mut self, now: Instant, address: IpAddr, ended: &Ended) {
         let node = &self.config.node;
         let Some(held) = self.held.remove(&address) else {
-            for (service, _) in self.index.having(address.into()) {
-                let reason = format_args!("{}", ended.describe(address.into()));
+            for (service, _) in self.index.having(address) {
+                let reason = format_args!("{}", ended.describe(address));
                 tracing::debug!(%service, ip = %address, node, %reason, "not announced from here");
             }
             return;
         };
         self.driver.withdraw(address);
         self.looks.remove(&address);
-        let reason = ended.describe(address.into());
+        let reason = ended.describe(address);
         for service in held.announcement.services.into_keys() {
             tracing::info!(%service, ip = %address, node, reason, "withdrawn");
-            self.metrics.withdrawn(&service, node, address.into());
+            self.metrics.withdrawn(&service, node, address);
             self.records.enter(service, now + LINGER);
         }
     }
@@ -387,7 +381,7 @@ impl Speaker {
                 let news = |matter| News {
                     service: service.clone(),
                     uid: uid.clone(),
-                    address: address.into(),
+                    address,
                     matter,
                 };
                 if fails {
@@ -430,10 +424,10 @@ impl Speaker {
 
 /// Whether the records of before our start let us assume that we announced the address then. Of a Service with two
 /// addresses they tell about the first only; the other gets the benefit of the doubt.
-fn was_ours(index: &Index, me: &str, service: &Key, address: Ipv4Addr) -> bool {
+fn was_ours(index: &Index, me: &str, service: &Key, address: IpAddr) -> bool {
     let first = index.services.get(service).and_then(|service| service.first());
     let mut records = index.statuses_of(service).map(|(_, record)| record);
-    if first == Some(address.into()) {
+    if first == Some(address) {
         records.any(|record| record.node == me)
     } else {
         records.next().is_some()

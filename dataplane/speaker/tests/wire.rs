@@ -13,7 +13,8 @@ use lb_proto::arp::{ArpFrame, Operation};
 use lb_speaker::index::{Kind, Update};
 use serde_json::json;
 use support::{
-    WEB, cluster, key, mk_advertisement, mk_node_with, mk_service, mk_slice, mk_speaker, mk_status,
+    WEB, cluster, key, mk_advertisement, mk_node, mk_node_with, mk_pool, mk_service, mk_slice, mk_speaker,
+    mk_status,
 };
 
 /// An address whose order of nodes is n3, n1, n2.
@@ -244,6 +245,45 @@ fn what_nobody_announces_is_told_once_after_a_while() -> Result<()> {
         rig.tell([mk_advertisement("lan", &json!({}))]);
         rig.during(tokio::time::sleep(Duration::from_millis(100))).await;
         ensure!(rig.told() == ["announcing"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_ipv6_address_is_answered_for_to_its_group_and_to_the_owner_itself() -> Result<()> {
+    const SIX: &str = "fd00:50::10";
+    Lan::run(async |lan, mut rig| {
+        lan.client_ip("-6 address add fd00:50::20/64 dev lan0 nodad")?;
+        rig.start([
+            mk_pool("lan", &["192.168.50.50-192.168.50.99", "fd00:50::/120"]),
+            mk_advertisement("lan", &json!({})),
+            mk_service("web", &[WEB, SIX], |_| {}),
+            mk_slice("web", &["n1"]),
+            mk_node("n1"),
+            mk_speaker("n1", true),
+        ])
+        .await;
+        let mac = lan::link("lan0").await?.mac.map(|mac| mac.to_string());
+        ensure!(rig.during(lan.neighbour(SIX)).await? == mac);
+        ensure!(
+            rig.during(lan.neighbour("fd00:50::11")).await?.is_none(),
+            "not an address of ours"
+        );
+        ensure!(
+            rig.during(lan.answered("lan0", WEB)).await?,
+            "nor does IPv4 suffer"
+        );
+        ensure!(rig.told() == ["announcing", "announcing"]);
+        let requests = rig.metric("metallb_layer2_requests_received", SIX);
+        ensure!(requests >= Some(2.0) && requests == rig.metric("metallb_layer2_responses_sent", SIX));
+        ensure!(rig.metric("metallb_layer2_gratuitous_sent", SIX) >= Some(2.0));
+
+        // Withdrawn, it is forgotten; announced again, the client learns it from the advertisements to all.
+        rig.tell([Update::Slice(key("web-abc"), None)]);
+        lan.client_ip(&format!("-6 neigh flush dev lan0 to {SIX}"))?;
+        ensure!(rig.during(lan.neighbour(SIX)).await?.is_none(), "withdrawn");
+        rig.tell([mk_slice("web", &["n1"])]);
+        ensure!(rig.during(lan.neighbour(SIX)).await? == mac, "announced again");
         Ok(())
     })
 }

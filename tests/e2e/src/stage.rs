@@ -336,6 +336,18 @@ impl Stage {
         Ok(owners)
     }
 
+    /// The node that the client has in its neighbour table for an IPv6 address.
+    ///
+    /// # Errors
+    /// When it has none there, or one whose hardware address is no node's.
+    pub fn neighbour(&self, address: &str) -> anyhow::Result<String> {
+        let known = self.client(&format!("ip -6 neigh show {address} dev eth0"))?;
+        let mut words = known.split_whitespace().skip_while(|word| *word != "lladdr");
+        let mac = words.nth(1).unwrap_or_default();
+        let node = self.nodes_by_mac()?.remove(mac);
+        node.with_context(|| format!("no node has the hardware address of {address}: {known:?}"))
+    }
+
     /// Waits until a pod of a backend, as [`Stage::apply_backend`] makes them, answers the client by HTTP. The client's
     /// neighbour table is left alone: it reaches the address by what announcements have taught it.
     ///

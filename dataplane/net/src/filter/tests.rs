@@ -1,6 +1,7 @@
 //! Runs built programs in an interpreter of the few instructions they use.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use lb_proto::MacAddr;
 use lb_proto::arp::{ArpFrame, Operation};
@@ -32,7 +33,14 @@ fn run(program: &Program, packet_type: u32, frame: &[u8]) -> u32 {
         let branch = |holds: bool| usize::from(if holds { jt } else { jf });
         match code {
             LD_BYTE if k == PACKET_TYPE => a = packet_type,
-            LD_HALF | LD_WORD => match load(k, if code == LD_HALF { 2 } else { 4 }) {
+            LD_BYTE | LD_HALF | LD_WORD => match load(
+                k,
+                match code {
+                    LD_BYTE => 1,
+                    LD_HALF => 2,
+                    _ => 4,
+                },
+            ) {
                 Some(word) => a = word,
                 // A load beyond the frame ends the program with a drop.
                 None => return 0,
@@ -64,12 +72,43 @@ fn passes(program: &Program, address: Ipv4Addr) -> bool {
 }
 
 fn exact(addresses: &[Ipv4Addr]) -> Program {
-    let program = build(addresses, MAX_INSTRUCTIONS);
+    let program = build(Protocol::Arp, addresses, MAX_INSTRUCTIONS);
     assert!(program.is_exact());
     program
 }
 
 const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
+
+#[test]
+fn a_solicitation_for_an_owned_address_passes_to_its_group_and_to_us() {
+    use lb_proto::ndp::{multicast_mac, solicited_node, unsolicited};
+    const MULTICAST: u32 = 2;
+    let (owned, other) = ("fd00:50::10", "fd00:50::11");
+    let parse = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+    let program = build(Protocol::Ndp, &[parse(owned)], MAX_INSTRUCTIONS);
+    // The filter looks neither at the checksum nor at the source: an advertisement with another type will do.
+    let solicitation = |target: &str| {
+        let mut frame = unsolicited(MacAddr([2, 0, 0, 0, 0, 1]), parse(target));
+        frame[..6].copy_from_slice(&multicast_mac(solicited_node(parse(target))).0);
+        frame[54] = 135;
+        frame
+    };
+    for packet_type in [HOST, MULTICAST] {
+        assert_eq!(run(&program, packet_type, &solicitation(owned)), 1536);
+        assert_eq!(run(&program, packet_type, &solicitation(other)), 0);
+    }
+    for packet_type in [OTHER_HOST, OUTGOING] {
+        assert_eq!(run(&program, packet_type, &solicitation(owned)), 0);
+    }
+    let advertisement = unsolicited(MacAddr([2, 0, 0, 0, 0, 1]), parse(owned));
+    assert_eq!(run(&program, MULTICAST, &advertisement), 0);
+    let mut udp = solicitation(owned);
+    udp[20] = 17;
+    assert_eq!(run(&program, MULTICAST, &udp), 0);
+    for len in 0..78 {
+        assert_eq!(run(&program, MULTICAST, &solicitation(owned)[..len]), 0);
+    }
+}
 
 #[test]
 fn without_addresses_everything_is_dropped() {
@@ -79,8 +118,8 @@ fn without_addresses_everything_is_dropped() {
 #[test]
 fn a_request_for_an_owned_address_passes_by_broadcast_and_unicast() {
     let program = exact(&[OWNED]);
-    assert_eq!(run(&program, BROADCAST, &request(OWNED).encode()), SNAP_LEN);
-    assert_eq!(run(&program, HOST, &request(OWNED).encode()), SNAP_LEN);
+    assert_eq!(run(&program, BROADCAST, &request(OWNED).encode()), 64);
+    assert_eq!(run(&program, HOST, &request(OWNED).encode()), 64);
 }
 
 #[test]
@@ -116,7 +155,7 @@ fn a_malformed_request_for_an_owned_address_passes_to_be_counted() {
     for at in 14..20 {
         let mut frame = request(OWNED).encode();
         frame[at] ^= 0x40;
-        assert_eq!(run(&program, BROADCAST, &frame), SNAP_LEN);
+        assert_eq!(run(&program, BROADCAST, &frame), 64);
     }
 }
 
@@ -154,7 +193,7 @@ fn a_set_beyond_the_limit_is_widened_over_its_smallest_gaps() {
         .map(|n| Ipv4Addr::from(0xc0a8_0000 + 2 * n))
         .collect();
     many.insert(far);
-    let program = build(&many, MAX_INSTRUCTIONS);
+    let program = build(Protocol::Arp, &many, MAX_INSTRUCTIONS);
     assert!(!program.is_exact());
     assert!(many.iter().all(|address| passes(&program, *address)));
     assert!(
@@ -181,7 +220,7 @@ proptest! {
         owned in addresses(1200),
         others in prop::collection::vec(any::<u32>(), 64),
     ) {
-        let program = build(&owned, MAX_INSTRUCTIONS);
+        let program = build(Protocol::Arp, &owned, MAX_INSTRUCTIONS);
         prop_assert!(program.is_exact());
         for address in &owned {
             prop_assert!(passes(&program, *address));
@@ -197,7 +236,7 @@ proptest! {
 
     #[test]
     fn any_limit_is_kept_and_no_owned_address_is_lost(owned in addresses(1200), limit in 0..5000_usize) {
-        let program = build(&owned, limit);
+        let program = build(Protocol::Arp, &owned, limit);
         prop_assert!(program.instructions().len() <= limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS));
         for address in &owned {
             prop_assert!(passes(&program, *address));
@@ -210,7 +249,7 @@ proptest! {
         frame in prop::collection::vec(any::<u8>(), 0..80),
         packet_type in 0..8_u32,
     ) {
-        let passed = run(&build(&owned, MAX_INSTRUCTIONS), packet_type, &frame);
-        prop_assert!(passed == 0 || passed == SNAP_LEN);
+        let passed = run(&build(Protocol::Arp, &owned, MAX_INSTRUCTIONS), packet_type, &frame);
+        prop_assert!(passed == 0 || passed == 64);
     }
 }

@@ -13,7 +13,7 @@ use clap::Parser;
 use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use lb_net::socket::FRAME_BUFFER;
-use lb_net::{ArpSocket, Link, LinkWatcher, Snapshot};
+use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_speaker::args::Args;
 use lb_speaker::index::{Kind, Update};
 use lb_speaker::metrics::Metrics;
@@ -81,12 +81,46 @@ impl Lan {
         Ok(output.status.success())
     }
 
+    /// Asks from the client for an IPv6 address on `lan0`, as a host does that has a packet for it. Returns the hardware
+    /// address that it learns and, once that is old, asks the owner itself whether it is still there.
+    pub(crate) async fn neighbour(&self, address: &str) -> Result<Option<String>> {
+        let (client, address) = (self.client.clone(), address.to_owned());
+        let ask = move || -> Result<Option<String>> {
+            // Nobody answers the ping: that the address is known is what counts.
+            run(&format!(
+                "netns exec {client} ping -6 -c 1 -W 1 -I lan0 {address}"
+            ))?;
+            // What is learned from an advertisement that nobody asked for has to be confirmed first.
+            let known = |state: &str| -> Result<Option<String>> {
+                let output = run(&format!(
+                    "-n {client} -6 neigh show {address} dev lan0 nud {state}"
+                ))?;
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let mut words = text.split_whitespace().skip_while(|word| *word != "lladdr");
+                Ok(words.nth(1).map(str::to_owned))
+            };
+            let Some(mac) = known("all")? else { return Ok(None) };
+            ip(&format!(
+                "-n {client} -6 neigh change {address} lladdr {mac} dev lan0 nud probe"
+            ))?;
+            let end = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < end {
+                if known("reachable")?.as_ref() == Some(&mac) {
+                    return Ok(Some(mac));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            anyhow::bail!("the owner does not answer when it is asked itself")
+        };
+        tokio::task::spawn_blocking(ask).await?
+    }
+
     /// The gratuitous requests for the address that the client hears on `lan0` in this time.
     pub(crate) async fn heard(&self, address: &str, time: Duration) -> Result<usize> {
         let client = self.client.clone();
         let address: Ipv4Addr = address.parse()?;
         let listen = async move || {
-            let socket = ArpSocket::open(link("lan0").await?.index)?;
+            let socket = PacketSocket::arp(link("lan0").await?.index)?;
             socket.set_addresses(&BTreeSet::from([address]))?;
             let mut buffer = [0; FRAME_BUFFER];
             let mut heard = 0;
@@ -103,7 +137,7 @@ impl Lan {
     /// Sends a frame from the client on `lan0`.
     pub(crate) async fn send(&self, frame: Vec<u8>) -> Result<()> {
         let client = self.client.clone();
-        let send = async move || Ok(ArpSocket::open(link("lan0").await?.index)?.send(&frame)?);
+        let send = async move || Ok(PacketSocket::arp(link("lan0").await?.index)?.send(&frame)?);
         tokio::task::spawn_blocking(move || within(&client, send)).await?
     }
 

@@ -23,6 +23,7 @@ fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> 
     local_traffic_stays_on_nodes_with_endpoints(&stage)?;
     addresses_are_spread_over_the_nodes(&stage)?;
     services_that_share_an_address_have_one_owner(&stage)?;
+    an_ipv6_address_is_answered_for_and_handed_over(&stage)?;
     malformed_frames_are_counted_and_ignored(&stage)?;
     Ok(())
 }
@@ -252,6 +253,34 @@ fn services_that_share_an_address_have_one_owner(stage: &Stage) -> anyhow::Resul
 }
 
 /// A number from the metrics of the speaker on a node, summed over its labels.
+fn an_ipv6_address_is_answered_for_and_handed_over(stage: &Stage) -> anyhow::Result<()> {
+    pool(stage, "six", "fc00:50::600-fc00:50::60f")?;
+    advertise(stage, "six", "{ipAddressPools: [six]}")?;
+    let families = "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n";
+    let address = service(stage, "six", "six", families)?;
+    assert_eq!(address, "fc00:50::600");
+    serves(stage, &format!("[{address}]"))?;
+    let owner = stage.neighbour(&address)?;
+    stage.event(
+        "Service",
+        "six",
+        &format!("announcing from node \"{owner}\" with protocol \"layer2\""),
+    )?;
+
+    // The owner goes: the client learns of the next one from its advertisement to all, without being told.
+    let exclude = "node.kubernetes.io/exclude-from-external-load-balancers";
+    stage.admin(&format!("kubectl label node {owner} {exclude}="))?;
+    let next = eventually("another owner in the client's table", SOON, || {
+        let next = stage.neighbour(&address)?;
+        Ok((next != owner).then_some(next))
+    })?;
+    serves(stage, &format!("[{address}]"))?;
+    stage.event("Service", "six", &format!("announcing from node \"{next}\""))?;
+    stage.admin(&format!("kubectl label node {owner} {exclude}-"))?;
+    stage.admin("kubectl delete service six")?;
+    Ok(())
+}
+
 fn metric(stage: &Stage, node: &str, name: &str) -> anyhow::Result<u64> {
     let number: u64 = node.trim_start_matches('n').parse()?;
     let text = stage.client(&format!(
