@@ -381,7 +381,7 @@ fn send_from_client(stage: &Stage, frames: Vec<Vec<u8>>) -> anyhow::Result<()> {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let socket = lb_net::ArpSocket::open(index)?;
+            let socket = lb_net::PacketSocket::arp(index)?;
             for frame in &frames {
                 // A full queue is no failure of what is tested.
                 let mut tries = 0;
