@@ -6,8 +6,31 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use lb_crds::ServiceAllocation;
 use lb_crds::selector::{any_matches, matches};
 
-/// The labels of an object.
-pub type Labels = BTreeMap<String, String>;
+/// The labels of an object, in the least of space: a map of one label takes half a kilobyte, and every Service has its
+/// labels here, though hardly a pool looks at them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Labels(Box<[(Box<str>, Box<str>)]>);
+
+impl Labels {
+    /// Of an object that has these, if any.
+    #[must_use]
+    pub fn read(labels: Option<&BTreeMap<String, String>>) -> Self {
+        let pair = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());
+        Self(labels.into_iter().flatten().map(pair).collect())
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As selectors want them.
+    fn map(&self) -> BTreeMap<String, String> {
+        let pair = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
+        self.0.iter().map(pair).collect()
+    }
+}
 
 /// A pool's `serviceAllocation`, without its priority.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,16 +63,16 @@ impl Allocation {
     /// none, whereas MetalLB then takes the pool for everybody's.
     #[must_use]
     pub fn chooses(&self, namespace: &str, of_namespace: Option<&Labels>, of_service: &Labels) -> bool {
-        let none = Labels::new();
-        let of_namespace = of_namespace.unwrap_or(&none);
-        let any_namespace = self.namespaces.is_empty() && self.namespace_selectors.is_empty();
-        let this_namespace = any_namespace
-            || self.namespaces.contains(namespace)
-            || self
-                .namespace_selectors
+        let selected = || {
+            let labels = of_namespace.map(Labels::map).unwrap_or_default();
+            self.namespace_selectors
                 .iter()
-                .any(|selector| matches(selector, of_namespace));
-        this_namespace && any_matches(&self.service_selectors, of_service)
+                .any(|selector| matches(selector, &labels))
+        };
+        let any_namespace = self.namespaces.is_empty() && self.namespace_selectors.is_empty();
+        let this_namespace = any_namespace || self.namespaces.contains(namespace) || selected();
+        this_namespace
+            && (self.service_selectors.is_empty() || any_matches(&self.service_selectors, &of_service.map()))
     }
 }
 
@@ -61,11 +84,12 @@ mod tests {
 
     fn chooses(allocation: serde_json::Value, namespace: &str, service: serde_json::Value) -> bool {
         let allocation = Allocation::read(&serde_json::from_value(allocation).unwrap());
-        let labels = Labels::from([("team".to_owned(), namespace.to_owned())]);
+        let labels = BTreeMap::from([("team".to_owned(), namespace.to_owned())]);
+        let service = serde_json::from_value(service).unwrap();
         allocation.chooses(
             namespace,
-            Some(&labels),
-            &serde_json::from_value(service).unwrap(),
+            Some(&Labels::read(Some(&labels))),
+            &Labels::read(Some(&service)),
         )
     }
 

@@ -220,7 +220,7 @@ impl Index {
         let changed = match change {
             Change::Apply(object) => {
                 let name = object.metadata.name.unwrap_or_default();
-                let labels = object.metadata.labels.unwrap_or_default();
+                let labels = Labels::read(object.metadata.labels.as_ref());
                 if labels.is_empty() {
                     self.namespaces.remove(&name).is_some()
                 } else {

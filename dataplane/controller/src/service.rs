@@ -99,7 +99,7 @@ impl Service {
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second()),
-            labels: metadata.labels.clone().unwrap_or_default(),
+            labels: Labels::read(metadata.labels.as_ref()),
             role,
             status,
             shown,
