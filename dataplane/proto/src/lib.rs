@@ -8,6 +8,7 @@
 pub mod announcer;
 pub mod arp;
 pub mod election;
+pub mod heartbeat;
 pub mod mac;
 pub mod membership;
 pub mod ndp;

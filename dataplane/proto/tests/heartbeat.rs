@@ -1,0 +1,201 @@
+//! Heartbeats: what is told arrives, what is forged, changed, recorded or stale is refused by name.
+
+#![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lb_proto::heartbeat::{
+    Datagram, Guard, Keys, MAX_CLAIMS, MAX_LEN, MAX_NAME, MAX_VERSION, Message, Refused, State,
+};
+use proptest::prelude::*;
+
+fn keys(texts: &[&str]) -> Keys {
+    Keys::new(texts.iter().map(|text| text.as_bytes())).unwrap()
+}
+
+fn ours() -> Keys {
+    keys(&["0123456789abcdef0123456789abcdef"])
+}
+
+fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
+    Datagram {
+        node: node.to_owned(),
+        incarnation,
+        number,
+        echo,
+        message: Message::Heartbeat {
+            state: State::Up,
+            version: "0.1.0".to_owned(),
+            claims: 7,
+        },
+    }
+}
+
+#[test]
+fn a_key_is_long_enough_or_none() {
+    assert!(Keys::new([]).is_none() && Keys::new([&b"short"[..]]).is_none());
+    assert_eq!(format!("{:?}", ours()), "Keys(1)", "keys are not printed");
+}
+
+#[test]
+fn every_change_of_a_byte_is_noticed() {
+    let bytes = ours().seal(&beat("n1", 1, 2, 3));
+    assert_eq!(ours().open(&bytes), Ok(beat("n1", 1, 2, 3)));
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        let refused = ours().open(&changed).unwrap_err();
+        match at {
+            0..4 => assert_eq!(refused, Refused::Magic),
+            4 => assert_eq!(refused, Refused::Format(0)),
+            _ => assert_eq!(refused, Refused::Authentication, "byte {at}"),
+        }
+        assert!(ours().open(&bytes[..at]).is_err());
+    }
+    assert_eq!(
+        ours().open(&vec![0; MAX_LEN + 1]),
+        Err(Refused::TooLong(MAX_LEN + 1))
+    );
+}
+
+#[test]
+fn while_the_key_is_changed_both_are_believed_and_afterwards_the_new_one() {
+    let (old, new) = ("the old key is long enough", "the new key is long enough");
+    let changing = keys(&[new, old]);
+    for sender in [keys(&[old]), keys(&[new]), changing.clone()] {
+        assert!(changing.open(&sender.seal(&beat("n1", 1, 1, 0))).is_ok());
+    }
+    assert_eq!(
+        keys(&[new]).open(&keys(&[old]).seal(&beat("n1", 1, 1, 0))),
+        Err(Refused::Authentication)
+    );
+    assert!(
+        keys(&[new]).open(&changing.seal(&beat("n1", 1, 1, 0))).is_ok(),
+        "the first key makes them"
+    );
+}
+
+#[test]
+fn what_is_too_long_is_cut_and_never_exceeds_a_frame() {
+    let long = Datagram {
+        message: Message::Claims {
+            claims: 1,
+            part: 0,
+            parts: 1,
+            addresses: vec!["fd00::1".parse().unwrap(); MAX_CLAIMS + 5],
+        },
+        ..beat(&"n".repeat(300), 1, 1, 1)
+    };
+    let bytes = ours().seal(&long);
+    assert!(bytes.len() <= MAX_LEN);
+    let read = ours().open(&bytes).unwrap();
+    assert_eq!(read.node.len(), MAX_NAME);
+    assert!(matches!(read.message, Message::Claims { addresses, .. } if addresses.len() == MAX_CLAIMS));
+}
+
+#[test]
+fn two_speakers_get_to_know_each_other_and_do_so_again_after_a_restart() {
+    let (mut one, mut two) = (Guard::new(10), Guard::new(20));
+    one.set_peers(["two"]);
+    two.set_peers(["one"]);
+    // Each has to hear of the other once before it is believed.
+    assert_eq!(
+        two.admit(&beat("one", 10, 1, one.echo("two"))),
+        Err(Refused::Echo)
+    );
+    assert_eq!(one.admit(&beat("two", 20, 1, two.echo("one"))), Ok(()));
+    assert_eq!(two.admit(&beat("one", 10, 2, one.echo("two"))), Ok(()));
+
+    let mut two = Guard::new(21);
+    two.set_peers(["one"]);
+    assert_eq!(
+        one.admit(&beat("two", 21, 1, two.echo("one"))),
+        Err(Refused::Echo)
+    );
+    assert_eq!(
+        two.admit(&beat("one", 10, 3, one.echo("two"))),
+        Err(Refused::Echo)
+    );
+    assert_eq!(one.admit(&beat("two", 21, 2, two.echo("one"))), Ok(()));
+    assert_eq!(two.admit(&beat("one", 10, 4, one.echo("two"))), Ok(()));
+}
+
+#[test]
+fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
+    let mut guard = Guard::new(5);
+    guard.set_peers(["n1"]);
+    assert_eq!(guard.admit(&beat("n2", 1, 1, 5)), Err(Refused::Stranger));
+    assert_eq!(guard.admit(&beat("n1", 3, 7, 5)), Ok(()));
+    for (incarnation, number) in [(3, 7), (3, 6), (2, 99)] {
+        assert_eq!(
+            guard.admit(&beat("n1", incarnation, number, 5)),
+            Err(Refused::Replayed)
+        );
+    }
+    // A recording of before we started changes nothing for the present sender.
+    assert_eq!(guard.admit(&beat("n1", 9, 9, 4)), Err(Refused::Echo));
+    assert_eq!(guard.echo("n1"), 3);
+    assert_eq!(guard.admit(&beat("n1", 3, 8, 5)), Ok(()));
+    guard.set_peers([]);
+    assert_eq!(guard.admit(&beat("n1", 3, 9, 5)), Err(Refused::Stranger));
+}
+
+fn messages() -> impl Strategy<Value = Message> {
+    let state = prop_oneof![
+        Just(State::Up),
+        Just(State::Draining),
+        any::<u32>().prop_map(|millis| State::Held {
+            grace: Duration::from_millis(millis.into())
+        }),
+    ];
+    let heartbeat =
+        (state, "[a-z0-9.+-]{0,64}", any::<u64>()).prop_map(|(state, version, claims)| Message::Heartbeat {
+            state,
+            version,
+            claims,
+        });
+    let addresses = prop::collection::vec(any::<IpAddr>(), 0..=MAX_CLAIMS);
+    let claims = (any::<u64>(), 0..100u16, addresses).prop_map(|(claims, part, addresses)| Message::Claims {
+        claims,
+        part,
+        parts: part + 1,
+        addresses,
+    });
+    prop_oneof![heartbeat, claims]
+}
+
+proptest! {
+    #[test]
+    fn a_datagram_survives_a_round_trip(node in "[a-z0-9.-]{1,253}", numbers in any::<(u64, u64, u64)>(), message in messages()) {
+        let (incarnation, number, echo) = numbers;
+        let datagram = Datagram { node, incarnation, number, echo, message };
+        let bytes = ours().seal(&datagram);
+        prop_assert!(bytes.len() <= MAX_LEN);
+        prop_assert_eq!(ours().open(&bytes), Ok(datagram));
+    }
+
+    #[test]
+    fn no_bytes_whatever_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(ours().open(&bytes).is_err());
+    }
+
+    /// What holds a key can still be wrong: a program of another release, or one that was taken over.
+    #[test]
+    fn nor_does_any_body_that_is_authentic(kind in any::<u8>(), name in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..100)) {
+        use hmac::{Hmac, KeyInit, Mac};
+        let mut bytes = b"LBHB\x01".to_vec();
+        bytes.push(kind % 4);
+        bytes.extend((body.len() as u16).to_be_bytes());
+        bytes.extend([0; 24]);
+        bytes.push(name.len() as u8);
+        bytes.extend(&name);
+        bytes.extend(&body);
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
+        mac.update(&bytes);
+        bytes.extend(mac.finalize().into_bytes());
+        if let Ok(Datagram { message: Message::Heartbeat { version, .. }, .. }) = ours().open(&bytes) {
+            prop_assert!(version.len() <= MAX_VERSION);
+        }
+    }
+}
