@@ -9,6 +9,7 @@ pub mod announcer;
 pub mod arp;
 pub mod election;
 pub mod heartbeat;
+pub mod liveness;
 pub mod mac;
 pub mod membership;
 pub mod ndp;

@@ -1,0 +1,156 @@
+//! Who lives: each arrow of the table, our own stalls, and a lossy network.
+
+#![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
+
+use std::time::{Duration, Instant};
+
+use lb_proto::heartbeat::State;
+use lb_proto::liveness::{Config, Liveness, View};
+use proptest::prelude::*;
+
+const INTERVAL: Duration = Duration::from_millis(50);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Lets time pass as the program does: in steps as long as the machine asks for.
+fn pass(peers: &mut Liveness, from: Instant, time: Duration) -> Instant {
+    let end = from + time;
+    let mut now = from;
+    loop {
+        let due = peers.poll_timeout().unwrap().max(now).min(end);
+        now = due;
+        peers.handle_timeout(now);
+        while peers.poll_send().is_some() {}
+        if now >= end {
+            return end;
+        }
+    }
+}
+
+fn known() -> (Liveness, Instant) {
+    let now = Instant::now();
+    let mut peers = Liveness::new(now, Config::default());
+    peers.set_peers(now, ["n2"]);
+    peers.heard(now, "n2", State::Up);
+    peers.take_changed();
+    (peers, now)
+}
+
+#[test]
+fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
+    let now = Instant::now();
+    let mut peers = Liveness::new(now, Config::default());
+    peers.set_peers(now, ["n2", "n3"]);
+    assert!(
+        !peers.is_complete() && peers.view("n2") == View::Unknown && peers.view("stranger") == View::Down
+    );
+    peers.heard(now, "n2", State::Up);
+    peers.heard(now, "stranger", State::Up);
+    let now = pass(&mut peers, now, ms(149));
+    assert_eq!(peers.view("n3"), View::Unknown);
+    pass(&mut peers, now, ms(1));
+    assert_eq!(peers.view("n3"), View::Down);
+    assert!(peers.is_complete());
+}
+
+#[test]
+fn silence_for_three_intervals_is_death_and_two_are_not() {
+    let (mut peers, now) = known();
+    let now = pass(&mut peers, now, ms(149));
+    assert_eq!(peers.view("n2"), View::Up);
+    let now = pass(&mut peers, now, ms(1));
+    assert_eq!(peers.view("n2"), View::Down);
+    assert_eq!(peers.take_changed().len(), 1);
+    peers.heard(now, "n2", State::Up);
+    assert_eq!(peers.view("n2"), View::Up);
+}
+
+#[test]
+fn who_restarts_is_waited_for_until_its_grace_is_over_and_no_longer() {
+    let (mut peers, now) = known();
+    let grace = Duration::from_secs(10);
+    peers.heard(now, "n2", State::Held { grace });
+    let now = pass(&mut peers, now, Duration::from_secs(9));
+    peers.heard(now, "n2", State::Held { grace });
+    assert!(matches!(peers.view("n2"), View::Held { .. }));
+    let now = pass(&mut peers, now, Duration::from_secs(1));
+    assert_eq!(peers.view("n2"), View::Down, "asking again extends nothing");
+    peers.heard(now, "n2", State::Held { grace: Duration::MAX });
+    let longest = Config::default().longest_grace;
+    assert_eq!(peers.view("n2"), View::Held { until: now + longest });
+    peers.heard(now, "n2", State::Up);
+    assert_eq!(peers.view("n2"), View::Up, "it is back");
+}
+
+#[test]
+fn who_drains_lives_until_it_is_silent() {
+    let (mut peers, now) = known();
+    peers.heard(now, "n2", State::Draining);
+    let now = pass(&mut peers, now, ms(100));
+    assert_eq!(peers.view("n2"), View::Draining);
+    pass(&mut peers, now, ms(50));
+    assert_eq!(peers.view("n2"), View::Down);
+}
+
+#[test]
+fn a_stall_of_ours_kills_nobody() {
+    let (mut peers, now) = known();
+    // We were not on a processor for two seconds; what they sent meanwhile is still to be read.
+    let now = now + Duration::from_secs(2);
+    peers.handle_timeout(now);
+    assert_eq!(peers.view("n2"), View::Up);
+    peers.heard(now, "n2", State::Up);
+    // Those that are dead are found out all the same.
+    let now = now + Duration::from_secs(2);
+    peers.handle_timeout(now);
+    pass(&mut peers, now, ms(150));
+    assert_eq!(peers.view("n2"), View::Down);
+}
+
+#[test]
+fn each_peer_gets_a_heartbeat_each_interval_and_after_a_stall_one_not_forty() {
+    let (mut peers, now) = known();
+    let mut sent = 0;
+    let mut count = |peers: &mut Liveness, now| {
+        peers.handle_timeout(now);
+        while peers.poll_send().is_some() {
+            sent += 1;
+        }
+        sent
+    };
+    assert_eq!(count(&mut peers, now), 1);
+    assert_eq!(count(&mut peers, now + INTERVAL / 2), 1);
+    assert_eq!(count(&mut peers, now + INTERVAL), 2);
+    assert_eq!(count(&mut peers, now + INTERVAL * 41), 3);
+    peers.set_peers(now, []);
+    assert_eq!(peers.poll_timeout(), None);
+}
+
+proptest! {
+    /// Heartbeats come each interval, with a delay of up to 20 ms, and some are lost.
+    #[test]
+    fn lost_heartbeats_kill_nobody_as_long_as_one_of_three_arrives(lost in prop::collection::vec(any::<bool>(), 1..200), delays in prop::collection::vec(0..20u64, 200)) {
+        let (mut peers, start) = known();
+        let mut now = start;
+        let mut in_a_row = 0;
+        let mut longest = 0;
+        for (number, lost) in lost.iter().enumerate() {
+            if *lost {
+                in_a_row += 1;
+                longest = longest.max(in_a_row);
+                continue;
+            }
+            in_a_row = 0;
+            let arrives = start + INTERVAL * (number as u32 + 1) + ms(delays[number]);
+            now = pass(&mut peers, now, arrives - now);
+            // Two lost in a row leave 150 ms and the delay between two that arrive.
+            prop_assert!(longest >= 2 || peers.view("n2") == View::Up);
+            peers.heard(now, "n2", State::Up);
+        }
+        let end = pass(&mut peers, now, ms(150));
+        prop_assert_eq!(peers.view("n2"), View::Down, "found out within three intervals");
+        prop_assert!(end - now <= ms(150));
+    }
+}
