@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use lb_proto::heartbeat::State;
 use lb_proto::liveness::{Config, Liveness, View};
 use proptest::prelude::*;
+use support::epoch;
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -30,7 +33,7 @@ fn pass(peers: &mut Liveness, from: Instant, time: Duration) -> Instant {
 }
 
 fn known() -> (Liveness, Instant) {
-    let now = Instant::now();
+    let now = epoch();
     let mut peers = Liveness::new(now, Config::default());
     peers.set_peers(now, ["n2"]);
     peers.heard(now, "n2", State::Up);
@@ -40,7 +43,7 @@ fn known() -> (Liveness, Instant) {
 
 #[test]
 fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
-    let now = Instant::now();
+    let now = epoch();
     let mut peers = Liveness::new(now, Config::default());
     peers.set_peers(now, ["n2", "n3"]);
     assert!(
