@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 
 use crate::Key;
 
-/// Events waiting to be written; more than that and the newest are dropped, with a log line.
-const QUEUE: usize = 16_384;
+/// Events waiting to be written; more than that and the newest are dropped, with a log line. Room for two about each of ten
+/// thousand Services, which the deletion of a large pool makes.
+const QUEUE: usize = 32_768;
 /// Requests under way at once.
 const IN_FLIGHT: usize = 8;
 /// Objects whose last event is remembered; beyond that the memory starts over, and one repeat may be written.
@@ -41,9 +42,19 @@ pub enum EventKind {
 /// Publishes events under one component's name. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::Sender<Draft>,
     component: &'static str,
-    instance: String,
+}
+
+/// What an event is made of: a fraction of its size, for there may be thousands in the queue.
+#[derive(Debug)]
+struct Draft {
+    regarding: ObjectReference,
+    kind: EventKind,
+    reason: String,
+    action: String,
+    note: String,
+    time: Timestamp,
 }
 
 impl Events {
@@ -51,12 +62,8 @@ impl Events {
     #[must_use]
     pub fn new(client: Client, component: &'static str, instance: &str) -> Self {
         let (queue, events) = mpsc::channel(QUEUE);
-        tokio::spawn(write_all(client, events));
-        Self {
-            queue,
-            component,
-            instance: instance.to_owned(),
-        }
+        tokio::spawn(write_all(client, events, component, instance.to_owned()));
+        Self { queue, component }
     }
 
     /// Queues an event about an object. One that says the same as the last one about the same object is not written.
@@ -70,35 +77,47 @@ impl Events {
         action: &str,
         note: String,
     ) {
-        let now = Timestamp::now();
-        let name = regarding.name.as_deref().unwrap_or(self.component);
-        let event = Event {
+        let draft = Draft {
+            regarding,
+            kind,
+            reason: reason.to_owned(),
+            action: action.to_owned(),
+            note: cut(note, NOTE_LIMIT),
+            time: Timestamp::now(),
+        };
+        if let Err(error) = self.queue.try_send(draft) {
+            tracing::warn!(component = self.component, %error, "event dropped");
+        }
+    }
+}
+
+impl Draft {
+    fn event(self, component: &str, instance: &str) -> Event {
+        let name = self.regarding.name.as_deref().unwrap_or(component);
+        Event {
             metadata: ObjectMeta {
                 // Events about a cluster-scoped object live in `default`: kubectl looks for them there.
                 namespace: Some(
-                    regarding
+                    self.regarding
                         .namespace
                         .clone()
                         .unwrap_or_else(|| "default".to_owned()),
                 ),
-                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+                name: Some(format!("{name}.{:x}", self.time.as_nanosecond())),
                 ..ObjectMeta::default()
             },
-            action: Some(action.to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(cut(note, NOTE_LIMIT)),
-            reason: Some(reason.to_owned()),
-            regarding: Some(regarding),
-            reporting_controller: Some(self.component.to_owned()),
-            reporting_instance: Some(self.instance.clone()),
-            type_: Some(match kind {
+            action: Some(self.action),
+            event_time: Some(MicroTime(self.time)),
+            note: Some(self.note),
+            reason: Some(self.reason),
+            regarding: Some(self.regarding),
+            reporting_controller: Some(component.to_owned()),
+            reporting_instance: Some(instance.to_owned()),
+            type_: Some(match self.kind {
                 EventKind::Normal => "Normal".to_owned(),
                 EventKind::Warning => "Warning".to_owned(),
             }),
             ..Event::default()
-        };
-        if let Err(error) = self.queue.try_send(event) {
-            tracing::warn!(%error, "event dropped");
         }
     }
 }
@@ -135,14 +154,10 @@ struct Last {
 
 impl Last {
     /// Whether this event says something new about its object.
-    fn is_news(&mut self, event: &Event) -> bool {
-        let object = hash(
-            &event
-                .regarding
-                .as_ref()
-                .map(|object| (&object.kind, &object.namespace, &object.name, &object.uid)),
-        );
-        let says = hash(&(&event.type_, &event.reason, &event.note));
+    fn is_news(&mut self, draft: &Draft) -> bool {
+        let object = &draft.regarding;
+        let object = hash(&(&object.kind, &object.namespace, &object.name, &object.uid));
+        let says = hash(&(draft.kind, &draft.reason, &draft.note));
         if self.by_object.len() >= REMEMBERED {
             self.by_object.clear();
         }
@@ -156,13 +171,15 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-async fn write_all(client: Client, mut events: mpsc::Receiver<Event>) {
+async fn write_all(client: Client, mut drafts: mpsc::Receiver<Draft>, component: &str, instance: String) {
     let mut last = Last::default();
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
-            event = events.recv(), if under_way.len() < IN_FLIGHT => match event {
-                Some(event) if last.is_news(&event) => under_way.push(write(client.clone(), event)),
+            draft = drafts.recv(), if under_way.len() < IN_FLIGHT => match draft {
+                Some(draft) if last.is_news(&draft) => {
+                    under_way.push(write(client.clone(), draft.event(component, &instance)));
+                }
                 Some(_) => {}
                 None => break,
             },
@@ -196,12 +213,14 @@ async fn write(client: Client, event: Event) {
 mod tests {
     use super::*;
 
-    fn event(object: &str, reason: &str, note: &str) -> Event {
-        Event {
-            regarding: Some(reference(&Key::new("ns", object), "v1", "Service", None)),
-            reason: Some(reason.to_owned()),
-            note: Some(note.to_owned()),
-            ..Event::default()
+    fn event(object: &str, reason: &str, note: &str) -> Draft {
+        Draft {
+            regarding: reference(&Key::new("ns", object), "v1", "Service", None),
+            kind: EventKind::Normal,
+            reason: reason.to_owned(),
+            action: "Test".to_owned(),
+            note: note.to_owned(),
+            time: Timestamp::UNIX_EPOCH,
         }
     }
 
