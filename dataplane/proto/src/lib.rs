@@ -14,6 +14,7 @@ pub mod mac;
 pub mod membership;
 pub mod ndp;
 pub mod neighbour;
+pub mod ownership;
 pub mod responder;
 
 pub use mac::MacAddr;

@@ -1,0 +1,192 @@
+//! Who answers: the rules by name, and all worlds of three nodes at once.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lb_proto::liveness::View;
+use lb_proto::ownership::{Scene, Step};
+use support::epoch;
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+
+/// What a node is, in a world where all see the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Node {
+    view: View,
+    candidate: bool,
+    has: bool,
+}
+
+type World = [Node; 3];
+
+fn step(world: &World, me: usize) -> Step {
+    let candidates: Vec<_> = (0..3)
+        .filter(|at| world[*at].candidate)
+        .map(|at| NODES[at])
+        .collect();
+    let claimants = (0..3).filter(|at| *at != me && world[*at].has);
+    let claimants: BTreeSet<_> = claimants.map(|at| NODES[at].to_owned()).collect();
+    let scene = Scene {
+        me: NODES[me],
+        draining: world[me].view == View::Draining,
+        mine: world[me].has,
+        candidates: &candidates,
+        claimants: &claimants,
+    };
+    scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
+}
+
+fn node(view: View, has: bool) -> Node {
+    Node {
+        view,
+        candidate: true,
+        has,
+    }
+}
+
+const FREE: Node = Node {
+    view: View::Up,
+    candidate: true,
+    has: false,
+};
+const OWNER: Node = Node { has: true, ..FREE };
+
+fn steps(world: World) -> [Step; 3] {
+    [0, 1, 2].map(|me| step(&world, me))
+}
+
+#[test]
+fn a_node_that_returns_takes_nothing_back() {
+    assert_eq!(steps([FREE, OWNER, FREE]), [Step::Leave, Step::Own, Step::Leave]);
+}
+
+#[test]
+fn of_two_owners_the_first_in_the_order_stays() {
+    assert_eq!(steps([FREE, OWNER, OWNER]), [Step::Leave, Step::Own, Step::Yield]);
+}
+
+#[test]
+fn the_first_that_lives_takes_over_from_a_dead_one_and_asks_the_wire() {
+    let dead = node(View::Down, true);
+    assert_eq!(
+        steps([dead, FREE, FREE])[1..],
+        [Step::Claim { ask: true }, Step::Leave]
+    );
+}
+
+#[test]
+fn who_restarts_keeps_its_address() {
+    let until = epoch() + Duration::from_secs(10);
+    let held = node(View::Held { until }, true);
+    assert_eq!(steps([FREE, held, FREE])[0], Step::Leave);
+}
+
+#[test]
+fn who_drains_or_is_chosen_no_more_goes_on_until_the_next_has_claimed() {
+    let drains = node(View::Draining, true);
+    let unchosen = Node {
+        candidate: false,
+        ..OWNER
+    };
+    for leaves in [drains, unchosen] {
+        let asks_nobody = Step::Claim { ask: false };
+        assert_eq!(
+            steps([leaves, FREE, FREE]),
+            [Step::HandOver, asks_nobody, Step::Leave]
+        );
+        assert_eq!(steps([leaves, OWNER, FREE])[1], Step::Own);
+        assert_eq!(steps([leaves, OWNER, FREE])[0], Step::Yield);
+    }
+}
+
+#[test]
+fn who_may_be_there_and_was_not_heard_yet_is_waited_for() {
+    let unknown = node(View::Unknown, false);
+    assert_eq!(steps([unknown, FREE, FREE])[1..], [Step::Wait, Step::Wait]);
+    assert_eq!(
+        steps([FREE, unknown, FREE])[0],
+        Step::Claim { ask: true },
+        "not for those who come later"
+    );
+    assert_eq!(steps([unknown, OWNER, FREE])[1], Step::Own, "nor by who has it");
+}
+
+fn worlds() -> Vec<World> {
+    let until = epoch() + Duration::from_secs(10);
+    let views = [View::Up, View::Held { until }, View::Draining, View::Down];
+    let nodes: Vec<_> = views
+        .into_iter()
+        .flat_map(|view| [false, true].map(|candidate| (view, candidate)))
+        .flat_map(|(view, candidate)| [false, true].map(|has| Node { view, candidate, has }))
+        .collect();
+    let mut worlds = Vec::new();
+    for a in &nodes {
+        for b in &nodes {
+            worlds.extend(nodes.iter().map(|c| [*a, *b, *c]));
+        }
+    }
+    worlds
+}
+
+/// What each living node does, done. A held one does nothing: it is not there at the moment.
+fn next(world: &World) -> World {
+    let mut next = *world;
+    for me in 0..3 {
+        if matches!(world[me].view, View::Up | View::Draining) {
+            next[me].has = match step(world, me) {
+                Step::Own | Step::Claim { .. } | Step::HandOver => true,
+                Step::Yield => false,
+                Step::Wait | Step::Leave => world[me].has,
+            };
+        }
+    }
+    next
+}
+
+#[test]
+fn in_every_world_one_at_most_claims_and_soon_one_has_it_if_one_can() {
+    for world in worlds() {
+        let claims = |step: &Step| matches!(step, Step::Claim { .. });
+        let alive = |at: &usize| matches!(world[*at].view, View::Up | View::Draining);
+        let claiming = (0..3)
+            .filter(alive)
+            .filter(|me| claims(&step(&world, *me)))
+            .count();
+        assert!(claiming <= 1, "{world:?}");
+
+        // Once they have heard of each other's claims, nothing changes any more.
+        let settled = next(&next(&world));
+        assert_eq!(next(&settled), settled, "{world:?}");
+        let owners = |world: &World| {
+            let present = world.iter().filter(|node| node.has && node.view != View::Down);
+            present.count()
+        };
+        let able = |node: &Node| node.candidate && node.view == View::Up;
+        let kept = |node: &Node| node.candidate && node.has && matches!(node.view, View::Held { .. });
+        if world.iter().any(able) || world.iter().any(kept) {
+            // A held node that is no candidate, or not the first, lets go when it is back.
+            let held = settled
+                .iter()
+                .filter(|node| matches!(node.view, View::Held { .. }) && node.has)
+                .count();
+            assert!(
+                (1..=1 + held).contains(&owners(&settled)),
+                "{world:?} becomes {settled:?}"
+            );
+        }
+        // Make before break: at no step has nobody it who had it, as long as somebody can.
+        let answered = |world: &World| {
+            world
+                .iter()
+                .any(|node| node.has && matches!(node.view, View::Up | View::Draining))
+        };
+        if answered(&world) {
+            let held = world
+                .iter()
+                .any(|node| node.has && node.candidate && matches!(node.view, View::Held { .. }));
+            assert!(answered(&next(&world)) || held, "{world:?}");
+        }
+    }
+}
