@@ -1,4 +1,4 @@
-//! Wire formats, responder, announcement schedule, owner election and membership, without I/O.
+//! Wire formats, responders, announcement schedule, owner election, membership, heartbeats and ownership, without I/O.
 //!
 //! Everything here is a pure function or a sans-IO machine: time is an argument, outputs are returned, and
 //! the same inputs give the same outputs. So a whole LAN of speakers runs in one test under a virtual clock
