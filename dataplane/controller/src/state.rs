@@ -5,7 +5,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
 use lb_crds::names::POOL_RECONCILER_VALID;
 use lb_crds::{ConfigurationResult, ConfigurationState, ConfigurationStateStatus};
-use lb_daemon::Key;
 use lb_daemon::events::cut;
 use lb_daemon::watch::Change;
 use lb_ipam::Allocator;
@@ -41,16 +40,14 @@ impl State {
                     ..Self::default()
                 };
             }
-            // It is written anew as soon as there is something to write.
-            Change::Invalid { key, error } => log_invalid(&key, &error),
+            // It stays as it is: without a version there is nothing to base a write on.
+            Change::Invalid { key, error } => {
+                tracing::warn!(configurationstate = %key, error, "object cannot be read: delete it");
+            }
             Change::Listing => {}
             Change::Synced => self.listed = true,
         }
     }
-}
-
-fn log_invalid(key: &Key, error: &str) {
-    tracing::warn!(configurationstate = %key, error, "object cannot be read");
 }
 
 /// Whether the object does not say what is so.

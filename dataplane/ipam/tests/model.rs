@@ -251,6 +251,14 @@ impl Model {
     }
 }
 
+/// What a Service has after it has asked.
+fn ask(ipam: &mut Ipam, request: &Request, service: &'static str) -> Addresses {
+    let given = ipam.assign(&service, request, &|_| true);
+    given
+        .map(|given| given.assignment.addresses())
+        .unwrap_or_default()
+}
+
 fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut ipam = Ipam::default();
     let mut model = Model::default();
@@ -269,11 +277,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 };
                 let pools: Vec<_> = model.pools.values().filter(|spec| spec.auto_assign).collect();
                 let expected = model.asked(&ipam, &pools, &request, service);
-                let given = ipam.assign(&service, &request, &|_| true);
-                let has = given
-                    .map(|given| given.assignment.addresses())
-                    .unwrap_or_default();
-                prop_assert_eq!(has, expected);
+                prop_assert_eq!(ask(&mut ipam, &request, service), expected);
             }
             Step::Pool(service, pool, families) => {
                 let (service, pool) = (SERVICES[service], POOLS[pool]);
@@ -284,11 +288,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 };
                 let pools: Vec<_> = model.pools.get(pool).into_iter().collect();
                 let expected = model.asked(&ipam, &pools, &request, service);
-                let given = ipam.assign(&service, &request, &|_| true);
-                let has = given
-                    .map(|given| given.assignment.addresses())
-                    .unwrap_or_default();
-                prop_assert_eq!(has, expected);
+                prop_assert_eq!(ask(&mut ipam, &request, service), expected);
             }
             Step::Address(service, n) => {
                 let (service, address) = (SERVICES[service], nth(Family::V4, n.into()));

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! addressed to us, or to a group     else drop
-//! ARP: EtherType, operation request;  NDP: EtherType IPv6, next header ICMPv6, type solicitation     else drop
+//! ARP: EtherType, operation request;  NDP: next header ICMPv6, type solicitation     else drop
 //! load the target address: the last 32 bits of it
 //! binary tree of "≥ first address of the right half?"            (one or two instructions per inner node)
 //!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two ends)
@@ -44,7 +44,18 @@ const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
 
+// Where in a frame: the Ethernet header is 14 bytes long, that of IPv6 40.
 const ETHERTYPE_AT: u32 = 12;
+const ARP_OPERATION_AT: u32 = 20;
+const ARP_TARGET_AT: u32 = 38;
+const IPV6_NEXT_HEADER_AT: u32 = 20;
+const ICMPV6_TYPE_AT: u32 = 54;
+/// The last 32 bits of the target of a solicitation.
+const NDP_TARGET_AT: u32 = 74;
+
+const ARP_REQUEST: u32 = 1;
+const ICMPV6: u32 = 58;
+const SOLICITATION: u32 = 135;
 
 /// Whose questions a program lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,24 +93,23 @@ impl Protocol {
                 op(JUMP_GT, 5, 0, PACKET_BROADCAST),
                 op(LD_HALF, 0, 0, ETHERTYPE_AT),
                 op(JUMP_EQ, 0, 3, ethertype),
-                op(LD_HALF, 0, 0, 20),
-                op(JUMP_EQ, 0, 1, 1),
+                op(LD_HALF, 0, 0, ARP_OPERATION_AT),
+                op(JUMP_EQ, 0, 1, ARP_REQUEST),
                 op(JUMP, 0, 0, 1),
                 DROP,
-                op(LD_WORD, 0, 0, 38),
+                op(LD_WORD, 0, 0, ARP_TARGET_AT),
             ],
-            // The socket sees no frames but IPv6: see the bind. Next header and type are far enough apart to be read one
-            // by one.
+            // The socket is bound to IPv6 and sees nothing else.
             Self::Ndp => [
                 op(LD_BYTE, 0, 0, PACKET_TYPE),
                 op(JUMP_GT, 5, 0, PACKET_MULTICAST),
-                op(LD_BYTE, 0, 0, 20),
-                op(JUMP_EQ, 0, 3, 58),
-                op(LD_BYTE, 0, 0, 54),
-                op(JUMP_EQ, 0, 1, 135),
+                op(LD_BYTE, 0, 0, IPV6_NEXT_HEADER_AT),
+                op(JUMP_EQ, 0, 3, ICMPV6),
+                op(LD_BYTE, 0, 0, ICMPV6_TYPE_AT),
+                op(JUMP_EQ, 0, 1, SOLICITATION),
                 op(JUMP, 0, 0, 1),
                 DROP,
-                op(LD_WORD, 0, 0, 74),
+                op(LD_WORD, 0, 0, NDP_TARGET_AT),
             ],
         }
     }

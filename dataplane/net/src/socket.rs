@@ -141,7 +141,13 @@ impl PacketSocket {
         A: Copy + Into<IpAddr> + 'a,
     {
         let addresses: Vec<&A> = addresses.into_iter().collect();
+        let fit = self.filter(&addresses)?;
+        // Last: where no group can be joined, who asks us directly is answered all the same.
         self.join(addresses.iter().map(|address| (**address).into()))?;
+        Ok(fit)
+    }
+
+    fn filter<A: Copy + Into<IpAddr>>(&self, addresses: &[&A]) -> Result<Fit, SocketError> {
         let mut limit = MAX_INSTRUCTIONS;
         loop {
             let program = filter::build(self.protocol, addresses.iter().copied(), limit);

@@ -4,6 +4,9 @@
 //! the same inputs give the same outputs. So a whole LAN of speakers runs in one test under a virtual clock
 //! (`tests/lan.rs`). Sockets and kernel filters are in `lb-net`; what is announced, and where, is decided in
 //! `lb-speaker`.
+//!
+//! [`heartbeat`], [`liveness`] and [`ownership`] are not spoken by the speaker yet: it elects by [`election`] among whom
+//! [`membership`] takes for alive.
 
 pub mod announcer;
 pub mod arp;

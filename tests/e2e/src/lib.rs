@@ -19,3 +19,15 @@ pub mod image;
 pub mod lab;
 pub mod peer;
 pub mod stage;
+
+/// How a tool ends: with nothing, or with one line that says what went wrong.
+#[must_use]
+pub fn exit(program: &str, outcome: anyhow::Result<()>) -> std::process::ExitCode {
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

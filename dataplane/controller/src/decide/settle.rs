@@ -85,8 +85,10 @@ impl Leading {
         };
         self.leave(key, service);
         let mut freed = self.freed_since(&before, key);
-        if tenancy.as_ref() != self.allocator.tenancy(&holder) {
-            // A key or a port that it has no more may make room as well.
+        if let (Some(before), Some(after)) = (&tenancy, self.allocator.tenancy(&holder))
+            && before != after
+        {
+            // A key or a port that it has no more may make room where it stays.
             freed = Freed::ALL;
         }
         Settled { freed, wants }

@@ -46,13 +46,7 @@ fn main() -> ExitCode {
     let outcome = run(&Cli::parse(), &mut report);
     // What was measured before an error is worth showing.
     let shown = show(&report);
-    match outcome.and(shown) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-addresses: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    lb_e2e::exit("bench-addresses", outcome.and(shown))
 }
 
 fn run(cli: &Cli, report: &mut Report) -> anyhow::Result<()> {

@@ -12,13 +12,7 @@ use lb_e2e::stage::{SOON, Stage, eventually};
 const NAME: &str = "demo";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("demo: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    lb_e2e::exit("demo", run())
 }
 
 fn run() -> anyhow::Result<()> {

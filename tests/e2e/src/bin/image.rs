@@ -59,13 +59,7 @@ enum Command {
 const USER: &str = "65532:65532";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("image: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    lb_e2e::exit("image", run())
 }
 
 fn run() -> anyhow::Result<()> {

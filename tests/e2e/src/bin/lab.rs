@@ -104,13 +104,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lab: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    lb_e2e::exit("lab", run())
 }
 
 fn run() -> anyhow::Result<()> {
