@@ -3,7 +3,7 @@
 //! ```text
 //!  0  magic "LBHB"                    8  incarnation of the sender       33  length of the name, name
 //!  4  format, 1                      16  number of the datagram              body
-//!  5  kind: heartbeat or claims      24  incarnation of the receiver         HMAC-SHA256 over all before (32)
+//!  5  kind of the message            24  incarnation of the receiver         HMAC-SHA256 over all before (32)
 //!  6  length of the body                                              (numbers in the order of the network)
 //! ```
 //!
@@ -15,12 +15,13 @@
 //! Decoding is of bytes that anybody on the network can send: it costs one HMAC at most for each key, allocates nothing
 //! before that is right, and never panics.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+
+use crate::MacAddr;
 
 /// The longest datagram: it fits into one Ethernet frame, also over IPv6 and with some encapsulation.
 pub const MAX_LEN: usize = 1400;
@@ -35,9 +36,22 @@ const HEADER_LEN: usize = 33;
 const TAG_LEN: usize = 32;
 const HEARTBEAT: u8 = 1;
 const CLAIMS: u8 = 2;
+const YOURS: u8 = 3;
+const SEEN: u8 = 4;
 
-/// Most addresses in one datagram of claims, whatever their family and the length of the name.
-pub const MAX_CLAIMS: usize = (MAX_LEN - HEADER_LEN - MAX_NAME - TAG_LEN - 12) / 17;
+/// Bytes of a body that fit into a datagram, whatever the length of the name.
+const MAX_BODY: usize = MAX_LEN - HEADER_LEN - MAX_NAME - TAG_LEN;
+/// Bytes of a [`Part`] before its entries.
+const PART_LEN: usize = 12;
+/// Most bytes of the entries of one part.
+pub const MAX_ENTRIES_LEN: usize = MAX_BODY - PART_LEN;
+/// Most hardware addresses in a heartbeat.
+pub const MAX_MACS: usize = 16;
+
+const TAG_V4: u8 = 4;
+const TAG_V6: u8 = 6;
+/// Added to a tag: declined, or in [`Message::Seen`] silent.
+const TAG_NOT: u8 = 0x80;
 
 /// What one speaker tells another.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,25 +72,57 @@ pub struct Datagram {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Message {
     /// The sender lives.
-    Heartbeat {
-        /// In what state.
-        state: State,
-        /// The version of its program.
-        version: String,
-        /// A digest of all addresses that it answers for: who knows another has to be told the claims.
-        claims: u64,
-    },
+    Heartbeat(Heartbeat),
     /// A part of the addresses that the sender answers for.
-    Claims {
-        /// The digest of all of them.
-        claims: u64,
-        /// Which part it is, from 0.
-        part: u16,
-        /// How many parts there are.
-        parts: u16,
-        /// The addresses of this part, at most [`MAX_CLAIMS`].
-        addresses: Vec<IpAddr>,
+    Claims(Part),
+    /// A part of the addresses that the receiver has answered for before it started, as the sender remembers them.
+    Yours(Part),
+    /// What the sender saw when it asked the wire about addresses of the receiver.
+    Seen {
+        /// Addresses that the receiver answered for.
+        answered: Vec<IpAddr>,
+        /// Addresses that nobody answered for.
+        silent: Vec<IpAddr>,
     },
+}
+
+/// The sign of life.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// In what state the sender is.
+    pub state: State,
+    /// The time to its next heartbeat, in whole milliseconds.
+    pub interval: Duration,
+    /// The version of its program.
+    pub version: String,
+    /// A digest of all that it claims: who knows another has to be told.
+    pub claims: u64,
+    /// The digest of the receiver's claims that it knows.
+    pub knows: u64,
+    /// The hardware addresses from which it answers, at most [`MAX_MACS`].
+    pub macs: Vec<MacAddr>,
+}
+
+/// A part of a set of addresses that does not fit into one datagram; see [`crate::claims`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Part {
+    /// The digest of the whole.
+    pub digest: u64,
+    /// Which part it is, from 0.
+    pub number: u16,
+    /// How many parts there are.
+    pub of: u16,
+    /// The addresses of this part: answered for, or declined.
+    pub entries: Vec<Entry>,
+}
+
+/// One address in a [`Part`].
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Entry {
+    /// The address.
+    pub address: IpAddr,
+    /// It is not answered for: whoever tells this could not, because it has no interface for it.
+    pub declined: bool,
 }
 
 /// In what state a speaker is.
@@ -84,8 +130,14 @@ pub enum Message {
 pub enum State {
     /// It answers for its addresses.
     Up,
+    /// It has started and does not know yet what is its own: what it had before it wants to keep, for so long at most, in
+    /// whole milliseconds.
+    Starting {
+        /// How long.
+        grace: Duration,
+    },
     /// It is about to restart and wants to keep its addresses, for so long at most, in whole milliseconds.
-    Held {
+    Leaving {
         /// How long.
         grace: Duration,
     },
@@ -114,8 +166,8 @@ pub enum Refused {
     /// The sender's name is empty, too long, or no text.
     #[error("the name of the sender's node cannot be read")]
     Name,
-    /// Neither a heartbeat nor claims.
-    #[error("kind {0} is neither a heartbeat nor claims")]
+    /// A kind of message that we do not know.
+    #[error("kind {0} is not known")]
     Kind(u8),
     /// The body does not have the form of its kind.
     #[error("the body cannot be read")]
@@ -175,8 +227,8 @@ impl Keys {
         (!keys.is_empty()).then_some(Self(keys))
     }
 
-    /// The bytes of a datagram. Names and versions that are too long are cut, and addresses beyond [`MAX_CLAIMS`] left out:
-    /// who makes datagrams keeps to the limits.
+    /// The bytes of a datagram. Names and versions that are too long are cut, and entries that do not fit left out: who
+    /// makes datagrams keeps to the limits.
     #[must_use]
     pub fn seal(&self, datagram: &Datagram) -> Vec<u8> {
         let (kind, body) = encode(&datagram.message);
@@ -243,100 +295,110 @@ impl Keys {
     }
 }
 
+impl Entry {
+    /// An address that is answered for.
+    #[must_use]
+    pub const fn claimed(address: IpAddr) -> Self {
+        Self {
+            address,
+            declined: false,
+        }
+    }
+
+    /// Bytes that it takes in a datagram.
+    #[must_use]
+    pub const fn encoded_len(&self) -> usize {
+        match self.address {
+            IpAddr::V4(_) => 5,
+            IpAddr::V6(_) => 17,
+        }
+    }
+
+    fn encode(self, body: &mut Vec<u8>) {
+        let not = if self.declined { TAG_NOT } else { 0 };
+        match self.address {
+            IpAddr::V4(v4) => {
+                body.push(TAG_V4 | not);
+                body.extend(v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                body.push(TAG_V6 | not);
+                body.extend(v6.octets());
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Refused> {
+        let [tag] = reader.take()?;
+        let address = match tag & !TAG_NOT {
+            TAG_V4 => IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?)),
+            TAG_V6 => IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)),
+            _ => return Err(Refused::Body),
+        };
+        Ok(Self {
+            address,
+            declined: tag & TAG_NOT != 0,
+        })
+    }
+}
+
 fn encode(message: &Message) -> (u8, Vec<u8>) {
     let mut body = Vec::new();
-    match message {
-        Message::Heartbeat {
-            state,
-            version,
-            claims,
-        } => {
-            let (code, grace) = match state {
-                State::Up => (0, Duration::ZERO),
-                State::Held { grace } => (1, *grace),
-                State::Draining => (2, Duration::ZERO),
-            };
-            let version = cut(version, MAX_VERSION);
-            body.push(code);
-            body.extend(u32::try_from(grace.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
-            body.extend(claims.to_be_bytes());
-            body.push(version.len() as u8);
-            body.extend(version);
-            (HEARTBEAT, body)
+    let kind = match message {
+        Message::Heartbeat(heartbeat) => {
+            heartbeat.encode(&mut body);
+            HEARTBEAT
         }
-        Message::Claims {
-            claims,
-            part,
-            parts,
-            addresses,
-        } => {
-            body.extend(claims.to_be_bytes());
-            body.extend(part.to_be_bytes());
-            body.extend(parts.to_be_bytes());
-            for address in addresses.iter().take(MAX_CLAIMS) {
-                match address {
-                    IpAddr::V4(v4) => {
-                        body.push(4);
-                        body.extend(v4.octets());
-                    }
-                    IpAddr::V6(v6) => {
-                        body.push(6);
-                        body.extend(v6.octets());
-                    }
-                }
-            }
-            (CLAIMS, body)
+        Message::Claims(part) => {
+            part.encode(&mut body);
+            CLAIMS
         }
+        Message::Yours(part) => {
+            part.encode(&mut body);
+            YOURS
+        }
+        Message::Seen { answered, silent } => {
+            let answered = answered.iter().map(|address| (*address, false));
+            let silent = silent.iter().map(|address| (*address, true));
+            encode_entries(
+                answered
+                    .chain(silent)
+                    .map(|(address, declined)| Entry { address, declined }),
+                &mut body,
+            );
+            SEEN
+        }
+    };
+    (kind, body)
+}
+
+fn encode_entries(entries: impl IntoIterator<Item = Entry>, body: &mut Vec<u8>) {
+    for entry in entries {
+        if body.len() + entry.encoded_len() > MAX_BODY {
+            return;
+        }
+        entry.encode(body);
     }
 }
 
 fn decode(kind: u8, body: &[u8]) -> Result<Message, Refused> {
     let mut reader = Reader(body);
     let message = match kind {
-        HEARTBEAT => {
-            let state = reader.take::<1>()?;
-            let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
-            let state = match (state, grace) {
-                ([0], Duration::ZERO) => State::Up,
-                ([1], grace) => State::Held { grace },
-                ([2], Duration::ZERO) => State::Draining,
-                _ => return Err(Refused::Body),
-            };
-            let claims = reader.u64()?;
-            let [len] = reader.take()?;
-            let (version, rest) = reader.0.split_at_checked(len.into()).ok_or(Refused::Body)?;
-            let version = std::str::from_utf8(version).map_err(|_| Refused::Body)?;
-            if version.len() > MAX_VERSION {
-                return Err(Refused::Body);
+        HEARTBEAT => Message::Heartbeat(Heartbeat::decode(&mut reader)?),
+        CLAIMS => Message::Claims(Part::decode(&mut reader)?),
+        YOURS => Message::Yours(Part::decode(&mut reader)?),
+        SEEN => {
+            let (mut answered, mut silent) = (Vec::new(), Vec::new());
+            while !reader.0.is_empty() {
+                let entry = Entry::decode(&mut reader)?;
+                let list = if entry.declined {
+                    &mut silent
+                } else {
+                    &mut answered
+                };
+                list.push(entry.address);
             }
-            reader.0 = rest;
-            Message::Heartbeat {
-                state,
-                version: version.to_owned(),
-                claims,
-            }
-        }
-        CLAIMS => {
-            let claims = reader.u64()?;
-            let part = u16::from_be_bytes(reader.take()?);
-            let parts = u16::from_be_bytes(reader.take()?);
-            if part >= parts {
-                return Err(Refused::Body);
-            }
-            let mut addresses = Vec::new();
-            while !reader.0.is_empty() && addresses.len() < MAX_CLAIMS {
-                addresses.push(match reader.take::<1>()? {
-                    [4] => IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?)),
-                    [6] => IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)),
-                    _ => return Err(Refused::Body),
-                });
-            }
-            Message::Claims {
-                claims,
-                part,
-                parts,
-                addresses,
-            }
+            Message::Seen { answered, silent }
         }
         other => return Err(Refused::Kind(other)),
     };
@@ -344,6 +406,98 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, Refused> {
         Ok(message)
     } else {
         Err(Refused::Body)
+    }
+}
+
+impl Heartbeat {
+    fn encode(&self, body: &mut Vec<u8>) {
+        let (code, grace) = match self.state {
+            State::Up => (0, Duration::ZERO),
+            State::Starting { grace } => (1, grace),
+            State::Leaving { grace } => (2, grace),
+            State::Draining => (3, Duration::ZERO),
+        };
+        let version = cut(&self.version, MAX_VERSION);
+        let macs = self.macs.get(..MAX_MACS).unwrap_or(&self.macs);
+        body.push(code);
+        body.extend(u32::try_from(grace.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
+        body.extend(
+            u16::try_from(self.interval.as_millis())
+                .unwrap_or(u16::MAX)
+                .to_be_bytes(),
+        );
+        body.extend(self.claims.to_be_bytes());
+        body.extend(self.knows.to_be_bytes());
+        body.push(version.len() as u8);
+        body.extend(version);
+        body.push(macs.len() as u8);
+        body.extend(macs.iter().flat_map(|mac| mac.0));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Refused> {
+        let state = reader.take::<1>()?;
+        let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
+        let state = match (state, grace) {
+            ([0], Duration::ZERO) => State::Up,
+            ([1], grace) => State::Starting { grace },
+            ([2], grace) => State::Leaving { grace },
+            ([3], Duration::ZERO) => State::Draining,
+            _ => return Err(Refused::Body),
+        };
+        let interval = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
+        let claims = reader.u64()?;
+        let knows = reader.u64()?;
+        let [len] = reader.take()?;
+        let (version, rest) = reader.0.split_at_checked(len.into()).ok_or(Refused::Body)?;
+        let version = std::str::from_utf8(version).map_err(|_| Refused::Body)?;
+        if version.len() > MAX_VERSION {
+            return Err(Refused::Body);
+        }
+        reader.0 = rest;
+        let [count] = reader.take()?;
+        if usize::from(count) > MAX_MACS {
+            return Err(Refused::Body);
+        }
+        let mut macs = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            macs.push(MacAddr(reader.take()?));
+        }
+        Ok(Self {
+            state,
+            interval,
+            version: version.to_owned(),
+            claims,
+            knows,
+            macs,
+        })
+    }
+}
+
+impl Part {
+    fn encode(&self, body: &mut Vec<u8>) {
+        body.extend(self.digest.to_be_bytes());
+        body.extend(self.number.to_be_bytes());
+        body.extend(self.of.to_be_bytes());
+        encode_entries(self.entries.iter().copied(), body);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Refused> {
+        let digest = reader.u64()?;
+        let number = u16::from_be_bytes(reader.take()?);
+        let of = u16::from_be_bytes(reader.take()?);
+        if number >= of {
+            return Err(Refused::Body);
+        }
+        let mut entries = Vec::new();
+        while !reader.0.is_empty() {
+            entries.push(Entry::decode(reader)?);
+        }
+        Ok(Self {
+            digest,
+            number,
+            of,
+            entries,
+        })
     }
 }
 
@@ -369,63 +523,4 @@ fn cut(text: &str, limit: usize) -> &[u8] {
 
 fn short(len: usize) -> u16 {
     u16::try_from(len).unwrap_or(u16::MAX)
-}
-
-/// Which datagrams are news: from peers, made for this incarnation of ours, and newer than all before.
-#[derive(Clone, Debug)]
-pub struct Guard {
-    /// Our own incarnation.
-    incarnation: u64,
-    /// The last incarnation and number of each peer.
-    peers: BTreeMap<String, (u64, u64)>,
-}
-
-impl Guard {
-    /// A guard that knows no peers.
-    #[must_use]
-    pub fn new(incarnation: u64) -> Self {
-        Self {
-            incarnation,
-            peers: BTreeMap::new(),
-        }
-    }
-
-    /// These are the peers: the others are forgotten, and not listened to.
-    pub fn set_peers<'a>(&mut self, peers: impl IntoIterator<Item = &'a str>) {
-        let mut before = std::mem::take(&mut self.peers);
-        for peer in peers {
-            let heard = before.remove(peer).unwrap_or_default();
-            self.peers.insert(peer.to_owned(), heard);
-        }
-    }
-
-    /// What to tell a peer as `echo`: its incarnation as heard last, or 0. It is heard also from datagrams that are made
-    /// for another incarnation of ours: that is how two speakers get to know each other.
-    #[must_use]
-    pub fn echo(&self, peer: &str) -> u64 {
-        self.peers.get(peer).map_or(0, |(incarnation, _)| *incarnation)
-    }
-
-    /// Takes in an authentic datagram. Whether it is to be believed:
-    ///
-    /// # Errors
-    /// When it is from a stranger, recorded earlier, or made before the sender knew us.
-    pub fn admit(&mut self, datagram: &Datagram) -> Result<(), Refused> {
-        let heard = self.peers.get_mut(&datagram.node).ok_or(Refused::Stranger)?;
-        let this = (datagram.incarnation, datagram.number);
-        if datagram.echo != self.incarnation {
-            // It may be a recording: it must not make us deaf to the sender, only show us an incarnation to echo.
-            heard.0 = if heard.1 == 0 {
-                datagram.incarnation
-            } else {
-                heard.0
-            };
-            return Err(Refused::Echo);
-        }
-        if this <= *heard {
-            return Err(Refused::Replayed);
-        }
-        *heard = this;
-        Ok(())
-    }
 }

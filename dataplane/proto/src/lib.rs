@@ -10,7 +10,10 @@
 
 pub mod announcer;
 pub mod arp;
+pub mod claims;
+pub mod coordinator;
 pub mod election;
+pub mod guard;
 pub mod heartbeat;
 pub mod liveness;
 pub mod mac;

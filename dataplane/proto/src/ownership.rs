@@ -11,8 +11,9 @@
 //! | a candidate that is up, or held | it stays there; of two, with the first in the order |
 //! | one that drains, or is no candidate any more | the first candidate that is up claims it, then the other lets go |
 //! | one that is down, or nobody | the first candidate that is up asks the wire, and then claims it |
-
-use std::collections::BTreeSet;
+//!
+//! Where all candidates that live are draining, the first of them has it: better an address on a node that is to go than
+//! none. With `failback`, a candidate claims what is on one behind it in the order, as in MetalLB.
 
 use crate::liveness::View;
 
@@ -37,66 +38,113 @@ pub enum Step {
     Leave,
 }
 
-/// What one speaker knows of an address.
+/// What one speaker knows of an address. `N` names a node.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene<'a> {
+pub struct Scene<'a, N> {
     /// Our own node.
-    pub me: &'a str,
+    pub me: N,
     /// Whether we are giving our addresses away.
     pub draining: bool,
     /// Whether we answer for it now.
     pub mine: bool,
+    /// Whether we take it from a candidate behind us.
+    pub failback: bool,
     /// The candidates, in the order in which they would own it.
-    pub candidates: &'a [&'a str],
+    pub candidates: &'a [N],
     /// The peers that have claimed it, as far as they have told.
-    pub claimants: &'a BTreeSet<String>,
+    pub claimants: &'a [N],
 }
 
-impl Scene<'_> {
+impl<N: Copy + Eq> Scene<'_, N> {
     /// What to do, given what the peers are to us.
     #[must_use]
-    pub fn step(&self, view: impl Fn(&str) -> View) -> Step {
-        let view = |node: &str| match node == self.me {
+    pub fn step(&self, view: impl Fn(N) -> View) -> Step {
+        let view = |node: N| match node == self.me {
             true if self.draining => View::Draining,
             true => View::Up,
             false => view(node),
         };
-        let has = |node: &str| {
-            if node == self.me {
-                self.mine
-            } else {
-                self.claimants.contains(node)
-            }
-        };
-        let keeps = |node: &&&str| has(node) && matches!(view(node), View::Up | View::Held { .. });
-        if let Some(owner) = self.candidates.iter().find(keeps) {
-            return match (*owner == self.me, self.mine) {
+        if let Some(owner) = self.keeper(&view) {
+            return match (owner == self.me, self.mine) {
                 (true, _) => Step::Own,
                 (false, true) => Step::Yield,
+                (false, false) if self.failback && !self.draining && self.comes_before(owner) => {
+                    Step::Claim { ask: false }
+                }
                 (false, false) => Step::Leave,
             };
         }
-        let may_be_up = |node: &&&str| matches!(view(node), View::Up | View::Unknown);
-        match self.candidates.iter().find(may_be_up) {
-            Some(next) if *next == self.me => Step::Claim {
-                ask: !self.claimants.iter().any(|node| lives(view(node))),
+        let may_be_up = |node: &N| view(*node) == View::Up || is_awaited(view(*node));
+        match self.candidates.iter().copied().find(may_be_up) {
+            Some(next) if next == self.me => Step::Claim {
+                ask: !self.claimants.iter().any(|node| lives(view(*node))),
             },
-            Some(_) | None if self.mine => Step::HandOver,
-            Some(next) if view(next) == View::Unknown && self.comes_after(next) => Step::Wait,
+            Some(_) if self.mine => Step::HandOver,
+            Some(next) if is_awaited(view(next)) && self.is_behind(next) => Step::Wait,
+            Some(_) => Step::Leave,
+            None => self.among_the_draining(&view),
+        }
+    }
+
+    /// Who has it and keeps it: of two, the first in the order.
+    fn keeper(&self, view: &impl Fn(N) -> View) -> Option<N> {
+        let has_and_keeps = |node: &N| {
+            let has = if *node == self.me {
+                self.mine
+            } else {
+                self.claimants.contains(node)
+            };
+            has && keeps(view(*node))
+        };
+        self.candidates.iter().copied().find(has_and_keeps)
+    }
+
+    /// Nobody is up, so who drains goes on, and where nobody has it, the first of them takes it.
+    fn among_the_draining(&self, view: &impl Fn(N) -> View) -> Step {
+        let drains = |node: &N| view(*node) == View::Draining;
+        let has = |node: &N| (*node == self.me && self.mine) || self.claimants.contains(node);
+        let mut draining = self.candidates.iter().copied().filter(drains);
+        match draining.clone().find(has).or_else(|| draining.next()) {
+            Some(owner) if owner == self.me && self.mine => Step::HandOver,
+            Some(owner) if owner == self.me => Step::Claim { ask: true },
+            Some(_) if self.mine && !self.candidates.contains(&self.me) => Step::HandOver,
+            Some(_) if self.mine => Step::Yield,
+            None if self.mine => Step::HandOver,
             Some(_) | None => Step::Leave,
         }
     }
 
+    fn comes_before(&self, other: N) -> bool {
+        let mut until = self.candidates.iter().take_while(|node| **node != other);
+        until.any(|node| *node == self.me)
+    }
+
     /// Whether we would be next if another were not there.
-    fn comes_after(&self, other: &str) -> bool {
+    fn is_behind(&self, other: N) -> bool {
         let mut after = self.candidates.iter().skip_while(|node| **node != other);
         after.any(|node| *node == self.me)
     }
 }
 
-fn lives(view: View) -> bool {
+/// Whether who has an address keeps it.
+pub(crate) const fn keeps(view: View) -> bool {
     match view {
-        View::Up | View::Held { .. } | View::Draining => true,
+        View::Up | View::Starting { .. } | View::Held { .. } => true,
+        View::Unknown | View::Draining | View::Down => false,
+    }
+}
+
+/// Whether it is to be seen in a moment what it is.
+const fn is_awaited(view: View) -> bool {
+    match view {
+        View::Unknown | View::Starting { .. } => true,
+        View::Up | View::Held { .. } | View::Draining | View::Down => false,
+    }
+}
+
+const fn lives(view: View) -> bool {
+    match view {
+        View::Up | View::Starting { .. } | View::Held { .. } | View::Draining => true,
         View::Unknown | View::Down => false,
     }
 }

@@ -5,8 +5,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use lb_proto::MacAddr;
+use lb_proto::claims::{Assembly, Claims};
+use lb_proto::guard::Guard;
 use lb_proto::heartbeat::{
-    Datagram, Guard, Keys, MAX_CLAIMS, MAX_LEN, MAX_NAME, MAX_VERSION, Message, Refused, State,
+    Datagram, Entry, Heartbeat, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION, Message,
+    Part, Refused, State,
 };
 use proptest::prelude::*;
 
@@ -24,11 +28,14 @@ fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
         incarnation,
         number,
         echo,
-        message: Message::Heartbeat {
+        message: Message::Heartbeat(Heartbeat {
             state: State::Up,
+            interval: Duration::from_millis(50),
             version: "0.1.0".to_owned(),
             claims: 7,
-        },
+            knows: 8,
+            macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
+        }),
     }
 }
 
@@ -78,20 +85,45 @@ fn while_the_key_is_changed_both_are_believed_and_afterwards_the_new_one() {
 
 #[test]
 fn what_is_too_long_is_cut_and_never_exceeds_a_frame() {
+    let entry = Entry::claimed("fd00::1".parse().unwrap());
     let long = Datagram {
-        message: Message::Claims {
-            claims: 1,
-            part: 0,
-            parts: 1,
-            addresses: vec!["fd00::1".parse().unwrap(); MAX_CLAIMS + 5],
-        },
+        message: Message::Claims(Part {
+            digest: 1,
+            number: 0,
+            of: 1,
+            entries: vec![entry; 100],
+        }),
         ..beat(&"n".repeat(300), 1, 1, 1)
     };
     let bytes = ours().seal(&long);
     assert!(bytes.len() <= MAX_LEN);
     let read = ours().open(&bytes).unwrap();
     assert_eq!(read.node.len(), MAX_NAME);
-    assert!(matches!(read.message, Message::Claims { addresses, .. } if addresses.len() == MAX_CLAIMS));
+    let Message::Claims(part) = read.message else {
+        panic!("another kind");
+    };
+    assert_eq!(part.entries.len(), MAX_ENTRIES_LEN / 17);
+}
+
+#[test]
+fn a_clock_that_was_set_back_is_made_up_for() {
+    let (mut one, mut two) = (Guard::new(10), Guard::new(20));
+    one.set_peers(["two"]);
+    two.set_peers(["one"]);
+    let _ = two.admit(&beat("one", 10, 1, one.echo("two")));
+    assert_eq!(one.admit(&beat("two", 20, 5, two.echo("one"))), Ok(()));
+    // It comes back with a smaller number, and is told of the greater one.
+    let mut two = Guard::new(15);
+    two.set_peers(["one"]);
+    assert_eq!(
+        two.admit(&beat("one", 10, 2, one.echo("two"))),
+        Err(Refused::Echo)
+    );
+    assert_eq!(two.incarnation(), 21);
+    assert_eq!(
+        one.admit(&beat("two", two.incarnation(), 1, two.echo("one"))),
+        Ok(())
+    );
 }
 
 #[test]
@@ -142,27 +174,48 @@ fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
 }
 
 fn messages() -> impl Strategy<Value = Message> {
+    let grace = || any::<u32>().prop_map(|millis| Duration::from_millis(millis.into()));
     let state = prop_oneof![
         Just(State::Up),
         Just(State::Draining),
-        any::<u32>().prop_map(|millis| State::Held {
-            grace: Duration::from_millis(millis.into())
-        }),
+        grace().prop_map(|grace| State::Starting { grace }),
+        grace().prop_map(|grace| State::Leaving { grace }),
     ];
+    let macs = prop::collection::vec(any::<[u8; 6]>().prop_map(MacAddr), 0..=MAX_MACS);
+    let numbers = any::<(u16, u64, u64)>();
     let heartbeat =
-        (state, "[a-z0-9.+-]{0,64}", any::<u64>()).prop_map(|(state, version, claims)| Message::Heartbeat {
-            state,
-            version,
-            claims,
+        (state, "[a-z0-9.+-]{0,64}", numbers, macs).prop_map(|(state, version, numbers, macs)| {
+            let (interval, claims, knows) = numbers;
+            Message::Heartbeat(Heartbeat {
+                state,
+                interval: Duration::from_millis(interval.into()),
+                version,
+                claims,
+                knows,
+                macs,
+            })
         });
-    let addresses = prop::collection::vec(any::<IpAddr>(), 0..=MAX_CLAIMS);
-    let claims = (any::<u64>(), 0..100u16, addresses).prop_map(|(claims, part, addresses)| Message::Claims {
-        claims,
-        part,
-        parts: part + 1,
-        addresses,
-    });
-    prop_oneof![heartbeat, claims]
+    let parts = || {
+        (any::<u64>(), 0..100u16, entries(60)).prop_map(|(digest, number, entries)| Part {
+            digest,
+            number,
+            of: number + 1,
+            entries,
+        })
+    };
+    let addresses = || prop::collection::vec(any::<IpAddr>(), 0..30);
+    let seen = (addresses(), addresses()).prop_map(|(answered, silent)| Message::Seen { answered, silent });
+    prop_oneof![
+        heartbeat,
+        parts().prop_map(Message::Claims),
+        parts().prop_map(Message::Yours),
+        seen
+    ]
+}
+
+fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
+    let entry = any::<(IpAddr, bool)>().prop_map(|(address, declined)| Entry { address, declined });
+    prop::collection::vec(entry, 0..most)
 }
 
 proptest! {
@@ -185,7 +238,7 @@ proptest! {
     fn nor_does_any_body_that_is_authentic(kind in any::<u8>(), name in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..100)) {
         use hmac::{Hmac, KeyInit, Mac};
         let mut bytes = b"LBHB\x01".to_vec();
-        bytes.push(kind % 4);
+        bytes.push(kind % 6);
         bytes.extend((body.len() as u16).to_be_bytes());
         bytes.extend([0; 24]);
         bytes.push(name.len() as u8);
@@ -194,8 +247,33 @@ proptest! {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
         mac.update(&bytes);
         bytes.extend(mac.finalize().into_bytes());
-        if let Ok(Datagram { message: Message::Heartbeat { version, .. }, .. }) = ours().open(&bytes) {
-            prop_assert!(version.len() <= MAX_VERSION);
+        if let Ok(Datagram { message: Message::Heartbeat(heartbeat), .. }) = ours().open(&bytes) {
+            prop_assert!(heartbeat.version.len() <= MAX_VERSION && heartbeat.macs.len() <= MAX_MACS);
         }
+    }
+
+    /// Parts come in any order and more than once, after some of another set.
+    #[test]
+    fn claims_are_put_together_from_their_parts(entries in entries(400), before in entries(200), order in any::<u64>()) {
+        let claims: Claims = entries.iter().copied().collect();
+        let old: Claims = before.iter().copied().collect();
+        let mut parts = claims.parts();
+        let places = parts.len();
+        parts.extend(claims.parts());
+        for place in 0..places {
+            parts.swap(place, (order as usize).wrapping_mul(place + 7) % places);
+        }
+        let mut assembly = Assembly::default();
+        if old.parts().len() > 1 {
+            prop_assert_eq!(assembly.add(old.parts()[0].clone()), None);
+        }
+        let whole: Vec<_> = parts.into_iter().filter_map(|part| assembly.add(part)).collect();
+        prop_assert_eq!(whole.first(), Some(&claims));
+        // Taking everything out again leaves nothing, in the digest too.
+        let mut emptied = claims.clone();
+        for entry in claims.entries() {
+            prop_assert!(emptied.remove(entry.address));
+        }
+        prop_assert_eq!(emptied, Claims::default());
     }
 }

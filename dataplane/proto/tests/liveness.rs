@@ -4,13 +4,16 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use lb_proto::heartbeat::State;
-use lb_proto::liveness::{Config, Liveness, View};
+use lb_proto::liveness::{Config, Evidence, Liveness, NodeId, View};
 use proptest::prelude::*;
 use support::epoch;
 
+const N2: NodeId = NodeId(2);
+const N3: NodeId = NodeId(3);
 const INTERVAL: Duration = Duration::from_millis(50);
 
 fn ms(millis: u64) -> Duration {
@@ -25,7 +28,8 @@ fn pass(peers: &mut Liveness, from: Instant, time: Duration) -> Instant {
         let due = peers.poll_timeout().unwrap().max(now).min(end);
         now = due;
         peers.handle_timeout(now);
-        while peers.poll_send().is_some() {}
+        peers.take_sends();
+        peers.take_asks();
         if now >= end {
             return end;
         }
@@ -35,8 +39,8 @@ fn pass(peers: &mut Liveness, from: Instant, time: Duration) -> Instant {
 fn known() -> (Liveness, Instant) {
     let now = epoch();
     let mut peers = Liveness::new(now, Config::default());
-    peers.set_peers(now, ["n2"]);
-    peers.heard(now, "n2", State::Up);
+    peers.set_wanted(now, &BTreeSet::from([N2]));
+    peers.heard(now, N2, State::Up, INTERVAL);
     peers.take_changed();
     (peers, now)
 }
@@ -45,16 +49,13 @@ fn known() -> (Liveness, Instant) {
 fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
     let now = epoch();
     let mut peers = Liveness::new(now, Config::default());
-    peers.set_peers(now, ["n2", "n3"]);
-    assert!(
-        !peers.is_complete() && peers.view("n2") == View::Unknown && peers.view("stranger") == View::Down
-    );
-    peers.heard(now, "n2", State::Up);
-    peers.heard(now, "stranger", State::Up);
+    peers.set_wanted(now, &BTreeSet::from([N2, N3]));
+    assert!(!peers.is_complete() && peers.view(N2) == View::Unknown && peers.view(NodeId(9)) == View::Down);
+    peers.heard(now, N2, State::Up, INTERVAL);
     let now = pass(&mut peers, now, ms(149));
-    assert_eq!(peers.view("n3"), View::Unknown);
+    assert_eq!(peers.view(N3), View::Unknown);
     pass(&mut peers, now, ms(1));
-    assert_eq!(peers.view("n3"), View::Down);
+    assert_eq!(peers.view(N3), View::Down);
     assert!(peers.is_complete());
 }
 
@@ -62,39 +63,39 @@ fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
 fn silence_for_three_intervals_is_death_and_two_are_not() {
     let (mut peers, now) = known();
     let now = pass(&mut peers, now, ms(149));
-    assert_eq!(peers.view("n2"), View::Up);
+    assert_eq!(peers.view(N2), View::Up);
     let now = pass(&mut peers, now, ms(1));
-    assert_eq!(peers.view("n2"), View::Down);
+    assert_eq!(peers.view(N2), View::Down);
     assert_eq!(peers.take_changed().len(), 1);
-    peers.heard(now, "n2", State::Up);
-    assert_eq!(peers.view("n2"), View::Up);
+    peers.heard(now, N2, State::Up, INTERVAL);
+    assert_eq!(peers.view(N2), View::Up);
 }
 
 #[test]
 fn who_restarts_is_waited_for_until_its_grace_is_over_and_no_longer() {
     let (mut peers, now) = known();
     let grace = Duration::from_secs(10);
-    peers.heard(now, "n2", State::Held { grace });
+    peers.heard(now, N2, State::Leaving { grace }, INTERVAL);
     let now = pass(&mut peers, now, Duration::from_secs(9));
-    peers.heard(now, "n2", State::Held { grace });
-    assert!(matches!(peers.view("n2"), View::Held { .. }));
+    peers.heard(now, N2, State::Leaving { grace }, INTERVAL);
+    assert!(matches!(peers.view(N2), View::Held { .. }));
     let now = pass(&mut peers, now, Duration::from_secs(1));
-    assert_eq!(peers.view("n2"), View::Down, "asking again extends nothing");
-    peers.heard(now, "n2", State::Held { grace: Duration::MAX });
+    assert_eq!(peers.view(N2), View::Down, "asking again extends nothing");
+    peers.heard(now, N2, State::Leaving { grace: Duration::MAX }, INTERVAL);
     let longest = Config::default().longest_grace;
-    assert_eq!(peers.view("n2"), View::Held { until: now + longest });
-    peers.heard(now, "n2", State::Up);
-    assert_eq!(peers.view("n2"), View::Up, "it is back");
+    assert_eq!(peers.view(N2), View::Held { until: now + longest });
+    peers.heard(now, N2, State::Up, INTERVAL);
+    assert_eq!(peers.view(N2), View::Up, "it is back");
 }
 
 #[test]
 fn who_drains_lives_until_it_is_silent() {
     let (mut peers, now) = known();
-    peers.heard(now, "n2", State::Draining);
+    peers.heard(now, N2, State::Draining, INTERVAL);
     let now = pass(&mut peers, now, ms(100));
-    assert_eq!(peers.view("n2"), View::Draining);
+    assert_eq!(peers.view(N2), View::Draining);
     pass(&mut peers, now, ms(50));
-    assert_eq!(peers.view("n2"), View::Down);
+    assert_eq!(peers.view(N2), View::Down);
 }
 
 #[test]
@@ -103,13 +104,70 @@ fn a_stall_of_ours_kills_nobody() {
     // We were not on a processor for two seconds; what they sent meanwhile is still to be read.
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
-    assert_eq!(peers.view("n2"), View::Up);
-    peers.heard(now, "n2", State::Up);
+    assert_eq!(peers.view(N2), View::Up);
+    peers.heard(now, N2, State::Up, INTERVAL);
     // Those that are dead are found out all the same.
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
     pass(&mut peers, now, ms(150));
-    assert_eq!(peers.view("n2"), View::Down);
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+/// Lets time pass, and tells what the wire shows about the peer each time that it is asked.
+fn pass_on_the_wire(peers: &mut Liveness, from: Instant, time: Duration, shows: &[Evidence]) -> Instant {
+    let end = from + time;
+    let mut now = from;
+    while now < end {
+        now = peers.poll_timeout().unwrap().max(now).min(end);
+        peers.handle_timeout(now);
+        peers.take_sends();
+        for asked in peers.take_asks() {
+            for evidence in shows {
+                peers.answered(now, asked, *evidence);
+            }
+        }
+    }
+    end
+}
+
+#[test]
+fn what_the_wire_shows_of_a_silent_peer_decides_what_it_is() {
+    // Its heartbeats are lost: it answers for its addresses.
+    let (mut peers, now) = known();
+    let both = [Evidence::Node, Evidence::Speaker];
+    let now = pass_on_the_wire(&mut peers, now, ms(5000), &both);
+    assert_eq!(peers.view(N2), View::Up);
+    // Then it dies.
+    pass_on_the_wire(&mut peers, now, ms(210), &[]);
+    assert_eq!(peers.view(N2), View::Down);
+
+    // Its speaker has crashed: only its node answers. It is waited for.
+    let (mut peers, now) = known();
+    let now = pass_on_the_wire(&mut peers, now, ms(200), &[Evidence::Node]);
+    assert!(matches!(peers.view(N2), View::Held { .. }));
+    let later = pass_on_the_wire(&mut peers, now, ms(9900), &[Evidence::Node]);
+    assert!(matches!(peers.view(N2), View::Held { .. }));
+    pass_on_the_wire(&mut peers, later, ms(100), &[Evidence::Node]);
+    assert_eq!(peers.view(N2), View::Down, "its grace is over");
+    // Or its node dies too.
+    let (mut peers, now) = known();
+    let now = pass_on_the_wire(&mut peers, now, ms(3000), &[Evidence::Node]);
+    pass_on_the_wire(&mut peers, now, ms(210), &[]);
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+#[test]
+fn with_many_peers_each_is_spoken_to_less_often_and_knows_it() {
+    let now = epoch();
+    let mut peers = Liveness::new(now, Config::default());
+    let many: BTreeSet<_> = (1..=100).map(NodeId).collect();
+    peers.set_wanted(now, &many);
+    assert_eq!(peers.interval(), ms(200), "500 a second");
+    peers.heard(now, N2, State::Up, ms(200));
+    let now = pass(&mut peers, now, ms(550));
+    assert_eq!(peers.view(N2), View::Up, "it sends every 200 ms");
+    pass(&mut peers, now, ms(60));
+    assert_eq!(peers.view(N2), View::Down);
 }
 
 #[test]
@@ -118,17 +176,16 @@ fn each_peer_gets_a_heartbeat_each_interval_and_after_a_stall_one_not_forty() {
     let mut sent = 0;
     let mut count = |peers: &mut Liveness, now| {
         peers.handle_timeout(now);
-        while peers.poll_send().is_some() {
-            sent += 1;
-        }
+        sent += peers.take_sends().len();
         sent
     };
     assert_eq!(count(&mut peers, now), 1);
     assert_eq!(count(&mut peers, now + INTERVAL / 2), 1);
     assert_eq!(count(&mut peers, now + INTERVAL), 2);
     assert_eq!(count(&mut peers, now + INTERVAL * 41), 3);
-    peers.set_peers(now, []);
-    assert_eq!(peers.poll_timeout(), None);
+    let (mut nobodys, now) = (Liveness::new(now, Config::default()), now);
+    nobodys.handle_timeout(now);
+    assert_eq!(nobodys.poll_timeout(), None);
 }
 
 proptest! {
@@ -149,11 +206,11 @@ proptest! {
             let arrives = start + INTERVAL * (number as u32 + 1) + ms(delays[number]);
             now = pass(&mut peers, now, arrives - now);
             // Two lost in a row leave 150 ms and the delay between two that arrive.
-            prop_assert!(longest >= 2 || peers.view("n2") == View::Up);
-            peers.heard(now, "n2", State::Up);
+            prop_assert!(longest >= 2 || peers.view(N2) == View::Up);
+            peers.heard(now, N2, State::Up, INTERVAL);
         }
         let end = pass(&mut peers, now, ms(150));
-        prop_assert_eq!(peers.view("n2"), View::Down, "found out within three intervals");
+        prop_assert_eq!(peers.view(N2), View::Down, "found out within three intervals");
         prop_assert!(end - now <= ms(150));
     }
 }

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lb_proto::liveness::View;
@@ -27,11 +26,12 @@ fn step(world: &World, me: usize) -> Step {
         .map(|at| NODES[at])
         .collect();
     let claimants = (0..3).filter(|at| *at != me && world[*at].has);
-    let claimants: BTreeSet<_> = claimants.map(|at| NODES[at].to_owned()).collect();
+    let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
     let scene = Scene {
         me: NODES[me],
         draining: world[me].view == View::Draining,
         mine: world[me].has,
+        failback: false,
         candidates: &candidates,
         claimants: &claimants,
     };

@@ -1,0 +1,743 @@
+//! One speaker among others: which addresses it answers for, given who may, who lives, and what the others claim.
+//!
+//! ```text
+//! candidates (from the API) ──► Seat per address ──┐
+//! heartbeats ──► Guard ──► Liveness ──► views ─────┼──► ownership::Scene ──► announce, withdraw
+//!                  └─────► claims of the peers ────┘            └──────────► claims of ours ──► peers
+//! the wire: who answers for an address? ◄── asked before a first claim, and about peers that fall silent
+//! ```
+//!
+//! Sans-IO: inputs and the time are arguments, [`poll_output`](Coordinator::poll_output) says what to send, to ask, to
+//! announce and to withdraw. After each input call [`handle_timeout`](Coordinator::handle_timeout), take the outputs, and
+//! sleep until [`poll_timeout`](Coordinator::poll_timeout) at most.
+//!
+//! **Who speaks to whom**: the first candidates of an address that live, and whoever has it, are its *council*; the members
+//! of a council know of each other by heartbeats. So the cost of a speaker grows with its addresses, and the number of
+//! heartbeats that it sends in a second is bounded ([`crate::liveness`]). A node that was never heard is what the API says
+//! of it: so speakers that cannot hear each other, behind a firewall or of another version, elect as MetalLB's do.
+
+mod council;
+mod outputs;
+mod probe;
+mod seat;
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::MacAddr;
+use crate::claims::Claims;
+use crate::guard::Guard;
+use crate::heartbeat::{Datagram, Entry, Heartbeat, Message, Refused, State};
+use crate::liveness::{self, Evidence, Liveness, NodeId, View};
+
+pub use council::Policy;
+pub use outputs::{Cause, Output, Why};
+pub use probe::Conflicts;
+use probe::Probes;
+pub use seat::Candidates;
+use seat::Seat;
+use told::Told;
+
+/// Our own node.
+const ME: NodeId = NodeId(0);
+/// How long a starting speaker waits for peers to tell what it had before.
+const MEMORY: Duration = Duration::from_millis(500);
+/// How long an address that is to be given away waits for its next owner, when we may not have it ourselves.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// Time between two sendings of the same claims to a peer that has not got them.
+const RESEND: Duration = Duration::from_millis(100);
+/// Time between two sendings of changed claims: changes that come together go together.
+const GATHER: Duration = Duration::from_millis(10);
+/// The memory of flaps, and the longest time for which they keep us from taking addresses back.
+const FLAPS_FORGOTTEN: Duration = Duration::from_secs(300);
+const MOST_FLAPS: u32 = 6;
+
+/// Settings of a [`Coordinator`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of our node.
+    pub me: String,
+    /// The version of our program, which peers are told.
+    pub version: String,
+    /// How peers are watched.
+    pub liveness: liveness::Config,
+    /// What to do in a partition.
+    pub policy: Policy,
+    /// Whether a node that returns takes its addresses back.
+    pub failback: bool,
+    /// What to do when a stranger answers for an address.
+    pub conflicts: Conflicts,
+}
+
+/// What the API says of a node's speaker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Api {
+    /// It is ready.
+    Up,
+    /// It is being restarted.
+    Held,
+    /// It is not there, or its node is not.
+    Down,
+}
+
+/// What is known of a node from elsewhere than its heartbeats.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Node<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the API says of its speaker.
+    pub api: Api,
+    /// Whether its address is on a segment that we can ask on.
+    pub on_link: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    /// Not everything is known: nothing is decided.
+    Listing,
+    /// The peers are being heard, and asked what was ours.
+    Starting {
+        since: Instant,
+    },
+    Running,
+}
+
+/// The state of one speaker among others.
+#[derive(Debug)]
+pub struct Coordinator {
+    config: Config,
+    now: Instant,
+    phase: Phase,
+    draining: bool,
+    leaving: bool,
+    ids: BTreeMap<Arc<str>, NodeId>,
+    peers: BTreeMap<NodeId, Told>,
+    last_id: u32,
+    guard: Guard,
+    /// Number of our last datagram.
+    number: u64,
+    liveness: Liveness,
+    macs: Vec<MacAddr>,
+    claims: Claims,
+    /// The peers that claim each address.
+    claimants: BTreeMap<IpAddr, Vec<NodeId>>,
+    seats: BTreeMap<IpAddr, Seat>,
+    dirty: BTreeSet<IpAddr>,
+    /// What was ours before we started, as records and peers remember.
+    inherited: BTreeSet<IpAddr>,
+    /// In how many councils we need each peer.
+    needed: BTreeMap<NodeId, usize>,
+    needs_changed: bool,
+    probes: Probes,
+    /// Addresses that wait for another owner, by when the patience ends.
+    deadlines: BTreeSet<(Instant, IpAddr)>,
+    flaps: u32,
+    last_flap: Option<Instant>,
+    /// What the wire said of the addresses of peers, to be told to them.
+    reports: BTreeMap<NodeId, Vec<(IpAddr, bool)>>,
+    outputs: VecDeque<Output>,
+}
+
+impl Coordinator {
+    /// A speaker that knows nothing. `incarnation` is greater than that of any start before, as the time since 1970 is.
+    #[must_use]
+    pub fn new(now: Instant, incarnation: u64, config: Config) -> Self {
+        Self {
+            now,
+            phase: Phase::Listing,
+            draining: false,
+            leaving: false,
+            ids: BTreeMap::from([(config.me.as_str().into(), ME)]),
+            peers: BTreeMap::new(),
+            last_id: ME.0,
+            guard: Guard::new(incarnation),
+            number: 0,
+            liveness: Liveness::new(now, config.liveness),
+            macs: Vec::new(),
+            claims: Claims::default(),
+            claimants: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            inherited: BTreeSet::new(),
+            needed: BTreeMap::new(),
+            needs_changed: false,
+            probes: Probes::default(),
+            deadlines: BTreeSet::new(),
+            flaps: 0,
+            last_flap: None,
+            reports: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// These are the nodes with speakers, and what the API says of them. Others are forgotten.
+    pub fn set_nodes<'a>(&mut self, now: Instant, nodes: impl IntoIterator<Item = Node<'a>>) {
+        self.now = self.now.max(now);
+        let mut gone: BTreeSet<NodeId> = self.peers.keys().copied().collect();
+        let mut changed = false;
+        for node in nodes {
+            let id = self.intern(node.name);
+            if id == ME {
+                continue;
+            }
+            gone.remove(&id);
+            if let Some(told) = self.peers.get_mut(&id) {
+                changed |= (told.api, told.on_link) != (node.api, node.on_link);
+                (told.api, told.on_link) = (node.api, node.on_link);
+            }
+        }
+        changed |= !gone.is_empty();
+        for id in gone {
+            self.forget(id);
+        }
+        let peers: Vec<_> = self.peers.values().map(|told| told.name.clone()).collect();
+        self.guard.set_peers(peers.iter().map(|name| &**name));
+        if self.phase == Phase::Listing {
+            // Who may have something of ours to tell is not known yet.
+            let everybody = self.peers.keys().copied().collect();
+            self.liveness.set_wanted(self.now, &everybody);
+        } else if changed {
+            self.everything();
+        }
+    }
+
+    /// The hardware addresses from which we answer.
+    pub fn set_macs(&mut self, macs: Vec<MacAddr>) {
+        self.macs = macs;
+    }
+
+    /// Who may answer for the address; none when nobody may.
+    pub fn set_candidates(&mut self, address: IpAddr, candidates: Option<Candidates<'_>>) {
+        // Where we are not among the first, and have not been, others decide.
+        let concerns_us = |candidates: &Candidates<'_>| {
+            self.phase != Phase::Running
+                || self.claims.has(address)
+                || candidates.order.contains(&self.config.me.as_str())
+        };
+        let known = candidates.is_some();
+        let Some(candidates) = candidates.filter(concerns_us) else {
+            if known && !self.seats.contains_key(&address) {
+                return;
+            }
+            self.give_up(address, Why::NoCandidates);
+            self.decline(address, false);
+            self.probes.remove(address);
+            if let Some(seat) = self.seats.remove(&address) {
+                self.unneed(&seat.council);
+                if seat.stands_in.is_some() {
+                    self.outputs.push_back(Output::StandDown { address });
+                }
+            }
+            self.dirty.remove(&address);
+            return;
+        };
+        let order: Vec<_> = candidates.order.iter().map(|name| self.id_of(name)).collect();
+        let seat = self.seats.entry(address).or_default();
+        if seat.order == order && seat.declined == candidates.declined {
+            return;
+        }
+        seat.order = order;
+        seat.declined = candidates.declined;
+        self.decline(address, candidates.declined);
+        self.dirty.insert(address);
+    }
+
+    /// The address was ours before this process began, says a record of it.
+    pub fn inherit(&mut self, address: IpAddr) {
+        if self.phase != Phase::Running {
+            self.inherited.insert(address);
+        }
+    }
+
+    /// Everything has been told: decide, once the peers have been heard.
+    pub fn start(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.phase == Phase::Listing {
+            self.phase = Phase::Starting { since: self.now };
+            for address in self.seats.keys().copied().collect::<Vec<_>>() {
+                self.convene(address);
+            }
+            self.want();
+        }
+    }
+
+    /// Whether decisions are made.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// Gives the addresses away, or stops doing so.
+    pub fn set_draining(&mut self, draining: bool) {
+        if std::mem::replace(&mut self.draining, draining) != draining {
+            self.everything();
+            self.tell_all();
+        }
+    }
+
+    /// Whether addresses are being given away.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// We are about to restart: the peers are told to wait for us.
+    pub fn leave(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        self.leaving = true;
+        self.tell_all();
+    }
+
+    /// Takes in an authentic datagram.
+    ///
+    /// # Errors
+    /// When it is not to be believed.
+    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), Refused> {
+        self.now = self.now.max(now);
+        let id = *self.ids.get(datagram.node.as_str()).ok_or(Refused::Stranger)?;
+        if let Err(refused) = self.guard.admit(&datagram) {
+            if refused == Refused::Echo {
+                // It does not know us yet, or not this incarnation: it gets to know us by our answer.
+                self.liveness.greet(self.now, id);
+            }
+            return Err(refused);
+        }
+        match datagram.message {
+            Message::Heartbeat(heartbeat) => self.heartbeat(id, heartbeat),
+            Message::Claims(part) => {
+                let told = self.peers.get_mut(&id);
+                if let Some(claims) = told.and_then(|told| told.assembly.add(part)) {
+                    self.claimed(id, claims);
+                    // It is told at once that it has been heard.
+                    self.liveness.hurry(id);
+                }
+            }
+            Message::Yours(part) => {
+                if self.phase != Phase::Running
+                    && let Some(told) = self.peers.get_mut(&id)
+                    && let Some(claims) = told.memory.add(part)
+                {
+                    told.remembered = true;
+                    self.inherited.extend(claims.owned());
+                }
+            }
+            Message::Seen { answered, silent } => self.seen_by(id, &answered, &silent),
+        }
+        Ok(())
+    }
+
+    /// The wire showed that somebody at `mac` answers for the address.
+    pub fn sighted(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
+        self.now = self.now.max(now);
+        if self.macs.contains(&mac) {
+            return;
+        }
+        let peer = self.peers.iter().find(|(_, told)| told.macs.contains(&mac));
+        match peer.map(|(id, told)| (*id, told.claims.has(address))) {
+            Some((id, claims)) => {
+                if claims {
+                    self.liveness.answered(self.now, id, Evidence::Speaker);
+                }
+                self.answered_by(address, Some(id), mac);
+            }
+            None => self.answered_by(address, None, mac),
+        }
+    }
+
+    /// The wire showed that the node lives, and its hardware address.
+    pub fn node_sighted(&mut self, now: Instant, name: &str, mac: MacAddr) {
+        self.now = self.now.max(now);
+        if let Some(id) = self.ids.get(name).copied()
+            && let Some(told) = self.peers.get_mut(&id)
+        {
+            // Of a peer that is never heard this is the only way to know it from a stranger.
+            if !told.macs.contains(&mac) && self.liveness.last_heard(id).is_none() {
+                told.macs.push(mac);
+            }
+            self.liveness.answered(self.now, id, Evidence::Node);
+        }
+    }
+
+    /// Time passed. Decides at most `batch` addresses; see [`is_busy`](Self::is_busy).
+    pub fn handle_timeout(&mut self, now: Instant, batch: usize) {
+        self.now = self.now.max(now);
+        self.liveness.handle_timeout(self.now);
+        for id in self.liveness.take_changed() {
+            self.changed(id);
+        }
+        if let Phase::Starting { since } = self.phase {
+            self.begin(since);
+        }
+        if self.phase == Phase::Running {
+            self.probe();
+            while let Some((at, address)) = self.deadlines.first().copied()
+                && at <= self.now
+            {
+                self.deadlines.remove(&(at, address));
+                self.dirty.insert(address);
+            }
+            for _ in 0..batch {
+                let Some(address) = self.dirty.pop_first() else {
+                    break;
+                };
+                self.settle(address);
+            }
+        }
+        self.want();
+        self.report();
+        self.speak();
+    }
+
+    /// Whether decisions are left to be made at once.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.phase == Phase::Running && !self.dirty.is_empty()
+    }
+
+    /// What is to be done; call it until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; none when nothing is to come.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.is_busy() {
+            return Some(self.now);
+        }
+        let begin = match self.phase {
+            Phase::Starting { since } => Some(since + MEMORY),
+            Phase::Listing | Phase::Running => None,
+        };
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        [
+            begin,
+            deadline,
+            self.liveness.poll_timeout(),
+            self.probes.poll_timeout(),
+            self.claims_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether we answer for the address.
+    #[must_use]
+    pub fn is_mine(&self, address: IpAddr) -> bool {
+        self.claims.has(address)
+    }
+
+    /// The node that answers for the address, as far as we know: only the members of its council do for certain.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<&str> {
+        if self.is_mine(address) {
+            return Some(&self.config.me);
+        }
+        let claimants = self.claimants.get(&address)?;
+        let owner = claimants.iter().find(|id| self.view(**id) != View::Down)?;
+        self.peers.get(owner).map(|told| &*told.name)
+    }
+
+    /// What we take a node to be.
+    #[must_use]
+    pub fn view_of(&self, name: &str) -> View {
+        match self.ids.get(name) {
+            Some(&ME) if self.draining => View::Draining,
+            Some(&ME) => View::Up,
+            Some(id) => self.view(*id),
+            None => View::Down,
+        }
+    }
+
+    /// The peers that we speak to, and the time between two heartbeats to each.
+    #[must_use]
+    pub fn rate(&self) -> (usize, Duration) {
+        (self.liveness.spoken_to().count(), self.liveness.interval())
+    }
+
+    /// The peers by name, what they are to us, and whether they have ever been heard.
+    pub fn peers(&self) -> impl Iterator<Item = (&str, View, bool)> {
+        self.peers.iter().map(|(id, told)| {
+            let heard = self.liveness.last_heard(*id).is_some();
+            (&*told.name, self.view(*id), heard)
+        })
+    }
+
+    fn intern(&mut self, name: &str) -> NodeId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        self.last_id += 1;
+        let (id, name) = (NodeId(self.last_id), Arc::<str>::from(name));
+        self.ids.insert(name.clone(), id);
+        self.peers.insert(id, Told::new(name));
+        id
+    }
+
+    /// The number of a candidate. One that is no node with a speaker is nobody's: it never lives.
+    fn id_of(&self, name: &str) -> NodeId {
+        self.ids.get(name).copied().unwrap_or(NodeId(u32::MAX))
+    }
+
+    fn forget(&mut self, id: NodeId) {
+        self.lost(id);
+        self.liveness.forget(id);
+        if let Some(told) = self.peers.remove(&id) {
+            self.ids.remove(&told.name);
+        }
+    }
+
+    fn everything(&mut self) {
+        self.dirty.extend(self.seats.keys());
+    }
+
+    fn tell_all(&mut self) {
+        for id in self.peers.keys() {
+            self.liveness.hurry(*id);
+        }
+    }
+
+    fn state(&self) -> State {
+        let grace = self.config.liveness.grace;
+        match self.phase {
+            _ if self.leaving => State::Leaving { grace },
+            Phase::Listing | Phase::Starting { .. } => State::Starting { grace },
+            Phase::Running if self.draining => State::Draining,
+            Phase::Running => State::Up,
+        }
+    }
+
+    /// What a peer is to us: what its heartbeats say or, if it was never heard, what the API says and the wire does not
+    /// deny.
+    fn view(&self, id: NodeId) -> View {
+        let view = self.liveness.view(id);
+        if view != View::Down || self.liveness.last_heard(id).is_some() {
+            return view;
+        }
+        let Some(told) = self.peers.get(&id) else {
+            return View::Down;
+        };
+        let lives = match self.liveness.node_answers(id) {
+            Some(answers) => answers,
+            None => !told.on_link || !self.needed.contains_key(&id),
+        };
+        match told.api {
+            Api::Up if lives => View::Up,
+            Api::Held if lives => View::Held {
+                until: self.now + self.config.liveness.grace,
+            },
+            Api::Up | Api::Held | Api::Down => View::Down,
+        }
+    }
+
+    fn heartbeat(&mut self, id: NodeId, heartbeat: Heartbeat) {
+        self.liveness
+            .heard(self.now, id, heartbeat.state, heartbeat.interval);
+        for changed in self.liveness.take_changed() {
+            self.changed(changed);
+        }
+        let Some(told) = self.peers.get_mut(&id) else {
+            return;
+        };
+        told.knows = heartbeat.knows;
+        told.macs = heartbeat.macs;
+        told.version = heartbeat.version;
+        // It is to send its claims at once and not with its next heartbeat but one.
+        if heartbeat.claims != told.claims.digest()
+            && std::mem::replace(&mut told.told, heartbeat.claims) != heartbeat.claims
+        {
+            self.liveness.hurry(id);
+        }
+        if matches!(heartbeat.state, State::Starting { .. }) {
+            self.remind(id);
+        }
+    }
+
+    /// A starting peer is told what it had, as we remember it.
+    fn remind(&mut self, id: NodeId) {
+        let now = self.now;
+        let Some(told) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if told.reminded.is_some_and(|at| now < at + RESEND) {
+            return;
+        }
+        told.reminded = Some(now);
+        let owned: Claims = told.claims.owned().map(Entry::claimed).collect();
+        for part in owned.parts() {
+            self.send(id, Message::Yours(part));
+        }
+    }
+
+    /// A peer has told anew what it claims.
+    fn claimed(&mut self, id: NodeId, claims: Claims) {
+        let Some(told) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let name = told.name.clone();
+        let before = std::mem::replace(&mut told.claims, claims);
+        let after = &told.claims;
+        let lost = before.entries().filter(|entry| !after.contains(*entry));
+        let new = after.entries().filter(|entry| !before.contains(*entry));
+        let touched: BTreeMap<_, _> = lost
+            .chain(new)
+            .map(|entry| (entry.address, after.has(entry.address)))
+            .collect();
+        for (address, claims) in touched {
+            self.note_claim(address, id, claims);
+            // It answered for what is ours: whoever believed it is to learn the truth.
+            if before.has(address) && self.claims.has(address) {
+                self.outputs.push_back(Output::Again { address });
+            }
+            if before.has(address) {
+                self.bereave(address, name.clone(), Some(self.now));
+            }
+            self.dirty.insert(address);
+        }
+    }
+
+    fn note_claim(&mut self, address: IpAddr, id: NodeId, claims: bool) {
+        let claimants = self.claimants.entry(address).or_default();
+        claimants.retain(|other| *other != id);
+        if claims {
+            claimants.push(id);
+        } else if claimants.is_empty() {
+            self.claimants.remove(&address);
+        }
+    }
+
+    /// The view of a peer has changed.
+    fn changed(&mut self, id: NodeId) {
+        match self.liveness.view(id) {
+            View::Down => self.lost(id),
+            View::Up => {
+                if let Some(told) = self.peers.get_mut(&id)
+                    && std::mem::take(&mut told.was_down)
+                {
+                    let recent = self
+                        .last_flap
+                        .is_some_and(|last| self.now < last + FLAPS_FORGOTTEN);
+                    self.flaps = if recent {
+                        (self.flaps + 1).min(MOST_FLAPS)
+                    } else {
+                        1
+                    };
+                    self.last_flap = Some(self.now);
+                }
+            }
+            View::Unknown | View::Starting { .. } | View::Held { .. } | View::Draining => {}
+        }
+        let concerned = |seat: &Seat| seat.order.contains(&id) || seat.council.contains(&id);
+        let concerned = self.seats.iter().filter(|(_, seat)| concerned(seat));
+        self.dirty.extend(concerned.map(|(address, _)| *address));
+    }
+
+    /// A peer is down: what it had is nobody's now.
+    fn lost(&mut self, id: NodeId) {
+        let heard = self.liveness.last_heard(id);
+        let Some(told) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let claims = std::mem::take(&mut told.claims);
+        told.told = 0;
+        told.was_down |= heard.is_some();
+        let name = told.name.clone();
+        for address in claims.owned() {
+            self.note_claim(address, id, false);
+            self.bereave(address, name.clone(), heard);
+        }
+    }
+
+    /// Begins to decide, if the peers have been heard.
+    fn begin(&mut self, since: Instant) {
+        let remembered = self
+            .peers
+            .iter()
+            .all(|(id, told)| told.remembered || self.liveness.last_heard(*id).is_none());
+        if !self.liveness.is_complete() || (!remembered && self.now < since + MEMORY) {
+            return;
+        }
+        self.phase = Phase::Running;
+        for address in std::mem::take(&mut self.inherited) {
+            if let Some(seat) = self.seats.get_mut(&address) {
+                seat.resumes = true;
+            }
+        }
+        self.seats
+            .retain(|_, seat| seat.resumes || seat.order.contains(&ME));
+        self.everything();
+        self.tell_all();
+    }
+
+    fn want(&mut self) {
+        if std::mem::take(&mut self.needs_changed) && self.phase != Phase::Listing {
+            let wanted = self.needed.keys().copied().collect();
+            self.liveness.set_wanted(self.now, &wanted);
+        }
+    }
+
+    /// Sends what is due, and asks what is to be asked.
+    fn speak(&mut self) {
+        for id in self.liveness.take_sends() {
+            let heartbeat = self.our_heartbeat(id);
+            self.send(id, Message::Heartbeat(heartbeat));
+        }
+        let digest = self.claims.digest();
+        let ids: Vec<_> = self.liveness.spoken_to().collect();
+        let mut parts = None;
+        for id in ids {
+            let now = self.now;
+            let Some(told) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            if told.claims_due(now, digest).is_none_or(|at| at > now) {
+                continue;
+            }
+            told.sent = Some((digest, now));
+            for part in parts.get_or_insert_with(|| self.claims.parts()).clone() {
+                self.send(id, Message::Claims(part));
+            }
+        }
+        for id in self.liveness.take_asks() {
+            self.ask_about(id);
+        }
+    }
+
+    fn claims_due(&self) -> Option<Instant> {
+        let digest = self.claims.digest();
+        let spoken_to = self.liveness.spoken_to();
+        let due = spoken_to.filter_map(|id| self.peers.get(&id)?.claims_due(self.now, digest));
+        due.min()
+    }
+
+    fn our_heartbeat(&self, to: NodeId) -> Heartbeat {
+        Heartbeat {
+            state: self.state(),
+            interval: self.liveness.interval(),
+            version: self.config.version.clone(),
+            claims: self.claims.digest(),
+            knows: self.peers.get(&to).map_or(0, |told| told.claims.digest()),
+            macs: self.macs.clone(),
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        let Some(name) = self.peers.get(&to).map(|told| told.name.clone()) else {
+            return;
+        };
+        self.number += 1;
+        let datagram = Datagram {
+            node: self.config.me.clone(),
+            incarnation: self.guard.incarnation(),
+            number: self.number,
+            echo: self.guard.echo(&name),
+            message,
+        };
+        self.outputs.push_back(Output::Send { to: name, datagram });
+    }
+}

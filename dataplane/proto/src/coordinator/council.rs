@@ -1,0 +1,116 @@
+//! Who has to know of each other because of an address, and whether they are enough to decide.
+
+use std::net::IpAddr;
+
+use super::{Coordinator, ME, Seat};
+use crate::liveness::{NodeId, View};
+
+/// Candidates of an address that watch its owner. With two beside it, a second failure at the same time is covered.
+const WATCHERS: usize = 3;
+/// With [`Policy::Fenced`]: so many candidates vote, whether they live or not.
+const ELECTORATE: usize = 5;
+
+/// What to do when the speakers cannot hear each other.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Policy {
+    /// Each side serves what it can see it should, as with MetalLB.
+    #[default]
+    Availability,
+    /// Only a side with the majority of the first candidates of an address serves it.
+    Fenced,
+}
+
+impl Coordinator {
+    /// Finds out anew who is in the council of an address, and so whom we need to hear.
+    pub(super) fn convene(&mut self, address: IpAddr) {
+        let Some(seat) = self.seats.get(&address) else {
+            return;
+        };
+        let council = self.council(address, seat);
+        if council == seat.council {
+            return;
+        }
+        for id in &council {
+            *self.needed.entry(*id).or_default() += 1;
+        }
+        self.needs_changed = true;
+        if let Some(seat) = self.seats.get_mut(&address) {
+            let before = std::mem::replace(&mut seat.council, council);
+            self.unneed(&before);
+        }
+    }
+
+    pub(super) fn unneed(&mut self, council: &[NodeId]) {
+        for id in council {
+            if let Some(count) = self.needed.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.needed.remove(id);
+                    self.needs_changed = true;
+                }
+            }
+        }
+    }
+
+    /// The peers in the council of an address; none when we are not in it ourselves.
+    fn council(&self, address: IpAddr, seat: &Seat) -> Vec<NodeId> {
+        let mut council = Vec::new();
+        let mut living = 0;
+        let fenced = self.config.policy == Policy::Fenced;
+        for (place, id) in self.candidates(address, seat).into_iter().enumerate() {
+            let enough = !fenced || place >= ELECTORATE;
+            if living >= WATCHERS && enough {
+                break;
+            }
+            council.push(id);
+            living += usize::from(id == ME || self.view(id) != View::Down);
+        }
+        let mine = self.claims.has(address) || seat.resumes;
+        if !mine && !council.contains(&ME) {
+            return Vec::new();
+        }
+        council.extend(self.claimants(address));
+        council.retain(|id| self.peers.contains_key(id));
+        council.sort_unstable();
+        council.dedup();
+        council
+    }
+
+    /// The candidates that can announce the address, in order.
+    pub(super) fn candidates(&self, address: IpAddr, seat: &Seat) -> Vec<NodeId> {
+        let declines = |id: NodeId| {
+            if id == ME {
+                seat.declined
+            } else {
+                self.peers
+                    .get(&id)
+                    .is_some_and(|told| told.claims.declines(address))
+            }
+        };
+        let order = seat.order.iter().copied();
+        order.filter(|id| !declines(*id)).collect()
+    }
+
+    /// The peers that claim the address.
+    pub(super) fn claimants(&self, address: IpAddr) -> Vec<NodeId> {
+        self.claimants.get(&address).cloned().unwrap_or_default()
+    }
+
+    /// Whether we see enough of those who vote on an address.
+    pub(super) fn has_quorum(&self, seat: &Seat) -> bool {
+        match self.config.policy {
+            Policy::Availability => true,
+            Policy::Fenced => {
+                let voters: Vec<_> = seat.order.iter().take(ELECTORATE).collect();
+                let seen = voters.iter().filter(|id| {
+                    ***id == ME
+                        || matches!(
+                            self.view(***id),
+                            View::Up | View::Draining | View::Starting { .. } | View::Held { .. }
+                        )
+                });
+                seen.count() * 2 > voters.len()
+            }
+        }
+    }
+}

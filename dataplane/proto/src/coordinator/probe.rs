@@ -1,0 +1,213 @@
+//! Asking the wire before an address is claimed that nobody is known to have had, and watching for strangers afterwards
+//! (RFC 5227).
+//!
+//! RFC 5227 takes four to seven seconds for three probes, with every host in mind that was ever switched on. Between
+//! machines of one data centre an answer takes less than a millisecond, so three probes take less than a fifth of a second
+//! here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::{Coordinator, Output, Why};
+use crate::MacAddr;
+use crate::liveness::NodeId;
+
+/// Probes before a first claim, and the time that each waits for an answer.
+const PROBES: u8 = 3;
+const PROBE: Duration = Duration::from_millis(60);
+/// Most addresses that are probed at the same time: as many frames as the driver can send in the meantime.
+const AT_ONCE: usize = 256;
+/// How long an address is left alone that a stranger, or a peer that has not told it, was found to answer for.
+pub(super) const STRANGER_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PEER_PAUSE: Duration = Duration::from_secs(1);
+/// How long a stranger is remembered that was seen no more.
+const MEMORY_OF_STRANGERS: Duration = Duration::from_secs(150);
+/// Least time between two defences of an address (`DEFEND_INTERVAL` of RFC 5227).
+const DEFENCE: Duration = Duration::from_secs(10);
+
+/// What to do when a stranger answers for an address.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Conflicts {
+    /// Tell it, and go on.
+    #[default]
+    Warn,
+    /// Tell it, and announce the address again, at most once in ten seconds.
+    Defend,
+    /// Tell it, and leave the address to the stranger until that is gone.
+    Yield,
+}
+
+/// What a probe has found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Found {
+    /// It is not over.
+    Unknown,
+    /// Nobody answers.
+    Nobody,
+    /// A peer answers.
+    Peer,
+    /// Somebody who is no peer answers.
+    Stranger(MacAddr),
+}
+
+#[derive(Debug)]
+struct Probe {
+    sent: u8,
+    at: Instant,
+    found: Found,
+}
+
+/// The probes under way.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    running: BTreeMap<IpAddr, Probe>,
+    due: BTreeSet<(Instant, IpAddr)>,
+    waiting: VecDeque<IpAddr>,
+}
+
+impl Probes {
+    /// What is known of the address; begins to probe it if it is not being probed.
+    pub(super) fn look(&mut self, now: Instant, address: IpAddr) -> Found {
+        if let Some(probe) = self.running.get(&address) {
+            return probe.found;
+        }
+        if self.due.len() >= AT_ONCE {
+            if !self.waiting.contains(&address) {
+                self.waiting.push_back(address);
+            }
+            return Found::Unknown;
+        }
+        self.running.insert(
+            address,
+            Probe {
+                sent: 0,
+                at: now,
+                found: Found::Unknown,
+            },
+        );
+        self.due.insert((now, address));
+        Found::Unknown
+    }
+
+    pub(super) fn remove(&mut self, address: IpAddr) {
+        if let Some(probe) = self.running.remove(&address) {
+            self.due.remove(&(probe.at, address));
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn found(&mut self, address: IpAddr, found: Found) -> bool {
+        let Some(probe) = self.running.get_mut(&address) else {
+            return false;
+        };
+        if probe.found != Found::Unknown {
+            return false;
+        }
+        probe.found = found;
+        self.due.remove(&(probe.at, address));
+        true
+    }
+}
+
+impl Coordinator {
+    /// Sends the probes that are due, and ends those that found nobody.
+    pub(super) fn probe(&mut self) {
+        while let Some((at, address)) = self.probes.due.first().copied()
+            && at <= self.now
+        {
+            self.probes.due.remove(&(at, address));
+            let Some(probe) = self.probes.running.get_mut(&address) else {
+                continue;
+            };
+            if probe.sent == PROBES {
+                probe.found = Found::Nobody;
+                self.dirty.insert(address);
+                continue;
+            }
+            probe.sent += 1;
+            probe.at = self.now + PROBE;
+            self.probes.due.insert((probe.at, address));
+            self.outputs.push_back(Output::AskAddress { address });
+        }
+        while self.probes.due.len() < AT_ONCE
+            && let Some(address) = self.probes.waiting.pop_front()
+        {
+            self.dirty.insert(address);
+            self.probes.look(self.now, address);
+        }
+    }
+
+    /// Somebody answers for the address: a peer, or a stranger.
+    pub(super) fn answered_by(&mut self, address: IpAddr, peer: Option<NodeId>, mac: MacAddr) {
+        if let Some(id) = peer
+            && let Some(seat) = self.seats.get_mut(&address)
+        {
+            seat.answered_to_us = Some((id, self.now));
+        }
+        let found = match peer {
+            Some(_) => Found::Peer,
+            None => Found::Stranger(mac),
+        };
+        let probed = self.probes.found(address, found);
+        if probed {
+            self.dirty.insert(address);
+        }
+        if peer.is_none() && (probed || self.claims.has(address)) {
+            self.conflict(address, mac);
+        }
+    }
+
+    /// A stranger answers for an address that is ours, or that we would take.
+    fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
+        let known = seat.stranger.replace((mac, now));
+        if known.is_none_or(|(before, _)| before != mac) {
+            self.outputs.push_back(Output::Conflict { address, mac });
+        }
+        if known.is_none() {
+            self.deadlines.insert((now + MEMORY_OF_STRANGERS, address));
+        }
+        if !self.claims.has(address) {
+            return;
+        }
+        match self.config.conflicts {
+            Conflicts::Warn => {}
+            Conflicts::Defend => {
+                if seat.defended.is_none_or(|at| at + DEFENCE <= now) {
+                    seat.defended = Some(now);
+                    self.outputs.push_back(Output::Again { address });
+                }
+            }
+            Conflicts::Yield => {
+                seat.not_before = Some(now + STRANGER_PAUSE);
+                self.deadlines.insert((now + STRANGER_PAUSE, address));
+                self.give_up(address, Why::Conflict);
+                self.dirty.insert(address);
+            }
+        }
+    }
+
+    /// Forgets a stranger that was not seen for a while.
+    pub(super) fn forget_stranger(&mut self, address: IpAddr) {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
+        if let Some((_, seen)) = seat.stranger {
+            let over = seen + MEMORY_OF_STRANGERS;
+            if over <= now {
+                seat.stranger = None;
+                self.outputs.push_back(Output::ConflictOver { address });
+            } else {
+                self.deadlines.insert((over, address));
+            }
+        }
+    }
+}

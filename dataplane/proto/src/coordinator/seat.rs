@@ -1,0 +1,378 @@
+//! One address: what is to be done about it, and doing it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::probe::{Found, PEER_PAUSE, STRANGER_PAUSE};
+use super::{Cause, Conflicts, Coordinator, HAND_OVER, ME, Output, Policy, Why};
+use crate::MacAddr;
+use crate::heartbeat::{Entry, Message};
+use crate::liveness::{NodeId, View};
+use crate::ownership::{Scene, Step, keeps};
+
+/// How often a deputy asks the wire whether the owner answers, more or less by a quarter; and how long it waits.
+const VERIFY: Duration = Duration::from_secs(30);
+const FIRST_VERIFY: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// Who may answer for an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'a> {
+    /// The nodes that may, in the order of [`crate::election::order`]: all, or the first dozens, and we ourselves if we may.
+    pub order: &'a [&'a str],
+    /// Whether we could not, because we have no interface for it.
+    pub declined: bool,
+}
+
+/// What is known of an address.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    pub(super) order: Vec<NodeId>,
+    pub(super) declined: bool,
+    /// The peers that we need to hear on its account.
+    pub(super) council: Vec<NodeId>,
+    /// It was ours before we started, and is to stay so.
+    pub(super) resumes: bool,
+    /// Who had it and is down, or let go; and when that was heard last.
+    pub(super) predecessor: Option<(Arc<str>, Instant)>,
+    /// It is not to be claimed before.
+    pub(super) not_before: Option<Instant>,
+    /// Since when it waits for another owner.
+    pub(super) giving: Option<Instant>,
+    /// A stranger that answers for it, and when it was seen last.
+    pub(super) stranger: Option<(MacAddr, Instant)>,
+    pub(super) defended: Option<Instant>,
+    /// The peer that answered for it last when we asked, and when.
+    pub(super) answered_to_us: Option<(NodeId, Instant)>,
+    /// As deputy: whose, when the wire was or is to be asked, and what was found last.
+    pub(super) deputy: Option<Deputy>,
+    /// The peer in whose place we answer.
+    pub(super) stands_in: Option<NodeId>,
+    /// What a deputy has told of our answers.
+    pub(super) verified: Option<bool>,
+}
+
+/// The duty of the candidate that comes after the owner: to see whether the owner answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deputy {
+    owner: NodeId,
+    at: Instant,
+    asked: bool,
+}
+
+impl Coordinator {
+    /// Does what is to be done about an address.
+    pub(super) fn settle(&mut self, address: IpAddr) {
+        self.forget_stranger(address);
+        self.convene(address);
+        let Some(seat) = self.seats.get(&address) else {
+            return;
+        };
+        let candidates = self.candidates(address, seat);
+        let claimants = self.claimants(address);
+        let scene = Scene {
+            me: ME,
+            draining: self.draining,
+            mine: self.claims.has(address) || seat.resumes,
+            failback: self.takes_back(),
+            candidates: &candidates,
+            claimants: &claimants,
+        };
+        let mut step = scene.step(|id| self.view(id));
+        if !self.has_quorum(seat) {
+            if self.claims.has(address) {
+                self.give_up(address, Why::NoQuorum);
+            }
+            step = Step::Leave;
+        }
+        let owner = claimants.iter().copied().find(|id| keeps(self.view(*id)));
+        if let Some(seat) = self.seats.get_mut(&address)
+            && owner.is_some()
+        {
+            seat.predecessor = None;
+        }
+        if !matches!(step, Step::Claim { ask: true }) {
+            self.probes.remove(address);
+        }
+        match step {
+            Step::Own => self.go_on(address),
+            Step::Claim { ask } => self.claim(address, ask, &claimants),
+            Step::HandOver => {
+                self.go_on(address);
+                self.give(address, &candidates);
+            }
+            Step::Yield => {
+                let to = owner
+                    .and_then(|id| self.peers.get(&id))
+                    .map(|told| told.name.clone());
+                self.give_up(address, to.map_or(Why::NotCandidate, |to| Why::Moved { to }));
+            }
+            Step::Wait | Step::Leave => {}
+        }
+        let mine = self.claims.has(address);
+        if let Some(seat) = self.seats.get_mut(&address) {
+            seat.resumes = false;
+            if step != Step::HandOver {
+                seat.giving = None;
+            }
+            if !mine {
+                seat.verified = None;
+            }
+        }
+        let owner = owner.filter(|_| step == Step::Leave);
+        self.deputize(address, owner, &candidates);
+    }
+
+    /// Who had an address has it no more.
+    pub(super) fn bereave(&mut self, address: IpAddr, from: Arc<str>, heard: Option<Instant>) {
+        if let Some(seat) = self.seats.get_mut(&address) {
+            seat.predecessor = heard.map(|heard| (from, heard));
+            if self.config.policy == Policy::Fenced {
+                // It withdraws when it has not heard the majority for as long as we have not heard it; it may have heard
+                // later than we did, by one interval, and needs time to act.
+                let wait = self.config.liveness.interval * 2;
+                seat.not_before = Some(self.now + wait);
+                self.deadlines.insert((self.now + wait, address));
+            }
+        }
+        self.dirty.insert(address);
+    }
+
+    /// Answers for the address no more, if we do.
+    pub(super) fn give_up(&mut self, address: IpAddr, why: Why) {
+        if self.claims.has(address) && self.claims.remove(address) {
+            self.outputs.push_back(Output::Withdraw { address, why });
+        }
+        if let Some(seat) = self.seats.get_mut(&address) {
+            seat.resumes = false;
+            seat.giving = None;
+        }
+    }
+
+    /// We have no interface for the address, or have one again.
+    pub(super) fn decline(&mut self, address: IpAddr, declined: bool) {
+        if declined {
+            self.give_up(address, Why::NoInterface);
+            self.claims.insert(Entry {
+                address,
+                declined: true,
+            });
+        } else if self.claims.declines(address) {
+            self.claims.remove(address);
+        }
+    }
+
+    /// A peer has asked the wire about addresses of ours.
+    pub(super) fn seen_by(&mut self, id: NodeId, answered: &[IpAddr], silent: &[IpAddr]) {
+        let Some(by) = self.peers.get(&id).map(|told| told.name.clone()) else {
+            return;
+        };
+        let seen = |answered: bool| move |address: &IpAddr| (*address, answered);
+        for (address, answered) in answered
+            .iter()
+            .map(seen(true))
+            .chain(silent.iter().map(seen(false)))
+        {
+            if !self.claims.has(address) {
+                continue;
+            }
+            if let Some(seat) = self.seats.get_mut(&address)
+                && seat.verified.replace(answered) != Some(answered)
+            {
+                self.outputs.push_back(Output::Verified {
+                    address,
+                    by: by.clone(),
+                    answered,
+                });
+            }
+        }
+    }
+
+    /// Asks the wire about a peer: whether its node, and its speaker, are there.
+    pub(super) fn ask_about(&mut self, id: NodeId) {
+        let Some(told) = self.peers.get(&id) else {
+            return;
+        };
+        if told.on_link {
+            self.outputs.push_back(Output::AskNode {
+                node: told.name.clone(),
+            });
+        }
+        // Two, should one of them be on an interface that we do not have.
+        let mut owned = told.claims.owned();
+        for address in [owned.next(), owned.next_back()].into_iter().flatten() {
+            self.outputs.push_back(Output::AskAddress { address });
+        }
+    }
+
+    /// Whether we take an address from a candidate behind us: not while the network, or we, come and go.
+    fn takes_back(&self) -> bool {
+        let settled = self.last_flap.is_none_or(|last| {
+            let pause = Duration::from_secs(1 << self.flaps.saturating_sub(1));
+            last + pause <= self.now
+        });
+        self.config.failback && settled
+    }
+
+    /// Answers for an address that is ours, from now on or as before.
+    fn go_on(&mut self, address: IpAddr) {
+        if self.claims.insert(Entry::claimed(address)) {
+            self.outputs.push_back(Output::Announce {
+                address,
+                cause: Cause::Resumed,
+            });
+        }
+    }
+
+    fn claim(&mut self, address: IpAddr, ask: bool, claimants: &[NodeId]) {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
+        if let Some(at) = seat.not_before {
+            if now < at {
+                self.deadlines.insert((at, address));
+                return;
+            }
+            seat.not_before = None;
+        }
+        // Who had it is down: the wire has been asked about that.
+        let cause = match seat.predecessor.take() {
+            Some((from, heard)) if ask => Cause::TakeOver { from, heard },
+            None if ask => match self.probes.look(now, address) {
+                Found::Unknown => return,
+                Found::Nobody => Cause::First,
+                Found::Peer => return self.look_again(address, PEER_PAUSE),
+                Found::Stranger(_) if self.config.conflicts == Conflicts::Yield => {
+                    return self.look_again(address, STRANGER_PAUSE);
+                }
+                Found::Stranger(_) => Cause::First,
+            },
+            Some(_) | None => {
+                let has = claimants.first().and_then(|id| self.peers.get(id));
+                has.map_or(Cause::First, |told| Cause::HandOver {
+                    from: told.name.clone(),
+                })
+            }
+        };
+        self.probes.remove(address);
+        self.claims.insert(Entry::claimed(address));
+        self.outputs.push_back(Output::Announce { address, cause });
+    }
+
+    fn look_again(&mut self, address: IpAddr, pause: Duration) {
+        self.probes.remove(address);
+        let at = self.now + pause;
+        if let Some(seat) = self.seats.get_mut(&address) {
+            seat.not_before = Some(at);
+        }
+        self.deadlines.insert((at, address));
+    }
+
+    /// We may not keep the address: another has to take it in time, if there is one that can.
+    fn give(&mut self, address: IpAddr, candidates: &[NodeId]) {
+        if candidates.contains(&ME) {
+            return;
+        }
+        let can_take = |id: &NodeId| matches!(self.view(*id), View::Up | View::Unknown | View::Draining);
+        let can_be_taken = candidates.iter().any(can_take);
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
+        let until = *seat.giving.get_or_insert(now) + HAND_OVER;
+        if can_be_taken && now < until {
+            self.deadlines.insert((until, address));
+        } else {
+            self.give_up(address, Why::NotCandidate);
+        }
+    }
+
+    /// The candidate that is next looks after the owner: asks the wire whether it answers, and answers in its place while it
+    /// restarts.
+    fn deputize(&mut self, address: IpAddr, owner: Option<NodeId>, candidates: &[NodeId]) {
+        let up = |id: &NodeId| (*id == ME && !self.draining) || self.view(*id) == View::Up;
+        let mut others = candidates.iter().copied().filter(|id| Some(*id) != owner);
+        let deputy = owner.filter(|_| others.find(up) == Some(ME));
+        let held =
+            deputy.filter(|owner| matches!(self.view(*owner), View::Starting { .. } | View::Held { .. }));
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
+        if seat.stands_in != held {
+            if seat.stands_in.is_some() {
+                self.outputs.push_back(Output::StandDown { address });
+            }
+            seat.stands_in = held;
+            if let Some(told) = held.and_then(|owner| self.peers.get(&owner)) {
+                self.outputs.push_back(Output::StandIn {
+                    address,
+                    node: told.name.clone(),
+                });
+            }
+        }
+        let Some(owner) = deputy.filter(|_| held.is_none()) else {
+            seat.deputy = None;
+            return;
+        };
+        let next = match seat.deputy {
+            Some(duty) if duty.owner == owner && now < duty.at => {
+                self.deadlines.insert((duty.at, address));
+                return;
+            }
+            Some(duty) if duty.owner == owner && !duty.asked => {
+                self.outputs.push_back(Output::AskAddress { address });
+                Deputy {
+                    owner,
+                    at: now + ANSWER,
+                    asked: true,
+                }
+            }
+            duty => {
+                let known = duty.filter(|duty| duty.owner == owner);
+                if let Some(duty) = known {
+                    let since = duty.at.checked_sub(ANSWER).unwrap_or(duty.at);
+                    let answered = seat
+                        .answered_to_us
+                        .is_some_and(|(id, at)| id == owner && at >= since);
+                    self.reports.entry(owner).or_default().push((address, answered));
+                }
+                let pause = if known.is_some() { VERIFY } else { FIRST_VERIFY };
+                Deputy {
+                    owner,
+                    at: now + jitter(pause, address),
+                    asked: false,
+                }
+            }
+        };
+        seat.deputy = Some(next);
+        self.deadlines.insert((next.at, address));
+    }
+
+    /// Tells owners what the wire said of them.
+    pub(super) fn report(&mut self) {
+        for (id, seen) in std::mem::take(&mut self.reports) {
+            // As many as fit into a datagram, whatever their family.
+            for seen in seen.chunks(64) {
+                let of = |wanted: bool| {
+                    let of = seen.iter().filter(move |(_, answered)| *answered == wanted);
+                    of.map(|(address, _)| *address).collect()
+                };
+                let (answered, silent) = (of(true), of(false));
+                self.send(id, Message::Seen { answered, silent });
+            }
+        }
+    }
+}
+
+/// More or less by a quarter, differently for each address and the same for each run.
+fn jitter(time: Duration, address: IpAddr) -> Duration {
+    let low = match address {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => v6.to_bits() as u32,
+    };
+    let spread = low.wrapping_mul(0x9e37_79b9) >> 16;
+    time * 3 / 4 + time / 2 * spread / 0x1_0000
+}

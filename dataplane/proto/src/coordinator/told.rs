@@ -1,0 +1,67 @@
+//! What a peer has told, and what it has been told.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Api, GATHER, RESEND};
+use crate::MacAddr;
+use crate::claims::{Assembly, Claims};
+
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) name: Arc<str>,
+    pub(super) api: Api,
+    pub(super) on_link: bool,
+    /// What it claims, as far as it is known as a whole.
+    pub(super) claims: Claims,
+    pub(super) assembly: Assembly,
+    /// The digest of its claims that it told last.
+    pub(super) told: u64,
+    /// The digest of our claims that it knows.
+    pub(super) knows: u64,
+    /// What it remembers of ours, from before our start; whether that has come as a whole.
+    pub(super) memory: Assembly,
+    pub(super) remembered: bool,
+    /// When it was told last what we remember of it.
+    pub(super) reminded: Option<Instant>,
+    /// The digest of the claims that it was sent last, and when.
+    pub(super) sent: Option<(u64, Instant)>,
+    pub(super) macs: Vec<MacAddr>,
+    pub(super) version: String,
+    /// It was down since it was up last.
+    pub(super) was_down: bool,
+}
+
+impl Told {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            api: Api::Down,
+            on_link: false,
+            claims: Claims::default(),
+            assembly: Assembly::default(),
+            told: 0,
+            knows: 0,
+            memory: Assembly::default(),
+            remembered: false,
+            reminded: None,
+            sent: None,
+            macs: Vec::new(),
+            version: String::new(),
+            was_down: false,
+        }
+    }
+
+    /// When our claims with this digest are to be sent to it; none when it has them, or was never heard and so cannot
+    /// believe us.
+    pub(super) fn claims_due(&self, now: Instant, digest: u64) -> Option<Instant> {
+        if self.knows == digest || self.knows == 0 {
+            return None;
+        }
+        Some(match self.sent {
+            None => now,
+            Some((sent, at)) if sent == digest => at + RESEND,
+            Some((_, at)) => at + GATHER,
+        })
+    }
+}

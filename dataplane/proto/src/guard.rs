@@ -1,0 +1,77 @@
+//! Which datagrams are news: from peers, made for this incarnation of ours, and newer than all before.
+//!
+//! A speaker makes up its incarnation when it starts, from the clock. Should the clock have been set back since its last
+//! start, the others would take all it says for old; it learns so from what they echo, and goes beyond it.
+
+use std::collections::BTreeMap;
+
+use crate::heartbeat::{Datagram, Refused};
+
+/// Which datagrams are news: from peers, made for this incarnation of ours, and newer than all before.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// Our own incarnation.
+    incarnation: u64,
+    /// The last incarnation and number of each peer.
+    peers: BTreeMap<String, (u64, u64)>,
+}
+
+impl Guard {
+    /// A guard that knows no peers.
+    #[must_use]
+    pub fn new(incarnation: u64) -> Self {
+        Self {
+            incarnation,
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// Our own incarnation; it can rise by what is [admitted](Self::admit).
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// These are the peers: the others are forgotten, and not listened to.
+    pub fn set_peers<'a>(&mut self, peers: impl IntoIterator<Item = &'a str>) {
+        let mut before = std::mem::take(&mut self.peers);
+        for peer in peers {
+            let heard = before.remove(peer).unwrap_or_default();
+            self.peers.insert(peer.to_owned(), heard);
+        }
+    }
+
+    /// What to tell a peer as `echo`: its incarnation as heard last, or 0. It is heard also from datagrams that are made
+    /// for another incarnation of ours: that is how two speakers get to know each other.
+    #[must_use]
+    pub fn echo(&self, peer: &str) -> u64 {
+        self.peers.get(peer).map_or(0, |(incarnation, _)| *incarnation)
+    }
+
+    /// Takes in an authentic datagram. Whether it is to be believed:
+    ///
+    /// # Errors
+    /// When it is from a stranger, recorded earlier, or made before the sender knew us.
+    pub fn admit(&mut self, datagram: &Datagram) -> Result<(), Refused> {
+        let heard = self.peers.get_mut(&datagram.node).ok_or(Refused::Stranger)?;
+        let this = (datagram.incarnation, datagram.number);
+        if datagram.echo != self.incarnation {
+            // They heard a greater incarnation of ours before: the clock was set back over our restart.
+            if datagram.echo > self.incarnation {
+                self.incarnation = datagram.echo.saturating_add(1);
+            }
+            // It may be a recording: it must not make us deaf to the sender, only show us an incarnation to echo.
+            heard.0 = if heard.1 == 0 {
+                datagram.incarnation
+            } else {
+                heard.0
+            };
+            return Err(Refused::Echo);
+        }
+        if this <= *heard {
+            return Err(Refused::Replayed);
+        }
+        *heard = this;
+        Ok(())
+    }
+}

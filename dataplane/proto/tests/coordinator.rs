@@ -1,0 +1,372 @@
+//! Speakers among each other, on a simulated segment: who answers, when, and that nothing moves without a cause.
+
+#[path = "support/segment.rs"]
+mod segment;
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use lb_proto::MacAddr;
+use lb_proto::coordinator::{Conflicts, Policy};
+use lb_proto::election::order;
+use segment::{FAIR, Segment, Weather, ms};
+
+const SETTLED: u64 = 2000;
+
+fn settled(seed: u64, nodes: usize, addresses: usize) -> Segment {
+    let mut lan = Segment::new(seed, nodes, addresses, FAIR);
+    lan.run(ms(SETTLED));
+    lan.sole_owners();
+    lan
+}
+
+/// The longest time for which an address has had no owner that is switched on, from here on.
+fn outage(lan: &mut Segment, address: IpAddr, time: u64) -> u64 {
+    let mut longest = 0;
+    let mut silent = 0;
+    for _ in 0..time {
+        lan.run(ms(1));
+        silent = if lan.owners(address).is_empty() {
+            silent + 1
+        } else {
+            0
+        };
+        longest = longest.max(silent);
+    }
+    longest
+}
+
+#[test]
+fn metallbs_order_picks_the_first_owners() {
+    let lan = settled(1, 5, 40);
+    for (address, owner) in lan.sole_owners() {
+        let first = order(address, ["n0", "n1", "n2", "n3", "n4"])[0];
+        assert_eq!(format!("n{owner}"), first);
+    }
+    assert!(lan.causes.iter().all(|(_, _, cause)| *cause == "first"));
+    assert_eq!(
+        lan.causes.len(),
+        40,
+        "nobody had an address for a moment that was not its own"
+    );
+}
+
+#[test]
+fn a_node_without_power_is_replaced_within_a_quarter_of_a_second() {
+    for seed in 0..40 {
+        let mut lan = settled(seed, 3, 30);
+        let address = lan.addresses[0];
+        let owner = lan.owners(address)[0];
+        let before = lan.sole_owners();
+        let wait = lan.dice.roll(100);
+        lan.run(ms(wait));
+        lan.power_off(owner);
+        let outage = outage(&mut lan, address, 1000);
+        assert!(outage <= 190, "seed {seed}: {outage} ms");
+        let after = lan.sole_owners();
+        for (address, was) in before {
+            assert!(was == owner || after[&address] == was, "only what it had moves");
+        }
+        // It returns, and takes nothing back.
+        lan.power_on(owner);
+        lan.run(ms(8000));
+        assert!(lan.is_running(owner));
+        assert_eq!(lan.sole_owners(), after, "seed {seed}");
+    }
+}
+
+#[test]
+fn two_failures_at_once_are_covered() {
+    for seed in 0..40 {
+        let mut lan = settled(seed, 6, 60);
+        let address = lan.addresses[0];
+        let owner = lan.owners(address)[0];
+        let names: Vec<_> = (0..6).map(|n| format!("n{n}")).collect();
+        let second: usize = order(address, names.iter().map(String::as_str))[1][1..]
+            .parse()
+            .unwrap();
+        assert_ne!(owner, second);
+        lan.power_off(owner);
+        lan.power_off(second);
+        let outage = outage(&mut lan, address, 1000);
+        assert!(outage <= 250, "seed {seed}: {outage} ms");
+        lan.sole_owners();
+    }
+}
+
+#[test]
+fn a_restarted_or_crashed_speaker_keeps_its_addresses() {
+    for seed in 0..20 {
+        let mut lan = settled(seed, 3, 30);
+        let before = lan.sole_owners();
+        for node in 0..3 {
+            if seed % 2 == 0 {
+                lan.leave(node);
+            } else {
+                lan.kill(node);
+            }
+            lan.start_after(node, ms(2500));
+            lan.run(ms(1000));
+            let stood_in = lan.stand_ins.len();
+            let had = before.values().filter(|owner| **owner == node).count();
+            assert_eq!(stood_in, had, "seed {seed}: others answer in its place");
+            lan.run(ms(4000));
+            assert!(lan.stand_ins.is_empty());
+            assert_eq!(lan.sole_owners(), before, "seed {seed}, n{node}");
+        }
+        let moved = lan
+            .causes
+            .iter()
+            .filter(|(_, _, cause)| *cause != "first" && *cause != "resumed");
+        assert_eq!(moved.count(), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn who_does_not_come_back_loses_its_addresses_when_the_grace_ends() {
+    let mut lan = settled(3, 3, 30);
+    let address = lan.addresses[0];
+    let owner = lan.owners(address)[0];
+    lan.leave(owner);
+    lan.run(ms(9900));
+    assert!(lan.owners(address).is_empty(), "held");
+    lan.run(ms(400));
+    assert_ne!(lan.sole_owners()[&address], owner);
+    // A node that dies meanwhile costs no more than usual.
+    let mut lan = settled(4, 3, 30);
+    let owner = lan.owners(address)[0];
+    lan.leave(owner);
+    lan.run(ms(1000));
+    lan.power_off(owner);
+    assert!(outage(&mut lan, address, 1000) <= 250);
+}
+
+#[test]
+fn lost_heartbeats_alone_move_nothing() {
+    for seed in 0..20 {
+        let mut lan = settled(seed, 5, 50);
+        let before = lan.sole_owners();
+        // A fifth of them, for half a minute.
+        lan.weather = Weather {
+            loss: 200,
+            doubled: 100,
+            delay: 20_000,
+            drift: 0,
+        };
+        lan.run(ms(30_000));
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+        // All of them: the wire says who lives.
+        lan.walled = true;
+        lan.run(ms(5000));
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+        lan.walled = false;
+        lan.run(ms(2000));
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+        assert_eq!(lan.causes.len(), 50, "seed {seed}");
+    }
+}
+
+#[test]
+fn speakers_that_never_hear_each_other_elect_by_the_api_and_the_wire() {
+    let mut lan = Segment::new(5, 4, 40, FAIR);
+    lan.walled = true;
+    lan.run(ms(3000));
+    for (address, owner) in lan.sole_owners() {
+        assert_eq!(format!("n{owner}"), order(address, ["n0", "n1", "n2", "n3"])[0]);
+    }
+    assert!(lan.conflicts.is_empty());
+}
+
+#[test]
+fn a_hand_over_never_leaves_an_address_without_an_owner() {
+    for seed in 0..20 {
+        let mut lan = settled(seed, 4, 40);
+        lan.weather.loss = 100;
+        for node in 0..4 {
+            lan.drain(node, true);
+            for _ in 0..1500 {
+                lan.run(ms(1));
+                for address in lan.addresses.clone() {
+                    assert!(
+                        !lan.owners(address).is_empty(),
+                        "seed {seed}: {address} while n{node} drains"
+                    );
+                }
+            }
+            let owners = lan.sole_owners();
+            assert!(owners.values().all(|owner| *owner != node), "seed {seed}");
+            lan.drain(node, false);
+            lan.run(ms(500));
+        }
+    }
+}
+
+#[test]
+fn an_address_on_nodes_that_all_drain_stays() {
+    let mut lan = settled(8, 3, 30);
+    for node in 0..3 {
+        lan.drain(node, true);
+        lan.run(ms(500));
+    }
+    let owners = lan.sole_owners();
+    lan.power_off(2);
+    lan.run(ms(1000));
+    let after = lan.sole_owners();
+    for (address, owner) in owners {
+        assert!(owner == 2 || after[&address] == owner);
+    }
+}
+
+#[test]
+fn a_node_that_may_not_have_an_address_any_more_hands_it_over() {
+    let mut lan = settled(9, 3, 3);
+    let address = lan.addresses[0];
+    for _ in 0..2 {
+        let owner = lan.owners(address)[0];
+        lan.bar(owner, address);
+        assert_eq!(outage(&mut lan, address, 500), 0);
+        assert_ne!(lan.sole_owners()[&address], owner);
+    }
+    let last = lan.owners(address)[0];
+    lan.bar(last, address);
+    lan.run(ms(2500));
+    assert!(lan.owners(address).is_empty(), "nobody may have it");
+}
+
+#[test]
+fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
+    for seed in 0..30 {
+        let mut lan = settled(seed, 5, 50);
+        lan.split(&[3, 4], 1);
+        lan.run(ms(1000));
+        for address in lan.addresses.clone() {
+            let owners = lan.owners(address);
+            assert_eq!(owners.len(), 2, "seed {seed}: {address} has {owners:?}");
+        }
+        lan.heal();
+        lan.run(ms(600));
+        for (address, owner) in lan.sole_owners() {
+            let names = ["n0", "n1", "n2", "n3", "n4"];
+            assert_eq!(
+                owner_order(address, &names)[&owner],
+                0.min(owner_order(address, &names)[&owner]),
+                "sole"
+            );
+        }
+    }
+}
+
+fn owner_order(address: IpAddr, names: &[&str]) -> BTreeMap<usize, usize> {
+    let order = order(address, names.iter().copied());
+    order
+        .iter()
+        .enumerate()
+        .map(|(place, name)| (name[1..].parse().unwrap(), place))
+        .collect()
+}
+
+#[test]
+fn with_fences_the_minority_withdraws_before_the_majority_claims() {
+    for seed in 0..30 {
+        let weather = Weather { drift: 2, ..FAIR };
+        let mut lan = Segment::with(seed, 5, 50, weather, Policy::Fenced, false);
+        lan.run(ms(SETTLED));
+        lan.sole_owners();
+        lan.split(&[1, 3], 1);
+        for _ in 0..1500 {
+            lan.run(ms(1));
+            for address in lan.addresses.clone() {
+                let owners = lan.owners(address);
+                assert!(owners.len() <= 1, "seed {seed}: {address} has {owners:?}");
+            }
+        }
+        for (address, owner) in lan.sole_owners() {
+            assert!(
+                ![1, 3].contains(&owner),
+                "seed {seed}: {address} is on the side of two"
+            );
+        }
+        let before = lan.sole_owners();
+        lan.heal();
+        lan.run(ms(1000));
+        assert_eq!(lan.sole_owners(), before);
+    }
+}
+
+#[test]
+fn with_failback_a_node_takes_its_addresses_back_without_a_gap() {
+    let mut lan = Segment::with(11, 3, 30, FAIR, Policy::Availability, true);
+    lan.run(ms(SETTLED));
+    let before = lan.sole_owners();
+    let address = lan.addresses[0];
+    let owner = before[&address];
+    lan.power_off(owner);
+    lan.run(ms(1000));
+    assert_ne!(lan.sole_owners()[&address], owner);
+    lan.power_on(owner);
+    assert_eq!(outage(&mut lan, address, 9000), 0);
+    assert_eq!(lan.sole_owners(), before);
+}
+
+#[test]
+fn a_stranger_is_told_and_left_alone_or_not() {
+    let stranger = MacAddr([2, 0xbb, 0, 0, 0, 1]);
+    for (policy, owners) in [
+        (Conflicts::Warn, 1),
+        (Conflicts::Defend, 1),
+        (Conflicts::Yield, 0),
+    ] {
+        let mut lan = Segment::new(12, 3, 3, FAIR);
+        lan.set_conflicts(policy);
+        let address = lan.addresses[0];
+        lan.strangers.insert(address, stranger);
+        lan.run(ms(15_000));
+        assert_eq!(lan.owners(address).len(), owners, "{policy:?}");
+        assert!(
+            lan.conflicts
+                .iter()
+                .all(|(_, at, mac)| (*at, *mac) == (address, stranger))
+        );
+        assert!(!lan.conflicts.is_empty());
+        lan.strangers.clear();
+        lan.run(ms(12_000));
+        lan.sole_owners();
+    }
+}
+
+#[test]
+fn another_speaker_sees_whether_the_owner_answers() {
+    let mut lan = settled(13, 3, 30);
+    lan.run(ms(40_000));
+    let verified: std::collections::BTreeSet<_> = lan
+        .verified
+        .iter()
+        .map(|(_, address, ok)| (*address, *ok))
+        .collect();
+    assert_eq!(verified.len(), 30, "each address, once, answered");
+    assert!(lan.verified.iter().all(|(_, _, ok)| *ok));
+}
+
+#[test]
+fn a_thousand_nodes_send_no_more_than_five_hundred_heartbeats_a_second_each() {
+    let mut lan = Segment::new(14, 1000, 10_000, FAIR);
+    lan.run(ms(4000));
+    let owners = lan.sole_owners();
+    lan.sent.fill(0);
+    lan.run(ms(1000));
+    let (most, total) = (lan.sent.iter().max().unwrap(), lan.sent.iter().sum::<u64>());
+    let peers = (0..1000).map(|node| lan.rate(node).0).max().unwrap();
+    let slowest = (0..1000).map(|node| lan.rate(node).1).max().unwrap();
+    println!(
+        "datagrams a second: {most} at most, {} on average; {peers} peers, {slowest:?} at most",
+        total / 1000
+    );
+    assert!(*most <= 520, "{most}");
+    // And a node that dies is replaced in time all the same.
+    let address = lan.addresses[0];
+    lan.power_off(owners[&address]);
+    let outage = outage(&mut lan, address, 1500);
+    println!("outage {outage} ms");
+    assert!(outage <= 600, "{outage} ms");
+}
