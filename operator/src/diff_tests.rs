@@ -14,6 +14,9 @@ fn mk_live(wanted: &Wanted, change: impl FnOnce(&mut Value)) -> Live {
     body["metadata"]["uid"] = json!(format!("uid of {}", wanted.id));
     body["metadata"]["generation"] = json!(1);
     body["metadata"]["resourceVersion"] = json!("5");
+    if wanted.id.kind == Kind::Secret {
+        body["data"] = json!({"current": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="});
+    }
     change(&mut body);
     let object: DynamicObject = serde_json::from_value(body).unwrap();
     Live::new(wanted.id.kind, object)
@@ -245,4 +248,16 @@ fn an_object_of_somebody_else_under_our_name_is_taken_over() {
             .remove(APPLIED);
     };
     assert_eq!(cause_after(Kind::Deployment, change), Some(Cause::Changed));
+}
+
+#[test]
+fn a_secret_without_its_key_is_put_right_and_its_content_is_kept_by_nobody() {
+    let without = |body: &mut Value| body["data"] = json!({"current": "c2hvcnQ="});
+    assert_eq!(cause_after(Kind::Secret, without), Some(Cause::Drift));
+    let another =
+        |body: &mut Value| body["data"]["current"] = json!("ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=");
+    assert_eq!(cause_after(Kind::Secret, another), None);
+    let wanted = mk_wanted();
+    let live = mk_live(find(&wanted, Kind::Secret), |_| {});
+    assert!(!format!("{live:?}").contains("MDEyMz"));
 }

@@ -8,6 +8,7 @@ use kube::api::DynamicObject;
 use lb_daemon::Key;
 use serde_json::{Map, Value, json};
 
+use crate::keys;
 use crate::object::{Kind, ObjectId};
 use crate::pods::PodFacts;
 
@@ -27,7 +28,10 @@ pub struct Live {
 impl Live {
     /// Takes from an object what is of interest.
     #[must_use]
-    pub fn new(kind: Kind, object: DynamicObject) -> Self {
+    pub fn new(kind: Kind, mut object: DynamicObject) -> Self {
+        // What is secret is not kept. Without a key a Secret is shown as one of no type, which nobody wants: so it is put
+        // right as any other object is.
+        let useless = kind == Kind::Secret && !keys::strip(&mut object);
         let metadata = object.metadata;
         let mut body = match object.data {
             Value::Object(fields) => fields,
@@ -35,6 +39,9 @@ impl Live {
         };
         if !matches!(kind, Kind::Deployment | Kind::DaemonSet) {
             body.remove("status");
+        }
+        if useless {
+            body.remove("type");
         }
         body.insert(
             "metadata".to_owned(),

@@ -8,6 +8,7 @@ pub mod conflict;
 pub mod diff;
 pub mod image;
 pub mod index;
+pub mod keys;
 pub mod metrics;
 pub mod object;
 pub mod observe;

@@ -14,6 +14,8 @@ pub enum Kind {
     CustomResourceDefinition,
     /// Who the programs are.
     ServiceAccount,
+    /// What the speakers know each other by.
+    Secret,
     /// What they may do in the whole cluster.
     ClusterRole,
     /// Gives it to them.
@@ -38,10 +40,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::CustomResourceDefinition,
         Self::ServiceAccount,
+        Self::Secret,
         Self::ClusterRole,
         Self::ClusterRoleBinding,
         Self::Role,
@@ -66,6 +69,7 @@ impl Kind {
                 "customresourcedefinitions",
             ),
             Self::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
+            Self::Secret => ("", "v1", "Secret", "secrets"),
             Self::ClusterRole => ("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles"),
             Self::ClusterRoleBinding => (
                 "rbac.authorization.k8s.io",

@@ -14,6 +14,7 @@ use lb_daemon::watch::{Change, watch};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::index::Live;
+use crate::keys;
 use crate::object::{Kind, ObjectId};
 use crate::render::{MANAGED_BY, MANAGER};
 
@@ -73,7 +74,11 @@ fn pods(client: &Client) -> BoxStream<'static, Event> {
 
 /// Watches the operator's objects of one kind.
 pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
-    let only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+    let mut only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+    if kind == Kind::Secret {
+        // By name, so that the right to read Secrets is the right to read this one.
+        only = only.fields(&format!("metadata.name={}", keys::SECRET));
+    }
     raw(client, kind, only)
         .scan(Vec::new(), move |listing, event| {
             let event = match event {

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
 use serde_json::json;
 
 use crate::index::Live;
-use crate::object::ObjectId;
+use crate::keys;
+use crate::object::{Kind, ObjectId};
 use crate::render::{MANAGER, Wanted};
 
 /// How long one write may take: an API server that hangs must not keep the operator from its other work.
@@ -25,6 +27,12 @@ pub enum WriteError {
         id: ObjectId,
         /// Why not.
         source: Box<kube::Error>,
+    },
+    /// No keys could be made.
+    #[error("make the keys of the heartbeats: {source}")]
+    Keys {
+        /// Why not.
+        source: keys::NoRandomness,
     },
     /// An object could not be deleted.
     #[error("delete {id}: {}", explain(.source))]
@@ -69,12 +77,33 @@ impl Writer {
         Self { client }
     }
 
+    /// Gives a Secret a key, if it has none that speakers can use.
+    async fn make_keys(&self, id: &ObjectId) -> Result<(), WriteError> {
+        let fail = |source| WriteError::Apply {
+            id: id.clone(),
+            source: Box::new(source),
+        };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &id.key.namespace);
+        let what = || format!("apply {id}");
+        let secret = in_time(what, api.get_opt(&id.key.name)).await?.map_err(fail)?;
+        if secret.as_ref().is_some_and(keys::are_valid) {
+            return Ok(());
+        }
+        let made = keys::make(id).map_err(|source| WriteError::Keys { source })?;
+        let params = PatchParams::apply(keys::KEYS_MANAGER).force();
+        let written = in_time(what, api.patch(&id.key.name, &params, &Patch::Apply(&made))).await?;
+        written.map(drop).map_err(fail)
+    }
+
     /// Applies an object, taking its fields from whoever else may own them, and returns how it is stored.
     ///
     /// # Errors
     /// When the API server refuses, or does not answer.
     pub async fn apply(&self, wanted: &Wanted) -> Result<Live, WriteError> {
         let id = &wanted.id;
+        if id.kind == Kind::Secret {
+            self.make_keys(id).await?;
+        }
         let params = PatchParams::apply(MANAGER).force();
         let api = self.api(id);
         let patch = Patch::Apply(&wanted.body);

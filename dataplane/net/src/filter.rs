@@ -1,5 +1,5 @@
-//! The classic BPF program that lets through ARP requests or neighbour solicitations for owned addresses, and nothing
-//! else.
+//! The classic BPF program that lets through ARP or neighbour discovery about some addresses, and nothing else: questions
+//! for them, and answers and announcements of those who have them.
 //!
 //! Reads a set of addresses, writes instructions for `SO_ATTACH_FILTER`. Pure: tests run the program in an
 //! interpreter. A LAN shows every host all broadcast ARP; a speaker that owns ten addresses must not wake up
@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! addressed to us, or to a group     else drop
-//! ARP: EtherType, operation request;  NDP: next header ICMPv6, type solicitation     else drop
-//! load the target address: the last 32 bits of it
+//! ARP: EtherType;  NDP: next header ICMPv6, type solicitation or advertisement     else drop
+//! load the address that it is about, the last 32 bits of it: the target, and of an ARP reply the sender
 //! binary tree of "≥ first address of the right half?"            (one or two instructions per inner node)
 //!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two ends)
 //! ```
@@ -24,7 +24,7 @@ pub const MAX_INSTRUCTIONS: usize = 4096;
 /// The fewest with which a program for any set of addresses can be built: the common part and one range.
 pub const MIN_INSTRUCTIONS: usize = PROLOGUE + 4;
 
-const PROLOGUE: usize = 9;
+const PROLOGUE: usize = 10;
 const LEAF_RANGES: usize = 8;
 
 // linux/bpf_common.h
@@ -47,22 +47,24 @@ const PACKET_MULTICAST: u32 = 2;
 // Where in a frame: the Ethernet header is 14 bytes long, that of IPv6 40.
 const ETHERTYPE_AT: u32 = 12;
 const ARP_OPERATION_AT: u32 = 20;
+const ARP_SENDER_AT: u32 = 28;
 const ARP_TARGET_AT: u32 = 38;
 const IPV6_NEXT_HEADER_AT: u32 = 20;
 const ICMPV6_TYPE_AT: u32 = 54;
-/// The last 32 bits of the target of a solicitation.
+/// The last 32 bits of the target of a solicitation, or of an advertisement.
 const NDP_TARGET_AT: u32 = 74;
 
-const ARP_REQUEST: u32 = 1;
+const ARP_REPLY: u32 = 2;
 const ICMPV6: u32 = 58;
 const SOLICITATION: u32 = 135;
+const ADVERTISEMENT: u32 = 136;
 
-/// Whose questions a program lets through.
+/// What a program lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// ARP requests, for IPv4.
+    /// ARP, for IPv4.
     Arp,
-    /// Neighbour solicitations, for IPv6.
+    /// Neighbour solicitations and advertisements, for IPv6.
     Ndp,
 }
 
@@ -90,13 +92,14 @@ impl Protocol {
         match self {
             Self::Arp => [
                 op(LD_BYTE, 0, 0, PACKET_TYPE),
-                op(JUMP_GT, 5, 0, PACKET_BROADCAST),
+                op(JUMP_GT, 2, 0, PACKET_BROADCAST),
                 op(LD_HALF, 0, 0, ETHERTYPE_AT),
-                op(JUMP_EQ, 0, 3, ethertype),
-                op(LD_HALF, 0, 0, ARP_OPERATION_AT),
-                op(JUMP_EQ, 0, 1, ARP_REQUEST),
-                op(JUMP, 0, 0, 1),
+                op(JUMP_EQ, 1, 0, ethertype),
                 DROP,
+                op(LD_HALF, 0, 0, ARP_OPERATION_AT),
+                op(JUMP_EQ, 0, 2, ARP_REPLY),
+                op(LD_WORD, 0, 0, ARP_SENDER_AT),
+                op(JUMP, 0, 0, 1),
                 op(LD_WORD, 0, 0, ARP_TARGET_AT),
             ],
             // The socket is bound to IPv6 and sees nothing else.
@@ -106,10 +109,11 @@ impl Protocol {
                 op(LD_BYTE, 0, 0, IPV6_NEXT_HEADER_AT),
                 op(JUMP_EQ, 0, 3, ICMPV6),
                 op(LD_BYTE, 0, 0, ICMPV6_TYPE_AT),
-                op(JUMP_EQ, 0, 1, SOLICITATION),
-                op(JUMP, 0, 0, 1),
+                op(JUMP_EQ, 2, 0, SOLICITATION),
+                op(JUMP_EQ, 1, 0, ADVERTISEMENT),
                 DROP,
                 op(LD_WORD, 0, 0, NDP_TARGET_AT),
+                op(JUMP, 0, 0, 0),
             ],
         }
     }

@@ -33,6 +33,25 @@ pub struct LinkAddress {
     pub prefix_len: u8,
 }
 
+impl LinkAddress {
+    /// Whether an address is in the network of this one.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let len = u32::from(self.prefix_len);
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                len > 0 && differ.checked_shr(32 - len.min(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                len > 0 && differ.checked_shr(128 - len.min(128)).unwrap_or(0) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

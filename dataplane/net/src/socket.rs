@@ -133,15 +133,22 @@ impl PacketSocket {
         self.interface
     }
 
-    /// From now on requests for these addresses pass, and no others. The kernel swaps the filter in one step:
-    /// a request for an address that is in the old and in the new set is never missed. Frames that are
-    /// already queued stay so.
-    pub fn set_addresses<'a, A>(&self, addresses: impl IntoIterator<Item = &'a A>) -> Result<Fit, SocketError>
+    /// From now on frames about these addresses pass, and no others: those to answer for, and those that are only watched.
+    /// The kernel swaps the filter in one step: a frame about an address that is in the old and in the new set is never
+    /// missed. Frames that are already queued stay so.
+    pub fn set_addresses<'a, A>(
+        &self,
+        addresses: impl IntoIterator<Item = &'a A>,
+        watched: impl IntoIterator<Item = &'a A>,
+    ) -> Result<Fit, SocketError>
     where
         A: Copy + Into<IpAddr> + 'a,
     {
-        let addresses: Vec<&A> = addresses.into_iter().collect();
+        let mut addresses: Vec<&A> = addresses.into_iter().collect();
+        let owned = addresses.len();
+        addresses.extend(watched);
         let fit = self.filter(&addresses)?;
+        addresses.truncate(owned);
         // Last: where no group can be joined, who asks us directly is answered all the same.
         self.join(addresses.iter().map(|address| (**address).into()))?;
         Ok(fit)

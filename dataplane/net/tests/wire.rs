@@ -47,8 +47,11 @@ impl Speaker {
 
     fn own(&self, owned: impl IntoIterator<Item = Ipv4Addr>) -> Result<Fit> {
         let mut responder = self.responder.borrow_mut();
-        responder.set(owned);
-        Ok(self.socket.set_addresses(responder.addresses())?)
+        *responder = Responder::new();
+        for address in owned {
+            responder.insert(address);
+        }
+        Ok(self.socket.set_addresses(responder.addresses(), [])?)
     }
 
     /// Answers what is still queued.
@@ -382,8 +385,8 @@ fn addresses_may_be_given_as_slice_or_set() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let socket = PacketSocket::arp(interface().await?.index)?;
-        socket.set_addresses(&[OWNED])?;
-        socket.set_addresses(&BTreeSet::from([OWNED]))?;
+        socket.set_addresses(&[OWNED], [])?;
+        socket.set_addresses(&BTreeSet::from([OWNED]), [])?;
         Ok(())
     })
 }

@@ -5,7 +5,8 @@
 //!
 //! MetalLB sends a burst at once and then every 1.1 s for 5 s. We keep that and add two early ones: the first
 //! frame after a link came up, or while a switch still learns, is the one that gets lost, and a client should
-//! not wait more than a second for the next.
+//! not wait more than a second for the next. After the series an address is announced again from time to time, so that
+//! switches and routers that forgot it, or were switched off, learn it; not all addresses at the same moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -72,6 +73,8 @@ pub struct Announcer {
     claims: BTreeMap<IpAddr, Claim>,
     queue: BTreeSet<Slot>,
     arrivals: u64,
+    /// Time between two bursts after the series; none for no such bursts.
+    refresh: Option<Duration>,
     now: Option<Instant>,
     window: Option<Instant>,
     sent_in_window: u32,
@@ -81,6 +84,14 @@ impl Announcer {
     /// A schedule without claims.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, where each claimed address is announced again after this time, more or less by a quarter.
+    pub fn refreshing(refresh: Option<Duration>) -> Self {
+        Self {
+            refresh,
+            ..Self::default()
+        }
     }
 
     /// We became owner of `address`: a full series of bursts from now on. Claiming again starts the series
@@ -145,10 +156,12 @@ impl Announcer {
         }
         self.queue.remove(&slot);
         self.sent_in_window += 1;
+        let refresh = self.refresh;
         let next = self.claims.get_mut(&address).and_then(|claim| {
             claim.sent += 1;
             claim.slot = None;
-            BURSTS.get(claim.sent).map(|offset| claim.since + *offset)
+            let in_series = BURSTS.get(claim.sent).map(|offset| claim.since + *offset);
+            in_series.or_else(|| Some(now + jittered(refresh?, address, claim.sent)))
         });
         if let Some(due) = next {
             let slot = self.enqueue(due, address);
@@ -184,4 +197,14 @@ impl Announcer {
             self.sent_in_window = 0;
         }
     }
+}
+
+/// More or less by a quarter: differently for each address and each time, and the same in each run.
+fn jittered(time: Duration, address: IpAddr, count: usize) -> Duration {
+    let low = match address {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => v6.to_bits() as u32,
+    };
+    let mixed = low.wrapping_add(count as u32).wrapping_mul(0x9e37_79b9);
+    time * 3 / 4 + time / 2 * ((mixed ^ (mixed >> 15)) & 0xffff) / 0x1_0000
 }

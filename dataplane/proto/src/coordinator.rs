@@ -526,11 +526,9 @@ impl Coordinator {
             Some(answers) => answers,
             None => !told.on_link || !self.needed.contains_key(&id),
         };
+        // What it claims is not known, so that it restarts makes no difference: it has what it would have.
         match told.api {
-            Api::Up if lives => View::Up,
-            Api::Held if lives => View::Held {
-                until: self.now + self.config.liveness.grace,
-            },
+            Api::Up | Api::Held if lives => View::Up,
             Api::Up | Api::Held | Api::Down => View::Down,
         }
     }

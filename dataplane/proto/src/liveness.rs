@@ -477,11 +477,8 @@ impl Liveness {
         let later = |at: &mut Instant| *at = (*at + stall).min(now);
         for peer in self.peers.values_mut() {
             later(&mut peer.heard);
-            for at in [&mut peer.doubt, &mut peer.speaker_at, &mut peer.node_at] {
-                if let Some(at) = at {
-                    later(at);
-                }
-            }
+            let others = [&mut peer.doubt, &mut peer.speaker_at, &mut peer.node_at];
+            others.into_iter().flatten().for_each(later);
         }
     }
 }

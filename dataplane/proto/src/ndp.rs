@@ -236,35 +236,28 @@ impl Frame {
     }
 }
 
-/// The frame of a neighbour advertisement, with the option that names the target's hardware address.
+/// Bytes of a question: Ethernet, IPv6 and the solicitation, without an option.
+pub const QUESTION_LEN: usize = ICMPV6_AT + MESSAGE_LEN;
+
+/// The frame of a neighbour advertisement, with the option that names the target's hardware address. `macs`: who sends it,
+/// and who has the target.
 #[must_use]
 pub fn advertisement(
-    mac: MacAddr,
+    macs: (MacAddr, MacAddr),
     to: (MacAddr, Ipv6Addr),
     target: Ipv6Addr,
     solicited: bool,
 ) -> [u8; ADVERTISEMENT_LEN] {
-    let (dst, destination) = to;
-    let mut frame = [0; ADVERTISEMENT_LEN];
-    put(&mut frame, 0, dst.0);
-    put(&mut frame, 6, mac.0);
-    put(&mut frame, 12, ETHERTYPE.to_be_bytes());
-    put(&mut frame, IPV6_AT, [0x60]);
-    put(
-        &mut frame,
-        IPV6_AT + 4,
-        [0, (ADVERTISEMENT_LEN - ICMPV6_AT) as u8],
-    );
-    put(&mut frame, IPV6_AT + 6, [ICMPV6, HOP_LIMIT]);
+    let (sender, owner) = macs;
     // The address itself is the source: it is one of ours as far as the link is concerned (RFC 4861 section 7.2.4).
-    put(&mut frame, IPV6_AT + 8, target.octets());
-    put(&mut frame, IPV6_AT + 24, destination.octets());
+    let mut frame = headers::<ADVERTISEMENT_LEN>((sender, target), to);
+    let (_, destination) = to;
     // Override, so that who knows another owner's hardware address takes ours (RFC 4861 section 7.2.6).
     let flags = if solicited { SOLICITED | OVERRIDE } else { OVERRIDE };
     put(&mut frame, ICMPV6_AT, [ADVERTISEMENT, 0, 0, 0, flags]);
     put(&mut frame, ICMPV6_AT + 8, target.octets());
     put(&mut frame, ICMPV6_AT + MESSAGE_LEN, [TARGET_LINK_LAYER, 1]);
-    put(&mut frame, ICMPV6_AT + MESSAGE_LEN + 2, mac.0);
+    put(&mut frame, ICMPV6_AT + MESSAGE_LEN + 2, owner.0);
     let sum = checksum(target, destination, frame.get(ICMPV6_AT..).unwrap_or_default());
     put(&mut frame, ICMPV6_AT + 2, sum.to_be_bytes());
     frame
@@ -273,7 +266,35 @@ pub fn advertisement(
 /// One burst after a change of owner: an unsolicited advertisement to all nodes.
 #[must_use]
 pub fn unsolicited(mac: MacAddr, address: Ipv6Addr) -> [u8; ADVERTISEMENT_LEN] {
-    advertisement(mac, (multicast_mac(ALL_NODES), ALL_NODES), address, false)
+    advertisement((mac, mac), (multicast_mac(ALL_NODES), ALL_NODES), address, false)
+}
+
+/// The question who has `address`, in the form of a probe for duplicates (RFC 4862 section 5.4.2): from nobody, so that it
+/// changes no cache. The answer goes to all nodes.
+#[must_use]
+pub fn question(mac: MacAddr, address: Ipv6Addr) -> [u8; QUESTION_LEN] {
+    let group = solicited_node(address);
+    let mut frame = headers((mac, Ipv6Addr::UNSPECIFIED), (multicast_mac(group), group));
+    put(&mut frame, ICMPV6_AT, [SOLICITATION]);
+    put(&mut frame, ICMPV6_AT + 8, address.octets());
+    let message = frame.get(ICMPV6_AT..).unwrap_or_default();
+    let sum = checksum(Ipv6Addr::UNSPECIFIED, group, message);
+    put(&mut frame, ICMPV6_AT + 2, sum.to_be_bytes());
+    frame
+}
+
+/// A frame with its Ethernet and IPv6 headers, for an ICMPv6 message that fills the rest.
+fn headers<const N: usize>(from: (MacAddr, Ipv6Addr), to: (MacAddr, Ipv6Addr)) -> [u8; N] {
+    let mut frame = [0; N];
+    put(&mut frame, 0, to.0.0);
+    put(&mut frame, 6, from.0.0);
+    put(&mut frame, 12, ETHERTYPE.to_be_bytes());
+    put(&mut frame, IPV6_AT, [0x60]);
+    put(&mut frame, IPV6_AT + 4, [0, (N - ICMPV6_AT) as u8]);
+    put(&mut frame, IPV6_AT + 6, [ICMPV6, HOP_LIMIT]);
+    put(&mut frame, IPV6_AT + 8, from.1.octets());
+    put(&mut frame, IPV6_AT + 24, to.1.octets());
+    frame
 }
 
 /// The group in which solicitations for an address are sent: `ff02::1:ff` and its last 24 bits (RFC 4291 section 2.7.1).
@@ -332,7 +353,7 @@ fn mac(bytes: &[u8], at: usize) -> MacAddr {
     MacAddr(octets.copied().unwrap_or_default())
 }
 
-fn put<const N: usize>(frame: &mut [u8; ADVERTISEMENT_LEN], at: usize, bytes: [u8; N]) {
+fn put<const L: usize, const N: usize>(frame: &mut [u8; L], at: usize, bytes: [u8; N]) {
     for (to, from) in frame.iter_mut().skip(at).zip(bytes) {
         *to = from;
     }

@@ -4,7 +4,7 @@
 //! A solicitation is answered whether it came to the group of its target or to our hardware address: hosts ask the owner
 //! itself whether it is still there (RFC 4861 section 7.3), and who does not answer that is forgotten within seconds.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use crate::MacAddr;
@@ -23,6 +23,13 @@ pub enum Verdict {
         /// The owned address it answers for.
         address: Ipv6Addr,
     },
+    /// Somebody else shows that it has an address.
+    Sighted {
+        /// The address.
+        address: Ipv6Addr,
+        /// Who has it.
+        mac: MacAddr,
+    },
     /// Nothing to do.
     Ignore(IgnoreReason),
     /// Nothing to believe: count it.
@@ -32,7 +39,8 @@ pub enum Verdict {
 /// The set of owned addresses, and the rule of what to answer for them.
 #[derive(Clone, Debug, Default)]
 pub struct NeighbourResponder {
-    owned: BTreeSet<Ipv6Addr>,
+    /// With another's hardware address: those for which we stand in.
+    owned: BTreeMap<Ipv6Addr, Option<MacAddr>>,
 }
 
 impl NeighbourResponder {
@@ -43,17 +51,26 @@ impl NeighbourResponder {
 
     /// Starts answering for `address`. Returns whether it is new.
     pub fn insert(&mut self, address: Ipv6Addr) -> bool {
-        self.owned.insert(address)
+        self.owned.insert(address, None).is_none()
     }
 
-    /// Stops answering for `address`, from the next frame on. Returns whether it was owned.
+    /// Starts answering for `address` in place of its owner, who has this hardware address and cannot answer at the
+    /// moment. Not so when it is our own. Returns whether it is new.
+    pub fn stand_in(&mut self, address: Ipv6Addr, owner: MacAddr) -> bool {
+        match self.owned.get(&address) {
+            Some(None) => false,
+            Some(Some(_)) | None => self.owned.insert(address, Some(owner)).is_none(),
+        }
+    }
+
+    /// Stops answering for `address`, from the next frame on. Returns whether it was answered for.
     pub fn remove(&mut self, address: &Ipv6Addr) -> bool {
-        self.owned.remove(address)
+        self.owned.remove(address).is_some()
     }
 
-    /// The owned addresses, in order: what the kernel filter is built from.
-    pub fn addresses(&self) -> &BTreeSet<Ipv6Addr> {
-        &self.owned
+    /// The addresses that are answered for, in order: what the kernel filter is built from.
+    pub fn addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
+        self.owned.keys()
     }
 
     /// Judges one frame received on the interface that has `interface_mac` at this moment.
@@ -62,13 +79,24 @@ impl NeighbourResponder {
             Ok(frame) => frame,
             Err(error) => return Verdict::Malformed(error),
         };
+        if frame.src == interface_mac {
+            return Verdict::Ignore(IgnoreReason::OwnFrame);
+        }
         let asker = match frame.message {
-            Message::Advertisement { .. } => return Verdict::Ignore(IgnoreReason::Reply),
+            Message::Advertisement { link_layer, .. } => {
+                return Verdict::Sighted {
+                    address: frame.target,
+                    mac: link_layer.unwrap_or(frame.src),
+                };
+            }
             Message::Solicitation { link_layer } => link_layer.unwrap_or(frame.src),
         };
-        if let Some(reason) = self.ignore(interface_mac, &frame) {
-            return Verdict::Ignore(reason);
+        if frame.dst != interface_mac && frame.dst != multicast_mac(solicited_node(frame.target)) {
+            return Verdict::Ignore(IgnoreReason::OtherDestination);
         }
+        let Some(owner) = self.owned.get(&frame.target) else {
+            return Verdict::Ignore(IgnoreReason::NotOwned);
+        };
         // A probe for duplicates comes from nobody: everybody is told that the address is taken (RFC 4861 section 7.2.4).
         let probes = frame.source.is_unspecified();
         let to = if probes {
@@ -76,19 +104,10 @@ impl NeighbourResponder {
         } else {
             (asker, frame.source)
         };
+        let macs = (interface_mac, owner.unwrap_or(interface_mac));
         Verdict::Reply {
-            frame: advertisement(interface_mac, to, frame.target, !probes),
+            frame: advertisement(macs, to, frame.target, !probes),
             address: frame.target,
         }
-    }
-
-    fn ignore(&self, interface_mac: MacAddr, frame: &Frame) -> Option<IgnoreReason> {
-        if frame.dst != interface_mac && frame.dst != multicast_mac(solicited_node(frame.target)) {
-            return Some(IgnoreReason::OtherDestination);
-        }
-        if frame.src == interface_mac {
-            return Some(IgnoreReason::OwnFrame);
-        }
-        (!self.owned.contains(&frame.target)).then_some(IgnoreReason::NotOwned)
     }
 }

@@ -11,7 +11,8 @@ use std::net::Ipv6Addr;
 use etherparse::{Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
 use lb_proto::MacAddr;
 use lb_proto::ndp::{
-    ADVERTISEMENT_LEN, DecodeError, Frame, Message, advertisement, multicast_mac, solicited_node, unsolicited,
+    ADVERTISEMENT_LEN, DecodeError, Frame, Message, advertisement, multicast_mac, question, solicited_node,
+    unsolicited,
 };
 use lb_proto::neighbour::{NeighbourResponder, Verdict};
 use lb_proto::responder::IgnoreReason;
@@ -95,7 +96,12 @@ fn a_probe_for_duplicates_is_read_and_a_false_one_is_not() {
 
 #[test]
 fn an_advertisement_is_what_others_take_for_one() {
-    let frame = advertisement(NODE, (CLIENT, ip("fc00:50::14")), ip("fc00:50::100"), true);
+    let frame = advertisement(
+        (NODE, NODE),
+        (CLIENT, ip("fc00:50::14")),
+        ip("fc00:50::100"),
+        true,
+    );
     let packet = PacketHeaders::from_ethernet_slice(&frame).unwrap();
     let Some(NetHeaders::Ipv6(header, _)) = packet.net else {
         panic!("not IPv6");
@@ -173,7 +179,7 @@ fn every_wrong_field_has_its_own_error() {
         assert_eq!(Frame::decode(&frame), Err(*error), "byte {at}");
     }
     let mut frame = advertisement(
-        NODE,
+        (NODE, NODE),
         (MacAddr::BROADCAST, ip("ff02::1")),
         ip("fc00:50::100"),
         true,
@@ -196,6 +202,7 @@ fn answer(frame: &[u8]) -> Result<Frame, IgnoreReason> {
             assert_eq!(address, ip("fc00:50::100"));
             Ok(Frame::decode(&frame).unwrap())
         }
+        Verdict::Sighted { .. } => panic!("no question"),
         Verdict::Ignore(reason) => Err(reason),
         Verdict::Malformed(error) => panic!("{error}"),
     }
@@ -249,13 +256,32 @@ fn what_is_not_for_us_is_not_answered() {
         (other, IgnoreReason::NotOwned),
         (own, IgnoreReason::OwnFrame),
         (elsewhere, IgnoreReason::OtherDestination),
-        (
-            unsolicited(CLIENT, ip("fc00:50::100")).to_vec(),
-            IgnoreReason::Reply,
-        ),
     ] {
         assert_eq!(answer(&frame), Err(reason));
     }
+}
+
+#[test]
+fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
+    let (address, owner) = (ip("fc00:50::100"), MacAddr([2, 0, 0, 0, 0, 0x77]));
+    let mut responder = NeighbourResponder::new();
+    responder.stand_in(address, owner);
+    let Verdict::Reply { frame, .. } = responder.handle(NODE, &asked()) else {
+        panic!("no answer");
+    };
+    let sighted = Verdict::Sighted { address, mac: owner };
+    assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
+    assert_eq!(NeighbourResponder::new().handle(CLIENT, &frame), sighted);
+}
+
+#[test]
+fn a_question_is_answered_to_all_and_shows_who_has_the_address() {
+    let address = ip("fc00:50::100");
+    let answer = answer(&question(CLIENT, address)).unwrap();
+    assert_eq!((answer.destination, answer.src), (ip("ff02::1"), NODE));
+    let burst = unsolicited(NODE, address);
+    let sighted = Verdict::Sighted { address, mac: NODE };
+    assert_eq!(NeighbourResponder::new().handle(CLIENT, &burst), sighted);
 }
 
 /// Puts the right checksum into a frame that a test has changed: the one's complement sum, as RFC 1071 writes it.
@@ -298,7 +324,7 @@ proptest! {
         let (target, destination) = (Ipv6Addr::from(target), Ipv6Addr::from(destination));
         let mac = MacAddr(mac);
         let possible = !target.is_multicast() && mac.is_unicast() && !(solicited && destination.is_multicast());
-        let frame = Frame::decode(&advertisement(mac, (CLIENT, destination), target, solicited));
+        let frame = Frame::decode(&advertisement((mac, mac), (CLIENT, destination), target, solicited));
         prop_assert_eq!(frame.is_ok(), possible);
         if let Ok(frame) = frame {
             prop_assert_eq!((frame.target, frame.source, frame.destination, frame.src), (target, target, destination, mac));

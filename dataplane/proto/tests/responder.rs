@@ -40,7 +40,7 @@ fn request() -> ArpFrame {
 fn ignored(frame: ArpFrame) -> Option<IgnoreReason> {
     match responder().handle(NODE, &frame.encode()) {
         Verdict::Ignore(reason) => Some(reason),
-        Verdict::Reply { .. } | Verdict::Malformed(_) => None,
+        Verdict::Reply { .. } | Verdict::Sighted { .. } | Verdict::Malformed(_) => None,
     }
 }
 
@@ -111,14 +111,16 @@ fn the_answer_names_the_mac_that_the_interface_has_now() {
 }
 
 #[test]
-fn replies_are_ignored() {
-    assert_eq!(
-        ignored(ArpFrame {
-            operation: Operation::Reply,
-            ..request()
-        }),
-        Some(IgnoreReason::Reply)
-    );
+fn a_reply_shows_who_has_the_address() {
+    let reply = ArpFrame {
+        operation: Operation::Reply,
+        ..request()
+    };
+    let sighted = Verdict::Sighted {
+        address: CLIENT_IP,
+        mac: CLIENT,
+    };
+    assert_eq!(responder().handle(NODE, &reply.encode()), sighted);
 }
 
 #[test]
@@ -143,19 +145,51 @@ fn what_our_own_interface_sent_is_ignored() {
 }
 
 #[test]
-fn a_gratuitous_request_is_no_question() {
-    assert_eq!(
-        ignored(ArpFrame {
-            sender_ip: OWNED,
-            ..request()
-        }),
-        Some(IgnoreReason::Gratuitous)
-    );
-    let [announcement, _] = gratuitous(CLIENT, OWNED);
-    assert_eq!(
-        responder().handle(NODE, &announcement),
-        Verdict::Ignore(IgnoreReason::Gratuitous)
-    );
+fn an_announcement_is_no_question_and_shows_who_has_the_address() {
+    let sighted = Verdict::Sighted {
+        address: OWNED,
+        mac: CLIENT,
+    };
+    let announcement = ArpFrame {
+        sender_ip: OWNED,
+        ..request()
+    };
+    assert_eq!(responder().handle(NODE, &announcement.encode()), sighted);
+    for frame in gratuitous(CLIENT, OWNED) {
+        assert_eq!(responder().handle(NODE, &frame), sighted);
+    }
+}
+
+#[test]
+fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
+    let owner = MacAddr([2, 0, 0, 0, 0, 0x77]);
+    let mut responder = Responder::new();
+    assert!(responder.stand_in(OWNED, owner) && !responder.stand_in(OWNED, owner));
+    let Verdict::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
+        panic!("no answer");
+    };
+    assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
+    assert_eq!(ArpFrame::decode(&frame).unwrap().sender_mac, owner);
+    // What is our own stays so.
+    responder.insert(OWNED);
+    assert!(!responder.stand_in(OWNED, owner));
+    let Verdict::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
+        panic!("no answer");
+    };
+    assert_eq!(ArpFrame::decode(&frame).unwrap().sender_mac, NODE);
+}
+
+#[test]
+fn a_question_is_answered_and_its_answer_shows_who_has_the_address() {
+    let question = lb_proto::responder::question(CLIENT, OWNED);
+    let Verdict::Reply { frame, .. } = responder().handle(NODE, &question) else {
+        panic!("no answer");
+    };
+    let sighted = Verdict::Sighted {
+        address: OWNED,
+        mac: NODE,
+    };
+    assert_eq!(Responder::new().handle(CLIENT, &frame), sighted);
 }
 
 #[test]
@@ -178,7 +212,7 @@ fn a_withdrawn_address_gets_no_answer_from_the_next_frame_on() {
         responder.handle(NODE, &request().encode()),
         Verdict::Ignore(IgnoreReason::NotOwned)
     );
-    assert!(responder.addresses().is_empty());
+    assert!(responder.addresses().next().is_none());
 }
 
 #[test]

@@ -9,19 +9,29 @@
 //! Knows nothing of Kubernetes. After each round of calls, [`Driver::flush`]; then sleep until
 //! [`Driver::poll_timeout`] at most, and flush again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use lb_net::{Snapshot, SocketError};
+use lb_net::{Link, LinkAddress, Snapshot, SocketError};
+use lb_proto::MacAddr;
 use lb_proto::announcer::Announcer;
+use tokio::sync::mpsc;
 
-use crate::interfaces::{Excluded, Interfaces};
+use crate::agenda::Agenda;
+use crate::interfaces::{Excluded, Interfaces, covers, has_network, speaks};
 use crate::metrics::Metrics;
 use crate::port::Port;
+pub use crate::voice::Sighting;
+use crate::voice::Sightings;
 
 /// Pause before an interface that could not be opened, or a filter that was not taken, is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long answers to a question are waited for.
+const ANSWERS: Duration = Duration::from_secs(3);
+/// Sightings that may wait for the speaker.
+const SIGHTINGS: usize = 1024;
 
 /// The announcing half of the speaker.
 #[derive(Debug)]
@@ -34,20 +44,28 @@ pub struct Driver {
     ports: BTreeMap<u32, Port>,
     claims: BTreeMap<IpAddr, Interfaces>,
     schedule: Announcer,
+    /// Addresses that were asked about, and until when answers are waited for.
+    watched: Agenda<IpAddr>,
+    sightings: Sightings,
+    seen: Option<mpsc::Receiver<Sighting>>,
     retry: Option<Instant>,
 }
 
 impl Driver {
-    /// A driver that announces nothing and has no interfaces yet.
+    /// A driver that announces nothing and has no interfaces yet. After `refresh` an address is announced again.
     #[must_use]
-    pub fn new(excluded: Excluded, metrics: Metrics) -> Self {
+    pub fn new(excluded: Excluded, refresh: Option<Duration>, metrics: Metrics) -> Self {
+        let (sightings, seen) = mpsc::channel(SIGHTINGS);
         Self {
             excluded,
             metrics,
             links: Snapshot::new(),
             ports: BTreeMap::new(),
             claims: BTreeMap::new(),
-            schedule: Announcer::new(),
+            schedule: Announcer::refreshing(refresh),
+            watched: Agenda::default(),
+            sightings,
+            seen: Some(seen),
             retry: None,
         }
     }
@@ -59,11 +77,17 @@ impl Driver {
         self.refit(now)
     }
 
+    /// Who is seen on the wire with an address that is ours, or that was asked about. To be taken once.
+    pub fn sightings(&mut self) -> mpsc::Receiver<Sighting> {
+        self.seen.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
     /// Announces the address on these interfaces, those that come later included.
     pub fn announce(&mut self, now: Instant, address: IpAddr, interfaces: Interfaces) {
+        let chosen = self.chosen(address, &interfaces);
         let mut gained = false;
-        for port in self.ports.values_mut() {
-            if interfaces.include(port.name()) {
+        for (index, port) in &mut self.ports {
+            if chosen.contains(index) {
                 gained |= port.insert(address);
             } else {
                 port.remove(address);
@@ -83,9 +107,65 @@ impl Driver {
         }
     }
 
-    /// Announces everything again: others may have answered meanwhile.
-    pub fn again(&mut self, now: Instant) {
-        self.schedule.again_all(now);
+    /// Announces the address again: others may have answered meanwhile.
+    pub fn again(&mut self, now: Instant, address: IpAddr) {
+        self.schedule.again(now, address);
+    }
+
+    /// Whether some open interface of these is fit for the address.
+    #[must_use]
+    pub fn fit(&self, address: IpAddr, interfaces: &Interfaces) -> bool {
+        !self.chosen(address, interfaces).is_empty()
+    }
+
+    /// Asks on these interfaces who has the address; see [`sightings`](Self::sightings).
+    pub fn ask(&mut self, now: Instant, address: IpAddr, interfaces: &Interfaces) {
+        let chosen = self.chosen(address, interfaces);
+        for (_, port) in self.ports.iter_mut().filter(|(index, _)| chosen.contains(index)) {
+            port.ask(address);
+        }
+        self.watched.remove(&address);
+        self.watched.enter(address, now + ANSWERS);
+    }
+
+    /// Answers for the address on an interface in place of its owner, who has this hardware address.
+    pub fn stand_in(&mut self, address: IpAddr, interface: &str, owner: MacAddr) {
+        if self.claims.contains_key(&address) {
+            return;
+        }
+        for port in self.ports.values_mut().filter(|port| port.name() == interface) {
+            port.stand_in(address, owner);
+        }
+    }
+
+    /// Answers in place of the owner of the address no more.
+    pub fn stand_down(&mut self, address: IpAddr) {
+        for port in self.ports.values_mut() {
+            port.stand_down(address);
+        }
+    }
+
+    /// The hardware addresses that answers come from.
+    #[must_use]
+    pub fn open_macs(&self) -> Vec<MacAddr> {
+        self.ports.values().map(Port::mac).collect()
+    }
+
+    /// The addresses that the open interfaces have, by name of the interface.
+    #[must_use]
+    pub fn port_addresses(&self) -> Vec<(String, LinkAddress)> {
+        let open = self
+            .links
+            .values()
+            .filter(|link| self.ports.contains_key(&link.index));
+        open.flat_map(|link| link.addresses.iter().map(|own| (link.name.clone(), *own)))
+            .collect()
+    }
+
+    /// The open interfaces for an address: of those that are asked for by name, all; else those whose network covers it,
+    /// and if none does, all, because a router may know the way.
+    fn chosen(&self, address: IpAddr, interfaces: &Interfaces) -> BTreeSet<u32> {
+        choose(&self.excluded, &self.links, &self.ports, address, interfaces)
     }
 
     /// Names of the interfaces that the address is announced on at this moment.
@@ -109,6 +189,11 @@ impl Driver {
                 self.retry.get_or_insert(now + RETRY);
             }
         }
+        while let Some(address) = self.watched.pop(now) {
+            for port in self.ports.values_mut() {
+                port.unwatch(address);
+            }
+        }
         self.schedule.handle_timeout(now);
         while let Some(address) = self.schedule.poll_output() {
             for port in self.ports.values() {
@@ -120,7 +205,7 @@ impl Driver {
     /// When to call [`flush`](Self::flush) at the latest; none when nothing is to be done.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.schedule.poll_timeout(), self.retry]
+        [self.schedule.poll_timeout(), self.watched.next(), self.retry]
             .into_iter()
             .flatten()
             .min()
@@ -133,6 +218,7 @@ impl Driver {
             links,
             ports,
             claims,
+            sightings,
             ..
         } = self;
         ports.retain(|index, port| {
@@ -143,12 +229,18 @@ impl Driver {
             fit
         });
         let mut came = false;
-        let mut again = Vec::new();
+        let mut anew = BTreeSet::new();
         for link in links.values().filter(|link| excluded.admits(link)) {
             let Some(mac) = link.mac else { continue };
             let changed = match ports.get_mut(&link.index) {
                 Some(port) => port.rename(&link.name, mac),
-                None => match Port::open(link.index, link.name.clone(), mac, metrics.clone()) {
+                None => match Port::open(
+                    link.index,
+                    link.name.clone(),
+                    mac,
+                    metrics.clone(),
+                    sightings.clone(),
+                ) {
                     Ok(port) => {
                         tracing::info!(interface = link.name, %mac, "interface opened");
                         ports.insert(link.index, port);
@@ -168,16 +260,24 @@ impl Driver {
                     }
                 },
             };
-            let Some(port) = ports.get_mut(&link.index).filter(|_| changed) else {
-                continue;
-            };
-            for (address, interfaces) in claims.iter() {
-                if interfaces.include(&link.name) {
-                    port.insert(*address);
-                    again.push(*address);
+            if changed {
+                anew.insert(link.index);
+            }
+        }
+        // Which interfaces are chosen depends on all of them.
+        let mut again = Vec::new();
+        for (address, interfaces) in claims.iter() {
+            let chosen = choose(excluded, links, ports, *address, interfaces);
+            let mut heard = true;
+            for (index, port) in ports.iter_mut() {
+                if chosen.contains(index) {
+                    heard &= !port.insert(*address) && !anew.contains(index);
                 } else {
                     port.remove(*address);
                 }
+            }
+            if !heard {
+                again.push(*address);
             }
         }
         for address in again {
@@ -185,4 +285,27 @@ impl Driver {
         }
         came
     }
+}
+
+fn choose(
+    excluded: &Excluded,
+    links: &Snapshot,
+    ports: &BTreeMap<u32, Port>,
+    address: IpAddr,
+    interfaces: &Interfaces,
+) -> BTreeSet<u32> {
+    let open = |link: &&Link| {
+        ports.contains_key(&link.index) && interfaces.include(&link.name) && speaks(link, address)
+    };
+    let covers = |link: &&Link| !excluded.contains(&link.name) && covers(link, address);
+    let anywhere = match interfaces {
+        Interfaces::Named(_) => true,
+        // A link that covers it and is down at the moment is still where it belongs.
+        Interfaces::All => !links
+            .values()
+            .any(|link| covers(&link) && !link.loopback && has_network(link, address)),
+    };
+    let chosen = links.values().filter(open);
+    let chosen = chosen.filter(|link| anywhere || covers(link));
+    chosen.map(|link| link.index).collect()
 }

@@ -1,9 +1,11 @@
 //! Arguments of the speaker, and the configuration made of them once, at start.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use lb_daemon::CommonArgs;
+use lb_proto::coordinator::{Conflicts, Policy};
 
 use crate::interfaces::{Excluded, ExcludedError};
 
@@ -35,6 +37,85 @@ pub struct Args {
     /// Seconds that a node keeps its addresses while its speaker restarts.
     #[arg(long, env = "LB_RESTART_GRACE", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub restart_grace: u64,
+
+    /// Directory with the keys that authenticate heartbeats: `current` makes them, the other files are believed too.
+    /// Without it speakers do not speak to each other, and failures are found out through the API server only.
+    #[arg(long, env = "LB_HEARTBEAT_KEYS", value_name = "DIRECTORY")]
+    pub heartbeat_keys: Option<PathBuf>,
+
+    /// UDP port of the heartbeats, on every node.
+    #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
+    pub heartbeat_port: u16,
+
+    /// Milliseconds between two heartbeats to another speaker.
+    #[arg(long, env = "LB_HEARTBEAT_INTERVAL_MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(20..=1000))]
+    pub heartbeat_interval_ms: u64,
+
+    /// Heartbeats in a row that may be missed before a speaker is taken for dead.
+    #[arg(long, env = "LB_HEARTBEAT_MISSES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=20))]
+    pub heartbeat_misses: u32,
+
+    /// What to do when speakers cannot hear each other: each side announces (availability), or only one that sees the
+    /// majority of the first candidates of an address does (fenced).
+    #[arg(
+        long,
+        env = "LB_PARTITION_POLICY",
+        value_enum,
+        ignore_case = true,
+        default_value_t
+    )]
+    pub partition_policy: PartitionPolicy,
+
+    /// Whether a node that returns takes its addresses back, which breaks their connections once more.
+    #[arg(long, env = "LB_FAILBACK", value_enum, ignore_case = true, default_value_t)]
+    pub failback: Failback,
+
+    /// What to do when a stranger on the LAN answers for an address: tell it, also announce the address again, or leave
+    /// it to the stranger.
+    #[arg(
+        long,
+        env = "LB_CONFLICT_POLICY",
+        value_enum,
+        ignore_case = true,
+        default_value_t
+    )]
+    pub conflict_policy: ConflictPolicy,
+
+    /// Seconds between two announcements of an address that nothing has happened to; 0 for none.
+    #[arg(long, env = "LB_ANNOUNCE_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub announce_interval: u64,
+}
+
+/// `--partition-policy`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum PartitionPolicy {
+    /// Each side serves.
+    #[default]
+    Availability,
+    /// The majority serves.
+    Fenced,
+}
+
+/// `--failback`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Failback {
+    /// Addresses stay where they are.
+    #[default]
+    Never,
+    /// The first candidate takes them back.
+    Immediate,
+}
+
+/// `--conflict-policy`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ConflictPolicy {
+    /// Tell it.
+    #[default]
+    Warn,
+    /// Announce the address again.
+    Defend,
+    /// Leave the address to the stranger.
+    Yield,
 }
 
 /// What the speaker knows besides what it reads from the API.
@@ -48,8 +129,24 @@ pub struct Config {
     pub ignore_exclude_label: bool,
     /// Interfaces never to announce on.
     pub excluded: Excluded,
-    /// How long a node stays a candidate while its speaker is away.
+    /// How long a node keeps its addresses while its speaker is away.
     pub grace: Duration,
+    /// The directory of the heartbeats' keys; none for no heartbeats.
+    pub keys: Option<PathBuf>,
+    /// UDP port of the heartbeats.
+    pub heartbeat_port: u16,
+    /// Time between two heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Heartbeats that may be missed.
+    pub heartbeat_misses: u32,
+    /// What to do in a partition.
+    pub policy: Policy,
+    /// Whether a node that returns takes its addresses back.
+    pub failback: bool,
+    /// What to do when a stranger answers for an address.
+    pub conflicts: Conflicts,
+    /// Time between two announcements of an address at rest; none for no such announcements.
+    pub refresh: Option<Duration>,
 }
 
 impl Args {
@@ -68,6 +165,24 @@ impl Args {
                 None => Excluded::usual()?,
             },
             grace: Duration::from_secs(self.restart_grace),
+            keys: self.heartbeat_keys.clone(),
+            heartbeat_port: self.heartbeat_port,
+            heartbeat_interval: Duration::from_millis(self.heartbeat_interval_ms),
+            heartbeat_misses: self.heartbeat_misses,
+            policy: match self.partition_policy {
+                PartitionPolicy::Availability => Policy::Availability,
+                PartitionPolicy::Fenced => Policy::Fenced,
+            },
+            failback: match self.failback {
+                Failback::Never => false,
+                Failback::Immediate => true,
+            },
+            conflicts: match self.conflict_policy {
+                ConflictPolicy::Warn => Conflicts::Warn,
+                ConflictPolicy::Defend => Conflicts::Defend,
+                ConflictPolicy::Yield => Conflicts::Yield,
+            },
+            refresh: (self.announce_interval > 0).then(|| Duration::from_secs(self.announce_interval)),
         })
     }
 }

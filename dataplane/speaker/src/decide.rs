@@ -1,18 +1,20 @@
-//! Who announces an address, and on which interfaces. A pure function of what is known: every speaker that knows the
-//! same comes to the same owner.
+//! Which nodes may announce an address, in which order, and on which interfaces we would. A pure function of what is known:
+//! every speaker that knows the same comes to the same candidates. Which of them does is the coordinator's to say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_daemon::Key;
 use lb_proto::election;
-use lb_proto::membership::Membership;
 
 use crate::index::Index;
 use crate::interfaces::Interfaces;
 use crate::objects::{Advertisement, Node, Service};
-use crate::peers::Standing;
+use crate::peers::Peers;
 use crate::reasons::{Ineligible, Reason};
+
+/// The longest order that is made: one address does not lose so many nodes at the same time.
+pub const MOST_CANDIDATES: usize = 16;
 
 /// What a decision is made from.
 #[derive(Clone, Copy, Debug)]
@@ -21,27 +23,23 @@ pub struct View<'a> {
     pub me: &'a str,
     /// The state of the cluster.
     pub index: &'a Index,
-    /// Which speakers live.
-    pub members: &'a Membership,
-    /// Whether the other speakers count with ours.
-    pub standing: Standing,
+    /// Which nodes have speakers.
+    pub peers: &'a Peers,
     /// Whether the exclude label of nodes has no meaning.
     pub ignore_exclude_label: bool,
 }
 
-/// Who announces an address.
+/// Who may announce an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Decision {
-    /// We do.
-    Mine(Announcement),
-    /// Another node does.
-    Other {
-        /// That node.
-        owner: String,
-        /// What stands against us; none when the owner is only before us in the order.
-        ineligible: Option<Ineligible>,
+pub enum Decision<'a> {
+    /// These nodes may.
+    Candidates {
+        /// In the order in which they would: the first [`MOST_CANDIDATES`], and we ourselves if we may.
+        order: Vec<&'a str>,
+        /// What we would announce, or what stands against us.
+        mine: Result<Announcement, Ineligible>,
     },
-    /// Nobody does.
+    /// Nobody may.
     Nobody {
         /// Why.
         reason: Reason,
@@ -73,7 +71,7 @@ struct Claim<'a> {
 
 /// Decides about one address.
 #[must_use]
-pub fn decide(view: &View<'_>, address: IpAddr) -> Decision {
+pub fn decide<'a>(view: &View<'a>, address: IpAddr) -> Decision<'a> {
     let mut claims = Vec::new();
     let mut reason = None;
     for (key, service) in view.index.having(address) {
@@ -92,48 +90,30 @@ pub fn decide(view: &View<'_>, address: IpAddr) -> Decision {
     }
     // The address has one owner, whoever shares it: a node that may announce it for one Service is a candidate.
     let mut because = BTreeSet::new();
-    let mut others = Vec::new();
+    let mut candidates = Vec::new();
     let mut mine = Err(Ineligible::NotSelected);
     for (name, node) in &view.index.nodes {
         let result = eligible(view, &claims, name, node);
-        if let Err(why) = result {
-            because.insert(why);
+        match result {
+            Ok(()) => candidates.push(name.as_str()),
+            Err(why) => {
+                because.insert(why);
+            }
         }
         if name == view.me {
             mine = result;
-        } else if result.is_ok() {
-            others.push(name.as_str());
         }
     }
-    if mine.is_ok() && !stands(view, &claims, &others) {
-        mine = Err(Ineligible::NoSpeaker);
-        because.insert(Ineligible::NoSpeaker);
+    let mut order = election::order(address, candidates);
+    if order.is_empty() {
+        return nobody(view, address, Reason::NoNode { because });
     }
-    let candidates = others.into_iter().chain(mine.is_ok().then_some(view.me));
-    match election::owner(address, candidates) {
-        None => nobody(view, address, Reason::NoNode { because }),
-        Some(owner) if owner == view.me => match announcement(view, &claims) {
-            Some(announcement) => Decision::Mine(announcement),
-            None => Decision::Unused,
-        },
-        Some(owner) => Decision::Other {
-            owner: owner.to_owned(),
-            ineligible: mine.err(),
-        },
+    if order.len() > MOST_CANDIDATES {
+        let us = order.drain(MOST_CANDIDATES..).find(|name| *name == view.me);
+        order.extend(us);
     }
-}
-
-/// Whether our standing with the other speakers makes us a candidate, given who else is one.
-fn stands(view: &View<'_>, claims: &[Claim<'_>], others: &[&str]) -> bool {
-    match view.standing {
-        Standing::Good => true,
-        Standing::Joining => claims.iter().any(|claim| {
-            view.index
-                .statuses_of(claim.key)
-                .any(|(_, record)| record.node == view.me)
-        }),
-        Standing::Lost => others.is_empty(),
-    }
+    let mine = mine.and_then(|()| announcement(view, &claims).ok_or(Ineligible::NotSelected));
+    Decision::Candidates { order, mine }
 }
 
 /// What has to hold whichever node announces: a pool, an advertisement of it for this Service, and an endpoint.
@@ -186,8 +166,8 @@ fn eligible(view: &View<'_>, claims: &[Claim<'_>], name: &str, node: &Node) -> R
     result
 }
 
-/// The rules of MetalLB, in the order in which a user would look for the cause. Whether the node is ready, cordoned or
-/// tainted has no meaning, nor has what interfaces it has: other nodes cannot see that.
+/// The rules of MetalLB, in the order in which a user would look for the cause, and one of our own: a node that is said to
+/// be switched off. Whether the node is ready has no meaning, and what interfaces it has it tells the others itself.
 fn eligible_for(view: &View<'_>, claim: &Claim<'_>, name: &str, node: &Node) -> Result<(), Ineligible> {
     if !claim
         .advertisements
@@ -202,10 +182,13 @@ fn eligible_for(view: &View<'_>, claim: &Claim<'_>, name: &str, node: &Node) -> 
     if node.network_unavailable {
         return Err(Ineligible::NetworkUnavailable);
     }
+    if node.out_of_service {
+        return Err(Ineligible::OutOfService);
+    }
     if claim.service.local && !view.index.has_endpoint_on(claim.key, name) {
         return Err(Ineligible::NoLocalEndpoint);
     }
-    if !view.members.is_candidate(name) {
+    if !view.peers.has_speaker(name) {
         return Err(Ineligible::NoSpeaker);
     }
     Ok(())
@@ -232,12 +215,12 @@ fn announcement(view: &View<'_>, claims: &[Claim<'_>]) -> Option<Announcement> {
 }
 
 /// All speakers see it; one tells.
-fn nobody(view: &View<'_>, address: IpAddr, reason: Reason) -> Decision {
+fn nobody<'a>(view: &View<'a>, address: IpAddr, reason: Reason) -> Decision<'a> {
     let alive = view
         .index
         .nodes
         .keys()
-        .filter(|name| view.members.is_candidate(name));
+        .filter(|name| view.peers.has_speaker(name));
     let teller = election::owner(address, alive.map(String::as_str));
     Decision::Nobody {
         reason,

@@ -2,8 +2,9 @@
 //! the configuration excludes.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use lb_net::Link;
+use lb_net::{Link, LinkAddress};
 use regex::{Regex, RegexSet};
 
 /// What MetalLB excludes: interfaces that container networks and the host's own virtual networks make.
@@ -59,6 +60,38 @@ impl Interfaces {
             Self::Named(_) if list.is_empty() => *self = Self::All,
             Self::Named(names) => names.extend(list.iter().cloned()),
         }
+    }
+}
+
+/// Whether an address is to be announced on a link, as far as their networks are concerned: where the link has addresses
+/// of the family that are known beyond it, one of their networks covers the address, or it has none. IPv6 needs a link that
+/// takes part in it, which then has a link-local address.
+#[must_use]
+pub fn covers(link: &Link, address: IpAddr) -> bool {
+    !has_network(link, address) || networks(link, address).any(|own| own.contains(address))
+}
+
+/// Whether the link has an address of the family that is known beyond it.
+#[must_use]
+pub fn has_network(link: &Link, address: IpAddr) -> bool {
+    networks(link, address).next().is_some()
+}
+
+fn networks(link: &Link, address: IpAddr) -> impl Iterator<Item = &LinkAddress> {
+    let of_family = link.addresses.iter();
+    of_family.filter(move |own| own.address.is_ipv4() == address.is_ipv4() && !is_link_local(own.address))
+}
+
+/// Whether the link takes part in the family of the address.
+#[must_use]
+pub fn speaks(link: &Link, address: IpAddr) -> bool {
+    address.is_ipv4() || link.addresses.iter().any(|own| own.address.is_ipv6())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
 
@@ -168,6 +201,27 @@ mod tests {
             spoil(&mut link);
             assert!(!excluded.admits(&link), "{link:?}");
         }
+    }
+
+    #[test]
+    fn an_address_belongs_on_a_link_whose_network_covers_it_or_that_has_none() {
+        let with = |addresses: &[(&str, u8)]| Link {
+            addresses: addresses
+                .iter()
+                .map(|(address, prefix_len)| lb_net::LinkAddress {
+                    address: address.parse().unwrap(),
+                    prefix_len: *prefix_len,
+                })
+                .collect(),
+            ..link()
+        };
+        let both = with(&[("192.168.50.11", 24), ("fe80::1", 64), ("fd00:50::1", 64)]);
+        let (near, far) = ("192.168.50.200".parse().unwrap(), "192.168.51.1".parse().unwrap());
+        assert!(covers(&both, near) && !covers(&both, far));
+        let (near, far) = ("fd00:50::2".parse().unwrap(), "fd00:51::2".parse().unwrap());
+        assert!(covers(&both, near) && !covers(&both, far));
+        let bare = with(&[("fe80::1", 64)]);
+        assert!(covers(&bare, far) && speaks(&bare, far) && !speaks(&with(&[]), far));
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! Addresses to announcements: which addresses this node owns, and answering for them on the LAN.
 //!
-//! The way of a change: [`watch`] → [`objects`] → [`index`] → [`decide`] (who owns the address) → [`announce`] (ARP) →
-//! [`status`] and [`news`]. [`speaker`] holds them together, without I/O of its own; [`run`] connects it to the API
-//! server and to the kernel.
+//! The way of a change: [`watch`] → [`objects`] → [`index`] → [`decide`] (who may have the address) → the coordinator of
+//! lb-proto, with the [`heartbeats`] of the other speakers (who has it) → [`announce`] (ARP and NDP) → [`status`] and
+//! [`news`]. [`speaker`] holds them together, without I/O of its own; [`run`] connects it to the API server, to the other
+//! speakers and to the kernel.
 //!
-//! With the API server gone everything goes on with what was known last. A speaker that is asked to stop says no
-//! goodbye: it answers to its end, and the next one on this node goes on where it left off.
+//! With the API server gone everything goes on with what was known last. A speaker that is asked to stop tells the others
+//! to wait: it answers to its end, and the next one on this node goes on where it left off.
 
 pub mod agenda;
 pub mod announce;
 pub mod args;
 pub mod decide;
+pub mod heartbeats;
+mod held;
 pub mod index;
 pub mod interfaces;
 pub mod metrics;
+pub mod neighbours;
 pub mod news;
 pub mod objects;
 pub mod peers;
@@ -26,7 +30,7 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures::StreamExt;
@@ -36,6 +40,7 @@ use lb_daemon::{Context, Gate};
 use lb_net::{PacketSocket, Snapshot, SocketError};
 
 use crate::args::Config;
+use crate::heartbeats::Heartbeats;
 use crate::index::{Kind, Update};
 use crate::metrics::Metrics;
 use crate::news::Reporter;
@@ -44,6 +49,11 @@ use crate::status::Statuses;
 
 /// Most updates taken in before they are acted upon.
 const BATCH: usize = 512;
+/// Datagrams taken in before they are acted upon.
+const DATAGRAMS: usize = 64;
+/// How often the others are told that this process ends, and the time in between: one datagram may get lost.
+const FAREWELLS: u32 = 3;
+const FAREWELL: Duration = Duration::from_millis(15);
 /// Least time between two new listings on account of links that came up.
 const REFRESH: Duration = Duration::from_secs(10);
 
@@ -68,12 +78,24 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let mut links = watch::links().context("watch network interfaces")?;
     let reporter = Reporter::new(context.client.clone(), &context.pod_name, &config.node);
     let mut statuses = Statuses::new(context.client.clone(), &context.namespace, &config.node);
-    let mut speaker = Speaker::new(config, metrics);
+    let mut heartbeats = match &config.keys {
+        Some(keys) => Some(Heartbeats::open(config.heartbeat_port, keys, metrics.clone())?),
+        None => {
+            tracing::warn!(
+                "no keys for heartbeats: nodes that fail are found out through the API server only"
+            );
+            None
+        }
+    };
+    let mut look_at = heartbeats.as_ref().map(|_| Instant::now() + heartbeats::LOOK);
+    let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
+    let mut sightings = speaker.sightings();
     loop {
         let now = Instant::now();
         for news in speaker.step(now) {
             reporter.publish(news);
         }
+        send(heartbeats.as_ref(), &mut speaker);
         statuses.step(now, &mut speaker);
         gates.look(&speaker);
         if speaker.is_busy() {
@@ -82,11 +104,31 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             continue;
         }
         let record = speaker.next_record().filter(|_| statuses.has_room());
-        let due = [speaker.poll_timeout(), record, refresh_at]
+        let due = [speaker.poll_timeout(), record, refresh_at, look_at]
             .into_iter()
             .flatten()
             .min();
         tokio::select! {
+            // In this order: what the other speakers and the wire say is urgent, and there is never much of it.
+            biased;
+            () = context.shutdown.requested() => {
+                farewell(heartbeats.as_ref(), &mut speaker).await;
+                return Ok(());
+            }
+            () = readable(heartbeats.as_ref()) => {
+                let Some(heartbeats) = &heartbeats else { continue };
+                for datagram in std::iter::from_fn(|| heartbeats.receive()).take(DATAGRAMS) {
+                    if let Err(refused) = speaker.receive(Instant::now(), datagram) {
+                        heartbeats.refuse(refused);
+                    }
+                }
+            }
+            Some(sighting) = sightings.recv() => {
+                speaker.sighted(Instant::now(), &sighting);
+                while let Ok(sighting) = sightings.try_recv() {
+                    speaker.sighted(Instant::now(), &sighting);
+                }
+            }
             Some(update) = updates.recv() => {
                 let now = Instant::now();
                 gates.see(&update);
@@ -118,13 +160,54 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
                 }
             }
             () = sleep_until(due) => {}
-            () = context.shutdown.requested() => return Ok(()),
+        }
+        if look_at.is_some_and(|at| at <= Instant::now()) {
+            look_at = Some(Instant::now() + heartbeats::LOOK);
+            if let Some(heartbeats) = &mut heartbeats {
+                heartbeats.look();
+            }
         }
         if refresh_at.is_some_and(|at| at <= Instant::now()) {
             refresh_at = None;
             refreshed = Some(Instant::now());
             refresh.now();
         }
+    }
+}
+
+/// Greater than at any start before, unless the clock was set back; then the other speakers help.
+fn incarnation() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn send(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+    for (addresses, datagram) in speaker.take_datagrams() {
+        if let Some(heartbeats) = heartbeats {
+            heartbeats.send(&addresses, &datagram);
+        }
+    }
+}
+
+/// Tells the other speakers to wait for the next process on this node.
+async fn farewell(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+    if heartbeats.is_none() {
+        return;
+    }
+    for _ in 0..FAREWELLS {
+        let now = Instant::now();
+        speaker.leave(now);
+        // Nobody is told anything else any more.
+        let _ = speaker.step(now);
+        send(heartbeats, speaker);
+        tokio::time::sleep(FAREWELL).await;
+    }
+}
+
+async fn readable(heartbeats: Option<&Heartbeats>) {
+    match heartbeats {
+        Some(heartbeats) => heartbeats.readable().await,
+        None => std::future::pending().await,
     }
 }
 

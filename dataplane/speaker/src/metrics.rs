@@ -3,8 +3,13 @@
 use std::net::IpAddr;
 
 use lb_daemon::Key;
+use std::time::Instant;
+
+use lb_proto::coordinator::Cause;
+use lb_proto::heartbeat::Refused;
 use lb_proto::responder::IgnoreReason;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// The protocol of ARP and NDP, in metrics and events.
 pub const PROTOCOL: &str = "layer2";
@@ -18,7 +23,19 @@ pub struct Metrics {
     gratuitous: IntCounterVec,
     malformed: IntCounterVec,
     ignored: IntCounterVec,
+    gained: IntCounterVec,
+    takeover: Histogram,
+    conflicts: IntCounterVec,
+    conflicting: IntGaugeVec,
+    verifications: IntCounterVec,
+    sent: IntCounter,
+    received: IntCounter,
+    refused: IntCounterVec,
+    dropped: IntCounter,
 }
+
+/// Seconds; the goal is a quarter of one.
+const TAKEOVER_BUCKETS: [f64; 10] = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 5.0, 30.0];
 
 /// The counters of one address, looked up once and not for every packet.
 #[derive(Clone, Debug)]
@@ -50,8 +67,69 @@ impl Metrics {
             ),
             &["service", "protocol", "node", "ip"],
         )?;
-        registry.register(Box::new(announced.clone()))?;
+        let takeover = Histogram::with_opts(
+            HistogramOpts::new(
+                "lb_speaker_takeover_seconds",
+                "Time from the last sign of life of the node that had an address to its announcement from this node",
+            )
+            .buckets(TAKEOVER_BUCKETS.to_vec()),
+        )?;
+        let conflicting = IntGaugeVec::new(
+            Opts::new(
+                "lb_speaker_address_conflict",
+                "1 while a stranger on the LAN answers for the address too",
+            ),
+            &["ip"],
+        )?;
+        let sent = IntCounter::new(
+            "lb_speaker_heartbeats_sent_total",
+            "Datagrams sent to other speakers",
+        )?;
+        let received = IntCounter::new(
+            "lb_speaker_heartbeats_received_total",
+            "Authentic datagrams received from other speakers",
+        )?;
+        let dropped = IntCounter::new(
+            "lb_speaker_sightings_dropped_total",
+            "Answers and announcements of other hosts that came too fast to be looked at",
+        )?;
+        let all: [Box<dyn Collector>; 6] = [
+            Box::new(dropped.clone()),
+            Box::new(announced.clone()),
+            Box::new(takeover.clone()),
+            Box::new(conflicting.clone()),
+            Box::new(sent.clone()),
+            Box::new(received.clone()),
+        ];
+        for collector in all {
+            registry.register(collector)?;
+        }
         Ok(Self {
+            gained: counters(
+                "lb_speaker_failovers_total",
+                "Addresses that came to this node, by cause: first, resumed, take_over or hand_over",
+                "cause",
+            )?,
+            takeover,
+            conflicts: counters(
+                "lb_speaker_conflicts_total",
+                "Times that a stranger on the LAN was seen to answer for the address",
+                "ip",
+            )?,
+            conflicting,
+            verifications: counters(
+                "lb_speaker_verifications_total",
+                "Times that another node asked the wire for an address of this node, by whether it was answered",
+                "answered",
+            )?,
+            sent,
+            received,
+            dropped,
+            refused: counters(
+                "lb_speaker_heartbeats_refused_total",
+                "Datagrams that were not believed, by reason",
+                "reason",
+            )?,
             announced,
             requests: counters(
                 "metallb_layer2_requests_received",
@@ -103,6 +181,54 @@ impl Metrics {
         let labels = [&*service.to_string(), PROTOCOL, node, &*address.to_string()];
         // It fails when there was no such series, which is as well.
         let _ = self.announced.remove_label_values(&labels);
+    }
+
+    /// An address came to us.
+    pub fn gained(&self, cause: &Cause, now: Instant) {
+        self.gained.with_label_values(&[cause.as_str()]).inc();
+        if let Cause::TakeOver { heard, .. } = cause {
+            self.takeover
+                .observe(now.saturating_duration_since(*heard).as_secs_f64());
+        }
+    }
+
+    /// A stranger answers for an address.
+    pub fn conflict(&self, address: IpAddr) {
+        let ip = &[&*address.to_string()];
+        self.conflicts.with_label_values(ip).inc();
+        self.conflicting.with_label_values(ip).set(1);
+    }
+
+    /// The stranger is gone.
+    pub fn conflict_over(&self, address: IpAddr) {
+        // It fails when there was no such series, which is as well.
+        let _ = self.conflicting.remove_label_values(&[&*address.to_string()]);
+    }
+
+    /// Another node has asked the wire for an address of ours.
+    pub fn verified(&self, answered: bool) {
+        let answered = if answered { "true" } else { "false" };
+        self.verifications.with_label_values(&[answered]).inc();
+    }
+
+    /// Somebody seen on the wire was not looked at.
+    pub fn sighting_dropped(&self) {
+        self.dropped.inc();
+    }
+
+    /// A datagram was sent to another speaker.
+    pub fn heartbeat_sent(&self) {
+        self.sent.inc();
+    }
+
+    /// An authentic datagram was received.
+    pub fn heartbeat_received(&self) {
+        self.received.inc();
+    }
+
+    /// A datagram was not believed.
+    pub fn heartbeat_refused(&self, refused: Refused) {
+        self.refused.with_label_values(&[refused.as_str()]).inc();
     }
 
     /// A frame could not be read.

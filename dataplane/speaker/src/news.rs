@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use lb_crds::names::REPORTER_SPEAKER;
 use lb_daemon::Key;
 use lb_daemon::events::{EventKind, Events, reference};
+use lb_proto::MacAddr;
 
 use crate::metrics::PROTOCOL;
 
@@ -30,6 +31,28 @@ pub enum Matter {
     NoInterface,
     /// No node announces it, for this reason.
     NotAnnounced(String),
+    /// A stranger on the LAN answers for it.
+    Conflict(MacAddr),
+}
+
+impl Matter {
+    /// The matter in words.
+    #[must_use]
+    pub fn describe(&self, address: IpAddr, node: &str) -> String {
+        let ip = address.to_string();
+        match self {
+            Self::Announcing => format!("announcing from node {node:?} with protocol {PROTOCOL:?}"),
+            Self::NoInterface => format!(
+                "the interfaces specified by LB IP {ip:?} doesn't exist in assigned node {node:?} with protocol \
+                 {PROTOCOL:?}"
+            ),
+            Self::NotAnnounced(reason) => reason.clone(),
+            Self::Conflict(mac) => format!(
+                "a host at {mac} that is no node of the cluster answers for {ip}, seen from node {node:?}: take the \
+                 address from that host, or exclude it from its pool"
+            ),
+        }
+    }
 }
 
 /// Publishes news as events.
@@ -58,27 +81,13 @@ impl Reporter {
 }
 
 fn event(news: &News, node: &str) -> (EventKind, &'static str, &'static str, String) {
-    match &news.matter {
-        Matter::Announcing => (
-            EventKind::Normal,
-            "nodeAssigned",
-            "Announce",
-            format!("announcing from node {node:?} with protocol {PROTOCOL:?}"),
-        ),
-        Matter::NoInterface => {
-            let ip = news.address.to_string();
-            (
-                EventKind::Warning,
-                "announceFailed",
-                "Announce",
-                format!(
-                    "the interfaces specified by LB IP {ip:?} doesn't exist in assigned node {node:?} with protocol \
-                     {PROTOCOL:?}"
-                ),
-            )
-        }
-        Matter::NotAnnounced(reason) => (EventKind::Warning, "notAnnounced", "Announce", reason.clone()),
-    }
+    let (kind, reason) = match &news.matter {
+        Matter::Announcing => (EventKind::Normal, "nodeAssigned"),
+        Matter::NoInterface => (EventKind::Warning, "announceFailed"),
+        Matter::NotAnnounced(_) => (EventKind::Warning, "notAnnounced"),
+        Matter::Conflict(_) => (EventKind::Warning, "addressConflict"),
+    };
+    (kind, reason, "Announce", news.matter.describe(news.address, node))
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use lb_daemon::Key;
 /// Label of an EndpointSlice: the Service that it belongs to.
 pub const LABEL_SERVICE: &str = "kubernetes.io/service-name";
 
+/// Taint of a Node that is known to be switched off (Kubernetes' non-graceful node shutdown).
+const TAINT_OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
@@ -65,11 +68,10 @@ impl Service {
         })
     }
 
-    /// The address whose owner speaks for the Service in its ServiceL2Status: the first that is announced. NDP is not
-    /// spoken yet, so that is the first IPv4 address.
+    /// The address whose owner speaks for the Service in its ServiceL2Status, as in MetalLB: the first.
     #[must_use]
     pub fn first(&self) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(IpAddr::is_ipv4)
+        self.addresses.first().copied()
     }
 }
 
@@ -120,25 +122,39 @@ pub struct Node {
     pub network_unavailable: bool,
     /// Its condition `Ready` is `True`. No matter to the election but through its speaker.
     pub ready: bool,
+    /// It is being drained or deleted: what it has is to go to other nodes, before it is taken away.
+    pub leaving: bool,
+    /// Somebody has said that it is switched off for good: the taint `node.kubernetes.io/out-of-service`.
+    pub out_of_service: bool,
+    /// Its addresses in the network of the nodes.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Node {
     /// Reads a Node.
     #[must_use]
     pub fn read(object: v1::Node) -> Self {
-        let conditions = object
-            .status
-            .and_then(|status| status.conditions)
-            .unwrap_or_default();
+        let status = object.status.unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
         let holds = |type_: &str| {
             conditions
                 .iter()
                 .any(|condition| condition.type_ == type_ && condition.status == "True")
         };
+        let spec = object.spec.unwrap_or_default();
+        let taints = spec.taints.unwrap_or_default();
+        let addresses = status.addresses.unwrap_or_default();
         Self {
             uid: object.metadata.uid.unwrap_or_default(),
             network_unavailable: holds("NetworkUnavailable"),
             ready: holds("Ready"),
+            leaving: spec.unschedulable == Some(true) || object.metadata.deletion_timestamp.is_some(),
+            out_of_service: taints.iter().any(|taint| taint.key == TAINT_OUT_OF_SERVICE),
+            addresses: addresses
+                .iter()
+                .filter(|address| address.type_ == "InternalIP")
+                .filter_map(|address| address.address.parse().ok())
+                .collect(),
             labels: object.metadata.labels.unwrap_or_default(),
         }
     }

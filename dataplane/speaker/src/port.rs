@@ -2,8 +2,7 @@
 //!
 //! What happens on one interface stays there: an error ends at most the tasks of its voices, never those of another.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use lb_net::SocketError;
 use lb_proto::MacAddr;
@@ -11,7 +10,7 @@ use lb_proto::neighbour::NeighbourResponder;
 use lb_proto::responder::Responder;
 
 use crate::metrics::Metrics;
-use crate::voice::Voice;
+use crate::voice::{Sightings, Voice};
 
 /// An open interface. Dropping it closes it.
 #[derive(Debug)]
@@ -20,11 +19,12 @@ pub(crate) struct Port {
     name: String,
     mac: MacAddr,
     metrics: Metrics,
+    sightings: Sightings,
     arp: Voice<Responder>,
     /// Open from the first IPv6 address on: all IPv6 packets of the node pass its filter.
     ndp: Option<Voice<NeighbourResponder>>,
-    /// IPv6 addresses that wait for it to be open.
-    waiting: BTreeSet<Ipv6Addr>,
+    /// Whether the interface can take part in IPv6: it joins groups.
+    deaf: bool,
 }
 
 impl Port {
@@ -34,11 +34,13 @@ impl Port {
         name: String,
         mac: MacAddr,
         metrics: Metrics,
+        sightings: Sightings,
     ) -> Result<Self, SocketError> {
         Ok(Self {
-            arp: Voice::open(index, &name, mac, metrics.clone())?,
+            arp: Voice::open(index, &name, mac, metrics.clone(), sightings.clone())?,
             ndp: None,
-            waiting: BTreeSet::new(),
+            deaf: false,
+            sightings,
             index,
             name,
             mac,
@@ -73,39 +75,81 @@ impl Port {
         }
     }
 
+    /// The hardware address of the interface.
+    pub(crate) fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
     /// Starts answering for the address, as soon as the filter is applied. Returns whether it is new here.
     pub(crate) fn insert(&mut self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => self.arp.insert(v4),
-            IpAddr::V6(v6) => match &mut self.ndp {
-                Some(ndp) => ndp.insert(v6),
-                None => self.waiting.insert(v6),
-            },
+            IpAddr::V6(v6) => self.ndp().is_some_and(|ndp| ndp.insert(v6)),
         }
     }
 
-    /// Stops answering for the address at once, also requests that the kernel has queued already.
-    pub(crate) fn remove(&mut self, address: IpAddr) {
+    /// Starts answering for the address with the hardware address of its owner.
+    pub(crate) fn stand_in(&mut self, address: IpAddr, owner: MacAddr) {
         match address {
-            IpAddr::V4(v4) => self.arp.remove(v4),
+            IpAddr::V4(v4) => self.arp.stand_in(v4, owner),
             IpAddr::V6(v6) => {
-                self.waiting.remove(&v6);
-                if let Some(ndp) = &mut self.ndp {
-                    ndp.remove(v6);
+                if let Some(ndp) = self.ndp() {
+                    ndp.stand_in(v6, owner);
                 }
             }
         }
     }
 
-    /// Brings the kernel's filters up to date. Returns whether they are.
-    pub(crate) fn apply_filter(&mut self) -> bool {
-        if !self.waiting.is_empty() {
-            self.speak_ndp();
+    /// Stops answering for the address if we only stand in.
+    pub(crate) fn stand_down(&mut self, address: IpAddr) {
+        match (address, &mut self.ndp) {
+            (IpAddr::V4(v4), _) => self.arp.stand_down(v4),
+            (IpAddr::V6(v6), Some(ndp)) => ndp.stand_down(v6),
+            (IpAddr::V6(_), None) => {}
         }
+    }
+
+    /// Stops answering for the address at once, also requests that the kernel has queued already.
+    pub(crate) fn remove(&mut self, address: IpAddr) {
+        match (address, &mut self.ndp) {
+            (IpAddr::V4(v4), _) => self.arp.remove(v4),
+            (IpAddr::V6(v6), Some(ndp)) => ndp.remove(v6),
+            (IpAddr::V6(_), None) => {}
+        }
+    }
+
+    /// Asks who has the address, once the filter is applied.
+    pub(crate) fn ask(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.arp.ask(v4),
+            IpAddr::V6(v6) => {
+                if let Some(ndp) = self.ndp() {
+                    ndp.ask(v6);
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for answers about the address any more.
+    pub(crate) fn unwatch(&mut self, address: IpAddr) {
+        match (address, &mut self.ndp) {
+            (IpAddr::V4(v4), _) => self.arp.unwatch(v4),
+            (IpAddr::V6(v6), Some(ndp)) => ndp.unwatch(v6),
+            (IpAddr::V6(_), None) => {}
+        }
+    }
+
+    /// Brings the kernel's filters up to date, and sends the questions that waited for it. Returns whether they are.
+    pub(crate) fn apply_filter(&mut self) -> bool {
         let arp = self.arp.apply_filter(&self.name);
+        self.arp.send_questions(&self.name);
         let ndp = match &mut self.ndp {
-            Some(ndp) => ndp.apply_filter(&self.name),
-            None => self.waiting.is_empty(),
+            Some(ndp) => {
+                let applied = ndp.apply_filter(&self.name);
+                ndp.send_questions(&self.name);
+                applied
+            }
+            None => true,
         };
         arp && ndp
     }
@@ -119,22 +163,33 @@ impl Port {
         }
     }
 
-    /// Opens the voice for IPv6, with the addresses that wait for it, if it can be opened now.
-    fn speak_ndp(&mut self) {
-        match Voice::open(self.index, &self.name, self.mac, self.metrics.clone()) {
-            Ok(mut ndp) => {
-                for address in std::mem::take(&mut self.waiting) {
-                    ndp.insert(address);
+    /// The voice for IPv6, opened when it is needed first; none while it cannot be opened.
+    fn ndp(&mut self) -> Option<&mut Voice<NeighbourResponder>> {
+        if self.ndp.is_none() {
+            match Voice::open(
+                self.index,
+                &self.name,
+                self.mac,
+                self.metrics.clone(),
+                self.sightings.clone(),
+            ) {
+                Ok(ndp) => {
+                    self.ndp = Some(ndp);
+                    self.deaf = false;
                 }
-                self.ndp = Some(ndp);
+                // It went away meanwhile: the next snapshot says so.
+                Err(SocketError::InterfaceDown(_) | SocketError::InterfaceGone(_)) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.deaf, true) {
+                        tracing::warn!(
+                            interface = self.name,
+                            error = crate::chain(&error),
+                            "cannot speak NDP"
+                        );
+                    }
+                }
             }
-            // It went away meanwhile: the next snapshot says so.
-            Err(SocketError::InterfaceDown(_) | SocketError::InterfaceGone(_)) => {}
-            Err(error) => tracing::warn!(
-                interface = self.name,
-                error = crate::chain(&error),
-                "cannot speak NDP: trying again"
-            ),
         }
+        self.ndp.as_mut()
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use lb_proto::coordinator::Why;
+
 /// Why a node may not announce an address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Ineligible {
@@ -13,6 +15,8 @@ pub enum Ineligible {
     Excluded,
     /// It says itself that its network is not set up.
     NetworkUnavailable,
+    /// It is said to be switched off for good.
+    OutOfService,
     /// `externalTrafficPolicy: Local`, and no endpoint there.
     NoLocalEndpoint,
     /// No live speaker there.
@@ -25,6 +29,7 @@ impl fmt::Display for Ineligible {
             Self::NotSelected => "the nodeSelectors of its L2Advertisements do not choose it",
             Self::Excluded => "it has the label node.kubernetes.io/exclude-from-external-load-balancers",
             Self::NetworkUnavailable => "its condition NetworkUnavailable is True",
+            Self::OutOfService => "it has the taint node.kubernetes.io/out-of-service",
             Self::NoLocalEndpoint => "externalTrafficPolicy is Local and no ready endpoint is there",
             Self::NoSpeaker => "its speaker is not ready",
         })
@@ -94,32 +99,32 @@ impl Reason {
 pub enum Ended {
     /// No Service has the address any more.
     Released,
-    /// Another node owns it.
-    Moved {
-        /// That node.
-        owner: String,
-        /// What stands against us; none when it is only before us in the order.
-        ineligible: Option<Ineligible>,
-    },
     /// Nobody may announce it.
     Nobody(Reason),
+    /// The coordinator has let go of it.
+    LetGo(Why, Option<Ineligible>),
 }
 
 impl Ended {
     /// The reason in words.
     #[must_use]
     pub fn describe(&self, address: IpAddr) -> String {
-        match self {
-            Self::Released => "no Service has the address any more".to_owned(),
-            Self::Moved {
-                owner,
-                ineligible: None,
-            } => format!("node {owner} owns the address"),
-            Self::Moved {
-                owner,
-                ineligible: Some(ineligible),
-            } => format!("node {owner} owns the address; of this node: {ineligible}"),
-            Self::Nobody(reason) => reason.describe(address),
+        let (why, ineligible) = match self {
+            Self::Released => return "no Service has the address any more".to_owned(),
+            Self::Nobody(reason) => return reason.describe(address),
+            Self::LetGo(why, ineligible) => (why, ineligible),
+        };
+        let why = match why {
+            Why::Moved { to } => format!("node {to} owns the address"),
+            Why::NotCandidate => "this node may not have it, and no other took it in time".to_owned(),
+            Why::NoCandidates => "no node may announce it".to_owned(),
+            Why::NoInterface => "no interface of this node is fit for it".to_owned(),
+            Why::NoQuorum => "this node sees no majority of the nodes that may have it".to_owned(),
+            Why::Conflict => "a stranger answers for it".to_owned(),
+        };
+        match ineligible {
+            None => why,
+            Some(ineligible) => format!("{why}; of this node: {ineligible}"),
         }
     }
 }

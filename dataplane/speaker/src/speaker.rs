@@ -1,94 +1,118 @@
 //! The speaker's state and its one way of working: take in what changed, decide, announce.
 //!
 //! ```text
-//! updates ──► Index ──► dirty addresses ──► decide ──► Driver
-//!               └──► Peers ────┘               └─────► news (events), ServiceL2Statuses to look at
+//! updates ──► Index ──► dirty addresses ──► decide ──► candidates ──┐
+//!               └──► Peers ─────────────────────► nodes ────────────┼──► Coordinator ──► hold, end ──► Driver
+//!            datagrams of peers, sightings on the wire ─────────────┘         └───────► datagrams, questions
 //! ```
 //!
 //! Does no I/O but through the [`Driver`]; time is an argument. Nothing is announced before every watch has listed and
-//! the links are known: a speaker that has seen half of the cluster would take addresses that are not its own.
+//! the links are known: a speaker that has seen half of the cluster would take addresses that are not its own. What is
+//! held, and what people are told of it, is in [`held`](crate::held).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_daemon::Key;
 use lb_net::Snapshot;
+use lb_proto::coordinator::{self, Candidates, Coordinator, Output};
+use lb_proto::heartbeat::{Datagram, Refused};
+use lb_proto::liveness;
+use tokio::sync::mpsc;
 
 use crate::agenda::Agenda;
-use crate::announce::Driver;
+use crate::announce::{Driver, Sighting};
 use crate::args::Config;
-use crate::decide::{Announcement, Decision, View, decide};
+use crate::decide::{Decision, View, decide};
+use crate::held::Held;
 use crate::index::{Index, Kind, Touched, Update};
+use crate::interfaces::Interfaces;
 use crate::metrics::Metrics;
-use crate::news::{Matter, News};
-use crate::peers::{Peers, Standing};
-use crate::reasons::{Ended, Reason};
+use crate::neighbours::Neighbours;
+use crate::news::News;
+use crate::peers::Peers;
+use crate::reasons::Reason;
 
-/// Most addresses decided in one step: packets are answered between steps.
+/// Most addresses decided in one step: packets are answered and heartbeats sent between steps.
 const BATCH: usize = 256;
 /// How long nobody announces an address before it is told: its endpoints or its advertisement may be on their way.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a lost ServiceL2Status is left alone, for its new owner to overwrite it.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long an address that no node has an interface for may be on its way to one that has.
+const SEARCH: Duration = Duration::from_secs(2);
 
 /// How far the speaker has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Not everything has been listed: nothing is decided.
     Listing,
-    /// The first decisions are being made.
+    /// The candidates of all addresses are being found.
+    Reading,
+    /// The first decisions are being made, together with the peers.
     Starting,
     /// Everything has been decided at least once.
     Running,
 }
 
-/// An address that we announce.
-#[derive(Debug)]
-struct Held {
-    announcement: Announcement,
-    /// Interfaces that it is announced on.
-    on: Vec<String>,
-    /// Whether its Services have been told that there is no interface.
-    failed: bool,
-    /// Services that know that we announce.
-    told: BTreeSet<Key>,
-}
-
 /// The state of the speaker.
 #[derive(Debug)]
 pub struct Speaker {
-    config: Config,
-    metrics: Metrics,
-    index: Index,
-    peers: Peers,
-    driver: Driver,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    pub(crate) index: Index,
+    pub(crate) peers: Peers,
+    pub(crate) coordinator: Coordinator,
+    pub(crate) driver: Driver,
+    neighbours: Neighbours,
+    /// What is to be sent to other speakers, by node.
+    datagrams: Vec<(Arc<str>, Datagram)>,
     unlisted: BTreeSet<Kind>,
     links_known: bool,
     phase: Phase,
+    /// Nodes, their speakers or our links changed: the coordinator is to be told.
+    nodes_changed: bool,
     dirty: BTreeSet<IpAddr>,
-    held: BTreeMap<IpAddr, Held>,
+    pub(crate) held: BTreeMap<IpAddr, Held>,
     /// Addresses whose interfaces are to be looked at.
-    looks: BTreeSet<IpAddr>,
+    pub(crate) looks: BTreeSet<IpAddr>,
     /// Addresses that nobody announces and that are ours to tell about.
-    unannounced: BTreeMap<IpAddr, Reason>,
-    to_tell: Agenda<IpAddr>,
+    pub(crate) unannounced: BTreeMap<IpAddr, Reason>,
+    pub(crate) to_tell: Agenda<IpAddr>,
     /// Services whose ServiceL2Status is to be looked at.
-    records: Agenda<Key>,
-    news: Vec<News>,
+    pub(crate) records: Agenda<Key>,
+    pub(crate) news: Vec<News>,
 }
 
 impl Speaker {
-    /// A speaker that knows nothing yet.
+    /// A speaker that knows nothing yet. `incarnation` is greater than that of any start before on this node, as the time
+    /// since 1970 in nanoseconds is.
     #[must_use]
-    pub fn new(config: Config, metrics: Metrics) -> Self {
+    pub fn new(now: Instant, incarnation: u64, config: Config, metrics: Metrics) -> Self {
+        let coordinator = coordinator::Config {
+            me: config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            liveness: liveness::Config {
+                interval: config.heartbeat_interval,
+                misses: config.heartbeat_misses,
+                grace: config.grace,
+                ..liveness::Config::default()
+            },
+            policy: config.policy,
+            failback: config.failback,
+            conflicts: config.conflicts,
+        };
         Self {
             index: Index::default(),
             peers: Peers::new(&config.node, config.grace),
-            driver: Driver::new(config.excluded.clone(), metrics.clone()),
+            coordinator: Coordinator::new(now, incarnation, coordinator),
+            driver: Driver::new(config.excluded.clone(), config.refresh, metrics.clone()),
+            neighbours: Neighbours::default(),
+            datagrams: Vec::new(),
             unlisted: Kind::ALL.into_iter().collect(),
             links_known: false,
             phase: Phase::Listing,
+            nodes_changed: false,
             dirty: BTreeSet::new(),
             held: BTreeMap::new(),
             looks: BTreeSet::new(),
@@ -109,10 +133,21 @@ impl Speaker {
 
     /// Takes in a change of a watched object.
     pub fn update(&mut self, now: Instant, update: Update) {
-        if let Update::Synced(kind) = &update {
-            self.unlisted.remove(kind);
-        }
+        let synced = match &update {
+            Update::Synced(kind) => self.unlisted.remove(kind).then_some(*kind),
+            _ => None,
+        };
+        self.nodes_changed |= matches!(update, Update::Node(..) | Update::Speaker(..));
         let touched = self.index.update(update);
+        // Before that the one watch may be ahead of the other.
+        let nodes_known = !self.unlisted.contains(&Kind::Nodes) && !self.unlisted.contains(&Kind::Speakers);
+        if nodes_known && matches!(synced, Some(Kind::Nodes | Kind::Speakers)) {
+            for node in self.index.nodes.keys() {
+                self.peers.look(now, &self.index, node);
+            }
+        } else if nodes_known && let Some(node) = &touched.peer {
+            self.peers.look(now, &self.index, node);
+        }
         // At the start everything is looked at anyway.
         if self.phase == Phase::Listing {
             return;
@@ -120,23 +155,14 @@ impl Speaker {
         let Touched {
             everything,
             addresses,
-            peer,
+            peer: _,
             statuses,
         } = touched;
         if everything {
-            self.dirty.extend(self.index.addresses());
+            self.everything();
         }
         self.dirty.extend(addresses);
-        if let Some(node) = peer {
-            self.peers.look(now, &self.index, &node);
-        }
         for service in statuses {
-            // While we join, the records say what is ours.
-            if self.peers.standing() == Standing::Joining
-                && let Some(service) = self.index.services.get(&service)
-            {
-                self.dirty.extend(&service.addresses);
-            }
             self.records.enter(service, now);
         }
     }
@@ -145,37 +171,99 @@ impl Speaker {
     pub fn set_links(&mut self, now: Instant, links: Snapshot) -> bool {
         self.links_known = true;
         self.looks.extend(self.held.keys());
-        self.driver.set_links(now, links)
+        let came = self.driver.set_links(now, links);
+        self.coordinator.set_macs(self.driver.open_macs());
+        self.neighbours.set_ports(self.driver.port_addresses());
+        self.nodes_changed = true;
+        if self.phase != Phase::Listing {
+            self.everything();
+        }
+        came
+    }
+
+    /// Takes in an authentic datagram of another speaker.
+    ///
+    /// # Errors
+    /// When it is not to be believed.
+    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), Refused> {
+        self.coordinator.receive(now, datagram)
+    }
+
+    /// Takes in that somebody was seen on the wire with an address.
+    pub fn sighted(&mut self, now: Instant, sighting: &Sighting) {
+        let Sighting {
+            interface,
+            address,
+            mac,
+        } = sighting;
+        if let Some(node) = self.neighbours.node_of(*address) {
+            let node = node.to_owned();
+            self.coordinator.node_sighted(now, &node, *mac);
+            self.neighbours.saw(&node, interface, *mac);
+        } else {
+            self.coordinator.sighted(now, *address, *mac);
+        }
+    }
+
+    /// Who is seen on the wire; for [`sighted`](Self::sighted). To be taken once.
+    pub fn sightings(&mut self) -> mpsc::Receiver<Sighting> {
+        self.driver.sightings()
+    }
+
+    /// What is to be sent to other speakers, with the addresses of their nodes.
+    pub fn take_datagrams(&mut self) -> Vec<(Vec<IpAddr>, Datagram)> {
+        let addressed = |(to, datagram): (Arc<str>, Datagram)| {
+            let node = self.index.nodes.get(&*to)?;
+            Some((node.addresses.clone(), datagram))
+        };
+        std::mem::take(&mut self.datagrams)
+            .into_iter()
+            .filter_map(addressed)
+            .collect()
+    }
+
+    /// The process is about to end and to be started again: the peers are to wait for it.
+    pub fn leave(&mut self, now: Instant) {
+        self.coordinator.leave(now);
     }
 
     /// Does what is to be done now, or a part of it; returns what to tell people.
     #[must_use]
     pub fn step(&mut self, now: Instant) -> Vec<News> {
-        if self.phase == Phase::Listing {
-            if !self.unlisted.is_empty() || !self.links_known {
-                return Vec::new();
+        self.look_at_nodes(now);
+        if self.phase == Phase::Listing && self.unlisted.is_empty() && self.links_known {
+            self.everything();
+            self.phase = Phase::Reading;
+            tracing::info!(
+                node = self.config.node,
+                nodes = self.index.nodes.len(),
+                services = self.index.services.len(),
+                "everything listed"
+            );
+        }
+        if self.phase != Phase::Listing {
+            for _ in 0..BATCH {
+                let Some(address) = self.dirty.pop_first() else {
+                    break;
+                };
+                self.settle(now, address);
             }
-            self.start(now);
         }
-        self.peers.handle_timeout(now);
-        if self.peers.take_changed() {
-            self.dirty.extend(self.index.addresses());
+        if self.phase == Phase::Reading && self.dirty.is_empty() {
+            self.inherit();
+            self.coordinator.start(now);
+            self.phase = Phase::Starting;
         }
-        if self.peers.take_rejoined() {
-            self.driver.again(now);
-        }
-        for _ in 0..BATCH {
-            let Some(address) = self.dirty.pop_first() else {
-                break;
-            };
-            self.settle(now, address);
+        self.coordinator.handle_timeout(now, BATCH);
+        while let Some(output) = self.coordinator.poll_output() {
+            self.obey(now, output);
         }
         self.driver.flush(now);
         self.look(now);
         while let Some(address) = self.to_tell.pop(now) {
             self.tell(address);
         }
-        if self.phase == Phase::Starting && self.dirty.is_empty() {
+        if self.phase == Phase::Starting && self.coordinator.is_running() && !self.is_busy() {
             self.phase = Phase::Running;
             // Not before: a status that names us is stale only once we know that we do not own the address.
             let services = self.index.statuses.values().map(|record| &record.service);
@@ -194,7 +282,7 @@ impl Speaker {
     /// Whether [`step`](Self::step) has more to do at once.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        !self.dirty.is_empty()
+        self.phase != Phase::Listing && !self.dirty.is_empty() || self.coordinator.is_busy()
     }
 
     /// Whether every address has been decided once.
@@ -209,6 +297,7 @@ impl Speaker {
         [
             self.driver.poll_timeout(),
             self.peers.poll_timeout(),
+            self.coordinator.poll_timeout(),
             self.to_tell.next(),
         ]
         .into_iter()
@@ -240,196 +329,170 @@ impl Speaker {
         }
     }
 
-    /// What the ServiceL2Status of a Service has to say of us: the interfaces; none when it is not ours to write.
-    #[must_use]
-    pub fn record_of(&self, service: &Key) -> Option<Vec<String>> {
-        let first = self.index.services.get(service)?.first()?;
-        let held = self.held.get(&first)?;
-        let announced = held.announcement.services.contains_key(service) && !held.on.is_empty();
-        announced.then(|| held.announcement.interfaces.names())
-    }
-
-    fn start(&mut self, now: Instant) {
-        self.peers.start(now, &self.index);
-        // What the machine saw while it learned is no change.
-        self.peers.take_changed();
-        self.peers.take_rejoined();
-        self.dirty.extend(self.index.addresses());
-        self.phase = Phase::Starting;
-        tracing::info!(
-            node = self.config.node,
-            nodes = self.index.nodes.len(),
-            services = self.index.services.len(),
-            "everything listed"
-        );
-    }
-
-    fn settle(&mut self, now: Instant, address: IpAddr) {
+    pub(crate) fn decision(&self, address: IpAddr) -> Decision<'_> {
         let view = View {
             me: &self.config.node,
             index: &self.index,
-            members: self.peers.members(),
-            standing: self.peers.standing(),
+            peers: &self.peers,
             ignore_exclude_label: self.config.ignore_exclude_label,
         };
-        let decision = decide(&view, address);
-        if !matches!(
-            decision,
+        decide(&view, address)
+    }
+
+    fn everything(&mut self) {
+        self.dirty.extend(self.index.addresses());
+        // Of those that no Service has any more, the coordinator may not have heard yet.
+        self.dirty.extend(self.held.keys());
+    }
+
+    /// Tells the coordinator which nodes there are.
+    fn look_at_nodes(&mut self, now: Instant) {
+        self.peers.handle_timeout(now);
+        let changed = self.peers.take_changed();
+        let heard = self
+            .coordinator
+            .peers()
+            .filter(|(_, view, heard)| *heard && *view != liveness::View::Down)
+            .map(|(name, _, _)| name.to_owned())
+            .collect();
+        if (self.peers.set_heard(heard) || changed) && self.phase != Phase::Listing {
+            self.everything();
+        }
+        if self.unlisted.contains(&Kind::Nodes)
+            || self.unlisted.contains(&Kind::Speakers)
+            || !self.links_known
+        {
+            return;
+        }
+        if !std::mem::take(&mut self.nodes_changed) && !changed {
+            return;
+        }
+        self.neighbours.set_nodes(&self.index);
+        let neighbours = &self.neighbours;
+        let nodes = self.index.nodes.iter().map(|(name, node)| coordinator::Node {
+            name,
+            api: self.peers.api(name),
+            on_link: node
+                .addresses
+                .iter()
+                .any(|address| neighbours.way_to(*address).is_some()),
+        });
+        self.coordinator.set_nodes(now, nodes);
+        let leaving = self
+            .index
+            .nodes
+            .get(&self.config.node)
+            .is_none_or(|node| node.leaving);
+        self.coordinator.set_draining(leaving);
+    }
+
+    /// What the records say was ours before this process began: of a Service with two addresses they tell about the first
+    /// only, so the other gets the benefit of the doubt.
+    fn inherit(&mut self) {
+        for record in self.index.statuses.values() {
+            if record.node == self.config.node
+                && let Some(service) = self.index.services.get(&record.service)
+            {
+                for address in &service.addresses {
+                    self.coordinator.inherit(*address);
+                }
+            }
+        }
+    }
+
+    /// Finds the candidates of an address.
+    fn settle(&mut self, now: Instant, address: IpAddr) {
+        let decision = self.decision(address);
+        let reason = match &decision {
             Decision::Nobody {
+                reason,
                 ours_to_tell: true,
-                ..
-            }
-        ) {
-            self.unannounced.remove(&address);
-            self.to_tell.remove(&address);
-        }
-        let ended = match decision {
-            Decision::Mine(announcement) => return self.hold(now, address, announcement),
-            Decision::Other { owner, ineligible } => Ended::Moved { owner, ineligible },
-            Decision::Nobody { reason, ours_to_tell } => {
-                if ours_to_tell && self.unannounced.get(&address) != Some(&reason) {
-                    self.unannounced.insert(address, reason.clone());
-                    self.to_tell.remove(&address);
-                    self.to_tell.enter(address, now + PATIENCE);
-                }
-                Ended::Nobody(reason)
-            }
-            Decision::Unused => Ended::Released,
+            } => Some(reason.clone()),
+            Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => None,
         };
-        self.end(now, address, &ended);
-    }
-
-    fn hold(&mut self, now: Instant, address: IpAddr, announcement: Announcement) {
-        self.looks.insert(address);
-        let interfaces = announcement.interfaces.clone();
-        let (before, rewire) = match self.held.get_mut(&address) {
-            Some(held) if held.announcement == announcement => return,
-            Some(held) => {
-                let rewire = held.announcement.interfaces != interfaces;
-                (
-                    std::mem::replace(&mut held.announcement, announcement).services,
-                    rewire,
-                )
-            }
-            None => {
-                let held = Held {
-                    announcement,
-                    on: Vec::new(),
-                    failed: false,
-                    told: BTreeSet::new(),
+        match decision {
+            Decision::Candidates { order, mine } => {
+                let fit = |interfaces: &Interfaces| self.driver.fit(address, interfaces);
+                let declined = mine.as_ref().is_ok_and(|mine| !fit(&mine.interfaces));
+                let tells = declined && order.first() == Some(&&*self.config.node);
+                let order: Vec<_> = order.into_iter().map(str::to_owned).collect();
+                let order: Vec<_> = order.iter().map(String::as_str).collect();
+                let candidates = Candidates {
+                    order: &order,
+                    declined,
                 };
-                self.held.insert(address, held);
-                (BTreeMap::new(), true)
-            }
-        };
-        if rewire {
-            self.driver.announce(now, address, interfaces);
-        }
-        let Some(held) = self.held.get(&address) else {
-            return;
-        };
-        let after = &held.announcement.services;
-        for service in before.keys().filter(|service| !after.contains_key(*service)) {
-            self.metrics.withdrawn(service, &self.config.node, address);
-            self.records.enter(service.clone(), now + LINGER);
-        }
-        for service in after.keys() {
-            self.metrics.announced(service, &self.config.node, address);
-            self.records.enter(service.clone(), now);
-        }
-    }
-
-    fn end(&mut self, now: Instant, address: IpAddr, ended: &Ended) {
-        let node = &self.config.node;
-        let Some(held) = self.held.remove(&address) else {
-            for (service, _) in self.index.having(address) {
-                let reason = format_args!("{}", ended.describe(address));
-                tracing::debug!(%service, ip = %address, node, %reason, "not announced from here");
-            }
-            return;
-        };
-        self.driver.withdraw(address);
-        self.looks.remove(&address);
-        let reason = ended.describe(address);
-        for service in held.announcement.services.into_keys() {
-            tracing::info!(%service, ip = %address, node, reason, "withdrawn");
-            self.metrics.withdrawn(&service, node, address);
-            self.records.enter(service, now + LINGER);
-        }
-    }
-
-    /// Compares the interfaces of announced addresses with what has been told of them.
-    fn look(&mut self, now: Instant) {
-        for address in std::mem::take(&mut self.looks) {
-            let on = self.driver.interfaces_of(address);
-            let Some(held) = self.held.get_mut(&address) else {
-                continue;
-            };
-            let changed = held.on != on;
-            if held.on.is_empty() != on.is_empty() {
-                let at = if on.is_empty() { now + LINGER } else { now };
-                for service in held.announcement.services.keys() {
-                    self.records.enter(service.clone(), at);
+                self.coordinator.set_candidates(address, Some(candidates));
+                if let Ok(announcement) = mine
+                    && self.held.contains_key(&address)
+                {
+                    self.hold(now, address, announcement, None);
+                }
+                self.unannounced.remove(&address);
+                self.to_tell.remove(&address);
+                if tells {
+                    self.to_tell.enter(address, now + SEARCH);
                 }
             }
-            held.on = on;
-            held.told
-                .retain(|service| held.announcement.services.contains_key(service));
-            let fails = held.on.is_empty() && !std::mem::replace(&mut held.failed, held.on.is_empty());
-            let (node, pool) = (&self.config.node, &held.announcement.pool);
-            for (service, uid) in &held.announcement.services {
-                let news = |matter| News {
-                    service: service.clone(),
-                    uid: uid.clone(),
-                    address,
-                    matter,
+            Decision::Nobody { .. } | Decision::Unused => {
+                self.coordinator.set_candidates(address, None);
+                match reason {
+                    None => {
+                        self.unannounced.remove(&address);
+                        self.to_tell.remove(&address);
+                    }
+                    Some(reason) if self.unannounced.get(&address) != Some(&reason) => {
+                        self.unannounced.insert(address, reason);
+                        self.to_tell.remove(&address);
+                        self.to_tell.enter(address, now + PATIENCE);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Does what the coordinator says.
+    fn obey(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Send { to, datagram } => self.datagrams.push((to, datagram)),
+            Output::Announce { address, cause } => self.announce(now, address, cause),
+            Output::Withdraw { address, why } => self.withdraw(now, address, why),
+            Output::Again { address } => self.driver.again(now, address),
+            Output::AskAddress { address } => {
+                let interfaces = match self.decision(address) {
+                    Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
+                    Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => {
+                        Interfaces::All
+                    }
                 };
-                if fails {
-                    tracing::warn!(%service, ip = %address, node, pool, "no interface to announce on");
-                    self.news.push(news(Matter::NoInterface));
-                }
-                if held.on.is_empty() {
-                    continue;
-                }
-                let new = held.told.insert(service.clone());
-                if new || changed {
-                    let interfaces = held.on.join(",");
-                    tracing::info!(%service, ip = %address, node, interfaces, pool, "announcing");
-                }
-                // Ours before this process began: no change of owner, so no event.
-                let known = self.phase == Phase::Starting && was_ours(&self.index, node, service, address);
-                if new && !known {
-                    self.news.push(news(Matter::Announcing));
+                self.driver.ask(now, address, &interfaces);
+            }
+            Output::AskNode { node } => {
+                let addresses = self.index.nodes.get(&*node).map(|node| node.addresses.clone());
+                for address in addresses.into_iter().flatten() {
+                    if let Some(interfaces) = self.neighbours.way_to(address) {
+                        self.driver.ask(now, address, &interfaces);
+                    }
                 }
             }
-        }
-    }
-
-    fn tell(&mut self, address: IpAddr) {
-        let Some(reason) = self.unannounced.get(&address) else {
-            return;
-        };
-        let reason = reason.describe(address);
-        for (service, object) in self.index.having(address) {
-            tracing::info!(%service, ip = %address, reason, "announced by no node");
-            self.news.push(News {
-                service: service.clone(),
-                uid: object.uid.clone(),
+            Output::StandIn { address, node } => {
+                let interfaces = match self.decision(address) {
+                    Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
+                    Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => return,
+                };
+                let faces = self.neighbours.faces(&node);
+                for (interface, mac) in faces.filter(|(interface, _)| interfaces.include(interface)) {
+                    self.driver.stand_in(address, interface, mac);
+                }
+            }
+            Output::StandDown { address } => self.driver.stand_down(address),
+            Output::Conflict { address, mac } => self.conflict(address, mac),
+            Output::ConflictOver { address } => self.conflict_over(address),
+            Output::Verified {
                 address,
-                matter: Matter::NotAnnounced(reason.clone()),
-            });
+                by,
+                answered,
+            } => self.verified(now, address, &by, answered),
         }
-    }
-}
-
-/// Whether the records of before our start let us assume that we announced the address then. Of a Service with two
-/// addresses they tell about the first only; the other gets the benefit of the doubt.
-fn was_ours(index: &Index, me: &str, service: &Key, address: IpAddr) -> bool {
-    let first = index.services.get(service).and_then(|service| service.first());
-    let mut records = index.statuses_of(service).map(|(_, record)| record);
-    if first == Some(address) {
-        records.any(|record| record.node == me)
-    } else {
-        records.next().is_some()
     }
 }

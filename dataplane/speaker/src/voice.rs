@@ -1,19 +1,20 @@
 //! One protocol on one interface: its socket, the addresses that we answer for, and the task that answers. ARP and
 //! neighbour discovery differ in their frames; the rest is this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_net::socket::{FRAME_BUFFER, Fit};
 use lb_net::{PacketSocket, SocketError};
 use lb_proto::MacAddr;
 use lb_proto::announcer::gratuitous;
-use lb_proto::ndp::unsolicited;
+use lb_proto::ndp;
 use lb_proto::neighbour::{self, NeighbourResponder};
 use lb_proto::responder::{self, IgnoreReason, Responder};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::metrics::{AddressCounters, Metrics};
@@ -34,6 +35,8 @@ pub(crate) trait Language: Debug + Default + Send + 'static {
     fn open(interface: u32) -> Result<PacketSocket, SocketError>;
     /// Starts answering for an address; whether it is new.
     fn insert(&mut self, address: Self::Address) -> bool;
+    /// Starts answering for an address in place of its owner; whether it is new.
+    fn stand_in(&mut self, address: Self::Address, owner: MacAddr) -> bool;
     /// Stops answering for an address; whether it was answered for.
     fn remove(&mut self, address: &Self::Address) -> bool;
     /// The addresses that are answered for.
@@ -42,11 +45,14 @@ pub(crate) trait Language: Debug + Default + Send + 'static {
     fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self>;
     /// What to send after a change of owner.
     fn burst(mac: MacAddr, address: Self::Address) -> impl IntoIterator<Item = Self::Frame>;
+    /// The question who has an address.
+    fn question(mac: MacAddr, address: Self::Address) -> impl AsRef<[u8]>;
 }
 
 /// What to do with a received frame.
 pub(crate) enum Judgement<L: Language> {
     Reply(L::Frame, L::Address),
+    Sighted(L::Address, MacAddr),
     Ignore(IgnoreReason),
     Malformed(&'static str),
 }
@@ -64,17 +70,22 @@ impl Language for Responder {
         self.insert(address)
     }
 
+    fn stand_in(&mut self, address: Ipv4Addr, owner: MacAddr) -> bool {
+        self.stand_in(address, owner)
+    }
+
     fn remove(&mut self, address: &Ipv4Addr) -> bool {
         self.remove(address)
     }
 
     fn addresses(&self) -> impl Iterator<Item = &Ipv4Addr> {
-        self.addresses().iter()
+        self.addresses()
     }
 
     fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self> {
         match self.handle(mac, frame) {
             responder::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
+            responder::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
             responder::Verdict::Ignore(reason) => Judgement::Ignore(reason),
             responder::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
         }
@@ -82,6 +93,10 @@ impl Language for Responder {
 
     fn burst(mac: MacAddr, address: Ipv4Addr) -> impl IntoIterator<Item = Self::Frame> {
         gratuitous(mac, address)
+    }
+
+    fn question(mac: MacAddr, address: Ipv4Addr) -> impl AsRef<[u8]> {
+        responder::question(mac, address)
     }
 }
 
@@ -98,26 +113,53 @@ impl Language for NeighbourResponder {
         self.insert(address)
     }
 
+    fn stand_in(&mut self, address: Ipv6Addr, owner: MacAddr) -> bool {
+        self.stand_in(address, owner)
+    }
+
     fn remove(&mut self, address: &Ipv6Addr) -> bool {
         self.remove(address)
     }
 
     fn addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
-        self.addresses().iter()
+        self.addresses()
     }
 
     fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self> {
         match self.handle(mac, frame) {
             neighbour::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
+            neighbour::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
             neighbour::Verdict::Ignore(reason) => Judgement::Ignore(reason),
             neighbour::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
         }
     }
 
     fn burst(mac: MacAddr, address: Ipv6Addr) -> impl IntoIterator<Item = Self::Frame> {
-        [unsolicited(mac, address)]
+        [ndp::unsolicited(mac, address)]
+    }
+
+    fn question(mac: MacAddr, address: Ipv6Addr) -> impl AsRef<[u8]> {
+        ndp::question(mac, address)
     }
 }
+
+/// Somebody was seen on the wire with an address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sighting {
+    /// The interface that it was seen on.
+    pub interface: String,
+    /// The address.
+    pub address: IpAddr,
+    /// The hardware address of who has it.
+    pub mac: MacAddr,
+}
+
+/// Where sightings go.
+pub(crate) type Sightings = mpsc::Sender<Sighting>;
+
+/// Most sightings of one interface and protocol in a second: what is beyond is a flood, and says nothing new.
+const MOST_SIGHTINGS: u32 = 2000;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A protocol on an interface. Dropping it ends its task and closes the socket.
 #[derive(Debug)]
@@ -134,26 +176,44 @@ struct Shared<L: Language> {
     socket: PacketSocket,
     state: Mutex<State<L>>,
     metrics: Metrics,
+    sightings: Sightings,
 }
 
 #[derive(Debug)]
 struct State<L: Language> {
     mac: MacAddr,
     responder: L,
-    counters: BTreeMap<L::Address, AddressCounters>,
+    /// Of each address that is answered for; none where we stand in.
+    counters: BTreeMap<L::Address, Option<AddressCounters>>,
+    /// Addresses that were asked about.
+    watched: BTreeSet<L::Address>,
+    /// The questions to be sent once the filter lets the answers in.
+    questions: Vec<L::Address>,
+    /// Since when so many sightings were passed on.
+    window: (Instant, u32),
 }
 
 impl<L: Language> Voice<L> {
     /// Opens a socket; nothing is answered yet. To be called within a tokio runtime.
-    pub(crate) fn open(index: u32, name: &str, mac: MacAddr, metrics: Metrics) -> Result<Self, SocketError> {
+    pub(crate) fn open(
+        index: u32,
+        name: &str,
+        mac: MacAddr,
+        metrics: Metrics,
+        sightings: Sightings,
+    ) -> Result<Self, SocketError> {
         let shared = Arc::new(Shared {
             socket: L::open(index)?,
             state: Mutex::new(State {
                 mac,
                 responder: L::default(),
                 counters: BTreeMap::new(),
+                watched: BTreeSet::new(),
+                questions: Vec::new(),
+                window: (Instant::now(), 0),
             }),
             metrics,
+            sightings,
         });
         let task = tokio::spawn(answer(shared.clone(), name.to_owned()));
         Ok(Self {
@@ -169,22 +229,40 @@ impl<L: Language> Voice<L> {
         self.shared.lock().mac = mac;
     }
 
-    /// Whether we answer for the address here.
+    /// Whether we answer for the address here, as its owner.
     pub(crate) fn has(&self, address: L::Address) -> bool {
-        self.shared.lock().counters.contains_key(&address)
+        matches!(self.shared.lock().counters.get(&address), Some(Some(_)))
     }
 
     /// Starts answering for the address, as soon as the filter is applied. Returns whether it is new here.
     pub(crate) fn insert(&mut self, address: L::Address) -> bool {
         let mut state = self.shared.lock();
-        let new = state.responder.insert(address);
-        if new {
-            state
-                .counters
-                .insert(address, self.shared.metrics.address(address.into()));
+        self.stale |= state.responder.insert(address);
+        if matches!(state.counters.get(&address), Some(Some(_))) {
+            return false;
+        }
+        let counters = self.shared.metrics.address(address.into());
+        state.counters.insert(address, Some(counters));
+        true
+    }
+
+    /// Starts answering for the address with the hardware address of its owner, unless it is our own.
+    pub(crate) fn stand_in(&mut self, address: L::Address, owner: MacAddr) {
+        let mut state = self.shared.lock();
+        if state.responder.stand_in(address, owner) {
+            state.counters.insert(address, None);
             self.stale = true;
         }
-        new
+    }
+
+    /// Stops answering for the address if we only stand in.
+    pub(crate) fn stand_down(&mut self, address: L::Address) {
+        let mut state = self.shared.lock();
+        if matches!(state.counters.get(&address), Some(None)) {
+            state.responder.remove(&address);
+            state.counters.remove(&address);
+            self.stale = true;
+        }
     }
 
     /// Stops answering for the address at once, also requests that the kernel has queued already.
@@ -196,13 +274,39 @@ impl<L: Language> Voice<L> {
         }
     }
 
+    /// Asks who has the address, as soon as the filter lets the answers in.
+    pub(crate) fn ask(&mut self, address: L::Address) {
+        let mut state = self.shared.lock();
+        state.questions.push(address);
+        self.stale |= state.watched.insert(address) && !state.counters.contains_key(&address);
+    }
+
+    /// Nobody waits for answers about these addresses any more.
+    pub(crate) fn unwatch(&mut self, address: L::Address) {
+        let mut state = self.shared.lock();
+        self.stale |= state.watched.remove(&address) && !state.counters.contains_key(&address);
+    }
+
+    /// Sends the questions.
+    pub(crate) fn send_questions(&self, name: &str) {
+        let mut state = self.shared.lock();
+        let mac = state.mac;
+        for address in std::mem::take(&mut state.questions) {
+            if let Err(error) = self.shared.socket.send(L::question(mac, address).as_ref()) {
+                let ip: IpAddr = address.into();
+                tracing::debug!(interface = name, %ip, %error, "question not sent");
+            }
+        }
+    }
+
     /// Brings the kernel's filter up to date. Returns whether it is.
     pub(crate) fn apply_filter(&mut self, name: &str) -> bool {
         if !self.stale {
             return true;
         }
         let state = self.shared.lock();
-        match self.shared.socket.set_addresses(state.responder.addresses()) {
+        let socket = &self.shared.socket;
+        match socket.set_addresses(state.responder.addresses(), &state.watched) {
             Ok(fit) => {
                 self.stale = false;
                 let coarse = match fit {
@@ -235,7 +339,7 @@ impl<L: Language> Voice<L> {
     /// Sends one burst for the address.
     pub(crate) fn burst(&self, name: &str, address: L::Address) {
         let state = self.shared.lock();
-        let Some(counters) = state.counters.get(&address) else {
+        let Some(Some(counters)) = state.counters.get(&address) else {
             return;
         };
         for frame in L::burst(state.mac, address) {
@@ -262,21 +366,46 @@ impl<L: Language> Shared<L> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn judge(&self, frame: &[u8]) {
-        let state = self.lock();
+    fn judge(&self, name: &str, frame: &[u8]) {
+        let mut state = self.lock();
         match state.responder.judge(state.mac, frame) {
             Judgement::Reply(frame, address) => {
                 let Some(counters) = state.counters.get(&address) else {
                     return;
                 };
-                counters.requests.inc();
+                if let Some(counters) = counters {
+                    counters.requests.inc();
+                }
                 match self.socket.send(frame.as_ref()) {
-                    Ok(()) => counters.responses.inc(),
+                    Ok(()) => {
+                        if let Some(counters) = counters {
+                            counters.responses.inc();
+                        }
+                    }
                     // Who asked asks again.
                     Err(error) => {
                         let ip: IpAddr = address.into();
                         tracing::debug!(%ip, %error, "answer not sent");
                     }
+                }
+            }
+            Judgement::Sighted(address, mac) => {
+                // A filter that is too coarse lets others in as well.
+                if !state.counters.contains_key(&address) && !state.watched.contains(&address) {
+                    return;
+                }
+                let now = Instant::now();
+                if state.window.0 + SECOND <= now {
+                    state.window = (now, 0);
+                }
+                state.window.1 += 1;
+                let sighting = Sighting {
+                    interface: name.to_owned(),
+                    address: address.into(),
+                    mac,
+                };
+                if state.window.1 > MOST_SIGHTINGS || self.sightings.try_send(sighting).is_err() {
+                    self.metrics.sighting_dropped();
                 }
             }
             Judgement::Ignore(reason) => self.metrics.ignored(reason),
@@ -289,7 +418,7 @@ async fn answer<L: Language>(shared: Arc<Shared<L>>, name: String) {
     let mut buffer = [0; FRAME_BUFFER];
     loop {
         match shared.socket.recv(&mut buffer).await {
-            Ok(len) => shared.judge(buffer.get(..len).unwrap_or_default()),
+            Ok(len) => shared.judge(&name, buffer.get(..len).unwrap_or_default()),
             // Told once; the socket works again when the interface does.
             Err(SocketError::InterfaceDown(_)) => tracing::debug!(interface = name, "interface is down"),
             // The link watcher says so as well, and then this port is dropped.

@@ -11,54 +11,84 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lb_speaker::decide::{Announcement, Decision, View, decide};
+use lb_speaker::decide::{Announcement, Decision, MOST_CANDIDATES, View, decide};
 use lb_speaker::index::Update;
 use lb_speaker::interfaces::Interfaces;
+use lb_speaker::objects::Node;
 use lb_speaker::reasons::{Ineligible, Reason};
 use serde_json::json;
 use support::{
     GRACE, WEB, World, cluster, endpoint, key, mk_advertisement, mk_node_with, mk_pool, mk_service, mk_slice,
-    mk_slice_of, mk_speaker, mk_status,
+    mk_slice_of, mk_speaker,
 };
 
 const READY: &str = r#"[{"type": "Ready", "status": "True"}]"#;
 
-fn decision_on(world: &World, me: &str, address: &str) -> Decision {
+/// What one node finds about an address.
+#[derive(Clone, Debug, PartialEq)]
+enum Found {
+    /// The first of the candidates is itself.
+    Mine(Announcement),
+    Other {
+        owner: String,
+        ineligible: Option<Ineligible>,
+    },
+    Nobody {
+        reason: Reason,
+        ours_to_tell: bool,
+    },
+    Unused,
+}
+
+fn found(decision: Decision<'_>, me: &str) -> Found {
+    match decision {
+        Decision::Candidates { order, mine } => match mine {
+            Ok(announcement) if order[0] == me => Found::Mine(announcement),
+            mine => Found::Other {
+                owner: order[0].to_owned(),
+                ineligible: mine.err(),
+            },
+        },
+        Decision::Nobody { reason, ours_to_tell } => Found::Nobody { reason, ours_to_tell },
+        Decision::Unused => Found::Unused,
+    }
+}
+
+fn decision_on(world: &World, me: &str, address: &str) -> Found {
     let view = View {
         me,
         index: &world.index,
-        members: world.peers.members(),
-        standing: world.peers.standing(),
+        peers: &world.peers,
         ignore_exclude_label: false,
     };
-    decide(&view, address.parse().unwrap())
+    found(decide(&view, address.parse().unwrap()), me)
 }
 
 /// The decision of n1 about the address of `web`, after these changes to the default cluster.
-fn decision(changes: impl IntoIterator<Item = Update>) -> Decision {
+fn decision(changes: impl IntoIterator<Item = Update>) -> Found {
     decision_on(&World::new(cluster().into_iter().chain(changes)), "n1", WEB)
 }
 
 /// The owner in the eyes of n1.
 fn owner(changes: impl IntoIterator<Item = Update>) -> String {
     match decision(changes) {
-        Decision::Mine(_) => "n1".to_owned(),
-        Decision::Other { owner, .. } => owner,
-        Decision::Nobody { reason, .. } => panic!("nobody: {reason:?}"),
-        Decision::Unused => panic!("unused"),
+        Found::Mine(_) => "n1".to_owned(),
+        Found::Other { owner, .. } => owner,
+        Found::Nobody { reason, .. } => panic!("nobody: {reason:?}"),
+        Found::Unused => panic!("unused"),
     }
 }
 
 fn announcement(changes: impl IntoIterator<Item = Update>) -> Announcement {
     match decision(changes) {
-        Decision::Mine(announcement) => announcement,
+        Found::Mine(announcement) => announcement,
         other => panic!("not ours: {other:?}"),
     }
 }
 
 fn nobody(changes: impl IntoIterator<Item = Update>) -> Reason {
     match decision(changes) {
-        Decision::Nobody { reason, .. } => reason,
+        Found::Nobody { reason, .. } => reason,
         other => panic!("not nobody: {other:?}"),
     }
 }
@@ -71,9 +101,9 @@ fn node(name: &str, labels: &serde_json::Value) -> Update {
 #[test]
 fn the_first_node_in_metallbs_order_owns_the_address_and_all_nodes_agree() {
     let world = World::new(cluster());
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+    assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
     for other in ["n2", "n3"] {
-        let expected = Decision::Other {
+        let expected = Found::Other {
             owner: "n1".to_owned(),
             ineligible: None,
         };
@@ -102,70 +132,68 @@ fn unready_node(name: &str) -> Update {
 fn a_node_without_a_live_speaker_is_no_candidate() {
     let mut world = with([unready_node("n1"), mk_speaker("n1", false)]);
     world.see_as("n2");
-    assert!(matches!(decision_on(&world, "n2", WEB), Decision::Mine(_)));
+    assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
     let mut world = with([Update::Speaker("speaker-n1".to_owned(), None)]);
     world.see_as("n2");
-    assert!(matches!(decision_on(&world, "n2", WEB), Decision::Mine(_)));
+    assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
 }
 
 #[test]
-fn a_starting_speaker_takes_nothing_until_the_others_see_that_it_is_ready() {
-    let mut world = with([mk_speaker("n1", false)]);
-    let expected = Decision::Other {
-        owner: "n2".to_owned(),
-        ineligible: Some(Ineligible::NoSpeaker),
+fn who_is_heard_is_a_candidate_whatever_the_api_says_and_we_ourselves_always_are() {
+    let mut world = with([unready_node("n1"), mk_speaker("n1", false)]);
+    assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
+    world.see_as("n2");
+    assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
+    assert!(world.peers.set_heard(["n1".to_owned()].into()));
+    let other = Found::Other {
+        owner: "n1".to_owned(),
+        ineligible: None,
     };
-    assert_eq!(decision_on(&world, "n1", WEB), expected);
-    world.tell(mk_speaker("n1", true));
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+    assert_eq!(decision_on(&world, "n2", WEB), other);
 }
 
 #[test]
-fn a_starting_speaker_takes_nothing_even_when_it_is_alone() {
-    let alone = ["n2", "n3"].map(|node| Update::Node(node.to_owned(), None));
-    let world = with(alone.into_iter().chain([mk_speaker("n1", false)]));
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Nobody { .. }));
-}
-
-#[test]
-fn a_restarted_speaker_goes_on_with_what_the_records_say_is_its_own() {
-    let world = with([mk_speaker("n1", false), mk_status("web", "n1")]);
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
-    let world = with([mk_speaker("n1", false), mk_status("web", "n2")]);
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Other { .. }));
-}
-
-#[test]
-fn a_speaker_that_the_others_take_for_dead_lets_go_unless_all_seem_to_be_dead() {
+fn a_restarting_speaker_is_a_candidate_for_its_grace() {
     let mut world = with([]);
-    world.tell(mk_speaker("n1", false));
-    assert!(
-        matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)),
-        "they wait"
-    );
-    world.tell(unready_node("n1"));
-    assert!(
-        matches!(decision_on(&world, "n1", WEB), Decision::Other { .. }),
-        "they do not wait"
-    );
-    for node in ["n2", "n3"] {
-        world.tell(mk_speaker(node, false));
-        world.tell(unready_node(node));
-    }
-    assert!(
-        matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)),
-        "there is nobody else"
-    );
-}
-
-#[test]
-fn a_speaker_that_stays_unready_lets_go_when_the_others_stop_waiting() {
-    let mut world = with([]);
+    world.see_as("n2");
     world.tell(mk_speaker("n1", false));
     world.pass(GRACE - Duration::from_millis(1));
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+    assert!(matches!(decision_on(&world, "n2", WEB), Found::Other { .. }));
     world.pass(Duration::from_millis(1));
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Other { .. }));
+    assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
+}
+
+#[test]
+fn a_node_that_is_out_of_service_is_no_candidate() {
+    let out = Update::Node(
+        "n1".to_owned(),
+        Some(Node::read(support::from(json!({
+            "metadata": {"name": "n1"},
+            "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]},
+        })))),
+    );
+    assert_eq!(owner([out]), "n2");
+}
+
+#[test]
+fn a_long_order_is_cut_and_has_us_in_it() {
+    let many = (10..60).flat_map(|n| {
+        let name = format!("m{n}");
+        [node(&name, &json!({})), mk_speaker(&name, true)]
+    });
+    let world = with(many);
+    for me in ["n1", "n2", "n3"] {
+        let view = View {
+            me,
+            index: &world.index,
+            peers: &world.peers,
+            ignore_exclude_label: false,
+        };
+        let Decision::Candidates { order, .. } = decide(&view, WEB.parse().unwrap()) else {
+            panic!("no candidates");
+        };
+        assert!(order.contains(&me) && order.len() <= MOST_CANDIDATES + 1);
+    }
 }
 
 #[test]
@@ -183,7 +211,7 @@ fn the_exclude_label_takes_a_node_out_whatever_its_value_unless_it_is_ignored() 
     let label = json!({"node.kubernetes.io/exclude-from-external-load-balancers": "false"});
     let excluded = || cluster().into_iter().chain([node("n1", &label)]);
     let world = World::new(excluded());
-    let expected = Decision::Other {
+    let expected = Found::Other {
         owner: "n2".to_owned(),
         ineligible: Some(Ineligible::Excluded),
     };
@@ -191,11 +219,13 @@ fn the_exclude_label_takes_a_node_out_whatever_its_value_unless_it_is_ignored() 
     let view = View {
         me: "n1",
         index: &world.index,
-        members: world.peers.members(),
-        standing: world.peers.standing(),
+        peers: &world.peers,
         ignore_exclude_label: true,
     };
-    assert!(matches!(decide(&view, WEB.parse().unwrap()), Decision::Mine(_)));
+    assert!(matches!(
+        found(decide(&view, WEB.parse().unwrap()), "n1"),
+        Found::Mine(_)
+    ));
 }
 
 #[test]
@@ -239,13 +269,13 @@ fn an_advertisement_announces_pools_by_name_or_by_label_and_all_pools_without_ei
         json!({"ipAddressPools": ["other"], "ipAddressPoolSelectors": tier("lan")}),
         json!({"ipAddressPools": ["lan"], "ipAddressPoolSelectors": tier("other")}),
     ] {
-        assert!(matches!(announce(&announced), Decision::Mine(_)), "{announced}");
+        assert!(matches!(announce(&announced), Found::Mine(_)), "{announced}");
     }
     for silent in [
         json!({"ipAddressPools": ["other"]}),
         json!({"ipAddressPoolSelectors": tier("other")}),
     ] {
-        assert!(matches!(announce(&silent), Decision::Nobody { .. }), "{silent}");
+        assert!(matches!(announce(&silent), Found::Nobody { .. }), "{silent}");
     }
 }
 
@@ -384,10 +414,10 @@ fn election_is_per_address_and_not_per_service() {
             .into_iter()
             .chain([mk_service("web", &[WEB, "fd00:50::1"], |_| {})]),
     );
-    assert!(matches!(decision_on(&world, "n1", WEB), Decision::Mine(_)));
+    assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
     let second = decision_on(&world, "n1", "fd00:50::1");
     assert!(
-        matches!(&second, Decision::Other { owner, .. } if owner == "n2"),
+        matches!(&second, Found::Other { owner, .. } if owner == "n2"),
         "{second:?}"
     );
 }
@@ -409,11 +439,11 @@ fn services_of_another_class_or_type_have_no_addresses_for_us() {
     let other_class = mk_service("web", &[WEB], |object| {
         object["spec"]["loadBalancerClass"] = json!("example.com/other");
     });
-    assert_eq!(decision([other_class]), Decision::Unused);
+    assert_eq!(decision([other_class]), Found::Unused);
     let other_type = mk_service("web", &[WEB], |object| {
         object["spec"]["type"] = json!("ClusterIP")
     });
-    assert_eq!(decision([other_type]), Decision::Unused);
+    assert_eq!(decision([other_type]), Found::Unused);
 }
 
 #[test]
@@ -421,7 +451,7 @@ fn one_live_node_tells_why_nobody_announces() {
     let gone = || Update::Advertisement("lan".to_owned(), None);
     let world = World::new(cluster().into_iter().chain([gone()]));
     let tells = |world: &World, me: &str| match decision_on(world, me, WEB) {
-        Decision::Nobody { ours_to_tell, .. } => ours_to_tell,
+        Found::Nobody { ours_to_tell, .. } => ours_to_tell,
         other => panic!("{other:?}"),
     };
     let tellers: Vec<_> = ["n1", "n2", "n3"]

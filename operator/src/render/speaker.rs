@@ -1,17 +1,33 @@
 //! The speaker: a DaemonSet on the host's network, with NET_RAW and no other privilege.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
-use k8s_openapi::api::core::v1::PodSecurityContext;
+use k8s_openapi::api::core::v1::{
+    PodSecurityContext, PodSpec, Secret, SecretVolumeSource, Volume, VolumeMount,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, Program, env, env_from};
 use super::{Component, Objects, RenderError, named};
+use crate::keys;
 use crate::object::Kind;
 use crate::plan::Plan;
 
+/// Name of the volume with the keys of the heartbeats.
+const KEYS_VOLUME: &str = "heartbeat-keys";
+
 pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
     let component = Component::Speaker;
-    let mut variables = vec![env_from("LB_NODE_NAME", "spec.nodeName")];
+    // Its content is made when it is written: see `keys`.
+    let keys = Secret {
+        metadata: named(&plan.namespace, keys::SECRET),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    };
+    objects.add(Kind::Secret, Some(component), &keys)?;
+    let mut variables = vec![
+        env_from("LB_NODE_NAME", "spec.nodeName"),
+        env("LB_HEARTBEAT_KEYS", keys::DIRECTORY),
+    ];
     if plan.ignore_exclude_label {
         variables.push(env("LB_IGNORE_EXCLUDE_LB", "true"));
     }
@@ -25,6 +41,7 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
     let mut template = pod::template(plan, &plan.speaker, program);
     if let Some(spec) = &mut template.spec {
         spec.host_network = Some(true);
+        mount_keys(spec);
         spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
         // As MetalLB's, so that no node of a cluster that moves over starts or stops announcing. Taints by which
         // Kubernetes marks a sick or cordoned node are tolerated by every DaemonSet.
@@ -55,6 +72,27 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         ..DaemonSet::default()
     };
     objects.add(Kind::DaemonSet, Some(component), &daemon_set)
+}
+
+/// As files, which the kubelet brings up to date when the keys change, and not as a right to read Secrets.
+fn mount_keys(spec: &mut PodSpec) {
+    spec.volumes = Some(vec![Volume {
+        name: KEYS_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(keys::SECRET.to_owned()),
+            default_mode: Some(0o400),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }]);
+    for container in &mut spec.containers {
+        container.volume_mounts = Some(vec![VolumeMount {
+            name: KEYS_VOLUME.to_owned(),
+            mount_path: keys::DIRECTORY.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]);
+    }
 }
 
 /// As arguments, because a regular expression may contain any separator that a variable could use. An empty list

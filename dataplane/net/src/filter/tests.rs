@@ -80,7 +80,7 @@ fn exact(addresses: &[Ipv4Addr]) -> Program {
 const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
 
 #[test]
-fn a_solicitation_for_an_owned_address_passes_to_its_group_and_to_us() {
+fn neighbour_discovery_about_an_address_passes_to_its_group_and_to_us() {
     use lb_proto::ndp::{multicast_mac, solicited_node, unsolicited};
     const MULTICAST: u32 = 2;
     let (owned, other) = ("fd00:50::10", "fd00:50::11");
@@ -101,7 +101,10 @@ fn a_solicitation_for_an_owned_address_passes_to_its_group_and_to_us() {
         assert_eq!(run(&program, packet_type, &solicitation(owned)), 0);
     }
     let advertisement = unsolicited(MacAddr([2, 0, 0, 0, 0, 1]), parse(owned));
-    assert_eq!(run(&program, MULTICAST, &advertisement), 0);
+    assert_eq!(run(&program, MULTICAST, &advertisement), 1536);
+    let mut redirect = solicitation(owned);
+    redirect[54] = 137;
+    assert_eq!(run(&program, MULTICAST, &redirect), 0);
     let mut udp = solicitation(owned);
     udp[20] = 17;
     assert_eq!(run(&program, MULTICAST, &udp), 0);
@@ -131,15 +134,24 @@ fn our_own_frames_and_those_of_others_are_dropped() {
 }
 
 #[test]
-fn replies_other_protocols_and_short_frames_are_dropped() {
+fn a_reply_passes_for_who_answers_and_not_for_who_asked() {
+    let program = exact(&[OWNED]);
+    let reply = |sender_ip, target_ip| {
+        let reply = ArpFrame {
+            operation: Operation::Reply,
+            sender_ip,
+            ..request(target_ip)
+        };
+        run(&program, HOST, &reply.encode())
+    };
+    let other = Ipv4Addr::new(192, 168, 50, 1);
+    assert_eq!((reply(OWNED, other), reply(other, OWNED)), (64, 0));
+}
+
+#[test]
+fn other_protocols_and_short_frames_are_dropped() {
     let program = exact(&[OWNED]);
     let frame = request(OWNED);
-    let reply = ArpFrame {
-        operation: Operation::Reply,
-        ..frame
-    }
-    .encode();
-    assert_eq!(run(&program, BROADCAST, &reply), 0);
     let mut ipv4 = frame.encode();
     ipv4[12] = 0x08;
     ipv4[13] = 0x00;

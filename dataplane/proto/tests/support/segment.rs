@@ -227,13 +227,13 @@ impl Segment {
     fn handle(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::Start(node) => return self.boot(node),
+            Event::Start(node) => self.boot(node),
             Event::Wake(node) => {
                 if self.hosts[node].wakes.is_some_and(|at| at > now) {
                     return;
                 }
                 self.hosts[node].wakes = None;
-                return self.work(node);
+                self.work(node);
             }
             Event::Deliver { to, datagram } => {
                 let from = self.number(&datagram.node);

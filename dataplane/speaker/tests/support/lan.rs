@@ -14,6 +14,8 @@ use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use lb_net::socket::FRAME_BUFFER;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
+use lb_proto::arp::{ArpFrame, Operation};
+use lb_speaker::announce::Sighting;
 use lb_speaker::args::Args;
 use lb_speaker::index::{Kind, Update};
 use lb_speaker::metrics::Metrics;
@@ -21,6 +23,7 @@ use lb_speaker::news::News;
 use lb_speaker::speaker::Speaker;
 use nix::sched::{CloneFlags, setns};
 use prometheus::Registry;
+use tokio::sync::mpsc::Receiver;
 
 /// Removes its namespaces, and with them the links, when dropped, also by a panic.
 pub(crate) struct Lan {
@@ -121,13 +124,14 @@ impl Lan {
         let address: Ipv4Addr = address.parse()?;
         let listen = async move || {
             let socket = PacketSocket::arp(link("lan0").await?.index)?;
-            socket.set_addresses(&BTreeSet::from([address]))?;
+            socket.set_addresses(&BTreeSet::from([address]), [])?;
             let mut buffer = [0; FRAME_BUFFER];
             let mut heard = 0;
             let end = tokio::time::Instant::now() + time;
             while let Ok(result) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await {
-                result?;
-                heard += 1;
+                let frame = ArpFrame::decode(buffer.get(..result?).unwrap_or_default())?;
+                let request = frame.operation == Operation::Request;
+                heard += usize::from(request && frame.sender_ip == frame.target_ip);
             }
             Ok(heard)
         };
@@ -215,14 +219,17 @@ pub(crate) struct Rig {
     pub(crate) registry: Registry,
     pub(crate) news: Vec<News>,
     links: LocalBoxStream<'static, Snapshot>,
+    sightings: Receiver<Sighting>,
 }
 
 impl Rig {
     fn new() -> Result<Self> {
         let registry = Registry::new();
         let config = Args::try_parse_from(["lb-speaker", "--node-name", "n1"])?.config()?;
+        let mut speaker = Speaker::new(Instant::now(), 1, config, Metrics::new(&registry)?);
         Ok(Self {
-            speaker: Speaker::new(config, Metrics::new(&registry)?),
+            sightings: speaker.sightings(),
+            speaker,
             registry,
             news: Vec::new(),
             links: lb_speaker::watch::links()?,
@@ -243,6 +250,12 @@ impl Rig {
         while !self.speaker.is_running() {
             self.during(tokio::time::sleep(Duration::from_millis(10))).await;
         }
+        self.probed().await;
+    }
+
+    /// Lets the time pass that an address is probed for before it is announced first.
+    pub(crate) async fn probed(&mut self) {
+        self.during(tokio::time::sleep(Duration::from_millis(300))).await;
     }
 
     /// Lets the speaker work while `work` goes on, as the program does.
@@ -250,6 +263,8 @@ impl Rig {
         let mut work = std::pin::pin!(work);
         loop {
             self.news.extend(self.speaker.step(Instant::now()));
+            // There is nobody to send them to.
+            self.speaker.take_datagrams();
             let due = self.speaker.poll_timeout();
             let sleep = async {
                 match due {
@@ -261,6 +276,9 @@ impl Rig {
                 done = &mut work => return done,
                 Some(snapshot) = self.links.next() => {
                     self.speaker.set_links(Instant::now(), snapshot);
+                }
+                Some(sighting) = self.sightings.recv() => {
+                    self.speaker.sighted(Instant::now(), &sighting);
                 }
                 () = sleep => {}
             }
@@ -274,6 +292,7 @@ impl Rig {
             lb_speaker::news::Matter::Announcing => "announcing",
             lb_speaker::news::Matter::NoInterface => "no interface",
             lb_speaker::news::Matter::NotAnnounced(_) => "not announced",
+            lb_speaker::news::Matter::Conflict(_) => "conflict",
         };
         news.into_iter().map(reason).collect()
     }

@@ -149,15 +149,21 @@ impl World {
             index.update(update);
         }
         let now = Instant::now();
-        let mut peers = Peers::new("n1", GRACE);
-        peers.start(now, &index);
-        Self { index, peers, now }
+        let mut world = Self {
+            index,
+            peers: Peers::new("n1", GRACE),
+            now,
+        };
+        world.see_as("n1");
+        world
     }
 
     /// Starts over as the speaker of another node.
     pub(crate) fn see_as(&mut self, me: &str) {
         self.peers = Peers::new(me, GRACE);
-        self.peers.start(self.now, &self.index);
+        for node in self.index.nodes.keys() {
+            self.peers.look(self.now, &self.index, node);
+        }
     }
 
     /// Takes in one more change.

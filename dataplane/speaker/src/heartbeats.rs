@@ -1,0 +1,172 @@
+//! The channel between speakers: authenticated datagrams over UDP.
+//!
+//! The keys are files in a directory, as a mounted Secret has them: `current` makes datagrams, and every other file
+//! (`next`, `previous`) is believed too. They are read again when the Secret changes, so keys can be rotated under way.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, Refused};
+use tokio::net::UdpSocket;
+
+use crate::metrics::Metrics;
+
+/// How often the keys are looked at. The kubelet takes a minute or two to bring a changed Secret to the node.
+pub const LOOK: Duration = Duration::from_secs(10);
+/// The file with the key that makes datagrams.
+const CURRENT: &str = "current";
+/// The longest key that is read.
+const MAX_KEY: u64 = 4096;
+
+/// The socket and the keys.
+#[derive(Debug)]
+pub struct Heartbeats {
+    socket: UdpSocket,
+    port: u16,
+    directory: PathBuf,
+    keys: Option<Keys>,
+    /// What was read last, so that only a change is told.
+    read: Vec<Vec<u8>>,
+    failed: bool,
+    metrics: Metrics,
+}
+
+impl Heartbeats {
+    /// Opens the port. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub fn open(port: u16, directory: &Path, metrics: Metrics) -> anyhow::Result<Self> {
+        let socket = bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
+        let mut heartbeats = Self {
+            socket,
+            port,
+            directory: directory.to_owned(),
+            keys: None,
+            read: Vec::new(),
+            failed: false,
+            metrics,
+        };
+        heartbeats.look();
+        Ok(heartbeats)
+    }
+
+    /// Reads the keys again, if they have changed.
+    pub fn look(&mut self) {
+        match read(&self.directory) {
+            Ok(read) if read == self.read => {}
+            Ok(read) => match Keys::new(read.iter().map(Vec::as_slice)) {
+                Some(keys) => {
+                    tracing::info!(keys = read.len(), "keys of the heartbeats read");
+                    (self.keys, self.read, self.failed) = (Some(keys), read, false);
+                }
+                None => self.fail("a key is shorter than 16 bytes"),
+            },
+            Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    /// Those of before stay in force.
+    fn fail(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.failed, true) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, error, "keys of the heartbeats cannot be read");
+        }
+    }
+
+    /// Sends a datagram to the first of the addresses that can be reached. One that is lost is made up for by the next.
+    pub fn send(&self, addresses: &[IpAddr], datagram: &Datagram) {
+        let Some(keys) = &self.keys else { return };
+        let bytes = keys.seal(datagram);
+        for address in addresses {
+            match self
+                .socket
+                .try_send_to(&bytes, SocketAddr::new(mapped(&self.socket, *address), self.port))
+            {
+                Ok(_) => {
+                    self.metrics.heartbeat_sent();
+                    return;
+                }
+                Err(error) => tracing::trace!(%address, %error, "datagram not sent"),
+            }
+        }
+    }
+
+    /// Waits for datagrams to read. May be cancelled without loss.
+    pub async fn readable(&self) {
+        // An error is found again, and told, when reading.
+        let _ = self.socket.readable().await;
+    }
+
+    /// The next datagram that a key of ours has made; none when nothing is left to read at this moment.
+    pub fn receive(&self) -> Option<Datagram> {
+        let mut buffer = [0; MAX_LEN + 1];
+        loop {
+            let len = match self.socket.try_recv_from(&mut buffer) {
+                Ok((len, _)) => len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                // Such as "port unreachable" for a datagram that was sent before.
+                Err(error) => {
+                    tracing::trace!(%error, "datagram not received");
+                    continue;
+                }
+            };
+            let Some(keys) = &self.keys else { continue };
+            match keys.open(buffer.get(..len).unwrap_or_default()) {
+                Ok(datagram) => {
+                    self.metrics.heartbeat_received();
+                    return Some(datagram);
+                }
+                Err(refused) => self.refuse(refused),
+            }
+        }
+    }
+
+    /// Counts a datagram that is not to be believed.
+    pub fn refuse(&self, refused: Refused) {
+        self.metrics.heartbeat_refused(refused);
+    }
+}
+
+fn bind(port: u16) -> io::Result<UdpSocket> {
+    let bound = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        // A host with IPv6 switched off.
+        .or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    bound.set_nonblocking(true)?;
+    UdpSocket::from_std(bound)
+}
+
+/// An IPv4 address as an IPv6 socket wants it.
+fn mapped(socket: &UdpSocket, address: IpAddr) -> IpAddr {
+    match (socket.local_addr(), address) {
+        (Ok(SocketAddr::V6(_)), IpAddr::V4(v4)) => v4.to_ipv6_mapped().into(),
+        _ => address,
+    }
+}
+
+/// The keys in their order: the current one first.
+fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = BTreeSet::new();
+    for entry in directory.read_dir()? {
+        let name = entry?.file_name();
+        // The kubelet keeps the files in hidden directories, and links to them.
+        if !name.to_string_lossy().starts_with('.') && name != CURRENT {
+            names.insert(name);
+        }
+    }
+    let key = |path: PathBuf| -> io::Result<Vec<u8>> {
+        if path.metadata()?.len() > MAX_KEY {
+            return Err(io::Error::other(format!("{} is too long", path.display())));
+        }
+        std::fs::read(path)
+    };
+    let mut keys = vec![key(directory.join(CURRENT))?];
+    for name in names {
+        keys.push(key(directory.join(name))?);
+    }
+    Ok(keys)
+}

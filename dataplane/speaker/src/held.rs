@@ -1,0 +1,229 @@
+//! The addresses that this node announces, and what people are told of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use lb_daemon::Key;
+use lb_proto::MacAddr;
+use lb_proto::coordinator::{Cause, Why};
+
+use crate::decide::{Announcement, Decision};
+use crate::news::{Matter, News};
+use crate::reasons::Ended;
+use crate::speaker::Speaker;
+
+/// How long a lost ServiceL2Status is left alone, for its new owner to overwrite it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// An address that we announce.
+#[derive(Debug)]
+pub(crate) struct Held {
+    announcement: Announcement,
+    /// Interfaces that it is announced on.
+    on: Vec<String>,
+    /// Services that know that we announce.
+    told: BTreeSet<Key>,
+    /// A stranger that answers for it too.
+    stranger: Option<MacAddr>,
+}
+
+impl Speaker {
+    /// What the ServiceL2Status of a Service has to say of us: the interfaces; none when it is not ours to write.
+    #[must_use]
+    pub fn record_of(&self, service: &Key) -> Option<Vec<String>> {
+        let first = self.index.services.get(service)?.first()?;
+        let held = self.held.get(&first)?;
+        let announced = held.announcement.services.contains_key(service) && !held.on.is_empty();
+        announced.then(|| held.announcement.interfaces.names())
+    }
+
+    /// The address came to us.
+    pub(crate) fn announce(&mut self, now: Instant, address: IpAddr, cause: Cause) {
+        // What it is about may have changed since the candidates were found; then that is on its way to the coordinator.
+        let Decision::Candidates {
+            mine: Ok(announcement),
+            ..
+        } = self.decision(address)
+        else {
+            return;
+        };
+        self.metrics.gained(&cause, now);
+        let node = &self.config.node;
+        match &cause {
+            Cause::TakeOver { from, heard } => {
+                let silent = now.saturating_duration_since(*heard);
+                tracing::info!(ip = %address, node, %from, ?silent, "taken over");
+            }
+            Cause::HandOver { from } => {
+                tracing::info!(ip = %address, node, %from, "handed over to this node")
+            }
+            Cause::First | Cause::Resumed => {}
+        }
+        self.hold(now, address, announcement, Some(cause));
+    }
+
+    /// Announces an address, or changes how.
+    pub(crate) fn hold(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        announcement: Announcement,
+        cause: Option<Cause>,
+    ) {
+        self.looks.insert(address);
+        let interfaces = announcement.interfaces.clone();
+        let (before, rewire) = match self.held.get_mut(&address) {
+            Some(held) if held.announcement == announcement => return,
+            Some(held) => {
+                let rewire = held.announcement.interfaces != interfaces;
+                (
+                    std::mem::replace(&mut held.announcement, announcement).services,
+                    rewire,
+                )
+            }
+            None => {
+                // Ours before this process began: no change of owner, so no event.
+                let told = match cause {
+                    Some(Cause::Resumed) => announcement.services.keys().cloned().collect(),
+                    _ => BTreeSet::new(),
+                };
+                let held = Held {
+                    announcement,
+                    on: Vec::new(),
+                    told,
+                    stranger: None,
+                };
+                self.held.insert(address, held);
+                (BTreeMap::new(), true)
+            }
+        };
+        if rewire {
+            self.driver.announce(now, address, interfaces);
+        }
+        let Some(held) = self.held.get(&address) else {
+            return;
+        };
+        let after = &held.announcement.services;
+        for service in before.keys().filter(|service| !after.contains_key(*service)) {
+            self.metrics.withdrawn(service, &self.config.node, address);
+            self.records.enter(service.clone(), now + LINGER);
+        }
+        for service in after.keys() {
+            self.metrics.announced(service, &self.config.node, address);
+            self.records.enter(service.clone(), now);
+        }
+    }
+
+    /// The address is ours no more.
+    pub(crate) fn withdraw(&mut self, now: Instant, address: IpAddr, why: Why) {
+        let ended = match self.decision(address) {
+            Decision::Unused => Ended::Released,
+            Decision::Nobody { reason, .. } => Ended::Nobody(reason),
+            Decision::Candidates { mine, .. } => Ended::LetGo(why, mine.err()),
+        };
+        let Some(held) = self.held.remove(&address) else {
+            return;
+        };
+        self.driver.withdraw(address);
+        self.looks.remove(&address);
+        let (node, reason) = (&self.config.node, ended.describe(address));
+        for service in held.announcement.services.into_keys() {
+            tracing::info!(%service, ip = %address, node, reason, "withdrawn");
+            self.metrics.withdrawn(&service, node, address);
+            self.records.enter(service, now + LINGER);
+        }
+    }
+
+    /// Compares the interfaces of announced addresses with what has been told of them.
+    pub(crate) fn look(&mut self, now: Instant) {
+        for address in std::mem::take(&mut self.looks) {
+            let on = self.driver.interfaces_of(address);
+            let Some(held) = self.held.get_mut(&address) else {
+                continue;
+            };
+            let changed = held.on != on;
+            if held.on.is_empty() != on.is_empty() {
+                let at = if on.is_empty() { now + LINGER } else { now };
+                for service in held.announcement.services.keys() {
+                    self.records.enter(service.clone(), at);
+                }
+            }
+            held.on = on;
+            held.told
+                .retain(|service| held.announcement.services.contains_key(service));
+            if held.on.is_empty() {
+                continue;
+            }
+            let (node, pool) = (&self.config.node, &held.announcement.pool);
+            for (service, uid) in &held.announcement.services {
+                let new = held.told.insert(service.clone());
+                if new || changed {
+                    let interfaces = held.on.join(",");
+                    tracing::info!(%service, ip = %address, node, interfaces, pool, "announcing");
+                }
+                if new {
+                    self.news.push(News {
+                        service: service.clone(),
+                        uid: uid.clone(),
+                        address,
+                        matter: Matter::Announcing,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Tells why nobody announces an address.
+    pub(crate) fn tell(&mut self, address: IpAddr) {
+        let matter = match self.unannounced.get(&address) {
+            Some(reason) => Matter::NotAnnounced(reason.describe(address)),
+            // No node has an interface for it, as far as we can see, who would be first.
+            None if self.coordinator.owner(address).is_none() => Matter::NoInterface,
+            None => return,
+        };
+        self.publish(address, &matter);
+    }
+
+    /// A stranger answers for an address of ours, or for one that we would take.
+    pub(crate) fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
+        self.metrics.conflict(address);
+        if let Some(held) = self.held.get_mut(&address) {
+            held.stranger = Some(mac);
+        }
+        self.publish(address, &Matter::Conflict(mac));
+    }
+
+    /// The stranger is gone.
+    pub(crate) fn conflict_over(&mut self, address: IpAddr) {
+        self.metrics.conflict_over(address);
+        if let Some(held) = self.held.get_mut(&address) {
+            held.stranger = None;
+        }
+        tracing::info!(ip = %address, "the stranger that answered for the address was not seen any more");
+    }
+
+    /// Another speaker has asked the wire for an address of ours.
+    pub(crate) fn verified(&mut self, now: Instant, address: IpAddr, by: &str, answered: bool) {
+        self.metrics.verified(answered);
+        if answered {
+            tracing::debug!(ip = %address, by, "seen by another node");
+        } else {
+            tracing::warn!(ip = %address, by, "another node asked for the address and was not answered");
+            // Whatever it was that was lost, the announcement may have been lost with it.
+            self.driver.again(now, address);
+        }
+    }
+
+    fn publish(&mut self, address: IpAddr, matter: &Matter) {
+        for (service, object) in self.index.having(address) {
+            tracing::warn!(%service, ip = %address, node = self.config.node, "{}", matter.describe(address, &self.config.node));
+            self.news.push(News {
+                service: service.clone(),
+                uid: object.uid.clone(),
+                address,
+                matter: matter.clone(),
+            });
+        }
+    }
+}

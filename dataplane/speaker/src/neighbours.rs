@@ -1,0 +1,101 @@
+//! Where the nodes of other speakers are on the wire: which address is whose, on which interface it can be asked for, and
+//! from which hardware address a node answers there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use lb_net::LinkAddress;
+use lb_proto::MacAddr;
+
+use crate::index::Index;
+use crate::interfaces::Interfaces;
+
+/// The nodes on the wire.
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    /// The node of each address of a node.
+    nodes: BTreeMap<IpAddr, String>,
+    /// The addresses of our open interfaces, by name.
+    ports: Vec<(String, LinkAddress)>,
+    /// The hardware address of each node, by interface of ours.
+    faces: BTreeMap<String, BTreeMap<String, MacAddr>>,
+}
+
+impl Neighbours {
+    /// Takes in what the API says of the nodes.
+    pub fn set_nodes(&mut self, index: &Index) {
+        self.nodes = index
+            .nodes
+            .iter()
+            .flat_map(|(name, node)| node.addresses.iter().map(|address| (*address, name.clone())))
+            .collect();
+        self.faces.retain(|node, _| index.nodes.contains_key(node));
+    }
+
+    /// Takes in the addresses of the interfaces that are open.
+    pub fn set_ports(&mut self, ports: Vec<(String, LinkAddress)>) {
+        self.ports = ports;
+        // What was behind them may be another network now.
+        self.faces.clear();
+    }
+
+    /// The node that has this address.
+    #[must_use]
+    pub fn node_of(&self, address: IpAddr) -> Option<&str> {
+        self.nodes.get(&address).map(String::as_str)
+    }
+
+    /// The interfaces behind which the address can be asked for; none when a router is in between.
+    #[must_use]
+    pub fn way_to(&self, address: IpAddr) -> Option<Interfaces> {
+        let names: BTreeSet<_> = self
+            .ports
+            .iter()
+            .filter(|(_, link)| link.contains(address))
+            .map(|(name, _)| name.clone())
+            .collect();
+        (!names.is_empty()).then_some(Interfaces::Named(names))
+    }
+
+    /// A node has answered on an interface from a hardware address.
+    pub fn saw(&mut self, node: &str, interface: &str, mac: MacAddr) {
+        let faces = self.faces.entry(node.to_owned()).or_default();
+        faces.insert(interface.to_owned(), mac);
+    }
+
+    /// From where a node answers, by interface of ours.
+    pub fn faces(&self, node: &str) -> impl Iterator<Item = (&str, MacAddr)> {
+        let faces = self.faces.get(node).into_iter().flatten();
+        faces.map(|(interface, mac)| (interface.as_str(), *mac))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(address: &str, prefix_len: u8) -> LinkAddress {
+        LinkAddress {
+            address: address.parse().unwrap(),
+            prefix_len,
+        }
+    }
+
+    #[test]
+    fn an_address_can_be_asked_for_where_its_network_is() {
+        let mut neighbours = Neighbours::default();
+        neighbours.set_ports(vec![
+            ("eth0".to_owned(), link("192.168.50.11", 24)),
+            ("eth0".to_owned(), link("fd00::11", 64)),
+            ("eth1".to_owned(), link("192.168.51.11", 32)),
+        ]);
+        let way = |address: &str| {
+            let way = neighbours.way_to(address.parse().unwrap());
+            way.map(|way| way.names().join(","))
+        };
+        assert_eq!(way("192.168.50.200").as_deref(), Some("eth0"));
+        assert_eq!(way("fd00::ffff").as_deref(), Some("eth0"));
+        assert_eq!(way("192.168.51.11").as_deref(), Some("eth1"));
+        assert_eq!((way("192.168.51.12"), way("fd00:1::1")), (None, None));
+    }
+}
