@@ -1,4 +1,4 @@
-//! A controller's process as the kernel sees it: memory and processor time.
+//! A program's process as the kernel sees it: memory and processor time.
 
 use std::time::Duration;
 
