@@ -1,4 +1,4 @@
-//! Benchmarks: ours and MetalLB, in labs that are alike. `make bench-addresses` runs one.
+//! Benchmarks: ours and MetalLB, in labs that are alike. `make bench-addresses` and `make bench-announcing` run them.
 //!
 //! | module | what it holds |
 //! | --- | --- |
@@ -6,9 +6,13 @@
 //! | [`services`] | Services by the thousand, and when each got its address |
 //! | [`process`] | memory and processor time of a program |
 //! | [`report`] | the table and the list |
+//! | [`client`] | what a machine on the LAN sees of an address |
 //! | [`addresses`] | measures: giving addresses, and keeping them |
+//! | [`announcing`] | measures: answering for addresses |
 
 pub mod addresses;
+pub mod announcing;
+pub mod client;
 pub mod process;
 pub mod report;
 pub mod services;
