@@ -1,117 +1,68 @@
-//! How addresses are given, measured: ours and MetalLB's, in labs that are alike. `make bench-addresses` runs it.
+//! Benchmarks: ours and MetalLB, in labs that are alike. `make bench-addresses` and `make bench-announcing` run them.
 //!
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`stand`] | a lab with a load balancer in it |
 //! | [`services`] | Services by the thousand, and when each got its address |
-//! | [`process`] | memory and processor time of a controller |
-//! | [`writes`] | what a controller writes to the API |
-//! | [`giving`] | measures: giving addresses to many Services |
-//! | [`keeping`] | measures: rest, hand-over and restart with many Services |
-//! | [`allocator`] | measure: the allocator by itself |
+//! | [`process`] | memory and processor time of a program |
 //! | [`report`] | the table and the list |
+//! | [`client`] | what a machine on the LAN sees of an address |
+//! | [`addresses`] | measures: giving addresses, and keeping them |
+//! | [`announcing`] | measures: answering for addresses |
 
-pub mod allocator;
-pub mod giving;
-pub mod keeping;
+pub mod addresses;
+pub mod announcing;
+pub mod client;
 pub mod process;
 pub mod report;
 pub mod services;
 pub mod stand;
-pub mod writes;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use report::Figure;
-use stand::Stand;
+use anyhow::Context;
+use tokio::task::LocalSet;
 
-/// What takes longer than this is not measured again.
-const COSTLY: Duration = Duration::from_secs(100);
-/// How many Services the goals of hand-over, restart and rest are for.
-const MANY: usize = 10_000;
+use stand::{Stack, Stand};
 
-/// What can be measured by itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub enum Part {
-    /// The allocator, without a cluster
-    Allocator,
-    /// Giving addresses to many Services at once
-    Giving,
-    /// Memory of the controller
-    Memory,
-    /// API writes while nothing happens
-    Rest,
-    /// The leader is deleted
-    HandOver,
-    /// All controllers are deleted
-    Restart,
+/// Which load balancers are measured.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Sides {
+    /// Measure ours alone
+    #[arg(long)]
+    skip_peer: bool,
+    /// Measure MetalLB alone
+    #[arg(long, conflicts_with = "skip_peer")]
+    skip_ours: bool,
 }
 
-/// What to measure.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Numbers of Services, ascending.
-    pub sizes: Vec<usize>,
-    /// Which measures.
-    pub parts: Vec<Part>,
-    /// How often one is taken that does not take long.
-    pub rounds: usize,
-}
-
-impl Plan {
-    fn has(&self, part: Part) -> bool {
-        self.parts.contains(&part)
-    }
-
-    /// Whether any of it needs a cluster.
+impl Sides {
+    /// Those that are to be measured.
     #[must_use]
-    pub fn needs_lab(&self) -> bool {
-        self.parts.iter().any(|part| *part != Part::Allocator)
+    pub fn stacks(self) -> Vec<Stack> {
+        let mut stacks = Vec::new();
+        if !self.skip_ours {
+            stacks.push(Stack::Ours);
+        }
+        if !self.skip_peer {
+            stacks.push(Stack::MetalLb);
+        }
+        stacks
     }
 }
 
-/// Measures one load balancer, from few Services to many: each size begins with none.
+/// Runs a benchmark to its end on this thread, which is where a [`Stand`] lives.
 ///
 /// # Errors
-/// When it does not do what it should; what was measured until then is in `figures`.
-pub async fn measure(stand: &Stand, plan: &Plan, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
-    if plan.has(Part::Memory) {
-        say(stand, "idle");
-        figures.extend(giving::idle(stand).await?);
-    }
-    for (index, size) in plan.sizes.iter().enumerate() {
-        let is_last = index + 1 == plan.sizes.len();
-        // What is only measured with most Services needs no others.
-        if !is_last && !plan.has(Part::Giving) && !plan.has(Part::Memory) {
-            continue;
-        }
-        let names = services::names(*size);
-        if !giving::many(stand, plan, &names, figures).await? {
-            return Ok(());
-        }
-        if is_last {
-            keeping::all(stand, plan, &names, figures).await?;
-        } else {
-            giving::remove(stand, &names).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Measures again and again, as often as the plan says or until it takes too long. The action is told which round it is.
-async fn repeat<T>(
-    plan: &Plan,
-    mut act: impl AsyncFnMut(usize) -> anyhow::Result<T>,
-) -> anyhow::Result<Vec<T>> {
-    let mut results = Vec::new();
-    for number in 1..=plan.rounds {
-        let start = Instant::now();
-        results.push(act(number).await?);
-        if start.elapsed() > COSTLY {
-            break;
-        }
-    }
-    Ok(results)
+/// When the runtime does not start, and the benchmark's own.
+pub fn run(benchmark: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // Two providers could be compiled in by dependencies; the choice is made here, once. It fails only if made before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(LocalSet::new().run_until(benchmark))
 }
 
 /// Tells whoever waits where the benchmark is.

@@ -6,6 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::stand::Stack;
+use crate::stage::repository;
+
 /// Which way is better.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Better {
@@ -22,6 +25,8 @@ pub enum Unit {
     Seconds,
     /// Milliseconds.
     Milliseconds,
+    /// Microseconds.
+    Microseconds,
     /// 10^6 bytes.
     Megabytes,
     /// Things.
@@ -30,6 +35,10 @@ pub enum Unit {
     PerHour,
     /// Operations a second.
     PerSecond,
+    /// Percent of one processor.
+    OfProcessor,
+    /// How many times as much.
+    Times,
 }
 
 impl Unit {
@@ -37,18 +46,21 @@ impl Unit {
         match self {
             Self::Seconds => "s",
             Self::Milliseconds => "ms",
+            Self::Microseconds => "µs",
             Self::Megabytes => "MB",
             Self::Count => "",
             Self::PerHour => "writes/h",
             Self::PerSecond => "operations/s",
+            Self::OfProcessor => "% of a processor",
+            Self::Times => "times",
         }
     }
 
     fn decimals(self) -> usize {
         match self {
-            Self::Seconds => 2,
+            Self::Seconds | Self::OfProcessor | Self::Times => 2,
             Self::Milliseconds | Self::Megabytes => 1,
-            Self::Count | Self::PerHour | Self::PerSecond => 0,
+            Self::Microseconds | Self::Count | Self::PerHour | Self::PerSecond => 0,
         }
     }
 
@@ -123,6 +135,21 @@ impl Figure {
         Self {
             better: Better::Higher,
             ..self
+        }
+    }
+
+    /// Another figure of the same samples: the worst of them, which has a goal of its own.
+    #[must_use]
+    pub fn worst(&self, name: impl Into<String>, goal: impl Into<Option<f64>>) -> Self {
+        let worst = match self.better {
+            Better::Lower => self.samples.iter().copied().reduce(f64::max),
+            Better::Higher => self.samples.iter().copied().reduce(f64::min),
+        };
+        Self {
+            name: name.into(),
+            goal: goal.into(),
+            samples: worst.into_iter().collect(),
+            ..self.clone()
         }
     }
 
@@ -233,6 +260,35 @@ impl Report {
         ours.chain(peer).collect()
     }
 
+    /// Prints the table, and writes the list to `target/bench/<name>.json`. Nothing where nothing was measured.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn publish(&self, name: &str) -> anyhow::Result<()> {
+        if self.ours.is_empty() && self.peer.is_empty() {
+            return Ok(());
+        }
+        let path = repository().join(format!("target/bench/{name}.json"));
+        self.save(&path)?;
+        println!(
+            "\n{}\nValues are medians, with the range where a measure was taken more than once. MB are 10^6 bytes. {} processors, \
+             load {}.\n{}",
+            self.table(),
+            std::thread::available_parallelism().map_or(0, usize::from),
+            load(),
+            path.display()
+        );
+        Ok(())
+    }
+
+    /// The figures of one stack, to add to.
+    pub fn of(&mut self, stack: Stack) -> &mut Vec<Figure> {
+        match stack {
+            Stack::Ours => &mut self.ours,
+            Stack::MetalLb => &mut self.peer,
+        }
+    }
+
     /// Writes the list.
     ///
     /// # Errors
@@ -285,6 +341,12 @@ fn row(name: &str, ours: Option<&Figure>, peer: Option<&Figure>) -> [String; 6] 
     ]
 }
 
+/// The machine's load over the last minutes: what else ran here.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
 /// A number of Services, as in `10,000 Services`.
 #[must_use]
 pub fn services(count: usize) -> String {
@@ -316,6 +378,15 @@ mod tests {
             Figure::new("a", Unit::Count, vec![1000.0, 3000.0]).value(),
             2000.0
         );
+    }
+
+    #[test]
+    fn the_worst_of_the_samples_has_a_goal_of_its_own() {
+        let figure = Figure::new("a", Unit::Seconds, vec![0.1, 0.6, 0.2]).goal(0.25);
+        let worst = figure.worst("a, worst", 0.5);
+        assert_eq!((figure.met(), worst.met()), (Some(true), Some(false)));
+        assert_eq!(worst.show(), "0.60 s");
+        assert_eq!(figure.higher().worst("a, worst", 0.1).met(), Some(true));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,12 @@ use anyhow::{Context, bail};
 use futures::StreamExt;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, ResourceExt};
+use lb_crds::names::LOAD_BALANCER_IPS;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -26,7 +28,22 @@ const CONNECTIONS: usize = 16;
 
 /// Makes and deletes Services.
 pub struct Hands {
-    apis: Vec<Api<Service>>,
+    apis: Vec<Apis>,
+}
+
+/// One connection.
+struct Apis {
+    services: Api<Service>,
+    slices: Api<EndpointSlice>,
+}
+
+/// A Service with an address of its choice and an endpoint, so that the address is answered for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Announced {
+    /// Its name.
+    pub name: String,
+    /// The address that it asks for.
+    pub address: Ipv4Addr,
 }
 
 impl Hands {
@@ -37,7 +54,10 @@ impl Hands {
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let api = |_| {
             let client = Client::try_from(config.clone()).context("make a client")?;
-            Ok(Api::namespaced(client, NAMESPACE))
+            Ok(Apis {
+                services: Api::namespaced(client.clone(), NAMESPACE),
+                slices: Api::namespaced(client, NAMESPACE),
+            })
         };
         let apis = (0..CONNECTIONS).map(api).collect::<anyhow::Result<_>>()?;
         Ok(Self { apis })
@@ -49,9 +69,10 @@ impl Hands {
     /// When it refuses one.
     pub async fn create(&self, names: &[String]) -> anyhow::Result<BTreeMap<String, Instant>> {
         let acknowledged = RefCell::new(BTreeMap::new());
-        self.for_each(names, async |api, name| {
-            let service = service(name).with_context(|| format!("make the manifest of {name}"))?;
-            api.create(&PostParams::default(), &service)
+        self.for_each(names, async |apis, name| {
+            let service = service(name, None).with_context(|| format!("make the manifest of {name}"))?;
+            apis.services
+                .create(&PostParams::default(), &service)
                 .await
                 .with_context(|| format!("create service {name}"))?;
             acknowledged.borrow_mut().insert(name.clone(), Instant::now());
@@ -61,13 +82,38 @@ impl Hands {
         Ok(acknowledged.into_inner())
     }
 
+    /// Makes these Services and their endpoints.
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub async fn announce(&self, services: &[Announced]) -> anyhow::Result<()> {
+        self.for_each(services, async |apis, announced| {
+            let name = &announced.name;
+            let failed = || format!("make service {name} and its endpoint");
+            let service = service(name, Some(announced.address)).with_context(failed)?;
+            let endpoint = endpoint(name).with_context(failed)?;
+            let params = PostParams::default();
+            apis.services
+                .create(&params, &service)
+                .await
+                .with_context(failed)?;
+            apis.slices
+                .create(&params, &endpoint)
+                .await
+                .with_context(failed)?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Deletes these Services.
     ///
     /// # Errors
     /// When the API server refuses.
     pub async fn delete(&self, names: &[String]) -> anyhow::Result<()> {
-        self.for_each(names, async |api, name| {
-            api.delete(name, &DeleteParams::default())
+        self.for_each(names, async |apis, name| {
+            apis.services
+                .delete(name, &DeleteParams::default())
                 .await
                 .with_context(|| format!("delete service {name}"))?;
             Ok(())
@@ -76,17 +122,17 @@ impl Hands {
     }
 
     /// Each hand takes the next name when it is free.
-    async fn for_each(
+    async fn for_each<T>(
         &self,
-        names: &[String],
-        act: impl AsyncFn(&Api<Service>, &String) -> anyhow::Result<()>,
+        items: &[T],
+        act: impl AsyncFn(&Apis, &T) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let next = Cell::new(0);
         let (next, act) = (&next, &act);
-        let hands = self.apis.iter().map(async |api| {
-            while let Some(name) = names.get(next.get()) {
+        let hands = self.apis.iter().map(async |apis| {
+            while let Some(item) = items.get(next.get()) {
                 next.set(next.get() + 1);
-                act(api, name).await?;
+                act(apis, item).await?;
             }
             anyhow::Ok(())
         });
@@ -101,11 +147,29 @@ pub fn names(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("service-{number:05}")).collect()
 }
 
-/// A Service that only asks for an address: nothing runs behind it, and the label keeps kube-proxy out of it.
-fn service(name: &str) -> serde_json::Result<Service> {
+/// A Service that asks for an address, or for this one: nothing runs behind it, and the label keeps kube-proxy out of it.
+fn service(name: &str, address: Option<Ipv4Addr>) -> serde_json::Result<Service> {
+    let annotations: BTreeMap<_, _> = address
+        .map(|address| (LOAD_BALANCER_IPS.key, address.to_string()))
+        .into_iter()
+        .collect();
     serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"service.kubernetes.io/service-proxy-name": "none"}},
+        "metadata": {
+            "name": name,
+            "labels": {"service.kubernetes.io/service-proxy-name": "none"},
+            "annotations": annotations,
+        },
         "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]},
+    }))
+}
+
+/// An endpoint that is said to be ready. It is written here because the cluster's own controller makes 20 a second.
+fn endpoint(service: &str) -> serde_json::Result<EndpointSlice> {
+    serde_json::from_value(json!({
+        "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.1.250"], "conditions": {"ready": true}}],
+        "ports": [{"port": 80, "protocol": "TCP"}],
     }))
 }
 

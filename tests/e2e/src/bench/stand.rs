@@ -1,5 +1,4 @@
-//! What is measured: a lab of one node with a load balancer in it, ours or the peer, and a pool with room for every
-//! Service of the benchmark.
+//! What is measured: a lab with a load balancer in it, ours or the peer, and a namespace for the benchmark's Services.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -20,13 +19,9 @@ use tokio::task::JoinHandle;
 
 use super::process::Process;
 use super::services::{self, Hands, Watch};
-use super::writes;
 use crate::lab::Lab;
 use crate::peer;
-use crate::stage::{EVENTUALLY, Stage, eventually};
-
-/// The pool: it has room for 65,536 Services, as has the lab's range of cluster addresses.
-const POOL: &str = "10.0.0.0/16";
+use crate::stage::Stage;
 
 /// A load balancer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,26 +62,22 @@ pub struct Stand {
     pub client: Client,
     /// How long to wait for what may take long.
     pub patience: Duration,
-    stage: Stage,
+    /// The lab's two shells.
+    pub stage: Stage,
 }
 
 impl Stand {
-    /// Starts a lab, installs the load balancer and gives it its pool. Needs a [`tokio::task::LocalSet`].
+    /// Starts a lab and installs the load balancer. Needs a [`tokio::task::LocalSet`].
     ///
     /// # Errors
     /// When a part of it does not come up.
-    pub async fn up(stack: Stack, patience: Duration) -> anyhow::Result<Self> {
+    pub async fn up(stack: Stack, nodes: usize, patience: Duration) -> anyhow::Result<Self> {
         // Nothing else runs on this thread yet: these may block it.
-        let stage = Stage::lab(stack.lab(), 1)?;
+        let stage = Stage::lab(stack.lab(), nodes)?;
         match stack {
             Stack::Ours => stage.install()?,
             Stack::MetalLb => peer::install_metallb(stage.the_lab())?,
         }
-        writes::count(&stage)?;
-        // MetalLB takes pools only once its webhook is up.
-        eventually("the pool to be taken", EVENTUALLY, || {
-            Ok(stage.apply_pool("bench", POOL).ok())
-        })?;
         stage.admin(&format!("kubectl create namespace {}", services::NAMESPACE))?;
 
         let file = stage.the_lab().kubeconfig();
@@ -125,12 +116,18 @@ impl Stand {
     /// # Errors
     /// When the API server does not answer.
     pub async fn controllers(&self) -> anyhow::Result<Vec<Pod>> {
-        let list = ListParams::default().labels(&label_selector());
-        let mut pods = self
-            .pods()
-            .list(&list)
-            .await
-            .context("list the controllers")?
+        self.pods_of(CONTROLLER).await
+    }
+
+    /// The pods of a part of the load balancer that nobody has deleted.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn pods_of(&self, component: &str) -> anyhow::Result<Vec<Pod>> {
+        let list = ListParams::default().labels(&label_selector(component));
+        let listed = self.pods().list(&list).await;
+        let mut pods = listed
+            .with_context(|| format!("list the pods of the {component}"))?
             .items;
         pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         Ok(pods)
@@ -221,7 +218,7 @@ impl Stand {
         is_so: fn(&Pod) -> bool,
     ) -> JoinHandle<anyhow::Result<Instant>> {
         let old = names(old);
-        let only = watcher::Config::default().labels(&label_selector());
+        let only = watcher::Config::default().labels(&label_selector(CONTROLLER));
         let is_new = move |pod: &Pod| !old.contains(&pod.name_any()) && is_so(pod);
         tokio::task::spawn_local(first(what, self.pods(), only, self.patience, is_new))
     }
@@ -261,8 +258,8 @@ where
     }
 }
 
-fn label_selector() -> String {
-    format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={CONTROLLER}")
+fn label_selector(component: &str) -> String {
+    format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={component}")
 }
 
 fn names(pods: &[Pod]) -> BTreeSet<String> {
@@ -274,7 +271,8 @@ fn holder(lease: &Lease) -> Option<&str> {
     (!holder.is_empty()).then_some(holder)
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether a pod says that it is ready.
+pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .as_ref()

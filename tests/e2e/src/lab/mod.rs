@@ -33,11 +33,16 @@ mod pki;
 mod server;
 mod sweep;
 
+use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+
+use nix::sched::{CloneFlags, setns};
 
 use janitor::Janitor;
 use layout::{Layout, Machine};
@@ -207,6 +212,39 @@ impl Lab {
     pub fn command(&self, machine: &str, argv: &[&str]) -> anyhow::Result<Command> {
         let machine = self.layout.machine(machine)?;
         machine::command(&self.layout, machine, argv)
+    }
+
+    /// The IPv4 address of a machine's first interface.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn address(&self, machine: &str) -> anyhow::Result<Ipv4Addr> {
+        let address = self.layout.machine(machine)?.address();
+        address.parse().with_context(|| format!("read {address}"))
+    }
+
+    /// The hardware address of a machine's first interface.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn hardware_address(&self, machine: &str) -> anyhow::Result<[u8; 6]> {
+        Ok(network::hardware_address(self.layout.machine(machine)?, 0))
+    }
+
+    /// Does work in the client's network, on a thread of its own that ends with it.
+    ///
+    /// # Errors
+    /// When the client's network is not there.
+    pub fn on_client<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<JoinHandle<anyhow::Result<T>>> {
+        let path = Path::new("/run/netns").join(self.layout.namespace(Machine::Client));
+        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the client's network")?;
+            work()
+        }))
     }
 
     /// Pulls a node's cables out.

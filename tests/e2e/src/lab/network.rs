@@ -57,8 +57,8 @@ pub(super) fn plug_in(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
     let mut own = vec!["link set lo up".to_owned()];
     for number in 0..LANS {
         let port = port(machine, number);
-        // Always the same hardware, also after a restart.
-        let mac = format!("02:1b:00:{number:02x}:00:{host:02x}");
+        let [a, b, c, d, e, f] = hardware_address(machine, number);
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         switch.push(format!(
             "link add {port} type veth peer name eth{number} address {mac} netns {namespace}"
         ));
@@ -89,6 +89,12 @@ pub(super) fn plug_in(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
         }
     }
     ip(&namespace, &own).with_context(|| format!("configure the network of {name}"))
+}
+
+/// The hardware address of a machine's interface: always the same, also after a restart.
+pub(super) fn hardware_address(machine: Machine, lan: usize) -> [u8; 6] {
+    // Both are small: there are two LANs, and host numbers are the last part of an address.
+    [0x02, 0x1b, 0, lan as u8, 0, machine.host_number() as u8]
 }
 
 /// Pulls a machine's cables out at the switch, or puts them back: the machine sees its carrier go and come.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use super::report::{Figure, Unit, thousands};
+use crate::bench::report::{Figure, Unit, thousands};
 use crate::stage::repository;
 
 /// Operations a second that ours should reach.

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::process::Process;
-use super::report::{self, Figure, Unit};
-use super::stand::{Stack, Stand};
 use super::writes::Writes;
-use super::{MANY, Part, Plan, giving, repeat, say, seconds};
+use super::{MANY, Part, Plan, giving, repeat};
+use crate::bench::process::Process;
+use crate::bench::report::{self, Figure, Unit};
+use crate::bench::stand::{Stack, Stand};
+use crate::bench::{say, seconds};
 
 /// How long the controller is watched at rest.
 const REST: Duration = Duration::from_secs(60);

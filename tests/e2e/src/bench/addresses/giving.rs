@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::process::{Memory, Process};
-use super::report::{self, Figure, Unit};
-use super::stand::Stand;
 use super::writes::Writes;
-use super::{Part, Plan, repeat, say, seconds};
+use super::{Part, Plan, repeat};
+use crate::bench::process::{Memory, Process};
+use crate::bench::report::{self, Figure, Unit};
+use crate::bench::stand::Stand;
+use crate::bench::{say, seconds};
 
 /// What came of one round.
 struct Round {

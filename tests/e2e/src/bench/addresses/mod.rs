@@ -1,0 +1,124 @@
+//! How addresses are given and kept. `make bench-addresses` measures it.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`writes`] | what a controller writes to the API |
+//! | [`giving`] | measures: giving addresses to many Services |
+//! | [`keeping`] | measures: rest, hand-over and restart with many Services |
+//! | [`allocator`] | measure: the allocator by itself |
+
+pub mod allocator;
+pub mod giving;
+pub mod keeping;
+pub mod writes;
+
+use std::time::{Duration, Instant};
+
+use super::report::Figure;
+use super::stand::{Stack, Stand};
+use super::{say, services};
+use crate::stage::{EVENTUALLY, eventually};
+
+/// What takes longer than this is not measured again.
+const COSTLY: Duration = Duration::from_secs(100);
+/// How many Services the goals of hand-over, restart and rest are for.
+const MANY: usize = 10_000;
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Part {
+    /// The allocator, without a cluster
+    Allocator,
+    /// Giving addresses to many Services at once
+    Giving,
+    /// Memory of the controller
+    Memory,
+    /// API writes while nothing happens
+    Rest,
+    /// The leader is deleted
+    HandOver,
+    /// All controllers are deleted
+    Restart,
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Numbers of Services, ascending.
+    pub sizes: Vec<usize>,
+    /// Which measures.
+    pub parts: Vec<Part>,
+    /// How often one is taken that does not take long.
+    pub rounds: usize,
+}
+
+impl Plan {
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    /// Whether any of it needs a cluster.
+    #[must_use]
+    pub fn needs_lab(&self) -> bool {
+        self.parts.iter().any(|part| *part != Part::Allocator)
+    }
+}
+
+/// A lab of one node, the controller's writes counted, and a pool with room for 65,536 Services, as has the lab's range
+/// of cluster addresses.
+///
+/// # Errors
+/// When a part of it does not come up.
+pub async fn stand(stack: Stack, patience: Duration) -> anyhow::Result<Stand> {
+    let stand = Stand::up(stack, 1, patience).await?;
+    writes::count(&stand.stage)?;
+    // MetalLB takes pools only once its webhook is up.
+    eventually("the pool to be taken", EVENTUALLY, || {
+        Ok(stand.stage.apply_pool("bench", "10.0.0.0/16").ok())
+    })?;
+    Ok(stand)
+}
+
+/// Measures one load balancer, from few Services to many: each size begins with none.
+///
+/// # Errors
+/// When it does not do what it should; what was measured until then is in `figures`.
+pub async fn measure(stand: &Stand, plan: &Plan, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    if plan.has(Part::Memory) {
+        say(stand, "idle");
+        figures.extend(giving::idle(stand).await?);
+    }
+    for (index, size) in plan.sizes.iter().enumerate() {
+        let is_last = index + 1 == plan.sizes.len();
+        // What is only measured with most Services needs no others.
+        if !is_last && !plan.has(Part::Giving) && !plan.has(Part::Memory) {
+            continue;
+        }
+        let names = services::names(*size);
+        if !giving::many(stand, plan, &names, figures).await? {
+            return Ok(());
+        }
+        if is_last {
+            keeping::all(stand, plan, &names, figures).await?;
+        } else {
+            giving::remove(stand, &names).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures again and again, as often as the plan says or until it takes too long. The action is told which round it is.
+async fn repeat<T>(
+    plan: &Plan,
+    mut act: impl AsyncFnMut(usize) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<T>> {
+    let mut results = Vec::new();
+    for number in 1..=plan.rounds {
+        let start = Instant::now();
+        results.push(act(number).await?);
+        if start.elapsed() > COSTLY {
+            break;
+        }
+    }
+    Ok(results)
+}

@@ -1,0 +1,95 @@
+//! Connections that stay open and exchange something all the time.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Probe, Shared};
+use crate::lab::Lab;
+
+/// Between one exchange and the next.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A connection that says nothing for so long is broken.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Port of the address.
+const PORT: u16 = 80;
+
+/// What has become of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// How many were opened.
+    pub opened: usize,
+    /// How many of these broke.
+    pub broken: usize,
+    /// How many could not be opened.
+    pub refused: usize,
+    /// The longest that one waited for an answer, of those that got it.
+    pub stall: Duration,
+}
+
+impl Held {
+    fn waited(&mut self, time: Duration) {
+        self.stall = self.stall.max(time);
+    }
+}
+
+/// Opens so many connections and holds them.
+///
+/// # Errors
+/// When the client's network is not there.
+pub fn hold(lab: &Lab, address: Ipv4Addr, count: usize) -> anyhow::Result<Probe<Held>> {
+    let target = SocketAddr::from((address, PORT));
+    Probe::start(lab, move |shared: &Arc<Shared<Held>>| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        runtime.block_on(async {
+            let mut held = tokio::task::JoinSet::new();
+            for _ in 0..count {
+                let shared = Arc::clone(shared);
+                held.spawn(async move {
+                    let Ok(Ok(stream)) = timeout(PATIENCE, TcpStream::connect(target)).await else {
+                        shared.seen().refused += 1;
+                        return;
+                    };
+                    shared.seen().opened += 1;
+                    if exchange(stream, &shared).await.is_err() {
+                        shared.seen().broken += 1;
+                    }
+                });
+            }
+            held.join_all().await;
+        });
+        Ok(())
+    })
+}
+
+async fn exchange(mut stream: TcpStream, shared: &Shared<Held>) -> io::Result<()> {
+    let mut buffer = [0; 1024];
+    while !shared.is_over() {
+        let start = Instant::now();
+        let answer = async {
+            stream
+                .write_all(b"GET /hostname HTTP/1.1\r\nHost: bench\r\n\r\n")
+                .await?;
+            // It is short and comes in one piece.
+            stream.read(&mut buffer).await
+        };
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        shared.seen().waited(start.elapsed());
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
