@@ -314,6 +314,92 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = excluded_interfaces_schema)]
     pub excluded_interfaces: Option<Vec<String>>,
+
+    /// How the speakers watch each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
+
+    /// What to do when nodes cannot hear each other. Availability: each side announces what it can see it should. Fenced:
+    /// only a side that sees the majority of the first five nodes that may have an address announces it, and a minority
+    /// withdraws it before. Default: Availability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_policy: Option<PartitionPolicy>,
+
+    /// Whether a node that returns takes its addresses back. Never: they stay where they are, because each move breaks
+    /// established connections. Immediate: it does, as with MetalLB. Default: Never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failback: Option<Failback>,
+
+    /// What to do when a host that is no node answers for an address. Warn: an event, and a metric. Defend: the address is
+    /// announced again too, at most every ten seconds. Yield: the address is left to that host until it is gone. Default:
+    /// Warn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict_policy: Option<ConflictPolicy>,
+
+    /// Seconds between two announcements of an address that nothing has happened to, more or less by a quarter; 0 for none.
+    /// Default: 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub announce_interval_seconds: Option<i32>,
+
+    /// Seconds that a node keeps its addresses while its speaker restarts. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 300))]
+    pub restart_grace_seconds: Option<i32>,
+}
+
+/// How the speakers watch each other: small datagrams over UDP, authenticated by the Secret speaker-heartbeat-keys. A node
+/// that was not heard for interval × misses, and does not answer on the LAN either, loses its addresses to the next one.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// Milliseconds between two heartbeats to another speaker. A speaker with more than 25 others to speak to takes more
+    /// time. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 20, max = 1000))]
+    pub interval_milliseconds: Option<i32>,
+
+    /// Heartbeats in a row that may be missed. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 20))]
+    pub misses: Option<i32>,
+
+    /// UDP port on every node. Default: 7947.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub port: Option<i32>,
+}
+
+/// What to do when nodes cannot hear each other.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum PartitionPolicy {
+    /// Each side announces.
+    Availability,
+    /// The side with the majority announces.
+    Fenced,
+}
+
+/// Whether a node that returns takes its addresses back.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum Failback {
+    /// It does not.
+    Never,
+    /// It does.
+    Immediate,
+}
+
+/// What to do when a host that is no node answers for an address.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum ConflictPolicy {
+    /// Tell it.
+    Warn,
+    /// Announce the address again.
+    Defend,
+    /// Leave the address to it.
+    Yield,
 }
 
 /// Whether something optional is there.

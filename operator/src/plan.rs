@@ -31,6 +31,8 @@ pub struct Plan {
     pub ignore_exclude_label: bool,
     /// Interfaces never announced on, as regular expressions; `None` leaves it to the speaker's own list.
     pub excluded_interfaces: Option<Vec<String>>,
+    /// Settings of the speaker that the stack names, as environment variables; it has its own defaults for the others.
+    pub speaker_settings: Vec<(&'static str, String)>,
     /// Whether there is to be a ServiceMonitor.
     pub service_monitor: bool,
     /// Whether there is to be a NetworkPolicy.
@@ -93,6 +95,7 @@ pub(crate) mod tests {
             speaker: workload("speaker"),
             ignore_exclude_label: false,
             excluded_interfaces: None,
+            speaker_settings: Vec::new(),
             service_monitor: true,
             network_policy: true,
             pod_disruption_budget: true,

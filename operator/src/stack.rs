@@ -4,7 +4,9 @@
 //! carried out leaves what runs as it is, and says in a condition which field is wrong and what to do.
 
 use kube::ResourceExt;
-use lb_crds::load_balancer_stack::{ComponentImage, Images};
+use lb_crds::load_balancer_stack::{
+    ComponentImage, ConflictPolicy, Failback, Images, PartitionPolicy, Speaker,
+};
 use lb_crds::{LoadBalancerStack, Mode};
 use semver::Version;
 
@@ -85,6 +87,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
     let controller = spec.controller.unwrap_or_default();
     let speaker = spec.speaker.unwrap_or_default();
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
+    let speaker_settings = settings(&speaker);
     Ok(Plan {
         owner: Owner {
             name: stack.name_any(),
@@ -116,11 +119,47 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         },
         pull_secrets: images.pull_secrets,
         ignore_exclude_label: speaker.ignore_exclude_label,
+        speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
         service_monitor: monitors_exist && monitor_mode(stack) != Mode::Disabled,
         network_policy: is_on(spec.network_policy.map(|policy| policy.mode)),
         pod_disruption_budget: is_on(spec.pod_disruption_budget.map(|budget| budget.mode)),
     })
+}
+
+/// What the stack says about announcing, as the speaker's variables.
+fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
+    let heartbeat = speaker.heartbeat.clone().unwrap_or_default();
+    let policy = speaker.partition_policy.map(|policy| match policy {
+        PartitionPolicy::Availability => "availability",
+        PartitionPolicy::Fenced => "fenced",
+    });
+    let failback = speaker.failback.map(|failback| match failback {
+        Failback::Never => "never",
+        Failback::Immediate => "immediate",
+    });
+    let conflicts = speaker.conflict_policy.map(|policy| match policy {
+        ConflictPolicy::Warn => "warn",
+        ConflictPolicy::Defend => "defend",
+        ConflictPolicy::Yield => "yield",
+    });
+    let number = |number: Option<i32>| number.map(|number| number.to_string());
+    let word = |word: Option<&str>| word.map(str::to_owned);
+    let settings = [
+        (
+            "LB_HEARTBEAT_INTERVAL_MS",
+            number(heartbeat.interval_milliseconds),
+        ),
+        ("LB_HEARTBEAT_MISSES", number(heartbeat.misses)),
+        ("LB_HEARTBEAT_PORT", number(heartbeat.port)),
+        ("LB_PARTITION_POLICY", word(policy)),
+        ("LB_FAILBACK", word(failback)),
+        ("LB_CONFLICT_POLICY", word(conflicts)),
+        ("LB_ANNOUNCE_INTERVAL", number(speaker.announce_interval_seconds)),
+        ("LB_RESTART_GRACE", number(speaker.restart_grace_seconds)),
+    ];
+    let named = settings.into_iter();
+    named.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// One operator installs one version: its own.

@@ -124,6 +124,12 @@ fn every_field_reaches_the_objects() {
     let mut speaker = workload;
     speaker["ignoreExcludeLabel"] = json!(true);
     speaker["excludedInterfaces"] = json!(["^veth.{1,8}$", "^lo$"]);
+    speaker["heartbeat"] = json!({"intervalMilliseconds": 100, "misses": 5, "port": 7000});
+    speaker["partitionPolicy"] = json!("Fenced");
+    speaker["failback"] = json!("Immediate");
+    speaker["conflictPolicy"] = json!("Defend");
+    speaker["announceIntervalSeconds"] = json!(0);
+    speaker["restartGraceSeconds"] = json!(30);
     let spec = json!({
         "version": "0.1.0",
         "namespace": "lb",

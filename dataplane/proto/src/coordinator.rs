@@ -121,6 +121,8 @@ pub struct Coordinator {
     number: u64,
     liveness: Liveness,
     macs: Vec<MacAddr>,
+    /// The peer of each hardware address that answers come from.
+    faces: BTreeMap<MacAddr, NodeId>,
     claims: Claims,
     /// The peers that claim each address.
     claimants: BTreeMap<IpAddr, Vec<NodeId>>,
@@ -157,6 +159,7 @@ impl Coordinator {
             number: 0,
             liveness: Liveness::new(now, config.liveness),
             macs: Vec::new(),
+            faces: BTreeMap::new(),
             claims: Claims::default(),
             claimants: BTreeMap::new(),
             seats: BTreeMap::new(),
@@ -336,16 +339,13 @@ impl Coordinator {
         if self.macs.contains(&mac) {
             return;
         }
-        let peer = self.peers.iter().find(|(_, told)| told.macs.contains(&mac));
-        match peer.map(|(id, told)| (*id, told.claims.has(address))) {
-            Some((id, claims)) => {
-                if claims {
-                    self.liveness.answered(self.now, id, Evidence::Speaker);
-                }
-                self.answered_by(address, Some(id), mac);
-            }
-            None => self.answered_by(address, None, mac),
+        let peer = self.faces.get(&mac).copied();
+        if let Some(id) = peer
+            && self.peers.get(&id).is_some_and(|told| told.claims.has(address))
+        {
+            self.liveness.answered(self.now, id, Evidence::Speaker);
         }
+        self.answered_by(address, peer, mac);
     }
 
     /// The wire showed that the node lives, and its hardware address.
@@ -355,8 +355,9 @@ impl Coordinator {
             && let Some(told) = self.peers.get_mut(&id)
         {
             // Of a peer that is never heard this is the only way to know it from a stranger.
-            if !told.macs.contains(&mac) && self.liveness.last_heard(id).is_none() {
+            if self.liveness.last_heard(id).is_none() && !told.macs.contains(&mac) {
                 told.macs.push(mac);
+                self.faces.insert(mac, id);
             }
             self.liveness.answered(self.now, id, Evidence::Node);
         }
@@ -487,6 +488,7 @@ impl Coordinator {
     fn forget(&mut self, id: NodeId) {
         self.lost(id);
         self.liveness.forget(id);
+        self.faces.retain(|_, node| *node != id);
         if let Some(told) = self.peers.remove(&id) {
             self.ids.remove(&told.name);
         }
@@ -543,7 +545,11 @@ impl Coordinator {
             return;
         };
         told.knows = heartbeat.knows;
-        told.macs = heartbeat.macs;
+        if told.macs != heartbeat.macs {
+            self.faces.retain(|_, node| *node != id);
+            self.faces.extend(heartbeat.macs.iter().map(|mac| (*mac, id)));
+            told.macs = heartbeat.macs;
+        }
         told.version = heartbeat.version;
         // It is to send its claims at once and not with its next heartbeat but one.
         if heartbeat.claims != told.claims.digest()
@@ -653,10 +659,10 @@ impl Coordinator {
 
     /// Begins to decide, if the peers have been heard.
     fn begin(&mut self, since: Instant) {
-        let remembered = self
-            .peers
-            .iter()
-            .all(|(id, told)| told.remembered || self.liveness.last_heard(*id).is_none());
+        let remembered = self.liveness.spoken_to().all(|id| {
+            let told = self.peers.get(&id);
+            told.is_none_or(|told| told.remembered) || self.liveness.last_heard(id).is_none()
+        });
         if !self.liveness.is_complete() || (!remembered && self.now < since + MEMORY) {
             return;
         }

@@ -339,25 +339,26 @@ fn another_speaker_sees_whether_the_owner_answers() {
     assert!(lan.verified.iter().all(|(_, _, ok)| *ok));
 }
 
+/// Ten addresses a node, as with a thousand nodes and ten thousand addresses: what a node sends depends on that alone.
 #[test]
-fn a_thousand_nodes_send_no_more_than_five_hundred_heartbeats_a_second_each() {
-    let mut lan = Segment::new(14, 1000, 10_000, FAIR);
-    lan.run(ms(4000));
+fn many_nodes_send_no_more_than_five_hundred_heartbeats_a_second_each() {
+    const NODES: usize = 1000;
+    let mut lan = Segment::new(14, NODES, 10 * NODES, FAIR);
+    lan.run(ms(2000));
     let owners = lan.sole_owners();
     lan.sent.fill(0);
     lan.run(ms(1000));
     let (most, total) = (lan.sent.iter().max().unwrap(), lan.sent.iter().sum::<u64>());
-    let peers = (0..1000).map(|node| lan.rate(node).0).max().unwrap();
-    let slowest = (0..1000).map(|node| lan.rate(node).1).max().unwrap();
+    let (peers, slowest) = (0..NODES).map(|node| lan.rate(node)).max().unwrap();
     println!(
-        "datagrams a second: {most} at most, {} on average; {peers} peers, {slowest:?} at most",
-        total / 1000
+        "datagrams a second: {most} at most, {} on average; {peers} peers, each {slowest:?}, at most",
+        total / NODES as u64
     );
-    assert!(*most <= 520, "{most}");
+    assert!(*most <= 500, "{most}");
     // And a node that dies is replaced in time all the same.
     let address = lan.addresses[0];
     lan.power_off(owners[&address]);
     let outage = outage(&mut lan, address, 1500);
     println!("outage {outage} ms");
-    assert!(outage <= 600, "{outage} ms");
+    assert!(outage <= 500, "{outage} ms");
 }

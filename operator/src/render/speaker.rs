@@ -31,6 +31,7 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
     if plan.ignore_exclude_label {
         variables.push(env("LB_IGNORE_EXCLUDE_LB", "true"));
     }
+    variables.extend(plan.speaker_settings.iter().map(|(name, value)| env(name, value)));
     let program = Program {
         component,
         args: excluded_interfaces(plan),
