@@ -58,14 +58,14 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 50 ms, 3, 10 s, 60 s, 500 a second.
+    /// 50 ms, 3, 10 s, 60 s, 450 a second.
     fn default() -> Self {
         Self {
             interval: Duration::from_millis(50),
             misses: 3,
             grace: Duration::from_secs(10),
             longest_grace: Duration::from_secs(60),
-            rate: 500,
+            rate: 450,
         }
     }
 }

@@ -162,7 +162,8 @@ fn with_many_peers_each_is_spoken_to_less_often_and_knows_it() {
     let mut peers = Liveness::new(now, Config::default());
     let many: BTreeSet<_> = (1..=100).map(NodeId).collect();
     peers.set_wanted(now, &many);
-    assert_eq!(peers.interval(), ms(200), "500 a second");
+    let rate = Config::default().rate;
+    assert_eq!(peers.interval(), Duration::from_secs(100) / rate);
     peers.heard(now, N2, State::Up, ms(200));
     let now = pass(&mut peers, now, ms(550));
     assert_eq!(peers.view(N2), View::Up, "it sends every 200 ms");

@@ -96,29 +96,33 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     );
     both_backends_answer(&stage)?;
 
-    // 4.8: the speaker is deleted, the Service stays reachable, the node keeps its address.
-    let events_before = stage
-        .events("Service", "nginx-test-lb")?
-        .matches("nodeAssigned")
-        .count();
+    // 4.8: the node is cordoned and hands the address over, its speaker is deleted, the Service stays reachable.
     let page = &stage.follow("4.8")?[3];
     assert!(page.contains("MetalLB Test"), "{page}");
+    let next = stage.owner("192.168.50.50", SOON)?;
+    assert_ne!(next, owner, "a cordoned node hands its addresses over");
+    stage.event(
+        "Service",
+        "nginx-test-lb",
+        &format!("announcing from node \"{next}\""),
+    )?;
+    let events = || {
+        let events = stage.events("Service", "nginx-test-lb")?;
+        anyhow::Ok(events.matches("nodeAssigned").count())
+    };
+    let before = events()?;
     stage.admin(&format!(
-        "kubectl wait pod --for=condition=Ready -n metallb-system -l component=speaker --field-selector spec.nodeName={owner} --timeout=60s"
+        "kubectl delete pod -n metallb-system -l component=speaker --field-selector spec.nodeName={next}"
+    ))?;
+    stage.admin(&format!(
+        "kubectl wait pod --for=condition=Ready -n metallb-system -l component=speaker --field-selector spec.nodeName={next} --timeout=60s"
     ))?;
     assert_eq!(
         stage.owner("192.168.50.50", SOON)?,
-        owner,
+        next,
         "a restarted speaker keeps its addresses"
     );
-    let events_after = stage
-        .events("Service", "nginx-test-lb")?
-        .matches("nodeAssigned")
-        .count();
-    assert_eq!(
-        events_after, events_before,
-        "no event while the owner stays the same"
-    );
+    assert_eq!(events()?, before, "no event while the owner stays the same");
 
     // Troubleshooting finds what it promises.
     let log = stage.follow("T1")?;
