@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint image demo demo-down bench-addresses generate fmt
+.PHONY: help setup test lint image demo demo-down bench-addresses bench-announcing generate fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -39,6 +39,10 @@ demo-down: ## remove what demo made
 bench-addresses: setup image ## how fast addresses are given and kept, beside MetalLB; BENCH="--skip-peer" and others
 	cargo build --quiet --release --locked -p lb-e2e --bin lab
 	cargo run --quiet --release --locked -p lb-e2e --bin bench-addresses -- $(BENCH)
+
+bench-announcing: setup image ## what a client notices of failures, restarts and drains, beside MetalLB; BENCH as above
+	cargo build --quiet --release --locked -p lb-e2e --bin lab
+	cargo run --quiet --release --locked -p lb-e2e --bin bench-announcing -- $(BENCH)
 
 generate: ## write the CRDs from their types
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds

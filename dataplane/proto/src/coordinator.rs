@@ -140,6 +140,8 @@ pub struct Coordinator {
     last_flap: Option<Instant>,
     /// What the wire said of the addresses of peers, to be told to them.
     reports: BTreeMap<NodeId, Vec<(IpAddr, bool)>>,
+    /// The view of some peer has changed since this was asked last.
+    views_changed: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -172,6 +174,7 @@ impl Coordinator {
             flaps: 0,
             last_flap: None,
             reports: BTreeMap::new(),
+            views_changed: false,
             outputs: VecDeque::new(),
             config,
         }
@@ -469,6 +472,11 @@ impl Coordinator {
         })
     }
 
+    /// Whether what some peer is to us has changed since the last call.
+    pub fn take_views_changed(&mut self) -> bool {
+        std::mem::take(&mut self.views_changed)
+    }
+
     fn intern(&mut self, name: &str) -> NodeId {
         if let Some(id) = self.ids.get(name) {
             return *id;
@@ -486,6 +494,7 @@ impl Coordinator {
     }
 
     fn forget(&mut self, id: NodeId) {
+        self.views_changed = true;
         self.lost(id);
         self.liveness.forget(id);
         self.faces.retain(|_, node| *node != id);
@@ -617,6 +626,7 @@ impl Coordinator {
 
     /// The view of a peer has changed.
     fn changed(&mut self, id: NodeId) {
+        self.views_changed = true;
         match self.liveness.view(id) {
             View::Down => self.lost(id),
             View::Up => {

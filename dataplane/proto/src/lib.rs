@@ -2,11 +2,8 @@
 //!
 //! Everything here is a pure function or a sans-IO machine: time is an argument, outputs are returned, and
 //! the same inputs give the same outputs. So a whole LAN of speakers runs in one test under a virtual clock
-//! (`tests/lan.rs`). Sockets and kernel filters are in `lb-net`; what is announced, and where, is decided in
-//! `lb-speaker`.
-//!
-//! [`heartbeat`], [`liveness`] and [`ownership`] are not spoken by the speaker yet: it elects by [`election`] among whom
-//! [`membership`] takes for alive.
+//! (`tests/coordinator.rs`). Sockets and kernel filters are in `lb-net`; what is announced, and where, is decided in
+//! `lb-speaker`. The whole of a speaker's ownership is [`coordinator::Coordinator`].
 
 pub mod announcer;
 pub mod arp;

@@ -349,13 +349,15 @@ impl Speaker {
     fn look_at_nodes(&mut self, now: Instant) {
         self.peers.handle_timeout(now);
         let changed = self.peers.take_changed();
-        let heard = self
-            .coordinator
-            .peers()
-            .filter(|(_, view, heard)| *heard && *view != liveness::View::Down)
-            .map(|(name, _, _)| name.to_owned())
-            .collect();
-        if (self.peers.set_heard(heard) || changed) && self.phase != Phase::Listing {
+        let mut others = changed;
+        if self.coordinator.take_views_changed() {
+            let heard = self.coordinator.peers();
+            let heard = heard.filter(|(_, view, heard)| *heard && *view != liveness::View::Down);
+            others |= self
+                .peers
+                .set_heard(heard.map(|(name, _, _)| name.to_owned()).collect());
+        }
+        if others && self.phase != Phase::Listing {
             self.everything();
         }
         if self.unlisted.contains(&Kind::Nodes)

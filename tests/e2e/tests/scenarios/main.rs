@@ -10,6 +10,7 @@
 
 mod addresses;
 mod allocation;
+mod announcing;
 mod api;
 mod chart;
 mod failover;

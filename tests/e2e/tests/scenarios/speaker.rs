@@ -35,7 +35,7 @@ fn advertise(stage: &Stage, name: &str, spec: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pool(stage: &Stage, name: &str, range: &str) -> anyhow::Result<()> {
+pub(crate) fn pool(stage: &Stage, name: &str, range: &str) -> anyhow::Result<()> {
     stage.apply(&format!(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system}}\n\
          spec: {{addresses: [\"{range}\"], autoAssign: false}}"
@@ -43,7 +43,7 @@ fn pool(stage: &Stage, name: &str, range: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn service(stage: &Stage, name: &str, pool: &str, extra: &str) -> anyhow::Result<String> {
+pub(crate) fn service(stage: &Stage, name: &str, pool: &str, extra: &str) -> anyhow::Result<String> {
     stage.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), extra)?;
     stage.address(name)
 }
@@ -284,7 +284,7 @@ fn an_ipv6_address_is_answered_for_and_handed_over(stage: &Stage) -> anyhow::Res
     Ok(())
 }
 
-fn metric(stage: &Stage, node: &str, name: &str) -> anyhow::Result<u64> {
+pub(crate) fn metric(stage: &Stage, node: &str, name: &str) -> anyhow::Result<u64> {
     let number: u64 = node.trim_start_matches('n').parse()?;
     let text = stage.client(&format!(
         "curl -sf -m 2 http://192.168.50.{}:7472/metrics",

@@ -1,0 +1,101 @@
+//! What happens to an address when its speaker restarts, when a stranger takes it, and when somebody forges heartbeats: seen
+//! from a client on the LAN that has to ask anew for the owner each time.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lb_e2e::stage::{SOON, Stage, eventually};
+
+use crate::speaker::{metric, pool, service};
+
+#[test]
+fn an_address_stays_through_restarts_and_strangers_and_forgers_change_nothing() -> anyhow::Result<()> {
+    let stage = Stage::lab("announcing", 3)?;
+    stage.install()?;
+    stage.apply_backend("web", 3)?;
+    stage.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
+    pool(&stage, "six", "fc00:50::600-fc00:50::60f")?;
+    stage.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: six, namespace: metallb-system}\n\
+         spec: {ipAddressPools: [six]}",
+    )?;
+    let four = service(&stage, "four", "lan", "")?;
+    let six = service(
+        &stage,
+        "six",
+        "six",
+        "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n",
+    )?;
+    stage.answers(&four, "web")?;
+
+    forged_heartbeats_are_refused_and_counted(&stage)?;
+    a_restart_is_not_noticed(&stage, &four, &four)?;
+    a_restart_is_not_noticed(&stage, &six, &format!("[{six}]"))?;
+    a_stranger_is_told(&stage, &four)?;
+    Ok(())
+}
+
+fn forged_heartbeats_are_refused_and_counted(stage: &Stage) -> anyhow::Result<()> {
+    let refused = || {
+        metric(
+            stage,
+            "n1",
+            "lb_speaker_heartbeats_refused_total{reason=\"truncated\"}",
+        )
+    };
+    let before = refused()?;
+    stage.client("for i in $(seq 20); do echo forged > /dev/udp/192.168.50.11/7947; done")?;
+    eventually("the forged datagrams to be counted", SOON, || {
+        Ok((refused()? >= before + 20).then_some(()))
+    })?;
+    let received = || metric(stage, "n1", "lb_speaker_heartbeats_received_total");
+    let before = received()?;
+    eventually("heartbeats of the others", SOON, || {
+        Ok((received()? > before).then_some(()))
+    })
+}
+
+/// The owner's speaker is deleted, while a client that forgets the owner before each request goes on asking.
+fn a_restart_is_not_noticed(stage: &Stage, address: &str, host: &str) -> anyhow::Result<()> {
+    let owner = |stage: &Stage| {
+        if address.contains(':') {
+            stage.neighbour(address)
+        } else {
+            stage.owner(address, SOON)
+        }
+    };
+    let before = owner(stage)?;
+    let pod = stage.speaker_on(&before)?;
+    let asking = format!(
+        "failed=0; for i in $(seq 60); do ip neigh flush to {address} dev eth0; \
+         curl -s -o /dev/null -m 1 http://{host}/clientip || failed=$((failed+1)); sleep 0.1; done; echo $failed"
+    );
+    let (done, result) = mpsc::channel();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        scope.spawn(|| done.send(stage.client(&asking)));
+        stage.admin(&format!("kubectl delete pod -n metallb-system {pod}"))?;
+        Ok(())
+    })?;
+    let failed: u32 = result.recv_timeout(Duration::from_secs(120))??.trim().parse()?;
+    println!(
+        "{address}: {failed} of 60 requests from a cold cache failed while the owner's speaker restarted"
+    );
+    assert!(failed <= 1, "unanswered for more than a second");
+    stage.admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s")?;
+    assert_eq!(owner(stage)?, before, "a restarted speaker keeps its addresses");
+    Ok(())
+}
+
+fn a_stranger_is_told(stage: &Stage, address: &str) -> anyhow::Result<()> {
+    stage.client(&format!(
+        "ip address add {address}/32 dev eth1 && arping -q -U -c 3 -I eth1 {address}; arping -q -A -c 3 -I eth0 -s {address} {address}; true"
+    ))?;
+    let told = stage.event("Service", "four", "addressConflict");
+    stage.client(&format!("ip address del {address}/32 dev eth1"))?;
+    let told = told?;
+    assert!(
+        told.contains("that is no node of the cluster answers for"),
+        "{told}"
+    );
+    stage.answers(address, "web")
+}
