@@ -27,6 +27,10 @@ fn an_address_stays_through_restarts_and_strangers_and_forgers_change_nothing() 
         "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n",
     )?;
     stage.answers(&four, "web")?;
+    eventually("an answer by IPv6", SOON, || {
+        let ask = format!("curl -s -o /dev/null -m 2 http://[{six}]/clientip");
+        Ok(stage.client(&ask).ok())
+    })?;
 
     forged_heartbeats_are_refused_and_counted(&stage)?;
     a_restart_is_not_noticed(&stage, &four, &four)?;
@@ -59,6 +63,8 @@ fn forged_heartbeats_are_refused_and_counted(stage: &Stage) -> anyhow::Result<()
 fn a_restart_is_not_noticed(stage: &Stage, address: &str, host: &str) -> anyhow::Result<()> {
     let owner = |stage: &Stage| {
         if address.contains(':') {
+            // A client learns the owner of what it has a packet for.
+            stage.client(&format!("curl -s -o /dev/null -m 2 http://{host}/clientip"))?;
             stage.neighbour(address)
         } else {
             stage.owner(address, SOON)

@@ -151,7 +151,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         );
     }
     assert_eq!(stage.address_now("nginx-test-lb")?, "192.168.50.50");
-    assert_eq!(stage.owner("192.168.50.50", SOON)?, owner);
+    assert_eq!(stage.owner("192.168.50.50", SOON)?, next);
     both_backends_answer(&stage)?;
 
     // P1: a second pool that overlaps says so and disturbs nobody; then two pools and a manual one.
