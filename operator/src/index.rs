@@ -19,6 +19,8 @@ pub struct Live {
     pub uid: String,
     /// Its version, if it is a number as every API server makes it.
     version: Option<u64>,
+    /// A Secret without a key that speakers can use.
+    useless: bool,
     /// Whether it is on its way out.
     pub terminating: bool,
     /// Its fields, without those that only the API server cares for.
@@ -55,9 +57,22 @@ impl Live {
         Self {
             uid: metadata.uid.unwrap_or_default(),
             version: metadata.resource_version.and_then(|version| version.parse().ok()),
+            useless,
             terminating: metadata.deletion_timestamp.is_some(),
             body: Value::Object(body),
         }
+    }
+
+    /// Its version, if it is a number as every API server makes it.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.version
+    }
+
+    /// Whether it is a Secret without a key that speakers can use.
+    #[must_use]
+    pub fn lacks_its_key(&self) -> bool {
+        self.useless
     }
 
     /// The digest of what was last applied to it.

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
@@ -11,7 +10,7 @@ use serde_json::json;
 
 use crate::index::Live;
 use crate::keys;
-use crate::object::{Kind, ObjectId};
+use crate::object::ObjectId;
 use crate::render::{MANAGER, Wanted};
 
 /// How long one write may take: an API server that hangs must not keep the operator from its other work.
@@ -77,33 +76,12 @@ impl Writer {
         Self { client }
     }
 
-    /// Gives a Secret a key, if it has none that speakers can use.
-    async fn make_keys(&self, id: &ObjectId) -> Result<(), WriteError> {
-        let fail = |source| WriteError::Apply {
-            id: id.clone(),
-            source: Box::new(source),
-        };
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &id.key.namespace);
-        let what = || format!("apply {id}");
-        let secret = in_time(what, api.get_opt(&id.key.name)).await?.map_err(fail)?;
-        if secret.as_ref().is_some_and(keys::are_valid) {
-            return Ok(());
-        }
-        let made = keys::make(id).map_err(|source| WriteError::Keys { source })?;
-        let params = PatchParams::apply(keys::KEYS_MANAGER).force();
-        let written = in_time(what, api.patch(&id.key.name, &params, &Patch::Apply(&made))).await?;
-        written.map(drop).map_err(fail)
-    }
-
     /// Applies an object, taking its fields from whoever else may own them, and returns how it is stored.
     ///
     /// # Errors
     /// When the API server refuses, or does not answer.
     pub async fn apply(&self, wanted: &Wanted) -> Result<Live, WriteError> {
         let id = &wanted.id;
-        if id.kind == Kind::Secret {
-            self.make_keys(id).await?;
-        }
         let params = PatchParams::apply(MANAGER).force();
         let api = self.api(id);
         let patch = Patch::Apply(&wanted.body);
@@ -113,6 +91,27 @@ impl Writer {
                 id: id.clone(),
                 source: Box::new(source),
             })?;
+        let live = Live::new(id.kind, answer);
+        match live.version() {
+            Some(version) if live.lacks_its_key() => self.fill(id, version).await,
+            Some(_) | None => Ok(live),
+        }
+    }
+
+    /// Gives a Secret a key. Not if it has changed since it had this version: somebody else has given it one.
+    async fn fill(&self, id: &ObjectId, version: u64) -> Result<Live, WriteError> {
+        let made = keys::make(version).map_err(|source| WriteError::Keys { source })?;
+        let params = PatchParams {
+            field_manager: Some(keys::KEYS_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(id);
+        let patch = Patch::Merge(&made);
+        let answer = in_time(|| format!("apply {id}"), api.patch(&id.key.name, &params, &patch)).await?;
+        let answer = answer.map_err(|source| WriteError::Apply {
+            id: id.clone(),
+            source: Box::new(source),
+        })?;
         Ok(Live::new(id.kind, answer))
     }
 

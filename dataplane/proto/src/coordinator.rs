@@ -17,6 +17,7 @@
 //! of it: so speakers that cannot hear each other, behind a firewall or of another version, elect as MetalLB's do.
 
 mod council;
+mod exchange;
 mod outputs;
 mod probe;
 mod seat;
@@ -30,7 +31,6 @@ use std::time::{Duration, Instant};
 use crate::MacAddr;
 use crate::claims::Claims;
 use crate::guard::Guard;
-use crate::heartbeat::{Datagram, Entry, Heartbeat, Message, Refused, State};
 use crate::liveness::{self, Evidence, Liveness, NodeId, View};
 
 pub use council::Policy;
@@ -285,55 +285,11 @@ impl Coordinator {
         }
     }
 
-    /// Whether addresses are being given away.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.draining
-    }
-
     /// We are about to restart: the peers are told to wait for us.
     pub fn leave(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.leaving = true;
         self.tell_all();
-    }
-
-    /// Takes in an authentic datagram.
-    ///
-    /// # Errors
-    /// When it is not to be believed.
-    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), Refused> {
-        self.now = self.now.max(now);
-        let id = *self.ids.get(datagram.node.as_str()).ok_or(Refused::Stranger)?;
-        if let Err(refused) = self.guard.admit(&datagram) {
-            if refused == Refused::Echo {
-                // It does not know us yet, or not this incarnation: it gets to know us by our answer.
-                self.liveness.greet(self.now, id);
-            }
-            return Err(refused);
-        }
-        match datagram.message {
-            Message::Heartbeat(heartbeat) => self.heartbeat(id, heartbeat),
-            Message::Claims(part) => {
-                let told = self.peers.get_mut(&id);
-                if let Some(claims) = told.and_then(|told| told.assembly.add(part)) {
-                    self.claimed(id, claims);
-                    // It is told at once that it has been heard.
-                    self.liveness.hurry(id);
-                }
-            }
-            Message::Yours(part) => {
-                if self.phase != Phase::Running
-                    && let Some(told) = self.peers.get_mut(&id)
-                    && let Some(claims) = told.memory.add(part)
-                {
-                    told.remembered = true;
-                    self.inherited.extend(claims.owned());
-                }
-            }
-            Message::Seen { answered, silent } => self.seen_by(id, &answered, &silent),
-        }
-        Ok(())
     }
 
     /// The wire showed that somebody at `mac` answers for the address.
@@ -447,17 +403,6 @@ impl Coordinator {
         self.peers.get(owner).map(|told| &*told.name)
     }
 
-    /// What we take a node to be.
-    #[must_use]
-    pub fn view_of(&self, name: &str) -> View {
-        match self.ids.get(name) {
-            Some(&ME) if self.draining => View::Draining,
-            Some(&ME) => View::Up,
-            Some(id) => self.view(*id),
-            None => View::Down,
-        }
-    }
-
     /// The peers that we speak to, and the time between two heartbeats to each.
     #[must_use]
     pub fn rate(&self) -> (usize, Duration) {
@@ -507,22 +452,6 @@ impl Coordinator {
         self.dirty.extend(self.seats.keys());
     }
 
-    fn tell_all(&mut self) {
-        for id in self.peers.keys() {
-            self.liveness.hurry(*id);
-        }
-    }
-
-    fn state(&self) -> State {
-        let grace = self.config.liveness.grace;
-        match self.phase {
-            _ if self.leaving => State::Leaving { grace },
-            Phase::Listing | Phase::Starting { .. } => State::Starting { grace },
-            Phase::Running if self.draining => State::Draining,
-            Phase::Running => State::Up,
-        }
-    }
-
     /// What a peer is to us: what its heartbeats say or, if it was never heard, what the API says and the wire does not
     /// deny.
     fn view(&self, id: NodeId) -> View {
@@ -541,86 +470,6 @@ impl Coordinator {
         match told.api {
             Api::Up | Api::Held if lives => View::Up,
             Api::Up | Api::Held | Api::Down => View::Down,
-        }
-    }
-
-    fn heartbeat(&mut self, id: NodeId, heartbeat: Heartbeat) {
-        self.liveness
-            .heard(self.now, id, heartbeat.state, heartbeat.interval);
-        for changed in self.liveness.take_changed() {
-            self.changed(changed);
-        }
-        let Some(told) = self.peers.get_mut(&id) else {
-            return;
-        };
-        told.knows = heartbeat.knows;
-        if told.macs != heartbeat.macs {
-            self.faces.retain(|_, node| *node != id);
-            self.faces.extend(heartbeat.macs.iter().map(|mac| (*mac, id)));
-            told.macs = heartbeat.macs;
-        }
-        told.version = heartbeat.version;
-        // It is to send its claims at once and not with its next heartbeat but one.
-        if heartbeat.claims != told.claims.digest()
-            && std::mem::replace(&mut told.told, heartbeat.claims) != heartbeat.claims
-        {
-            self.liveness.hurry(id);
-        }
-        if matches!(heartbeat.state, State::Starting { .. }) {
-            self.remind(id);
-        }
-    }
-
-    /// A starting peer is told what it had, as we remember it.
-    fn remind(&mut self, id: NodeId) {
-        let now = self.now;
-        let Some(told) = self.peers.get_mut(&id) else {
-            return;
-        };
-        if told.reminded.is_some_and(|at| now < at + RESEND) {
-            return;
-        }
-        told.reminded = Some(now);
-        let owned: Claims = told.claims.owned().map(Entry::claimed).collect();
-        for part in owned.parts() {
-            self.send(id, Message::Yours(part));
-        }
-    }
-
-    /// A peer has told anew what it claims.
-    fn claimed(&mut self, id: NodeId, claims: Claims) {
-        let Some(told) = self.peers.get_mut(&id) else {
-            return;
-        };
-        let name = told.name.clone();
-        let before = std::mem::replace(&mut told.claims, claims);
-        let after = &told.claims;
-        let lost = before.entries().filter(|entry| !after.contains(*entry));
-        let new = after.entries().filter(|entry| !before.contains(*entry));
-        let touched: BTreeMap<_, _> = lost
-            .chain(new)
-            .map(|entry| (entry.address, after.has(entry.address)))
-            .collect();
-        for (address, claims) in touched {
-            self.note_claim(address, id, claims);
-            // It answered for what is ours: whoever believed it is to learn the truth.
-            if before.has(address) && self.claims.has(address) {
-                self.outputs.push_back(Output::Again { address });
-            }
-            if before.has(address) {
-                self.bereave(address, name.clone(), Some(self.now));
-            }
-            self.dirty.insert(address);
-        }
-    }
-
-    fn note_claim(&mut self, address: IpAddr, id: NodeId, claims: bool) {
-        let claimants = self.claimants.entry(address).or_default();
-        claimants.retain(|other| *other != id);
-        if claims {
-            claimants.push(id);
-        } else if claimants.is_empty() {
-            self.claimants.remove(&address);
         }
     }
 
@@ -693,65 +542,5 @@ impl Coordinator {
             let wanted = self.needed.keys().copied().collect();
             self.liveness.set_wanted(self.now, &wanted);
         }
-    }
-
-    /// Sends what is due, and asks what is to be asked.
-    fn speak(&mut self) {
-        for id in self.liveness.take_sends() {
-            let heartbeat = self.our_heartbeat(id);
-            self.send(id, Message::Heartbeat(heartbeat));
-        }
-        let digest = self.claims.digest();
-        let ids: Vec<_> = self.liveness.spoken_to().collect();
-        let mut parts = None;
-        for id in ids {
-            let now = self.now;
-            let Some(told) = self.peers.get_mut(&id) else {
-                continue;
-            };
-            if told.claims_due(now, digest).is_none_or(|at| at > now) {
-                continue;
-            }
-            told.sent = Some((digest, now));
-            for part in parts.get_or_insert_with(|| self.claims.parts()).clone() {
-                self.send(id, Message::Claims(part));
-            }
-        }
-        for id in self.liveness.take_asks() {
-            self.ask_about(id);
-        }
-    }
-
-    fn claims_due(&self) -> Option<Instant> {
-        let digest = self.claims.digest();
-        let spoken_to = self.liveness.spoken_to();
-        let due = spoken_to.filter_map(|id| self.peers.get(&id)?.claims_due(self.now, digest));
-        due.min()
-    }
-
-    fn our_heartbeat(&self, to: NodeId) -> Heartbeat {
-        Heartbeat {
-            state: self.state(),
-            interval: self.liveness.interval(),
-            version: self.config.version.clone(),
-            claims: self.claims.digest(),
-            knows: self.peers.get(&to).map_or(0, |told| told.claims.digest()),
-            macs: self.macs.clone(),
-        }
-    }
-
-    fn send(&mut self, to: NodeId, message: Message) {
-        let Some(name) = self.peers.get(&to).map(|told| told.name.clone()) else {
-            return;
-        };
-        self.number += 1;
-        let datagram = Datagram {
-            node: self.config.me.clone(),
-            incarnation: self.guard.incarnation(),
-            number: self.number,
-            echo: self.guard.echo(&name),
-            message,
-        };
-        self.outputs.push_back(Output::Send { to: name, datagram });
     }
 }

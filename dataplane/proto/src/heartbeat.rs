@@ -25,6 +25,8 @@ use crate::MacAddr;
 
 /// The longest datagram: it fits into one Ethernet frame, also over IPv6 and with some encapsulation.
 pub const MAX_LEN: usize = 1400;
+/// The shortest key, in bytes.
+pub const MIN_KEY: usize = 16;
 /// The longest name of a node: Kubernetes' limit.
 pub const MAX_NAME: usize = 253;
 /// The longest version of a program.
@@ -215,11 +217,11 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Keys in order: the present one, then those that still count. None without any, or with one shorter than 16 bytes.
+    /// Keys in order: the present one, then those that still count. None without any, or with one shorter than [`MIN_KEY`].
     #[must_use]
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let key = |bytes: &[u8]| {
-            (bytes.len() >= 16)
+            (bytes.len() >= MIN_KEY)
                 .then(|| Hmac::new_from_slice(bytes).ok())
                 .flatten()
         };
@@ -296,6 +298,9 @@ impl Keys {
 }
 
 impl Entry {
+    /// Bytes that the longest one takes in a datagram.
+    pub const LONGEST: usize = 17;
+
     /// An address that is answered for.
     #[must_use]
     pub const fn claimed(address: IpAddr) -> Self {

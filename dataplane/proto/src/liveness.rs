@@ -381,6 +381,15 @@ impl Liveness {
         self.config.interval.max(paced).min(*INTERVALS.end())
     }
 
+    /// The longest time between two heartbeats, of ours or of any peer that we need.
+    #[must_use]
+    pub fn slowest(&self) -> Duration {
+        let wanted = self.peers.values().filter(|peer| peer.wanted);
+        wanted
+            .map(|peer| peer.interval)
+            .fold(self.interval(), Duration::max)
+    }
+
     /// The peers whose view has changed since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.changed)

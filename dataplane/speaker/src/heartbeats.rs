@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, Refused};
+use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, Refused};
 use tokio::net::UdpSocket;
 
 use crate::metrics::Metrics;
@@ -64,7 +64,7 @@ impl Heartbeats {
                     tracing::info!(keys = read.len(), "keys of the heartbeats read");
                     (self.keys, self.read, self.failed) = (Some(keys), read, false);
                 }
-                None => self.fail("a key is shorter than 16 bytes"),
+                None => self.fail("there is no key that can be used"),
             },
             Err(error) => self.fail(&error.to_string()),
         }
@@ -102,13 +102,15 @@ impl Heartbeats {
         let _ = self.socket.readable().await;
     }
 
-    /// The next datagram that a key of ours has made; none when nothing is left to read at this moment.
-    pub fn receive(&self) -> Option<Datagram> {
+    /// Reads what has arrived: those datagrams that a key of ours has made. So many are looked at and no more, because
+    /// whoever can send to the port could keep us here for ever.
+    pub fn receive(&self, most: usize) -> Vec<Datagram> {
+        let mut datagrams = Vec::new();
         let mut buffer = [0; MAX_LEN + 1];
-        loop {
+        for _ in 0..most {
             let len = match self.socket.try_recv_from(&mut buffer) {
                 Ok((len, _)) => len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Such as "port unreachable" for a datagram that was sent before.
                 Err(error) => {
                     tracing::trace!(%error, "datagram not received");
@@ -119,11 +121,12 @@ impl Heartbeats {
             match keys.open(buffer.get(..len).unwrap_or_default()) {
                 Ok(datagram) => {
                     self.metrics.heartbeat_received();
-                    return Some(datagram);
+                    datagrams.push(datagram);
                 }
                 Err(refused) => self.refuse(refused),
             }
         }
+        datagrams
     }
 
     /// Counts a datagram that is not to be believed.
@@ -148,7 +151,8 @@ fn mapped(socket: &UdpSocket, address: IpAddr) -> IpAddr {
     }
 }
 
-/// The keys in their order: the current one first.
+/// The keys in their order: the current one first. Another one that cannot be used is told and left out: it must not cost
+/// the use of those that can.
 fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
     let mut names = BTreeSet::new();
     for entry in directory.read_dir()? {
@@ -158,15 +162,47 @@ fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
             names.insert(name);
         }
     }
-    let key = |path: PathBuf| -> io::Result<Vec<u8>> {
-        if path.metadata()?.len() > MAX_KEY {
-            return Err(io::Error::other(format!("{} is too long", path.display())));
-        }
-        std::fs::read(path)
-    };
-    let mut keys = vec![key(directory.join(CURRENT))?];
+    let mut keys = vec![key(&directory.join(CURRENT))?];
     for name in names {
-        keys.push(key(directory.join(name))?);
+        match key(&directory.join(name)) {
+            Ok(key) => keys.push(key),
+            Err(error) => tracing::debug!(%error, "key left out"),
+        }
     }
     Ok(keys)
+}
+
+fn key(path: &Path) -> io::Result<Vec<u8>> {
+    let wrong = |what| io::Error::other(format!("{} is too {what}", path.display()));
+    if path.metadata()?.len() > MAX_KEY {
+        return Err(wrong("long"));
+    }
+    let key = std::fs::read(path)?;
+    if key.len() < MIN_KEY {
+        return Err(wrong("short"));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_key_comes_first_and_one_that_cannot_be_used_is_left_out() {
+        let directory = std::env::temp_dir().join(format!("lb-speaker-keys-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let write = |name: &str, key: &[u8]| std::fs::write(directory.join(name), key).unwrap();
+        write("next", &[1; 32]);
+        assert!(read(&directory).is_err(), "there is no current one");
+        write(CURRENT, &[2; 32]);
+        write("previous", &[3; 15]);
+        write(".hidden", &[4; 32]);
+        let keys = read(&directory).unwrap();
+        write(CURRENT, &[2; 15]);
+        let short = read(&directory);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(keys, [[2; 32], [1; 32]]);
+        assert!(short.is_err());
+    }
 }

@@ -24,8 +24,6 @@ pub(crate) struct Held {
     on: Vec<String>,
     /// Services that know that we announce.
     told: BTreeSet<Key>,
-    /// A stranger that answers for it too.
-    stranger: Option<MacAddr>,
 }
 
 impl Speaker {
@@ -40,7 +38,8 @@ impl Speaker {
 
     /// The address came to us.
     pub(crate) fn announce(&mut self, now: Instant, address: IpAddr, cause: Cause) {
-        // What it is about may have changed since the candidates were found; then that is on its way to the coordinator.
+        // What it is about may have changed since the candidates were found; then it is settled once more, and held or let
+        // go as it is then.
         let Decision::Candidates {
             mine: Ok(announcement),
             ..
@@ -92,7 +91,6 @@ impl Speaker {
                     announcement,
                     on: Vec::new(),
                     told,
-                    stranger: None,
                 };
                 self.held.insert(address, held);
                 (BTreeMap::new(), true)
@@ -188,18 +186,12 @@ impl Speaker {
     /// A stranger answers for an address of ours, or for one that we would take.
     pub(crate) fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
         self.metrics.conflict(address);
-        if let Some(held) = self.held.get_mut(&address) {
-            held.stranger = Some(mac);
-        }
         self.publish(address, &Matter::Conflict(mac));
     }
 
     /// The stranger is gone.
     pub(crate) fn conflict_over(&mut self, address: IpAddr) {
         self.metrics.conflict_over(address);
-        if let Some(held) = self.held.get_mut(&address) {
-            held.stranger = None;
-        }
         tracing::info!(ip = %address, "the stranger that answered for the address was not seen any more");
     }
 

@@ -49,7 +49,7 @@ use crate::status::Statuses;
 
 /// Most updates taken in before they are acted upon.
 const BATCH: usize = 512;
-/// Datagrams taken in before they are acted upon.
+/// Datagrams looked at before they are acted upon.
 const DATAGRAMS: usize = 64;
 /// How often the others are told that this process ends, and the time in between: one datagram may get lost.
 const FAREWELLS: u32 = 3;
@@ -109,15 +109,13 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             .flatten()
             .min();
         tokio::select! {
-            // In this order: what the other speakers and the wire say is urgent, and there is never much of it.
-            biased;
             () = context.shutdown.requested() => {
                 farewell(heartbeats.as_ref(), &mut speaker).await;
                 return Ok(());
             }
             () = readable(heartbeats.as_ref()) => {
                 let Some(heartbeats) = &heartbeats else { continue };
-                for datagram in std::iter::from_fn(|| heartbeats.receive()).take(DATAGRAMS) {
+                for datagram in heartbeats.receive(DATAGRAMS) {
                     if let Err(refused) = speaker.receive(Instant::now(), datagram) {
                         heartbeats.refuse(refused);
                     }

@@ -425,7 +425,7 @@ impl Speaker {
                 };
                 self.coordinator.set_candidates(address, Some(candidates));
                 if let Ok(announcement) = mine
-                    && self.held.contains_key(&address)
+                    && self.coordinator.is_mine(address)
                 {
                     self.hold(now, address, announcement, None);
                 }

@@ -96,7 +96,8 @@ impl Coordinator {
         self.claimants.get(&address).cloned().unwrap_or_default()
     }
 
-    /// Whether we see enough of those who vote on an address.
+    /// Whether we hear enough of those who vote on an address. What the API says of them does not count: it may be as far
+    /// away as they are.
     pub(super) fn has_quorum(&self, seat: &Seat) -> bool {
         match self.config.policy {
             Policy::Availability => true,
@@ -105,7 +106,7 @@ impl Coordinator {
                 let seen = voters.iter().filter(|id| {
                     ***id == ME
                         || matches!(
-                            self.view(***id),
+                            self.liveness.view(***id),
                             View::Up | View::Draining | View::Starting { .. } | View::Held { .. }
                         )
                 });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::probe::{Found, PEER_PAUSE, STRANGER_PAUSE};
 use super::{Cause, Conflicts, Coordinator, HAND_OVER, ME, Output, Policy, Why};
 use crate::MacAddr;
-use crate::heartbeat::{Entry, Message};
+use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Message};
 use crate::liveness::{NodeId, View};
 use crate::ownership::{Scene, Step, keeps};
 
@@ -129,9 +129,12 @@ impl Coordinator {
         if let Some(seat) = self.seats.get_mut(&address) {
             seat.predecessor = heard.map(|heard| (from, heard));
             if self.config.policy == Policy::Fenced {
-                // It withdraws when it has not heard the majority for as long as we have not heard it; it may have heard
-                // later than we did, by one interval, and needs time to act.
-                let wait = self.config.liveness.interval * 2;
+                // It withdraws when it has not heard the majority for as long as it waits for each. It may have heard later
+                // than we did, by one interval, and needs time to act. Who has many peers speaks less often, and is waited for
+                // longer: so the slowest of all that we know counts.
+                let slowest = self.liveness.slowest();
+                let wait = slowest * (self.config.liveness.misses + 1)
+                    - self.config.liveness.interval * (self.config.liveness.misses - 1);
                 seat.not_before = Some(self.now + wait);
                 self.deadlines.insert((self.now + wait, address));
             }
@@ -355,7 +358,7 @@ impl Coordinator {
     pub(super) fn report(&mut self) {
         for (id, seen) in std::mem::take(&mut self.reports) {
             // As many as fit into a datagram, whatever their family.
-            for seen in seen.chunks(64) {
+            for seen in seen.chunks(MAX_ENTRIES_LEN / Entry::LONGEST) {
                 let of = |wanted: bool| {
                     let of = seen.iter().filter(move |(_, answered)| *answered == wanted);
                     of.map(|(address, _)| *address).collect()

@@ -27,7 +27,6 @@ pub(super) struct Told {
     /// The digest of the claims that it was sent last, and when.
     pub(super) sent: Option<(u64, Instant)>,
     pub(super) macs: Vec<MacAddr>,
-    pub(super) version: String,
     /// It was down since it was up last.
     pub(super) was_down: bool,
 }
@@ -47,7 +46,6 @@ impl Told {
             reminded: None,
             sent: None,
             macs: Vec::new(),
-            version: String::new(),
             was_down: false,
         }
     }
