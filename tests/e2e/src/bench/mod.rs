@@ -25,8 +25,8 @@ use tokio::task::LocalSet;
 
 use stand::{Stack, Stand};
 
-/// Which load balancers are measured.
-#[derive(Clone, Copy, Debug, clap::Args)]
+/// Which load balancers are measured, and where.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Sides {
     /// Measure ours alone
     #[arg(long)]
@@ -34,12 +34,15 @@ pub struct Sides {
     /// Measure MetalLB alone
     #[arg(long, conflicts_with = "skip_peer")]
     skip_ours: bool,
+    /// The labs are called <NAME>-ours and <NAME>-peer. Benchmarks that run at a time need names of their own
+    #[arg(long, value_name = "NAME", default_value = "bench")]
+    lab: String,
 }
 
 impl Sides {
     /// Those that are to be measured.
     #[must_use]
-    pub fn stacks(self) -> Vec<Stack> {
+    pub fn stacks(&self) -> Vec<Stack> {
         let mut stacks = Vec::new();
         if !self.skip_ours {
             stacks.push(Stack::Ours);
@@ -48,6 +51,15 @@ impl Sides {
             stacks.push(Stack::MetalLb);
         }
         stacks
+    }
+
+    /// The name of the lab of one.
+    #[must_use]
+    pub fn lab(&self, stack: Stack) -> String {
+        match stack {
+            Stack::Ours => format!("{}-ours", self.lab),
+            Stack::MetalLb => format!("{}-peer", self.lab),
+        }
     }
 }
 

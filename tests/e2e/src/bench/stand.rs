@@ -41,13 +41,6 @@ impl Stack {
             Self::MetalLb => "MetalLB",
         }
     }
-
-    fn lab(self) -> &'static str {
-        match self {
-            Self::Ours => "bench-ours",
-            Self::MetalLb => "bench-peer",
-        }
-    }
 }
 
 /// A lab with a load balancer. It is taken down when this is dropped.
@@ -67,13 +60,13 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// Starts a lab and installs the load balancer. Needs a [`tokio::task::LocalSet`].
+    /// Starts a lab of this name and installs the load balancer. Needs a [`tokio::task::LocalSet`].
     ///
     /// # Errors
     /// When a part of it does not come up.
-    pub async fn up(stack: Stack, nodes: usize, patience: Duration) -> anyhow::Result<Self> {
+    pub async fn up(stack: Stack, lab: &str, nodes: usize, patience: Duration) -> anyhow::Result<Self> {
         // Nothing else runs on this thread yet: these may block it.
-        let stage = Stage::lab(stack.lab(), nodes)?;
+        let stage = Stage::lab(lab, nodes)?;
         match stack {
             Stack::Ours => stage.install()?,
             Stack::MetalLb => peer::install_metallb(stage.the_lab())?,

@@ -57,7 +57,7 @@ fn run(cli: &Cli, report: &mut Report) -> anyhow::Result<()> {
                 Stack::Ours => cli.patience,
                 Stack::MetalLb => cli.peer_patience,
             };
-            let stand = addresses::stand(stack, Duration::from_secs(patience)).await?;
+            let stand = addresses::stand(stack, &cli.sides.lab(stack), Duration::from_secs(patience)).await?;
             measure(&stand, &plan, report.of(stack))
                 .await
                 .context(stack.name())?;

@@ -51,7 +51,13 @@ fn run(cli: &Cli, report: &mut Report) -> anyhow::Result<()> {
     bench::run(async {
         let mut failed = 0;
         for stack in cli.sides.stacks() {
-            let stand = Stand::up(stack, announcing::NODES, cli.patience(stack)).await?;
+            let stand = Stand::up(
+                stack,
+                &cli.sides.lab(stack),
+                announcing::NODES,
+                cli.patience(stack),
+            )
+            .await?;
             failed += measure(&stand, &cli.plan(stack), report.of(stack))
                 .await
                 .context(stack.name())?;

@@ -69,8 +69,8 @@ impl Plan {
 ///
 /// # Errors
 /// When a part of it does not come up.
-pub async fn stand(stack: Stack, patience: Duration) -> anyhow::Result<Stand> {
-    let stand = Stand::up(stack, 1, patience).await?;
+pub async fn stand(stack: Stack, lab: &str, patience: Duration) -> anyhow::Result<Stand> {
+    let stand = Stand::up(stack, lab, 1, patience).await?;
     writes::count(&stand.stage)?;
     // MetalLB takes pools only once its webhook is up.
     eventually("the pool to be taken", EVENTUALLY, || {
