@@ -84,8 +84,8 @@ fn nothing_is_announced_before_everything_has_been_listed() -> Result<()> {
 #[test]
 fn a_restarted_speaker_goes_on_without_an_event_and_is_heard_once_more() -> Result<()> {
     Lan::run(async |lan, mut rig| {
-        rig.start(cluster().into_iter().chain([mk_status("web", "n1")]))
-            .await;
+        rig.tell(cluster().into_iter().chain([mk_status("web", "n1")]));
+        rig.tell(Kind::ALL.map(Update::Synced));
         ensure!(rig.during(lan.heard(WEB, SOME_BURSTS)).await? >= 3);
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.told().is_empty(), "no change of owner");
