@@ -1,6 +1,6 @@
 //! Arguments of the operator, and the configuration made of them once, at start.
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use lb_daemon::CommonArgs;
 
 /// The version of this operator, and of the stacks it installs.
@@ -37,6 +37,10 @@ pub struct Args {
     /// Name of the Lease that decides which replica of the operator acts.
     #[arg(long, env = "LB_LEASE_NAME", default_value = "lb-operator")]
     pub lease_name: String,
+
+    /// Whether the operator installs and keeps the metallb.io kinds. OLM installs them itself, with the operator.
+    #[arg(long, env = "LB_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]
+    pub manage_crds: bool,
 }
 
 /// What the operator knows besides the stack.
@@ -54,6 +58,8 @@ pub struct Config {
     pub operator_namespace: String,
     /// Name of the operator's Lease.
     pub lease_name: String,
+    /// Whether the metallb.io kinds are the operator's to install.
+    pub manage_crds: bool,
 }
 
 impl Args {
@@ -67,6 +73,7 @@ impl Args {
             namespace: self.common.namespace.clone(),
             operator_namespace: self.operator_namespace.clone(),
             lease_name: self.lease_name.clone(),
+            manage_crds: self.manage_crds,
         }
     }
 }
@@ -84,5 +91,12 @@ mod tests {
         );
         assert_eq!(config.speaker_image, format!("lb-operator.io/speaker:{VERSION}"));
         assert_eq!(config.namespace, "metallb-system");
+    }
+
+    #[test]
+    fn the_kinds_are_the_operators_unless_it_is_told_otherwise() {
+        assert!(Args::parse_from(["lb-operator"]).config().manage_crds);
+        let told = Args::parse_from(["lb-operator", "--manage-crds", "false"]);
+        assert!(!told.config().manage_crds);
     }
 }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub excluded_interfaces: Option<Vec<String>>,
     /// Settings of the speaker that the stack names, as environment variables; it has its own defaults for the others.
     pub speaker_settings: Vec<(&'static str, String)>,
+    /// Whether the metallb.io kinds are among the objects; somebody else installs them otherwise.
+    pub crds: bool,
     /// Whether there is to be a ServiceMonitor.
     pub service_monitor: bool,
     /// Whether there is to be a NetworkPolicy.
@@ -96,6 +98,7 @@ pub(crate) mod tests {
             ignore_exclude_label: false,
             excluded_interfaces: None,
             speaker_settings: Vec::new(),
+            crds: true,
             service_monitor: true,
             network_policy: true,
             pod_disruption_budget: true,

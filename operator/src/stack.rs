@@ -121,6 +121,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         ignore_exclude_label: speaker.ignore_exclude_label,
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
+        crds: config.manage_crds,
         service_monitor: monitors_exist && monitor_mode(stack) != Mode::Disabled,
         network_policy: is_on(spec.network_policy.map(|policy| policy.mode)),
         pod_disruption_budget: is_on(spec.pod_disruption_budget.map(|budget| budget.mode)),

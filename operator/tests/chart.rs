@@ -87,6 +87,7 @@ fn the_operator_may_write_every_object_that_it_keeps() {
         namespace: "metallb-system".to_owned(),
         operator_namespace: "default".to_owned(),
         lease_name: "lb-operator".to_owned(),
+        manage_crds: true,
     };
     let plan = lb_operator::stack::plan(&stack, &config, true).unwrap();
     for wanted in render(&plan).unwrap() {

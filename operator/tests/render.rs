@@ -56,6 +56,7 @@ fn mk_config() -> Config {
         namespace: "metallb-system".to_owned(),
         operator_namespace: "default".to_owned(),
         lease_name: "lb-operator".to_owned(),
+        manage_crds: true,
     }
 }
 
@@ -187,6 +188,21 @@ fn the_metallb_kinds_are_installed() {
             &format!("{name}.metallb.io"),
         );
     }
+}
+
+#[test]
+fn the_metallb_kinds_are_left_to_who_manages_them() {
+    let config = Config {
+        manage_crds: false,
+        ..mk_config()
+    };
+    let objects = render(&plan(&mk_stack(json!({})), &config, true).unwrap()).unwrap();
+    assert!(
+        objects
+            .iter()
+            .all(|object| object.id.kind != Kind::CustomResourceDefinition)
+    );
+    assert!(!objects.is_empty());
 }
 
 #[test]

@@ -66,7 +66,9 @@ pub fn render(plan: &Plan) -> Result<Vec<Wanted>, RenderError> {
         wanted: Vec::new(),
     };
     namespace::render(plan, &mut objects)?;
-    crds::render(&mut objects)?;
+    if plan.crds {
+        crds::render(&mut objects)?;
+    }
     rbac::render(plan, &mut objects)?;
     policy::render(plan, &mut objects)?;
     controller::render(plan, &mut objects)?;
