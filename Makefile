@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint image demo demo-down bench-addresses bench-announcing generate fmt
+.PHONY: help setup test lint image demo demo-down bench-addresses bench-announcing generate bundle fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -44,8 +44,15 @@ bench-announcing: setup image ## what a client notices of failures, restarts and
 	cargo build --quiet --release --locked -p lb-e2e --bin lab
 	cargo run --quiet --release --locked -p lb-e2e --bin bench-announcing -- $(BENCH)
 
-generate: ## write the CRDs from their types
+generate: ## write the CRDs from their types, and the OLM bundle from them and the chart
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
+	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out olm
+
+bundle: image ## a release's OLM bundle and catalog in target/olm, with the digests of the images
+	rm -rf target/olm
+	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out target/olm --created-at "$$(git log -1 --format=%cI)" \
+	  $$(for program in operator controller speaker; do \
+	    echo "--digest $$program=$$(target/debug/image digest $(IMAGES)/$$program.tar)"; done) $(BUNDLE)
 
 fmt: ## format the code
 	cargo fmt --all

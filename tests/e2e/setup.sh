@@ -121,6 +121,10 @@ build_programs() {
   link "$built/helm" helm
   go_build kubeconform "$here/kubeconform" "$here/kubeconform/go.mod" github.com/yannh/kubeconform/cmd/kubeconform
   link "$built/kubeconform" kubeconform
+  # The validator of OLM bundles is the module's own program; opm checks the catalog.
+  go_build olm "$here/olm" "$here/olm/go.mod" -tags containers_image_openpgp,json1 . github.com/operator-framework/operator-registry/cmd/opm
+  link "$built/olm" bundle-validate
+  link "$built/opm" opm
   go_build metallb "$here/metallb" "$here/metallb/go.mod" go.universe.tf/metallb/controller go.universe.tf/metallb/speaker
   metallb=$built
 }

@@ -170,6 +170,25 @@ impl Image {
     }
 }
 
+/// The digest of the image in an archive that [`Image::write`] made. It is the image's in a registry too, when it is pushed
+/// as it is.
+///
+/// # Errors
+/// When the archive cannot be read or holds no image.
+pub fn digest_of(archive: &Path) -> anyhow::Result<String> {
+    let failed = || format!("read {}", archive.display());
+    let file = std::fs::File::open(archive).with_context(failed)?;
+    for entry in tar::Archive::new(file).entries().with_context(failed)? {
+        let mut entry = entry.with_context(failed)?;
+        if entry.path().with_context(failed)?.as_ref() == Path::new("index.json") {
+            let index: Value = serde_json::from_reader(&mut entry).with_context(failed)?;
+            let digest = index.pointer("/manifests/0/digest").and_then(Value::as_str);
+            return digest.map(str::to_owned).with_context(failed);
+        }
+    }
+    bail!("{} holds no image", archive.display())
+}
+
 fn header(size: u64, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_size(size);
@@ -271,6 +290,27 @@ mod tests {
             }
         }
         assert_eq!(blobs, 3);
+    }
+
+    #[test]
+    fn the_digest_of_an_image_is_that_of_its_manifest() {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("image.tar");
+        image(directory.path()).write(&archive).unwrap();
+        let digest = digest_of(&archive).unwrap();
+        let blob = format!("blobs/{}", digest.replace(':', "/"));
+        let mut tar = tar::Archive::new(std::fs::File::open(&archive).unwrap());
+        let mut entry = tar
+            .entries()
+            .unwrap()
+            .map(Result::unwrap)
+            .find(|entry| entry.path().unwrap().as_ref() == Path::new(&blob))
+            .unwrap();
+        let manifest: Value = serde_json::from_reader(&mut entry).unwrap();
+        assert_eq!(
+            manifest["mediaType"],
+            "application/vnd.oci.image.manifest.v1+json"
+        );
     }
 
     #[test]

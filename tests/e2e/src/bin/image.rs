@@ -1,11 +1,14 @@
-//! Writes container images: `image build` for the programs of this project, `image pack` for a tree of files.
+//! Writes container images: `image build` for the programs of this project, `image pack` for a tree of files;
+//! `image digest` tells what a registry will call one.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use lb_e2e::image::Image;
+use lb_e2e::image::{Image, digest_of};
 
 /// Write container images without Docker
 #[derive(Debug, Parser)]
@@ -52,6 +55,11 @@ enum Command {
         /// The archive to write
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Print the digest of the image in an archive
+    Digest {
+        /// The archive
+        archive: PathBuf,
     },
 }
 
@@ -110,6 +118,10 @@ fn run() -> anyhow::Result<()> {
             };
             image.add_tree(&root)?;
             image.write(&out)
+        }
+        Command::Digest { archive } => {
+            let digest = digest_of(&archive)?;
+            writeln!(std::io::stdout(), "{digest}").context("print the digest")
         }
     }
 }

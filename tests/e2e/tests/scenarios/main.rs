@@ -16,6 +16,7 @@ mod chart;
 mod failover;
 mod guide;
 mod lab;
+mod olm;
 mod operator;
 mod peer;
 mod speaker;

@@ -95,6 +95,7 @@ fn only_the_packet_crate_may_hold_unsafe_code() {
         "dataplane/ipam",
         "dataplane/proto",
         "dataplane/speaker",
+        "olm",
         "operator",
     ] {
         let manifest =

@@ -1,0 +1,202 @@
+//! The kinds: their definitions in the bundle, and what a console says about them. OLM wants every kind of the bundle to be
+//! described, and every described kind to be in the bundle.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::{Value, json};
+
+use crate::{Error, File, yaml};
+
+/// Kinds that users read and programs write: consoles do not offer to make them.
+pub(crate) const INTERNAL: [&str; 2] = ["configurationstates.metallb.io", "servicel2statuses.metallb.io"];
+
+/// What a kind leads to: (version, kind), as consoles list it beside the object.
+const RESOURCES: [(&str, &[(&str, &str)]); 5] = [
+    (
+        "LoadBalancerStack",
+        &[
+            ("v1", "Deployment"),
+            ("v1", "DaemonSet"),
+            ("v1", "Pod"),
+            ("v1", "Service"),
+            ("v1", "ServiceAccount"),
+            ("v1", "PodDisruptionBudget"),
+            ("v1", "NetworkPolicy"),
+        ],
+    ),
+    ("IPAddressPool", &[("v1", "Service")]),
+    (
+        "L2Advertisement",
+        &[("v1", "Service"), ("v1beta1", "ServiceL2Status")],
+    ),
+    ("ServiceL2Status", &[("v1", "Service"), ("v1", "Node")]),
+    ("ConfigurationState", &[("v1beta1", "IPAddressPool")]),
+];
+
+/// All kinds of the bundle.
+pub(crate) fn definitions() -> Vec<CustomResourceDefinition> {
+    let mut definitions = vec![lb_crds::stack_crd()];
+    definitions.extend(lb_crds::metallb_crds());
+    definitions
+}
+
+/// A file for each.
+pub(crate) fn files() -> Result<Vec<File>, Error> {
+    definitions()
+        .iter()
+        .map(|definition| {
+            let (group, plural) = (&definition.spec.group, &definition.spec.names.plural);
+            Ok(File {
+                path: format!("bundle/manifests/{group}_{plural}.yaml"),
+                text: yaml("a kind", &crate::json("a kind", definition)?)?,
+            })
+        })
+        .collect()
+}
+
+/// `spec.customresourcedefinitions.owned`.
+pub(crate) fn owned() -> Result<Vec<Value>, Error> {
+    let mut owned = Vec::new();
+    for definition in definitions() {
+        let definition = crate::json("a kind", definition)?;
+        let kind = definition
+            .pointer("/spec/names/kind")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
+        for version in versions.into_iter().flatten() {
+            let schema = &version["schema"]["openAPIV3Schema"];
+            owned.push(json!({
+                "name": definition["metadata"]["name"],
+                "kind": kind,
+                "version": version["name"],
+                "displayName": words(kind),
+                "description": first_paragraph(&schema["description"]),
+                "resources": resources(kind),
+                "specDescriptors": descriptors(&schema["properties"]["spec"]),
+                "statusDescriptors": descriptors(&schema["properties"]["status"]),
+            }));
+        }
+    }
+    // A list that is empty is no field at all, as OLM would return it.
+    for owned in owned.iter_mut().filter_map(Value::as_object_mut) {
+        owned.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
+    }
+    Ok(owned)
+}
+
+/// Group, version and kind of each.
+pub(crate) fn group_version_kinds() -> Vec<Value> {
+    let kinds = definitions().into_iter().flat_map(|definition| {
+        let (group, kind) = (definition.spec.group, definition.spec.names.kind);
+        definition
+            .spec
+            .versions
+            .into_iter()
+            .map(move |version| json!({"group": group, "kind": kind, "version": version.name}))
+    });
+    kinds.collect()
+}
+
+fn resources(kind: &str) -> Vec<Value> {
+    let found = RESOURCES.iter().filter(|(name, _)| *name == kind);
+    found
+        .flat_map(|(_, resources)| resources.iter())
+        .map(|(version, kind)| json!({"kind": kind, "name": "", "version": version}))
+        .collect()
+}
+
+/// A descriptor for each field of `spec` or `status`, in the words of the schema.
+fn descriptors(schema: &Value) -> Vec<Value> {
+    let fields = schema["properties"].as_object();
+    fields
+        .into_iter()
+        .flatten()
+        .map(|(name, field)| {
+            let mut descriptor = json!({
+                "path": name,
+                "displayName": words(name),
+                "description": first_paragraph(&field["description"]),
+            });
+            if name == "conditions" {
+                descriptor["x-descriptors"] = json!(["urn:alm:descriptor:io.kubernetes.conditions"]);
+            }
+            descriptor
+        })
+        .collect()
+}
+
+fn first_paragraph(text: &Value) -> &str {
+    let text = text.as_str().unwrap_or_default();
+    text.split("\n\n").next().unwrap_or(text)
+}
+
+/// A name of several words as these words: `IPAddressPool` is `IP Address Pool`.
+fn words(name: &str) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    let mut words = String::new();
+    for (index, letter) in letters.iter().enumerate() {
+        let before = index.checked_sub(1).and_then(|index| letters.get(index));
+        let after = letters.get(index + 1);
+        let begins = letter.is_uppercase()
+            && before.is_some_and(|before| {
+                !before.is_uppercase() || after.is_some_and(|after| after.is_lowercase())
+            });
+        if begins {
+            words.push(' ');
+        }
+        if index == 0 {
+            words.extend(letter.to_uppercase());
+        } else {
+            words.push(*letter);
+        }
+    }
+    // Abbreviations that go on in small letters, or begin with one.
+    [("I Ps", "IPs"), ("I Pv", "IPv"), ("Ip ", "IP ")]
+        .into_iter()
+        .fold(words, |words, (split, whole)| words.replace(split, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_as_words() {
+        for (name, told) in [
+            ("LoadBalancerStack", "Load Balancer Stack"),
+            ("IPAddressPool", "IP Address Pool"),
+            ("L2Advertisement", "L2 Advertisement"),
+            ("ServiceL2Status", "Service L2 Status"),
+            ("ipAddressPools", "IP Address Pools"),
+            ("avoidBuggyIPs", "Avoid Buggy IPs"),
+            ("assignedIPv4", "Assigned IPv4"),
+            ("logLevel", "Log Level"),
+        ] {
+            assert_eq!(words(name), told);
+        }
+    }
+
+    /// What the scorecard of the Operator SDK asks of every kind.
+    #[test]
+    fn every_kind_is_described_down_to_its_fields_and_leads_somewhere() {
+        for owned in owned().unwrap() {
+            assert_ne!(owned["description"], "", "{}", owned["kind"]);
+            let some = |field: &str| owned[field].as_array().is_some_and(|list| !list.is_empty());
+            assert!(some("resources"), "{}: add it to RESOURCES", owned["kind"]);
+            for descriptor in owned["specDescriptors"].as_array().into_iter().flatten() {
+                assert_ne!(
+                    descriptor["description"], "",
+                    "{} {}",
+                    owned["kind"], descriptor["path"]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_kind_needs_a_webhook() {
+        for definition in definitions() {
+            assert_eq!(definition.spec.conversion, None);
+        }
+    }
+}

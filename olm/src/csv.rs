@@ -1,0 +1,205 @@
+//! The ClusterServiceVersion: what OLM installs, and what a catalog shows about it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use semver::Version;
+use serde_json::{Map, Value, json};
+
+use crate::{CAPABILITIES, Error, Input, NAMESPACE, PACKAGE, catalog, crds, images};
+
+const ICON: &[u8] = include_bytes!("icon.svg");
+const FIRST_STEPS: &str = include_str!("description.md");
+
+/// What the operator does and does not, for those who search a catalog by it. Whether it can be mirrored follows from its
+/// images.
+const FEATURES: [(&str, bool); 9] = [
+    ("cnf", false),
+    ("cni", false),
+    ("csi", false),
+    ("fips-compliant", false),
+    // The one thing that it talks to is the API server.
+    ("proxy-aware", false),
+    ("tls-profiles", false),
+    ("token-auth-aws", false),
+    ("token-auth-azure", false),
+    ("token-auth-gcp", false),
+];
+
+/// Samples that users make of the kinds of metallb.io, as the guide has them.
+fn samples() -> Value {
+    json!([
+        {
+            "apiVersion": "metallb.io/v1beta1",
+            "kind": "IPAddressPool",
+            "metadata": {"name": "default-pool", "namespace": lb_crds::names::NAMESPACE},
+            "spec": {"addresses": ["192.168.50.50-192.168.50.250"]},
+        },
+        {
+            "apiVersion": "metallb.io/v1beta1",
+            "kind": "L2Advertisement",
+            "metadata": {"name": "default-l2", "namespace": lb_crds::names::NAMESPACE},
+            "spec": {"ipAddressPools": ["default-pool"]},
+        },
+    ])
+}
+
+/// The name of a version's ClusterServiceVersion.
+#[must_use]
+pub fn name(version: &Version) -> String {
+    format!("{PACKAGE}.v{version}")
+}
+
+/// The ClusterServiceVersion.
+///
+/// # Errors
+/// When the chart or the README lack something.
+pub(crate) fn csv(input: &Input, version: &Version) -> Result<Value, Error> {
+    let chart = &input.chart;
+    let mut deployment = chart.deployment.clone();
+    let related = pin(&mut deployment, input)?;
+    let operator_image = operator_image(&deployment).to_owned();
+    let stack: Value = serde_yaml::from_str(&input.stack).map_err(|source| Error::Yaml {
+        what: "read the sample of a stack".to_owned(),
+        source,
+    })?;
+    let provider = chart.maintainers.first().ok_or(Error::Missing("maintainer"))?;
+    let maintainers: Vec<_> = chart
+        .maintainers
+        .iter()
+        .map(|maintainer| json!({"name": maintainer.name, "email": maintainer.email}))
+        .collect();
+    Ok(json!({
+        "apiVersion": "operators.coreos.com/v1alpha1",
+        "kind": "ClusterServiceVersion",
+        "metadata": {
+            "name": name(version),
+            // OLM puts it into the namespace of the Subscription.
+            "namespace": "placeholder",
+            "annotations": annotations(input, version, &stack, &operator_image)?,
+            "labels": {
+                "operatorframework.io/arch.amd64": "supported",
+                "operatorframework.io/os.linux": "supported",
+            },
+        },
+        "spec": {
+            "displayName": "lb-operator",
+            "description": description(&input.readme)?,
+            "version": version.to_string(),
+            "minKubeVersion": chart.min_kube_version,
+            "maturity": "alpha",
+            "keywords": chart.keywords,
+            "maintainers": maintainers,
+            "provider": {"name": provider.name, "url": chart.home},
+            "links": [{"name": "lb-operator", "url": chart.home}],
+            "icon": [{"base64data": STANDARD.encode(ICON), "mediatype": "image/svg+xml"}],
+            // It watches the Services of all namespaces: there is no less.
+            "installModes": [
+                {"type": "OwnNamespace", "supported": false},
+                {"type": "SingleNamespace", "supported": false},
+                {"type": "MultiNamespace", "supported": false},
+                {"type": "AllNamespaces", "supported": true},
+            ],
+            "customresourcedefinitions": {"owned": crds::owned()?},
+            "relatedImages": related,
+            "install": {
+                "strategy": "deployment",
+                "spec": {
+                    "clusterPermissions": [
+                        {"serviceAccountName": chart.service_account, "rules": chart.cluster_rules},
+                    ],
+                    "permissions": [{"serviceAccountName": chart.service_account, "rules": chart.rules}],
+                    "deployments": [{
+                        "name": deployment["metadata"]["name"],
+                        "label": deployment["metadata"]["labels"],
+                        "spec": deployment["spec"],
+                    }],
+                },
+            },
+        },
+    }))
+}
+
+fn annotations(input: &Input, version: &Version, stack: &Value, image: &str) -> Result<Value, Error> {
+    let mut examples = vec![stack.clone()];
+    examples.extend(samples().as_array().cloned().unwrap_or_default());
+    let pretty = |value: &Value| {
+        serde_json::to_string_pretty(value).map_err(|source| Error::Json {
+            what: "an annotation",
+            source,
+        })
+    };
+    let mut annotations = json!({
+        "alm-examples": pretty(&Value::Array(examples))?,
+        "capabilities": CAPABILITIES,
+        "categories": "Networking",
+        "certified": "false",
+        "containerImage": image,
+        "description": input.chart.description,
+        "olm.skipRange": catalog::skip_range(version),
+        "operatorframework.io/initialization-resource": pretty(stack)?,
+        "operatorframework.io/suggested-namespace": NAMESPACE,
+        "operators.operatorframework.io/internal-objects": json!(crds::INTERNAL).to_string(),
+        "repository": input.chart.home,
+        "support": input.chart.home,
+    });
+    let mut features = Map::new();
+    features.insert("disconnected".to_owned(), json!(input.digests.pin()));
+    features.extend(FEATURES.map(|(name, has)| (name.to_owned(), json!(has))));
+    for (feature, has) in features {
+        annotations[format!("features.operators.openshift.io/{feature}")] = json!(has.to_string());
+    }
+    if let Some(created_at) = &input.created_at {
+        annotations["createdAt"] = json!(created_at);
+    }
+    Ok(annotations)
+}
+
+/// The README's first paragraph, and first steps.
+fn description(readme: &str) -> Result<String, Error> {
+    let paragraph = readme.split("\n\n").nth(1).ok_or(Error::Readme)?;
+    if paragraph.starts_with(['#', '`']) {
+        return Err(Error::Readme);
+    }
+    Ok(format!("{paragraph}\n\n{FIRST_STEPS}"))
+}
+
+/// Pins every image of the Deployment, and lists them: that of its container, and those it installs, which are in variables
+/// named `RELATED_IMAGE_…`.
+fn pin(deployment: &mut Value, input: &Input) -> Result<Vec<Value>, Error> {
+    let containers = deployment.pointer_mut("/spec/template/spec/containers");
+    let containers = containers.and_then(Value::as_array_mut);
+    let mut references = Vec::new();
+    for container in containers.into_iter().flatten() {
+        let mut found = Vec::new();
+        for variable in container["env"].as_array_mut().into_iter().flatten() {
+            let name = variable["name"].as_str().unwrap_or_default();
+            if name.starts_with("RELATED_IMAGE_") {
+                found.push(&mut variable["value"]);
+            }
+        }
+        for image in found {
+            take(image, input, &mut references);
+        }
+        take(&mut container["image"], input, &mut references);
+    }
+    input.digests.check(&references)?;
+    references.sort();
+    Ok(references
+        .iter()
+        .map(|reference| {
+            let image = input.digests.apply(reference);
+            json!({"name": images::program(reference), "image": image})
+        })
+        .collect())
+}
+
+fn take(image: &mut Value, input: &Input, references: &mut Vec<String>) {
+    let reference = image.as_str().unwrap_or_default().to_owned();
+    *image = json!(input.digests.apply(&reference));
+    references.push(reference);
+}
+
+fn operator_image(deployment: &Value) -> &str {
+    let image = deployment.pointer("/spec/template/spec/containers/0/image");
+    image.and_then(Value::as_str).unwrap_or_default()
+}

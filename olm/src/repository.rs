@@ -1,0 +1,67 @@
+//! Reads what bundle and catalog are made of from the repository, and has Helm render the chart.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::{Chart, Digests, Input, NAMESPACE, RELEASE, Release};
+
+/// What the repository says: images at their tags, and nothing of a release.
+///
+/// # Errors
+/// When a file cannot be read, or Helm cannot render the chart.
+pub fn input(repository: &Path, helm: &Path) -> anyhow::Result<Input> {
+    let rendered = render(repository, helm)?;
+    Ok(Input {
+        chart: Chart::new(&read(repository, "charts/lb-operator/Chart.yaml")?, &rendered)?,
+        readme: read(repository, "README.md")?,
+        stack: read(repository, "charts/lb-operator/examples/stack.yaml")?,
+        digests: Digests::default(),
+        created_at: None,
+        bundle_image: None,
+        releases: releases(&repository.join("olm/catalog/lb-operator"))?,
+    })
+}
+
+/// A file of the repository.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(repository: &Path, path: &str) -> anyhow::Result<String> {
+    let path = repository.join(path);
+    std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The chart with its own values, as Helm renders it.
+///
+/// # Errors
+/// When Helm cannot be started, or finds fault with the chart.
+pub fn render(repository: &Path, helm: &Path) -> anyhow::Result<String> {
+    let output = Command::new(helm)
+        .args([
+            "template",
+            RELEASE,
+            "charts/lb-operator",
+            "--namespace",
+            NAMESPACE,
+        ])
+        .current_dir(repository)
+        .output()
+        .with_context(|| format!("start {}: run `make setup`", helm.display()))?;
+    if !output.status.success() {
+        bail!("helm template: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    String::from_utf8(output.stdout).context("helm template prints no UTF-8")
+}
+
+/// The releases whose bundles are in the repository's catalog.
+fn releases(directory: &Path) -> anyhow::Result<Vec<Release>> {
+    let mut releases = Vec::new();
+    if directory.exists() {
+        for entry in std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))? {
+            releases.extend(Release::of_file(&entry?.file_name().to_string_lossy()));
+        }
+    }
+    Ok(releases)
+}

@@ -1,0 +1,495 @@
+//! The bundle and the catalog: as fresh as what they are made of, in the form that OLM's own tools ask for, and good to
+//! install.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use lb_e2e::image::digest_of;
+use lb_e2e::lab::cache;
+use lb_e2e::stage::{EVENTUALLY, Stage, eventually, own_images, repository};
+use lb_olm::{Digests, Input, Release};
+use semver::Version;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The newest version of Kubernetes that the lab runs: no API of the bundle may be gone there.
+const NEWEST_KUBERNETES: &str = "1.35.0";
+/// Where the operator is installed; OLM's user chooses it.
+const NAMESPACE: &str = "olm-operators";
+
+fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(cache().join("bin").join(program))
+        .args(args)
+        .output()
+        .with_context(|| format!("start {program}: run `make setup`"))?;
+    let [printed, said] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    if !output.status.success() {
+        bail!("{program} {}: {printed}{said}", args.join(" "));
+    }
+    Ok(printed)
+}
+
+fn committed() -> PathBuf {
+    repository().join("olm")
+}
+
+fn helm() -> PathBuf {
+    cache().join("bin/helm")
+}
+
+fn input() -> anyhow::Result<Input> {
+    lb_olm::repository::input(repository(), &helm())
+}
+
+/// A bundle and a catalog as a release has them: with the digests of the images that `make image` built.
+fn release() -> anyhow::Result<(tempfile::TempDir, Input)> {
+    let mut digests = Vec::new();
+    for image in own_images() {
+        let program = image
+            .file_stem()
+            .context("no name")?
+            .to_string_lossy()
+            .into_owned();
+        digests.push((program, digest_of(&image)?));
+    }
+    assert_eq!(digests.len(), 3, "run `make image`");
+    let input = Input {
+        digests: Digests::new(digests)?,
+        created_at: Some("2026-01-01T00:00:00Z".to_owned()),
+        ..input()?
+    };
+    let directory = tempfile::tempdir()?;
+    write(directory.path(), &input)?;
+    Ok((directory, input))
+}
+
+fn write(directory: &Path, input: &Input) -> anyhow::Result<()> {
+    for file in lb_olm::files(input)? {
+        let path = directory.join(&file.path);
+        std::fs::create_dir_all(path.parent().context("no directory")?)?;
+        std::fs::write(path, &file.text)?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(serde_yaml::from_str(&text)?)
+}
+
+fn csv(directory: &Path) -> anyhow::Result<Value> {
+    read(&directory.join("bundle/manifests/lb-operator.clusterserviceversion.yaml"))
+}
+
+/// The objects of the bundle, but for the ClusterServiceVersion.
+fn objects(directory: &Path) -> anyhow::Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for entry in std::fs::read_dir(directory.join("bundle/manifests"))? {
+        let object = read(&entry?.path())?;
+        if object["kind"] != "ClusterServiceVersion" {
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
+
+#[test]
+fn what_is_committed_is_fresh() -> anyhow::Result<()> {
+    let input = input()?;
+    let mut expected: BTreeSet<_> = input
+        .releases
+        .iter()
+        .map(|release| committed().join(release.path()))
+        .collect();
+    for file in lb_olm::files(&input)? {
+        let path = committed().join(&file.path);
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == file.text,
+            "{} is stale: run `make generate`",
+            path.display()
+        );
+        expected.insert(path);
+    }
+    let mut queue = vec![committed().join("bundle"), committed().join("catalog")];
+    while let Some(directory) = queue.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                queue.push(path);
+            } else {
+                assert!(
+                    expected.contains(&path),
+                    "{} is not generated: remove it",
+                    path.display()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything that the chart grants and runs is granted and run here, but for what OLM does itself.
+#[test]
+fn chart_and_bundle_differ_in_what_olm_does_itself_and_nothing_else() -> anyhow::Result<()> {
+    let rendered = lb_olm::repository::render(repository(), &helm())?;
+    let mut chart = Vec::new();
+    for document in serde_yaml::Deserializer::from_str(&rendered) {
+        chart.push(Value::deserialize(document)?);
+    }
+    let of_kind = |kind: &str| {
+        let mut found = chart.iter().filter(|object| object["kind"] == kind);
+        match (found.next(), found.next()) {
+            (Some(object), None) => Ok(object.clone()),
+            _ => bail!("the chart has not just one {kind}"),
+        }
+    };
+    let csv = csv(&committed())?;
+    let install = &csv["spec"]["install"]["spec"];
+    for list in ["clusterPermissions", "permissions", "deployments"] {
+        assert_eq!(install[list].as_array().map(Vec::len), Some(1), "{list}");
+    }
+    assert_eq!(install["permissions"][0]["rules"], of_kind("Role")?["rules"]);
+    let granted = rules(&install["clusterPermissions"][0])?;
+    let lacking: Vec<_> = rules(&of_kind("ClusterRole")?)?
+        .into_iter()
+        .filter(|rule| !granted.contains(rule))
+        .collect();
+    assert_eq!(lacking.len(), 1, "{lacking:?}");
+    assert_eq!(lacking[0]["resources"], json!(["customresourcedefinitions"]));
+    assert_eq!(lacking[0]["verbs"], json!(["create", "patch"]));
+    assert_eq!(granted.len() + 1, rules(&of_kind("ClusterRole")?)?.len());
+
+    let mut wanted = of_kind("Deployment")?["spec"].take();
+    let labels = &mut wanted["template"]["metadata"]["labels"];
+    let labels = labels.as_object_mut().context("no labels")?;
+    for label in ["app.kubernetes.io/managed-by", "helm.sh/chart"] {
+        labels.remove(label).context("Helm labels its pods")?;
+    }
+    let environment = &mut wanted["template"]["spec"]["containers"][0]["env"];
+    let environment = environment.as_array_mut().context("no environment")?;
+    environment.push(json!({"name": "LB_MANAGE_CRDS", "value": "false"}));
+    assert_eq!(install["deployments"][0]["spec"], wanted);
+
+    let kinds = |objects: &[Value]| -> BTreeSet<String> {
+        let kinds = objects.iter().map(|object| object["kind"].to_string());
+        kinds.collect()
+    };
+    let others = kinds(&objects(&committed())?);
+    let by_olm = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Deployment",
+        "Role",
+        "RoleBinding",
+        "ServiceAccount",
+    ];
+    let of_chart = kinds(&chart);
+    let left: BTreeSet<_> = of_chart
+        .into_iter()
+        .filter(|kind| !by_olm.iter().any(|by_olm| *kind == json!(by_olm).to_string()))
+        .collect();
+    assert_eq!(others, left, "the other kinds are the same");
+    Ok(())
+}
+
+fn rules(holder: &Value) -> anyhow::Result<Vec<Value>> {
+    holder["rules"].as_array().cloned().context("no rules")
+}
+
+#[test]
+fn olms_own_tools_find_no_fault() -> anyhow::Result<()> {
+    let (release, _) = release()?;
+    for directory in [committed(), release.path().to_owned()] {
+        let bundle = directory.join("bundle").display().to_string();
+        let said = tool("bundle-validate", &[&bundle, NEWEST_KUBERNETES])?;
+        assert!(said.contains("\"validators\":13"), "{said}");
+        let catalog = directory.join("catalog").display().to_string();
+        tool("opm", &["validate", &catalog])?;
+
+        // What the catalog says of the bundle is what opm makes of it.
+        let version = env!("CARGO_PKG_VERSION");
+        let rendered = tool(
+            "opm",
+            &[
+                "render",
+                &bundle,
+                "--alpha-image-ref-template=lb-operator.io/bundle:{{.Version}}",
+                "--migrate-level=bundle-object-to-csv-metadata",
+            ],
+        )?;
+        let rendered: Value = serde_json::from_str(&rendered)?;
+        let ours = read(&directory.join(format!("catalog/lb-operator/bundle-v{version}.yaml")))?;
+        assert_eq!(ours, rendered);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_tools_can_find_fault() -> anyhow::Result<()> {
+    let (release, _) = release()?;
+    let bundle = release.path().join("bundle").display().to_string();
+    let manifests = release.path().join("bundle/manifests");
+    let path = manifests.join("lb-operator.clusterserviceversion.yaml");
+    let good = std::fs::read_to_string(&path)?;
+    for (from, to, says) in [
+        ("categories: Networking", "categories: Nets", "Nets"),
+        ("email: maintainers@lb-operator.io", "email: nobody", "nobody"),
+        ("minKubeVersion: 1.31.0", "minKubeVersion: new", "new"),
+        // Warnings, which are not in the list.
+        ("name: lb-operator.v", "name: lb-operator-", "naming convention"),
+        (
+            "  - customresourcedefinitions\n          verbs:\n          - get",
+            "  - customresourcedefinitions\n          verbs:\n          - create",
+            "create CRD",
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&path, good.replacen(from, to, 1))?;
+        let said = tool("bundle-validate", &[&bundle, NEWEST_KUBERNETES]);
+        let said = said.expect_err(says).to_string();
+        assert!(said.contains(says), "{from}: {said}");
+    }
+    std::fs::write(&path, good)?;
+    std::fs::remove_file(manifests.join("metallb.io_ipaddresspools.yaml"))?;
+    let said = tool("bundle-validate", &[&bundle, NEWEST_KUBERNETES]);
+    assert!(
+        said.expect_err("a kind is gone")
+            .to_string()
+            .contains("ipaddresspools")
+    );
+
+    let channel = release.path().join("catalog/lb-operator/channel.yaml");
+    let text = std::fs::read_to_string(&channel)?;
+    std::fs::write(
+        &channel,
+        text.replace("name: lb-operator.v", "name: lb-operator.w"),
+    )?;
+    let catalog = release.path().join("catalog").display().to_string();
+    tool("opm", &["validate", &catalog]).expect_err("the channel's bundle is not there");
+    Ok(())
+}
+
+#[test]
+fn a_release_names_every_image_by_its_digest_and_says_that_it_can_be_mirrored() -> anyhow::Result<()> {
+    let (release, _) = release()?;
+    let text = std::fs::read_to_string(
+        release
+            .path()
+            .join("bundle/manifests/lb-operator.clusterserviceversion.yaml"),
+    )?;
+    let tags: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("lb-operator.io/") && line.contains(env!("CARGO_PKG_VERSION")))
+        .collect();
+    assert_eq!(tags, Vec::<&str>::new());
+    let csv = csv(release.path())?;
+    let related = csv["spec"]["relatedImages"].as_array().context("no images")?;
+    for (image, program) in related.iter().zip(["controller", "operator", "speaker"]) {
+        let archive = repository().join(format!("target/images/{program}.tar"));
+        let pinned = format!("lb-operator.io/{program}@{}", digest_of(&archive)?);
+        assert_eq!(*image, json!({"name": program, "image": pinned}));
+    }
+    assert_eq!(related.len(), 3);
+    let disconnected =
+        |csv: &Value| csv["metadata"]["annotations"]["features.operators.openshift.io/disconnected"].clone();
+    assert_eq!(disconnected(&csv), "true");
+    assert_eq!(disconnected(&self::csv(&committed())?), "false");
+    Ok(())
+}
+
+#[test]
+fn a_release_after_others_replaces_the_last_and_is_reached_from_all_it_can_take_over() -> anyhow::Result<()> {
+    let (catalog, now) = release()?;
+    let next = |version: &str, releases: &[&str]| -> anyhow::Result<Input> {
+        let mut input = now.clone();
+        input.chart.version = version.to_owned();
+        input.releases = releases
+            .iter()
+            .map(|version| {
+                Ok(Release {
+                    version: Version::parse(version)?,
+                })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(input)
+    };
+    write(catalog.path(), &next("0.2.0", &["0.1.0"])?)?;
+    write(catalog.path(), &next("0.2.1", &["0.1.0", "0.2.0"])?)?;
+    write(catalog.path(), &next("0.10.0", &["0.2.1", "0.1.0", "0.2.0"])?)?;
+    let directory = catalog.path().join("catalog").display().to_string();
+    tool("opm", &["validate", &directory])?;
+    let channel = read(&catalog.path().join("catalog/lb-operator/channel.yaml"))?;
+    let entries = json!([
+        {"name": "lb-operator.v0.1.0", "skipRange": ">=0.0.0 <0.1.0"},
+        {"name": "lb-operator.v0.2.0", "skipRange": ">=0.1.0 <0.2.0", "replaces": "lb-operator.v0.1.0"},
+        {"name": "lb-operator.v0.2.1", "skipRange": ">=0.1.0 <0.2.1", "replaces": "lb-operator.v0.2.0"},
+        {"name": "lb-operator.v0.10.0", "skipRange": ">=0.9.0 <0.10.0", "replaces": "lb-operator.v0.2.1"},
+    ]);
+    assert_eq!(channel["entries"], entries);
+    Ok(())
+}
+
+#[test]
+fn installed_as_olm_does_the_bundle_brings_a_stack_up() -> anyhow::Result<()> {
+    let (release, _) = release()?;
+    let csv = csv(release.path())?;
+    let stage = Stage::lab("olm", 2)?;
+    know_by_digest(&stage)?;
+    install(&stage, release.path(), &csv)?;
+
+    // The samples of the catalog are all that a user writes.
+    let examples = csv["metadata"]["annotations"]["alm-examples"].as_str();
+    let examples: Vec<Value> = serde_json::from_str(examples.context("no examples")?)?;
+    for example in &examples {
+        stage.apply(&example.to_string())?;
+        if example["kind"] == "LoadBalancerStack" {
+            stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
+        }
+    }
+    assert_eq!(examples.len(), 3);
+    stage.apply_backend("web", 2)?;
+    stage.apply_service("web", "web", "", "")?;
+    let address = stage.address("web")?;
+    stage.answers(&address, "web")?;
+
+    for workload in ["deployment/controller", "daemonset/speaker"] {
+        let image = stage.admin(&format!(
+            "kubectl get {workload} -n metallb-system -o jsonpath='{{.spec.template.spec.containers[*].image}}'"
+        ))?;
+        assert!(image.contains("@sha256:"), "{workload} runs {image}");
+    }
+    the_kinds_are_olms(&stage)
+}
+
+/// The operator neither writes the kinds nor may.
+fn the_kinds_are_olms(stage: &Stage) -> anyhow::Result<()> {
+    let account = format!("system:serviceaccount:{NAMESPACE}:lb-operator");
+    for verb in ["create", "patch", "delete"] {
+        let may = stage.admin(&format!(
+            "kubectl auth can-i {verb} customresourcedefinitions/ipaddresspools.metallb.io --as={account} || true"
+        ))?;
+        assert_eq!(may.trim(), "no", "{verb}");
+    }
+    let writers = stage.admin(
+        "kubectl get crds -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.managedFields[*].manager}{\"\\n\"}{end}'",
+    )?;
+    let ours: Vec<_> = writers
+        .lines()
+        .filter(|line| line.contains("metallb.io"))
+        .collect();
+    assert_eq!(ours.len(), 4, "{writers}");
+    assert!(ours.iter().all(|line| !line.contains("lb-operator")), "{ours:?}");
+    Ok(())
+}
+
+/// The nodes know our images by tag; a registry would know them by digest too.
+fn know_by_digest(stage: &Stage) -> anyhow::Result<()> {
+    let lab = stage.the_lab();
+    for node in lab.nodes() {
+        for image in own_images() {
+            let program = image
+                .file_stem()
+                .context("no name")?
+                .to_string_lossy()
+                .into_owned();
+            let name = format!("lb-operator.io/{program}");
+            let tagged = format!("{name}:{}", env!("CARGO_PKG_VERSION"));
+            let pinned = format!("{name}@{}", digest_of(&image)?);
+            let output = lab
+                .command(
+                    &node,
+                    &["ctr", "--namespace", "k8s.io", "images", "tag", &tagged, &pinned],
+                )?
+                .output()?;
+            assert!(
+                output.status.success(),
+                "{node}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What OLM makes of a bundle: the kinds, an account with its rules, the Deployment, and the other objects.
+fn install(stage: &Stage, directory: &Path, csv: &Value) -> anyhow::Result<()> {
+    let mut manifests =
+        vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})];
+    let (kinds, others): (Vec<_>, Vec<_>) = objects(directory)?
+        .into_iter()
+        .partition(|object| object["kind"] == "CustomResourceDefinition");
+    assert_eq!(kinds.len(), 5);
+    let names: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("crd/{}", kind["metadata"]["name"].as_str().unwrap_or_default()))
+        .collect();
+    manifests.extend(kinds);
+    for mut object in others {
+        object["metadata"]["namespace"] = json!(NAMESPACE);
+        manifests.push(object);
+    }
+    let install = &csv["spec"]["install"]["spec"];
+    let name = csv["metadata"]["name"].as_str().context("no name")?;
+    let mut accounts = BTreeSet::new();
+    for (list, role, namespace) in [
+        ("clusterPermissions", "ClusterRole", None),
+        ("permissions", "Role", Some(NAMESPACE)),
+    ] {
+        for permission in install[list].as_array().into_iter().flatten() {
+            let account = permission["serviceAccountName"].as_str().context("no account")?;
+            accounts.insert(account.to_owned());
+            let name = format!("{name}-{account}");
+            let mut metadata = json!({"name": name});
+            if let Some(namespace) = namespace {
+                metadata["namespace"] = json!(namespace);
+            }
+            let api = "rbac.authorization.k8s.io";
+            manifests.push(json!({
+                "apiVersion": format!("{api}/v1"), "kind": role, "metadata": metadata, "rules": permission["rules"],
+            }));
+            manifests.push(json!({
+                "apiVersion": format!("{api}/v1"), "kind": format!("{role}Binding"), "metadata": metadata,
+                "roleRef": {"apiGroup": api, "kind": role, "name": name},
+                "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+            }));
+        }
+    }
+    for account in accounts {
+        manifests.push(json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": NAMESPACE},
+        }));
+    }
+    let mut deployments = Vec::new();
+    for deployment in install["deployments"].as_array().into_iter().flatten() {
+        let mut spec = deployment["spec"].clone();
+        // As OLM does: the pods know which ClusterServiceVersion they are of.
+        spec["template"]["metadata"]["annotations"]["operatorframework.io/csv"] = json!(name);
+        deployments.push(deployment["name"].as_str().context("no name")?.to_owned());
+        manifests.push(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": deployment["name"], "namespace": NAMESPACE, "labels": deployment["label"]},
+            "spec": spec,
+        }));
+    }
+    let text: Vec<_> = manifests.iter().map(Value::to_string).collect();
+    let file = directory.join("install.yaml");
+    std::fs::write(&file, text.join("\n---\n"))?;
+    // Kinds as large as the stack's are too much for kubectl's own annotation.
+    stage.admin(&format!("kubectl apply --server-side -f {}", file.display()))?;
+    stage.admin(&format!(
+        "kubectl wait {} --for=condition=Established --timeout=60s",
+        names.join(" ")
+    ))?;
+    for deployment in deployments {
+        eventually(&format!("{deployment} to run"), EVENTUALLY, || {
+            let status =
+                format!("kubectl rollout status deployment/{deployment} -n {NAMESPACE} --timeout=10s");
+            Ok(stage.admin(&status).ok())
+        })?;
+    }
+    Ok(())
+}
