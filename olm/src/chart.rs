@@ -60,8 +60,15 @@ struct Metadata {
     maintainers: Vec<Maintainer>,
 }
 
-/// Kinds of the chart that a bundle may hold as they are.
-const PLAIN_KINDS: [&str; 3] = ["NetworkPolicy", "PodDisruptionBudget", "Service"];
+/// Kinds that a bundle may hold as they are.
+const PLAIN_KINDS: [&str; 6] = [
+    "ConfigMap",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "PrometheusRule",
+    "Service",
+    "ServiceMonitor",
+];
 
 /// Labels that say that Helm manages the object.
 const HELM_LABELS: [&str; 2] = ["app.kubernetes.io/managed-by", "helm.sh/chart"];
@@ -82,13 +89,20 @@ impl Chart {
         for document in serde_yaml::Deserializer::from_str(rendered) {
             let mut body = Value::deserialize(document).map_err(unreadable("the rendered chart"))?;
             let kind = body["kind"].as_str().unwrap_or_default().to_owned();
+            if is_hook(&body) {
+                continue;
+            }
             forget_helm(&mut body);
             match kind.as_str() {
-                "ClusterRole" => cluster_rules = Some(without_crd_writes(&list(&body["rules"]))),
-                "Role" => rules = Some(list(&body["rules"])),
-                "Deployment" => deployment = Some(leave_crds_to_olm(body)),
+                "ClusterRole" => {
+                    let rules = without_crd_writes(&list(&body["rules"]));
+                    set_once(&mut cluster_rules, rules, "ClusterRole")?;
+                }
+                "Role" => set_once(&mut rules, list(&body["rules"]), "Role")?,
+                "Deployment" => set_once(&mut deployment, leave_crds_to_olm(body), "Deployment")?,
                 "ServiceAccount" => {
-                    service_account = body["metadata"]["name"].as_str().map(str::to_owned);
+                    let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                    set_once(&mut service_account, name, "ServiceAccount")?;
                 }
                 // OLM binds the rules itself, and takes the kinds from the bundle.
                 "ClusterRoleBinding" | "RoleBinding" | "CustomResourceDefinition" => {}
@@ -127,6 +141,18 @@ impl Object {
         let (name, kind) = (text(&self.body["metadata"]["name"]), text(&self.body["kind"]));
         format!("bundle/manifests/{name}_{version}_{}.yaml", kind.to_lowercase())
     }
+}
+
+fn set_once<T>(slot: &mut Option<T>, value: T, kind: &'static str) -> Result<(), Error> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Error::Twice(kind)),
+    }
+}
+
+/// Whether an object exists only while Helm installs or removes something: OLM has nothing like it.
+fn is_hook(body: &Value) -> bool {
+    body["metadata"]["annotations"].get("helm.sh/hook").is_some()
 }
 
 fn list(value: &Value) -> Vec<Value> {
@@ -173,4 +199,73 @@ fn leave_crds_to_olm(mut deployment: Value) -> Value {
         environment.push(json!({"name": "LB_MANAGE_CRDS", "value": "false"}));
     }
     deployment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METADATA: &str = "appVersion: 0.1.0\ndescription: d\nhome: https://h\nkeywords: []\nkubeVersion: '>=1.31.0-0'\n\
+         maintainers: [{name: n}]\n";
+    const OBJECTS: &str = "\
+kind: ServiceAccount
+metadata: {name: operator}
+---
+# Nothing but a comment.
+---
+kind: ClusterRole
+rules:
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get, create]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], resourceNames: [x], verbs: [patch]}
+- {apiGroups: [''], resources: [pods], verbs: [get]}
+---
+kind: Role
+rules: []
+---
+kind: Deployment
+metadata: {name: operator, namespace: x, labels: {helm.sh/chart: c, app: a}}
+spec: {template: {spec: {containers: [{env: []}]}}}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: operator}
+---
+kind: Job
+metadata: {annotations: {helm.sh/hook: pre-delete}}
+";
+
+    #[test]
+    fn the_kinds_are_left_to_olm_and_what_is_helms_is_left_out() {
+        let chart = Chart::new(METADATA, OBJECTS).unwrap();
+        assert_eq!(chart.min_kube_version, "1.31.0");
+        let verbs: Vec<_> = chart.cluster_rules.iter().map(|rule| &rule["verbs"]).collect();
+        assert_eq!(verbs, [&json!(["get"]), &json!(["get"])]);
+        assert_eq!(
+            chart.deployment["metadata"],
+            json!({"name": "operator", "labels": {"app": "a"}})
+        );
+        let others: Vec<_> = chart.others.iter().map(Object::path).collect();
+        assert_eq!(
+            others,
+            ["bundle/manifests/operator_policy_v1_poddisruptionbudget.yaml"]
+        );
+    }
+
+    #[test]
+    fn what_olm_does_not_take_is_named() {
+        for (more, says) in [
+            ("kind: DaemonSet", "DaemonSet"),
+            (
+                "kind: ValidatingWebhookConfiguration",
+                "ValidatingWebhookConfiguration",
+            ),
+            ("kind: Role\nrules: []", "second Role"),
+        ] {
+            let error = Chart::new(METADATA, &format!("{OBJECTS}---\n{more}")).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        let without = OBJECTS.replace("kind: Role\n", "kind: PrometheusRule\n");
+        let error = Chart::new(METADATA, &without).unwrap_err();
+        assert!(error.to_string().contains("no Role"), "{error}");
+    }
 }

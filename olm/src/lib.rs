@@ -103,6 +103,9 @@ pub enum Error {
         "the chart renders a {0}, which OLM does not take in a bundle: leave it out in olm/src/chart.rs, with a reason"
     )]
     Unsupported(String),
+    /// The chart has two objects of a kind that a bundle has one of.
+    #[error("the chart renders a second {0}: say in olm/src/chart.rs what becomes of it in a bundle")]
+    Twice(&'static str),
     /// Digests are given for some images only, or for images that there are not.
     #[error("digests are given of {given:?}, and the images are {needed:?}: give all of them or none")]
     Digests {

@@ -76,7 +76,7 @@ func main() {
 		}
 	}
 	if faults > 0 {
-		fail(fmt.Sprintf("%d faults", faults))
+		fail(fmt.Sprintf("faults: %d", faults))
 	}
 	summary, err := json.Marshal(map[string]any{
 		"csv": bundle.CSV.GetName(), "objects": len(bundle.Objects), "validators": len(validation.AllValidators),

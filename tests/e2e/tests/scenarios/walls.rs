@@ -73,6 +73,14 @@ fn the_api_types_pull_in_no_runtime_and_no_client() {
 }
 
 #[test]
+fn the_bundle_is_made_without_a_cluster() {
+    assert_without(
+        "lb-olm",
+        &["tokio", "kube-client", "hyper", "lb-daemon", "lb-operator"],
+    );
+}
+
+#[test]
 fn each_program_stays_in_its_room() {
     assert_without("lb-controller", &["lb-net", "lb-proto", "lb-speaker"]);
     assert_without("lb-speaker", &["lb-ipam", "lb-controller"]);
