@@ -109,6 +109,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Coordinator {
     config: Config,
+    /// When this began.
+    epoch: Instant,
     now: Instant,
     phase: Phase,
     draining: bool,
@@ -150,6 +152,7 @@ impl Coordinator {
     #[must_use]
     pub fn new(now: Instant, incarnation: u64, config: Config) -> Self {
         Self {
+            epoch: now,
             now,
             phase: Phase::Listing,
             draining: false,
@@ -356,6 +359,17 @@ impl Coordinator {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.phase == Phase::Running && !self.dirty.is_empty()
+    }
+
+    /// Whether there is nothing to do before [`poll_timeout`](Self::poll_timeout): most heartbeats bring no news.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.phase == Phase::Running
+            && self.dirty.is_empty()
+            && self.outputs.is_empty()
+            && self.reports.is_empty()
+            && !self.views_changed
+            && !self.needs_changed
     }
 
     /// What is to be done; call it until there is none.

@@ -26,6 +26,8 @@ const MAX_KEY: u64 = 4096;
 #[derive(Debug)]
 pub struct Heartbeats {
     socket: UdpSocket,
+    /// Whether it is one for IPv6, which takes IPv4 addresses mapped.
+    v6: bool,
     port: u16,
     directory: PathBuf,
     keys: Option<Keys>,
@@ -42,8 +44,10 @@ impl Heartbeats {
     /// When the port cannot be had.
     pub fn open(port: u16, directory: &Path, metrics: Metrics) -> anyhow::Result<Self> {
         let socket = bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
+        let v6 = socket.local_addr().is_ok_and(|own| own.is_ipv6());
         let mut heartbeats = Self {
             socket,
+            v6,
             port,
             directory: directory.to_owned(),
             keys: None,
@@ -83,16 +87,22 @@ impl Heartbeats {
         let Some(keys) = &self.keys else { return };
         let bytes = keys.seal(datagram);
         for address in addresses {
-            match self
-                .socket
-                .try_send_to(&bytes, SocketAddr::new(mapped(&self.socket, *address), self.port))
-            {
+            let to = SocketAddr::new(self.mapped(*address), self.port);
+            match self.socket.try_send_to(&bytes, to) {
                 Ok(_) => {
                     self.metrics.heartbeat_sent();
                     return;
                 }
                 Err(error) => tracing::trace!(%address, %error, "datagram not sent"),
             }
+        }
+    }
+
+    /// The address as the socket wants it.
+    fn mapped(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V4(v4) if self.v6 => v4.to_ipv6_mapped().into(),
+            IpAddr::V4(_) | IpAddr::V6(_) => address,
         }
     }
 
@@ -141,14 +151,6 @@ fn bind(port: u16) -> io::Result<UdpSocket> {
         .or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
     bound.set_nonblocking(true)?;
     UdpSocket::from_std(bound)
-}
-
-/// An IPv4 address as an IPv6 socket wants it.
-fn mapped(socket: &UdpSocket, address: IpAddr) -> IpAddr {
-    match (socket.local_addr(), address) {
-        (Ok(SocketAddr::V6(_)), IpAddr::V4(v4)) => v4.to_ipv6_mapped().into(),
-        _ => address,
-    }
 }
 
 /// The keys in their order: the current one first. Another one that cannot be used is told and left out: it must not cost

@@ -108,56 +108,65 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             .into_iter()
             .flatten()
             .min();
-        tokio::select! {
-            () = context.shutdown.requested() => {
-                farewell(heartbeats.as_ref(), &mut speaker).await;
-                return Ok(());
-            }
-            () = readable(heartbeats.as_ref()) => {
-                let Some(heartbeats) = &heartbeats else { continue };
-                for datagram in heartbeats.receive(DATAGRAMS) {
-                    if let Err(refused) = speaker.receive(Instant::now(), datagram) {
-                        heartbeats.refuse(refused);
+        let timer = sleep_until(due);
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                () = context.shutdown.requested() => {
+                    farewell(heartbeats.as_ref(), &mut speaker).await;
+                    return Ok(());
+                }
+                () = readable(heartbeats.as_ref()) => {
+                    let Some(heartbeats) = &heartbeats else { break };
+                    for datagram in heartbeats.receive(DATAGRAMS) {
+                        if let Err(refused) = speaker.receive(Instant::now(), datagram) {
+                            heartbeats.refuse(refused);
+                        }
+                    }
+                    // Most bring no news, and some dozens come in a second.
+                    if speaker.is_quiet() && speaker.poll_timeout().is_none_or(|at| due.is_some_and(|due| due <= at)) {
+                        continue;
                     }
                 }
-            }
-            Some(sighting) = sightings.recv() => {
-                speaker.sighted(Instant::now(), &sighting);
-                while let Ok(sighting) = sightings.try_recv() {
+                Some(sighting) = sightings.recv() => {
                     speaker.sighted(Instant::now(), &sighting);
+                    while let Ok(sighting) = sightings.try_recv() {
+                        speaker.sighted(Instant::now(), &sighting);
+                    }
                 }
-            }
-            Some(update) = updates.recv() => {
-                let now = Instant::now();
-                gates.see(&update);
-                speaker.update(now, update);
-                // What else has arrived belongs to the same decisions.
-                for _ in 1..BATCH {
-                    let Ok(update) = updates.try_recv() else {
-                        break;
-                    };
+                Some(update) = updates.recv() => {
+                    let now = Instant::now();
                     gates.see(&update);
                     speaker.update(now, update);
+                    // What else has arrived belongs to the same decisions.
+                    for _ in 1..BATCH {
+                        let Ok(update) = updates.try_recv() else {
+                            break;
+                        };
+                        gates.see(&update);
+                        speaker.update(now, update);
+                    }
                 }
+                Some(snapshot) = links.next() => {
+                    if !links_known {
+                        permitted(&snapshot)?;
+                    }
+                    let came = speaker.set_links(Instant::now(), snapshot);
+                    // The connections to the API server may have gone with the link, and TCP would take its time to notice.
+                    if came && links_known {
+                        let now = Instant::now();
+                        refresh_at = Some(refreshed.map_or(now, |last| (last + REFRESH).max(now)));
+                    }
+                    links_known = true;
+                }
+                update = statuses.landed(&mut speaker) => {
+                    if let Some(update) = update {
+                        speaker.update(Instant::now(), update);
+                    }
+                }
+                () = &mut timer => {}
             }
-            Some(snapshot) = links.next() => {
-                if !links_known {
-                    permitted(&snapshot)?;
-                }
-                let came = speaker.set_links(Instant::now(), snapshot);
-                // The connections to the API server may have gone with the link, and TCP would take its time to notice.
-                if came && links_known {
-                    let now = Instant::now();
-                    refresh_at = Some(refreshed.map_or(now, |last| (last + REFRESH).max(now)));
-                }
-                links_known = true;
-            }
-            update = statuses.landed(&mut speaker) => {
-                if let Some(update) = update {
-                    speaker.update(Instant::now(), update);
-                }
-            }
-            () = sleep_until(due) => {}
+            break;
         }
         if look_at.is_some_and(|at| at <= Instant::now()) {
             look_at = Some(Instant::now() + heartbeats::LOOK);

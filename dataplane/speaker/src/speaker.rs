@@ -285,6 +285,15 @@ impl Speaker {
         self.phase != Phase::Listing && !self.dirty.is_empty() || self.coordinator.is_busy()
     }
 
+    /// Whether what came in since the last step asks for nothing before [`poll_timeout`](Self::poll_timeout).
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.phase == Phase::Running
+            && self.dirty.is_empty()
+            && !self.nodes_changed
+            && self.coordinator.is_quiet()
+    }
+
     /// Whether every address has been decided once.
     #[must_use]
     pub fn is_running(&self) -> bool {

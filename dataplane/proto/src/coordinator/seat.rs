@@ -15,6 +15,9 @@ use crate::ownership::{Scene, Step, keeps};
 const VERIFY: Duration = Duration::from_secs(30);
 const FIRST_VERIFY: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_millis(500);
+/// Questions of deputies go together, at so many seconds' distance: each time that others are asked about, the kernel's
+/// filter is made anew.
+const ROUND: Duration = Duration::from_secs(3);
 
 /// Who may answer for an address.
 #[derive(Clone, Copy, Debug)]
@@ -345,7 +348,7 @@ impl Coordinator {
                 let pause = if known.is_some() { VERIFY } else { FIRST_VERIFY };
                 Deputy {
                     owner,
-                    at: now + jitter(pause, address),
+                    at: rounded(self.epoch, now + jitter(pause, address)),
                     asked: false,
                 }
             }
@@ -368,6 +371,15 @@ impl Coordinator {
             }
         }
     }
+}
+
+/// The end of the round that a time falls into.
+fn rounded(epoch: Instant, at: Instant) -> Instant {
+    let rounds = at
+        .saturating_duration_since(epoch)
+        .as_millis()
+        .div_ceil(ROUND.as_millis());
+    epoch + ROUND * u32::try_from(rounds).unwrap_or(u32::MAX)
 }
 
 /// More or less by a quarter, differently for each address and the same for each run.
