@@ -422,6 +422,7 @@ impl Speaker {
                 let candidates = Candidates {
                     order: &order,
                     declined,
+                    preferred: None,
                 };
                 self.coordinator.set_candidates(address, Some(candidates));
                 if let Ok(announcement) = mine
