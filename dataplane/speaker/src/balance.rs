@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who is to have each address.
 #[derive(Debug, Default)]
-pub(crate) struct Balance {
+pub struct Balance {
     /// Numbers of nodes, because ten thousand addresses name sixteen each.
     numbers: BTreeMap<Arc<str>, u32>,
     /// The candidates of each address in order, by number: the first of them, as all speakers see them.
@@ -34,12 +34,12 @@ pub(crate) struct Balance {
 
 impl Balance {
     /// Something may have changed that the opinion is made from.
-    pub(crate) fn touch(&mut self) {
+    pub fn touch(&mut self) {
         self.changed = true;
     }
 
     /// These may have the address, in this order; nobody may if it is empty.
-    pub(crate) fn set_order(&mut self, address: IpAddr, order: &[&str]) {
+    pub fn set_order(&mut self, address: IpAddr, order: &[&str]) {
         // We ourselves may stand behind the others, for us alone.
         let common = order.get(..MOST_CANDIDATES).unwrap_or(order);
         let numbers: Box<[u32]> = common.iter().map(|name| self.number(name)).collect();
@@ -52,18 +52,20 @@ impl Balance {
     }
 
     /// The node that is to have the address.
-    pub(crate) fn target(&self, address: IpAddr) -> Option<&str> {
+    #[must_use]
+    pub fn target(&self, address: IpAddr) -> Option<&str> {
         self.targets.get(&address).map(|name| &**name)
     }
 
     /// When to look again; none when nothing has changed.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
         let looked = self.looked.filter(|_| self.changed)?;
         Some(looked + PAUSE)
     }
 
     /// Looks again, if something has changed and it is time; returns the addresses that are to be somewhere else now.
-    pub(crate) fn look(&mut self, now: Instant, index: &Index, peers: &Peers) -> Vec<IpAddr> {
+    pub fn look(&mut self, now: Instant, index: &Index, peers: &Peers) -> Vec<IpAddr> {
         if !self.changed || self.looked.is_some_and(|at| now < at + PAUSE) {
             return Vec::new();
         }

@@ -11,7 +11,7 @@
 pub mod agenda;
 pub mod announce;
 pub mod args;
-mod balance;
+pub mod balance;
 pub mod decide;
 pub mod heartbeats;
 mod held;
