@@ -220,6 +220,6 @@ fn ten_thousand_addresses_are_placed_at_once() {
     assert_eq!(most, 10);
     let (_, most) = timed("at rest", &scene, &all);
     assert_eq!(most, 10);
-    // Unoptimized, and on a machine that does other things too; a release takes a twentieth.
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    // Unoptimized it takes less than a tenth of a second; the rest is for a machine that does other things too.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
