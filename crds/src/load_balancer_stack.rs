@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
+mod announcing;
+
+pub use announcing::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
+
 /// What to run, and how. Every field is optional: with none, it is an installation fit for production.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
@@ -273,8 +277,14 @@ pub struct Controller {
 }
 
 /// How the speakers run, and what they do.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.placement) || self.placement != 'Balanced' || !has(self.failback) || self.failback != 'Immediate'"
+).message(
+    "placement: Balanced and failback: Immediate contradict each other, because the first node in the order would take \
+     back what balance gives to others: remove one of them"
+))]
 pub struct Speaker {
     /// CPU and memory to reserve, and limits. Absent: a small request and no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -330,6 +340,13 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failback: Option<Failback>,
 
+    /// Which node announces an address. HashOrder: the first in MetalLB's order that lives. Balanced: no node has more
+    /// addresses than the average, rounded up, where all may have them; when nodes come or go, as few addresses move as
+    /// that takes, a few at a time, and each move breaks the established connections of that address. Balanced and failback:
+    /// Immediate exclude each other. Default: HashOrder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+
     /// What to do when a host that is no node answers for an address. Warn: an event, and a metric. Defend: the address is
     /// announced again too, at most every ten seconds. Yield: the address is left to that host until it is gone. Default:
     /// Warn.
@@ -346,60 +363,6 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 300))]
     pub restart_grace_seconds: Option<i32>,
-}
-
-/// How the speakers watch each other: small datagrams over UDP, authenticated by the Secret speaker-heartbeat-keys. A node
-/// that was not heard for interval × misses, and does not answer on the LAN either, loses its addresses to the next one.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Heartbeat {
-    /// Milliseconds between two heartbeats to another speaker. A speaker with more than 25 others to speak to takes more
-    /// time. Default: 50.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 20, max = 1000))]
-    pub interval_milliseconds: Option<i32>,
-
-    /// Heartbeats in a row that may be missed. Default: 3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 2, max = 20))]
-    pub misses: Option<i32>,
-
-    /// UDP port on every node. Default: 7947.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1024, max = 65535))]
-    pub port: Option<i32>,
-}
-
-/// What to do when nodes cannot hear each other.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum PartitionPolicy {
-    /// Each side announces.
-    Availability,
-    /// The side with the majority announces.
-    Fenced,
-}
-
-/// Whether a node that returns takes its addresses back.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum Failback {
-    /// It does not.
-    Never,
-    /// It does.
-    Immediate,
-}
-
-/// What to do when a host that is no node answers for an address.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum ConflictPolicy {
-    /// Tell it.
-    Warn,
-    /// Announce the address again.
-    Defend,
-    /// Leave the address to it.
-    Yield,
 }
 
 /// Whether something optional is there.

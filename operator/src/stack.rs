@@ -5,7 +5,7 @@
 
 use kube::ResourceExt;
 use lb_crds::load_balancer_stack::{
-    ComponentImage, ConflictPolicy, Failback, Images, PartitionPolicy, Speaker,
+    ComponentImage, ConflictPolicy, Failback, Images, PartitionPolicy, Placement, Speaker,
 };
 use lb_crds::{LoadBalancerStack, Mode};
 use semver::Version;
@@ -139,6 +139,11 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
         Failback::Never => "never",
         Failback::Immediate => "immediate",
     });
+    // Not told where it is what the speaker does anyway.
+    let placement = speaker.placement.and_then(|placement| match placement {
+        Placement::HashOrder => None,
+        Placement::Balanced => Some("balanced"),
+    });
     let conflicts = speaker.conflict_policy.map(|policy| match policy {
         ConflictPolicy::Warn => "warn",
         ConflictPolicy::Defend => "defend",
@@ -155,6 +160,7 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
         ("LB_HEARTBEAT_PORT", number(heartbeat.port)),
         ("LB_PARTITION_POLICY", word(policy)),
         ("LB_FAILBACK", word(failback)),
+        ("LB_PLACEMENT", word(placement)),
         ("LB_CONFLICT_POLICY", word(conflicts)),
         ("LB_ANNOUNCE_INTERVAL", number(speaker.announce_interval_seconds)),
         ("LB_RESTART_GRACE", number(speaker.restart_grace_seconds)),

@@ -152,6 +152,18 @@ fn every_field_reaches_the_objects() {
 }
 
 #[test]
+fn placement_is_told_where_it_is_not_the_speakers_own() {
+    for (placement, told) in [("HashOrder", None), ("Balanced", Some("balanced"))] {
+        let objects = objects(json!({"speaker": {"placement": placement}}));
+        let [_, speaker] = pod_templates(&objects);
+        let container = speaker.spec.unwrap().containers.remove(0);
+        let env = container.env.unwrap_or_default();
+        let placement = env.into_iter().find(|variable| variable.name == "LB_PLACEMENT");
+        assert_eq!(placement.and_then(|variable| variable.value).as_deref(), told);
+    }
+}
+
+#[test]
 fn selectors_never_change() {
     let expected = json!({"matchLabels": {"app": "metallb", "component": "controller"}});
     for spec in [

@@ -1,4 +1,4 @@
-//! The addresses that a speaker answers for, as it tells them to others: a set with a digest, cut into parts that fit into
+//! The addresses that a speaker answers for or offers, as it tells them to others: a set with a digest, cut into parts that fit into
 //! datagrams, and put together again.
 //!
 //! The digest is in every heartbeat. Who knows another one is sent all parts, and believes them when they are complete: so
@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Part};
+use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Part, Stance};
 
 /// The digest of no claims at all. Not 0, which stands for "not known".
 const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -15,10 +15,10 @@ const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Most parts that are put together: more addresses than any cluster has.
 const MAX_PARTS: u16 = 4096;
 
-/// A set of addresses, each answered for or declined.
+/// A set of addresses, each answered for, offered or declined.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Claims {
-    entries: BTreeMap<IpAddr, bool>,
+    entries: BTreeMap<IpAddr, Stance>,
     digest: u64,
 }
 
@@ -34,22 +34,22 @@ impl Default for Claims {
 impl Claims {
     /// Takes in an entry; returns whether that changed anything.
     pub fn insert(&mut self, entry: Entry) -> bool {
-        let before = self.entries.insert(entry.address, entry.declined);
-        if before == Some(entry.declined) {
+        let before = self.entries.insert(entry.address, entry.stance);
+        if before == Some(entry.stance) {
             return false;
         }
-        if let Some(declined) = before {
-            self.digest ^= hash(entry.address, declined);
+        if let Some(stance) = before {
+            self.digest ^= hash(entry.address, stance);
         }
-        self.digest ^= hash(entry.address, entry.declined);
+        self.digest ^= hash(entry.address, entry.stance);
         true
     }
 
     /// Takes an address out; returns whether it was there.
     pub fn remove(&mut self, address: IpAddr) -> bool {
         match self.entries.remove(&address) {
-            Some(declined) => {
-                self.digest ^= hash(address, declined);
+            Some(stance) => {
+                self.digest ^= hash(address, stance);
                 true
             }
             None => false,
@@ -59,33 +59,45 @@ impl Claims {
     /// Whether the address is answered for.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
-        self.entries.get(&address) == Some(&false)
+        match self.entries.get(&address) {
+            Some(Stance::Claimed | Stance::Offered { .. }) => true,
+            Some(Stance::Declined) | None => false,
+        }
+    }
+
+    /// To which node the address is offered, by its mark; none when it is not.
+    #[must_use]
+    pub fn offered(&self, address: IpAddr) -> Option<u32> {
+        match self.entries.get(&address) {
+            Some(Stance::Offered { to }) => Some(*to),
+            Some(Stance::Claimed | Stance::Declined) | None => None,
+        }
     }
 
     /// Whether the address is declined.
     #[must_use]
     pub fn declines(&self, address: IpAddr) -> bool {
-        self.entries.get(&address) == Some(&true)
+        self.entries.get(&address) == Some(&Stance::Declined)
     }
 
     /// Whether exactly this is told of the address.
     #[must_use]
     pub fn contains(&self, entry: Entry) -> bool {
-        self.entries.get(&entry.address) == Some(&entry.declined)
+        self.entries.get(&entry.address) == Some(&entry.stance)
     }
 
     /// The addresses, in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> {
-        self.entries.iter().map(|(address, declined)| Entry {
+        self.entries.iter().map(|(address, stance)| Entry {
             address: *address,
-            declined: *declined,
+            stance: *stance,
         })
     }
 
     /// The addresses that are answered for, in order.
     pub fn owned(&self) -> impl DoubleEndedIterator<Item = IpAddr> {
         self.entries()
-            .filter(|entry| !entry.declined)
+            .filter(|entry| entry.stance != Stance::Declined)
             .map(|entry| entry.address)
     }
 
@@ -172,12 +184,17 @@ impl Assembly {
 
 /// Spreads the bits of an entry, so that their exclusive or tells sets apart. Nobody needs to be kept from finding two
 /// sets alike: who tells them is authenticated.
-fn hash(address: IpAddr, declined: bool) -> u64 {
+fn hash(address: IpAddr, stance: Stance) -> u64 {
     let (high, low, family) = match address {
         IpAddr::V4(v4) => (0, u64::from(v4.to_bits()), 4),
         IpAddr::V6(v6) => ((v6.to_bits() >> 64) as u64, v6.to_bits() as u64, 6),
     };
-    mix(mix(mix(high) ^ low) ^ family ^ (u64::from(declined) << 8))
+    let stance = match stance {
+        Stance::Claimed => 0,
+        Stance::Declined => 1,
+        Stance::Offered { to } => 2 | u64::from(to) << 8,
+    };
+    mix(mix(mix(high) ^ low) ^ family ^ (stance << 8))
 }
 
 /// The finalizer of SplitMix64.

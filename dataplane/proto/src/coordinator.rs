@@ -18,6 +18,7 @@
 
 mod council;
 mod exchange;
+mod offer;
 mod outputs;
 mod probe;
 mod seat;
@@ -136,6 +137,8 @@ pub struct Coordinator {
     needed: BTreeMap<NodeId, usize>,
     needs_changed: bool,
     probes: Probes,
+    /// Addresses that are or were offered to others lately, by when the next may be.
+    offers: BTreeMap<IpAddr, Instant>,
     /// Addresses that wait for another owner, by when the patience ends.
     deadlines: BTreeSet<(Instant, IpAddr)>,
     flaps: u32,
@@ -173,6 +176,7 @@ impl Coordinator {
             needed: BTreeMap::new(),
             needs_changed: false,
             probes: Probes::default(),
+            offers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             flaps: 0,
             last_flap: None,
@@ -241,15 +245,18 @@ impl Coordinator {
                     self.outputs.push_back(Output::StandDown { address });
                 }
             }
+            self.offers.remove(&address);
             self.dirty.remove(&address);
             return;
         };
         let order: Vec<_> = candidates.order.iter().map(|name| self.id_of(name)).collect();
         let seat = self.seats.entry(address).or_default();
-        if seat.order == order && seat.declined == candidates.declined {
-            return;
-        }
+        let same = seat.order == order && seat.declined == candidates.declined;
         seat.order = order;
+        self.prefer(address, candidates.preferred);
+        let Some(seat) = self.seats.get_mut(&address).filter(|_| !same) else {
+            return;
+        };
         seat.declined = candidates.declined;
         self.decline(address, candidates.declined);
         self.dirty.insert(address);
@@ -490,7 +497,11 @@ impl Coordinator {
     /// The view of a peer has changed.
     fn changed(&mut self, id: NodeId) {
         self.views_changed = true;
-        match self.liveness.view(id) {
+        let view = self.liveness.view(id);
+        if let Some(told) = self.peers.get_mut(&id) {
+            told.up_since = (view == View::Up).then(|| told.up_since.unwrap_or(self.now));
+        }
+        match view {
             View::Down => self.lost(id),
             View::Up => {
                 if let Some(told) = self.peers.get_mut(&id)

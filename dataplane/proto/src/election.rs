@@ -29,6 +29,13 @@ pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>)
         .map(|(_, node)| node)
 }
 
+/// Which node is meant, in few bytes: the first four of its place in the order of the address.
+#[must_use]
+pub fn mark(address: IpAddr, node: &str) -> u32 {
+    let [a, b, c, d, ..] = rank(&canonical(address), node);
+    u32::from_be_bytes([a, b, c, d])
+}
+
 fn rank(address: &str, node: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(node.as_bytes());

@@ -54,6 +54,8 @@ const TAG_V4: u8 = 4;
 const TAG_V6: u8 = 6;
 /// Added to a tag: declined, or in [`Message::Seen`] silent.
 const TAG_NOT: u8 = 0x80;
+/// Added to a tag: offered; the mark of the node follows the address.
+const TAG_OFFERED: u8 = 0x40;
 
 /// What one speaker tells another.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -114,7 +116,7 @@ pub struct Part {
     pub number: u16,
     /// How many parts there are.
     pub of: u16,
-    /// The addresses of this part: answered for, or declined.
+    /// The addresses of this part: answered for, offered, or declined.
     pub entries: Vec<Entry>,
 }
 
@@ -123,8 +125,22 @@ pub struct Part {
 pub struct Entry {
     /// The address.
     pub address: IpAddr,
-    /// It is not answered for: whoever tells this could not, because it has no interface for it.
-    pub declined: bool,
+    /// What the sender has to say of it.
+    pub stance: Stance,
+}
+
+/// How a speaker stands to an address.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Stance {
+    /// It answers for it.
+    Claimed,
+    /// It answers for it, until the node to which it offers it has claimed it.
+    Offered {
+        /// Which node that is: [`crate::election::mark`].
+        to: u32,
+    },
+    /// It does not answer for it, and could not, because it has no interface for it.
+    Declined,
 }
 
 /// In what state a speaker is.
@@ -299,51 +315,67 @@ impl Keys {
 
 impl Entry {
     /// Bytes that the longest one takes in a datagram.
-    pub const LONGEST: usize = 17;
+    pub const LONGEST: usize = 21;
 
     /// An address that is answered for.
     #[must_use]
     pub const fn claimed(address: IpAddr) -> Self {
         Self {
             address,
-            declined: false,
+            stance: Stance::Claimed,
         }
     }
 
     /// Bytes that it takes in a datagram.
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
-        match self.address {
+        let address = match self.address {
             IpAddr::V4(_) => 5,
             IpAddr::V6(_) => 17,
+        };
+        match self.stance {
+            Stance::Claimed | Stance::Declined => address,
+            Stance::Offered { .. } => address + 4,
         }
     }
 
     fn encode(self, body: &mut Vec<u8>) {
-        let not = if self.declined { TAG_NOT } else { 0 };
+        let flag = match self.stance {
+            Stance::Claimed => 0,
+            Stance::Offered { .. } => TAG_OFFERED,
+            Stance::Declined => TAG_NOT,
+        };
         match self.address {
             IpAddr::V4(v4) => {
-                body.push(TAG_V4 | not);
+                body.push(TAG_V4 | flag);
                 body.extend(v4.octets());
             }
             IpAddr::V6(v6) => {
-                body.push(TAG_V6 | not);
+                body.push(TAG_V6 | flag);
                 body.extend(v6.octets());
             }
+        }
+        if let Stance::Offered { to } = self.stance {
+            body.extend(to.to_be_bytes());
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Refused> {
         let [tag] = reader.take()?;
-        let address = match tag & !TAG_NOT {
+        let address = match tag & !(TAG_NOT | TAG_OFFERED) {
             TAG_V4 => IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?)),
             TAG_V6 => IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)),
             _ => return Err(Refused::Body),
         };
-        Ok(Self {
-            address,
-            declined: tag & TAG_NOT != 0,
-        })
+        let stance = match tag & (TAG_NOT | TAG_OFFERED) {
+            0 => Stance::Claimed,
+            TAG_NOT => Stance::Declined,
+            TAG_OFFERED => Stance::Offered {
+                to: u32::from_be_bytes(reader.take()?),
+            },
+            _ => return Err(Refused::Body),
+        };
+        Ok(Self { address, stance })
     }
 }
 
@@ -363,14 +395,15 @@ fn encode(message: &Message) -> (u8, Vec<u8>) {
             YOURS
         }
         Message::Seen { answered, silent } => {
-            let answered = answered.iter().map(|address| (*address, false));
-            let silent = silent.iter().map(|address| (*address, true));
-            encode_entries(
-                answered
-                    .chain(silent)
-                    .map(|(address, declined)| Entry { address, declined }),
-                &mut body,
-            );
+            let entry = |stance| {
+                move |address: &IpAddr| Entry {
+                    address: *address,
+                    stance,
+                }
+            };
+            let answered = answered.iter().map(entry(Stance::Claimed));
+            let silent = silent.iter().map(entry(Stance::Declined));
+            encode_entries(answered.chain(silent), &mut body);
             SEEN
         }
     };
@@ -396,12 +429,11 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, Refused> {
             let (mut answered, mut silent) = (Vec::new(), Vec::new());
             while !reader.0.is_empty() {
                 let entry = Entry::decode(&mut reader)?;
-                let list = if entry.declined {
-                    &mut silent
-                } else {
-                    &mut answered
-                };
-                list.push(entry.address);
+                match entry.stance {
+                    Stance::Claimed => answered.push(entry.address),
+                    Stance::Declined => silent.push(entry.address),
+                    Stance::Offered { .. } => return Err(Refused::Body),
+                }
             }
             Message::Seen { answered, silent }
         }

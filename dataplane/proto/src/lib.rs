@@ -18,6 +18,7 @@ pub mod membership;
 pub mod ndp;
 pub mod neighbour;
 pub mod ownership;
+pub mod placement;
 pub mod responder;
 
 pub use mac::MacAddr;

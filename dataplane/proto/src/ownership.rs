@@ -14,6 +14,11 @@
 //!
 //! Where all candidates that live are draining, the first of them has it: better an address on a node that is to go than
 //! none. With `failback`, a candidate claims what is on one behind it in the order, as in MetalLB.
+//!
+//! With [`crate::placement`] one candidate may be *preferred*: where nobody has the address it goes before the others. It
+//! takes nothing from who has it: that one *offers* it, to this node by name, and goes on until it hears the claim. An offer
+//! counts only between the two of them; among all others, and where both have it without one, the order decides as always,
+//! so that speakers with different views of who is preferred never both keep it.
 
 use crate::liveness::View;
 
@@ -53,6 +58,22 @@ pub struct Scene<'a, N> {
     pub candidates: &'a [N],
     /// The peers that have claimed it, as far as they have told.
     pub claimants: &'a [N],
+    /// Who goes before all others where nobody has it.
+    pub preferred: Option<N>,
+    /// What is offered, and to or by whom.
+    pub offer: Offer<N>,
+}
+
+/// The offer of an address, as one of the two sees it whom it concerns.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Offer<N> {
+    /// There is none, or it is none of ours.
+    #[default]
+    None,
+    /// We offer it to this node: once that has it, we let go.
+    To(N),
+    /// This node offers it to us, and we are to have it: that it has it still does not keep us.
+    By(N),
 }
 
 impl<N: Copy + Eq> Scene<'_, N> {
@@ -64,6 +85,14 @@ impl<N: Copy + Eq> Scene<'_, N> {
             true => View::Up,
             false => view(node),
         };
+        if let Offer::To(heir) = self.offer
+            && self.mine
+            && self.claimants.contains(&heir)
+            && self.candidates.contains(&heir)
+            && keeps(view(heir))
+        {
+            return Step::Yield;
+        }
         if let Some(owner) = self.keeper(&view) {
             return match (owner == self.me, self.mine) {
                 (true, _) => Step::Own,
@@ -75,7 +104,11 @@ impl<N: Copy + Eq> Scene<'_, N> {
             };
         }
         let may_be_up = |node: &N| view(*node) == View::Up || is_awaited(view(*node));
-        match self.candidates.iter().copied().find(may_be_up) {
+        let preferred = self
+            .preferred
+            .filter(|node| self.candidates.contains(node) && view(*node) == View::Up);
+        let first = || self.candidates.iter().copied().find(may_be_up);
+        match preferred.or_else(first) {
             Some(next) if next == self.me => Step::Claim {
                 ask: !self.claimants.iter().any(|node| lives(view(*node))),
             },
@@ -86,6 +119,16 @@ impl<N: Copy + Eq> Scene<'_, N> {
         }
     }
 
+    /// Whether somebody has it who keeps it.
+    pub(crate) fn is_kept(&self, view: impl Fn(N) -> View) -> bool {
+        let view = |node: N| match node == self.me {
+            true if self.draining => View::Draining,
+            true => View::Up,
+            false => view(node),
+        };
+        self.keeper(&view).is_some()
+    }
+
     /// Who has it and keeps it: of two, the first in the order.
     fn keeper(&self, view: &impl Fn(N) -> View) -> Option<N> {
         let has_and_keeps = |node: &N| {
@@ -94,7 +137,7 @@ impl<N: Copy + Eq> Scene<'_, N> {
             } else {
                 self.claimants.contains(node)
             };
-            has && keeps(view(*node))
+            has && keeps(view(*node)) && self.offer != Offer::By(*node)
         };
         self.candidates.iter().copied().find(has_and_keeps)
     }

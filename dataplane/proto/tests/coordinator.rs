@@ -1,5 +1,7 @@
 //! Speakers among each other, on a simulated segment: who answers, when, and that nothing moves without a cause.
 
+#[path = "support/balanced.rs"]
+mod balanced;
 #[path = "support/segment.rs"]
 mod segment;
 mod support;

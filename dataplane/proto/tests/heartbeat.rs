@@ -10,7 +10,7 @@ use lb_proto::claims::{Assembly, Claims};
 use lb_proto::guard::Guard;
 use lb_proto::heartbeat::{
     Datagram, Entry, Heartbeat, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION, Message,
-    Part, Refused, State,
+    Part, Refused, Stance, State,
 };
 use proptest::prelude::*;
 
@@ -173,6 +173,38 @@ fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
     assert_eq!(guard.admit(&beat("n1", 3, 9, 5)), Err(Refused::Stranger));
 }
 
+#[test]
+fn nothing_is_both_offered_and_declined() {
+    let offered = Entry {
+        address: "192.0.2.1".parse().unwrap(),
+        stance: Stance::Offered { to: 7 },
+    };
+    let part = |entry| Part {
+        digest: 1,
+        number: 0,
+        of: 1,
+        entries: vec![entry],
+    };
+    let datagram = Datagram {
+        message: Message::Claims(part(offered)),
+        ..beat("n1", 1, 1, 1)
+    };
+    let bytes = ours().seal(&datagram);
+    let tag = bytes.len() - 32 - offered.encoded_len();
+    assert_eq!(bytes[tag], 0x44);
+    let resealed = |tag_is: u8| {
+        use hmac::{Hmac, KeyInit, Mac};
+        let mut changed = bytes[..bytes.len() - 32].to_vec();
+        changed[tag] = tag_is;
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
+        mac.update(&changed);
+        changed.extend(mac.finalize().into_bytes());
+        ours().open(&changed)
+    };
+    assert_eq!(resealed(0x44), Ok(datagram));
+    assert_eq!(resealed(0xc4), Err(Refused::Body));
+}
+
 fn messages() -> impl Strategy<Value = Message> {
     let grace = || any::<u32>().prop_map(|millis| Duration::from_millis(millis.into()));
     let state = prop_oneof![
@@ -196,7 +228,7 @@ fn messages() -> impl Strategy<Value = Message> {
             })
         });
     let parts = || {
-        (any::<u64>(), 0..100u16, entries(60)).prop_map(|(digest, number, entries)| Part {
+        (any::<u64>(), 0..100u16, entries(50)).prop_map(|(digest, number, entries)| Part {
             digest,
             number,
             of: number + 1,
@@ -214,7 +246,12 @@ fn messages() -> impl Strategy<Value = Message> {
 }
 
 fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
-    let entry = any::<(IpAddr, bool)>().prop_map(|(address, declined)| Entry { address, declined });
+    let stance = prop_oneof![
+        Just(Stance::Claimed),
+        Just(Stance::Declined),
+        any::<u32>().prop_map(|to| Stance::Offered { to }),
+    ];
+    let entry = (any::<IpAddr>(), stance).prop_map(|(address, stance)| Entry { address, stance });
     prop::collection::vec(entry, 0..most)
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use lb_proto::liveness::View;
-use lb_proto::ownership::{Scene, Step};
+use lb_proto::ownership::{Offer, Scene, Step};
 use support::epoch;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -34,6 +34,8 @@ fn step(world: &World, me: usize) -> Step {
         failback: false,
         candidates: &candidates,
         claimants: &claimants,
+        preferred: None,
+        offer: Offer::None,
     };
     scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
 }
@@ -111,6 +113,59 @@ fn who_may_be_there_and_was_not_heard_yet_is_waited_for() {
         "not for those who come later"
     );
     assert_eq!(steps([unknown, OWNER, FREE])[1], Step::Own, "nor by who has it");
+}
+
+/// Who is preferred in the eyes of each, and whom the owner offers it to.
+fn placed(world: &World, me: usize, preferred: Option<usize>, offer: Offer<&'static str>) -> Step {
+    let claimants = (0..3).filter(|at| *at != me && world[*at].has);
+    let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
+    let scene = Scene {
+        me: NODES[me],
+        draining: world[me].view == View::Draining,
+        mine: world[me].has,
+        failback: false,
+        candidates: &NODES,
+        claimants: &claimants,
+        preferred: preferred.map(|at| NODES[at]),
+        offer,
+    };
+    scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
+}
+
+#[test]
+fn who_is_preferred_goes_first_where_nobody_has_it_and_else_takes_nothing() {
+    let asks = Step::Claim { ask: true };
+    let free = [FREE, FREE, FREE];
+    assert_eq!(placed(&free, 2, Some(2), Offer::None), asks);
+    assert_eq!(placed(&free, 0, Some(2), Offer::None), Step::Leave);
+    let dead = [FREE, FREE, node(View::Down, true)];
+    assert_eq!(
+        placed(&dead, 0, Some(2), Offer::None),
+        asks,
+        "as if there were none"
+    );
+    let owned = [FREE, OWNER, FREE];
+    assert_eq!(placed(&owned, 2, Some(2), Offer::None), Step::Leave);
+    assert_eq!(placed(&owned, 1, Some(2), Offer::None), Step::Own);
+}
+
+#[test]
+fn an_offer_is_taken_by_whom_it_is_made_to_and_then_let_go() {
+    let world = [FREE, OWNER, FREE];
+    let take = Step::Claim { ask: false };
+    assert_eq!(placed(&world, 2, Some(2), Offer::By("b")), take);
+    assert_eq!(
+        placed(&world, 0, None, Offer::None),
+        Step::Leave,
+        "it is not for others"
+    );
+    assert_eq!(placed(&world, 1, Some(2), Offer::To("c")), Step::Own);
+    let both = [FREE, OWNER, OWNER];
+    assert_eq!(placed(&both, 1, Some(2), Offer::To("c")), Step::Yield);
+    assert_eq!(placed(&both, 2, Some(2), Offer::By("b")), Step::Own);
+    // Without an offer the order decides, whoever is preferred.
+    assert_eq!(placed(&both, 1, Some(2), Offer::None), Step::Own);
+    assert_eq!(placed(&both, 2, Some(2), Offer::None), Step::Yield);
 }
 
 fn worlds() -> Vec<World> {

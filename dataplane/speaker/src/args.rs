@@ -70,6 +70,11 @@ pub struct Args {
     #[arg(long, env = "LB_FAILBACK", value_enum, ignore_case = true, default_value_t)]
     pub failback: Failback,
 
+    /// Which node an address goes to: the first in MetalLB's order (hash-order), or such that no node has more than the
+    /// others (balanced).
+    #[arg(long, env = "LB_PLACEMENT", value_enum, ignore_case = true, default_value_t)]
+    pub placement: Placement,
+
     /// What to do when a stranger on the LAN answers for an address: tell it, also announce the address again, or leave
     /// it to the stranger.
     #[arg(
@@ -104,6 +109,17 @@ pub enum Failback {
     Never,
     /// The first candidate takes them back.
     Immediate,
+}
+
+/// `--placement`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Placement {
+    /// The first in the order.
+    #[default]
+    #[value(alias = "hashorder")]
+    HashOrder,
+    /// Each node as many as the others.
+    Balanced,
 }
 
 /// `--conflict-policy`.
@@ -143,18 +159,42 @@ pub struct Config {
     pub policy: Policy,
     /// Whether a node that returns takes its addresses back.
     pub failback: bool,
+    /// Whether addresses are spread evenly.
+    pub balanced: bool,
     /// What to do when a stranger answers for an address.
     pub conflicts: Conflicts,
     /// Time between two announcements of an address at rest; none for no such announcements.
     pub refresh: Option<Duration>,
 }
 
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A regular expression is none.
+    #[error(transparent)]
+    Excluded(#[from] ExcludedError),
+    /// The first in the order would take back what balance gives to others.
+    #[error("--placement=balanced and --failback=immediate contradict each other: give one of them only")]
+    BalancedFailback,
+}
+
 impl Args {
     /// The configuration. An empty class, as a chart may set it, is none.
     ///
     /// # Errors
-    /// When one of the regular expressions is none.
-    pub fn config(&self) -> Result<Config, ExcludedError> {
+    /// When one of the regular expressions is none, or the arguments contradict each other.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let balanced = match self.placement {
+            Placement::HashOrder => false,
+            Placement::Balanced => true,
+        };
+        let failback = match self.failback {
+            Failback::Never => false,
+            Failback::Immediate => true,
+        };
+        if balanced && failback {
+            return Err(ConfigError::BalancedFailback);
+        }
         let class = self.load_balancer_class.as_deref().map(str::trim);
         Ok(Config {
             node: self.node_name.clone(),
@@ -173,10 +213,8 @@ impl Args {
                 PartitionPolicy::Availability => Policy::Availability,
                 PartitionPolicy::Fenced => Policy::Fenced,
             },
-            failback: match self.failback {
-                Failback::Never => false,
-                Failback::Immediate => true,
-            },
+            failback,
+            balanced,
             conflicts: match self.conflict_policy {
                 ConflictPolicy::Warn => Conflicts::Warn,
                 ConflictPolicy::Defend => Conflicts::Defend,
@@ -191,7 +229,7 @@ impl Args {
 mod tests {
     use super::*;
 
-    fn config(args: &[&str]) -> Result<Config, ExcludedError> {
+    fn config(args: &[&str]) -> Result<Config, ConfigError> {
         let args = ["lb-speaker", "--node-name", "n1"].iter().chain(args);
         Args::parse_from(args).config()
     }
@@ -222,6 +260,14 @@ mod tests {
                 .excluded
                 .contains("cni0")
         );
+    }
+
+    #[test]
+    fn balance_and_failback_contradict_each_other() {
+        assert!(!config(&["--failback=immediate"]).unwrap().balanced);
+        assert!(config(&["--placement=Balanced"]).unwrap().balanced);
+        let error = config(&["--placement=balanced", "--failback=immediate"]).unwrap_err();
+        assert!(error.to_string().contains("--failback"), "{error}");
     }
 
     #[test]

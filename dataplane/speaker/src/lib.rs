@@ -11,6 +11,7 @@
 pub mod agenda;
 pub mod announce;
 pub mod args;
+pub mod balance;
 pub mod decide;
 pub mod heartbeats;
 mod held;

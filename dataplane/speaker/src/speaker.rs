@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use crate::agenda::Agenda;
 use crate::announce::{Driver, Sighting};
 use crate::args::Config;
+use crate::balance::Balance;
 use crate::decide::{Decision, View, decide};
 use crate::held::Held;
 use crate::index::{Index, Kind, Touched, Update};
@@ -65,6 +66,8 @@ pub struct Speaker {
     pub(crate) coordinator: Coordinator,
     pub(crate) driver: Driver,
     neighbours: Neighbours,
+    /// Who is to have what; none where the order alone decides.
+    balance: Option<Balance>,
     /// What is to be sent to other speakers, by node.
     datagrams: Vec<(Arc<str>, Datagram)>,
     unlisted: BTreeSet<Kind>,
@@ -108,6 +111,7 @@ impl Speaker {
             coordinator: Coordinator::new(now, incarnation, coordinator),
             driver: Driver::new(config.excluded.clone(), config.refresh, metrics.clone()),
             neighbours: Neighbours::default(),
+            balance: config.balanced.then(Balance::default),
             datagrams: Vec::new(),
             unlisted: Kind::ALL.into_iter().collect(),
             links_known: false,
@@ -138,6 +142,14 @@ impl Speaker {
             _ => None,
         };
         self.nodes_changed |= matches!(update, Update::Node(..) | Update::Speaker(..));
+        if let Some(balance) = &mut self.balance
+            && matches!(
+                update,
+                Update::Service(..) | Update::Status(..) | Update::Node(..) | Update::Speaker(..)
+            )
+        {
+            balance.touch();
+        }
         let touched = self.index.update(update);
         // Before that the one watch may be ahead of the other.
         let nodes_known = !self.unlisted.contains(&Kind::Nodes) && !self.unlisted.contains(&Kind::Speakers);
@@ -249,6 +261,7 @@ impl Speaker {
                 self.settle(now, address);
             }
         }
+        self.look_at_balance(now);
         if self.phase == Phase::Reading && self.dirty.is_empty() {
             self.inherit();
             self.coordinator.start(now);
@@ -308,6 +321,7 @@ impl Speaker {
             self.peers.poll_timeout(),
             self.coordinator.poll_timeout(),
             self.to_tell.next(),
+            self.balance.as_ref().and_then(Balance::due),
         ]
         .into_iter()
         .flatten()
@@ -358,6 +372,9 @@ impl Speaker {
     fn look_at_nodes(&mut self, now: Instant) {
         self.peers.handle_timeout(now);
         let changed = self.peers.take_changed();
+        if changed && let Some(balance) = &mut self.balance {
+            balance.touch();
+        }
         let mut others = changed;
         if self.coordinator.take_views_changed() {
             let heard = self.coordinator.peers();
@@ -397,6 +414,18 @@ impl Speaker {
         self.coordinator.set_draining(leaving);
     }
 
+    /// Finds out who is to have what, once the candidates are known.
+    fn look_at_balance(&mut self, now: Instant) {
+        if self.phase == Phase::Listing || !self.dirty.is_empty() {
+            return;
+        }
+        if let Some(balance) = &mut self.balance {
+            for address in balance.look(now, &self.index, &self.peers) {
+                self.coordinator.prefer(address, balance.target(address));
+            }
+        }
+    }
+
     /// What the records say was ours before this process began: of a Service with two addresses they tell about the first
     /// only, so the other gets the benefit of the doubt.
     fn inherit(&mut self) {
@@ -431,8 +460,12 @@ impl Speaker {
                 let candidates = Candidates {
                     order: &order,
                     declined,
+                    preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
                 };
                 self.coordinator.set_candidates(address, Some(candidates));
+                if let Some(balance) = &mut self.balance {
+                    balance.set_order(address, &order);
+                }
                 if let Ok(announcement) = mine
                     && self.coordinator.is_mine(address)
                 {
@@ -446,6 +479,9 @@ impl Speaker {
             }
             Decision::Nobody { .. } | Decision::Unused => {
                 self.coordinator.set_candidates(address, None);
+                if let Some(balance) = &mut self.balance {
+                    balance.set_order(address, &[]);
+                }
                 match reason {
                     None => {
                         self.unannounced.remove(&address);

@@ -6,7 +6,7 @@ use super::{Coordinator, ME, Seat};
 use crate::liveness::{NodeId, View};
 
 /// Candidates of an address that watch its owner. With two beside it, a second failure at the same time is covered.
-const WATCHERS: usize = 3;
+pub(super) const WATCHERS: usize = 3;
 /// With [`Policy::Fenced`]: so many candidates vote, whether they live or not.
 const ELECTORATE: usize = 5;
 
@@ -66,9 +66,12 @@ impl Coordinator {
             living += usize::from(id == ME || self.view(id) != View::Down);
         }
         let mine = self.claims.has(address) || seat.resumes;
-        if !mine && !council.contains(&ME) {
+        let preferred = seat.placing.as_ref().and_then(|placing| placing.preferred);
+        if !mine && !council.contains(&ME) && preferred != Some(ME) {
             return Vec::new();
         }
+        // Who has it and who is to have it have to hear each other, wherever in the order they are.
+        council.extend(preferred.filter(|_| mine));
         council.extend(self.claimants(address));
         council.retain(|id| self.peers.contains_key(id));
         council.sort_unstable();

@@ -122,12 +122,16 @@ impl Coordinator {
             .collect();
         for (address, claims) in touched {
             self.note_claim(address, id, claims);
+            let lets_go = before.has(address) && !claims;
             // It answered for what is ours: whoever believed it is to learn the truth.
-            if before.has(address) && self.claims.has(address) {
+            if lets_go && self.claims.has(address) {
                 self.outputs.push_back(Output::Again { address });
             }
-            if before.has(address) {
+            if lets_go {
                 self.bereave(address, name.clone(), Some(self.now));
+                if before.offered(address).is_some() {
+                    self.passed_on(address);
+                }
             }
             self.dirty.insert(address);
         }

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::offer::Placing;
 use super::probe::{Found, PEER_PAUSE, STRANGER_PAUSE};
 use super::{Cause, Conflicts, Coordinator, HAND_OVER, ME, Output, Policy, Why};
 use crate::MacAddr;
-use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Message};
+use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Message, Stance};
 use crate::liveness::{NodeId, View};
-use crate::ownership::{Scene, Step, keeps};
+use crate::ownership::{Offer, Scene, Step, keeps};
 
 /// How often a deputy asks the wire whether the owner answers, more or less by a quarter; and how long it waits.
 const VERIFY: Duration = Duration::from_secs(30);
@@ -26,6 +27,8 @@ pub struct Candidates<'a> {
     pub order: &'a [&'a str],
     /// Whether we could not, because we have no interface for it.
     pub declined: bool,
+    /// Who is to have it for the sake of balance ([`crate::placement`]); none leaves it to the order.
+    pub preferred: Option<&'a str>,
 }
 
 /// What is known of an address.
@@ -33,6 +36,8 @@ pub struct Candidates<'a> {
 pub(super) struct Seat {
     pub(super) order: Vec<NodeId>,
     pub(super) declined: bool,
+    /// Who is to have it, and what has come of it. There is none where the order alone decides.
+    pub(super) placing: Option<Box<Placing>>,
     /// The peers that we need to hear on its account.
     pub(super) council: Vec<NodeId>,
     /// It was ours before we started, and is to stay so.
@@ -74,13 +79,26 @@ impl Coordinator {
         };
         let candidates = self.candidates(address, seat);
         let claimants = self.claimants(address);
-        let scene = Scene {
+        let mut scene = Scene {
             me: ME,
             draining: self.draining,
             mine: self.claims.has(address) || seat.resumes,
             failback: self.takes_back(),
             candidates: &candidates,
             claimants: &claimants,
+            preferred: None,
+            offer: Offer::None,
+        };
+        if seat.placing.is_some() {
+            scene.offer = self.concerning(address, seat, &claimants);
+            let kept = scene.is_kept(|id| self.view(id));
+            scene.preferred = match scene.offer {
+                Offer::By(_) => Some(ME),
+                Offer::None | Offer::To(_) => self.goes_first(address, kept, &candidates),
+            };
+        }
+        let Some(seat) = self.seats.get(&address) else {
+            return;
         };
         let mut step = scene.step(|id| self.view(id));
         if !self.has_quorum(seat) {
@@ -113,6 +131,7 @@ impl Coordinator {
             }
             Step::Wait | Step::Leave => {}
         }
+        self.place(address, step, &candidates);
         let mine = self.claims.has(address);
         if let Some(seat) = self.seats.get_mut(&address) {
             seat.resumes = false;
@@ -162,7 +181,7 @@ impl Coordinator {
             self.give_up(address, Why::NoInterface);
             self.claims.insert(Entry {
                 address,
-                declined: true,
+                stance: Stance::Declined,
             });
         } else if self.claims.declines(address) {
             self.claims.remove(address);
@@ -223,7 +242,8 @@ impl Coordinator {
 
     /// Answers for an address that is ours, from now on or as before.
     fn go_on(&mut self, address: IpAddr) {
-        if self.claims.insert(Entry::claimed(address)) {
+        if !self.claims.has(address) {
+            self.claims.insert(Entry::claimed(address));
             self.outputs.push_back(Output::Announce {
                 address,
                 cause: Cause::Resumed,

@@ -27,6 +27,8 @@ pub(super) struct Told {
     /// The digest of the claims that it was sent last, and when.
     pub(super) sent: Option<(u64, Instant)>,
     pub(super) macs: Vec<MacAddr>,
+    /// Since when it is up, as its heartbeats say.
+    pub(super) up_since: Option<Instant>,
     /// It was down since it was up last.
     pub(super) was_down: bool,
 }
@@ -46,6 +48,7 @@ impl Told {
             reminded: None,
             sent: None,
             macs: Vec::new(),
+            up_since: None,
             was_down: false,
         }
     }

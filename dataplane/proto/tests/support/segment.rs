@@ -15,43 +15,11 @@ use lb_proto::liveness;
 
 use super::support::epoch;
 
-pub(crate) fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-/// Small and good enough: xorshift64*.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides.max(1)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Weather {
-    /// Of a thousand datagrams, how many are lost, and how many come twice.
-    pub(crate) loss: u64,
-    pub(crate) doubled: u64,
-    /// The longest time that one takes, in microseconds; each takes its own.
-    pub(crate) delay: u64,
-    /// The clocks of the nodes run faster or slower by so many of a thousand at most.
-    pub(crate) drift: u64,
-}
-
-pub(crate) const FAIR: Weather = Weather {
-    loss: 0,
-    doubled: 0,
-    delay: 300,
-    drift: 0,
-};
+#[path = "placing.rs"]
+mod placing;
+#[path = "weather.rs"]
+mod weather;
+pub(crate) use weather::{Dice, FAIR, Weather, ms};
 
 struct Process {
     coordinator: Coordinator,
@@ -125,6 +93,10 @@ pub(crate) struct Segment {
     pub(crate) strangers: BTreeMap<IpAddr, MacAddr>,
     /// Addresses that a node may not have.
     pub(crate) barred: BTreeSet<(usize, IpAddr)>,
+    /// Which node is to have each address, in the eyes of each node.
+    opinions: BTreeMap<(usize, IpAddr), usize>,
+    /// The owner of each address, as the API server shows it.
+    records: BTreeMap<IpAddr, usize>,
     /// Heartbeats between none of the nodes arrive.
     pub(crate) walled: bool,
     policy: Policy,
@@ -189,6 +161,8 @@ impl Segment {
             sent: vec![0; nodes],
             strangers: BTreeMap::new(),
             barred: BTreeSet::new(),
+            opinions: BTreeMap::new(),
+            records: BTreeMap::new(),
             walled: false,
             policy,
             failback,
@@ -349,12 +323,15 @@ impl Segment {
             let mut nodes: Vec<_> = self.orders[at].iter().filter(may).copied().collect();
             nodes.truncate(16);
             let order: Vec<_> = nodes.iter().map(|node| self.names[*node].as_str()).collect();
+            let preferred = self.opinions.get(&(to, *address));
+            let preferred = preferred.map(|node| self.names[*node].as_str());
             if let Some(process) = &mut self.hosts[to].process {
                 process.coordinator.set_candidates(
                     *address,
                     Some(Candidates {
                         order: &order,
                         declined: false,
+                        preferred,
                     }),
                 );
             }

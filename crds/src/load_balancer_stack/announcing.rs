@@ -1,0 +1,70 @@
+//! What a stack says about announcing: how speakers watch each other, and what they do when something happens.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::plain_enum;
+
+/// How the speakers watch each other: small datagrams over UDP, authenticated by the Secret speaker-heartbeat-keys. A node
+/// that was not heard for interval × misses, and does not answer on the LAN either, loses its addresses to the next one.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// Milliseconds between two heartbeats to another speaker. A speaker with more than 25 others to speak to takes more
+    /// time. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 20, max = 1000))]
+    pub interval_milliseconds: Option<i32>,
+
+    /// Heartbeats in a row that may be missed. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 20))]
+    pub misses: Option<i32>,
+
+    /// UDP port on every node. Default: 7947.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub port: Option<i32>,
+}
+
+/// What to do when nodes cannot hear each other.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum PartitionPolicy {
+    /// Each side announces.
+    Availability,
+    /// The side with the majority announces.
+    Fenced,
+}
+
+/// Whether a node that returns takes its addresses back.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum Failback {
+    /// It does not.
+    Never,
+    /// It does.
+    Immediate,
+}
+
+/// Which node announces an address.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum Placement {
+    /// The first in the order.
+    HashOrder,
+    /// One that has no more than the others.
+    Balanced,
+}
+
+/// What to do when a host that is no node answers for an address.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum ConflictPolicy {
+    /// Tell it.
+    Warn,
+    /// Announce the address again.
+    Defend,
+    /// Leave the address to it.
+    Yield,
+}

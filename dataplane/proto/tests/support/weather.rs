@@ -1,0 +1,41 @@
+//! What a simulated segment does to those on it, and the dice that decide about it.
+
+use std::time::Duration;
+
+pub(crate) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Small and good enough: xorshift64*.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides.max(1)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    /// Of a thousand datagrams, how many are lost, and how many come twice.
+    pub(crate) loss: u64,
+    pub(crate) doubled: u64,
+    /// The longest time that one takes, in microseconds; each takes its own.
+    pub(crate) delay: u64,
+    /// The clocks of the nodes run faster or slower by so many of a thousand at most.
+    pub(crate) drift: u64,
+}
+
+pub(crate) const FAIR: Weather = Weather {
+    loss: 0,
+    doubled: 0,
+    delay: 300,
+    drift: 0,
+};
