@@ -237,6 +237,9 @@ impl Coordinator {
                 if seat.stands_in.is_some() {
                     self.outputs.push_back(Output::StandDown { address });
                 }
+                if seat.stranger.is_some() {
+                    self.outputs.push_back(Output::ConflictOver { address });
+                }
             }
             self.dirty.remove(&address);
             return;

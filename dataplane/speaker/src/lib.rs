@@ -25,6 +25,7 @@ mod port;
 pub mod reasons;
 pub mod speaker;
 pub mod status;
+pub mod verdict;
 mod voice;
 pub mod watch;
 
