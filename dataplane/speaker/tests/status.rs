@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::net::IpAddr;
+
 use lb_speaker::objects::Record;
 use lb_speaker::status::{Action, Says, action, object_name};
 use lb_speaker::verdict::{Check, Stranger, Verdict};
@@ -9,9 +11,13 @@ use support::{WEB, key, mk_record};
 
 const ME: (&str, &str) = ("n1", "uid-n1");
 
+fn web() -> IpAddr {
+    IpAddr::from([192, 168, 50, 52])
+}
+
 fn says(interfaces: &[&str], verdict: Verdict) -> Says {
     Says {
-        address: WEB.parse().unwrap(),
+        address: web(),
         interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
         verdict,
     }
@@ -39,7 +45,7 @@ fn write(interfaces: &[&str], alone: bool) -> Option<Action> {
 fn shown(verdict: &Verdict) -> [(String, Record); 1] {
     let mut record = mk_record("web", "n1", &[]);
     // Through the API and back.
-    record.verdict = Verdict::read(&verdict.conditions(WEB.parse().unwrap()));
+    record.verdict = Verdict::read(&verdict.conditions(web()));
     [(object_name(&key("web")), record)]
 }
 
@@ -48,10 +54,12 @@ fn after(shown: &[(String, Record)], verdict: Verdict) -> Option<Verdict> {
         .iter()
         .map(|(name, record)| (&**name, record.clone()))
         .collect();
-    match decide(Some(says(&[], verdict)), &records) {
-        Some(Action::Write { says, alone: true }) => Some(says.verdict),
-        None => None,
-        other => panic!("the status alone is to be written: {other:?}"),
+    let action = decide(Some(says(&[], verdict)), &records);
+    let alone = matches!(action, None | Some(Action::Write { alone: true, .. }));
+    assert!(alone, "the status alone is to be written: {action:?}");
+    match action {
+        Some(Action::Write { says, .. }) => Some(says.verdict),
+        Some(Action::Delete { .. }) | None => None,
     }
 }
 
