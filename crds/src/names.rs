@@ -70,6 +70,15 @@ pub const NAMESPACE_QUOTA: &str = "lb-operator.io/namespace-quota";
 
 /// Condition of a Service: whether it has the addresses that it asks for, and if not, why.
 pub const ADDRESS_ASSIGNED: &str = "lb-operator.io/AddressAssigned";
+/// Condition of a Service: which node announces its address, and if none does as it should, why.
+pub const ANNOUNCED: &str = "lb-operator.io/Announced";
+/// Condition of a ServiceL2Status: whether another node that asked the LAN for the address was answered.
+pub const VERIFIED: &str = "Verified";
+/// Condition of a ServiceL2Status: a host that is no node of the cluster answers for the address. Also the reason of
+/// [`ANNOUNCED`].
+pub const ADDRESS_CONFLICT: &str = "AddressConflict";
+/// Reason of [`VERIFIED`], and of [`ANNOUNCED`], when nobody answered.
+pub const NOT_ANSWERED: &str = "NotAnswered";
 /// Condition of a ConfigurationState, written by the controller.
 pub const POOL_RECONCILER_VALID: &str = "poolReconcilerValid";
 

@@ -1,8 +1,11 @@
 //! ServiceL2Status: which node answers for a Service's address. Written by the speakers, read by people.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::schema;
 
 /// Nothing: all that this kind says is in its status.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -51,6 +54,18 @@ pub struct ServiceL2StatusStatus {
     /// The node's interfaces that the address is announced on. Empty: all interfaces that are on a LAN and not excluded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<InterfaceInfo>,
+
+    // Not in MetalLB, as the conditions are not: without it nobody can tell, when a Service gets another address, whether
+    // this is about the one or the other.
+    /// The address that this is about: the first of the Service.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+
+    /// Whether another node that asked the LAN for the address was answered (type Verified), and whether a host that is no
+    /// node of the cluster answers for it too (type AddressConflict).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
 }
 
 /// An interface of a node.

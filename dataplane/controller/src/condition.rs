@@ -1,11 +1,13 @@
-//! The condition of a Service: whether it has the addresses that it asks for, and if not, why. So that
-//! `kubectl wait --for=condition=lb-operator.io/AddressAssigned service/web` does what its user expects.
+//! The conditions of a Service. Here: whether it has the addresses that it asks for, and if not, why, so that
+//! `kubectl wait --for=condition=lb-operator.io/AddressAssigned service/web` does what its user expects; and what is to be
+//! written so that a condition says something else. Who announces the addresses is in
+//! [`announced`](crate::announced).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use lb_crds::names::ADDRESS_ASSIGNED;
+use lb_crds::condition::find_condition;
 use lb_daemon::events::cut;
 use lb_ipam::{Assignment, Origin, Rejection};
 use serde_json::{Value, json};
@@ -33,7 +35,7 @@ pub enum Trouble {
     Incomplete,
 }
 
-/// What the condition says.
+/// What a condition says.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Says {
     holds: bool,
@@ -59,7 +61,7 @@ pub enum Change {
         /// Its `lastTransitionTime`.
         since: Timestamp,
     },
-    /// It goes: the Service is no load balancer any more.
+    /// It goes: the Service is no load balancer any more, or has nothing that it could be about.
     Remove,
 }
 
@@ -97,11 +99,7 @@ pub fn says(has: Option<&Assignment>, told: Option<&Told>) -> Option<Says> {
             }
         }
     };
-    Some(Says {
-        holds,
-        reason,
-        message: cut(message, LONGEST),
-    })
+    Some(Says::new(holds, &reason, message))
 }
 
 /// Whether an address is of no pool.
@@ -127,6 +125,16 @@ fn camel(word: &str) -> String {
 }
 
 impl Says {
+    /// What a condition is to say.
+    #[must_use]
+    pub fn new(holds: bool, reason: &str, message: String) -> Self {
+        Self {
+            holds,
+            reason: reason.to_owned(),
+            message: cut(message, LONGEST),
+        }
+    }
+
     /// Whether it says that addresses are of no pool.
     #[must_use]
     pub fn is_about_outside(&self) -> bool {
@@ -147,12 +155,10 @@ impl Says {
 }
 
 impl Shown {
-    /// What a Service's conditions show.
+    /// What the condition of this type shows.
     #[must_use]
-    pub fn read(conditions: &[Condition]) -> Option<Self> {
-        let condition = conditions
-            .iter()
-            .find(|condition| condition.type_ == ADDRESS_ASSIGNED)?;
+    pub fn read(conditions: &[Condition], type_: &str) -> Option<Self> {
+        let condition = find_condition(conditions, type_)?;
         let says = Says {
             holds: condition.status == "True",
             reason: condition.reason.clone(),
@@ -198,25 +204,27 @@ pub fn change(shown: Option<Shown>, wanted: Option<Says>, now: Timestamp) -> Opt
 }
 
 impl Change {
-    /// The element of a strategic merge patch of `status.conditions`.
+    /// The element of a strategic merge patch of `status.conditions`, for the condition of this type.
     #[must_use]
-    pub fn patch(&self) -> Value {
+    pub fn patch(&self, type_: &str) -> Value {
         match self {
             Self::Set { says, since } => json!({
-                "type": ADDRESS_ASSIGNED,
+                "type": type_,
                 "status": if says.holds { "True" } else { "False" },
                 "reason": says.reason,
                 "message": says.message,
                 // In whole seconds, as all times of objects are.
                 "lastTransitionTime": Timestamp::from_second(since.as_second()).unwrap_or(*since).to_string(),
             }),
-            Self::Remove => json!({ "type": ADDRESS_ASSIGNED, "$patch": "delete" }),
+            Self::Remove => json!({ "type": type_, "$patch": "delete" }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use lb_crds::names::ADDRESS_ASSIGNED;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -235,15 +243,21 @@ mod tests {
         let shown = Shown::after(&first);
         assert_eq!(change(shown, no_pools, at(20)), None);
         let second = change(shown, failed(Rejection::NoAutoAssign), at(20)).unwrap();
-        assert_eq!(second.patch()["lastTransitionTime"], "1970-01-01T00:00:10Z");
-        assert_eq!(second.patch()["reason"], "NoPool");
+        assert_eq!(
+            second.patch(ADDRESS_ASSIGNED)["lastTransitionTime"],
+            "1970-01-01T00:00:10Z"
+        );
+        assert_eq!(second.patch(ADDRESS_ASSIGNED)["reason"], "NoPool");
         assert_eq!(change(shown, None, at(30)), None, "nothing has been decided");
     }
 
     #[test]
     fn what_is_read_is_what_was_written() {
         let written = change(None, failed(Rejection::NoPools), at(10)).unwrap();
-        let condition: Condition = serde_json::from_value(written.patch()).unwrap();
-        assert_eq!(Shown::read(&[condition]), Shown::after(&written));
+        let condition: Condition = serde_json::from_value(written.patch(ADDRESS_ASSIGNED)).unwrap();
+        assert_eq!(
+            Shown::read(&[condition], ADDRESS_ASSIGNED),
+            Shown::after(&written)
+        );
     }
 }

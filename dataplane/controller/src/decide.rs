@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use lb_daemon::Key;
 use lb_ipam::{Allocator, Family, Rejection, Tenant};
 
+use crate::announced::Touched;
 use crate::condition::{self, Told, Trouble};
 use crate::flight::Flights;
 use crate::index::Index;
@@ -35,6 +36,8 @@ use crate::{state, verdict};
 
 /// Writes under way at once: enough to write 1,000 Services in a second, few enough for the API server's queues.
 pub const MAX_UNDER_WAY: usize = 32;
+/// Of these, those that only repeat who announces an address: they may wait.
+pub const MAX_REPEATS: usize = 8;
 
 /// Who an address is kept for.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -97,6 +100,12 @@ pub struct Leading {
     landing: BTreeMap<Key, Landing>,
     /// Services to write, oldest first.
     queue: BTreeSet<(i64, Key)>,
+    /// Services of which something else is announced than their condition says, as far as is known.
+    announcements: BTreeSet<Key>,
+    /// Of the writes under way, those that only repeat who announces an address.
+    repeats: BTreeSet<Key>,
+    /// Whether all Services are to be looked at, as to who announces them.
+    announcers_listed: bool,
     /// Pools and advertisements to write.
     verdicts: BTreeSet<Target>,
     flights: Flights<Target>,
@@ -124,6 +133,9 @@ impl Leading {
             leaving: BTreeMap::new(),
             landing: BTreeMap::new(),
             queue: BTreeSet::new(),
+            announcements: BTreeSet::new(),
+            repeats: BTreeSet::new(),
+            announcers_listed: false,
             verdicts: BTreeSet::new(),
             flights: Flights::default(),
             pools_changed: true,
@@ -154,6 +166,15 @@ impl Leading {
     /// These Services have changed.
     pub fn services_changed(&mut self, keys: impl IntoIterator<Item = Key>) {
         self.dirty.extend(keys);
+    }
+
+    /// These Services are announced in another way. It has no part in who gets which address, so the Services are not
+    /// dirty.
+    pub fn announcers_changed(&mut self, touched: Touched) {
+        match touched {
+            Touched::These(keys) => self.announcements.extend(keys),
+            Touched::All => self.announcers_listed = true,
+        }
     }
 
     /// What pools offer has changed.
@@ -213,6 +234,9 @@ impl Leading {
         self.takes_over = false;
         for key in dirty.iter().chain(&waiting) {
             self.enqueue(index, key);
+        }
+        if std::mem::take(&mut self.announcers_listed) {
+            self.announcements.extend(index.services.keys().cloned());
         }
         self.judge(index, now);
     }

@@ -13,6 +13,7 @@ use lb_daemon::watch::Change;
 use lb_ipam::{Access, Candidate, Extras, PoolError, PoolSpec, Range};
 
 use crate::allocation::{Allocation, Labels};
+use crate::announced::Announcers;
 use crate::extras;
 use crate::service::{Role, Service};
 use crate::state::State;
@@ -29,6 +30,8 @@ pub struct Index {
     pub advertisements: BTreeMap<Key, Advertisement>,
     /// The ConfigurationState.
     pub state: State,
+    /// Who announces what.
+    pub announcers: Announcers,
     /// The labels of namespaces that have any.
     namespaces: BTreeMap<String, Labels>,
     /// Services that a listing under way has delivered so far.

@@ -4,6 +4,7 @@
 //! I/O. Several replicas run; one leads and writes, the others watch everything and are ready at once.
 
 pub mod allocation;
+pub mod announced;
 pub mod args;
 pub mod condition;
 pub mod decide;

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
-use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement};
+use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_daemon::events::Events;
 use lb_daemon::leader::{LeaderConfig, Leadership, lead};
 use lb_daemon::lease::Timing;
@@ -70,6 +70,7 @@ enum Input {
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
     State(Change<ConfigurationState>),
+    Announcer(Change<ServiceL2Status>),
     Written(Box<(Write, Outcome)>),
     /// A pause is over.
     Time,
@@ -87,6 +88,7 @@ struct Controller {
     pools: BoxStream<'static, Change<IPAddressPool>>,
     advertisements: BoxStream<'static, Change<L2Advertisement>>,
     states: BoxStream<'static, Change<ConfigurationState>>,
+    announcers: BoxStream<'static, Change<ServiceL2Status>>,
     writes: FuturesUnordered<BoxFuture<'static, (Write, Outcome)>>,
     writer: Writer,
     events: Events,
@@ -140,6 +142,7 @@ impl Controller {
             pools: watch::pools(client, namespace),
             advertisements: watch::advertisements(client, namespace),
             states: watch::states(client, namespace),
+            announcers: watch::announcers(client, namespace),
             writes: FuturesUnordered::new(),
             writer: Writer::new(client.clone(), namespace),
             events: Events::new(client.clone(), REPORTER_CONTROLLER, &context.pod_name),
@@ -192,6 +195,7 @@ impl Controller {
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(change) = self.states.next() => Input::State(change),
+            Some(change) = self.announcers.next() => Input::Announcer(change),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
             else => pending().await,
         }
@@ -203,7 +207,8 @@ impl Controller {
         leadership: &Leadership,
         input: Input,
     ) -> std::ops::ControlFlow<()> {
-        if !self.leads {
+        // A standby says nothing of who announces an address.
+        if !self.leads && !matches!(input, Input::Announcer(_)) {
             self.standby.changed(Instant::now());
         }
         match input {
@@ -256,6 +261,13 @@ impl Controller {
             }
             // Nothing waits for it: it is told, not asked.
             Input::State(change) => self.index.state.take(change),
+            // Nor for this: addresses are given whether somebody announces them or not.
+            Input::Announcer(change) => {
+                let touched = self.index.announcers.take(change);
+                if let Some(leading) = &mut self.leading {
+                    leading.announcers_changed(touched);
+                }
+            }
             Input::Written(written) => {
                 let (write, outcome) = *written;
                 if matches!(outcome, Outcome::Failed { .. }) {

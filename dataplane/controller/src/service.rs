@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use lb_crds::names::{
-    ADDRESS_POOL, ALLOW_SHARED_IP, DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL,
-    LOAD_BALANCER_IPS, deprecated_keys,
+    ADDRESS_ASSIGNED, ADDRESS_POOL, ALLOW_SHARED_IP, ANNOUNCED, DEPRECATED_IP_ALLOCATED_FROM_POOL,
+    IP_ALLOCATED_FROM_POOL, LOAD_BALANCER_IPS, deprecated_keys,
 };
 use lb_ipam::request::Words;
 use lb_ipam::{Addresses, DualStack, Families, Port, Rejection, Request, Sharing};
@@ -29,8 +29,10 @@ pub struct Service {
     pub role: Role,
     /// What its status says.
     pub status: Status,
-    /// What its condition says.
+    /// What its condition of addresses says.
     pub shown: Option<Shown>,
+    /// What its condition of their announcement says.
+    pub announced: Option<Shown>,
     /// The pool that its annotation says the addresses are from.
     pub pool: Option<String>,
     /// Whether that annotation has its deprecated key.
@@ -77,7 +79,8 @@ impl Service {
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_deref());
-        let shown = Shown::read(conditions.unwrap_or_default());
+        let shown = |type_| Shown::read(conditions.unwrap_or_default(), type_);
+        let (shown, announced) = (shown(ADDRESS_ASSIGNED), shown(ANNOUNCED));
         let pool = annotations.get(IP_ALLOCATED_FROM_POOL);
         let old_pool = annotations.get(DEPRECATED_IP_ALLOCATED_FROM_POOL);
         let role = if spec.type_.as_deref() == Some("LoadBalancer") {
@@ -86,7 +89,12 @@ impl Service {
                 return None;
             }
             Role::Ours(request(&spec, annotations))
-        } else if pool.is_some() || old_pool.is_some() || shown.is_some() || !status.is_empty() {
+        } else if pool.is_some()
+            || old_pool.is_some()
+            || shown.is_some()
+            || announced.is_some()
+            || !status.is_empty()
+        {
             Role::Former
         } else {
             return None;
@@ -103,6 +111,7 @@ impl Service {
             role,
             status,
             shown,
+            announced,
             pool: pool.or(old_pool).cloned(),
             deprecated_pool: old_pool.is_some(),
             deprecated: deprecated_keys(annotations).collect(),

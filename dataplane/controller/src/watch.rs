@@ -1,4 +1,4 @@
-//! What the controller watches: Services everywhere, namespaces, pools and advertisements in the stack's namespace.
+//! What the controller watches: Services everywhere, namespaces; pools, advertisements and what speakers say, in the stack's namespace.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use lb_crds::names::CONFIGURATION_STATE;
-use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement};
+use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_daemon::watch::{Change, watch};
 
 /// Services of all namespaces and types: one that stops being a load balancer has to be seen.
@@ -38,4 +38,10 @@ pub fn advertisements(client: &Client, namespace: &str) -> BoxStream<'static, Ch
 pub fn states(client: &Client, namespace: &str) -> BoxStream<'static, Change<ConfigurationState>> {
     let only = Config::default().fields(&format!("metadata.name={CONFIGURATION_STATE}"));
     watch(Api::namespaced(client.clone(), namespace), only).boxed()
+}
+
+/// ServiceL2Statuses.
+#[must_use]
+pub fn announcers(client: &Client, namespace: &str) -> BoxStream<'static, Change<ServiceL2Status>> {
+    watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
 }

@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use lb_crds::names::{
-    CONFIGURATION_STATE, CONTROLLER, DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL,
-    LABEL_COMPONENT_TYPE,
+    ADDRESS_ASSIGNED, ANNOUNCED, CONFIGURATION_STATE, CONTROLLER, DEPRECATED_IP_ALLOCATED_FROM_POOL,
+    IP_ALLOCATED_FROM_POOL, LABEL_COMPONENT_TYPE,
 };
 use lb_crds::{
     ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus, IPAddressPool, L2Advertisement,
@@ -80,8 +80,10 @@ pub struct ServiceWrite {
     pub pool: Option<Option<String>>,
     /// Whether the deprecated form of the annotation has to go.
     pub deprecated_pool: bool,
-    /// What becomes of its condition; absent leaves it alone.
+    /// What becomes of its condition of addresses; absent leaves it alone.
     pub condition: Option<condition::Change>,
+    /// What becomes of its condition of their announcement; absent leaves it alone.
+    pub announced: Option<condition::Change>,
 }
 
 /// What is to be known about a pool or an advertisement.
@@ -151,6 +153,12 @@ impl Write {
 }
 
 impl ServiceWrite {
+    /// Whether it says more than who announces the addresses.
+    #[must_use]
+    pub fn is_about_addresses(&self) -> bool {
+        self.status.is_some() || self.pool.is_some() || self.condition.is_some()
+    }
+
     fn patch(&self) -> Value {
         let mut patch = json!({ "metadata": { "resourceVersion": self.version } });
         if let Some(pool) = &self.pool {
@@ -170,8 +178,13 @@ impl ServiceWrite {
             };
             patch["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         }
-        if let Some(change) = &self.condition {
-            patch["status"]["conditions"] = json!([change.patch()]);
+        let changes = [(ADDRESS_ASSIGNED, &self.condition), (ANNOUNCED, &self.announced)];
+        let changes = changes
+            .into_iter()
+            .filter_map(|(type_, change)| Some(change.as_ref()?.patch(type_)));
+        let changes: Vec<_> = changes.collect();
+        if !changes.is_empty() {
+            patch["status"]["conditions"] = Value::Array(changes);
         }
         patch
     }
@@ -308,6 +321,7 @@ mod tests {
             pool: pool.map(|pool| pool.map(str::to_owned)),
             deprecated_pool: false,
             condition: None,
+            announced: None,
         })
         .patch()
     }

@@ -28,6 +28,8 @@ enum Step {
     Delay,
     LandDelayed,
     Watch(bool),
+    Announce(usize, usize),
+    Withdraw(usize),
     Restart,
 }
 
@@ -50,7 +52,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (service.clone(), wish).prop_map(|(s, w)| Step::Wish(s, w)),
         2 => (service.clone(), 0..4usize).prop_map(|(s, f)| Step::Families(s, f)),
         1 => (service.clone(), any::<bool>()).prop_map(|(s, on)| Step::Type(s, on)),
-        1 => service.prop_map(Step::Delete),
+        1 => service.clone().prop_map(Step::Delete),
         2 => pool.prop_map(|(p, draft)| Step::Pool(p, draft)),
         6 => Just(Step::Decide),
         6 => Just(Step::Answer),
@@ -59,6 +61,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Delay),
         1 => Just(Step::LandDelayed),
         1 => any::<bool>().prop_map(Step::Watch),
+        2 => (service.clone(), 0..2usize).prop_map(|(s, n)| Step::Announce(s, n)),
+        1 => service.prop_map(Step::Withdraw),
         1 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 0..80)
@@ -140,6 +144,12 @@ fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
         Step::LandDelayed => cluster.land_delayed(),
         Step::Watch(true) => cluster.catch_up(),
         Step::Watch(false) => cluster.watching = false,
+        Step::Announce(s, n) if cluster.has(&service(SERVICES[*s])) => {
+            let address = cluster.addresses(SERVICES[*s]);
+            let first = address.split(',').next().unwrap_or_default();
+            cluster.announce(SERVICES[*s], json!({ "node": format!("n{n}"), "address": first }));
+        }
+        Step::Withdraw(s) => cluster.withdraw(SERVICES[*s]),
         Step::Restart => return cluster.restarted(),
         _ => {}
     }
@@ -152,6 +162,7 @@ proptest! {
     #[test]
     fn no_two_services_ever_show_one_address_and_all_comes_to_rest(steps in steps()) {
         let mut cluster = Cluster::new([]);
+        cluster.list_announcers();
         for step in &steps {
             // Every answered write checks that the address it shows is shown by nobody else.
             cluster = do_step(cluster, step);
@@ -172,9 +183,12 @@ proptest! {
                 prop_assert!(told[name].is_some(), "{} waits and was told nothing", name);
             }
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            prop_assert_eq!(conditions.len(), usize::from(balancer));
+            let announced = cluster.announcement(name);
+            prop_assert!(announced.is_none() || !address.is_empty(), "nobody announces nothing");
+            prop_assert_eq!(conditions.len(), usize::from(balancer) + usize::from(announced.is_some()));
             if balancer {
-                let satisfied = conditions[0]["status"] == "True";
+                let assigned = |condition: &&Value| condition["type"] == "lb-operator.io/AddressAssigned";
+                let satisfied = conditions.iter().find(assigned).is_some_and(|it| it["status"] == "True");
                 let incomplete = object["spec"]["ipFamilyPolicy"] == "PreferDualStack";
                 prop_assert!(satisfied == told[name].is_none() || (satisfied && incomplete));
             }

@@ -244,6 +244,9 @@ impl Coordinator {
                 if seat.stands_in.is_some() {
                     self.outputs.push_back(Output::StandDown { address });
                 }
+                if seat.stranger.is_some() {
+                    self.outputs.push_back(Output::ConflictOver { address });
+                }
             }
             self.offers.remove(&address);
             self.dirty.remove(&address);

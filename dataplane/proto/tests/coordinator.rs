@@ -363,6 +363,41 @@ fn another_speaker_sees_whether_the_owner_answers() {
     assert!(lan.verified.iter().all(|(_, _, ok)| *ok));
 }
 
+#[test]
+fn a_lost_frame_says_nothing_of_the_owner_and_silence_does_until_it_is_heard_again() {
+    let mut lan = settled(15, 3, 30);
+    lan.run(ms(6000));
+    let silent = |lan: &Segment| lan.verified.iter().filter(|(_, _, answered)| !answered).count();
+    // One question of ten: of some three hundred that are asked alone, thirty would go unanswered.
+    lan.lost_questions = 100;
+    lan.run(ms(300_000));
+    assert!(silent(&lan) <= 3, "{} of 30 addresses", silent(&lan));
+    lan.verified.clear();
+    lan.lost_questions = 1000;
+    lan.run(ms(45_000));
+    assert_eq!(silent(&lan), 30);
+    lan.verified.clear();
+    lan.lost_questions = 0;
+    lan.run(ms(45_000));
+    assert_eq!((lan.verified.len(), silent(&lan)), (30, 0));
+}
+
+#[test]
+fn a_conflict_is_over_when_the_address_is_none_of_ours_any_more() {
+    let mut lan = Segment::new(16, 3, 1, FAIR);
+    let address = lan.addresses[0];
+    lan.strangers.insert(address, MacAddr([2, 0xbb, 0, 0, 0, 1]));
+    lan.run(ms(15_000));
+    assert!(!lan.conflicts.is_empty() && lan.over.is_empty());
+    lan.release(address);
+    let told: Vec<_> = lan
+        .conflicts
+        .iter()
+        .map(|(node, address, _)| (*node, *address))
+        .collect();
+    assert_eq!(lan.over, told);
+}
+
 /// Ten addresses a node, as with a thousand nodes and ten thousand addresses: what a node sends depends on that alone.
 #[test]
 fn many_nodes_send_no_more_than_five_hundred_heartbeats_a_second_each() {

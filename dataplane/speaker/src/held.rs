@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
 use lb_daemon::Key;
 use lb_proto::MacAddr;
 use lb_proto::coordinator::{Cause, Why};
@@ -12,6 +13,8 @@ use crate::decide::{Announcement, Decision};
 use crate::news::{Matter, News};
 use crate::reasons::Ended;
 use crate::speaker::Speaker;
+use crate::status::Says;
+use crate::verdict::{Check, Stranger, Verdict};
 
 /// How long a lost ServiceL2Status is left alone, for its new owner to overwrite it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -24,16 +27,37 @@ pub(crate) struct Held {
     on: Vec<String>,
     /// Services that know that we announce.
     told: BTreeSet<Key>,
+    /// Whether another node that asked for it was answered, which one, and since when that is so.
+    check: Option<(String, bool, Instant)>,
 }
 
 impl Speaker {
-    /// What the ServiceL2Status of a Service has to say of us: the interfaces; none when it is not ours to write.
+    /// What the ServiceL2Status of a Service has to say of us; none when it is not ours to write. `now` and `time` are the
+    /// same moment.
     #[must_use]
-    pub fn record_of(&self, service: &Key) -> Option<Vec<String>> {
-        let first = self.index.services.get(service)?.first()?;
-        let held = self.held.get(&first)?;
+    pub fn record_of(&self, service: &Key, now: Instant, time: Timestamp) -> Option<Says> {
+        let address = self.index.services.get(service)?.first()?;
+        let held = self.held.get(&address)?;
         let announced = held.announcement.services.contains_key(service) && !held.on.is_empty();
-        announced.then(|| held.announcement.interfaces.names())
+        let since = |at: Instant| {
+            let seconds = now.saturating_duration_since(at).as_secs();
+            time.as_second() - i64::try_from(seconds).unwrap_or_default()
+        };
+        announced.then(|| Says {
+            address,
+            interfaces: held.announcement.interfaces.names(),
+            verdict: Verdict {
+                check: held.check.as_ref().map(|(by, answered, at)| Check {
+                    by: by.clone(),
+                    answered: *answered,
+                    since: since(*at),
+                }),
+                stranger: self.strangers.get(&address).map(|(mac, at)| Stranger {
+                    mac: *mac,
+                    since: since(*at),
+                }),
+            },
+        })
     }
 
     /// The address came to us.
@@ -91,6 +115,7 @@ impl Speaker {
                     announcement,
                     on: Vec::new(),
                     told,
+                    check: None,
                 };
                 self.held.insert(address, held);
                 (BTreeMap::new(), true)
@@ -184,26 +209,47 @@ impl Speaker {
     }
 
     /// A stranger answers for an address of ours, or for one that we would take.
-    pub(crate) fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
+    pub(crate) fn conflict(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
         self.metrics.conflict(address);
+        self.strangers.entry(address).or_insert((mac, now)).0 = mac;
+        self.enter_records(now, address);
         self.publish(address, &Matter::Conflict(mac));
     }
 
     /// The stranger is gone.
-    pub(crate) fn conflict_over(&mut self, address: IpAddr) {
+    pub(crate) fn conflict_over(&mut self, now: Instant, address: IpAddr) {
         self.metrics.conflict_over(address);
+        self.strangers.remove(&address);
+        self.enter_records(now, address);
         tracing::info!(ip = %address, "the stranger that answered for the address was not seen any more");
     }
 
     /// Another speaker has asked the wire for an address of ours.
     pub(crate) fn verified(&mut self, now: Instant, address: IpAddr, by: &str, answered: bool) {
         self.metrics.verified(answered);
+        if let Some(held) = self.held.get_mut(&address)
+            && held
+                .check
+                .as_ref()
+                .is_none_or(|(_, before, _)| *before != answered)
+        {
+            held.check = Some((by.to_owned(), answered, now));
+            self.enter_records(now, address);
+        }
         if answered {
             tracing::debug!(ip = %address, by, "seen by another node");
         } else {
             tracing::warn!(ip = %address, by, "another node asked for the address and was not answered");
             // Whatever it was that was lost, the announcement may have been lost with it.
             self.driver.again(now, address);
+        }
+    }
+
+    /// The statuses of the Services that have an address of ours may have something else to say.
+    fn enter_records(&mut self, now: Instant, address: IpAddr) {
+        let held = self.held.get(&address);
+        for service in held.iter().flat_map(|held| held.announcement.services.keys()) {
+            self.records.enter(service.clone(), now);
         }
     }
 

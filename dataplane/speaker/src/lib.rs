@@ -26,6 +26,7 @@ mod port;
 pub mod reasons;
 pub mod speaker;
 pub mod status;
+pub mod verdict;
 mod voice;
 pub mod watch;
 

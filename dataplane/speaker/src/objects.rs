@@ -13,6 +13,8 @@ use lb_crds::selector::{any_matches, matches, validate};
 use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_daemon::Key;
 
+use crate::verdict::Verdict;
+
 /// Label of an EndpointSlice: the Service that it belongs to.
 pub const LABEL_SERVICE: &str = "kubernetes.io/service-name";
 
@@ -303,6 +305,10 @@ pub struct Record {
     pub service: Key,
     /// The interfaces that it lists.
     pub interfaces: Vec<String>,
+    /// The address that it is about; none if MetalLB has written it.
+    pub address: Option<IpAddr>,
+    /// What its conditions say.
+    pub verdict: Verdict,
     /// The object that it goes with, by uid.
     pub owner: Option<String>,
     /// Version of the object: the precondition of deleting it.
@@ -333,6 +339,8 @@ impl Record {
                 .into_iter()
                 .map(|interface| interface.name)
                 .collect(),
+            address: status.address.parse().ok(),
+            verdict: Verdict::read(&status.conditions),
             owner: object
                 .metadata
                 .owner_references

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use lb_daemon::Key;
 use lb_net::Snapshot;
+use lb_proto::MacAddr;
 use lb_proto::coordinator::{self, Candidates, Coordinator, Output};
 use lb_proto::heartbeat::{Datagram, Refused};
 use lb_proto::liveness;
@@ -77,6 +78,8 @@ pub struct Speaker {
     nodes_changed: bool,
     dirty: BTreeSet<IpAddr>,
     pub(crate) held: BTreeMap<IpAddr, Held>,
+    /// The strangers that answer for addresses, and since when.
+    pub(crate) strangers: BTreeMap<IpAddr, (MacAddr, Instant)>,
     /// Addresses whose interfaces are to be looked at.
     pub(crate) looks: BTreeSet<IpAddr>,
     /// Addresses that nobody announces and that are ours to tell about.
@@ -119,6 +122,7 @@ impl Speaker {
             nodes_changed: false,
             dirty: BTreeSet::new(),
             held: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             looks: BTreeSet::new(),
             unannounced: BTreeMap::new(),
             to_tell: Agenda::default(),
@@ -533,8 +537,8 @@ impl Speaker {
                 }
             }
             Output::StandDown { address } => self.driver.stand_down(address),
-            Output::Conflict { address, mac } => self.conflict(address, mac),
-            Output::ConflictOver { address } => self.conflict_over(address),
+            Output::Conflict { address, mac } => self.conflict(now, address, mac),
+            Output::ConflictOver { address } => self.conflict_over(now, address),
             Output::Verified {
                 address,
                 by,

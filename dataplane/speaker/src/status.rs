@@ -4,11 +4,13 @@
 //! who no longer owns deletes a status only while it still names itself. The object goes with the Node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
@@ -20,6 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::index::Update;
 use crate::objects::Record;
 use crate::speaker::Speaker;
+use crate::verdict::Verdict;
 
 /// Field manager of all speakers: the new owner takes over all that the old one applied.
 const MANAGER: &str = "lb-speaker";
@@ -42,11 +45,27 @@ pub fn object_name(service: &Key) -> String {
         .fold("l2-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
+/// What a status says of its owner.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Says {
+    /// The address that it is about.
+    pub address: IpAddr,
+    /// The interfaces; none for all.
+    pub interfaces: Vec<String>,
+    /// What is seen of the address from elsewhere.
+    pub verdict: Verdict,
+}
+
 /// What is to be done about the statuses of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Write the status.
-    Write,
+    Write {
+        /// What it has to say.
+        says: Says,
+        /// Whether the rest of the object is as it should be.
+        alone: bool,
+    },
     /// Delete this object, if it has still this version.
     Delete {
         /// Its name.
@@ -57,25 +76,20 @@ pub enum Action {
 }
 
 /// Compares what the status of a Service should say with what there is; the next thing to do, if any. `wanted` is none
-/// when we do not own it, else the interfaces; `node` is our name and uid.
+/// when we do not own it; `node` is our name and uid.
 pub fn action<'a>(
     node: (&str, &str),
     service: &Key,
-    wanted: Option<&[String]>,
+    wanted: Option<Says>,
     records: impl IntoIterator<Item = (&'a String, &'a Record)>,
 ) -> Option<Action> {
     let (me, uid) = node;
     let own = object_name(service);
-    let mut found = false;
+    let mut found = None;
     let mut stale = None;
     for (name, record) in records {
-        if let Some(interfaces) = wanted
-            && *name == own
-        {
-            found = record.node == me
-                && record.service == *service
-                && record.interfaces == interfaces
-                && record.owner.as_deref() == Some(uid);
+        if wanted.is_some() && *name == own {
+            found = Some(record);
         } else if record.node == me {
             stale = Some(Action::Delete {
                 name: name.clone(),
@@ -83,11 +97,25 @@ pub fn action<'a>(
             });
         }
     }
-    if wanted.is_some() && !found {
-        Some(Action::Write)
-    } else {
-        stale
+    let Some(mut says) = wanted else {
+        return stale;
+    };
+    // What another node's status says, or one of a namesake of this node, is not about us.
+    let ours = found.filter(|record| {
+        record.node == me && record.service == *service && record.owner.as_deref() == Some(uid)
+    });
+    if let Some(record) = ours
+        && record.address == Some(says.address)
+    {
+        says.verdict = says.verdict.after(&record.verdict);
+        if record.interfaces == says.interfaces && record.verdict == says.verdict {
+            return stale;
+        }
     }
+    Some(Action::Write {
+        says,
+        alone: ours.is_some(),
+    })
 }
 
 /// Why a status was not written.
@@ -114,7 +142,7 @@ pub struct Statuses {
     flights: FuturesUnordered<Flight>,
     busy: BTreeSet<Key>,
     /// What we wrote last, and when.
-    written: BTreeMap<Key, (Instant, Vec<String>)>,
+    written: BTreeMap<Key, (Instant, Says)>,
     failures: BTreeMap<Key, u32>,
 }
 
@@ -181,33 +209,30 @@ impl Statuses {
     fn look(&mut self, now: Instant, service: Key, speaker: &mut Speaker) {
         let index = speaker.index();
         let uid = index.nodes.get(&self.me).map_or("", |node| node.uid.as_str());
-        let wanted = speaker.record_of(&service);
-        let action = action(
-            (&self.me, uid),
-            &service,
-            wanted.as_deref(),
-            index.statuses_of(&service),
-        );
-        let flight = match (action, wanted) {
-            (Some(Action::Write), Some(interfaces)) => {
+        let wanted = speaker.record_of(&service, now, Timestamp::now());
+        let is_ours = wanted.is_some();
+        let node = (&*self.me, uid);
+        let flight = match action(node, &service, wanted, index.statuses_of(&service)) {
+            Some(Action::Write { says, alone }) => {
                 if let Some((at, last)) = self.written.get(&service)
-                    && *last == interfaces
+                    && *last == says
                     && now < *at + REPEAT
                 {
                     let again = *at + REPEAT;
                     speaker.enter_record(service, again);
                     return;
                 }
-                let object = object(&self.namespace, (&self.me, uid), &service, &interfaces);
-                self.written.insert(service.clone(), (now, interfaces));
-                write(self.api.clone(), object_name(&service), object).boxed()
+                let object = object(&self.namespace, node, &service, &says);
+                self.written.insert(service.clone(), (now, says));
+                write(self.api.clone(), object_name(&service), object, alone).boxed()
             }
-            (Some(Action::Delete { name, version }), _) => delete(self.api.clone(), name, version).boxed(),
-            (Some(Action::Write) | None, None) => {
-                self.written.remove(&service);
+            Some(Action::Delete { name, version }) => delete(self.api.clone(), name, version).boxed(),
+            None => {
+                if !is_ours {
+                    self.written.remove(&service);
+                }
                 return;
             }
-            (None, Some(_)) => return,
         };
         self.busy.insert(service.clone());
         let timed = async move {
@@ -218,8 +243,8 @@ impl Statuses {
     }
 }
 
-fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, interfaces: &[String]) -> Value {
-    let interfaces: Vec<_> = interfaces.iter().map(|name| json!({"name": name})).collect();
+fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) -> Value {
+    let interfaces: Vec<_> = says.interfaces.iter().map(|name| json!({"name": name})).collect();
     json!({
         "apiVersion": "metallb.io/v1beta1",
         "kind": "ServiceL2Status",
@@ -239,6 +264,8 @@ fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, interfaces: &
             "serviceName": service.name,
             "serviceNamespace": service.namespace,
             "interfaces": interfaces,
+            "address": says.address,
+            "conditions": says.verdict.conditions(says.address),
         },
     })
 }
@@ -253,6 +280,7 @@ async fn write(
     api: Api<ServiceL2Status>,
     name: String,
     mut object: Value,
+    alone: bool,
 ) -> Result<Option<Update>, WriteError> {
     let apply = PatchParams::apply(MANAGER).force();
     let status = object.as_object_mut().and_then(|object| object.remove("status"));
@@ -261,9 +289,11 @@ async fn write(
         move |source| WriteError::Request { action, name, source }
     };
     // The object first: its status is a resource of its own and cannot create it.
-    api.patch(&name, &apply, &Patch::Apply(&object))
-        .await
-        .map_err(fail("apply"))?;
+    if !alone {
+        api.patch(&name, &apply, &Patch::Apply(&object))
+            .await
+            .map_err(fail("apply"))?;
+    }
     // The second request says nothing of the metadata, and so changes nothing of it.
     let body = json!({
         "apiVersion": object.get("apiVersion"),

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lan::Lan;
 use lb_proto::MacAddr;
 use lb_proto::arp::{ArpFrame, Operation};
@@ -157,10 +157,7 @@ fn a_link_that_comes_back_is_announced_on_again_and_answered() -> Result<()> {
         rig.during(tokio::time::sleep(Duration::from_secs(5))).await;
         lan.client_ip("link set lan0 down")?;
         rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
-        ensure!(
-            rig.speaker.record_of(&key("web")).is_none(),
-            "this node has no interface for it"
-        );
+        ensure!(rig.record("web").is_none(), "this node has no interface for it");
         lan.client_ip("link set lan0 up")?;
         let heard = rig.during(lan.heard(WEB, 2 * SOME_BURSTS)).await?;
         ensure!(heard >= 2, "{heard}");
@@ -177,7 +174,7 @@ fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result
         rig.start(cluster().into_iter().chain([only(&["lan1"])])).await;
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.during(lan.answered("lan1", WEB)).await?);
-        ensure!(rig.speaker.record_of(&key("web")) == Some(vec!["lan1".to_owned()]));
+        ensure!(rig.record("web").map(|says| says.interfaces) == Some(vec!["lan1".to_owned()]));
         rig.tell([only(&["lan0"])]);
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(!rig.during(lan.answered("lan1", WEB)).await?);
@@ -185,7 +182,7 @@ fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result
         ensure!(
             rig.during(lan.answered("lan0", WEB)).await? && !rig.during(lan.answered("lan1", WEB)).await?
         );
-        ensure!(rig.speaker.record_of(&key("web")) == Some(Vec::new()));
+        ensure!(rig.record("web").map(|says| says.interfaces) == Some(Vec::new()));
         ensure!(rig.told() == ["announcing"]);
         Ok(())
     })
@@ -198,10 +195,7 @@ fn a_missing_interface_is_told_once_and_served_when_it_appears() -> Result<()> {
         rig.start(cluster().into_iter().chain([late])).await;
         rig.during(tokio::time::sleep(Duration::from_millis(2500))).await;
         ensure!(rig.told() == ["no interface"]);
-        ensure!(
-            rig.speaker.record_of(&key("web")).is_none(),
-            "nothing is announced"
-        );
+        ensure!(rig.record("web").is_none(), "nothing is announced");
         rig.tell([mk_slice("web", &["n1"])]);
         rig.during(tokio::time::sleep(Duration::from_millis(200))).await;
         ensure!(rig.told().is_empty());
@@ -217,7 +211,7 @@ fn a_missing_interface_is_told_once_and_served_when_it_appears() -> Result<()> {
         ensure!(rig.during(lan.answered("late0", WEB)).await?);
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.told() == ["announcing"]);
-        ensure!(rig.speaker.record_of(&key("web")).is_some());
+        ensure!(rig.record("web").is_some());
         Ok(())
     })
 }
@@ -247,6 +241,9 @@ fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
         ensure!(rig.metric("lb_speaker_malformed_frames_total", "hardware_length") == Some(1.0));
         ensure!(rig.metric("lb_speaker_conflicts_total", WEB) == Some(1.0));
         ensure!(rig.told() == ["announcing", "conflict"]);
+        let record = rig.record("web").context("a status to write")?;
+        let stranger = record.verdict.stranger.context("a stranger")?;
+        ensure!(stranger.mac == MacAddr([2, 0, 0, 0, 0, 9]) && record.address.to_string() == WEB);
         ensure!(rig.metric("metallb_layer2_responses_sent", WEB) == Some(0.0));
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         Ok(())

@@ -89,6 +89,8 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
                 &["ipaddresspools/status", "l2advertisements/status"],
                 &["patch"],
             ));
+            // What they say is repeated on the Services, which the speakers may not write.
+            rules.push(rule("metallb.io", &["servicel2statuses"], &["list", "watch"]));
             rules.push(rule("metallb.io", &["configurationstates"], &["create"]));
             for (resource, verbs) in [
                 ("configurationstates", &["get", "list", "watch"][..]),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use lb_daemon::Key;
 use lb_ipam::{Addresses, Assignment, Family};
 
-use super::{Holder, LIMBO, Landing, Leading, MAX_UNDER_WAY};
+use super::{Holder, LIMBO, Landing, Leading, MAX_REPEATS, MAX_UNDER_WAY};
 use crate::condition::{self, Shown};
 use crate::index::Index;
 use crate::report::Report;
@@ -27,10 +27,26 @@ impl Leading {
             // One that may not be written now is looked at again when that changes.
             if let Some(service) = index.services.get(&key)
                 && self.flights.may_write(&target, &service.version, now)
-                && let Some(write) = self.service_write(&key, service, time)
+                && let Some(write) = self.service_write(index, &key, service, time)
             {
                 self.flights.sent(target, service.version.clone());
                 self.expect_landing(&write);
+                return Some(Write::Service(write));
+            }
+        }
+        // Who announces an address is said after every address has been given that can be, and a few at a time.
+        while self.flights.under_way() == self.repeats.len() && self.repeats.len() < MAX_REPEATS {
+            let Some(key) = self.announcements.pop_first() else {
+                break;
+            };
+            let target = Target::Service(key.clone());
+            if let Some(service) = index.services.get(&key)
+                && self.flights.may_write(&target, &service.version, now)
+                && let Some(write) = self.service_write(index, &key, service, time)
+            {
+                self.flights.sent(target, service.version.clone());
+                self.expect_landing(&write);
+                self.repeats.insert(key);
                 return Some(Write::Service(write));
             }
         }
@@ -79,6 +95,7 @@ impl Leading {
             }
         }
         if let Target::Service(key) = target {
+            self.repeats.remove(&key);
             self.dirty.insert(key);
         }
     }
@@ -103,21 +120,40 @@ impl Leading {
             return;
         };
         // When it says something does not make it say something else.
-        if self.service_write(key, service, Timestamp::UNIX_EPOCH).is_some() {
-            self.queue.insert((service.created, key.clone()));
-        } else {
-            self.flights.forget(&Target::Service(key.clone()));
+        match self.service_write(index, key, service, Timestamp::UNIX_EPOCH) {
+            Some(write) if write.is_about_addresses() => {
+                self.queue.insert((service.created, key.clone()));
+            }
+            Some(_) => {
+                self.announcements.insert(key.clone());
+            }
+            None => self.flights.forget(&Target::Service(key.clone())),
         }
     }
 
     /// The difference between what a Service has and what its object shows.
-    fn service_write(&self, key: &Key, service: &Service, time: Timestamp) -> Option<ServiceWrite> {
+    fn service_write(
+        &self,
+        index: &Index,
+        key: &Key,
+        service: &Service,
+        time: Timestamp,
+    ) -> Option<ServiceWrite> {
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
         let addresses = has.map(Assignment::addresses).unwrap_or_default();
         let pool = has.and_then(Assignment::pool_names);
         let condition = match service.role {
             Role::Former => service.shown.map(|_| condition::Change::Remove),
             Role::Ours(_) => condition::change(service.shown, condition::says(has, self.told.get(key)), time),
+        };
+        let shown = service.announced;
+        let announced = match service.role {
+            Role::Former => shown.map(|_| condition::Change::Remove),
+            Role::Ours(_) => match index.announcers.says(key, &addresses, shown.is_some()) {
+                Some(Some(says)) => condition::change(shown, Some(says), time),
+                Some(None) => shown.map(|_| condition::Change::Remove),
+                None => None,
+            },
         };
         let differs = addresses != service.status.addresses || service.status.foreign;
         let write = ServiceWrite {
@@ -128,8 +164,9 @@ impl Leading {
             pool: (pool != service.pool || service.deprecated_pool).then_some(pool),
             deprecated_pool: service.deprecated_pool,
             condition,
+            announced,
         };
-        (write.status.is_some() || write.pool.is_some() || write.condition.is_some()).then_some(write)
+        (write.is_about_addresses() || write.announced.is_some()).then_some(write)
     }
 
     fn service_written(
@@ -183,6 +220,9 @@ impl Leading {
             }
             if let Some(change) = &write.condition {
                 service.shown = Shown::after(change);
+            }
+            if let Some(change) = &write.announced {
+                service.announced = Shown::after(change);
             }
             if let Some(pool) = write.pool {
                 service.pool = pool;

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::Service;
 use lb_controller::decide::Leading;
 use lb_controller::index::Index;
 use lb_controller::write::{Outcome, Target, Write};
-use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement};
+use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_daemon::Key;
 use lb_daemon::watch::Change;
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 /// The cluster and the one controller that leads in it.
 pub(crate) struct Cluster {
     pub(crate) objects: BTreeMap<Target, Value>,
+    /// What speakers say, by Service; the watch of it delivers at once.
+    announced: BTreeMap<String, Value>,
     version: u64,
     clock: i64,
     pub(crate) now: Instant,
@@ -149,6 +151,7 @@ impl Cluster {
     pub(crate) fn of_class(class: Option<&str>, objects: impl IntoIterator<Item = (Target, Value)>) -> Self {
         let mut cluster = Self {
             objects: BTreeMap::new(),
+            announced: BTreeMap::new(),
             version: 0,
             clock: 1_700_000_000,
             now: Instant::now(),
@@ -176,7 +179,42 @@ impl Cluster {
         objects.reverse();
         let mut cluster = Self::new(objects);
         cluster.clock = self.clock;
+        for (name, status) in self.announced {
+            cluster.announce(&name, status);
+        }
+        cluster.list_announcers();
         cluster
+    }
+
+    /// A speaker writes the status of a Service; nothing is decided yet.
+    pub(crate) fn announce(&mut self, name: &str, mut status: Value) {
+        status["serviceName"] = json!(name);
+        status["serviceNamespace"] = json!("default");
+        let object = json!({
+            "metadata": { "name": format!("l2-{name}"), "namespace": "metallb-system" },
+            "spec": {},
+            "status": status,
+        });
+        self.announced.insert(name.to_owned(), status);
+        self.hear(Change::Apply(serde_json::from_value(object).unwrap()));
+    }
+
+    /// A speaker deletes the status of a Service; nothing is decided yet.
+    pub(crate) fn withdraw(&mut self, name: &str) {
+        self.announced.remove(name);
+        self.hear(Change::Delete(Key::new("metallb-system", format!("l2-{name}"))));
+    }
+
+    /// All statuses have been listed.
+    pub(crate) fn list_announcers(&mut self) {
+        self.hear(Change::Synced);
+    }
+
+    fn hear(&mut self, change: Change<ServiceL2Status>) {
+        let touched = self.index.announcers.take(change);
+        if let Some(leading) = &mut self.leading {
+            leading.announcers_changed(touched);
+        }
     }
 
     /// Whether there is such an object.
@@ -252,6 +290,12 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// A user makes a Service; nothing is decided yet.
+    pub(crate) fn create_service(&mut self, name: &str) {
+        let (target, object) = mk_service(name, json!({}));
+        self.create(target, object);
     }
 
     /// A user makes an object, and the controller does what it does.
@@ -438,8 +482,14 @@ impl Cluster {
 
     /// The condition of an object: status, reason and message.
     pub(crate) fn condition(&self, target: &Target) -> String {
-        let condition =
-            &self.objects.get(target).expect("there is such an object")["status"]["conditions"][0];
+        let conditions = &self.objects.get(target).expect("there is such an object")["status"]["conditions"];
+        let announced = |condition: &&Value| condition["type"] == "lb-operator.io/Announced";
+        let condition = conditions
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|condition| !announced(condition));
+        let condition = condition.unwrap_or(&Value::Null);
         let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
         format!(
             "{}={} {}: {}",
@@ -448,6 +498,22 @@ impl Cluster {
             text("reason"),
             text("message")
         )
+    }
+
+    /// The condition of a Service that tells who announces it; none if there is none.
+    pub(crate) fn announcement(&self, name: &str) -> Option<String> {
+        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let conditions = object["status"]["conditions"].as_array()?;
+        let condition = conditions
+            .iter()
+            .find(|condition| condition["type"] == "lb-operator.io/Announced")?;
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        Some(format!(
+            "{} {}: {}",
+            text("status"),
+            text("reason"),
+            text("message")
+        ))
     }
 
     /// The events since the last call.

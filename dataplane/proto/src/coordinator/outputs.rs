@@ -53,7 +53,7 @@ pub enum Output {
         /// The stranger.
         mac: MacAddr,
     },
-    /// The stranger was not seen any more for a while.
+    /// The stranger was not seen any more for a while, or the address is none of our business any more.
     ConflictOver {
         /// The address.
         address: IpAddr,

@@ -19,6 +19,8 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// Questions of deputies go together, at so many seconds' distance: each time that others are asked about, the kernel's
 /// filter is made anew.
 const ROUND: Duration = Duration::from_secs(3);
+/// How often it asks in a row before it says that it was not answered: a single frame gets lost for no reason.
+const ASKS: u8 = 3;
 
 /// Who may answer for an address.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +68,8 @@ pub(super) struct Seat {
 pub(super) struct Deputy {
     owner: NodeId,
     at: Instant,
-    asked: bool,
+    /// How often it has asked in this round.
+    asked: u8,
 }
 
 impl Coordinator {
@@ -348,30 +351,33 @@ impl Coordinator {
                 self.deadlines.insert((duty.at, address));
                 return;
             }
-            Some(duty) if duty.owner == owner && !duty.asked => {
-                self.outputs.push_back(Output::AskAddress { address });
-                Deputy {
-                    owner,
-                    at: now + ANSWER,
-                    asked: true,
-                }
-            }
-            duty => {
-                let known = duty.filter(|duty| duty.owner == owner);
-                if let Some(duty) = known {
-                    let since = duty.at.checked_sub(ANSWER).unwrap_or(duty.at);
-                    let answered = seat
+            Some(duty) if duty.owner == owner => {
+                let since = duty.at.checked_sub(ANSWER).unwrap_or(duty.at);
+                let answered = duty.asked > 0
+                    && seat
                         .answered_to_us
                         .is_some_and(|(id, at)| id == owner && at >= since);
+                if !answered && duty.asked < ASKS {
+                    self.outputs.push_back(Output::AskAddress { address });
+                    Deputy {
+                        owner,
+                        at: now + ANSWER,
+                        asked: duty.asked + 1,
+                    }
+                } else {
                     self.reports.entry(owner).or_default().push((address, answered));
-                }
-                let pause = if known.is_some() { VERIFY } else { FIRST_VERIFY };
-                Deputy {
-                    owner,
-                    at: rounded(self.epoch, now + jitter(pause, address)),
-                    asked: false,
+                    Deputy {
+                        owner,
+                        at: rounded(self.epoch, now + jitter(VERIFY, address)),
+                        asked: 0,
+                    }
                 }
             }
+            Some(_) | None => Deputy {
+                owner,
+                at: rounded(self.epoch, now + jitter(FIRST_VERIFY, address)),
+                asked: 0,
+            },
         };
         seat.deputy = Some(next);
         self.deadlines.insert((next.at, address));

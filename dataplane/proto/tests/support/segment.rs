@@ -85,7 +85,10 @@ pub(crate) struct Segment {
     pub(crate) changes: Vec<Change>,
     pub(crate) causes: Vec<(usize, IpAddr, &'static str)>,
     pub(crate) conflicts: Vec<(usize, IpAddr, MacAddr)>,
+    pub(crate) over: Vec<(usize, IpAddr)>,
     pub(crate) verified: Vec<(usize, IpAddr, bool)>,
+    /// Of a thousand questions to the wire, so many get lost.
+    pub(crate) lost_questions: u64,
     pub(crate) stand_ins: BTreeSet<(usize, IpAddr)>,
     /// Heartbeats and others that each node has sent.
     pub(crate) sent: Vec<u64>,
@@ -156,7 +159,9 @@ impl Segment {
             changes: Vec::new(),
             causes: Vec::new(),
             conflicts: Vec::new(),
+            over: Vec::new(),
             verified: Vec::new(),
+            lost_questions: 0,
             stand_ins: BTreeSet::new(),
             sent: vec![0; nodes],
             strangers: BTreeMap::new(),
@@ -347,6 +352,16 @@ impl Segment {
         }
     }
 
+    /// Takes an address from its Service: no node has to do with it any more.
+    pub(crate) fn release(&mut self, address: IpAddr) {
+        for node in 0..self.hosts.len() {
+            if let Some(process) = &mut self.hosts[node].process {
+                process.coordinator.set_candidates(address, None);
+            }
+            self.work(node);
+        }
+    }
+
     fn work(&mut self, node: usize) {
         let local = self.local(node);
         let Some(process) = &mut self.hosts[node].process else {
@@ -408,6 +423,8 @@ impl Segment {
                 self.change(node, address, true);
             }
             Output::Withdraw { address, .. } => self.change(node, address, false),
+            Output::AskAddress { .. }
+                if self.lost_questions > 0 && self.dice.roll(1000) < self.lost_questions => {}
             Output::AskAddress { address } => {
                 let answering: Vec<_> = (0..self.hosts.len())
                     .filter(|other| {
@@ -455,7 +472,8 @@ impl Segment {
             Output::StandDown { address } => {
                 self.stand_ins.remove(&(node, address));
             }
-            Output::Again { .. } | Output::ConflictOver { .. } => {
+            Output::ConflictOver { address } => self.over.push((node, address)),
+            Output::Again { .. } => {
                 let _ = now;
             }
         }

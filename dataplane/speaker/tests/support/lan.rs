@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use futures::StreamExt;
 use futures::stream::LocalBoxStream;
+use k8s_openapi::jiff::Timestamp;
+use lb_daemon::Key;
 use lb_net::socket::FRAME_BUFFER;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_proto::arp::{ArpFrame, Operation};
@@ -21,6 +23,7 @@ use lb_speaker::index::{Kind, Update};
 use lb_speaker::metrics::Metrics;
 use lb_speaker::news::News;
 use lb_speaker::speaker::Speaker;
+use lb_speaker::status::Says;
 use nix::sched::{CloneFlags, setns};
 use prometheus::Registry;
 use tokio::sync::mpsc::Receiver;
@@ -295,6 +298,13 @@ impl Rig {
             lb_speaker::news::Matter::Conflict(_) => "conflict",
         };
         news.into_iter().map(reason).collect()
+    }
+
+    /// What the ServiceL2Status of a Service has to say of this node.
+    pub(crate) fn record(&self, service: &str) -> Option<Says> {
+        let time = Timestamp::UNIX_EPOCH;
+        self.speaker
+            .record_of(&Key::new("default", service), Instant::now(), time)
     }
 
     /// The value of a counter or gauge with one of these label values; none when there is no such series.

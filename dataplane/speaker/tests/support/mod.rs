@@ -110,6 +110,7 @@ pub(crate) fn mk_record(service: &str, node: &str, interfaces: &[&str]) -> Recor
             "serviceName": service,
             "serviceNamespace": "default",
             "interfaces": interfaces,
+            "address": WEB,
         },
     })))
 }

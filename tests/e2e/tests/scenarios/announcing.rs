@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lb_e2e::stage::{SOON, Stage, eventually};
 
-use crate::speaker::{metric, pool, service};
+use crate::speaker::{announced, metric, pool, service};
 
 #[test]
 fn an_address_stays_through_restarts_and_strangers_and_forgers_change_nothing() -> anyhow::Result<()> {
@@ -97,11 +97,18 @@ fn a_stranger_is_told(stage: &Stage, address: &str) -> anyhow::Result<()> {
         "ip address add {address}/32 dev eth1 && arping -q -U -c 3 -I eth1 {address}; arping -q -A -c 3 -I eth0 -s {address} {address}; true"
     ))?;
     let told = stage.event("Service", "four", "addressConflict");
+    let condition = announced(stage, "four", "False", "AddressConflict: a host at");
     stage.client(&format!("ip address del {address}/32 dev eth1"))?;
     let told = told?;
     assert!(
         told.contains("that is no node of the cluster answers for"),
         "{told}"
+    );
+    let condition = condition?.to_lowercase();
+    let macs = stage.client("cat /sys/class/net/eth0/address /sys/class/net/eth1/address")?;
+    assert!(
+        macs.split_whitespace().any(|mac| condition.contains(mac)),
+        "it names the stranger's hardware address, one of {macs}: {condition}"
     );
     stage.answers(address, "web")
 }

@@ -234,7 +234,9 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     let said = stage.follow("P13")?;
     assert!(said[0].contains("condition met"), "{said:?}");
     assert_eq!(said[1], "192.168.50.50 of pool web-services");
-    assert!(said[2].contains("Valid"), "{said:?}");
+    assert!(said[2].contains("condition met"), "{said:?}");
+    assert!(said[3].contains("announces 192.168.50.50"), "{said:?}");
+    assert!(said[4].contains("Valid"), "{said:?}");
     for manifest in lb_e2e::guide::section("P14").manifests {
         stage.apply(&manifest)?;
     }

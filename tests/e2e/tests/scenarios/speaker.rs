@@ -57,6 +57,20 @@ fn serves(stage: &Stage, address: &str) -> anyhow::Result<String> {
     })
 }
 
+/// Waits until the condition that tells who announces a Service's address has this status and says this.
+pub(crate) fn announced(stage: &Stage, name: &str, status: &str, text: &str) -> anyhow::Result<String> {
+    let type_ = "lb-operator.io/Announced";
+    stage.admin(&format!(
+        "kubectl wait service/{name} --for=condition={type_}={status} --timeout=30s"
+    ))?;
+    eventually(&format!("{text:?} in the condition of {name}"), SOON, || {
+        let condition = format!(".status.conditions[?(@.type==\"{type_}\")]");
+        let path = format!("{{{condition}.status}} {{{condition}.reason}}: {{{condition}.message}}");
+        let says = stage.admin(&format!("kubectl get service {name} -o jsonpath='{path}'"))?;
+        Ok((says.starts_with(status) && says.contains(text)).then_some(says))
+    })
+}
+
 fn silent(stage: &Stage, address: &str) -> anyhow::Result<()> {
     eventually(&format!("silence on {address}"), SOON, || {
         Ok(stage.owners(address)?.is_empty().then_some(()))
@@ -76,6 +90,12 @@ fn an_address_is_announced_as_soon_as_there_is_an_advertisement(stage: &Stage) -
     let owner = stage.owner(&address, SOON)?;
     serves(stage, &address)?;
     stage.event("Service", "quiet", &format!("announcing from node \"{owner}\""))?;
+    announced(
+        stage,
+        "quiet",
+        "True",
+        &format!("Announced: node {owner} announces {address}"),
+    )?;
     stage.admin("kubectl delete l2advertisement quiet -n metallb-system")?;
     silent(stage, &address)?;
     eventually("the status to go", SOON, || {
@@ -83,6 +103,7 @@ fn an_address_is_announced_as_soon_as_there_is_an_advertisement(stage: &Stage) -
         let statuses = stage.admin(&format!("kubectl get servicel2statuses {selected}"))?;
         Ok(statuses.is_empty().then_some(()))
     })?;
+    announced(stage, "quiet", "False", "NotAnnounced: no node announces")?;
     Ok(())
 }
 
@@ -97,6 +118,7 @@ fn only_chosen_interfaces_answer(stage: &Stage) -> anyhow::Result<()> {
     eventually("an answer on eth1", SOON, || Ok(arping("eth1")?.then_some(())))?;
     assert!(!arping("eth0")?, "it is not announced on eth0");
     serves(stage, &address)?;
+    announced(stage, "second", "True", &format!("announces {address} on eth1"))?;
 
     advertise(stage, "second", "{ipAddressPools: [second], interfaces: [eth9]}")?;
     stage.event("Service", "second", "announceFailed")?;
@@ -135,6 +157,19 @@ fn only_chosen_nodes_answer(stage: &Stage) -> anyhow::Result<()> {
 fn an_excluded_node_hands_over(stage: &Stage) -> anyhow::Result<()> {
     let address = service(stage, "plain", "lan", "")?;
     let owner = stage.owner(&address, SOON)?;
+    announced(
+        stage,
+        "plain",
+        "True",
+        &format!("node {owner} announces {address}"),
+    )?;
+    let verified = || {
+        stage.admin(
+            "kubectl wait servicel2statuses -n metallb-system -l metallb.io/service-name=plain --for=condition=Verified \
+             --timeout=90s",
+        )
+    };
+    verified()?;
     let label = "node.kubernetes.io/exclude-from-external-load-balancers";
     stage.admin(&format!("kubectl label node {owner} {label}="))?;
     eventually("another owner", SOON, || {
@@ -143,6 +178,12 @@ fn an_excluded_node_hands_over(stage: &Stage) -> anyhow::Result<()> {
     })?;
     serves(stage, &address)?;
     let next = stage.owner(&address, SOON)?;
+    announced(
+        stage,
+        "plain",
+        "True",
+        &format!("node {next} announces {address}"),
+    )?;
     stage.admin(&format!("kubectl label node {owner} {label}-"))?;
     // Who returns takes nothing back: there is nothing to wait for, so a look at the next address that it gets has to do.
     let other = service(stage, "other", "lan", "")?;
