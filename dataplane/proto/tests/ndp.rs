@@ -331,3 +331,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_solicitation_from_a_group_is_refused_because_its_answer_would_go_to_many() {
+    let target = "fc00:50::100";
+    let frame = solicitation("ff02::1", solicited_node(ip(target)), target, Some(CLIENT));
+    assert_eq!(Frame::decode(&frame), Err(DecodeError::Source(ip("ff02::1"))));
+    let mut responder = NeighbourResponder::new();
+    responder.insert(ip(target));
+    assert!(matches!(responder.handle(NODE, &frame), Verdict::Malformed(_)));
+}
