@@ -40,7 +40,7 @@ for target in "${targets[@]}"; do
         fi
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         rate=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
-        edges=$(sed -n 's/.* DONE *cov: \([0-9]*\).*/\1/p' "$log")
+        edges=$(sed -n 's/.*DONE *cov: \([0-9]*\).*/\1/p' "$log")
         echo "$runs runs, $rate a second, $edges edges covered, nothing failed"
     fi
 done

@@ -21,7 +21,7 @@ pub fn target(bytes: &[u8]) {
         match bytes.u8() % 5 {
             0 | 1 => {
                 let address = bytes.address();
-                let declined = bytes.u8() % 4 == 0;
+                let declined = bytes.u8().is_multiple_of(4);
                 let changed = claims.insert(Entry { address, declined });
                 assert_eq!(changed, model.insert(address, declined) != Some(declined));
             }

@@ -137,12 +137,12 @@ impl World {
             }
             12 => self.sighted(bytes),
             13 => self.node_sighted(bytes),
-            14 => self.coordinator.set_draining(bytes.u8() % 2 == 0),
+            14 => self.coordinator.set_draining(bytes.u8().is_multiple_of(2)),
             15 => {
                 let address = bytes.address();
                 self.coordinator.inherit(address);
             }
-            16 if bytes.u8() % 16 == 0 => self.coordinator.leave(self.now),
+            16 if bytes.u8().is_multiple_of(16) => self.coordinator.leave(self.now),
             17 => {
                 let (order, flags) = (bytes.u8(), bytes.u8());
                 for number in 0..MANY {
@@ -255,7 +255,7 @@ impl World {
             .collect();
         self.told += entries.len() + 1;
         let set: Claims = entries.iter().copied().collect();
-        let digest = if bytes.u8() % 2 == 0 {
+        let digest = if bytes.u8().is_multiple_of(2) {
             set.digest()
         } else {
             u64::from(bytes.u8() % 2)

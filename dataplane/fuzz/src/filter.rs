@@ -13,7 +13,7 @@ use crate::interpreter;
 /// An exact program lets through what is about an address of the set, and nothing else; a coarse one all of that, too.
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
-    let protocol = if bytes.u8() % 2 == 0 {
+    let protocol = if bytes.u8().is_multiple_of(2) {
         Protocol::Arp
     } else {
         Protocol::Ndp

@@ -37,8 +37,11 @@ mod interpreter;
 pub mod ndp;
 pub mod text;
 
+/// A function over any bytes, which panics when something does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by name: the name of its program in `runner/src/bin` and of its directory in `corpus`.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("arp", arp::target),
     ("ndp", ndp::target),
     ("filter", filter::target),

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
-use lb_fuzz::TARGETS;
+use lb_fuzz::{TARGETS, Target};
 
 /// Mutations of all files of a target together.
 const MUTATIONS: u64 = 4000;
@@ -74,7 +74,7 @@ impl Dice {
 }
 
 /// What fails is shown as it is to be committed.
-fn replay(target: fn(&[u8]), bytes: &[u8], what: &str) {
+fn replay(target: Target, bytes: &[u8], what: &str) {
     if let Err(failure) = catch_unwind(AssertUnwindSafe(|| target(bytes))) {
         println!("{what} fails with {bytes:02x?}");
         resume_unwind(failure);

@@ -237,7 +237,12 @@ impl Frame {
             Message::Advertisement { solicited: true, .. } if self.destination.is_multicast() => {
                 return Err(DecodeError::SolicitedGroup);
             }
-            Message::Advertisement { .. } => {}
+            Message::Advertisement { link_layer, .. } => {
+                let owner = link_layer.unwrap_or(self.src);
+                if !owner.is_unicast() {
+                    return Err(DecodeError::LinkLayer(owner));
+                }
+            }
         }
         Ok(())
     }
