@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use lb_fuzz::{TARGETS, Target};
 
 /// Mutations of all files of a target together.
-const MUTATIONS: u64 = 4000;
+const MUTATIONS: u64 = 1500;
 /// Of all corpora together, in bytes: they are read by people, too.
 const MOST_CORPUS: usize = 200 << 10;
 
