@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint image demo demo-down bench-addresses bench-announcing generate bundle fmt
+.PHONY: help setup test lint fuzz image demo demo-down bench-addresses bench-announcing generate bundle fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -25,6 +25,10 @@ test: setup image lint ## set up everything and run every test, unit to end-to-e
 lint: ## formatting, clippy without a warning
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo fmt --manifest-path dataplane/fuzz/runner/Cargo.toml --check
+
+fuzz: ## every decoder and the speakers' machine, each for FUZZ_SECONDS (60)
+	@dataplane/fuzz/run.sh
 
 image: ## build the three images into target/images
 	@tests/e2e/build-images.sh

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use crate::MacAddr;
 use crate::claims::Claims;
 use crate::guard::Guard;
+use crate::heartbeat::MAX_MACS;
 use crate::liveness::{self, Evidence, Liveness, NodeId, View};
 
 pub use council::Policy;
@@ -328,8 +329,16 @@ impl Coordinator {
         {
             // Of a peer that is never heard this is the only way to know it from a stranger.
             if self.liveness.last_heard(id).is_none() && !told.macs.contains(&mac) {
+                // Anybody on the LAN can answer for it, from as many as they like: the last few count.
+                if told.macs.len() >= MAX_MACS {
+                    let oldest = told.macs.remove(0);
+                    if self.faces.get(&oldest) == Some(&id) {
+                        self.faces.remove(&oldest);
+                    }
+                }
                 told.macs.push(mac);
-                self.faces.insert(mac, id);
+                // What a peer has told itself is worth more than what the wire shows.
+                self.faces.entry(mac).or_insert(id);
             }
             self.liveness.answered(self.now, id, Evidence::Node);
         }
@@ -394,7 +403,8 @@ impl Coordinator {
             return Some(self.now);
         }
         let begin = match self.phase {
-            Phase::Starting { since } => Some(since + MEMORY),
+            // After that the peers are waited for that have not had their time, as liveness says.
+            Phase::Starting { since } => Some(since + MEMORY).filter(|at| *at > self.now),
             Phase::Listing | Phase::Running => None,
         };
         let deadline = self.deadlines.first().map(|(at, _)| *at);
@@ -556,7 +566,8 @@ impl Coordinator {
         self.phase = Phase::Running;
         for address in std::mem::take(&mut self.inherited) {
             if let Some(seat) = self.seats.get_mut(&address) {
-                seat.resumes = true;
+                // Where there is no interface for it any more, it is not ours to keep.
+                seat.resumes = !seat.declined;
             }
         }
         self.seats

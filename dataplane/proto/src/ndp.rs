@@ -63,6 +63,9 @@ pub enum DecodeError {
     /// The target is a group.
     #[error("target {0} is a group")]
     Target(Ipv6Addr),
+    /// The source is a group: an answer to it would go to many (RFC 4291 section 2.7).
+    #[error("source {0} is a group")]
+    Source(Ipv6Addr),
     /// An option has no length, or a longer one than there are bytes.
     #[error("an option is cut off or has no length")]
     Option,
@@ -92,6 +95,7 @@ impl DecodeError {
             Self::Type(_) => "type",
             Self::Code(_) => "code",
             Self::Target(_) => "target",
+            Self::Source(_) => "source",
             Self::Option => "option",
             Self::Unspecified => "unspecified_source",
             Self::SolicitedGroup => "solicited_group",
@@ -164,6 +168,9 @@ impl Frame {
             .ok_or(DecodeError::PayloadLength(length))?;
         let source = address(headers, IPV6_AT + 8);
         let destination = address(headers, IPV6_AT + 24);
+        if source.is_multicast() {
+            return Err(DecodeError::Source(source));
+        }
         if checksum(source, destination, payload) != 0 {
             return Err(DecodeError::Checksum);
         }
@@ -230,7 +237,12 @@ impl Frame {
             Message::Advertisement { solicited: true, .. } if self.destination.is_multicast() => {
                 return Err(DecodeError::SolicitedGroup);
             }
-            Message::Advertisement { .. } => {}
+            Message::Advertisement { link_layer, .. } => {
+                let owner = link_layer.unwrap_or(self.src);
+                if !owner.is_unicast() {
+                    return Err(DecodeError::LinkLayer(owner));
+                }
+            }
         }
         Ok(())
     }

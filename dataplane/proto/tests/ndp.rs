@@ -331,3 +331,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_solicitation_from_a_group_is_refused_because_its_answer_would_go_to_many() {
+    let target = "fc00:50::100";
+    let frame = solicitation("ff02::1", solicited_node(ip(target)), target, Some(CLIENT));
+    assert_eq!(Frame::decode(&frame), Err(DecodeError::Source(ip("ff02::1"))));
+    let mut responder = NeighbourResponder::new();
+    responder.insert(ip(target));
+    assert!(matches!(responder.handle(NODE, &frame), Verdict::Malformed(_)));
+}
+
+#[test]
+fn an_advertisement_that_comes_from_a_group_shows_nobody() {
+    let mut frame = unsolicited(CLIENT, ip("fc00:50::100"));
+    // Without its option: the payload is as long as the message, and the checksum that of the rest.
+    let mut bare = question(CLIENT, ip("fc00:50::100"));
+    bare[..54].copy_from_slice(&frame[..54]);
+    bare[18..20].copy_from_slice(&24_u16.to_be_bytes());
+    bare[54..78].copy_from_slice(&frame[54..78]);
+    bare[56..58].fill(0);
+    let checksum = etherparse::Icmpv6Type::Unknown {
+        type_u8: 136,
+        code_u8: 0,
+        bytes5to8: [frame[58], 0, 0, 0],
+    };
+    let addresses = (bare[22..38].try_into().unwrap(), bare[38..54].try_into().unwrap());
+    let sum = checksum
+        .calc_checksum(addresses.0, addresses.1, &bare[62..])
+        .unwrap();
+    bare[56..58].copy_from_slice(&sum.to_be_bytes());
+    assert!(Frame::decode(&bare).is_ok());
+    let group = [0x33, 0x33, 0, 0, 0, 1];
+    bare[6..12].copy_from_slice(&group);
+    assert_eq!(Frame::decode(&bare), Err(DecodeError::LinkLayer(MacAddr(group))));
+    // With it, who has the address is said.
+    frame[6..12].copy_from_slice(&group);
+    assert!(Frame::decode(&frame).is_ok());
+}

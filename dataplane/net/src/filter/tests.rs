@@ -9,6 +9,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "interpreter.rs"]
+mod interpreter;
+
 const HOST: u32 = 0;
 const BROADCAST: u32 = 1;
 const OTHER_HOST: u32 = 3;
@@ -17,42 +20,10 @@ const OUTGOING: u32 = 4;
 /// What the kernel would do: the bytes that pass, 0 for a drop. Checks what the kernel's own check would
 /// refuse.
 fn run(program: &Program, packet_type: u32, frame: &[u8]) -> u32 {
-    let code = program.instructions();
-    assert!(code.len() <= MAX_INSTRUCTIONS);
-    let load = |at: u32, len: usize| {
-        let at = usize::try_from(at).unwrap();
-        frame
-            .get(at..at + len)
-            .map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)))
-    };
-    let mut a = 0;
-    let mut pc = 0;
-    loop {
-        let Instruction { code, jt, jf, k } = *code.get(pc).expect("the program runs into a return");
-        pc += 1;
-        let branch = |holds: bool| usize::from(if holds { jt } else { jf });
-        match code {
-            LD_BYTE if k == PACKET_TYPE => a = packet_type,
-            LD_BYTE | LD_HALF | LD_WORD => match load(
-                k,
-                match code {
-                    LD_BYTE => 1,
-                    LD_HALF => 2,
-                    _ => 4,
-                },
-            ) {
-                Some(word) => a = word,
-                // A load beyond the frame ends the program with a drop.
-                None => return 0,
-            },
-            JUMP => pc += usize::try_from(k).unwrap(),
-            JUMP_EQ => pc += branch(a == k),
-            JUMP_GT => pc += branch(a > k),
-            JUMP_GE => pc += branch(a >= k),
-            RETURN => return k,
-            other => panic!("instruction {other:#x} is not one of ours"),
-        }
-    }
+    let ops = program.instructions().iter();
+    let code: Vec<_> = ops.map(|op| (op.code, op.jt, op.jf, op.k)).collect();
+    assert!(interpreter::is_accepted(&code));
+    interpreter::run(&code, packet_type, frame).expect("the program runs into a return")
 }
 
 fn request(target_ip: Ipv4Addr) -> ArpFrame {

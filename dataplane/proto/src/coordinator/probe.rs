@@ -136,8 +136,12 @@ impl Coordinator {
         while self.probes.due.len() < AT_ONCE
             && let Some(address) = self.probes.waiting.pop_front()
         {
-            self.dirty.insert(address);
-            self.probes.look(self.now, address);
+            // It may have lost its candidates while it waited: nobody would take what its probe finds, until it is claimed on
+            // the strength of that later.
+            if self.seats.contains_key(&address) {
+                self.dirty.insert(address);
+                self.probes.look(self.now, address);
+            }
         }
     }
 

@@ -100,6 +100,7 @@ fn only_the_packet_crate_may_hold_unsafe_code() {
         "crds",
         "daemon",
         "dataplane/controller",
+        "dataplane/fuzz",
         "dataplane/ipam",
         "dataplane/proto",
         "dataplane/speaker",

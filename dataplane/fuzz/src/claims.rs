@@ -1,0 +1,86 @@
+//! Sets of claims, their digests, and how they are put together from parts.
+//!
+//! What an [`Assembly`] can hold is bounded by what a datagram carries ([`MAX_ENTRIES_LEN`]) times the parts of a set (4096), from an authentic
+//! peer, each part once; and a part of another set drops all that came before.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use lb_proto::claims::{Assembly, Claims};
+use lb_proto::heartbeat::{Entry, MAX_ENTRIES_LEN, Part};
+
+use crate::bytes::Bytes;
+
+/// A digest tells the set whatever its history; parts give their set in any order, or nothing.
+pub fn target(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    let mut claims = Claims::default();
+    let mut model: BTreeMap<IpAddr, bool> = BTreeMap::new();
+    let mut assembly = Assembly::default();
+    while !bytes.is_empty() {
+        match bytes.u8() % 5 {
+            0 | 1 => {
+                let address = bytes.address();
+                let declined = bytes.u8().is_multiple_of(4);
+                let changed = claims.insert(Entry { address, declined });
+                assert_eq!(changed, model.insert(address, declined) != Some(declined));
+            }
+            2 => {
+                let address = bytes.address();
+                assert_eq!(claims.remove(address), model.remove(&address).is_some());
+            }
+            3 => {
+                let first = u32::from_be_bytes([10, bytes.u8(), 0, 0]);
+                for number in 0..u32::from(bytes.u8()) {
+                    let address = IpAddr::V4(Ipv4Addr::from(first + number));
+                    claims.insert(Entry::claimed(address));
+                    model.insert(address, false);
+                }
+            }
+            _ => strange(&mut assembly, &mut bytes),
+        }
+    }
+    let same: Claims = model
+        .iter()
+        .map(|(address, declined)| Entry {
+            address: *address,
+            declined: *declined,
+        })
+        .collect();
+    assert_eq!(claims, same);
+    assert_eq!(claims.digest(), same.digest());
+    together(&mut assembly, &claims);
+}
+
+/// A part as no speaker of ours makes it.
+fn strange(assembly: &mut Assembly, bytes: &mut Bytes<'_>) {
+    let part = Part {
+        digest: bytes.u64() % 4,
+        number: bytes.u16() % 8,
+        of: bytes.u16(),
+        entries: (0..bytes.u8() % 8)
+            .map(|_| Entry::claimed(bytes.address()))
+            .collect(),
+    };
+    let digest = part.digest;
+    if let Some(claims) = assembly.add(part) {
+        assert_eq!(claims.digest(), digest, "it is the set that was told");
+    }
+}
+
+/// Whatever came before, the parts of a set give the set: backwards and some of them twice.
+fn together(assembly: &mut Assembly, claims: &Claims) {
+    let parts = claims.parts();
+    for part in &parts {
+        assert!(part.entries.iter().map(Entry::encoded_len).sum::<usize>() <= MAX_ENTRIES_LEN);
+    }
+    let mut whole = None;
+    for part in parts.iter().rev() {
+        assert_eq!(whole, None, "nothing is believed before all of it is there");
+        whole = assembly.add(part.clone());
+        if part.number > 0 && part.number % 2 == 0 {
+            assert_eq!(assembly.add(part.clone()), None);
+        }
+    }
+    assert_eq!(whole.as_ref(), Some(claims));
+}

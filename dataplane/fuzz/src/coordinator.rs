@@ -1,0 +1,419 @@
+//! A whole speaker among others. The bytes are settings and a sequence of what can happen to it: datagrams of authentic
+//! peers with anything in them, anybody on the wire with any address, what the API server says, and time.
+//!
+//! Beside it runs a small model of what it has been told and has said, which must agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use lb_proto::MacAddr;
+use lb_proto::claims::Claims;
+use lb_proto::coordinator::{Api, Candidates, Cause, Config, Conflicts, Coordinator, Node, Output, Policy};
+use lb_proto::heartbeat::{Datagram, Entry, Heartbeat, Keys, MAX_LEN, Message, Part, State};
+use lb_proto::liveness;
+
+use crate::bytes::Bytes;
+
+const ME: &str = "n0";
+const NAMES: [&str; 5] = [ME, "n1", "n2", "n3", "n4"];
+const MY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+/// So many addresses that some have to wait before the wire is asked about them.
+const MANY: u32 = 300;
+/// So often in a row a flood says nearly the same.
+const FLOOD: u16 = 400;
+/// How often it may want to be called without any time passing: probes, decisions and answers follow one another.
+const ROUNDS: usize = 64;
+/// Most bytes of its state, as text: beside what the peers have claimed, it depends on nodes and addresses alone.
+const MOST_STATE: usize = 48 << 10;
+const MOST_STATE_OF_ADDRESS: usize = 1500;
+/// Most that is to be done after one input.
+const MOST_OUTPUTS: usize = 2000;
+
+/// It never panics, says nothing twice, announces what it may and has asked about, wants to be called in the future, and
+/// stays small.
+pub fn target(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    let mut world = World::new(bytes.u8());
+    while !bytes.is_empty() {
+        world.happen(&mut bytes);
+    }
+    world.end();
+}
+
+struct World {
+    coordinator: Coordinator,
+    now: Instant,
+    keys: Keys,
+    incarnation: u64,
+    /// What each peer has sent last.
+    numbers: BTreeMap<&'static str, u64>,
+    nodes: BTreeSet<&'static str>,
+    /// Of each address that has candidates: whether we could not announce it.
+    candidates: BTreeMap<IpAddr, bool>,
+    announced: BTreeSet<IpAddr>,
+    stands_in: BTreeSet<IpAddr>,
+    conflicts: BTreeSet<IpAddr>,
+    /// How often the wire was asked about an address, and whether somebody was seen there, since it was given up last.
+    asked: BTreeMap<IpAddr, u32>,
+    seen: BTreeSet<IpAddr>,
+    /// Most that the peers can have told.
+    told: usize,
+    number: u64,
+}
+
+impl World {
+    fn new(settings: u8) -> Self {
+        let now = Instant::now();
+        let config = Config {
+            me: ME.to_owned(),
+            version: "1.0.0".to_owned(),
+            liveness: liveness::Config {
+                rate: if settings & 32 == 0 { 450 } else { 5 },
+                ..liveness::Config::default()
+            },
+            policy: if settings & 1 == 0 {
+                Policy::Availability
+            } else {
+                Policy::Fenced
+            },
+            failback: settings & 2 != 0,
+            conflicts: match settings >> 2 & 3 {
+                0 => Conflicts::Warn,
+                1 => Conflicts::Defend,
+                _ => Conflicts::Yield,
+            },
+        };
+        let mut world = Self {
+            coordinator: Coordinator::new(now, 1000, config),
+            now,
+            keys: Keys::new([[7; 32].as_slice()]).expect("it is long enough"),
+            incarnation: 1000,
+            numbers: BTreeMap::new(),
+            nodes: BTreeSet::new(),
+            candidates: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            stands_in: BTreeSet::new(),
+            conflicts: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            told: 0,
+            number: 0,
+        };
+        world.coordinator.set_macs(vec![MY_MAC]);
+        // Most sequences begin with a speaker that runs.
+        if settings & 16 == 0 {
+            let mut nodes = Bytes(&[0x1e, 0, 0, 0, 0]);
+            world.set_nodes(&mut nodes);
+            world.coordinator.start(now);
+            for _ in 0..12 {
+                world.pass(100);
+            }
+        }
+        world
+    }
+
+    fn happen(&mut self, bytes: &mut Bytes<'_>) {
+        match bytes.u8() % 20 {
+            0 => self.set_nodes(bytes),
+            1 | 2 => {
+                let (address, order, flags) = (bytes.address(), bytes.u8(), bytes.u8());
+                self.set_candidates(address, order, flags);
+            }
+            3 => self.coordinator.start(self.now),
+            4 | 5 => {
+                let millis = u64::from(bytes.u8());
+                self.pass(millis * if millis < 128 { 1 } else { 200 });
+            }
+            6 | 7 => self.heartbeat(bytes),
+            8 | 9 => self.claims(bytes),
+            10 => {
+                let part = self.part(bytes);
+                self.receive(bytes, Message::Yours(part));
+            }
+            11 => {
+                let (answered, silent) = (vec![bytes.address()], vec![bytes.address()]);
+                self.receive(bytes, Message::Seen { answered, silent });
+            }
+            12 => self.sighted(bytes),
+            13 => self.node_sighted(bytes),
+            14 => self.coordinator.set_draining(bytes.u8().is_multiple_of(2)),
+            15 => {
+                let address = bytes.address();
+                self.coordinator.inherit(address);
+            }
+            16 if bytes.u8().is_multiple_of(16) => self.coordinator.leave(self.now),
+            17 => {
+                let (order, flags) = (bytes.u8(), bytes.u8());
+                for number in 0..MANY {
+                    let address = Ipv4Addr::from(0x0a00_0000 + number).into();
+                    self.set_candidates(address, order, flags);
+                }
+            }
+            18 => {
+                let part = self.part(bytes);
+                self.receive(bytes, Message::Claims(part));
+            }
+            _ => self.pass(1),
+        }
+        self.drain();
+    }
+
+    fn set_nodes(&mut self, bytes: &mut Bytes<'_>) {
+        let which = bytes.u8();
+        let chosen = (0..).zip(NAMES).filter(|(bit, _)| which >> bit & 1 == 1);
+        let nodes: Vec<_> = chosen
+            .map(|(_, name)| {
+                let what = bytes.u8();
+                Node {
+                    name,
+                    api: match what % 4 {
+                        0 | 1 => Api::Up,
+                        2 => Api::Held,
+                        _ => Api::Down,
+                    },
+                    on_link: what & 4 == 0,
+                }
+            })
+            .collect();
+        self.nodes = nodes.iter().map(|node| node.name).collect();
+        self.nodes.remove(ME);
+        self.coordinator.set_nodes(self.now, nodes);
+    }
+
+    fn set_candidates(&mut self, address: IpAddr, order: u8, flags: u8) {
+        if flags % 4 == 3 {
+            self.candidates.remove(&address);
+            self.forget(address);
+            self.coordinator.set_candidates(address, None);
+            return;
+        }
+        let mut names = NAMES.to_vec();
+        names.rotate_left(usize::from(flags >> 2) % NAMES.len());
+        names.retain(|name| {
+            NAMES
+                .iter()
+                .position(|other| other == name)
+                .is_some_and(|bit| order >> bit & 1 == 0)
+        });
+        let declined = flags % 4 == 2;
+        let candidates = Candidates {
+            order: &names,
+            declined,
+        };
+        self.coordinator.set_candidates(address, Some(candidates));
+        self.candidates.insert(address, declined);
+    }
+
+    fn heartbeat(&mut self, bytes: &mut Bytes<'_>) {
+        let what = bytes.u8();
+        let grace = Duration::from_millis(u64::from(bytes.u16()) << (what >> 4));
+        let message = Message::Heartbeat(Heartbeat {
+            state: match what % 8 {
+                0..=3 => State::Up,
+                4 => State::Draining,
+                5 => State::Leaving { grace },
+                _ => State::Starting { grace },
+            },
+            interval: Duration::from_millis(match what & 8 {
+                0 => 50,
+                _ => u64::from(bytes.u16()),
+            }),
+            version: "2".to_owned(),
+            claims: u64::from(bytes.u8()),
+            knows: u64::from(bytes.u8()),
+            macs: (0..bytes.u8() % 4)
+                .map(|_| MacAddr([2, 0, 0, 0, 0, bytes.u8() % 8]))
+                .collect(),
+        });
+        self.receive(bytes, message);
+    }
+
+    /// Claims as a peer of ours tells them.
+    fn claims(&mut self, bytes: &mut Bytes<'_>) {
+        let count = bytes.u8() % 8;
+        let entry = |_| Entry {
+            address: bytes.address(),
+            declined: bytes.u8() % 8 == 7,
+        };
+        let claims: Claims = (0..count).map(entry).collect();
+        for part in claims.parts() {
+            self.told += part.entries.len();
+            self.receive(bytes, Message::Claims(part));
+        }
+    }
+
+    /// A part as a peer of another version might tell it.
+    fn part(&mut self, bytes: &mut Bytes<'_>) -> Part {
+        let of = bytes.u16().max(1);
+        let number = bytes.u16() % of;
+        let entries: Vec<_> = (0..bytes.u8() % 8)
+            .map(|_| Entry {
+                address: bytes.address(),
+                declined: false,
+            })
+            .collect();
+        self.told += entries.len() + 1;
+        let set: Claims = entries.iter().copied().collect();
+        let digest = if bytes.u8().is_multiple_of(2) {
+            set.digest()
+        } else {
+            u64::from(bytes.u8() % 2)
+        };
+        Part {
+            digest,
+            number,
+            of,
+            entries,
+        }
+    }
+
+    /// From one of the peers, mostly as fresh as it has to be; through the wire format.
+    fn receive(&mut self, bytes: &mut Bytes<'_>, message: Message) {
+        let (from, how) = (bytes.u8(), bytes.u8());
+        let node = NAMES[usize::from(from) % NAMES.len()];
+        let last = self.numbers.entry(node).or_default();
+        *last += 1;
+        let datagram = Datagram {
+            node: if from == 255 { "stranger" } else { node }.to_owned(),
+            incarnation: if how < 240 { 5 } else { u64::from(how & 7) },
+            number: if how == 239 { 1 } else { *last },
+            echo: if how < 250 {
+                self.incarnation
+            } else {
+                bytes.u64() >> (8 * (how & 7))
+            },
+            message,
+        };
+        let opened = self.keys.open(&self.keys.seal(&datagram));
+        assert_eq!(
+            opened.as_ref(),
+            Ok(&datagram),
+            "what is within the limits comes through"
+        );
+        let believed = self.coordinator.receive(self.now, datagram);
+        assert!(
+            believed.is_err() || self.nodes.contains(node),
+            "a stranger is not believed"
+        );
+    }
+
+    fn mac(bytes: &mut Bytes<'_>) -> MacAddr {
+        match bytes.u8() {
+            255 => MacAddr(bytes.array()),
+            byte => MacAddr([2, 0, 0, 0, 0, byte % 16]),
+        }
+    }
+
+    fn sighted(&mut self, bytes: &mut Bytes<'_>) {
+        let (address, mut mac, how) = (bytes.address(), Self::mac(bytes), bytes.u8());
+        self.seen.insert(address);
+        for time in 0..if how == 255 { FLOOD } else { 1 } {
+            self.coordinator.sighted(self.now, address, mac);
+            mac.0[3..5].copy_from_slice(&(time + 1).to_be_bytes());
+        }
+    }
+
+    fn node_sighted(&mut self, bytes: &mut Bytes<'_>) {
+        let name = NAMES[usize::from(bytes.u8()) % NAMES.len()];
+        let (mut mac, how) = (Self::mac(bytes), bytes.u8());
+        for time in 0..if how == 255 { FLOOD } else { 1 } {
+            self.coordinator.node_sighted(self.now, name, mac);
+            mac.0[3..5].copy_from_slice(&(time + 1).to_be_bytes());
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        for _ in 0..ROUNDS {
+            self.coordinator.handle_timeout(self.now, 16);
+            self.drain();
+            if self.coordinator.poll_timeout().is_none_or(|at| at > self.now) {
+                return;
+            }
+        }
+        panic!("it wants to be called again and again, and no time passes");
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        self.asked.remove(&address);
+        self.seen.remove(&address);
+    }
+
+    fn drain(&mut self) {
+        let mut count = 0;
+        while let Some(output) = self.coordinator.poll_output() {
+            count += 1;
+            self.judge(output);
+        }
+        assert!(count <= MOST_OUTPUTS, "{count} things to do at once");
+        for address in self.candidates.keys().chain(&self.announced) {
+            let (is_mine, announced) = (
+                self.coordinator.is_mine(*address),
+                self.announced.contains(address),
+            );
+            assert_eq!(is_mine, announced, "{address}");
+        }
+    }
+
+    fn judge(&mut self, output: Output) {
+        match output {
+            Output::Send { to, datagram } => {
+                assert!(self.nodes.contains(&*to) && datagram.node == ME);
+                assert!(datagram.number > self.number, "numbers rise");
+                self.number = datagram.number;
+                self.incarnation = datagram.incarnation;
+                let sealed = self.keys.seal(&datagram);
+                assert!(sealed.len() <= MAX_LEN);
+                assert_eq!(self.keys.open(&sealed), Ok(datagram));
+            }
+            Output::Announce { address, cause } => {
+                assert!(self.announced.insert(address), "{address} is announced once");
+                let declined = self.candidates.get(&address);
+                assert_eq!(declined, Some(&false), "{address} has candidates, and a way");
+                assert!(!self.stands_in.contains(&address) || !matches!(cause, Cause::Resumed));
+                if cause == Cause::First {
+                    let asked = self.asked.get(&address).is_some_and(|asked| *asked >= 3);
+                    assert!(
+                        asked || self.seen.contains(&address),
+                        "the wire is asked about {address} before it is claimed"
+                    );
+                }
+            }
+            Output::Withdraw { address, .. } => {
+                assert!(self.announced.remove(&address), "{address} was announced");
+                self.forget(address);
+            }
+            Output::Again { address } | Output::Verified { address, .. } => {
+                assert!(self.announced.contains(&address), "{address} is ours");
+            }
+            Output::AskAddress { address } => *self.asked.entry(address).or_default() += 1,
+            Output::AskNode { node } => assert!(self.nodes.contains(&*node)),
+            Output::Conflict { address, mac } => {
+                assert_ne!(mac, MY_MAC, "we are no stranger to ourselves");
+                self.conflicts.insert(address);
+            }
+            Output::ConflictOver { address } => {
+                assert!(self.conflicts.remove(&address), "{address} was contested");
+            }
+            Output::StandIn { address, node } => {
+                assert!(self.stands_in.insert(address), "{address} is stood in for once");
+                assert!(self.nodes.contains(&*node));
+            }
+            Output::StandDown { address } => {
+                assert!(self.stands_in.remove(&address), "{address} was stood in for");
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.pass(1);
+        let addresses = self.candidates.len() + self.told;
+        let most = MOST_STATE + MOST_STATE_OF_ADDRESS * addresses;
+        let state = format!("{:?}", self.coordinator).len();
+        assert!(
+            state <= most,
+            "{state} bytes of state where {most} are to be expected"
+        );
+    }
+}

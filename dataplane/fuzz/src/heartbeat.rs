@@ -1,0 +1,83 @@
+//! Heartbeats. The bytes are a datagram; it is opened as it is, as one whose authentication is right, and as the body of
+//! one whose header is right, too.
+
+use hmac::{Hmac, KeyInit, Mac};
+use lb_proto::heartbeat::{
+    Datagram, Entry, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION, Message, Part, Refused,
+};
+use sha2::Sha256;
+
+const KEY: [u8; 32] = [0x5a; 32];
+const HEADER_LEN: usize = 33;
+const TAG_LEN: usize = 32;
+
+/// What is read is within its limits and goes back into the same bytes; what no key has made is refused.
+pub fn target(bytes: &[u8]) {
+    let keys = Keys::new([KEY.as_slice()]).expect("it is long enough");
+    let _ = check(&keys, bytes);
+    let strangers = Keys::new([[1; 32].as_slice(), &[2; 16]]).expect("they are long enough");
+    assert!(strangers.open(bytes).is_err(), "no key of theirs has made it");
+
+    let most = MAX_LEN - TAG_LEN;
+    let signed = bytes.get(..most).unwrap_or(bytes);
+    let _ = check(&keys, &authentic(signed));
+
+    let Some((kind, body)) = bytes.split_first() else {
+        return;
+    };
+    let body = body.get(..most - HEADER_LEN - 2).unwrap_or(body);
+    let mut signed = b"LBHB\x01".to_vec();
+    signed.push(*kind);
+    signed.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+    signed.extend([7; 24]);
+    signed.extend([2, b'n', b'1']);
+    signed.extend(body);
+    let sealed = authentic(&signed);
+    let opened = check(&keys, &sealed);
+    assert_ne!(opened, Err(Refused::Authentication));
+    assert!(strangers.open(&sealed).is_err());
+}
+
+fn authentic(signed: &[u8]) -> Vec<u8> {
+    let mac = Hmac::<Sha256>::new_from_slice(&KEY).expect("any length will do");
+    let tag = mac.chain_update(signed).finalize().into_bytes();
+    [signed, &tag].concat()
+}
+
+fn check(keys: &Keys, bytes: &[u8]) -> Result<Datagram, Refused> {
+    let datagram = keys.open(bytes)?;
+    assert!(bytes.len() <= MAX_LEN);
+    let name = datagram.node.len();
+    assert!((1..=MAX_NAME).contains(&name));
+    let body = bytes.len() - HEADER_LEN - name - TAG_LEN;
+    // In what order a message lists its two kinds of addresses is the sender's choice.
+    let mut canonical = true;
+    match &datagram.message {
+        Message::Heartbeat(heartbeat) => {
+            assert!(heartbeat.macs.len() <= MAX_MACS && heartbeat.version.len() <= MAX_VERSION);
+        }
+        Message::Claims(part) | Message::Yours(part) => {
+            assert!(part.number < part.of);
+            assert_eq!(12 + len(part), body, "no more is allocated than what came");
+        }
+        Message::Seen { answered, silent } => {
+            let of = |list: &[std::net::IpAddr]| -> usize {
+                let entries = list.iter().map(|address| Entry::claimed(*address).encoded_len());
+                entries.sum()
+            };
+            assert_eq!(of(answered) + of(silent), body);
+            canonical = false;
+        }
+    }
+    // A longer body fits beside a short name alone, and is not made by us.
+    if body <= MAX_ENTRIES_LEN {
+        let sealed = keys.seal(&datagram);
+        assert!(sealed.len() == bytes.len() && (!canonical || sealed == bytes));
+        assert_eq!(keys.open(&sealed).as_ref(), Ok(&datagram));
+    }
+    Ok(datagram)
+}
+
+fn len(part: &Part) -> usize {
+    part.entries.iter().map(Entry::encoded_len).sum()
+}

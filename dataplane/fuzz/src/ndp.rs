@@ -1,0 +1,155 @@
+//! Neighbour discovery: decoder and responder. The bytes are one frame; it is judged as it is, and once more with the
+//! length, the hop limit and the checksum that no mutation finds.
+
+use std::net::Ipv6Addr;
+
+use lb_proto::MacAddr;
+use lb_proto::ndp::{Frame, Message};
+use lb_proto::neighbour::{NeighbourResponder, Verdict};
+
+const NODE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0b]);
+const OTHER: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0c]);
+const OWNED: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x100);
+/// Answered for in place of `OTHER`.
+const LENT: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x101);
+const ICMPV6_AT: usize = 54;
+
+/// An advertisement goes to a solicitation that RFC 4861 section 7.1.1 lets be believed, for an owned address, with the
+/// flags of section 7.2.4; to nothing else.
+pub fn target(bytes: &[u8]) {
+    let mut responder = NeighbourResponder::new();
+    responder.insert(OWNED);
+    responder.stand_in(LENT, OTHER);
+    check(&responder, bytes);
+    let mut mended = bytes.to_vec();
+    if mend(&mut mended) {
+        check(&responder, &mended);
+        if let Ok(frame) = Frame::decode(&mended) {
+            responder.insert(frame.target);
+            check(&responder, &mended);
+        }
+    }
+}
+
+/// Whether there is a message to give a right length, hop limit and checksum.
+fn mend(frame: &mut [u8]) -> bool {
+    let Some(length) = frame
+        .len()
+        .checked_sub(ICMPV6_AT)
+        .and_then(|length| u16::try_from(length).ok())
+    else {
+        return false;
+    };
+    if length < 4 {
+        return false;
+    }
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    frame[14] = 0x60 | (frame[14] & 0xf);
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame[20..22].copy_from_slice(&[58, 255]);
+    frame[56..58].fill(0);
+    let sum = sum(&frame[22..54], &frame[ICMPV6_AT..]);
+    frame[56..58].copy_from_slice(&(!sum).to_be_bytes());
+    true
+}
+
+/// The Internet checksum over pseudo-header and message, not complemented (RFC 1071): 0xffff over a message with its own.
+fn sum(addresses: &[u8], message: &[u8]) -> u16 {
+    let words = |bytes: &[u8]| -> u64 {
+        let word = |pair: &[u8]| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u64::from(*low));
+        bytes.chunks(2).map(word).sum()
+    };
+    let mut sum = words(addresses) + words(message) + message.len() as u64 + 58;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn check(responder: &NeighbourResponder, bytes: &[u8]) {
+    let owned = |address: Ipv6Addr| responder.addresses().any(|other| *other == address);
+    let decoded = Frame::decode(bytes);
+    let (frame, address) = match responder.handle(NODE, bytes) {
+        Verdict::Reply { frame, address } => (frame, address),
+        Verdict::Sighted { address, mac } => {
+            let seen = decoded.expect("only what is well-formed shows anything");
+            assert!(matches!(seen.message, Message::Advertisement { .. }));
+            assert!(seen.target == address && !address.is_multicast());
+            assert!(
+                mac.is_unicast() && seen.src != NODE,
+                "a station has it, and not we"
+            );
+            return;
+        }
+        Verdict::Ignore(_) => {
+            assert!(decoded.is_ok());
+            return;
+        }
+        Verdict::Malformed(_) => {
+            assert!(decoded.is_err());
+            return;
+        }
+    };
+    // The question, read without the decoder.
+    let length = usize::from(u16::from_be_bytes([bytes[18], bytes[19]]));
+    let message = &bytes[ICMPV6_AT..ICMPV6_AT + length];
+    let ip = |at: usize| Ipv6Addr::from(*bytes[at..].first_chunk::<16>().unwrap());
+    let (source, destination, asked) = (ip(22), ip(38), ip(62));
+    assert_eq!(bytes[12..14], [0x86, 0xdd]);
+    assert_eq!(bytes[14] >> 4, 6);
+    assert_eq!(bytes[20..22], [58, 255], "from this link");
+    assert_eq!(sum(&bytes[22..54], message), 0xffff, "undamaged");
+    assert_eq!(message[..2], [135, 0], "no answer to anything but a question");
+    assert!(length >= 24 && asked == address && owned(address));
+    let [.., a, b, c] = address.octets();
+    assert!(bytes[..6] == NODE.0 || bytes[..6] == [0x33, 0x33, 0xff, a, b, c]);
+    assert_ne!(bytes[6..12], NODE.0, "no answer to ourselves");
+    let mut link_layer = None;
+    let mut options = &message[24..];
+    while let [kind, units, ..] = options {
+        let (option, rest) = options.split_at(usize::from(*units) * 8);
+        if *kind == 1 {
+            link_layer = Some(option[2..8].to_vec());
+        }
+        options = rest;
+    }
+    // The answer.
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let (to_mac, to, flags) = if source.is_unspecified() {
+        assert!(link_layer.is_none(), "a probe has no address to answer to");
+        assert_eq!(
+            destination.octets()[..13],
+            [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]
+        );
+        (vec![0x33, 0x33, 0, 0, 0, 1], all_nodes, 0x20)
+    } else {
+        (link_layer.unwrap_or(bytes[6..12].to_vec()), source, 0x60)
+    };
+    assert!(to_mac[0] & 1 == 0 || to == all_nodes, "one question, one answer");
+    let mut expected = [
+        to_mac,
+        NODE.0.to_vec(),
+        vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255],
+    ]
+    .concat();
+    expected.extend(address.octets());
+    expected.extend(to.octets());
+    expected.extend([136, 0, frame[56], frame[57], flags, 0, 0, 0]);
+    expected.extend(address.octets());
+    expected.extend([2, 1]);
+    expected.extend(&frame[80..]);
+    assert_eq!(frame[..], expected);
+    assert_eq!(sum(&frame[22..54], &frame[ICMPV6_AT..]), 0xffff);
+    let stands_in = address == LENT && frame[80..] == OTHER.0;
+    assert!(
+        stands_in || frame[80..] == NODE.0,
+        "the hardware address is the owner's"
+    );
+    let read = Frame::decode(&frame).expect("what we send is what others believe");
+    assert!(matches!(read.message, Message::Advertisement { .. }));
+    let verdict = responder.handle(OTHER, &frame);
+    assert!(
+        !matches!(verdict, Verdict::Reply { .. }),
+        "no answer to an answer"
+    );
+}
