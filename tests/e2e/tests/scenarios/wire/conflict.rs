@@ -139,10 +139,9 @@ pub(super) fn the_address_is_defended(stage: &Stage) -> anyhow::Result<()> {
         }
         last = heard.at;
     }
-    assert_eq!(
-        starts.len(),
-        2,
-        "one defence at once, and one ten seconds after: {starts:?}"
+    assert!(
+        starts.len() >= 2,
+        "one defence at once, and the next ten seconds after: {starts:?}"
     );
     for pair in starts.windows(2) {
         assert!(
