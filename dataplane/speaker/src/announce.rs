@@ -71,7 +71,8 @@ impl Driver {
     }
 
     /// The links are like this now. Opens what became fit and closes what ceased to be; behind a link that came up, or
-    /// has another MAC, everything is announced again. Returns whether a fit interface came.
+    /// has another MAC, everything is announced again, and on the links that are left what was announced on one that
+    /// went. Returns whether a fit interface came.
     pub fn set_links(&mut self, now: Instant, links: Snapshot) -> bool {
         self.links = links;
         self.refit(now)
@@ -82,18 +83,20 @@ impl Driver {
         self.seen.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
-    /// Announces the address on these interfaces, those that come later included.
+    /// Announces the address on these interfaces, those that come later included. Where one of those before is none of
+    /// them, it is announced again on the others: who had learned it from that one must not be left with it.
     pub fn announce(&mut self, now: Instant, address: IpAddr, interfaces: Interfaces) {
         let chosen = self.chosen(address, &interfaces);
-        let mut gained = false;
+        let mut changed = false;
         for (index, port) in &mut self.ports {
             if chosen.contains(index) {
-                gained |= port.insert(address);
+                changed |= port.insert(address);
             } else {
+                changed |= port.has(address);
                 port.remove(address);
             }
         }
-        if self.claims.insert(address, interfaces).is_none() || gained {
+        if self.claims.insert(address, interfaces).is_none() || changed {
             self.schedule.claim(now, address);
         }
     }
@@ -221,10 +224,13 @@ impl Driver {
             sightings,
             ..
         } = self;
+        // Who learned an address from an interface that is gone is to learn it from those that are left.
+        let mut lost = BTreeSet::new();
         ports.retain(|index, port| {
             let fit = links.get(index).is_some_and(|link| excluded.admits(link));
             if !fit {
                 tracing::info!(interface = port.name(), "interface closed");
+                lost.extend(claims.keys().copied().filter(|address| port.has(*address)));
             }
             fit
         });
@@ -268,11 +274,12 @@ impl Driver {
         let mut again = Vec::new();
         for (address, interfaces) in claims.iter() {
             let chosen = choose(excluded, links, ports, *address, interfaces);
-            let mut heard = true;
+            let mut heard = !lost.contains(address);
             for (index, port) in ports.iter_mut() {
                 if chosen.contains(index) {
                     heard &= !port.insert(*address) && !anew.contains(index);
                 } else {
+                    heard &= !port.has(*address);
                     port.remove(*address);
                 }
             }

@@ -189,6 +189,30 @@ fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result
 }
 
 #[test]
+fn when_one_interface_goes_the_address_is_announced_again_on_the_others() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let only = |names: &[&str]| mk_advertisement("lan", &json!({"interfaces": names}));
+        let both = only(&["lan0", "lan1"]);
+        rig.start(cluster().into_iter().chain([both])).await;
+        // The end of the first series of bursts.
+        let series = Duration::from_secs(6);
+        rig.during(tokio::time::sleep(series)).await;
+        ensure!(rig.during(lan.heard(WEB, SOME_BURSTS)).await? == 0);
+        lan.client_ip("link set lan1 down")?;
+        let heard = rig.during(lan.heard(WEB, SOME_BURSTS)).await?;
+        ensure!(heard >= 2, "its link is down: {heard}");
+        lan.client_ip("link set lan1 up")?;
+        rig.during(tokio::time::sleep(series)).await;
+        ensure!(rig.during(lan.heard(WEB, SOME_BURSTS)).await? == 0);
+        rig.tell([only(&["lan0"])]);
+        let heard = rig.during(lan.heard(WEB, SOME_BURSTS)).await?;
+        ensure!(heard >= 2, "it is not advertised there any more: {heard}");
+        ensure!(rig.told() == ["announcing"]);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_missing_interface_is_told_once_and_served_when_it_appears() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let late = mk_advertisement("lan", &json!({"interfaces": ["late0"]}));

@@ -131,10 +131,15 @@ impl Stage {
     /// # Errors
     /// As [`Stage::admin`].
     pub fn client(&self, text: &str) -> anyhow::Result<String> {
-        finish(
-            text,
-            &mut self.the_lab().command("client", &["bash", "-c", text])?,
-        )
+        self.on_machine("client", text)
+    }
+
+    /// Runs a command on a machine of the lab.
+    ///
+    /// # Errors
+    /// As [`Stage::admin`].
+    pub fn on_machine(&self, machine: &str, text: &str) -> anyhow::Result<String> {
+        finish(text, &mut self.the_lab().command(machine, &["bash", "-c", text])?)
     }
 
     /// Runs the commands of one section of the guide, in order, and returns what each printed.
@@ -336,12 +341,12 @@ impl Stage {
         Ok(owners)
     }
 
-    /// The node that the client has in its neighbour table for an IPv6 address.
+    /// The node that the client has in its neighbour table for an address on the first LAN.
     ///
     /// # Errors
     /// When it has none there, or one whose hardware address is no node's.
     pub fn neighbour(&self, address: &str) -> anyhow::Result<String> {
-        let known = self.client(&format!("ip -6 neigh show {address} dev eth0"))?;
+        let known = self.client(&format!("ip neigh show {address} dev eth0"))?;
         let mut words = known.split_whitespace().skip_while(|word| *word != "lladdr");
         let mac = words.nth(1).unwrap_or_default();
         let node = self.nodes_by_mac()?.remove(mac);

@@ -263,6 +263,55 @@ impl Lab {
         network::set_cables(&self.layout, self.node(node)?, network::Cable::In)
     }
 
+    /// Divides the first LAN. These nodes are on a side of their own, where the client has its second interface; all else
+    /// stays on the other side. Nobody loses carrier.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn divide(&self, apart: &[usize]) -> anyhow::Result<()> {
+        let apart: Vec<_> = apart
+            .iter()
+            .map(|node| self.node(*node))
+            .collect::<anyhow::Result<_>>()?;
+        network::divide(&self.layout, &apart)
+    }
+
+    /// Makes the first LAN one again, and puts the client's second interface back on the second.
+    ///
+    /// # Errors
+    /// When the switches do not answer.
+    pub fn unite(&self) -> anyhow::Result<()> {
+        network::divide(&self.layout, &[])
+    }
+
+    /// Ends the API server, until it is started again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_api_server(&self) -> anyhow::Result<()> {
+        let gate = self.layout.disk(Machine::Server).join(server::STOPPED);
+        std::fs::write(&gate, "").with_context(|| format!("write {}", gate.display()))?;
+        machine::signal(
+            &self.layout,
+            Machine::Server,
+            "kube-apiserver",
+            nix::sys::signal::Signal::SIGKILL,
+        )?;
+        Ok(())
+    }
+
+    /// Starts the API server again, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start_api_server(&self) -> anyhow::Result<()> {
+        let gate = self.layout.disk(Machine::Server).join(server::STOPPED);
+        std::fs::remove_file(&gate).with_context(|| format!("remove {}", gate.display()))?;
+        wait_for("the API server", &self.layout.log("apiserver"), || {
+            self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
+        })
+    }
+
     /// Takes a node's power away: all its processes end at once and nothing in it answers or forwards any more.
     ///
     /// # Errors

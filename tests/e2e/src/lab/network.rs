@@ -12,6 +12,9 @@ use super::run;
 /// The switches, and with them the machines' interfaces: LAN 0 on `eth0`, LAN 1 on `eth1`.
 const LANS: usize = 2;
 
+/// The switch of those who are apart from LAN 0.
+const APART: &str = "apart";
+
 /// Whether a machine's cables are plugged in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cable {
@@ -108,6 +111,30 @@ pub(super) fn set_cables(layout: &Layout, machine: Machine, cable: Cable) -> any
         .collect();
     ip(&layout.lan(), &commands)
         .with_context(|| format!("reach the switch port of {}: has it power?", machine.name()))
+}
+
+/// Divides LAN 0: some nodes are on a segment of their own, together with the client's second interface, and the others
+/// stay where they are. No carrier is lost by it. Without nodes, everything is as it was.
+pub(super) fn divide(layout: &Layout, apart: &[Machine]) -> anyhow::Result<()> {
+    let lan = layout.lan();
+    let mut commands = Vec::new();
+    if !apart.is_empty() && run(Command::new("ip").args(["-n", &lan, "link", "show", APART])).is_err() {
+        commands.push(format!(
+            "link add {APART} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
+        ));
+        commands.push(format!("link set {APART} up"));
+    }
+    let client = if apart.is_empty() { "br1" } else { APART };
+    commands.push(format!("link set {} master {client}", port(Machine::Client, 1)));
+    // All in one breath: whoever is moved is on one side or the other.
+    for number in 1..=layout.nodes {
+        let node = Machine::Node(number);
+        let side = if apart.contains(&node) { APART } else { "br0" };
+        if run(Command::new("ip").args(["-n", &lan, "link", "show", &port(node, 0)])).is_ok() {
+            commands.push(format!("link set {} master {side}", port(node, 0)));
+        }
+    }
+    ip(&lan, &commands).context("divide the LAN")
 }
 
 /// The pods' network on a node.

@@ -10,6 +10,9 @@ const SERVICES: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// As [`SERVICES`], for pods; a node's part follows from its number.
 pub(super) const PODS: &str = "10.244.0.0/16,fd00:10:244::/56";
 
+/// A file on its disk: while it is there, the API server is not started.
+pub(super) const STOPPED: &str = "apiserver.stopped";
+
 /// Starts it. It is ready when the API server says so.
 pub(super) fn start(layout: &Layout) -> anyhow::Result<()> {
     let pki = layout.pki();
@@ -45,7 +48,11 @@ pub(super) fn start(layout: &Layout) -> anyhow::Result<()> {
         ("etcd", etcd),
         (
             "apiserver",
-            format!("{} {apiserver}", layout::binary("kube-apiserver").display()),
+            format!(
+                "[ ! -e {}/{STOPPED} ] && {} {apiserver}",
+                disk.display(),
+                layout::binary("kube-apiserver").display()
+            ),
         ),
         (
             "controller-manager",

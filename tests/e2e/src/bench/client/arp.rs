@@ -38,18 +38,12 @@ pub(super) struct Wire {
 impl Wire {
     /// Opens it, in the client's network.
     pub(super) fn open() -> anyhow::Result<Self> {
-        // A protocol is given in the order of the wire.
-        let protocol = Protocol::from(i32::from(ETHERTYPE.to_be()));
-        let socket =
-            Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).context("open a packet socket")?;
-        socket.set_read_timeout(Some(LOOK))?;
-        // As much as the kernel gives: a sweep is answered by the hundred.
-        socket.set_recv_buffer_size(1 << 20)?;
-        let interface = getifaddrs()?
-            .filter(|interface| interface.interface_name == INTERFACE)
-            .find_map(|interface| interface.address?.as_link_addr().copied())
-            .with_context(|| format!("the client has no interface {INTERFACE}"))?;
-        bind(socket.as_raw_fd(), &interface).with_context(|| format!("bind to {INTERFACE}"))?;
+        Self::open_on(INTERFACE)
+    }
+
+    /// Opens it on an interface, in the client's network.
+    fn open_on(interface: &str) -> anyhow::Result<Self> {
+        let socket = packet_socket(interface, ETHERTYPE)?;
         Ok(Self { socket })
     }
 
@@ -95,11 +89,38 @@ impl Wire {
     }
 }
 
-fn is_passing(error: &std::io::Error) -> bool {
+/// A socket for frames of one protocol on an interface of the client's, in whose network this is called.
+pub(super) fn packet_socket(interface: &str, ethertype: u16) -> anyhow::Result<Socket> {
+    // A protocol is given in the order of the wire.
+    let protocol = Protocol::from(i32::from(ethertype.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).context("open a packet socket")?;
+    socket.set_read_timeout(Some(LOOK))?;
+    // As much as the kernel gives: a sweep is answered by the hundred.
+    socket.set_recv_buffer_size(1 << 20)?;
+    let address = getifaddrs()?
+        .filter(|known| known.interface_name == interface)
+        .find_map(|known| known.address?.as_link_addr().copied())
+        .with_context(|| format!("the client has no interface {interface}"))?;
+    bind(socket.as_raw_fd(), &address).with_context(|| format!("bind to {interface}"))?;
+    Ok(socket)
+}
+
+pub(super) fn is_passing(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
     ) || error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
+}
+
+/// Who answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answerer {
+    /// The hardware address.
+    pub mac: MacAddr,
+    /// When it answered first.
+    pub first: Instant,
+    /// When it answered last.
+    pub last: Instant,
 }
 
 /// What asking for one address has come to.
@@ -107,24 +128,28 @@ fn is_passing(error: &std::io::Error) -> bool {
 pub struct Answers {
     /// When it was answered.
     pub times: Times,
-    /// Who answered, and when last.
-    pub from: Vec<(MacAddr, Instant)>,
+    /// Who answered.
+    pub from: Vec<Answerer>,
 }
 
 impl Answers {
-    fn push(&mut self, from: MacAddr, when: Instant) {
+    pub(super) fn push(&mut self, mac: MacAddr, when: Instant) {
         self.times.push(when);
-        match self.from.iter_mut().find(|(known, _)| *known == from) {
-            Some((_, last)) => *last = when,
-            None => self.from.push((from, when)),
+        match self.from.iter_mut().find(|known| known.mac == mac) {
+            Some(known) => known.last = when,
+            None => self.from.push(Answerer {
+                mac,
+                first: when,
+                last: when,
+            }),
         }
     }
 
     /// Who has answered since then.
     #[must_use]
     pub fn since(&self, when: Instant) -> Vec<MacAddr> {
-        let since = self.from.iter().filter(|(_, last)| *last >= when);
-        since.map(|(from, _)| *from).collect()
+        let since = self.from.iter().filter(|from| from.last >= when);
+        since.map(|from| from.mac).collect()
     }
 }
 
@@ -133,30 +158,55 @@ impl Answers {
 /// # Errors
 /// When the client's network is not there.
 pub fn probe(lab: &Lab, address: Ipv4Addr, period: Duration) -> anyhow::Result<Probe<Answers>> {
-    Probe::start(lab, move |shared: &Arc<Shared<Answers>>| {
-        let wire = Wire::open()?;
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                while !shared.is_over() {
-                    if let Some((of, from)) = wire.answer()?
-                        && of == address
-                    {
-                        shared.seen().push(from, Instant::now());
-                    }
+    probe_on(lab, INTERFACE, address, period)
+}
+
+/// The same on another interface of the client's.
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_on(
+    lab: &Lab,
+    interface: &'static str,
+    address: Ipv4Addr,
+    period: Duration,
+) -> anyhow::Result<Probe<Answers>> {
+    Probe::start(lab, move |shared| {
+        let wire = Wire::open_on(interface)?;
+        let answer = || {
+            let answer = wire.answer()?;
+            Ok(answer.filter(|(of, _)| *of == address).map(|(_, from)| from))
+        };
+        again_and_again(shared, period, || wire.ask(address), answer)
+    })
+}
+
+/// Asks in every period, and notes who answers.
+pub(super) fn again_and_again(
+    shared: &Arc<Shared<Answers>>,
+    period: Duration,
+    ask: impl Fn() -> anyhow::Result<()>,
+    answer: impl Fn() -> anyhow::Result<Option<MacAddr>> + Send + Sync,
+) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !shared.is_over() {
+                if let Some(from) = answer()? {
+                    shared.seen().push(from, Instant::now());
                 }
-                anyhow::Ok(())
-            });
-            let mut next = Instant::now();
-            while !shared.is_over() && !reader.is_finished() {
-                wire.ask(address)?;
-                next += period;
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
-            match reader.join() {
-                Ok(outcome) => outcome,
-                Err(_) => bail!("a probe's reader panicked"),
-            }
-        })
+            anyhow::Ok(())
+        });
+        let mut next = Instant::now();
+        while !shared.is_over() && !reader.is_finished() {
+            ask()?;
+            next += period;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        match reader.join() {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("a probe's reader panicked"),
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,8 @@ impl Requests {
 ///
 /// # Errors
 /// When the client's network is not there.
-pub fn probe(lab: &Lab, address: Ipv4Addr, period: Duration) -> anyhow::Result<Probe<Requests>> {
-    let target = SocketAddr::from((address, PORT));
+pub fn probe(lab: &Lab, address: impl Into<IpAddr>, period: Duration) -> anyhow::Result<Probe<Requests>> {
+    let target = SocketAddr::new(address.into(), PORT);
     Probe::start(lab, move |shared: &Arc<Shared<Requests>>| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

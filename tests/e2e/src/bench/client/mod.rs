@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`arp`] | who has the address, asked as a host with a cold table asks; a flood of such questions; how long an answer takes |
+//! | [`ndp`] | the same for IPv6 |
 //! | [`sweep`] | the same for addresses by the thousand |
 //! | [`http`] | new requests, as the client's own table of neighbours leads them |
 //! | [`connections`] | connections that stay open |
@@ -12,6 +13,7 @@
 pub mod arp;
 pub mod connections;
 pub mod http;
+pub mod ndp;
 pub mod sweep;
 pub mod times;
 

@@ -1,0 +1,128 @@
+//! What becomes of addresses when power, the API server, heartbeats or the LAN itself fail: measured by a client on the LAN,
+//! in IPv4 and IPv6, by its requests, its table of neighbours and who answers it.
+//!
+//! Three nodes may have the addresses; the pod behind them runs on a fourth that may not, so that each outage is of the
+//! address and not of the pod.
+
+mod partition;
+mod power;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use sha2::{Digest as _, Sha256};
+
+/// The nodes that may have the addresses.
+const CANDIDATES: [&str; 3] = ["n1", "n2", "n3"];
+
+/// A Service with an address of each family. For both, the nodes have the same order.
+struct Dual {
+    name: &'static str,
+    four: Ipv4Addr,
+    six: Ipv6Addr,
+}
+
+#[test]
+fn addresses_outlive_failures_of_power_api_server_heartbeats_and_lan() -> anyhow::Result<()> {
+    let stage = Stage::lab("faults", 4)?;
+    stage.admin("kubectl label node n4 node.kubernetes.io/exclude-from-external-load-balancers=")?;
+    stage.install()?;
+    stage.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec:\n  nodeName: n4\n  \
+         containers: [{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80]}]\n---\n\
+         apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
+         spec: {addresses: [192.168.50.100-192.168.50.199, \"fc00:50::600-fc00:50::6ff\"]}\n---\n\
+         apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}",
+    )?;
+    let one = dual(&stage, "one", ["n1", "n2", "n3"])?;
+    let two = dual(&stage, "two", ["n2", "n1", "n3"])?;
+    for service in [&one, &two] {
+        serves(&stage, service)?;
+    }
+
+    partition::lost_heartbeats_move_nothing(&stage, &one)?;
+    partition::each_side_serves_and_one_owner_is_left(&stage, &one)?;
+    power::an_address_moves_and_stays(&stage, &one)?;
+    power::it_moves_without_the_api_server(&stage, &two)?;
+    power::two_failures_at_once(&stage, [&one, &two])?;
+
+    set(&stage, "partitionPolicy: Fenced, failback: Immediate")?;
+    owned(&stage, &one, "n1")?;
+    owned(&stage, &two, "n2")?;
+    partition::a_minority_withdraws_before_the_majority_claims(&stage, &one)?;
+    power::who_returns_takes_it_back(&stage, &two)?;
+    Ok(())
+}
+
+/// A Service whose addresses belong to these nodes in this order.
+fn dual(stage: &Stage, name: &'static str, order: [&str; 3]) -> anyhow::Result<Dual> {
+    let in_order = |address: &str| {
+        let mut nodes = CANDIDATES;
+        nodes.sort_by_key(|node| Sha256::digest(format!("{node}#{address}")));
+        nodes == order
+    };
+    let four = (100..200).map(|last| Ipv4Addr::new(192, 168, 50, last));
+    let six = (0x600..0x700).map(|last| Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, last));
+    let four = four.into_iter().find(|address| in_order(&address.to_string()));
+    let six = six.into_iter().find(|address| in_order(&address.to_string()));
+    let (four, six) = (four.expect("one of a hundred"), six.expect("one of so many"));
+    stage.apply_service(
+        name,
+        "web",
+        &format!("metallb.io/loadBalancerIPs: \"{four},{six}\""),
+        "  ipFamilyPolicy: RequireDualStack\n",
+    )?;
+    let service = Dual { name, four, six };
+    let nodes = stage.address(name)?;
+    assert_eq!(nodes, format!("{four} {six}"));
+    Ok(service)
+}
+
+/// The client gets an answer by HTTP from both addresses.
+fn serves(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
+    stage.answers(&service.four.to_string(), "web")?;
+    stage.answers(&format!("[{}]", service.six), "web")
+}
+
+/// The nodes that the client has in its table of neighbours for the two addresses.
+fn neighbours(stage: &Stage, service: &Dual) -> anyhow::Result<[String; 2]> {
+    Ok([
+        stage.neighbour(&service.four.to_string())?,
+        stage.neighbour(&service.six.to_string())?,
+    ])
+}
+
+/// Waits until the client has this node in its table for both addresses, and then gets an answer.
+fn owned(stage: &Stage, service: &Dual, by: &str) -> anyhow::Result<()> {
+    eventually(
+        &format!("{by} to have the addresses of {}", service.name),
+        SOON,
+        || Ok((neighbours(stage, service)? == [by, by]).then_some(())),
+    )?;
+    serves(stage, service)
+}
+
+/// Sets fields of the stack's speakers, and waits until all of them run with them.
+pub(crate) fn set(stage: &Stage, fields: &str) -> anyhow::Result<()> {
+    let before = stage.admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
+    stage.admin(&format!(
+        "kubectl patch lbs default --type merge -p \"$(cat <<'EOF'\nspec: {{speaker: {{{fields}}}}}\nEOF\n)\""
+    ))?;
+    eventually("the operator to have seen it", SOON, || {
+        let seen = stage.admin("kubectl get lbs default -o jsonpath='{.status.observedGeneration}'")?;
+        Ok((seen.parse::<u64>()? > before.parse::<u64>()?).then_some(()))
+    })?;
+    stage.admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=120s")?;
+    stage.admin("kubectl wait lbs default --for=condition=Ready --timeout=60s")?;
+    Ok(())
+}
+
+/// Gives a node its power back, and waits until its speaker hears the others.
+fn start(stage: &Stage, node: usize) -> anyhow::Result<()> {
+    stage.the_lab().start(node)?;
+    let name = format!("n{node}");
+    eventually(&format!("the speaker of {name}"), EVENTUALLY, || {
+        let heard = crate::speaker::metric(stage, &name, "lb_speaker_heartbeats_received_total")?;
+        Ok((heard > 0).then_some(()))
+    })
+}

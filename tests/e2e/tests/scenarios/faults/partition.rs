@@ -1,0 +1,200 @@
+//! Speakers that do not hear each other: because heartbeats alone are lost, or because the LAN has fallen apart.
+
+use std::time::{Duration, Instant};
+
+use lb_e2e::bench::client::arp::{self, Answers};
+use lb_e2e::bench::client::{Probe, ndp};
+use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_proto::MacAddr;
+
+use super::{Dual, neighbours, owned, serves};
+
+/// Between one question and the next.
+const PERIOD: Duration = Duration::from_millis(5);
+/// In a time as long as this nothing that is to happen at once is outstanding.
+const WHILE: Duration = Duration::from_millis(1500);
+/// The client's interfaces: on the side where most are, and on that of the node that is apart.
+const NEAR: &str = "eth0";
+const FAR: &str = "eth1";
+
+/// A client that asks for both addresses of a Service on one side.
+struct Ears {
+    four: Probe<Answers>,
+    six: Probe<Answers>,
+}
+
+impl Ears {
+    fn open(stage: &Stage, side: &'static str, service: &Dual) -> anyhow::Result<Self> {
+        Ok(Self {
+            four: arp::probe_on(stage.the_lab(), side, service.four, PERIOD)?,
+            six: ndp::probe_on(stage.the_lab(), side, service.six, PERIOD)?,
+        })
+    }
+
+    /// Both families, by name.
+    fn each(&self) -> [(&'static str, &Probe<Answers>); 2] {
+        [("IPv4", &self.four), ("IPv6", &self.six)]
+    }
+
+    /// Waits until both are answered by somebody else than this one.
+    fn hear_another(&self, than: MacAddr) -> anyhow::Result<()> {
+        for (family, probe) in self.each() {
+            eventually(&format!("another owner, {family}"), SOON, || {
+                let another = |answers: &Answers| answers.from.iter().any(|from| from.mac != than);
+                Ok(probe.look(another).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn hear(&self, whom: MacAddr) -> anyhow::Result<()> {
+        for (family, probe) in self.each() {
+            eventually(&format!("an answer of {whom}, {family}"), SOON, || {
+                let there = |answers: &Answers| answers.from.iter().any(|from| from.mac == whom);
+                Ok(probe.look(there).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn mac(stage: &Stage, node: &str) -> anyhow::Result<MacAddr> {
+    Ok(MacAddr(stage.the_lab().hardware_address(node)?))
+}
+
+/// The owner and its two successors do not hear each other by UDP any more, and the address stays where it is.
+pub(super) fn lost_heartbeats_move_nothing(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
+    owned(stage, service, "n1")?;
+    let rule = |what: &str| {
+        format!(
+            "iptables -{what} INPUT -p udp --dport 7947 -j DROP; ip6tables -{what} INPUT -p udp --dport 7947 -j DROP"
+        )
+    };
+    let n1 = mac(stage, "n1")?;
+    let ears = Ears::open(stage, NEAR, service)?;
+    ears.hear(n1)?;
+    let received = || crate::speaker::metric(stage, "n1", "lb_speaker_heartbeats_received_total");
+    for node in super::CANDIDATES {
+        stage.on_machine(node, &rule("I"))?;
+    }
+    let before = received()?;
+    // Twenty times as long as a silent node is waited for.
+    std::thread::sleep(2 * WHILE);
+    let after = received()?;
+    for node in super::CANDIDATES {
+        stage.on_machine(node, &rule("D"))?;
+    }
+    assert_eq!(before, after, "heartbeats are lost indeed");
+    eventually("heartbeats again", SOON, || {
+        Ok((received()? > after).then_some(()))
+    })?;
+    std::thread::sleep(WHILE);
+    for (family, probe) in ears.each() {
+        let from: Vec<_> = probe.look(|answers| answers.from.iter().map(|from| from.mac).collect());
+        assert_eq!(from, [n1], "{family}: nobody else has answered");
+    }
+    assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
+    serves(stage, service)
+}
+
+/// `Availability`.
+pub(super) fn each_side_serves_and_one_owner_is_left(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
+    let lab = stage.the_lab();
+    let n1 = mac(stage, "n1")?;
+    let (near, far) = (
+        Ears::open(stage, NEAR, service)?,
+        Ears::open(stage, FAR, service)?,
+    );
+    near.hear(n1)?;
+    let cut = Instant::now();
+    lab.divide(&[1])?;
+    near.hear_another(n1)?;
+    far.hear(n1)?;
+    serves(stage, service)?;
+    std::thread::sleep(WHILE);
+    let apart = Instant::now();
+    std::thread::sleep(WHILE);
+    for ((family, near), (_, far)) in near.each().into_iter().zip(far.each()) {
+        let [near_now, far_now] = [near, far].map(|probe| probe.look(|answers| answers.since(apart)));
+        assert_eq!(near_now.len(), 1, "{family}: one owner on the one side");
+        assert_eq!(far_now, [n1], "{family}: and the old one on the other");
+        let first = near.look(|answers| answers.from.iter().map(|from| from.first).max());
+        let took = first.unwrap_or(cut).saturating_duration_since(cut);
+        println!("Availability, {family}: the larger side has an owner {took:?} after the LAN fell apart");
+    }
+    drop(far);
+
+    let healed = Instant::now();
+    lab.unite()?;
+    std::thread::sleep(2 * WHILE);
+    for (family, probe) in near.each() {
+        let (now, others) = probe.look(|answers| {
+            let others = answers.from.iter().filter(|from| from.mac != n1);
+            let last = others.map(|from| from.last).max();
+            (answers.since(healed + WHILE), last)
+        });
+        assert_eq!(now, [n1], "{family}: the first in the order is left, alone");
+        let two = others.map_or(Duration::ZERO, |last| last.saturating_duration_since(healed));
+        println!("Availability, {family}: the second owner answers for {two:?} after the LAN is one again");
+        assert!(two < Duration::from_secs(1), "{family}: two owners for {two:?}");
+    }
+    assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
+    serves(stage, service)
+}
+
+/// `Fenced`, and with `failback: Immediate` the first in the order has it again in the end.
+pub(super) fn a_minority_withdraws_before_the_majority_claims(
+    stage: &Stage,
+    service: &Dual,
+) -> anyhow::Result<()> {
+    let lab = stage.the_lab();
+    let n1 = mac(stage, "n1")?;
+    let (near, far) = (
+        Ears::open(stage, NEAR, service)?,
+        Ears::open(stage, FAR, service)?,
+    );
+    near.hear(n1)?;
+    let cut = Instant::now();
+    lab.divide(&[1])?;
+    near.hear_another(n1)?;
+    std::thread::sleep(WHILE);
+    let apart = Instant::now();
+    std::thread::sleep(WHILE);
+    for ((family, near), (_, far)) in near.each().into_iter().zip(far.each()) {
+        let last = far.look(|answers| answers.from.iter().map(|from| from.last).max());
+        let last = last.expect("the minority answered until it withdrew");
+        let first = near.look(|answers| {
+            let others = answers.from.iter().filter(|from| from.mac != n1);
+            others.map(|from| from.first).min()
+        });
+        let first = first.expect("the majority answers");
+        println!(
+            "Fenced, {family}: the minority is silent after {:?}, the majority answers after {:?}",
+            last.saturating_duration_since(cut),
+            first.saturating_duration_since(cut)
+        );
+        assert!(last < first, "{family}: at no time do both sides answer");
+        assert_eq!(
+            far.look(|answers| answers.since(apart)),
+            [],
+            "{family}: the minority is silent"
+        );
+        assert_eq!(near.look(|answers| answers.since(apart)).len(), 1, "{family}");
+        assert!(
+            first - cut < Duration::from_secs(1),
+            "{family}: {:?}",
+            first - cut
+        );
+    }
+    serves(stage, service)?;
+    drop(far);
+    lab.unite()?;
+    for (family, probe) in near.each() {
+        eventually(&format!("n1 to have it alone again, {family}"), SOON, || {
+            let now = Instant::now();
+            let of_late = now.checked_sub(WHILE).unwrap_or(now);
+            Ok((probe.look(|answers| answers.since(of_late)) == [n1]).then_some(()))
+        })?;
+    }
+    owned(stage, service, "n1")
+}

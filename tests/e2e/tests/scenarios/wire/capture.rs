@@ -1,0 +1,126 @@
+//! What a client hears on one of its interfaces, with the time at which the kernel received it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use lb_e2e::stage::{SOON, Stage, eventually};
+
+/// An announcement of an address to all: gratuitous ARP, or an unsolicited advertisement.
+#[derive(Clone, Debug)]
+pub(super) struct Announcement {
+    /// Seconds since 1970.
+    pub(super) at: f64,
+    pub(super) address: String,
+    /// The hardware address that sent it.
+    pub(super) mac: String,
+}
+
+/// A capture that runs until it is dropped.
+pub(super) struct Capture {
+    process: Child,
+    heard: Arc<Mutex<Vec<Announcement>>>,
+}
+
+impl Capture {
+    /// Listens on an interface of the client's.
+    pub(super) fn on(stage: &Stage, interface: &str) -> anyhow::Result<Self> {
+        let argv = [
+            "tcpdump",
+            "-i",
+            interface,
+            "--immediate-mode",
+            "-l",
+            "-n",
+            "-e",
+            "-tt",
+            "arp or icmp6",
+        ];
+        let mut command = stage.the_lab().command("client", &argv)?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().context("start tcpdump")?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
+        let capture = Self {
+            process,
+            heard: Arc::clone(&heard),
+        };
+        let stdout = stdout.context("tcpdump has no output")?;
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some(announcement) = read(&line) {
+                    heard
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(announcement);
+                }
+            }
+        });
+        // From this line on it hears everything.
+        let stderr = BufReader::new(stderr.context("tcpdump has no messages")?);
+        for line in stderr.lines() {
+            if line?.starts_with("listening on") {
+                return Ok(capture);
+            }
+        }
+        anyhow::bail!("tcpdump does not listen on {interface}")
+    }
+
+    /// The announcements of an address so far, from a moment on.
+    pub(super) fn of(&self, address: &str, since: f64) -> Vec<Announcement> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = heard
+            .iter()
+            .filter(|heard| heard.address == address && heard.at >= since);
+        of.cloned().collect()
+    }
+
+    /// How long after a moment the address is announced by this hardware address for the first time.
+    pub(super) fn delay(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
+        eventually(&format!("{mac} to announce {address}"), SOON, || {
+            let heard = self.of(address, since);
+            let first = heard.into_iter().find(|heard| heard.mac == mac);
+            Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
+        })
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// ```text
+/// 1764137.12 02:1b:00:00:00:0b > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Reply 192.168.50.60 is-at 02:…
+/// 1764137.12 02:1b:00:00:00:0b > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Request who-has 192.168.50.60
+/// (ff:ff:ff:ff:ff:ff) tell 192.168.50.60, length 46
+/// 1764137.12 02:1b:00:00:00:0b > 33:33:00:00:00:01, ethertype IPv6 (0x86dd), length 86: … > ff02::1: ICMP6, neighbor
+/// advertisement, tgt is fc00:50::600, length 32
+/// ```
+fn read(line: &str) -> Option<Announcement> {
+    let mut words = line.split_whitespace();
+    let at = words.next()?.parse().ok()?;
+    let mac = words.next()?.to_owned();
+    let after = |text: &str| {
+        let rest = line.split_once(text)?.1;
+        rest.split([',', ' ']).next()
+    };
+    let address = match words.nth(1)? {
+        "ff:ff:ff:ff:ff:ff," => after("Reply ").or_else(|| {
+            let asked = after("Request who-has ")?;
+            // Who asks for its own address does not ask.
+            (after(" tell ")? == asked).then_some(asked)
+        })?,
+        "33:33:00:00:00:01," => after("neighbor advertisement, tgt is ")?,
+        _ => return None,
+    };
+    Some(Announcement {
+        at,
+        address: address.to_owned(),
+        mac,
+    })
+}
