@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use lb_proto::claims::{Assembly, Claims};
-use lb_proto::heartbeat::{Entry, MAX_ENTRIES_LEN, Part};
+use lb_proto::heartbeat::{Entry, MAX_ENTRIES_LEN, Part, Stance};
 
 use crate::bytes::Bytes;
 
@@ -15,15 +15,19 @@ use crate::bytes::Bytes;
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let mut claims = Claims::default();
-    let mut model: BTreeMap<IpAddr, bool> = BTreeMap::new();
+    let mut model: BTreeMap<IpAddr, Stance> = BTreeMap::new();
     let mut assembly = Assembly::default();
     while !bytes.is_empty() {
         match bytes.u8() % 5 {
             0 | 1 => {
                 let address = bytes.address();
-                let declined = bytes.u8().is_multiple_of(4);
-                let changed = claims.insert(Entry { address, declined });
-                assert_eq!(changed, model.insert(address, declined) != Some(declined));
+                let stance = match bytes.u8() {
+                    byte if byte.is_multiple_of(4) => Stance::Declined,
+                    byte if byte > 128 => Stance::Offered { to: byte.into() },
+                    _ => Stance::Claimed,
+                };
+                let changed = claims.insert(Entry { address, stance });
+                assert_eq!(changed, model.insert(address, stance) != Some(stance));
             }
             2 => {
                 let address = bytes.address();
@@ -34,7 +38,7 @@ pub fn target(bytes: &[u8]) {
                 for number in 0..u32::from(bytes.u8()) {
                     let address = IpAddr::V4(Ipv4Addr::from(first + number));
                     claims.insert(Entry::claimed(address));
-                    model.insert(address, false);
+                    model.insert(address, Stance::Claimed);
                 }
             }
             _ => strange(&mut assembly, &mut bytes),
@@ -42,9 +46,9 @@ pub fn target(bytes: &[u8]) {
     }
     let same: Claims = model
         .iter()
-        .map(|(address, declined)| Entry {
+        .map(|(address, stance)| Entry {
             address: *address,
-            declined: *declined,
+            stance: *stance,
         })
         .collect();
     assert_eq!(claims, same);

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use lb_proto::MacAddr;
 use lb_proto::claims::Claims;
 use lb_proto::coordinator::{Api, Candidates, Cause, Config, Conflicts, Coordinator, Node, Output, Policy};
-use lb_proto::heartbeat::{Datagram, Entry, Heartbeat, Keys, MAX_LEN, Message, Part, State};
+use lb_proto::election::mark;
+use lb_proto::heartbeat::{Datagram, Entry, Heartbeat, Keys, MAX_LEN, Message, Part, Stance, State};
 use lb_proto::liveness;
 
 use crate::bytes::Bytes;
@@ -154,6 +155,10 @@ impl World {
                 let part = self.part(bytes);
                 self.receive(bytes, Message::Claims(part));
             }
+            19 => {
+                let (address, node) = (bytes.address(), usize::from(bytes.u8()));
+                self.coordinator.prefer(address, NAMES.get(node % 8).copied());
+            }
             _ => self.pass(1),
         }
         self.drain();
@@ -200,6 +205,7 @@ impl World {
         let candidates = Candidates {
             order: &names,
             declined,
+            preferred: (flags & 128 != 0).then(|| NAMES[usize::from(order) % NAMES.len()]),
         };
         self.coordinator.set_candidates(address, Some(candidates));
         self.candidates.insert(address, declined);
@@ -232,9 +238,16 @@ impl World {
     /// Claims as a peer of ours tells them.
     fn claims(&mut self, bytes: &mut Bytes<'_>) {
         let count = bytes.u8() % 8;
-        let entry = |_| Entry {
-            address: bytes.address(),
-            declined: bytes.u8() % 8 == 7,
+        let entry = |_| {
+            let address = bytes.address();
+            let stance = match bytes.u8() {
+                byte if byte % 8 == 7 => Stance::Declined,
+                byte if byte % 8 == 6 => Stance::Offered {
+                    to: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
+                },
+                _ => Stance::Claimed,
+            };
+            Entry { address, stance }
         };
         let claims: Claims = (0..count).map(entry).collect();
         for part in claims.parts() {
@@ -248,10 +261,7 @@ impl World {
         let of = bytes.u16().max(1);
         let number = bytes.u16() % of;
         let entries: Vec<_> = (0..bytes.u8() % 8)
-            .map(|_| Entry {
-                address: bytes.address(),
-                declined: false,
-            })
+            .map(|_| Entry::claimed(bytes.address()))
             .collect();
         self.told += entries.len() + 1;
         let set: Claims = entries.iter().copied().collect();

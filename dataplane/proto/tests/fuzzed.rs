@@ -68,6 +68,7 @@ fn an_address_that_cannot_be_announced_is_not_resumed() {
     let candidates = Candidates {
         order: &["n0"],
         declined: true,
+        preferred: None,
     };
     coordinator.set_candidates(address, Some(candidates));
     coordinator.inherit(address);
@@ -89,6 +90,7 @@ fn who_waits_for_a_peer_after_a_stall_sleeps_meanwhile() {
     let candidates = Candidates {
         order: &["n1", "n0"],
         declined: false,
+        preferred: None,
     };
     coordinator.set_candidates("192.168.50.100".parse().unwrap(), Some(candidates));
     coordinator.start(now);
@@ -114,6 +116,7 @@ fn an_address_is_asked_about_anew_when_it_gets_candidates_again() {
             let candidates = Candidates {
                 order: &["n0"],
                 declined: false,
+                preferred: None,
             };
             coordinator.set_candidates(*address, known.then_some(candidates));
         }

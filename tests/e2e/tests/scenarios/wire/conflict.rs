@@ -6,7 +6,7 @@ use std::time::Instant;
 use lb_e2e::stage::{SOON, Stage, eventually};
 
 use super::capture::Capture;
-use crate::speaker::metric;
+use crate::speaker::{announced, metric};
 
 /// The machine that is no node.
 const STRANGER: &str = "cp";
@@ -91,6 +91,8 @@ pub(super) fn a_stranger_is_told(stage: &Stage) -> anyhow::Result<()> {
         "{told}"
     );
     assert_eq!(conflict()?, 1);
+    let says = announced(stage, "four", "False", "AddressConflict: a host at")?;
+    assert!(says.to_lowercase().contains(&stranger), "{says}");
     assert_eq!(
         stage.owners(&address)?,
         BTreeSet::from([owner.clone(), stranger]),
