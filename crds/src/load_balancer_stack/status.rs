@@ -1,0 +1,78 @@
+//! How a stack is doing.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// How the stack is doing. Written by the operator.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerStackStatus {
+    /// The metadata.generation that this status is about. Lower than the object's: not yet looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The version that controller and speakers run. It changes when all of them run the new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+
+    /// The version that they are to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_version: Option<String>,
+
+    /// The operator's own version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_version: Option<String>,
+
+    /// Controllers that are ready, of those there are to be. Example: 2/2
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+
+    /// Speakers that are ready, of those there are to be. Example: 3/3
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speakers: Option<String>,
+
+    /// The programs, one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub components: Vec<ComponentStatus>,
+
+    /// Ready: all of it runs as the spec says. Progressing: pods are being created or replaced. Degraded: something failed
+    /// and needs a person. Paused: spec.paused is set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How one program is doing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentStatus {
+    /// controller or speaker.
+    pub name: String,
+
+    /// Pods that there are to be.
+    #[serde(default)]
+    #[schemars(transform = without_default)]
+    pub desired: i32,
+
+    /// Pods that are ready.
+    #[serde(default)]
+    #[schemars(transform = without_default)]
+    pub ready: i32,
+
+    /// Pods that run the target version with the present settings.
+    #[serde(default)]
+    #[schemars(transform = without_default)]
+    pub updated: i32,
+
+    /// The version that the pods are to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+fn without_default(schema: &mut Schema) {
+    schema.remove("default");
+}
