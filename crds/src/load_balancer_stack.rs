@@ -10,12 +10,17 @@ mod announcing;
 mod images;
 mod parts;
 mod status;
+mod upgrade;
 mod workloads;
 
 pub use announcing::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
 pub use images::{ComponentImage, Images, PullPolicy};
 pub use parts::{Mode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
-pub use status::{ComponentStatus, LoadBalancerStackStatus};
+pub use status::{ComponentStatus, LoadBalancerStackStatus, VersionCount};
+pub use upgrade::{
+    Approval, HISTORY, OnFailure, PlanStatus, PlannedChange, REJECTED, RejectedRevision, Revision,
+    StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
+};
 pub use workloads::{Controller, Speaker};
 
 /// What to run, and how. Every field is optional: with none, it is an installation fit for production.
@@ -51,6 +56,12 @@ pub use workloads::{Controller, Speaker};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Progressing\")].reason",
         description = "What it is doing"
+    ),
+    printcolumn(
+        name = "Step",
+        type_ = "string",
+        json_path = ".status.upgrade.step",
+        description = "The step of the upgrade that is under way"
     ),
     printcolumn(
         name = "Controller",
@@ -126,6 +137,10 @@ pub struct LoadBalancerStackSpec {
     /// PodDisruptionBudgets of controller and speakers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
+
+    /// How changes that restart controller or speakers are carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
 
     /// Write nothing, for as long as it is true: what runs goes on running, and the status is kept. Default: false.
     #[serde(default, skip_serializing_if = "is_false")]

@@ -51,6 +51,21 @@ impl Image {
         self
     }
 
+    /// Whether its bytes are given, and not only a tag.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        !self.digest.is_empty()
+    }
+
+    /// The same image of another version. A digest says what the bytes of the former were: it goes.
+    #[must_use]
+    pub fn tagged(mut self, version: &str) -> Self {
+        // What follows a plus sign cannot be part of a tag.
+        self.tag = format!(":{}", version.replace('+', "_"));
+        self.digest.clear();
+        self
+    }
+
     /// Pinned to these very bytes, whatever their tag.
     #[must_use]
     pub fn pinned(mut self, digest: &str) -> Self {

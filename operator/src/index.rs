@@ -1,7 +1,7 @@
 //! What exists, as the watches told it: the objects that the operator keeps, and the troubles of the stack's pods.
 //! One task owns it. Objects are cut down to what is compared or reported; the rest is dropped at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
@@ -39,7 +39,11 @@ impl Live {
             Value::Object(fields) => fields,
             _ => Map::new(),
         };
-        if !matches!(kind, Kind::Deployment | Kind::DaemonSet) {
+        // Of a definition, in which versions its objects are stored.
+        if !matches!(
+            kind,
+            Kind::Deployment | Kind::DaemonSet | Kind::CustomResourceDefinition
+        ) {
             body.remove("status");
         }
         if useless {
@@ -102,6 +106,8 @@ pub struct Index {
     /// What had been applied to objects that are gone: it tells a deletion by somebody from an object that never was.
     gone: BTreeMap<ObjectId, String>,
     pods: BTreeMap<Key, PodFacts>,
+    /// Uids of pods that were deleted by us and may not be known to be on their way out.
+    doomed: BTreeSet<String>,
 }
 
 impl Index {
@@ -156,12 +162,24 @@ impl Index {
 
     /// A pod of the stack exists.
     pub fn apply_pod(&mut self, pod: &Pod) {
-        self.pods.insert(Key::of(pod), PodFacts::of(pod));
+        let mut facts = PodFacts::of(pod);
+        facts.terminating |= self.doomed.contains(&facts.uid);
+        self.pods.insert(Key::of(pod), facts);
+    }
+
+    /// A pod was deleted by us: the watch may tell of it as it was for a while.
+    pub fn doom(&mut self, uid: &str) {
+        self.doomed.insert(uid.to_owned());
+        for pod in self.pods.values_mut().filter(|pod| pod.uid == uid) {
+            pod.terminating = true;
+        }
     }
 
     /// A pod is gone, or cannot be understood.
     pub fn delete_pod(&mut self, key: &Key) {
-        self.pods.remove(key);
+        if let Some(gone) = self.pods.remove(key) {
+            self.doomed.remove(&gone.uid);
+        }
     }
 
     /// One object.

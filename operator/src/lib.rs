@@ -1,7 +1,8 @@
 //! LoadBalancerStack to a running, upgraded stack.
 //!
-//! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`diff`] →
-//! [`write`], and [`observe`] → [`status`]. All but `watch`, `write` and `operator` are pure.
+//! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`rollout`] (which
+//! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write` and `operator`
+//! are pure.
 
 pub mod args;
 pub mod conflict;
@@ -15,11 +16,15 @@ pub mod observe;
 pub mod operator;
 pub mod plan;
 pub mod pods;
+pub mod proposal;
 pub mod render;
 pub mod retry;
+pub mod rollout;
 pub mod stack;
 pub mod status;
+pub mod upgrade;
 pub mod watch;
+pub mod witness;
 pub mod write;
 
 use std::collections::BTreeSet;
@@ -68,13 +73,21 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
+    let mut sights: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
     loop {
+        // The replica that waits looks as well: it may have to go on from here.
+        match operator.looks_at() {
+            Some(namespace) if sights.is_none() => sights = Some(watch::sights(&context.client, &namespace)),
+            Some(_) => {}
+            None => sights = None,
+        }
         tokio::select! {
             Some(event) = changes.next() => {
                 take(event, &mut operator, &mut gates, &mut monitors, &context);
             }
             Some(event) = next(&mut monitors) => operator.handle(event),
+            Some(event) = next(&mut sights) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(again) => again = None,
             () = context.shutdown.requested() => break,
@@ -82,6 +95,9 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         // What else has arrived belongs to the same comparison.
         while let Some(Some(event)) = changes.next().now_or_never() {
             take(event, &mut operator, &mut gates, &mut monitors, &context);
+        }
+        while let Some(Some(event)) = next(&mut sights).now_or_never() {
+            operator.handle(event);
         }
         if !gates.all_open() || !*leads.borrow_and_update() {
             continue;

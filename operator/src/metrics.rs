@@ -1,6 +1,12 @@
 //! The operator's own metrics.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStep};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::upgrade::Memory;
+
+/// Seconds that upgrades and their steps take, from a setting on one node to a version on a hundred.
+const BUCKETS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0];
 
 /// What the operator counts.
 #[derive(Clone, Debug)]
@@ -15,6 +21,14 @@ pub struct Metrics {
     pub corrections: IntCounterVec,
     /// `lb_operator_condition`: 1 while a condition of the stack is True, by type.
     pub conditions: IntGaugeVec,
+    /// `lb_operator_upgrade_step`: 1 for the step of the upgrade that is under way.
+    pub step: IntGaugeVec,
+    /// `lb_operator_upgrade_seconds`: how long upgrades took, by outcome.
+    pub upgrade_seconds: HistogramVec,
+    /// `lb_operator_upgrade_step_seconds`: how long their steps took, by step.
+    pub step_seconds: HistogramVec,
+    /// `lb_operator_rollbacks_total`: upgrades that failed and were rolled back.
+    pub rollbacks: IntCounter,
 }
 
 impl Metrics {
@@ -50,12 +64,71 @@ impl Metrics {
                 ),
                 &["type"],
             )?,
+            step: IntGaugeVec::new(
+                Opts::new(
+                    "lb_operator_upgrade_step",
+                    "1 for the step of the upgrade that is under way.",
+                ),
+                &["step"],
+            )?,
+            upgrade_seconds: HistogramVec::new(
+                HistogramOpts::new("lb_operator_upgrade_seconds", "How long upgrades took.")
+                    .buckets(BUCKETS.to_vec()),
+                &["outcome"],
+            )?,
+            step_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "lb_operator_upgrade_step_seconds",
+                    "How long steps of upgrades took.",
+                )
+                .buckets(BUCKETS.to_vec()),
+                &["step"],
+            )?,
+            rollbacks: IntCounter::new(
+                "lb_operator_rollbacks_total",
+                "Upgrades that failed and were rolled back.",
+            )?,
         };
+        registry.register(Box::new(metrics.step.clone()))?;
+        registry.register(Box::new(metrics.upgrade_seconds.clone()))?;
+        registry.register(Box::new(metrics.step_seconds.clone()))?;
+        registry.register(Box::new(metrics.rollbacks.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.corrections.clone()))?;
         registry.register(Box::new(metrics.conditions.clone()))?;
         Ok(metrics)
+    }
+
+    /// Counts what has happened between two states of the machine of upgrades.
+    pub fn upgraded(&self, before: &Memory, after: &Memory) {
+        let step = after.upgrade.as_ref().map(|upgrade| upgrade.step);
+        for any in UpgradeStep::ALL {
+            let gauge = self.step.with_label_values(&[any.as_str()]);
+            gauge.set(i64::from(step == Some(any)));
+        }
+        let last = |memory: &Memory| memory.history.last().cloned();
+        if let Some(over) = last(after).filter(|over| last(before).as_ref() != Some(over)) {
+            let seconds = over.finished_time.0.as_second() - over.started_time.0.as_second();
+            let histogram = self.upgrade_seconds.with_label_values(&[over.outcome.as_str()]);
+            histogram.observe(seconds as f64);
+            if over.outcome == UpgradeOutcome::RolledBack {
+                self.rollbacks.inc();
+            }
+        }
+        let (Some(before), Some(after)) = (&before.upgrade, &after.upgrade) else {
+            return;
+        };
+        if before.started_time == after.started_time
+            && before.step != after.step
+            && let [.., done, _] = after.steps.as_slice()
+            && let Some(finished) = &done.finished_time
+        {
+            let seconds = finished.0.as_second() - done.started_time.0.as_second();
+            self.step_seconds
+                .with_label_values(&[done.name.as_str()])
+                .observe(seconds as f64);
+        }
     }
 }

@@ -30,6 +30,8 @@ pub enum Kind {
     PodDisruptionBudget,
     /// Where Prometheus finds them.
     Service,
+    /// What ran last with everything in order.
+    ControllerRevision,
     /// The controller.
     Deployment,
     /// The speaker.
@@ -40,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::CustomResourceDefinition,
         Self::ServiceAccount,
@@ -52,6 +54,7 @@ impl Kind {
         Self::NetworkPolicy,
         Self::PodDisruptionBudget,
         Self::Service,
+        Self::ControllerRevision,
         Self::Deployment,
         Self::DaemonSet,
         Self::ServiceMonitor,
@@ -82,6 +85,7 @@ impl Kind {
             Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
             Self::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Service => ("", "v1", "Service", "services"),
+            Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
             Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
             Self::DaemonSet => ("apps", "v1", "DaemonSet", "daemonsets"),
             Self::ServiceMonitor => ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),

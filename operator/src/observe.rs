@@ -1,11 +1,13 @@
 //! From what exists to how the stack is doing: counts of each program, and what keeps them from running. Pure.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::index::Index;
 use crate::object::{Kind, ObjectId};
 use crate::pods::PodFacts;
-use crate::render::Component;
+use crate::render::{Component, pre_pull};
 
 /// Troubles listed in a message; the rest is counted.
 const LISTED: usize = 3;
@@ -29,6 +31,8 @@ pub struct ComponentState {
     pub settled: bool,
     /// What Kubernetes says when the workload makes no progress.
     pub stalled: Option<String>,
+    /// How many pods there are of each version.
+    pub versions: BTreeMap<String, i32>,
 }
 
 /// How the stack is doing.
@@ -84,6 +88,7 @@ fn controller(index: &Index, namespace: &str) -> ComponentState {
         // No pod of an older template is left either.
         settled: is_observed(body) && updated >= desired && ready >= desired && total <= updated,
         stalled: stalled(status),
+        versions: versions(index, namespace, component),
     }
 }
 
@@ -94,7 +99,7 @@ fn speaker(index: &Index, namespace: &str) -> ComponentState {
     let desired = number(&status["desiredNumberScheduled"]);
     let ready = number(&status["numberReady"]);
     let updated = number(&status["updatedNumberScheduled"]);
-    let lost = pods_of(index, namespace, component)
+    let lost = pods_of(index, namespace, component.name())
         .filter(|(_, pod)| pod.node_lost)
         .count();
     let lost = i32::try_from(lost).unwrap_or(i32::MAX);
@@ -109,6 +114,7 @@ fn speaker(index: &Index, namespace: &str) -> ComponentState {
             && updated.saturating_add(lost) >= desired
             && ready.saturating_add(lost) >= desired,
         stalled: None,
+        versions: versions(index, namespace, component),
     }
 }
 
@@ -120,7 +126,7 @@ fn body<'a>(index: &'a Index, kind: Kind, namespace: &str, component: Component)
 }
 
 /// Whether the status is about the present spec, and not about one before it.
-fn is_observed(body: &Value) -> bool {
+pub(crate) fn is_observed(body: &Value) -> bool {
     match (
         body["metadata"]["generation"].as_i64(),
         body["status"]["observedGeneration"].as_i64(),
@@ -155,30 +161,37 @@ fn stalled(status: &Value) -> Option<String> {
     )
 }
 
-fn pods_of<'a>(
+pub(crate) fn pods_of<'a>(
     index: &'a Index,
     namespace: &'a str,
-    component: Component,
+    component: &'a str,
 ) -> impl Iterator<Item = (&'a lb_daemon::Key, &'a PodFacts)> {
     index
         .pods(namespace)
-        .filter(move |(_, pod)| pod.component == component.name())
+        .filter(move |(_, pod)| pod.component == component)
+}
+
+fn versions(index: &Index, namespace: &str, component: Component) -> BTreeMap<String, i32> {
+    let mut versions = BTreeMap::new();
+    for (_, pod) in pods_of(index, namespace, component.name()) {
+        *versions.entry(pod.version.clone()).or_default() += 1;
+    }
+    versions
 }
 
 fn troubles(index: &Index, namespace: &str) -> Vec<String> {
-    let mut all = index.pods(namespace).filter_map(|(key, pod)| {
+    // Pods that pull images end again and again, as they should: see `render::pre_pull`.
+    let pods = index
+        .pods(namespace)
+        .filter(|(_, pod)| pod.component != pre_pull::NAME);
+    let mut all = pods.filter_map(|(key, pod)| {
         let trouble = pod.trouble.as_ref().filter(|_| !pod.node_lost)?;
         let mut text = format!("pod {}", key.name);
         if !pod.node.is_empty() {
             text.push_str(&format!(" on node {}", pod.node));
         }
-        if let Some(container) = &trouble.container {
-            text.push_str(&format!(", container {container}"));
-        }
-        text.push_str(&format!(": {}", trouble.reason));
-        if !trouble.message.is_empty() {
-            text.push_str(&format!(": {}", trouble.message));
-        }
+        let of = if trouble.container.is_some() { ", " } else { ": " };
+        text.push_str(&format!("{of}{trouble}"));
         Some(text)
     });
     let mut troubles: Vec<_> = all.by_ref().take(LISTED).collect();

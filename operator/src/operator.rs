@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use lb_crds::load_balancer_stack::{Revision, UpgradeStep};
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
 use lb_daemon::Key;
 use lb_daemon::events::{EventKind, Events, reference};
@@ -16,21 +17,27 @@ use lb_daemon::watch::Change;
 
 use crate::args::Config;
 use crate::conflict::Conflicts;
-use crate::diff::{Cause, Memory, difference};
+use crate::diff::{self, Cause, Difference, difference};
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::object::Kind;
 use crate::observe::observe;
 use crate::plan::Plan;
+use crate::proposal::proposal;
 use crate::render::{Wanted, render};
 use crate::retry::Retries;
+use crate::rollout::{self, Sights};
 use crate::stack;
-use crate::status::{Reason, Situation, news, status};
-use crate::watch::{Event, STACK};
+use crate::status::{Reason, Situation, Upgrades, news, status};
+use crate::upgrade::{Memory, News, Restart, Seen, advance, orders};
+use crate::watch::Event;
+use crate::witness::Witness;
 use crate::write::{WriteError, Writer};
 
 /// Under which the retries of the status are kept.
 const STATUS: &str = "status";
+/// How often an upgrade is looked at when nothing changes: some of its steps wait for time alone.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The state of the operator.
 pub struct Operator {
@@ -41,9 +48,13 @@ pub struct Operator {
     index: Index,
     stack: Option<LoadBalancerStack>,
     monitors_exist: bool,
-    memory: Memory,
+    memory: diff::Memory,
     conflicts: Conflicts,
     retries: Retries,
+    /// There while an upgrade is under way.
+    witness: Option<Witness>,
+    /// Whether an upgrade that was under way when this process began has been taken over.
+    resumed: bool,
 }
 
 /// What came of one comparison.
@@ -65,7 +76,9 @@ impl Operator {
             index: Index::default(),
             stack: None,
             monitors_exist: false,
-            memory: Memory::default(),
+            memory: diff::Memory::default(),
+            witness: None,
+            resumed: false,
             conflicts: Conflicts::default(),
             retries: Retries::default(),
         }
@@ -95,6 +108,11 @@ impl Operator {
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
                 Change::Listing | Change::Synced => {}
             },
+            Event::Sight(sight) => {
+                if let Some(witness) = &mut self.witness {
+                    witness.see(*sight);
+                }
+            }
             Event::Monitors(exist) => {
                 self.monitors_exist = exist;
                 if !exist {
@@ -115,35 +133,43 @@ impl Operator {
             return Outcome::default();
         }
         self.metrics.reconciles.inc();
-        let paused = stack.spec.paused;
         let mut work = Work::default();
         let plan = stack::plan(&stack, &self.config, self.monitors_exist);
-        if let Ok(plan) = &plan {
-            if let Some(missing) = stack::missing_prerequisite(&stack, self.monitors_exist) {
-                work.failures.push((Reason::MissingPrerequisite, missing));
-            }
-            match render(plan) {
-                Ok(wanted) if paused => work.pending = self.pending(&wanted, plan),
-                Ok(wanted) => self.carry_out(&wanted, &stack, &leads, &mut work).await,
-                Err(error) => work.failures.push((Reason::WriteFailed, error.to_string())),
-            }
-        }
         let namespace = plan.as_ref().map_or_else(
             |_| stack::namespace(&stack, &self.config),
             |plan| plan.namespace.clone(),
         );
-        let situation = Situation {
+        let mut situation = Situation {
             generation: stack.metadata.generation.unwrap_or_default(),
             operator_version: self.config.version.clone(),
             target_version: plan.as_ref().ok().map(|plan| plan.version.clone()),
-            paused,
+            paused: stack.spec.paused,
             invalid: plan.as_ref().err().map(ToString::to_string),
-            failures: std::mem::take(&mut work.failures),
-            pending: std::mem::take(&mut work.pending),
+            failures: Vec::new(),
+            pending: Vec::new(),
             observed: observe(&self.index, &namespace),
+            upgrade: Upgrades {
+                memory: stack.status.as_ref().map(Memory::of).unwrap_or_default(),
+                ..Upgrades::default()
+            },
         };
+        match &plan {
+            Ok(plan) => match render(plan) {
+                Ok(rendered) => {
+                    if let Some(missing) = stack::missing_prerequisite(&stack, self.monitors_exist) {
+                        work.failures.push((Reason::MissingPrerequisite, missing));
+                    }
+                    self.roll_out(plan, &rendered, &mut situation, &leads, &mut work)
+                        .await;
+                }
+                Err(error) => work.failures.push((Reason::WriteFailed, error.to_string())),
+            },
+            Err(_) => situation.upgrade.memory.halt(Timestamp::now()),
+        }
+        situation.failures.append(&mut work.failures);
+        situation.observed = observe(&self.index, &namespace);
         if leads() {
-            self.tell(&stack, &situation, &mut work).await;
+            self.tell(&situation, &mut work).await;
         }
         if work.write_failed {
             self.metrics.errors.inc();
@@ -151,6 +177,157 @@ impl Operator {
         Outcome {
             again_in: work.again_in,
         }
+    }
+
+    /// Goes on with an upgrade if there is one, and carries out its orders.
+    async fn roll_out(
+        &mut self,
+        plan: &Plan,
+        rendered: &[Wanted],
+        situation: &mut Situation,
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        let target = rollout::revision(rendered, &plan.version);
+        let before = situation.upgrade.memory.clone();
+        let leader = match self.leader_if_it_matters(plan, &before, situation).await {
+            Ok(leader) => leader,
+            Err(error) => return work.waits(error.to_string(), TICK),
+        };
+        let now = Timestamp::now();
+        let seen = self.look(plan, rendered, &target, &before, situation, leader.as_deref());
+        let mut memory = before.clone();
+        if !std::mem::replace(&mut self.resumed, true) {
+            memory.resume(now);
+        }
+        let (memory, news) = advance(&memory, &seen, now);
+        let orders = orders(&memory, &seen, now);
+        situation.upgrade = Upgrades {
+            plan: orders.waits.then(|| {
+                let hash = memory.plan_hash(&seen);
+                let (observed, settings) = (&situation.observed, &seen.settings);
+                proposal(hash, &plan.version, rendered, &self.index, observed, settings)
+            }),
+            rejected: memory.rejects(&seen).map(|rejected| rejected.reason.clone()),
+            obstacle: seen.obstacle.clone(),
+            memory,
+        };
+        let memory = situation.upgrade.memory.clone();
+        if memory != before {
+            // Nothing follows from a state that is not written: whoever goes on from here has to know it.
+            if !leads() || !self.tell(situation, work).await {
+                situation.upgrade.memory = before;
+                return;
+            }
+            self.metrics.upgraded(&before, &memory);
+            self.announce_upgrade(&news);
+        }
+        if orders.ticks {
+            work.again_in(TICK);
+        }
+        if let Some(refused) = seen.kinds_refused.filter(|_| orders.kinds) {
+            work.failures.push((Reason::WriteFailed, refused));
+        }
+        let wanted = rollout::wanted(rendered, plan, &target, &memory, &orders, &self.index);
+        if seen.paused {
+            situation.pending = self.pending(&wanted, plan);
+            return;
+        }
+        self.carry_out(&wanted, plan, leads, work).await;
+        self.restart(&plan.namespace, &orders.restart, leads, work).await;
+    }
+
+    /// What the machine of upgrades sees.
+    fn look(
+        &self,
+        plan: &Plan,
+        rendered: &[Wanted],
+        target: &Revision,
+        memory: &Memory,
+        situation: &Situation,
+        leader: Option<&str>,
+    ) -> Seen {
+        let sights = Sights {
+            plan,
+            rendered,
+            target,
+            memory,
+            upgrade: self.stack.as_ref().and_then(|stack| stack.spec.upgrade.as_ref()),
+            generation: situation.generation,
+            paused: situation.paused,
+            operator_version: &self.config.version,
+            index: &self.index,
+            observed: &situation.observed,
+            witness: self.witness.as_ref(),
+            leader,
+        };
+        let first = rollout::seen(&sights, &Difference::default());
+        // Whether everything is as wanted is asked of what is wanted now, and not of what is to be in the end.
+        let present = orders(memory, &first, Timestamp::now());
+        let wanted = rollout::wanted(rendered, plan, target, memory, &present, &self.index);
+        let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
+        rollout::seen(&sights, &todo)
+    }
+
+    /// The pod that leads the controllers, while an upgrade waits for a new one to lead.
+    async fn leader_if_it_matters(
+        &self,
+        plan: &Plan,
+        memory: &Memory,
+        situation: &Situation,
+    ) -> Result<Option<String>, WriteError> {
+        let step = memory.upgrade.as_ref().map(|upgrade| upgrade.step);
+        if step == Some(UpgradeStep::Controller) && situation.observed.controller.settled {
+            self.writer.leader(&plan.namespace).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Replaces pods.
+    async fn restart(
+        &mut self,
+        namespace: &str,
+        pods: &[Restart],
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        for pod in pods {
+            if !leads() {
+                return;
+            }
+            let what = format!("deletion of pod {}", pod.name);
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &pod.uid) {
+                work.waits(message.to_owned(), wait);
+                continue;
+            }
+            match self.writer.restart(namespace, pod).await {
+                Ok(()) => {
+                    self.metrics.writes.with_label_values(&["Pod"]).inc();
+                    self.index.doom(&pod.uid);
+                    self.retries.succeeded(&what);
+                    tracing::info!(pod = pod.name, node = pod.node, "speaker replaced");
+                }
+                Err(error) => self.failed(&what, &pod.uid, &error, work),
+            }
+        }
+    }
+
+    /// The namespace whose proofs of an upgrade are to be watched; none while nothing is under way.
+    #[must_use]
+    pub fn looks_at(&mut self) -> Option<String> {
+        let stack = self.stack.as_ref()?;
+        let is_under_way = stack
+            .status
+            .as_ref()
+            .is_some_and(|status| status.upgrade.is_some());
+        if !is_under_way {
+            self.witness = None;
+            return None;
+        }
+        let class = stack.spec.load_balancer_class.clone();
+        self.witness.get_or_insert_with(|| Witness::new(class));
+        Some(stack::namespace(stack, &self.config))
     }
 
     /// What differs from the spec and is left so.
@@ -166,12 +343,11 @@ impl Operator {
     async fn carry_out(
         &mut self,
         wanted: &[Wanted],
-        stack: &LoadBalancerStack,
+        plan: &Plan,
         leads: &impl Fn() -> bool,
         work: &mut Work,
     ) {
-        let owner = stack.uid().unwrap_or_default();
-        let todo = difference(wanted, &self.index, &self.memory, &owner);
+        let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
         for (wanted, cause) in todo.apply {
             if !leads() {
                 return;
@@ -206,7 +382,7 @@ impl Operator {
                         self.metrics.corrections.with_label_values(&labels).inc();
                         let note =
                             format!("{id} was changed or deleted by somebody else and has been put back");
-                        self.publish(stack, EventKind::Normal, "DriftCorrected", note);
+                        self.publish(EventKind::Normal, "DriftCorrected", note);
                     }
                 }
                 Err(error) => {
@@ -248,8 +424,11 @@ impl Operator {
         work.waits(message, wait);
     }
 
-    /// Writes the status if it says something new, and tells in events what changed.
-    async fn tell(&mut self, stack: &LoadBalancerStack, situation: &Situation, work: &mut Work) {
+    /// Writes the status if it says something new, and tells in events what changed. Returns whether it says it now.
+    async fn tell(&mut self, situation: &Situation, work: &mut Work) -> bool {
+        let Some(stack) = self.stack.clone() else {
+            return false;
+        };
         let before = stack.status.clone().unwrap_or_default();
         let after = status(&before, situation, Timestamp::now());
         for condition in &after.conditions {
@@ -259,16 +438,16 @@ impl Operator {
                 .set(i64::from(condition.status == "True"));
         }
         if stack.status.is_some() && before == after {
-            return;
+            return true;
         }
         if let Some((message, wait)) = self.retries.waits(Instant::now(), STATUS, "") {
             work.waits(message.to_owned(), wait);
-            return;
+            return false;
         }
-        match self.writer.status(STACK, &after).await {
+        match self.writer.status(&stack, &after).await {
             Ok(stored) => {
                 self.retries.succeeded(STATUS);
-                self.announce(stack, &before, &after);
+                self.announce(&before, &after);
                 // The watch may be behind: the next comparison starts from what was just written.
                 let same = self
                     .stack
@@ -277,32 +456,47 @@ impl Operator {
                 if same {
                     self.stack = Some(stored);
                 }
+                true
             }
-            // Deleted in between; the watch will tell.
-            Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if s.code == 404) => {
+            // Deleted, or changed in between; the watch will tell.
+            Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if matches!(s.code, 404 | 409)) =>
+            {
+                work.again_in(TICK);
+                false
             }
-            Err(error) => self.failed(STATUS, "", &error, work),
+            Err(error) => {
+                self.failed(STATUS, "", &error, work);
+                false
+            }
         }
     }
 
-    fn announce(
-        &self,
-        stack: &LoadBalancerStack,
-        before: &LoadBalancerStackStatus,
-        after: &LoadBalancerStackStatus,
-    ) {
+    fn announce(&self, before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) {
         for (warning, reason, note) in news(before, after) {
-            if warning {
-                tracing::warn!(reason, "{note}");
-                self.publish(stack, EventKind::Warning, &reason, note);
-            } else {
-                tracing::info!(reason, "{note}");
-                self.publish(stack, EventKind::Normal, &reason, note);
-            }
+            self.say(warning, &reason, note);
         }
     }
 
-    fn publish(&self, stack: &LoadBalancerStack, kind: EventKind, reason: &str, note: String) {
+    fn announce_upgrade(&self, news: &[News]) {
+        for news in news {
+            self.say(news.warning, news.reason, news.note.clone());
+        }
+    }
+
+    fn say(&self, warning: bool, reason: &str, note: String) {
+        if warning {
+            tracing::warn!(reason, "{note}");
+            self.publish(EventKind::Warning, reason, note);
+        } else {
+            tracing::info!(reason, "{note}");
+            self.publish(EventKind::Normal, reason, note);
+        }
+    }
+
+    fn publish(&self, kind: EventKind, reason: &str, note: String) {
+        let Some(stack) = &self.stack else {
+            return;
+        };
         let regarding = reference(
             &Key::of(stack),
             stack::API_VERSION,
@@ -317,7 +511,6 @@ impl Operator {
 #[derive(Debug, Default)]
 struct Work {
     failures: Vec<(Reason, String)>,
-    pending: Vec<String>,
     write_failed: bool,
     again_in: Option<Duration>,
 }

@@ -1,6 +1,11 @@
 //! What is of interest about a pod of the stack: where it is, whether it is ready, and if not, why not. Pure.
 
+use std::fmt;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::render::REVISION;
 
 /// Why a container waits, when waiting longer will not help by itself.
 const STUCK: &[&str] = &[
@@ -28,6 +33,32 @@ pub struct PodFacts {
     pub node_lost: bool,
     /// What keeps it from running.
     pub trouble: Option<Trouble>,
+    /// Its uid.
+    pub uid: String,
+    /// Its label `app.kubernetes.io/version`.
+    pub version: String,
+    /// Revision of the template that it was made of.
+    pub revision: String,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+    /// Since when it is ready.
+    pub ready_since: Option<Timestamp>,
+    /// How often a container was started again after it failed. That its node went down is no failure of it.
+    pub restarts: i32,
+    /// How its images and their programs do: of interest in a pod that is there to pull them.
+    pub trial: Trial,
+}
+
+/// Whether every program of a pod could be started once, and ended well.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Trial {
+    /// Not yet.
+    #[default]
+    Waits,
+    /// All of them.
+    Passed,
+    /// One could not.
+    Failed(Trouble),
 }
 
 /// What keeps a pod from running.
@@ -41,6 +72,19 @@ pub struct Trouble {
     pub message: String,
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(container) = &self.container {
+            write!(f, "container {container}: ")?;
+        }
+        f.write_str(&self.reason)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        Ok(())
+    }
+}
+
 impl PodFacts {
     /// The facts of a pod.
     #[must_use]
@@ -48,7 +92,18 @@ impl PodFacts {
         let label = |name| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name));
         let status = pod.status.clone().unwrap_or_default();
         let ready = condition(&status, "Ready") == Some("True");
+        let ready_since = status.conditions.iter().flatten();
+        let ready_since = ready_since
+            .filter(|condition| condition.type_ == "Ready" && ready)
+            .find_map(|condition| Some(condition.last_transition_time.as_ref()?.0));
         Self {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            version: label("app.kubernetes.io/version").cloned().unwrap_or_default(),
+            revision: label(REVISION).cloned().unwrap_or_default(),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            ready_since,
+            restarts: status.container_statuses.iter().flatten().map(failures).sum(),
+            trial: trial(&status),
             component: label("component").cloned().unwrap_or_default(),
             node: pod
                 .spec
@@ -94,6 +149,39 @@ fn trouble(status: &PodStatus) -> Option<Trouble> {
             .unwrap_or_else(|| "Unschedulable".to_owned()),
         message: unscheduled.message.clone().unwrap_or_default(),
     })
+}
+
+/// A container whose node went down has ended too, and the kubelet does not know how.
+fn failures(container: &ContainerStatus) -> i32 {
+    let ended = container
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref());
+    let known = ended.is_some_and(|ended| {
+        let reason = ended.reason.as_deref().unwrap_or_default();
+        !matches!(reason, "Unknown" | "ContainerStatusUnknown" | "NodeShutdown") && ended.exit_code != 255
+    });
+    if known { container.restart_count } else { 0 }
+}
+
+fn trial(status: &PodStatus) -> Trial {
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let passed = |container: &ContainerStatus| {
+        let states = [container.state.as_ref(), container.last_state.as_ref()];
+        let mut ended = states
+            .into_iter()
+            .flatten()
+            .filter_map(|state| state.terminated.as_ref());
+        ended.any(|ended| ended.exit_code == 0)
+    };
+    if !containers.is_empty() && containers.iter().all(passed) {
+        return Trial::Passed;
+    }
+    let others = containers.iter().filter(|container| !passed(container));
+    match others.filter_map(container_trouble).next() {
+        Some(trouble) => Trial::Failed(trouble),
+        None => Trial::Waits,
+    }
 }
 
 fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {

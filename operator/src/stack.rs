@@ -3,16 +3,17 @@
 //! What the API server's schema cannot see is checked here, before anything is written: a stack that cannot be
 //! carried out leaves what runs as it is, and says in a condition which field is wrong and what to do.
 
+use std::cmp::Ordering;
+
 use kube::ResourceExt;
-use lb_crds::load_balancer_stack::{
-    ComponentImage, ConflictPolicy, Failback, Images, PartitionPolicy, Placement, Speaker,
-};
+use lb_crds::load_balancer_stack::{ConflictPolicy, Failback, Images, PartitionPolicy, Placement, Speaker};
 use lb_crds::{LoadBalancerStack, Mode};
 use semver::Version;
 
 use crate::args::Config;
 use crate::image::Image;
 use crate::plan::{Owner, Plan, Workload};
+use crate::render::Component;
 
 /// API version of the stack's kind.
 pub const API_VERSION: &str = "lb-operator.io/v1alpha1";
@@ -38,16 +39,29 @@ pub enum SpecError {
         /// The operator's version.
         own: Version,
     },
-    /// The version is older than the operator.
+    /// The version is older than the one before the operator's.
     #[error(
-        "spec.version: this operator installs {own} and no longer {asked}: remove the field to follow the operator, or \
-         go back to the operator of that version"
+        "spec.version: this operator of version {own} installs {} and no longer {asked}: remove the field to \
+         follow the operator, or go back to an operator that installs that version", installs(.own)
     )]
     VersionTooOld {
         /// The version asked for.
         asked: Version,
         /// The operator's version.
         own: Version,
+    },
+    /// The image of another version cannot be told from the operator's own.
+    #[error(
+        "spec.version: the operator's image of the {component} is pinned by a digest, which is that of version {own}: set \
+         spec.images.{component}.digest to the digest of {asked}, or remove spec.version to follow the operator"
+    )]
+    Pinned {
+        /// Which program.
+        component: &'static str,
+        /// The version asked for.
+        asked: String,
+        /// The operator's version.
+        own: String,
     },
     /// A regular expression cannot be read.
     #[error("spec.speaker.excludedInterfaces[{index}]: {pattern:?} is not a regular expression: {error}")]
@@ -88,19 +102,24 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
     let speaker = spec.speaker.unwrap_or_default();
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
     let speaker_settings = settings(&speaker);
+    // What is rendered is the same for every version that is installed. Where a version needs something else, its own
+    // rendering begins at `Plan::version`.
+    let version = version(spec.version.as_deref(), config)?;
+    let image = |component| image(component, &version, config, &images);
+    let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
     Ok(Plan {
         owner: Owner {
             name: stack.name_any(),
             uid: stack.uid().unwrap_or_default(),
         },
         namespace: namespace(stack, config),
-        version: version(spec.version.as_deref(), config)?,
+        version,
         log_level: spec.log_level.as_str().to_owned(),
         load_balancer_class: spec.load_balancer_class,
         pull_policy: images.pull_policy.as_str().to_owned(),
         controller_replicas: controller.replicas.unwrap_or(REPLICAS),
         controller: Workload {
-            image: image(&config.controller_image, &images, images.controller.as_ref()),
+            image: controller_image,
             resources: controller.resources,
             priority_class: controller.priority_class_name,
             node_selector: controller.node_selector,
@@ -109,7 +128,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
             pod_annotations: controller.pod_annotations,
         },
         speaker: Workload {
-            image: image(&config.speaker_image, &images, images.speaker.as_ref()),
+            image: speaker_image,
             resources: speaker.resources,
             priority_class: speaker.priority_class_name,
             node_selector: speaker.node_selector,
@@ -169,7 +188,7 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
     named.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// One operator installs one version: its own.
+/// An operator installs its own minor version, up to itself, and the one before.
 fn version(asked: Option<&str>, config: &Config) -> Result<String, SpecError> {
     let Some(asked) = asked else {
         return Ok(config.version.clone());
@@ -177,9 +196,19 @@ fn version(asked: Option<&str>, config: &Config) -> Result<String, SpecError> {
     let parse = |text: &str| Version::parse(text).map_err(|_| SpecError::VersionSyntax(text.to_owned()));
     let (asked, own) = (parse(asked)?, parse(&config.version)?);
     match asked.cmp_precedence(&own) {
-        std::cmp::Ordering::Equal => Ok(config.version.clone()),
-        std::cmp::Ordering::Greater => Err(SpecError::VersionTooNew { asked, own }),
-        std::cmp::Ordering::Less => Err(SpecError::VersionTooOld { asked, own }),
+        Ordering::Equal => Ok(config.version.clone()),
+        Ordering::Greater => Err(SpecError::VersionTooNew { asked, own }),
+        Ordering::Less if asked.major == own.major && asked.minor + 1 >= own.minor => Ok(asked.to_string()),
+        Ordering::Less => Err(SpecError::VersionTooOld { asked, own }),
+    }
+}
+
+/// The minor versions that an operator installs.
+fn installs(own: &Version) -> String {
+    let (major, minor) = (own.major, own.minor);
+    match minor.checked_sub(1) {
+        Some(before) => format!("{major}.{before} and {major}.{minor}"),
+        None => format!("{major}.{minor}"),
     }
 }
 
@@ -200,7 +229,13 @@ fn check_interfaces(patterns: &[String]) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn image(default: &str, images: &Images, own: Option<&ComponentImage>) -> String {
+/// The image of a program. Of another version than the operator's it has the same name and another tag, and no digest but
+/// one that the stack gives.
+fn image(component: Component, version: &str, config: &Config, images: &Images) -> Result<String, SpecError> {
+    let (default, own) = match component {
+        Component::Controller => (&config.controller_image, images.controller.as_ref()),
+        Component::Speaker => (&config.speaker_image, images.speaker.as_ref()),
+    };
     let mut image = Image::parse(default);
     if let Some(registry) = &images.registry {
         image = image.from_registry(registry);
@@ -208,10 +243,21 @@ fn image(default: &str, images: &Images, own: Option<&ComponentImage>) -> String
     if let Some(repository) = own.and_then(|own| own.repository.as_ref()) {
         image = image.from_repository(repository);
     }
-    if let Some(digest) = own.and_then(|own| own.digest.as_ref()) {
+    let digest = own.and_then(|own| own.digest.as_ref());
+    if version != config.version {
+        if image.is_pinned() && digest.is_none() {
+            return Err(SpecError::Pinned {
+                component: component.name(),
+                asked: version.to_owned(),
+                own: config.version.clone(),
+            });
+        }
+        image = image.tagged(version);
+    }
+    if let Some(digest) = digest {
         image = image.pinned(digest);
     }
-    image.to_string()
+    Ok(image.to_string())
 }
 
 fn monitor_mode(stack: &LoadBalancerStack) -> Mode {

@@ -5,6 +5,7 @@
 //! | `Ready` | the spec is valid, everything is applied, both programs run at the wanted version, nothing is wrong |
 //! | `Progressing` | pods are being created or replaced |
 //! | `Degraded` | something failed and will not get better without a person |
+//! | `Upgradeable` | nothing is under way or wrong: the operator can be upgraded now |
 //! | `Paused` | `spec.paused` is set: nothing is written; absent otherwise |
 //!
 //! A condition keeps its transition time as long as it keeps its status, and a status that says what the one before
@@ -13,11 +14,13 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
+use lb_crds::load_balancer_stack::{PlanStatus, UpgradeStep, VersionCount};
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
 use lb_daemon::events::cut;
 
 use crate::observe::{ComponentState, Observed};
 use crate::render::Component;
+use crate::upgrade::Memory;
 
 /// Why the stack is in the state it is in: reasons of its conditions and events. They are API.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,6 +45,16 @@ pub enum Reason {
     InvalidSpec,
     /// The spec says to leave everything alone.
     Paused,
+    /// An upgrade is under way.
+    Upgrading,
+    /// An upgrade failed, and what ran before is being brought back.
+    RollingBack,
+    /// An upgrade failed, and what ran before runs again.
+    RolledBack,
+    /// An upgrade failed, and was stopped.
+    UpgradePaused,
+    /// An upgrade waits until it is approved.
+    WaitingForApproval,
 }
 
 impl Reason {
@@ -59,6 +72,11 @@ impl Reason {
             Self::MissingPrerequisite => "MissingPrerequisite",
             Self::InvalidSpec => "InvalidSpec",
             Self::Paused => "Paused",
+            Self::Upgrading => "Upgrading",
+            Self::RollingBack => "RollingBack",
+            Self::RolledBack => "RolledBack",
+            Self::UpgradePaused => "UpgradePaused",
+            Self::WaitingForApproval => "WaitingForApproval",
         }
     }
 }
@@ -82,6 +100,21 @@ pub struct Situation {
     pub pending: Vec<String>,
     /// How the programs are doing.
     pub observed: Observed,
+    /// How upgrades are doing.
+    pub upgrade: Upgrades,
+}
+
+/// How upgrades are doing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Upgrades {
+    /// What the machine remembers.
+    pub memory: Memory,
+    /// The plan that waits for approval.
+    pub plan: Option<PlanStatus>,
+    /// Why the spec's revision is not tried.
+    pub rejected: Option<String>,
+    /// What keeps the present upgrade from beginning.
+    pub obstacle: Option<String>,
 }
 
 /// A condition that is to be.
@@ -103,7 +136,11 @@ pub fn status(
     let observed = &situation.observed;
     let degraded = degraded(situation);
     let progressing = progressing(situation);
-    let verdicts = [ready(situation, &degraded, &progressing), progressing, degraded];
+    let ready = ready(situation, &degraded, &progressing);
+    let upgradeable = upgradeable(situation, &ready);
+    let verdicts = [ready, progressing, degraded, upgradeable];
+    situation.upgrade.memory.put(&mut status);
+    status.plan.clone_from(&situation.upgrade.plan);
     for verdict in &verdicts {
         set(&mut status.conditions, verdict, situation.generation, now);
     }
@@ -156,6 +193,14 @@ fn component(state: &ComponentState) -> ComponentStatus {
         ready: state.ready,
         updated: state.updated,
         version: state.version.clone(),
+        versions: state
+            .versions
+            .iter()
+            .map(|(version, pods)| VersionCount {
+                version: version.clone(),
+                pods: *pods,
+            })
+            .collect(),
     }
 }
 
@@ -174,6 +219,9 @@ fn degraded(situation: &Situation) -> Verdict {
     if let Some(invalid) = &situation.invalid {
         let message = format!("{invalid} (the running stack is left as it is)");
         return verdict(true, Reason::InvalidSpec, message);
+    }
+    if let Some((reason, message)) = failed_upgrade(&situation.upgrade) {
+        return verdict(true, reason, message);
     }
     if let Some((reason, _)) = situation.failures.first() {
         let messages: Vec<_> = situation.failures.iter().map(|(_, text)| text.as_str()).collect();
@@ -226,6 +274,39 @@ fn progressing(situation: &Situation) -> Verdict {
     if situation.paused {
         return verdict(false, Reason::Paused, PAUSED.to_owned());
     }
+    if let Some(upgrade) = &situation.upgrade.memory.upgrade {
+        let reason = match upgrade.step {
+            _ if upgrade.held => Reason::UpgradePaused,
+            UpgradeStep::RollingBack => Reason::RollingBack,
+            _ => Reason::Upgrading,
+        };
+        let step = upgrade.step.as_str();
+        let to = &upgrade.to.version;
+        let mut message = format!("upgrade from {} to {to}: step {step}", upgrade.from.version);
+        if let Some(node) = &upgrade.canary_node {
+            message.push_str(&format!(", canary on node {node}"));
+        }
+        if upgrade.total > 0 {
+            let wanted = if upgrade.step == UpgradeStep::RollingBack {
+                "back"
+            } else {
+                "new"
+            };
+            message.push_str(&format!(
+                ", {} of {} speakers {wanted}",
+                upgrade.updated, upgrade.total
+            ));
+        }
+        if upgrade.step == UpgradeStep::Preflight
+            && let Some(obstacle) = &situation.upgrade.obstacle
+        {
+            message.push_str(&format!(": {obstacle}"));
+        }
+        return verdict(!upgrade.held, reason, message);
+    }
+    if let Some(plan) = &situation.upgrade.plan {
+        return verdict(false, Reason::WaitingForApproval, waits(plan));
+    }
     let rolling: Vec<_> = situation
         .observed
         .components()
@@ -261,6 +342,9 @@ fn ready(situation: &Situation, degraded: &Verdict, progressing: &Verdict) -> Ve
     if progressing.status {
         return verdict(false, progressing.reason, progressing.message.clone());
     }
+    if progressing.reason == Reason::WaitingForApproval {
+        return verdict(false, progressing.reason, progressing.message.clone());
+    }
     if !situation.pending.is_empty() {
         let pending: Vec<_> = situation.pending.iter().map(String::as_str).collect();
         let message = format!(
@@ -287,6 +371,62 @@ fn ready(situation: &Situation, degraded: &Verdict, progressing: &Verdict) -> Ve
         ));
     }
     verdict(true, Reason::AsWanted, message)
+}
+
+/// What is wrong because an upgrade failed.
+fn failed_upgrade(upgrades: &Upgrades) -> Option<(Reason, String)> {
+    if let Some(upgrade) = &upgrades.memory.upgrade {
+        let failure = upgrade.failure.as_ref()?;
+        let (to, from) = (&upgrade.to.version, &upgrade.from.version);
+        let failure = cut(failure.clone(), MESSAGE_LIMIT);
+        return Some(if upgrade.held {
+            let todo = "set spec.version back, or change the spec in any other way to try once more";
+            let message = format!("the upgrade to {to} failed and was stopped: {failure}; {todo}");
+            (Reason::UpgradePaused, message)
+        } else {
+            let message = format!("the upgrade to {to} failed, {from} is being brought back: {failure}");
+            (Reason::RollingBack, message)
+        });
+    }
+    let failure = cut(upgrades.rejected.clone()?, MESSAGE_LIMIT);
+    let good = upgrades.memory.last_good.clone().unwrap_or_default();
+    Some((
+        Reason::RolledBack,
+        format!(
+            "the last upgrade failed and version {}, revision {} runs again: {failure}; it is tried again when the spec or the \
+             operator changes",
+            good.version, good.revision
+        ),
+    ))
+}
+
+/// What a plan waits for.
+fn waits(plan: &PlanStatus) -> String {
+    let patch = format!(
+        "{{\"spec\":{{\"upgrade\":{{\"approvedPlan\":\"{}\"}}}}}}",
+        plan.hash
+    );
+    format!(
+        "the upgrade to {} in status.plan waits for approval: kubectl patch loadbalancerstack default --type=merge -p '{patch}'",
+        plan.version
+    )
+}
+
+/// Whether the operator can be upgraded now, which begins an upgrade of the stack unless the spec names a version.
+fn upgradeable(situation: &Situation, ready: &Verdict) -> Verdict {
+    let (status, reason, message) = if ready.status {
+        (true, Reason::AsWanted, "the operator can be upgraded".to_owned())
+    } else {
+        let message = format!("wait until the stack is ready: {}", ready.message);
+        (false, ready.reason, message)
+    };
+    let paused = situation.paused && status;
+    Verdict {
+        type_: "Upgradeable",
+        status: status && !paused,
+        reason: if paused { Reason::Paused } else { reason },
+        message: if paused { PAUSED.to_owned() } else { message },
+    }
 }
 
 fn counts(observed: &Observed) -> String {

@@ -8,15 +8,17 @@ use kube::api::{Api, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
-use lb_crds::{LoadBalancerStack, names};
+use lb_crds::{LoadBalancerStack, ServiceL2Status, names};
 use lb_daemon::watch::{Change, watch};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use crate::index::Live;
 use crate::keys;
 use crate::object::{Kind, ObjectId};
 use crate::render::{MANAGED_BY, MANAGER};
+use crate::rollout::SNAPSHOT;
+use crate::witness::Sight;
 
 /// Name of the one stack.
 pub const STACK: &str = names::STACK;
@@ -38,6 +40,8 @@ pub enum Event {
     Pod(Box<Change<Pod>>),
     /// Whether the ServiceMonitor kind exists.
     Monitors(bool),
+    /// Something that the proofs of an upgrade are made of.
+    Sight(Box<Sight>),
 }
 
 /// The watches that run all the time.
@@ -52,6 +56,22 @@ pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
         }
     }
     streams
+}
+
+/// The watches that run while an upgrade is under way. `namespace` is that of the stack.
+pub fn sights(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
+    let any = watcher::Config::default();
+    let nodes = watch::<Node>(Api::all(client.clone()), any.clone()).map(Sight::Node);
+    let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(Sight::Service);
+    let announced = watch::<ServiceL2Status>(Api::namespaced(client.clone(), namespace), any);
+    let sights = [
+        nodes.boxed(),
+        services.boxed(),
+        announced.map(Sight::Announced).boxed(),
+    ];
+    SelectAll::from_iter(sights)
+        .map(|sight| Event::Sight(Box::new(sight)))
+        .boxed()
 }
 
 fn stack(client: &Client) -> BoxStream<'static, Event> {
@@ -75,6 +95,10 @@ fn pods(client: &Client) -> BoxStream<'static, Event> {
 /// Watches the operator's objects of one kind.
 pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
     let mut only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+    if kind == Kind::ControllerRevision {
+        // The DaemonSet's controller gives its own the labels of the pods.
+        only = only.labels(&format!("{MANAGED_BY}={MANAGER},{SNAPSHOT}=true"));
+    }
     if kind == Kind::Secret {
         // By name, so that the right to read Secrets is the right to read this one.
         only = only.fields(&format!("metadata.name={}", keys::SECRET));

@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
-use kube::Client;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
-use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
+use kube::{Client, ResourceExt};
+use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus, names};
 use serde_json::json;
 
 use crate::index::Live;
 use crate::keys;
 use crate::object::ObjectId;
 use crate::render::{MANAGER, Wanted};
+use crate::upgrade::Restart;
 
 /// How long one write may take: an API server that hangs must not keep the operator from its other work.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,6 +41,20 @@ pub enum WriteError {
     Delete {
         /// Which object.
         id: ObjectId,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// A pod could not be replaced.
+    #[error("delete pod {name}: {}", explain(.source))]
+    Restart {
+        /// Which pod.
+        name: String,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// Nobody can tell which controller leads.
+    #[error("read the controllers' Lease: {}", explain(.source))]
+    Leader {
         /// Why not.
         source: Box<kube::Error>,
     },
@@ -137,26 +154,63 @@ impl Writer {
         }
     }
 
-    /// Writes the stack's status and returns the stack as it is stored.
+    /// Deletes the pod of this uid, so that its workload makes another; that it is gone already is as good.
+    ///
+    /// # Errors
+    /// When the API server refuses, or does not answer.
+    pub async fn restart(&self, namespace: &str, pod: &Restart) -> Result<(), WriteError> {
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(pod.uid.clone()),
+            resource_version: None,
+        });
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let what = || format!("delete pod {namespace}/{}", pod.name);
+        match in_time(what, api.delete(&pod.name, &params)).await? {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(source) => Err(WriteError::Restart {
+                name: pod.name.clone(),
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// The pod that holds the controllers' Lease, if one does.
+    ///
+    /// # Errors
+    /// When the API server refuses, or does not answer.
+    pub async fn leader(&self, namespace: &str) -> Result<Option<String>, WriteError> {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
+        let what = || "read the controllers' Lease".to_owned();
+        let lease = in_time(what, api.get_opt(names::CONTROLLER_LEASE)).await?;
+        let lease = lease.map_err(|source| WriteError::Leader {
+            source: Box::new(source),
+        })?;
+        Ok(lease.and_then(|lease| lease.spec?.holder_identity))
+    }
+
+    /// Writes the stack's status, if the stack is still as it was seen, and returns the stack as it is stored.
     ///
     /// # Errors
     /// When the API server refuses, or does not answer.
     pub async fn status(
         &self,
-        name: &str,
+        stack: &LoadBalancerStack,
         status: &LoadBalancerStackStatus,
     ) -> Result<LoadBalancerStack, WriteError> {
+        let name = stack.name_any();
         let api: Api<LoadBalancerStack> = Api::all(self.client.clone());
         let body = json!({
             "apiVersion": "lb-operator.io/v1alpha1",
             "kind": "LoadBalancerStack",
-            "metadata": { "name": name },
+            // An upgrade's state must not be overwritten by who has not seen the present one.
+            "metadata": { "name": name, "resourceVersion": stack.resource_version() },
             "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
         in_time(
             || "write the stack's status".to_owned(),
-            api.patch_status(name, &params, &Patch::Apply(&body)),
+            api.patch_status(&name, &params, &Patch::Apply(&body)),
         )
         .await?
         .map_err(|source| WriteError::Status {

@@ -137,7 +137,7 @@ fn the_chart_installs_the_kind_of_the_stack() {
     let name = LoadBalancerStack::crd_name();
     assert!(chart("templates/loadbalancerstack-crd.yaml").contains(name));
     assert!(
-        Kind::ALL.len() == 14,
+        Kind::ALL.len() == 15,
         "a new kind needs rules in templates/clusterrole.yaml"
     );
 }

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
+use super::{PlanStatus, RejectedRevision, Revision, UpgradeRecord, UpgradeStatus};
 use crate::schema;
 
 /// How the stack is doing. Written by the operator.
@@ -39,8 +40,28 @@ pub struct LoadBalancerStackStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub components: Vec<ComponentStatus>,
 
+    /// What ran last with everything in order: an upgrade that fails goes back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<Revision>,
+
+    /// The upgrade that waits for approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+
+    /// The upgrade that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeStatus>,
+
+    /// What failed, and is not tried again before the spec or the operator changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<RejectedRevision>,
+
+    /// The last ten upgrades, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<UpgradeRecord>,
+
     /// Ready: all of it runs as the spec says. Progressing: pods are being created or replaced. Degraded: something failed
-    /// and needs a person. Paused: spec.paused is set.
+    /// and needs a person. Upgradeable: the operator can be upgraded now. Paused: spec.paused is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -71,6 +92,20 @@ pub struct ComponentStatus {
     /// The version that the pods are to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+
+    /// How many pods there are of each version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<VersionCount>,
+}
+
+/// Pods of a version.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionCount {
+    /// The version.
+    pub version: String,
+    /// How many pods there are of it.
+    pub pods: i32,
 }
 
 fn without_default(schema: &mut Schema) {

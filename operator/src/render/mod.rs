@@ -10,6 +10,7 @@ mod monitoring;
 mod namespace;
 mod pod;
 mod policy;
+pub mod pre_pull;
 pub mod rbac;
 mod speaker;
 
@@ -30,6 +31,8 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const MANAGER: &str = names::REPORTER_OPERATOR;
 /// Annotation that holds a digest of what was last wanted of an object: it tells a wish that changed from drift.
 pub const APPLIED: &str = "lb-operator.io/applied";
+/// Label of a pod, and of the template that it was made of: a digest of the template.
+pub const REVISION: &str = "lb-operator.io/revision";
 /// Port of metrics and probes of both programs.
 pub(crate) const PORT: i32 = names::MONITORING_PORT as i32;
 /// Name of that port, as the guide's ServiceMonitor asks for it.
@@ -173,6 +176,9 @@ impl Objects<'_> {
         if let Some(body) = body.as_object_mut() {
             body.remove("status");
         }
+        if matches!(id.kind, Kind::Deployment | Kind::DaemonSet) {
+            stamp(&mut body["spec"]["template"]);
+        }
         body["apiVersion"] = json!(api_version);
         body["kind"] = json!(kind);
         let labels = component.map_or_else(
@@ -192,12 +198,45 @@ impl Objects<'_> {
                 "blockOwnerDeletion": true,
             }]);
         }
+        self.wanted.push(Wanted::seal(id, body));
+    }
+}
+
+impl Wanted {
+    /// An object to apply, with the digest of it among its annotations.
+    pub(crate) fn seal(id: ObjectId, mut body: Value) -> Self {
+        if let Some(annotations) = body
+            .pointer_mut("/metadata/annotations")
+            .and_then(Value::as_object_mut)
+        {
+            annotations.remove(APPLIED);
+            if annotations.is_empty()
+                && let Some(metadata) = body["metadata"].as_object_mut()
+            {
+                metadata.remove("annotations");
+            }
+        }
         let digest = digest(&body);
         merge(
             &mut body["metadata"]["annotations"],
             BTreeMap::from([(APPLIED.to_owned(), digest.clone())]),
         );
-        self.wanted.push(Wanted { id, body, digest });
+        Self { id, body, digest }
+    }
+}
+
+/// Gives a template a label with a digest of it, unless it has one: any change of the template gives its pods another.
+fn stamp(template: &mut Value) {
+    if template
+        .pointer("/metadata/labels")
+        .and_then(|labels| labels.get(REVISION))
+        .is_none()
+    {
+        let digest = digest(template);
+        merge(
+            &mut template["metadata"]["labels"],
+            BTreeMap::from([(REVISION.to_owned(), digest)]),
+        );
     }
 }
 

@@ -1,0 +1,67 @@
+//! Upgrades: from what ran last with everything in order to what the spec asks for, with proof at each step, and back
+//! again when a proof fails. Whatever changes the pods of controller or speakers goes this way: another version, another
+//! image, another log level. What restarts nothing is applied at once and is not seen here.
+//!
+//! ```text
+//!  status.{lastGood, upgrade, rejected} ─┐                     ┌─► [`machine::advance`] ─► the status to write
+//!                                        ├─► Memory and Seen ──┤
+//!  workloads, pods, nodes, Services  ────┘                     └─► [`orders::orders`] ───► what to apply and to restart
+//! ```
+//!
+//! Both are pure. `advance` moves on by at most one step; its result is written to the status before anything follows
+//! from it. `orders` tells, from a state that is written, how everything is to be at this moment, whatever happened
+//! before: so an operator that is killed anywhere is continued by the next one, and drift is repaired against what the
+//! step wants, not against where it leads.
+//!
+//! # Steps
+//!
+//! | step | what is done | it is over when |
+//! | --- | --- | --- |
+//! | Preflight | the addresses of all Services are noted | nothing stands in the way |
+//! | PrePull | a DaemonSet pulls both images on the nodes of the speakers | every node that answers has them |
+//! | Kinds | the metallb.io kinds are applied | they are as wanted |
+//! | Permissions | roles hold what the former and the new programs need | they are as wanted |
+//! | Controller | the Deployment gets the new template | all are replaced and ready, and a new one leads |
+//! | Canary | one speaker is replaced | the new one is ready |
+//! | Soak | nothing | it has run for spec.upgrade.canarySoakSeconds |
+//! | Speakers | the others are replaced, a few at a time | all run what is new; lost nodes are passed over |
+//! | Verify | nothing | all have run for a while |
+//! | Finish | roles and the DaemonSet's strategy become what they are at rest | they are |
+//! | RollingBack | first the speakers, then the controllers go back; kinds and roles stay | all run what ran before |
+//!
+//! In each step from Controller on, [`proofs`] hold: new pods do not restart, no Service's address has changed, other nodes
+//! are answered when they ask for the addresses of new speakers, and there is progress.
+//!
+//! # Why one DaemonSet, and OnDelete only while at work
+//!
+//! At rest the DaemonSet's strategy is RollingUpdate, so that `kubectl rollout restart` and `rollout status` do what their
+//! users expect. While the machine is at work it is OnDelete: the template can be changed without a restart, and which
+//! node is visited next is ours to say. The canary gets the new template by a short change of the template: new, the pod
+//! is deleted, and as soon as its successor exists the template is the former one again. From then on whatever restarts by
+//! accident, and any node that joins, runs proven code until the canary has passed. When the strategy returns to
+//! RollingUpdate nothing restarts, because every pod carries the hash of the template.
+//!
+//! - A second DaemonSet for the canary needs labels on nodes, or an affinity, to keep the two apart: rights to write
+//!   Nodes, labels that outlive a crash, and one more restart of the canary when it returns to the first one.
+//! - A label on each node with its revision has the same costs for all nodes, and a new node gets no speaker while the
+//!   operator is away.
+//! - RollingUpdate with maxUnavailable that is raised step by step leaves the choice of the node to the DaemonSet controller,
+//!   and any pod that restarts during the soak runs unproven code.
+//! - OnDelete for ever makes `kubectl rollout restart` a command that does nothing.
+
+pub mod choose;
+pub mod machine;
+pub mod memory;
+pub mod orders;
+pub mod proofs;
+pub mod seen;
+
+pub use machine::advance;
+pub use memory::{Memory, News};
+pub use orders::{Choice, Orders, Restart, Rules, orders};
+pub use seen::{Controllers, Pod, PrePull, Seen, Settings, Speakers, Unanswered};
+
+#[cfg(test)]
+mod machine_tests;
+#[cfg(test)]
+mod simulation;
