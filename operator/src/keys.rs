@@ -128,7 +128,9 @@ impl Change {
                     }));
                 }
             }
-            Self::Retire => operations.push(PatchOperation::Remove(RemoveOperation { path: entry(PREVIOUS) })),
+            Self::Retire => operations.push(PatchOperation::Remove(RemoveOperation {
+                path: entry(PREVIOUS),
+            })),
         }
         if let Self::Record(record) | Self::Spread(record) | Self::Switch(record) = self {
             operations.extend(annotations(record).map(|(name, value)| {

@@ -62,7 +62,10 @@ fn a_rotation_moves_the_keys_and_the_operator_makes_one_only() {
     let retired = patched(&switched, &Change::Retire);
     assert_eq!(retired["data"][CURRENT], switched["data"][CURRENT]);
     assert!(retired["data"].get(PREVIOUS).is_none());
-    assert_eq!(retired["data"]["own"], secret["data"]["own"], "another's entry stays");
+    assert_eq!(
+        retired["data"]["own"], secret["data"]["own"],
+        "another's entry stays"
+    );
     assert_ne!(retired["data"][CURRENT], secret["data"][CURRENT]);
 }
 

@@ -60,18 +60,58 @@ fn a_key_is_replaced_when_it_is_old_or_when_somebody_asks() {
     let cases = [
         ("young", mk_policy(), mk_record(1), Step::Wait(Some(DAY))),
         ("almost due", mk_policy(), mk_record(29), Step::Wait(Some(DAY))),
-        ("due", mk_policy(), mk_record(30), Step::Do(Change::Spread(mk_record(30)))),
-        ("overdue", mk_policy(), mk_record(300), Step::Do(Change::Spread(mk_record(300)))),
+        (
+            "due",
+            mk_policy(),
+            mk_record(30),
+            Step::Do(Change::Spread(mk_record(30))),
+        ),
+        (
+            "overdue",
+            mk_policy(),
+            mk_record(300),
+            Step::Do(Change::Spread(mk_record(300))),
+        ),
         ("made tomorrow", mk_policy(), mk_record(-1), Step::Wait(Some(DAY))),
-        ("made next year", mk_policy(), mk_record(-365), Step::Do(Change::Spread(mk_record(-365)))),
-        ("old, never to be replaced", never.clone(), mk_record(300), Step::Wait(None)),
-        ("asked for", asked("a"), mk_record(1), Step::Do(Change::Spread(met.clone()))),
-        ("asked for, and done", asked("a"), met.clone(), Step::Wait(Some(DAY))),
-        ("asked for again", asked("b"), met.clone(), Step::Do(Change::Spread(Record {
-            asked: "b".to_owned(),
-            ..met.clone()
-        }))),
-        ("no longer asked for", mk_policy(), met.clone(), Step::Wait(Some(DAY))),
+        (
+            "made next year",
+            mk_policy(),
+            mk_record(-365),
+            Step::Do(Change::Spread(mk_record(-365))),
+        ),
+        (
+            "old, never to be replaced",
+            never.clone(),
+            mk_record(300),
+            Step::Wait(None),
+        ),
+        (
+            "asked for",
+            asked("a"),
+            mk_record(1),
+            Step::Do(Change::Spread(met.clone())),
+        ),
+        (
+            "asked for, and done",
+            asked("a"),
+            met.clone(),
+            Step::Wait(Some(DAY)),
+        ),
+        (
+            "asked for again",
+            asked("b"),
+            met.clone(),
+            Step::Do(Change::Spread(Record {
+                asked: "b".to_owned(),
+                ..met.clone()
+            })),
+        ),
+        (
+            "no longer asked for",
+            mk_policy(),
+            met.clone(),
+            Step::Wait(Some(DAY)),
+        ),
     ];
     for (what, policy, record, expected) in cases {
         let seen = mk_seen(false, false, Some(record));
@@ -88,7 +128,11 @@ fn a_secret_without_a_record_gets_one_whatever_its_phase() {
         let Step::Do(Change::Record(record)) = step else {
             panic!("{step:?}");
         };
-        assert_eq!((record.generation, record.asked.as_str()), (5, "a"), "the request before it is met");
+        assert_eq!(
+            (record.generation, record.asked.as_str()),
+            (5, "a"),
+            "the request before it is met"
+        );
     }
 }
 
@@ -159,7 +203,10 @@ fn the_stack_says_how_often_and_its_annotation_asks() {
         json!({"keyRotationDays": 7, "keyDistributionSeconds": 10}),
         json!({ASK: "now"}),
     );
-    assert_eq!((policy.every, policy.spread), (Some(7 * DAY), Duration::from_secs(10)));
+    assert_eq!(
+        (policy.every, policy.spread),
+        (Some(7 * DAY), Duration::from_secs(10))
+    );
     let again = stack(json!({}), json!({ASK: "again"}));
     assert!(policy.asked.is_some() && again.asked.is_some() && policy.asked != again.asked);
 }
@@ -299,5 +346,8 @@ fn simulate(seed: u64) -> u64 {
 fn no_speaker_ever_refuses_what_another_sends() {
     let runs = 60;
     let keys: u64 = (0..runs).map(simulate).sum();
-    assert!(keys > 10 * runs, "keys are rotated all the while, and not {keys} times in {runs} runs");
+    assert!(
+        keys > 10 * runs,
+        "keys are rotated all the while, and not {keys} times in {runs} runs"
+    );
 }

@@ -56,7 +56,8 @@ impl DirectoryWatch {
         }
         // SAFETY: the file keeps one open descriptor from here until it is dropped, which AsyncFd does after it
         // deregistered it; nothing takes it out or replaces it.
-        let events = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(io::Error::from)?;
+        let events =
+            unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Self { events })
     }
 
@@ -119,7 +120,10 @@ mod tests {
         };
         link("a");
         let watch = DirectoryWatch::open(&directory).unwrap();
-        assert!(told(&watch, Duration::from_millis(50)).await.is_none(), "nothing happened");
+        assert!(
+            told(&watch, Duration::from_millis(50)).await.is_none(),
+            "nothing happened"
+        );
         link("b");
         assert!(told(&watch, Duration::from_secs(5)).await.unwrap().is_ok());
         std::fs::write(directory.join("file"), "x").unwrap();

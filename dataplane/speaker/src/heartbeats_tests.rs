@@ -69,8 +69,12 @@ fn mk_speaker(mount: &Mount) -> (Heartbeats, Registry, SocketAddr) {
 
 /// The metric with these labels as the exposition shows it; 0 when it is not there.
 fn metric(registry: &Registry, name: &str) -> u64 {
-    let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    let text = prometheus::TextEncoder::new()
+        .encode_to_string(&registry.gather())
+        .unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     line.unwrap_or(0)
 }
 
@@ -119,15 +123,25 @@ async fn keys_that_the_kubelet_brings_are_used_without_a_restart_and_without_loo
             let told = tokio::time::timeout(WAIT, heartbeats.changed()).await.unwrap();
             heartbeats.told(told);
         }
-        assert_eq!(believed(&heartbeats, address, &a).await, old_believed, "{version}");
+        assert_eq!(
+            believed(&heartbeats, address, &a).await,
+            old_believed,
+            "{version}"
+        );
         assert!(believed(&heartbeats, address, &b).await, "{version}");
         assert_eq!(metric(&registry, "lb_speaker_heartbeat_keys"), keys.len() as u64);
         let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         heartbeats.port = other.local_addr().unwrap().port();
         heartbeats.send(&[Ipv4Addr::LOCALHOST.into()], &mk_datagram());
         let mut buffer = [0; MAX_LEN];
-        let received = tokio::time::timeout(WAIT, other.recv(&mut buffer)).await.unwrap().unwrap();
-        assert!(Keys::new([&makes[..]]).unwrap().open(&buffer[..received]).is_ok(), "{version}");
+        let received = tokio::time::timeout(WAIT, other.recv(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            Keys::new([&makes[..]]).unwrap().open(&buffer[..received]).is_ok(),
+            "{version}"
+        );
     }
 }
 
@@ -135,12 +149,15 @@ async fn keys_that_the_kubelet_brings_are_used_without_a_restart_and_without_loo
 async fn without_a_key_nothing_is_sent_and_nothing_is_believed_until_there_is_one() {
     let key = [1; 32];
     let mount = Mount::new("without");
-    for (version, keys) in [("..1", &[][..]), ("..2", &[(CURRENT, &[7; 8][..])])] {
+    for (version, keys) in [("..1", &[][..]), ("..2", &[(CURRENT, &[7; 8][..])][..])] {
         mount.bring(version, keys);
         let (mut heartbeats, registry, address) = mk_speaker(&mount);
         assert!(!believed(&heartbeats, address, &key).await, "{version}");
         assert_eq!(
-            metric(&registry, "lb_speaker_heartbeats_refused_total{reason=\"authentication\"}"),
+            metric(
+                &registry,
+                "lb_speaker_heartbeats_refused_total{reason=\"authentication\"}"
+            ),
             1
         );
         assert_eq!(metric(&registry, "lb_speaker_heartbeat_keys"), 0);

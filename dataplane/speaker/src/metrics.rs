@@ -9,7 +9,9 @@ use lb_proto::coordinator::Cause;
 use lb_proto::heartbeat::Refused;
 use lb_proto::responder::IgnoreReason;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// The protocol of ARP and NDP, in metrics and events.
 pub const PROTOCOL: &str = "layer2";

@@ -40,9 +40,10 @@ impl Operator {
                 return;
             };
             self.show(&seen);
-            let lost = self.index.pods(namespace).any(|(_, pod)| {
-                pod.component == Component::Speaker.name() && pod.node_lost
-            });
+            let lost = self
+                .index
+                .pods(namespace)
+                .any(|(_, pod)| pod.component == Component::Speaker.name() && pod.node_lost);
             let step = self
                 .rotation
                 .step(Instant::now(), Timestamp::now(), &seen, &policy, lost);

@@ -45,18 +45,35 @@ fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     let before = quiet(&stage)?;
 
     let took = clients_notice_nothing_while(&stage, &addresses, || rotate(&stage))?;
-    println!("heartbeat key replaced on three nodes in {:.1} s", took.as_secs_f64());
+    println!(
+        "heartbeat key replaced on three nodes in {:.1} s",
+        took.as_secs_f64()
+    );
 
     let after = Counts::of(&stage)?;
     assert_eq!(after.refused, before.refused, "no speaker refused another");
     assert_eq!(after.moved, before.moved, "no address moved");
-    assert!(after.received.iter().zip(&before.received).all(|(after, before)| after > before));
+    assert!(
+        after
+            .received
+            .iter()
+            .zip(&before.received)
+            .all(|(after, before)| after > before)
+    );
     assert_eq!(stage.owners_of(&addresses)?, owners);
 
     let new = key(&stage)?;
     assert_ne!(new, old);
-    assert_eq!(forge(&stage, &old, "authentication")?, FORGED, "the old key is of no use");
-    assert_eq!(forge(&stage, &new, "echo")?, FORGED, "it is the key that they were refused for");
+    assert_eq!(
+        forge(&stage, &old, "authentication")?,
+        FORGED,
+        "the old key is of no use"
+    );
+    assert_eq!(
+        forge(&stage, &new, "echo")?,
+        FORGED,
+        "it is the key that they were refused for"
+    );
     assert_eq!(stage.owners_of(&addresses)?, owners);
     assert_eq!(Counts::of(&stage)?.moved, before.moved);
 
@@ -121,7 +138,9 @@ fn clients_notice_nothing_while<T>(
         let result = act();
         std::fs::write(&gate, "")?;
         for (address, client) in clients {
-            let said = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+            let said = client
+                .join()
+                .map_err(|_| anyhow::anyhow!("the client panicked"))??;
             println!("{address}: requests, failed, hardware addresses: {}", said.trim());
             let [asked, failed, owners] = said
                 .split_whitespace()
@@ -163,7 +182,11 @@ fn quiet(stage: &Stage) -> anyhow::Result<Counts> {
     eventually("speakers that know each other", SOON, || {
         std::thread::sleep(Duration::from_secs(1));
         let now = Counts::of(stage)?;
-        let heard = now.received.iter().zip(&before.received).all(|(now, before)| now > before);
+        let heard = now
+            .received
+            .iter()
+            .zip(&before.received)
+            .all(|(now, before)| now > before);
         if heard && now.refused == before.refused && now.moved == before.moved {
             return Ok(Some(now));
         }
@@ -190,7 +213,7 @@ fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
         .map(|number| {
             keys.seal(&Datagram {
                 node: NODES[1 + number as usize % 2].to_owned(),
-                incarnation: u64::MAX,
+                incarnation: 1,
                 number,
                 echo: 0,
                 message: Message::Heartbeat(Heartbeat {
@@ -216,7 +239,9 @@ fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
         }
         Ok(())
     })?;
-    sender.join().map_err(|_| anyhow::anyhow!("the forger panicked"))??;
+    sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the forger panicked"))??;
     let mut counted = 0;
     eventually("the forged datagrams to be counted", SOON, || {
         counted = refused()? - before;
@@ -232,7 +257,8 @@ fn nothing_more_is_written(stage: &Stage) -> anyhow::Result<()> {
     stage.admin("kubectl rollout restart deployment/lb-operator")?;
     stage.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
     // It leads once it has something to say of a change.
-    stage.admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;
+    stage
+        .admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;
     eventually("the operator to put a label back", SOON, || {
         let label = stage.admin(
             "kubectl get secret speaker-heartbeat-keys -n metallb-system \
