@@ -254,7 +254,7 @@ mod tests {
         let mut now = start;
         while !speaker.claims.has(address) {
             now = speaker.poll_timeout().unwrap().max(now);
-            speaker.handle_timeout(now);
+            speaker.handle_timeout(now, 64);
             assert!(now < start + Duration::from_secs(60), "it claims it");
         }
         let mut strangers = Vec::new();
@@ -264,7 +264,7 @@ mod tests {
             speaker.sighted(now, address, STRANGER);
             // Something else is to be done about the address, over and over.
             speaker.dirty.insert(address);
-            speaker.handle_timeout(now);
+            speaker.handle_timeout(now, 64);
             strangers.extend(std::iter::from_fn(|| speaker.poll_output()));
             let pending = speaker.deadlines.iter().filter(|(_, other)| *other == address);
             assert!(pending.count() <= 1);
@@ -281,7 +281,7 @@ mod tests {
         let mut after = Vec::new();
         while let Some(due) = speaker.poll_timeout() {
             now = due.max(now);
-            speaker.handle_timeout(now);
+            speaker.handle_timeout(now, 64);
             after.extend(std::iter::from_fn(|| speaker.poll_output()));
             if told(&after, true) > 0 {
                 break;
