@@ -278,7 +278,11 @@ impl Liveness {
         }
         // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all. Where there are so
         // many peers that they are spoken to less often, they are not all spoken to at once either.
-        let ahead = if interval == self.config.interval { interval / 2 } else { Duration::ZERO };
+        let ahead = if interval == self.config.interval {
+            interval / 2
+        } else {
+            Duration::ZERO
+        };
         for (id, peer) in &mut self.peers {
             if is_due(peer, now + ahead) {
                 let factor = if peer.phase == Phase::Down { DOWN_FACTOR } else { 1 };
