@@ -20,6 +20,7 @@ pub mod proposal;
 pub mod render;
 pub mod retry;
 pub mod rollout;
+pub mod rotation;
 pub mod stack;
 pub mod status;
 pub mod upgrade;
@@ -100,6 +101,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             operator.handle(event);
         }
         if !gates.all_open() || !*leads.borrow_and_update() {
+            operator.stand_by();
             continue;
         }
         let outcome = operator.reconcile(|| *leads.borrow()).await;

@@ -1,7 +1,9 @@
 //! The operator's own metrics.
 
 use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStep};
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use crate::upgrade::Memory;
 
@@ -29,6 +31,10 @@ pub struct Metrics {
     pub step_seconds: HistogramVec,
     /// `lb_operator_rollbacks_total`: upgrades that failed and were rolled back.
     pub rollbacks: IntCounter,
+    /// `lb_operator_heartbeat_key_generation`: how many keys of the heartbeats there have been.
+    pub key_generation: IntGauge,
+    /// `lb_operator_heartbeat_key_since_timestamp_seconds`: since when the present one is in use; its age is `time()` less this.
+    pub key_since: IntGauge,
 }
 
 impl Metrics {
@@ -88,6 +94,14 @@ impl Metrics {
                 "lb_operator_rollbacks_total",
                 "Upgrades that failed and were rolled back.",
             )?,
+            key_generation: IntGauge::new(
+                "lb_operator_heartbeat_key_generation",
+                "How many keys of the heartbeats there have been, the present one included.",
+            )?,
+            key_since: IntGauge::new(
+                "lb_operator_heartbeat_key_since_timestamp_seconds",
+                "When the present key of the heartbeats came into use, in seconds since 1970.",
+            )?,
         };
         registry.register(Box::new(metrics.step.clone()))?;
         registry.register(Box::new(metrics.upgrade_seconds.clone()))?;
@@ -98,6 +112,8 @@ impl Metrics {
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.corrections.clone()))?;
         registry.register(Box::new(metrics.conditions.clone()))?;
+        registry.register(Box::new(metrics.key_generation.clone()))?;
+        registry.register(Box::new(metrics.key_since.clone()))?;
         Ok(metrics)
     }
 

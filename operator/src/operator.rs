@@ -27,12 +27,15 @@ use crate::proposal::proposal;
 use crate::render::{Wanted, render};
 use crate::retry::Retries;
 use crate::rollout::{self, Sights};
+use crate::rotation::Rotation;
 use crate::stack;
 use crate::status::{Reason, Situation, Upgrades, news, status};
 use crate::upgrade::{Memory, News, Restart, Seen, advance, orders};
 use crate::watch::Event;
 use crate::witness::Witness;
 use crate::write::{WriteError, Writer};
+
+mod keys;
 
 /// Under which the retries of the status are kept.
 const STATUS: &str = "status";
@@ -55,6 +58,7 @@ pub struct Operator {
     witness: Option<Witness>,
     /// Whether an upgrade that was under way when this process began has been taken over.
     resumed: bool,
+    rotation: Rotation,
 }
 
 /// What came of one comparison.
@@ -81,6 +85,7 @@ impl Operator {
             resumed: false,
             conflicts: Conflicts::default(),
             retries: Retries::default(),
+            rotation: Rotation::default(),
         }
     }
 
@@ -161,6 +166,9 @@ impl Operator {
                     }
                     self.roll_out(plan, &rendered, &mut situation, &leads, &mut work)
                         .await;
+                    if !stack.spec.paused {
+                        self.rotate(&stack, &plan.namespace, &leads, &mut work).await;
+                    }
                 }
                 Err(error) => work.failures.push((Reason::WriteFailed, error.to_string())),
             },

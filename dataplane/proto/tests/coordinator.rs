@@ -271,12 +271,29 @@ fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
             both.insert(address, owners);
         }
         lan.heal();
+        let healed = lan.now;
         lan.run(ms(600));
         for (address, owner) in lan.sole_owners() {
+            let again = |(at, node, which): &(_, _, _)| *at >= healed && (*node, *which) == (owner, address);
+            assert!(
+                lan.again.iter().any(again),
+                "seed {seed}: whoever believed the other owner of {address} is told"
+            );
             let order = order(address, ["n0", "n1", "n2", "n3", "n4"]);
             let place = |node: usize| order.iter().position(|name| *name == format!("n{node}"));
             let first = both[&address].iter().min_by_key(|node| place(**node));
             assert_eq!(Some(&owner), first, "seed {seed}: {address}");
+        }
+    }
+}
+
+/// For so many milliseconds no address has two owners.
+fn one_at_most(seed: u64, lan: &mut Segment, time: u64) {
+    for _ in 0..time {
+        lan.run(ms(1));
+        for address in lan.addresses.clone() {
+            let owners = lan.owners(address);
+            assert!(owners.len() <= 1, "seed {seed}: {address} has {owners:?}");
         }
     }
 }
@@ -289,13 +306,7 @@ fn with_fences_the_minority_withdraws_before_the_majority_claims() {
         lan.run(ms(SETTLED));
         lan.sole_owners();
         lan.split(&[1, 3], 1);
-        for _ in 0..1500 {
-            lan.run(ms(1));
-            for address in lan.addresses.clone() {
-                let owners = lan.owners(address);
-                assert!(owners.len() <= 1, "seed {seed}: {address} has {owners:?}");
-            }
-        }
+        one_at_most(seed, &mut lan, 1500);
         for (address, owner) in lan.sole_owners() {
             assert!(
                 ![1, 3].contains(&owner),
@@ -304,7 +315,7 @@ fn with_fences_the_minority_withdraws_before_the_majority_claims() {
         }
         let before = lan.sole_owners();
         lan.heal();
-        lan.run(ms(1000));
+        one_at_most(seed, &mut lan, 1000);
         assert_eq!(lan.sole_owners(), before);
     }
 }
@@ -322,6 +333,27 @@ fn with_failback_a_node_takes_its_addresses_back_without_a_gap() {
     lan.power_on(owner);
     assert_eq!(outage(&mut lan, address, 9000), 0);
     assert_eq!(lan.sole_owners(), before);
+}
+
+#[test]
+fn with_failback_a_node_takes_its_addresses_back_as_soon_as_the_network_is_calm() {
+    for seed in 0..10 {
+        let mut lan = Segment::with(seed, 3, 30, FAIR, Policy::Fenced, true);
+        lan.run(ms(SETTLED));
+        let before = lan.sole_owners();
+        for calm in [1000, 2000, 4000] {
+            lan.split(&[0], 1);
+            lan.run(ms(1500));
+            let apart = lan.sole_owners();
+            assert_ne!(apart, before);
+            lan.heal();
+            // Two peers return together to the node that was alone: it waits a second, and each time twice as long.
+            one_at_most(seed, &mut lan, calm - 200);
+            assert_eq!(lan.sole_owners(), apart, "seed {seed}: before {calm} ms");
+            lan.run(ms(400));
+            assert_eq!(lan.sole_owners(), before, "seed {seed}: after {calm} ms");
+        }
+    }
 }
 
 #[test]

@@ -2,34 +2,39 @@
 //!
 //! The keys are files in a directory, as a mounted Secret has them: `current` makes datagrams, and every other file
 //! (`next`, `previous`) is believed too. They are read again when the Secret changes, so keys can be rotated under way.
+//! Without a usable key nothing is sent and nothing believed: there is no way to speak unauthenticated.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lb_net::{DirectoryWatch, UdpPort};
 use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, Refused};
-use tokio::net::UdpSocket;
 
 use crate::metrics::Metrics;
 
-/// How often the keys are looked at. The kubelet takes a minute or two to bring a changed Secret to the node.
+/// How often the keys are looked at where the kernel does not tell of changes.
 pub const LOOK: Duration = Duration::from_secs(10);
 /// The file with the key that makes datagrams.
 const CURRENT: &str = "current";
+/// The link to the present files that the kubelet replaces when a Secret changes.
+const DATA: &str = "..data";
+/// How often reading is tried when that link changes under way.
+const TRIES: usize = 3;
 /// The longest key that is read.
 const MAX_KEY: u64 = 4096;
 
 /// The socket and the keys.
 #[derive(Debug)]
 pub struct Heartbeats {
-    socket: UdpSocket,
-    /// Whether it is one for IPv6, which takes IPv4 addresses mapped.
-    v6: bool,
+    socket: UdpPort,
     port: u16,
     directory: PathBuf,
+    /// What tells that the files have changed.
+    watch: Option<DirectoryWatch>,
     keys: Option<Keys>,
     /// What was read last, so that only a change is told.
     read: Vec<Vec<u8>>,
@@ -43,13 +48,13 @@ impl Heartbeats {
     /// # Errors
     /// When the port cannot be had.
     pub fn open(port: u16, directory: &Path, metrics: Metrics) -> anyhow::Result<Self> {
-        let socket = bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
-        let v6 = socket.local_addr().is_ok_and(|own| own.is_ipv6());
+        let socket = UdpPort::bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
         let mut heartbeats = Self {
             socket,
-            v6,
             port,
             directory: directory.to_owned(),
+            // Before the first look: nothing is missed in between.
+            watch: watch(directory),
             keys: None,
             read: Vec::new(),
             failed: false,
@@ -59,6 +64,32 @@ impl Heartbeats {
         Ok(heartbeats)
     }
 
+    /// Whether [`Heartbeats::changed`] tells when to look; if not, look every [`LOOK`].
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Waits until the files with the keys change. May be cancelled without loss.
+    ///
+    /// # Errors
+    /// When that will not be told any more.
+    pub async fn changed(&self) -> io::Result<()> {
+        match &self.watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The files have changed, or nothing will be told of them any more.
+    pub fn told(&mut self, told: io::Result<()>) {
+        if let Err(error) = told {
+            tracing::debug!(%error, "the directory with the keys is watched anew");
+            self.watch = watch(&self.directory);
+        }
+        self.look();
+    }
+
     /// Reads the keys again, if they have changed.
     pub fn look(&mut self) {
         match read(&self.directory) {
@@ -66,6 +97,7 @@ impl Heartbeats {
             Ok(read) => match Keys::new(read.iter().map(Vec::as_slice)) {
                 Some(keys) => {
                     tracing::info!(keys = read.len(), "keys of the heartbeats read");
+                    self.metrics.keys(read.len());
                     (self.keys, self.read, self.failed) = (Some(keys), read, false);
                 }
                 None => self.fail("there is no key that can be used"),
@@ -87,9 +119,8 @@ impl Heartbeats {
         let Some(keys) = &self.keys else { return };
         let bytes = keys.seal(datagram);
         for address in addresses {
-            let to = SocketAddr::new(self.mapped(*address), self.port);
-            match self.socket.try_send_to(&bytes, to) {
-                Ok(_) => {
+            match self.socket.send(&bytes, SocketAddr::new(*address, self.port)) {
+                Ok(()) => {
                     self.metrics.heartbeat_sent();
                     return;
                 }
@@ -98,18 +129,9 @@ impl Heartbeats {
         }
     }
 
-    /// The address as the socket wants it.
-    fn mapped(&self, address: IpAddr) -> IpAddr {
-        match address {
-            IpAddr::V4(v4) if self.v6 => v4.to_ipv6_mapped().into(),
-            IpAddr::V4(_) | IpAddr::V6(_) => address,
-        }
-    }
-
     /// Waits for datagrams to read. May be cancelled without loss.
     pub async fn readable(&self) {
-        // An error is found again, and told, when reading.
-        let _ = self.socket.readable().await;
+        self.socket.readable().await;
     }
 
     /// Reads what has arrived: those datagrams that a key of ours has made. So many are looked at and no more, because
@@ -118,8 +140,8 @@ impl Heartbeats {
         let mut datagrams = Vec::new();
         let mut buffer = [0; MAX_LEN + 1];
         for _ in 0..most {
-            let len = match self.socket.try_recv_from(&mut buffer) {
-                Ok((len, _)) => len,
+            let len = match self.socket.try_receive(&mut buffer) {
+                Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Such as "port unreachable" for a datagram that was sent before.
                 Err(error) => {
@@ -127,8 +149,12 @@ impl Heartbeats {
                     continue;
                 }
             };
-            let Some(keys) = &self.keys else { continue };
-            match keys.open(buffer.get(..len).unwrap_or_default()) {
+            let bytes = buffer.get(..len).unwrap_or_default();
+            let opened = match &self.keys {
+                Some(keys) => keys.open(bytes),
+                None => Err(Refused::Authentication),
+            };
+            match opened {
                 Ok(datagram) => {
                     self.metrics.heartbeat_received();
                     datagrams.push(datagram);
@@ -145,17 +171,35 @@ impl Heartbeats {
     }
 }
 
-fn bind(port: u16) -> io::Result<UdpSocket> {
-    let bound = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
-        // A host with IPv6 switched off.
-        .or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
-    bound.set_nonblocking(true)?;
-    UdpSocket::from_std(bound)
+fn watch(directory: &Path) -> Option<DirectoryWatch> {
+    DirectoryWatch::open(directory)
+        .inspect_err(|error| {
+            let (directory, every) = (directory.display(), LOOK);
+            tracing::info!(%directory, %error, ?every, "changes of the keys are not told by the kernel: looking for them");
+        })
+        .ok()
 }
 
-/// The keys in their order: the current one first. Another one that cannot be used is told and left out: it must not cost
-/// the use of those that can.
+/// The keys in their order, all from the same version of the Secret: half of the one before and half of the next could lack
+/// one that is in both.
 fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let link = directory.join(DATA);
+    let mut version = link.read_link().ok();
+    for _ in 1..TRIES {
+        let keys = read_version(directory, version.as_deref());
+        let now = link.read_link().ok();
+        if now == version {
+            return keys;
+        }
+        version = now;
+    }
+    read_version(directory, version.as_deref())
+}
+
+/// The keys in the directory that the link names, or, if there is no link, in this one: the current one first. Another one
+/// that cannot be used is told and left out: it must not cost the use of those that can.
+fn read_version(directory: &Path, version: Option<&Path>) -> io::Result<Vec<Vec<u8>>> {
+    let directory = &version.map_or_else(|| directory.to_owned(), |version| directory.join(version));
     let mut names = BTreeSet::new();
     for entry in directory.read_dir()? {
         let name = entry?.file_name();
@@ -187,24 +231,5 @@ fn key(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_current_key_comes_first_and_one_that_cannot_be_used_is_left_out() {
-        let directory = std::env::temp_dir().join(format!("lb-speaker-keys-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let write = |name: &str, key: &[u8]| std::fs::write(directory.join(name), key).unwrap();
-        write("next", &[1; 32]);
-        assert!(read(&directory).is_err(), "there is no current one");
-        write(CURRENT, &[2; 32]);
-        write("previous", &[3; 15]);
-        write(".hidden", &[4; 32]);
-        let keys = read(&directory).unwrap();
-        write(CURRENT, &[2; 15]);
-        let short = read(&directory);
-        std::fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(keys, [[2; 32], [1; 32]]);
-        assert!(short.is_err());
-    }
-}
+#[path = "heartbeats_tests.rs"]
+mod tests;

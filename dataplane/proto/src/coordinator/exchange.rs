@@ -65,6 +65,7 @@ impl Coordinator {
     }
 
     fn heartbeat(&mut self, id: NodeId, heartbeat: Heartbeat) {
+        let was_down = self.peers.get(&id).is_some_and(|told| told.was_down);
         self.liveness
             .heard(self.now, id, heartbeat.state, heartbeat.interval);
         for changed in self.liveness.take_changed() {
@@ -73,6 +74,7 @@ impl Coordinator {
         let Some(told) = self.peers.get_mut(&id) else {
             return;
         };
+        let returns = was_down && !told.was_down;
         told.knows = heartbeat.knows;
         if told.macs != heartbeat.macs {
             self.faces.retain(|_, node| *node != id);
@@ -87,6 +89,19 @@ impl Coordinator {
         }
         if matches!(heartbeat.state, State::Starting { .. }) {
             self.remind(id);
+        }
+        if returns && heartbeat.claims != Claims::default().digest() {
+            self.contest(id);
+        }
+    }
+
+    /// A peer that could not be heard has gone on answering, perhaps for what is ours too: it may hear of our claims and let
+    /// go before we hear of its own, and whoever believed it is to learn the truth.
+    fn contest(&mut self, id: NodeId) {
+        for (address, seat) in &self.seats {
+            if seat.order.contains(&id) && self.claims.has(*address) {
+                self.outputs.push_back(Output::Again { address: *address });
+            }
         }
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Seat {
     pub(super) giving: Option<Instant>,
     /// A stranger that answers for it, and when it was seen last.
     pub(super) stranger: Option<(MacAddr, Instant)>,
+    /// When it is looked whether the stranger is gone; passed, when nobody will look.
+    pub(super) stranger_look: Option<Instant>,
     pub(super) defended: Option<Instant>,
     /// The peer that answered for it last when we asked, and when.
     pub(super) answered_to_us: Option<(NodeId, Instant)>,
@@ -82,11 +84,12 @@ impl Coordinator {
         };
         let candidates = self.candidates(address, seat);
         let claimants = self.claimants(address);
+        let calm_from = self.calm_from().filter(|at| *at > self.now);
         let mut scene = Scene {
             me: ME,
             draining: self.draining,
             mine: self.claims.has(address) || seat.resumes,
-            failback: self.takes_back(),
+            failback: self.config.failback && calm_from.is_none(),
             candidates: &candidates,
             claimants: &claimants,
             preferred: None,
@@ -104,7 +107,9 @@ impl Coordinator {
             return;
         };
         let mut step = scene.step(|id| self.view(id));
-        if !self.has_quorum(seat) {
+        let mine = scene.mine;
+        let has_quorum = self.has_quorum(seat);
+        if !has_quorum {
             if self.claims.has(address) {
                 self.give_up(address, Why::NoQuorum);
             }
@@ -112,8 +117,9 @@ impl Coordinator {
         }
         let owner = claimants.iter().copied().find(|id| keeps(self.view(*id)));
         if let Some(seat) = self.seats.get_mut(&address)
-            && owner.is_some()
+            && (owner.is_some() || mine || !has_quorum)
         {
+            // Who succeeds to it now, or will once there is a majority, does not succeed to that one.
             seat.predecessor = None;
         }
         if !matches!(step, Step::Claim { ask: true }) {
@@ -136,6 +142,9 @@ impl Coordinator {
         }
         self.place(address, step, &candidates);
         let mine = self.claims.has(address);
+        if let Some(at) = calm_from.filter(|_| self.config.failback && !mine) {
+            self.deadlines.insert((at, address));
+        }
         if let Some(seat) = self.seats.get_mut(&address) {
             seat.resumes = false;
             if step != Step::HandOver {
@@ -234,13 +243,10 @@ impl Coordinator {
         }
     }
 
-    /// Whether we take an address from a candidate behind us: not while the network, or we, come and go.
-    fn takes_back(&self) -> bool {
-        let settled = self.last_flap.is_none_or(|last| {
-            let pause = Duration::from_secs(1 << self.flaps.saturating_sub(1));
-            last + pause <= self.now
-        });
-        self.config.failback && settled
+    /// From when on we take an address from a candidate behind us: not while the network, or we, come and go.
+    fn calm_from(&self) -> Option<Instant> {
+        let pause = Duration::from_secs(1 << self.flaps.saturating_sub(1));
+        self.last_flap.map(|last| last + pause)
     }
 
     /// Answers for an address that is ours, from now on or as before.

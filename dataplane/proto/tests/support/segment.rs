@@ -86,6 +86,8 @@ pub(crate) struct Segment {
     pub(crate) causes: Vec<(usize, IpAddr, &'static str)>,
     pub(crate) conflicts: Vec<(usize, IpAddr, MacAddr)>,
     pub(crate) over: Vec<(usize, IpAddr)>,
+    /// Who announced what again, and when.
+    pub(crate) again: Vec<(Instant, usize, IpAddr)>,
     pub(crate) verified: Vec<(usize, IpAddr, bool)>,
     /// Of a thousand questions to the wire, so many get lost.
     pub(crate) lost_questions: u64,
@@ -160,6 +162,7 @@ impl Segment {
             causes: Vec::new(),
             conflicts: Vec::new(),
             over: Vec::new(),
+            again: Vec::new(),
             verified: Vec::new(),
             lost_questions: 0,
             stand_ins: BTreeSet::new(),
@@ -473,9 +476,7 @@ impl Segment {
                 self.stand_ins.remove(&(node, address));
             }
             Output::ConflictOver { address } => self.over.push((node, address)),
-            Output::Again { .. } => {
-                let _ = now;
-            }
+            Output::Again { address } => self.again.push((now, node, address)),
         }
     }
 

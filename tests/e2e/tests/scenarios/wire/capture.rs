@@ -85,6 +85,21 @@ impl Capture {
             Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
         })
     }
+
+    /// The same, where an announcement may be the last of an earlier series: a new one begins with two, 100 ms apart, and
+    /// later ones of a series are a second apart.
+    pub(super) fn delay_of_series(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
+        eventually(&format!("{mac} to announce {address} anew"), SOON, || {
+            let mut heard = self.of(address, since);
+            heard.retain(|heard| heard.mac == mac);
+            let begins = |first: &&Announcement| {
+                let next = |other: &Announcement| (0.05..0.3).contains(&(other.at - first.at));
+                heard.iter().any(next)
+            };
+            let first = heard.iter().find(begins);
+            Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
+        })
+    }
 }
 
 impl Drop for Capture {

@@ -127,12 +127,14 @@ fn an_interface_appears_and_vanishes(stage: &Stage, addresses: &[String; 2]) -> 
         for (address, delays) in addresses.iter().zip(&mut appeared) {
             delays.push(capture.delay(address, NEW_MAC, up)?);
         }
-        learns(stage, addresses, NEW_MAC)?;
-        // What is left of the announcements on eth0 of before is out by now: those from here on are new.
+        // Now there are two interfaces on the same LAN, and both answer: the client may know the one or the other.
+        let [four, six] = addresses;
+        stage.answers(four, "web")?;
+        stage.answers(&format!("[{six}]"), "web")?;
         let gone = stage.on_machine("n1", &format!("echo $EPOCHREALTIME; exec ip link delete {NEW}"))?;
         let gone = gone.trim().parse()?;
         for (address, delays) in addresses.iter().zip(&mut vanished) {
-            delays.push(capture.delay(address, eth0, gone)?);
+            delays.push(capture.delay_of_series(address, eth0, gone)?);
         }
         learns(stage, addresses, eth0)?;
     }
