@@ -337,10 +337,6 @@ fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
             "spec.version: this operator is of version 0.1.0 and can not install 9.9.9: upgrade",
         ),
         (
-            json!({"version": "0.0.9"}),
-            "spec.version: this operator installs 0.1.0 and no longer 0.0.9: ",
-        ),
-        (
             json!({"speaker": {"excludedInterfaces": ["ok", "("]}}),
             "spec.speaker.excludedInterfaces[1]: \"(\" is not a regular expression",
         ),
@@ -349,6 +345,55 @@ fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
         let error = plan(&mk_stack(spec), &mk_config(), true).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
     }
+}
+
+#[test]
+fn an_operator_installs_its_own_minor_version_up_to_itself_and_the_one_before() {
+    let config = Config {
+        version: "0.3.1".to_owned(),
+        speaker_image: "lb-operator.io/speaker:0.3.1".to_owned(),
+        ..mk_config()
+    };
+    let image = |version: &str| {
+        let plan = plan(&mk_stack(json!({"version": version})), &config, true);
+        plan.map(|plan| plan.speaker.image)
+            .map_err(|error| error.to_string())
+    };
+    for version in ["0.2.0", "0.2.9", "0.3.0", "0.3.1"] {
+        assert_eq!(
+            image(version).unwrap(),
+            format!("lb-operator.io/speaker:{version}")
+        );
+    }
+    assert!(image("0.3.2").unwrap_err().contains("upgrade the operator first"));
+    let old = image("0.1.9").unwrap_err();
+    assert!(
+        old.starts_with(
+            "spec.version: this operator of version 0.3.1 installs 0.2 and 0.3 and no longer 0.1.9: "
+        ),
+        "{old}"
+    );
+}
+
+#[test]
+fn the_image_of_another_version_is_not_guessed_from_a_digest() {
+    let pinned = |name: &str| format!("lb-operator.io/{name}@sha256:{}", "a".repeat(64));
+    let config = Config {
+        controller_image: pinned("controller"),
+        speaker_image: pinned("speaker"),
+        ..mk_config()
+    };
+    let digest = format!("sha256:{}", "b".repeat(64));
+    let of = |spec| plan(&mk_stack(spec), &config, true);
+    let error = of(json!({"version": "0.0.9"})).unwrap_err().to_string();
+    assert!(error.contains("set spec.images.controller.digest"), "{error}");
+    let images = json!({"controller": {"digest": digest}, "speaker": {"digest": digest}});
+    let given = of(json!({"version": "0.0.9", "images": images})).unwrap();
+    assert_eq!(given.speaker.image, format!("lb-operator.io/speaker@{digest}"));
+    assert_eq!(
+        of(json!({"version": "0.1.0"})).unwrap().speaker.image,
+        config.speaker_image
+    );
 }
 
 #[test]
