@@ -10,15 +10,16 @@ mod interrupted;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lb_e2e::bench::client::traffic::{Account, Traffic};
 use lb_e2e::releases::{PRESENT, Release};
 use lb_e2e::stage::{SOON, Stage, eventually};
 use serde_json::Value;
 
 /// The longest that a whole upgrade or rollback may take, on a machine that is busy.
-const UPGRADE: u32 = 240;
+const UPGRADE: Duration = Duration::from_secs(240);
 
 /// Where upgrades are tried.
 struct Place {
@@ -164,12 +165,20 @@ impl Place {
 
     /// Waits until one more upgrade is over than there were, and returns the record of it.
     fn over(&self, past: usize) -> anyhow::Result<Value> {
-        // The client waits for the API server, not the other way round: a question ten times a second would take the time
-        // of the two processors that all of this runs on.
-        self.stage.admin(&format!(
-            "kubectl wait lbs default --for=jsonpath='{{.status.history[{past}].outcome}}' --timeout={UPGRADE}s"
-        ))?;
-        Ok(self.status()?["history"][past].clone())
+        let start = Instant::now();
+        loop {
+            // For a while the API server may not answer.
+            if let Ok(mut status) = self.status()
+                && let Some(record) = status["history"].get_mut(past)
+            {
+                return Ok(record.take());
+            }
+            if start.elapsed() > UPGRADE {
+                bail!("waited {UPGRADE:?} in vain for an upgrade to be over");
+            }
+            // More often would take the time of the processors that all of this runs on.
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     /// Waits until an upgrade to this version is over, and looks at whether all of it went well.
