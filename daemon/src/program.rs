@@ -58,11 +58,16 @@ where
         let listener = http::bind(args.listen)
             .await
             .with_context(|| format!("listen on {} for metrics and probes: set --listen", args.listen))?;
-        let server = http::serve(listener, context.health.clone(), context.registry.clone());
+        // A task of its own: what the program waits for, dozens of times in a second, wakes up the program alone.
+        let server = tokio::spawn(http::serve(
+            listener,
+            context.health.clone(),
+            context.registry.clone(),
+        ));
         tracing::info!(version, listen = %args.listen, "started");
         tokio::select! {
             result = program(context) => result,
-            result = server => result.context("serve metrics and probes"),
+            result = server => result.unwrap_or_else(|error| Err(error.into())).context("serve metrics and probes"),
         }
     })
 }

@@ -19,6 +19,8 @@ pub struct Live {
     pub uid: String,
     /// Its version, if it is a number as every API server makes it.
     version: Option<u64>,
+    /// Of a Secret: which entries it has.
+    keys: keys::Entries,
     /// A Secret without a key that speakers can use.
     useless: bool,
     /// Whether it is on its way out.
@@ -33,7 +35,11 @@ impl Live {
     pub fn new(kind: Kind, mut object: DynamicObject) -> Self {
         // What is secret is not kept. Without a key a Secret is shown as one of no type, which nobody wants: so it is put
         // right as any other object is.
-        let useless = kind == Kind::Secret && !keys::strip(&mut object);
+        let keys = match kind {
+            Kind::Secret => keys::strip(&mut object),
+            _ => keys::Entries::default(),
+        };
+        let useless = kind == Kind::Secret && !keys.current;
         let metadata = object.metadata;
         let mut body = match object.data {
             Value::Object(fields) => fields,
@@ -57,6 +63,7 @@ impl Live {
         Self {
             uid: metadata.uid.unwrap_or_default(),
             version: metadata.resource_version.and_then(|version| version.parse().ok()),
+            keys,
             useless,
             terminating: metadata.deletion_timestamp.is_some(),
             body: Value::Object(body),
@@ -73,6 +80,18 @@ impl Live {
     #[must_use]
     pub fn lacks_its_key(&self) -> bool {
         self.useless
+    }
+
+    /// Of the Secret with the keys of the heartbeats: which entries it has.
+    #[must_use]
+    pub fn keys(&self) -> keys::Entries {
+        self.keys
+    }
+
+    /// Its annotations.
+    #[must_use]
+    pub fn annotations(&self) -> &Value {
+        &self.body["metadata"]["annotations"]
     }
 
     /// The digest of what was last applied to it.

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod pods;
 pub mod render;
 pub mod retry;
+pub mod rotation;
 pub mod stack;
 pub mod status;
 pub mod watch;
@@ -84,6 +85,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             take(event, &mut operator, &mut gates, &mut monitors, &context);
         }
         if !gates.all_open() || !*leads.borrow_and_update() {
+            operator.stand_by();
             continue;
         }
         let outcome = operator.reconcile(|| *leads.borrow()).await;

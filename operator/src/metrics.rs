@@ -1,6 +1,6 @@
 //! The operator's own metrics.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// What the operator counts.
 #[derive(Clone, Debug)]
@@ -15,6 +15,10 @@ pub struct Metrics {
     pub corrections: IntCounterVec,
     /// `lb_operator_condition`: 1 while a condition of the stack is True, by type.
     pub conditions: IntGaugeVec,
+    /// `lb_operator_heartbeat_key_generation`: how many keys of the heartbeats there have been.
+    pub key_generation: IntGauge,
+    /// `lb_operator_heartbeat_key_since_timestamp_seconds`: since when the present one is in use; its age is `time()` less this.
+    pub key_since: IntGauge,
 }
 
 impl Metrics {
@@ -50,12 +54,22 @@ impl Metrics {
                 ),
                 &["type"],
             )?,
+            key_generation: IntGauge::new(
+                "lb_operator_heartbeat_key_generation",
+                "How many keys of the heartbeats there have been, the present one included.",
+            )?,
+            key_since: IntGauge::new(
+                "lb_operator_heartbeat_key_since_timestamp_seconds",
+                "When the present key of the heartbeats came into use, in seconds since 1970.",
+            )?,
         };
         registry.register(Box::new(metrics.reconciles.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.corrections.clone()))?;
         registry.register(Box::new(metrics.conditions.clone()))?;
+        registry.register(Box::new(metrics.key_generation.clone()))?;
+        registry.register(Box::new(metrics.key_since.clone()))?;
         Ok(metrics)
     }
 }

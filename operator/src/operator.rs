@@ -24,10 +24,13 @@ use crate::observe::observe;
 use crate::plan::Plan;
 use crate::render::{Wanted, render};
 use crate::retry::Retries;
+use crate::rotation::Rotation;
 use crate::stack;
 use crate::status::{Reason, Situation, news, status};
 use crate::watch::{Event, STACK};
 use crate::write::{WriteError, Writer};
+
+mod keys;
 
 /// Under which the retries of the status are kept.
 const STATUS: &str = "status";
@@ -44,6 +47,7 @@ pub struct Operator {
     memory: Memory,
     conflicts: Conflicts,
     retries: Retries,
+    rotation: Rotation,
 }
 
 /// What came of one comparison.
@@ -68,6 +72,7 @@ impl Operator {
             memory: Memory::default(),
             conflicts: Conflicts::default(),
             retries: Retries::default(),
+            rotation: Rotation::default(),
         }
     }
 
@@ -126,6 +131,9 @@ impl Operator {
                 Ok(wanted) if paused => work.pending = self.pending(&wanted, plan),
                 Ok(wanted) => self.carry_out(&wanted, &stack, &leads, &mut work).await,
                 Err(error) => work.failures.push((Reason::WriteFailed, error.to_string())),
+            }
+            if !paused {
+                self.rotate(&stack, &plan.namespace, &leads, &mut work).await;
             }
         }
         let namespace = plan.as_ref().map_or_else(

@@ -115,6 +115,40 @@ impl Writer {
         Ok(Live::new(id.kind, answer))
     }
 
+    /// Changes the keys in the Secret of this version. `None`: it has changed meanwhile, which the watch will tell.
+    ///
+    /// # Errors
+    /// When there is no randomness, or the API server refuses or does not answer.
+    pub async fn change_keys(
+        &self,
+        id: &ObjectId,
+        version: u64,
+        change: &keys::Change,
+    ) -> Result<Option<Live>, WriteError> {
+        let patch = change
+            .patch(version)
+            .map_err(|source| WriteError::Keys { source })?;
+        let params = PatchParams {
+            field_manager: Some(keys::KEYS_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(id);
+        let patch = Patch::Json::<()>(patch);
+        let answer = in_time(
+            || format!("change the keys in {id}"),
+            api.patch(&id.key.name, &params, &patch),
+        )
+        .await?;
+        match answer {
+            Ok(object) => Ok(Some(Live::new(id.kind, object))),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+            Err(source) => Err(WriteError::Apply {
+                id: id.clone(),
+                source: Box::new(source),
+            }),
+        }
+    }
+
     /// Deletes the object of this uid; that it is gone already is as good.
     ///
     /// # Errors

@@ -25,6 +25,19 @@ pub struct Heartbeat {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]
     pub port: Option<i32>,
+
+    /// Days after which the key that authenticates heartbeats is replaced, without a gap; 0: never. The annotation
+    /// lb-operator.io/rotate-heartbeat-keys of the stack, with a value that it did not have before, asks for it at once.
+    /// Default: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3650))]
+    pub key_rotation_days: Option<i32>,
+
+    /// Seconds in which a changed Secret surely reaches every speaker; each of the two steps of a replacement lasts so long.
+    /// More than twice the kubelets' syncFrequency is needed. Default: 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 3600))]
+    pub key_distribution_seconds: Option<i32>,
 }
 
 /// What to do when nodes cannot hear each other.

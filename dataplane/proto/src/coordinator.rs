@@ -56,6 +56,8 @@ const GATHER: Duration = Duration::from_millis(10);
 /// The memory of flaps, and the longest time for which they keep us from taking addresses back.
 const FLAPS_FORGOTTEN: Duration = Duration::from_secs(300);
 const MOST_FLAPS: u32 = 6;
+/// Peers that return within this time of each other do so for one reason, such as a switch.
+const ONE_FLAP: Duration = Duration::from_secs(1);
 
 /// Settings of a [`Coordinator`].
 #[derive(Clone, Debug)]
@@ -520,13 +522,11 @@ impl Coordinator {
                 if let Some(told) = self.peers.get_mut(&id)
                     && std::mem::take(&mut told.was_down)
                 {
-                    let recent = self
-                        .last_flap
-                        .is_some_and(|last| self.now < last + FLAPS_FORGOTTEN);
-                    self.flaps = if recent {
-                        (self.flaps + 1).min(MOST_FLAPS)
-                    } else {
-                        1
+                    let within = |time| self.last_flap.is_some_and(|last| self.now < last + time);
+                    self.flaps = match self.flaps {
+                        flaps if within(ONE_FLAP) => flaps,
+                        flaps if within(FLAPS_FORGOTTEN) => (flaps + 1).min(MOST_FLAPS),
+                        _ => 1,
                     };
                     self.last_flap = Some(self.now);
                 }

@@ -271,8 +271,20 @@ impl Liveness {
     pub fn take_sends(&mut self) -> Vec<NodeId> {
         let (now, interval) = (self.now, self.interval());
         let mut due = Vec::new();
+        let is_due = |peer: &Peer, by: Instant| peer.is_spoken_to(now) && peer.send_at <= by;
+        if !self.peers.values().any(|peer| is_due(peer, now)) {
+            self.plan();
+            return due;
+        }
+        // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all. Where there are so
+        // many peers that they are spoken to less often, they are not all spoken to at once either.
+        let ahead = if interval == self.config.interval {
+            interval / 2
+        } else {
+            Duration::ZERO
+        };
         for (id, peer) in &mut self.peers {
-            if peer.is_spoken_to(now) && peer.send_at <= now {
+            if is_due(peer, now + ahead) {
                 let factor = if peer.phase == Phase::Down { DOWN_FACTOR } else { 1 };
                 // Not from when it was due: after a stall one is sent, not all that were missed.
                 peer.send_at = now + interval * factor;

@@ -2,6 +2,7 @@
 //!
 //! The keys are files in a directory, as a mounted Secret has them: `current` makes datagrams, and every other file
 //! (`next`, `previous`) is believed too. They are read again when the Secret changes, so keys can be rotated under way.
+//! Without a usable key nothing is sent and nothing believed: there is no way to speak unauthenticated.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,15 +11,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lb_net::DirectoryWatch;
 use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, Refused};
 use tokio::net::UdpSocket;
 
 use crate::metrics::Metrics;
 
-/// How often the keys are looked at. The kubelet takes a minute or two to bring a changed Secret to the node.
+/// How often the keys are looked at where the kernel does not tell of changes.
 pub const LOOK: Duration = Duration::from_secs(10);
 /// The file with the key that makes datagrams.
 const CURRENT: &str = "current";
+/// The link to the present files that the kubelet replaces when a Secret changes.
+const DATA: &str = "..data";
+/// How often reading is tried when that link changes under way.
+const TRIES: usize = 3;
 /// The longest key that is read.
 const MAX_KEY: u64 = 4096;
 
@@ -30,6 +36,8 @@ pub struct Heartbeats {
     v6: bool,
     port: u16,
     directory: PathBuf,
+    /// What tells that the files have changed.
+    watch: Option<DirectoryWatch>,
     keys: Option<Keys>,
     /// What was read last, so that only a change is told.
     read: Vec<Vec<u8>>,
@@ -50,6 +58,8 @@ impl Heartbeats {
             v6,
             port,
             directory: directory.to_owned(),
+            // Before the first look: nothing is missed in between.
+            watch: watch(directory),
             keys: None,
             read: Vec::new(),
             failed: false,
@@ -59,6 +69,32 @@ impl Heartbeats {
         Ok(heartbeats)
     }
 
+    /// Whether [`Heartbeats::changed`] tells when to look; if not, look every [`LOOK`].
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Waits until the files with the keys change. May be cancelled without loss.
+    ///
+    /// # Errors
+    /// When that will not be told any more.
+    pub async fn changed(&self) -> io::Result<()> {
+        match &self.watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The files have changed, or nothing will be told of them any more.
+    pub fn told(&mut self, told: io::Result<()>) {
+        if let Err(error) = told {
+            tracing::debug!(%error, "the directory with the keys is watched anew");
+            self.watch = watch(&self.directory);
+        }
+        self.look();
+    }
+
     /// Reads the keys again, if they have changed.
     pub fn look(&mut self) {
         match read(&self.directory) {
@@ -66,6 +102,7 @@ impl Heartbeats {
             Ok(read) => match Keys::new(read.iter().map(Vec::as_slice)) {
                 Some(keys) => {
                     tracing::info!(keys = read.len(), "keys of the heartbeats read");
+                    self.metrics.keys(read.len());
                     (self.keys, self.read, self.failed) = (Some(keys), read, false);
                 }
                 None => self.fail("there is no key that can be used"),
@@ -127,8 +164,12 @@ impl Heartbeats {
                     continue;
                 }
             };
-            let Some(keys) = &self.keys else { continue };
-            match keys.open(buffer.get(..len).unwrap_or_default()) {
+            let bytes = buffer.get(..len).unwrap_or_default();
+            let opened = match &self.keys {
+                Some(keys) => keys.open(bytes),
+                None => Err(Refused::Authentication),
+            };
+            match opened {
                 Ok(datagram) => {
                     self.metrics.heartbeat_received();
                     datagrams.push(datagram);
@@ -153,9 +194,35 @@ fn bind(port: u16) -> io::Result<UdpSocket> {
     UdpSocket::from_std(bound)
 }
 
-/// The keys in their order: the current one first. Another one that cannot be used is told and left out: it must not cost
-/// the use of those that can.
+fn watch(directory: &Path) -> Option<DirectoryWatch> {
+    DirectoryWatch::open(directory)
+        .inspect_err(|error| {
+            let (directory, every) = (directory.display(), LOOK);
+            tracing::info!(%directory, %error, ?every, "changes of the keys are not told by the kernel: looking for them");
+        })
+        .ok()
+}
+
+/// The keys in their order, all from the same version of the Secret: half of the one before and half of the next could lack
+/// one that is in both.
 fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let link = directory.join(DATA);
+    let mut version = link.read_link().ok();
+    for _ in 1..TRIES {
+        let keys = read_version(directory, version.as_deref());
+        let now = link.read_link().ok();
+        if now == version {
+            return keys;
+        }
+        version = now;
+    }
+    read_version(directory, version.as_deref())
+}
+
+/// The keys in the directory that the link names, or, if there is no link, in this one: the current one first. Another one
+/// that cannot be used is told and left out: it must not cost the use of those that can.
+fn read_version(directory: &Path, version: Option<&Path>) -> io::Result<Vec<Vec<u8>>> {
+    let directory = &version.map_or_else(|| directory.to_owned(), |version| directory.join(version));
     let mut names = BTreeSet::new();
     for entry in directory.read_dir()? {
         let name = entry?.file_name();
@@ -187,24 +254,5 @@ fn key(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_current_key_comes_first_and_one_that_cannot_be_used_is_left_out() {
-        let directory = std::env::temp_dir().join(format!("lb-speaker-keys-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let write = |name: &str, key: &[u8]| std::fs::write(directory.join(name), key).unwrap();
-        write("next", &[1; 32]);
-        assert!(read(&directory).is_err(), "there is no current one");
-        write(CURRENT, &[2; 32]);
-        write("previous", &[3; 15]);
-        write(".hidden", &[4; 32]);
-        let keys = read(&directory).unwrap();
-        write(CURRENT, &[2; 15]);
-        let short = read(&directory);
-        std::fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(keys, [[2; 32], [1; 32]]);
-        assert!(short.is_err());
-    }
-}
+#[path = "heartbeats_tests.rs"]
+mod tests;

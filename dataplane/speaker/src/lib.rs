@@ -101,7 +101,7 @@ pub async fn run_on(
             None
         }
     };
-    let mut look_at = heartbeats.as_ref().map(|_| Instant::now() + heartbeats::LOOK);
+    let mut look_at = next_look(heartbeats.as_ref());
     let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
     let mut sightings = speaker.sightings();
     loop {
@@ -141,6 +141,12 @@ pub async fn run_on(
                     if speaker.is_quiet() && speaker.poll_timeout().is_none_or(|at| due.is_some_and(|due| due <= at)) {
                         continue;
                     }
+                }
+                told = changed(heartbeats.as_ref()) => {
+                    if let Some(heartbeats) = &mut heartbeats {
+                        heartbeats.told(told);
+                    }
+                    look_at = next_look(heartbeats.as_ref());
                 }
                 Some(sighting) = sightings.recv() => {
                     speaker.sighted(Instant::now(), &sighting);
@@ -183,10 +189,10 @@ pub async fn run_on(
             break;
         }
         if look_at.is_some_and(|at| at <= Instant::now()) {
-            look_at = Some(Instant::now() + heartbeats::LOOK);
             if let Some(heartbeats) = &mut heartbeats {
                 heartbeats.look();
             }
+            look_at = next_look(heartbeats.as_ref());
         }
         if refresh_at.is_some_and(|at| at <= Instant::now()) {
             refresh_at = None;
@@ -230,6 +236,20 @@ async fn readable(heartbeats: Option<&Heartbeats>) {
         Some(heartbeats) => heartbeats.readable().await,
         None => std::future::pending().await,
     }
+}
+
+async fn changed(heartbeats: Option<&Heartbeats>) -> std::io::Result<()> {
+    match heartbeats {
+        Some(heartbeats) => heartbeats.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// When to look at the keys, where the kernel does not tell of changes.
+fn next_look(heartbeats: Option<&Heartbeats>) -> Option<Instant> {
+    heartbeats
+        .filter(|heartbeats| !heartbeats.is_told())
+        .map(|_| Instant::now() + heartbeats::LOOK)
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -9,7 +9,9 @@ use lb_proto::coordinator::Cause;
 use lb_proto::heartbeat::Refused;
 use lb_proto::responder::IgnoreReason;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// The protocol of ARP and NDP, in metrics and events.
 pub const PROTOCOL: &str = "layer2";
@@ -30,6 +32,7 @@ pub struct Metrics {
     verifications: IntCounterVec,
     sent: IntCounter,
     received: IntCounter,
+    keys: IntGauge,
     refused: IntCounterVec,
     dropped: IntCounter,
 }
@@ -93,7 +96,13 @@ impl Metrics {
             "lb_speaker_sightings_dropped_total",
             "Answers and announcements of other hosts that came too fast to be looked at",
         )?;
-        let all: [Box<dyn Collector>; 6] = [
+        let keys = IntGauge::new(
+            "lb_speaker_heartbeat_keys",
+            "Keys by which datagrams of other speakers are believed: one, or two while it is being replaced. With none \
+             nothing is sent or believed",
+        )?;
+        let all: [Box<dyn Collector>; 7] = [
+            Box::new(keys.clone()),
             Box::new(dropped.clone()),
             Box::new(announced.clone()),
             Box::new(takeover.clone()),
@@ -124,6 +133,7 @@ impl Metrics {
             )?,
             sent,
             received,
+            keys,
             dropped,
             refused: counters(
                 "lb_speaker_heartbeats_refused_total",
@@ -224,6 +234,11 @@ impl Metrics {
     /// An authentic datagram was received.
     pub fn heartbeat_received(&self) {
         self.received.inc();
+    }
+
+    /// There are so many keys.
+    pub fn keys(&self, keys: usize) {
+        self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
     /// A datagram was not believed.

@@ -37,10 +37,20 @@ impl Stage {
     /// # Errors
     /// When set-up or `make image` has not been run, or the lab does not come up.
     pub fn lab(name: &str, nodes: usize) -> anyhow::Result<Self> {
-        let lab = Lab::up(LabConfig {
+        Self::lab_like(LabConfig {
             nodes,
-            images: images()?,
             ..LabConfig::named(name)
+        })
+    }
+
+    /// The same, in a lab that is like this, but for its images.
+    ///
+    /// # Errors
+    /// As [`Stage::lab`].
+    pub fn lab_like(config: LabConfig) -> anyhow::Result<Self> {
+        let lab = Lab::up(LabConfig {
+            images: images()?,
+            ..config
         })?;
         Ok(Self::on(Cluster::Lab(lab)))
     }

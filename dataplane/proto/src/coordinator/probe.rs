@@ -175,12 +175,13 @@ impl Coordinator {
         if known.is_none_or(|(before, _)| before != mac) {
             self.outputs.push_back(Output::Conflict { address, mac });
         }
-        if known.is_none() {
-            self.deadlines.insert((now + MEMORY_OF_STRANGERS, address));
-        }
+        self.forget_stranger(address);
         if !self.claims.has(address) {
             return;
         }
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
         match self.config.conflicts {
             Conflicts::Warn => {}
             Conflicts::Defend => {
@@ -198,7 +199,8 @@ impl Coordinator {
         }
     }
 
-    /// Forgets a stranger that was not seen for a while.
+    /// Forgets a stranger that was not seen for a while. One look is pending at a time, however often it is seen: it finds when
+    /// it was seen last.
     pub(super) fn forget_stranger(&mut self, address: IpAddr) {
         let now = self.now;
         let Some(seat) = self.seats.get_mut(&address) else {
@@ -209,9 +211,83 @@ impl Coordinator {
             if over <= now {
                 seat.stranger = None;
                 self.outputs.push_back(Output::ConflictOver { address });
-            } else {
+            } else if seat.stranger_look.is_none_or(|look| look <= now) {
+                seat.stranger_look = Some(over);
                 self.deadlines.insert((over, address));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Candidates, Config, Policy};
+    use super::*;
+    use crate::liveness;
+
+    const STRANGER: MacAddr = MacAddr([2, 0xbb, 0, 0, 0, 1]);
+
+    fn mk_config() -> Config {
+        Config {
+            me: "n1".to_owned(),
+            version: String::new(),
+            liveness: liveness::Config::default(),
+            policy: Policy::Availability,
+            failback: false,
+            conflicts: Conflicts::Warn,
+        }
+    }
+
+    #[test]
+    fn a_stranger_that_stays_is_looked_after_by_one_deadline_and_forgotten_when_it_is_gone() {
+        let start = Instant::now();
+        let address: IpAddr = [192, 0, 2, 1].into();
+        let mut speaker = Coordinator::new(start, 1, mk_config());
+        speaker.set_nodes(start, []);
+        let candidates = Candidates {
+            order: &["n1"],
+            declined: false,
+            preferred: None,
+        };
+        speaker.set_candidates(address, Some(candidates));
+        speaker.start(start);
+        let mut now = start;
+        while !speaker.claims.has(address) {
+            now = speaker.poll_timeout().unwrap().max(now);
+            speaker.handle_timeout(now, 64);
+            assert!(now < start + Duration::from_secs(60), "it claims it");
+        }
+        let mut strangers = Vec::new();
+        let seen_until = now + 4 * MEMORY_OF_STRANGERS;
+        while now < seen_until {
+            now += Duration::from_secs(1);
+            speaker.sighted(now, address, STRANGER);
+            // Something else is to be done about the address, over and over.
+            speaker.dirty.insert(address);
+            speaker.handle_timeout(now, 64);
+            strangers.extend(std::iter::from_fn(|| speaker.poll_output()));
+            let pending = speaker.deadlines.iter().filter(|(_, other)| *other == address);
+            assert!(pending.count() <= 1);
+        }
+        let told = |outputs: &[Output], over: bool| {
+            let matching = outputs.iter().filter(|output| match output {
+                Output::Conflict { .. } => !over,
+                Output::ConflictOver { .. } => over,
+                _ => false,
+            });
+            matching.count()
+        };
+        assert_eq!((told(&strangers, false), told(&strangers, true)), (1, 0));
+        let mut after = Vec::new();
+        while let Some(due) = speaker.poll_timeout() {
+            now = due.max(now);
+            speaker.handle_timeout(now, 64);
+            after.extend(std::iter::from_fn(|| speaker.poll_output()));
+            if told(&after, true) > 0 {
+                break;
+            }
+        }
+        assert_eq!(told(&after, true), 1);
+        assert_eq!(now, seen_until + MEMORY_OF_STRANGERS);
     }
 }

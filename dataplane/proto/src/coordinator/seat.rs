@@ -52,6 +52,8 @@ pub(super) struct Seat {
     pub(super) giving: Option<Instant>,
     /// A stranger that answers for it, and when it was seen last.
     pub(super) stranger: Option<(MacAddr, Instant)>,
+    /// When it is looked whether the stranger is gone; passed, when nobody will look.
+    pub(super) stranger_look: Option<Instant>,
     pub(super) defended: Option<Instant>,
     /// The peer that answered for it last when we asked, and when.
     pub(super) answered_to_us: Option<(NodeId, Instant)>,

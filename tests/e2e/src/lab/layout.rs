@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,8 @@ pub(super) struct Layout {
     pub(super) token: String,
     /// Number of the link to the host: the first that was free when the lab was started.
     pub(super) link: u8,
+    /// How often the kubelets look at each pod; see [`LabConfig::sync`].
+    pub(super) sync: Option<Duration>,
 }
 
 impl Layout {
@@ -78,6 +81,7 @@ impl Layout {
             directory: directory(&config.name),
             token: token(),
             link: 0,
+            sync: config.sync,
         })
     }
 

@@ -60,6 +60,9 @@ pub struct LabConfig {
     pub nodes: usize,
     /// Archives of container images that every node has from the start.
     pub images: Vec<PathBuf>,
+    /// How often the kubelets look at each pod, and so at the Secrets that are mounted into it; `None`: as often as a kubelet
+    /// does unless it is told otherwise, every minute.
+    pub sync: Option<Duration>,
 }
 
 impl LabConfig {
@@ -70,6 +73,7 @@ impl LabConfig {
             name: name.to_owned(),
             nodes: 3,
             images: Vec::new(),
+            sync: None,
         }
     }
 }

@@ -196,6 +196,8 @@ fn kubelet_config(layout: &Layout, number: usize) -> serde_json::Value {
             "imagefs.inodesFree": "0%",
         },
         "nodeStatusUpdateFrequency": "4s",
+        // Absent, 0 stands for the kubelet's own minute.
+        "syncFrequency": format!("{}s", layout.sync.unwrap_or_default().as_secs()),
         "podCIDR": network::pods(number),
     })
 }

@@ -16,6 +16,7 @@ mod chart;
 mod failover;
 mod faults;
 mod guide;
+mod keys;
 mod lab;
 mod olm;
 mod operator;

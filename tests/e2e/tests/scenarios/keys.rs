@@ -1,0 +1,281 @@
+//! The key of the heartbeats is replaced while clients go on asking: no speaker refuses another, no address moves, and what the
+//! old key makes is worth nothing afterwards.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use lb_e2e::lab::LabConfig;
+use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_proto::heartbeat::{Datagram, Heartbeat, Keys, Message, State};
+
+use crate::speaker::metric;
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Forged datagrams at a time.
+const FORGED: u64 = 20;
+
+#[test]
+fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
+    // Kubelets that look at their pods every two seconds, up to three with the part at random, and an operator that knows.
+    let stage = Stage::lab_like(LabConfig {
+        sync: Some(Duration::from_secs(2)),
+        ..LabConfig::named("keys")
+    })?;
+    stage.install()?;
+    stage.admin(
+        "kubectl patch loadbalancerstack default --type merge \
+         -p '{\"spec\": {\"speaker\": {\"heartbeat\": {\"keyDistributionSeconds\": 10}}}}'",
+    )?;
+    stage.apply_backend("web", 3)?;
+    stage.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
+    let mut addresses = Vec::new();
+    for name in ["one", "two", "three"] {
+        stage.apply_service(name, "web", "", "")?;
+        addresses.push(stage.address(name)?);
+    }
+    for address in &addresses {
+        stage.answers(address, "web")?;
+    }
+    let owners = stage.owners_of(&addresses)?;
+    let old = key(&stage)?;
+
+    // The forger has the key, and nothing else: what it makes is taken for a recording.
+    assert_eq!(forge(&stage, &old, "echo")?, FORGED);
+    let before = quiet(&stage)?;
+
+    let took = clients_notice_nothing_while(&stage, &addresses, || rotate(&stage))?;
+    println!(
+        "heartbeat key replaced on three nodes in {:.1} s",
+        took.as_secs_f64()
+    );
+
+    let after = Counts::of(&stage)?;
+    assert_eq!(after.refused, before.refused, "no speaker refused another");
+    assert_eq!(after.moved, before.moved, "no address moved");
+    assert!(
+        after
+            .received
+            .iter()
+            .zip(&before.received)
+            .all(|(after, before)| after > before)
+    );
+    assert_eq!(stage.owners_of(&addresses)?, owners);
+
+    let new = key(&stage)?;
+    assert_ne!(new, old);
+    assert_eq!(
+        forge(&stage, &old, "authentication")?,
+        FORGED,
+        "the old key is of no use"
+    );
+    assert_eq!(
+        forge(&stage, &new, "echo")?,
+        FORGED,
+        "it is the key that they were refused for"
+    );
+    assert_eq!(stage.owners_of(&addresses)?, owners);
+    assert_eq!(Counts::of(&stage)?.moved, before.moved);
+
+    nothing_more_is_written(&stage)?;
+    Ok(())
+}
+
+/// Asks for a rotation, and waits until every speaker has forgotten the old key. Returns how long that took.
+fn rotate(stage: &Stage) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    stage.admin(
+        "kubectl annotate loadbalancerstack default lb-operator.io/rotate-heartbeat-keys=\"$(date +%s)\" --overwrite",
+    )?;
+    let mut seen: Vec<String> = Vec::new();
+    eventually("the key to be replaced", EVENTUALLY, || {
+        let entries = entries(stage)?;
+        if seen.last() != Some(&entries) {
+            println!("{:5.1} s: key {entries}", start.elapsed().as_secs_f64());
+            seen.push(entries);
+        }
+        Ok(seen.last().filter(|last| *last == "2: current").map(drop))
+    })
+    .with_context(|| format!("the Secret went through {seen:?}"))?;
+    seen.retain(|entries| entries != "1: current");
+    assert_eq!(seen, ["1: current next", "2: current previous", "2: current"]);
+    eventually("every speaker to have one key", SOON, || {
+        for node in NODES {
+            if metric(stage, node, "lb_speaker_heartbeat_keys ")? != 1 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })?;
+    stage.event("LoadBalancerStack", "default", "heartbeat key 2 is in use")?;
+    Ok(start.elapsed())
+}
+
+/// Clients that forget the owner before each request go on asking for the addresses; each gets every answer, and all of them
+/// from the same hardware address.
+fn clients_notice_nothing_while<T>(
+    stage: &Stage,
+    addresses: &[String],
+    act: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let stop = tempfile::tempdir()?;
+    let gate = stop.path().join("stop");
+    let asking = |address: &str| {
+        format!(
+            "failed=0; asked=0; until [ -e {gate} ]; do ip neigh flush to {address} dev eth0; asked=$((asked+1)); \
+             curl -s -o /dev/null -m 2 http://{address}/clientip || failed=$((failed+1)); \
+             ip neigh show to {address} dev eth0 | grep -o 'lladdr [0-9a-f:]*' >>{seen}; sleep 0.1; done; \
+             echo $asked $failed $(sort -u {seen} | wc -l)",
+            gate = gate.display(),
+            seen = stop.path().join(address).display(),
+        )
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = addresses
+            .iter()
+            .map(|address| (address, scope.spawn(|| stage.client(&asking(address)))))
+            .collect();
+        let result = act();
+        std::fs::write(&gate, "")?;
+        for (address, client) in clients {
+            let said = client
+                .join()
+                .map_err(|_| anyhow::anyhow!("the client panicked"))??;
+            println!("{address}: requests, failed, hardware addresses: {}", said.trim());
+            let [asked, failed, owners] = said
+                .split_whitespace()
+                .map(str::parse)
+                .collect::<Result<Vec<u32>, _>>()?[..]
+            else {
+                anyhow::bail!("the client said {said:?}");
+            };
+            assert!(asked > 20 && failed == 0 && owners == 1, "{address}: {said}");
+        }
+        result
+    })
+}
+
+/// What the speakers have counted.
+#[derive(Debug, PartialEq)]
+struct Counts {
+    refused: Vec<u64>,
+    received: Vec<u64>,
+    moved: Vec<u64>,
+}
+
+impl Counts {
+    fn of(stage: &Stage) -> anyhow::Result<Self> {
+        let count = |name: &str| -> anyhow::Result<Vec<u64>> {
+            NODES.iter().map(|node| metric(stage, node, name)).collect()
+        };
+        Ok(Self {
+            refused: count("lb_speaker_heartbeats_refused_total")?,
+            received: count("lb_speaker_heartbeats_received_total")?,
+            moved: count("lb_speaker_failovers_total")?,
+        })
+    }
+}
+
+/// Waits until the speakers know each other: they hear each other, and refuse nothing.
+fn quiet(stage: &Stage) -> anyhow::Result<Counts> {
+    let mut before = Counts::of(stage)?;
+    eventually("speakers that know each other", SOON, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = Counts::of(stage)?;
+        let heard = now
+            .received
+            .iter()
+            .zip(&before.received)
+            .all(|(now, before)| now > before);
+        if heard && now.refused == before.refused && now.moved == before.moved {
+            return Ok(Some(now));
+        }
+        before = now;
+        Ok(None)
+    })
+}
+
+/// The key that makes heartbeats.
+fn key(stage: &Stage) -> anyhow::Result<Vec<u8>> {
+    let hex = stage.admin(
+        "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.data.current}' | base64 -d | od -An -v -tx1",
+    )?;
+    hex.split_whitespace()
+        .map(|byte| u8::from_str_radix(byte, 16).context("read the key"))
+        .collect()
+}
+
+/// From the client, sends the first node datagrams that this key has made, in the name of the others: that they give up all
+/// they have. Returns how many of them the speaker refuses for this reason.
+fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
+    let keys = Keys::new([key]).context("the key is too short")?;
+    let forged: Vec<_> = (0..FORGED)
+        .map(|number| {
+            keys.seal(&Datagram {
+                node: NODES[1 + number as usize % 2].to_owned(),
+                incarnation: 1,
+                number,
+                echo: 0,
+                message: Message::Heartbeat(Heartbeat {
+                    state: State::Draining,
+                    interval: Duration::from_millis(50),
+                    version: String::new(),
+                    claims: 0,
+                    knows: 0,
+                    macs: Vec::new(),
+                }),
+            })
+        })
+        .collect();
+    let refused = || {
+        let name = format!("lb_speaker_heartbeats_refused_total{{reason=\"{reason}\"}}");
+        metric(stage, NODES[0], &name)
+    };
+    let before = refused()?;
+    let sender = stage.the_lab().on_client(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        for datagram in forged {
+            socket.send_to(&datagram, (Ipv4Addr::new(192, 168, 50, 11), 7947))?;
+        }
+        Ok(())
+    })?;
+    sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the forger panicked"))??;
+    let mut counted = 0;
+    eventually("the forged datagrams to be counted", SOON, || {
+        counted = refused()? - before;
+        Ok((counted >= FORGED).then_some(counted))
+    })
+    .with_context(|| format!("{counted} of {FORGED} were refused because of {reason}"))
+}
+
+/// A request that was met is met once, also by an operator that starts anew.
+fn nothing_more_is_written(stage: &Stage) -> anyhow::Result<()> {
+    let version = "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.metadata.resourceVersion}'";
+    let before = stage.admin(version)?;
+    stage.admin("kubectl rollout restart deployment/lb-operator")?;
+    stage.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
+    // It leads once it has something to say of a change.
+    stage
+        .admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;
+    eventually("the operator to put a label back", SOON, || {
+        let label = stage.admin(
+            "kubectl get secret speaker-heartbeat-keys -n metallb-system \
+             -o jsonpath='{.metadata.labels.app\\.kubernetes\\.io/part-of}'",
+        )?;
+        Ok((!label.is_empty()).then_some(()))
+    })?;
+    assert_ne!(stage.admin(version)?, before, "the label");
+    assert_eq!(entries(stage)?, "2: current");
+    Ok(())
+}
+
+/// How many keys there have been, and which entries the Secret has.
+fn entries(stage: &Stage) -> anyhow::Result<String> {
+    let generation = "{{index .metadata.annotations \"lb-operator.io/key-generation\"}}";
+    let names = "{{range $name, $_ := .data}} {{$name}}{{end}}";
+    stage.admin(&format!(
+        "kubectl get secret speaker-heartbeat-keys -n metallb-system -o go-template='{generation}:{names}'"
+    ))
+}
