@@ -6,14 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lb_net::DirectoryWatch;
+use lb_net::{DirectoryWatch, UdpPort};
 use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, Refused};
-use tokio::net::UdpSocket;
 
 use crate::metrics::Metrics;
 
@@ -31,9 +30,7 @@ const MAX_KEY: u64 = 4096;
 /// The socket and the keys.
 #[derive(Debug)]
 pub struct Heartbeats {
-    socket: UdpSocket,
-    /// Whether it is one for IPv6, which takes IPv4 addresses mapped.
-    v6: bool,
+    socket: UdpPort,
     port: u16,
     directory: PathBuf,
     /// What tells that the files have changed.
@@ -51,11 +48,9 @@ impl Heartbeats {
     /// # Errors
     /// When the port cannot be had.
     pub fn open(port: u16, directory: &Path, metrics: Metrics) -> anyhow::Result<Self> {
-        let socket = bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
-        let v6 = socket.local_addr().is_ok_and(|own| own.is_ipv6());
+        let socket = UdpPort::bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
         let mut heartbeats = Self {
             socket,
-            v6,
             port,
             directory: directory.to_owned(),
             // Before the first look: nothing is missed in between.
@@ -124,9 +119,8 @@ impl Heartbeats {
         let Some(keys) = &self.keys else { return };
         let bytes = keys.seal(datagram);
         for address in addresses {
-            let to = SocketAddr::new(self.mapped(*address), self.port);
-            match self.socket.try_send_to(&bytes, to) {
-                Ok(_) => {
+            match self.socket.send(&bytes, SocketAddr::new(*address, self.port)) {
+                Ok(()) => {
                     self.metrics.heartbeat_sent();
                     return;
                 }
@@ -135,18 +129,9 @@ impl Heartbeats {
         }
     }
 
-    /// The address as the socket wants it.
-    fn mapped(&self, address: IpAddr) -> IpAddr {
-        match address {
-            IpAddr::V4(v4) if self.v6 => v4.to_ipv6_mapped().into(),
-            IpAddr::V4(_) | IpAddr::V6(_) => address,
-        }
-    }
-
     /// Waits for datagrams to read. May be cancelled without loss.
     pub async fn readable(&self) {
-        // An error is found again, and told, when reading.
-        let _ = self.socket.readable().await;
+        self.socket.readable().await;
     }
 
     /// Reads what has arrived: those datagrams that a key of ours has made. So many are looked at and no more, because
@@ -155,8 +140,8 @@ impl Heartbeats {
         let mut datagrams = Vec::new();
         let mut buffer = [0; MAX_LEN + 1];
         for _ in 0..most {
-            let len = match self.socket.try_recv_from(&mut buffer) {
-                Ok((len, _)) => len,
+            let len = match self.socket.try_receive(&mut buffer) {
+                Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Such as "port unreachable" for a datagram that was sent before.
                 Err(error) => {
@@ -184,14 +169,6 @@ impl Heartbeats {
     pub fn refuse(&self, refused: Refused) {
         self.metrics.heartbeat_refused(refused);
     }
-}
-
-fn bind(port: u16) -> io::Result<UdpSocket> {
-    let bound = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
-        // A host with IPv6 switched off.
-        .or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
-    bound.set_nonblocking(true)?;
-    UdpSocket::from_std(bound)
 }
 
 fn watch(directory: &Path) -> Option<DirectoryWatch> {

@@ -3,6 +3,10 @@ use std::os::unix::fs::symlink;
 use lb_proto::heartbeat::{Heartbeat, Message, State};
 use prometheus::Registry;
 
+use std::net::Ipv4Addr;
+
+use tokio::net::UdpSocket;
+
 use super::*;
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -63,7 +67,7 @@ fn mk_speaker(mount: &Mount) -> (Heartbeats, Registry, SocketAddr) {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry).unwrap();
     let heartbeats = Heartbeats::open(0, &mount.0, metrics).unwrap();
-    let port = heartbeats.socket.local_addr().unwrap().port();
+    let port = heartbeats.socket.number().unwrap();
     (heartbeats, registry, (Ipv4Addr::LOCALHOST, port).into())
 }
 
