@@ -30,7 +30,7 @@ lint: ## formatting, clippy without a warning
 fuzz: ## every decoder and the speakers' machine, each for FUZZ_SECONDS (60)
 	@dataplane/fuzz/run.sh
 
-image: ## build the three images into target/images
+image: ## build the images, and those of the releases to upgrade between, into target/images
 	@tests/e2e/build-images.sh
 
 demo: setup image ## a cluster, the guide's steps 1 to 4.8, and the cluster left up

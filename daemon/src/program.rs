@@ -24,12 +24,13 @@ pub struct Context {
 }
 
 /// Runs a program until it returns: logging, one thread with one runtime, signals, API client and HTTP endpoints.
+/// `version` is the program's own.
 ///
 /// One thread is enough for all three programs, and keeps memory and locking small.
 ///
 /// # Errors
 /// When the program fails, when the API's address or credentials are missing, or when the HTTP address is taken.
-pub fn run<F, R>(args: &CommonArgs, program: F) -> anyhow::Result<()>
+pub fn run<F, R>(args: &CommonArgs, version: &str, program: F) -> anyhow::Result<()>
 where
     F: FnOnce(Context) -> R,
     R: Future<Output = anyhow::Result<()>>,
@@ -63,7 +64,7 @@ where
             context.health.clone(),
             context.registry.clone(),
         ));
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %args.listen, "started");
+        tracing::info!(version, listen = %args.listen, "started");
         tokio::select! {
             result = program(context) => result,
             result = server => result.unwrap_or_else(|error| Err(error.into())).context("serve metrics and probes"),

@@ -3,6 +3,9 @@
 use clap::Parser;
 use lb_daemon::CommonArgs;
 
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Gives each Service of type LoadBalancer an address from a pool.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lb-controller", version)]

@@ -9,6 +9,9 @@ use lb_proto::coordinator::{Conflicts, Policy};
 
 use crate::interfaces::{Excluded, ExcludedError};
 
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Answers on the LAN for the addresses of Services that this node owns.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lb-speaker", version)]
@@ -137,6 +140,8 @@ pub enum ConflictPolicy {
 /// What the speaker knows besides what it reads from the API.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Version of this speaker, which its heartbeats tell the others.
+    pub version: String,
     /// Name of our Node.
     pub node: String,
     /// The class of Services to announce; none announces those without a class.
@@ -197,6 +202,7 @@ impl Args {
         }
         let class = self.load_balancer_class.as_deref().map(str::trim);
         Ok(Config {
+            version: VERSION.to_owned(),
             node: self.node_name.clone(),
             class: class.filter(|class| !class.is_empty()).map(str::to_owned),
             ignore_exclude_label: self.ignore_exclude_lb,

@@ -35,7 +35,7 @@ use std::error::Error;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use lb_daemon::metrics::ClientMetrics;
 use lb_daemon::watch::Refresh;
 use lb_daemon::{Context, Gate};
@@ -65,6 +65,19 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// When metrics cannot be registered, links cannot be watched, or packet sockets are not permitted; everything else is
 /// retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
+    let links = watch::links().context("watch network interfaces")?;
+    run_on(context, config, links).await
+}
+
+/// The same on links of the caller's: a snapshot of all of them at the start, and another after each change.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    context: Context,
+    config: Config,
+    mut links: impl Stream<Item = Snapshot> + Unpin,
+) -> anyhow::Result<()> {
     let metrics = Metrics::new(&context.registry).context("register metrics")?;
     let mut gates = Gates::new(&context).context("register metrics")?;
     let refresh = Refresh::default();
@@ -77,7 +90,6 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         &refresh,
     );
     let mut links_known = false;
-    let mut links = watch::links().context("watch network interfaces")?;
     let reporter = Reporter::new(context.client.clone(), &context.pod_name, &config.node);
     let mut statuses = Statuses::new(context.client.clone(), &context.namespace, &config.node);
     let mut heartbeats = match &config.keys {

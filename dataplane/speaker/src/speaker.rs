@@ -97,7 +97,7 @@ impl Speaker {
     pub fn new(now: Instant, incarnation: u64, config: Config, metrics: Metrics) -> Self {
         let coordinator = coordinator::Config {
             me: config.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: config.version.clone(),
             liveness: liveness::Config {
                 interval: config.heartbeat_interval,
                 misses: config.heartbeat_misses,

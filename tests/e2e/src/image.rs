@@ -22,6 +22,8 @@ pub struct Image {
     pub entrypoint: Vec<String>,
     /// Arguments unless the pod gives others.
     pub command: Vec<String>,
+    /// Variables, besides PATH.
+    pub env: BTreeMap<String, String>,
     /// User and group as numbers, `65532:65532`; empty is root.
     pub user: String,
     /// Labels, which become annotations of the manifest too.
@@ -57,20 +59,23 @@ impl Image {
     /// # Errors
     /// When a file cannot be read or the archive cannot be written.
     pub fn write(&self, archive: &Path) -> anyhow::Result<()> {
-        let layer = self.layer()?;
-        let packed = gzip(&layer)?;
+        write_all(std::slice::from_ref(self), archive)
+    }
+
+    /// Its entry in the archive's index. The blobs that it refers to are added to `blobs`.
+    fn entry(&self, layer: &Layer, blobs: &mut BTreeMap<String, Vec<u8>>) -> anyhow::Result<Value> {
         let config = serde_json::to_vec(&json!({
             "architecture": architecture()?,
             "os": "linux",
             "config": self.runtime_config(),
-            "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
             "history": [{"created_by": "lb-operator image"}],
         }))?;
         let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer.packed)],
         });
         if !self.labels.is_empty() {
             manifest["annotations"] = json!(self.labels);
@@ -82,40 +87,18 @@ impl Image {
             "io.containerd.image.name": self.full_name(),
             "org.opencontainers.image.ref.name": self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
         });
-        let index = json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [entry],
-        });
-
-        let mut files = BTreeMap::new();
-        for blob in [&config, &packed, &manifest] {
-            files.insert(format!("blobs/sha256/{}", hexadecimal(blob)), blob.clone());
+        for blob in [&config, &layer.packed, &manifest] {
+            blobs
+                .entry(format!("blobs/sha256/{}", hexadecimal(blob)))
+                .or_insert_with(|| blob.clone());
         }
-        files.insert("index.json".to_owned(), serde_json::to_vec(&index)?);
-        files.insert(
-            "oci-layout".to_owned(),
-            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-        );
-        let mut tar = Builder::new(Vec::new());
-        for (path, bytes) in files {
-            append(
-                &mut tar,
-                Path::new(&path),
-                bytes.as_slice(),
-                bytes.len() as u64,
-                0o644,
-            )?;
-        }
-        // Under another name first: who looks for the archive never sees half of it.
-        let unfinished = archive.with_extension("part");
-        std::fs::write(&unfinished, tar.into_inner()?)
-            .with_context(|| format!("write {}", unfinished.display()))?;
-        std::fs::rename(&unfinished, archive).with_context(|| format!("write {}", archive.display()))
+        Ok(entry)
     }
 
     fn runtime_config(&self) -> Value {
-        let mut config = json!({"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"});
+        let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+        env.extend(self.env.iter().map(|(name, value)| format!("{name}={value}")));
+        let mut config = json!({"Env": env, "WorkingDir": "/"});
         for (key, value) in [
             ("Entrypoint", json!(self.entrypoint)),
             ("Cmd", json!(self.command)),
@@ -143,7 +126,7 @@ impl Image {
         }
     }
 
-    fn layer(&self) -> anyhow::Result<Vec<u8>> {
+    fn layer(&self) -> anyhow::Result<Layer> {
         use std::os::unix::fs::PermissionsExt as _;
         let mut tar = Builder::new(Vec::new());
         for (inside, source) in &self.files {
@@ -166,8 +149,62 @@ impl Image {
                 append(&mut tar, path, file, metadata.len(), mode).with_context(failed)?;
             }
         }
-        Ok(tar.into_inner()?)
+        let bytes = tar.into_inner()?;
+        Ok(Layer {
+            diff_id: digest(&bytes),
+            packed: gzip(&bytes)?,
+        })
     }
+}
+
+/// The files of an image, packed.
+struct Layer {
+    /// Digest of the archive before it was compressed.
+    diff_id: String,
+    packed: Vec<u8>,
+}
+
+/// Writes several images into one archive. What they have in common is in it once.
+///
+/// # Errors
+/// As [`Image::write`].
+pub fn write_all(images: &[Image], archive: &Path) -> anyhow::Result<()> {
+    let mut files = BTreeMap::new();
+    let mut entries = Vec::new();
+    let mut layers: Vec<(&BTreeMap<PathBuf, PathBuf>, Layer)> = Vec::new();
+    for image in images {
+        if !layers.iter().any(|(of, _)| **of == image.files) {
+            layers.push((&image.files, image.layer()?));
+        }
+        if let Some((_, layer)) = layers.iter().find(|(of, _)| **of == image.files) {
+            entries.push(image.entry(layer, &mut files)?);
+        }
+    }
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": entries,
+    });
+    files.insert("index.json".to_owned(), serde_json::to_vec(&index)?);
+    files.insert(
+        "oci-layout".to_owned(),
+        br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+    );
+    let mut tar = Builder::new(Vec::new());
+    for (path, bytes) in files {
+        append(
+            &mut tar,
+            Path::new(&path),
+            bytes.as_slice(),
+            bytes.len() as u64,
+            0o644,
+        )?;
+    }
+    // Under another name first: who looks for the archive never sees half of it.
+    let unfinished = archive.with_extension("part");
+    std::fs::write(&unfinished, tar.into_inner()?)
+        .with_context(|| format!("write {}", unfinished.display()))?;
+    std::fs::rename(&unfinished, archive).with_context(|| format!("write {}", archive.display()))
 }
 
 /// The digest of the image in an archive that [`Image::write`] made. It is the image's in a registry too, when it is pushed
@@ -290,6 +327,32 @@ mod tests {
             }
         }
         assert_eq!(blobs, 3);
+    }
+
+    #[test]
+    fn images_of_the_same_files_share_them_in_one_archive() {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("images.tar");
+        let one = image(directory.path());
+        let mut other = one.clone();
+        other.name = "lb-operator.io/speaker:0.2.0".to_owned();
+        other.env = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
+        write_all(&[one, other], &archive).unwrap();
+        let file = std::fs::File::open(archive).unwrap();
+        let mut paths = Vec::new();
+        let mut index = Value::Null;
+        for entry in tar::Archive::new(file).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            paths.push(entry.path().unwrap().display().to_string());
+            if paths.last().is_some_and(|path| path == "index.json") {
+                index = serde_json::from_reader(&mut entry).unwrap();
+            }
+        }
+        let blobs = paths.iter().filter(|path| path.starts_with("blobs/")).count();
+        assert_eq!(blobs, 5, "a layer, and two of each of the others: {paths:?}");
+        let name = |number: usize| &index["manifests"][number]["annotations"]["io.containerd.image.name"];
+        assert_eq!(name(0), "lb-operator.io/speaker:0.1.0");
+        assert_eq!(name(1), "lb-operator.io/speaker:0.2.0");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | [`guide`] | `docs/guide.md` as commands to run |
 //! | [`image`] | container images from files, without Docker |
 //! | [`peer`] | MetalLB in the lab in place of ours |
+//! | [`releases`] | releases of other versions, good and broken, to upgrade between |
 //! | [`bench`] | measures: how addresses are given and kept |
 
 // This crate is support for tests and for people at a terminal: a lab that cannot be used ends the scenario, and the
@@ -18,6 +19,7 @@ pub mod guide;
 pub mod image;
 pub mod lab;
 pub mod peer;
+pub mod releases;
 pub mod stage;
 
 /// How a tool ends: with nothing, or with one line that says what went wrong.

@@ -55,6 +55,25 @@ impl Stage {
         Ok(Self::on(Cluster::Lab(lab)))
     }
 
+    /// A lab as [`Stage::lab`], with the images of all releases to upgrade between.
+    ///
+    /// # Errors
+    /// As [`Stage::lab`].
+    pub fn lab_with_releases(name: &str, nodes: usize) -> anyhow::Result<Self> {
+        let releases = repository().join("target/images/releases.tar");
+        if !releases.exists() {
+            bail!("{} is missing: run `make image`", releases.display());
+        }
+        let mut images = images()?;
+        images.push(releases);
+        let lab = Lab::up(LabConfig {
+            nodes,
+            images,
+            ..LabConfig::named(name)
+        })?;
+        Ok(Self::on(Cluster::Lab(lab)))
+    }
+
     /// A lab, or the cluster that `KUBECONFIG` names: for scenarios that need neither cable nor LAN client. There, what
     /// was applied is deleted when the stage is dropped; operator and stack stay.
     ///

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use lb_e2e::image::{Image, digest_of};
+use lb_e2e::image::{Image, digest_of, write_all};
+use lb_e2e::releases;
 
 /// Write container images without Docker
 #[derive(Debug, Parser)]
@@ -34,6 +35,15 @@ enum Command {
         /// Commit that it was built from
         #[arg(long)]
         revision: String,
+        /// The archive to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// The images of the releases that the tests of upgrades go between, in one archive
+    Releases {
+        /// The static binary that is all of them
+        #[arg(long)]
+        binary: PathBuf,
         /// The archive to write
         #[arg(long)]
         out: PathBuf,
@@ -103,6 +113,7 @@ fn run() -> anyhow::Result<()> {
             };
             image.write(&out)
         }
+        Command::Releases { binary, out } => write_all(&releases::images(&binary, USER)?, &out),
         Command::Pack {
             name,
             root,

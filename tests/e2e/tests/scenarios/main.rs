@@ -23,5 +23,6 @@ mod operator;
 mod peer;
 mod speaker;
 mod takeover;
+mod upgrade;
 mod walls;
 mod wire;

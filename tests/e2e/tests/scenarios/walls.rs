@@ -106,6 +106,7 @@ fn only_the_packet_crate_may_hold_unsafe_code() {
         "dataplane/speaker",
         "olm",
         "operator",
+        "tests/e2e/versions",
     ] {
         let manifest =
             std::fs::read_to_string(root.join(member).join("Cargo.toml")).expect("read a manifest");

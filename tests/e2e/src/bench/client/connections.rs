@@ -1,7 +1,7 @@
-//! Connections that stay open and exchange something all the time.
+//! Connections that stay open and exchange something all the time: each counts, and has its numbers sent back.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,8 @@ impl Held {
 ///
 /// # Errors
 /// When the client's network is not there.
-pub fn hold(lab: &Lab, address: Ipv4Addr, count: usize) -> anyhow::Result<Probe<Held>> {
-    let target = SocketAddr::from((address, PORT));
+pub fn hold(lab: &Lab, address: impl Into<IpAddr>, count: usize) -> anyhow::Result<Probe<Held>> {
+    let target = SocketAddr::new(address.into(), PORT);
     Probe::start(lab, move |shared: &Arc<Shared<Held>>| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -73,20 +73,26 @@ pub fn hold(lab: &Lab, address: Ipv4Addr, count: usize) -> anyhow::Result<Probe<
 
 async fn exchange(mut stream: TcpStream, shared: &Shared<Held>) -> io::Result<()> {
     let mut buffer = [0; 1024];
-    while !shared.is_over() {
+    for number in 1_u32.. {
+        if shared.is_over() {
+            break;
+        }
         let start = Instant::now();
+        let question = format!("GET /echo?msg={number} HTTP/1.1\r\nHost: bench\r\n\r\n");
         let answer = async {
-            stream
-                .write_all(b"GET /hostname HTTP/1.1\r\nHost: bench\r\n\r\n")
-                .await?;
+            stream.write_all(question.as_bytes()).await?;
             // It is short and comes in one piece.
             stream.read(&mut buffer).await
         };
-        match timeout(PATIENCE, answer).await {
+        let length = match timeout(PATIENCE, answer).await {
             Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(Ok(_)) => {}
+            Ok(Ok(length)) => length,
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let expected = format!("\r\n\r\n{number}");
+        if !buffer[..length].ends_with(expected.as_bytes()) {
+            return Err(io::ErrorKind::InvalidData.into());
         }
         shared.seen().waited(start.elapsed());
         tokio::time::sleep(PAUSE).await;

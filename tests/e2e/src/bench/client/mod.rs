@@ -8,6 +8,7 @@
 //! | [`sweep`] | the same for addresses by the thousand |
 //! | [`http`] | new requests, as the client's own table of neighbours leads them |
 //! | [`connections`] | connections that stay open |
+//! | [`traffic`] | all of them at once, on a Service with an address of each family |
 //! | [`times`] | when answers came, and the gaps between them |
 
 pub mod arp;
@@ -16,6 +17,7 @@ pub mod http;
 pub mod ndp;
 pub mod sweep;
 pub mod times;
+pub mod traffic;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

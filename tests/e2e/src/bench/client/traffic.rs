@@ -1,0 +1,149 @@
+//! All that a client on the LAN does with a Service, at once and for as long as somebody works on what serves it: it holds
+//! connections, makes new ones, and asks as one that knows nothing yet for who has the addresses. In IPv4 and IPv6.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use lb_proto::MacAddr;
+
+use super::arp::Answers;
+use super::connections::{self, Held};
+use super::http::{self, Requests};
+use super::{Probe, arp, ndp};
+use crate::lab::Lab;
+use crate::stage::{SOON, eventually};
+
+/// Connections that are held, of both families together.
+pub const CONNECTIONS: usize = 30;
+/// Between two new connections, and between two questions for the owner, of each family.
+const PERIOD: Duration = Duration::from_millis(50);
+/// The client's interface.
+const INTERFACE: &str = "eth0";
+
+/// A client at work.
+#[derive(Debug)]
+pub struct Traffic {
+    begun: Instant,
+    held: [Probe<Held>; 2],
+    requests: [Probe<Requests>; 2],
+    arp: Probe<Answers>,
+    ndp: Probe<Answers>,
+}
+
+/// What the client has seen.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// For how long it was at work.
+    pub time: Duration,
+    /// Connections that were held.
+    pub opened: usize,
+    /// How many of these broke.
+    pub broken: usize,
+    /// The longest that one of the others waited for an answer.
+    pub stall: Duration,
+    /// New requests.
+    pub requests: usize,
+    /// How many of these were not answered, by what became of them.
+    pub lost: BTreeMap<&'static str, usize>,
+    /// The longest time that nobody answered for the IPv4 address.
+    pub arp: Duration,
+    /// The longest time that nobody answered for the IPv6 address.
+    pub ndp: Duration,
+    /// Whose hardware address was given for the IPv4 address.
+    pub owners: Vec<MacAddr>,
+}
+
+impl Traffic {
+    /// Begins, and waits until all connections are open and everything is answered.
+    ///
+    /// # Errors
+    /// When that does not come about in time.
+    pub fn start(lab: &Lab, four: Ipv4Addr, six: Ipv6Addr) -> anyhow::Result<Self> {
+        let half = CONNECTIONS / 2;
+        let mut traffic = Self {
+            held: [
+                connections::hold(lab, four, half)?,
+                connections::hold(lab, six, CONNECTIONS - half)?,
+            ],
+            requests: [http::probe(lab, four, PERIOD)?, http::probe(lab, six, PERIOD)?],
+            arp: arp::probe(lab, four, PERIOD)?,
+            ndp: ndp::probe_on(lab, INTERFACE, six, PERIOD)?,
+            begun: Instant::now(),
+        };
+        eventually("a client's traffic to flow", SOON, || {
+            let held: [Held; 2] = traffic.held.each_ref().map(|probe| probe.look(|held| *held));
+            if let Some(held) = held.iter().find(|held| held.refused + held.broken > 0) {
+                bail!("connections fail before anything has happened: {held:?}");
+            }
+            let opened: usize = held.iter().map(|held| held.opened).sum();
+            let requests = traffic.requests.each_ref();
+            let answered = requests.map(|probe| probe.look(|seen| seen.answered.count() > 0));
+            let owner = [&traffic.arp, &traffic.ndp].map(|probe| probe.look(|seen| seen.times.count() > 0));
+            let flows = opened == CONNECTIONS && answered == [true; 2] && owner == [true; 2];
+            Ok(flows.then_some(()))
+        })?;
+        traffic.begun = Instant::now();
+        Ok(traffic)
+    }
+
+    /// Ends, and tells what there was.
+    ///
+    /// # Errors
+    /// When one of the probes could not ask.
+    pub fn end(self) -> anyhow::Result<Account> {
+        let (begun, end) = (self.begun, Instant::now());
+        let mut account = Account {
+            time: end - begun,
+            ..Account::default()
+        };
+        for probe in self.held {
+            let held = probe.end()?;
+            account.opened += held.opened;
+            account.broken += held.broken;
+            account.stall = account.stall.max(held.stall);
+        }
+        for probe in self.requests {
+            let requests = probe.end()?;
+            account.requests += requests.begun;
+            for (what, count) in requests.lost {
+                *account.lost.entry(what).or_default() += count;
+            }
+        }
+        let (arp, ndp) = (self.arp.end()?, self.ndp.end()?);
+        let gap = |answers: &Answers| answers.times.longest_gap(begun, end).saturating_sub(PERIOD);
+        account.arp = gap(&arp);
+        account.ndp = gap(&ndp);
+        account.owners = arp.since(begun);
+        Ok(account)
+    }
+}
+
+impl Account {
+    /// How many requests were not answered.
+    #[must_use]
+    pub fn lost(&self) -> usize {
+        self.lost.values().sum()
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.0} s: {} of {} connections broken, the others waited {:.3} s at most; {} of {} new requests lost {:?}; nobody \
+             answered ARP for {:.3} s, NDP for {:.3} s at the longest",
+            self.time.as_secs_f64(),
+            self.broken,
+            self.opened,
+            self.stall.as_secs_f64(),
+            self.lost(),
+            self.requests,
+            self.lost,
+            self.arp.as_secs_f64(),
+            self.ndp.as_secs_f64()
+        )
+    }
+}

@@ -1,0 +1,90 @@
+//! Releases whose speaker is broken: each is found out, rolled back by itself, and left alone from then on.
+
+use std::time::Duration;
+
+use lb_e2e::releases::{LIFE, Release};
+
+use super::{Place, good};
+
+#[test]
+fn a_broken_release_is_rolled_back_and_not_tried_again() -> anyhow::Result<()> {
+    let place = Place::next("broken", &good())?;
+    is_rolled_back(&place, Release::Crashing, Duration::from_secs(5))?;
+    is_rolled_back(&place, Release::Silent, Duration::from_secs(5))?;
+    // It is watched for longer than it lives: so it dies where it harms nobody.
+    is_rolled_back(&place, Release::Dying, LIFE + Duration::from_secs(15))
+}
+
+fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Result<()> {
+    let version = release.version();
+    let what = format!("{release:?} {version}");
+    place.under_traffic(&what, |place| {
+        let past = place.past()?;
+        place.set(&format!(
+            "{{\"version\":\"{version}\",\"upgrade\":{{\"canarySoakSeconds\":{}}}}}",
+            soak.as_secs()
+        ))?;
+        let record = place.over(past)?;
+        assert_eq!(record["outcome"], "RolledBack", "{record}");
+        assert_eq!(record["to"], version, "{record}");
+        place.runs(&good())?;
+        it_is_told(place, release)?;
+        it_is_not_tried_again(place, past + 1)
+    })?;
+    Ok(())
+}
+
+/// The condition names pod, node and reason, and the status remembers what was rejected.
+fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
+    place
+        .stage
+        .admin("kubectl wait lbs default --for=condition=Degraded --timeout=30s")?;
+    let (_, reason, message) = place.condition("Degraded")?;
+    println!("{release:?}: {message}");
+    assert_eq!(reason, "RolledBack", "{message}");
+    let nodes = place.stage.the_lab().nodes();
+    assert!(
+        nodes.iter().any(|node| message.contains(&format!("node {node}"))),
+        "{message}"
+    );
+    match release {
+        Release::Silent => {
+            let addresses = [place.four.to_string(), place.six.to_string()];
+            assert!(addresses.iter().any(|ip| message.contains(ip)), "{message}");
+        }
+        Release::Crashing | Release::Dying | Release::Good => {
+            assert!(message.contains("pod speaker-"), "{message}");
+        }
+    }
+    let status = place.status()?;
+    let rejected = status["rejected"].as_array().cloned().unwrap_or_default();
+    assert!(
+        rejected
+            .iter()
+            .any(|rejected| rejected["version"] == release.version()),
+        "{rejected:?}"
+    );
+    Ok(())
+}
+
+/// What makes the operator look again is no reason to try again: only the spec is.
+fn it_is_not_tried_again(place: &Place, past: usize) -> anyhow::Result<()> {
+    let before = place.pods()?;
+    place
+        .stage
+        .admin("kubectl annotate lbs default looked-at=$(date +%s) --overwrite")?;
+    place
+        .stage
+        .admin("kubectl label deployment controller -n metallb-system looked-at=now --overwrite")?;
+    place.stage.admin(
+        "kubectl delete pod --wait -n default -l app.kubernetes.io/name=lb-operator && \
+         kubectl rollout status deployment/lb-operator --timeout=60s",
+    )?;
+    // The thing under test is that nothing happens: there is no event to wait for.
+    std::thread::sleep(Duration::from_secs(5));
+    let status = place.status()?;
+    assert!(status["upgrade"].is_null(), "{}", status["upgrade"]);
+    assert_eq!(place.past()?, past);
+    assert_eq!(place.pods()?, before);
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Upgrades that nothing is wrong with: one minor version up, with the operator, and down again; restarts by hand; and one
+//! that waits for a person.
+
+use super::{Place, good};
+use lb_e2e::releases::PRESENT;
+use lb_e2e::stage::{SOON, eventually};
+
+#[test]
+fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
+    let place = Place::present("upgrade")?;
+    place.under_traffic("upgrade", |place| {
+        let past = place.past()?;
+        place
+            .stage
+            .admin(&format!("helm upgrade lb-operator {} --wait", place.next))?;
+        place.arrives(past, &good())
+    })?;
+    place.under_traffic("downgrade", |place| {
+        let past = place.past()?;
+        place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
+        place.arrives(past, PRESENT)
+    })?;
+    place.under_traffic("restart of controllers and speakers", |place| {
+        let before = place.pods()?;
+        for workload in ["deployment/controller", "daemonset/speaker"] {
+            place.stage.admin(&format!(
+                "kubectl rollout restart -n metallb-system {workload} && \
+                 kubectl rollout status -n metallb-system {workload} --timeout=120s"
+            ))?;
+        }
+        let after = place.pods()?;
+        assert!(before.is_disjoint(&after), "{before:?}, {after:?}");
+        Ok(())
+    })?;
+    place.under_traffic("manual approval", an_upgrade_waits_for_approval)?;
+    Ok(())
+}
+
+/// With `approval: Manual` the plan is shown, and nothing happens before it is approved.
+fn an_upgrade_waits_for_approval(place: &Place) -> anyhow::Result<()> {
+    let (past, before) = (place.past()?, place.pods()?);
+    place.set(&format!(
+        "{{\"version\":\"{}\",\"upgrade\":{{\"approval\":\"Manual\"}}}}",
+        good()
+    ))?;
+    let plan = eventually("a plan", SOON, || {
+        let status = place.status()?;
+        let plan = &status["plan"];
+        Ok(plan["hash"].is_string().then(|| plan.clone()))
+    })?;
+    assert_eq!(plan["version"], good(), "{plan}");
+    for part in ["changes", "order"] {
+        assert!(!plan[part].as_array().is_none_or(Vec::is_empty), "{plan}");
+    }
+    let hash = plan["hash"].as_str().unwrap_or_default();
+    let (_, reason, message) = place.condition("Progressing")?;
+    assert_eq!(reason, "WaitingForApproval");
+    assert!(message.contains(hash), "it says how to approve: {message}");
+    assert_eq!(place.pods()?, before, "nothing has restarted");
+    place.set(&format!("{{\"upgrade\":{{\"approvedPlan\":\"{hash}\"}}}}"))?;
+    place.arrives(past, &good())
+}

@@ -1,0 +1,129 @@
+//! What comes in between of an upgrade: the end of its operator at each step, the end of the API server, the loss of the
+//! node with the first new speaker.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lb_e2e::releases::PRESENT;
+use lb_e2e::stage::{EVENTUALLY, SOON, eventually};
+
+use super::{Place, good};
+
+/// Steps whose operator ends without a word, by SIGKILL; at all others its pod is deleted.
+const KILLED: [&str; 3] = ["Controller", "Canary", "Speakers"];
+
+#[test]
+fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
+    let place = Place::next("interrupted", PRESENT)?;
+    place.under_traffic("operator ended at every step", |place| {
+        let past = place.past()?;
+        place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
+        let hit = hit_the_operator_at_every_step(place, past)?;
+        for step in ["PrePull", "Controller", "Canary", "Soak", "Speakers"] {
+            assert!(hit.contains(step), "none ended at {step}: {hit:?}");
+        }
+        place.arrives(past, &good())
+    })?;
+    place.under_traffic("API server restarted in the middle", |place| {
+        let past = place.past()?;
+        place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
+        at(place, "Soak")?;
+        let lab = place.stage.the_lab();
+        lab.stop_api_server()?;
+        std::thread::sleep(Duration::from_secs(5));
+        lab.start_api_server()?;
+        place.arrives(past, PRESENT)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back() -> anyhow::Result<()> {
+    let place = Place::next("cut", PRESENT)?;
+    place.under_traffic("node of the first new speaker cut", |place| {
+        let past = place.past()?;
+        place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
+        at(place, "Soak")?;
+        let status = place.status()?;
+        let node = status["upgrade"]["canaryNode"]
+            .as_str()
+            .context("no canary")?
+            .to_owned();
+        assert!(
+            !place.owners.contains(&node),
+            "the first new speaker is one that announces nothing: {node}"
+        );
+        let number: usize = node.trim_start_matches('n').parse()?;
+        let lab = place.stage.the_lab();
+        lab.cut(number)?;
+        place.stage.admin(&format!(
+            "kubectl wait node {node} --for=condition=Ready=Unknown --timeout=90s"
+        ))?;
+        let status = place.status()?;
+        let rejected = status["rejected"].as_array().is_none_or(Vec::is_empty);
+        assert!(rejected, "a lost node is no failure: {status}");
+        lab.join(number)?;
+        place.stage.admin(&format!(
+            "kubectl wait node {node} --for=condition=Ready --timeout=90s"
+        ))?;
+        place.arrives(past, &good())
+    })?;
+    Ok(())
+}
+
+/// Waits until the upgrade is at a step.
+fn at(place: &Place, step: &str) -> anyhow::Result<()> {
+    place.stage.admin(&format!(
+        "kubectl wait lbs default --for=jsonpath='{{.status.upgrade.step}}'={step} --timeout=120s"
+    ))?;
+    Ok(())
+}
+
+/// Ends the operator that leads each time that a step begins. Returns the steps that it was seen at.
+fn hit_the_operator_at_every_step(place: &Place, past: usize) -> anyhow::Result<BTreeSet<String>> {
+    let mut hit = BTreeSet::new();
+    eventually("the upgrade to be over", 2 * EVENTUALLY, || {
+        let status = place.status()?;
+        if status["history"][past].is_object() {
+            return Ok(Some(()));
+        }
+        let step = status["upgrade"]["step"].as_str().unwrap_or_default().to_owned();
+        if step == "RollingBack" {
+            bail!("it is rolled back: {}", status["upgrade"]["failure"]);
+        }
+        if !step.is_empty() && !hit.contains(&step) {
+            end_the_leader(place, &step)?;
+            hit.insert(step);
+        }
+        Ok(None)
+    })?;
+    println!(
+        "the operator was ended at {}",
+        hit.iter().cloned().collect::<Vec<_>>().join(", ")
+    );
+    Ok(hit)
+}
+
+fn end_the_leader(place: &Place, step: &str) -> anyhow::Result<()> {
+    let stage = &place.stage;
+    // For a moment nobody may lead.
+    let leader = eventually("an operator to lead", SOON, || {
+        let holder = stage.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")?;
+        Ok((!holder.is_empty()).then_some(holder))
+    })?;
+    if !KILLED.contains(&step) {
+        stage.admin(&format!(
+            "kubectl delete pod {leader} --wait=false --ignore-not-found"
+        ))?;
+        return Ok(());
+    }
+    let node = stage.admin(&format!(
+        "kubectl get pod {leader} -o jsonpath='{{.spec.nodeName}}' --ignore-not-found"
+    ))?;
+    if let Ok(number) = node.trim_start_matches('n').parse() {
+        // It may be on its way out by itself, because of the step before.
+        let _ = stage.the_lab().kill(number, "lb-operator");
+    }
+    Ok(())
+}

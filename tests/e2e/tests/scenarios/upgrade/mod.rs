@@ -1,0 +1,253 @@
+//! Upgrades, as a client on the LAN lives through them: good ones, broken ones that are rolled back, and ones that
+//! something comes in between of. Releases are real images: see `lb_e2e::releases`.
+//!
+//! A test stands on a [`Place`]: an operator of the next minor version, which manages the present one as well, a stack, and a
+//! Service with an address of each family.
+
+mod broken;
+mod good;
+mod interrupted;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use lb_e2e::bench::client::traffic::{Account, Traffic};
+use lb_e2e::releases::{PRESENT, Release};
+use lb_e2e::stage::{SOON, Stage, eventually};
+use serde_json::Value;
+
+/// The longest that a whole upgrade or rollback may take, on a machine that is busy.
+const UPGRADE: Duration = Duration::from_secs(240);
+
+/// Where upgrades are tried.
+struct Place {
+    stage: Stage,
+    /// The chart of the next version.
+    next: String,
+    four: Ipv4Addr,
+    six: Ipv6Addr,
+    /// The nodes that had the two addresses at the start.
+    owners: [String; 2],
+}
+
+impl Place {
+    /// A lab with operator and stack of the present version.
+    fn present(name: &str) -> anyhow::Result<Self> {
+        let stage = Stage::lab_with_releases(name, 3)?;
+        let next = chart(&stage)?;
+        Self::set_up(stage, next, false, PRESENT)
+    }
+
+    /// A lab with the operator of the next version and a stack of this one.
+    fn next(name: &str, version: &str) -> anyhow::Result<Self> {
+        let stage = Stage::lab_with_releases(name, 3)?;
+        let next = chart(&stage)?;
+        Self::set_up(stage, next, true, version)
+    }
+
+    fn set_up(stage: Stage, next: String, ahead: bool, version: &str) -> anyhow::Result<Self> {
+        let chart = if ahead { &next } else { "charts/lb-operator" };
+        stage.admin(&format!("helm install lb-operator {chart}"))?;
+        // An operator of the version that the stack is to have is followed.
+        let line = if ahead {
+            format!("version: {version}, ")
+        } else {
+            String::new()
+        };
+        stage.apply(&format!(
+            "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {{name: default}}\n\
+             spec: {{{line}upgrade: {{canarySoakSeconds: 5}}}}"
+        ))?;
+        stage.follow("1.2")?;
+        stage.apply(
+            "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
+             spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
+             apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}",
+        )?;
+        stage.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
+        let addresses = stage.address("web")?;
+        let (four, six) = addresses.split_once(' ').context("two addresses")?;
+        let (four, six) = (four.parse()?, six.parse()?);
+        let mut place = Self {
+            stage,
+            next,
+            four,
+            six,
+            owners: [String::new(), String::new()],
+        };
+        // The pod stands where the IPv4 address is: a node that is cut for another reason takes neither along.
+        let owner = place.stage.owner(&four.to_string(), SOON)?;
+        place.stage.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: web}}}}\nspec:\n  nodeName: {owner}\n  \
+             containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80]}}]"
+        ))?;
+        place.stage.answers(&four.to_string(), "web")?;
+        place.stage.answers(&format!("[{six}]"), "web")?;
+        place.owners = place.neighbours()?;
+        Ok(place)
+    }
+
+    /// Lets a client work through all that is done, and holds it against what was promised: nothing broken, nothing lost,
+    /// and the addresses where they were.
+    fn under_traffic(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Account> {
+        let traffic = Traffic::start(self.stage.the_lab(), self.four, self.six)?;
+        let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
+        let account = traffic.end()?;
+        println!("{what}: {account}");
+        worked?;
+        assert_eq!(account.broken, 0, "{what}: connections broke");
+        assert_eq!(
+            account.lost(),
+            0,
+            "{what}: requests were lost: {:?}",
+            account.lost
+        );
+        self.addresses_are_kept(what)?;
+        Ok(account)
+    }
+
+    /// The Service's addresses are what they were, and on the nodes that they were on.
+    fn addresses_are_kept(&self, what: &str) -> anyhow::Result<()> {
+        assert_eq!(
+            self.stage.address_now("web")?,
+            format!("{} {}", self.four, self.six),
+            "{what}"
+        );
+        self.stage.answers(&self.four.to_string(), "web")?;
+        self.stage.answers(&format!("[{}]", self.six), "web")?;
+        assert_eq!(self.neighbours()?, self.owners, "{what}: an address moved");
+        Ok(())
+    }
+
+    fn neighbours(&self) -> anyhow::Result<[String; 2]> {
+        Ok([
+            self.stage.neighbour(&self.four.to_string())?,
+            self.stage.neighbour(&self.six.to_string())?,
+        ])
+    }
+
+    /// The stack's status.
+    fn status(&self) -> anyhow::Result<Value> {
+        let text = self.stage.admin("kubectl get lbs default -o json")?;
+        let mut stack: Value = serde_json::from_str(&text)?;
+        Ok(stack["status"].take())
+    }
+
+    /// For a message: the conditions and the upgrade.
+    fn tell(&self) -> String {
+        match self.status() {
+            Ok(status) => format!(
+                "conditions: {}\nupgrade: {}\nhistory: {}",
+                status["conditions"], status["upgrade"], status["history"]
+            ),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    /// Sets fields of the spec, as JSON.
+    fn set(&self, spec: &str) -> anyhow::Result<()> {
+        self.stage.admin(&format!(
+            "kubectl patch lbs default --type=merge -p '{{\"spec\":{spec}}}'"
+        ))?;
+        Ok(())
+    }
+
+    /// How many upgrades are over.
+    fn past(&self) -> anyhow::Result<usize> {
+        Ok(self.status()?["history"].as_array().map_or(0, Vec::len))
+    }
+
+    /// Waits until one more upgrade is over than there were, and returns the record of it.
+    fn over(&self, past: usize) -> anyhow::Result<Value> {
+        let start = Instant::now();
+        loop {
+            // For a while the API server may not answer.
+            if let Ok(mut status) = self.status()
+                && let Some(record) = status["history"].get_mut(past)
+            {
+                return Ok(record.take());
+            }
+            if start.elapsed() > UPGRADE {
+                bail!("waited {UPGRADE:?} in vain for an upgrade to be over");
+            }
+            // More often would take the time of the processors that all of this runs on.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Waits until an upgrade to this version is over, and looks at whether all of it went well.
+    fn arrives(&self, past: usize, version: &str) -> anyhow::Result<()> {
+        let record = self.over(past)?;
+        assert_eq!(record["outcome"], "Succeeded", "{record}");
+        assert_eq!(record["to"], version, "{record}");
+        self.runs(version)
+    }
+
+    /// Everything runs at this version, and nothing else does.
+    fn runs(&self, version: &str) -> anyhow::Result<()> {
+        self.stage.admin(&format!(
+            "kubectl wait lbs default --for=jsonpath='{{.status.version}}'={version} --timeout=60s"
+        ))?;
+        for program in ["controller", "speaker"] {
+            eventually(&format!("{program}s of {version} alone"), SOON, || {
+                let images = self.images(program)?;
+                let wanted = format!("lb-operator.io/{program}:{version}");
+                Ok((images == BTreeSet::from([wanted])).then_some(()))
+            })?;
+        }
+        self.stage.admin(
+            "kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s && \
+             kubectl rollout status deployment/controller -n metallb-system --timeout=60s",
+        )?;
+        Ok(())
+    }
+
+    /// The images of the pods of a program.
+    fn images(&self, program: &str) -> anyhow::Result<BTreeSet<String>> {
+        let text = self.stage.admin(&format!(
+            "kubectl get pods -n metallb-system -l app=metallb,component={program} -o jsonpath='{{.items[*].spec.containers[*].image}}'"
+        ))?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The pods of the stack, by uid, so that a restart is seen.
+    fn pods(&self) -> anyhow::Result<BTreeSet<String>> {
+        let text = self.stage.admin(
+            "kubectl get pods -n metallb-system -l 'app=metallb,component in (controller,speaker)' \
+             -o jsonpath='{range .items[*]}{.metadata.uid}/{.status.containerStatuses[0].restartCount} {end}'",
+        )?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// A condition: status, reason and message.
+    fn condition(&self, name: &str) -> anyhow::Result<(String, String, String)> {
+        let status = self.status()?;
+        let conditions = status["conditions"].as_array().context("no conditions")?;
+        let found = conditions.iter().find(|condition| condition["type"] == name);
+        let found = found.with_context(|| format!("no condition {name}"))?;
+        let field = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        Ok((field("status"), field("reason"), field("message")))
+    }
+}
+
+/// The version that nothing is wrong with.
+fn good() -> String {
+    Release::Good.version()
+}
+
+/// Packs the chart of the next version, beside the lab's own files.
+fn chart(stage: &Stage) -> anyhow::Result<String> {
+    let version = good();
+    let directory = stage.the_lab().logs();
+    let directory = directory.display();
+    stage.admin(&format!(
+        "helm package charts/lb-operator --version {version} --app-version {version} --destination {directory}"
+    ))?;
+    Ok(format!("{directory}/lb-operator-{version}.tgz"))
+}
