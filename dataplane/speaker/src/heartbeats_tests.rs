@@ -11,6 +11,9 @@ use super::*;
 
 const WAIT: Duration = Duration::from_secs(5);
 
+/// An entry of a Secret.
+type Entry<'a> = (&'a str, &'a [u8]);
+
 /// A directory as the kubelet mounts a Secret; it is removed when this is dropped.
 struct Mount(PathBuf);
 
@@ -22,7 +25,7 @@ impl Mount {
     }
 
     /// Brings another version of the Secret, in the kubelet's way: all its files at once, by replacing a link.
-    fn bring(&self, version: &str, keys: &[(&str, &[u8])]) {
+    fn bring(&self, version: &str, keys: &[Entry]) {
         let files = self.0.join(version);
         std::fs::create_dir(&files).unwrap();
         for (name, key) in keys {
@@ -116,7 +119,7 @@ async fn keys_that_the_kubelet_brings_are_used_without_a_restart_and_without_loo
     assert!(believed(&heartbeats, address, &a).await);
     assert!(!believed(&heartbeats, address, &b).await);
     // Each version of a rotation: which key makes datagrams, and which are believed.
-    let versions: [(&str, &[(&str, &[u8])], [u8; 32], bool); 3] = [
+    let versions: [(&str, &[Entry], [u8; 32], bool); 3] = [
         ("..2", &[(CURRENT, &a), ("next", &b)], a, true),
         ("..3", &[(CURRENT, &b), ("previous", &a)], b, true),
         ("..4", &[(CURRENT, &b)], b, false),

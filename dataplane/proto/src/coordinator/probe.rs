@@ -239,6 +239,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "where time begins")]
     fn a_stranger_that_stays_is_looked_after_by_one_deadline_and_forgotten_when_it_is_gone() {
         let start = Instant::now();
         let address: IpAddr = [192, 0, 2, 1].into();
