@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::schema;
 
 mod announcing;
+mod deletion;
 mod images;
 mod parts;
 mod status;
@@ -14,6 +15,7 @@ mod upgrade;
 mod workloads;
 
 pub use announcing::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
+pub use deletion::DeletionPolicy;
 pub use images::{ComponentImage, Images, PullPolicy};
 pub use parts::{Mode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
 pub use status::{ComponentStatus, LoadBalancerStackStatus, VersionCount};
@@ -130,7 +132,8 @@ pub struct LoadBalancerStackSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
 
-    /// A NetworkPolicy that lets the controller talk to the API server and be asked for metrics, and nothing else.
+    /// A NetworkPolicy by which pods of the cluster reach the controller's metrics and probes, and nobody reaches anything
+    /// else of it. What it sends is not restricted: where the API server is, no policy can say for every cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 
@@ -141,6 +144,12 @@ pub struct LoadBalancerStackSpec {
     /// How changes that restart controller or speakers are carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
+
+    /// What deleting the stack does. BlockIfServicesExist: nothing, for as long as Services have addresses of it; condition
+    /// DeletionBlocked names them. Orphan: the stack goes, and what it made stays and goes on serving. Withdraw: the Services
+    /// lose their addresses, and what it made goes. Pools and advertisements stay in any case. Default: BlockIfServicesExist.
+    #[serde(default, skip_serializing_if = "DeletionPolicy::is_default")]
+    pub deletion_policy: DeletionPolicy,
 
     /// Write nothing, for as long as it is true: what runs goes on running, and the status is kept. Default: false.
     #[serde(default, skip_serializing_if = "is_false")]

@@ -145,18 +145,23 @@ fn holds_body(wanted: &Value, live: &Value) -> bool {
     // Identity is not compared: it is how the object was found.
     wanted.iter().all(|(field, value)| match field.as_str() {
         "apiVersion" | "kind" => true,
-        "metadata" => value.as_object().is_some_and(|metadata| {
-            metadata
-                .iter()
-                .filter(|(field, _)| !matches!(field.as_str(), "name" | "namespace"))
-                .all(|(field, value)| holds(field, value, &live["metadata"][field]))
-        }),
+        "metadata" => holds_metadata(value, &live["metadata"]),
         _ => holds(field, value, &live[field]),
     })
 }
 
+/// The same of metadata, without the name.
+pub(crate) fn holds_metadata(wanted: &Value, live: &Value) -> bool {
+    wanted.as_object().is_some_and(|metadata| {
+        metadata
+            .iter()
+            .filter(|(field, _)| !matches!(field.as_str(), "name" | "namespace"))
+            .all(|(field, value)| holds(field, value, &live[field]))
+    })
+}
+
 /// Whether `live` has everything that is wanted; more is allowed where others may add.
-fn holds(field: &str, wanted: &Value, live: &Value) -> bool {
+pub(crate) fn holds(field: &str, wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => holds_object(wanted, live),
         (Value::Array(wanted), Value::Array(live)) => holds_list(field, wanted, live),

@@ -8,6 +8,7 @@ use kube::api::DynamicObject;
 use lb_daemon::Key;
 use serde_json::{Map, Value, json};
 
+use crate::blame::Share;
 use crate::keys;
 use crate::object::{Kind, ObjectId};
 use crate::pods::PodFacts;
@@ -23,6 +24,8 @@ pub struct Live {
     keys: keys::Entries,
     /// A Secret without a key that speakers can use.
     useless: bool,
+    /// What others than the operator own of it.
+    shares: Vec<Share>,
     /// Whether it is on its way out.
     pub terminating: bool,
     /// Its fields, without those that only the API server cares for.
@@ -41,6 +44,7 @@ impl Live {
         };
         let useless = kind == Kind::Secret && !keys.current;
         let metadata = object.metadata;
+        let shares = Share::of(&metadata);
         let mut body = match object.data {
             Value::Object(fields) => fields,
             _ => Map::new(),
@@ -69,6 +73,7 @@ impl Live {
             version: metadata.resource_version.and_then(|version| version.parse().ok()),
             keys,
             useless,
+            shares,
             terminating: metadata.deletion_timestamp.is_some(),
             body: Value::Object(body),
         }
@@ -92,6 +97,12 @@ impl Live {
         self.keys
     }
 
+    /// What others than the operator own of it.
+    #[must_use]
+    pub fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
     /// Its annotations.
     #[must_use]
     pub fn annotations(&self) -> &Value {
@@ -107,14 +118,20 @@ impl Live {
             .as_str()
     }
 
-    /// Whether an object of this uid owns it.
+    /// Its owner references.
     #[must_use]
-    pub fn is_owned_by(&self, uid: &str) -> bool {
+    pub fn owners(&self) -> &[Value] {
         let owners = self
             .body
             .pointer("/metadata/ownerReferences")
             .and_then(Value::as_array);
-        owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid))
+        owners.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether an object of this uid owns it.
+    #[must_use]
+    pub fn is_owned_by(&self, uid: &str) -> bool {
+        self.owners().iter().any(|owner| owner["uid"] == uid)
     }
 }
 

@@ -5,7 +5,10 @@
 //! are pure.
 
 pub mod args;
+pub mod blame;
+pub mod claims;
 pub mod conflict;
+pub mod deletion;
 pub mod diff;
 pub mod image;
 pub mod index;
@@ -75,6 +78,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut sights: Option<BoxStream<'static, Event>> = None;
+    let mut claims: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
     loop {
         // The replica that waits looks as well: it may have to go on from here.
@@ -83,12 +87,18 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             Some(_) => {}
             None => sights = None,
         }
+        match operator.waits_for_claims() {
+            Some(namespace) if claims.is_none() => claims = Some(watch::claims(&context.client, &namespace)),
+            Some(_) => {}
+            None => claims = None,
+        }
         tokio::select! {
             Some(event) = changes.next() => {
                 take(event, &mut operator, &mut gates, &mut monitors, &context);
             }
             Some(event) = next(&mut monitors) => operator.handle(event),
             Some(event) = next(&mut sights) => operator.handle(event),
+            Some(event) = next(&mut claims) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(again) => again = None,
             () = context.shutdown.requested() => break,
@@ -97,8 +107,10 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         while let Some(Some(event)) = changes.next().now_or_never() {
             take(event, &mut operator, &mut gates, &mut monitors, &context);
         }
-        while let Some(Some(event)) = next(&mut sights).now_or_never() {
-            operator.handle(event);
+        for stream in [&mut sights, &mut claims] {
+            while let Some(Some(event)) = next(stream).now_or_never() {
+                operator.handle(event);
+            }
         }
         if !gates.all_open() || !*leads.borrow_and_update() {
             operator.stand_by();

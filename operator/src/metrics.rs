@@ -2,7 +2,7 @@
 
 use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStep};
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::upgrade::Memory;
@@ -10,11 +10,16 @@ use crate::upgrade::Memory;
 /// Seconds that upgrades and their steps take, from a setting on one node to a version on a hundred.
 const BUCKETS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0];
 
+/// Seconds that a comparison takes, from one that writes nothing to one in which an API server does not answer.
+const RECONCILE_BUCKETS: [f64; 8] = [0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 15.0];
+
 /// What the operator counts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// `lb_operator_reconcile_total`: times that the stack was compared with what exists.
     pub reconciles: IntCounter,
+    /// `lb_operator_reconcile_seconds`: how long a comparison took, with the writes that it led to.
+    pub reconcile_seconds: Histogram,
     /// `lb_operator_reconcile_errors_total`: those in which something could not be written.
     pub errors: IntCounter,
     /// `lb_operator_writes_total`: writes, by kind. Constant while nothing changes.
@@ -47,6 +52,13 @@ impl Metrics {
             reconciles: IntCounter::new(
                 "lb_operator_reconcile_total",
                 "Times that the stack was compared with what exists.",
+            )?,
+            reconcile_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "lb_operator_reconcile_seconds",
+                    "How long a comparison took, with the writes that it led to.",
+                )
+                .buckets(RECONCILE_BUCKETS.to_vec()),
             )?,
             errors: IntCounter::new(
                 "lb_operator_reconcile_errors_total",
@@ -108,6 +120,7 @@ impl Metrics {
         registry.register(Box::new(metrics.step_seconds.clone()))?;
         registry.register(Box::new(metrics.rollbacks.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
+        registry.register(Box::new(metrics.reconcile_seconds.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.corrections.clone()))?;

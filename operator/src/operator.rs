@@ -14,8 +14,11 @@ use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
 use lb_daemon::Key;
 use lb_daemon::events::{EventKind, Events, reference};
 use lb_daemon::watch::Change;
+use serde_json::Value;
 
 use crate::args::Config;
+use crate::blame;
+use crate::claims::Claims;
 use crate::conflict::Conflicts;
 use crate::diff::{self, Cause, Difference, difference};
 use crate::index::Index;
@@ -30,12 +33,15 @@ use crate::rollout::{self, Sights};
 use crate::rotation::Rotation;
 use crate::stack;
 use crate::status::{Reason, Situation, Upgrades, news, status};
-use crate::upgrade::{Memory, News, Restart, Seen, advance, orders};
+use crate::upgrade::{Memory, News, Orders, Restart, Seen, advance, orders};
 use crate::watch::Event;
 use crate::witness::Witness;
 use crate::write::{WriteError, Writer};
 
 mod keys;
+mod leaving;
+
+use leaving::Course;
 
 /// Under which the retries of the status are kept.
 const STATUS: &str = "status";
@@ -59,6 +65,10 @@ pub struct Operator {
     /// Whether an upgrade that was under way when this process began has been taken over.
     resumed: bool,
     rotation: Rotation,
+    /// There while the stack is being deleted.
+    claims: Option<Claims>,
+    /// Since when no Service has had an address of a stack that is being deleted.
+    clear_since: Option<Instant>,
 }
 
 /// What came of one comparison.
@@ -86,6 +96,8 @@ impl Operator {
             conflicts: Conflicts::default(),
             retries: Retries::default(),
             rotation: Rotation::default(),
+            claims: None,
+            clear_since: None,
         }
     }
 
@@ -96,7 +108,7 @@ impl Operator {
                 Change::Apply(stack) => self.stack = Some(stack),
                 Change::Delete(key) => {
                     if self.stack.take().is_some() {
-                        tracing::info!(stack = %key, "stack deleted: its objects are garbage-collected");
+                        tracing::info!(stack = %key, "stack deleted");
                     }
                 }
                 // Only a newer version of the API could bring this about: what runs is left alone.
@@ -113,6 +125,11 @@ impl Operator {
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
                 Change::Listing | Change::Synced => {}
             },
+            Event::Claim(claim) => {
+                if let Some(claims) = &mut self.claims {
+                    claims.see(*claim);
+                }
+            }
             Event::Sight(sight) => {
                 if let Some(witness) = &mut self.witness {
                     witness.see(*sight);
@@ -133,12 +150,17 @@ impl Operator {
         let Some(stack) = self.stack.clone() else {
             return Outcome::default();
         };
-        // On its way out, and its objects with it: to put them back would hold up the deletion.
-        if stack.metadata.deletion_timestamp.is_some() {
-            return Outcome::default();
+        let _timer = self.metrics.reconcile_seconds.start_timer();
+        let mut work = Work::default();
+        let course = self
+            .course(&stack::namespace(&stack, &self.config), &leads, &mut work)
+            .await;
+        if matches!(course, Course::Gone) {
+            return Outcome {
+                again_in: work.again_in,
+            };
         }
         self.metrics.reconciles.inc();
-        let mut work = Work::default();
         let plan = stack::plan(&stack, &self.config, self.monitors_exist);
         let namespace = plan.as_ref().map_or_else(
             |_| stack::namespace(&stack, &self.config),
@@ -153,26 +175,26 @@ impl Operator {
             failures: Vec::new(),
             pending: Vec::new(),
             observed: observe(&self.index, &namespace),
+            deletion: None,
             upgrade: Upgrades {
                 memory: stack.status.as_ref().map(Memory::of).unwrap_or_default(),
                 ..Upgrades::default()
             },
         };
-        match &plan {
-            Ok(plan) => match render(plan) {
-                Ok(rendered) => {
-                    if let Some(missing) = stack::missing_prerequisite(&stack, self.monitors_exist) {
-                        work.failures.push((Reason::MissingPrerequisite, missing));
+        match course {
+            Course::Gone => {}
+            // To put back what is being taken down would hold up the deletion.
+            Course::Leave(report) => situation.deletion = Some(report),
+            Course::Run(report) => {
+                situation.deletion = report;
+                match &plan {
+                    Ok(plan) => {
+                        self.bring_about(plan, &stack, &mut situation, &leads, &mut work)
+                            .await
                     }
-                    self.roll_out(plan, &rendered, &mut situation, &leads, &mut work)
-                        .await;
-                    if !stack.spec.paused {
-                        self.rotate(&stack, &plan.namespace, &leads, &mut work).await;
-                    }
+                    Err(_) => situation.upgrade.memory.halt(Timestamp::now()),
                 }
-                Err(error) => work.failures.push((Reason::WriteFailed, error.to_string())),
-            },
-            Err(_) => situation.upgrade.memory.halt(Timestamp::now()),
+            }
         }
         situation.failures.append(&mut work.failures);
         situation.observed = observe(&self.index, &namespace);
@@ -184,6 +206,60 @@ impl Operator {
         }
         Outcome {
             again_in: work.again_in,
+        }
+    }
+
+    /// What is to be applied now. The number of controllers is left out where the stack names none and an autoscaler has
+    /// set one.
+    fn wanted(
+        &self,
+        rendered: &[Wanted],
+        plan: &Plan,
+        target: &Revision,
+        memory: &Memory,
+        orders: &Orders,
+    ) -> Vec<Wanted> {
+        let stack = self.stack.as_ref();
+        let own = stack.and_then(|stack| stack.spec.controller.as_ref());
+        let leaves = own.and_then(|own| own.replicas).is_none();
+        let wanted = rollout::wanted(rendered, plan, target, memory, orders, &self.index);
+        let each = wanted.into_iter().map(|mut wanted| {
+            let autoscaled = leaves
+                && wanted.id.kind == Kind::Deployment
+                && self.index.get(&wanted.id).is_some_and(blame::is_autoscaled);
+            match wanted.body.pointer_mut("/spec").and_then(Value::as_object_mut) {
+                Some(spec) if autoscaled => {
+                    spec.remove("replicas");
+                    Wanted::seal(wanted.id, wanted.body)
+                }
+                _ => wanted,
+            }
+        });
+        each.collect()
+    }
+
+    /// Brings about what a plan asks for.
+    async fn bring_about(
+        &mut self,
+        plan: &Plan,
+        stack: &LoadBalancerStack,
+        situation: &mut Situation,
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        let rendered = match render(plan) {
+            Ok(rendered) => rendered,
+            Err(error) => {
+                work.failures.push((Reason::WriteFailed, error.to_string()));
+                return;
+            }
+        };
+        if let Some(missing) = stack::missing_prerequisite(stack, self.monitors_exist) {
+            work.failures.push((Reason::MissingPrerequisite, missing));
+        }
+        self.roll_out(plan, &rendered, situation, leads, work).await;
+        if !stack.spec.paused {
+            self.rotate(stack, &plan.namespace, leads, work).await;
         }
     }
 
@@ -236,7 +312,7 @@ impl Operator {
         if let Some(refused) = seen.kinds_refused.filter(|_| orders.kinds) {
             work.failures.push((Reason::WriteFailed, refused));
         }
-        let wanted = rollout::wanted(rendered, plan, &target, &memory, &orders, &self.index);
+        let wanted = self.wanted(rendered, plan, &target, &memory, &orders);
         if seen.paused {
             situation.pending = self.pending(&wanted, plan);
             return;
@@ -272,7 +348,7 @@ impl Operator {
         let first = rollout::seen(&sights, &Difference::default());
         // Whether everything is as wanted is asked of what is wanted now, and not of what is to be in the end.
         let present = orders(memory, &first, Timestamp::now());
-        let wanted = rollout::wanted(rendered, plan, target, memory, &present, &self.index);
+        let wanted = self.wanted(rendered, plan, target, memory, &present);
         let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
         rollout::seen(&sights, &todo)
     }
@@ -378,6 +454,7 @@ impl Operator {
                 ));
                 continue;
             }
+            let note = blame::note(wanted, self.index.get(id));
             match self.writer.apply(wanted).await {
                 Ok(live) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
@@ -388,8 +465,6 @@ impl Operator {
                     if cause == Cause::Drift {
                         let labels = [id.kind.names().2, &id.key.name];
                         self.metrics.corrections.with_label_values(&labels).inc();
-                        let note =
-                            format!("{id} was changed or deleted by somebody else and has been put back");
                         self.publish(EventKind::Normal, "DriftCorrected", note);
                     }
                 }

@@ -6,6 +6,7 @@
 //! | `Progressing` | pods are being created or replaced |
 //! | `Degraded` | something failed and will not get better without a person |
 //! | `Upgradeable` | nothing is under way or wrong: the operator can be upgraded now |
+//! | `DeletionBlocked` | the stack is to be deleted and waits for a person; absent unless it is being deleted |
 //! | `Paused` | `spec.paused` is set: nothing is written; absent otherwise |
 //!
 //! A condition keeps its transition time as long as it keeps its status, and a status that says what the one before
@@ -18,6 +19,7 @@ use lb_crds::load_balancer_stack::{PlanStatus, UpgradeStep, VersionCount};
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
 use lb_daemon::events::cut;
 
+use crate::deletion::Report;
 use crate::observe::{ComponentState, Observed};
 use crate::render::Component;
 use crate::upgrade::Memory;
@@ -45,6 +47,10 @@ pub enum Reason {
     InvalidSpec,
     /// The spec says to leave everything alone.
     Paused,
+    /// The stack is being deleted.
+    Deleting,
+    /// Services have addresses of a stack that is to be deleted.
+    ServicesExist,
     /// An upgrade is under way.
     Upgrading,
     /// An upgrade failed, and what ran before is being brought back.
@@ -72,6 +78,8 @@ impl Reason {
             Self::MissingPrerequisite => "MissingPrerequisite",
             Self::InvalidSpec => "InvalidSpec",
             Self::Paused => "Paused",
+            Self::Deleting => "Deleting",
+            Self::ServicesExist => "ServicesExist",
             Self::Upgrading => "Upgrading",
             Self::RollingBack => "RollingBack",
             Self::RolledBack => "RolledBack",
@@ -100,6 +108,8 @@ pub struct Situation {
     pub pending: Vec<String>,
     /// How the programs are doing.
     pub observed: Observed,
+    /// What there is to say of the stack's deletion.
+    pub deletion: Option<Report>,
     /// How upgrades are doing.
     pub upgrade: Upgrades,
 }
@@ -143,6 +153,19 @@ pub fn status(
     status.plan.clone_from(&situation.upgrade.plan);
     for verdict in &verdicts {
         set(&mut status.conditions, verdict, situation.generation, now);
+    }
+    if let Some(report) = &situation.deletion {
+        let verdict = Verdict {
+            type_: "DeletionBlocked",
+            status: report.blocked,
+            reason: report.reason,
+            message: report.message.clone(),
+        };
+        set(&mut status.conditions, &verdict, situation.generation, now);
+    } else {
+        status
+            .conditions
+            .retain(|condition| condition.type_ != "DeletionBlocked");
     }
     if situation.paused {
         let verdict = Verdict {
@@ -273,6 +296,9 @@ fn progressing(situation: &Situation) -> Verdict {
     }
     if situation.paused {
         return verdict(false, Reason::Paused, PAUSED.to_owned());
+    }
+    if let Some(report) = situation.deletion.as_ref().filter(|report| !report.blocked) {
+        return verdict(true, report.reason, report.message.clone());
     }
     if let Some(upgrade) = &situation.upgrade.memory.upgrade {
         let reason = match upgrade.step {
@@ -459,6 +485,13 @@ pub fn news(
             .is_some_and(|known| known.status == "True" && known.reason == degraded.reason);
         if !known {
             news.push((true, degraded.reason, degraded.message));
+        }
+    }
+    if let Some(blocked) = find(after, "DeletionBlocked").filter(|condition| condition.status == "True") {
+        let known = find(before, "DeletionBlocked")
+            .is_some_and(|known| known.status == "True" && known.reason == blocked.reason);
+        if !known {
+            news.push((true, "DeletionBlocked".to_owned(), blocked.message));
         }
     }
     for (type_, reason) in [

@@ -15,6 +15,7 @@ fn mk_situation(index: &Index) -> Situation {
         failures: Vec::new(),
         pending: Vec::new(),
         observed: observe(index, "metallb-system"),
+        deletion: None,
         upgrade: Upgrades::default(),
     }
 }

@@ -13,6 +13,7 @@ use lb_daemon::watch::{Change, watch};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
+use crate::claims::Claim;
 use crate::index::Live;
 use crate::keys;
 use crate::object::{Kind, ObjectId};
@@ -40,6 +41,8 @@ pub enum Event {
     Pod(Box<Change<Pod>>),
     /// Whether the ServiceMonitor kind exists.
     Monitors(bool),
+    /// Something that a deletion waits for.
+    Claim(Box<Claim>),
     /// Something that the proofs of an upgrade are made of.
     Sight(Box<Sight>),
 }
@@ -71,6 +74,16 @@ pub fn sights(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     ];
     SelectAll::from_iter(sights)
         .map(|sight| Event::Sight(Box::new(sight)))
+        .boxed()
+}
+
+/// The watches that run while the stack is being deleted. `namespace` is that of the stack.
+pub fn claims(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
+    let any = watcher::Config::default();
+    let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(Claim::Service);
+    let announced = watch::<ServiceL2Status>(Api::namespaced(client.clone(), namespace), any);
+    SelectAll::from_iter([services.boxed(), announced.map(Claim::Announced).boxed()])
+        .map(|claim| Event::Claim(Box::new(claim)))
         .boxed()
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus, names};
+use lb_daemon::Key;
 use serde_json::json;
 
 use crate::index::Live;
@@ -15,6 +16,8 @@ use crate::keys;
 use crate::object::ObjectId;
 use crate::render::{MANAGER, Wanted};
 use crate::upgrade::Restart;
+
+mod leaving;
 
 /// How long one write may take: an API server that hangs must not keep the operator from its other work.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -55,6 +58,28 @@ pub enum WriteError {
     /// Nobody can tell which controller leads.
     #[error("read the controllers' Lease: {}", explain(.source))]
     Leader {
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// The stack's finalizers could not be written.
+    #[error("write the stack's finalizers: {}", explain(.source))]
+    Finalizers {
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// An object could not be given up.
+    #[error("take the owner from {id}: {}", explain(.source))]
+    Disown {
+        /// Which object.
+        id: ObjectId,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// A Service's addresses could not be taken from it.
+    #[error("take its address from Service {service}: {}", explain(.source))]
+    Clear {
+        /// Which Service.
+        service: Key,
         /// Why not.
         source: Box<kube::Error>,
     },

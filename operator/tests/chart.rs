@@ -141,3 +141,11 @@ fn the_chart_installs_the_kind_of_the_stack() {
         "a new kind needs rules in templates/clusterrole.yaml"
     );
 }
+
+#[test]
+fn the_operator_may_hold_the_one_stack_and_no_other() {
+    let held = operator_rules();
+    let may = |name| allows(&held, "patch", "lb-operator.io", "loadbalancerstacks", Some(name));
+    assert!(may("default"), "its finalizer is a field of it");
+    assert!(!may("another"));
+}

@@ -125,6 +125,9 @@ build_programs() {
   go_build olm "$here/olm" "$here/olm/go.mod" -tags containers_image_openpgp,json1 . github.com/operator-framework/operator-registry/cmd/opm
   link "$built/olm" bundle-validate
   link "$built/opm" opm
+  # Says what NetworkPolicies let pass, because the lab's network does not enforce them.
+  go_build netpol "$here/netpol" "$here/netpol/go.mod" .
+  link "$built/netpol" netpol
   go_build metallb "$here/metallb" "$here/metallb/go.mod" go.universe.tf/metallb/controller go.universe.tf/metallb/speaker
   metallb=$built
 }

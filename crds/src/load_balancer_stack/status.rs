@@ -61,7 +61,8 @@ pub struct LoadBalancerStackStatus {
     pub history: Vec<UpgradeRecord>,
 
     /// Ready: all of it runs as the spec says. Progressing: pods are being created or replaced. Degraded: something failed
-    /// and needs a person. Upgradeable: the operator can be upgraded now. Paused: spec.paused is set.
+    /// and needs a person. Upgradeable: the operator can be upgraded now. DeletionBlocked: the stack is to be
+    /// deleted, and waits for a person. Paused: spec.paused is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

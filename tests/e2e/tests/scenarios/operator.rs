@@ -2,6 +2,9 @@
 
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
 
+use crate::drift;
+use crate::netpol::policies_let_pass_what_they_should;
+
 #[test]
 fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     let stage = Stage::cluster("operator", 2)?;
@@ -18,7 +21,10 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     let (wanted, observed) = text.split_once(' ').unwrap_or_default();
     assert_eq!(wanted, observed);
 
+    policies_let_pass_what_they_should(&stage)?;
     what_is_edited_or_deleted_is_repaired(&stage)?;
+    drift::scaling_is_answered(&stage)?;
+    drift::what_is_turned_off_is_pruned(&stage)?;
     what_others_own_is_left_alone(&stage)?;
     at_rest_nothing_is_written(&stage)?;
     a_spec_change_rolls_out_and_is_reported(&stage)?;
@@ -27,7 +33,9 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     if stage.is_lab() {
         // Neither is for a cluster that somebody uses.
         prometheus_is_served_once_it_is_there(&stage)?;
-        what_users_wrote_outlives_the_stack(&stage)?;
+        drift::memory_is_small(&stage)?;
+        drift::another_operator_repairs_what_the_first_did_not(&stage)?;
+        the_stack_outlives_the_operator(&stage)?;
     }
     Ok(())
 }
@@ -55,21 +63,7 @@ fn prometheus_is_served_once_it_is_there(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn what_users_wrote_outlives_the_stack(stage: &Stage) -> anyhow::Result<()> {
-    stage.apply_pool("kept", "192.168.50.50-192.168.50.59")?;
-    stage.apply_service("kept", "web", "", "")?;
-    let address = stage.address("kept")?;
-    stage.admin("kubectl delete loadbalancerstack default --cascade=foreground --timeout=60s")?;
-    eventually("the workloads to go", EVENTUALLY, || {
-        let left = stage.admin("kubectl get deployments,daemonsets,pods,serviceaccounts -n metallb-system -l app=metallb -o name")?;
-        Ok(left.is_empty().then_some(()))
-    })?;
-    stage.admin("kubectl get ipaddresspool/kept l2advertisement/kept -n metallb-system")?;
-    assert_eq!(stage.address_now("kept")?, address);
-    // And back, as if nothing had been.
-    stage.install_stack()?;
-    assert_eq!(stage.address_now("kept")?, address);
-
+fn the_stack_outlives_the_operator(stage: &Stage) -> anyhow::Result<()> {
     stage.admin("helm uninstall lb-operator --wait")?;
     stage
         .admin("kubectl get loadbalancerstack default && kubectl get daemonset speaker -n metallb-system")?;
@@ -77,18 +71,7 @@ fn what_users_wrote_outlives_the_stack(stage: &Stage) -> anyhow::Result<()> {
 }
 
 fn what_is_edited_or_deleted_is_repaired(stage: &Stage) -> anyhow::Result<()> {
-    let objects = stage.admin(
-        "kubectl get deployment/controller daemonset/speaker pdb/metallb-speaker pdb/metallb-controller \
-         networkpolicy/metallb-controller serviceaccount/controller serviceaccount/speaker -n metallb-system -o name",
-    )?;
-    for object in objects.lines() {
-        let uid = format!("kubectl get -n metallb-system {object} -o jsonpath='{{.metadata.uid}}'");
-        let before = stage.admin(&uid)?;
-        stage.admin(&format!("kubectl delete -n metallb-system {object} --wait=false"))?;
-        eventually(&format!("{object} to be made again"), SOON, || {
-            Ok(stage.admin(&uid).ok().filter(|now| *now != before))
-        })?;
-    }
+    drift::every_kind_is_repaired(stage)?;
     stage.admin(
         "kubectl label namespace metallb-system pod-security.kubernetes.io/enforce=restricted --overwrite",
     )?;

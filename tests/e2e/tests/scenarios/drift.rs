@@ -1,0 +1,215 @@
+//! What somebody edits or deletes by hand, kind by kind; who is told, and how soon it is repaired. Steps of the scenario of
+//! the operator.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use lb_e2e::bench::process::Process;
+use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+
+/// Every object of a stack that may be deleted without taking what users wrote with it.
+const OBJECTS: &[&str] = &[
+    "serviceaccount/controller",
+    "serviceaccount/speaker",
+    "secret/speaker-heartbeat-keys",
+    "clusterrole/metallb-controller",
+    "clusterrole/metallb-speaker",
+    "clusterrolebinding/metallb-controller",
+    "clusterrolebinding/metallb-speaker",
+    "role/metallb-controller",
+    "role/metallb-speaker",
+    "rolebinding/metallb-controller",
+    "rolebinding/metallb-speaker",
+    "networkpolicy/metallb-controller",
+    "pdb/metallb-controller",
+    "pdb/metallb-speaker",
+    "service/metallb-controller-monitoring",
+    "service/metallb-speaker-monitoring",
+    "deployment/controller",
+    "daemonset/speaker",
+];
+/// Those that outlive it.
+const KEPT: &[&str] = &["namespace/metallb-system", "crd/ipaddresspools.metallb.io"];
+
+/// Changes a thing, waits until it is put right, and returns how long that took in milliseconds, with what it takes to ask
+/// once. One shell does it, so that no more than that is counted.
+fn milliseconds(stage: &Stage, change: &str, question: &str, answer: &str) -> anyhow::Result<u128> {
+    let text = stage.admin(&format!(
+        "{change} >/dev/null && start=$(date +%s%N); for try in $(seq 300); do now=$({question} 2>/dev/null || true); \
+         if {answer}; then echo $((($(date +%s%N) - start) / 1000000)); exit; fi; done; echo \"{change}: not repaired: $now\" >&2; exit 1"
+    ))?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{text:?} is no number"))
+}
+
+/// Each object is edited and, if it goes with the stack, deleted.
+pub fn every_kind_is_repaired(stage: &Stage) -> anyhow::Result<()> {
+    let start = Instant::now();
+    stage.admin("kubectl get networkpolicy metallb-controller -n metallb-system -o name")?;
+    let asking = start.elapsed().as_millis();
+    let mut slowest = (0, String::new());
+    let mut all = Vec::new();
+    for object in OBJECTS.iter().chain(KEPT) {
+        let get = format!("kubectl get {object} -n metallb-system -o");
+        let label = "{.metadata.labels.app\\.kubernetes\\.io/version}";
+        let took = milliseconds(
+            stage,
+            &format!("kubectl label {object} -n metallb-system app.kubernetes.io/version=edited --overwrite"),
+            &format!("{get} jsonpath='{label}'"),
+            &format!("[ \"$now\" = {} ]", env!("CARGO_PKG_VERSION")),
+        )?;
+        all.push((took, format!("edit of {object}")));
+        if KEPT.contains(object) {
+            continue;
+        }
+        let uid = format!("{get} jsonpath='{{.metadata.uid}}'");
+        let before = stage.admin(&uid)?;
+        let took = milliseconds(
+            stage,
+            &format!("kubectl delete {object} -n metallb-system --wait=false"),
+            &uid,
+            &format!("[ -n \"$now\" ] && [ \"$now\" != {before} ]"),
+        )?;
+        all.push((took, format!("deletion of {object}")));
+    }
+    for (took, what) in &all {
+        if *took > slowest.0 {
+            slowest = (*took, what.clone());
+        }
+    }
+    let (took, what) = slowest;
+    println!(
+        "drift: {} changes repaired, the slowest, {what}, after {took} ms, in which kubectl was asked (about {asking} ms each time)",
+        all.len()
+    );
+    // Within a second, and what it takes kubectl to see it on a machine that does other things.
+    assert!(took < 3000, "{what} took {took} ms");
+    let told = stage.events("LoadBalancerStack", "default")?;
+    for what in [
+        "DriftCorrected ClusterRole metallb-controller: metadata.labels.app.kubernetes.io/version was changed by kubectl-label",
+        "DriftCorrected PodDisruptionBudget metallb-system/metallb-speaker was deleted by somebody else and has been put back: \
+         to be without it, set spec.podDisruptionBudget.mode to Disabled",
+    ] {
+        assert!(told.contains(what), "{what:?} is not among\n{told}");
+    }
+    counted(stage)
+}
+
+/// The pod of the operator that leads.
+fn leader(stage: &Stage) -> anyhow::Result<String> {
+    stage.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")
+}
+
+fn metrics(stage: &Stage, pod: &str) -> anyhow::Result<String> {
+    stage.admin(&format!(
+        "kubectl get --raw /api/v1/namespaces/default/pods/{pod}:7472/proxy/metrics"
+    ))
+}
+
+/// Each kind that was repaired has been counted.
+fn counted(stage: &Stage) -> anyhow::Result<()> {
+    let text = metrics(stage, &leader(stage)?)?;
+    for kind in [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "DaemonSet",
+        "Deployment",
+        "Namespace",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+    ] {
+        assert!(
+            text.contains(&format!("lb_operator_drift_corrections_total{{kind=\"{kind}\"")),
+            "{kind} is not counted:\n{text}"
+        );
+    }
+    for name in [
+        "lb_operator_reconcile_total",
+        "lb_operator_reconcile_seconds_count",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name}:\n{text}");
+    }
+    Ok(())
+}
+
+/// `kubectl scale` is undone, and answered with the field that says it.
+pub fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
+    stage.admin("kubectl scale deployment controller -n metallb-system --replicas=3")?;
+    stage.event(
+        "LoadBalancerStack",
+        "default",
+        "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale) and has been put back: set \
+         spec.controller.replicas of the stack instead",
+    )?;
+    Ok(())
+}
+
+/// What is turned off goes, and comes back.
+pub fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> {
+    let patch = |mode: &str| {
+        stage.admin(&format!(
+            "kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{{\"podDisruptionBudget\":{mode},\"networkPolicy\":{mode}}}}}'"
+        ))
+    };
+    let count = |wanted: usize| {
+        eventually(&format!("{wanted} budgets and policies"), SOON, || {
+            let names = stage.admin("kubectl get pdb,networkpolicies -n metallb-system -o name")?;
+            Ok((names.lines().count() == wanted).then_some(()))
+        })
+    };
+    count(3)?;
+    patch("{\"mode\":\"Disabled\"}")?;
+    count(0)?;
+    patch("null")?;
+    count(3)
+}
+
+/// Each operator takes less than 20 MB.
+pub fn memory_is_small(stage: &Stage) -> anyhow::Result<()> {
+    let text = stage.admin("kubectl get pods -l app.kubernetes.io/name=lb-operator -o json")?;
+    let mut list: serde_json::Value = serde_json::from_str(&text)?;
+    let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
+    assert_eq!(pods.len(), 2);
+    for pod in &pods {
+        let memory = Process::of(stage.the_lab(), pod)?.memory()?;
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        println!(
+            "operator: {:.1} MB resident, {:.1} MB at most",
+            mb(memory.now),
+            mb(memory.peak)
+        );
+        assert!(memory.now < 20_000_000, "{} bytes", memory.now);
+    }
+    Ok(())
+}
+
+/// The operator that leads dies right after an edit: the other one repairs it.
+pub fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> anyhow::Result<()> {
+    let first = leader(stage)?;
+    let question =
+        "kubectl get role metallb-speaker -n metallb-system -o jsonpath='{.metadata.labels.component}'";
+    // Both in one request each, the death first: an operator alive would repair the edit before it can be killed.
+    let took = milliseconds(
+        stage,
+        &format!(
+            "kubectl delete pod {first} --grace-period=0 --force --wait=false 2>/dev/null && \
+             kubectl label role metallb-speaker -n metallb-system component=edited --overwrite"
+        ),
+        question,
+        "[ \"$now\" = speaker ]",
+    )?;
+    println!("drift: repaired {took} ms after the operator that led was killed and an object edited");
+    stage.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
+    eventually("an operator that leads", EVENTUALLY, || {
+        let now = leader(stage)?;
+        Ok((!now.is_empty() && now != first).then_some(()))
+    })
+}
