@@ -23,8 +23,19 @@ pub(super) const STRANGER_PAUSE: Duration = Duration::from_secs(10);
 pub(super) const PEER_PAUSE: Duration = Duration::from_secs(1);
 /// How long a stranger is remembered that was seen no more.
 const MEMORY_OF_STRANGERS: Duration = Duration::from_secs(150);
+/// How long a host that may be a node is given to be heard as one: it is heard within two intervals of its heartbeats.
+const SUSPICION: Duration = Duration::from_secs(1);
 /// Least time between two defences of an address (`DEFEND_INTERVAL` of RFC 5227).
 const DEFENCE: Duration = Duration::from_secs(10);
+
+/// A host that seems a stranger, and may be a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspect {
+    mac: MacAddr,
+    since: Instant,
+    /// Whether it was asked for again.
+    asked: bool,
+}
 
 /// What to do when a stranger answers for an address.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -165,9 +176,55 @@ impl Coordinator {
         }
     }
 
+    /// Whether a host that seems a stranger may yet turn out to be a node: one that may have the address, and has not been
+    /// heard since we are here. A node whose cable is back answers for what it had before its first heartbeat is believed.
+    fn may_be_a_node(&mut self, address: IpAddr, mac: MacAddr) -> bool {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return false;
+        };
+        let faceless = |id: &NodeId| self.peers.get(id).is_some_and(|told| told.macs.is_empty());
+        if seat.stranger.is_some() || !seat.order.iter().any(faceless) {
+            return false;
+        }
+        match &seat.suspect {
+            Some(suspect) if suspect.mac == mac => now < suspect.since + SUSPICION,
+            Some(_) | None => {
+                seat.suspect = Some(Suspect {
+                    mac,
+                    since: now,
+                    asked: false,
+                });
+                self.deadlines.insert((now + SUSPICION, address));
+                true
+            }
+        }
+    }
+
+    /// Asks for a suspect once more, when a node would have been heard; who does not answer then is none.
+    pub(super) fn question(&mut self, address: IpAddr) {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(&address) else {
+            return;
+        };
+        let Some(suspect) = &mut seat.suspect else {
+            return;
+        };
+        if seat.stranger.is_some() || suspect.since + 2 * SUSPICION <= now {
+            seat.suspect = None;
+        } else if !suspect.asked && suspect.since + SUSPICION <= now {
+            suspect.asked = true;
+            self.deadlines.insert((suspect.since + 2 * SUSPICION, address));
+            self.outputs.push_back(Output::AskAddress { address });
+        }
+    }
+
     /// A stranger answers for an address that is ours, or that we would take.
     fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
         let now = self.now;
+        if self.may_be_a_node(address, mac) {
+            return self.defend(address);
+        }
         let Some(seat) = self.seats.get_mut(&address) else {
             return;
         };
@@ -184,18 +241,26 @@ impl Coordinator {
         };
         match self.config.conflicts {
             Conflicts::Warn => {}
-            Conflicts::Defend => {
-                if seat.defended.is_none_or(|at| at + DEFENCE <= now) {
-                    seat.defended = Some(now);
-                    self.outputs.push_back(Output::Again { address });
-                }
-            }
+            Conflicts::Defend => self.defend(address),
             Conflicts::Yield => {
                 seat.not_before = Some(now + STRANGER_PAUSE);
                 self.deadlines.insert((now + STRANGER_PAUSE, address));
                 self.give_up(address, Why::Conflict);
                 self.dirty.insert(address);
             }
+        }
+    }
+
+    /// Announces an address of ours again, if that is what is wanted.
+    fn defend(&mut self, address: IpAddr) {
+        let now = self.now;
+        if self.config.conflicts == Conflicts::Defend
+            && self.claims.has(address)
+            && let Some(seat) = self.seats.get_mut(&address)
+            && seat.defended.is_none_or(|at| at + DEFENCE <= now)
+        {
+            seat.defended = Some(now);
+            self.outputs.push_back(Output::Again { address });
         }
     }
 
@@ -221,7 +286,7 @@ impl Coordinator {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Candidates, Config, Policy};
+    use super::super::{Api, Candidates, Config, Node, Policy};
     use super::*;
     use crate::liveness;
 
@@ -235,6 +300,68 @@ mod tests {
             policy: Policy::Availability,
             failback: false,
             conflicts: Conflicts::Warn,
+        }
+    }
+
+    /// A speaker that has an address which another node, of which it knows nothing, may have too.
+    #[allow(clippy::disallowed_methods, reason = "where time begins")]
+    fn mk_owner(address: IpAddr) -> (Coordinator, Instant) {
+        let start = Instant::now();
+        let mut speaker = Coordinator::new(start, 1, mk_config());
+        let other = Node {
+            name: "n2",
+            api: Api::Down,
+            on_link: true,
+        };
+        speaker.set_nodes(start, [other]);
+        let candidates = Candidates {
+            order: &["n1", "n2"],
+            declined: false,
+            preferred: None,
+        };
+        speaker.set_candidates(address, Some(candidates));
+        speaker.start(start);
+        let mut now = start;
+        while !speaker.claims.has(address) {
+            now = speaker.poll_timeout().unwrap().max(now);
+            speaker.handle_timeout(now, 64);
+            assert!(now < start + Duration::from_secs(60), "it claims it");
+        }
+        while speaker.poll_output().is_some() {}
+        (speaker, now)
+    }
+
+    #[test]
+    fn who_may_be_a_node_is_asked_for_again_before_it_is_called_a_stranger() {
+        let address: IpAddr = [192, 0, 2, 1].into();
+        for is_node in [true, false] {
+            let (mut speaker, seen) = mk_owner(address);
+            speaker.sighted(seen, address, STRANGER);
+            if is_node {
+                speaker.node_sighted(seen, "n2", STRANGER);
+            }
+            let (mut asked, mut told) = (0, 0);
+            let mut now = seen;
+            while now < seen + Duration::from_secs(5) {
+                now += Duration::from_millis(50);
+                speaker.handle_timeout(now, 64);
+                while let Some(output) = speaker.poll_output() {
+                    match output {
+                        Output::AskAddress { .. } => {
+                            asked += 1;
+                            speaker.sighted(now, address, STRANGER);
+                        }
+                        Output::Conflict { mac, .. } => {
+                            assert!(now >= seen + SUSPICION);
+                            assert_eq!(mac, STRANGER);
+                            told += 1;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            assert_eq!((asked, told), (1, u32::from(!is_node)), "is it a node: {is_node}");
+            assert!(speaker.seats[&address].suspect.is_none());
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::offer::Placing;
-use super::probe::{Found, PEER_PAUSE, STRANGER_PAUSE};
+use super::probe::{Found, PEER_PAUSE, STRANGER_PAUSE, Suspect};
 use super::{Cause, Conflicts, Coordinator, HAND_OVER, ME, Output, Policy, Why};
 use crate::MacAddr;
 use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Message, Stance};
@@ -54,6 +54,8 @@ pub(super) struct Seat {
     pub(super) stranger: Option<(MacAddr, Instant)>,
     /// When it is looked whether the stranger is gone; passed, when nobody will look.
     pub(super) stranger_look: Option<Instant>,
+    /// A host that may be a stranger or a node that is not known yet.
+    pub(super) suspect: Option<Suspect>,
     pub(super) defended: Option<Instant>,
     /// The peer that answered for it last when we asked, and when.
     pub(super) answered_to_us: Option<(NodeId, Instant)>,
@@ -78,6 +80,7 @@ impl Coordinator {
     /// Does what is to be done about an address.
     pub(super) fn settle(&mut self, address: IpAddr) {
         self.forget_stranger(address);
+        self.question(address);
         self.convene(address);
         let Some(seat) = self.seats.get(&address) else {
             return;

@@ -80,7 +80,7 @@ async fn round(scene: &Scene<'_>, fault: Fault, which: &str) -> anyhow::Result<R
     let stand = scene.stand;
     let owner = scene.settle().await?;
     let node = number(&owner)?;
-    let by_http = http::probe(stand.lab(), scene.address, PERIOD)?;
+    let by_http = http::probe(stand.lab(), scene.address, PERIOD, http::PATIENCE)?;
     let by_arp = arp::probe(stand.lab(), scene.address, PERIOD)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
 

@@ -133,7 +133,7 @@ async fn round(scene: &Scene<'_>, work: Work, which: &str) -> anyhow::Result<Rou
     let lab = scene.stand.lab();
     let owner = scene.settle().await?;
     let held = connections::hold(lab, scene.address, CONNECTIONS)?;
-    let by_http = http::probe(lab, scene.address, PERIOD)?;
+    let by_http = http::probe(lab, scene.address, PERIOD, http::PATIENCE)?;
     let by_arp = arp::probe(lab, scene.address, PERIOD)?;
     tokio::time::sleep(BEFORE).await;
 

@@ -15,7 +15,7 @@ use super::times::Times;
 use super::{Probe, Shared};
 use crate::lab::Lab;
 
-/// A request that is not answered by then is lost.
+/// A request that is not answered by then is lost to a client that is in a hurry.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Port of the address.
 const PORT: u16 = 80;
@@ -27,6 +27,8 @@ pub struct Requests {
     pub begun: usize,
     /// When answers came.
     pub answered: Times,
+    /// The longest that one took which was answered.
+    pub slowest: Duration,
     /// How many have ended otherwise, by what became of them.
     pub lost: BTreeMap<&'static str, usize>,
 }
@@ -39,11 +41,17 @@ impl Requests {
     }
 }
 
-/// Makes a request in every period, whatever became of those before: in an outage many wait at a time.
+/// Makes a request in every period, whatever became of those before: in an outage many wait at a time. One that is not
+/// answered within `patience` is lost.
 ///
 /// # Errors
 /// When the client's network is not there.
-pub fn probe(lab: &Lab, address: impl Into<IpAddr>, period: Duration) -> anyhow::Result<Probe<Requests>> {
+pub fn probe(
+    lab: &Lab,
+    address: impl Into<IpAddr>,
+    period: Duration,
+    patience: Duration,
+) -> anyhow::Result<Probe<Requests>> {
     let target = SocketAddr::new(address.into(), PORT);
     Probe::start(lab, move |shared: &Arc<Shared<Requests>>| {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -60,10 +68,14 @@ pub fn probe(lab: &Lab, address: impl Into<IpAddr>, period: Duration) -> anyhow:
                 shared.seen().begun += 1;
                 let shared = Arc::clone(shared);
                 requests.spawn(async move {
-                    let outcome = timeout(PATIENCE, request(target)).await;
+                    let begun = Instant::now();
+                    let outcome = timeout(patience, request(target)).await;
                     let mut seen = shared.seen();
                     match outcome {
-                        Ok(Ok(())) => seen.answered.push(Instant::now()),
+                        Ok(Ok(())) => {
+                            seen.answered.push(Instant::now());
+                            seen.slowest = seen.slowest.max(begun.elapsed());
+                        }
                         Ok(Err(error)) => *seen.lost.entry(what_of(&error)).or_default() += 1,
                         Err(_) => *seen.lost.entry("timed out").or_default() += 1,
                     }

@@ -20,6 +20,9 @@ use crate::stage::{SOON, eventually};
 pub const CONNECTIONS: usize = 30;
 /// Between two new connections, and between two questions for the owner, of each family.
 const PERIOD: Duration = Duration::from_millis(50);
+/// A new request that is not answered by then is lost: as long as a connection that is held is waited for. How long the
+/// slowest took is told.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The client's interface.
 const INTERFACE: &str = "eth0";
 
@@ -46,6 +49,8 @@ pub struct Account {
     pub stall: Duration,
     /// New requests.
     pub requests: usize,
+    /// The longest that one of these took which was answered.
+    pub slowest: Duration,
     /// How many of these were not answered, by what became of them.
     pub lost: BTreeMap<&'static str, usize>,
     /// The longest time that nobody answered for the IPv4 address.
@@ -68,7 +73,10 @@ impl Traffic {
                 connections::hold(lab, four, half)?,
                 connections::hold(lab, six, CONNECTIONS - half)?,
             ],
-            requests: [http::probe(lab, four, PERIOD)?, http::probe(lab, six, PERIOD)?],
+            requests: [
+                http::probe(lab, four, PERIOD, PATIENCE)?,
+                http::probe(lab, six, PERIOD, PATIENCE)?,
+            ],
             arp: arp::probe(lab, four, PERIOD)?,
             ndp: ndp::probe_on(lab, INTERFACE, six, PERIOD)?,
             begun: Instant::now(),
@@ -108,6 +116,7 @@ impl Traffic {
         for probe in self.requests {
             let requests = probe.end()?;
             account.requests += requests.begun;
+            account.slowest = account.slowest.max(requests.slowest);
             for (what, count) in requests.lost {
                 *account.lost.entry(what).or_default() += count;
             }
@@ -133,8 +142,8 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} s: {} of {} connections broken, the others waited {:.3} s at most; {} of {} new requests lost {:?}; nobody \
-             answered ARP for {:.3} s, NDP for {:.3} s at the longest",
+            "{:.0} s: {} of {} connections broken, the others waited {:.3} s at most; {} of {} new requests lost \
+             {:?}, the slowest took {:.3} s; nobody answered ARP for {:.3} s, NDP for {:.3} s at the longest",
             self.time.as_secs_f64(),
             self.broken,
             self.opened,
@@ -142,6 +151,7 @@ impl fmt::Display for Account {
             self.lost(),
             self.requests,
             self.lost,
+            self.slowest.as_secs_f64(),
             self.arp.as_secs_f64(),
             self.ndp.as_secs_f64()
         )

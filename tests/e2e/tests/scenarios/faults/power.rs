@@ -19,8 +19,14 @@ fn strike(stage: &Stage, what: &str, nodes: &[usize], services: &[&Dual]) -> any
     let lab = stage.the_lab();
     let mut probes: Vec<(String, Probe<http::Requests>)> = Vec::new();
     for service in services {
-        probes.push((service.four.to_string(), http::probe(lab, service.four, PERIOD)?));
-        probes.push((service.six.to_string(), http::probe(lab, service.six, PERIOD)?));
+        probes.push((
+            service.four.to_string(),
+            http::probe(lab, service.four, PERIOD, http::PATIENCE)?,
+        ));
+        probes.push((
+            service.six.to_string(),
+            http::probe(lab, service.six, PERIOD, http::PATIENCE)?,
+        ));
     }
     let steady = |within: Duration, since: Instant| {
         eventually("the client to get answers", within, || {
