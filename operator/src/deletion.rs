@@ -103,7 +103,7 @@ pub enum Block {
 /// What a deletion waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wait {
-    /// The list of Services.
+    /// The list of Services; until it is there everything goes on as before.
     List,
     /// The controllers end.
     Controllers,
@@ -209,7 +209,7 @@ pub fn report(step: &Step) -> Option<Report> {
         })
     };
     match step {
-        Step::Stay | Step::Hold | Step::Gone => None,
+        Step::Stay | Step::Hold | Step::Gone | Step::Wait(Wait::List, _) => None,
         Step::Blocked(Block::Services(services)) => Some(Report {
             blocked: true,
             reason: Reason::ServicesExist,
@@ -224,7 +224,6 @@ pub fn report(step: &Step) -> Option<Report> {
         }),
         Step::StopCollector => going("the garbage collector is kept from what is to stay"),
         Step::Disown(_) => going("what it made is to stay, and gets no owner"),
-        Step::Wait(Wait::List, _) => going("looking for Services that have addresses of it"),
         Step::Wait(Wait::Controllers, _) => going("the controllers end"),
         Step::Clear => going("the Services lose their addresses"),
         Step::Wait(Wait::Withdrawal, _) => going("the speakers withdraw"),

@@ -188,7 +188,6 @@ fn every_step_of_a_deletion_has_something_to_say() {
         Step::Disown(Vec::new()),
         Step::Delete(Vec::new()),
         Step::Clear,
-        Step::Wait(Wait::List, None),
         Step::Wait(Wait::Controllers, None),
         Step::Wait(Wait::Withdrawal, None),
         Step::Wait(Wait::Speakers, None),
@@ -201,5 +200,6 @@ fn every_step_of_a_deletion_has_something_to_say() {
         assert_eq!(report.reason, Reason::Deleting);
     }
     assert_eq!(report(&Step::Stay), None);
+    assert_eq!(report(&Step::Wait(Wait::List, None)), None);
     assert!(report(&Step::Blocked(Block::Paused)).unwrap().blocked);
 }
