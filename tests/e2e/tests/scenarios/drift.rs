@@ -45,7 +45,7 @@ fn milliseconds(stage: &Stage, change: &str, question: &str, answer: &str) -> an
 }
 
 /// Each object is edited and, if it goes with the stack, deleted.
-pub fn every_kind_is_repaired(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn every_kind_is_repaired(stage: &Stage) -> anyhow::Result<()> {
     let start = Instant::now();
     stage.admin("kubectl get networkpolicy metallb-controller -n metallb-system -o name")?;
     let asking = start.elapsed().as_millis();
@@ -141,7 +141,7 @@ fn counted(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// `kubectl scale` is undone, and answered with the field that says it.
-pub fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
     stage.admin("kubectl scale deployment controller -n metallb-system --replicas=3")?;
     stage.event(
         "LoadBalancerStack",
@@ -153,7 +153,7 @@ pub fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// The number of controllers is an autoscaler's as long as the stack does not say one.
-pub fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
     let get = |field: &str| {
         stage.admin(&format!(
             "kubectl get deployment controller -n metallb-system -o jsonpath='{{{field}}}'"
@@ -187,7 +187,7 @@ pub fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Result<()> 
 }
 
 /// What is turned off goes, and comes back.
-pub fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> {
     let patch = |mode: &str| {
         stage.admin(&format!(
             "kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{{\"podDisruptionBudget\":{mode},\"networkPolicy\":{mode}}}}}'"
@@ -207,7 +207,7 @@ pub fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// Each operator takes less than 20 MB.
-pub fn memory_is_small(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn memory_is_small(stage: &Stage) -> anyhow::Result<()> {
     let text = stage.admin("kubectl get pods -l app.kubernetes.io/name=lb-operator -o json")?;
     let mut list: serde_json::Value = serde_json::from_str(&text)?;
     let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
@@ -226,7 +226,7 @@ pub fn memory_is_small(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// The operator that leads dies right after an edit: the other one repairs it.
-pub fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> anyhow::Result<()> {
     let first = leader(stage)?;
     let question =
         "kubectl get role metallb-speaker -n metallb-system -o jsonpath='{.metadata.labels.component}'";

@@ -131,7 +131,7 @@ fn evaluate(policies: &Value, flows: &[Value]) -> anyhow::Result<BTreeMap<String
 }
 
 /// The policies as the cluster has them.
-pub fn policies_let_pass_what_they_should(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn policies_let_pass_what_they_should(stage: &Stage) -> anyhow::Result<()> {
     let policies: Value = serde_json::from_str(&stage.admin("kubectl get networkpolicies -A -o json")?)?;
     let names: Vec<_> = policies["items"]
         .as_array()
