@@ -132,14 +132,7 @@ pub fn step(seen: &Seen) -> Step {
 fn leave(seen: &Seen) -> Step {
     match seen.policy {
         DeletionPolicy::Orphan if seen.foreground => return Step::StopCollector,
-        DeletionPolicy::Orphan => {
-            let ids: Vec<_> = seen.owned.iter().map(|owned| owned.id.clone()).collect();
-            return if ids.is_empty() {
-                Step::Release
-            } else {
-                Step::Disown(ids)
-            };
-        }
+        DeletionPolicy::Orphan => return orphan(seen),
         DeletionPolicy::BlockIfServicesExist | DeletionPolicy::Withdraw => {}
     }
     let Some(services) = &seen.services else {
@@ -153,6 +146,18 @@ fn leave(seen: &Seen) -> Step {
         };
     }
     remove(seen, !services.is_empty())
+}
+
+/// Gives up what runs. Not so the records of what ran last with everything in order: they name this stack as the owner of
+/// what is to be brought back, cannot be changed, and would be in the way of the next stack's.
+fn orphan(seen: &Seen) -> Step {
+    let is_record = |owned: &&Owned| owned.id.kind == Kind::ControllerRevision;
+    let others = seen.owned.iter().filter(|owned| !is_record(owned));
+    let ids: Vec<_> = others.map(|owned| owned.id.clone()).collect();
+    if !ids.is_empty() {
+        return Step::Disown(ids);
+    }
+    end(seen.owned.iter().filter(is_record), 0, Wait::Objects).unwrap_or(Step::Release)
 }
 
 fn remove(seen: &Seen, has_services: bool) -> Step {
