@@ -103,7 +103,7 @@ pub enum Block {
 /// What a deletion waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wait {
-    /// The list of Services.
+    /// The list of Services; until it is there everything goes on as before.
     List,
     /// The controllers end.
     Controllers,
@@ -132,14 +132,7 @@ pub fn step(seen: &Seen) -> Step {
 fn leave(seen: &Seen) -> Step {
     match seen.policy {
         DeletionPolicy::Orphan if seen.foreground => return Step::StopCollector,
-        DeletionPolicy::Orphan => {
-            let ids: Vec<_> = seen.owned.iter().map(|owned| owned.id.clone()).collect();
-            return if ids.is_empty() {
-                Step::Release
-            } else {
-                Step::Disown(ids)
-            };
-        }
+        DeletionPolicy::Orphan => return orphan(seen),
         DeletionPolicy::BlockIfServicesExist | DeletionPolicy::Withdraw => {}
     }
     let Some(services) = &seen.services else {
@@ -153,6 +146,18 @@ fn leave(seen: &Seen) -> Step {
         };
     }
     remove(seen, !services.is_empty())
+}
+
+/// Gives up what runs. Not so the records of what ran last with everything in order: they name this stack as the owner of
+/// what is to be brought back, cannot be changed, and would be in the way of the next stack's.
+fn orphan(seen: &Seen) -> Step {
+    let is_record = |owned: &&Owned| owned.id.kind == Kind::ControllerRevision;
+    let others = seen.owned.iter().filter(|owned| !is_record(owned));
+    let ids: Vec<_> = others.map(|owned| owned.id.clone()).collect();
+    if !ids.is_empty() {
+        return Step::Disown(ids);
+    }
+    end(seen.owned.iter().filter(is_record), 0, Wait::Objects).unwrap_or(Step::Release)
 }
 
 fn remove(seen: &Seen, has_services: bool) -> Step {
@@ -209,7 +214,7 @@ pub fn report(step: &Step) -> Option<Report> {
         })
     };
     match step {
-        Step::Stay | Step::Hold | Step::Gone => None,
+        Step::Stay | Step::Hold | Step::Gone | Step::Wait(Wait::List, _) => None,
         Step::Blocked(Block::Services(services)) => Some(Report {
             blocked: true,
             reason: Reason::ServicesExist,
@@ -224,7 +229,6 @@ pub fn report(step: &Step) -> Option<Report> {
         }),
         Step::StopCollector => going("the garbage collector is kept from what is to stay"),
         Step::Disown(_) => going("what it made is to stay, and gets no owner"),
-        Step::Wait(Wait::List, _) => going("looking for Services that have addresses of it"),
         Step::Wait(Wait::Controllers, _) => going("the controllers end"),
         Step::Clear => going("the Services lose their addresses"),
         Step::Wait(Wait::Withdrawal, _) => going("the speakers withdraw"),

@@ -112,10 +112,18 @@ fn the_garbage_collector_is_stopped_where_objects_are_to_stay() {
 }
 
 #[test]
-fn an_orphaning_stack_deletes_nothing() {
+fn an_orphaning_stack_gives_up_all_and_deletes_only_its_records() {
     let mut seen = mk_seen(DeletionPolicy::Orphan);
     seen.services = None;
-    assert_eq!(kinds(&step(&seen)).len(), seen.owned.len());
+    let runs = seen.owned.len();
+    seen.owned.push(mk_owned(Kind::ControllerRevision, false));
+    let first = step(&seen);
+    assert!(matches!(first, Step::Disown(_)), "{first:?}");
+    assert_eq!(kinds(&first).len(), runs);
+    seen.owned.drain(..runs);
+    let next = step(&seen);
+    assert!(matches!(next, Step::Delete(_)), "{next:?}");
+    assert_eq!(kinds(&next), [Kind::ControllerRevision]);
     seen.owned.clear();
     assert_eq!(step(&seen), Step::Release);
 }
@@ -188,7 +196,6 @@ fn every_step_of_a_deletion_has_something_to_say() {
         Step::Disown(Vec::new()),
         Step::Delete(Vec::new()),
         Step::Clear,
-        Step::Wait(Wait::List, None),
         Step::Wait(Wait::Controllers, None),
         Step::Wait(Wait::Withdrawal, None),
         Step::Wait(Wait::Speakers, None),
@@ -201,5 +208,6 @@ fn every_step_of_a_deletion_has_something_to_say() {
         assert_eq!(report.reason, Reason::Deleting);
     }
     assert_eq!(report(&Step::Stay), None);
+    assert_eq!(report(&Step::Wait(Wait::List, None)), None);
     assert!(report(&Step::Blocked(Block::Paused)).unwrap().blocked);
 }

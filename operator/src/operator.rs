@@ -109,6 +109,7 @@ impl Operator {
                 Change::Delete(key) => {
                     if self.stack.take().is_some() {
                         tracing::info!(stack = %key, "stack deleted");
+                        self.metrics.conditions.reset();
                     }
                 }
                 // Only a newer version of the API could bring this about: what runs is left alone.

@@ -505,6 +505,12 @@ pub fn news(
         if let Some(now) = is(after)
             && is(before).is_none()
         {
+            // The event says what goes on, and not only that something does.
+            let reason = if now.reason == Reason::Deleting.as_str() {
+                now.reason.as_str()
+            } else {
+                reason
+            };
             news.push((false, reason.to_owned(), now.message));
         }
     }

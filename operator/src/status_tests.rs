@@ -186,3 +186,49 @@ fn events_tell_transitions_and_not_states() {
     assert!(reasons(&degraded, &degraded).is_empty());
     assert_eq!(reasons(&degraded, &ready), ["Ready"]);
 }
+
+#[test]
+fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready() {
+    let index = mk_settled();
+    let report = |blocked, reason, message: &str| Report {
+        blocked,
+        reason,
+        message: message.to_owned(),
+    };
+    let before = after(&mk_situation(&index));
+    let blocked = Situation {
+        deletion: Some(report(true, Reason::ServicesExist, "ns/a is in the way")),
+        ..mk_situation(&index)
+    };
+    let waits = status(&before, &blocked, at(2));
+    let find = |status: &LoadBalancerStackStatus, type_: &str| {
+        let found = status.conditions.iter().find(|found| found.type_ == type_);
+        found.map(|found| format!("{} {}", found.status, found.reason))
+    };
+    assert_eq!(
+        find(&waits, "DeletionBlocked").as_deref(),
+        Some("True ServicesExist")
+    );
+    assert_eq!(find(&waits, "Ready"), find(&before, "Ready"));
+    let expected = (
+        true,
+        "DeletionBlocked".to_owned(),
+        "ns/a is in the way".to_owned(),
+    );
+    assert_eq!(news(&before, &waits), [expected]);
+    assert_eq!(news(&waits, &waits), [], "it is said once");
+    let goes = Situation {
+        deletion: Some(report(false, Reason::Deleting, "the speakers end")),
+        ..mk_situation(&index)
+    };
+    let goes = status(&waits, &goes, at(3));
+    assert_eq!(find(&goes, "DeletionBlocked").as_deref(), Some("False Deleting"));
+    assert_eq!(find(&goes, "Progressing").as_deref(), Some("True Deleting"));
+    let told: Vec<_> = news(&waits, &goes)
+        .into_iter()
+        .map(|(_, reason, _)| reason)
+        .collect();
+    assert_eq!(told, ["Deleting"]);
+    let stays = status(&waits, &mk_situation(&index), at(4));
+    assert_eq!(find(&stays, "DeletionBlocked"), None);
+}

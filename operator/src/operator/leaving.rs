@@ -8,7 +8,7 @@ use lb_crds::load_balancer_stack::DeletionPolicy;
 
 use super::{Operator, Work};
 use crate::claims::Claims;
-use crate::deletion::{FINALIZER, FOREGROUND, Owned, Report, Seen, Step, report, step};
+use crate::deletion::{FINALIZER, FOREGROUND, Owned, Report, Seen, Step, Wait, report, step};
 use crate::object::ObjectId;
 use crate::render::Component;
 use crate::stack;
@@ -65,7 +65,7 @@ impl Operator {
             let report = report(&due);
             let is_news = last.as_ref() != Some(&due);
             let done = match &due {
-                Step::Stay | Step::Blocked(_) => return Course::Run(report),
+                Step::Stay | Step::Blocked(_) | Step::Wait(Wait::List, _) => return Course::Run(report),
                 Step::Gone => return Course::Gone,
                 Step::Wait(_, wait) => {
                     wait.iter().for_each(|wait| work.again_in(*wait));

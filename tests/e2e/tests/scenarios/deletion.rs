@@ -115,6 +115,7 @@ fn an_orphaned_stack_serves_on_and_is_taken_over(
     let all: Vec<_> = owned.split_whitespace().collect();
     assert!(all.len() > 15 && all.iter().all(|owner| *owner == uid), "{owned}");
     at_rest(stage)?;
+    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=30s")?;
     assert_eq!([stage.address_now("one")?, stage.address_now("two")?], *addresses);
     Ok(())
 }
@@ -165,7 +166,8 @@ fn a_withdrawn_stack_leaves_what_users_wrote(stage: &Stage, addresses: &[String;
              kubectl get deployments,daemonsets,replicasets,pods,serviceaccounts,roles,rolebindings,secrets,services,pdb,networkpolicies,controllerrevisions \
              -n metallb-system -o name -l app.kubernetes.io/managed-by=lb-operator; kubectl get servicel2statuses -n metallb-system -o name",
         )?;
-        Ok(left.is_empty().then_some(()))
+        anyhow::ensure!(left.is_empty(), "left: {left}");
+        Ok(Some(()))
     })?;
     stage.admin("kubectl get ipaddresspool/kept l2advertisement/kept -n metallb-system")?;
     // And back: the addresses are given anew.

@@ -152,6 +152,40 @@ pub(crate) fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The number of controllers is an autoscaler's as long as the stack does not say one.
+pub(crate) fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
+    let get = |field: &str| {
+        stage.admin(&format!(
+            "kubectl get deployment controller -n metallb-system -o jsonpath='{{{field}}}'"
+        ))
+    };
+    let applied = ".metadata.annotations.lb-operator\\.io/applied";
+    let before = get(applied)?;
+    // As the autoscaler of kube-controller-manager writes it.
+    stage.admin(
+        "kubectl patch deployment controller -n metallb-system --subresource=scale --type=merge \
+         --field-manager=kube-controller-manager -p '{\"spec\":{\"replicas\":3}}'",
+    )?;
+    eventually("the operator to give up the field", SOON, || {
+        Ok((get(applied)? != before).then_some(()))
+    })?;
+    assert_eq!(get(".spec.replicas")?, "3");
+    let patch = |value: &str| {
+        stage.admin(&format!(
+            "kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{{\"controller\":{value}}}}}'"
+        ))
+    };
+    let becomes = |wanted: &str| {
+        eventually(&format!("{wanted} controllers"), SOON, || {
+            Ok((get(".spec.replicas")? == wanted).then_some(()))
+        })
+    };
+    patch("{\"replicas\":1}")?;
+    becomes("1")?;
+    patch("null")?;
+    becomes("2")
+}
+
 /// What is turned off goes, and comes back.
 pub(crate) fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> {
     let patch = |mode: &str| {

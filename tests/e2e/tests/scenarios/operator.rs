@@ -24,6 +24,7 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     policies_let_pass_what_they_should(&stage)?;
     what_is_edited_or_deleted_is_repaired(&stage)?;
     drift::scaling_is_answered(&stage)?;
+    drift::an_autoscalers_number_is_left_alone(&stage)?;
     drift::what_is_turned_off_is_pruned(&stage)?;
     what_others_own_is_left_alone(&stage)?;
     at_rest_nothing_is_written(&stage)?;
