@@ -31,7 +31,8 @@ pub struct Claims {
     /// Services with an address of ours, and their versions.
     services: BTreeMap<Key, String>,
     announced: BTreeSet<Key>,
-    listed: [bool; 2],
+    services_listed: bool,
+    announced_listed: bool,
 }
 
 impl Claims {
@@ -52,7 +53,7 @@ impl Claims {
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.services.remove(&key);
                 }
-                Change::Synced => self.listed[0] = true,
+                Change::Synced => self.services_listed = true,
                 Change::Listing => {}
             },
             Claim::Announced(change) => match change {
@@ -62,7 +63,7 @@ impl Claims {
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.announced.remove(&key);
                 }
-                Change::Synced => self.listed[1] = true,
+                Change::Synced => self.announced_listed = true,
                 Change::Listing => {}
             },
         }
@@ -98,16 +99,10 @@ impl Claims {
             })
     }
 
-    /// Whether everything has been listed.
+    /// The Services with an address of ours, and their versions; none before they are listed.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.listed.iter().all(|listed| *listed)
-    }
-
-    /// The Services with an address of ours, and their versions.
-    #[must_use]
-    pub fn services(&self) -> &BTreeMap<Key, String> {
-        &self.services
+    pub fn services(&self) -> Option<&BTreeMap<Key, String>> {
+        self.services_listed.then_some(&self.services)
     }
 
     /// A Service was written: this is how it is stored now.
@@ -115,10 +110,11 @@ impl Claims {
         self.services.remove(key);
     }
 
-    /// How many Services speakers say that they announce.
+    /// How many Services speakers say that they announce; none before that is listed. It never is in a cluster from which
+    /// somebody has removed the kind.
     #[must_use]
-    pub fn announced(&self) -> usize {
-        self.announced.len()
+    pub fn announced(&self) -> Option<usize> {
+        self.announced_listed.then_some(self.announced.len())
     }
 }
 
@@ -144,7 +140,8 @@ mod tests {
     }
 
     fn names(claims: &Claims) -> Vec<&str> {
-        claims.services().keys().map(|key| key.name.as_str()).collect()
+        let services = claims.services.keys();
+        services.map(|key| key.name.as_str()).collect()
     }
 
     #[test]
@@ -167,12 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_before_everything_is_listed() {
+    fn what_is_not_listed_is_not_known() {
         let mut claims = Claims::new(Some("x.y/z".to_owned()));
-        claims.see(Claim::Service(Change::Synced));
-        assert!(!claims.is_complete());
-        claims.see(Claim::Announced(Change::Synced));
-        assert!(claims.is_complete());
         claims.see(mk_service(
             "ours",
             Some("x.y/z"),
@@ -180,7 +173,13 @@ mod tests {
             Some("10.0.0.1"),
             true,
         ));
+        assert_eq!((claims.services(), claims.announced()), (None, None));
+        claims.see(Claim::Service(Change::Synced));
+        assert_eq!(claims.services().map(BTreeMap::len), Some(1));
+        assert_eq!(claims.announced(), None, "another list");
+        claims.see(Claim::Announced(Change::Synced));
+        assert_eq!(claims.announced(), Some(0));
         claims.see(Claim::Service(Change::Delete(Key::new("ns", "ours"))));
-        assert!(names(&claims).is_empty());
+        assert_eq!(claims.services().map(BTreeMap::len), Some(0));
     }
 }

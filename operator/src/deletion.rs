@@ -54,8 +54,8 @@ pub struct Seen {
     pub foreground: bool,
     /// Services with addresses of the stack, as `namespace/name`, in order; none before they are listed.
     pub services: Option<Vec<String>>,
-    /// Services that speakers say they announce.
-    pub announced: usize,
+    /// Services that speakers say they announce; none before that is listed.
+    pub announced: Option<usize>,
     /// How long no Service has had an address.
     pub clear_for: Duration,
     /// What the stack owns, in the order of application.
@@ -170,7 +170,8 @@ fn remove(seen: &Seen, has_services: bool) -> Step {
     }
     let left = WITHDRAWAL.saturating_sub(seen.clear_for);
     let announces = of(Kind::DaemonSet).any(|owned| !owned.terminating);
-    if announces && seen.announced > 0 && !left.is_zero() {
+    // What is not known is waited for no longer than what is: the list cannot be had where the kind is gone.
+    if announces && seen.announced != Some(0) && !left.is_zero() {
         return Step::Wait(Wait::Withdrawal, Some(left));
     }
     if let Some(step) = end(of(Kind::DaemonSet), seen.speakers, Wait::Speakers) {

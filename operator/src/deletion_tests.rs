@@ -18,7 +18,7 @@ fn mk_seen(policy: DeletionPolicy) -> Seen {
         deleting: true,
         held: true,
         services: Some(vec!["ns/a".to_owned(), "ns/b".to_owned()]),
-        announced: 2,
+        announced: Some(2),
         owned: [
             Kind::ServiceAccount,
             Kind::ClusterRole,
@@ -161,7 +161,12 @@ fn a_withdrawal_takes_the_controller_the_addresses_the_speakers_and_the_roles_la
         [Kind::DaemonSet],
         "one that is cut off never tells"
     );
-    seen.announced = 0;
+    seen.announced = None;
+    assert!(
+        matches!(step(&seen), Step::Wait(Wait::Withdrawal, Some(_))),
+        "not known is not none"
+    );
+    seen.announced = Some(0);
     assert_eq!(kinds(&step(&seen)), [Kind::DaemonSet]);
     set(&mut seen, Kind::DaemonSet, None);
     assert_eq!(step(&seen), Step::Wait(Wait::Speakers, None));

@@ -350,6 +350,11 @@ fn progressing(situation: &Situation) -> Verdict {
         })
         .collect();
     if rolling.is_empty() {
+        // What `kubectl get` shows of a deletion that waits.
+        if let Some(report) = &situation.deletion {
+            let message = "the deletion waits: see condition DeletionBlocked".to_owned();
+            return verdict(false, report.reason, message);
+        }
         return verdict(false, Reason::AsWanted, "nothing is being rolled out".to_owned());
     }
     verdict(true, Reason::RollingOut, rolling.join("; "))

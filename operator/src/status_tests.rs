@@ -210,6 +210,11 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
         Some("True ServicesExist")
     );
     assert_eq!(find(&waits, "Ready"), find(&before, "Ready"));
+    assert_eq!(
+        find(&waits, "Progressing").as_deref(),
+        Some("False ServicesExist"),
+        "a column of `kubectl get`"
+    );
     let expected = (
         true,
         "DeletionBlocked".to_owned(),

@@ -101,14 +101,9 @@ impl Operator {
 
     fn seen(&mut self, stack: &LoadBalancerStack, namespace: &str) -> Seen {
         let uid = stack.uid().unwrap_or_default();
-        let claims = self.claims.as_ref().filter(|claims| claims.is_complete());
-        let services = claims.map(|claims| {
-            claims
-                .services()
-                .keys()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        });
+        let claims = self.claims.as_ref();
+        let services = claims.and_then(Claims::services);
+        let services = services.map(|services| services.keys().map(ToString::to_string).collect::<Vec<_>>());
         let now = Instant::now();
         match &services {
             Some(services) if services.is_empty() => {
@@ -129,7 +124,7 @@ impl Operator {
             held: has(FINALIZER),
             foreground: has(FOREGROUND),
             services,
-            announced: claims.map_or(0, Claims::announced),
+            announced: claims.and_then(Claims::announced),
             clear_for: self
                 .clear_since
                 .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
@@ -254,7 +249,7 @@ impl Operator {
     /// The operator does it, and not the controller that does it otherwise: the controller has to be gone before, or it
     /// would give the address back, and whoever grants a right holds it anyway.
     async fn clear(&mut self, leads: &impl Fn() -> bool, work: &mut Work) -> bool {
-        let services = self.claims.as_ref().map(|claims| claims.services().clone());
+        let services = self.claims.as_ref().and_then(Claims::services).cloned();
         let mut done = true;
         for (service, version) in services.unwrap_or_default() {
             let what = format!("address of Service {service}");

@@ -34,6 +34,7 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     if stage.is_lab() {
         // Neither is for a cluster that somebody uses.
         prometheus_is_served_once_it_is_there(&stage)?;
+        drift::a_monitor_is_repaired(&stage)?;
         drift::memory_is_small(&stage)?;
         drift::another_operator_repairs_what_the_first_did_not(&stage)?;
         the_stack_outlives_the_operator(&stage)?;
