@@ -36,7 +36,7 @@ const KEPT: &[&str] = &["namespace/metallb-system", "crd/ipaddresspools.metallb.
 /// once. One shell does it, so that no more than that is counted.
 fn milliseconds(stage: &Stage, change: &str, question: &str, answer: &str) -> anyhow::Result<u128> {
     let text = stage.admin(&format!(
-        "{change} >/dev/null && start=$(date +%s%N); for try in $(seq 300); do now=$({question} 2>/dev/null || true); \
+        "{{ {change}; }} >/dev/null && start=$(date +%s%N); for try in $(seq 300); do now=$({question} 2>/dev/null || true); \
          if {answer}; then echo $((($(date +%s%N) - start) / 1000000)); exit; fi; done; echo \"{change}: not repaired: $now\" >&2; exit 1"
     ))?;
     text.trim()
@@ -234,7 +234,7 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> 
     let took = milliseconds(
         stage,
         &format!(
-            "kubectl delete pod {first} --grace-period=0 --force --wait=false 2>/dev/null && \
+            "kubectl delete pod {first} --grace-period=0 --force --wait=false &>/dev/null && \
              kubectl label role metallb-speaker -n metallb-system component=edited --overwrite"
         ),
         question,
