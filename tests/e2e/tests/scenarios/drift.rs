@@ -234,7 +234,7 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> 
     let took = milliseconds(
         stage,
         &format!(
-            "kubectl delete pod {first} --grace-period=0 --force --wait=false &>/dev/null && \
+            "kubectl delete pod {first} --grace-period=0 --force --wait=false 2>/dev/null && \
              kubectl label role metallb-speaker -n metallb-system component=edited --overwrite"
         ),
         question,
