@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Coordinator, Output, Phase, RESEND};
 use crate::claims::Claims;
-use crate::heartbeat::{Datagram, Entry, Heartbeat, Message, Refused, State};
+use crate::heartbeat::{Datagram, Entry, Heartbeat, MAX_MACS, Message, Refused, State};
 use crate::liveness::NodeId;
 
 impl Coordinator {
@@ -77,8 +77,13 @@ impl Coordinator {
         let returns = was_down && !told.was_down;
         told.knows = heartbeat.knows;
         if told.macs != heartbeat.macs {
-            self.faces.retain(|_, node| *node != id);
+            // An interface that is down is left out, and is the node's all the same: when its cable is back, its address is
+            // seen before the next heartbeat tells it. So what it had before is remembered too, if it is not too much.
             self.faces.extend(heartbeat.macs.iter().map(|mac| (*mac, id)));
+            if self.faces.values().filter(|node| **node == id).count() > 2 * MAX_MACS {
+                self.faces
+                    .retain(|mac, node| *node != id || heartbeat.macs.contains(mac));
+            }
             told.macs = heartbeat.macs;
         }
         // It is to send its claims at once and not with its next heartbeat but one.

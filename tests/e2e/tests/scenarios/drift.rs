@@ -39,7 +39,7 @@ const LIMIT: u128 = 3000;
 /// once. One shell does it, so that no more than that is counted.
 fn milliseconds(stage: &Stage, change: &str, question: &str, answer: &str) -> anyhow::Result<u128> {
     let text = stage.admin(&format!(
-        "{change} >/dev/null && start=$(date +%s%N); for try in $(seq 300); do now=$({question} 2>/dev/null || true); \
+        "{{ {change}; }} >/dev/null && start=$(date +%s%N); for try in $(seq 300); do now=$({question} 2>/dev/null || true); \
          if {answer}; then echo $((($(date +%s%N) - start) / 1000000)); exit; fi; done; echo \"{change}: not repaired: $now\" >&2; exit 1"
     ))?;
     text.trim()

@@ -102,18 +102,18 @@ fn owned(stage: &Stage, service: &Dual, by: &str) -> anyhow::Result<()> {
     serves(stage, service)
 }
 
-/// Sets fields of the stack's speakers, and waits until all of them run with them.
+/// Sets fields of the stack's speakers, and waits until all of them run with them: one after the other, each proved before
+/// the next, though none for long.
 pub(crate) fn set(stage: &Stage, fields: &str) -> anyhow::Result<()> {
     let before = stage.admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
     stage.admin(&format!(
-        "kubectl patch lbs default --type merge -p \"$(cat <<'EOF'\nspec: {{speaker: {{{fields}}}}}\nEOF\n)\""
+        "kubectl patch lbs default --type merge -p \"$(cat <<'EOF'\nspec: {{upgrade: {{canarySoakSeconds: 0}}, speaker: {{{fields}}}}}\nEOF\n)\""
     ))?;
     eventually("the operator to have seen it", SOON, || {
         let seen = stage.admin("kubectl get lbs default -o jsonpath='{.status.observedGeneration}'")?;
         Ok((seen.parse::<u64>()? > before.parse::<u64>()?).then_some(()))
     })?;
-    stage.admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=120s")?;
-    stage.admin("kubectl wait lbs default --for=condition=Ready --timeout=60s")?;
+    stage.admin("kubectl wait lbs default --for=condition=Ready --timeout=240s")?;
     Ok(())
 }
 
