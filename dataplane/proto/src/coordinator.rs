@@ -340,7 +340,9 @@ impl Coordinator {
                 }
                 told.macs.push(mac);
                 // What a peer has told itself is worth more than what the wire shows.
-                self.faces.entry(mac).or_insert(id);
+                if !self.faces.contains_key(&mac) {
+                    self.recognise(mac, id);
+                }
             }
             self.liveness.answered(self.now, id, Evidence::Node);
         }

@@ -71,21 +71,27 @@ impl Coordinator {
         for changed in self.liveness.take_changed() {
             self.changed(changed);
         }
+        if self
+            .peers
+            .get(&id)
+            .is_some_and(|told| told.macs != heartbeat.macs)
+        {
+            // An interface that is down is left out, and is the node's all the same: when its cable is back, its address is
+            // seen before the next heartbeat tells it. So what it had before is remembered too, if it is not too much.
+            for mac in &heartbeat.macs {
+                self.recognise(*mac, id);
+            }
+            if self.faces.values().filter(|node| **node == id).count() > 2 * MAX_MACS {
+                self.faces
+                    .retain(|mac, node| *node != id || heartbeat.macs.contains(mac));
+            }
+        }
         let Some(told) = self.peers.get_mut(&id) else {
             return;
         };
         let returns = was_down && !told.was_down;
         told.knows = heartbeat.knows;
-        if told.macs != heartbeat.macs {
-            // An interface that is down is left out, and is the node's all the same: when its cable is back, its address is
-            // seen before the next heartbeat tells it. So what it had before is remembered too, if it is not too much.
-            self.faces.extend(heartbeat.macs.iter().map(|mac| (*mac, id)));
-            if self.faces.values().filter(|node| **node == id).count() > 2 * MAX_MACS {
-                self.faces
-                    .retain(|mac, node| *node != id || heartbeat.macs.contains(mac));
-            }
-            told.macs = heartbeat.macs;
-        }
+        told.macs = heartbeat.macs;
         // It is to send its claims at once and not with its next heartbeat but one.
         if heartbeat.claims != told.claims.digest()
             && std::mem::replace(&mut told.told, heartbeat.claims) != heartbeat.claims

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Coordinator, Output, Why};
+use super::{Coordinator, Output, Seat, Why};
 use crate::MacAddr;
 use crate::liveness::NodeId;
 
@@ -28,7 +28,7 @@ const SUSPICION: Duration = Duration::from_secs(1);
 /// Least time between two defences of an address (`DEFEND_INTERVAL` of RFC 5227).
 const DEFENCE: Duration = Duration::from_secs(10);
 
-/// A host that seems a stranger, and may be a node.
+/// A host that seems a stranger, and may be a node that was not heard since we are here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
     mac: MacAddr,
@@ -171,20 +171,23 @@ impl Coordinator {
         if probed {
             self.dirty.insert(address);
         }
-        if peer.is_none() && (probed || self.claims.has(address)) {
+        let suspected = |seat: &Seat| seat.suspect.is_some_and(|suspect| suspect.mac == mac);
+        if peer.is_none()
+            && (probed || self.claims.has(address) || self.seats.get(&address).is_some_and(suspected))
+        {
             self.conflict(address, mac);
         }
     }
 
-    /// Whether a host that seems a stranger may yet turn out to be a node: one that may have the address, and has not been
-    /// heard since we are here. A node whose cable is back answers for what it had before its first heartbeat is believed.
+    /// Whether a host that seems a stranger may yet turn out to be a node. A node whose cable is back answers for what it had
+    /// before its first heartbeat is believed; and who has started meanwhile does not even take it for a candidate, because
+    /// the API has not noticed its return either.
     fn may_be_a_node(&mut self, address: IpAddr, mac: MacAddr) -> bool {
         let now = self.now;
         let Some(seat) = self.seats.get_mut(&address) else {
             return false;
         };
-        let faceless = |id: &NodeId| self.peers.get(id).is_some_and(|told| told.macs.is_empty());
-        if seat.stranger.is_some() || !seat.order.iter().any(faceless) {
+        if seat.stranger.is_some() {
             return false;
         }
         match &seat.suspect {
@@ -197,6 +200,18 @@ impl Coordinator {
                 });
                 self.deadlines.insert((now + SUSPICION, address));
                 true
+            }
+        }
+    }
+
+    /// Answers from this hardware address are the peer's; so none of them was a stranger's.
+    pub(super) fn recognise(&mut self, mac: MacAddr, id: NodeId) {
+        self.faces.insert(mac, id);
+        for (address, seat) in &mut self.seats {
+            if seat.stranger.is_some_and(|(stranger, _)| stranger == mac) {
+                seat.stranger = None;
+                self.outputs.push_back(Output::ConflictOver { address: *address });
+                self.dirty.insert(*address);
             }
         }
     }
@@ -303,7 +318,7 @@ mod tests {
         }
     }
 
-    /// A speaker that has an address which another node, of which it knows nothing, may have too.
+    /// A speaker that has an address, and knows nothing of another node, not even that it might have it.
     #[allow(clippy::disallowed_methods, reason = "where time begins")]
     fn mk_owner(address: IpAddr) -> (Coordinator, Instant) {
         let start = Instant::now();
@@ -315,7 +330,7 @@ mod tests {
         };
         speaker.set_nodes(start, [other]);
         let candidates = Candidates {
-            order: &["n1", "n2"],
+            order: &["n1"],
             declined: false,
             preferred: None,
         };
@@ -334,15 +349,17 @@ mod tests {
     #[test]
     fn who_may_be_a_node_is_asked_for_again_before_it_is_called_a_stranger() {
         let address: IpAddr = [192, 0, 2, 1].into();
-        for is_node in [true, false] {
+        // When the host is known as a node, if ever.
+        for (known_after, tells) in [(Some(0), [0, 0]), (Some(3), [1, 1]), (None, [1, 0])] {
             let (mut speaker, seen) = mk_owner(address);
             speaker.sighted(seen, address, STRANGER);
-            if is_node {
-                speaker.node_sighted(seen, "n2", STRANGER);
-            }
-            let (mut asked, mut told) = (0, 0);
+            let known_at = known_after.map(|after| seen + Duration::from_secs(after));
+            let (mut asked, mut told) = (0, [0, 0]);
             let mut now = seen;
             while now < seen + Duration::from_secs(5) {
+                if known_at.is_some_and(|at| at <= now) {
+                    speaker.node_sighted(now, "n2", STRANGER);
+                }
                 now += Duration::from_millis(50);
                 speaker.handle_timeout(now, 64);
                 while let Some(output) = speaker.poll_output() {
@@ -354,13 +371,14 @@ mod tests {
                         Output::Conflict { mac, .. } => {
                             assert!(now >= seen + SUSPICION);
                             assert_eq!(mac, STRANGER);
-                            told += 1;
+                            told[0] += 1;
                         }
+                        Output::ConflictOver { .. } => told[1] += 1,
                         _ => {}
                     }
                 }
             }
-            assert_eq!((asked, told), (1, u32::from(!is_node)), "is it a node: {is_node}");
+            assert_eq!((asked, told), (1, tells), "known after {known_after:?} s");
             assert!(speaker.seats[&address].suspect.is_none());
         }
     }
