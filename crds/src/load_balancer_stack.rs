@@ -10,6 +10,7 @@ mod announcing;
 mod deletion;
 mod images;
 mod parts;
+mod preflight;
 mod status;
 mod upgrade;
 mod workloads;
@@ -18,6 +19,7 @@ pub use announcing::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Place
 pub use deletion::DeletionPolicy;
 pub use images::{ComponentImage, Images, PullPolicy};
 pub use parts::{Mode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
+pub use preflight::{Preflight, PreflightCheck, PreflightName, PreflightResult};
 pub use status::{ComponentStatus, LoadBalancerStackStatus, VersionCount};
 pub use upgrade::{
     Approval, HISTORY, OnFailure, PlanStatus, PlannedChange, REJECTED, RejectedRevision, Revision,
@@ -140,6 +142,10 @@ pub struct LoadBalancerStackSpec {
     /// PodDisruptionBudgets of controller and speakers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
+
+    /// The checks before an installation or a change: see status.preflight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
 
     /// How changes that restart controller or speakers are carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,8 @@
 //! LoadBalancerStack to a running, upgraded stack.
 //!
 //! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`rollout`] (which
-//! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write` and `operator`
-//! are pure.
+//! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write`,
+//! `preflight::gather` and `operator` are pure.
 
 pub mod args;
 pub mod blame;
@@ -19,6 +19,7 @@ pub mod observe;
 pub mod operator;
 pub mod plan;
 pub mod pods;
+pub mod preflight;
 pub mod proposal;
 pub mod render;
 pub mod retry;
@@ -35,6 +36,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use lb_crds::names;
@@ -48,6 +50,8 @@ use crate::args::Config;
 use crate::metrics::Metrics;
 use crate::object::Kind;
 use crate::operator::Operator;
+use crate::preflight::Facts;
+use crate::preflight::gather::gather;
 use crate::watch::{Event, events, objects};
 use crate::write::Writer;
 
@@ -77,6 +81,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
+    let mut look: Option<BoxFuture<'static, Facts>> = None;
     let mut sights: Option<BoxStream<'static, Event>> = None;
     let mut claims: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
@@ -97,6 +102,10 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
                 take(event, &mut operator, &mut gates, &mut monitors, &context);
             }
             Some(event) = next(&mut monitors) => operator.handle(event),
+            facts = seen(&mut look) => {
+                look = None;
+                operator.looked(facts);
+            }
             Some(event) = next(&mut sights) => operator.handle(event),
             Some(event) = next(&mut claims) => operator.handle(event),
             Ok(()) = leads.changed() => {}
@@ -118,6 +127,9 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         }
         let outcome = operator.reconcile(|| *leads.borrow()).await;
         again = outcome.again_in.map(after);
+        if let Some(request) = operator.look_due() {
+            look = Some(gather(context.client.clone(), request).boxed());
+        }
     }
     leadership.released().await;
     Ok(())
@@ -145,6 +157,13 @@ fn take(
 async fn next(stream: &mut Option<BoxStream<'static, Event>>) -> Option<Event> {
     match stream {
         Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn seen(look: &mut Option<BoxFuture<'static, Facts>>) -> Facts {
+    match look {
+        Some(look) => look.await,
         None => std::future::pending().await,
     }
 }

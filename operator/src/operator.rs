@@ -1,7 +1,7 @@
 //! The operator's one task: events into the index, and, while this process leads, from the index to writes.
 //!
 //! ```text
-//! watches ──► Index ──► Plan ──► render ──► difference ──► apply, delete ──► Index
+//! watches ──► Index ──► Plan ──► render ──► difference ──► preflight ──► apply, delete ──► Index
 //!                └───────────► observe ──► status ──────► patch, events
 //! ```
 
@@ -40,6 +40,7 @@ use crate::write::{WriteError, Writer};
 
 mod keys;
 mod leaving;
+mod preflight;
 
 use leaving::Course;
 
@@ -65,6 +66,7 @@ pub struct Operator {
     /// Whether an upgrade that was under way when this process began has been taken over.
     resumed: bool,
     rotation: Rotation,
+    preflight: preflight::Preflight,
     /// There while the stack is being deleted.
     claims: Option<Claims>,
     /// Since when no Service has had an address of a stack that is being deleted.
@@ -96,6 +98,7 @@ impl Operator {
             conflicts: Conflicts::default(),
             retries: Retries::default(),
             rotation: Rotation::default(),
+            preflight: preflight::Preflight::default(),
             claims: None,
             clear_since: None,
         }
@@ -176,6 +179,8 @@ impl Operator {
             failures: Vec::new(),
             pending: Vec::new(),
             observed: observe(&self.index, &namespace),
+            preflight: Vec::new(),
+            blocked: None,
             deletion: None,
             upgrade: Upgrades {
                 memory: stack.status.as_ref().map(Memory::of).unwrap_or_default(),
@@ -199,7 +204,9 @@ impl Operator {
         }
         situation.failures.append(&mut work.failures);
         situation.observed = observe(&self.index, &namespace);
-        if leads() {
+        // What waits for the checks is not looked at yet: the status goes on being about the spec before.
+        let waits = situation.blocked.is_some() && situation.preflight.is_empty();
+        if leads() && !waits {
             self.tell(&situation, &mut work).await;
         }
         if work.write_failed {
@@ -258,10 +265,13 @@ impl Operator {
         if let Some(missing) = stack::missing_prerequisite(stack, self.monitors_exist) {
             work.failures.push((Reason::MissingPrerequisite, missing));
         }
+        self.check(stack, plan);
+        situation.preflight.clone_from(&self.preflight.verdict.checks);
         self.roll_out(plan, &rendered, situation, leads, work).await;
         if !stack.spec.paused {
             self.rotate(stack, &plan.namespace, leads, work).await;
         }
+        self.plan_look(stack, plan, situation.blocked.is_some(), work);
     }
 
     /// Goes on with an upgrade if there is one, and carries out its orders.
@@ -298,6 +308,7 @@ impl Operator {
             memory,
         };
         let memory = situation.upgrade.memory.clone();
+        situation.blocked = self.blocks_upgrade(&memory);
         if memory != before {
             // Nothing follows from a state that is not written: whoever goes on from here has to know it.
             if !leads() || !self.tell(situation, work).await {
@@ -316,9 +327,11 @@ impl Operator {
         let wanted = self.wanted(rendered, plan, &target, &memory, &orders);
         if seen.paused {
             situation.pending = self.pending(&wanted, plan);
+            situation.blocked = None;
             return;
         }
         self.carry_out(&wanted, plan, leads, work).await;
+        situation.blocked = situation.blocked.take().or(work.blocked.take());
         self.restart(&plan.namespace, &orders.restart, leads, work).await;
     }
 
@@ -351,7 +364,9 @@ impl Operator {
         let present = orders(memory, &first, Timestamp::now());
         let wanted = self.wanted(rendered, plan, target, memory, &present);
         let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
-        rollout::seen(&sights, &todo)
+        let mut seen = rollout::seen(&sights, &todo);
+        seen.obstacle = seen.obstacle.or_else(|| self.preflight.verdict.blocks.clone());
+        seen
     }
 
     /// The pod that leads the controllers, while an upgrade waits for a new one to lead.
@@ -433,6 +448,7 @@ impl Operator {
         work: &mut Work,
     ) {
         let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
+        let todo = self.admit(todo, work);
         for (wanted, cause) in todo.apply {
             if !leads() {
                 return;
@@ -595,6 +611,8 @@ impl Operator {
 #[derive(Debug, Default)]
 struct Work {
     failures: Vec<(Reason, String)>,
+    /// Why an installation waits.
+    blocked: Option<String>,
     write_failed: bool,
     again_in: Option<Duration>,
 }

@@ -71,6 +71,16 @@ pub struct Workload {
     pub pod_annotations: BTreeMap<String, String>,
 }
 
+impl Workload {
+    /// Labels that a node must have for a pod to run there.
+    #[must_use]
+    pub fn selector(&self) -> BTreeMap<String, String> {
+        let mut selector = self.node_selector.clone();
+        selector.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
+        selector
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 //! | `Ready` | the spec is valid, everything is applied, both programs run at the wanted version, nothing is wrong |
 //! | `Progressing` | pods are being created or replaced |
 //! | `Degraded` | something failed and will not get better without a person |
+//! | `PreflightPassed` | no check of `status.preflight` failed; absent before they were made |
 //! | `Upgradeable` | nothing is under way or wrong: the operator can be upgraded now |
 //! | `DeletionBlocked` | the stack is to be deleted and waits for a person; absent unless it is being deleted |
 //! | `Paused` | `spec.paused` is set: nothing is written; absent otherwise |
@@ -15,12 +16,13 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
-use lb_crds::load_balancer_stack::{PlanStatus, UpgradeStep, VersionCount};
+use lb_crds::load_balancer_stack::{PlanStatus, PreflightCheck, PreflightResult, UpgradeStep, VersionCount};
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
 use lb_daemon::events::cut;
 
 use crate::deletion::Report;
 use crate::observe::{ComponentState, Observed};
+use crate::preflight::{failures, is_overridden};
 use crate::render::Component;
 use crate::upgrade::Memory;
 
@@ -47,6 +49,10 @@ pub enum Reason {
     InvalidSpec,
     /// The spec says to leave everything alone.
     Paused,
+    /// A check before an installation or a change failed.
+    PreflightFailed,
+    /// None did.
+    PreflightPassed,
     /// The stack is being deleted.
     Deleting,
     /// Services have addresses of a stack that is to be deleted.
@@ -78,6 +84,8 @@ impl Reason {
             Self::MissingPrerequisite => "MissingPrerequisite",
             Self::InvalidSpec => "InvalidSpec",
             Self::Paused => "Paused",
+            Self::PreflightFailed => "PreflightFailed",
+            Self::PreflightPassed => "PreflightPassed",
             Self::Deleting => "Deleting",
             Self::ServicesExist => "ServicesExist",
             Self::Upgrading => "Upgrading",
@@ -108,6 +116,10 @@ pub struct Situation {
     pub pending: Vec<String>,
     /// How the programs are doing.
     pub observed: Observed,
+    /// What came of the checks; empty before they were made.
+    pub preflight: Vec<PreflightCheck>,
+    /// Why nothing is installed or changed, while something is to be.
+    pub blocked: Option<String>,
     /// What there is to say of the stack's deletion.
     pub deletion: Option<Report>,
     /// How upgrades are doing.
@@ -153,6 +165,11 @@ pub fn status(
     status.plan.clone_from(&situation.upgrade.plan);
     for verdict in &verdicts {
         set(&mut status.conditions, verdict, situation.generation, now);
+    }
+    if !situation.preflight.is_empty() {
+        let verdict = preflight(&situation.preflight);
+        set(&mut status.conditions, &verdict, situation.generation, now);
+        status.preflight.clone_from(&situation.preflight);
     }
     if let Some(report) = &situation.deletion {
         let verdict = Verdict {
@@ -243,6 +260,11 @@ fn degraded(situation: &Situation) -> Verdict {
         let message = format!("{invalid} (the running stack is left as it is)");
         return verdict(true, Reason::InvalidSpec, message);
     }
+    if let Some(blocked) = &situation.blocked {
+        let message =
+            format!("nothing is installed or changed, because {blocked}; what runs is left as it is");
+        return verdict(true, Reason::PreflightFailed, message);
+    }
     if let Some((reason, message)) = failed_upgrade(&situation.upgrade) {
         return verdict(true, reason, message);
     }
@@ -266,6 +288,36 @@ fn degraded(situation: &Situation) -> Verdict {
 /// The longest message in a condition, in bytes: the API server's answer to a wrong object can fill pages, and its end
 /// repeats its beginning. The operator's log has all of it.
 const MESSAGE_LIMIT: usize = 400;
+/// The same where several checks say what to do: each of them stands in `status.preflight` as a whole.
+const PREFLIGHT_LIMIT: usize = 2000;
+
+/// Whether a check failed, and which.
+fn preflight(checks: &[PreflightCheck]) -> Verdict {
+    let failed = failures(checks);
+    let (status, reason) = match failed {
+        Some(_) => (false, Reason::PreflightFailed),
+        None => (true, Reason::PreflightPassed),
+    };
+    let message = failed.unwrap_or_else(|| {
+        let of = |result: PreflightResult, what: &str| {
+            let names: Vec<_> = checks
+                .iter()
+                .filter(|check| check.result == result)
+                .map(|check| check.name.as_str())
+                .collect();
+            (!names.is_empty()).then(|| format!("; {what}: {}", names.join(", ")))
+        };
+        let warnings = of(PreflightResult::Warning, "warnings").unwrap_or_default();
+        let skipped = of(PreflightResult::Skipped, "skipped").unwrap_or_default();
+        format!("no check failed{warnings}{skipped}")
+    });
+    Verdict {
+        type_: "PreflightPassed",
+        status,
+        reason,
+        message: cut(message, PREFLIGHT_LIMIT),
+    }
+}
 
 /// The first few, and how many more.
 fn first_few(messages: &[&str]) -> String {
@@ -296,6 +348,13 @@ fn progressing(situation: &Situation) -> Verdict {
     }
     if situation.paused {
         return verdict(false, Reason::Paused, PAUSED.to_owned());
+    }
+    if situation.blocked.is_some() {
+        return verdict(
+            false,
+            Reason::PreflightFailed,
+            "waits until no check fails: see condition PreflightPassed".to_owned(),
+        );
     }
     if let Some(report) = situation.deletion.as_ref().filter(|report| !report.blocked) {
         return verdict(true, report.reason, report.message.clone());
@@ -492,6 +551,7 @@ pub fn news(
             news.push((true, degraded.reason, degraded.message));
         }
     }
+    news.extend(preflight_news(before, after));
     if let Some(blocked) = find(after, "DeletionBlocked").filter(|condition| condition.status == "True") {
         let known = find(before, "DeletionBlocked")
             .is_some_and(|known| known.status == "True" && known.reason == blocked.reason);
@@ -517,6 +577,38 @@ pub fn news(
                 reason
             };
             news.push((false, reason.to_owned(), now.message));
+        }
+    }
+    news
+}
+
+/// Checks that failed while nothing waits for them, and those that the spec overrode.
+fn preflight_news(
+    before: &LoadBalancerStackStatus,
+    after: &LoadBalancerStackStatus,
+) -> Vec<(bool, String, String)> {
+    let reason = Reason::PreflightFailed.as_str();
+    let known = |check: &PreflightCheck| {
+        let mut others = before.preflight.iter();
+        others.any(|other| {
+            (other.name, other.result) == (check.name, check.result)
+                && is_overridden(other) == is_overridden(check)
+        })
+    };
+    // What waits is told by the condition Degraded.
+    let waits = after
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == "Degraded" && condition.reason == reason);
+    let mut news = Vec::new();
+    for check in after.preflight.iter().filter(|check| !known(check)) {
+        let name = check.name.as_str();
+        if check.result == PreflightResult::Failed && !waits {
+            news.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
+        }
+        if is_overridden(check) {
+            let note = format!("spec.preflight.skip names {name}, which {}", check.message);
+            news.push((true, "PreflightSkipped".to_owned(), note));
         }
     }
     news

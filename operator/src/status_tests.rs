@@ -1,5 +1,7 @@
 //! Tables of situations and what the status says about them.
 
+use lb_crds::load_balancer_stack::PreflightName;
+
 use super::*;
 use crate::index::Index;
 use crate::observe::observe;
@@ -15,6 +17,8 @@ fn mk_situation(index: &Index) -> Situation {
         failures: Vec::new(),
         pending: Vec::new(),
         observed: observe(index, "metallb-system"),
+        preflight: Vec::new(),
+        blocked: None,
         deletion: None,
         upgrade: Upgrades::default(),
     }
@@ -185,6 +189,87 @@ fn events_tell_transitions_and_not_states() {
     assert_eq!(reasons(&ready, &degraded), ["WriteFailed"]);
     assert!(reasons(&degraded, &degraded).is_empty());
     assert_eq!(reasons(&degraded, &ready), ["Ready"]);
+}
+
+fn mk_check(name: PreflightName, result: PreflightResult, message: &str) -> PreflightCheck {
+    PreflightCheck {
+        name,
+        result,
+        message: message.to_owned(),
+    }
+}
+
+#[test]
+fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
+    let mut situation = mk_situation(&mk_settled());
+    situation.preflight = vec![mk_check(
+        PreflightName::StrictArp,
+        PreflightResult::Failed,
+        "no strictARP",
+    )];
+    let runs = after(&situation);
+    insta::assert_snapshot!("a_check_fails_and_nothing_waits", describe(&runs));
+    let told = news(&LoadBalancerStackStatus::default(), &runs);
+    assert!(told.contains(&(
+        true,
+        "PreflightFailed".to_owned(),
+        "StrictArp: no strictARP".to_owned()
+    )));
+    assert!(
+        !news(&runs, &runs).iter().any(|(warning, _, _)| *warning),
+        "told once"
+    );
+
+    situation.blocked = failures(&situation.preflight);
+    let waits = after(&situation);
+    insta::assert_snapshot!("a_check_fails_and_something_waits", describe(&waits));
+    let told = news(&LoadBalancerStackStatus::default(), &waits);
+    assert_eq!(
+        told.iter().filter(|(warning, _, _)| *warning).count(),
+        1,
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_none() {
+    let mut situation = mk_situation(&mk_settled());
+    situation.preflight = vec![
+        mk_check(
+            PreflightName::StrictArp,
+            PreflightResult::Skipped,
+            "would have failed: no strictARP",
+        ),
+        mk_check(
+            PreflightName::Networks,
+            PreflightResult::Skipped,
+            "no pool overlaps",
+        ),
+        mk_check(PreflightName::KindsOwned, PreflightResult::Warning, "a release's"),
+    ];
+    let status = after(&situation);
+    let told = news(&LoadBalancerStackStatus::default(), &status);
+    let skipped: Vec<_> = told
+        .iter()
+        .filter(|(_, reason, _)| reason == "PreflightSkipped")
+        .collect();
+    assert_eq!(skipped.len(), 1);
+    assert!(
+        skipped[0]
+            .2
+            .contains("StrictArp, which would have failed: no strictARP"),
+        "{skipped:?}"
+    );
+    let passed = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "PreflightPassed")
+        .unwrap();
+    assert_eq!(passed.status, "True");
+    assert_eq!(
+        passed.message,
+        "no check failed; warnings: KindsOwned; skipped: StrictArp, Networks"
+    );
 }
 
 #[test]

@@ -113,6 +113,30 @@ fn the_operator_may_write_every_object_that_it_keeps() {
 }
 
 #[test]
+fn the_operator_may_look_at_what_its_checks_ask_for_and_no_more() {
+    let held = operator_rules();
+    for (verb, group, resource, name) in [
+        ("get", "apiextensions.k8s.io", "customresourcedefinitions", None),
+        ("list", "apps", "daemonsets", None),
+        ("list", "apps", "deployments", None),
+        ("list", "", "pods", None),
+        ("list", "", "nodes", None),
+        ("get", "", "services", None),
+        ("list", "metallb.io", "ipaddresspools", None),
+        ("list", "networking.k8s.io", "servicecidrs", None),
+        ("list", "cilium.io", "ciliumloadbalancerippools", None),
+        ("get", "", "configmaps", Some("kube-proxy")),
+    ] {
+        assert!(
+            allows(&held, verb, group, resource, name),
+            "templates/clusterrole.yaml lacks: {verb} {group}/{resource} {name:?}"
+        );
+    }
+    assert!(!allows(&held, "get", "", "configmaps", None));
+    assert!(!allows(&held, "get", "networking.k8s.io", "servicecidrs", None));
+}
+
+#[test]
 fn no_rule_of_the_operator_names_everything() {
     for rule in operator_rules() {
         let lists = [rule.api_groups, rule.resources, Some(rule.verbs)];

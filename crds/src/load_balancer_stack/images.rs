@@ -1,7 +1,7 @@
 //! What a stack says about where images come from.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::plain_enum;
@@ -43,7 +43,7 @@ pub struct Images {
 pub struct ComponentImage {
     /// The image without tag and digest, in place of the default. Example: registry.example.com/lb/speaker
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 255), transform = repository_schema)]
     pub repository: Option<String>,
 
     /// Pins the image, whatever its tag comes to mean. Example: sha256: and 64 hexadecimal digits
@@ -79,4 +79,23 @@ impl PullPolicy {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A reference that says two things about which bytes are meant would have to be guessed at.
+fn repository_schema(schema: &mut Schema) {
+    schema::rule(
+        schema,
+        "!self.contains('@')",
+        "repository is an image without a digest: put the digest into the field digest beside it",
+    );
+    schema::rule(
+        schema,
+        "!self.matches(':[^/]*$')",
+        "repository is an image without a tag: the tag follows from spec.version, and digest pins an image",
+    );
+    schema::rule(
+        schema,
+        "!self.contains('://') && !self.endsWith('/')",
+        "repository is a host and a path, as in registry.example.com:5000/lb/speaker",
+    );
 }

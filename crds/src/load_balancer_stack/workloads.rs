@@ -14,10 +14,9 @@ use crate::schema;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Controller {
-    /// How many there are. One leads; another takes over when it fails. With 0, Services get no addresses, and keep those
-    /// they have. Default: 2.
+    /// How many there are, at least one. One leads; another takes over when it fails. Default: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 32))]
+    #[schemars(range(min = 1, max = 32))]
     pub replicas: Option<i32>,
 
     /// CPU and memory to reserve, and limits. Absent: a small request and no limit.

@@ -198,7 +198,57 @@ fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
             "{images: {speaker: {digest: abc}}}",
             ["spec.images.speaker.digest", "sha256"],
         ),
-        ("{controller: {replicas: -1}}", ["spec.controller.replicas", "0"]),
+        ("{controller: {replicas: -1}}", ["spec.controller.replicas", "1"]),
+        ("{controller: {replicas: 0}}", ["spec.controller.replicas", "1"]),
+        (
+            "{controller: {replicas: many}}",
+            ["spec.controller.replicas", "integer"],
+        ),
+        (
+            "{images: {speaker: {repository: 'r.example.com:5000/lb/speaker:0.1.0'}}}",
+            ["spec.images.speaker.repository", "without a tag"],
+        ),
+        (
+            "{images: {controller: {repository: 'r.example.com/lb/controller@sha256:0000'}}}",
+            ["spec.images.controller.repository", "without a digest"],
+        ),
+        (
+            "{images: {speaker: {repository: 'r.example.com/lb/speaker:0.1.0', \
+             digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000'}}}",
+            ["spec.images.speaker.repository", "without a tag"],
+        ),
+        (
+            "{images: {speaker: {repository: 'https://r.example.com/speaker'}}}",
+            ["spec.images.speaker.repository", "a host and a path"],
+        ),
+        (
+            "{speaker: {announceIntervalSeconds: -1}}",
+            ["spec.speaker.announceIntervalSeconds", "0"],
+        ),
+        (
+            "{speaker: {restartGraceSeconds: -10}}",
+            ["spec.speaker.restartGraceSeconds", "1"],
+        ),
+        (
+            "{speaker: {heartbeat: {intervalMilliseconds: -50}}}",
+            ["spec.speaker.heartbeat.intervalMilliseconds", "20"],
+        ),
+        (
+            "{speaker: {heartbeat: {keyRotationDays: -1}}}",
+            ["spec.speaker.heartbeat.keyRotationDays", "0"],
+        ),
+        (
+            "{speaker: {heartbeat: {keyDistributionSeconds: -1}}}",
+            ["spec.speaker.heartbeat.keyDistributionSeconds", "10"],
+        ),
+        (
+            "{preflight: {skip: [Everything]}}",
+            ["spec.preflight.skip[0]", "Unsupported value"],
+        ),
+        (
+            "{preflight: {skip: [StrictArp, StrictArp]}}",
+            ["spec.preflight.skip", "duplicates"],
+        ),
         ("{namespace: Upper}", ["spec.namespace", "match"]),
         (
             "{speaker: {excludedInterfaces: ['']}}",

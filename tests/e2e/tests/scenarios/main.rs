@@ -24,6 +24,7 @@ mod netpol;
 mod olm;
 mod operator;
 mod peer;
+mod preflight;
 mod speaker;
 mod takeover;
 mod upgrade;

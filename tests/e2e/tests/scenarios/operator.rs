@@ -8,6 +8,9 @@ use crate::netpol::policies_let_pass_what_they_should;
 #[test]
 fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     let stage = Stage::cluster("operator", 2)?;
+    if stage.is_lab() {
+        crate::preflight::nothing_is_installed_before_the_checks_pass(&stage)?;
+    }
     stage.install()?;
 
     // `kubectl get` answers: is it up, which version?
@@ -30,6 +33,9 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     at_rest_nothing_is_written(&stage)?;
     a_spec_change_rolls_out_and_is_reported(&stage)?;
     an_impossible_stack_is_refused_or_says_why(&stage)?;
+    if stage.is_lab() {
+        crate::preflight::a_check_that_fails_stops_a_change_and_no_repair(&stage)?;
+    }
     the_guides_yaml_does_no_harm(&stage)?;
     if stage.is_lab() {
         // Neither is for a cluster that somebody uses.
@@ -167,23 +173,53 @@ fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<(
     );
     let message = refused.expect_err("a second stack is refused").to_string();
     assert!(message.contains("default"), "{message}");
-    stage.admin(
-        "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"version\":\"99.0.0\"}}'",
-    )?;
-    let conditions = eventually("a condition about the version", SOON, || {
-        let text = stage.admin("kubectl get loadbalancerstack default -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{\"\\n\"}{end}'")?;
-        Ok(text.contains("99.0.0").then_some(text))
-    })?;
-    assert!(
-        conditions.contains("spec.version"),
-        "it names the field: {conditions}"
-    );
-    let ready =
-        stage.admin("kubectl get daemonset speaker -n metallb-system -o jsonpath='{.status.numberReady}'")?;
-    assert_ne!(ready, "0", "the running stack is left alone");
-    stage.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"version\":null}}'")?;
+    // What only the operator sees: the condition names the field, and the running stack is left alone.
+    let workloads = "kubectl get deployment/controller daemonset/speaker -n metallb-system \
+                     -o jsonpath='{range .items[*]}{.metadata.uid} {.metadata.generation} {end}'";
+    let before = stage.admin(workloads)?;
+    for (spec, undo, field, says) in [
+        (
+            r#"{"version":"99.0.0"}"#,
+            r#"{"version":null}"#,
+            "spec.version",
+            "99.0.0",
+        ),
+        (
+            r#"{"version":"0.0.1"}"#,
+            r#"{"version":null}"#,
+            "spec.version",
+            "0.0.1",
+        ),
+        (
+            r#"{"speaker":{"excludedInterfaces":["^eth0$","("]}}"#,
+            r#"{"speaker":null}"#,
+            "spec.speaker.excludedInterfaces[1]",
+            "regular expression",
+        ),
+    ] {
+        stage.admin(&patch(spec))?;
+        let message = "kubectl get loadbalancerstack default -o jsonpath='{.status.conditions[?(@.type==\"Degraded\")].message}'";
+        let condition = eventually(&format!("a condition about {spec}"), SOON, || {
+            let text = stage.admin(message)?;
+            Ok(text.contains(says).then_some(text))
+        })?;
+        assert!(
+            condition.contains(field),
+            "it names the field {field}: {condition}"
+        );
+        assert_eq!(
+            stage.admin(workloads)?,
+            before,
+            "the running stack is left alone: {spec}"
+        );
+        stage.admin(&patch(undo))?;
+    }
     stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
     Ok(())
+}
+
+fn patch(spec: &str) -> String {
+    format!("kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{spec}}}'")
 }
 
 fn the_guides_yaml_does_no_harm(stage: &Stage) -> anyhow::Result<()> {

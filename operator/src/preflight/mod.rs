@@ -1,0 +1,259 @@
+//! The checks before something is installed or changed. Pure, but for [`gather`].
+//!
+//! ```text
+//! gather ──► Facts ──► one finding for each check ──► Verdict ──► status, events
+//!                                                        └──────► hold: what waits until no check fails
+//! ```
+//!
+//! A check that fails stops a first installation, and a change of a workload. What runs as the spec says goes on, and is
+//! repaired as ever: there a check that fails is only told. `spec.preflight.skip` overrides a check by its name.
+
+mod facts;
+pub mod gather;
+pub mod hold;
+mod images;
+mod kinds;
+mod networks;
+mod nodes;
+mod others;
+mod questions;
+mod recognise;
+mod server;
+mod turn;
+
+pub use facts::{Balancer, Definition, Facts, Known, Node, Pool, Product, Serves};
+pub use turn::Turn;
+
+use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
+
+use crate::plan::Plan;
+
+/// What a check that is skipped begins its message with if it would have stopped something.
+const OVERRIDDEN: &str = "would have failed: ";
+/// Names that a message lists; the rest is counted.
+const LISTED: usize = 5;
+
+/// What one check found, in words for the user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Finding {
+    /// All is well.
+    Passed(String),
+    /// Worth knowing.
+    Warning(String),
+    /// Nothing is to be installed or changed before it is put right.
+    Failed(String),
+}
+
+impl Finding {
+    fn passed(message: impl Into<String>) -> Self {
+        Self::Passed(message.into())
+    }
+
+    fn warning(message: impl Into<String>) -> Self {
+        Self::Warning(message.into())
+    }
+
+    fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
+    }
+}
+
+/// What came of all checks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Verdict {
+    /// The lines of the status; empty before the checks have been made.
+    pub checks: Vec<PreflightCheck>,
+    /// Why nothing may be installed or changed now. Ask this before anything begins; what has begun is not for it to
+    /// stop.
+    pub blocks: Option<String>,
+}
+
+impl Verdict {
+    /// The checks have not been made for the present spec.
+    #[must_use]
+    pub fn pending() -> Self {
+        Self {
+            checks: Vec::new(),
+            blocks: Some("waits for the checks of status.preflight".to_owned()),
+        }
+    }
+
+    /// Whether the checks have been made.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.checks.is_empty()
+    }
+}
+
+/// Makes every check of what a plan asks for. `skip` names those that are not to stop anything.
+#[must_use]
+pub fn verdict(plan: &Plan, skip: &[PreflightName], facts: &Facts) -> Verdict {
+    let checks: Vec<_> = PreflightName::ALL
+        .into_iter()
+        .map(|name| line(name, find(name, plan, facts), skip.contains(&name)))
+        .collect();
+    let blocks = failures(&checks);
+    Verdict { checks, blocks }
+}
+
+fn find(name: PreflightName, plan: &Plan, facts: &Facts) -> Finding {
+    match name {
+        PreflightName::ServerVersion => server::version(&facts.server_version),
+        PreflightName::Permissions => server::permissions(&facts.denied),
+        PreflightName::KindsOwned => kinds::owned(plan.crds, &facts.definitions),
+        PreflightName::OtherLoadBalancer => {
+            others::balancers(plan.load_balancer_class.as_deref(), &facts.balancers)
+        }
+        PreflightName::ExcludedNodes => nodes::excluded(plan.ignore_exclude_label, &facts.nodes),
+        PreflightName::StrictArp => nodes::strict_arp(&facts.proxy),
+        PreflightName::Networks => networks::overlaps(&facts.pools, &facts.nodes, &facts.services),
+        PreflightName::Images => images::names([&plan.controller.image, &plan.speaker.image]),
+    }
+}
+
+fn line(name: PreflightName, finding: Finding, skipped: bool) -> PreflightCheck {
+    let (result, message) = match finding {
+        Finding::Failed(message) if skipped => (PreflightResult::Skipped, format!("{OVERRIDDEN}{message}")),
+        Finding::Passed(message) | Finding::Warning(message) if skipped => {
+            (PreflightResult::Skipped, message)
+        }
+        Finding::Passed(message) => (PreflightResult::Passed, message),
+        Finding::Warning(message) => (PreflightResult::Warning, message),
+        Finding::Failed(message) => (PreflightResult::Failed, message),
+    };
+    PreflightCheck {
+        name,
+        result,
+        message,
+    }
+}
+
+/// Why nothing may be installed or changed, with what to do about it; `None` where no check failed.
+#[must_use]
+pub fn failures(checks: &[PreflightCheck]) -> Option<String> {
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.result == PreflightResult::Failed)
+        .collect();
+    let first = failed.first()?.name.as_str();
+    let said: Vec<_> = failed
+        .iter()
+        .map(|check| format!("{}: {}", check.name.as_str(), check.message))
+        .collect();
+    Some(format!(
+        "{} (to go on all the same, name it in spec.preflight.skip, as in [{first}])",
+        said.join("; ")
+    ))
+}
+
+/// Whether the check failed and the spec overrode it.
+#[must_use]
+pub fn is_overridden(check: &PreflightCheck) -> bool {
+    check.result == PreflightResult::Skipped && check.message.starts_with(OVERRIDDEN)
+}
+
+/// The first few, and how many more.
+fn few(items: &[String]) -> String {
+    let mut text = items.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+    if items.len() > LISTED {
+        text.push_str(&format!(" and {} more", items.len() - LISTED));
+    }
+    text
+}
+
+/// What a check says whose facts could not be had: that is no reason to stop anything.
+fn unknown(what: &str, error: &str) -> Finding {
+    Finding::warning(format!("{what} could not be looked at: {error}"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::plan::tests::mk_plan;
+
+    pub(crate) fn mk_facts() -> Facts {
+        Facts {
+            generation: 1,
+            server_version: Ok("v1.33.0".to_owned()),
+            denied: Ok(Vec::new()),
+            definitions: Ok(Vec::new()),
+            balancers: Ok(Vec::new()),
+            nodes: Ok(Vec::new()),
+            proxy: Ok(None),
+            pools: Ok(Vec::new()),
+            services: Ok(Vec::new()),
+        }
+    }
+
+    fn result(verdict: &Verdict, name: PreflightName) -> (PreflightResult, &str) {
+        let found = verdict.checks.iter().find(|check| check.name == name).unwrap();
+        (found.result, &found.message)
+    }
+
+    #[test]
+    fn every_check_is_told_and_a_cluster_without_trouble_passes_them_all() {
+        let verdict = verdict(&mk_plan(), &[], &mk_facts());
+        let names: Vec<_> = verdict.checks.iter().map(|check| check.name).collect();
+        assert_eq!(names, PreflightName::ALL);
+        for check in &verdict.checks {
+            assert_eq!(check.result, PreflightResult::Passed, "{check:?}");
+        }
+        assert_eq!(verdict.blocks, None);
+    }
+
+    #[test]
+    fn a_check_that_fails_blocks_and_says_how_to_skip_it_and_skipped_it_says_so() {
+        let mut facts = mk_facts();
+        facts.denied = Ok(vec!["patch services/status".to_owned()]);
+        let failed = verdict(&mk_plan(), &[], &facts);
+        let message = failed.blocks.unwrap();
+        assert!(message.starts_with("Permissions: "), "{message}");
+        assert!(
+            message.contains("spec.preflight.skip, as in [Permissions]"),
+            "{message}"
+        );
+        let skipped = verdict(&mk_plan(), &[PreflightName::Permissions], &facts);
+        assert_eq!(skipped.blocks, None);
+        let (result, message) = result(&skipped, PreflightName::Permissions);
+        assert_eq!(result, PreflightResult::Skipped);
+        assert!(message.starts_with("would have failed: "), "{message}");
+        assert_eq!(
+            skipped.checks.iter().filter(|check| is_overridden(check)).count(),
+            1
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_a_warning() {
+        let error = || "forbidden".to_owned();
+        let facts = Facts {
+            generation: 1,
+            server_version: Err(error()),
+            denied: Err(error()),
+            definitions: Err(error()),
+            balancers: Err(error()),
+            nodes: Err(error()),
+            proxy: Err(error()),
+            pools: Err(error()),
+            services: Err(error()),
+        };
+        let verdict = verdict(&mk_plan(), &[], &facts);
+        assert_eq!(verdict.blocks, None);
+        for check in verdict.checks {
+            if check.name != PreflightName::Images {
+                assert_eq!(check.result, PreflightResult::Warning, "{check:?}");
+                assert!(check.message.ends_with("forbidden"), "{check:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_skip_of_what_passes_is_no_event() {
+        let verdict = verdict(&mk_plan(), &[PreflightName::StrictArp], &mk_facts());
+        assert_eq!(
+            result(&verdict, PreflightName::StrictArp).0,
+            PreflightResult::Skipped
+        );
+        assert!(!verdict.checks.iter().any(is_overridden));
+    }
+}
