@@ -46,12 +46,18 @@ impl Operator {
     /// Of what is to be done, what may be done; `work` is told why the rest may not.
     pub(super) fn admit<'a>(&self, todo: Difference<'a>, work: &mut Work) -> Difference<'a> {
         match &self.preflight.verdict.blocks {
-            Some(reason) if is_first_installation(&todo, &self.index) => {
+            Some(reason) if is_first_installation(&todo, &self.index, self.has_run()) => {
                 work.blocked = Some(reason.clone());
                 Difference::default()
             }
             Some(_) | None => todo,
         }
+    }
+
+    /// Whether this stack has run before, says its status.
+    fn has_run(&self) -> bool {
+        let status = self.stack.as_ref().and_then(|stack| stack.status.as_ref());
+        status.is_some_and(|status| status.last_good.is_some())
     }
 
     /// Why an upgrade that is under way does not get beyond its first step, if a check is the reason. What has got

@@ -6,7 +6,16 @@ use ipnet::IpNet;
 use lb_crds::AddressRange;
 
 /// A fact, or why it could not be had.
-pub type Known<T> = Result<T, String>;
+pub type Known<T> = Result<T, Unread>;
+
+/// Why a fact could not be had.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unread {
+    /// In the API server's words.
+    pub because: String,
+    /// Whether it may be had later: the API server did not answer, or not now. What it refuses, it refuses again.
+    pub may_pass: bool,
+}
 
 /// The cluster as it was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +38,27 @@ pub struct Facts {
     pub pools: Known<Vec<Pool>>,
     /// Networks that Services have their cluster IPs from.
     pub services: Known<Vec<IpNet>>,
+}
+
+impl Facts {
+    /// These facts, and of those that could not be had what was seen for the same generation before.
+    #[must_use]
+    pub fn after(self, before: Option<Self>) -> Self {
+        let Some(before) = before.filter(|before| before.generation == self.generation) else {
+            return self;
+        };
+        Self {
+            generation: self.generation,
+            server_version: self.server_version.or(before.server_version),
+            denied: self.denied.or(before.denied),
+            definitions: self.definitions.or(before.definitions),
+            balancers: self.balancers.or(before.balancers),
+            nodes: self.nodes.or(before.nodes),
+            proxy: self.proxy.or(before.proxy),
+            pools: self.pools.or(before.pools),
+            services: self.services.or(before.services),
+        }
+    }
 }
 
 /// A kind that exists.

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::questions::questions;
-use super::{Balancer, Definition, Facts, Known, Node, Pool, Product, kinds, recognise};
+use super::{Balancer, Definition, Facts, Known, Node, Pool, Product, Unread, kinds, recognise};
 use crate::object::Kind;
 use crate::render::{MANAGED_BY, MANAGER};
 
@@ -33,8 +33,8 @@ const PAGE: u32 = 200;
 const PAGES: usize = 100;
 /// Access reviews under way at a time.
 const REVIEWS: usize = 8;
-/// Objects that look like a load balancer and are read in full.
-const SUSPECTS: usize = 16;
+/// Objects of one product that look like a load balancer and are read in full: k3s' ServiceLB makes one for each Service.
+const SUSPECTS: usize = 8;
 /// Where static pods of the control plane and kube-proxy's settings are.
 const SYSTEM: &str = "kube-system";
 
@@ -76,15 +76,19 @@ pub async fn gather(client: Client, request: Request) -> Facts {
 }
 
 async fn known<T>(look: impl Future<Output = kube::Result<T>>) -> Known<T> {
-    match tokio::time::timeout(TIMEOUT, look).await {
-        Ok(Ok(fact)) => Ok(fact),
-        Ok(Err(kube::Error::Api(status))) => Err(status.message.clone()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!(
-            "no answer from the API server for {} seconds",
-            TIMEOUT.as_secs()
-        )),
-    }
+    let (because, may_pass) = match tokio::time::timeout(TIMEOUT, look).await {
+        Ok(Ok(fact)) => return Ok(fact),
+        Ok(Err(kube::Error::Api(status))) => {
+            let is_refused = (400..500).contains(&status.code) && !matches!(status.code, 408 | 410 | 429);
+            (status.message.clone(), !is_refused)
+        }
+        Ok(Err(error)) => (error.to_string(), true),
+        Err(_) => (
+            format!("no answer from the API server for {} seconds", TIMEOUT.as_secs()),
+            true,
+        ),
+    };
+    Err(Unread { because, may_pass })
 }
 
 async fn version(client: &Client) -> kube::Result<String> {
@@ -195,16 +199,17 @@ async fn suspects(api: &Api<DynamicObject>) -> kube::Result<Vec<(Product, String
     for _ in 0..PAGES {
         let page = api.list_metadata(&params).await?;
         for item in page.items {
-            if let Some(product) = recognise::product(&item.name_any(), item.labels()) {
+            if let Some(product) = recognise::product(&item.name_any(), item.labels())
+                && found.iter().filter(|(other, _, _)| *other == product).count() < SUSPECTS
+            {
                 found.push((product, item.namespace().unwrap_or_default(), item.name_any()));
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) if found.len() < SUSPECTS => params.continue_token = Some(token),
-            Some(_) | None => break,
+            Some(token) => params.continue_token = Some(token),
+            None => break,
         }
     }
-    found.truncate(SUSPECTS);
     Ok(found)
 }
 

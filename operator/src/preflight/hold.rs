@@ -5,16 +5,17 @@ use crate::diff::{Cause, Difference};
 use crate::index::Index;
 use crate::object::Kind;
 
-/// Whether what is to be done is a first installation: there is no workload, and none was there before.
+/// Whether what is to be done is a first installation: there is no workload, and none was there before, as this process or
+/// the status (`ran`) remembers.
 #[must_use]
-pub fn is_first_installation(todo: &Difference<'_>, index: &Index) -> bool {
+pub fn is_first_installation(todo: &Difference<'_>, index: &Index, ran: bool) -> bool {
     let is_workload = |kind: Kind| matches!(kind, Kind::Deployment | Kind::DaemonSet);
     let runs = index.objects().any(|(id, _)| is_workload(id.kind));
     let deleted = todo
         .apply
         .iter()
         .any(|(wanted, cause)| is_workload(wanted.id.kind) && *cause == Cause::Drift);
-    !runs && !deleted && !todo.is_empty()
+    !ran && !runs && !deleted && !todo.is_empty()
 }
 
 #[cfg(test)]
@@ -78,11 +79,13 @@ mod tests {
                 apply: wanted.iter().map(|(wanted, cause)| (wanted, *cause)).collect(),
                 prune: Vec::new(),
             };
+            let index = mk_index(exist);
             assert_eq!(
-                is_first_installation(&todo, &mk_index(exist)),
+                is_first_installation(&todo, &index, false),
                 first,
                 "{exist:?} {asked:?}"
             );
+            assert!(!is_first_installation(&todo, &index, true), "it has run");
         }
     }
 }

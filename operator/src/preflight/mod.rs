@@ -21,7 +21,7 @@ mod recognise;
 mod server;
 mod turn;
 
-pub use facts::{Balancer, Definition, Facts, Known, Node, Pool, Product, Serves};
+pub use facts::{Balancer, Definition, Facts, Known, Node, Pool, Product, Serves, Unread};
 pub use turn::Turn;
 
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
@@ -161,9 +161,17 @@ fn few(items: &[String]) -> String {
     text
 }
 
-/// What a check says whose facts could not be had: that is no reason to stop anything.
-fn unknown(what: &str, error: &str) -> Finding {
-    Finding::warning(format!("{what} could not be looked at: {error}"))
+/// What a check says whose facts could not be had. What may be had in a moment is worth waiting for; that the operator may
+/// not see it is no reason to stop anything.
+fn unknown(what: &str, unread: &Unread) -> Finding {
+    let because = &unread.because;
+    if unread.may_pass {
+        Finding::failed(format!(
+            "{what} could not be looked at, and will be again: {because}"
+        ))
+    } else {
+        Finding::warning(format!("{what} could not be looked at: {because}"))
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +190,24 @@ pub(crate) mod tests {
             proxy: Ok(None),
             pools: Ok(Vec::new()),
             services: Ok(Vec::new()),
+        }
+    }
+
+    fn mk_unread(because: &str, may_pass: bool) -> Facts {
+        let error = || Unread {
+            because: because.to_owned(),
+            may_pass,
+        };
+        Facts {
+            generation: 1,
+            server_version: Err(error()),
+            denied: Err(error()),
+            definitions: Err(error()),
+            balancers: Err(error()),
+            nodes: Err(error()),
+            proxy: Err(error()),
+            pools: Err(error()),
+            services: Err(error()),
         }
     }
 
@@ -224,27 +250,28 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_could_not_be_looked_at_is_a_warning() {
-        let error = || "forbidden".to_owned();
-        let facts = Facts {
-            generation: 1,
-            server_version: Err(error()),
-            denied: Err(error()),
-            definitions: Err(error()),
-            balancers: Err(error()),
-            nodes: Err(error()),
-            proxy: Err(error()),
-            pools: Err(error()),
-            services: Err(error()),
-        };
-        let verdict = verdict(&mk_plan(), &[], &facts);
-        assert_eq!(verdict.blocks, None);
-        for check in verdict.checks {
-            if check.name != PreflightName::Images {
-                assert_eq!(check.result, PreflightResult::Warning, "{check:?}");
-                assert!(check.message.ends_with("forbidden"), "{check:?}");
+    fn what_may_not_be_looked_at_is_a_warning_and_what_cannot_be_now_is_waited_for() {
+        for (may_pass, result) in [(false, PreflightResult::Warning), (true, PreflightResult::Failed)] {
+            let facts = mk_unread("no answer", may_pass);
+            let verdict = verdict(&mk_plan(), &[], &facts);
+            assert_eq!(verdict.blocks.is_some(), may_pass);
+            for check in verdict.checks {
+                if check.name != PreflightName::Images {
+                    assert_eq!(check.result, result, "{check:?}");
+                    assert!(check.message.ends_with("no answer"), "{check:?}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_was_seen_before_counts_while_it_cannot_be_seen_and_for_this_generation_only() {
+        assert_eq!(mk_unread("no answer", true).after(Some(mk_facts())), mk_facts());
+        let mut other = mk_facts();
+        other.generation = 2;
+        let unread = mk_unread("no answer", true);
+        assert_eq!(unread.clone().after(Some(other)), unread);
+        assert_eq!(mk_facts().after(Some(unread)), mk_facts());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use lb_crds::names::LABEL_EXCLUDE;
 use serde_json::Value;
 
-use super::{Finding, Known, Node, few, unknown};
+use super::{Finding, Known, Node, Unread, few, unknown};
 
 /// `ignored`: whether the stack says that the label counts for nothing.
 pub(super) fn excluded(ignored: bool, nodes: &Known<Vec<Node>>) -> Finding {
@@ -54,10 +54,11 @@ pub(super) fn strict_arp(proxy: &Known<Option<String>>) -> Finding {
     let configuration: Value = match serde_yaml::from_str(text) {
         Ok(configuration) => configuration,
         Err(error) => {
-            return unknown(
-                "config.conf in the ConfigMap kube-system/kube-proxy",
-                &error.to_string(),
-            );
+            let unread = Unread {
+                because: error.to_string(),
+                may_pass: false,
+            };
+            return unknown("config.conf in the ConfigMap kube-system/kube-proxy", &unread);
         }
     };
     let mode = configuration["mode"].as_str().unwrap_or_default();

@@ -7,8 +7,11 @@ use lb_crds::load_balancer_stack::PreflightName;
 use super::{Facts, Verdict, verdict};
 use crate::plan::Plan;
 
-/// Pause between two looks while something waits for a check to pass.
+/// Shortest pause between two looks while something waits for a check to pass: whoever puts it right looks at the stack next.
 const WAITING: Duration = Duration::from_secs(5);
+/// It grows with the time since it waits, by this part of it, and to the pause of what fails: a cluster that nobody puts right
+/// is not to be read over and over.
+const PATIENCE: u32 = 8;
 /// Pause while a check fails and nothing waits for it.
 const FAILING: Duration = Duration::from_secs(60);
 /// Pause while all is well.
@@ -18,6 +21,8 @@ const RESTING: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub struct Turn {
     last: Option<(Instant, Facts)>,
+    /// The first look for this generation at something that waits.
+    waits_since: Option<Instant>,
     /// Whether a look is being taken.
     looks: bool,
 }
@@ -31,7 +36,11 @@ impl Turn {
     /// This was seen.
     pub fn take(&mut self, now: Instant, facts: Facts) {
         self.looks = false;
-        self.last = Some((now, facts));
+        let before = self.last.take().map(|(_, before)| before);
+        if before.as_ref().map(|before| before.generation) != Some(facts.generation) {
+            self.waits_since = None;
+        }
+        self.last = Some((now, facts.after(before)));
     }
 
     /// What the last look says. What was seen for another generation says nothing: there may have been reasons to change
@@ -46,10 +55,11 @@ impl Turn {
 
     /// How long to wait before the next look; zero if it is due. `None` while one is being taken.
     #[must_use]
-    pub fn wait(&self, now: Instant, generation: i64, fails: bool, waits: bool) -> Option<Duration> {
+    pub fn wait(&mut self, now: Instant, generation: i64, fails: bool, waits: bool) -> Option<Duration> {
         if self.looks {
             return None;
         }
+        self.waits_since = self.waits_since.or(Some(now)).filter(|_| waits);
         let Some((last, _)) = self
             .last
             .as_ref()
@@ -58,7 +68,10 @@ impl Turn {
             return Some(Duration::ZERO);
         };
         let pause = match (waits, fails) {
-            (true, _) => WAITING,
+            (true, _) => {
+                let since = self.waits_since.unwrap_or(now);
+                (now.saturating_duration_since(since) / PATIENCE).clamp(WAITING, FAILING)
+            }
             (false, true) => FAILING,
             (false, false) => RESTING,
         };
@@ -95,6 +108,16 @@ mod tests {
         let mut turn = Turn::default();
         turn.take(now, mk_facts());
         assert_eq!(turn.wait(now, 1, true, true), Some(WAITING));
-        assert_eq!(turn.wait(now, 1, true, false), Some(FAILING));
+        let since = |turn: &mut Turn, seconds: u64| {
+            let now = now + Duration::from_secs(seconds);
+            turn.take(now, mk_facts());
+            turn.wait(now, 1, true, true)
+        };
+        assert_eq!(since(&mut turn, 40), Some(WAITING));
+        assert_eq!(since(&mut turn, 80), Some(WAITING * 2));
+        assert_eq!(since(&mut turn, 4000), Some(FAILING));
+        let then = now + Duration::from_secs(4000);
+        assert_eq!(turn.wait(then, 1, true, false), Some(FAILING));
+        assert_eq!(since(&mut turn, 4001), Some(WAITING), "it waits anew");
     }
 }
