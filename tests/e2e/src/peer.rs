@@ -45,21 +45,20 @@ pub fn install_metallb(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes our operator, then its stack, whose deletion takes all that was made for it along, except the namespace and
-/// the kinds: pools and advertisements live there.
+/// Removes our operator, then its stack without it, as docs/uninstall.md says: the Services keep the addresses in their status, and
+/// Kubernetes removes all that was made for the stack, except the namespace and the kinds: pools and advertisements live there.
 fn remove_ours(lab: &Lab) -> anyhow::Result<()> {
+    const STACK: [&str; 2] = ["loadbalancerstack", "default"];
+    const LET_GO: &str = r#"{"metadata":{"finalizers":null}}"#;
     helm(lab, &["uninstall", "lb-operator", "--wait", "--ignore-not-found"])?;
-    if kubectl(lab, &["get", "crd", "loadbalancerstacks.lb-operator.io"]).is_ok() {
+    let there = kubectl(lab, &["get", "crd", "loadbalancerstacks.lb-operator.io"]).is_ok();
+    if there && kubectl(lab, &[&["get"], &STACK[..]].concat()).is_ok() {
         kubectl(
             lab,
-            &[
-                "delete",
-                "loadbalancerstack",
-                "default",
-                "--cascade=foreground",
-                "--ignore-not-found",
-            ],
+            &[&["patch"], &STACK[..], &["--type=merge", "-p", LET_GO]].concat(),
         )?;
+        let how = ["--cascade=foreground", "--timeout=120s"];
+        kubectl(lab, &[&["delete"], &STACK[..], &how[..]].concat())?;
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ use crate::lab::{Cluster, Lab, LabConfig};
 pub const SOON: Duration = Duration::from_secs(30);
 /// How long a scenario waits for what the cluster itself takes its time for: a dead node, pods that restart.
 pub const EVENTUALLY: Duration = Duration::from_secs(120);
+/// The longest that one command takes, in seconds: `kubectl delete` waits for ever for an object that nobody lets go, and a test
+/// that hangs tells nobody why.
+const LONGEST: &str = "300";
 
 /// A cluster and the two places from which a user looks at it.
 pub struct Stage {
@@ -146,9 +149,9 @@ impl Stage {
     /// # Errors
     /// When it cannot be started or fails; the error holds what it printed.
     pub fn admin(&self, text: &str) -> anyhow::Result<String> {
-        let mut command = Command::new("bash");
+        let mut command = Command::new("timeout");
         command
-            .args(["-o", "pipefail", "-c", text])
+            .args([LONGEST, "bash", "-o", "pipefail", "-c", text])
             .current_dir(repository())
             .env("KUBECONFIG", self.cluster.kubeconfig())
             .env("PATH", path());
@@ -168,7 +171,7 @@ impl Stage {
     /// # Errors
     /// As [`Stage::admin`].
     pub fn on_machine(&self, machine: &str, text: &str) -> anyhow::Result<String> {
-        finish(text, &mut self.the_lab().command(machine, &["bash", "-c", text])?)
+        finish(text, &mut self.the_lab().command(machine, &["timeout", LONGEST, "bash", "-c", text])?)
     }
 
     /// Runs the commands of one section of the guide, in order, and returns what each printed.
