@@ -221,9 +221,12 @@ impl Coordinator {
         }
     }
 
-    /// The hardware addresses from which we answer.
+    /// The hardware addresses from which we answer. Peers are told at once: they are about to see them.
     pub fn set_macs(&mut self, macs: Vec<MacAddr>) {
-        self.macs = macs;
+        if self.macs != macs {
+            self.macs = macs;
+            self.tell_all();
+        }
     }
 
     /// Who may answer for the address; none when nobody may.

@@ -357,6 +357,24 @@ fn with_failback_a_node_takes_its_addresses_back_as_soon_as_the_network_is_calm(
 }
 
 #[test]
+fn a_node_whose_cable_is_back_takes_nothing_that_others_have() {
+    for seed in 0..10 {
+        let mut lan = settled(seed, 3, 30);
+        let node = lan.sole_owners()[&lan.addresses[0]];
+        lan.unplug(node);
+        lan.run(ms(2000 + 700 * seed));
+        let before = lan.sole_owners();
+        assert!(
+            before.values().all(|owner| *owner != node),
+            "seed {seed}: others have what it had"
+        );
+        lan.plug_in(node);
+        one_at_most(seed, &mut lan, 5000);
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_stranger_is_told_and_left_alone_or_not() {
     let stranger = MacAddr([2, 0xbb, 0, 0, 0, 1]);
     for (policy, owners) in [

@@ -200,6 +200,10 @@ impl Coordinator {
             });
         } else if self.claims.declines(address) {
             self.claims.remove(address);
+            // Nobody could be heard meanwhile, so their silence said nothing: the wire is asked before it is taken.
+            if let Some(seat) = self.seats.get_mut(&address) {
+                seat.predecessor = None;
+            }
         }
     }
 

@@ -15,6 +15,8 @@ use lb_proto::liveness;
 
 use super::support::epoch;
 
+#[path = "cables.rs"]
+mod cables;
 #[path = "placing.rs"]
 mod placing;
 #[path = "weather.rs"]
@@ -98,6 +100,8 @@ pub(crate) struct Segment {
     pub(crate) strangers: BTreeMap<IpAddr, MacAddr>,
     /// Addresses that a node may not have.
     pub(crate) barred: BTreeSet<(usize, IpAddr)>,
+    /// Nodes without a carrier.
+    unplugged: BTreeSet<usize>,
     /// Which node is to have each address, in the eyes of each node.
     opinions: BTreeMap<(usize, IpAddr), usize>,
     /// The owner of each address, as the API server shows it.
@@ -169,6 +173,7 @@ impl Segment {
             sent: vec![0; nodes],
             strangers: BTreeMap::new(),
             barred: BTreeSet::new(),
+            unplugged: BTreeSet::new(),
             opinions: BTreeMap::new(),
             records: BTreeMap::new(),
             walled: false,
@@ -338,7 +343,7 @@ impl Segment {
                     *address,
                     Some(Candidates {
                         order: &order,
-                        declined: false,
+                        declined: self.unplugged.contains(&to),
                         preferred,
                     }),
                 );
@@ -564,19 +569,6 @@ impl Segment {
             process.coordinator.set_draining(draining);
         }
         self.work(node);
-    }
-
-    /// These nodes hear each other, and nobody else does.
-    pub(crate) fn split(&mut self, nodes: &[usize], side: u32) {
-        for node in nodes {
-            self.hosts[*node].side = side;
-        }
-    }
-
-    pub(crate) fn heal(&mut self) {
-        for host in &mut self.hosts {
-            host.side = 0;
-        }
     }
 
     pub(crate) fn is_running(&self, node: usize) -> bool {
