@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 
 /// A checked stack.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,12 +36,23 @@ pub struct Plan {
     pub speaker_settings: Vec<(&'static str, String)>,
     /// Whether the metallb.io kinds are among the objects; somebody else installs them otherwise.
     pub crds: bool,
-    /// Whether there is to be a ServiceMonitor.
-    pub service_monitor: bool,
+    /// The ServiceMonitor, if there is to be one.
+    pub service_monitor: Option<Monitor>,
     /// Whether there is to be a NetworkPolicy.
     pub network_policy: bool,
+    /// Whom it lets in; `None` lets in every pod of the cluster.
+    pub metrics_from: Option<Vec<NetworkPolicyPeer>>,
     /// Whether there are to be PodDisruptionBudgets.
     pub pod_disruption_budget: bool,
+}
+
+/// What can be set about the ServiceMonitor.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Monitor {
+    /// Labels besides those of every object.
+    pub labels: BTreeMap<String, String>,
+    /// Time between two questions for metrics; `None` leaves it to Prometheus.
+    pub interval: Option<String>,
 }
 
 /// The stack that owns what is rendered.
@@ -109,8 +121,9 @@ pub(crate) mod tests {
             excluded_interfaces: None,
             speaker_settings: Vec::new(),
             crds: true,
-            service_monitor: true,
+            service_monitor: Some(Monitor::default()),
             network_policy: true,
+            metrics_from: None,
             pod_disruption_budget: true,
         }
     }

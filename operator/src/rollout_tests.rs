@@ -70,7 +70,7 @@ fn a_revision_changes_with_the_pods_and_with_nothing_else() {
         controller_replicas: 5,
         network_policy: false,
         pod_disruption_budget: false,
-        service_monitor: false,
+        service_monitor: None,
         ..mk_plan()
     });
     assert_eq!(before, same);

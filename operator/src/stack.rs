@@ -12,7 +12,7 @@ use semver::Version;
 
 use crate::args::Config;
 use crate::image::Image;
-use crate::plan::{Owner, Plan, Workload};
+use crate::plan::{Monitor, Owner, Plan, Workload};
 use crate::render::Component;
 
 /// API version of the stack's kind.
@@ -100,6 +100,9 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
     let images = spec.images.unwrap_or_default();
     let controller = spec.controller.unwrap_or_default();
     let speaker = spec.speaker.unwrap_or_default();
+    let monitor = spec.monitoring.and_then(|monitoring| monitoring.service_monitor);
+    let monitor = monitor.unwrap_or_default();
+    let policy = spec.network_policy.unwrap_or_default();
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
     let speaker_settings = settings(&speaker);
     // What is rendered is the same for every version that is installed. Where a version needs something else, its own
@@ -141,8 +144,12 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
         crds: config.manage_crds,
-        service_monitor: monitors_exist && monitor_mode(stack) != Mode::Disabled,
-        network_policy: is_on(spec.network_policy.map(|policy| policy.mode)),
+        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then(|| Monitor {
+            labels: monitor.labels,
+            interval: monitor.interval,
+        }),
+        network_policy: is_on(Some(policy.mode)),
+        metrics_from: policy.metrics_from,
         pod_disruption_budget: is_on(spec.pod_disruption_budget.map(|budget| budget.mode)),
     })
 }

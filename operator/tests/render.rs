@@ -319,9 +319,31 @@ fn what_is_disabled_is_not_rendered() {
 }
 
 #[test]
+fn the_parts_take_the_fields_that_people_need_and_keep_the_labels_that_find_them() {
+    let monitoring =
+        json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]);
+    let objects = objects(json!({
+        "monitoring": {"serviceMonitor": {
+            "labels": {"release": "prometheus", "app.kubernetes.io/managed-by": "somebody"},
+            "interval": "15s",
+        }},
+        "networkPolicy": {"metricsFrom": monitoring},
+    }));
+    let monitor: Value = get(&objects, Kind::ServiceMonitor, "metallb");
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    assert_eq!(
+        monitor["metadata"]["labels"]["app.kubernetes.io/managed-by"],
+        "lb-operator"
+    );
+    assert_eq!(monitor["spec"]["endpoints"][0]["interval"], "15s");
+    let policy: Value = get(&objects, Kind::NetworkPolicy, "metallb-controller");
+    assert_eq!(policy["spec"]["ingress"][0]["from"], monitoring);
+}
+
+#[test]
 fn a_service_monitor_waits_for_its_kind() {
     let empty = plan(&mk_stack(json!({})), &mk_config(), false).unwrap();
-    assert!(!empty.service_monitor);
+    assert_eq!(empty.service_monitor, None);
     let _: NetworkPolicy = get(
         &render(&empty).unwrap(),
         Kind::NetworkPolicy,

@@ -17,13 +17,17 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
             &service(&plan.namespace, component),
         )?;
     }
-    if plan.service_monitor {
+    if let Some(monitor) = &plan.service_monitor {
         let id = ObjectId::new(Kind::ServiceMonitor, &plan.namespace, "metallb");
+        let mut endpoint = json!({ "port": PORT_NAME });
+        if let Some(interval) = &monitor.interval {
+            endpoint["interval"] = json!(interval);
+        }
         let monitor = json!({
-            "metadata": { "namespace": plan.namespace, "name": "metallb" },
+            "metadata": { "namespace": plan.namespace, "name": "metallb", "labels": monitor.labels },
             "spec": {
                 "selector": { "matchLabels": { "app": "metallb" } },
-                "endpoints": [{ "port": PORT_NAME }],
+                "endpoints": [endpoint],
             },
         });
         objects.add_json(id, None, monitor);

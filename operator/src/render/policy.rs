@@ -27,7 +27,7 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         objects.add(
             Kind::NetworkPolicy,
             Some(component),
-            &controller_policy(&plan.namespace),
+            &controller_policy(&plan.namespace, plan.metrics_from.as_ref()),
         )?;
     }
     Ok(())
@@ -53,19 +53,22 @@ fn add_budget(plan: &Plan, objects: &mut Objects, component: Component) -> Resul
     objects.add(Kind::PodDisruptionBudget, Some(component), &budget)
 }
 
-/// Metrics and probes from inside the cluster, nothing else. The speaker uses the host's network, which no
-/// NetworkPolicy governs, so that it has none.
-fn controller_policy(namespace: &str) -> NetworkPolicy {
+/// Metrics and probes from inside the cluster, or from those named, and nothing else. The speaker uses the host's network,
+/// which no NetworkPolicy governs, so that it has none.
+fn controller_policy(namespace: &str, from: Option<&Vec<NetworkPolicyPeer>>) -> NetworkPolicy {
+    let everybody = || {
+        vec![NetworkPolicyPeer {
+            namespace_selector: Some(LabelSelector::default()),
+            ..NetworkPolicyPeer::default()
+        }]
+    };
     NetworkPolicy {
         metadata: named(namespace, "metallb-controller"),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(Component::Controller.selector()),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
-                from: Some(vec![NetworkPolicyPeer {
-                    namespace_selector: Some(LabelSelector::default()),
-                    ..NetworkPolicyPeer::default()
-                }]),
+                from: Some(from.cloned().unwrap_or_else(everybody)),
                 ports: Some(vec![NetworkPolicyPort {
                     protocol: Some("TCP".to_owned()),
                     port: Some(IntOrString::Int(PORT)),

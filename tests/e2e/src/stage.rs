@@ -171,7 +171,12 @@ impl Stage {
     /// # Errors
     /// As [`Stage::admin`].
     pub fn on_machine(&self, machine: &str, text: &str) -> anyhow::Result<String> {
-        finish(text, &mut self.the_lab().command(machine, &["timeout", LONGEST, "bash", "-c", text])?)
+        finish(
+            text,
+            &mut self
+                .the_lab()
+                .command(machine, &["timeout", LONGEST, "bash", "-c", text])?,
+        )
     }
 
     /// Runs the commands of one section of the guide, in order, and returns what each printed.

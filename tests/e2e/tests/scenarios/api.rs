@@ -249,6 +249,14 @@ fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
             "{preflight: {skip: [StrictArp, StrictArp]}}",
             ["spec.preflight.skip", "duplicates"],
         ),
+        (
+            "{monitoring: {serviceMonitor: {interval: often}}}",
+            ["spec.monitoring.serviceMonitor.interval", "match"],
+        ),
+        (
+            "{networkPolicy: {metricsFrom: []}}",
+            ["spec.networkPolicy.metricsFrom", "at least 1"],
+        ),
         ("{namespace: Upper}", ["spec.namespace", "match"]),
         (
             "{speaker: {excludedInterfaces: ['']}}",
