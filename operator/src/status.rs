@@ -547,7 +547,8 @@ pub fn news(
     if let Some(degraded) = find(after, "Degraded").filter(|condition| condition.status == "True") {
         let known = find(before, "Degraded")
             .is_some_and(|known| known.status == "True" && known.reason == degraded.reason);
-        if !known {
+        // That an upgrade was rolled back is told where it happens.
+        if !known && degraded.reason != Reason::RolledBack.as_str() {
             news.push((true, degraded.reason, degraded.message));
         }
     }

@@ -10,8 +10,9 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     let stage = Stage::cluster("operator", 2)?;
     if stage.is_lab() {
         crate::preflight::nothing_is_installed_before_the_checks_pass(&stage)?;
+    } else {
+        stage.install()?;
     }
-    stage.install()?;
 
     // `kubectl get` answers: is it up, which version?
     let line = stage.admin("kubectl get loadbalancerstack default --no-headers")?;
@@ -183,12 +184,6 @@ fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<(
             r#"{"version":null}"#,
             "spec.version",
             "99.0.0",
-        ),
-        (
-            r#"{"version":"0.0.1"}"#,
-            r#"{"version":null}"#,
-            "spec.version",
-            "0.0.1",
         ),
         (
             r#"{"speaker":{"excludedInterfaces":["^eth0$","("]}}"#,
