@@ -1,0 +1,556 @@
+//! The cluster of the simulation: a DaemonSet controller, kubelets, images of which some are broken, nodes that die, return and
+//! join, and an operator that is killed anywhere, under a virtual clock.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use lb_crds::load_balancer_stack::{Revision, UpgradeOutcome, UpgradeStep as Step};
+
+use crate::upgrade::{
+    Choice, Controllers, Memory, Orders, Pod, PrePull, Seen, Settings, Speakers, Unanswered, advance, orders,
+};
+
+/// What is wrong with an image.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Image {
+    Good,
+    CannotBePulled,
+    Crashes,
+    NeverAnswers,
+    DiesAfter(i64),
+    NeverReady,
+}
+
+/// Random numbers that are the same for each run (xorshift).
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    name: String,
+    pub(super) up: bool,
+    control_plane: bool,
+    pub(super) owns: usize,
+    pulled: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    pub(super) pod: Pod,
+    started: i64,
+    ready_at: i64,
+    pub(super) gone_at: Option<i64>,
+    /// Since when other nodes ask for its addresses in vain.
+    silent: Option<i64>,
+}
+
+pub(super) struct World {
+    dice: Dice,
+    pub(super) now: i64,
+    pub(super) nodes: Vec<Node>,
+    pub(super) speakers: Vec<Running>,
+    controllers: Vec<Running>,
+    pub(super) speaker_template: String,
+    on_delete: bool,
+    /// When the DaemonSet's controller will have seen the template.
+    observed_at: i64,
+    controller_template: String,
+    pre_pull: Option<(String, i64)>,
+    pub(super) images: Vec<Image>,
+    pub(super) target: usize,
+    pub(super) generation: i64,
+    pub(super) paused: bool,
+    pub(super) settings: Settings,
+    pub(super) memory: Memory,
+    uids: u64,
+    pub(super) chaos: bool,
+    /// Nodes whose speaker we have deleted and that have none that is ready yet.
+    ours: BTreeSet<String>,
+    /// Restarts that we have ordered: node, and of which revision.
+    pub(super) restarts: Vec<(String, String)>,
+    log: Vec<String>,
+}
+
+pub(super) fn revision(number: usize) -> Revision {
+    Revision {
+        version: format!("0.1.{number}"),
+        revision: format!("r{number}"),
+        controller: format!("c{number}"),
+        speaker: format!("s{number}"),
+    }
+}
+
+fn number(name: &str) -> usize {
+    name.get(1..)
+        .and_then(|rest| rest.parse().ok())
+        .unwrap_or_default()
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + second).unwrap()
+}
+
+impl World {
+    pub(super) fn new(seed: u64, nodes: u64, images: &[Image]) -> Self {
+        let mut world = Self {
+            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            now: 0,
+            nodes: Vec::new(),
+            speakers: Vec::new(),
+            controllers: Vec::new(),
+            speaker_template: "s0".to_owned(),
+            on_delete: false,
+            observed_at: 0,
+            controller_template: "c0".to_owned(),
+            pre_pull: None,
+            images: images.to_vec(),
+            target: 0,
+            generation: 1,
+            paused: false,
+            settings: Settings {
+                manual: false,
+                approved_plan: None,
+                soak: 20,
+                max_unavailable: 1,
+                deadline: 120,
+                rollback: true,
+            },
+            memory: Memory::default(),
+            uids: 0,
+            chaos: false,
+            ours: BTreeSet::new(),
+            restarts: Vec::new(),
+            log: Vec::new(),
+        };
+        for _ in 0..nodes {
+            world.join();
+        }
+        world.run_until(200, |world| world.memory.last_good.is_some());
+        assert_eq!(
+            world.memory.last_good,
+            Some(revision(0)),
+            "the first install is good"
+        );
+        world.restarts.clear();
+        world
+    }
+
+    pub(super) fn join(&mut self) {
+        let name = format!("n{}", self.nodes.len());
+        let owns = self.dice.roll(3);
+        self.nodes.push(Node {
+            control_plane: self.nodes.is_empty(),
+            name,
+            up: true,
+            owns: usize::try_from(owns).unwrap(),
+            pulled: false,
+        });
+    }
+
+    fn image(&self, revision: &str) -> Image {
+        self.images.get(number(revision)).copied().unwrap_or(Image::Good)
+    }
+
+    fn mk_pod(&mut self, kind: &str, node: &str, revision: &str) -> Running {
+        self.uids += 1;
+        let name = format!("{kind}-{}", self.uids);
+        Running {
+            pod: Pod {
+                uid: name.clone(),
+                name,
+                node: node.to_owned(),
+                revision: revision.to_owned(),
+                ..Pod::default()
+            },
+            started: self.now,
+            ready_at: self.now + 1 + i64::try_from(self.dice.roll(4)).unwrap(),
+            gone_at: None,
+            silent: None,
+        }
+    }
+
+    /// The controllers of Kubernetes and the kubelets do a second's work.
+    fn cluster(&mut self) {
+        let now = self.now;
+        self.kubelets();
+        self.speakers
+            .retain(|pod| pod.gone_at.is_none_or(|gone| gone > now));
+        self.controllers
+            .retain(|pod| pod.gone_at.is_none_or(|gone| gone > now));
+        if now >= self.observed_at {
+            self.daemon_set();
+        }
+        self.deployment();
+        let images = self.pre_pull.clone();
+        for index in 0..self.nodes.len() {
+            let bad = images
+                .as_ref()
+                .is_some_and(|(revision, _)| self.image(revision) == Image::CannotBePulled);
+            let lucky = self.dice.one_in(3);
+            let node = &mut self.nodes[index];
+            node.pulled = images.is_some() && !bad && (node.pulled || (node.up && lucky));
+        }
+        let ready: BTreeSet<_> = self
+            .speakers
+            .iter()
+            .filter(|pod| pod.pod.ready && pod.gone_at.is_none())
+            .map(|pod| pod.pod.node.clone())
+            .collect();
+        let up: BTreeSet<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.up)
+            .map(|node| node.name.clone())
+            .collect();
+        self.ours
+            .retain(|node| !ready.contains(node) && up.contains(node));
+    }
+
+    fn kubelets(&mut self) {
+        let now = self.now;
+        let images = self.images.clone();
+        let up: BTreeSet<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.up)
+            .map(|node| node.name.clone())
+            .collect();
+        for running in self.speakers.iter_mut().chain(&mut self.controllers) {
+            let pod = &mut running.pod;
+            pod.lost = !pod.node.is_empty() && !up.contains(&pod.node);
+            if pod.lost {
+                pod.ready = false;
+                // It does not go before its node is back.
+                running.gone_at = running.gone_at.map(|_| now + 2);
+                continue;
+            }
+            let age = now - running.started;
+            let starts = now >= running.ready_at;
+            match images.get(number(&pod.revision)).copied().unwrap_or(Image::Good) {
+                Image::Good => pod.ready = starts,
+                Image::NeverAnswers => {
+                    pod.ready = starts;
+                    if starts && now >= running.ready_at + 6 {
+                        running.silent.get_or_insert(now);
+                    }
+                }
+                Image::CannotBePulled => pod.trouble = starts.then(|| "ErrImagePull".to_owned()),
+                Image::NeverReady => pod.ready = false,
+                Image::Crashes => {
+                    if starts {
+                        pod.restarts = 1 + i32::try_from(age / 20).unwrap();
+                        pod.trouble = Some("CrashLoopBackOff".to_owned());
+                    }
+                }
+                Image::DiesAfter(seconds) => {
+                    let alive = age - (running.ready_at - running.started);
+                    pod.ready = starts && (alive < seconds || alive % 40 < 5);
+                    if alive >= seconds {
+                        pod.restarts = 1;
+                    }
+                }
+            }
+            pod.ready_since = if pod.ready {
+                pod.ready_since.or(Some(at(now)))
+            } else {
+                None
+            };
+        }
+    }
+
+    fn daemon_set(&mut self) {
+        for index in 0..self.nodes.len() {
+            let node = self.nodes[index].clone();
+            if !self.speakers.iter().any(|pod| pod.pod.node == node.name) && self.dice.one_in(2) {
+                let template = self.speaker_template.clone();
+                let mut pod = self.mk_pod("speaker", &node.name, &template);
+                pod.pod.control_plane = node.control_plane;
+                pod.pod.owns = node.owns;
+                self.speakers.push(pod);
+            }
+        }
+        if self.on_delete {
+            return;
+        }
+        // RollingUpdate, maxUnavailable 1: unready ones of an old template go at once.
+        let away = self.speakers.iter().filter(|pod| !pod.pod.ready).count();
+        let template = self.speaker_template.clone();
+        let now = self.now;
+        let mut room = usize::from(away == 0);
+        for pod in &mut self.speakers {
+            if pod.pod.revision == template || pod.gone_at.is_some() {
+                continue;
+            }
+            if !pod.pod.ready {
+                pod.gone_at = Some(now + 2);
+            } else if room > 0 {
+                room -= 1;
+                pod.gone_at = Some(now + 2);
+            }
+        }
+    }
+
+    fn deployment(&mut self) {
+        let template = self.controller_template.clone();
+        let now = self.now;
+        let new = self.controllers.iter().filter(|pod| pod.pod.revision == template);
+        let ready = new.clone().filter(|pod| pod.pod.ready).count();
+        let (count, all) = (new.count(), self.controllers.len());
+        if count < 2 && all < 3 {
+            let pod = self.mk_pod("controller", "", &template);
+            self.controllers.push(pod);
+        }
+        let staying = self
+            .controllers
+            .iter()
+            .filter(|pod| pod.gone_at.is_none() && pod.pod.ready)
+            .count();
+        let unready = self
+            .controllers
+            .iter()
+            .any(|pod| pod.pod.revision != template && !pod.pod.ready);
+        let surplus = staying > 2 || (ready > 0 && all > 2) || unready;
+        if surplus
+            && let Some(old) = self
+                .controllers
+                .iter_mut()
+                .filter(|pod| pod.pod.revision != template && pod.gone_at.is_none())
+                .min_by_key(|pod| pod.pod.ready)
+        {
+            old.gone_at = Some(now + 1);
+        }
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        let pods = |running: &[Running]| -> Vec<Pod> {
+            let pod = |running: &Running| Pod {
+                terminating: running.gone_at.is_some(),
+                ..running.pod.clone()
+            };
+            running.iter().map(pod).collect()
+        };
+        let controllers = pods(&self.controllers);
+        let speakers = pods(&self.speakers);
+        let complete = |pods: &[Pod], revision: &str| {
+            pods.iter()
+                .all(|pod| pod.lost || (pod.ready && pod.revision == revision && !pod.terminating))
+        };
+        let observed = self.now >= self.observed_at;
+        let up = self.nodes.iter().filter(|node| node.up);
+        Seen {
+            target: revision(self.target),
+            generation: self.generation,
+            operator_version: "0.1.0".to_owned(),
+            paused: self.paused,
+            settings: self.settings.clone(),
+            obstacle: None,
+            ledger: Some("ledger".to_owned()),
+            moved: Vec::new(),
+            unanswered: self
+                .speakers
+                .iter()
+                .filter(|pod| pod.pod.owns > 0 && !pod.pod.lost)
+                .filter_map(|pod| {
+                    Some(Unanswered {
+                        node: pod.pod.node.clone(),
+                        message: format!("{} does not answer", pod.pod.node),
+                        since: at(pod.silent?),
+                    })
+                })
+                .collect(),
+            kinds: true,
+            kinds_refused: None,
+            permissions: true,
+            former_known: true,
+            controllers: Controllers {
+                template: Some(self.controller_template.clone()),
+                settled: controllers.len() == 2 && complete(&controllers, &self.controller_template),
+                leads: true,
+                pods: controllers,
+            },
+            speakers: Speakers {
+                template: Some(self.speaker_template.clone()),
+                on_delete: self.on_delete,
+                observed,
+                settled: observed
+                    && speakers.len() == self.nodes.len()
+                    && complete(&speakers, &self.speaker_template),
+                desired: i32::try_from(self.nodes.len()).unwrap(),
+                pods: speakers,
+            },
+            pre_pull: self.pre_pull.as_ref().map(|(revision, _)| PrePull {
+                revision: revision.clone(),
+                desired: i32::try_from(up.clone().count()).unwrap(),
+                done: i32::try_from(up.filter(|node| node.pulled).count()).unwrap(),
+                failed: (self.image(revision) == Image::CannotBePulled)
+                    .then(|| "n0: ErrImagePull".to_owned()),
+            }),
+        }
+    }
+
+    /// One pass of the operator, which may be killed anywhere in it.
+    fn operator(&mut self) {
+        if self.chaos && self.dice.one_in(6) {
+            return;
+        }
+        let seen = self.seen();
+        let (next, news) = advance(&self.memory, &seen, at(self.now));
+        if self.chaos && self.dice.one_in(8) {
+            // Killed before the status is written.
+            return;
+        }
+        for news in news {
+            self.log
+                .push(format!("{:>5} {}: {}", self.now, news.reason, news.note));
+        }
+        self.memory = next;
+        if self.chaos && self.dice.one_in(8) {
+            // Killed before anything follows from it.
+            return;
+        }
+        if !self.paused {
+            let orders = orders(&self.memory, &seen, at(self.now));
+            self.carry_out(&orders, &seen);
+        }
+    }
+
+    fn carry_out(&mut self, orders: &Orders, seen: &Seen) {
+        let former = self.memory.upgrade.as_ref().map(|upgrade| upgrade.from.clone());
+        let former = former
+            .or(self.memory.last_good.clone())
+            .unwrap_or(seen.target.clone());
+        let template = |choice, former: &str, new: &str, has: &str| match choice {
+            Choice::Former => former.to_owned(),
+            Choice::New => new.to_owned(),
+            Choice::Kept => has.to_owned(),
+        };
+        let new = &seen.target;
+        self.controller_template = template(
+            orders.controller,
+            &former.controller,
+            &new.controller,
+            &self.controller_template,
+        );
+        let speaker = template(
+            orders.speaker,
+            &former.speaker,
+            &new.speaker,
+            &self.speaker_template,
+        );
+        if speaker != self.speaker_template || orders.on_delete != self.on_delete {
+            self.observed_at = self.now + 1 + i64::try_from(self.dice.roll(2)).unwrap();
+        }
+        self.speaker_template = speaker;
+        self.on_delete = orders.on_delete;
+        match (&self.pre_pull, orders.pre_pull) {
+            (None, true) => self.pre_pull = Some((new.revision.clone(), self.now)),
+            (Some((revision, _)), true) if *revision != new.revision => self.pre_pull = None,
+            (Some(_), false) => self.pre_pull = None,
+            _ => {}
+        }
+        for restart in &orders.restart {
+            let gone = self.now + 1 + i64::try_from(self.dice.roll(2)).unwrap();
+            if let Some(pod) = self.speakers.iter_mut().find(|pod| pod.pod.uid == restart.uid) {
+                pod.gone_at = Some(gone);
+                self.restarts
+                    .push((restart.node.clone(), pod.pod.revision.clone()));
+                self.ours.insert(restart.node.clone());
+            }
+        }
+    }
+
+    fn check(&self) {
+        let allowed = usize::try_from(self.settings.max_unavailable).unwrap();
+        assert!(
+            self.ours.len() <= allowed,
+            "{} down by our doing\n{}",
+            self.ours.len(),
+            self.story()
+        );
+        let controller = number(&self.controller_template);
+        // A node that was away may come back with what was given up meanwhile: that is no doing of this upgrade.
+        let Some(upgrade) = self.memory.upgrade.as_ref() else {
+            return;
+        };
+        if !matches!(
+            upgrade.step,
+            Step::Canary | Step::Soak | Step::Speakers | Step::Verify
+        ) {
+            return;
+        }
+        for pod in self.speakers.iter().filter(|pod| !pod.pod.lost) {
+            assert!(
+                pod.pod.revision != upgrade.to.speaker || number(&pod.pod.revision) <= controller,
+                "speaker {} ahead of controller {controller}\n{}",
+                pod.pod.revision,
+                self.story()
+            );
+        }
+    }
+
+    pub(super) fn story(&self) -> String {
+        let upgrade = self.memory.upgrade.as_ref();
+        format!(
+            "{}\nat {} in {:?}, templates {} {}, on_delete {}, pods {:#?}",
+            self.log.join("\n"),
+            self.now,
+            upgrade,
+            self.controller_template,
+            self.speaker_template,
+            self.on_delete,
+            self.speakers.iter().map(|pod| &pod.pod).collect::<Vec<_>>(),
+        )
+    }
+
+    pub(super) fn second(&mut self) {
+        self.now += 1;
+        self.cluster();
+        self.operator();
+        self.check();
+    }
+
+    pub(super) fn run_until(&mut self, limit: i64, done: impl Fn(&Self) -> bool) {
+        let end = self.now + limit;
+        while self.now < end {
+            self.second();
+            if done(self) {
+                return;
+            }
+        }
+        panic!("not done after {limit} seconds\n{}", self.story());
+    }
+
+    pub(super) fn ask_for(&mut self, target: usize) {
+        self.target = target;
+        self.generation += 1;
+    }
+
+    /// Nothing is under way, and what is good runs on every node that answers.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let good = self.memory.last_good.clone().unwrap_or_default();
+        self.memory.upgrade.is_none()
+            && !self.on_delete
+            && self.controller_template == good.controller
+            && self.speakers.len() == self.nodes.len()
+            && self
+                .speakers
+                .iter()
+                .all(|pod| pod.pod.lost || (pod.pod.revision == good.speaker && pod.pod.ready))
+    }
+
+    pub(super) fn outcomes(&self) -> Vec<UpgradeOutcome> {
+        self.memory.history.iter().map(|record| record.outcome).collect()
+    }
+}
