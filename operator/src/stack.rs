@@ -144,7 +144,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
         crds: config.manage_crds,
-        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then(|| Monitor {
+        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then_some(Monitor {
             labels: monitor.labels,
             interval: monitor.interval,
         }),

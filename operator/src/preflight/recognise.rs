@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn load_balancers_are_known_by_name_and_label_and_ours_is_none_of_them() {
-        let cases: [(&str, &[(&str, &str)], Option<Product>); 8] = [
+        // Name, labels, and what it is.
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<Product>);
+        let cases: [Case<'_>; 8] = [
             (
                 "speaker",
                 &[("app", "metallb"), ("component", "speaker")],
