@@ -216,7 +216,13 @@ impl Liveness {
     pub fn heard(&mut self, now: Instant, id: NodeId, state: State, interval: Duration) {
         self.pass(now);
         let (now, longest) = (self.now, self.config.longest_grace);
+        let ahead = self.ahead();
         let peer = self.peer(id);
+        // It has woken us: if ours to it is due soon, it goes now. So by and by all keep the same time, and what comes and what
+        // goes costs one waking up.
+        if peer.last.is_some() && peer.send_at <= now + ahead {
+            peer.send_at = now;
+        }
         peer.heard = now;
         peer.last = Some(now);
         peer.doubt = None;
@@ -276,13 +282,8 @@ impl Liveness {
             self.plan();
             return due;
         }
-        // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all. Where there are so
-        // many peers that they are spoken to less often, they are not all spoken to at once either.
-        let ahead = if interval == self.config.interval {
-            interval / 2
-        } else {
-            Duration::ZERO
-        };
+        // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all.
+        let ahead = self.ahead();
         for (id, peer) in &mut self.peers {
             if is_due(peer, now + ahead) {
                 let factor = if peer.phase == Phase::Down { DOWN_FACTOR } else { 1 };
@@ -293,6 +294,16 @@ impl Liveness {
         }
         self.plan();
         due
+    }
+
+    /// How much earlier than it is due a heartbeat may be sent. Where there are so many peers that they are spoken to less often,
+    /// they are not all spoken to at once either.
+    fn ahead(&self) -> Duration {
+        if self.interval() == self.config.interval {
+            self.config.interval / 2
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// A peer wants to be spoken to, though it cannot be believed yet.

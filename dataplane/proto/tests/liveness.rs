@@ -60,6 +60,42 @@ fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
 }
 
 #[test]
+fn all_come_to_speak_at_the_same_time_and_no_more_often() {
+    // Three that have started at different times.
+    let start = epoch();
+    let ids = [NodeId(1), N2, N3];
+    let mut all: Vec<_> = [0, 17, 29]
+        .iter()
+        .zip(ids)
+        .map(|(after, me)| {
+            let mut peers = Liveness::new(start + ms(*after), Config::default());
+            let others = ids.into_iter().filter(|id| *id != me).collect();
+            peers.set_wanted(start + ms(*after), &others);
+            peers
+        })
+        .collect();
+    let mut sent = Vec::new();
+    let end = start + ms(3000);
+    loop {
+        let dues = all.iter().map(|peers| peers.poll_timeout().unwrap());
+        let (from, now) = dues.enumerate().min_by_key(|(_, due)| *due).unwrap();
+        if now >= end {
+            break;
+        }
+        all[from].handle_timeout(now);
+        all[from].take_asks();
+        for to in all[from].take_sends() {
+            sent.push((now, to));
+            let to = ids.iter().position(|id| *id == to).unwrap();
+            all[to].heard(now, ids[from], State::Up, INTERVAL);
+        }
+    }
+    let late: Vec<_> = sent.iter().filter(|(at, _)| *at >= start + ms(1000)).collect();
+    let times: BTreeSet<_> = late.iter().map(|(at, _)| *at).collect();
+    assert_eq!((times.len(), late.len()), (40, 40 * 6), "in two seconds");
+}
+
+#[test]
 fn silence_for_three_intervals_is_death_and_two_are_not() {
     let (mut peers, now) = known();
     let now = pass(&mut peers, now, ms(149));
