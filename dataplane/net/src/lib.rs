@@ -2,9 +2,10 @@
 //!
 //! The one crate with `unsafe`. It knows nothing of Kubernetes and decides nothing: [`PacketSocket`] carries
 //! frames of one interface, [`filter`] keeps all but requests for owned addresses in the kernel,
-//! [`LinkWatcher`] tells which interfaces there are, [`DirectoryWatch`] when mounted files change, and [`UdpPort`] is the
-//! speakers' own channel. All of it works with `CAP_NET_RAW` alone, on one single-threaded runtime.
+//! [`LinkWatcher`] tells which interfaces there are, [`DirectoryWatch`] when mounted files change, [`UdpPort`] is the
+//! speakers' own channel, and [`Alarm`] wakes them. All of it works with `CAP_NET_RAW` alone, on one single-threaded runtime.
 
+pub mod alarm;
 pub mod files;
 pub mod filter;
 mod groups;
@@ -12,6 +13,7 @@ pub mod links;
 pub mod socket;
 pub mod udp;
 
+pub use alarm::Alarm;
 pub use files::DirectoryWatch;
 pub use links::{Link, LinkAddress, LinkError, LinkWatcher, Snapshot};
 pub use socket::{PacketSocket, SocketError};

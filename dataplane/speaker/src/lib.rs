@@ -39,7 +39,7 @@ use futures::{Stream, StreamExt};
 use lb_daemon::metrics::ClientMetrics;
 use lb_daemon::watch::Refresh;
 use lb_daemon::{Context, Gate};
-use lb_net::{PacketSocket, Snapshot, SocketError};
+use lb_net::{Alarm, PacketSocket, Snapshot, SocketError};
 
 use crate::args::Config;
 use crate::heartbeats::Heartbeats;
@@ -104,6 +104,7 @@ pub async fn run_on(
     let mut look_at = next_look(heartbeats.as_ref());
     let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
     let mut sightings = speaker.sightings();
+    let mut alarm = Alarm::new()?;
     loop {
         let now = Instant::now();
         for news in speaker.step(now) {
@@ -122,8 +123,7 @@ pub async fn run_on(
             .into_iter()
             .flatten()
             .min();
-        let timer = sleep_until(due);
-        tokio::pin!(timer);
+        alarm.set(due)?;
         loop {
             tokio::select! {
                 () = context.shutdown.requested() => {
@@ -184,7 +184,7 @@ pub async fn run_on(
                         speaker.update(Instant::now(), update);
                     }
                 }
-                () = &mut timer => {}
+                () = alarm.rings() => {}
             }
             break;
         }
@@ -250,13 +250,6 @@ fn next_look(heartbeats: Option<&Heartbeats>) -> Option<Instant> {
     heartbeats
         .filter(|heartbeats| !heartbeats.is_told())
         .map(|_| Instant::now() + heartbeats::LOOK)
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Without the right to open packet sockets nothing would ever be announced: better not to start.
