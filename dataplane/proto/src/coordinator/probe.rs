@@ -190,24 +190,25 @@ impl Coordinator {
         if seat.stranger.is_some() {
             return false;
         }
-        match &seat.suspect {
-            Some(suspect) if suspect.mac == mac => now < suspect.since + SUSPICION,
-            Some(_) | None => {
-                seat.suspect = Some(Suspect {
-                    mac,
-                    since: now,
-                    asked: false,
-                });
-                self.deadlines.insert((now + SUSPICION, address));
-                true
-            }
+        if let Some(suspect) = &seat.suspect
+            && (suspect.mac == mac || now < suspect.since + SUSPICION)
+        {
+            return now < suspect.since + SUSPICION;
         }
+        seat.suspect = Some(Suspect {
+            mac,
+            since: now,
+            asked: false,
+        });
+        self.deadlines.insert((now + SUSPICION, address));
+        true
     }
 
     /// Answers from this hardware address are the peer's; so none of them was a stranger's.
     pub(super) fn recognise(&mut self, mac: MacAddr, id: NodeId) {
         self.faces.insert(mac, id);
         for (address, seat) in &mut self.seats {
+            seat.suspect.take_if(|suspect| suspect.mac == mac);
             if seat.stranger.is_some_and(|(stranger, _)| stranger == mac) {
                 seat.stranger = None;
                 self.outputs.push_back(Output::ConflictOver { address: *address });
@@ -216,7 +217,8 @@ impl Coordinator {
         }
     }
 
-    /// Asks for a suspect once more, when a node would have been heard; who does not answer then is none.
+    /// Asks for a suspect once more, when a node would have been heard. Who does not answer then is remembered for as long as
+    /// strangers are: who only ever announces does it again.
     pub(super) fn question(&mut self, address: IpAddr) {
         let now = self.now;
         let Some(seat) = self.seats.get_mut(&address) else {
@@ -225,16 +227,17 @@ impl Coordinator {
         let Some(suspect) = &mut seat.suspect else {
             return;
         };
-        if seat.stranger.is_some() || suspect.since + 2 * SUSPICION <= now {
+        if seat.stranger.is_some() || suspect.since + MEMORY_OF_STRANGERS <= now {
             seat.suspect = None;
         } else if !suspect.asked && suspect.since + SUSPICION <= now {
             suspect.asked = true;
-            self.deadlines.insert((suspect.since + 2 * SUSPICION, address));
+            self.deadlines
+                .insert((suspect.since + MEMORY_OF_STRANGERS, address));
             self.outputs.push_back(Output::AskAddress { address });
         }
     }
 
-    /// A stranger answers for an address that is ours, or that we would take.
+    /// A stranger answers for an address that is ours, or that we would take. It is told when it was seen twice, a second apart.
     fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
         let now = self.now;
         if self.may_be_a_node(address, mac) {
@@ -350,7 +353,7 @@ mod tests {
     fn who_may_be_a_node_is_asked_for_again_before_it_is_called_a_stranger() {
         let address: IpAddr = [192, 0, 2, 1].into();
         // When the host is known as a node, if ever.
-        for (known_after, tells) in [(Some(0), [0, 0]), (Some(3), [1, 1]), (None, [1, 0])] {
+        for (known_after, asks, tells) in [(Some(0), 0, [0, 0]), (Some(3), 1, [1, 1]), (None, 1, [1, 0])] {
             let (mut speaker, seen) = mk_owner(address);
             speaker.sighted(seen, address, STRANGER);
             let known_at = known_after.map(|after| seen + Duration::from_secs(after));
@@ -378,7 +381,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!((asked, told), (1, tells), "known after {known_after:?} s");
+            assert_eq!((asked, told), (asks, tells), "known after {known_after:?} s");
             assert!(speaker.seats[&address].suspect.is_none());
         }
     }
