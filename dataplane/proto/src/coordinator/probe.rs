@@ -246,6 +246,7 @@ impl Coordinator {
         let Some(seat) = self.seats.get_mut(&address) else {
             return;
         };
+        seat.suspect = None;
         let known = seat.stranger.replace((mac, now));
         if known.is_none_or(|(before, _)| before != mac) {
             self.outputs.push_back(Output::Conflict { address, mac });
