@@ -12,6 +12,8 @@ pub mod agenda;
 pub mod announce;
 pub mod args;
 pub mod balance;
+pub mod compact;
+pub mod counts;
 pub mod decide;
 pub mod heartbeats;
 mod held;
@@ -78,7 +80,7 @@ pub async fn run_on(
     config: Config,
     mut links: impl Stream<Item = Snapshot> + Unpin,
 ) -> anyhow::Result<()> {
-    let metrics = Metrics::new(&context.registry).context("register metrics")?;
+    let metrics = Metrics::new(&context.registry, &config.node).context("register metrics")?;
     let mut gates = Gates::new(&context).context("register metrics")?;
     let refresh = Refresh::default();
     let mut refreshed: Option<Instant> = None;
