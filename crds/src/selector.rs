@@ -53,12 +53,24 @@ pub enum SelectorError {
     },
 }
 
+/// Labels of an object, however they are kept.
+pub trait Labelled {
+    /// The value of the label with this key, if there is one.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl Labelled for BTreeMap<String, String> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
+}
+
 /// Whether the selector chooses what carries these labels.
 ///
 /// A requirement whose operator does not exist chooses nothing: [`validate`] tells the user.
 #[must_use]
-pub fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    let equal = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+pub fn matches(selector: &LabelSelector, labels: &impl Labelled) -> bool {
+    let equal = |(key, value): (&String, &String)| labels.label(key) == Some(value);
     selector.match_labels.iter().flatten().all(equal)
         && selector
             .match_expressions
@@ -69,13 +81,13 @@ pub fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> b
 
 /// Whether one of the selectors chooses what carries these labels, or there is none: an absent list chooses all.
 #[must_use]
-pub fn any_matches(selectors: &[LabelSelector], labels: &BTreeMap<String, String>) -> bool {
+pub fn any_matches(selectors: &[LabelSelector], labels: &impl Labelled) -> bool {
     selectors.is_empty() || selectors.iter().any(|selector| matches(selector, labels))
 }
 
-fn holds(requirement: &LabelSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
-    let label = labels.get(&requirement.key);
-    let listed = |value: &String| requirement.values.iter().flatten().any(|wanted| wanted == value);
+fn holds(requirement: &LabelSelectorRequirement, labels: &impl Labelled) -> bool {
+    let label = labels.label(&requirement.key);
+    let listed = |value: &str| requirement.values.iter().flatten().any(|wanted| wanted == value);
     match requirement.operator.as_str() {
         "In" => label.is_some_and(listed),
         "NotIn" => !label.is_some_and(listed),

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -49,12 +50,25 @@ pub struct Events {
 /// What an event is made of: a fraction of its size, for there may be thousands in the queue.
 #[derive(Debug)]
 struct Draft {
-    regarding: ObjectReference,
+    regarding: Regarding,
     kind: EventKind,
-    reason: String,
-    action: String,
-    note: String,
+    reason: Box<str>,
+    action: &'static str,
+    note: Box<str>,
     time: Timestamp,
+}
+
+/// The object that an event is about.
+#[derive(Clone, Debug, Hash)]
+pub struct Regarding {
+    /// Its namespace and name.
+    pub key: Key,
+    /// Its group and version.
+    pub api_version: &'static str,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its uid, if it is known.
+    pub uid: Option<Arc<str>>,
 }
 
 impl Events {
@@ -71,18 +85,18 @@ impl Events {
     /// `reason` and `action` are at most 128 bytes long, as the API asks; a longer `note` is cut at 1 KiB.
     pub fn publish(
         &self,
-        regarding: ObjectReference,
+        regarding: Regarding,
         kind: EventKind,
         reason: &str,
-        action: &str,
+        action: &'static str,
         note: String,
     ) {
         let draft = Draft {
             regarding,
             kind,
-            reason: reason.to_owned(),
-            action: action.to_owned(),
-            note: cut(note, NOTE_LIMIT),
+            reason: reason.into(),
+            action,
+            note: cut(note, NOTE_LIMIT).into(),
             time: Timestamp::now(),
         };
         if let Err(error) = self.queue.try_send(draft) {
@@ -93,24 +107,37 @@ impl Events {
 
 impl Draft {
     fn event(self, component: &str, instance: &str) -> Event {
-        let name = self.regarding.name.as_deref().unwrap_or(component);
+        let Regarding {
+            key,
+            api_version,
+            kind,
+            uid,
+        } = self.regarding;
+        let (namespace, name) = (key.namespace(), key.name());
+        // Events about a cluster-scoped object live in `default`: kubectl looks for them there.
+        let home = if namespace.is_empty() {
+            "default"
+        } else {
+            namespace
+        };
         Event {
             metadata: ObjectMeta {
-                // Events about a cluster-scoped object live in `default`: kubectl looks for them there.
-                namespace: Some(
-                    self.regarding
-                        .namespace
-                        .clone()
-                        .unwrap_or_else(|| "default".to_owned()),
-                ),
+                namespace: Some(home.to_owned()),
                 name: Some(format!("{name}.{:x}", self.time.as_nanosecond())),
                 ..ObjectMeta::default()
             },
-            action: Some(self.action),
+            action: Some(self.action.to_owned()),
             event_time: Some(MicroTime(self.time)),
-            note: Some(self.note),
-            reason: Some(self.reason),
-            regarding: Some(self.regarding),
+            note: Some(self.note.into()),
+            reason: Some(self.reason.into()),
+            regarding: Some(ObjectReference {
+                api_version: Some(api_version.to_owned()),
+                kind: Some(kind.to_owned()),
+                name: Some(name.to_owned()),
+                namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+                uid: uid.map(|uid| uid.to_string()),
+                ..ObjectReference::default()
+            }),
             reporting_controller: Some(component.to_owned()),
             reporting_instance: Some(instance.to_owned()),
             type_: Some(match self.kind {
@@ -124,14 +151,17 @@ impl Draft {
 
 /// A reference to an object, for [`Events::publish`].
 #[must_use]
-pub fn reference(key: &Key, api_version: &str, kind: &str, uid: Option<String>) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(api_version.to_owned()),
-        kind: Some(kind.to_owned()),
-        name: Some(key.name.clone()),
-        namespace: (!key.namespace.is_empty()).then(|| key.namespace.clone()),
+pub fn reference(
+    key: &Key,
+    api_version: &'static str,
+    kind: &'static str,
+    uid: Option<Arc<str>>,
+) -> Regarding {
+    Regarding {
+        key: key.clone(),
+        api_version,
+        kind,
         uid,
-        ..ObjectReference::default()
     }
 }
 
@@ -155,8 +185,7 @@ struct Last {
 impl Last {
     /// Whether this event says something new about its object.
     fn is_news(&mut self, draft: &Draft) -> bool {
-        let object = &draft.regarding;
-        let object = hash(&(&object.kind, &object.namespace, &object.name, &object.uid));
+        let object = hash(&draft.regarding);
         let says = hash(&(draft.kind, &draft.reason, &draft.note));
         if self.by_object.len() >= REMEMBERED {
             self.by_object.clear();
@@ -217,9 +246,9 @@ mod tests {
         Draft {
             regarding: reference(&Key::new("ns", object), "v1", "Service", None),
             kind: EventKind::Normal,
-            reason: reason.to_owned(),
-            action: "Test".to_owned(),
-            note: note.to_owned(),
+            reason: reason.into(),
+            action: "Test",
+            note: note.into(),
             time: Timestamp::UNIX_EPOCH,
         }
     }

@@ -46,19 +46,22 @@ pub fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let changes = events(api, config).scan(Known::default(), |known, event| {
-        let changes = known.changes(event);
-        async move { Some(stream::iter(changes)) }
-    });
-    changes.flatten()
+    changes(events(api, config)).map(|change| match change {
+        Change::Apply((_, object)) => Change::Apply(object),
+        Change::Delete(key) => Change::Delete(key),
+        Change::Invalid { key, error } => Change::Invalid { key, error },
+        Change::Listing => Change::Listing,
+        Change::Synced => Change::Synced,
+    })
 }
 
-/// The same, and each [`Refresh::now`] drops the connection and lists anew.
+/// The same, and each [`Refresh::now`] drops the connection and lists anew. Each object comes with its key, always the same
+/// copy: an index that keeps it shares it with this stream.
 pub fn watch_refreshed<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     refresh: &Refresh,
-) -> impl Stream<Item = Change<K>> + Send
+) -> impl Stream<Item = Change<(Key, K)>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -76,11 +79,7 @@ where
             }
         },
     );
-    let changes = events.scan(Known::default(), |known, event| {
-        let changes = known.changes(event);
-        async move { Some(stream::iter(changes)) }
-    });
-    changes.flatten()
+    changes(events)
 }
 
 /// Makes watches list anew, for a program that learns by itself that its connections may be dead: a node whose cable
@@ -119,6 +118,19 @@ where
         })
 }
 
+fn changes<K>(
+    events: impl Stream<Item = Event<DeserializeGuard<K>>> + Send,
+) -> impl Stream<Item = Change<(Key, K)>> + Send
+where
+    K: Resource + Send + 'static,
+{
+    let changes = events.scan(Known::default(), |known, event| {
+        let changes = known.changes(event);
+        async move { Some(stream::iter(changes)) }
+    });
+    changes.flatten()
+}
+
 /// The keys delivered so far, to tell which objects vanished during a loss of connection.
 #[derive(Default)]
 struct Known {
@@ -127,11 +139,19 @@ struct Known {
 }
 
 impl Known {
-    fn changes<K: Resource>(&mut self, event: Event<DeserializeGuard<K>>) -> Vec<Change<K>> {
+    /// Takes in the key of an object that exists; returns the copy that is kept.
+    fn keep(&mut self, key: Key) -> Key {
+        if let Some(known) = self.keys.get(&key) {
+            return known.clone();
+        }
+        self.keys.insert(key.clone());
+        key
+    }
+
+    fn changes<K: Resource>(&mut self, event: Event<DeserializeGuard<K>>) -> Vec<Change<(Key, K)>> {
         match event {
             Event::Apply(object) => {
-                let key = Key::of(&object);
-                self.keys.insert(key.clone());
+                let key = self.keep(Key::of(&object));
                 vec![change(key, object)]
             }
             Event::Delete(object) => {
@@ -144,9 +164,8 @@ impl Known {
                 vec![Change::Listing]
             }
             Event::InitApply(object) => {
-                let key = Key::of(&object);
                 // Also into `keys` at once: a listing that breaks half way must not forget what it delivered.
-                self.keys.insert(key.clone());
+                let key = self.keep(Key::of(&object));
                 self.listing.get_or_insert_default().insert(key.clone());
                 vec![change(key, object)]
             }
@@ -164,9 +183,9 @@ impl Known {
     }
 }
 
-fn change<K>(key: Key, object: DeserializeGuard<K>) -> Change<K> {
+fn change<K>(key: Key, object: DeserializeGuard<K>) -> Change<(Key, K)> {
     match object.0 {
-        Ok(object) => Change::Apply(object),
+        Ok(object) => Change::Apply((key, object)),
         Err(invalid) => Change::Invalid {
             key,
             error: invalid.error,
@@ -187,11 +206,14 @@ mod tests {
         DeserializeGuard(Ok(map))
     }
 
-    fn describe(changes: Vec<Change<ConfigMap>>) -> Vec<String> {
+    fn describe(changes: Vec<Change<(Key, ConfigMap)>>) -> Vec<String> {
         changes
             .into_iter()
             .map(|change| match change {
-                Change::Apply(object) => format!("apply {}", Key::of(&object)),
+                Change::Apply((key, object)) => {
+                    assert_eq!(key, Key::of(&object));
+                    format!("apply {key}")
+                }
                 Change::Delete(key) => format!("delete {key}"),
                 Change::Invalid { key, .. } => format!("invalid {key}"),
                 Change::Listing => "listing".to_owned(),

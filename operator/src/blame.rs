@@ -145,7 +145,7 @@ fn field(id: &ObjectId, path: &[&str]) -> Option<String> {
         Kind::DaemonSet => Component::Speaker,
         _ => return None,
     };
-    if id.key.name != component.name() {
+    if id.key.name() != component.name() {
         return None;
     }
     let of = component.name();

@@ -141,7 +141,7 @@ mod tests {
 
     fn names(claims: &Claims) -> Vec<&str> {
         let services = claims.services.keys();
-        services.map(|key| key.name.as_str()).collect()
+        services.map(|key| key.name()).collect()
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn what_is_no_longer_wanted_goes_if_the_stack_owns_it() {
     index.apply(stranger, foreign);
     let wanted = render(&plan).unwrap();
     let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
-    let names: Vec<_> = todo.prune.iter().map(|(id, _)| id.key.name.as_str()).collect();
+    let names: Vec<_> = todo.prune.iter().map(|(id, _)| id.key.name()).collect();
     assert_eq!(names, ["metallb-controller", "metallb-speaker"]);
     assert!(todo.apply.is_empty());
 }

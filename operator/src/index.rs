@@ -239,7 +239,7 @@ impl Index {
     pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a PodFacts)> {
         self.pods
             .iter()
-            .filter(move |(key, _)| key.namespace == namespace)
+            .filter(move |(key, _)| key.namespace() == namespace)
     }
 }
 

@@ -186,7 +186,7 @@ fn troubles(index: &Index, namespace: &str) -> Vec<String> {
         .filter(|(_, pod)| pod.component != pre_pull::NAME);
     let mut all = pods.filter_map(|(key, pod)| {
         let trouble = pod.trouble.as_ref().filter(|_| !pod.node_lost)?;
-        let mut text = format!("pod {}", key.name);
+        let mut text = format!("pod {}", key.name());
         if !pod.node.is_empty() {
             text.push_str(&format!(" on node {}", pod.node));
         }

@@ -480,7 +480,7 @@ impl Operator {
                     self.retries.succeeded(&what);
                     tracing::info!(object = %id, cause = ?cause, "applied");
                     if cause == Cause::Drift {
-                        let labels = [id.kind.names().2, &id.key.name];
+                        let labels = [id.kind.names().2, id.key.name()];
                         self.metrics.corrections.with_label_values(&labels).inc();
                         self.publish(EventKind::Normal, "DriftCorrected", note);
                     }
@@ -601,7 +601,7 @@ impl Operator {
             &Key::of(stack),
             stack::API_VERSION,
             "LoadBalancerStack",
-            stack.uid(),
+            stack.uid().map(Into::into),
         );
         self.events.publish(regarding, kind, reason, "Reconcile", note);
     }

@@ -29,11 +29,11 @@ pub fn proposal(
     ] {
         let Some(wanted) = rendered
             .iter()
-            .find(|wanted| wanted.id.kind == kind && wanted.id.key.name == component.name())
+            .find(|wanted| wanted.id.kind == kind && wanted.id.key.name() == component.name())
         else {
             continue;
         };
-        let id = ObjectId::new(kind, &wanted.id.key.namespace, component.name());
+        let id = ObjectId::new(kind, wanted.id.key.namespace(), component.name());
         let live = index.get(&id).map_or(&Value::Null, |live| &live.body);
         let mut paths = Vec::new();
         differences(

@@ -35,7 +35,7 @@ pub fn revision(rendered: &[Wanted], version: &str) -> Revision {
 }
 
 fn is(id: &ObjectId, kind: Kind, component: Component) -> bool {
-    id.kind == kind && id.key.name == component.name()
+    id.kind == kind && id.key.name() == component.name()
 }
 
 /// Revision of a workload's template.
@@ -64,7 +64,7 @@ pub fn snapshot(rendered: &[Wanted], plan: &Plan, revision: &Revision) -> Wanted
     let roles: Vec<_> = rendered
         .iter()
         .filter(|wanted| is_role(wanted.id.kind))
-        .map(|wanted| json!({"kind": wanted.id.kind.to_string(), "name": wanted.id.key.name, "rules": wanted.body["rules"]}))
+        .map(|wanted| json!({"kind": wanted.id.kind.to_string(), "name": wanted.id.key.name(), "rules": wanted.body["rules"]}))
         .collect();
     let id = snapshot_id(&plan.namespace, &revision.revision);
     let body = json!({
@@ -72,7 +72,7 @@ pub fn snapshot(rendered: &[Wanted], plan: &Plan, revision: &Revision) -> Wanted
         "kind": "ControllerRevision",
         "metadata": {
             "namespace": plan.namespace,
-            "name": id.key.name,
+            "name": id.key.name(),
             "labels": {
                 "app.kubernetes.io/version": plan.version,
                 MANAGED_BY: MANAGER,
@@ -198,7 +198,7 @@ fn role(rendered: &Wanted, rules: Rules, former: Option<&Value>) -> Wanted {
     let kind = rendered.id.kind.to_string();
     let before = former.and_then(|former| {
         let mut roles = former["roles"].as_array()?.iter();
-        let role = roles.find(|role| role["kind"] == kind && role["name"] == rendered.id.key.name)?;
+        let role = roles.find(|role| role["kind"] == kind && role["name"] == rendered.id.key.name())?;
         role["rules"].as_array()
     });
     let (Some(before), Some(now)) = (before, rendered.body["rules"].as_array()) else {
@@ -346,7 +346,7 @@ fn pods(sight: &Sights<'_>, component: &str) -> Vec<Pod> {
         .pods(&sight.plan.namespace)
         .filter(|(_, pod)| pod.component == component);
     of.map(|(key, pod)| Pod {
-        name: key.name.clone(),
+        name: key.name().to_owned(),
         uid: pod.uid.clone(),
         node: pod.node.clone(),
         revision: pod.revision.clone(),
@@ -389,7 +389,7 @@ fn pulling(sight: &Sights<'_>) -> Option<PrePull> {
         .iter()
         .filter(|(_, pod)| !skipped(pod))
         .find_map(|(key, pod)| match &pod.trial {
-            Trial::Failed(trouble) => Some(format!("{} on node {}: {trouble}", key.name, pod.node)),
+            Trial::Failed(trouble) => Some(format!("{} on node {}: {trouble}", key.name(), pod.node)),
             Trial::Passed | Trial::Waits => None,
         });
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);

@@ -42,7 +42,7 @@ fn store(index: &mut Index, wanted: &[Wanted]) {
 fn find<'a>(wanted: &'a [Wanted], kind: Kind, name: &str) -> &'a Wanted {
     let mut found = wanted
         .iter()
-        .filter(|wanted| wanted.id.kind == kind && wanted.id.key.name == name);
+        .filter(|wanted| wanted.id.kind == kind && wanted.id.key.name() == name);
     found.next().unwrap()
 }
 
@@ -126,7 +126,7 @@ fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
         let names: Vec<_> = todo
             .apply
             .iter()
-            .map(|(wanted, _)| wanted.id.key.name.as_str())
+            .map(|(wanted, _)| wanted.id.key.name())
             .collect();
         assert_eq!(names, ["speaker"]);
         assert_eq!(todo.prune, []);
@@ -145,7 +145,7 @@ fn roles_grant_what_both_need_until_the_end() {
     // The new program needs another right, and one of the former ones no more.
     let role = rendered
         .iter_mut()
-        .find(|wanted| wanted.id.kind == Kind::ClusterRole && wanted.id.key.name == "metallb-speaker")
+        .find(|wanted| wanted.id.kind == Kind::ClusterRole && wanted.id.key.name() == "metallb-speaker")
         .unwrap();
     let former = role.body["rules"].as_array().unwrap().clone();
     role.body["rules"] = json!([{"apiGroups": [""], "resources": ["news"], "verbs": ["get"]}]);

@@ -81,7 +81,7 @@ impl Witness {
             Sight::Node(change) => match change {
                 Change::Apply(node) => self.node(node),
                 Change::Delete(key) | Change::Invalid { key, .. } => {
-                    self.nodes.remove(&key.name);
+                    self.nodes.remove(key.name());
                 }
                 Change::Synced => self.listed[0] = true,
                 Change::Listing => {}

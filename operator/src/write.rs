@@ -127,12 +127,15 @@ impl Writer {
         let params = PatchParams::apply(MANAGER).force();
         let api = self.api(id);
         let patch = Patch::Apply(&wanted.body);
-        let answer = in_time(|| format!("apply {id}"), api.patch(&id.key.name, &params, &patch))
-            .await?
-            .map_err(|source| WriteError::Apply {
-                id: id.clone(),
-                source: Box::new(source),
-            })?;
+        let answer = in_time(
+            || format!("apply {id}"),
+            api.patch(id.key.name(), &params, &patch),
+        )
+        .await?
+        .map_err(|source| WriteError::Apply {
+            id: id.clone(),
+            source: Box::new(source),
+        })?;
         let live = Live::new(id.kind, answer);
         match live.version() {
             Some(version) if live.lacks_its_key() => self.fill(id, version).await,
@@ -149,7 +152,11 @@ impl Writer {
         };
         let api = self.api(id);
         let patch = Patch::Merge(&made);
-        let answer = in_time(|| format!("apply {id}"), api.patch(&id.key.name, &params, &patch)).await?;
+        let answer = in_time(
+            || format!("apply {id}"),
+            api.patch(id.key.name(), &params, &patch),
+        )
+        .await?;
         let answer = answer.map_err(|source| WriteError::Apply {
             id: id.clone(),
             source: Box::new(source),
@@ -178,7 +185,7 @@ impl Writer {
         let patch = Patch::Json::<()>(patch);
         let answer = in_time(
             || format!("change the keys in {id}"),
-            api.patch(&id.key.name, &params, &patch),
+            api.patch(id.key.name(), &params, &patch),
         )
         .await?;
         match answer {
@@ -201,7 +208,7 @@ impl Writer {
             resource_version: None,
         });
         let api = self.api(id);
-        let answer = in_time(|| format!("delete {id}"), api.delete(&id.key.name, &params)).await?;
+        let answer = in_time(|| format!("delete {id}"), api.delete(id.key.name(), &params)).await?;
         match answer {
             Ok(_) => Ok(()),
             // 404: gone; 409: a namesake of another uid took its place, which the watch will tell about.
@@ -279,10 +286,10 @@ impl Writer {
 
     fn api(&self, id: &ObjectId) -> Api<DynamicObject> {
         let resource = id.kind.api_resource();
-        if id.key.namespace.is_empty() {
+        if id.key.namespace().is_empty() {
             Api::all_with(self.client.clone(), &resource)
         } else {
-            Api::namespaced_with(self.client.clone(), &id.key.namespace, &resource)
+            Api::namespaced_with(self.client.clone(), id.key.namespace(), &resource)
         }
     }
 }

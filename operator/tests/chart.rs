@@ -92,7 +92,7 @@ fn the_operator_may_write_every_object_that_it_keeps() {
     let plan = lb_operator::stack::plan(&stack, &config, true).unwrap();
     for wanted in render(&plan).unwrap() {
         let (group, _, _, plural) = wanted.id.kind.names();
-        let name = Some(wanted.id.key.name.as_str());
+        let name = Some(wanted.id.key.name());
         // One Secret by its name, and no others.
         let seen = name.filter(|_| wanted.id.kind == Kind::Secret);
         for verb in ["list", "watch"] {

@@ -77,7 +77,7 @@ fn objects(spec: Value) -> Vec<Wanted> {
 fn get<T: DeserializeOwned>(objects: &[Wanted], kind: Kind, name: &str) -> T {
     let wanted = objects
         .iter()
-        .find(|wanted| wanted.id.kind == kind && wanted.id.key.name == name)
+        .find(|wanted| wanted.id.kind == kind && wanted.id.key.name() == name)
         .unwrap_or_else(|| panic!("no {kind} {name}"));
     serde_json::from_value(wanted.body.clone()).unwrap()
 }
@@ -296,7 +296,7 @@ fn a_single_replica_has_no_budget_that_would_block_drains() {
     let budgets = objects
         .iter()
         .filter(|wanted| wanted.id.kind == Kind::PodDisruptionBudget)
-        .map(|wanted| wanted.id.key.name.as_str());
+        .map(|wanted| wanted.id.key.name());
     assert_eq!(budgets.collect::<Vec<_>>(), ["metallb-speaker"]);
     let budget: PodDisruptionBudget = get(&objects, Kind::PodDisruptionBudget, "metallb-speaker");
     assert_eq!(budget.spec.unwrap().max_unavailable, None);

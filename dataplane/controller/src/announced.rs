@@ -25,7 +25,7 @@ pub struct Announcers {
     /// By the name of the object.
     records: BTreeMap<Arc<str>, Record>,
     /// The names, by Service: MetalLB leaves more than one behind.
-    names: BTreeSet<(Arc<Key>, Arc<str>)>,
+    names: BTreeSet<(Key, Arc<str>)>,
     /// Each place once, however many addresses are announced from there.
     places: BTreeSet<Arc<str>>,
 }
@@ -33,7 +33,7 @@ pub struct Announcers {
 /// What one ServiceL2Status says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Record {
-    service: Arc<Key>,
+    service: Key,
     /// The address that it is about; none if MetalLB has written it.
     address: Option<IpAddr>,
     /// The node, and the interfaces after a slash.
@@ -66,7 +66,7 @@ impl Announcers {
                 let record = object.status.and_then(|status| self.read(status));
                 self.replace(&name, record)
             }
-            Change::Delete(key) => self.replace(&key.name, None),
+            Change::Delete(key) => self.replace(key.name(), None),
             // What was known of it holds.
             Change::Invalid { key, error } => {
                 tracing::warn!(servicel2status = %key, error, "cannot be read: left as it is");
@@ -109,11 +109,8 @@ impl Announcers {
 
     /// What counts of what is said of a Service: that which says what it is about, as MetalLB's speakers do not.
     fn record(&self, service: &Key) -> Option<&Record> {
-        let from = (Arc::new(service.clone()), Arc::from(""));
-        let names = self
-            .names
-            .range(from..)
-            .take_while(|(other, _)| **other == *service);
+        let from = (service.clone(), Arc::default());
+        let names = self.names.range(from..).take_while(|(other, _)| other == service);
         let records = names.filter_map(|(_, name)| self.records.get(name));
         records.min_by_key(|record| record.address.is_none())
     }
@@ -139,7 +136,7 @@ impl Announcers {
             (condition.status == bad).then(|| Box::new(Trouble { reason, message }))
         });
         Some(Record {
-            service: Arc::new(Key::new(status.service_namespace, status.service_name)),
+            service: Key::new(status.service_namespace, status.service_name),
             address: status.address.parse().ok(),
             place: self.place(place),
             trouble,
@@ -165,14 +162,14 @@ impl Announcers {
         let mut touched = Vec::new();
         if let Some((name, before)) = before {
             let (name, service) = (name.clone(), before.service.clone());
-            touched.push((*service).clone());
+            touched.push(service.clone());
             self.names.remove(&(service, name.clone()));
             self.records.remove(&name);
         }
         if let Some(record) = record {
             let name: Arc<str> = name.into();
             if !touched.contains(&record.service) {
-                touched.push((*record.service).clone());
+                touched.push(record.service.clone());
             }
             self.names.insert((record.service.clone(), name.clone()));
             self.records.insert(name, record);
@@ -195,7 +192,7 @@ impl Record {
 }
 
 fn nobody(service: &Key, address: IpAddr) -> Says {
-    let Key { namespace, name } = service;
+    let (namespace, name) = (service.namespace(), service.name());
     let message = format!(
         "no node announces {address} any more: for the reason see the events of the Service, kubectl describe service \
          {name} -n {namespace}"

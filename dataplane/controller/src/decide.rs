@@ -73,7 +73,7 @@ impl Tenant for Holder {
     /// What a Service is leaving counts for no quota: it must not keep it from what it moves to.
     fn namespace(&self) -> Option<&str> {
         match self {
-            Self::Service(key) => Some(&key.namespace),
+            Self::Service(key) => Some(key.namespace()),
             Self::Leaving(..) => None,
         }
     }

@@ -193,9 +193,9 @@ impl Index {
                 self.pools.insert(name, pool);
                 changed
             }
-            Change::Delete(key) => self.pools.remove(&key.name).is_some(),
+            Change::Delete(key) => self.pools.remove(key.name()).is_some(),
             Change::Invalid { key, error } => {
-                let before = self.pools.get(&key.name).map(|pool| &pool.candidate.spec);
+                let before = self.pools.get(key.name()).map(|pool| &pool.candidate.spec);
                 let spec = Err(PoolError::Unreadable(error));
                 let changed = before != Some(&spec);
                 let candidate = Candidate {
@@ -211,7 +211,7 @@ impl Index {
                     released: Vec::new(),
                     conditions: Vec::new(),
                 };
-                self.pools.insert(key.name, pool);
+                self.pools.insert(key.name().to_owned(), pool);
                 changed
             }
             Change::Listing | Change::Synced => false,
@@ -230,7 +230,7 @@ impl Index {
                     self.namespaces.insert(name, labels.clone()) != Some(labels)
                 }
             }
-            Change::Delete(key) => self.namespaces.remove(&key.name).is_some(),
+            Change::Delete(key) => self.namespaces.remove(key.name()).is_some(),
             // What is known of it holds: its Services keep what they have.
             Change::Invalid { .. } | Change::Listing | Change::Synced => false,
         };
@@ -244,8 +244,8 @@ impl Index {
             let allocation = self.pools.get(pool).and_then(|pool| pool.allocation.as_ref());
             allocation.is_none_or(|allocation| {
                 allocation.chooses(
-                    &key.namespace,
-                    self.namespaces.get(&key.namespace),
+                    key.namespace(),
+                    self.namespaces.get(key.namespace()),
                     &service.labels,
                 )
             })

@@ -1,10 +1,9 @@
 //! What the controller tells people: one event and one log line for each thing that happened. The reasons, and the
 //! beginnings of the texts, are MetalLB's: people and dashboards search for them.
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use lb_crds::names::CONFIGURATION_STATE;
 use lb_daemon::Key;
-use lb_daemon::events::{EventKind, reference};
+use lb_daemon::events::{EventKind, Regarding, reference};
 use lb_ipam::{Addresses, Rejection};
 
 use crate::service::Service;
@@ -147,8 +146,8 @@ impl Report {
 
     /// The object that it is about; pools are in `namespace`.
     #[must_use]
-    pub fn regarding(&self, namespace: &str) -> ObjectReference {
-        let uid = Some(self.uid.clone()).filter(|uid| !uid.is_empty());
+    pub fn regarding(&self, namespace: &str) -> Regarding {
+        let uid = Some(&*self.uid).filter(|uid| !uid.is_empty()).map(Into::into);
         match &self.target {
             Target::Service(key) => reference(key, "v1", "Service", uid),
             Target::Pool(name) => reference(

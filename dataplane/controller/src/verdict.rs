@@ -37,7 +37,7 @@ pub fn errors(index: &Index, allocator: &Allocator<Holder>) -> Vec<String> {
     });
     let advertisements = index.advertisements.keys().filter_map(|key| {
         let subject = advertisement(index, key).filter(|subject| !subject.valid)?;
-        Some(format!("L2Advertisement {}: {}", key.name, subject.message))
+        Some(format!("L2Advertisement {}: {}", key.name(), subject.message))
     });
     pools.chain(advertisements).collect()
 }

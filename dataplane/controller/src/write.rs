@@ -259,8 +259,8 @@ impl Writer {
         }
         let version = match write.target() {
             Target::Service(key) => {
-                let api: Api<Service> = Api::namespaced(client, &key.namespace);
-                api.patch_status(&key.name, &params, &Patch::Strategic(write.patch()))
+                let api: Api<Service> = Api::namespaced(client, key.namespace());
+                api.patch_status(key.name(), &params, &Patch::Strategic(write.patch()))
                     .await?
                     .resource_version()
             }
@@ -269,8 +269,8 @@ impl Writer {
                 api.patch_status(&name, &params, &patch).await?.resource_version()
             }
             Target::Advertisement(key) => {
-                let api: Api<L2Advertisement> = Api::namespaced(client, &key.namespace);
-                api.patch_status(&key.name, &params, &patch)
+                let api: Api<L2Advertisement> = Api::namespaced(client, key.namespace());
+                api.patch_status(key.name(), &params, &patch)
                     .await?
                     .resource_version()
             }

@@ -56,6 +56,8 @@ const GATHER: Duration = Duration::from_millis(10);
 /// The memory of flaps, and the longest time for which they keep us from taking addresses back.
 const FLAPS_FORGOTTEN: Duration = Duration::from_secs(300);
 const MOST_FLAPS: u32 = 6;
+/// For so many outputs the room is kept.
+const MOST_ROOM: usize = 1024;
 /// Peers that return within this time of each other do so for one reason, such as a switch.
 const ONE_FLAP: Duration = Duration::from_secs(1);
 
@@ -132,7 +134,7 @@ pub struct Coordinator {
     claims: Claims,
     /// The peers that claim each address.
     claimants: BTreeMap<IpAddr, Vec<NodeId>>,
-    seats: BTreeMap<IpAddr, Seat>,
+    seats: BTreeMap<IpAddr, Box<Seat>>,
     dirty: BTreeSet<IpAddr>,
     /// What was ours before we started, as records and peers remember.
     inherited: BTreeSet<IpAddr>,
@@ -250,7 +252,7 @@ impl Coordinator {
                 if seat.stands_in.is_some() {
                     self.outputs.push_back(Output::StandDown { address });
                 }
-                if seat.stranger.is_some() {
+                if seat.stranger().is_some() {
                     self.outputs.push_back(Output::ConflictOver { address });
                 }
             }
@@ -258,7 +260,7 @@ impl Coordinator {
             self.dirty.remove(&address);
             return;
         };
-        let order: Vec<_> = candidates.order.iter().map(|name| self.id_of(name)).collect();
+        let order: Box<[_]> = candidates.order.iter().map(|name| self.id_of(name)).collect();
         let seat = self.seats.entry(address).or_default();
         let same = seat.order == order && seat.declined == candidates.declined;
         seat.order = order;
@@ -400,7 +402,12 @@ impl Coordinator {
 
     /// What is to be done; call it until there is none.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() && self.outputs.capacity() > MOST_ROOM {
+            // So much is said at once when a node with thousands of addresses comes or goes, and then for days not again.
+            self.outputs.shrink_to_fit();
+        }
+        output
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; none when nothing is to come.

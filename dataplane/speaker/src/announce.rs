@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_net::{Link, LinkAddress, Snapshot, SocketError};
@@ -136,7 +137,7 @@ impl Driver {
         if self.claims.contains_key(&address) {
             return;
         }
-        for port in self.ports.values_mut().filter(|port| port.name() == interface) {
+        for port in self.ports.values_mut().filter(|port| **port.name() == *interface) {
             port.stand_in(address, owner);
         }
     }
@@ -156,12 +157,12 @@ impl Driver {
 
     /// The addresses that the open interfaces have, by name of the interface.
     #[must_use]
-    pub fn port_addresses(&self) -> Vec<(String, LinkAddress)> {
+    pub fn port_addresses(&self) -> Vec<(Arc<str>, LinkAddress)> {
         let open = self
             .links
             .values()
             .filter(|link| self.ports.contains_key(&link.index));
-        open.flat_map(|link| link.addresses.iter().map(|own| (link.name.clone(), *own)))
+        open.flat_map(|link| link.addresses.iter().map(|own| (link.name.as_str().into(), *own)))
             .collect()
     }
 
@@ -173,11 +174,11 @@ impl Driver {
 
     /// Names of the interfaces that the address is announced on at this moment.
     #[must_use]
-    pub fn interfaces_of(&self, address: IpAddr) -> Vec<String> {
+    pub fn interfaces_of(&self, address: IpAddr) -> Box<[Arc<str>]> {
         let ports = self.ports.values().filter(|port| port.has(address));
-        let mut names: Vec<_> = ports.map(|port| port.name().to_owned()).collect();
+        let mut names: Vec<_> = ports.map(|port| port.name().clone()).collect();
         names.sort_unstable();
-        names
+        names.into()
     }
 
     /// Puts changes into force and sends the bursts that are due, in this order: an address whose requests do not pass
@@ -229,7 +230,7 @@ impl Driver {
         ports.retain(|index, port| {
             let fit = links.get(index).is_some_and(|link| excluded.admits(link));
             if !fit {
-                tracing::info!(interface = port.name(), "interface closed");
+                tracing::info!(interface = %port.name(), "interface closed");
                 lost.extend(claims.keys().copied().filter(|address| port.has(*address)));
             }
             fit

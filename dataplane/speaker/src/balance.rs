@@ -121,7 +121,7 @@ impl Balance {
             });
             // While an owner has changed, or MetalLB's objects are still there, there may be more than one.
             let owners = index.statuses_of(key).filter_map(|(_, record)| {
-                let number = self.numbers.get(record.node.as_str())?;
+                let number = self.numbers.get(&record.node)?;
                 rank(number).filter(|owner| candidates.contains(owner))
             });
             known.owner = known.owner.or_else(|| owners.min());

@@ -1,12 +1,14 @@
 //! Which nodes may announce an address, in which order, and on which interfaces we would. A pure function of what is known:
 //! every speaker that knows the same comes to the same candidates. Which of them does is the coordinator's to say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_daemon::Key;
 use lb_proto::election;
 
+use crate::compact::Few;
 use crate::index::Index;
 use crate::interfaces::Interfaces;
 use crate::objects::{Advertisement, Node, Service};
@@ -54,9 +56,9 @@ pub enum Decision<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Announcement {
     /// The pool that the address is from.
-    pub pool: String,
+    pub pool: Arc<str>,
     /// The Services behind it, with their uids: several when they share it.
-    pub services: BTreeMap<Key, String>,
+    pub services: Few<Key, Arc<str>>,
     /// Where.
     pub interfaces: Interfaces,
 }
@@ -65,7 +67,7 @@ pub struct Announcement {
 struct Claim<'a> {
     key: &'a Key,
     service: &'a Service,
-    pool: &'a str,
+    pool: &'a Arc<str>,
     advertisements: Vec<&'a Advertisement>,
 }
 
@@ -131,13 +133,13 @@ fn claim<'a>(
         .collect();
     if advertisements.is_empty() {
         return Err(Reason::NoAdvertisement {
-            pool: name.to_owned(),
+            pool: name.to_string(),
         });
     }
     advertisements.retain(|advertisement| advertisement.chooses_service(service));
     if advertisements.is_empty() {
         return Err(Reason::ServiceNotSelected {
-            pool: name.to_owned(),
+            pool: name.to_string(),
         });
     }
     if !index.has_endpoint(key) {
@@ -200,16 +202,16 @@ fn announcement(view: &View<'_>, claims: &[Claim<'_>]) -> Option<Announcement> {
         .iter()
         .filter(|claim| eligible_for(view, claim, view.me, node).is_ok());
     let mut interfaces = Interfaces::Named(BTreeSet::new());
-    let mut services = BTreeMap::new();
+    let mut services = Vec::new();
     for claim in ours {
         for advertisement in claim.advertisements.iter().filter(|one| one.chooses_node(node)) {
             interfaces.add(&advertisement.interfaces);
         }
-        services.insert(claim.key.clone(), claim.service.uid.clone());
+        services.push((claim.key.clone(), claim.service.uid.clone()));
     }
     Some(Announcement {
-        pool: claims.first()?.pool.to_owned(),
-        services,
+        pool: claims.first()?.pool.clone(),
+        services: services.into_iter().collect(),
         interfaces,
     })
 }

@@ -1,7 +1,7 @@
 //! The addresses that this node announces, and what people are told of them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
@@ -9,6 +9,7 @@ use lb_daemon::Key;
 use lb_proto::MacAddr;
 use lb_proto::coordinator::{Cause, Why};
 
+use crate::compact::Few;
 use crate::decide::{Announcement, Decision};
 use crate::news::{Matter, News};
 use crate::reasons::Ended;
@@ -24,11 +25,11 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(crate) struct Held {
     announcement: Announcement,
     /// Interfaces that it is announced on.
-    on: Vec<String>,
+    on: Box<[Arc<str>]>,
     /// Services that know that we announce.
-    told: BTreeSet<Key>,
+    told: Few<Key, ()>,
     /// Whether another node that asked for it was answered, which one, and since when that is so.
-    check: Option<(String, bool, Instant)>,
+    check: Option<(Arc<str>, bool, Instant)>,
 }
 
 impl Speaker {
@@ -108,17 +109,21 @@ impl Speaker {
             None => {
                 // Ours before this process began: no change of owner, so no event.
                 let told = match cause {
-                    Some(Cause::Resumed) => announcement.services.keys().cloned().collect(),
-                    _ => BTreeSet::new(),
+                    Some(Cause::Resumed) => announcement
+                        .services
+                        .keys()
+                        .map(|key| (key.clone(), ()))
+                        .collect(),
+                    _ => Few::default(),
                 };
                 let held = Held {
                     announcement,
-                    on: Vec::new(),
+                    on: Box::default(),
                     told,
                     check: None,
                 };
                 self.held.insert(address, held);
-                (BTreeMap::new(), true)
+                (Few::default(), true)
             }
         };
         if rewire {
@@ -129,11 +134,11 @@ impl Speaker {
         };
         let after = &held.announcement.services;
         for service in before.keys().filter(|service| !after.contains_key(*service)) {
-            self.metrics.withdrawn(service, &self.config.node, address);
+            self.metrics.withdrawn(service, address);
             self.records.enter(service.clone(), now + LINGER);
         }
         for service in after.keys() {
-            self.metrics.announced(service, &self.config.node, address);
+            self.metrics.announced(service, address);
             self.records.enter(service.clone(), now);
         }
     }
@@ -151,10 +156,10 @@ impl Speaker {
         self.driver.withdraw(address);
         self.looks.remove(&address);
         let (node, reason) = (&self.config.node, ended.describe(address));
-        for service in held.announcement.services.into_keys() {
+        for service in held.announcement.services.keys() {
             tracing::info!(%service, ip = %address, node, reason, "withdrawn");
-            self.metrics.withdrawn(&service, node, address);
-            self.records.enter(service, now + LINGER);
+            self.metrics.withdrawn(service, address);
+            self.records.enter(service.clone(), now + LINGER);
         }
     }
 
@@ -173,17 +178,21 @@ impl Speaker {
                 }
             }
             held.on = on;
-            held.told
-                .retain(|service| held.announcement.services.contains_key(service));
+            let before = std::mem::take(&mut held.told);
+            let services = held.announcement.services.keys();
+            held.told = services
+                .filter(|service| !held.on.is_empty() || before.contains_key(*service))
+                .map(|service| (service.clone(), ()))
+                .collect();
             if held.on.is_empty() {
                 continue;
             }
             let (node, pool) = (&self.config.node, &held.announcement.pool);
-            for (service, uid) in &held.announcement.services {
-                let new = held.told.insert(service.clone());
+            for (service, uid) in held.announcement.services.iter() {
+                let new = !before.contains_key(service);
                 if new || changed {
                     let interfaces = held.on.join(",");
-                    tracing::info!(%service, ip = %address, node, interfaces, pool, "announcing");
+                    tracing::info!(%service, ip = %address, node, interfaces, %pool, "announcing");
                 }
                 if new {
                     self.news.push(News {
@@ -225,7 +234,7 @@ impl Speaker {
     }
 
     /// Another speaker has asked the wire for an address of ours.
-    pub(crate) fn verified(&mut self, now: Instant, address: IpAddr, by: &str, answered: bool) {
+    pub(crate) fn verified(&mut self, now: Instant, address: IpAddr, by: Arc<str>, answered: bool) {
         self.metrics.verified(answered);
         if let Some(held) = self.held.get_mut(&address)
             && held
@@ -233,13 +242,13 @@ impl Speaker {
                 .as_ref()
                 .is_none_or(|(_, before, _)| *before != answered)
         {
-            held.check = Some((by.to_owned(), answered, now));
+            held.check = Some((by.clone(), answered, now));
             self.enter_records(now, address);
         }
         if answered {
-            tracing::debug!(ip = %address, by, "seen by another node");
+            tracing::debug!(ip = %address, %by, "seen by another node");
         } else {
-            tracing::warn!(ip = %address, by, "another node asked for the address and was not answered");
+            tracing::warn!(ip = %address, %by, "another node asked for the address and was not answered");
             // Whatever it was that was lost, the announcement may have been lost with it.
             self.driver.again(now, address);
         }

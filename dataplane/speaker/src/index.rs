@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use lb_daemon::Key;
 
+use crate::compact::Names;
 use crate::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};
 
 /// The watched kinds.
@@ -71,7 +72,7 @@ pub enum Update {
     /// The Pod of a speaker, by name.
     Speaker(String, Option<Speaker>),
     /// A ServiceL2Status, by name.
-    Status(String, Option<Record>),
+    Status(Key, Option<Record>),
     /// An object that cannot be read: what was known of it stays, because to withdraw an address over it would be worse.
     Invalid(Kind, Key, String),
     /// All objects of the kind have been delivered.
@@ -91,14 +92,15 @@ pub struct Touched {
     pub statuses: Vec<Key>,
 }
 
-/// The endpoints of one slice, with the names of nodes shared.
+/// The endpoints of one slice.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Endpoints {
+    service: Key,
     serving: bool,
     nodes: Box<[Arc<str>]>,
 }
 
-/// The state of the cluster, as far as it concerns announcing.
+/// The state of the cluster, as far as it concerns announcing: about 1 KB for each Service, with keys and names shared.
 #[derive(Debug, Default)]
 pub struct Index {
     /// Services with addresses.
@@ -106,23 +108,23 @@ pub struct Index {
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// Pools by name.
-    pub pools: BTreeMap<String, Pool>,
+    pub pools: BTreeMap<Arc<str>, Pool>,
     /// Advertisements by name.
     pub advertisements: BTreeMap<String, Advertisement>,
     /// Pods of speakers by name.
     pub speakers: BTreeMap<String, Speaker>,
     /// ServiceL2Statuses by name.
-    pub statuses: BTreeMap<String, Record>,
-    /// Which Services have an address.
-    by_address: BTreeMap<IpAddr, BTreeSet<Key>>,
-    /// Names of the ServiceL2Statuses of each Service.
-    status_names: BTreeMap<Key, BTreeSet<String>>,
-    /// Endpoints of each Service, by slice.
-    endpoints: BTreeMap<Key, BTreeMap<String, Endpoints>>,
-    /// The Service of each slice: a deleted slice is known by name only.
-    slices: BTreeMap<Key, String>,
-    /// Node names that endpoints refer to.
-    names: BTreeSet<Arc<str>>,
+    pub statuses: BTreeMap<Key, Box<Record>>,
+    /// Addresses with the Services that have them.
+    by_address: BTreeSet<(IpAddr, Key)>,
+    /// Services with the names of their ServiceL2Statuses.
+    statuses_of: BTreeSet<(Key, Key)>,
+    /// What each slice says of its Service. A deleted one is known by name only.
+    slices: BTreeMap<Key, Endpoints>,
+    /// Services with their slices.
+    slices_of: BTreeSet<(Key, Key)>,
+    /// Names of nodes, pools and interfaces, and uids of nodes.
+    names: Names,
     /// Pools and advertisements that are wrong.
     wrong: BTreeSet<(Kind, String)>,
 }
@@ -132,7 +134,7 @@ impl Index {
     pub fn update(&mut self, update: Update) -> Touched {
         match update {
             Update::Service(key, service) => self.service(key, service),
-            Update::Slice(key, slice) => self.slice(&key, slice),
+            Update::Slice(key, slice) => self.slice(key, slice),
             Update::Node(name, node) => self.node(name, node),
             Update::Pool(name, pool) => {
                 self.judge(
@@ -140,7 +142,7 @@ impl Index {
                     &name,
                     pool.as_ref().and_then(|pool| pool.error.as_deref()),
                 );
-                everything_if(replace(&mut self.pools, name, pool))
+                everything_if(replace(&mut self.pools, name.into(), pool))
             }
             Update::Advertisement(name, advertisement) => {
                 let error = advertisement
@@ -163,7 +165,7 @@ impl Index {
             Update::Status(name, record) => self.status(name, record),
             Update::Invalid(kind, key, error) => {
                 match kind {
-                    Kind::Pools | Kind::Advertisements => self.judge(kind, &key.name, Some(&error)),
+                    Kind::Pools | Kind::Advertisements => self.judge(kind, key.name(), Some(&error)),
                     Kind::Services | Kind::EndpointSlices | Kind::Nodes | Kind::Speakers | Kind::Statuses => {
                         tracing::warn!(kind = kind.as_str(), object = %key, error, "object cannot be read: left as it was");
                     }
@@ -176,13 +178,12 @@ impl Index {
 
     /// The Services that have this address, by key.
     pub fn having(&self, address: IpAddr) -> impl Iterator<Item = (&Key, &Service)> {
-        let keys = self.by_address.get(&address).into_iter().flatten();
-        keys.filter_map(|key| self.services.get_key_value(key))
+        beside(&self.by_address, address).filter_map(|key| self.services.get_key_value(key))
     }
 
-    /// Every address that a Service has.
+    /// Every address that a Service has; one that several share comes several times.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.by_address.keys().copied()
+        self.by_address.iter().map(|(address, _)| *address)
     }
 
     /// Whether some endpoint of the Service can serve.
@@ -203,13 +204,13 @@ impl Index {
     }
 
     fn endpoints_of(&self, service: &Key) -> impl Iterator<Item = &Endpoints> {
-        self.endpoints.get(service).into_iter().flat_map(BTreeMap::values)
+        beside(&self.slices_of, service.clone()).filter_map(|slice| self.slices.get(slice))
     }
 
     /// The pool that a Service's address is from: the one that the controller noted, if it has the address; else the
     /// first by name that has it.
     #[must_use]
-    pub fn pool_of(&self, service: &Service, address: IpAddr) -> Option<(&str, &Pool)> {
+    pub fn pool_of(&self, service: &Service, address: IpAddr) -> Option<(&Arc<str>, &Pool)> {
         let noted = service
             .pool
             .as_ref()
@@ -217,7 +218,6 @@ impl Index {
         noted
             .filter(|(_, pool)| pool.contains(address))
             .or_else(|| self.pools.iter().find(|(_, pool)| pool.contains(address)))
-            .map(|(name, pool)| (name.as_str(), pool))
     }
 
     /// Whether the speaker of a node is ready; none when it has no speaker.
@@ -231,9 +231,9 @@ impl Index {
     }
 
     /// The ServiceL2Statuses of a Service, by name.
-    pub fn statuses_of(&self, service: &Key) -> impl Iterator<Item = (&String, &Record)> {
-        let names = self.status_names.get(service).into_iter().flatten();
-        names.filter_map(|name| self.statuses.get_key_value(name))
+    pub fn statuses_of(&self, service: &Key) -> impl Iterator<Item = (&str, &Record)> {
+        let names = beside(&self.statuses_of, service.clone());
+        names.filter_map(|name| Some((name.name(), &**self.statuses.get(name)?)))
     }
 
     /// Whether a pool or an advertisement is wrong, so that what it says is not in force as a whole.
@@ -246,21 +246,26 @@ impl Index {
         if self.services.get(&key) == service.as_ref() {
             return Touched::default();
         }
+        let key = self.one_key(key);
         let mut addresses = BTreeSet::new();
+        let mut uid = None;
         if let Some(before) = self.services.remove(&key) {
             for address in before.addresses {
-                if let Some(keys) = self.by_address.get_mut(&address) {
-                    keys.remove(&key);
-                    if keys.is_empty() {
-                        self.by_address.remove(&address);
-                    }
-                }
+                self.by_address.remove(&(address, key.clone()));
                 addresses.insert(address);
             }
+            uid = Some(before.uid);
         }
-        if let Some(service) = service {
+        if let Some(mut service) = service {
+            if let Some(pool) = &mut service.pool {
+                self.names.share(pool);
+            }
+            // Who announces the address holds the one that was there before.
+            if let Some(uid) = uid.filter(|uid| *uid == service.uid) {
+                service.uid = uid;
+            }
             for address in &service.addresses {
-                self.by_address.entry(*address).or_default().insert(key.clone());
+                self.by_address.insert((*address, key.clone()));
                 addresses.insert(*address);
             }
             self.services.insert(key.clone(), service);
@@ -272,33 +277,21 @@ impl Index {
         }
     }
 
-    fn slice(&mut self, key: &Key, slice: Option<Slice>) -> Touched {
-        let mut touched = BTreeSet::new();
-        let new = slice.map(|slice| (slice.service.clone(), self.endpoints_in(slice)));
-        // The label can change, and then the endpoints belong to another Service.
-        let old_service = self
-            .slices
-            .get(key)
-            .filter(|old| new.as_ref().is_none_or(|(service, _)| service != *old));
-        if let Some(old_service) = old_service.cloned() {
-            self.slices.remove(key);
-            let service = Key::new(key.namespace.clone(), old_service);
-            if let Some(slices) = self.endpoints.get_mut(&service) {
-                slices.remove(&key.name);
-                if slices.is_empty() {
-                    self.endpoints.remove(&service);
-                }
-            }
-            touched.insert(service);
+    fn slice(&mut self, key: Key, slice: Option<Slice>) -> Touched {
+        let new = slice.map(|slice| self.endpoints(&key, slice));
+        if self.slices.get(&key) == new.as_ref() {
+            return Touched::default();
         }
-        if let Some((service, endpoints)) = new {
-            self.slices.insert(key.clone(), service.clone());
-            let service = Key::new(key.namespace.clone(), service);
-            let slices = self.endpoints.entry(service.clone()).or_default();
-            if slices.get(&key.name) != Some(&endpoints) {
-                slices.insert(key.name.clone(), endpoints);
-                touched.insert(service);
-            }
+        // The label can change, and then the endpoints belong to another Service.
+        let mut touched = BTreeSet::new();
+        if let Some(before) = self.slices.remove(&key) {
+            self.slices_of.remove(&(before.service.clone(), key.clone()));
+            touched.insert(before.service);
+        }
+        if let Some(new) = new {
+            self.slices_of.insert((new.service.clone(), key.clone()));
+            touched.insert(new.service.clone());
+            self.slices.insert(key, new);
         }
         let services = touched.iter().filter_map(|service| self.services.get(service));
         Touched {
@@ -309,23 +302,22 @@ impl Index {
         }
     }
 
-    /// Thousands of Services run on the same few nodes: each name is kept once.
-    fn endpoints_in(&mut self, slice: Slice) -> Endpoints {
-        let nodes = slice
-            .nodes
-            .into_iter()
-            .map(|node| match self.names.get(node.as_str()) {
-                Some(name) => name.clone(),
-                None => {
-                    let name: Arc<str> = node.into();
-                    self.names.insert(name.clone());
-                    name
-                }
-            });
+    fn endpoints(&mut self, key: &Key, slice: Slice) -> Endpoints {
         Endpoints {
+            service: self.one_key(Key::new(key.namespace(), slice.service)),
             serving: slice.serving,
-            nodes: nodes.collect(),
+            nodes: slice.nodes.iter().map(|node| self.names.one(node)).collect(),
         }
+    }
+
+    /// The one copy of the key of a Service, which its slices and statuses name as well.
+    fn one_key(&self, service: Key) -> Key {
+        let with_slice = || {
+            let mut pairs = self.slices_of.range((service.clone(), Key::default())..);
+            pairs.next().map(|(key, _)| key).filter(|key| **key == service)
+        };
+        let known = self.services.get_key_value(&service).map(|(key, _)| key);
+        known.or_else(with_slice).cloned().unwrap_or(service)
     }
 
     fn node(&mut self, name: String, node: Option<Node>) -> Touched {
@@ -335,9 +327,6 @@ impl Index {
         // Readiness alone concerns the election only through the speaker.
         let rest = |node: Option<&Node>| node.cloned().map(|node| Node { ready: true, ..node });
         let everything = rest(before) != rest(node.as_ref());
-        if node.is_none() {
-            self.names.retain(|name| Arc::strong_count(name) > 1);
-        }
         replace(&mut self.nodes, name.clone(), node);
         Touched {
             everything,
@@ -346,27 +335,31 @@ impl Index {
         }
     }
 
-    fn status(&mut self, name: String, record: Option<Record>) -> Touched {
+    fn status(&mut self, name: Key, record: Option<Record>) -> Touched {
         let mut statuses = Vec::new();
-        if let Some(before) = self.statuses.get(&name) {
-            if let Some(names) = self.status_names.get_mut(&before.service) {
-                names.remove(&name);
-                if names.is_empty() {
-                    self.status_names.remove(&before.service);
-                }
-            }
+        if let Some((name, before)) = self.statuses.remove_entry(&name) {
+            self.statuses_of.remove(&(before.service.clone(), name));
             statuses.push(before.service.clone());
         }
-        if let Some(record) = &record {
-            self.status_names
-                .entry(record.service.clone())
-                .or_default()
-                .insert(name.clone());
+        if let Some(mut record) = record {
+            self.names.share(&mut record.node);
+            record
+                .interfaces
+                .iter_mut()
+                .for_each(|name| self.names.share(name));
+            if let Some(check) = &mut record.verdict.check {
+                self.names.share(&mut check.by);
+            }
+            if let Some(owner) = &mut record.owner {
+                self.names.share(owner);
+            }
+            record.service = self.one_key(record.service);
             if !statuses.contains(&record.service) {
                 statuses.push(record.service.clone());
             }
+            self.statuses_of.insert((record.service.clone(), name.clone()));
+            self.statuses.insert(name, Box::new(record));
         }
-        replace(&mut self.statuses, name, record);
         Touched {
             statuses,
             ..Touched::default()
@@ -392,8 +385,15 @@ impl Index {
     }
 }
 
+/// What stands beside the first of each pair, in order.
+fn beside<A: Ord, B: Default + Ord>(pairs: &BTreeSet<(A, B)>, first: A) -> impl Iterator<Item = &B> {
+    let from = (first, B::default());
+    let pairs = pairs.range(&from..);
+    pairs.take_while(move |pair| pair.0 == from.0).map(|pair| &pair.1)
+}
+
 /// Puts a value in its place, or takes it out; returns whether that changed anything.
-fn replace<V: PartialEq>(map: &mut BTreeMap<String, V>, name: String, value: Option<V>) -> bool {
+fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, name: K, value: Option<V>) -> bool {
     if map.get(&name) == value.as_ref() {
         return false;
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_net::{Link, LinkAddress};
 use regex::{Regex, RegexSet};
@@ -31,7 +32,7 @@ pub enum Interfaces {
     /// Every interface that is fit.
     All,
     /// Those with these names, as far as they are fit.
-    Named(BTreeSet<String>),
+    Named(BTreeSet<Arc<str>>),
 }
 
 impl Interfaces {
@@ -46,15 +47,15 @@ impl Interfaces {
 
     /// The names, as a ServiceL2Status lists them; none for all.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Box<[Arc<str>]> {
         match self {
-            Self::All => Vec::new(),
+            Self::All => Box::default(),
             Self::Named(names) => names.iter().cloned().collect(),
         }
     }
 
     /// Adds what another advertisement asks for: a list without names stands for all.
-    pub fn add(&mut self, list: &[String]) {
+    pub fn add(&mut self, list: &[Arc<str>]) {
         match self {
             Self::All => {}
             Self::Named(_) if list.is_empty() => *self = Self::All,
@@ -227,13 +228,13 @@ mod tests {
     #[test]
     fn one_advertisement_without_a_list_asks_for_all_interfaces() {
         let mut interfaces = Interfaces::Named(BTreeSet::new());
-        interfaces.add(&["eth0".to_owned()]);
-        interfaces.add(&["eth1".to_owned()]);
-        assert_eq!(interfaces.names(), ["eth0", "eth1"]);
+        interfaces.add(&["eth0".into()]);
+        interfaces.add(&["eth1".into()]);
+        assert_eq!(interfaces.names().join(","), "eth0,eth1");
         assert!(interfaces.include("eth1") && !interfaces.include("eth2"));
         interfaces.add(&[]);
         assert!(interfaces.include("eth2"));
-        interfaces.add(&["eth0".to_owned()]);
+        interfaces.add(&["eth0".into()]);
         assert_eq!(interfaces, Interfaces::All);
         assert!(interfaces.names().is_empty());
     }

@@ -12,6 +12,8 @@ pub mod agenda;
 pub mod announce;
 pub mod args;
 pub mod balance;
+pub mod compact;
+pub mod counts;
 pub mod decide;
 pub mod heartbeats;
 mod held;
@@ -59,12 +61,16 @@ const FAREWELL: Duration = Duration::from_millis(15);
 /// Least time between two new listings on account of links that came up.
 const REFRESH: Duration = Duration::from_secs(10);
 
+/// Memory that was needed for some work is given back this time after the work began, and again while it goes on.
+const TIDY: Duration = Duration::from_secs(5);
+
 /// Runs the speaker until it is asked to stop.
 ///
 /// # Errors
 /// When metrics cannot be registered, links cannot be watched, or packet sockets are not permitted; everything else is
 /// retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
+    lb_net::memory::keep_little();
     let links = watch::links().context("watch network interfaces")?;
     run_on(context, config, links).await
 }
@@ -78,7 +84,7 @@ pub async fn run_on(
     config: Config,
     mut links: impl Stream<Item = Snapshot> + Unpin,
 ) -> anyhow::Result<()> {
-    let metrics = Metrics::new(&context.registry).context("register metrics")?;
+    let metrics = Metrics::new(&context.registry, &config.node).context("register metrics")?;
     let mut gates = Gates::new(&context).context("register metrics")?;
     let refresh = Refresh::default();
     let mut refreshed: Option<Instant> = None;
@@ -102,6 +108,7 @@ pub async fn run_on(
         }
     };
     let mut look_at = next_look(heartbeats.as_ref());
+    let mut tidy_at: Option<Instant> = None;
     let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
     let mut sightings = speaker.sightings();
     let mut alarm = Alarm::new()?;
@@ -114,12 +121,13 @@ pub async fn run_on(
         statuses.step(now, &mut speaker);
         gates.look(&speaker);
         if speaker.is_busy() {
+            tidy_at.get_or_insert(now + TIDY);
             // More decisions are to be made; the interfaces' tasks answer in between.
             tokio::task::yield_now().await;
             continue;
         }
         let record = speaker.next_record().filter(|_| statuses.has_room());
-        let due = [speaker.poll_timeout(), record, refresh_at, look_at]
+        let due = [speaker.poll_timeout(), record, refresh_at, look_at, tidy_at]
             .into_iter()
             .flatten()
             .min();
@@ -156,6 +164,7 @@ pub async fn run_on(
                 }
                 Some(update) = updates.recv() => {
                     let now = Instant::now();
+                    tidy_at.get_or_insert(now + TIDY);
                     gates.see(&update);
                     speaker.update(now, update);
                     // What else has arrived belongs to the same decisions.
@@ -193,6 +202,10 @@ pub async fn run_on(
                 heartbeats.look();
             }
             look_at = next_look(heartbeats.as_ref());
+        }
+        if tidy_at.is_some_and(|at| at <= Instant::now()) {
+            tidy_at = None;
+            lb_net::memory::give_back();
         }
         if refresh_at.is_some_and(|at| at <= Instant::now()) {
             refresh_at = None;

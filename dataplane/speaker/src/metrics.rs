@@ -1,10 +1,10 @@
 //! What the speaker counts, under MetalLB's names where it has them.
 
 use std::net::IpAddr;
-
-use lb_daemon::Key;
+use std::sync::Arc;
 use std::time::Instant;
 
+use lb_daemon::Key;
 use lb_proto::coordinator::Cause;
 use lb_proto::heartbeat::Refused;
 use lb_proto::responder::IgnoreReason;
@@ -13,16 +13,17 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::counts::Counts;
+
+pub use crate::counts::AddressCounters;
+
 /// The protocol of ARP and NDP, in metrics and events.
 pub const PROTOCOL: &str = "layer2";
 
 /// The metrics of the speaker. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    announced: IntGaugeVec,
-    requests: IntCounterVec,
-    responses: IntCounterVec,
-    gratuitous: IntCounterVec,
+    counts: Counts,
     malformed: IntCounterVec,
     ignored: IntCounterVec,
     gained: IntCounterVec,
@@ -40,36 +41,19 @@ pub struct Metrics {
 /// Seconds; the goal is a quarter of one.
 const TAKEOVER_BUCKETS: [f64; 10] = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 5.0, 30.0];
 
-/// The counters of one address, looked up once and not for every packet.
-#[derive(Clone, Debug)]
-pub struct AddressCounters {
-    /// `metallb_layer2_requests_received`.
-    pub requests: IntCounter,
-    /// `metallb_layer2_responses_sent`.
-    pub responses: IntCounter,
-    /// `metallb_layer2_gratuitous_sent`.
-    pub gratuitous: IntCounter,
-}
-
 impl Metrics {
-    /// Makes and registers the metrics.
+    /// Makes and registers the metrics of the speaker on this node.
     ///
     /// # Errors
     /// When a metric of the same name is registered already.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn new(registry: &Registry, node: &str) -> Result<Self, prometheus::Error> {
         let counters = |name, help, label| -> Result<IntCounterVec, prometheus::Error> {
             let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let announced = IntGaugeVec::new(
-            Opts::new(
-                "metallb_speaker_announced",
-                "Services being announced from this node. This is desired state, it does not guarantee that clients \
-                 see the announcement.",
-            ),
-            &["service", "protocol", "node", "ip"],
-        )?;
+        let counts = Counts::new(node)?;
+        registry.register(Box::new(counts.clone()))?;
         let takeover = Histogram::with_opts(
             HistogramOpts::new(
                 "lb_speaker_takeover_seconds",
@@ -101,10 +85,9 @@ impl Metrics {
             "Keys by which datagrams of other speakers are believed: one, or two while it is being replaced. With none \
              nothing is sent or believed",
         )?;
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 6] = [
             Box::new(keys.clone()),
             Box::new(dropped.clone()),
-            Box::new(announced.clone()),
             Box::new(takeover.clone()),
             Box::new(conflicting.clone()),
             Box::new(sent.clone()),
@@ -140,22 +123,7 @@ impl Metrics {
                 "Datagrams that were not believed, by reason",
                 "reason",
             )?,
-            announced,
-            requests: counters(
-                "metallb_layer2_requests_received",
-                "Number of layer2 requests received for owned IPs",
-                "ip",
-            )?,
-            responses: counters(
-                "metallb_layer2_responses_sent",
-                "Number of layer2 responses sent for owned IPs in response to requests",
-                "ip",
-            )?,
-            gratuitous: counters(
-                "metallb_layer2_gratuitous_sent",
-                "Number of gratuitous layer2 packets sent for owned IPs as result of failovers",
-                "ip",
-            )?,
+            counts,
             malformed: counters(
                 "lb_speaker_malformed_frames_total",
                 "Frames that are neither ARP nor neighbour discovery as it should be, by what is wrong with them",
@@ -171,26 +139,18 @@ impl Metrics {
 
     /// The counters of an address.
     #[must_use]
-    pub fn address(&self, address: IpAddr) -> AddressCounters {
-        let ip = &[&*address.to_string()];
-        AddressCounters {
-            requests: self.requests.with_label_values(ip),
-            responses: self.responses.with_label_values(ip),
-            gratuitous: self.gratuitous.with_label_values(ip),
-        }
+    pub fn address(&self, address: IpAddr) -> Arc<AddressCounters> {
+        self.counts.address(address)
     }
 
     /// We announce the address of a Service.
-    pub fn announced(&self, service: &Key, node: &str, address: IpAddr) {
-        let labels = [&*service.to_string(), PROTOCOL, node, &*address.to_string()];
-        self.announced.with_label_values(&labels).set(1);
+    pub fn announced(&self, service: &Key, address: IpAddr) {
+        self.counts.set_announced(service, address, true);
     }
 
     /// We announce it no longer.
-    pub fn withdrawn(&self, service: &Key, node: &str, address: IpAddr) {
-        let labels = [&*service.to_string(), PROTOCOL, node, &*address.to_string()];
-        // It fails when there was no such series, which is as well.
-        let _ = self.announced.remove_label_values(&labels);
+    pub fn withdrawn(&self, service: &Key, address: IpAddr) {
+        self.counts.set_announced(service, address, false);
     }
 
     /// An address came to us.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_net::LinkAddress;
 use lb_proto::MacAddr;
@@ -16,7 +17,7 @@ pub struct Neighbours {
     /// The node of each address of a node.
     nodes: BTreeMap<IpAddr, String>,
     /// The addresses of our open interfaces, by name.
-    ports: Vec<(String, LinkAddress)>,
+    ports: Vec<(Arc<str>, LinkAddress)>,
     /// The hardware address of each node, by interface of ours.
     faces: BTreeMap<String, BTreeMap<String, MacAddr>>,
 }
@@ -33,7 +34,7 @@ impl Neighbours {
     }
 
     /// Takes in the addresses of the interfaces that are open.
-    pub fn set_ports(&mut self, ports: Vec<(String, LinkAddress)>) {
+    pub fn set_ports(&mut self, ports: Vec<(Arc<str>, LinkAddress)>) {
         self.ports = ports;
         // What was behind them may be another network now.
         self.faces.clear();
@@ -85,9 +86,9 @@ mod tests {
     fn an_address_can_be_asked_for_where_its_network_is() {
         let mut neighbours = Neighbours::default();
         neighbours.set_ports(vec![
-            ("eth0".to_owned(), link("192.168.50.11", 24)),
-            ("eth0".to_owned(), link("fd00::11", 64)),
-            ("eth1".to_owned(), link("192.168.51.11", 32)),
+            ("eth0".into(), link("192.168.50.11", 24)),
+            ("eth0".into(), link("fd00::11", 64)),
+            ("eth1".into(), link("192.168.51.11", 32)),
         ]);
         let way = |address: &str| {
             let way = neighbours.way_to(address.parse().unwrap());

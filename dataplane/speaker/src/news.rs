@@ -1,6 +1,7 @@
 //! What the speaker tells people: events on the Service, with MetalLB's reasons and words where it has them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_crds::names::REPORTER_SPEAKER;
 use lb_daemon::Key;
@@ -15,7 +16,7 @@ pub struct News {
     /// The Service.
     pub service: Key,
     /// Its uid.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// The address.
     pub address: IpAddr,
     /// What it is.
@@ -98,7 +99,7 @@ mod tests {
     fn events_have_the_reasons_and_words_of_metallb() {
         let news = |matter| News {
             service: Key::new("default", "web"),
-            uid: "1".to_owned(),
+            uid: "1".into(),
             address: IpAddr::from([192, 168, 50, 50]),
             matter,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
@@ -13,6 +14,7 @@ use lb_crds::selector::{any_matches, matches, validate};
 use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_daemon::Key;
 
+use crate::compact::LabelText;
 use crate::verdict::Verdict;
 
 /// Label of an EndpointSlice: the Service that it belongs to.
@@ -28,13 +30,13 @@ pub type Labels = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Service {
     /// Tells it from a namesake that was deleted before.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// What `serviceSelectors` look at.
-    pub labels: Labels,
+    pub labels: LabelText,
     /// The addresses in its status, in their order.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// The pool that the controller says they are from.
-    pub pool: Option<String>,
+    pub pool: Option<Arc<str>>,
     /// `externalTrafficPolicy: Local`: only nodes with an endpoint may announce.
     pub local: bool,
 }
@@ -62,10 +64,12 @@ impl Service {
         }
         let annotations = object.metadata.annotations.unwrap_or_default();
         Some(Self {
-            uid: object.metadata.uid.unwrap_or_default(),
-            labels: object.metadata.labels.unwrap_or_default(),
-            addresses,
-            pool: annotations.get(IP_ALLOCATED_FROM_POOL).cloned(),
+            uid: object.metadata.uid.unwrap_or_default().into(),
+            labels: object.metadata.labels.unwrap_or_default().into(),
+            addresses: addresses.into(),
+            pool: annotations
+                .get(IP_ALLOCATED_FROM_POOL)
+                .map(|pool| pool.as_str().into()),
             local: spec.external_traffic_policy.as_deref() == Some("Local"),
         })
     }
@@ -215,7 +219,7 @@ pub struct Advertisement {
     node_selectors: Vec<LabelSelector>,
     service_selectors: Vec<LabelSelector>,
     /// Interfaces to announce on; none means all.
-    pub interfaces: Vec<String>,
+    pub interfaces: Vec<Arc<str>>,
     /// The first selector that says nothing, and why. It chooses nothing.
     pub error: Option<String>,
 }
@@ -241,7 +245,7 @@ impl Advertisement {
             pool_selectors: spec.ip_address_pool_selectors,
             node_selectors: spec.node_selectors,
             service_selectors: spec.service_selectors,
-            interfaces: spec.interfaces,
+            interfaces: spec.interfaces.into_iter().map(Arc::from).collect(),
             error,
         }
     }
@@ -300,19 +304,19 @@ impl Speaker {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Record {
     /// The node that it names as owner.
-    pub node: String,
+    pub node: Arc<str>,
     /// The Service.
     pub service: Key,
     /// The interfaces that it lists.
-    pub interfaces: Vec<String>,
+    pub interfaces: Box<[Arc<str>]>,
     /// The address that it is about; none if MetalLB has written it.
     pub address: Option<IpAddr>,
     /// What its conditions say.
     pub verdict: Verdict,
     /// The object that it goes with, by uid.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
     /// Version of the object: the precondition of deleting it.
-    pub version: String,
+    pub version: Box<str>,
 }
 
 impl Record {
@@ -329,7 +333,7 @@ impl Record {
             }
         };
         Self {
-            node: or_label(status.node, LABEL_NODE),
+            node: or_label(status.node, LABEL_NODE).into(),
             service: Key::new(
                 or_label(status.service_namespace, LABEL_SERVICE_NAMESPACE),
                 or_label(status.service_name, LABEL_SERVICE_NAME),
@@ -337,7 +341,7 @@ impl Record {
             interfaces: status
                 .interfaces
                 .into_iter()
-                .map(|interface| interface.name)
+                .map(|interface| interface.name.into())
                 .collect(),
             address: status.address.parse().ok(),
             verdict: Verdict::read(&status.conditions),
@@ -346,9 +350,9 @@ impl Record {
                 .owner_references
                 .into_iter()
                 .flatten()
-                .map(|owner| owner.uid)
+                .map(|owner| owner.uid.into())
                 .next(),
-            version: object.metadata.resource_version.unwrap_or_default(),
+            version: object.metadata.resource_version.unwrap_or_default().into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! What happens on one interface stays there: an error ends at most the tasks of its voices, never those of another.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_net::SocketError;
 use lb_proto::MacAddr;
@@ -16,7 +17,7 @@ use crate::voice::{Sightings, Voice};
 #[derive(Debug)]
 pub(crate) struct Port {
     index: u32,
-    name: String,
+    name: Arc<str>,
     mac: MacAddr,
     metrics: Metrics,
     sightings: Sightings,
@@ -42,20 +43,20 @@ impl Port {
             deaf: false,
             sightings,
             index,
-            name,
+            name: name.into(),
             mac,
             metrics,
         })
     }
 
     /// Name of the interface.
-    pub(crate) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
     /// Takes the name and the MAC that the interface has now; returns whether either is new.
     pub(crate) fn rename(&mut self, name: &str, mac: MacAddr) -> bool {
-        if self.name == name && self.mac == mac {
+        if *self.name == *name && self.mac == mac {
             return false;
         }
         self.mac = mac;
@@ -63,7 +64,7 @@ impl Port {
         if let Some(ndp) = &self.ndp {
             ndp.set_mac(mac);
         }
-        name.clone_into(&mut self.name);
+        self.name = name.into();
         true
     }
 
@@ -182,7 +183,7 @@ impl Port {
                 Err(error) => {
                     if !std::mem::replace(&mut self.deaf, true) {
                         tracing::warn!(
-                            interface = self.name,
+                            interface = %self.name,
                             error = crate::chain(&error),
                             "cannot speak NDP"
                         );

@@ -434,7 +434,7 @@ impl Speaker {
     /// only, so the other gets the benefit of the doubt.
     fn inherit(&mut self) {
         for record in self.index.statuses.values() {
-            if record.node == self.config.node
+            if *record.node == *self.config.node
                 && let Some(service) = self.index.services.get(&record.service)
             {
                 for address in &service.addresses {
@@ -543,7 +543,7 @@ impl Speaker {
                 address,
                 by,
                 answered,
-            } => self.verified(now, address, &by, answered),
+            } => self.verified(now, address, by, answered),
         }
     }
 }

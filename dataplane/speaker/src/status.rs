@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -51,7 +52,7 @@ pub struct Says {
     /// The address that it is about.
     pub address: IpAddr,
     /// The interfaces; none for all.
-    pub interfaces: Vec<String>,
+    pub interfaces: Box<[Arc<str>]>,
     /// What is seen of the address from elsewhere.
     pub verdict: Verdict,
 }
@@ -71,7 +72,7 @@ pub enum Action {
         /// Its name.
         name: String,
         /// Its version.
-        version: String,
+        version: Box<str>,
     },
 }
 
@@ -81,18 +82,18 @@ pub fn action<'a>(
     node: (&str, &str),
     service: &Key,
     wanted: Option<Says>,
-    records: impl IntoIterator<Item = (&'a String, &'a Record)>,
+    records: impl IntoIterator<Item = (&'a str, &'a Record)>,
 ) -> Option<Action> {
     let (me, uid) = node;
     let own = object_name(service);
     let mut found = None;
     let mut stale = None;
     for (name, record) in records {
-        if wanted.is_some() && *name == own {
+        if wanted.is_some() && name == own {
             found = Some(record);
-        } else if record.node == me {
+        } else if *record.node == *me {
             stale = Some(Action::Delete {
-                name: name.clone(),
+                name: name.to_owned(),
                 version: record.version.clone(),
             });
         }
@@ -102,7 +103,7 @@ pub fn action<'a>(
     };
     // What another node's status says, or one of a namesake of this node, is not about us.
     let ours = found.filter(|record| {
-        record.node == me && record.service == *service && record.owner.as_deref() == Some(uid)
+        *record.node == *me && record.service == *service && record.owner.as_deref() == Some(uid)
     });
     if let Some(record) = ours
         && record.address == Some(says.address)
@@ -141,8 +142,9 @@ pub struct Statuses {
     me: String,
     flights: FuturesUnordered<Flight>,
     busy: BTreeSet<Key>,
-    /// What we wrote last, and when.
+    /// What we wrote within the last [`REPEAT`], and when; and how many there were when the older were forgotten.
     written: BTreeMap<Key, (Instant, Says)>,
+    kept: usize,
     failures: BTreeMap<Key, u32>,
 }
 
@@ -157,6 +159,7 @@ impl Statuses {
             flights: FuturesUnordered::new(),
             busy: BTreeSet::new(),
             written: BTreeMap::new(),
+            kept: 0,
             failures: BTreeMap::new(),
         }
     }
@@ -206,6 +209,20 @@ impl Statuses {
         }
     }
 
+    /// Notes what is written. After a start that is a status for each address of ours, and a moment later nothing depends
+    /// on them any more.
+    fn note(&mut self, now: Instant, service: Key, says: Says) {
+        if self.written.len() > 2 * self.kept {
+            self.written.retain(|_, (at, _)| now < *at + REPEAT);
+            self.kept = self.written.len();
+        }
+        self.written.insert(service, (now, says));
+    }
+
+    fn key(&self, name: String) -> Key {
+        Key::new(&self.namespace, name)
+    }
+
     fn look(&mut self, now: Instant, service: Key, speaker: &mut Speaker) {
         let index = speaker.index();
         let uid = index.nodes.get(&self.me).map_or("", |node| node.uid.as_str());
@@ -223,10 +240,12 @@ impl Statuses {
                     return;
                 }
                 let object = object(&self.namespace, node, &service, &says);
-                self.written.insert(service.clone(), (now, says));
-                write(self.api.clone(), object_name(&service), object, alone).boxed()
+                self.note(now, service.clone(), says);
+                write(self.api.clone(), self.key(object_name(&service)), object, alone).boxed()
             }
-            Some(Action::Delete { name, version }) => delete(self.api.clone(), name, version).boxed(),
+            Some(Action::Delete { name, version }) => {
+                delete(self.api.clone(), self.key(name), version).boxed()
+            }
             None => {
                 if !is_ours {
                     self.written.remove(&service);
@@ -244,7 +263,11 @@ impl Statuses {
 }
 
 fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) -> Value {
-    let interfaces: Vec<_> = says.interfaces.iter().map(|name| json!({"name": name})).collect();
+    let interfaces: Vec<_> = says
+        .interfaces
+        .iter()
+        .map(|name| json!({"name": **name}))
+        .collect();
     json!({
         "apiVersion": "metallb.io/v1beta1",
         "kind": "ServiceL2Status",
@@ -253,16 +276,16 @@ fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) 
             "namespace": namespace,
             "labels": {
                 LABEL_NODE: label(me),
-                LABEL_SERVICE_NAME: label(&service.name),
-                LABEL_SERVICE_NAMESPACE: label(&service.namespace),
+                LABEL_SERVICE_NAME: label(service.name()),
+                LABEL_SERVICE_NAMESPACE: label(service.namespace()),
             },
             "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": me, "uid": uid}],
         },
         "spec": {},
         "status": {
             "node": me,
-            "serviceName": service.name,
-            "serviceNamespace": service.namespace,
+            "serviceName": service.name(),
+            "serviceNamespace": service.namespace(),
             "interfaces": interfaces,
             "address": says.address,
             "conditions": says.verdict.conditions(says.address),
@@ -278,19 +301,20 @@ fn label(name: &str) -> &str {
 
 async fn write(
     api: Api<ServiceL2Status>,
-    name: String,
+    key: Key,
     mut object: Value,
     alone: bool,
 ) -> Result<Option<Update>, WriteError> {
+    let name = key.name();
     let apply = PatchParams::apply(MANAGER).force();
     let status = object.as_object_mut().and_then(|object| object.remove("status"));
     let fail = |action| {
-        let name = name.clone();
+        let name = name.to_owned();
         move |source| WriteError::Request { action, name, source }
     };
     // The object first: its status is a resource of its own and cannot create it.
     if !alone {
-        api.patch(&name, &apply, &Patch::Apply(&object))
+        api.patch(name, &apply, &Patch::Apply(&object))
             .await
             .map_err(fail("apply"))?;
     }
@@ -300,31 +324,31 @@ async fn write(
         "kind": object.get("kind"),
         "status": status,
     });
-    let written = api.patch_status(&name, &apply, &Patch::Apply(&body)).await;
+    let written = api.patch_status(name, &apply, &Patch::Apply(&body)).await;
     let record = Record::read(written.map_err(fail("apply the status of"))?);
-    Ok(Some(Update::Status(name, Some(record))))
+    Ok(Some(Update::Status(key, Some(record))))
 }
 
 async fn delete(
     api: Api<ServiceL2Status>,
-    name: String,
-    version: String,
+    key: Key,
+    version: Box<str>,
 ) -> Result<Option<Update>, WriteError> {
     let unchanged = Preconditions {
-        resource_version: Some(version),
+        resource_version: Some(version.into()),
         uid: None,
     };
     match api
-        .delete(&name, &DeleteParams::default().preconditions(unchanged))
+        .delete(key.name(), &DeleteParams::default().preconditions(unchanged))
         .await
     {
-        Ok(_) => Ok(Some(Update::Status(name, None))),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Update::Status(name, None))),
+        Ok(_) => Ok(Some(Update::Status(key, None))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Update::Status(key, None))),
         // The new owner was here first; the watch will tell.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(source) => Err(WriteError::Request {
             action: "delete",
-            name,
+            name: key.name().to_owned(),
             source,
         }),
     }

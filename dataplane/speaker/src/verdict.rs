@@ -5,6 +5,7 @@
 //! anew does not take back what was seen of its node before: so at rest nothing is written.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -25,7 +26,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Check {
     /// The node.
-    pub by: String,
+    pub by: Arc<str>,
     /// Whether it was answered.
     pub answered: bool,
     /// Since when that is so, in seconds since 1970.
@@ -51,7 +52,7 @@ impl Verdict {
             let mut words = condition.message.split(' ');
             (words.next()? == "node").then_some(())?;
             Some(Check {
-                by: words.next()?.to_owned(),
+                by: words.next()?.into(),
                 answered: holds(condition),
                 since: since(condition),
             })

@@ -184,7 +184,7 @@ struct State<L: Language> {
     mac: MacAddr,
     responder: L,
     /// Of each address that is answered for; none where we stand in.
-    counters: BTreeMap<L::Address, Option<AddressCounters>>,
+    counters: BTreeMap<L::Address, Option<Arc<AddressCounters>>>,
     /// Addresses that were asked about.
     watched: BTreeSet<L::Address>,
     /// The questions to be sent once the filter lets the answers in.

@@ -24,6 +24,9 @@ use crate::objects::{Advertisement, LABEL_SERVICE, Node, Pool, Record, Service, 
 
 /// Updates that may wait for the speaker; a watch that is ahead of it waits.
 const QUEUE: usize = 512;
+/// Objects that a listing asks for at a time: they are in memory as a whole until the last of them was read, and take ten
+/// times more there than what is kept of them.
+const PAGE: u32 = 100;
 /// Pause after the links could not be read.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -65,33 +68,33 @@ pub fn updates(
         Api::all(client.clone()),
         Selection::default(),
         Kind::Nodes,
-        |key, object: Option<v1::Node>| Update::Node(key.name, object.map(Node::read)),
+        |key, object: Option<v1::Node>| Update::Node(key.name().to_owned(), object.map(Node::read)),
     );
     sink.clone().feed(
         Api::namespaced(client.clone(), namespace),
         Selection::default(),
         Kind::Pools,
-        |key, object: Option<IPAddressPool>| Update::Pool(key.name, object.map(Pool::read)),
+        |key, object: Option<IPAddressPool>| Update::Pool(key.name().to_owned(), object.map(Pool::read)),
     );
     sink.clone().feed(
         Api::namespaced(client.clone(), namespace),
         Selection::default(),
         Kind::Advertisements,
         |key, object: Option<L2Advertisement>| {
-            Update::Advertisement(key.name, object.map(Advertisement::read))
+            Update::Advertisement(key.name().to_owned(), object.map(Advertisement::read))
         },
     );
     sink.clone().feed(
         Api::namespaced(client.clone(), namespace),
         Selection::default().labels(&speakers),
         Kind::Speakers,
-        |key, object: Option<v1::Pod>| Update::Speaker(key.name, object.and_then(Speaker::read)),
+        |key, object: Option<v1::Pod>| Update::Speaker(key.name().to_owned(), object.and_then(Speaker::read)),
     );
     sink.clone().feed(
         Api::namespaced(client.clone(), namespace),
         Selection::default(),
         Kind::Statuses,
-        |key, object: Option<ServiceL2Status>| Update::Status(key.name, object.map(Record::read)),
+        |key, object: Option<ServiceL2Status>| Update::Status(key, object.map(Record::read)),
     );
     updates
 }
@@ -114,10 +117,11 @@ impl Sink {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         tokio::spawn(async move {
+            let selection = selection.page_size(PAGE);
             let mut changes = pin!(watch_refreshed(api, selection, &self.refresh));
             while let Some(change) = changes.next().await {
                 let update = match change {
-                    Change::Apply(object) => read(Key::of(&object), Some(object)),
+                    Change::Apply((key, object)) => read(key, Some(object)),
                     Change::Delete(key) => read(key, None),
                     Change::Invalid { key, error } => Update::Invalid(kind, key, error),
                     Change::Synced => Update::Synced(kind),

@@ -18,17 +18,13 @@ fn web() -> IpAddr {
 fn says(interfaces: &[&str], verdict: Verdict) -> Says {
     Says {
         address: web(),
-        interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+        interfaces: interfaces.iter().map(|name| (*name).into()).collect(),
         verdict,
     }
 }
 
 fn decide(wanted: Option<Says>, records: &[(&str, Record)]) -> Option<Action> {
-    let records: Vec<_> = records
-        .iter()
-        .map(|(name, record)| ((*name).to_owned(), record.clone()))
-        .collect();
-    let records = records.iter().map(|(name, record)| (name, record));
+    let records = records.iter().map(|(name, record)| (*name, record));
     action(ME, &key("web"), wanted, records)
 }
 
@@ -64,9 +60,12 @@ fn after(shown: &[(String, Record)], verdict: Verdict) -> Option<Verdict> {
 }
 
 fn seen(by: &str, answered: bool, since: i64) -> Verdict {
-    let by = by.to_owned();
     Verdict {
-        check: Some(Check { by, answered, since }),
+        check: Some(Check {
+            by: by.into(),
+            answered,
+            since,
+        }),
         stranger: None,
     }
 }
@@ -84,7 +83,7 @@ fn conflict(mac: u8, since: i64) -> Verdict {
 fn delete(name: &str) -> Option<Action> {
     Some(Action::Delete {
         name: name.to_owned(),
-        version: "7".to_owned(),
+        version: "7".into(),
     })
 }
 
@@ -104,7 +103,7 @@ fn the_owner_writes_what_is_not_there_or_says_something_else() {
     other.address = Some([192, 168, 50, 60].into());
     assert_eq!(next(Some(&[]), &[(&name, other)]), write(&[], true));
     let mut reborn = mk_record("web", "n1", &[]);
-    reborn.owner = Some("uid-of-a-former-n1".to_owned());
+    reborn.owner = Some("uid-of-a-former-n1".into());
     assert_eq!(next(Some(&[]), &[(&name, reborn)]), write(&[], false));
 }
 
@@ -179,7 +178,7 @@ fn a_verdict_is_written_once_and_stands_until_there_is_another() {
 fn a_new_owner_and_a_new_address_begin_without_a_verdict() {
     let [(name, record)] = shown(&seen("n2", false, 100));
     let mut of_another = record.clone();
-    of_another.node = "n3".to_owned();
+    of_another.node = "n3".into();
     assert_eq!(next(Some(&[]), &[(&name, of_another)]), write(&[], false));
     let mut of_another_address = record;
     of_another_address.address = Some([192, 168, 50, 60].into());

@@ -174,7 +174,7 @@ fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result
         rig.start(cluster().into_iter().chain([only(&["lan1"])])).await;
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.during(lan.answered("lan1", WEB)).await?);
-        ensure!(rig.record("web").map(|says| says.interfaces) == Some(vec!["lan1".to_owned()]));
+        ensure!(rig.record("web").map(|says| says.interfaces) == Some(["lan1".into()].into()));
         rig.tell([only(&["lan0"])]);
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(!rig.during(lan.answered("lan1", WEB)).await?);
@@ -182,7 +182,7 @@ fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result
         ensure!(
             rig.during(lan.answered("lan0", WEB)).await? && !rig.during(lan.answered("lan1", WEB)).await?
         );
-        ensure!(rig.record("web").map(|says| says.interfaces) == Some(Vec::new()));
+        ensure!(rig.record("web").map(|says| says.interfaces) == Some(Box::default()));
         ensure!(rig.told() == ["announcing"]);
         Ok(())
     })

@@ -69,7 +69,7 @@ impl Writer {
         let api = self.api(id);
         let what = || format!("take the owner from {id}");
         let params = params();
-        let answer = in_time(what, api.patch(&id.key.name, &params, &patch)).await?;
+        let answer = in_time(what, api.patch(id.key.name(), &params, &patch)).await?;
         let stored = unless_outdated(answer).map_err(|source| WriteError::Disown {
             id: id.clone(),
             source,
@@ -83,7 +83,7 @@ impl Writer {
     /// # Errors
     /// When the API server refuses, or does not answer.
     pub async fn clear(&self, service: &Key, version: &str) -> Result<bool, WriteError> {
-        let api: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace);
+        let api: Api<Service> = Api::namespaced(self.client.clone(), service.namespace());
         let annotations = json!({ IP_ALLOCATED_FROM_POOL: null, DEPRECATED_IP_ALLOCATED_FROM_POOL: null });
         let patch = Patch::Merge(json!({
             "apiVersion": Service::api_version(&()),
@@ -93,7 +93,7 @@ impl Writer {
         }));
         let what = || format!("take its address from Service {service}");
         let params = params();
-        let answer = in_time(what, api.patch_status(&service.name, &params, &patch)).await?;
+        let answer = in_time(what, api.patch_status(service.name(), &params, &patch)).await?;
         let stored = unless_outdated(answer).map_err(|source| WriteError::Clear {
             service: service.clone(),
             source,

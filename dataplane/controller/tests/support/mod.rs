@@ -347,7 +347,7 @@ impl Cluster {
         for report in leading.take_reports().iter().filter(|report| !report.is_known()) {
             let event = report.event();
             let about = report.regarding("metallb-system");
-            let about = about.name.unwrap_or_default();
+            let about = about.key.name();
             self.events.push(format!(
                 "{about} {:?} {}: {}",
                 event.kind, event.reason, event.note

@@ -53,7 +53,7 @@ impl Coordinator {
     }
 
     /// The peers in the council of an address; none when we are not in it ourselves.
-    fn council(&self, address: IpAddr, seat: &Seat) -> Vec<NodeId> {
+    fn council(&self, address: IpAddr, seat: &Seat) -> Box<[NodeId]> {
         let mut council = Vec::new();
         let mut living = 0;
         let fenced = self.config.policy == Policy::Fenced;
@@ -68,7 +68,7 @@ impl Coordinator {
         let mine = self.claims.has(address) || seat.resumes;
         let preferred = seat.placing.as_ref().and_then(|placing| placing.preferred);
         if !mine && !council.contains(&ME) && preferred != Some(ME) {
-            return Vec::new();
+            return Box::default();
         }
         // Who has it and who is to have it have to hear each other, wherever in the order they are.
         council.extend(preferred.filter(|_| mine));
@@ -76,7 +76,7 @@ impl Coordinator {
         council.retain(|id| self.peers.contains_key(id));
         council.sort_unstable();
         council.dedup();
-        council
+        council.into()
     }
 
     /// The candidates that can announce the address, in order.

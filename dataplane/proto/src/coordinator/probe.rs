@@ -28,6 +28,34 @@ const SUSPICION: Duration = Duration::from_secs(1);
 /// Least time between two defences of an address (`DEFEND_INTERVAL` of RFC 5227).
 const DEFENCE: Duration = Duration::from_secs(10);
 
+/// What is known of hosts that answer for an address and are no nodes.
+#[derive(Debug, Default)]
+pub(super) struct Foreign {
+    /// A stranger that answers for it, and when it was seen last.
+    stranger: Option<(MacAddr, Instant)>,
+    /// When it is looked whether the stranger is gone; passed, when nobody will look.
+    look: Option<Instant>,
+    /// A host that may be a stranger or a node that is not known yet.
+    suspect: Option<Suspect>,
+    /// When the address was defended last.
+    defended: Option<Instant>,
+}
+
+impl Seat {
+    /// The stranger that answers for the address, and when it was seen last.
+    pub(super) fn stranger(&self) -> Option<(MacAddr, Instant)> {
+        self.foreign.as_ref()?.stranger
+    }
+
+    fn suspect(&self) -> Option<Suspect> {
+        self.foreign.as_ref()?.suspect
+    }
+
+    fn foreign(&mut self) -> &mut Foreign {
+        self.foreign.get_or_insert_default()
+    }
+}
+
 /// A host that seems a stranger, and may be a node that was not heard since we are here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
@@ -171,10 +199,9 @@ impl Coordinator {
         if probed {
             self.dirty.insert(address);
         }
-        let suspected = |seat: &Seat| seat.suspect.is_some_and(|suspect| suspect.mac == mac);
-        if peer.is_none()
-            && (probed || self.claims.has(address) || self.seats.get(&address).is_some_and(suspected))
-        {
+        let suspect = self.seats.get(&address).and_then(|seat| seat.suspect());
+        let suspected = suspect.is_some_and(|suspect| suspect.mac == mac);
+        if peer.is_none() && (probed || suspected || self.claims.has(address)) {
             self.conflict(address, mac);
         }
     }
@@ -187,15 +214,15 @@ impl Coordinator {
         let Some(seat) = self.seats.get_mut(&address) else {
             return false;
         };
-        if seat.stranger.is_some() {
+        if seat.stranger().is_some() {
             return false;
         }
-        if let Some(suspect) = &seat.suspect
+        if let Some(suspect) = seat.suspect()
             && (suspect.mac == mac || now < suspect.since + SUSPICION)
         {
             return now < suspect.since + SUSPICION;
         }
-        seat.suspect = Some(Suspect {
+        seat.foreign().suspect = Some(Suspect {
             mac,
             since: now,
             asked: false,
@@ -208,9 +235,12 @@ impl Coordinator {
     pub(super) fn recognise(&mut self, mac: MacAddr, id: NodeId) {
         self.faces.insert(mac, id);
         for (address, seat) in &mut self.seats {
-            seat.suspect.take_if(|suspect| suspect.mac == mac);
-            if seat.stranger.is_some_and(|(stranger, _)| stranger == mac) {
-                seat.stranger = None;
+            let Some(foreign) = &mut seat.foreign else {
+                continue;
+            };
+            foreign.suspect.take_if(|suspect| suspect.mac == mac);
+            if foreign.stranger.is_some_and(|(stranger, _)| stranger == mac) {
+                foreign.stranger = None;
                 self.outputs.push_back(Output::ConflictOver { address: *address });
                 self.dirty.insert(*address);
             }
@@ -221,14 +251,18 @@ impl Coordinator {
     /// strangers are: who only ever announces does it again.
     pub(super) fn question(&mut self, address: IpAddr) {
         let now = self.now;
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(foreign) = self
+            .seats
+            .get_mut(&address)
+            .and_then(|seat| seat.foreign.as_mut())
+        else {
             return;
         };
-        let Some(suspect) = &mut seat.suspect else {
+        let Some(suspect) = &mut foreign.suspect else {
             return;
         };
-        if seat.stranger.is_some() || suspect.since + MEMORY_OF_STRANGERS <= now {
-            seat.suspect = None;
+        if foreign.stranger.is_some() || suspect.since + MEMORY_OF_STRANGERS <= now {
+            foreign.suspect = None;
         } else if !suspect.asked && suspect.since + SUSPICION <= now {
             suspect.asked = true;
             self.deadlines
@@ -246,8 +280,9 @@ impl Coordinator {
         let Some(seat) = self.seats.get_mut(&address) else {
             return;
         };
-        seat.suspect = None;
-        let known = seat.stranger.replace((mac, now));
+        let foreign = seat.foreign();
+        foreign.suspect = None;
+        let known = foreign.stranger.replace((mac, now));
         if known.is_none_or(|(before, _)| before != mac) {
             self.outputs.push_back(Output::Conflict { address, mac });
         }
@@ -275,10 +310,10 @@ impl Coordinator {
         let now = self.now;
         if self.config.conflicts == Conflicts::Defend
             && self.claims.has(address)
-            && let Some(seat) = self.seats.get_mut(&address)
-            && seat.defended.is_none_or(|at| at + DEFENCE <= now)
+            && let Some(foreign) = self.seats.get_mut(&address).map(|seat| seat.foreign())
+            && foreign.defended.is_none_or(|at| at + DEFENCE <= now)
         {
-            seat.defended = Some(now);
+            foreign.defended = Some(now);
             self.outputs.push_back(Output::Again { address });
         }
     }
@@ -287,16 +322,20 @@ impl Coordinator {
     /// it was seen last.
     pub(super) fn forget_stranger(&mut self, address: IpAddr) {
         let now = self.now;
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(foreign) = self
+            .seats
+            .get_mut(&address)
+            .and_then(|seat| seat.foreign.as_mut())
+        else {
             return;
         };
-        if let Some((_, seen)) = seat.stranger {
+        if let Some((_, seen)) = foreign.stranger {
             let over = seen + MEMORY_OF_STRANGERS;
             if over <= now {
-                seat.stranger = None;
+                foreign.stranger = None;
                 self.outputs.push_back(Output::ConflictOver { address });
-            } else if seat.stranger_look.is_none_or(|look| look <= now) {
-                seat.stranger_look = Some(over);
+            } else if foreign.look.is_none_or(|look| look <= now) {
+                foreign.look = Some(over);
                 self.deadlines.insert((over, address));
             }
         }
@@ -383,7 +422,7 @@ mod tests {
                 }
             }
             assert_eq!((asked, told), (asks, tells), "known after {known_after:?} s");
-            assert!(speaker.seats[&address].suspect.is_none());
+            assert!(speaker.seats[&address].suspect().is_none());
         }
     }
 

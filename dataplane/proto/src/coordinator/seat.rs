@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::offer::Placing;
-use super::probe::{Found, PEER_PAUSE, STRANGER_PAUSE, Suspect};
+use super::probe::{Foreign, Found, PEER_PAUSE, STRANGER_PAUSE};
 use super::{Cause, Conflicts, Coordinator, HAND_OVER, ME, Output, Policy, Why};
-use crate::MacAddr;
 use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Message, Stance};
 use crate::liveness::{NodeId, View};
 use crate::ownership::{Offer, Scene, Step, keeps};
@@ -33,15 +32,15 @@ pub struct Candidates<'a> {
     pub preferred: Option<&'a str>,
 }
 
-/// What is known of an address.
+/// What is known of an address. There may be tens of thousands: what few of them have is in a box.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
-    pub(super) order: Vec<NodeId>,
+    pub(super) order: Box<[NodeId]>,
     pub(super) declined: bool,
     /// Who is to have it, and what has come of it. There is none where the order alone decides.
     pub(super) placing: Option<Box<Placing>>,
     /// The peers that we need to hear on its account.
-    pub(super) council: Vec<NodeId>,
+    pub(super) council: Box<[NodeId]>,
     /// It was ours before we started, and is to stay so.
     pub(super) resumes: bool,
     /// Who had it and is down, or let go; and when that was heard last.
@@ -50,13 +49,8 @@ pub(super) struct Seat {
     pub(super) not_before: Option<Instant>,
     /// Since when it waits for another owner.
     pub(super) giving: Option<Instant>,
-    /// A stranger that answers for it, and when it was seen last.
-    pub(super) stranger: Option<(MacAddr, Instant)>,
-    /// When it is looked whether the stranger is gone; passed, when nobody will look.
-    pub(super) stranger_look: Option<Instant>,
-    /// A host that may be a stranger or a node that is not known yet.
-    pub(super) suspect: Option<Suspect>,
-    pub(super) defended: Option<Instant>,
+    /// What is known of hosts that are no nodes and answer for it, if there ever was one.
+    pub(super) foreign: Option<Box<Foreign>>,
     /// The peer that answered for it last when we asked, and when.
     pub(super) answered_to_us: Option<(NodeId, Instant)>,
     /// As deputy: whose, when the wire was or is to be asked, and what was found last.

@@ -229,7 +229,8 @@ impl Rig {
     fn new() -> Result<Self> {
         let registry = Registry::new();
         let config = Args::try_parse_from(["lb-speaker", "--node-name", "n1"])?.config()?;
-        let mut speaker = Speaker::new(Instant::now(), 1, config, Metrics::new(&registry)?);
+        let metrics = Metrics::new(&registry, "n1")?;
+        let mut speaker = Speaker::new(Instant::now(), 1, config, metrics);
         Ok(Self {
             sightings: speaker.sightings(),
             speaker,

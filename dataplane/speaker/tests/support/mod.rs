@@ -96,7 +96,10 @@ pub(crate) fn mk_speaker(node: &str, ready: bool) -> Update {
 
 pub(crate) fn mk_status(service: &str, node: &str) -> Update {
     let name = lb_speaker::status::object_name(&key(service));
-    Update::Status(name, Some(mk_record(service, node, &[])))
+    Update::Status(
+        Key::new("metallb-system", name),
+        Some(mk_record(service, node, &[])),
+    )
 }
 
 pub(crate) fn mk_record(service: &str, node: &str, interfaces: &[&str]) -> Record {

@@ -1,0 +1,218 @@
+//! What is counted of each address, and which are announced, under MetalLB's names. There are thousands of addresses: so
+//! their counters are plain numbers, and take the form that Prometheus has for them only while it reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lb_daemon::Key;
+use prometheus::Opts;
+use prometheus::core::{Collector, Desc, Describer};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::metrics::PROTOCOL;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one address.
+#[derive(Debug, Default)]
+pub struct AddressCounters {
+    /// `metallb_layer2_requests_received`.
+    pub requests: Count,
+    /// `metallb_layer2_responses_sent`.
+    pub responses: Count,
+    /// `metallb_layer2_gratuitous_sent`.
+    pub gratuitous: Count,
+}
+
+/// Which of the counters.
+type Which = fn(&AddressCounters) -> &Count;
+
+/// The counters of all addresses, and the Services that are announced. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Counts(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    node: String,
+    announced: Desc,
+    counters: [(Desc, Which); 3],
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    announced: BTreeSet<(Key, IpAddr)>,
+    counters: BTreeMap<IpAddr, Arc<AddressCounters>>,
+}
+
+impl Counts {
+    /// Nothing has been counted on this node yet.
+    pub(crate) fn new(node: &str) -> Result<Self, prometheus::Error> {
+        let by_ip = |name, help| Opts::new(name, help).variable_label("ip").describe();
+        let announced = Opts::new(
+            "metallb_speaker_announced",
+            "Services being announced from this node. This is desired state, it does not guarantee that clients see the \
+             announcement.",
+        )
+        .variable_labels(["service", "protocol", "node", "ip"].map(str::to_owned).to_vec());
+        Ok(Self(Arc::new(Shared {
+            node: node.to_owned(),
+            announced: announced.describe()?,
+            counters: [
+                (
+                    by_ip(
+                        "metallb_layer2_requests_received",
+                        "Number of layer2 requests received for owned IPs",
+                    )?,
+                    |counters| &counters.requests,
+                ),
+                (
+                    by_ip(
+                        "metallb_layer2_responses_sent",
+                        "Number of layer2 responses sent for owned IPs in response to requests",
+                    )?,
+                    |counters| &counters.responses,
+                ),
+                (
+                    by_ip(
+                        "metallb_layer2_gratuitous_sent",
+                        "Number of gratuitous layer2 packets sent for owned IPs as result of failovers",
+                    )?,
+                    |counters| &counters.gratuitous,
+                ),
+            ],
+            state: Mutex::default(),
+        })))
+    }
+
+    /// The counters of an address, which go on from where they were when it was here before.
+    pub(crate) fn address(&self, address: IpAddr) -> Arc<AddressCounters> {
+        self.0.lock().counters.entry(address).or_default().clone()
+    }
+
+    /// The address of a Service is announced, or is no longer.
+    pub(crate) fn set_announced(&self, service: &Key, address: IpAddr, announced: bool) {
+        let (pair, mut state) = ((service.clone(), address), self.0.lock());
+        if announced {
+            state.announced.insert(pair);
+        } else {
+            state.announced.remove(&pair);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Counts {
+    fn desc(&self) -> Vec<&Desc> {
+        let counters = self.0.counters.iter().map(|(desc, _)| desc);
+        counters.chain([&self.0.announced]).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let state = self.0.lock();
+        let announced = state.announced.iter().map(|(service, address)| {
+            let (service, ip) = (service.to_string(), address.to_string());
+            let mut gauge = Gauge::default();
+            gauge.set_value(1.0);
+            let mut metric = Metric::from_gauge(gauge);
+            metric.set_label(labels([
+                ("ip", &ip),
+                ("node", &self.0.node),
+                ("protocol", PROTOCOL),
+                ("service", &service),
+            ]));
+            metric
+        });
+        let announced = family(&self.0.announced, MetricType::GAUGE, announced.collect());
+        let counters = self.0.counters.iter().map(|(desc, count)| {
+            let metrics = state.counters.iter().map(|(address, counters)| {
+                let mut counter = Counter::default();
+                // Prometheus has no other numbers.
+                counter.set_value(count(counters).get() as f64);
+                let mut metric = Metric::from_label(labels([("ip", &address.to_string())]));
+                metric.set_counter(counter);
+                metric
+            });
+            family(desc, MetricType::COUNTER, metrics.collect())
+        });
+        counters.chain([announced]).collect()
+    }
+}
+
+fn labels<const N: usize>(pairs: [(&str, &str); N]) -> Vec<LabelPair> {
+    let label = |(name, value): (&str, &str)| {
+        let mut label = LabelPair::default();
+        label.set_name(name.to_owned());
+        label.set_value(value.to_owned());
+        label
+    };
+    pairs.map(label).to_vec()
+}
+
+fn family(desc: &Desc, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(desc.fq_name.clone());
+    family.set_help(desc.help.clone());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Encoder, Registry, TextEncoder};
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_as_metallb_tells_them() {
+        let registry = Registry::new();
+        let counts = Counts::new("n1").unwrap();
+        registry.register(Box::new(counts.clone())).unwrap();
+        let (address, other) = ([192, 168, 50, 50].into(), [192, 168, 50, 51].into());
+        let web = Key::new("default", "web");
+        counts.set_announced(&web, other, true);
+        counts.set_announced(&web, address, true);
+        counts.set_announced(&web, other, false);
+        counts.address(address).requests.inc();
+        counts.address(address).requests.inc();
+        counts.address(address).gratuitous.inc();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            values,
+            [
+                r#"metallb_layer2_gratuitous_sent{ip="192.168.50.50"} 1"#,
+                r#"metallb_layer2_requests_received{ip="192.168.50.50"} 2"#,
+                r#"metallb_layer2_responses_sent{ip="192.168.50.50"} 0"#,
+                r#"metallb_speaker_announced{ip="192.168.50.50",node="n1",protocol="layer2",service="default/web"} 1"#,
+            ]
+        );
+        assert!(text.contains("# TYPE metallb_layer2_requests_received counter\n"));
+        assert!(text.contains("# TYPE metallb_speaker_announced gauge\n"));
+    }
+}
