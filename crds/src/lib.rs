@@ -10,6 +10,7 @@
 //! | [`names`] | annotations, labels, ports and object names |
 //! | [`address_range`] | the syntax of a pool's `addresses` |
 //! | [`selector`] | what a label selector chooses |
+//! | [`standstill`] | how MetalLB's speakers are kept from announcing while ours take over |
 //! | [`condition`] | conditions of a status |
 //! | [`definition`] | the CustomResourceDefinitions |
 
@@ -29,6 +30,7 @@ pub mod names;
 mod schema;
 pub mod selector;
 pub mod service_l2_status;
+pub mod standstill;
 
 pub use address_range::{AddressRange, AddressRangeError};
 pub use condition::{ConditionStatus, set_condition};

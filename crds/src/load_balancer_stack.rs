@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
+mod adoption;
 mod announcing;
 mod deletion;
 mod images;
@@ -15,6 +16,7 @@ mod status;
 mod upgrade;
 mod workloads;
 
+pub use adoption::{AdoptionStatus, AdoptionStep};
 pub use announcing::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
 pub use deletion::DeletionPolicy;
 pub use images::{ComponentImage, Images, PullPolicy};
@@ -146,6 +148,14 @@ pub struct LoadBalancerStackSpec {
     /// The checks before an installation or a change: see status.preflight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<Preflight>,
+
+    /// Take over from a MetalLB in the stack's namespace that serves the same Services: they keep their addresses, and on
+    /// each node the speaker of the stack takes the place of MetalLB's. See status.adoption for how far it is. To false, or by
+    /// deleting the stack, everything goes back: MetalLB runs again as it did. The way back is the ControllerRevision
+    /// metallb-before-adoption; it ends when that is deleted. While it is false, nothing is installed beside MetalLB.
+    /// Default: false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adopt: bool,
 
     /// How changes that restart controller or speakers are carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

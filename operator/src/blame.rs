@@ -140,6 +140,10 @@ fn part(id: &ObjectId) -> Option<&'static str> {
 
 /// The field of the stack that says what a field of an object is to be.
 fn field(id: &ObjectId, path: &[&str]) -> Option<String> {
+    if id.kind == Kind::PodDisruptionBudget && path == ["spec", "minAvailable"] {
+        let component = id.key.name().strip_prefix("metallb-")?;
+        return Some(format!("spec.podDisruptionBudget.{component}MinAvailable"));
+    }
     let component = match id.kind {
         Kind::Deployment => Component::Controller,
         Kind::DaemonSet => Component::Speaker,
@@ -291,6 +295,20 @@ mod tests {
             note(&wanted, Some(&live)),
             "DaemonSet metallb-system/speaker: spec.template.spec.priorityClassName was changed by somebody else and has been \
              put back: set spec.speaker.priorityClassName of the stack instead"
+        );
+    }
+
+    #[test]
+    fn of_a_budget_the_field_is_named_that_says_how_many_it_keeps() {
+        let budget = mk_wanted(
+            Kind::PodDisruptionBudget,
+            "metallb-speaker",
+            &json!({"minAvailable": 1}),
+        );
+        let live = mk_live(Kind::PodDisruptionBudget, &json!({"minAvailable": 2}), &json!([]));
+        assert!(
+            note(&budget, Some(&live))
+                .ends_with("set spec.podDisruptionBudget.speakerMinAvailable of the stack instead")
         );
     }
 

@@ -135,6 +135,11 @@ fn leave(seen: &Seen) -> Step {
         DeletionPolicy::Orphan => return orphan(seen),
         DeletionPolicy::BlockIfServicesExist | DeletionPolicy::Withdraw => {}
     }
+    let serves = |owned: &Owned| matches!(owned.id.kind, Kind::Deployment | Kind::DaemonSet);
+    if !seen.owned.iter().any(serves) {
+        // It serves nobody: addresses that Services have are another's, such as MetalLB's.
+        return remove(seen, false);
+    }
     let Some(services) = &seen.services else {
         return Step::Wait(Wait::List, None);
     };

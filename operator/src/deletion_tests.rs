@@ -216,3 +216,17 @@ fn every_step_of_a_deletion_has_something_to_say() {
     assert_eq!(report(&Step::Wait(Wait::List, None)), None);
     assert!(report(&Step::Blocked(Block::Paused)).unwrap().blocked);
 }
+
+#[test]
+fn a_stack_that_serves_nobody_takes_no_address_from_a_service_and_waits_for_none() {
+    for policy in [DeletionPolicy::BlockIfServicesExist, DeletionPolicy::Withdraw] {
+        let mut seen = mk_seen(policy);
+        seen.owned.clear();
+        (seen.controllers, seen.speakers) = (0, 0);
+        assert_eq!(step(&seen), Step::Release, "{policy:?}");
+        // What it has made besides goes.
+        seen.owned = vec![mk_owned(Kind::ServiceAccount, false)];
+        seen.services = None;
+        assert_eq!(kinds(&step(&seen)), [Kind::ServiceAccount], "{policy:?}");
+    }
+}

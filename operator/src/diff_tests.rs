@@ -203,7 +203,7 @@ fn what_is_no_longer_wanted_goes_if_the_stack_owns_it() {
     let all = mk_wanted();
     let mut index = mk_index(&all);
     let mut plan = mk_plan();
-    plan.pod_disruption_budget = false;
+    (plan.controllers_kept, plan.speakers_kept) = (None, None);
     let stranger = ObjectId::new(Kind::PodDisruptionBudget, "metallb-system", "mine");
     let mut foreign = mk_live(find(&all, Kind::PodDisruptionBudget), |_| {});
     foreign.body["metadata"]["ownerReferences"] = json!(null);

@@ -2,8 +2,9 @@
 //!
 //! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`rollout`] (which
 //! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write`,
-//! `preflight::gather` and `operator` are pure.
+//! `preflight::gather`, `adoption::look` and `operator` are pure.
 
+pub mod adoption;
 pub mod args;
 pub mod blame;
 pub mod claims;

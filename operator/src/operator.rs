@@ -8,14 +8,13 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::ResourceExt;
+use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{Revision, UpgradeStep};
-use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
-use lb_daemon::Key;
-use lb_daemon::events::{EventKind, Events, reference};
+use lb_daemon::events::{EventKind, Events};
 use lb_daemon::watch::Change;
 use serde_json::Value;
 
+use crate::adoption::Admitted;
 use crate::args::Config;
 use crate::blame;
 use crate::claims::Claims;
@@ -32,15 +31,17 @@ use crate::retry::Retries;
 use crate::rollout::{self, Sights};
 use crate::rotation::Rotation;
 use crate::stack;
-use crate::status::{Reason, Situation, Upgrades, news, status};
-use crate::upgrade::{Memory, News, Orders, Restart, Seen, advance, orders};
+use crate::status::{Reason, Situation, Upgrades};
+use crate::upgrade::{Memory, Orders, Restart, Seen, advance, orders};
 use crate::watch::Event;
 use crate::witness::Witness;
 use crate::write::{WriteError, Writer};
 
+mod adopting;
 mod keys;
 mod leaving;
 mod preflight;
+mod telling;
 
 use leaving::Course;
 
@@ -67,6 +68,7 @@ pub struct Operator {
     resumed: bool,
     rotation: Rotation,
     preflight: preflight::Preflight,
+    adoption: adopting::Adoption,
     /// There while the stack is being deleted.
     claims: Option<Claims>,
     /// Since when no Service has had an address of a stack that is being deleted.
@@ -99,6 +101,7 @@ impl Operator {
             retries: Retries::default(),
             rotation: Rotation::default(),
             preflight: preflight::Preflight::default(),
+            adoption: adopting::Adoption::default(),
             claims: None,
             clear_since: None,
         }
@@ -182,6 +185,7 @@ impl Operator {
             preflight: Vec::new(),
             blocked: None,
             deletion: None,
+            adoption: None,
             upgrade: Upgrades {
                 memory: stack.status.as_ref().map(Memory::of).unwrap_or_default(),
                 ..Upgrades::default()
@@ -191,6 +195,11 @@ impl Operator {
             Course::Gone => {}
             // To put back what is being taken down would hold up the deletion.
             Course::Leave(report) => situation.deletion = Some(report),
+            Course::GoBack(report) => {
+                // The next installation is a first one.
+                situation.upgrade.memory = situation.upgrade.memory.forgotten();
+                situation.adoption = Some(report);
+            }
             Course::Run(report) => {
                 situation.deletion = report;
                 match &plan {
@@ -267,7 +276,11 @@ impl Operator {
         }
         self.check(stack, plan);
         situation.preflight.clone_from(&self.preflight.verdict.checks);
-        self.roll_out(plan, &rendered, situation, leads, work).await;
+        let observed = situation.observed.clone();
+        let (admitted, adoption) = self.adopt(stack, plan, &rendered, &observed, leads, work).await;
+        situation.adoption = adoption;
+        self.roll_out(plan, &rendered, admitted, situation, leads, work)
+            .await;
         if !stack.spec.paused {
             self.rotate(stack, &plan.namespace, leads, work).await;
         }
@@ -279,6 +292,7 @@ impl Operator {
         &mut self,
         plan: &Plan,
         rendered: &[Wanted],
+        admitted: Admitted,
         situation: &mut Situation,
         leads: &impl Fn() -> bool,
         work: &mut Work,
@@ -324,13 +338,15 @@ impl Operator {
         if let Some(refused) = seen.kinds_refused.filter(|_| orders.kinds) {
             work.failures.push((Reason::WriteFailed, refused));
         }
-        let wanted = self.wanted(rendered, plan, &target, &memory, &orders);
+        let mut wanted = self.wanted(rendered, plan, &target, &memory, &orders);
+        let adoption = situation.adoption.as_ref();
+        wanted.extend(adopting::besides(admitted, adoption, plan, &target.revision));
         if seen.paused {
             situation.pending = self.pending(&wanted, plan);
             situation.blocked = None;
             return;
         }
-        self.carry_out(&wanted, plan, leads, work).await;
+        self.carry_out(&wanted, plan, admitted, leads, work).await;
         situation.blocked = situation.blocked.take().or(work.blocked.take());
         self.restart(&plan.namespace, &orders.restart, leads, work).await;
     }
@@ -444,11 +460,18 @@ impl Operator {
         &mut self,
         wanted: &[Wanted],
         plan: &Plan,
+        admitted: Admitted,
         leads: &impl Fn() -> bool,
         work: &mut Work,
     ) {
         let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
-        let todo = self.admit(todo, work);
+        // What was begun is brought to an end: MetalLB's controller is gone, and somebody has to give addresses.
+        let todo = if self.has_begun_to_adopt(&plan.namespace) {
+            todo
+        } else {
+            self.admit(todo, work)
+        };
+        let todo = adopting::admit(todo, admitted);
         for (wanted, cause) in todo.apply {
             if !leads() {
                 return;
@@ -522,88 +545,6 @@ impl Operator {
         tracing::warn!(error = message, again_in = ?wait, "write failed");
         work.write_failed = true;
         work.waits(message, wait);
-    }
-
-    /// Writes the status if it says something new, and tells in events what changed. Returns whether it says it now.
-    async fn tell(&mut self, situation: &Situation, work: &mut Work) -> bool {
-        let Some(stack) = self.stack.clone() else {
-            return false;
-        };
-        let before = stack.status.clone().unwrap_or_default();
-        let after = status(&before, situation, Timestamp::now());
-        for condition in &after.conditions {
-            self.metrics
-                .conditions
-                .with_label_values(&[&condition.type_])
-                .set(i64::from(condition.status == "True"));
-        }
-        if stack.status.is_some() && before == after {
-            return true;
-        }
-        if let Some((message, wait)) = self.retries.waits(Instant::now(), STATUS, "") {
-            work.waits(message.to_owned(), wait);
-            return false;
-        }
-        match self.writer.status(&stack, &after).await {
-            Ok(stored) => {
-                self.retries.succeeded(STATUS);
-                self.announce(&before, &after);
-                // The watch may be behind: the next comparison starts from what was just written.
-                let same = self
-                    .stack
-                    .as_ref()
-                    .is_some_and(|known| known.uid() == stored.uid());
-                if same {
-                    self.stack = Some(stored);
-                }
-                true
-            }
-            // Deleted, or changed in between; the watch will tell.
-            Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if matches!(s.code, 404 | 409)) =>
-            {
-                work.again_in(TICK);
-                false
-            }
-            Err(error) => {
-                self.failed(STATUS, "", &error, work);
-                false
-            }
-        }
-    }
-
-    fn announce(&self, before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) {
-        for (warning, reason, note) in news(before, after) {
-            self.say(warning, &reason, note);
-        }
-    }
-
-    fn announce_upgrade(&self, news: &[News]) {
-        for news in news {
-            self.say(news.warning, news.reason, news.note.clone());
-        }
-    }
-
-    fn say(&self, warning: bool, reason: &str, note: String) {
-        if warning {
-            tracing::warn!(reason, "{note}");
-            self.publish(EventKind::Warning, reason, note);
-        } else {
-            tracing::info!(reason, "{note}");
-            self.publish(EventKind::Normal, reason, note);
-        }
-    }
-
-    fn publish(&self, kind: EventKind, reason: &str, note: String) {
-        let Some(stack) = &self.stack else {
-            return;
-        };
-        let regarding = reference(
-            &Key::of(stack),
-            stack::API_VERSION,
-            "LoadBalancerStack",
-            stack.uid().map(Into::into),
-        );
-        self.events.publish(regarding, kind, reason, "Reconcile", note);
     }
 }
 

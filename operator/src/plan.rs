@@ -36,14 +36,18 @@ pub struct Plan {
     pub speaker_settings: Vec<(&'static str, String)>,
     /// Whether the metallb.io kinds are among the objects; somebody else installs them otherwise.
     pub crds: bool,
+    /// Whether a running MetalLB is to be replaced.
+    pub adopt: bool,
     /// The ServiceMonitor, if there is to be one.
     pub service_monitor: Option<Monitor>,
     /// Whether there is to be a NetworkPolicy.
     pub network_policy: bool,
     /// Whom it lets in; `None` lets in every pod of the cluster.
     pub metrics_from: Option<Vec<NetworkPolicyPeer>>,
-    /// Whether there are to be PodDisruptionBudgets.
-    pub pod_disruption_budget: bool,
+    /// How many controllers their PodDisruptionBudget keeps; `None` for no budget.
+    pub controllers_kept: Option<i32>,
+    /// The same for the speakers.
+    pub speakers_kept: Option<i32>,
 }
 
 /// What can be set about the ServiceMonitor.
@@ -121,10 +125,12 @@ pub(crate) mod tests {
             excluded_interfaces: None,
             speaker_settings: Vec::new(),
             crds: true,
+            adopt: false,
             service_monitor: Some(Monitor::default()),
             network_policy: true,
             metrics_from: None,
-            pod_disruption_budget: true,
+            controllers_kept: Some(1),
+            speakers_kept: Some(1),
         }
     }
 }

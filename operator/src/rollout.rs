@@ -305,7 +305,7 @@ pub fn seen(sight: &Sights<'_>, todo: &Difference<'_>) -> Seen {
             desired: sight.observed.speaker.desired,
             pods: pods(Component::Speaker.name()),
         },
-        pre_pull: pulling(sight),
+        pre_pull: pulling(index, sight.witness, namespace),
     }
 }
 
@@ -365,10 +365,11 @@ fn pods(sight: &Sights<'_>, component: &str) -> Vec<Pod> {
 }
 
 /// How far the images are. A node that does not answer, or has no room for the pod, is not waited for.
-fn pulling(sight: &Sights<'_>) -> Option<PrePull> {
-    let id = ObjectId::new(Kind::DaemonSet, &sight.plan.namespace, pre_pull::NAME);
-    let live = sight.index.get(&id)?;
-    let lost = sight.witness.map(Witness::lost).unwrap_or_default();
+#[must_use]
+pub fn pulling(index: &Index, witness: Option<&Witness>, namespace: &str) -> Option<PrePull> {
+    let id = ObjectId::new(Kind::DaemonSet, namespace, pre_pull::NAME);
+    let live = index.get(&id)?;
+    let lost = witness.map(Witness::lost).unwrap_or_default();
     let skipped = |pod: &PodFacts| {
         let unscheduled = pod
             .trouble
@@ -377,7 +378,7 @@ fn pulling(sight: &Sights<'_>) -> Option<PrePull> {
         pod.node_lost || lost.contains(pod.node.as_str()) || unscheduled
     };
     let revision = revision_of(&live.body).unwrap_or_default();
-    let pods: Vec<_> = pods_of(sight.index, &sight.plan.namespace, pre_pull::NAME)
+    let pods: Vec<_> = pods_of(index, namespace, pre_pull::NAME)
         .filter(|(_, pod)| pod.revision == revision)
         .collect();
     let passed = pods

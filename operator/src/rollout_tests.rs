@@ -69,7 +69,8 @@ fn a_revision_changes_with_the_pods_and_with_nothing_else() {
     let same = of(&Plan {
         controller_replicas: 5,
         network_policy: false,
-        pod_disruption_budget: false,
+        controllers_kept: None,
+        speakers_kept: None,
         service_monitor: None,
         ..mk_plan()
     });

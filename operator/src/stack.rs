@@ -6,7 +6,9 @@
 use std::cmp::Ordering;
 
 use kube::ResourceExt;
-use lb_crds::load_balancer_stack::{ConflictPolicy, Failback, Images, PartitionPolicy, Placement, Speaker};
+use lb_crds::load_balancer_stack::{
+    ConflictPolicy, Failback, Images, PartitionPolicy, Placement, PodDisruptionBudget, Speaker,
+};
 use lb_crds::{LoadBalancerStack, Mode};
 use semver::Version;
 
@@ -63,6 +65,17 @@ pub enum SpecError {
         /// The operator's version.
         own: String,
     },
+    /// No controller may ever be evicted.
+    #[error(
+        "spec.podDisruptionBudget.controllerMinAvailable: {kept} of {replicas} controllers leaves none that may be evicted, and \
+         every drain of their nodes would wait for ever: make it less than spec.controller.replicas, or remove it"
+    )]
+    Budget {
+        /// How many are to be left.
+        kept: i32,
+        /// How many there are.
+        replicas: i32,
+    },
     /// A regular expression cannot be read.
     #[error("spec.speaker.excludedInterfaces[{index}]: {pattern:?} is not a regular expression: {error}")]
     Interfaces {
@@ -103,6 +116,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
     let monitor = spec.monitoring.and_then(|monitoring| monitoring.service_monitor);
     let monitor = monitor.unwrap_or_default();
     let policy = spec.network_policy.unwrap_or_default();
+    let budget = spec.pod_disruption_budget.unwrap_or_default();
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
     let speaker_settings = settings(&speaker);
     // What is rendered is the same for every version that is installed. Where a version needs something else, its own
@@ -110,6 +124,8 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
     let version = version(spec.version.as_deref(), config)?;
     let image = |component| image(component, &version, config, &images);
     let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
+    let controller_replicas = controller.replicas.unwrap_or(REPLICAS);
+    let [controllers_kept, speakers_kept] = kept(&budget, controller_replicas)?;
     Ok(Plan {
         owner: Owner {
             name: stack.name_any(),
@@ -120,7 +136,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         log_level: spec.log_level.as_str().to_owned(),
         load_balancer_class: spec.load_balancer_class,
         pull_policy: images.pull_policy.as_str().to_owned(),
-        controller_replicas: controller.replicas.unwrap_or(REPLICAS),
+        controller_replicas,
         controller: Workload {
             image: controller_image,
             resources: controller.resources,
@@ -144,14 +160,30 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
         crds: config.manage_crds,
+        adopt: spec.adopt,
         service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then_some(Monitor {
             labels: monitor.labels,
             interval: monitor.interval,
         }),
         network_policy: is_on(Some(policy.mode)),
         metrics_from: policy.metrics_from,
-        pod_disruption_budget: is_on(spec.pod_disruption_budget.map(|budget| budget.mode)),
+        controllers_kept,
+        speakers_kept,
     })
+}
+
+/// How many controllers and speakers the PodDisruptionBudgets keep.
+fn kept(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2], SpecError> {
+    if !is_on(Some(budget.mode)) {
+        return Ok([None; 2]);
+    }
+    let controllers = match budget.controller_min_available {
+        Some(kept) if kept >= replicas => return Err(SpecError::Budget { kept, replicas }),
+        Some(kept) => Some(kept),
+        // With a single replica a budget could never be met: it would block every drain of that node for ever.
+        None => (replicas > 1).then_some(1),
+    };
+    Ok([controllers, Some(budget.speaker_min_available.unwrap_or(1))])
 }
 
 /// What the stack says about announcing, as the speaker's variables.

@@ -8,6 +8,7 @@
 //! | `PreflightPassed` | no check of `status.preflight` failed; absent before they were made |
 //! | `Upgradeable` | nothing is under way or wrong: the operator can be upgraded now |
 //! | `DeletionBlocked` | the stack is to be deleted and waits for a person; absent unless it is being deleted |
+//! | `Adopted` | MetalLB is replaced; absent where there is nothing to adopt |
 //! | `Paused` | `spec.paused` is set: nothing is written; absent otherwise |
 //!
 //! A condition keeps its transition time as long as it keeps its status, and a status that says what the one before
@@ -16,15 +17,18 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
-use lb_crds::load_balancer_stack::{PlanStatus, PreflightCheck, PreflightResult, UpgradeStep, VersionCount};
+use lb_crds::load_balancer_stack::{AdoptionStep, PlanStatus, PreflightCheck, UpgradeStep, VersionCount};
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
 use lb_daemon::events::cut;
 
+use crate::adoption;
 use crate::deletion::Report;
 use crate::observe::{ComponentState, Observed};
-use crate::preflight::{failures, is_overridden};
 use crate::render::Component;
 use crate::upgrade::Memory;
+
+mod adopting;
+mod checks;
 
 /// Why the stack is in the state it is in: reasons of its conditions and events. They are API.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,6 +71,12 @@ pub enum Reason {
     UpgradePaused,
     /// An upgrade waits until it is approved.
     WaitingForApproval,
+    /// MetalLB is being replaced.
+    Adopting,
+    /// MetalLB cannot be replaced, or was put back by somebody.
+    AdoptionBlocked,
+    /// MetalLB is being brought back.
+    GoingBack,
 }
 
 impl Reason {
@@ -93,6 +103,9 @@ impl Reason {
             Self::RolledBack => "RolledBack",
             Self::UpgradePaused => "UpgradePaused",
             Self::WaitingForApproval => "WaitingForApproval",
+            Self::Adopting => "Adopting",
+            Self::AdoptionBlocked => "AdoptionBlocked",
+            Self::GoingBack => "GoingBack",
         }
     }
 }
@@ -122,6 +135,8 @@ pub struct Situation {
     pub blocked: Option<String>,
     /// What there is to say of the stack's deletion.
     pub deletion: Option<Report>,
+    /// What there is to say of the adoption of MetalLB.
+    pub adoption: Option<adoption::Report>,
     /// How upgrades are doing.
     pub upgrade: Upgrades,
 }
@@ -167,7 +182,7 @@ pub fn status(
         set(&mut status.conditions, verdict, situation.generation, now);
     }
     if !situation.preflight.is_empty() {
-        let verdict = preflight(&situation.preflight);
+        let verdict = checks::condition(&situation.preflight);
         set(&mut status.conditions, &verdict, situation.generation, now);
         status.preflight.clone_from(&situation.preflight);
     }
@@ -184,6 +199,16 @@ pub fn status(
             .conditions
             .retain(|condition| condition.type_ != "DeletionBlocked");
     }
+    status.adoption = situation.adoption.as_ref().map(adopting::line);
+    match &situation.adoption {
+        Some(report) => set(
+            &mut status.conditions,
+            &adopting::condition(report),
+            situation.generation,
+            now,
+        ),
+        None => status.conditions.retain(|condition| condition.type_ != "Adopted"),
+    }
     if situation.paused {
         let verdict = Verdict {
             type_: "Paused",
@@ -194,6 +219,9 @@ pub fn status(
         set(&mut status.conditions, &verdict, situation.generation, now);
     } else {
         status.conditions.retain(|condition| condition.type_ != "Paused");
+    }
+    if matches!(&situation.adoption, Some(report) if report.step == AdoptionStep::GoingBack) {
+        status.version = None;
     }
     status.observed_generation = Some(situation.generation);
     status.operator_version = Some(situation.operator_version.clone());
@@ -265,6 +293,9 @@ fn degraded(situation: &Situation) -> Verdict {
             format!("nothing is installed or changed, because {blocked}; what runs is left as it is");
         return verdict(true, Reason::PreflightFailed, message);
     }
+    if let Some(report) = situation.adoption.as_ref().filter(|report| report.blocked) {
+        return verdict(true, Reason::AdoptionBlocked, report.message.clone());
+    }
     if let Some((reason, message)) = failed_upgrade(&situation.upgrade) {
         return verdict(true, reason, message);
     }
@@ -288,37 +319,6 @@ fn degraded(situation: &Situation) -> Verdict {
 /// The longest message in a condition, in bytes: the API server's answer to a wrong object can fill pages, and its end
 /// repeats its beginning. The operator's log has all of it.
 const MESSAGE_LIMIT: usize = 400;
-/// The same where several checks say what to do: each of them stands in `status.preflight` as a whole.
-const PREFLIGHT_LIMIT: usize = 2000;
-
-/// Whether a check failed, and which.
-fn preflight(checks: &[PreflightCheck]) -> Verdict {
-    let failed = failures(checks);
-    let (status, reason) = match failed {
-        Some(_) => (false, Reason::PreflightFailed),
-        None => (true, Reason::PreflightPassed),
-    };
-    let message = failed.unwrap_or_else(|| {
-        let of = |result: PreflightResult, what: &str| {
-            let names: Vec<_> = checks
-                .iter()
-                .filter(|check| check.result == result)
-                .map(|check| check.name.as_str())
-                .collect();
-            (!names.is_empty()).then(|| format!("; {what}: {}", names.join(", ")))
-        };
-        let warnings = of(PreflightResult::Warning, "warnings").unwrap_or_default();
-        let skipped = of(PreflightResult::Skipped, "skipped").unwrap_or_default();
-        format!("no check failed{warnings}{skipped}")
-    });
-    Verdict {
-        type_: "PreflightPassed",
-        status,
-        reason,
-        message: cut(message, PREFLIGHT_LIMIT),
-    }
-}
-
 /// The first few, and how many more.
 fn first_few(messages: &[&str]) -> String {
     let few = messages
@@ -358,6 +358,13 @@ fn progressing(situation: &Situation) -> Verdict {
     }
     if let Some(report) = situation.deletion.as_ref().filter(|report| !report.blocked) {
         return verdict(true, report.reason, report.message.clone());
+    }
+    if let Some(report) = &situation.adoption
+        && report.step != AdoptionStep::Adopted
+    {
+        let step = report.step.as_str();
+        let message = format!("adoption of MetalLB: step {step}: {}", report.message);
+        return verdict(!report.blocked, adopting::reason(report), message);
     }
     if let Some(upgrade) = &situation.upgrade.memory.upgrade {
         let reason = match upgrade.step {
@@ -552,7 +559,8 @@ pub fn news(
             news.push((true, degraded.reason, degraded.message));
         }
     }
-    news.extend(preflight_news(before, after));
+    news.extend(checks::news(before, after));
+    news.extend(adopting::news(before, after));
     if let Some(blocked) = find(after, "DeletionBlocked").filter(|condition| condition.status == "True") {
         let known = find(before, "DeletionBlocked")
             .is_some_and(|known| known.status == "True" && known.reason == blocked.reason);
@@ -572,44 +580,12 @@ pub fn news(
             && is(before).is_none()
         {
             // The event says what goes on, and not only that something does.
-            let reason = if now.reason == Reason::Deleting.as_str() {
-                now.reason.as_str()
-            } else {
-                reason
+            let own = [Reason::Deleting, Reason::Adopting, Reason::GoingBack];
+            let reason = match now.reason.as_str() {
+                now if own.iter().any(|own| own.as_str() == now) => now,
+                _ => reason,
             };
             news.push((false, reason.to_owned(), now.message));
-        }
-    }
-    news
-}
-
-/// Checks that failed while nothing waits for them, and those that the spec overrode.
-fn preflight_news(
-    before: &LoadBalancerStackStatus,
-    after: &LoadBalancerStackStatus,
-) -> Vec<(bool, String, String)> {
-    let reason = Reason::PreflightFailed.as_str();
-    let known = |check: &PreflightCheck| {
-        let mut others = before.preflight.iter();
-        others.any(|other| {
-            (other.name, other.result) == (check.name, check.result)
-                && is_overridden(other) == is_overridden(check)
-        })
-    };
-    // What waits is told by the condition Degraded.
-    let waits = after
-        .conditions
-        .iter()
-        .any(|condition| condition.type_ == "Degraded" && condition.reason == reason);
-    let mut news = Vec::new();
-    for check in after.preflight.iter().filter(|check| !known(check)) {
-        let name = check.name.as_str();
-        if check.result == PreflightResult::Failed && !waits {
-            news.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
-        }
-        if is_overridden(check) {
-            let note = format!("spec.preflight.skip names {name}, which {}", check.message);
-            news.push((true, "PreflightSkipped".to_owned(), note));
         }
     }
     news

@@ -1,11 +1,12 @@
 //! Tables of situations and what the status says about them.
 
-use lb_crds::load_balancer_stack::PreflightName;
+use lb_crds::load_balancer_stack::{PreflightName, PreflightResult};
 
 use super::*;
 use crate::index::Index;
 use crate::observe::observe;
 use crate::observe::tests::{mk_controller, mk_pod, mk_speaker};
+use crate::preflight::failures;
 
 fn mk_situation(index: &Index) -> Situation {
     Situation {
@@ -20,6 +21,7 @@ fn mk_situation(index: &Index) -> Situation {
         preflight: Vec::new(),
         blocked: None,
         deletion: None,
+        adoption: None,
         upgrade: Upgrades::default(),
     }
 }
@@ -321,4 +323,74 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
     assert_eq!(told, ["Deleting"]);
     let stays = status(&waits, &mk_situation(&index), at(4));
     assert_eq!(find(&stays, "DeletionBlocked"), None);
+}
+
+#[test]
+fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
+    let mut index = Index::default();
+    mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
+    mk_speaker(&mut index, 1, 1, [3, 3, 3]);
+    let mut situation = mk_situation(&index);
+    let now = Timestamp::UNIX_EPOCH;
+    let report = |step, blocked| {
+        Some(adoption::Report {
+            step,
+            blocked,
+            message: "said".to_owned(),
+        })
+    };
+    let of = |status: &LoadBalancerStackStatus, type_: &str| {
+        let mut conditions = status.conditions.iter();
+        let found = conditions.find(|condition| condition.type_ == type_);
+        found.map(|found| format!("{} {}", found.status, found.reason))
+    };
+    let mut before = LoadBalancerStackStatus::default();
+    // What there is to say, the conditions Adopted, Progressing, Degraded and Ready, and the reason of an event.
+    let cases = [
+        (
+            report(AdoptionStep::Controller, false),
+            Some("False Adopting"),
+            ["True Adopting", "False AsWanted", "False Adopting"],
+            Some("Adopting"),
+        ),
+        (
+            report(AdoptionStep::Controller, true),
+            Some("False AdoptionBlocked"),
+            [
+                "False AdoptionBlocked",
+                "True AdoptionBlocked",
+                "False AdoptionBlocked",
+            ],
+            Some("AdoptionBlocked"),
+        ),
+        (
+            report(AdoptionStep::Adopted, false),
+            Some("True AsWanted"),
+            ["False AsWanted", "False AsWanted", "True AsWanted"],
+            Some("Adopted"),
+        ),
+        (
+            report(AdoptionStep::GoingBack, false),
+            Some("False GoingBack"),
+            ["True GoingBack", "False AsWanted", "False GoingBack"],
+            Some("GoingBack"),
+        ),
+        (
+            None,
+            None,
+            ["False AsWanted", "False AsWanted", "True AsWanted"],
+            Some("WentBack"),
+        ),
+    ];
+    for (adoption, adopted, others, event) in cases {
+        situation.adoption = adoption;
+        let after = status(&before, &situation, now);
+        assert_eq!(of(&after, "Adopted").as_deref(), adopted);
+        let told = ["Progressing", "Degraded", "Ready"].map(|type_| of(&after, type_).unwrap());
+        assert_eq!(told, others);
+        let events = news(&before, &after);
+        let reasons: Vec<_> = events.iter().map(|(_, reason, _)| reason.as_str()).collect();
+        assert!(event.is_none_or(|event| reasons.contains(&event)), "{reasons:?}");
+        before = after;
+    }
 }

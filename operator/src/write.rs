@@ -17,6 +17,7 @@ use crate::object::ObjectId;
 use crate::render::{MANAGER, Wanted};
 use crate::upgrade::Restart;
 
+pub mod adopting;
 mod leaving;
 
 /// How long one write may take: an API server that hangs must not keep the operator from its other work.
@@ -80,6 +81,14 @@ pub enum WriteError {
     Clear {
         /// Which Service.
         service: Key,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// Something about MetalLB could not be done.
+    #[error("{what}: {}", explain(.source))]
+    Adoption {
+        /// What was tried.
+        what: String,
         /// Why not.
         source: Box<kube::Error>,
     },

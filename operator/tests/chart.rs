@@ -173,3 +173,41 @@ fn the_operator_may_hold_the_one_stack_and_no_other() {
     assert!(may("default"), "its finalizer is a field of it");
     assert!(!may("another"));
 }
+
+#[test]
+fn the_operator_may_replace_metallb_under_its_usual_names_and_no_other_workload() {
+    let held = operator_rules();
+    for verb in ["create", "patch", "delete"] {
+        for (resource, names) in [
+            ("deployments", ["controller", "metallb-controller"]),
+            ("daemonsets", ["speaker", "metallb-speaker"]),
+        ] {
+            for name in names {
+                assert!(
+                    allows(&held, verb, "apps", resource, Some(name)),
+                    "{verb} {resource} {name}"
+                );
+            }
+            assert!(
+                !allows(&held, verb, "apps", resource, Some("web")),
+                "{verb} {resource}"
+            );
+        }
+    }
+    let webhooks = "validatingwebhookconfigurations";
+    let group = "admissionregistration.k8s.io";
+    for verb in ["get", "patch"] {
+        assert!(allows(
+            &held,
+            verb,
+            group,
+            webhooks,
+            Some("metallb-webhook-configuration")
+        ));
+        assert!(!allows(&held, verb, group, webhooks, Some("another")));
+    }
+    assert!(allows(&held, "patch", "", "pods", None));
+    assert!(allows(&held, "list", "metallb.io", "bgpadvertisements", None));
+    assert!(allows(&held, "patch", "metallb.io", "l2advertisements", None));
+    assert!(!allows(&held, "patch", "metallb.io", "ipaddresspools", None));
+}

@@ -328,7 +328,13 @@ fn the_parts_take_the_fields_that_people_need_and_keep_the_labels_that_find_them
             "interval": "15s",
         }},
         "networkPolicy": {"metricsFrom": monitoring},
+        "controller": {"replicas": 4},
+        "podDisruptionBudget": {"controllerMinAvailable": 3, "speakerMinAvailable": 2},
     }));
+    for (name, kept) in [("metallb-controller", 3), ("metallb-speaker", 2)] {
+        let budget: Value = get(&objects, Kind::PodDisruptionBudget, name);
+        assert_eq!(budget["spec"]["minAvailable"], kept);
+    }
     let monitor: Value = get(&objects, Kind::ServiceMonitor, "metallb");
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     assert_eq!(
@@ -354,6 +360,10 @@ fn a_service_monitor_waits_for_its_kind() {
 #[test]
 fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
     let cases = [
+        (
+            json!({"podDisruptionBudget": {"controllerMinAvailable": 2}}),
+            "spec.podDisruptionBudget.controllerMinAvailable: 2 of 2 controllers leaves none",
+        ),
         (
             json!({"version": "9.9.9"}),
             "spec.version: this operator is of version 0.1.0 and can not install 9.9.9: upgrade",

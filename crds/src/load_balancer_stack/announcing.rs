@@ -6,17 +6,18 @@ use serde::{Deserialize, Serialize};
 use super::plain_enum;
 
 /// How the speakers watch each other: small datagrams over UDP, authenticated by the Secret speaker-heartbeat-keys. A node
-/// that was not heard for interval × misses, and does not answer on the LAN either, loses its addresses to the next one.
+/// that was not heard for interval × misses, and does not answer on the LAN either, loses its addresses to the next one. At rest
+/// a heartbeat is sent one interval earlier than that; when it is late, it is asked for several times within the last one.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
-    /// Milliseconds between two heartbeats to another speaker. A speaker with more than 25 others to speak to takes more
+    /// Milliseconds that the time of silence is counted in. A speaker with more than 45 others to speak to takes more
     /// time. Default: 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 20, max = 1000))]
     pub interval_milliseconds: Option<i32>,
 
-    /// Heartbeats in a row that may be missed. Default: 3.
+    /// Intervals of silence after which a node is taken for dead, if it does not answer on the LAN. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 20))]
     pub misses: Option<i32>,

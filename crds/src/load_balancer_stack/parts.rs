@@ -72,13 +72,25 @@ pub struct NetworkPolicy {
     pub metrics_from: Option<Vec<NetworkPolicyPeer>>,
 }
 
-/// Whether there are PodDisruptionBudgets.
+/// Whether there are PodDisruptionBudgets, and how many pods they keep.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodDisruptionBudget {
     /// Auto and Enabled: one for the controller and one for the speakers. Disabled: none. Default: Auto.
     #[serde(default, skip_serializing_if = "Mode::is_default")]
     pub mode: Mode,
+
+    /// Controllers that have to be left when a node is drained; fewer than spec.controller.replicas. Default: 1; with one replica
+    /// there is no budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub controller_min_available: Option<i32>,
+
+    /// Speakers that have to be left when one is evicted; fewer than there are nodes with one, or none ever can be. kubectl drain
+    /// leaves the pods of DaemonSets alone. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub speaker_min_available: Option<i32>,
 }
 
 /// A duration as Prometheus reads it.

@@ -4,7 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use super::{PlanStatus, PreflightCheck, RejectedRevision, Revision, UpgradeRecord, UpgradeStatus};
+use super::{
+    AdoptionStatus, PlanStatus, PreflightCheck, RejectedRevision, Revision, UpgradeRecord, UpgradeStatus,
+};
 use crate::schema;
 
 /// How the stack is doing. Written by the operator.
@@ -45,6 +47,10 @@ pub struct LoadBalancerStackStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub preflight: Vec<PreflightCheck>,
 
+    /// How far spec.adopt is. Absent where there is nothing to adopt, and after the way back was closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adoption: Option<AdoptionStatus>,
+
     /// What ran last with everything in order: an upgrade that fails goes back to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<Revision>,
@@ -67,7 +73,8 @@ pub struct LoadBalancerStackStatus {
 
     /// Ready: all of it runs as the spec says. Progressing: pods are being created or replaced. Degraded: something failed
     /// and needs a person. PreflightPassed: no check of status.preflight failed. Upgradeable: the operator can be
-    /// upgraded now. DeletionBlocked: the stack is to be deleted, and waits for a person. Paused: spec.paused is set.
+    /// upgraded now. DeletionBlocked: the stack is to be deleted, and waits for a person. Adopted: MetalLB is
+    /// replaced. Paused: spec.paused is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

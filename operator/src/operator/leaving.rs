@@ -7,6 +7,7 @@ use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
 use super::{Operator, Work};
+use crate::adoption;
 use crate::claims::Claims;
 use crate::deletion::{FINALIZER, FOREGROUND, Owned, Report, Seen, Step, Wait, report, step};
 use crate::object::ObjectId;
@@ -26,6 +27,8 @@ pub(super) enum Course {
     Run(Option<Report>),
     /// It is being taken down.
     Leave(Report),
+    /// It makes room for MetalLB, which it had adopted.
+    GoBack(adoption::Report),
     /// There is nothing left to do.
     Gone,
 }
@@ -57,6 +60,11 @@ impl Operator {
         work: &mut Work,
     ) -> Course {
         let mut last = None;
+        if let Some(stack) = self.stack.clone()
+            && let Some(report) = self.give_back(&stack, namespace, leads, work).await
+        {
+            return Course::GoBack(report);
+        }
         for _ in 0..MOST {
             let Some(stack) = self.stack.clone() else {
                 return Course::Gone;
@@ -134,7 +142,7 @@ impl Operator {
         }
     }
 
-    fn owned(&self, uid: &str) -> Vec<Owned> {
+    pub(super) fn owned(&self, uid: &str) -> Vec<Owned> {
         let owned = self.index.objects().filter(|(_, live)| live.is_owned_by(uid));
         owned
             .map(|(id, live)| Owned {
@@ -226,7 +234,12 @@ impl Operator {
         done
     }
 
-    async fn delete(&mut self, owned: &[Owned], leads: &impl Fn() -> bool, work: &mut Work) -> bool {
+    pub(super) async fn delete(
+        &mut self,
+        owned: &[Owned],
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) -> bool {
         let mut done = true;
         for Owned { id, uid, .. } in owned {
             let what = format!("deletion of {id}");

@@ -3,14 +3,17 @@
 
 use crate::diff::{Cause, Difference};
 use crate::index::Index;
-use crate::object::Kind;
+use crate::object::{Kind, ObjectId};
+use crate::render::pre_pull;
 
 /// Whether what is to be done is a first installation: there is no workload, and none was there before, as this process or
 /// the status (`ran`) remembers.
 #[must_use]
 pub fn is_first_installation(todo: &Difference<'_>, index: &Index, ran: bool) -> bool {
     let is_workload = |kind: Kind| matches!(kind, Kind::Deployment | Kind::DaemonSet);
-    let runs = index.objects().any(|(id, _)| is_workload(id.kind));
+    // The one that pulls images serves nobody.
+    let serves = |id: &ObjectId| is_workload(id.kind) && id.key.name() != pre_pull::NAME;
+    let runs = index.objects().any(|(id, _)| serves(id));
     let deleted = todo
         .apply
         .iter()
@@ -24,7 +27,6 @@ mod tests {
 
     use super::*;
     use crate::index::Live;
-    use crate::object::ObjectId;
     use crate::render::Wanted;
 
     fn mk_wanted(kind: Kind) -> Wanted {

@@ -17,7 +17,7 @@ mod networks;
 mod nodes;
 mod others;
 mod questions;
-mod recognise;
+pub(crate) mod recognise;
 mod server;
 mod turn;
 
@@ -102,7 +102,8 @@ fn find(name: PreflightName, plan: &Plan, facts: &Facts) -> Finding {
         PreflightName::Permissions => server::permissions(&facts.denied),
         PreflightName::KindsOwned => kinds::owned(plan.crds, &facts.definitions),
         PreflightName::OtherLoadBalancer => {
-            others::balancers(plan.load_balancer_class.as_deref(), &facts.balancers)
+            let adopts = plan.adopt.then_some(plan.namespace.as_str());
+            others::balancers(plan.load_balancer_class.as_deref(), adopts, &facts.balancers)
         }
         PreflightName::ExcludedNodes => nodes::excluded(plan.ignore_exclude_label, &facts.nodes),
         PreflightName::StrictArp => nodes::strict_arp(&facts.proxy),

@@ -15,9 +15,7 @@ impl Product {
 
     fn remedy(self) -> &'static str {
         match self {
-            Self::MetalLb => {
-                "scale its controller to 0 and delete its DaemonSet speaker, its pools and Services stay"
-            }
+            Self::MetalLb => "set spec.adopt to true to replace it, with the same addresses",
             Self::KubeVip => "set svc_enable to false in it",
             Self::Cilium => "delete its CiliumLoadBalancerIPPools",
             Self::ServiceLb => "start k3s with --disable=servicelb",
@@ -25,8 +23,9 @@ impl Product {
     }
 }
 
-/// `class`: the `spec.loadBalancerClass` of the Services that the stack serves.
-pub(super) fn balancers(class: Option<&str>, found: &Known<Vec<Balancer>>) -> Finding {
+/// `class`: the `spec.loadBalancerClass` of the Services that the stack serves. `adopts`: the namespace in which it is to
+/// replace MetalLB, if it is to.
+pub(super) fn balancers(class: Option<&str>, adopts: Option<&str>, found: &Known<Vec<Balancer>>) -> Finding {
     let found = match found {
         Ok(found) => found,
         Err(error) => return unknown("other load balancers", error),
@@ -47,6 +46,28 @@ pub(super) fn balancers(class: Option<&str>, found: &Known<Vec<Balancer>>) -> Fi
         };
     };
     let objects: Vec<_> = rivals.iter().map(|rival| rival.object.clone()).collect();
+    if let Some(namespace) = adopts
+        && rivals.iter().all(|rival| rival.product == Product::MetalLb)
+    {
+        let place = format!(" {namespace}/");
+        let elsewhere: Vec<_> = objects
+            .iter()
+            .filter(|object| !object.contains(&place))
+            .cloned()
+            .collect();
+        return if elsewhere.is_empty() {
+            Finding::passed(format!(
+                "MetalLB ({}) is to be adopted: see status.adoption",
+                few(&objects)
+            ))
+        } else {
+            Finding::failed(format!(
+                "MetalLB ({}) cannot be adopted from namespace {namespace}: pools and advertisements stay where they are, and a \
+                 stack reads those of its own namespace. Delete this stack, and make it with spec.namespace set to MetalLB's",
+                few(&elsewhere)
+            ))
+        };
+    }
     let which = class.map_or_else(
         || "Services without a class".to_owned(),
         |class| format!("Services of class {class}"),
@@ -95,7 +116,7 @@ mod tests {
             (None, mk(Product::ServiceLb, true, &[]), true),
         ];
         for (class, other, in_the_way) in cases {
-            let finding = balancers(class, &Ok(vec![other.clone()]));
+            let finding = balancers(class, None, &Ok(vec![other.clone()]));
             assert_eq!(
                 matches!(finding, Finding::Failed(_)),
                 in_the_way,
@@ -106,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_message_says_who_where_and_what_to_do() {
-        let Finding::Failed(message) = balancers(None, &Ok(vec![mk(Product::ServiceLb, true, &[])])) else {
+        let Finding::Failed(message) = balancers(None, None, &Ok(vec![mk(Product::ServiceLb, true, &[])]))
+        else {
             panic!("another load balancer fails");
         };
         for part in [
@@ -116,6 +138,32 @@ mod tests {
             "spec.loadBalancerClass",
         ] {
             assert!(message.contains(part), "{message}");
+        }
+    }
+    #[test]
+    fn a_metallb_in_the_stacks_namespace_is_adopted_where_the_spec_says_so_and_no_other() {
+        let at = |product, object: &str| Balancer {
+            object: object.to_owned(),
+            ..mk(product, true, &[])
+        };
+        let here = at(Product::MetalLb, "DaemonSet metallb-system/speaker");
+        let elsewhere = at(Product::MetalLb, "DaemonSet lan/speaker");
+        let other = at(Product::KubeVip, "DaemonSet metallb-system/kube-vip");
+        let ours = Some("metallb-system");
+        // What adopts, what is found, and what the message says if that fails.
+        let cases = [
+            (ours, vec![here.clone()], None),
+            (None, vec![here.clone()], Some("set spec.adopt to true")),
+            (ours, vec![elsewhere.clone()], Some("spec.namespace")),
+            (ours, vec![here.clone(), elsewhere], Some("DaemonSet lan/speaker")),
+            (ours, vec![here, other], Some("kube-vip")),
+        ];
+        for (adopts, found, says) in cases {
+            match (balancers(None, adopts, &Ok(found.clone())), says) {
+                (Finding::Passed(_), None) => {}
+                (Finding::Failed(message), Some(says)) => assert!(message.contains(says), "{message}"),
+                (finding, _) => panic!("{adopts:?} {found:?}: {finding:?}"),
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ const KUBE_VIP_CLASS: &str = "kube-vip.io/kube-vip-class";
 const CILIUM_CLASSES: [&str; 2] = ["io.cilium/bgp-control-plane", "io.cilium/l2-announcer"];
 
 /// Whose a workload or a pod is, by its name and labels. What the operator made itself is nobody's.
-pub(super) fn product(name: &str, labels: &BTreeMap<String, String>) -> Option<Product> {
+pub(crate) fn product(name: &str, labels: &BTreeMap<String, String>) -> Option<Product> {
     let label = |key: &str| labels.get(key).map(String::as_str);
     if label(MANAGED_BY) == Some(MANAGER) {
         return None;
@@ -83,7 +83,7 @@ fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// MetalLB serves Services without a class, or those of the one that it is told.
-fn metallb(spec: &Value) -> Serves {
+pub(crate) fn metallb(spec: &Value) -> Serves {
     let class = containers(spec)
         .flat_map(|container| container["args"].as_array().into_iter().flatten())
         .find_map(|argument| {

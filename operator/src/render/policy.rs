@@ -15,12 +15,11 @@ use crate::object::Kind;
 use crate::plan::Plan;
 
 pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
-    if plan.pod_disruption_budget {
-        // With a single replica a budget could never be met: it would block every drain of that node for ever.
-        if plan.controller_replicas > 1 {
-            add_budget(plan, objects, Component::Controller)?;
-        }
-        add_budget(plan, objects, Component::Speaker)?;
+    if let Some(kept) = plan.controllers_kept {
+        add_budget(plan, objects, Component::Controller, kept)?;
+    }
+    if let Some(kept) = plan.speakers_kept {
+        add_budget(plan, objects, Component::Speaker, kept)?;
     }
     if plan.network_policy {
         let component = Component::Controller;
@@ -33,13 +32,18 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
     Ok(())
 }
 
-fn add_budget(plan: &Plan, objects: &mut Objects, component: Component) -> Result<(), RenderError> {
+fn add_budget(
+    plan: &Plan,
+    objects: &mut Objects,
+    component: Component,
+    kept: i32,
+) -> Result<(), RenderError> {
     let selector = BTreeMap::from([("component".to_owned(), component.name().to_owned())]);
     let budget = PodDisruptionBudget {
         metadata: named(&plan.namespace, format!("metallb-{}", component.name())),
         spec: Some(PodDisruptionBudgetSpec {
             // An integer: a DaemonSet has no scale that a percentage or maxUnavailable could be taken from.
-            min_available: Some(IntOrString::Int(1)),
+            min_available: Some(IntOrString::Int(kept)),
             selector: Some(LabelSelector {
                 match_labels: Some(selector),
                 ..LabelSelector::default()

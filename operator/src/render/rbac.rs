@@ -43,6 +43,8 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
             subjects: subjects.clone(),
         };
         objects.add(Kind::ClusterRoleBinding, Some(component), &binding)?;
+        // Nor the chart's: a Role metallb-controller is in use while the controller of its release runs.
+        let name = format!("lb-{}", component.name());
         let role = Role {
             metadata: named(&plan.namespace, &name),
             rules: Some(namespace_rules(component)),

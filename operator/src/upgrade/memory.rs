@@ -75,6 +75,16 @@ impl Memory {
         status.history.clone_from(&self.history);
     }
 
+    /// The same, of a stack that runs no more: what it is made of next is a first installation.
+    #[must_use]
+    pub fn forgotten(&self) -> Self {
+        Self {
+            last_good: None,
+            upgrade: None,
+            ..self.clone()
+        }
+    }
+
     /// The spec cannot be carried out, so nothing goes on: the time does not count.
     pub fn halt(&mut self, now: Timestamp) {
         if let Some(upgrade) = &mut self.upgrade {

@@ -9,6 +9,7 @@
 )]
 
 mod addresses;
+mod adoption;
 mod allocation;
 mod announcing;
 mod api;

@@ -1,0 +1,364 @@
+//! A running MetalLB is replaced, and comes back, while a client works with what both serve: MetalLB itself, from its manifest,
+//! whose workloads have the names of ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use lb_e2e::bench::client::Probe;
+use lb_e2e::bench::client::arp::{self, Answers};
+use lb_e2e::bench::client::traffic::{Account, Traffic};
+use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use serde_json::Value;
+
+/// The longest that the whole of it may take, one way, on a machine that is busy.
+const WAY: Duration = Duration::from_secs(180);
+/// Services of one address each, besides the one that the client works with: so many that every node announces some.
+const OTHERS: usize = 6;
+const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spec.type==\"LoadBalancer\")]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
+/// Uid and image of every pod in the stack's namespace.
+const METALLB: &str = "kubectl get pods -n metallb-system -o jsonpath='{range .items[*]}{.metadata.uid} {.spec.containers[0].image}{\"\\n\"}{end}'";
+
+struct Place {
+    stage: Stage,
+    four: Ipv4Addr,
+    six: Ipv6Addr,
+    others: Vec<Ipv4Addr>,
+    /// What every Service has.
+    addresses: String,
+}
+
+#[test]
+fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow::Result<()> {
+    let place = Place::with_metallb("adoption")?;
+    place.nothing_is_installed_beside_it_unless_the_spec_says_so()?;
+    place.what_somebody_else_keeps_is_left_alone()?;
+
+    let (account, moved) = place.under_traffic("adoption", |place| {
+        place.set(r#"{"adopt":true}"#)?;
+        place.reaches("Adopted")
+    })?;
+    assert_eq!(account.broken, [], "connections broke");
+    assert_eq!(account.lost(), 0, "requests were lost: {:?}", account.lost);
+    assert!(moved.is_empty(), "two nodes answered for {moved:?}");
+    assert!(account.arp < Duration::from_millis(500), "ARP was not answered");
+    place.ours_serve()?;
+    place.what_is_put_back_is_told()?;
+
+    let (_, _) = place.under_traffic("the way back", |place| {
+        place.set(r#"{"adopt":false}"#)?;
+        place.metallb_serves()
+    })?;
+    let degraded = place.condition("Degraded")?;
+    assert!(degraded.contains("spec.adopt"), "refused as before: {degraded}");
+
+    // Back in the middle: MetalLB's speakers have not ended yet.
+    let (account, moved) = place.under_traffic("back in the middle", |place| {
+        place.set(r#"{"adopt":true}"#)?;
+        place.reaches("Speakers")?;
+        place.set(r#"{"adopt":false}"#)?;
+        place.metallb_serves()
+    })?;
+    assert_eq!(account.broken, [], "connections broke");
+    assert_eq!(account.lost(), 0, "requests were lost: {:?}", account.lost);
+    assert!(moved.is_empty(), "two nodes answered for {moved:?}");
+
+    // A stack that is deleted gives back what it has adopted, whoever has an address.
+    place.set(r#"{"adopt":true}"#)?;
+    place.reaches("Adopted")?;
+    place
+        .stage
+        .admin("kubectl delete loadbalancerstack default --timeout=120s")?;
+    place.metallb_serves()?;
+    place.stage.answers(&place.four.to_string(), "web")
+}
+
+impl Place {
+    fn with_metallb(name: &str) -> anyhow::Result<Self> {
+        let stage = Stage::lab(name, 3)?;
+        let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+            .args(["peer", "metallb", "--name", stage.the_lab().name()])
+            .output()?;
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        stage.apply_backend("web", 2)?;
+        // Its webhook has to be up before it takes pools.
+        let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
+                    spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
+                    apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}";
+        eventually("MetalLB to take a pool", EVENTUALLY, || {
+            Ok(stage.apply(pool).ok())
+        })?;
+        stage.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
+        let both = stage.address("web")?;
+        let (four, six) = both.split_once(' ').context("two addresses")?;
+        let (four, six) = (four.parse()?, six.parse()?);
+        let mut others = Vec::new();
+        for number in 0..OTHERS {
+            let name = format!("other-{number}");
+            stage.apply_service(&name, "web", "", "")?;
+            others.push(stage.address(&name)?.parse()?);
+        }
+        let addresses = stage.admin(ADDRESSES)?;
+        let place = Self {
+            stage,
+            four,
+            six,
+            others,
+            addresses,
+        };
+        for address in place.others.iter().chain([&place.four]) {
+            place.stage.owner(&address.to_string(), EVENTUALLY)?;
+        }
+        place.stage.answers(&format!("[{six}]"), "web")?;
+        Ok(place)
+    }
+
+    /// Without `adopt` the stack is refused, says which field would be needed, and MetalLB is as it was.
+    fn nothing_is_installed_beside_it_unless_the_spec_says_so(&self) -> anyhow::Result<()> {
+        let before = self.stage.admin(METALLB)?;
+        self.stage
+            .admin("helm install lb-operator charts/lb-operator --wait --timeout 120s")?;
+        self.stage
+            .admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
+        let degraded = eventually("the stack to be refused", SOON, || {
+            let degraded = self.condition("Degraded")?;
+            Ok(degraded.starts_with("True PreflightFailed").then_some(degraded))
+        })?;
+        for part in ["MetalLB", "Deployment metallb-system/controller", "spec.adopt"] {
+            assert!(degraded.contains(part), "{degraded}");
+        }
+        assert_eq!(self.stage.admin(METALLB)?, before, "MetalLB is as it was");
+        Ok(())
+    }
+
+    /// What a GitOps tool keeps is not adopted, and the condition says what to do.
+    fn what_somebody_else_keeps_is_left_alone(&self) -> anyhow::Result<()> {
+        let before = self.metallb()?;
+        let mark = "kubectl annotate deployment controller -n metallb-system argocd.argoproj.io/tracking-id";
+        self.stage.admin(&format!("{mark}=lan"))?;
+        self.set(r#"{"adopt":true}"#)?;
+        eventually("the adoption to be refused", SOON, || {
+            let degraded = self.condition("Degraded")?;
+            let is = degraded.starts_with("True AdoptionBlocked") && degraded.contains("Argo CD");
+            Ok(is.then_some(()))
+        })?;
+        assert_eq!(self.metallb()?, before, "MetalLB is as it was");
+        self.set(r#"{"adopt":false}"#)?;
+        self.stage.admin(&format!("{mark}-"))?;
+        Ok(())
+    }
+
+    /// A workload of MetalLB that somebody makes again is told, nothing is done against it, and ours go on.
+    fn what_is_put_back_is_told(&self) -> anyhow::Result<()> {
+        self.stage.apply(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: metallb-controller, namespace: metallb-system, \
+             labels: {app.kubernetes.io/name: metallb}}\nspec:\n  replicas: 0\n  selector: {matchLabels: {made: again}}\n  \
+             template:\n    metadata: {labels: {made: again}}\n    spec: {containers: [{name: it, image: it}]}",
+        )?;
+        eventually("it to be told", EVENTUALLY, || {
+            let degraded = self.condition("Degraded")?;
+            let is = degraded.starts_with("True AdoptionBlocked") && degraded.contains("metallb-controller");
+            Ok(is.then_some(()))
+        })?;
+        self.stage.answers(&self.four.to_string(), "web")?;
+        self.stage
+            .admin("kubectl delete deployment metallb-controller -n metallb-system")?;
+        eventually("the adoption to be complete again", EVENTUALLY, || {
+            Ok(self.condition("Adopted")?.starts_with("True").then_some(()))
+        })
+    }
+
+    /// Lets a client work through all that is done. Also tells the addresses for which two nodes have answered.
+    fn under_traffic(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Account, Vec<String>)> {
+        let lab = self.stage.the_lab();
+        let probe = |address: &Ipv4Addr| arp::probe(lab, *address, Duration::from_millis(50));
+        let probes: Vec<Probe<Answers>> = self.others.iter().map(probe).collect::<Result<_, _>>()?;
+        let traffic = Traffic::start_at_metallb(lab, self.four, self.six)?;
+        let begun = Instant::now();
+        let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
+        let end = Instant::now();
+        let account = traffic.end()?;
+        println!("{what}: {account}");
+        let mut moved = Vec::new();
+        let owners = |address: Ipv4Addr, owners: usize, moved: &mut Vec<String>| {
+            if owners != 1 {
+                moved.push(format!("{address}: {owners} hardware addresses"));
+            }
+        };
+        owners(self.four, account.owners.len(), &mut moved);
+        let mut silence = Duration::ZERO;
+        for (address, probe) in self.others.iter().zip(probes) {
+            let answers = probe.end()?;
+            silence = silence.max(answers.times.longest_gap(begun, end));
+            owners(*address, answers.since(begun).len(), &mut moved);
+        }
+        println!(
+            "{what}: {} more addresses; nobody answered for one of them for {:.3} s at the longest; two answered: {moved:?}",
+            self.others.len(),
+            silence.as_secs_f64()
+        );
+        worked?;
+        assert_eq!(self.stage.admin(ADDRESSES)?, self.addresses, "{what}");
+        self.stage.answers(&self.four.to_string(), "web")?;
+        self.stage.answers(&format!("[{}]", self.six), "web")?;
+        Ok((account, moved))
+    }
+
+    /// Waits until the adoption is as far as that, and looks all the time at who gives addresses.
+    fn reaches(&self, step: &str) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let mut last = String::new();
+        loop {
+            let status = self.status()?;
+            let now = status["adoption"]["step"].as_str().unwrap_or_default().to_owned();
+            if now != last {
+                println!("{:.1} s: step {now}", start.elapsed().as_secs_f64());
+                last.clone_from(&now);
+            }
+            let allocators = self.allocators()?;
+            if allocators.len() > 1 {
+                bail!("two programs give addresses: {allocators:?}");
+            }
+            if now == step {
+                return Ok(());
+            }
+            if start.elapsed() > WAY {
+                bail!("waited {WAY:?} in vain for step {step}");
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+
+    /// Whose controllers run, by repository of their image.
+    fn allocators(&self) -> anyhow::Result<BTreeSet<String>> {
+        let text = self.stage.admin(
+            "kubectl get pods -n metallb-system -l component=controller \
+             -o jsonpath='{range .items[?(@.status.phase==\"Running\")]}{.spec.containers[0].image}{\"\\n\"}{end}'",
+        )?;
+        Ok(text
+            .lines()
+            .filter_map(|image| Some(image.rsplit_once(':')?.0.to_owned()))
+            .collect())
+    }
+
+    /// All is ours, works, and says so.
+    fn ours_serve(&self) -> anyhow::Result<()> {
+        self.stage.follow("1.2")?;
+        let adopted = self.condition("Adopted")?;
+        assert!(
+            adopted.starts_with("True") && adopted.contains("metallb-before-adoption"),
+            "{adopted}"
+        );
+        let images = self.images()?;
+        assert!(
+            images.keys().all(|image| image.starts_with("lb-operator.io/")),
+            "{images:?}"
+        );
+        // Pools can be changed though nobody answers MetalLB's webhook, and new Services get addresses.
+        self.stage.apply_pool("more", "192.168.50.90-192.168.50.91")?;
+        self.stage
+            .apply_service("new", "web", "metallb.io/address-pool: more", "")?;
+        let address = self.stage.address("new")?;
+        self.stage.answers(&address, "web")?;
+        self.stage.admin("kubectl delete service new")?;
+        self.stage
+            .admin("kubectl delete ipaddresspool/more l2advertisement/more -n metallb-system")?;
+        self.stage
+            .event("LoadBalancerStack", "default", "Adopted MetalLB")?;
+        Ok(())
+    }
+
+    /// MetalLB is back, and nothing of ours is beside it.
+    fn metallb_serves(&self) -> anyhow::Result<()> {
+        eventually("MetalLB to be back alone", WAY, || {
+            let images = self.images()?;
+            let is_back = ["controller:v", "speaker:v"].iter().all(|part| {
+                images
+                    .keys()
+                    .any(|image| image.starts_with("quay.io/metallb/") && image.contains(part))
+            });
+            Ok((is_back && images.keys().all(|image| image.starts_with("quay.io/"))).then_some(()))
+        })?;
+        for workload in ["deployment/controller", "daemonset/speaker"] {
+            self.stage.admin(&format!(
+                "kubectl rollout status -n metallb-system {workload} --timeout=120s"
+            ))?;
+        }
+        let record = "kubectl get controllerrevision metallb-before-adoption -n metallb-system --ignore-not-found -o name";
+        eventually("the record to be gone", SOON, || {
+            Ok(self.stage.admin(record)?.is_empty().then_some(()))
+        })?;
+        for address in self.others.iter().chain([&self.four]) {
+            self.stage.owner(&address.to_string(), EVENTUALLY)?;
+        }
+        // Its webhook says no again.
+        let bad = "kubectl apply --dry-run=server -f - <<'EOF'\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n\
+                   metadata: {name: bad, namespace: metallb-system}\nspec: {addresses: [192.168.50.70-192.168.50.80]}\nEOF";
+        eventually(
+            "MetalLB's webhook to refuse a pool that overlaps",
+            EVENTUALLY,
+            || Ok(self.stage.admin(bad).is_err().then_some(())),
+        )
+    }
+
+    /// MetalLB's pods. Those of ours that only pull images do not count.
+    fn metallb(&self) -> anyhow::Result<Vec<String>> {
+        let pods = self.stage.admin(METALLB)?;
+        let metallb = pods.lines().filter(|pod| pod.contains(" quay.io/metallb/"));
+        Ok(metallb.map(str::to_owned).collect())
+    }
+
+    /// The images of all pods in the stack's namespace, and how many have each.
+    fn images(&self) -> anyhow::Result<BTreeMap<String, usize>> {
+        let text = self.stage.admin(METALLB)?;
+        let mut images = BTreeMap::new();
+        for image in text.lines().filter_map(|line| Some(line.split_once(' ')?.1)) {
+            *images.entry(image.to_owned()).or_default() += 1;
+        }
+        Ok(images)
+    }
+
+    fn status(&self) -> anyhow::Result<Value> {
+        let text = self.stage.admin("kubectl get lbs default -o json")?;
+        let mut stack: Value = serde_json::from_str(&text)?;
+        Ok(stack["status"].take())
+    }
+
+    /// For a message.
+    fn tell(&self) -> String {
+        match self.status() {
+            Ok(status) => format!(
+                "conditions: {}\nadoption: {}\npods: {:?}",
+                status["conditions"],
+                status["adoption"],
+                self.images()
+            ),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    /// Status, reason and message of a condition.
+    fn condition(&self, name: &str) -> anyhow::Result<String> {
+        self.stage.admin(&format!(
+            "kubectl get lbs default \
+             -o jsonpath='{{range .status.conditions[?(@.type==\"{name}\")]}}{{.status}} {{.reason}} {{.message}}{{end}}'"
+        ))
+    }
+
+    fn set(&self, spec: &str) -> anyhow::Result<()> {
+        self.stage.admin(&format!(
+            "kubectl patch lbs default --type=merge -p '{{\"spec\":{spec}}}'"
+        ))?;
+        Ok(())
+    }
+}
