@@ -221,8 +221,9 @@ impl World {
                 5 => State::Leaving { grace },
                 _ => State::Starting { grace },
             },
+            asks: what & 16 != 0,
             interval: Duration::from_millis(match what & 8 {
-                0 => 50,
+                0 => 100,
                 _ => u64::from(bytes.u16()),
             }),
             version: "2".to_owned(),

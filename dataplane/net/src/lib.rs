@@ -4,7 +4,7 @@
 //! frames of one interface, [`filter`] keeps all but requests for owned addresses in the kernel,
 //! [`LinkWatcher`] tells which interfaces there are, [`DirectoryWatch`] when mounted files change, [`UdpPort`] is the
 //! speakers' own channel, [`Alarm`] wakes them, and [`memory`] gives back what they need no more. All of it works with
-//! `CAP_NET_RAW` alone, on one single-threaded runtime.
+//! `CAP_NET_RAW` alone, on one single-threaded runtime; frames are waited for without it, because that takes less time.
 
 pub mod alarm;
 pub mod files;

@@ -6,13 +6,19 @@
 #[cfg(target_env = "gnu")]
 const KEPT: libc::c_int = 128 * 1024;
 
-/// Keeps no more than a little of what is freed at the end of the heap, from now on. To be called once, at start.
+/// One heap for all threads: those that answer need next to none.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 1;
+
+/// Keeps no more than a little of what is freed at the end of the heap, from now on. To be called once, at start, before
+/// there are other threads.
 pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes numbers and sets the allocator's own parameters. That a value is refused would change nothing else.
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
     }
 }
 

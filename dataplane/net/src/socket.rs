@@ -5,15 +5,14 @@
 //! the interface. So no frame that the filter would have dropped is ever queued. Needs `CAP_NET_RAW`.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use lb_proto::ndp::solicited_node;
 
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::filter::{self, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Program, Protocol};
 use crate::groups::Groups;
@@ -84,20 +83,19 @@ pub enum Fit {
 /// A non-blocking packet socket bound to one protocol on one interface, with a filter that starts out passing nothing.
 #[derive(Debug)]
 pub struct PacketSocket {
-    socket: AsyncFd<Socket>,
+    socket: Socket,
     interface: u32,
     protocol: Protocol,
     groups: Mutex<Groups>,
 }
 
 impl PacketSocket {
-    /// Opens a socket for ARP on the interface with this index. To be called within a tokio runtime.
+    /// Opens a socket for ARP on the interface with this index.
     pub fn arp(interface: u32) -> Result<Self, SocketError> {
         Self::open(interface, Protocol::Arp)
     }
 
-    /// Opens a socket for neighbour discovery on the interface with this index. The interface needs no address. To be
-    /// called within a tokio runtime.
+    /// Opens a socket for neighbour discovery on the interface with this index. The interface needs no address.
     pub fn ndp(interface: u32) -> Result<Self, SocketError> {
         Self::open(interface, Protocol::Ndp)
     }
@@ -115,11 +113,6 @@ impl PacketSocket {
         socket
             .bind(&link_address(interface, protocol))
             .map_err(fail("bind to the interface"))?;
-        let interest = Interest::READABLE | Interest::ERROR;
-        // SAFETY: the socket keeps one open file descriptor from here until it is dropped, which AsyncFd does
-        // after it deregistered it; nothing takes it out or replaces it.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, interest) }
-            .map_err(|error| SocketError::new("register the packet socket", error.into()))?;
         Ok(Self {
             socket,
             interface,
@@ -159,7 +152,7 @@ impl PacketSocket {
         loop {
             let program = filter::build(self.protocol, addresses.iter().copied(), limit);
             let instructions = program.instructions().len();
-            match attach(self.socket.get_ref(), &program) {
+            match attach(&self.socket, &program) {
                 Ok(()) if program.is_exact() => return Ok(Fit::Exact),
                 Ok(()) => return Ok(Fit::Coarse { instructions }),
                 // Filters, the old one included until it is replaced, count against net.core.optmem_max: 20
@@ -188,25 +181,54 @@ impl PacketSocket {
             .map_err(|error| SocketError::new("join the groups of the addresses", error))
     }
 
-    /// Waits for a frame and copies it to `buffer` ([`FRAME_BUFFER`] bytes hold any), returning its length.
-    /// May be cancelled without loss. An error of the interface is given once; the socket can be read again.
-    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, SocketError> {
-        let interest = Interest::READABLE | Interest::ERROR;
-        self.socket
-            .async_io(interest, |mut socket: &Socket| socket.read(buffer))
-            .await
-            .map_err(|error| SocketError::new("receive", error))
+    /// Stops the thread until there may be a frame, or an error of the interface. Returns false when the other end of the
+    /// pipe is closed: nobody wants frames any more.
+    pub fn wait(&self, end: &PipeReader) -> Result<bool, SocketError> {
+        let poll = |fd: BorrowedFd<'_>| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut polled = [poll(self.socket.as_fd()), poll(end.as_fd())];
+        loop {
+            // SAFETY: the array lives until the call returns, its length is given, and both descriptors are open: they are
+            // borrowed.
+            let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
+            if ready >= 0 {
+                return Ok(polled[1].revents == 0);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(SocketError::new("wait for a frame", error));
+            }
+        }
+    }
+
+    /// Copies a frame that is there to `buffer` ([`FRAME_BUFFER`] bytes hold any) and returns its length; none when there is
+    /// none. An error of the interface is given once; the socket can be read again.
+    pub fn recv(&self, buffer: &mut [u8]) -> Result<Option<usize>, SocketError> {
+        match (&self.socket).read(buffer) {
+            Ok(len) => Ok(Some(len)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(SocketError::new("receive", error)),
+        }
     }
 
     /// Sends a whole Ethernet frame. Never waits: a frame that finds the queue full is dropped with
     /// [`SocketError::Busy`].
     pub fn send(&self, frame: &[u8]) -> Result<(), SocketError> {
-        let mut socket = self.socket.get_ref();
         // A packet socket sends a frame whole or not at all.
-        socket
+        (&self.socket)
             .write(frame)
             .map(drop)
             .map_err(|error| SocketError::new("send", error))
+    }
+}
+
+/// To be waited for in other ways.
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

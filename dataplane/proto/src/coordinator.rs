@@ -42,6 +42,7 @@ use probe::Probes;
 pub use seat::Candidates;
 use seat::Seat;
 use told::Told;
+pub use told::{Api, Node};
 
 /// Our own node.
 const ME: NodeId = NodeId(0);
@@ -76,28 +77,6 @@ pub struct Config {
     pub failback: bool,
     /// What to do when a stranger answers for an address.
     pub conflicts: Conflicts,
-}
-
-/// What the API says of a node's speaker.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Api {
-    /// It is ready.
-    Up,
-    /// It is being restarted.
-    Held,
-    /// It is not there, or its node is not.
-    Down,
-}
-
-/// What is known of a node from elsewhere than its heartbeats.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Node<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// What the API says of its speaker.
-    pub api: Api,
-    /// Whether its address is on a segment that we can ask on.
-    pub on_link: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -280,6 +259,16 @@ impl Coordinator {
         }
     }
 
+    /// Another node has the address, says a record of MetalLB's, in whose place one of ours starts there: it is waited for.
+    pub fn leave_to_another(&mut self, address: IpAddr, until: Instant) {
+        if self.phase != Phase::Running
+            && let Some(seat) = self.seats.get_mut(&address)
+        {
+            seat.not_before = Some(until);
+            self.deadlines.insert((until, address));
+        }
+    }
+
     /// Everything has been told: decide, once the peers have been heard.
     pub fn start(&mut self, now: Instant) {
         self.now = self.now.max(now);
@@ -454,7 +443,7 @@ impl Coordinator {
     /// The peers that we speak to, and the time between two heartbeats to each.
     #[must_use]
     pub fn rate(&self) -> (usize, Duration) {
-        (self.liveness.spoken_to().count(), self.liveness.interval())
+        (self.liveness.spoken_to().count(), self.liveness.period())
     }
 
     /// The peers by name, what they are to us, and whether they have ever been heard.

@@ -54,6 +54,8 @@ const TAG_V4: u8 = 4;
 const TAG_V6: u8 = 6;
 /// Added to a tag: declined, or in [`Message::Seen`] silent.
 const TAG_NOT: u8 = 0x80;
+/// Added to the code of a state: the receiver is asked for an answer.
+const ASKS: u8 = 0x80;
 /// Added to a tag: offered; the mark of the node follows the address.
 const TAG_OFFERED: u8 = 0x40;
 
@@ -95,6 +97,8 @@ pub enum Message {
 pub struct Heartbeat {
     /// In what state the sender is.
     pub state: State,
+    /// The receiver's own heartbeat is late: it is to answer at once.
+    pub asks: bool,
     /// The time to its next heartbeat, in whole milliseconds.
     pub interval: Duration,
     /// The version of its program.
@@ -456,7 +460,7 @@ impl Heartbeat {
         };
         let version = cut(&self.version, MAX_VERSION);
         let macs = self.macs.get(..MAX_MACS).unwrap_or(&self.macs);
-        body.push(code);
+        body.push(if self.asks { code | ASKS } else { code });
         body.extend(u32::try_from(grace.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
         body.extend(
             u16::try_from(self.interval.as_millis())
@@ -472,13 +476,13 @@ impl Heartbeat {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Refused> {
-        let state = reader.take::<1>()?;
+        let [code] = reader.take()?;
         let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
-        let state = match (state, grace) {
-            ([0], Duration::ZERO) => State::Up,
-            ([1], grace) => State::Starting { grace },
-            ([2], grace) => State::Leaving { grace },
-            ([3], Duration::ZERO) => State::Draining,
+        let state = match (code & !ASKS, grace) {
+            (0, Duration::ZERO) => State::Up,
+            (1, grace) => State::Starting { grace },
+            (2, grace) => State::Leaving { grace },
+            (3, Duration::ZERO) => State::Draining,
             _ => return Err(Refused::Body),
         };
         let interval = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
@@ -501,6 +505,7 @@ impl Heartbeat {
         }
         Ok(Self {
             state,
+            asks: code & ASKS != 0,
             interval,
             version: version.to_owned(),
             claims,

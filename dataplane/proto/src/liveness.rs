@@ -7,19 +7,31 @@
 //! | a peer | becomes | when |
 //! | --- | --- | --- |
 //! | that is heard | what it says: up, draining, or held (it restarts) | at once |
-//! | up, silent for one interval less than it may be | the same, and the wire is asked | |
+//! | up, whose heartbeat is late | the same, and it is asked for an answer, and the wire for it | |
 //! | up, silent for too long, answering for its addresses on the wire | up: its heartbeats are lost, not it | |
 //! | up, silent for too long, its node answering on the wire | held: its speaker has crashed, and will be back | |
 //! | up, silent for too long, nothing answering | down | |
 //! | held, its node silent on the wire | down: it has lost its node | after the time that it may be silent |
 //! | held for longer than its grace | down | |
 //!
+//! Heartbeats are sent as rarely as the time in which a death is to be found out allows: the last of its intervals is left
+//! for questions, four of them, which are answered at once. So at rest a peer costs a quarter of what it would with a
+//! heartbeat each interval, and it takes as many lost datagrams in a row to doubt it: what a speaker costs at rest is that
+//! it wakes up, which at five times in a second is a quarter of a percent of a processor.
+//!
+//! A machine that is short of processor time, or that shares a real one with others, stops for a while now and then, and all
+//! that runs on it. So a peer whose heartbeats have come late in the last minutes is given as much more time, up to half of
+//! what the others have: it is taken for dead when it is later than it has ever been by the time that is left for questions.
+//!
 //! A stall of ours is no silence of theirs: when we have not looked at the clock for a while, nobody is taken for dead
 //! before it has had the time to be heard again.
+
+mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use self::peer::{Lateness, Peer, Phase};
 use crate::heartbeat::State;
 
 /// A node, by a number that its coordinator has given to it.
@@ -32,22 +44,22 @@ const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10).
 const ROUTINE: Duration = Duration::from_secs(10);
 /// A peer that is down is spoken to less often, so that a healed network is noticed.
 const DOWN_FACTOR: u32 = 4;
-/// Who spoke to us is spoken to for so many of its intervals, whether we need it or not.
-const COURTESY: u32 = 10;
 
 /// Least time between two answers to a peer that cannot be believed: recordings of it cost us no more.
 const GREETING: Duration = Duration::from_millis(10);
 /// How long others wait for a starting peer with addresses that nobody has.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Most peers that are asked for an answer at a time: when there are more, it is we who hear nothing.
+const ASKED: usize = 16;
 /// Waking up so late is usual on a busy machine, and no stall.
 const STALL: Duration = Duration::from_millis(10);
 
 /// Settings of a [`Liveness`].
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Time between two heartbeats to a peer.
+    /// What the time of silence is counted in.
     pub interval: Duration,
-    /// How many in a row may be lost: a peer that was silent for so many intervals is suspected to be down. At least 2.
+    /// A peer that was silent for so many intervals is suspected to be down. At least 2. A heartbeat is due after one less.
     pub misses: u32,
     /// How long a peer is waited for that fell silent while its node lives.
     pub grace: Duration,
@@ -58,15 +70,40 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 50 ms, 3, 10 s, 60 s, 450 a second.
+    /// 50 ms, 5, 10 s, 60 s, 450 a second: a heartbeat each 200 ms, and 250 ms of silence.
     fn default() -> Self {
         Self {
             interval: Duration::from_millis(50),
-            misses: 3,
+            misses: 5,
             grace: Duration::from_secs(10),
             longest_grace: Duration::from_secs(60),
             rate: 450,
         }
+    }
+}
+
+impl Config {
+    /// The time between two heartbeats to a peer, when there are not too many.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.interval * (self.misses.max(2) - 1)
+    }
+
+    /// How long a peer may be silent that sends its heartbeats with this time in between.
+    #[must_use]
+    pub fn silence(&self, period: Duration) -> Duration {
+        period + self.margin(period)
+    }
+
+    /// How much longer than that such a peer may be silent that was late before, at most: half as long.
+    pub(crate) fn indulgence(&self, period: Duration) -> Duration {
+        self.silence(period) / 2
+    }
+
+    /// How long such a peer is waited for when its heartbeat is due: for the last interval, which is longer of one that
+    /// speaks more slowly.
+    fn margin(&self, period: Duration) -> Duration {
+        self.interval.max(period / (self.misses.max(2) - 1))
     }
 }
 
@@ -102,62 +139,6 @@ pub enum Evidence {
     Node,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
-    Unknown,
-    Up,
-    Draining,
-    /// Its heartbeats are lost, and it answers on the wire.
-    Mute,
-    /// It starts. Nobody waits for it longer than until `patience` ends with what it has not had before.
-    Starting {
-        until: Instant,
-        patience: Instant,
-    },
-    /// It announced a restart, or crashed while its node lives.
-    Held {
-        until: Instant,
-    },
-    Down,
-}
-
-impl Phase {
-    const fn view(self) -> View {
-        match self {
-            Self::Unknown => View::Unknown,
-            Self::Up | Self::Mute => View::Up,
-            Self::Starting { until, .. } => View::Starting { until },
-            Self::Held { until } => View::Held { until },
-            Self::Draining => View::Draining,
-            Self::Down => View::Down,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Peer {
-    phase: Phase,
-    /// We need to know of it.
-    wanted: bool,
-    /// When it was heard last, or became a peer; moved on by our own stalls.
-    heard: Instant,
-    /// When it was heard last in truth.
-    last: Option<Instant>,
-    /// The time between its heartbeats.
-    interval: Duration,
-    /// When a heartbeat to it is due.
-    send_at: Instant,
-    /// When it was answered last though it could not be believed.
-    greeted: Option<Instant>,
-    /// When the wire is to be asked about it.
-    ask_at: Instant,
-    /// Since when it is in doubt and the wire has been asked.
-    doubt: Option<Instant>,
-    /// When its speaker, and its node, answered on the wire last.
-    speaker_at: Option<Instant>,
-    node_at: Option<Instant>,
-}
-
 /// The view of one speaker on its peers. After each input take what [`take_sends`](Self::take_sends),
 /// [`take_asks`](Self::take_asks) and [`take_changed`](Self::take_changed) give; sleep until
 /// [`poll_timeout`](Self::poll_timeout) at most, then call [`handle_timeout`](Self::handle_timeout).
@@ -191,7 +172,7 @@ impl Liveness {
         for (id, peer) in &mut self.peers {
             peer.wanted &= wanted.contains(id);
         }
-        let (now, silence) = (self.now, self.config.interval * self.config.misses.max(2));
+        let (now, silence) = (self.now, self.config.silence(self.config.period()));
         for id in wanted {
             let peer = self.peer(*id);
             let new = !std::mem::replace(&mut peer.wanted, true);
@@ -212,10 +193,11 @@ impl Liveness {
         self.changed.remove(&id);
     }
 
-    /// A heartbeat of a peer was admitted; its next one is to come within `interval`.
-    pub fn heard(&mut self, now: Instant, id: NodeId, state: State, interval: Duration) {
+    /// A heartbeat of a peer was admitted; its next one is to come within `period`.
+    pub fn heard(&mut self, now: Instant, id: NodeId, state: State, period: Duration) {
         self.pass(now);
-        let (now, longest) = (self.now, self.config.longest_grace);
+        let (now, config) = (self.now, self.config);
+        let longest = config.longest_grace;
         let ahead = self.ahead();
         let peer = self.peer(id);
         // It has woken us: if ours to it is due soon, it goes now. So by and by all keep the same time, and what comes and what
@@ -223,10 +205,11 @@ impl Liveness {
         if peer.last.is_some() && peer.send_at <= now + ahead {
             peer.send_at = now;
         }
+        peer.note_lateness(now, &config);
         peer.heard = now;
         peer.last = Some(now);
         peer.doubt = None;
-        peer.interval = interval.clamp(*INTERVALS.start(), *INTERVALS.end());
+        peer.period = period.clamp(*INTERVALS.start(), *INTERVALS.end());
         let phase = match (peer.phase, state) {
             (_, State::Up) => Phase::Up,
             (_, State::Draining) => Phase::Draining,
@@ -273,9 +256,9 @@ impl Liveness {
         self.plan();
     }
 
-    /// The peers to send a heartbeat to now, each due again after [`interval`](Self::interval).
+    /// The peers to send a heartbeat to now, each due again after [`period`](Self::period).
     pub fn take_sends(&mut self) -> Vec<NodeId> {
-        let (now, interval) = (self.now, self.interval());
+        let (now, period) = (self.now, self.period());
         let mut due = Vec::new();
         let is_due = |peer: &Peer, by: Instant| peer.is_spoken_to(now) && peer.send_at <= by;
         if !self.peers.values().any(|peer| is_due(peer, now)) {
@@ -284,11 +267,19 @@ impl Liveness {
         }
         // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all.
         let ahead = self.ahead();
+        let mut asked = 0;
         for (id, peer) in &mut self.peers {
             if is_due(peer, now + ahead) {
-                let factor = if peer.phase == Phase::Down { DOWN_FACTOR } else { 1 };
                 // Not from when it was due: after a stall one is sent, not all that were missed.
-                peer.send_at = now + interval * factor;
+                peer.send_at = now
+                    + if peer.is_in_doubt() && asked < ASKED {
+                        asked += 1;
+                        peer.again(&self.config)
+                    } else if peer.phase == Phase::Down {
+                        period * DOWN_FACTOR
+                    } else {
+                        period
+                    };
                 due.push(*id);
             }
         }
@@ -296,14 +287,21 @@ impl Liveness {
         due
     }
 
-    /// How much earlier than it is due a heartbeat may be sent. Where there are so many peers that they are spoken to less often,
-    /// they are not all spoken to at once either.
+    /// How much earlier than it is due a heartbeat may be sent. That may come to twice as many, so it is not for those who have
+    /// more peers than half of the rate allows for.
     fn ahead(&self) -> Duration {
-        if self.interval() == self.config.interval {
-            self.config.interval / 2
+        let period = self.config.period();
+        if self.paced() * 2 <= period {
+            period / 2
         } else {
             Duration::ZERO
         }
+    }
+
+    /// Whether this peer is to answer our heartbeat at once, because its own is late.
+    #[must_use]
+    pub fn asks(&self, id: NodeId) -> bool {
+        self.peers.get(&id).is_some_and(Peer::is_in_doubt)
     }
 
     /// A peer wants to be spoken to, though it cannot be believed yet.
@@ -334,9 +332,9 @@ impl Liveness {
                 peer.ask_at = now
                     + match (peer.phase, peer.doubt) {
                         (Phase::Up | Phase::Draining, None) => ROUTINE,
-                        (Phase::Up | Phase::Draining, Some(_)) => peer.interval / 2,
+                        (Phase::Up | Phase::Draining, Some(_)) => peer.again(&self.config),
                         (Phase::Unknown | Phase::Mute | Phase::Starting { .. } | Phase::Held { .. }, _) => {
-                            peer.interval
+                            self.config.margin(peer.period)
                         }
                         (Phase::Down, _) => ROUTINE,
                     };
@@ -398,19 +396,21 @@ impl Liveness {
 
     /// The time between two heartbeats to a peer.
     #[must_use]
-    pub fn interval(&self) -> Duration {
+    pub fn period(&self) -> Duration {
+        self.config.period().max(self.paced()).min(*INTERVALS.end())
+    }
+
+    /// The time between two heartbeats to a peer if as many are sent as may be.
+    fn paced(&self) -> Duration {
         let peers = u32::try_from(self.spoken_to().count()).unwrap_or(u32::MAX);
-        let paced = Duration::from_secs(1) * peers / self.config.rate.max(1);
-        self.config.interval.max(paced).min(*INTERVALS.end())
+        Duration::from_secs(1) * peers / self.config.rate.max(1)
     }
 
     /// The longest time between two heartbeats, of ours or of any peer that we need.
     #[must_use]
     pub fn slowest(&self) -> Duration {
         let wanted = self.peers.values().filter(|peer| peer.wanted);
-        wanted
-            .map(|peer| peer.interval)
-            .fold(self.interval(), Duration::max)
+        wanted.map(|peer| peer.period).fold(self.period(), Duration::max)
     }
 
     /// The peers whose view has changed since the last call.
@@ -419,13 +419,14 @@ impl Liveness {
     }
 
     fn peer(&mut self, id: NodeId) -> &mut Peer {
-        let (now, interval) = (self.now, self.config.interval);
+        let (now, period) = (self.now, self.config.period());
         self.peers.entry(id).or_insert(Peer {
             phase: Phase::Unknown,
             wanted: false,
             heard: now,
             last: None,
-            interval,
+            period,
+            lateness: Lateness::default(),
             send_at: now,
             greeted: None,
             ask_at: now,
@@ -458,7 +459,7 @@ impl Liveness {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let silence = peer.silence(&config);
+        let silence = peer.patience(&config);
         let phase = match peer.phase {
             Phase::Unknown if now < peer.heard + silence => Phase::Unknown,
             Phase::Unknown | Phase::Down => Phase::Down,
@@ -469,15 +470,14 @@ impl Liveness {
             Phase::Starting { until, patience } if patience <= now => Phase::Held { until },
             held @ (Phase::Held { .. } | Phase::Starting { .. }) => held,
             live @ (Phase::Up | Phase::Draining) => {
-                if now < peer.heard + silence - peer.interval {
+                if now < peer.late_at(&config) {
                     live
                 } else {
                     let doubt = *peer.doubt.get_or_insert_with(|| {
-                        peer.ask_at = now;
+                        (peer.ask_at, peer.send_at) = (now, now);
                         now
                     });
-                    // Time for an answer, also when it was only now that we came to ask.
-                    if now < (peer.heard + silence).max(doubt + peer.interval.mul_f32(0.9)) {
+                    if now < peer.dead_at(doubt, &config) {
                         live
                     } else {
                         peer.verdict(doubt, now + config.grace)
@@ -511,57 +511,6 @@ impl Liveness {
             later(&mut peer.heard);
             let others = [&mut peer.doubt, &mut peer.speaker_at, &mut peer.node_at];
             others.into_iter().flatten().for_each(later);
-        }
-    }
-}
-
-impl Peer {
-    /// How long it may be silent.
-    fn silence(&self, config: &Config) -> Duration {
-        self.interval * config.misses.max(2)
-    }
-
-    fn is_spoken_to(&self, now: Instant) -> bool {
-        let recent = |at: Option<Instant>| at.is_some_and(|at| now < at + self.interval * COURTESY);
-        self.wanted || recent(self.last) || recent(self.greeted)
-    }
-
-    /// What it is, after it was silent for too long and the wire has been asked since then.
-    fn verdict(&self, since: Instant, until: Instant) -> Phase {
-        let after = |at: Option<Instant>| at.is_some_and(|at| at >= since);
-        if after(self.speaker_at) {
-            Phase::Mute
-        } else if after(self.node_at) {
-            Phase::Held { until }
-        } else {
-            Phase::Down
-        }
-    }
-
-    /// Whether its node has answered on the wire before, and neither it nor its speaker is there any more.
-    fn has_lost_its_node(&self, now: Instant, silence: Duration) -> bool {
-        self.node_at.is_some_and(|at| at.max(self.heard) + silence <= now)
-    }
-
-    /// When its phase may change by time alone.
-    fn judged_at(&self, config: &Config) -> Option<Instant> {
-        let silence = self.silence(config);
-        match self.phase {
-            Phase::Unknown => Some(self.heard + silence),
-            Phase::Up | Phase::Draining => Some(match self.doubt {
-                None => self.heard + silence - self.interval,
-                Some(doubt) => (self.heard + silence).max(doubt + self.interval.mul_f32(0.9)),
-            }),
-            Phase::Mute => Some(self.speaker_at? + silence),
-            Phase::Held { until } => {
-                let lost = self.node_at.map(|at| at.max(self.heard) + silence);
-                Some(lost.map_or(until, |lost| lost.min(until)))
-            }
-            Phase::Starting { until, patience } => {
-                let lost = self.node_at.map(|at| at.max(self.heard) + silence);
-                Some(lost.map_or(until, |lost| lost.min(until)).min(patience))
-            }
-            Phase::Down => None,
         }
     }
 }

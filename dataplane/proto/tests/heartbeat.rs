@@ -30,7 +30,8 @@ fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
         echo,
         message: Message::Heartbeat(Heartbeat {
             state: State::Up,
-            interval: Duration::from_millis(50),
+            asks: true,
+            interval: Duration::from_millis(100),
             version: "0.1.0".to_owned(),
             claims: 7,
             knows: 8,
@@ -215,18 +216,20 @@ fn messages() -> impl Strategy<Value = Message> {
     ];
     let macs = prop::collection::vec(any::<[u8; 6]>().prop_map(MacAddr), 0..=MAX_MACS);
     let numbers = any::<(u16, u64, u64)>();
-    let heartbeat =
-        (state, "[a-z0-9.+-]{0,64}", numbers, macs).prop_map(|(state, version, numbers, macs)| {
+    let heartbeat = (state, any::<bool>(), "[a-z0-9.+-]{0,64}", numbers, macs).prop_map(
+        |(state, asks, version, numbers, macs)| {
             let (interval, claims, knows) = numbers;
             Message::Heartbeat(Heartbeat {
                 state,
+                asks,
                 interval: Duration::from_millis(interval.into()),
                 version,
                 claims,
                 knows,
                 macs,
             })
-        });
+        },
+    );
     let parts = || {
         (any::<u64>(), 0..100u16, entries(50)).prop_map(|(digest, number, entries)| Part {
             digest,

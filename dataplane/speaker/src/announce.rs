@@ -181,6 +181,11 @@ impl Driver {
         names.into()
     }
 
+    /// Takes in what has arrived on the interfaces and was not looked at yet.
+    pub fn listen(&self) {
+        self.ports.values().for_each(Port::listen);
+    }
+
     /// Puts changes into force and sends the bursts that are due, in this order: an address whose requests do not pass
     /// the filter is not to be announced.
     pub fn flush(&mut self, now: Instant) {

@@ -50,12 +50,12 @@ pub struct Args {
     #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
     pub heartbeat_port: u16,
 
-    /// Milliseconds between two heartbeats to another speaker.
+    /// Milliseconds that the time of silence is counted in.
     #[arg(long, env = "LB_HEARTBEAT_INTERVAL_MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(20..=1000))]
     pub heartbeat_interval_ms: u64,
 
-    /// Heartbeats in a row that may be missed before a speaker is taken for dead.
-    #[arg(long, env = "LB_HEARTBEAT_MISSES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=20))]
+    /// Intervals of silence after which a speaker is taken for dead, if nothing answers on the LAN. A heartbeat is sent one earlier.
+    #[arg(long, env = "LB_HEARTBEAT_MISSES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=20))]
     pub heartbeat_misses: u32,
 
     /// What to do when speakers cannot hear each other: each side announces (availability), or only one that sees the
@@ -156,7 +156,7 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// UDP port of the heartbeats.
     pub heartbeat_port: u16,
-    /// Time between two heartbeats.
+    /// What the time of silence is counted in.
     pub heartbeat_interval: Duration,
     /// Heartbeats that may be missed.
     pub heartbeat_misses: u32,

@@ -57,7 +57,8 @@ fn mk_datagram() -> Datagram {
         echo: 0,
         message: Message::Heartbeat(Heartbeat {
             state: State::Up,
-            interval: Duration::from_millis(50),
+            asks: false,
+            interval: Duration::from_millis(100),
             version: String::new(),
             claims: 0,
             knows: 0,

@@ -114,6 +114,15 @@ pub async fn run_on(
     let mut alarm = Alarm::new()?;
     loop {
         let now = Instant::now();
+        // On a busy machine it is not only us who are late: what has arrived by now speaks for those who would be taken for
+        // dead otherwise. Whatever has woken us.
+        if speaker.poll_timeout().is_some_and(|at| at <= now) {
+            receive(now, heartbeats.as_ref(), &mut speaker);
+            speaker.listen();
+            while let Ok(sighting) = sightings.try_recv() {
+                speaker.sighted(now, &sighting);
+            }
+        }
         for news in speaker.step(now) {
             reporter.publish(news);
         }
@@ -139,14 +148,13 @@ pub async fn run_on(
                     return Ok(());
                 }
                 () = readable(heartbeats.as_ref()) => {
-                    let Some(heartbeats) = &heartbeats else { break };
-                    for datagram in heartbeats.receive(DATAGRAMS) {
-                        if let Err(refused) = speaker.receive(Instant::now(), datagram) {
-                            heartbeats.refuse(refused);
-                        }
-                    }
-                    // Most bring no news, and some dozens come in a second.
-                    if speaker.is_quiet() && speaker.poll_timeout().is_none_or(|at| due.is_some_and(|due| due <= at)) {
+                    receive(Instant::now(), heartbeats.as_ref(), &mut speaker);
+                    // Most bring no news, and some dozens come in a second. What is due is done while we are awake.
+                    if speaker.is_quiet()
+                        && speaker
+                            .poll_timeout()
+                            .is_none_or(|at| due.is_some_and(|due| due <= at) && Instant::now() < at)
+                    {
                         continue;
                     }
                 }
@@ -219,6 +227,16 @@ pub async fn run_on(
 fn incarnation() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Takes in the datagrams that have arrived.
+fn receive(now: Instant, heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+    let Some(heartbeats) = heartbeats else { return };
+    for datagram in heartbeats.receive(DATAGRAMS) {
+        if let Err(refused) = speaker.receive(now, datagram) {
+            heartbeats.refuse(refused);
+        }
+    }
 }
 
 fn send(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {

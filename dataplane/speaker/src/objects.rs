@@ -11,7 +11,7 @@ use lb_crds::names::{
     IP_ALLOCATED_FROM_POOL, LABEL_EXCLUDE, LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE,
 };
 use lb_crds::selector::{any_matches, matches, validate};
-use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
+use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status, standstill};
 use lb_daemon::Key;
 
 use crate::compact::LabelText;
@@ -228,10 +228,11 @@ impl Advertisement {
     /// Reads an advertisement.
     #[must_use]
     pub fn read(object: L2Advertisement) -> Self {
+        let node_selectors = standstill::node_selectors(&object);
         let spec = object.spec;
         let lists = [
             ("ipAddressPoolSelectors", &spec.ip_address_pool_selectors),
-            ("nodeSelectors", &spec.node_selectors),
+            ("nodeSelectors", &node_selectors),
             ("serviceSelectors", &spec.service_selectors),
         ];
         let error = lists.into_iter().find_map(|(field, selectors)| {
@@ -243,7 +244,7 @@ impl Advertisement {
         Self {
             pools: spec.ip_address_pools,
             pool_selectors: spec.ip_address_pool_selectors,
-            node_selectors: spec.node_selectors,
+            node_selectors,
             service_selectors: spec.service_selectors,
             interfaces: spec.interfaces.into_iter().map(Arc::from).collect(),
             error,
@@ -320,6 +321,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether MetalLB has written it.
+    #[must_use]
+    pub fn is_metallbs(&self) -> bool {
+        self.address.is_none()
+    }
+
     /// Reads a ServiceL2Status. What the status does not say (yet) is taken from the labels.
     #[must_use]
     pub fn read(object: ServiceL2Status) -> Self {

@@ -155,6 +155,14 @@ impl Port {
         arp && ndp
     }
 
+    /// Takes in what has arrived and was not looked at yet.
+    pub(crate) fn listen(&self) {
+        self.arp.listen(&self.name);
+        if let Some(ndp) = &self.ndp {
+            ndp.listen(&self.name);
+        }
+    }
+
     /// Sends one burst of gratuitous ARP, or an unsolicited advertisement.
     pub(crate) fn burst(&self, address: IpAddr) {
         match (address, &self.ndp) {

@@ -41,6 +41,8 @@ use crate::reasons::Reason;
 const BATCH: usize = 256;
 /// How long nobody announces an address before it is told: its endpoints or its advertisement may be on their way.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a starting speaker leaves an address to the node that MetalLB announces it from, for our speaker there to start.
+const ADOPTION: Duration = Duration::from_secs(30);
 /// How long an address that no node has an interface for may be on its way to one that has.
 const SEARCH: Duration = Duration::from_secs(2);
 
@@ -221,6 +223,11 @@ impl Speaker {
         }
     }
 
+    /// Takes in what has arrived on the wire and was not looked at yet: to be called before time is said to have passed.
+    pub fn listen(&self) {
+        self.driver.listen();
+    }
+
     /// Who is seen on the wire; for [`sighted`](Self::sighted). To be taken once.
     pub fn sightings(&mut self) -> mpsc::Receiver<Sighting> {
         self.driver.sightings()
@@ -267,7 +274,7 @@ impl Speaker {
         }
         self.look_at_balance(now);
         if self.phase == Phase::Reading && self.dirty.is_empty() {
-            self.inherit();
+            self.inherit(now);
             self.coordinator.start(now);
             self.phase = Phase::Starting;
         }
@@ -430,15 +437,22 @@ impl Speaker {
         }
     }
 
-    /// What the records say was ours before this process began: of a Service with two addresses they tell about the first
-    /// only, so the other gets the benefit of the doubt.
-    fn inherit(&mut self) {
+    /// What the records say was ours before this process began. Of a Service with two addresses they tell about the first only:
+    /// the other may be another node's, whose claim may not have been heard yet, and to announce it for a moment would take
+    /// its connections. The peers remember whose it was; where none does, the wire is asked as for any address. MetalLB has all
+    /// addresses of a Service on one node.
+    fn inherit(&mut self, now: Instant) {
         for record in self.index.statuses.values() {
-            if *record.node == *self.config.node
-                && let Some(service) = self.index.services.get(&record.service)
-            {
-                for address in &service.addresses {
+            let Some(service) = self.index.services.get(&record.service) else {
+                continue;
+            };
+            let is_ours = *record.node == *self.config.node;
+            let is_anothers = record.is_metallbs() && self.index.nodes.contains_key(&*record.node);
+            for address in &service.addresses {
+                if is_ours && record.address.is_none_or(|told| told == *address) {
                     self.coordinator.inherit(*address);
+                } else if is_anothers {
+                    self.coordinator.leave_to_another(*address, now + ADOPTION);
                 }
             }
         }

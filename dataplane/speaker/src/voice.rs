@@ -1,8 +1,12 @@
-//! One protocol on one interface: its socket, the addresses that we answer for, and the task that answers. ARP and
+//! One protocol on one interface: its socket, the addresses that we answer for, and the thread that answers. ARP and
 //! neighbour discovery differ in their frames; the rest is this.
+//!
+//! Who asks waits for the answer before it can send its first packet. A thread that does nothing else gives it sooner than a
+//! task would: the way from the kernel through the runtime and back takes as long again as all the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::io::{PipeReader, PipeWriter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +19,6 @@ use lb_proto::ndp;
 use lb_proto::neighbour::{self, NeighbourResponder};
 use lb_proto::responder::{self, IgnoreReason, Responder};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::metrics::{AddressCounters, Metrics};
 
@@ -161,11 +164,17 @@ pub(crate) type Sightings = mpsc::Sender<Sighting>;
 const MOST_SIGHTINGS: u32 = 2000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A protocol on an interface. Dropping it ends its task and closes the socket.
+/// Most frames taken in at a time by who has other things to do.
+const UNREAD: usize = 64;
+/// Bytes of a thread's stack: a frame, and what it takes to log an error.
+const STACK: usize = 128 * 1024;
+
+/// A protocol on an interface. Dropping it ends its answers at once, and then its thread, which closes the socket.
 #[derive(Debug)]
 pub(crate) struct Voice<L: Language> {
     shared: Arc<Shared<L>>,
-    task: JoinHandle<()>,
+    /// The thread ends when this is closed.
+    _alive: PipeWriter,
     /// The kernel's filter does not fit the addresses.
     stale: bool,
     coarse: bool,
@@ -194,7 +203,7 @@ struct State<L: Language> {
 }
 
 impl<L: Language> Voice<L> {
-    /// Opens a socket; nothing is answered yet. To be called within a tokio runtime.
+    /// Opens a socket; nothing is answered yet.
     pub(crate) fn open(
         index: u32,
         name: &str,
@@ -215,10 +224,17 @@ impl<L: Language> Voice<L> {
             metrics,
             sightings,
         });
-        let task = tokio::spawn(answer(shared.clone(), name.to_owned()));
+        let failed = |action| move |source| SocketError::Failed { action, source };
+        let (end, alive) = std::io::pipe().map_err(failed("make a pipe"))?;
+        let (answering, interface) = (shared.clone(), name.to_owned());
+        std::thread::Builder::new()
+            .name(format!("{} {name}", L::NAME))
+            .stack_size(STACK)
+            .spawn(move || answer(&answering, &end, &interface))
+            .map_err(failed("start a thread"))?;
         Ok(Self {
             shared,
-            task,
+            _alive: alive,
             stale: false,
             coarse: false,
         })
@@ -336,6 +352,16 @@ impl<L: Language> Voice<L> {
         }
     }
 
+    /// Takes in what has arrived and was not looked at yet, some frames of it: the thread may not have had its turn.
+    pub(crate) fn listen(&self, name: &str) {
+        let mut buffer = [0; FRAME_BUFFER];
+        // An error is found again when sending, and told by the link watcher.
+        let mut left = UNREAD;
+        while left > 0 && matches!(self.shared.next(name, &mut buffer), Ok(true)) {
+            left -= 1;
+        }
+    }
+
     /// Sends one burst for the address.
     pub(crate) fn burst(&self, name: &str, address: L::Address) {
         let state = self.shared.lock();
@@ -357,7 +383,10 @@ impl<L: Language> Voice<L> {
 
 impl<L: Language> Drop for Voice<L> {
     fn drop(&mut self) {
-        self.task.abort();
+        let mut state = self.shared.lock();
+        state.responder = L::default();
+        state.counters.clear();
+        state.watched.clear();
     }
 }
 
@@ -366,27 +395,32 @@ impl<L: Language> Shared<L> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn judge(&self, name: &str, frame: &[u8]) {
+    /// Takes in the next frame that is there; whether there was one. No frame is ever in between, read and not taken in:
+    /// after this has said that there is none, all that had arrived counts, whichever thread has read it, and however long
+    /// that one has waited for a processor since.
+    fn next(&self, name: &str, buffer: &mut [u8]) -> Result<bool, SocketError> {
         let mut state = self.lock();
+        let Some(len) = self.socket.recv(buffer)? else {
+            return Ok(false);
+        };
+        self.judge(&mut state, name, buffer.get(..len).unwrap_or_default());
+        Ok(true)
+    }
+
+    fn judge(&self, state: &mut State<L>, name: &str, frame: &[u8]) {
         match state.responder.judge(state.mac, frame) {
             Judgement::Reply(frame, address) => {
-                let Some(counters) = state.counters.get(&address) else {
-                    return;
-                };
-                if let Some(counters) = counters {
+                // Who asked waits for it: everything else comes later.
+                let sent = self.socket.send(frame.as_ref());
+                if let Some(Some(counters)) = state.counters.get(&address) {
                     counters.requests.inc();
+                    if sent.is_ok() {
+                        counters.responses.inc();
+                    }
                 }
-                match self.socket.send(frame.as_ref()) {
-                    Ok(()) => {
-                        if let Some(counters) = counters {
-                            counters.responses.inc();
-                        }
-                    }
-                    // Who asked asks again.
-                    Err(error) => {
-                        let ip: IpAddr = address.into();
-                        tracing::debug!(%ip, %error, "answer not sent");
-                    }
+                if let Err(error) = sent {
+                    let ip: IpAddr = address.into();
+                    tracing::debug!(%ip, %error, "answer not sent");
                 }
             }
             Judgement::Sighted(address, mac) => {
@@ -414,11 +448,16 @@ impl<L: Language> Shared<L> {
     }
 }
 
-async fn answer<L: Language>(shared: Arc<Shared<L>>, name: String) {
+fn answer<L: Language>(shared: &Shared<L>, end: &PipeReader, name: &str) {
     let mut buffer = [0; FRAME_BUFFER];
     loop {
-        match shared.socket.recv(&mut buffer).await {
-            Ok(len) => shared.judge(&name, buffer.get(..len).unwrap_or_default()),
+        let received = match shared.socket.wait(end) {
+            Ok(true) => shared.next(name, &mut buffer),
+            Ok(false) => return,
+            Err(error) => Err(error),
+        };
+        match received {
+            Ok(_) => {}
             // Told once; the socket works again when the interface does.
             Err(SocketError::InterfaceDown(_)) => tracing::debug!(interface = name, "interface is down"),
             // The link watcher says so as well, and then this port is dropped.
@@ -430,7 +469,7 @@ async fn answer<L: Language>(shared: Arc<Shared<L>>, name: String) {
                     error = crate::chain(&error),
                     "cannot receive: trying again"
                 );
-                tokio::time::sleep(PAUSE).await;
+                std::thread::sleep(PAUSE);
             }
         }
     }

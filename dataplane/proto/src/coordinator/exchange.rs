@@ -68,6 +68,9 @@ impl Coordinator {
         let was_down = self.peers.get(&id).is_some_and(|told| told.was_down);
         self.liveness
             .heard(self.now, id, heartbeat.state, heartbeat.interval);
+        if heartbeat.asks {
+            self.liveness.hurry(id);
+        }
         for changed in self.liveness.take_changed() {
             self.changed(changed);
         }
@@ -217,7 +220,8 @@ impl Coordinator {
     fn our_heartbeat(&self, to: NodeId) -> Heartbeat {
         Heartbeat {
             state: self.state(),
-            interval: self.liveness.interval(),
+            asks: self.liveness.asks(to),
+            interval: self.liveness.period(),
             version: self.config.version.clone(),
             claims: self.claims.digest(),
             knows: self.peers.get(&to).map_or(0, |told| told.claims.digest()),

@@ -160,12 +160,14 @@ impl Coordinator {
         if let Some(seat) = self.seats.get_mut(&address) {
             seat.predecessor = heard.map(|heard| (from, heard));
             if self.config.policy == Policy::Fenced {
-                // It withdraws when it has not heard the majority for as long as it waits for each. It may have heard later
-                // than we did, by one interval, and needs time to act. Who has many peers speaks less often, and is waited for
-                // longer: so the slowest of all that we know counts.
+                // It withdraws when it has not heard the majority for as long as it waits for each, which is longer for those
+                // that were late before. It may have heard later than we did, by the time between two heartbeats, and needs
+                // time to act. Who has many peers speaks less often, and is waited for longer: so the slowest of all that we
+                // know counts.
+                let config = &self.config.liveness;
                 let slowest = self.liveness.slowest();
-                let wait = slowest * (self.config.liveness.misses + 1)
-                    - self.config.liveness.interval * (self.config.liveness.misses - 1);
+                let longest = config.silence(slowest) + config.indulgence(slowest);
+                let wait = longest + slowest / 2 - config.interval;
                 seat.not_before = Some(self.now + wait);
                 self.deadlines.insert((self.now + wait, address));
             }
@@ -423,4 +425,59 @@ fn jitter(time: Duration, address: IpAddr) -> Duration {
     };
     let spread = low.wrapping_mul(0x9e37_79b9) >> 16;
     time * 3 / 4 + time / 2 * spread / 0x1_0000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Api, Config, Node};
+    use super::*;
+    use crate::liveness;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "where time begins")]
+    fn what_another_node_has_by_a_record_is_left_to_it_for_a_while_and_not_for_ever() {
+        let start = Instant::now();
+        let [ours, other]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+        let config = Config {
+            me: "n1".to_owned(),
+            version: String::new(),
+            liveness: liveness::Config::default(),
+            policy: Policy::Availability,
+            failback: false,
+            conflicts: Conflicts::Warn,
+        };
+        let mut speaker = Coordinator::new(start, 1, config);
+        let node = Node {
+            name: "n2",
+            api: Api::Down,
+            on_link: true,
+        };
+        speaker.set_nodes(start, [node]);
+        for address in [ours, other] {
+            let candidates = Candidates {
+                order: &["n1"],
+                declined: false,
+                preferred: None,
+            };
+            speaker.set_candidates(address, Some(candidates));
+        }
+        let until = start + Duration::from_secs(30);
+        speaker.leave_to_another(other, until);
+        speaker.start(start);
+        let mut now = start;
+        while !speaker.is_mine(other) {
+            now = speaker.poll_timeout().unwrap().max(now);
+            speaker.handle_timeout(now, 64);
+            while speaker.poll_output().is_some() {}
+            assert!(
+                now < until + Duration::from_secs(5),
+                "who does not come is not waited for"
+            );
+            assert!(
+                now < start + Duration::from_secs(5) || speaker.is_mine(ours),
+                "others are not left alone"
+            );
+        }
+        assert!(now >= until);
+    }
 }

@@ -1,11 +1,33 @@
-//! What a peer has told, and what it has been told.
+//! What a peer has told, what it has been told, and what the API says of it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Api, GATHER, RESEND};
+use super::{GATHER, RESEND};
 use crate::MacAddr;
 use crate::claims::{Assembly, Claims};
+
+/// What the API says of a node's speaker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Api {
+    /// It is ready.
+    Up,
+    /// It is being restarted.
+    Held,
+    /// It is not there, or its node is not.
+    Down,
+}
+
+/// What is known of a node from elsewhere than its heartbeats.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Node<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the API says of its speaker.
+    pub api: Api,
+    /// Whether its address is on a segment that we can ask on.
+    pub on_link: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct Told {

@@ -19,6 +19,8 @@ use super::support::epoch;
 mod cables;
 #[path = "placing.rs"]
 mod placing;
+#[path = "starving.rs"]
+mod starving;
 #[path = "weather.rs"]
 mod weather;
 pub(crate) use weather::{Dice, FAIR, Weather, ms};
@@ -41,6 +43,9 @@ struct Host {
     /// Its clock runs by this factor, in parts of a million.
     pace: u64,
     wakes: Option<Instant>,
+    /// Until when its process has no processor; and what has arrived since then.
+    starves: Option<Instant>,
+    inbox: Vec<Event>,
 }
 
 enum Event {
@@ -60,6 +65,7 @@ enum Event {
         node: usize,
     },
     Wake(usize),
+    Fed(usize),
     Start(usize),
 }
 
@@ -108,6 +114,8 @@ pub(crate) struct Segment {
     records: BTreeMap<IpAddr, usize>,
     /// Heartbeats between none of the nodes arrive.
     pub(crate) walled: bool,
+    /// Processes have to wait for a processor for up to so many milliseconds, again and again.
+    pub(crate) hunger: u64,
     policy: Policy,
     failback: bool,
     conflicts_policy: Conflicts,
@@ -155,6 +163,8 @@ impl Segment {
                     started: 0,
                     pace: 1_000_000 + dice.roll(2 * weather.drift * 1000 + 1) - weather.drift * 1000,
                     wakes: None,
+                    starves: None,
+                    inbox: Vec::new(),
                 })
                 .collect(),
             addresses,
@@ -177,6 +187,7 @@ impl Segment {
             opinions: BTreeMap::new(),
             records: BTreeMap::new(),
             walled: false,
+            hunger: 0,
             policy,
             failback,
             conflicts_policy: Conflicts::Warn,
@@ -220,42 +231,15 @@ impl Segment {
                     return;
                 }
                 self.hosts[node].wakes = None;
-                self.work(node);
+                self.turn(node);
             }
-            Event::Deliver { to, datagram } => {
-                let from = self.number(&datagram.node);
-                if !self.connected(from, to) {
-                    return;
-                }
-                let local = self.local(to);
-                if let Some(process) = &mut self.hosts[to].process {
-                    let _ = process.coordinator.receive(local, datagram);
-                    self.work(to);
-                }
+            Event::Fed(node) => {
+                self.hosts[node].starves = None;
+                self.turn(node);
             }
-            Event::Sighted {
-                to,
-                run,
-                address,
-                mac,
-            } => {
-                let local = self.local(to);
-                if let Some(process) = &mut self.hosts[to].process
-                    && process.run == run
-                {
-                    process.coordinator.sighted(local, address, mac);
-                    self.work(to);
-                }
-            }
-            Event::NodeSighted { to, run, node } => {
-                let local = self.local(to);
-                let (name, mac) = (self.hosts[node].name.clone(), self.hosts[node].mac);
-                if let Some(process) = &mut self.hosts[to].process
-                    && process.run == run
-                {
-                    process.coordinator.node_sighted(local, &name, mac);
-                    self.work(to);
-                }
+            Event::Deliver { to, .. } | Event::Sighted { to, .. } | Event::NodeSighted { to, .. } => {
+                self.hosts[to].inbox.push(event);
+                self.turn(to);
             }
         }
     }
@@ -438,12 +422,12 @@ impl Segment {
                     .filter(|other| {
                         *other != node && self.connected(node, *other) && self.answers(*other, address)
                     })
-                    .map(|other| self.hosts[other].mac)
+                    .map(|other| (self.hosts[other].mac, self.waits(other)))
                     .collect();
-                let stranger = self.strangers.get(&address).copied();
+                let stranger = self.strangers.get(&address).map(|mac| (*mac, Duration::ZERO));
                 let run = self.run_of(node);
-                for mac in answering.into_iter().chain(stranger) {
-                    let after = self.delay() + self.delay();
+                for (mac, waits) in answering.into_iter().chain(stranger) {
+                    let after = self.delay() + waits + self.delay();
                     self.plan(
                         after,
                         Event::Sighted {
@@ -535,8 +519,9 @@ impl Segment {
 
     /// The process ends without a word; its node lives.
     pub(crate) fn kill(&mut self, node: usize) {
-        self.hosts[node].process = None;
-        self.hosts[node].wakes = None;
+        let host = &mut self.hosts[node];
+        (host.process, host.wakes, host.starves) = (None, None, None);
+        host.inbox.clear();
         self.stand_ins.retain(|(on, _)| *on != node);
     }
 

@@ -130,9 +130,9 @@ impl Lan {
             socket.set_addresses(&BTreeSet::from([address]), [])?;
             let mut buffer = [0; FRAME_BUFFER];
             let mut heard = 0;
-            let end = tokio::time::Instant::now() + time;
-            while let Ok(result) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await {
-                let frame = ArpFrame::decode(buffer.get(..result?).unwrap_or_default())?;
+            tokio::time::sleep(time).await;
+            while let Some(len) = socket.recv(&mut buffer)? {
+                let frame = ArpFrame::decode(buffer.get(..len).unwrap_or_default())?;
                 let request = frame.operation == Operation::Request;
                 heard += usize::from(request && frame.sender_ip == frame.target_ip);
             }

@@ -1,0 +1,91 @@
+//! Processes that share a processor with too many others: what they do comes late, though what arrives arrives in time.
+
+use std::time::{Duration, Instant};
+
+use super::{Event, Process, Segment, ms};
+
+impl Segment {
+    /// A process has something to do: it takes in all that has arrived, and then looks at the clock. If it has no processor,
+    /// it does so later.
+    pub(super) fn turn(&mut self, node: usize) {
+        if self.is_starving(node) {
+            return;
+        }
+        let mut any = false;
+        for event in std::mem::take(&mut self.hosts[node].inbox) {
+            any |= self.take_in(event);
+        }
+        if any || self.hosts[node].wakes.is_none() {
+            self.work(node);
+            self.starve(node);
+        }
+    }
+
+    /// Whether anybody took it in.
+    fn take_in(&mut self, event: Event) -> bool {
+        match event {
+            Event::Deliver { to, datagram } => {
+                let local = self.local(to);
+                if !self.connected(self.number(&datagram.node), to) {
+                    return false;
+                }
+                let Some(process) = &mut self.hosts[to].process else {
+                    return false;
+                };
+                let _ = process.coordinator.receive(local, datagram);
+            }
+            Event::Sighted {
+                to,
+                run,
+                address,
+                mac,
+            } => {
+                let local = self.local(to);
+                let Some(process) = self.process(to, run) else {
+                    return false;
+                };
+                process.coordinator.sighted(local, address, mac);
+            }
+            Event::NodeSighted { to, run, node } => {
+                let local = self.local(to);
+                let (name, mac) = (self.hosts[node].name.clone(), self.hosts[node].mac);
+                let Some(process) = self.process(to, run) else {
+                    return false;
+                };
+                process.coordinator.node_sighted(local, &name, mac);
+            }
+            Event::Wake(_) | Event::Fed(_) | Event::Start(_) => return false,
+        }
+        true
+    }
+
+    /// The process that asked, if it still runs.
+    fn process(&mut self, node: usize, run: u32) -> Option<&mut Process> {
+        self.hosts[node]
+            .process
+            .as_mut()
+            .filter(|process| process.run == run)
+    }
+
+    fn is_starving(&self, node: usize) -> bool {
+        self.hosts[node].starves.is_some_and(|until| until > self.now)
+    }
+
+    /// How long a process has to wait for a processor.
+    pub(super) fn waits(&self, node: usize) -> Duration {
+        let until = self.hosts[node].starves;
+        until.map_or(Duration::ZERO, |until: Instant| {
+            until.saturating_duration_since(self.now)
+        })
+    }
+
+    /// A process has had its turn: now others have theirs.
+    fn starve(&mut self, node: usize) {
+        if self.hunger == 0 || self.hosts[node].process.is_none() {
+            return;
+        }
+        let wait = ms(self.dice.roll(self.hunger));
+        self.hosts[node].starves = Some(self.now + wait);
+        self.plan(wait, Event::Fed(node));
+    }
+}
