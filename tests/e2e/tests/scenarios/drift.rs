@@ -17,10 +17,10 @@ const OBJECTS: &[&str] = &[
     "clusterrole/metallb-speaker",
     "clusterrolebinding/metallb-controller",
     "clusterrolebinding/metallb-speaker",
-    "role/metallb-controller",
-    "role/metallb-speaker",
-    "rolebinding/metallb-controller",
-    "rolebinding/metallb-speaker",
+    "role/lb-controller",
+    "role/lb-speaker",
+    "rolebinding/lb-controller",
+    "rolebinding/lb-speaker",
     "networkpolicy/metallb-controller",
     "pdb/metallb-controller",
     "pdb/metallb-speaker",
@@ -271,8 +271,7 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> 
     assert_ne!(second, first);
     let told = "kubectl get events -A --field-selector involvedObject.kind=LoadBalancerStack,reason=DriftCorrected \
                 -o jsonpath='{range .items[*]}{.reportingInstance} {.message}{\"\\n\"}{end}'";
-    let expected =
-        format!("{second} Role metallb-system/metallb-speaker: metadata.labels.component was changed");
+    let expected = format!("{second} Role metallb-system/lb-speaker: metadata.labels.component was changed");
     eventually("an event of the second operator", SOON, || {
         Ok(stage.admin(told)?.contains(&expected).then_some(()))
     })?;
@@ -287,8 +286,8 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> 
 fn component_edit(stage: &Stage) -> anyhow::Result<u128> {
     milliseconds(
         stage,
-        "kubectl label role metallb-speaker -n metallb-system component=edited --overwrite",
-        "kubectl get role metallb-speaker -n metallb-system -o jsonpath='{.metadata.labels.component}'",
+        "kubectl label role lb-speaker -n metallb-system component=edited --overwrite",
+        "kubectl get role lb-speaker -n metallb-system -o jsonpath='{.metadata.labels.component}'",
         "[ \"$now\" = speaker ]",
     )
 }

@@ -218,6 +218,7 @@ fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
                 echo: 0,
                 message: Message::Heartbeat(Heartbeat {
                     state: State::Draining,
+                    asks: false,
                     interval: Duration::from_millis(50),
                     version: String::new(),
                     claims: 0,

@@ -110,15 +110,23 @@ async fn answered(
     }
 }
 
-/// Lets one node announce the many, or all nodes.
-fn pin(scene: &Scene<'_>, to: Option<&str>) -> anyhow::Result<()> {
+/// Lets one node announce the many, or all nodes. MetalLB's webhook has its say about it, from a pod that may be on the node
+/// that was without power: it is waited for.
+async fn pin(scene: &Scene<'_>, to: Option<&str>) -> anyhow::Result<()> {
     let selectors = to.map_or(String::new(), |node| {
         format!(", nodeSelectors: [{{matchLabels: {{kubernetes.io/hostname: {node}}}}}]")
     });
-    scene.stand.stage.apply(&format!(
+    let advertisement = format!(
         "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: many, namespace: {NAMESPACE}}}\n\
          spec: {{ipAddressPools: [many]{selectors}}}"
-    ))?;
+    );
+    let start = Instant::now();
+    while let Err(error) = scene.stand.stage.apply(&advertisement) {
+        if start.elapsed() > scene.stand.patience {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     Ok(())
 }
 
@@ -160,10 +168,10 @@ async fn death(scene: &Scene<'_>, addresses: &[Ipv4Addr], which: &str) -> anyhow
     scene.settle().await?;
     // All of them go to the victim, and stay there when others may have them: for an owner that has no memory because it
     // comes first, for one that has because it has them.
-    pin(scene, Some(VICTIM))?;
+    pin(scene, Some(VICTIM)).await?;
     let only = BTreeSet::from([victim]);
     answered(scene, addresses, |owners| *owners == only).await?;
-    pin(scene, None)?;
+    pin(scene, None).await?;
     tokio::time::sleep(BURSTS).await;
     answered(scene, addresses, |owners| owners.len() == 1).await?;
     let owners = sweep::owners(lab, addresses)?;

@@ -149,7 +149,7 @@ async fn round(scene: &Scene<'_>, work: Work, which: &str) -> anyhow::Result<Rou
         .with_context(|| format!("{}, {which}", work.name()))?;
 
     let round = Round {
-        broken: held.broken + held.refused,
+        broken: held.broken.len() + held.refused,
         lost: by_http.lost(),
         silence: by_arp.times.longest_gap(start, end).saturating_sub(PERIOD),
     };
@@ -160,7 +160,7 @@ async fn round(scene: &Scene<'_>, work: Work, which: &str) -> anyhow::Result<Rou
              lost {:?}, ARP {:.3} s",
             work.name(),
             seconds(took),
-            held.broken,
+            held.broken.len(),
             held.opened,
             seconds(held.stall),
             by_http.lost(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,12 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PORT: u16 = 80;
 
 /// What has become of them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Held {
     /// How many were opened.
     pub opened: usize,
-    /// How many of these broke.
-    pub broken: usize,
+    /// Of these, the ones that broke: when, and of what.
+    pub broken: Vec<(Timestamp, io::ErrorKind)>,
     /// How many could not be opened.
     pub refused: usize,
     /// The longest that one waited for an answer, of those that got it.
@@ -60,8 +61,8 @@ pub fn hold(lab: &Lab, address: impl Into<IpAddr>, count: usize) -> anyhow::Resu
                         return;
                     };
                     shared.seen().opened += 1;
-                    if exchange(stream, &shared).await.is_err() {
-                        shared.seen().broken += 1;
+                    if let Err(error) = exchange(stream, &shared).await {
+                        shared.seen().broken.push((Timestamp::now(), error.kind()));
                     }
                 });
             }

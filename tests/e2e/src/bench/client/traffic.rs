@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use jiff::Timestamp;
 use lb_proto::MacAddr;
 
 use super::arp::Answers;
@@ -33,7 +35,7 @@ pub struct Traffic {
     held: [Probe<Held>; 2],
     requests: [Probe<Requests>; 2],
     arp: Probe<Answers>,
-    ndp: Probe<Answers>,
+    ndp: Option<Probe<Answers>>,
 }
 
 /// What the client has seen.
@@ -43,8 +45,8 @@ pub struct Account {
     pub time: Duration,
     /// Connections that were held.
     pub opened: usize,
-    /// How many of these broke.
-    pub broken: usize,
+    /// Of these, the ones that broke: when, and of what.
+    pub broken: Vec<(Timestamp, ErrorKind)>,
     /// The longest that one of the others waited for an answer.
     pub stall: Duration,
     /// New requests.
@@ -55,7 +57,7 @@ pub struct Account {
     pub lost: BTreeMap<&'static str, usize>,
     /// The longest time that nobody answered for the IPv4 address.
     pub arp: Duration,
-    /// The longest time that nobody answered for the IPv6 address.
+    /// The longest time that nobody answered for the IPv6 address; zero where that was not asked.
     pub ndp: Duration,
     /// Whose hardware address was given for the IPv4 address.
     pub owners: Vec<MacAddr>,
@@ -67,6 +69,25 @@ impl Traffic {
     /// # Errors
     /// When that does not come about in time.
     pub fn start(lab: &Lab, four: Ipv4Addr, six: Ipv6Addr) -> anyhow::Result<Self> {
+        let ndp = ndp::probe_on(lab, INTERFACE, six, PERIOD)?;
+        Self::start_with(lab, four, six, Some(ndp))
+    }
+
+    /// The same where MetalLB may have the address: a question from nobody, as the one for the owner of an IPv6 address is, it
+    /// does not answer. So that one is not asked.
+    ///
+    /// # Errors
+    /// When that does not come about in time.
+    pub fn start_at_metallb(lab: &Lab, four: Ipv4Addr, six: Ipv6Addr) -> anyhow::Result<Self> {
+        Self::start_with(lab, four, six, None)
+    }
+
+    fn start_with(
+        lab: &Lab,
+        four: Ipv4Addr,
+        six: Ipv6Addr,
+        ndp: Option<Probe<Answers>>,
+    ) -> anyhow::Result<Self> {
         let half = CONNECTIONS / 2;
         let mut traffic = Self {
             held: [
@@ -78,19 +99,20 @@ impl Traffic {
                 http::probe(lab, six, PERIOD, PATIENCE)?,
             ],
             arp: arp::probe(lab, four, PERIOD)?,
-            ndp: ndp::probe_on(lab, INTERFACE, six, PERIOD)?,
+            ndp,
             begun: Instant::now(),
         };
         eventually("a client's traffic to flow", SOON, || {
-            let held: [Held; 2] = traffic.held.each_ref().map(|probe| probe.look(|held| *held));
-            if let Some(held) = held.iter().find(|held| held.refused + held.broken > 0) {
+            let held: [Held; 2] = traffic.held.each_ref().map(|probe| probe.look(Held::clone));
+            if let Some(held) = held.iter().find(|held| held.refused + held.broken.len() > 0) {
                 bail!("connections fail before anything has happened: {held:?}");
             }
             let opened: usize = held.iter().map(|held| held.opened).sum();
             let requests = traffic.requests.each_ref();
             let answered = requests.map(|probe| probe.look(|seen| seen.answered.count() > 0));
-            let owner = [&traffic.arp, &traffic.ndp].map(|probe| probe.look(|seen| seen.times.count() > 0));
-            let flows = opened == CONNECTIONS && answered == [true; 2] && owner == [true; 2];
+            let mut owners = [Some(&traffic.arp), traffic.ndp.as_ref()].into_iter().flatten();
+            let owned = owners.all(|probe| probe.look(|seen| seen.times.count() > 0));
+            let flows = opened == CONNECTIONS && answered == [true; 2] && owned;
             Ok(flows.then_some(()))
         })?;
         traffic.begun = Instant::now();
@@ -110,7 +132,7 @@ impl Traffic {
         for probe in self.held {
             let held = probe.end()?;
             account.opened += held.opened;
-            account.broken += held.broken;
+            account.broken.extend(held.broken);
             account.stall = account.stall.max(held.stall);
         }
         for probe in self.requests {
@@ -121,10 +143,12 @@ impl Traffic {
                 *account.lost.entry(what).or_default() += count;
             }
         }
-        let (arp, ndp) = (self.arp.end()?, self.ndp.end()?);
+        let arp = self.arp.end()?;
         let gap = |answers: &Answers| answers.times.longest_gap(begun, end).saturating_sub(PERIOD);
         account.arp = gap(&arp);
-        account.ndp = gap(&ndp);
+        if let Some(ndp) = self.ndp {
+            account.ndp = gap(&ndp.end()?);
+        }
         account.owners = arp.since(begun);
         Ok(account)
     }
@@ -142,11 +166,12 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} s: {} of {} connections broken, the others waited {:.3} s at most; {} of {} new requests lost \
+            "{:.0} s: {} of {} connections broken {:?}, the others waited {:.3} s at most; {} of {} new requests lost \
              {:?}, the slowest took {:.3} s; nobody answered ARP for {:.3} s, NDP for {:.3} s at the longest",
             self.time.as_secs_f64(),
-            self.broken,
+            self.broken.len(),
             self.opened,
+            self.broken,
             self.stall.as_secs_f64(),
             self.lost(),
             self.requests,

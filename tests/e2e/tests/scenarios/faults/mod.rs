@@ -92,8 +92,10 @@ fn neighbours(stage: &Stage, service: &Dual) -> anyhow::Result<[String; 2]> {
     ])
 }
 
-/// Waits until the client has this node in its table for both addresses, and then gets an answer.
+/// Waits until the client has this node in its table for both addresses, and then gets an answer. It talks to them first:
+/// of an address that it has not used for a minute its kernel forgets the neighbour, and learns none from announcements.
 fn owned(stage: &Stage, service: &Dual, by: &str) -> anyhow::Result<()> {
+    serves(stage, service)?;
     eventually(
         &format!("{by} to have the addresses of {}", service.name),
         SOON,

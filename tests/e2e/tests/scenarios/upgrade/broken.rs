@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lb_e2e::releases::{LIFE, Release};
 
+use super::interrupted::{End, at, end_the_leader};
 use super::{Place, good};
 
 #[test]
@@ -24,6 +25,13 @@ fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Re
             "{{\"version\":\"{version}\",\"upgrade\":{{\"canarySoakSeconds\":{}}}}}",
             soak.as_secs()
         ))?;
+        if matches!(release, Release::Crashing) {
+            // Whoever leads next goes on with the way back.
+            at(place, "RollingBack")?;
+            assert!(end_the_leader(place, End::Killed)?, "somebody leads");
+            let left = place.status()?["upgrade"]["step"].take();
+            assert_eq!(left, "RollingBack", "it was killed in the middle");
+        }
         let record = place.over(past)?;
         assert_eq!(record["outcome"], "RolledBack", "{record}");
         assert_eq!(record["to"], version, "{record}");

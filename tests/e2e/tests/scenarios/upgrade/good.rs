@@ -1,6 +1,9 @@
-//! Upgrades that nothing is wrong with: one minor version up, with the operator, and down again; restarts by hand; and one
-//! that waits for a person.
+//! Upgrades that nothing is wrong with: one minor version up, with the operator, and down again; restarts by hand; one that
+//! waits for a person, and one that is paused in the middle.
 
+use std::time::Duration;
+
+use super::interrupted::at;
 use super::{Place, good};
 use lb_e2e::releases::PRESENT;
 use lb_e2e::stage::{SOON, eventually};
@@ -33,7 +36,36 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
         Ok(())
     })?;
     place.under_traffic("manual approval", an_upgrade_waits_for_approval)?;
+    place.under_traffic("pause in the middle", a_paused_upgrade_stays_where_it_is)?;
     Ok(())
+}
+
+/// While the stack is paused nothing goes on and nothing is repaired; after that, both.
+fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
+    let past = place.past()?;
+    place.set(&format!(
+        "{{\"version\":\"{PRESENT}\",\"upgrade\":{{\"approval\":\"Automatic\",\"approvedPlan\":null}}}}"
+    ))?;
+    at(place, "Soak")?;
+    place.set("{\"paused\":true}")?;
+    place
+        .stage
+        .admin("kubectl wait lbs default --for=condition=Paused --timeout=30s")?;
+    let budget = "kubectl get pdb metallb-speaker -n metallb-system -o name --ignore-not-found";
+    place
+        .stage
+        .admin("kubectl delete pdb metallb-speaker -n metallb-system")?;
+    let (step, pods) = (place.status()?["upgrade"]["step"].take(), place.pods()?);
+    // The thing under test is that nothing happens, for longer than the step would last: there is no event to wait for.
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(place.status()?["upgrade"]["step"], step);
+    assert_eq!(place.pods()?, pods);
+    assert_eq!(place.stage.admin(budget)?, "", "it is not repaired");
+    place.set("{\"paused\":false}")?;
+    eventually("the budget to be there again", SOON, || {
+        Ok((!place.stage.admin(budget)?.is_empty()).then_some(()))
+    })?;
+    place.arrives(past, PRESENT)
 }
 
 /// With `approval: Manual` the plan is shown, and nothing happens before it is approved.

@@ -10,8 +10,17 @@ use lb_e2e::stage::{EVENTUALLY, SOON, eventually};
 
 use super::{Place, good};
 
-/// Steps whose operator ends without a word, by SIGKILL; at all others its pod is deleted.
+/// Steps whose operator ends without a word, by SIGKILL; at all others its pod is deleted. The way back is the matter of
+/// `broken`.
 const KILLED: [&str; 3] = ["Controller", "Canary", "Speakers"];
+
+/// How an operator ends.
+pub(super) enum End {
+    /// Without a word.
+    Killed,
+    /// In good order, with its pod.
+    Deleted,
+}
 
 #[test]
 fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
@@ -73,7 +82,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
 }
 
 /// Waits until the upgrade is at a step.
-fn at(place: &Place, step: &str) -> anyhow::Result<()> {
+pub(super) fn at(place: &Place, step: &str) -> anyhow::Result<()> {
     place.stage.admin(&format!(
         "kubectl wait lbs default --for=jsonpath='{{.status.upgrade.step}}'={step} --timeout=120s"
     ))?;
@@ -93,8 +102,11 @@ fn hit_the_operator_at_every_step(place: &Place, past: usize) -> anyhow::Result<
             bail!("it is rolled back: {}", status["upgrade"]["failure"]);
         }
         if !step.is_empty() && !hit.contains(&step) {
-            end_the_leader(place, &step)?;
-            hit.insert(step);
+            let killed = KILLED.contains(&step.as_str());
+            // Where nobody was ended, it is tried again: the step may go on for long enough.
+            if end_the_leader(place, if killed { End::Killed } else { End::Deleted })? {
+                hit.insert(step);
+            }
         }
         Ok(None)
     })?;
@@ -105,25 +117,26 @@ fn hit_the_operator_at_every_step(place: &Place, past: usize) -> anyhow::Result<
     Ok(hit)
 }
 
-fn end_the_leader(place: &Place, step: &str) -> anyhow::Result<()> {
+/// Ends the operator that leads. Returns whether it was there: it may be on its way out by itself, because of the step before.
+pub(super) fn end_the_leader(place: &Place, end: End) -> anyhow::Result<bool> {
     let stage = &place.stage;
     // For a moment nobody may lead.
     let leader = eventually("an operator to lead", SOON, || {
         let holder = stage.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")?;
         Ok((!holder.is_empty()).then_some(holder))
     })?;
-    if !KILLED.contains(&step) {
-        stage.admin(&format!(
-            "kubectl delete pod {leader} --wait=false --ignore-not-found"
-        ))?;
-        return Ok(());
-    }
     let node = stage.admin(&format!(
         "kubectl get pod {leader} -o jsonpath='{{.spec.nodeName}}' --ignore-not-found"
     ))?;
-    if let Ok(number) = node.trim_start_matches('n').parse() {
-        // It may be on its way out by itself, because of the step before.
-        let _ = stage.the_lab().kill(number, "lb-operator");
+    let Ok(number) = node.trim_start_matches('n').parse() else {
+        return Ok(false);
+    };
+    match end {
+        End::Deleted => stage
+            .admin(&format!(
+                "kubectl delete pod {leader} --wait=false --ignore-not-found"
+            ))
+            .map(|told| !told.is_empty()),
+        End::Killed => Ok(stage.the_lab().kill(number, "lb-operator").is_ok()),
     }
-    Ok(())
 }

@@ -105,8 +105,13 @@ impl Place {
         let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
         let account = traffic.end()?;
         println!("{what}: {account}");
+        if !account.broken.is_empty() || account.lost() > 0 {
+            // What it cannot tell must not hide what went wrong.
+            let told = self.told_by_the_speakers();
+            println!("{}", told.unwrap_or_else(|error| format!("{error:#}")));
+        }
         worked?;
-        assert_eq!(account.broken, 0, "{what}: connections broke");
+        assert_eq!(account.broken, [], "{what}: connections broke");
         assert_eq!(
             account.lost(),
             0,
@@ -153,6 +158,15 @@ impl Place {
             ),
             Err(error) => format!("{error:#}"),
         }
+    }
+
+    /// For a message: who announced the addresses when, and what the speakers that still run have to tell.
+    fn told_by_the_speakers(&self) -> anyhow::Result<String> {
+        self.stage.admin(
+            r#"kubectl get events.events.k8s.io --sort-by=.eventTime \
+               -o jsonpath='{range .items[*]}{.eventTime} {.regarding.name} {.reason} {.note}{"\n"}{end}'
+               kubectl logs -n metallb-system -l component=speaker --prefix --tail=-1"#,
+        )
     }
 
     /// Sets fields of the spec, as JSON.
