@@ -46,8 +46,8 @@ pub use told::{Api, Node};
 
 /// Our own node.
 const ME: NodeId = NodeId(0);
-/// How long a starting speaker waits for peers to tell what it had before.
-const MEMORY: Duration = Duration::from_millis(500);
+/// How long a starting speaker waits for peers to tell what it had before, and what they have now.
+const MEMORY: Duration = Duration::from_secs(1);
 /// How long an address that is to be given away waits for its next owner, when we may not have it ourselves.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// Time between two sendings of the same claims to a peer that has not got them.
@@ -557,11 +557,12 @@ impl Coordinator {
 
     /// Begins to decide, if the peers have been heard.
     fn begin(&mut self, since: Instant) {
-        let remembered = self.liveness.spoken_to().all(|id| {
+        let told = self.liveness.spoken_to().all(|id| {
             let told = self.peers.get(&id);
-            told.is_none_or(|told| told.remembered) || self.liveness.last_heard(id).is_none()
+            told.is_none_or(|told| told.remembered && told.is_understood())
+                || self.liveness.last_heard(id).is_none()
         });
-        if !self.liveness.is_complete() || (!remembered && self.now < since + MEMORY) {
+        if !self.liveness.is_complete() || (!told && self.now < since + MEMORY) {
             return;
         }
         self.phase = Phase::Running;

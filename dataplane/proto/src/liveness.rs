@@ -272,9 +272,9 @@ impl Liveness {
             if is_due(peer, now + ahead) {
                 // Not from when it was due: after a stall one is sent, not all that were missed.
                 peer.send_at = now
-                    + if peer.is_in_doubt() && asked < ASKED {
+                    + if let Some(again) = peer.again_within(&self.config).filter(|_| asked < ASKED) {
                         asked += 1;
-                        peer.again(&self.config)
+                        again
                     } else if peer.phase == Phase::Down {
                         period * DOWN_FACTOR
                     } else {
@@ -298,10 +298,10 @@ impl Liveness {
         }
     }
 
-    /// Whether this peer is to answer our heartbeat at once, because its own is late.
+    /// Whether this peer is to answer our heartbeat at once, because its own is late, or because we do not know it yet.
     #[must_use]
     pub fn asks(&self, id: NodeId) -> bool {
-        self.peers.get(&id).is_some_and(Peer::is_in_doubt)
+        self.peers.get(&id).is_some_and(Peer::is_asked)
     }
 
     /// A peer wants to be spoken to, though it cannot be believed yet.
@@ -332,7 +332,7 @@ impl Liveness {
                 peer.ask_at = now
                     + match (peer.phase, peer.doubt) {
                         (Phase::Up | Phase::Draining, None) => ROUTINE,
-                        (Phase::Up | Phase::Draining, Some(_)) => peer.again(&self.config),
+                        (Phase::Up | Phase::Draining, Some(_)) => peer.between_questions(&self.config),
                         (Phase::Unknown | Phase::Mute | Phase::Starting { .. } | Phase::Held { .. }, _) => {
                             self.config.margin(peer.period)
                         }

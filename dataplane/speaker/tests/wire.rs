@@ -103,6 +103,22 @@ fn a_restarted_speaker_goes_on_without_an_event_and_is_heard_once_more() -> Resu
 }
 
 #[test]
+fn a_record_speaks_for_the_address_that_it_names_and_for_no_other() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let web = mk_service("web", &[WEB, BEHIND_N3], |_| {});
+        rig.tell(cluster().into_iter().chain([web, mk_status("web", "n1")]));
+        rig.tell(Kind::ALL.map(Update::Synced));
+        ensure!(
+            rig.during(lan.heard(BEHIND_N3, SOME_BURSTS)).await? == 0,
+            "n3 has it"
+        );
+        ensure!(rig.during(lan.answered("lan0", WEB)).await?);
+        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?);
+        Ok(())
+    })
+}
+
+#[test]
 fn an_address_that_somebody_has_is_not_taken_unless_that_is_a_stranger() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         lan.client_ip(&format!("address add {WEB}/32 dev lan0"))?;

@@ -96,9 +96,7 @@ impl Coordinator {
         told.knows = heartbeat.knows;
         told.macs = heartbeat.macs;
         // It is to send its claims at once and not with its next heartbeat but one.
-        if heartbeat.claims != told.claims.digest()
-            && std::mem::replace(&mut told.told, heartbeat.claims) != heartbeat.claims
-        {
+        if std::mem::replace(&mut told.told, heartbeat.claims) != heartbeat.claims && !told.is_understood() {
             self.liveness.hurry(id);
         }
         if matches!(heartbeat.state, State::Starting { .. }) {

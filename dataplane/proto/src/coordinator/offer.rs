@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// By how much who is preferred goes before the first in the order, where nobody has an address: it has to ask the wire
 /// first. After that the first in the order takes it, since the other may be of another opinion.
-const HEAD_START: Duration = Duration::from_millis(300);
+const HEAD_START: Duration = Duration::from_millis(240);
 /// How long an address that was offered, and let go, is left to whom it was offered to, whose claim may be on its way.
 const PASSING: Duration = Duration::from_millis(500);
 

@@ -81,11 +81,13 @@ impl Coordinator {
         };
         let candidates = self.candidates(address, seat);
         let claimants = self.claimants(address);
+        // A record, or who remembers, may be behind the times: what another has by now is not ours to resume.
+        let owner = claimants.iter().copied().find(|id| keeps(self.view(*id)));
         let calm_from = self.calm_from().filter(|at| *at > self.now);
         let mut scene = Scene {
             me: ME,
             draining: self.draining,
-            mine: self.claims.has(address) || seat.resumes,
+            mine: self.claims.has(address) || (seat.resumes && owner.is_none()),
             failback: self.config.failback && calm_from.is_none(),
             candidates: &candidates,
             claimants: &claimants,
@@ -112,7 +114,6 @@ impl Coordinator {
             }
             step = Step::Leave;
         }
-        let owner = claimants.iter().copied().find(|id| keeps(self.view(*id)));
         if let Some(seat) = self.seats.get_mut(&address)
             && (owner.is_some() || mine || !has_quorum)
         {

@@ -37,7 +37,7 @@ pub(super) struct Told {
     /// What it claims, as far as it is known as a whole.
     pub(super) claims: Claims,
     pub(super) assembly: Assembly,
-    /// The digest of its claims that it told last.
+    /// The digest of its claims that it told last; 0 if it has told none, or is down since.
     pub(super) told: u64,
     /// The digest of our claims that it knows.
     pub(super) knows: u64,
@@ -73,6 +73,11 @@ impl Told {
             up_since: None,
             was_down: false,
         }
+    }
+
+    /// Whether what it claims is known as it told it last.
+    pub(super) fn is_understood(&self) -> bool {
+        self.told == 0 || self.told == self.claims.digest()
     }
 
     /// When our claims with this digest are to be sent to it; none when it has them, or was never heard and so cannot

@@ -42,7 +42,7 @@ impl Phase {
     }
 }
 
-/// By how much the heartbeats of a peer have come later than they were due: the most in this minute, and in the one before.
+/// By how much the heartbeats of a peer have come later than is usual: the most in this minute, and in the one before.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lateness {
     since: Option<Instant>,
@@ -109,7 +109,9 @@ impl Peer {
             Phase::Unknown | Phase::Mute | Phase::Starting { .. } | Phase::Held { .. } => false,
         };
         if lived {
-            self.lateness.note(now, late);
+            // Who has answered the first question had lost a datagram, and no time.
+            let usual = now <= self.late_at(config) + self.between_questions(config);
+            self.lateness.note(now, if usual { Duration::ZERO } else { late });
         }
     }
 
@@ -125,13 +127,27 @@ impl Peer {
     }
 
     /// The time between two questions.
-    pub(super) fn again(&self, config: &Config) -> Duration {
+    pub(super) fn between_questions(&self, config: &Config) -> Duration {
         config.margin(self.period) / 4
     }
 
-    /// Whether it is being asked for an answer.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.wanted && self.doubt.is_some() && matches!(self.phase, Phase::Up | Phase::Draining)
+    /// How soon it is to have another heartbeat of ours, if that is sooner than usual.
+    pub(super) fn again_within(&self, config: &Config) -> Option<Duration> {
+        self.is_asked().then(|| match self.phase {
+            Phase::Unknown => config.margin(self.period),
+            _ => self.between_questions(config),
+        })
+    }
+
+    /// Whether it is being asked for an answer: because its own heartbeat is late, or because it was never heard, and a lost
+    /// datagram is not to make a stranger of it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.wanted
+            && match self.phase {
+                Phase::Up | Phase::Draining => self.doubt.is_some(),
+                Phase::Unknown => true,
+                Phase::Mute | Phase::Starting { .. } | Phase::Held { .. } | Phase::Down => false,
+            }
     }
 
     pub(super) fn is_spoken_to(&self, now: Instant) -> bool {

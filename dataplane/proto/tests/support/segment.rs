@@ -112,6 +112,8 @@ pub(crate) struct Segment {
     opinions: BTreeMap<(usize, IpAddr), usize>,
     /// The owner of each address, as the API server shows it.
     records: BTreeMap<IpAddr, usize>,
+    /// What records give to a node though it has it no more.
+    pub(crate) stale: BTreeMap<usize, Vec<IpAddr>>,
     /// Heartbeats between none of the nodes arrive.
     pub(crate) walled: bool,
     /// Processes have to wait for a processor for up to so many milliseconds, again and again.
@@ -186,6 +188,7 @@ impl Segment {
             unplugged: BTreeSet::new(),
             opinions: BTreeMap::new(),
             records: BTreeMap::new(),
+            stale: BTreeMap::new(),
             walled: false,
             hunger: 0,
             policy,
@@ -291,6 +294,9 @@ impl Segment {
         self.tell_nodes(node);
         self.tell_candidates(node, None);
         if let Some(process) = &mut self.hosts[node].process {
+            for address in self.stale.get(&node).into_iter().flatten() {
+                process.coordinator.inherit(*address);
+            }
             process.coordinator.start(local);
         }
         self.work(node);
