@@ -421,7 +421,11 @@ impl Stage {
         })
     }
 
-    fn nodes_by_mac(&self) -> anyhow::Result<BTreeMap<String, String>> {
+    /// The node of each hardware address on a LAN, of those that have power.
+    ///
+    /// # Errors
+    /// When a node does not tell.
+    pub fn nodes_by_mac(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut nodes = BTreeMap::new();
         for node in self.the_lab().nodes() {
             // A node without power answers nothing.

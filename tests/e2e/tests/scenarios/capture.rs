@@ -10,23 +10,23 @@ use lb_e2e::stage::{SOON, Stage, eventually};
 
 /// An announcement of an address to all: gratuitous ARP, or an unsolicited advertisement.
 #[derive(Clone, Debug)]
-pub(super) struct Announcement {
+pub(crate) struct Announcement {
     /// Seconds since 1970.
-    pub(super) at: f64,
-    pub(super) address: String,
+    pub(crate) at: f64,
+    pub(crate) address: String,
     /// The hardware address that sent it.
-    pub(super) mac: String,
+    pub(crate) mac: String,
 }
 
 /// A capture that runs until it is dropped.
-pub(super) struct Capture {
+pub(crate) struct Capture {
     process: Child,
     heard: Arc<Mutex<Vec<Announcement>>>,
 }
 
 impl Capture {
     /// Listens on an interface of the client's.
-    pub(super) fn on(stage: &Stage, interface: &str) -> anyhow::Result<Self> {
+    pub(crate) fn on(stage: &Stage, interface: &str) -> anyhow::Result<Self> {
         let argv = [
             "tcpdump",
             "-i",
@@ -69,7 +69,7 @@ impl Capture {
     }
 
     /// The announcements of an address so far, from a moment on.
-    pub(super) fn of(&self, address: &str, since: f64) -> Vec<Announcement> {
+    pub(crate) fn of(&self, address: &str, since: f64) -> Vec<Announcement> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let of = heard
             .iter()
@@ -78,7 +78,7 @@ impl Capture {
     }
 
     /// How long after a moment the address is announced by this hardware address for the first time.
-    pub(super) fn delay(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
+    pub(crate) fn delay(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
         eventually(&format!("{mac} to announce {address}"), SOON, || {
             let heard = self.of(address, since);
             let first = heard.into_iter().find(|heard| heard.mac == mac);
@@ -88,7 +88,7 @@ impl Capture {
 
     /// The same, where an announcement may be the last of an earlier series: a new one begins with two, 100 ms apart, and
     /// later ones of a series are a second apart.
-    pub(super) fn delay_of_series(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
+    pub(crate) fn delay_of_series(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
         eventually(&format!("{mac} to announce {address} anew"), SOON, || {
             let mut heard = self.of(address, since);
             heard.retain(|heard| heard.mac == mac);

@@ -13,6 +13,7 @@ mod adoption;
 mod allocation;
 mod announcing;
 mod api;
+mod capture;
 mod chart;
 mod deletion;
 mod drift;

@@ -19,6 +19,8 @@ use lb_e2e::stage::{SOON, Stage, eventually};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::capture::{Announcement, Capture};
+
 /// The longest that a whole upgrade or rollback may take, on a machine that is busy.
 const UPGRADE: Duration = Duration::from_secs(240);
 
@@ -101,11 +103,14 @@ impl Place {
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<Account> {
+        let capture = Capture::on(&self.stage, "eth0")?;
         let traffic = Traffic::start(self.stage.the_lab(), self.four, self.six)?;
         let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
         let account = traffic.end()?;
         println!("{what}: {account}");
-        if !account.broken.is_empty() || account.lost() > 0 {
+        let strangers = self.announced_by_others(&capture)?;
+        if !account.broken.is_empty() || account.lost() > 0 || !strangers.is_empty() {
+            println!("announced by others: {strangers:?}");
             // What it cannot tell must not hide what went wrong.
             let told = self.told_by_the_speakers();
             println!("{}", told.unwrap_or_else(|error| format!("{error:#}")));
@@ -118,8 +123,23 @@ impl Place {
             "{what}: requests were lost: {:?}",
             account.lost
         );
+        assert!(
+            strangers.is_empty(),
+            "{what}: announced by others than the owners"
+        );
         self.addresses_are_kept(what)?;
         Ok(account)
+    }
+
+    /// What a client heard of the addresses from others than their owners: it breaks connections, if only for a moment.
+    fn announced_by_others(&self, capture: &Capture) -> anyhow::Result<Vec<Announcement>> {
+        let nodes = self.stage.nodes_by_mac()?;
+        let addresses = [self.four.to_string(), self.six.to_string()];
+        let heard = addresses.iter().zip(&self.owners).flat_map(|(address, owner)| {
+            let by_another = |heard: &Announcement| nodes.get(&heard.mac) != Some(owner);
+            capture.of(address, 0.0).into_iter().filter(by_another)
+        });
+        Ok(heard.collect())
     }
 
     /// The Service's addresses are what they were, and on the nodes that they were on.

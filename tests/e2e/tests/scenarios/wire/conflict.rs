@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lb_e2e::stage::{SOON, Stage, eventually};
 
-use super::capture::Capture;
+use crate::capture::Capture;
 use crate::speaker::{announced, metric};
 
 /// The machine that is no node.

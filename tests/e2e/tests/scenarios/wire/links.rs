@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lb_e2e::stage::{SOON, Stage, eventually};
 
-use super::capture::Capture;
+use crate::capture::Capture;
 
 /// How soon announcements follow a link.
 const FOLLOWS: Duration = Duration::from_millis(50);

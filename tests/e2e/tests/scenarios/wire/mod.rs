@@ -1,6 +1,5 @@
 //! What happens on the wire itself: links that come, go and change under an address, and strangers that take it.
 
-mod capture;
 mod conflict;
 mod links;
 
