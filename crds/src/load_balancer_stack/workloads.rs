@@ -127,7 +127,8 @@ pub struct Speaker {
     #[schemars(range(min = 0, max = 3600))]
     pub announce_interval_seconds: Option<i32>,
 
-    /// Seconds that a node keeps its addresses while its speaker restarts. Default: 10.
+    /// Seconds that a node which lives keeps its addresses while its speaker restarts; another speaker answers for them
+    /// meanwhile, in its place. Default: 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 300))]
     pub restart_grace_seconds: Option<i32>,

@@ -70,12 +70,12 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 50 ms, 5, 10 s, 60 s, 450 a second: a heartbeat each 200 ms, and 250 ms of silence.
+    /// 50 ms, 5, 60 s, 60 s, 450 a second: a heartbeat each 200 ms, and 250 ms of silence.
     fn default() -> Self {
         Self {
             interval: Duration::from_millis(50),
             misses: 5,
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(60),
             longest_grace: Duration::from_secs(60),
             rate: 450,
         }

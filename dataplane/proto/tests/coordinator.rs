@@ -174,7 +174,7 @@ fn who_does_not_come_back_loses_its_addresses_when_the_grace_ends() {
     let address = lan.addresses[0];
     let owner = lan.owners(address)[0];
     lan.leave(owner);
-    lan.run(ms(9900));
+    lan.run(ms(59_900));
     assert!(lan.owners(address).is_empty(), "held");
     lan.run(ms(400));
     assert_ne!(lan.sole_owners()[&address], owner);

@@ -37,8 +37,8 @@ pub struct Args {
     #[arg(long = "exclude-interfaces", value_name = "REGEX")]
     pub exclude_interfaces: Option<Vec<String>>,
 
-    /// Seconds that a node keeps its addresses while its speaker restarts.
-    #[arg(long, env = "LB_RESTART_GRACE", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
+    /// Seconds that a node which lives keeps its addresses while its speaker restarts.
+    #[arg(long, env = "LB_RESTART_GRACE", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub restart_grace: u64,
 
     /// Directory with the keys that authenticate heartbeats: `current` makes them, the other files are believed too.

@@ -43,6 +43,8 @@ const BATCH: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a starting speaker leaves an address to the node that MetalLB announces it from, for our speaker there to start.
 const ADOPTION: Duration = Duration::from_secs(30);
+/// How long a restarting speaker is waited for that has never been heard: nobody answers in its place then.
+const ALONE: Duration = Duration::from_secs(10);
 /// How long an address that no node has an interface for may be on its way to one that has.
 const SEARCH: Duration = Duration::from_secs(2);
 
@@ -104,6 +106,7 @@ impl Speaker {
                 interval: config.heartbeat_interval,
                 misses: config.heartbeat_misses,
                 grace: config.grace,
+                longest_grace: config.grace,
                 ..liveness::Config::default()
             },
             policy: config.policy,
@@ -112,7 +115,7 @@ impl Speaker {
         };
         Self {
             index: Index::default(),
-            peers: Peers::new(&config.node, config.grace),
+            peers: Peers::new(&config.node, config.grace.min(ALONE)),
             coordinator: Coordinator::new(now, incarnation, coordinator),
             driver: Driver::new(config.excluded.clone(), config.refresh, metrics.clone()),
             neighbours: Neighbours::default(),

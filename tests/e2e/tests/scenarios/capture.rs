@@ -14,7 +14,7 @@ pub(crate) struct Announcement {
     /// Seconds since 1970.
     pub(crate) at: f64,
     pub(crate) address: String,
-    /// The hardware address that sent it.
+    /// The hardware address that it gives to it. Who answers in another's place gives that one's.
     pub(crate) mac: String,
 }
 
@@ -36,6 +36,7 @@ impl Capture {
             "-n",
             "-e",
             "-tt",
+            "-v",
             "arp or icmp6",
         ];
         let mut command = stage.the_lab().command("client", &argv)?;
@@ -49,12 +50,22 @@ impl Capture {
         };
         let stdout = stdout.context("tcpdump has no output")?;
         std::thread::spawn(move || {
+            let mut goes_on = false;
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(announcement) = read(&line) {
-                    heard
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(announcement);
+                    heard.push(announcement);
+                    goes_on = true;
+                } else if line.starts_with(char::is_whitespace) {
+                    let given = line
+                        .split_once("destination link-address option")
+                        .map(|(_, rest)| rest);
+                    let mac = given.and_then(|rest| rest.split_whitespace().last());
+                    if let (Some(last), Some(mac), true) = (heard.last_mut(), mac, goes_on) {
+                        mac.clone_into(&mut last.mac);
+                    }
+                } else {
+                    goes_on = false;
                 }
             }
         });
@@ -110,16 +121,18 @@ impl Drop for Capture {
 }
 
 /// ```text
-/// 1764137.12 02:1b:00:00:00:0b > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Reply 192.168.50.60 is-at 02:…
-/// 1764137.12 02:1b:00:00:00:0b > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Request who-has 192.168.50.60
+/// 1764137.12 02:1b:00:00:00:0b > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: …, Reply 192.168.50.60 is-at 02:…,
+/// length 46
+/// 1764137.12 02:1b:00:00:00:0b > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: …, Request who-has 192.168.50.60
 /// (ff:ff:ff:ff:ff:ff) tell 192.168.50.60, length 46
-/// 1764137.12 02:1b:00:00:00:0b > 33:33:00:00:00:01, ethertype IPv6 (0x86dd), length 86: … > ff02::1: ICMP6, neighbor
-/// advertisement, tgt is fc00:50::600, length 32
+/// 1764137.12 02:1b:00:00:00:0b > 33:33:00:00:00:01, ethertype IPv6 (0x86dd), length 86: … > ff02::1: … ICMP6, neighbor
+/// advertisement, length 32, tgt is fc00:50::600, Flags [override]
+///     destination link-address option (2), length 8 (1): 02:1b:00:00:00:0b
 /// ```
 fn read(line: &str) -> Option<Announcement> {
     let mut words = line.split_whitespace();
     let at = words.next()?.parse().ok()?;
-    let mac = words.next()?.to_owned();
+    let from = words.next()?;
     let after = |text: &str| {
         let rest = line.split_once(text)?.1;
         rest.split([',', ' ']).next()
@@ -130,12 +143,12 @@ fn read(line: &str) -> Option<Announcement> {
             // Who asks for its own address does not ask.
             (after(" tell ")? == asked).then_some(asked)
         })?,
-        "33:33:00:00:00:01," => after("neighbor advertisement, tgt is ")?,
+        "33:33:00:00:00:01," if line.contains("neighbor advertisement") => after("tgt is ")?,
         _ => return None,
     };
     Some(Announcement {
         at,
         address: address.to_owned(),
-        mac,
+        mac: after(" is-at ").unwrap_or(from).to_owned(),
     })
 }

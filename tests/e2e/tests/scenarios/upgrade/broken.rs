@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use lb_e2e::releases::{LIFE, Release};
 
-use super::interrupted::{End, at, end_the_leader};
+use super::interrupted::{End, at, end, leader};
 use super::{Place, good};
 
 #[test]
@@ -27,8 +28,9 @@ fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Re
         ))?;
         if matches!(release, Release::Crashing) {
             // Whoever leads next goes on with the way back.
+            let leader = leader(place)?.context("somebody leads")?;
             at(place, "RollingBack")?;
-            assert!(end_the_leader(place, End::Killed)?, "somebody leads");
+            assert!(end(place, &leader, End::Killed)?, "{leader:?} leads");
             let left = place.status()?["upgrade"]["step"].take();
             assert_eq!(left, "RollingBack", "it was killed in the middle");
         }

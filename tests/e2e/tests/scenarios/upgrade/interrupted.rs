@@ -102,9 +102,15 @@ fn hit_the_operator_at_every_step(place: &Place, past: usize) -> anyhow::Result<
             bail!("it is rolled back: {}", status["upgrade"]["failure"]);
         }
         if !step.is_empty() && !hit.contains(&step) {
-            let killed = KILLED.contains(&step.as_str());
+            let how = if KILLED.contains(&step.as_str()) {
+                End::Killed
+            } else {
+                End::Deleted
+            };
             // Where nobody was ended, it is tried again: the step may go on for long enough.
-            if end_the_leader(place, if killed { End::Killed } else { End::Deleted })? {
+            if let Some(leader) = leader(place)?
+                && end(place, &leader, how)?
+            {
                 hit.insert(step);
             }
         }
@@ -117,26 +123,39 @@ fn hit_the_operator_at_every_step(place: &Place, past: usize) -> anyhow::Result<
     Ok(hit)
 }
 
-/// Ends the operator that leads. Returns whether it was there: it may be on its way out by itself, because of the step before.
-pub(super) fn end_the_leader(place: &Place, end: End) -> anyhow::Result<bool> {
+/// An operator that leads.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pod: String,
+    /// The number of its node.
+    node: usize,
+}
+
+/// The operator that leads; none when it is gone already, because of the step before.
+pub(super) fn leader(place: &Place) -> anyhow::Result<Option<Leader>> {
     let stage = &place.stage;
     // For a moment nobody may lead.
-    let leader = eventually("an operator to lead", SOON, || {
+    let pod = eventually("an operator to lead", SOON, || {
         let holder = stage.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")?;
         Ok((!holder.is_empty()).then_some(holder))
     })?;
     let node = stage.admin(&format!(
-        "kubectl get pod {leader} -o jsonpath='{{.spec.nodeName}}' --ignore-not-found"
+        "kubectl get pod {pod} -o jsonpath='{{.spec.nodeName}}' --ignore-not-found"
     ))?;
-    let Ok(number) = node.trim_start_matches('n').parse() else {
-        return Ok(false);
-    };
+    let number = node.trim_start_matches('n').parse().ok();
+    Ok(number.map(|node| Leader { pod, node }))
+}
+
+/// Ends an operator. Returns whether it was still there.
+pub(super) fn end(place: &Place, leader: &Leader, end: End) -> anyhow::Result<bool> {
+    let Leader { pod, node } = leader;
     match end {
-        End::Deleted => stage
+        End::Deleted => place
+            .stage
             .admin(&format!(
-                "kubectl delete pod {leader} --wait=false --ignore-not-found"
+                "kubectl delete pod {pod} --wait=false --ignore-not-found"
             ))
             .map(|told| !told.is_empty()),
-        End::Killed => Ok(stage.the_lab().kill(number, "lb-operator").is_ok()),
+        End::Killed => Ok(place.stage.the_lab().kill(*node, "lb-operator").is_ok()),
     }
 }
