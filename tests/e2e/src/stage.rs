@@ -149,13 +149,19 @@ impl Stage {
     /// # Errors
     /// When it cannot be started or fails; the error holds what it printed.
     pub fn admin(&self, text: &str) -> anyhow::Result<String> {
+        finish(text, &mut self.admin_command(text))
+    }
+
+    /// The same, to be started by the caller.
+    #[must_use]
+    pub fn admin_command(&self, text: &str) -> Command {
         let mut command = Command::new("timeout");
         command
             .args([LONGEST, "bash", "-o", "pipefail", "-c", text])
             .current_dir(repository())
             .env("KUBECONFIG", self.cluster.kubeconfig())
             .env("PATH", path());
-        finish(text, &mut command)
+        command
     }
 
     /// Runs a command as a machine on the LAN.

@@ -365,6 +365,19 @@ impl Lab {
         )
     }
 
+    /// Asks every process of this program on a node to end. Returns how many.
+    ///
+    /// # Errors
+    /// When no such program runs there.
+    pub fn terminate(&self, node: usize, program: &str) -> anyhow::Result<usize> {
+        machine::signal(
+            &self.layout,
+            self.node(node)?,
+            program,
+            nix::sys::signal::Signal::SIGTERM,
+        )
+    }
+
     /// Ends every process of this program on a node at once, as a crash of it does. Returns how many.
     ///
     /// # Errors

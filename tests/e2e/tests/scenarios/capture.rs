@@ -72,7 +72,7 @@ impl Capture {
         // From this line on it hears everything.
         let stderr = BufReader::new(stderr.context("tcpdump has no messages")?);
         for line in stderr.lines() {
-            if line?.starts_with("listening on") {
+            if line?.contains("listening on ") {
                 return Ok(capture);
             }
         }

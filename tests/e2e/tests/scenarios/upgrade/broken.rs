@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use lb_e2e::releases::{LIFE, Release};
 
-use super::interrupted::{End, at, end, leader};
-use super::{Place, good};
+use super::following::{Leader, Statuses};
+use super::{Place, UPGRADE, good};
 
 #[test]
 fn a_broken_release_is_rolled_back_and_not_tried_again() -> anyhow::Result<()> {
@@ -22,15 +21,16 @@ fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Re
     let what = format!("{release:?} {version}");
     place.under_traffic(&what, |place| {
         let past = place.past()?;
+        let statuses = Statuses::follow(&place.stage)?;
+        let leader = Leader::find(place)?;
         place.set(&format!(
             "{{\"version\":\"{version}\",\"upgrade\":{{\"canarySoakSeconds\":{}}}}}",
             soak.as_secs()
         ))?;
         if matches!(release, Release::Crashing) {
             // Whoever leads next goes on with the way back.
-            let leader = leader(place)?.context("somebody leads")?;
-            at(place, "RollingBack")?;
-            assert!(end(place, &leader, End::Killed)?, "{leader:?} leads");
+            while statuses.next(UPGRADE)?["upgrade"]["step"] != "RollingBack" {}
+            leader.kill(place)?;
             let left = place.status()?["upgrade"]["step"].take();
             assert_eq!(left, "RollingBack", "it was killed in the middle");
         }

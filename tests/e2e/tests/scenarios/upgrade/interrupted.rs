@@ -2,33 +2,26 @@
 //! node with the first new speaker.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use lb_e2e::releases::PRESENT;
-use lb_e2e::stage::{EVENTUALLY, SOON, eventually};
 
-use super::{Place, good};
+use super::following::Statuses;
+use super::{Place, UPGRADE, good};
 
-/// Steps whose operator ends without a word, by SIGKILL; at all others its pod is deleted. The way back is the matter of
-/// `broken`.
+/// Steps whose operators end without a word; at all others they are asked to end.
 const KILLED: [&str; 3] = ["Controller", "Canary", "Speakers"];
-
-/// How an operator ends.
-pub(super) enum End {
-    /// Without a word.
-    Killed,
-    /// In good order, with its pod.
-    Deleted,
-}
 
 #[test]
 fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
     let place = Place::next("interrupted", PRESENT)?;
-    place.under_traffic("operator ended at every step", |place| {
+    place.under_traffic("operators ended at every step", |place| {
         let past = place.past()?;
+        let statuses = Statuses::follow(&place.stage)?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
-        let hit = hit_the_operator_at_every_step(place, past)?;
+        let hit = end_the_operators_at_every_step(place, past, &statuses)?;
         for step in ["PrePull", "Controller", "Canary", "Soak", "Speakers"] {
             assert!(hit.contains(step), "none ended at {step}: {hit:?}");
         }
@@ -89,73 +82,51 @@ pub(super) fn at(place: &Place, step: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the operator that leads each time that a step begins. Returns the steps that it was seen at.
-fn hit_the_operator_at_every_step(place: &Place, past: usize) -> anyhow::Result<BTreeSet<String>> {
+/// Ends both operators each time that a step begins: so nobody goes on with it, and the step is the one that it was. Returns the
+/// steps. The way back, and an operator that goes on for another, are the matter of `broken`.
+fn end_the_operators_at_every_step(
+    place: &Place,
+    past: usize,
+    statuses: &Statuses,
+) -> anyhow::Result<BTreeSet<String>> {
+    let stage = &place.stage;
     let mut hit = BTreeSet::new();
-    eventually("the upgrade to be over", 2 * EVENTUALLY, || {
-        let status = place.status()?;
+    let mut renewals = Vec::new();
+    loop {
+        let status = statuses.next(UPGRADE)?;
         if status["history"][past].is_object() {
-            return Ok(Some(()));
+            break;
         }
-        let step = status["upgrade"]["step"].as_str().unwrap_or_default().to_owned();
+        let step = status["upgrade"]["step"].as_str().unwrap_or_default();
         if step == "RollingBack" {
             bail!("it is rolled back: {}", status["upgrade"]["failure"]);
         }
-        if !step.is_empty() && !hit.contains(&step) {
-            let how = if KILLED.contains(&step.as_str()) {
-                End::Killed
-            } else {
-                End::Deleted
-            };
-            // Where nobody was ended, it is tried again: the step may go on for long enough.
-            if let Some(leader) = leader(place)?
-                && end(place, &leader, how)?
-            {
-                hit.insert(step);
-            }
+        if step.is_empty() || hit.contains(step) {
+            continue;
         }
-        Ok(None)
-    })?;
+        let lab = stage.the_lab();
+        let ended = (1..=lab.nodes().len()).filter(|node| {
+            let program = "lb-operator";
+            let ended = if KILLED.contains(&step) {
+                lab.kill(*node, program)
+            } else {
+                lab.terminate(*node, program)
+            };
+            ended.is_ok()
+        });
+        if ended.count() > 0 {
+            hit.insert(step.to_owned());
+            // A container that has ended for the third time would not be started again for a while.
+            let renew = "kubectl delete pod --wait=false -l app.kubernetes.io/name=lb-operator";
+            renewals.push(stage.admin_command(renew).stdout(Stdio::null()).spawn()?);
+        }
+    }
+    for mut renewal in renewals {
+        renewal.wait()?;
+    }
     println!(
-        "the operator was ended at {}",
+        "the operators were ended at {}",
         hit.iter().cloned().collect::<Vec<_>>().join(", ")
     );
     Ok(hit)
-}
-
-/// An operator that leads.
-#[derive(Debug)]
-pub(super) struct Leader {
-    pod: String,
-    /// The number of its node.
-    node: usize,
-}
-
-/// The operator that leads; none when it is gone already, because of the step before.
-pub(super) fn leader(place: &Place) -> anyhow::Result<Option<Leader>> {
-    let stage = &place.stage;
-    // For a moment nobody may lead.
-    let pod = eventually("an operator to lead", SOON, || {
-        let holder = stage.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")?;
-        Ok((!holder.is_empty()).then_some(holder))
-    })?;
-    let node = stage.admin(&format!(
-        "kubectl get pod {pod} -o jsonpath='{{.spec.nodeName}}' --ignore-not-found"
-    ))?;
-    let number = node.trim_start_matches('n').parse().ok();
-    Ok(number.map(|node| Leader { pod, node }))
-}
-
-/// Ends an operator. Returns whether it was still there.
-pub(super) fn end(place: &Place, leader: &Leader, end: End) -> anyhow::Result<bool> {
-    let Leader { pod, node } = leader;
-    match end {
-        End::Deleted => place
-            .stage
-            .admin(&format!(
-                "kubectl delete pod {pod} --wait=false --ignore-not-found"
-            ))
-            .map(|told| !told.is_empty()),
-        End::Killed => Ok(place.stage.the_lab().kill(*node, "lb-operator").is_ok()),
-    }
 }

@@ -5,6 +5,7 @@
 //! Service with an address of each family.
 
 mod broken;
+mod following;
 mod good;
 mod interrupted;
 
@@ -52,7 +53,7 @@ impl Place {
 
     fn set_up(stage: Stage, next: String, ahead: bool, version: &str) -> anyhow::Result<Self> {
         let chart = if ahead { &next } else { "charts/lb-operator" };
-        stage.admin(&format!("helm install lb-operator {chart}"))?;
+        stage.admin(&format!("helm install lb-operator {chart} --wait --timeout 120s"))?;
         // An operator of the version that the stack is to have is followed.
         let line = if ahead {
             format!("version: {version}, ")
@@ -81,6 +82,7 @@ impl Place {
             owners: [String::new(), String::new()],
         };
         // The pod stands where the IPv4 address will be: a node that is cut for another reason takes neither along.
+        // It has a processor's share: a pod without any is starved for seconds by labs that start, and its clients give up.
         let nodes = place.stage.the_lab().nodes();
         let owner = nodes
             .iter()
@@ -88,7 +90,8 @@ impl Place {
             .context("a node")?;
         place.stage.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: web}}}}\nspec:\n  nodeName: {owner}\n  \
-             containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80]}}]"
+             containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80], \
+             resources: {{requests: {{cpu: 500m}}}}}}]"
         ))?;
         place.stage.answers(&four.to_string(), "web")?;
         place.stage.answers(&format!("[{six}]"), "web")?;

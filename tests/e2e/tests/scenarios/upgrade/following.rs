@@ -1,0 +1,71 @@
+//! Following an upgrade closely: its status in the moment that it changes, and the operator that leads.
+
+use std::io::BufReader;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lb_e2e::stage::{SOON, Stage, eventually};
+use serde_json::Value;
+
+use super::Place;
+
+/// The stack's status, each time that it changes.
+pub(super) struct Statuses {
+    process: Child,
+    statuses: Receiver<Value>,
+}
+
+impl Statuses {
+    pub(super) fn follow(stage: &Stage) -> anyhow::Result<Self> {
+        let mut command = stage.admin_command("exec kubectl get lbs default --watch -o json");
+        let mut process = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("follow the stack")?;
+        let output = process.stdout.take().context("it has no output")?;
+        let (tell, statuses) = mpsc::channel();
+        std::thread::spawn(move || {
+            let stacks = serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter::<Value>();
+            for mut stack in stacks.map_while(Result::ok) {
+                if tell.send(stack["status"].take()).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { process, statuses })
+    }
+
+    pub(super) fn next(&self, within: Duration) -> anyhow::Result<Value> {
+        let next = self.statuses.recv_timeout(within);
+        next.context("the stack's status does not change any more, or is not told")
+    }
+}
+
+impl Drop for Statuses {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The operator that leads, on the node of this number, ends without a word.
+pub(super) struct Leader(usize);
+
+impl Leader {
+    pub(super) fn find(place: &Place) -> anyhow::Result<Self> {
+        let stage = &place.stage;
+        eventually("an operator to lead", SOON, || {
+            let node = stage.admin(
+                "pod=$(kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}')
+                 kubectl get pod --ignore-not-found ${pod:-none} -o jsonpath='{.spec.nodeName}'",
+            )?;
+            Ok(node.trim_start_matches('n').parse().ok().map(Self))
+        })
+    }
+
+    pub(super) fn kill(&self, place: &Place) -> anyhow::Result<()> {
+        place.stage.the_lab().kill(self.0, "lb-operator").map(drop)
+    }
+}
