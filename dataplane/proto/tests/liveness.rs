@@ -21,6 +21,7 @@ fn config() -> Config {
     Config {
         interval: ms(50),
         misses: 3,
+        grace: Duration::from_secs(10),
         ..Config::default()
     }
 }
