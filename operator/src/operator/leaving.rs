@@ -185,13 +185,7 @@ impl Operator {
                     .writes
                     .with_label_values(&["LoadBalancerStack"])
                     .inc();
-                let same = self
-                    .stack
-                    .as_ref()
-                    .is_some_and(|known| known.uid() == stored.uid());
-                if same {
-                    self.stack = Some(stored);
-                }
+                self.remember(stored);
                 true
             }
             // Changed meanwhile, or gone: the watch tells.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use lb_crds::LoadBalancerStackStatus;
+use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
 use lb_daemon::Key;
 use lb_daemon::events::{EventKind, reference};
 
@@ -15,6 +15,17 @@ use crate::upgrade::News;
 use crate::write::WriteError;
 
 impl Operator {
+    /// Takes in the stack as it was just written: the watch may be behind, and the next comparison starts from this.
+    pub(super) fn remember(&mut self, stored: LoadBalancerStack) {
+        if self
+            .stack
+            .as_ref()
+            .is_some_and(|known| known.uid() == stored.uid())
+        {
+            self.stack = Some(stored);
+        }
+    }
+
     /// Writes the status if it says something new, and tells in events what changed. Returns whether it says it now.
     pub(super) async fn tell(&mut self, situation: &Situation, work: &mut Work) -> bool {
         let Some(stack) = self.stack.clone() else {
@@ -39,14 +50,7 @@ impl Operator {
             Ok(stored) => {
                 self.retries.succeeded(STATUS);
                 self.announce(&before, &after);
-                // The watch may be behind: the next comparison starts from what was just written.
-                let same = self
-                    .stack
-                    .as_ref()
-                    .is_some_and(|known| known.uid() == stored.uid());
-                if same {
-                    self.stack = Some(stored);
-                }
+                self.remember(stored);
                 true
             }
             // Deleted, or changed in between; the watch will tell.

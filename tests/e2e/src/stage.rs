@@ -427,6 +427,16 @@ impl Stage {
         })
     }
 
+    /// The status of the stack `default`.
+    ///
+    /// # Errors
+    /// As [`Stage::admin`].
+    pub fn stack_status(&self) -> anyhow::Result<serde_json::Value> {
+        let text = self.admin("kubectl get lbs default -o json")?;
+        let mut stack: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(stack["status"].take())
+    }
+
     /// The node of each hardware address on a LAN, of those that have power.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
 
 use janitor::Janitor;
 use layout::{Layout, Machine};
@@ -344,12 +345,7 @@ impl Lab {
     /// # Errors
     /// When no such program runs there.
     pub fn freeze(&self, node: usize, program: &str) -> anyhow::Result<usize> {
-        machine::signal(
-            &self.layout,
-            self.node(node)?,
-            program,
-            nix::sys::signal::Signal::SIGSTOP,
-        )
+        self.signal(node, program, Signal::SIGSTOP)
     }
 
     /// Lets stopped processes go on. Returns how many.
@@ -357,12 +353,7 @@ impl Lab {
     /// # Errors
     /// When no such program runs there.
     pub fn thaw(&self, node: usize, program: &str) -> anyhow::Result<usize> {
-        machine::signal(
-            &self.layout,
-            self.node(node)?,
-            program,
-            nix::sys::signal::Signal::SIGCONT,
-        )
+        self.signal(node, program, Signal::SIGCONT)
     }
 
     /// Asks every process of this program on a node to end. Returns how many.
@@ -370,12 +361,7 @@ impl Lab {
     /// # Errors
     /// When no such program runs there.
     pub fn terminate(&self, node: usize, program: &str) -> anyhow::Result<usize> {
-        machine::signal(
-            &self.layout,
-            self.node(node)?,
-            program,
-            nix::sys::signal::Signal::SIGTERM,
-        )
+        self.signal(node, program, Signal::SIGTERM)
     }
 
     /// Ends every process of this program on a node at once, as a crash of it does. Returns how many.
@@ -383,12 +369,11 @@ impl Lab {
     /// # Errors
     /// When no such program runs there.
     pub fn kill(&self, node: usize, program: &str) -> anyhow::Result<usize> {
-        machine::signal(
-            &self.layout,
-            self.node(node)?,
-            program,
-            nix::sys::signal::Signal::SIGKILL,
-        )
+        self.signal(node, program, Signal::SIGKILL)
+    }
+
+    fn signal(&self, node: usize, program: &str, signal: Signal) -> anyhow::Result<usize> {
+        machine::signal(&self.layout, self.node(node)?, program, signal)
     }
 
     /// The processes of a container on one of the lab's nodes, as the host numbers them.

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -78,14 +77,7 @@ fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow
 impl Place {
     fn with_metallb(name: &str) -> anyhow::Result<Self> {
         let stage = Stage::lab(name, 3)?;
-        let output = Command::new(env!("CARGO_BIN_EXE_lab"))
-            .args(["peer", "metallb", "--name", stage.the_lab().name()])
-            .output()?;
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        crate::peer::metallb(&stage)?;
         stage.apply_backend("web", 2)?;
         // Its webhook has to be up before it takes pools.
         let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
@@ -329,9 +321,7 @@ impl Place {
     }
 
     fn status(&self) -> anyhow::Result<Value> {
-        let text = self.stage.admin("kubectl get lbs default -o json")?;
-        let mut stack: Value = serde_json::from_str(&text)?;
-        Ok(stack["status"].take())
+        self.stage.stack_status()
     }
 
     /// For a message.

@@ -58,7 +58,8 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
     Ok(())
 }
 
-fn metallb(stage: &Stage) -> anyhow::Result<()> {
+/// Installs MetalLB.
+pub(crate) fn metallb(stage: &Stage) -> anyhow::Result<()> {
     let output = Command::new(env!("CARGO_BIN_EXE_lab"))
         .args(["peer", "metallb", "--name", stage.the_lab().name()])
         .output()?;

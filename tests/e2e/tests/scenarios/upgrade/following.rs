@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lb_e2e::stage::{SOON, Stage, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::Place;
@@ -45,7 +47,9 @@ impl Statuses {
 
 impl Drop for Statuses {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // What it has started ends with it only if it is asked to end.
+        let id = self.process.id().try_into().map(Pid::from_raw);
+        let _ = id.map(|id| kill(id, Signal::SIGTERM));
         let _ = self.process.wait();
     }
 }

@@ -167,9 +167,7 @@ impl Place {
 
     /// The stack's status.
     fn status(&self) -> anyhow::Result<Value> {
-        let text = self.stage.admin("kubectl get lbs default -o json")?;
-        let mut stack: Value = serde_json::from_str(&text)?;
-        Ok(stack["status"].take())
+        self.stage.stack_status()
     }
 
     /// For a message: the conditions and the upgrade.
