@@ -23,6 +23,7 @@ pub fn target(bytes: &[u8]) {
                 let address = bytes.address();
                 let stance = match bytes.u8() {
                     byte if byte.is_multiple_of(4) => Stance::Declined,
+                    byte if byte > 192 => Stance::StandsIn { of: byte.into() },
                     byte if byte > 128 => Stance::Offered { to: byte.into() },
                     _ => Stance::Claimed,
                 };

@@ -101,7 +101,7 @@ impl World {
             told: 0,
             number: 0,
         };
-        world.coordinator.set_macs(vec![MY_MAC]);
+        world.coordinator.set_macs(now, vec![MY_MAC]);
         // Most sequences begin with a speaker that runs.
         if settings & 16 == 0 {
             let mut nodes = Bytes(&[0x1e, 0, 0, 0, 0]);
@@ -245,6 +245,9 @@ impl World {
                 byte if byte % 8 == 7 => Stance::Declined,
                 byte if byte % 8 == 6 => Stance::Offered {
                     to: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
+                },
+                byte if byte % 8 == 5 => Stance::StandsIn {
+                    of: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
                 _ => Stance::Claimed,
             };

@@ -15,7 +15,7 @@ const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Most parts that are put together: more addresses than any cluster has.
 const MAX_PARTS: u16 = 4096;
 
-/// A set of addresses, each answered for, offered or declined.
+/// A set of addresses, and how the speaker stands to each.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Claims {
     entries: BTreeMap<IpAddr, Stance>,
@@ -59,10 +59,7 @@ impl Claims {
     /// Whether the address is answered for.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
-        match self.entries.get(&address) {
-            Some(Stance::Claimed | Stance::Offered { .. }) => true,
-            Some(Stance::Declined) | None => false,
-        }
+        self.entries.get(&address).copied().is_some_and(is_owned)
     }
 
     /// To which node the address is offered, by its mark; none when it is not.
@@ -70,7 +67,16 @@ impl Claims {
     pub fn offered(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
             Some(Stance::Offered { to }) => Some(*to),
-            Some(Stance::Claimed | Stance::Declined) | None => None,
+            Some(Stance::Claimed | Stance::Declined | Stance::StandsIn { .. }) | None => None,
+        }
+    }
+
+    /// In whose place the address is answered for, by the mark of the node; none when it is not.
+    #[must_use]
+    pub fn stands_in(&self, address: IpAddr) -> Option<u32> {
+        match self.entries.get(&address) {
+            Some(Stance::StandsIn { of }) => Some(*of),
+            Some(Stance::Claimed | Stance::Declined | Stance::Offered { .. }) | None => None,
         }
     }
 
@@ -97,7 +103,7 @@ impl Claims {
     /// The addresses that are answered for, in order.
     pub fn owned(&self) -> impl DoubleEndedIterator<Item = IpAddr> {
         self.entries()
-            .filter(|entry| entry.stance != Stance::Declined)
+            .filter(|entry| is_owned(entry.stance))
             .map(|entry| entry.address)
     }
 
@@ -182,6 +188,13 @@ impl Assembly {
     }
 }
 
+const fn is_owned(stance: Stance) -> bool {
+    match stance {
+        Stance::Claimed | Stance::Offered { .. } => true,
+        Stance::Declined | Stance::StandsIn { .. } => false,
+    }
+}
+
 /// Spreads the bits of an entry, so that their exclusive or tells sets apart. Nobody needs to be kept from finding two
 /// sets alike: who tells them is authenticated.
 fn hash(address: IpAddr, stance: Stance) -> u64 {
@@ -193,6 +206,7 @@ fn hash(address: IpAddr, stance: Stance) -> u64 {
         Stance::Claimed => 0,
         Stance::Declined => 1,
         Stance::Offered { to } => 2 | u64::from(to) << 8,
+        Stance::StandsIn { of } => 3 | u64::from(of) << 8,
     };
     mix(mix(mix(high) ^ low) ^ family ^ (stance << 8))
 }

@@ -17,6 +17,7 @@
 //! of it: so speakers that cannot hear each other, behind a firewall or of another version, elect as MetalLB's do.
 
 mod council;
+mod deputy;
 mod exchange;
 mod offer;
 mod outputs;
@@ -32,8 +33,7 @@ use std::time::{Duration, Instant};
 use crate::MacAddr;
 use crate::claims::Claims;
 use crate::guard::Guard;
-use crate::heartbeat::MAX_MACS;
-use crate::liveness::{self, Evidence, Liveness, NodeId, View};
+use crate::liveness::{self, Liveness, NodeId, View};
 
 pub use council::Policy;
 pub use outputs::{Cause, Output, Why};
@@ -202,12 +202,19 @@ impl Coordinator {
         }
     }
 
-    /// The hardware addresses from which we answer. Peers are told at once: they are about to see them.
-    pub fn set_macs(&mut self, macs: Vec<MacAddr>) {
-        if self.macs != macs {
-            self.macs = macs;
-            self.tell_all();
+    /// The hardware addresses from which we answer. Peers are told at once: they are about to see them. Where an interface is
+    /// new, or back, peers may have been silent for the lack of it.
+    pub fn set_macs(&mut self, now: Instant, macs: Vec<MacAddr>) {
+        self.now = self.now.max(now);
+        if self.macs == macs {
+            return;
         }
+        let more = macs.iter().any(|mac| !self.macs.contains(mac));
+        self.macs = macs;
+        if more {
+            self.liveness.listen_anew(self.now);
+        }
+        self.tell_all();
     }
 
     /// Who may answer for the address; none when nobody may.
@@ -229,7 +236,7 @@ impl Coordinator {
             if let Some(seat) = self.seats.remove(&address) {
                 self.unneed(&seat.council);
                 if seat.stands_in.is_some() {
-                    self.outputs.push_back(Output::StandDown { address });
+                    self.stand_down(address);
                 }
                 if seat.stranger().is_some() {
                     self.outputs.push_back(Output::ConflictOver { address });
@@ -300,46 +307,6 @@ impl Coordinator {
         self.now = self.now.max(now);
         self.leaving = true;
         self.tell_all();
-    }
-
-    /// The wire showed that somebody at `mac` answers for the address.
-    pub fn sighted(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
-        self.now = self.now.max(now);
-        if self.macs.contains(&mac) {
-            return;
-        }
-        let peer = self.faces.get(&mac).copied();
-        if let Some(id) = peer
-            && self.peers.get(&id).is_some_and(|told| told.claims.has(address))
-        {
-            self.liveness.answered(self.now, id, Evidence::Speaker);
-        }
-        self.answered_by(address, peer, mac);
-    }
-
-    /// The wire showed that the node lives, and its hardware address.
-    pub fn node_sighted(&mut self, now: Instant, name: &str, mac: MacAddr) {
-        self.now = self.now.max(now);
-        if let Some(id) = self.ids.get(name).copied()
-            && let Some(told) = self.peers.get_mut(&id)
-        {
-            // Of a peer that is never heard this is the only way to know it from a stranger.
-            if self.liveness.last_heard(id).is_none() && !told.macs.contains(&mac) {
-                // Anybody on the LAN can answer for it, from as many as they like: the last few count.
-                if told.macs.len() >= MAX_MACS {
-                    let oldest = told.macs.remove(0);
-                    if self.faces.get(&oldest) == Some(&id) {
-                        self.faces.remove(&oldest);
-                    }
-                }
-                told.macs.push(mac);
-                // What a peer has told itself is worth more than what the wire shows.
-                if !self.faces.contains_key(&mac) {
-                    self.recognise(mac, id);
-                }
-            }
-            self.liveness.answered(self.now, id, Evidence::Node);
-        }
     }
 
     /// Time passed. Decides at most `batch` addresses; see [`is_busy`](Self::is_busy).
@@ -515,7 +482,12 @@ impl Coordinator {
         self.views_changed = true;
         let view = self.liveness.view(id);
         if let Some(told) = self.peers.get_mut(&id) {
-            told.up_since = (view == View::Up).then(|| told.up_since.unwrap_or(self.now));
+            let (up, away) = (
+                view == View::Up,
+                matches!(view, View::Starting { .. } | View::Held { .. }),
+            );
+            told.up_since = up.then(|| told.up_since.unwrap_or(self.now));
+            told.away_since = away.then(|| told.away_since.unwrap_or(self.now));
         }
         match view {
             View::Down => self.lost(id),

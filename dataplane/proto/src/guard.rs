@@ -1,19 +1,30 @@
-//! Which datagrams are news: from peers, made for this incarnation of ours, and newer than all before.
+//! Which datagrams are news: from peers, made for this incarnation of ours, and newer than all of their kind before.
+//!
+//! Of their kind, because two that are sent together, such as a heartbeat and the claims that it tells of, may overtake each
+//! other, and each means the same without the other.
 //!
 //! A speaker makes up its incarnation when it starts, from the clock. Should the clock have been set back since its last
 //! start, the others would take all it says for old; it learns so from what they echo, and goes beyond it.
 
 use std::collections::BTreeMap;
 
-use crate::heartbeat::{Datagram, Refused};
+use crate::heartbeat::{Datagram, Message, Refused};
 
-/// Which datagrams are news: from peers, made for this incarnation of ours, and newer than all before.
+/// Which datagrams are news: from peers, made for this incarnation of ours, and newer than all of their kind before.
 #[derive(Clone, Debug)]
 pub struct Guard {
     /// Our own incarnation.
     incarnation: u64,
-    /// The last incarnation and number of each peer.
-    peers: BTreeMap<String, (u64, u64)>,
+    peers: BTreeMap<String, Heard>,
+}
+
+/// What was heard of a peer.
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    /// Its last incarnation.
+    incarnation: u64,
+    /// The last number that was believed, of each kind of message.
+    numbers: [u64; Message::KINDS],
 }
 
 impl Guard {
@@ -45,7 +56,7 @@ impl Guard {
     /// for another incarnation of ours: that is how two speakers get to know each other.
     #[must_use]
     pub fn echo(&self, peer: &str) -> u64 {
-        self.peers.get(peer).map_or(0, |(incarnation, _)| *incarnation)
+        self.peers.get(peer).map_or(0, |heard| heard.incarnation)
     }
 
     /// Takes in an authentic datagram. Whether it is to be believed:
@@ -54,24 +65,28 @@ impl Guard {
     /// When it is from a stranger, recorded earlier, or made before the sender knew us.
     pub fn admit(&mut self, datagram: &Datagram) -> Result<(), Refused> {
         let heard = self.peers.get_mut(&datagram.node).ok_or(Refused::Stranger)?;
-        let this = (datagram.incarnation, datagram.number);
         if datagram.echo != self.incarnation {
             // They heard a greater incarnation of ours before: the clock was set back over our restart.
             if datagram.echo > self.incarnation {
                 self.incarnation = datagram.echo.saturating_add(1);
             }
             // It may be a recording: it must not make us deaf to the sender, only show us an incarnation to echo.
-            heard.0 = if heard.1 == 0 {
-                datagram.incarnation
-            } else {
-                heard.0
-            };
+            if heard.numbers == <[u64; Message::KINDS]>::default() {
+                heard.incarnation = datagram.incarnation;
+            }
             return Err(Refused::Echo);
         }
-        if this <= *heard {
-            return Err(Refused::Replayed);
+        if datagram.incarnation > heard.incarnation {
+            *heard = Heard {
+                incarnation: datagram.incarnation,
+                ..Heard::default()
+            };
         }
-        *heard = this;
+        let last = heard.numbers.get_mut(datagram.message.kind());
+        match last.filter(|last| datagram.incarnation == heard.incarnation && datagram.number > **last) {
+            Some(last) => *last = datagram.number,
+            None => return Err(Refused::Replayed),
+        }
         Ok(())
     }
 }

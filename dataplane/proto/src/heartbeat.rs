@@ -10,7 +10,7 @@
 //! A datagram is authenticated by a key that all speakers of a cluster have; while the key is changed, the old one counts
 //! too. It is fresh when it names the incarnation of who receives it, which that one made up at its start and has told:
 //! so a datagram that was recorded earlier convinces nobody, also not a speaker that has forgotten everything. Within one
-//! incarnation of the sender the numbers rise.
+//! incarnation of the sender the numbers rise ([`crate::guard`]).
 //!
 //! Decoding is of bytes that anybody on the network can send: it costs one HMAC at most for each key, allocates nothing
 //! before that is right, and never panics.
@@ -58,6 +58,8 @@ const TAG_NOT: u8 = 0x80;
 const ASKS: u8 = 0x80;
 /// Added to a tag: offered; the mark of the node follows the address.
 const TAG_OFFERED: u8 = 0x40;
+/// Added to a tag: another's, that we stand in for; the mark of that node follows the address.
+const TAG_STANDS_IN: u8 = TAG_NOT | TAG_OFFERED;
 
 /// What one speaker tells another.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -92,6 +94,22 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// How many kinds there are.
+    pub const KINDS: usize = 4;
+
+    /// Its kind, as a number below [`KINDS`](Self::KINDS).
+    #[must_use]
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Heartbeat(_) => 0,
+            Self::Claims(_) => 1,
+            Self::Yours(_) => 2,
+            Self::Seen { .. } => 3,
+        }
+    }
+}
+
 /// The sign of life.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Heartbeat {
@@ -120,7 +138,7 @@ pub struct Part {
     pub number: u16,
     /// How many parts there are.
     pub of: u16,
-    /// The addresses of this part: answered for, offered, or declined.
+    /// The addresses of this part.
     pub entries: Vec<Entry>,
 }
 
@@ -145,6 +163,11 @@ pub enum Stance {
     },
     /// It does not answer for it, and could not, because it has no interface for it.
     Declined,
+    /// It is another's, which restarts and is waited for; until then it answers in that one's place.
+    StandsIn {
+        /// Which node that is: [`crate::election::mark`].
+        of: u32,
+    },
 }
 
 /// In what state a speaker is.
@@ -200,8 +223,8 @@ pub enum Refused {
     /// It names another incarnation of ours: recorded earlier, or the sender has not heard of us yet.
     #[error("made for another incarnation")]
     Echo,
-    /// Not newer than what the sender has told already.
-    #[error("told already")]
+    /// Not newer than what the sender has told already in a message of that kind.
+    #[error("not newer than what was told")]
     Replayed,
 }
 
@@ -339,7 +362,7 @@ impl Entry {
         };
         match self.stance {
             Stance::Claimed | Stance::Declined => address,
-            Stance::Offered { .. } => address + 4,
+            Stance::Offered { .. } | Stance::StandsIn { .. } => address + 4,
         }
     }
 
@@ -348,6 +371,7 @@ impl Entry {
             Stance::Claimed => 0,
             Stance::Offered { .. } => TAG_OFFERED,
             Stance::Declined => TAG_NOT,
+            Stance::StandsIn { .. } => TAG_STANDS_IN,
         };
         match self.address {
             IpAddr::V4(v4) => {
@@ -359,25 +383,27 @@ impl Entry {
                 body.extend(v6.octets());
             }
         }
-        if let Stance::Offered { to } = self.stance {
-            body.extend(to.to_be_bytes());
+        if let Stance::Offered { to: node } | Stance::StandsIn { of: node } = self.stance {
+            body.extend(node.to_be_bytes());
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Refused> {
         let [tag] = reader.take()?;
-        let address = match tag & !(TAG_NOT | TAG_OFFERED) {
+        let address = match tag & !TAG_STANDS_IN {
             TAG_V4 => IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?)),
             TAG_V6 => IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)),
             _ => return Err(Refused::Body),
         };
-        let stance = match tag & (TAG_NOT | TAG_OFFERED) {
-            0 => Stance::Claimed,
+        let stance = match tag & TAG_STANDS_IN {
             TAG_NOT => Stance::Declined,
             TAG_OFFERED => Stance::Offered {
                 to: u32::from_be_bytes(reader.take()?),
             },
-            _ => return Err(Refused::Body),
+            TAG_STANDS_IN => Stance::StandsIn {
+                of: u32::from_be_bytes(reader.take()?),
+            },
+            _ => Stance::Claimed,
         };
         Ok(Self { address, stance })
     }
@@ -436,7 +462,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, Refused> {
                 match entry.stance {
                     Stance::Claimed => answered.push(entry.address),
                     Stance::Declined => silent.push(entry.address),
-                    Stance::Offered { .. } => return Err(Refused::Body),
+                    Stance::Offered { .. } | Stance::StandsIn { .. } => return Err(Refused::Body),
                 }
             }
             Message::Seen { answered, silent }

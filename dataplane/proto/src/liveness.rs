@@ -178,13 +178,31 @@ impl Liveness {
             let new = !std::mem::replace(&mut peer.wanted, true);
             // While it had no reason to speak to us, its silence said nothing.
             if new && peer.last.is_none_or(|last| last + silence <= now) {
-                (peer.heard, peer.send_at, peer.ask_at) = (now, now, now);
-                self.enter(*id, Phase::Unknown);
+                self.begin_to_hear(*id, now);
             }
         }
         let now = self.now;
         self.peers.retain(|_, peer| peer.is_spoken_to(now));
         self.plan();
+    }
+
+    /// We may not have been able to hear anybody: who is down for us has the time again to be heard, and is asked.
+    pub fn listen_anew(&mut self, now: Instant) {
+        self.pass(now);
+        let now = self.now;
+        let down = |peer: &Peer| peer.wanted && peer.phase == Phase::Down && peer.last.is_some();
+        let down = self.peers.iter().filter(|(_, peer)| down(peer));
+        for id in down.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.begin_to_hear(id, now);
+        }
+        self.plan();
+    }
+
+    /// What a peer is, is to be seen: it has as much time to be heard as any.
+    fn begin_to_hear(&mut self, id: NodeId, now: Instant) {
+        let peer = self.peer(id);
+        (peer.heard, peer.send_at, peer.ask_at) = (now, now, now);
+        self.enter(id, Phase::Unknown);
     }
 
     /// A node is gone: nothing is remembered of it.
@@ -298,7 +316,7 @@ impl Liveness {
         }
     }
 
-    /// Whether this peer is to answer our heartbeat at once, because its own is late, or because we do not know it yet.
+    /// Whether this peer is to answer our heartbeat at once, because its own is late, or because we do not hear it.
     #[must_use]
     pub fn asks(&self, id: NodeId) -> bool {
         self.peers.get(&id).is_some_and(Peer::is_asked)

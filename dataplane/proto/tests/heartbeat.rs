@@ -169,13 +169,29 @@ fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
     // A recording of before we started changes nothing for the present sender.
     assert_eq!(guard.admit(&beat("n1", 9, 9, 4)), Err(Refused::Echo));
     assert_eq!(guard.echo("n1"), 3);
-    assert_eq!(guard.admit(&beat("n1", 3, 8, 5)), Ok(()));
+    assert_eq!(guard.admit(&beat("n1", 3, 9, 5)), Ok(()));
+    // What was sent together may have been overtaken by another kind, once.
+    let claims = Datagram {
+        message: Message::Claims(Claims::default().parts().remove(0)),
+        ..beat("n1", 3, 8, 5)
+    };
+    assert_eq!(guard.admit(&claims), Ok(()));
+    for number in [7, 8] {
+        let older = Datagram {
+            number,
+            ..claims.clone()
+        };
+        assert_eq!(guard.admit(&older), Err(Refused::Replayed));
+    }
+    // What an earlier incarnation has sent counts of no kind.
+    assert_eq!(guard.admit(&beat("n1", 4, 1, 5)), Ok(()));
+    assert_eq!(guard.admit(&claims), Err(Refused::Replayed));
     guard.set_peers([]);
-    assert_eq!(guard.admit(&beat("n1", 3, 9, 5)), Err(Refused::Stranger));
+    assert_eq!(guard.admit(&beat("n1", 4, 9, 5)), Err(Refused::Stranger));
 }
 
 #[test]
-fn nothing_is_both_offered_and_declined() {
+fn what_is_said_of_an_address_is_in_its_tag() {
     let offered = Entry {
         address: "192.0.2.1".parse().unwrap(),
         stance: Stance::Offered { to: 7 },
@@ -202,8 +218,19 @@ fn nothing_is_both_offered_and_declined() {
         changed.extend(mac.finalize().into_bytes());
         ours().open(&changed)
     };
-    assert_eq!(resealed(0x44), Ok(datagram));
-    assert_eq!(resealed(0xc4), Err(Refused::Body));
+    assert_eq!(resealed(0x44), Ok(datagram.clone()));
+    let stands_in = Entry {
+        stance: Stance::StandsIn { of: 7 },
+        ..offered
+    };
+    let stands_in = Datagram {
+        message: Message::Claims(part(stands_in)),
+        ..datagram
+    };
+    assert_eq!(resealed(0xc4), Ok(stands_in));
+    for tag in [0x04, 0x84, 0x45, 0x46] {
+        assert_eq!(resealed(tag), Err(Refused::Body), "{tag:x}");
+    }
 }
 
 fn messages() -> impl Strategy<Value = Message> {
@@ -253,6 +280,7 @@ fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
         Just(Stance::Claimed),
         Just(Stance::Declined),
         any::<u32>().prop_map(|to| Stance::Offered { to }),
+        any::<u32>().prop_map(|of| Stance::StandsIn { of }),
     ];
     let entry = (any::<IpAddr>(), stance).prop_map(|(address, stance)| Entry { address, stance });
     prop::collection::vec(entry, 0..most)

@@ -193,7 +193,7 @@ impl Speaker {
         self.links_known = true;
         self.looks.extend(self.held.keys());
         let came = self.driver.set_links(now, links);
-        self.coordinator.set_macs(self.driver.open_macs());
+        self.coordinator.set_macs(now, self.driver.open_macs());
         self.neighbours.set_ports(self.driver.port_addresses());
         self.nodes_changed = true;
         if self.phase != Phase::Listing {

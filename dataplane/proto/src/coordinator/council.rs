@@ -73,6 +73,7 @@ impl Coordinator {
         // Who has it and who is to have it have to hear each other, wherever in the order they are.
         council.extend(preferred.filter(|_| mine));
         council.extend(self.claimants(address));
+        council.extend(self.awaited(address, seat, &seat.order));
         council.retain(|id| self.peers.contains_key(id));
         council.sort_unstable();
         council.dedup();

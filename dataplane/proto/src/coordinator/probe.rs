@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::{Coordinator, Output, Seat, Why};
 use crate::MacAddr;
-use crate::liveness::NodeId;
+use crate::heartbeat::MAX_MACS;
+use crate::liveness::{Evidence, NodeId};
 
 /// Probes before a first claim, and the time that each waits for an answer.
 const PROBES: u8 = 3;
@@ -153,6 +154,52 @@ impl Probes {
 }
 
 impl Coordinator {
+    /// The wire showed that somebody at `mac` answers for the address.
+    pub fn sighted(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
+        self.now = self.now.max(now);
+        if self.macs.contains(&mac) {
+            return;
+        }
+        let peer = self.faces.get(&mac).copied();
+        let stood_in_for = || {
+            let mut told = self.peers.values();
+            told.any(|told| told.claims.stands_in(address).is_some())
+        };
+        if let Some(id) = peer
+            && self.peers.get(&id).is_some_and(|told| told.claims.has(address))
+            // Such an answer is not its own.
+            && !stood_in_for()
+        {
+            self.liveness.answered(self.now, id, Evidence::Speaker);
+        }
+        self.answered_by(address, peer, mac);
+    }
+
+    /// The wire showed that the node lives, and its hardware address.
+    pub fn node_sighted(&mut self, now: Instant, name: &str, mac: MacAddr) {
+        self.now = self.now.max(now);
+        if let Some(id) = self.ids.get(name).copied()
+            && let Some(told) = self.peers.get_mut(&id)
+        {
+            // Of a peer that is never heard this is the only way to know it from a stranger.
+            if self.liveness.last_heard(id).is_none() && !told.macs.contains(&mac) {
+                // Anybody on the LAN can answer for it, from as many as they like: the last few count.
+                if told.macs.len() >= MAX_MACS {
+                    let oldest = told.macs.remove(0);
+                    if self.faces.get(&oldest) == Some(&id) {
+                        self.faces.remove(&oldest);
+                    }
+                }
+                told.macs.push(mac);
+                // What a peer has told itself is worth more than what the wire shows.
+                if !self.faces.contains_key(&mac) {
+                    self.recognise(mac, id);
+                }
+            }
+            self.liveness.answered(self.now, id, Evidence::Node);
+        }
+    }
+
     /// Sends the probes that are due, and ends those that found nobody.
     pub(super) fn probe(&mut self) {
         while let Some((at, address)) = self.probes.due.first().copied()

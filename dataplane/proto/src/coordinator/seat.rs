@@ -4,22 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::deputy::Deputy;
 use super::offer::Placing;
 use super::probe::{Foreign, Found, PEER_PAUSE, STRANGER_PAUSE};
 use super::{Cause, Conflicts, Coordinator, HAND_OVER, ME, Output, Policy, Why};
-use crate::heartbeat::{Entry, MAX_ENTRIES_LEN, Message, Stance};
+use crate::heartbeat::{Entry, Stance};
 use crate::liveness::{NodeId, View};
 use crate::ownership::{Offer, Scene, Step, keeps};
-
-/// How often a deputy asks the wire whether the owner answers, more or less by a quarter; and how long it waits.
-const VERIFY: Duration = Duration::from_secs(30);
-const FIRST_VERIFY: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_millis(500);
-/// Questions of deputies go together, at so many seconds' distance: each time that others are asked about, the kernel's
-/// filter is made anew.
-const ROUND: Duration = Duration::from_secs(3);
-/// How often it asks in a row before it says that it was not answered: a single frame gets lost for no reason.
-const ASKS: u8 = 3;
 
 /// Who may answer for an address.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +52,6 @@ pub(super) struct Seat {
     pub(super) verified: Option<bool>,
 }
 
-/// The duty of the candidate that comes after the owner: to see whether the owner answers.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deputy {
-    owner: NodeId,
-    at: Instant,
-    /// How often it has asked in this round.
-    asked: u8,
-}
-
 impl Coordinator {
     /// Does what is to be done about an address.
     pub(super) fn settle(&mut self, address: IpAddr) {
@@ -80,9 +62,14 @@ impl Coordinator {
             return;
         };
         let candidates = self.candidates(address, seat);
-        let claimants = self.claimants(address);
+        let mut claimants = self.claimants(address);
+        let awaited = self.awaited(address, seat, &candidates);
+        claimants.extend(awaited.filter(|id| !claimants.contains(id)));
         // A record, or who remembers, may be behind the times: what another has by now is not ours to resume.
-        let owner = claimants.iter().copied().find(|id| keeps(self.view(*id)));
+        let owner = claimants
+            .iter()
+            .copied()
+            .find(|id| keeps(self.view_with(awaited, *id)));
         let calm_from = self.calm_from().filter(|at| *at > self.now);
         let mut scene = Scene {
             me: ME,
@@ -96,7 +83,7 @@ impl Coordinator {
         };
         if seat.placing.is_some() {
             scene.offer = self.concerning(address, seat, &claimants);
-            let kept = scene.is_kept(|id| self.view(id));
+            let kept = scene.is_kept(|id| self.view_with(awaited, id));
             scene.preferred = match scene.offer {
                 Offer::By(_) => Some(ME),
                 Offer::None | Offer::To(_) => self.goes_first(address, kept, &candidates),
@@ -105,7 +92,7 @@ impl Coordinator {
         let Some(seat) = self.seats.get(&address) else {
             return;
         };
-        let mut step = scene.step(|id| self.view(id));
+        let mut step = scene.step(|id| self.view_with(awaited, id));
         let mine = scene.mine;
         let has_quorum = self.has_quorum(seat);
         if !has_quorum {
@@ -281,6 +268,7 @@ impl Coordinator {
             Some((from, heard)) if ask => Cause::TakeOver { from, heard },
             None if ask => match self.probes.look(now, address) {
                 Found::Unknown => return,
+                Found::Nobody if self.are_expected(address) => return,
                 Found::Nobody => Cause::First,
                 Found::Peer => return self.look_again(address, PEER_PAUSE),
                 Found::Stranger(_) if self.config.conflicts == Conflicts::Yield => {
@@ -298,6 +286,13 @@ impl Coordinator {
         self.probes.remove(address);
         self.claims.insert(Entry::claimed(address));
         self.outputs.push_back(Output::Announce { address, cause });
+    }
+
+    /// Whether some candidate still has time to be heard: it may have the address, or know who does.
+    fn are_expected(&self, address: IpAddr) -> bool {
+        let unknown = |id: &NodeId| self.liveness.view(*id) == View::Unknown;
+        let seat = self.seats.get(&address);
+        seat.is_some_and(|seat| seat.order.iter().any(unknown))
     }
 
     fn look_again(&mut self, address: IpAddr, pause: Duration) {
@@ -327,105 +322,6 @@ impl Coordinator {
             self.give_up(address, Why::NotCandidate);
         }
     }
-
-    /// The candidate that is next looks after the owner: asks the wire whether it answers, and answers in its place while it
-    /// restarts.
-    fn deputize(&mut self, address: IpAddr, owner: Option<NodeId>, candidates: &[NodeId]) {
-        let up = |id: &NodeId| (*id == ME && !self.draining) || self.view(*id) == View::Up;
-        let mut others = candidates.iter().copied().filter(|id| Some(*id) != owner);
-        let deputy = owner.filter(|_| others.find(up) == Some(ME));
-        let held =
-            deputy.filter(|owner| matches!(self.view(*owner), View::Starting { .. } | View::Held { .. }));
-        let now = self.now;
-        let Some(seat) = self.seats.get_mut(&address) else {
-            return;
-        };
-        if seat.stands_in != held {
-            if seat.stands_in.is_some() {
-                self.outputs.push_back(Output::StandDown { address });
-            }
-            seat.stands_in = held;
-            if let Some(told) = held.and_then(|owner| self.peers.get(&owner)) {
-                self.outputs.push_back(Output::StandIn {
-                    address,
-                    node: told.name.clone(),
-                });
-            }
-        }
-        let Some(owner) = deputy.filter(|_| held.is_none()) else {
-            seat.deputy = None;
-            return;
-        };
-        let next = match seat.deputy {
-            Some(duty) if duty.owner == owner && now < duty.at => {
-                self.deadlines.insert((duty.at, address));
-                return;
-            }
-            Some(duty) if duty.owner == owner => {
-                let since = duty.at.checked_sub(ANSWER).unwrap_or(duty.at);
-                let answered = duty.asked > 0
-                    && seat
-                        .answered_to_us
-                        .is_some_and(|(id, at)| id == owner && at >= since);
-                if !answered && duty.asked < ASKS {
-                    self.outputs.push_back(Output::AskAddress { address });
-                    Deputy {
-                        owner,
-                        at: now + ANSWER,
-                        asked: duty.asked + 1,
-                    }
-                } else {
-                    self.reports.entry(owner).or_default().push((address, answered));
-                    Deputy {
-                        owner,
-                        at: rounded(self.epoch, now + jitter(VERIFY, address)),
-                        asked: 0,
-                    }
-                }
-            }
-            Some(_) | None => Deputy {
-                owner,
-                at: rounded(self.epoch, now + jitter(FIRST_VERIFY, address)),
-                asked: 0,
-            },
-        };
-        seat.deputy = Some(next);
-        self.deadlines.insert((next.at, address));
-    }
-
-    /// Tells owners what the wire said of them.
-    pub(super) fn report(&mut self) {
-        for (id, seen) in std::mem::take(&mut self.reports) {
-            // As many as fit into a datagram, whatever their family.
-            for seen in seen.chunks(MAX_ENTRIES_LEN / Entry::LONGEST) {
-                let of = |wanted: bool| {
-                    let of = seen.iter().filter(move |(_, answered)| *answered == wanted);
-                    of.map(|(address, _)| *address).collect()
-                };
-                let (answered, silent) = (of(true), of(false));
-                self.send(id, Message::Seen { answered, silent });
-            }
-        }
-    }
-}
-
-/// The end of the round that a time falls into.
-fn rounded(epoch: Instant, at: Instant) -> Instant {
-    let rounds = at
-        .saturating_duration_since(epoch)
-        .as_millis()
-        .div_ceil(ROUND.as_millis());
-    epoch + ROUND * u32::try_from(rounds).unwrap_or(u32::MAX)
-}
-
-/// More or less by a quarter, differently for each address and the same for each run.
-fn jitter(time: Duration, address: IpAddr) -> Duration {
-    let low = match address {
-        IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => v6.to_bits() as u32,
-    };
-    let spread = low.wrapping_mul(0x9e37_79b9) >> 16;
-    time * 3 / 4 + time / 2 * spread / 0x1_0000
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub(super) struct Told {
     pub(super) macs: Vec<MacAddr>,
     /// Since when it is up, as its heartbeats say.
     pub(super) up_since: Option<Instant>,
+    /// Since when it restarts, as far as we know.
+    pub(super) away_since: Option<Instant>,
     /// It was down since it was up last.
     pub(super) was_down: bool,
 }
@@ -71,6 +73,7 @@ impl Told {
             sent: None,
             macs: Vec::new(),
             up_since: None,
+            away_since: None,
             was_down: false,
         }
     }

@@ -133,20 +133,22 @@ impl Peer {
 
     /// How soon it is to have another heartbeat of ours, if that is sooner than usual.
     pub(super) fn again_within(&self, config: &Config) -> Option<Duration> {
-        self.is_asked().then(|| match self.phase {
-            Phase::Unknown => config.margin(self.period),
-            _ => self.between_questions(config),
-        })
+        match self.phase {
+            _ if !self.is_asked() => None,
+            Phase::Down => None,
+            Phase::Unknown => Some(config.margin(self.period)),
+            _ => Some(self.between_questions(config)),
+        }
     }
 
-    /// Whether it is being asked for an answer: because its own heartbeat is late, or because it was never heard, and a lost
-    /// datagram is not to make a stranger of it.
+    /// Whether it is being asked for an answer: because its own heartbeat is late; because it was never heard, and a lost
+    /// datagram is not to make a stranger of it; or because it is down, and is to be known at once when the network is whole.
     pub(super) fn is_asked(&self) -> bool {
         self.wanted
             && match self.phase {
                 Phase::Up | Phase::Draining => self.doubt.is_some(),
-                Phase::Unknown => true,
-                Phase::Mute | Phase::Starting { .. } | Phase::Held { .. } | Phase::Down => false,
+                Phase::Unknown | Phase::Down => true,
+                Phase::Mute | Phase::Starting { .. } | Phase::Held { .. } => false,
             }
     }
 

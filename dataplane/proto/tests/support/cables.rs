@@ -1,5 +1,7 @@
 //! Who can reach whom.
 
+use lb_proto::MacAddr;
+
 use super::Segment;
 
 impl Segment {
@@ -20,6 +22,7 @@ impl Segment {
     pub(crate) fn unplug(&mut self, node: usize) {
         self.split(&[node], 1);
         self.unplugged.insert(node);
+        self.tell_macs(node, Vec::new());
         self.tell_candidates(node, None);
         self.work(node);
     }
@@ -28,7 +31,15 @@ impl Segment {
     pub(crate) fn plug_in(&mut self, node: usize) {
         self.heal();
         self.unplugged.remove(&node);
+        self.tell_macs(node, vec![self.hosts[node].mac]);
         self.tell_candidates(node, None);
         self.work(node);
+    }
+
+    fn tell_macs(&mut self, node: usize, macs: Vec<MacAddr>) {
+        let local = self.local(node);
+        if let Some(process) = &mut self.hosts[node].process {
+            process.coordinator.set_macs(local, macs);
+        }
     }
 }

@@ -25,6 +25,9 @@ mod starving;
 mod weather;
 pub(crate) use weather::{Dice, FAIR, Weather, ms};
 
+/// So often a speaker says that it restarts.
+const FAREWELLS: usize = 3;
+
 struct Process {
     coordinator: Coordinator,
     run: u32,
@@ -99,7 +102,8 @@ pub(crate) struct Segment {
     pub(crate) verified: Vec<(usize, IpAddr, bool)>,
     /// Of a thousand questions to the wire, so many get lost.
     pub(crate) lost_questions: u64,
-    pub(crate) stand_ins: BTreeSet<(usize, IpAddr)>,
+    /// Who answers in whose place.
+    pub(crate) stand_ins: BTreeMap<(usize, IpAddr), usize>,
     /// Heartbeats and others that each node has sent.
     pub(crate) sent: Vec<u64>,
     /// Strangers on the segment.
@@ -181,7 +185,7 @@ impl Segment {
             again: Vec::new(),
             verified: Vec::new(),
             lost_questions: 0,
-            stand_ins: BTreeSet::new(),
+            stand_ins: BTreeMap::new(),
             sent: vec![0; nodes],
             strangers: BTreeMap::new(),
             barred: BTreeSet::new(),
@@ -284,7 +288,7 @@ impl Segment {
             conflicts: self.conflicts_policy,
         };
         let mut coordinator = Coordinator::new(local, 1000 + host.started, config);
-        coordinator.set_macs(vec![host.mac]);
+        coordinator.set_macs(local, vec![host.mac]);
         let run = u32::try_from(host.started).unwrap();
         host.process = Some(Process {
             coordinator,
@@ -425,10 +429,8 @@ impl Segment {
                 if self.lost_questions > 0 && self.dice.roll(1000) < self.lost_questions => {}
             Output::AskAddress { address } => {
                 let answering: Vec<_> = (0..self.hosts.len())
-                    .filter(|other| {
-                        *other != node && self.connected(node, *other) && self.answers(*other, address)
-                    })
-                    .map(|other| (self.hosts[other].mac, self.waits(other)))
+                    .filter(|other| *other != node && self.connected(node, *other))
+                    .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
                     .collect();
                 let stranger = self.strangers.get(&address).map(|mac| (*mac, Duration::ZERO));
                 let run = self.run_of(node);
@@ -464,8 +466,9 @@ impl Segment {
             Output::Verified {
                 address, answered, ..
             } => self.verified.push((node, address, answered)),
-            Output::StandIn { address, .. } => {
-                self.stand_ins.insert((node, address));
+            Output::StandIn { address, node: owner } => {
+                let owner = self.number(&owner);
+                self.stand_ins.insert((node, address), owner);
             }
             Output::StandDown { address } => {
                 self.stand_ins.remove(&(node, address));
@@ -482,6 +485,13 @@ impl Segment {
     fn answers(&self, node: usize, address: IpAddr) -> bool {
         let process = self.hosts[node].process.as_ref();
         process.is_some_and(|process| process.answers.contains(&address))
+    }
+
+    /// With which hardware address a node answers for an address.
+    fn answers_as(&self, node: usize, address: IpAddr) -> Option<MacAddr> {
+        let own = self.answers(node, address).then_some(node);
+        let stood_in_for = self.stand_ins.get(&(node, address)).copied();
+        Some(self.hosts[own.or(stood_in_for)?].mac)
     }
 
     fn change(&mut self, node: usize, address: IpAddr, announced: bool) {
@@ -528,16 +538,18 @@ impl Segment {
         let host = &mut self.hosts[node];
         (host.process, host.wakes, host.starves) = (None, None, None);
         host.inbox.clear();
-        self.stand_ins.retain(|(on, _)| *on != node);
+        self.stand_ins.retain(|(on, _), _| *on != node);
     }
 
     /// The process says that it restarts, and ends.
     pub(crate) fn leave(&mut self, node: usize) {
         let local = self.local(node);
-        if let Some(process) = &mut self.hosts[node].process {
-            process.coordinator.leave(local);
+        for _ in 0..FAREWELLS {
+            if let Some(process) = &mut self.hosts[node].process {
+                process.coordinator.leave(local);
+            }
+            self.work(node);
         }
-        self.work(node);
         self.kill(node);
     }
 
