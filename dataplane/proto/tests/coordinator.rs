@@ -149,6 +149,32 @@ fn a_restarted_speaker_keeps_what_it_has_taken_over() {
     }
 }
 
+/// One is always there, so that somebody remembers what each has had.
+#[test]
+fn speakers_that_restart_at_the_same_time_keep_their_addresses() {
+    for seed in 0..40 {
+        let mut lan = settled(seed, 4, 40);
+        lan.hunger = [0, 40, 160][seed as usize % 3];
+        let before = lan.sole_owners();
+        let stays = lan.dice.roll(4) as usize;
+        for node in (0..4).filter(|node| *node != stays) {
+            let (pause, away) = (lan.dice.roll(1500), 500 + lan.dice.roll(3000));
+            lan.run(ms(pause));
+            if lan.dice.roll(3) == 0 {
+                lan.kill(node);
+            } else {
+                lan.leave(node);
+            }
+            lan.start_after(node, ms(away));
+        }
+        lan.run(ms(10_000));
+        let moved = |(node, address, _): &&(usize, IpAddr, _)| before[address] != *node;
+        let moved: Vec<_> = lan.causes.iter().filter(moved).collect();
+        assert!(moved.is_empty(), "seed {seed}, all but n{stays}: {moved:?}");
+        assert_eq!(lan.sole_owners(), before, "seed {seed}, all but n{stays}");
+    }
+}
+
 /// Records are written after the fact, and where the API server was away perhaps not at all.
 #[test]
 fn a_record_that_is_behind_the_times_takes_nothing_from_who_has_it() {

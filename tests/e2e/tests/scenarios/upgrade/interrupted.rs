@@ -71,6 +71,36 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         ))?;
         place.arrives(past, &good())
     })?;
+    place.under_traffic("a node comes back while the owners' speakers restart", |place| {
+        let nodes = place.stage.the_lab().nodes();
+        let bystander = nodes.iter().position(|node| !place.owners.contains(node));
+        let bystander = bystander.context("all nodes own something")? + 1;
+        for owner in BTreeSet::from_iter(&place.owners) {
+            restart_while_another_returns(place, owner, bystander)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// The node that returns has never heard that there is somebody to wait for.
+fn restart_while_another_returns(place: &Place, owner: &str, bystander: usize) -> anyhow::Result<()> {
+    let lab = place.stage.the_lab();
+    lab.cut(bystander)?;
+    let is_ready = |status: &str| {
+        place.stage.admin(&format!(
+            "kubectl wait node n{bystander} --for=condition=Ready={status} --timeout=90s"
+        ))
+    };
+    is_ready("Unknown")?;
+    place.stage.admin(&format!(
+        "kubectl delete pod -n metallb-system -l component=speaker --field-selector spec.nodeName={owner} --wait=false"
+    ))?;
+    lab.join(bystander)?;
+    is_ready("True")?;
+    place
+        .stage
+        .admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s")?;
     Ok(())
 }
 
