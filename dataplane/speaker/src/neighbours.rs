@@ -35,9 +35,15 @@ impl Neighbours {
 
     /// Takes in the addresses of the interfaces that are open.
     pub fn set_ports(&mut self, ports: Vec<(Arc<str>, LinkAddress)>) {
-        self.ports = ports;
-        // What was behind them may be another network now.
-        self.faces.clear();
+        let before = std::mem::replace(&mut self.ports, ports);
+        let of = |ports: &[(Arc<str>, LinkAddress)], interface: &str| -> BTreeSet<LinkAddress> {
+            let ports = ports.iter().filter(|(name, _)| **name == *interface);
+            ports.map(|(_, address)| *address).collect()
+        };
+        // Behind an interface that has changed may be another network now. Others, of pods for one, come and go all the time.
+        for faces in self.faces.values_mut() {
+            faces.retain(|interface, _| of(&before, interface) == of(&self.ports, interface));
+        }
     }
 
     /// The node that has this address.
@@ -58,10 +64,10 @@ impl Neighbours {
         (!names.is_empty()).then_some(Interfaces::Named(names))
     }
 
-    /// A node has answered on an interface from a hardware address.
-    pub fn saw(&mut self, node: &str, interface: &str, mac: MacAddr) {
+    /// A node has answered on an interface from a hardware address. Returns whether that is news.
+    pub fn saw(&mut self, node: &str, interface: &str, mac: MacAddr) -> bool {
         let faces = self.faces.entry(node.to_owned()).or_default();
-        faces.insert(interface.to_owned(), mac);
+        faces.insert(interface.to_owned(), mac) != Some(mac)
     }
 
     /// From where a node answers, by interface of ours.
@@ -98,5 +104,37 @@ mod tests {
         assert_eq!(way("fd00::ffff").as_deref(), Some("eth0"));
         assert_eq!(way("192.168.51.11").as_deref(), Some("eth1"));
         assert_eq!((way("192.168.51.12"), way("fd00:1::1")), (None, None));
+    }
+
+    #[test]
+    fn from_where_a_node_answers_is_known_until_the_interface_changes() {
+        let mut neighbours = Neighbours::default();
+        let ports = || {
+            vec![
+                ("eth0".into(), link("192.168.50.11", 24)),
+                ("eth1".into(), link("fd00::11", 64)),
+            ]
+        };
+        let faces = |neighbours: &Neighbours| -> Vec<String> {
+            neighbours
+                .faces("n2")
+                .map(|(interface, _)| interface.to_owned())
+                .collect()
+        };
+        neighbours.set_ports(ports());
+        let mac = MacAddr([2, 0, 0, 0, 0, 2]);
+        for interface in ["eth0", "eth1"] {
+            assert!(neighbours.saw("n2", interface, mac) && !neighbours.saw("n2", interface, mac));
+        }
+        // A pod's interface has come.
+        let mut more = ports();
+        more.push(("veth0".into(), link("169.254.1.1", 32)));
+        neighbours.set_ports(more);
+        assert_eq!(faces(&neighbours), ["eth0", "eth1"]);
+        neighbours.set_ports(ports().split_off(1));
+        assert_eq!(faces(&neighbours), ["eth1"]);
+        neighbours.set_ports(ports());
+        assert_eq!(faces(&neighbours), ["eth1"], "it was away");
+        assert!(neighbours.saw("n2", "eth1", MacAddr([2, 0, 0, 0, 0, 3])));
     }
 }

@@ -71,6 +71,8 @@ pub struct Speaker {
     pub(crate) coordinator: Coordinator,
     pub(crate) driver: Driver,
     neighbours: Neighbours,
+    /// The addresses that we answer for in the place of another node, and that node.
+    stands_in: BTreeMap<IpAddr, Arc<str>>,
     /// Who is to have what; none where the order alone decides.
     balance: Option<Balance>,
     /// What is to be sent to other speakers, by node.
@@ -119,6 +121,7 @@ impl Speaker {
             coordinator: Coordinator::new(now, incarnation, coordinator),
             driver: Driver::new(config.excluded.clone(), config.refresh, metrics.clone()),
             neighbours: Neighbours::default(),
+            stands_in: BTreeMap::new(),
             balance: config.balanced.then(Balance::default),
             datagrams: Vec::new(),
             unlisted: Kind::ALL.into_iter().collect(),
@@ -220,7 +223,12 @@ impl Speaker {
         if let Some(node) = self.neighbours.node_of(*address) {
             let node = node.to_owned();
             self.coordinator.node_sighted(now, &node, *mac);
-            self.neighbours.saw(&node, interface, *mac);
+            if self.neighbours.saw(&node, interface, *mac) {
+                let stands_in = self.stands_in.iter().filter(|(_, owner)| ***owner == *node);
+                for address in stands_in.map(|(address, _)| *address).collect::<Vec<_>>() {
+                    self.stand_in(address, &node);
+                }
+            }
         } else {
             self.coordinator.sighted(now, *address, *mac);
         }
@@ -519,6 +527,18 @@ impl Speaker {
         }
     }
 
+    /// Answers for the address in the place of the node, where it is known from where that one answers.
+    fn stand_in(&mut self, address: IpAddr, node: &str) {
+        let interfaces = match self.decision(address) {
+            Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
+            Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => return,
+        };
+        let faces = self.neighbours.faces(node);
+        for (interface, mac) in faces.filter(|(interface, _)| interfaces.include(interface)) {
+            self.driver.stand_in(address, interface, mac);
+        }
+    }
+
     /// Does what the coordinator says.
     fn obey(&mut self, now: Instant, output: Output) {
         match output {
@@ -544,16 +564,13 @@ impl Speaker {
                 }
             }
             Output::StandIn { address, node } => {
-                let interfaces = match self.decision(address) {
-                    Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
-                    Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => return,
-                };
-                let faces = self.neighbours.faces(&node);
-                for (interface, mac) in faces.filter(|(interface, _)| interfaces.include(interface)) {
-                    self.driver.stand_in(address, interface, mac);
-                }
+                self.stand_in(address, &node);
+                self.stands_in.insert(address, node);
             }
-            Output::StandDown { address } => self.driver.stand_down(address),
+            Output::StandDown { address } => {
+                self.stands_in.remove(&address);
+                self.driver.stand_down(address);
+            }
             Output::Conflict { address, mac } => self.conflict(now, address, mac),
             Output::ConflictOver { address } => self.conflict_over(now, address),
             Output::Verified {

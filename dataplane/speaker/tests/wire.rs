@@ -4,17 +4,19 @@
 mod lan;
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lan::Lan;
 use lb_proto::MacAddr;
 use lb_proto::arp::{ArpFrame, Operation};
+use lb_proto::coordinator::{self, Api, Candidates, Conflicts, Coordinator, Node, Policy};
+use lb_proto::liveness;
 use lb_speaker::index::{Kind, Update};
 use serde_json::json;
 use support::{
-    WEB, cluster, key, mk_advertisement, mk_node, mk_node_with, mk_pool, mk_service, mk_slice, mk_speaker,
-    mk_status,
+    WEB, cluster, key, mk_advertisement, mk_node, mk_node_at, mk_node_with, mk_pool, mk_service, mk_slice,
+    mk_speaker, mk_status,
 };
 
 /// An address whose order of nodes is n3, n1, n2.
@@ -160,6 +162,57 @@ fn without_heartbeats_the_api_says_who_lives() -> Result<()> {
         // It comes back, and takes nothing back.
         rig.tell([support::mk_node("n3"), mk_speaker("n3", true)]);
         ensure!(rig.during(lan.answered("lan0", BEHIND_N3)).await?, "it stays");
+        Ok(())
+    })
+}
+
+/// On a node where pods come and go, and their interfaces with them.
+#[test]
+fn an_owner_that_restarts_is_stood_in_for_also_where_links_have_changed_just_before() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let n3 = mk_node_at("n3", lan::CLIENT.into());
+        let web = mk_service("web", &[BEHIND_N3], |_| {});
+        let address = BEHIND_N3.parse()?;
+        let now = Instant::now();
+        let config = coordinator::Config {
+            me: "n3".to_owned(),
+            version: String::new(),
+            liveness: liveness::Config::default(),
+            policy: Policy::Availability,
+            failback: false,
+            conflicts: Conflicts::Warn,
+        };
+        let mut peer = Coordinator::new(now, 1, config);
+        let [n1, n3_itself] = ["n1", "n3"].map(|name| Node {
+            name,
+            api: Api::Up,
+            on_link: true,
+        });
+        peer.set_nodes(now, [n1, n3_itself]);
+        let candidates = Candidates {
+            order: &["n3", "n1"],
+            declined: false,
+            preferred: None,
+        };
+        peer.set_candidates(address, Some(candidates));
+        peer.start(now);
+        rig.peer = Some(peer);
+        rig.start(cluster().into_iter().chain([n3, web])).await;
+        ensure!(rig.peer.as_ref().is_some_and(|peer| peer.is_mine(address)));
+        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 has it");
+
+        lan.node_ip("link add pod0 type veth peer name pod1")?;
+        rig.probed().await;
+        if let Some(peer) = &mut rig.peer {
+            peer.leave(Instant::now());
+        }
+        rig.probed().await;
+        rig.peer = None;
+        ensure!(
+            rig.during(lan.answered("lan0", BEHIND_N3)).await?,
+            "in the place of n3"
+        );
+        ensure!(rig.told().is_empty(), "it is n3's all the same");
         Ok(())
     })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use lb_daemon::Key;
 use lb_net::socket::FRAME_BUFFER;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_proto::arp::{ArpFrame, Operation};
+use lb_proto::coordinator::Coordinator;
 use lb_speaker::announce::Sighting;
 use lb_speaker::args::Args;
 use lb_speaker::index::{Kind, Update};
@@ -27,6 +28,9 @@ use lb_speaker::status::Says;
 use nix::sched::{CloneFlags, setns};
 use prometheus::Registry;
 use tokio::sync::mpsc::Receiver;
+
+/// The client's address on the first segment.
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
 
 /// Removes its namespaces, and with them the links, when dropped, also by a panic.
 pub(crate) struct Lan {
@@ -57,7 +61,7 @@ impl Lan {
             ip(&format!(
                 "link add {interface} netns {node} type veth peer name {interface} netns {client}"
             ))?;
-            for (namespace, host) in [(node, 21), (client, 10)] {
+            for (namespace, host) in [(node, 21), (client, CLIENT.octets()[3])] {
                 ip(&format!(
                     "-n {namespace} address add 192.168.{net}.{host}/24 dev {interface}"
                 ))?;
@@ -221,6 +225,8 @@ pub(crate) struct Rig {
     pub(crate) speaker: Speaker,
     pub(crate) registry: Registry,
     pub(crate) news: Vec<News>,
+    /// Another speaker, whose node is the client.
+    pub(crate) peer: Option<Coordinator>,
     links: LocalBoxStream<'static, Snapshot>,
     sightings: Receiver<Sighting>,
 }
@@ -236,6 +242,7 @@ impl Rig {
             speaker,
             registry,
             news: Vec::new(),
+            peer: None,
             links: lb_speaker::watch::links()?,
         })
     }
@@ -267,9 +274,9 @@ impl Rig {
         let mut work = std::pin::pin!(work);
         loop {
             self.news.extend(self.speaker.step(Instant::now()));
-            // There is nobody to send them to.
-            self.speaker.take_datagrams();
-            let due = self.speaker.poll_timeout();
+            let peers = self.talk();
+            let due = [self.speaker.poll_timeout(), peers];
+            let due = due.into_iter().flatten().min();
             let sleep = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -287,6 +294,28 @@ impl Rig {
                 () = sleep => {}
             }
         }
+    }
+
+    /// Brings what the speaker and its peer have to say to each other, if there is one. Returns when the peer is to be called.
+    fn talk(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let client = IpAddr::V4(CLIENT);
+        let datagrams = self.speaker.take_datagrams().into_iter();
+        let to_the_peer = datagrams.filter(|(to, _)| to.contains(&client));
+        let peer = self.peer.as_mut()?;
+        for (_, datagram) in to_the_peer {
+            // Before they know each other, neither is believed.
+            let _ = peer.receive(now, datagram);
+        }
+        peer.handle_timeout(now, 64);
+        while let Some(output) = peer.poll_output() {
+            if let lb_proto::coordinator::Output::Send { to, datagram } = output
+                && &*to == "n1"
+            {
+                let _ = self.speaker.receive(now, datagram);
+            }
+        }
+        peer.poll_timeout()
     }
 
     /// What was told since the last call, as the events' reasons would have it.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::expect_used, reason = "a helper of a test fails the test")]
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_daemon::Key;
@@ -66,6 +67,18 @@ pub(crate) fn mk_node_with(name: &str, labels: &Value, conditions: &Value) -> Up
     let object = json!({
         "metadata": {"name": name, "uid": format!("uid-{name}"), "labels": labels},
         "status": {"conditions": conditions},
+    });
+    Update::Node(name.to_owned(), Some(Node::read(from(object))))
+}
+
+/// A node that is ready and has an address.
+pub(crate) fn mk_node_at(name: &str, address: IpAddr) -> Update {
+    let object = json!({
+        "metadata": {"name": name, "uid": format!("uid-{name}")},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": address}],
+        },
     });
     Update::Node(name.to_owned(), Some(Node::read(from(object))))
 }
