@@ -11,19 +11,19 @@ use lb_e2e::stage::{SOON, eventually};
 #[test]
 fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
     let place = Place::present("upgrade")?;
-    place.under_traffic("upgrade", |place| {
+    place.answered_throughout("upgrade", |place| {
         let past = place.past()?;
         place
             .stage
             .admin(&format!("helm upgrade lb-operator {} --wait", place.next))?;
         place.arrives(past, &good())
     })?;
-    place.under_traffic("downgrade", |place| {
+    place.answered_throughout("downgrade", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
         place.arrives(past, PRESENT)
     })?;
-    place.under_traffic("restart of controllers and speakers", |place| {
+    place.answered_throughout("restart of controllers and speakers", |place| {
         let before = place.pods()?;
         for workload in ["deployment/controller", "daemonset/speaker"] {
             place.stage.admin(&format!(
@@ -35,8 +35,8 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
         assert!(before.is_disjoint(&after), "{before:?}, {after:?}");
         Ok(())
     })?;
-    place.under_traffic("manual approval", an_upgrade_waits_for_approval)?;
-    place.under_traffic("pause in the middle", a_paused_upgrade_stays_where_it_is)?;
+    place.answered_throughout("manual approval", an_upgrade_waits_for_approval)?;
+    place.answered_throughout("pause in the middle", a_paused_upgrade_stays_where_it_is)?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ const KILLED: [&str; 3] = ["Controller", "Canary", "Speakers"];
 #[test]
 fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
     let place = Place::next("interrupted", PRESENT)?;
-    place.under_traffic("operators ended at every step", |place| {
+    place.answered_throughout("operators ended at every step", |place| {
         let past = place.past()?;
         let statuses = Statuses::follow(&place.stage)?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
@@ -27,7 +27,7 @@ fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
         }
         place.arrives(past, &good())
     })?;
-    place.under_traffic("API server restarted in the middle", |place| {
+    place.answered_throughout("API server restarted in the middle", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
         at(place, "Soak")?;
@@ -43,7 +43,7 @@ fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
 #[test]
 fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back() -> anyhow::Result<()> {
     let place = Place::next("cut", PRESENT)?;
-    place.under_traffic("node of the first new speaker cut", |place| {
+    place.answered_throughout("node of the first new speaker cut", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
         at(place, "Soak")?;
@@ -71,7 +71,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         ))?;
         place.arrives(past, &good())
     })?;
-    place.under_traffic("a node comes back while the owners' speakers restart", |place| {
+    place.answered_throughout("a node comes back while the owners' speakers restart", |place| {
         let nodes = place.stage.the_lab().nodes();
         let bystander = nodes.iter().position(|node| !place.owners.contains(node));
         let bystander = bystander.context("all nodes own something")? + 1;

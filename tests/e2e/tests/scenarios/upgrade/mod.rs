@@ -22,6 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::capture::{Announcement, Capture};
 
+/// The longest that a client which knows nothing yet may go without an answer while a speaker restarts.
+const UNANSWERED: Duration = Duration::from_secs(1);
 /// The longest that a whole upgrade or rollback may take, on a machine that is busy.
 const UPGRADE: Duration = Duration::from_secs(240);
 
@@ -132,6 +134,25 @@ impl Place {
         );
         self.addresses_are_kept(what)?;
         Ok(account)
+    }
+
+    /// The same, and who asks anew for who has an address is answered within a second at all times: by the owner, or by who
+    /// stands in for it.
+    fn answered_throughout(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let account = self.under_traffic(what, work)?;
+        if account.arp.max(account.ndp) > UNANSWERED {
+            println!("{}", self.told_by_the_speakers()?);
+            bail!(
+                "{what}: nobody answered ARP for {:?}, NDP for {:?}",
+                account.arp,
+                account.ndp
+            );
+        }
+        Ok(())
     }
 
     /// What a client heard of the addresses from others than their owners: it breaks connections, if only for a moment.
