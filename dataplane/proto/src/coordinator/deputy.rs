@@ -139,12 +139,13 @@ impl Coordinator {
         others.clone().find(stands_in).or_else(|| others.find(next)) == Some(ME)
     }
 
-    /// Whether a candidate must have heard what an owner has, that restarts now: not who was away itself, and cannot have.
+    /// Whether a candidate must have heard what an owner has, that restarts now: not who was away itself, or never was heard,
+    /// and cannot have.
     fn knows_of(&self, id: NodeId, owner: NodeId) -> bool {
-        let since = |id: NodeId| self.peers.get(&id).map(|told| (told.up_since, told.away_since));
-        match (since(id), since(owner)) {
-            (Some((Some(up), _)), Some((_, Some(away)))) => up + ACQUAINTANCE <= away,
-            _ => true,
+        let away = self.peers.get(&owner).and_then(|told| told.away_since);
+        match (self.peers.get(&id), away) {
+            (Some(told), Some(away)) => told.up_since.is_some_and(|up| up + ACQUAINTANCE <= away),
+            (None, _) | (_, None) => true,
         }
     }
 
