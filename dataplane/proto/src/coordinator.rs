@@ -482,11 +482,8 @@ impl Coordinator {
         self.views_changed = true;
         let view = self.liveness.view(id);
         if let Some(told) = self.peers.get_mut(&id) {
-            let (up, away) = (
-                view == View::Up,
-                matches!(view, View::Starting { .. } | View::Held { .. }),
-            );
-            told.up_since = up.then(|| told.up_since.unwrap_or(self.now));
+            let away = matches!(view, View::Starting { .. } | View::Held { .. });
+            told.up_since = (view == View::Up).then(|| told.up_since.unwrap_or(self.now));
             told.away_since = away.then(|| told.away_since.unwrap_or(self.now));
         }
         match view {

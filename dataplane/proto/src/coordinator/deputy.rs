@@ -1,4 +1,5 @@
-//! The candidate that comes after the owner of an address: it looks after the owner, and answers in its place while it restarts.
+//! The candidate that comes after the owner of an address: it looks after the owner, and answers in its place while that one
+//! restarts.
 //!
 //! It tells the others in whose place it answers. They may not know that there is somebody to be waited for: who has just
 //! started, or whose cable is back, has never heard of who is away in that moment, and would find an address without an owner.
@@ -41,13 +42,13 @@ impl Coordinator {
             told.claims.stands_in(address)
         };
         let marks: Vec<_> = seat.council.iter().filter_map(told).collect();
+        if marks.is_empty() {
+            return None;
+        }
         let is_meant = |id: &NodeId| {
             let told = self.peers.get(id);
             told.is_some_and(|told| marks.contains(&mark(address, &told.name)))
         };
-        if marks.is_empty() {
-            return None;
-        }
         // Who lives speaks for itself.
         let silent = |id: &NodeId| !matches!(self.view(*id), View::Up | View::Draining);
         candidates.iter().copied().find(|id| is_meant(id) && silent(id))

@@ -9,18 +9,31 @@ use lb_proto::election::order;
 use super::segment::{FAIR, Segment, Weather, ms};
 use super::{SETTLED, one_at_most, settled};
 
+/// Each side serves, and has one owner of each address.
+fn owners_on_both_sides(seed: u64, lan: &Segment) -> BTreeMap<IpAddr, [usize; 2]> {
+    let owners = |address: &IpAddr| {
+        let owners = lan.owners(*address);
+        assert_eq!(owners.len(), 2, "seed {seed}: {address} has {owners:?}");
+        (*address, [owners[0], owners[1]])
+    };
+    lan.addresses.iter().map(owners).collect()
+}
+
+/// Which of two of so many nodes goes first in the order of an address.
+fn first_of(address: IpAddr, nodes: usize, [one, other]: &[usize; 2]) -> usize {
+    let names: Vec<_> = (0..nodes).map(|node| format!("n{node}")).collect();
+    let order = order(address, names.iter().map(String::as_str));
+    let place = |node: usize| order.iter().position(|name| *name == names[node]);
+    if place(*one) < place(*other) { *one } else { *other }
+}
+
 #[test]
 fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
     for seed in 0..30 {
         let mut lan = settled(seed, 5, 50);
         lan.split(&[3, 4], 1);
         lan.run(ms(1000));
-        let mut both = BTreeMap::new();
-        for address in lan.addresses.clone() {
-            let owners = lan.owners(address);
-            assert_eq!(owners.len(), 2, "seed {seed}: {address} has {owners:?}");
-            both.insert(address, owners);
-        }
+        let both = owners_on_both_sides(seed, &lan);
         lan.heal();
         let healed = lan.now;
         lan.run(ms(600));
@@ -30,10 +43,11 @@ fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
                 lan.again.iter().any(again),
                 "seed {seed}: whoever believed the other owner of {address} is told"
             );
-            let order = order(address, ["n0", "n1", "n2", "n3", "n4"]);
-            let place = |node: usize| order.iter().position(|name| *name == format!("n{node}"));
-            let first = both[&address].iter().min_by_key(|node| place(**node));
-            assert_eq!(Some(&owner), first, "seed {seed}: {address}");
+            assert_eq!(
+                owner,
+                first_of(address, 5, &both[&address]),
+                "seed {seed}: {address}"
+            );
         }
     }
 }
@@ -110,25 +124,13 @@ fn a_split_that_ends_while_an_owner_restarts_ends_as_any_other() {
         let node = lan.sole_owners()[&lan.addresses[0]];
         lan.split(&[node], 1);
         lan.run(ms(2000));
-        let others = |lan: &Segment, address: &IpAddr| {
-            let owners = lan.owners(*address);
-            *owners.iter().find(|owner| **owner != node).unwrap()
-        };
-        let first: BTreeMap<_, _> = lan
-            .addresses
+        let both = owners_on_both_sides(seed, &lan);
+        let first: BTreeMap<_, _> = both
             .iter()
-            .map(|address| {
-                let (names, other) = (["n0", "n1", "n2", "n3"], others(&lan, address));
-                let is_of_both = |name: &&str| {
-                    [node, other]
-                        .map(|node| format!("n{node}"))
-                        .contains(&(*name).to_owned())
-                };
-                let first = order(*address, names).into_iter().find(is_of_both).unwrap();
-                (*address, first[1..].parse::<usize>().unwrap())
-            })
+            .map(|(address, owners)| (*address, first_of(*address, 4, owners)))
             .collect();
-        let other = others(&lan, &lan.addresses[0]);
+        let [one, another] = both[&lan.addresses[0]];
+        let other = if one == node { another } else { one };
         lan.leave(other);
         lan.start_after(other, ms(3000));
         let returns = lan.dice.roll(2000);

@@ -59,16 +59,12 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         let number: usize = node.trim_start_matches('n').parse()?;
         let lab = place.stage.the_lab();
         lab.cut(number)?;
-        place.stage.admin(&format!(
-            "kubectl wait node {node} --for=condition=Ready=Unknown --timeout=90s"
-        ))?;
+        wait_for_node(place, number, "Unknown")?;
         let status = place.status()?;
         let rejected = status["rejected"].as_array().is_none_or(Vec::is_empty);
         assert!(rejected, "a lost node is no failure: {status}");
         lab.join(number)?;
-        place.stage.admin(&format!(
-            "kubectl wait node {node} --for=condition=Ready --timeout=90s"
-        ))?;
+        wait_for_node(place, number, "True")?;
         place.arrives(past, &good())
     })?;
     place.answered_throughout("a node comes back while the owners' speakers restart", |place| {
@@ -87,20 +83,23 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
 fn restart_while_another_returns(place: &Place, owner: &str, bystander: usize) -> anyhow::Result<()> {
     let lab = place.stage.the_lab();
     lab.cut(bystander)?;
-    let is_ready = |status: &str| {
-        place.stage.admin(&format!(
-            "kubectl wait node n{bystander} --for=condition=Ready={status} --timeout=90s"
-        ))
-    };
-    is_ready("Unknown")?;
+    wait_for_node(place, bystander, "Unknown")?;
     place.stage.admin(&format!(
         "kubectl delete pod -n metallb-system -l component=speaker --field-selector spec.nodeName={owner} --wait=false"
     ))?;
     lab.join(bystander)?;
-    is_ready("True")?;
+    wait_for_node(place, bystander, "True")?;
     place
         .stage
         .admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s")?;
+    Ok(())
+}
+
+/// Waits until the condition `Ready` of a node has this status.
+fn wait_for_node(place: &Place, number: usize, ready: &str) -> anyhow::Result<()> {
+    place.stage.admin(&format!(
+        "kubectl wait node n{number} --for=condition=Ready={ready} --timeout=90s"
+    ))?;
     Ok(())
 }
 

@@ -115,10 +115,10 @@ impl Place {
         println!("{what}: {account}");
         let strangers = self.announced_by_others(&capture)?;
         if !account.broken.is_empty() || account.lost() > 0 || !strangers.is_empty() {
-            println!("announced by others: {strangers:?}");
-            // What it cannot tell must not hide what went wrong.
-            let told = self.told_by_the_speakers();
-            println!("{}", told.unwrap_or_else(|error| format!("{error:#}")));
+            println!(
+                "announced by others: {strangers:?}\n{}",
+                self.told_by_the_speakers()
+            );
         }
         worked?;
         assert_eq!(account.broken, [], "{what}: connections broke");
@@ -145,7 +145,7 @@ impl Place {
     ) -> anyhow::Result<()> {
         let account = self.under_traffic(what, work)?;
         if account.arp.max(account.ndp) > UNANSWERED {
-            println!("{}", self.told_by_the_speakers()?);
+            println!("{}", self.told_by_the_speakers());
             bail!(
                 "{what}: nobody answered ARP for {:?}, NDP for {:?}",
                 account.arp,
@@ -202,13 +202,15 @@ impl Place {
         }
     }
 
-    /// For a message: who announced the addresses when, and what the speakers that still run have to tell.
-    fn told_by_the_speakers(&self) -> anyhow::Result<String> {
-        self.stage.admin(
+    /// For a message: who announced the addresses when, and what the speakers that still run have to tell. What it cannot tell
+    /// must not hide what went wrong.
+    fn told_by_the_speakers(&self) -> String {
+        let told = self.stage.admin(
             r#"kubectl get events.events.k8s.io --sort-by=.eventTime \
                -o jsonpath='{range .items[*]}{.eventTime} {.regarding.name} {.reason} {.note}{"\n"}{end}'
                kubectl logs -n metallb-system -l component=speaker --prefix --tail=-1"#,
-        )
+        );
+        told.unwrap_or_else(|error| format!("{error:#}"))
     }
 
     /// Sets fields of the spec, as JSON.
