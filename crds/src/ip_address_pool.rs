@@ -29,7 +29,37 @@ use crate::schema;
         type_ = "boolean",
         json_path = ".spec.avoidBuggyIPs"
     ),
-    printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses")
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses"),
+    printcolumn(
+        name = "Used IPv4",
+        type_ = "integer",
+        json_path = ".status.assignedIPv4",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Free IPv4",
+        type_ = "integer",
+        json_path = ".status.availableIPv4",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Used IPv6",
+        type_ = "integer",
+        json_path = ".status.assignedIPv6",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Free IPv6",
+        type_ = "integer",
+        json_path = ".status.availableIPv6",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Valid",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Valid\")].status",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IPAddressPoolSpec {

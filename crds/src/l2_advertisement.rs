@@ -1,5 +1,7 @@
 //! L2Advertisement: which addresses the nodes answer for on the LAN.
 
+pub mod pause;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

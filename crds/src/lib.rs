@@ -10,7 +10,6 @@
 //! | [`names`] | annotations, labels, ports and object names |
 //! | [`address_range`] | the syntax of a pool's `addresses` |
 //! | [`selector`] | what a label selector chooses |
-//! | [`standstill`] | how MetalLB's speakers are kept from announcing while ours take over |
 //! | [`condition`] | conditions of a status |
 //! | [`definition`] | the CustomResourceDefinitions |
 
@@ -22,7 +21,7 @@
 pub mod address_range;
 pub mod condition;
 pub mod configuration_state;
-pub mod definition;
+pub mod crd;
 pub mod ip_address_pool;
 pub mod l2_advertisement;
 pub mod load_balancer_stack;
@@ -30,14 +29,13 @@ pub mod names;
 mod schema;
 pub mod selector;
 pub mod service_l2_status;
-pub mod standstill;
 
 pub use address_range::{AddressRange, AddressRangeError};
 pub use condition::{ConditionStatus, set_condition};
 pub use configuration_state::{
     ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
 };
-pub use definition::{metallb_crds, stack_crd};
+pub use crd::{metallb_crds, stack_crd};
 pub use ip_address_pool::{
     IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ReleasedAddress, ServiceAllocation,
 };

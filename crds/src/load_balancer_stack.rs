@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 use crate::schema;
 
 mod adoption;
-mod announcing;
 mod deletion;
 mod images;
-mod parts;
+mod l2;
+mod optional_components;
 mod preflight;
 mod status;
 mod upgrade;
 mod workloads;
 
 pub use adoption::{AdoptionStatus, AdoptionStep};
-pub use announcing::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
 pub use deletion::DeletionPolicy;
 pub use images::{ComponentImage, Images, PullPolicy};
-pub use parts::{Mode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
+pub use l2::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
+pub use optional_components::{Mode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
 pub use preflight::{Preflight, PreflightCheck, PreflightName, PreflightResult};
-pub use status::{ComponentStatus, LoadBalancerStackStatus, VersionCount};
+pub use status::{ComponentStatus, LoadBalancerStackStatus, StackPhase, VersionCount};
 pub use upgrade::{
-    Approval, HISTORY, OnFailure, PlanStatus, PlannedChange, REJECTED, RejectedRevision, Revision,
+    Approval, FailedRevision, HISTORY, MAX_FAILED_REVISIONS, OnFailure, PlanStatus, PlannedChange, Revision,
     StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
 };
 pub use workloads::{Controller, Speaker};
@@ -49,43 +49,44 @@ pub use workloads::{Controller, Speaker};
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
-        description = "Whether all of it runs as the spec says"
+        description = "Whether every component runs as specified"
     ),
     printcolumn(
         name = "Version",
         type_ = "string",
         json_path = ".status.version",
-        description = "The version that runs"
+        description = "The version of the running components"
     ),
     printcolumn(
-        name = "Progressing",
+        name = "Status",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Progressing\")].reason",
-        description = "What it is doing"
-    ),
-    printcolumn(
-        name = "Step",
-        type_ = "string",
-        json_path = ".status.upgrade.step",
-        description = "The step of the upgrade that is under way"
+        json_path = ".status.phase",
+        description = "Ready, Installing, Upgrading, RollingBack, Paused, Blocked or Degraded"
     ),
     printcolumn(
         name = "Controller",
         type_ = "string",
         json_path = ".status.controller",
-        description = "Controllers that are ready, of those there are to be"
+        description = "Ready/desired controllers"
     ),
     printcolumn(
         name = "Speakers",
         type_ = "string",
         json_path = ".status.speakers",
-        description = "Speakers that are ready, of those there are to be"
+        description = "Ready/desired speakers"
+    ),
+    printcolumn(
+        name = "Step",
+        type_ = "string",
+        json_path = ".status.upgrade.step",
+        description = "The current step of the upgrade",
+        priority = 1
     ),
     printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
-        description = "Why it is ready or not",
+        description = "Message of the condition Ready",
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -78,7 +78,7 @@ pub const VERIFIED: &str = "Verified";
 /// [`ANNOUNCED`].
 pub const ADDRESS_CONFLICT: &str = "AddressConflict";
 /// Reason of [`VERIFIED`], and of [`ANNOUNCED`], when nobody answered.
-pub const NOT_ANSWERED: &str = "NotAnswered";
+pub const NO_REPLY: &str = "NoReply";
 /// Condition of a ConfigurationState, written by the controller.
 pub const POOL_RECONCILER_VALID: &str = "poolReconcilerValid";
 

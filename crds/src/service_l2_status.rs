@@ -26,6 +26,32 @@ use crate::schema;
         name = "Service Namespace",
         type_ = "string",
         json_path = ".status.serviceNamespace"
+    ),
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        json_path = ".status.address",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Verified",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Verified\")].status",
+        description = "Whether another node got an answer for the address",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Conflict",
+        type_ = "string",
+        json_path = ".status.conflictingMAC",
+        description = "Hardware address of a host outside the cluster that answers for the address too",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +86,15 @@ pub struct ServiceL2StatusStatus {
     /// The address that this is about: the first of the Service.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub address: String,
+
+    /// The node that verified the address last: the condition Verified is its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_by: Option<String>,
+
+    /// Hardware address of a host outside the cluster that answers for the address too: see the condition AddressConflict.
+    /// Example: 02:00:00:00:00:05
+    #[serde(default, rename = "conflictingMAC", skip_serializing_if = "Option::is_none")]
+    pub conflicting_mac: Option<String>,
 
     /// Whether another node that asked the LAN for the address was answered (type Verified), and whether a host that is no
     /// node of the cluster answers for it too (type AddressConflict).

@@ -5,7 +5,7 @@ use std::path::Path;
 #[test]
 fn the_yaml_is_fresh() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = lb_crds::definition::files().unwrap();
+    let files = lb_crds::crd::files().unwrap();
     assert_eq!(files.len(), 6, "a kind each, and the chart's copy of the stack");
     for file in files {
         let path = directory.join(&file.path);

@@ -1,7 +1,7 @@
 //! Arguments of the operator, and the configuration made of them once, at start.
 
 use clap::{ArgAction, Parser};
-use lb_daemon::CommonArgs;
+use lb_runtime::CommonArgs;
 
 /// The version of this operator, and of the stacks it installs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

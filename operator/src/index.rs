@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
-use lb_daemon::Key;
+use lb_runtime::Key;
 use serde_json::{Map, Value, json};
 
-use crate::blame::Share;
-use crate::keys;
-use crate::object::{Kind, ObjectId};
-use crate::pods::PodFacts;
+use crate::drift::field_owner::Share;
+use crate::keys::material;
+use crate::object_id::{Kind, ObjectId};
+use crate::observe::pods::PodFacts;
 
 /// An object as it exists.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct Live {
     /// Its version, if it is a number as every API server makes it.
     version: Option<u64>,
     /// Of a Secret: which entries it has.
-    keys: keys::Entries,
+    keys: material::Entries,
     /// A Secret without a key that speakers can use.
     useless: bool,
     /// What others than the operator own of it.
@@ -39,8 +39,8 @@ impl Live {
         // What is secret is not kept. Without a key a Secret is shown as one of no type, which nobody wants: so it is put
         // right as any other object is.
         let keys = match kind {
-            Kind::Secret => keys::strip(&mut object),
-            _ => keys::Entries::default(),
+            Kind::Secret => material::strip(&mut object),
+            _ => material::Entries::default(),
         };
         let useless = kind == Kind::Secret && !keys.current;
         let metadata = object.metadata;
@@ -93,7 +93,7 @@ impl Live {
 
     /// Of the Secret with the keys of the heartbeats: which entries it has.
     #[must_use]
-    pub fn keys(&self) -> keys::Entries {
+    pub fn keys(&self) -> material::Entries {
         self.keys
     }
 
@@ -114,7 +114,7 @@ impl Live {
     pub fn applied(&self) -> Option<&str> {
         self.body
             .pointer("/metadata/annotations")?
-            .get(crate::render::APPLIED)?
+            .get(crate::desired::render::APPLIED)?
             .as_str()
     }
 

@@ -5,33 +5,21 @@
 //! `preflight::gather`, `adoption::look` and `operator` are pure.
 
 pub mod adoption;
+pub mod apply;
 pub mod args;
-pub mod blame;
-pub mod claims;
-pub mod conflict;
 pub mod deletion;
-pub mod diff;
-pub mod image;
+pub mod desired;
+pub mod drift;
 pub mod index;
 pub mod keys;
 pub mod metrics;
-pub mod object;
+pub mod object_id;
 pub mod observe;
-pub mod operator;
-pub mod plan;
-pub mod pods;
 pub mod preflight;
-pub mod proposal;
-pub mod render;
-pub mod retry;
-pub mod rollout;
-pub mod rotation;
-pub mod stack;
+pub mod reconcile;
 pub mod status;
 pub mod upgrade;
 pub mod watch;
-pub mod witness;
-pub mod write;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -41,20 +29,20 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use lb_crds::names;
-use lb_daemon::events::Events;
-use lb_daemon::leader::{LeaderConfig, lead};
-use lb_daemon::lease::Timing;
-use lb_daemon::watch::Change;
-use lb_daemon::{Context, Gate};
+use lb_runtime::events::Events;
+use lb_runtime::leader::{LeaderConfig, lead};
+use lb_runtime::lease::Timing;
+use lb_runtime::watch::Change;
+use lb_runtime::{Context, Gate};
 
+use crate::apply::Writer;
 use crate::args::Config;
 use crate::metrics::Metrics;
-use crate::object::Kind;
-use crate::operator::Operator;
+use crate::object_id::Kind;
 use crate::preflight::Facts;
-use crate::preflight::gather::gather;
+use crate::preflight::collect::gather;
+use crate::reconcile::Operator;
 use crate::watch::{Event, events, objects};
-use crate::write::Writer;
 
 /// Runs the operator until it is asked to stop.
 ///

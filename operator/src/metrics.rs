@@ -18,7 +18,7 @@ const RECONCILE_BUCKETS: [f64; 8] = [0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 1
 pub struct Metrics {
     /// `lb_operator_reconcile_total`: times that the stack was compared with what exists.
     pub reconciles: IntCounter,
-    /// `lb_operator_reconcile_seconds`: how long a comparison took, with the writes that it led to.
+    /// `lb_operator_reconcile_duration_seconds`: how long a comparison took, with the writes that it led to.
     pub reconcile_seconds: Histogram,
     /// `lb_operator_reconcile_errors_total`: those in which something could not be written.
     pub errors: IntCounter,
@@ -30,9 +30,9 @@ pub struct Metrics {
     pub conditions: IntGaugeVec,
     /// `lb_operator_upgrade_step`: 1 for the step of the upgrade that is under way.
     pub step: IntGaugeVec,
-    /// `lb_operator_upgrade_seconds`: how long upgrades took, by outcome.
+    /// `lb_operator_upgrade_duration_seconds`: how long upgrades took, by outcome.
     pub upgrade_seconds: HistogramVec,
-    /// `lb_operator_upgrade_step_seconds`: how long their steps took, by step.
+    /// `lb_operator_upgrade_step_duration_seconds`: how long their steps took, by step.
     pub step_seconds: HistogramVec,
     /// `lb_operator_rollbacks_total`: upgrades that failed and were rolled back.
     pub rollbacks: IntCounter,
@@ -55,7 +55,7 @@ impl Metrics {
             )?,
             reconcile_seconds: Histogram::with_opts(
                 HistogramOpts::new(
-                    "lb_operator_reconcile_seconds",
+                    "lb_operator_reconcile_duration_seconds",
                     "How long a comparison took, with the writes that it led to.",
                 )
                 .buckets(RECONCILE_BUCKETS.to_vec()),
@@ -90,13 +90,13 @@ impl Metrics {
                 &["step"],
             )?,
             upgrade_seconds: HistogramVec::new(
-                HistogramOpts::new("lb_operator_upgrade_seconds", "How long upgrades took.")
+                HistogramOpts::new("lb_operator_upgrade_duration_seconds", "How long upgrades took.")
                     .buckets(BUCKETS.to_vec()),
                 &["outcome"],
             )?,
             step_seconds: HistogramVec::new(
                 HistogramOpts::new(
-                    "lb_operator_upgrade_step_seconds",
+                    "lb_operator_upgrade_step_duration_seconds",
                     "How long steps of upgrades took.",
                 )
                 .buckets(BUCKETS.to_vec()),

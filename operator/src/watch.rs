@@ -9,17 +9,17 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
 use lb_crds::{LoadBalancerStack, ServiceL2Status, names};
-use lb_daemon::watch::{Change, watch};
+use lb_runtime::watch::{Change, watch};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
-use crate::claims::Claim;
+use crate::deletion::blockers::Claim;
+use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::Live;
-use crate::keys;
-use crate::object::{Kind, ObjectId};
-use crate::render::{MANAGED_BY, MANAGER};
-use crate::rollout::SNAPSHOT;
-use crate::witness::Sight;
+use crate::keys::material;
+use crate::object_id::{Kind, ObjectId};
+use crate::upgrade::objects::SNAPSHOT;
+use crate::upgrade::observer::Sight;
 
 /// Name of the one stack.
 pub const STACK: &str = names::STACK;
@@ -114,7 +114,7 @@ pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
     }
     if kind == Kind::Secret {
         // By name, so that the right to read Secrets is the right to read this one.
-        only = only.fields(&format!("metadata.name={}", keys::SECRET));
+        only = only.fields(&format!("metadata.name={}", material::SECRET));
     }
     raw(client, kind, only)
         .scan(Vec::new(), move |listing, event| {

@@ -12,9 +12,9 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::CustomResourceExt;
 use lb_crds::LoadBalancerStack;
 use lb_operator::args::{Config, VERSION};
-use lb_operator::object::Kind;
-use lb_operator::render::rbac::{cluster_rules, namespace_rules};
-use lb_operator::render::{Component, render};
+use lb_operator::desired::render::rbac::{cluster_rules, namespace_rules};
+use lb_operator::desired::render::{Component, render};
+use lb_operator::object_id::Kind;
 
 fn chart(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -89,7 +89,7 @@ fn the_operator_may_write_every_object_that_it_keeps() {
         lease_name: "lb-operator".to_owned(),
         manage_crds: true,
     };
-    let plan = lb_operator::stack::plan(&stack, &config, true).unwrap();
+    let plan = lb_operator::desired::validation::plan(&stack, &config, true).unwrap();
     for wanted in render(&plan).unwrap() {
         let (group, _, _, plural) = wanted.id.kind.names();
         let name = Some(wanted.id.key.name());

@@ -12,9 +12,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use lb_crds::LoadBalancerStack;
 use lb_operator::args::Config;
-use lb_operator::object::Kind;
-use lb_operator::render::{Wanted, render};
-use lb_operator::stack::plan;
+use lb_operator::desired::render::{Wanted, render};
+use lb_operator::desired::validation::plan;
+use lb_operator::object_id::Kind;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -125,8 +125,8 @@ fn every_field_reaches_the_objects() {
     let mut speaker = workload;
     speaker["ignoreExcludeLabel"] = json!(true);
     speaker["excludedInterfaces"] = json!(["^veth.{1,8}$", "^lo$"]);
-    speaker["heartbeat"] = json!({"intervalMilliseconds": 100, "misses": 5, "port": 7000});
-    speaker["partitionPolicy"] = json!("Fenced");
+    speaker["heartbeat"] = json!({"failureTimeoutMilliseconds": 500, "port": 7000});
+    speaker["partitionPolicy"] = json!("Majority");
     speaker["failback"] = json!("Immediate");
     speaker["conflictPolicy"] = json!("Defend");
     speaker["announceIntervalSeconds"] = json!(0);

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 }
 
 fn write(directory: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    for file in lb_crds::definition::files()? {
+    for file in lb_crds::crd::files()? {
         let path = directory.join(&file.path);
         if std::fs::read_to_string(&path).ok().as_ref() != Some(&file.text) {
             std::fs::write(&path, &file.text)

@@ -9,7 +9,7 @@ use super::plain_enum;
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdoptionStatus {
-    /// What is being done: PrePull, Record, Controller, Speakers, HandOver, Adopted, or GoingBack.
+    /// What is being done: PrePull, Record, Controller, Speakers, HandOver, Adopted, or Restoring.
     pub step: AdoptionStep,
 
     /// What it waits for, or what is left to do.
@@ -33,7 +33,7 @@ pub enum AdoptionStep {
     /// MetalLB is replaced. The way back is open.
     Adopted,
     /// Ours end, and then MetalLB is brought back.
-    GoingBack,
+    Restoring,
 }
 
 impl AdoptionStep {
@@ -47,7 +47,7 @@ impl AdoptionStep {
             Self::Speakers => "Speakers",
             Self::HandOver => "HandOver",
             Self::Adopted => "Adopted",
-            Self::GoingBack => "GoingBack",
+            Self::Restoring => "Restoring",
         }
     }
 }

@@ -28,15 +28,16 @@ pub enum PreflightName {
     /// The operator may give controller and speakers the permissions that they need.
     Permissions,
     /// The metallb.io kinds are there, or can be, and nobody else will take them away.
-    KindsOwned,
+    #[serde(rename = "CRDOwnership")]
+    CrdOwnership,
     /// Nothing else serves the same Services.
-    OtherLoadBalancer,
+    ConflictingLoadBalancer,
     /// There are nodes that may announce addresses.
     ExcludedNodes,
     /// In IPVS mode, kube-proxy leaves ARP to the speakers.
     StrictArp,
     /// No pool has addresses of nodes, pods or Services of the cluster.
-    Networks,
+    PoolOverlap,
     /// The images have names that nodes can pull.
     Images,
 }
@@ -46,11 +47,11 @@ impl PreflightName {
     pub const ALL: [Self; 8] = [
         Self::ServerVersion,
         Self::Permissions,
-        Self::KindsOwned,
-        Self::OtherLoadBalancer,
+        Self::CrdOwnership,
+        Self::ConflictingLoadBalancer,
         Self::ExcludedNodes,
         Self::StrictArp,
-        Self::Networks,
+        Self::PoolOverlap,
         Self::Images,
     ];
 
@@ -60,11 +61,11 @@ impl PreflightName {
         match self {
             Self::ServerVersion => "ServerVersion",
             Self::Permissions => "Permissions",
-            Self::KindsOwned => "KindsOwned",
-            Self::OtherLoadBalancer => "OtherLoadBalancer",
+            Self::CrdOwnership => "CRDOwnership",
+            Self::ConflictingLoadBalancer => "ConflictingLoadBalancer",
             Self::ExcludedNodes => "ExcludedNodes",
             Self::StrictArp => "StrictArp",
-            Self::Networks => "Networks",
+            Self::PoolOverlap => "PoolOverlap",
             Self::Images => "Images",
         }
     }

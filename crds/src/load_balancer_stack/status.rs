@@ -5,7 +5,8 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdoptionStatus, PlanStatus, PreflightCheck, RejectedRevision, Revision, UpgradeRecord, UpgradeStatus,
+    AdoptionStatus, FailedRevision, PlanStatus, PreflightCheck, Revision, UpgradeRecord, UpgradeStatus,
+    plain_enum,
 };
 use crate::schema;
 
@@ -16,6 +17,13 @@ pub struct LoadBalancerStackStatus {
     /// The metadata.generation that this status is about. Lower than the object's: not yet looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+
+    /// The conditions in one word. Ready: every component runs as specified. Installing: components are created or
+    /// replaced for the first time. Upgrading: an upgrade is in progress. RollingBack: a failed upgrade is being undone.
+    /// Paused: spec.paused is set, or a failed upgrade waits for a person. Blocked: a preflight check, an approval or a
+    /// deletion policy prevents the next change. Degraded: a component failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<StackPhase>,
 
     /// The version that controller and speakers run. It changes when all of them run the new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,7 +73,7 @@ pub struct LoadBalancerStackStatus {
 
     /// What failed, and is not tried again before the spec or the operator changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rejected: Vec<RejectedRevision>,
+    pub failed_revisions: Vec<FailedRevision>,
 
     /// The last ten upgrades, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,6 +86,42 @@ pub struct LoadBalancerStackStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// The state of a stack in one word: the column `STATUS` of `kubectl get`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(transform = plain_enum)]
+pub enum StackPhase {
+    /// Every component runs as specified.
+    Ready,
+    /// Components are created or replaced outside of an upgrade.
+    Installing,
+    /// An upgrade is in progress.
+    Upgrading,
+    /// A failed upgrade is being undone.
+    RollingBack,
+    /// `spec.paused` is set, or a failed upgrade waits for a person.
+    Paused,
+    /// A preflight check, an approval or a deletion policy prevents the next change.
+    Blocked,
+    /// A component failed.
+    Degraded,
+}
+
+impl StackPhase {
+    /// The word that the API uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Installing => "Installing",
+            Self::Upgrading => "Upgrading",
+            Self::RollingBack => "RollingBack",
+            Self::Paused => "Paused",
+            Self::Blocked => "Blocked",
+            Self::Degraded => "Degraded",
+        }
+    }
 }
 
 /// How one program is doing.

@@ -10,7 +10,7 @@ use crate::schema;
 /// Upgrades that are remembered.
 pub const HISTORY: usize = 10;
 /// Revisions that are remembered as rejected.
-pub const REJECTED: usize = 5;
+pub const MAX_FAILED_REVISIONS: usize = 5;
 
 /// How changes that restart controller or speakers are carried out.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -153,7 +153,7 @@ pub struct UpgradeStatus {
     /// Whether it was stopped, and stays so until the spec changes: spec.upgrade.onFailure is Pause.
     #[serde(default)]
     #[schemars(transform = without_default)]
-    pub held: bool,
+    pub paused: bool,
 
     /// Whether it is being rolled back because the spec asks for what ran before.
     #[serde(default)]
@@ -173,9 +173,11 @@ pub enum UpgradeStep {
     /// The nodes pull the images.
     PrePull,
     /// The metallb.io kinds are brought up to date.
-    Kinds,
+    #[serde(rename = "CRDs")]
+    Crds,
     /// Controller and speakers are given what the new ones need besides what the former ones need.
-    Permissions,
+    #[serde(rename = "RBAC")]
+    Rbac,
     /// The controllers are replaced.
     Controller,
     /// The first speaker is replaced.
@@ -197,8 +199,8 @@ impl UpgradeStep {
     pub const ALL: [Self; 11] = [
         Self::Preflight,
         Self::PrePull,
-        Self::Kinds,
-        Self::Permissions,
+        Self::Crds,
+        Self::Rbac,
         Self::Controller,
         Self::Canary,
         Self::Soak,
@@ -214,8 +216,8 @@ impl UpgradeStep {
         match self {
             Self::Preflight => "Preflight",
             Self::PrePull => "PrePull",
-            Self::Kinds => "Kinds",
-            Self::Permissions => "Permissions",
+            Self::Crds => "CRDs",
+            Self::Rbac => "RBAC",
             Self::Controller => "Controller",
             Self::Canary => "Canary",
             Self::Soak => "Soak",
@@ -258,7 +260,7 @@ pub struct PlanStatus {
     /// In which order it is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = few)]
-    pub order: Vec<String>,
+    pub steps: Vec<String>,
 }
 
 /// An object that a plan changes.
@@ -270,13 +272,13 @@ pub struct PlannedChange {
     /// What changes about it.
     pub change: String,
     /// What that costs.
-    pub cost: String,
+    pub impact: String,
 }
 
 /// A revision that failed, and is not tried again before the spec or the operator changes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RejectedRevision {
+pub struct FailedRevision {
     /// Its hash.
     pub revision: String,
     /// Its version.

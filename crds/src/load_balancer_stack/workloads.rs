@@ -97,7 +97,7 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Heartbeat>,
 
-    /// What to do when nodes cannot hear each other. Availability: each side announces what it can see it should. Fenced:
+    /// What to do when nodes cannot hear each other. Availability: each side announces what it can see it should. Majority:
     /// only a side that sees the majority of the first five nodes that may have an address announces it, and a minority
     /// withdraws it before. Default: Availability.
     #[serde(default, skip_serializing_if = "Option::is_none")]

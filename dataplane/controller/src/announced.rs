@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_crds::condition::find_condition;
-use lb_crds::names::{ADDRESS_CONFLICT, NOT_ANSWERED, VERIFIED};
+use lb_crds::names::{ADDRESS_CONFLICT, NO_REPLY, VERIFIED};
 use lb_crds::{ServiceL2Status, ServiceL2StatusStatus};
-use lb_daemon::Key;
-use lb_daemon::watch::Change;
 use lb_ipam::Addresses;
+use lb_runtime::Key;
+use lb_runtime::watch::Change;
 
 use crate::condition::Says;
 
@@ -128,7 +128,7 @@ impl Announcers {
         let place = format!("{}/{}", status.node, interfaces.join(","));
         let trouble = [
             (ADDRESS_CONFLICT, "True", ADDRESS_CONFLICT),
-            (VERIFIED, "False", NOT_ANSWERED),
+            (VERIFIED, "False", NO_REPLY),
         ];
         let trouble = trouble.into_iter().find_map(|(type_, bad, reason)| {
             let condition = find_condition(&status.conditions, type_)?;

@@ -1,7 +1,7 @@
 //! Arguments of the controller, and the configuration made of them once, at start.
 
 use clap::Parser;
-use lb_daemon::CommonArgs;
+use lb_runtime::CommonArgs;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -8,8 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::find_condition;
-use lb_daemon::events::cut;
 use lb_ipam::{Assignment, Origin, Rejection};
+use lb_runtime::events::cut;
 use serde_json::{Value, json};
 
 /// The longest message, in bytes: as long as that of an event.

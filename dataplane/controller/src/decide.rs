@@ -22,8 +22,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use lb_daemon::Key;
 use lb_ipam::{Allocator, Family, Rejection, Tenant};
+use lb_runtime::Key;
 
 use crate::announced::Touched;
 use crate::condition::{self, Told, Trouble};

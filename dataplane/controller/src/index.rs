@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
 use lb_crds::selector::validate;
 use lb_crds::{AddressRange, IPAddressPool, IPAddressPoolSpec, L2Advertisement, ReleasedAddress};
-use lb_daemon::Key;
-use lb_daemon::watch::Change;
 use lb_ipam::{Access, Candidate, Extras, PoolError, PoolSpec, Range};
+use lb_runtime::Key;
+use lb_runtime::watch::Change;
 
 use crate::allocation::{Allocation, Labels};
 use crate::announced::Announcers;

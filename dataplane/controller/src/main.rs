@@ -6,7 +6,7 @@ use lb_controller::args::Args;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let config = args.config();
-    lb_daemon::run(&args.common, lb_controller::args::VERSION, |context| {
+    lb_runtime::run(&args.common, lb_controller::args::VERSION, |context| {
         lb_controller::run(context, config)
     })
 }

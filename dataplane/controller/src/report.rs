@@ -2,9 +2,9 @@
 //! beginnings of the texts, are MetalLB's: people and dashboards search for them.
 
 use lb_crds::names::CONFIGURATION_STATE;
-use lb_daemon::Key;
-use lb_daemon::events::{EventKind, Regarding, reference};
 use lb_ipam::{Addresses, Rejection};
+use lb_runtime::Key;
+use lb_runtime::events::{EventKind, Regarding, reference};
 
 use crate::service::Service;
 use crate::write::Target;

@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_daemon::events::Events;
-use lb_daemon::leader::{LeaderConfig, Leadership, lead};
-use lb_daemon::lease::Timing;
-use lb_daemon::metrics::ClientMetrics;
-use lb_daemon::watch::Change;
-use lb_daemon::{Context, Gate, Shutdown};
+use lb_runtime::events::Events;
+use lb_runtime::leader::{LeaderConfig, Leadership, lead};
+use lb_runtime::lease::Timing;
+use lb_runtime::metrics::ClientMetrics;
+use lb_runtime::watch::Change;
+use lb_runtime::{Context, Gate, Shutdown};
 
 use crate::args::Config;
 use crate::decide::Leading;
@@ -70,7 +70,7 @@ enum Input {
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
     State(Change<ConfigurationState>),
-    Announcer(Change<ServiceL2Status>),
+    GratuitousSchedule(Change<ServiceL2Status>),
     Written(Box<(Write, Outcome)>),
     /// A pause is over.
     Time,
@@ -195,7 +195,7 @@ impl Controller {
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(change) = self.states.next() => Input::State(change),
-            Some(change) = self.announcers.next() => Input::Announcer(change),
+            Some(change) = self.announcers.next() => Input::GratuitousSchedule(change),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
             else => pending().await,
         }
@@ -208,7 +208,7 @@ impl Controller {
         input: Input,
     ) -> std::ops::ControlFlow<()> {
         // A standby says nothing of who announces an address.
-        if !self.leads && !matches!(input, Input::Announcer(_)) {
+        if !self.leads && !matches!(input, Input::GratuitousSchedule(_)) {
             self.standby.changed(Instant::now());
         }
         match input {
@@ -262,7 +262,7 @@ impl Controller {
             // Nothing waits for it: it is told, not asked.
             Input::State(change) => self.index.state.take(change),
             // Nor for this: addresses are given whether somebody announces them or not.
-            Input::Announcer(change) => {
+            Input::GratuitousSchedule(change) => {
                 let touched = self.index.announcers.take(change);
                 if let Some(leading) = &mut self.leading {
                     leading.announcers_changed(touched);

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use lb_daemon::Key;
 use lb_ipam::{Addresses, Rejection};
+use lb_runtime::Key;
 
 use crate::decide::Leading;
 use crate::index::Index;

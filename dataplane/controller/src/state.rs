@@ -5,9 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
 use lb_crds::names::POOL_RECONCILER_VALID;
 use lb_crds::{ConfigurationResult, ConfigurationState, ConfigurationStateStatus};
-use lb_daemon::events::cut;
-use lb_daemon::watch::Change;
 use lb_ipam::Allocator;
+use lb_runtime::events::cut;
+use lb_runtime::watch::Change;
 
 use crate::decide::Holder;
 use crate::index::{Index, ObjectRef};

@@ -7,7 +7,7 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use lb_crds::names::CONFIGURATION_STATE;
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_daemon::watch::{Change, watch};
+use lb_runtime::watch::{Change, watch};
 
 /// Services of all namespaces and types: one that stops being a load balancer has to be seen.
 #[must_use]

@@ -18,8 +18,8 @@ use lb_crds::names::{
 use lb_crds::{
     ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus, IPAddressPool, L2Advertisement,
 };
-use lb_daemon::Key;
 use lb_ipam::Addresses;
+use lb_runtime::Key;
 use serde_json::{Map, Value, json};
 
 use crate::condition;

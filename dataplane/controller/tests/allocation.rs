@@ -8,8 +8,8 @@
 mod support;
 
 use k8s_openapi::api::core::v1::Namespace;
-use lb_daemon::Key;
-use lb_daemon::watch::Change;
+use lb_runtime::Key;
+use lb_runtime::watch::Change;
 use serde_json::{Value, json};
 use support::{Cluster, annotated, mk_pool, mk_service, pool, service};
 

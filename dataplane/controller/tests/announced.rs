@@ -97,7 +97,7 @@ fn a_conflict_and_a_question_without_an_answer_are_repeated_as_the_speaker_says_
     let unheard = with(by("n2", FIRST), "Verified", "False", "node n3 asked");
     assert_eq!(
         says(&mut cluster, unheard).as_deref(),
-        Some("False NotAnswered: node n3 asked")
+        Some("False NoReply: node n3 asked")
     );
     let stranger = with(
         by("n2", FIRST),

@@ -66,7 +66,7 @@ fn of_two_that_show_one_address_the_older_keeps_it() {
 
 #[test]
 fn a_relist_without_a_service_releases_its_address() {
-    use lb_daemon::watch::Change;
+    use lb_runtime::watch::Change;
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({})), mk_service("b", json!({}))]);
     cluster.settle();
     cluster.objects.remove(&service("a"));
@@ -84,8 +84,8 @@ fn a_relist_without_a_service_releases_its_address() {
 
 #[test]
 fn a_service_that_cannot_be_read_keeps_its_address() {
-    use lb_daemon::Key;
-    use lb_daemon::watch::Change;
+    use lb_runtime::Key;
+    use lb_runtime::watch::Change;
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({}))]);
     cluster.settle();
     let error = "spec.ports: invalid type".to_owned();

@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use lb_proto::MacAddr;
-use lb_proto::arp::{ArpFrame, Operation};
-use lb_proto::responder::{Responder, Verdict};
+use lb_l2::MacAddr;
+use lb_l2::arp_responder::{ArpResponder, Verdict};
+use lb_l2::wire::arp::{ArpFrame, Operation};
 
 const NODE: MacAddr = MacAddr([0x02, 0x42, 0xc0, 0xa8, 0x32, 0x15]);
 const OTHER: MacAddr = MacAddr([0x02, 0x42, 0xc0, 0xa8, 0x32, 0x16]);
@@ -18,7 +18,7 @@ pub fn target(bytes: &[u8]) {
     if let Ok(frame) = decoded {
         assert_eq!(frame.encode()[..], bytes[..42], "what was read is what is there");
     }
-    let mut responder = Responder::new();
+    let mut responder = ArpResponder::new();
     responder.insert(OWNED);
     responder.stand_in(LENT, OTHER);
     check(&responder, bytes);
@@ -29,7 +29,7 @@ pub fn target(bytes: &[u8]) {
     }
 }
 
-fn check(responder: &Responder, bytes: &[u8]) {
+fn check(responder: &ArpResponder, bytes: &[u8]) {
     let owned = |address: Ipv4Addr| responder.addresses().any(|other| *other == address);
     let wanted = question(bytes).filter(|(_, _, target)| owned(*target));
     match responder.handle(NODE, bytes) {

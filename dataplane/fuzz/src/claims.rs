@@ -1,31 +1,31 @@
 //! Sets of claims, their digests, and how they are put together from parts.
 //!
-//! What an [`Assembly`] can hold is bounded by what a datagram carries ([`MAX_ENTRIES_LEN`]) times the parts of a set (4096), from an authentic
+//! What an [`Reassembly`] can hold is bounded by what a datagram carries ([`MAX_ENTRIES_LEN`]) times the parts of a set (4096), from an authentic
 //! peer, each part once; and a part of another set drops all that came before.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use lb_proto::claims::{Assembly, Claims};
-use lb_proto::heartbeat::{Entry, MAX_ENTRIES_LEN, Part, Stance};
+use lb_l2::ownership::announced_set::{AnnouncedSet, Reassembly};
+use lb_l2::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Part};
 
 use crate::bytes::Bytes;
 
 /// A digest tells the set whatever its history; parts give their set in any order, or nothing.
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
-    let mut claims = Claims::default();
-    let mut model: BTreeMap<IpAddr, Stance> = BTreeMap::new();
-    let mut assembly = Assembly::default();
+    let mut claims = AnnouncedSet::default();
+    let mut model: BTreeMap<IpAddr, EntryState> = BTreeMap::new();
+    let mut assembly = Reassembly::default();
     while !bytes.is_empty() {
         match bytes.u8() % 5 {
             0 | 1 => {
                 let address = bytes.address();
                 let stance = match bytes.u8() {
-                    byte if byte.is_multiple_of(4) => Stance::Declined,
-                    byte if byte > 192 => Stance::StandsIn { of: byte.into() },
-                    byte if byte > 128 => Stance::Offered { to: byte.into() },
-                    _ => Stance::Claimed,
+                    byte if byte.is_multiple_of(4) => EntryState::Declined,
+                    byte if byte > 192 => EntryState::StandsIn { of: byte.into() },
+                    byte if byte > 128 => EntryState::Offered { to: byte.into() },
+                    _ => EntryState::Claimed,
                 };
                 let changed = claims.insert(Entry { address, stance });
                 assert_eq!(changed, model.insert(address, stance) != Some(stance));
@@ -39,13 +39,13 @@ pub fn target(bytes: &[u8]) {
                 for number in 0..u32::from(bytes.u8()) {
                     let address = IpAddr::V4(Ipv4Addr::from(first + number));
                     claims.insert(Entry::claimed(address));
-                    model.insert(address, Stance::Claimed);
+                    model.insert(address, EntryState::Claimed);
                 }
             }
             _ => strange(&mut assembly, &mut bytes),
         }
     }
-    let same: Claims = model
+    let same: AnnouncedSet = model
         .iter()
         .map(|(address, stance)| Entry {
             address: *address,
@@ -58,7 +58,7 @@ pub fn target(bytes: &[u8]) {
 }
 
 /// A part as no speaker of ours makes it.
-fn strange(assembly: &mut Assembly, bytes: &mut Bytes<'_>) {
+fn strange(assembly: &mut Reassembly, bytes: &mut Bytes<'_>) {
     let part = Part {
         digest: bytes.u64() % 4,
         number: bytes.u16() % 8,
@@ -74,7 +74,7 @@ fn strange(assembly: &mut Assembly, bytes: &mut Bytes<'_>) {
 }
 
 /// Whatever came before, the parts of a set give the set: backwards and some of them twice.
-fn together(assembly: &mut Assembly, claims: &Claims) {
+fn together(assembly: &mut Reassembly, claims: &AnnouncedSet) {
     let parts = claims.parts();
     for part in &parts {
         assert!(part.entries.iter().map(Entry::encoded_len).sum::<usize>() <= MAX_ENTRIES_LEN);

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use lb_proto::MacAddr;
-use lb_proto::claims::Claims;
-use lb_proto::coordinator::{Api, Candidates, Cause, Config, Conflicts, Coordinator, Node, Output, Policy};
-use lb_proto::election::mark;
-use lb_proto::heartbeat::{Datagram, Entry, Heartbeat, Keys, MAX_LEN, Message, Part, Stance, State};
-use lb_proto::liveness;
+use lb_l2::MacAddr;
+use lb_l2::ownership::announced_set::AnnouncedSet;
+use lb_l2::ownership::election::mark;
+use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::{
+    AcquireReason, Api, Candidates, Config, ConflictPolicy, Coordinator, Node, Output, PartitionPolicy,
+};
+use lb_l2::wire::heartbeat::{Datagram, Entry, EntryState, Heartbeat, Keys, MAX_LEN, Message, Part, State};
 
 use crate::bytes::Bytes;
 
@@ -69,20 +71,20 @@ impl World {
         let config = Config {
             me: ME.to_owned(),
             version: "1.0.0".to_owned(),
-            liveness: liveness::Config {
+            failure_detector: failure_detector::Config {
                 rate: if settings & 32 == 0 { 450 } else { 5 },
-                ..liveness::Config::default()
+                ..failure_detector::Config::default()
             },
             policy: if settings & 1 == 0 {
-                Policy::Availability
+                PartitionPolicy::Availability
             } else {
-                Policy::Fenced
+                PartitionPolicy::Majority
             },
             failback: settings & 2 != 0,
             conflicts: match settings >> 2 & 3 {
-                0 => Conflicts::Warn,
-                1 => Conflicts::Defend,
-                _ => Conflicts::Yield,
+                0 => ConflictPolicy::Warn,
+                1 => ConflictPolicy::Defend,
+                _ => ConflictPolicy::Yield,
             },
         };
         let mut world = Self {
@@ -242,18 +244,18 @@ impl World {
         let entry = |_| {
             let address = bytes.address();
             let stance = match bytes.u8() {
-                byte if byte % 8 == 7 => Stance::Declined,
-                byte if byte % 8 == 6 => Stance::Offered {
+                byte if byte % 8 == 7 => EntryState::Declined,
+                byte if byte % 8 == 6 => EntryState::Offered {
                     to: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
-                byte if byte % 8 == 5 => Stance::StandsIn {
+                byte if byte % 8 == 5 => EntryState::StandsIn {
                     of: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
-                _ => Stance::Claimed,
+                _ => EntryState::Claimed,
             };
             Entry { address, stance }
         };
-        let claims: Claims = (0..count).map(entry).collect();
+        let claims: AnnouncedSet = (0..count).map(entry).collect();
         for part in claims.parts() {
             self.told += part.entries.len();
             self.receive(bytes, Message::Claims(part));
@@ -268,7 +270,7 @@ impl World {
             .map(|_| Entry::claimed(bytes.address()))
             .collect();
         self.told += entries.len() + 1;
-        let set: Claims = entries.iter().copied().collect();
+        let set: AnnouncedSet = entries.iter().copied().collect();
         let digest = if bytes.u8().is_multiple_of(2) {
             set.digest()
         } else {
@@ -385,8 +387,8 @@ impl World {
                 assert!(self.announced.insert(address), "{address} is announced once");
                 let declined = self.candidates.get(&address);
                 assert_eq!(declined, Some(&false), "{address} has candidates, and a way");
-                assert!(!self.stands_in.contains(&address) || !matches!(cause, Cause::Resumed));
-                if cause == Cause::First {
+                assert!(!self.stands_in.contains(&address) || !matches!(cause, AcquireReason::Resumed));
+                if cause == AcquireReason::First {
                     let asked = self.asked.get(&address).is_some_and(|asked| *asked >= 3);
                     assert!(
                         asked || self.seen.contains(&address),

@@ -2,8 +2,9 @@
 //! one whose header is right, too.
 
 use hmac::{Hmac, KeyInit, Mac};
-use lb_proto::heartbeat::{
-    Datagram, Entry, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION, Message, Part, Refused,
+use lb_l2::wire::heartbeat::{
+    Datagram, Entry, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION, Message, Part,
+    RejectReason,
 };
 use sha2::Sha256;
 
@@ -34,7 +35,7 @@ pub fn target(bytes: &[u8]) {
     signed.extend(body);
     let sealed = authentic(&signed);
     let opened = check(&keys, &sealed);
-    assert_ne!(opened, Err(Refused::Authentication));
+    assert_ne!(opened, Err(RejectReason::Authentication));
     assert!(strangers.open(&sealed).is_err());
 }
 
@@ -44,7 +45,7 @@ fn authentic(signed: &[u8]) -> Vec<u8> {
     [signed, &tag].concat()
 }
 
-fn check(keys: &Keys, bytes: &[u8]) -> Result<Datagram, Refused> {
+fn check(keys: &Keys, bytes: &[u8]) -> Result<Datagram, RejectReason> {
     let datagram = keys.open(bytes)?;
     assert!(bytes.len() <= MAX_LEN);
     let name = datagram.node.len();

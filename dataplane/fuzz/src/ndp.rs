@@ -3,9 +3,9 @@
 
 use std::net::Ipv6Addr;
 
-use lb_proto::MacAddr;
-use lb_proto::ndp::{Frame, Message};
-use lb_proto::neighbour::{NeighbourResponder, Verdict};
+use lb_l2::MacAddr;
+use lb_l2::ndp_responder::{NdpResponder, Verdict};
+use lb_l2::wire::ndp::{Frame, Message};
 
 const NODE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0b]);
 const OTHER: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0c]);
@@ -17,7 +17,7 @@ const ICMPV6_AT: usize = 54;
 /// An advertisement goes to a solicitation that RFC 4861 section 7.1.1 lets be believed, for an owned address, with the
 /// flags of section 7.2.4; to nothing else.
 pub fn target(bytes: &[u8]) {
-    let mut responder = NeighbourResponder::new();
+    let mut responder = NdpResponder::new();
     responder.insert(OWNED);
     responder.stand_in(LENT, OTHER);
     check(&responder, bytes);
@@ -66,7 +66,7 @@ fn sum(addresses: &[u8], message: &[u8]) -> u16 {
     sum as u16
 }
 
-fn check(responder: &NeighbourResponder, bytes: &[u8]) {
+fn check(responder: &NdpResponder, bytes: &[u8]) {
     let owned = |address: Ipv6Addr| responder.addresses().any(|other| *other == address);
     let decoded = Frame::decode(bytes);
     let (frame, address) = match responder.handle(NODE, bytes) {

@@ -72,8 +72,8 @@ impl Protocol {
     /// Its EtherType.
     pub const fn ethertype(self) -> u16 {
         match self {
-            Self::Arp => lb_proto::arp::ETHERTYPE,
-            Self::Ndp => lb_proto::ndp::ETHERTYPE,
+            Self::Arp => lb_l2::wire::arp::ETHERTYPE,
+            Self::Ndp => lb_l2::wire::ndp::ETHERTYPE,
         }
     }
 

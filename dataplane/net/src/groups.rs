@@ -1,4 +1,4 @@
-//! Membership of the groups in which hosts ask for IPv6 addresses.
+//! ApiMembership of the groups in which hosts ask for IPv6 addresses.
 //!
 //! A host asks in the solicited-node group of the address that it looks for. Switches that snoop MLD bring the frames of
 //! a group only to where somebody has joined it, and network cards let only those in. So the groups are joined through

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{Stream, StreamExt, TryStreamExt};
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};

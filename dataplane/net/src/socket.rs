@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
-use lb_proto::ndp::solicited_node;
+use lb_l2::wire::ndp::solicited_node;
 
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 

@@ -11,12 +11,12 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use lb_l2::MacAddr;
+use lb_l2::arp_responder::{ArpResponder, Verdict};
+use lb_l2::gratuitous::gratuitous;
+use lb_l2::wire::arp::{ArpFrame, Operation};
 use lb_net::socket::{FRAME_BUFFER, Fit};
 use lb_net::{Link, PacketSocket, SocketError};
-use lb_proto::MacAddr;
-use lb_proto::announcer::gratuitous;
-use lb_proto::arp::{ArpFrame, Operation};
-use lb_proto::responder::{Responder, Verdict};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -43,7 +43,7 @@ struct Speaker {
     link: Link,
     mac: MacAddr,
     socket: PacketSocket,
-    responder: RefCell<Responder>,
+    responder: RefCell<ArpResponder>,
     received: Cell<u32>,
 }
 
@@ -65,7 +65,7 @@ impl Speaker {
 
     fn own(&self, owned: impl IntoIterator<Item = Ipv4Addr>) -> Result<Fit> {
         let mut responder = self.responder.borrow_mut();
-        *responder = Responder::new();
+        *responder = ArpResponder::new();
         for address in owned {
             responder.insert(address);
         }

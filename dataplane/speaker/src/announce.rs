@@ -14,9 +14,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lb_l2::MacAddr;
+use lb_l2::gratuitous::GratuitousSchedule;
 use lb_net::{Link, LinkAddress, Snapshot, SocketError};
-use lb_proto::MacAddr;
-use lb_proto::announcer::Announcer;
 use tokio::sync::mpsc;
 
 use crate::agenda::Agenda;
@@ -44,7 +44,7 @@ pub struct Driver {
     /// Those that are fit, open.
     ports: BTreeMap<u32, Port>,
     claims: BTreeMap<IpAddr, Interfaces>,
-    schedule: Announcer,
+    schedule: GratuitousSchedule,
     /// Addresses that were asked about, and until when answers are waited for.
     watched: Agenda<IpAddr>,
     sightings: Sightings,
@@ -63,7 +63,7 @@ impl Driver {
             links: Snapshot::new(),
             ports: BTreeMap::new(),
             claims: BTreeMap::new(),
-            schedule: Announcer::refreshing(refresh),
+            schedule: GratuitousSchedule::refreshing(refresh),
             watched: Agenda::default(),
             sightings,
             seen: Some(seen),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use lb_daemon::CommonArgs;
-use lb_proto::coordinator::{Conflicts, Policy};
+use lb_l2::ownership;
+use lb_runtime::CommonArgs;
 
 use crate::interfaces::{Excluded, ExcludedError};
 
@@ -50,16 +50,12 @@ pub struct Args {
     #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
     pub heartbeat_port: u16,
 
-    /// Milliseconds that the time of silence is counted in.
-    #[arg(long, env = "LB_HEARTBEAT_INTERVAL_MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(20..=1000))]
-    pub heartbeat_interval_ms: u64,
-
-    /// Intervals of silence after which a speaker is taken for dead, if nothing answers on the LAN. A heartbeat is sent one earlier.
-    #[arg(long, env = "LB_HEARTBEAT_MISSES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=20))]
-    pub heartbeat_misses: u32,
+    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. Heartbeats are sent every 4/5 of it.
+    #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(100..=5000))]
+    pub failure_timeout_ms: u64,
 
     /// What to do when speakers cannot hear each other: each side announces (availability), or only one that sees the
-    /// majority of the first candidates of an address does (fenced).
+    /// majority of the first candidates of an address does (majority).
     #[arg(
         long,
         env = "LB_PARTITION_POLICY",
@@ -101,7 +97,7 @@ pub enum PartitionPolicy {
     #[default]
     Availability,
     /// The majority serves.
-    Fenced,
+    Majority,
 }
 
 /// `--failback`.
@@ -156,18 +152,16 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// UDP port of the heartbeats.
     pub heartbeat_port: u16,
-    /// What the time of silence is counted in.
-    pub heartbeat_interval: Duration,
-    /// Heartbeats that may be missed.
-    pub heartbeat_misses: u32,
+    /// Time without a heartbeat after which a peer is suspected to have failed.
+    pub failure_timeout: Duration,
     /// What to do in a partition.
-    pub policy: Policy,
+    pub policy: ownership::PartitionPolicy,
     /// Whether a node that returns takes its addresses back.
     pub failback: bool,
     /// Whether addresses are spread evenly.
     pub balanced: bool,
     /// What to do when a stranger answers for an address.
-    pub conflicts: Conflicts,
+    pub conflicts: ownership::ConflictPolicy,
     /// Time between two announcements of an address at rest; none for no such announcements.
     pub refresh: Option<Duration>,
 }
@@ -213,18 +207,17 @@ impl Args {
             grace: Duration::from_secs(self.restart_grace),
             keys: self.heartbeat_keys.clone(),
             heartbeat_port: self.heartbeat_port,
-            heartbeat_interval: Duration::from_millis(self.heartbeat_interval_ms),
-            heartbeat_misses: self.heartbeat_misses,
+            failure_timeout: Duration::from_millis(self.failure_timeout_ms),
             policy: match self.partition_policy {
-                PartitionPolicy::Availability => Policy::Availability,
-                PartitionPolicy::Fenced => Policy::Fenced,
+                PartitionPolicy::Availability => ownership::PartitionPolicy::Availability,
+                PartitionPolicy::Majority => ownership::PartitionPolicy::Majority,
             },
             failback,
             balanced,
             conflicts: match self.conflict_policy {
-                ConflictPolicy::Warn => Conflicts::Warn,
-                ConflictPolicy::Defend => Conflicts::Defend,
-                ConflictPolicy::Yield => Conflicts::Yield,
+                ConflictPolicy::Warn => ownership::ConflictPolicy::Warn,
+                ConflictPolicy::Defend => ownership::ConflictPolicy::Defend,
+                ConflictPolicy::Yield => ownership::ConflictPolicy::Yield,
             },
             refresh: (self.announce_interval > 0).then(|| Duration::from_secs(self.announce_interval)),
         })

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb_proto::coordinator::Api;
-use lb_proto::placement::{Known, place};
+use lb_l2::ownership::Api;
+use lb_l2::ownership::placement::{Known, place};
 
 use crate::decide::MOST_CANDIDATES;
 use crate::index::Index;

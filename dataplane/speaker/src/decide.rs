@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_daemon::Key;
-use lb_proto::election;
+use lb_l2::ownership::election;
+use lb_runtime::Key;
 
 use crate::compact::Few;
 use crate::index::Index;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lb_l2::wire::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, RejectReason};
 use lb_net::{DirectoryWatch, UdpPort};
-use lb_proto::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, Refused};
 
 use crate::metrics::Metrics;
 
@@ -152,7 +152,7 @@ impl Heartbeats {
             let bytes = buffer.get(..len).unwrap_or_default();
             let opened = match &self.keys {
                 Some(keys) => keys.open(bytes),
-                None => Err(Refused::Authentication),
+                None => Err(RejectReason::Authentication),
             };
             match opened {
                 Ok(datagram) => {
@@ -166,7 +166,7 @@ impl Heartbeats {
     }
 
     /// Counts a datagram that is not to be believed.
-    pub fn refuse(&self, refused: Refused) {
+    pub fn refuse(&self, refused: RejectReason) {
         self.metrics.heartbeat_refused(refused);
     }
 }

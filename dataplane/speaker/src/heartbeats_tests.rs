@@ -1,6 +1,6 @@
 use std::os::unix::fs::symlink;
 
-use lb_proto::heartbeat::{Heartbeat, Message, State};
+use lb_l2::wire::heartbeat::{Heartbeat, Message, State};
 use prometheus::Registry;
 
 use std::net::Ipv4Addr;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
-use lb_daemon::Key;
-use lb_proto::MacAddr;
-use lb_proto::coordinator::{Cause, Why};
+use lb_l2::MacAddr;
+use lb_l2::ownership::{AcquireReason, ReleaseReason};
+use lb_runtime::Key;
 
 use crate::compact::Few;
 use crate::decide::{Announcement, Decision};
@@ -62,7 +62,7 @@ impl Speaker {
     }
 
     /// The address came to us.
-    pub(crate) fn announce(&mut self, now: Instant, address: IpAddr, cause: Cause) {
+    pub(crate) fn announce(&mut self, now: Instant, address: IpAddr, cause: AcquireReason) {
         // What it is about may have changed since the candidates were found; then it is settled once more, and held or let
         // go as it is then.
         let Decision::Candidates {
@@ -75,14 +75,14 @@ impl Speaker {
         self.metrics.gained(&cause, now);
         let node = &self.config.node;
         match &cause {
-            Cause::TakeOver { from, heard } => {
+            AcquireReason::TakeOver { from, heard } => {
                 let silent = now.saturating_duration_since(*heard);
                 tracing::info!(ip = %address, node, %from, ?silent, "taken over");
             }
-            Cause::HandOver { from } => {
+            AcquireReason::HandOver { from } => {
                 tracing::info!(ip = %address, node, %from, "handed over to this node")
             }
-            Cause::First | Cause::Resumed => {}
+            AcquireReason::First | AcquireReason::Resumed => {}
         }
         self.hold(now, address, announcement, Some(cause));
     }
@@ -93,7 +93,7 @@ impl Speaker {
         now: Instant,
         address: IpAddr,
         announcement: Announcement,
-        cause: Option<Cause>,
+        cause: Option<AcquireReason>,
     ) {
         self.looks.insert(address);
         let interfaces = announcement.interfaces.clone();
@@ -109,7 +109,7 @@ impl Speaker {
             None => {
                 // Ours before this process began: no change of owner, so no event.
                 let told = match cause {
-                    Some(Cause::Resumed) => announcement
+                    Some(AcquireReason::Resumed) => announcement
                         .services
                         .keys()
                         .map(|key| (key.clone(), ()))
@@ -144,7 +144,7 @@ impl Speaker {
     }
 
     /// The address is ours no more.
-    pub(crate) fn withdraw(&mut self, now: Instant, address: IpAddr, why: Why) {
+    pub(crate) fn withdraw(&mut self, now: Instant, address: IpAddr, why: ReleaseReason) {
         let ended = match self.decision(address) {
             Decision::Unused => Ended::Released,
             Decision::Nobody { reason, .. } => Ended::Nobody(reason),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_daemon::Key;
+use lb_runtime::Key;
 
 use crate::compact::Names;
 use crate::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};

@@ -172,7 +172,7 @@ mod tests {
         Link {
             index: 2,
             name: "eth0".to_owned(),
-            mac: Some(lb_proto::MacAddr([2, 0, 0, 0, 0, 1])),
+            mac: Some(lb_l2::MacAddr([2, 0, 0, 0, 0, 1])),
             up: true,
             carrier: true,
             loopback: false,

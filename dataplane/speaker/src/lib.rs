@@ -1,7 +1,7 @@
 //! Addresses to announcements: which addresses this node owns, and answering for them on the LAN.
 //!
 //! The way of a change: [`watch`] → [`objects`] → [`index`] → [`decide`] (who may have the address) → the coordinator of
-//! lb-proto, with the [`heartbeats`] of the other speakers (who has it) → [`announce`] (ARP and NDP) → [`status`] and
+//! lb-l2, with the [`heartbeats`] of the other speakers (who has it) → [`announce`] (ARP and NDP) → [`status`] and
 //! [`news`]. [`speaker`] holds them together, without I/O of its own; [`run`] connects it to the API server, to the other
 //! speakers and to the kernel.
 //!
@@ -38,10 +38,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt};
-use lb_daemon::metrics::ClientMetrics;
-use lb_daemon::watch::Refresh;
-use lb_daemon::{Context, Gate};
 use lb_net::{Alarm, PacketSocket, Snapshot, SocketError};
+use lb_runtime::metrics::ClientMetrics;
+use lb_runtime::watch::Refresh;
+use lb_runtime::{Context, Gate};
 
 use crate::args::Config;
 use crate::heartbeats::Heartbeats;
@@ -144,7 +144,7 @@ pub async fn run_on(
         loop {
             tokio::select! {
                 () = context.shutdown.requested() => {
-                    farewell(heartbeats.as_ref(), &mut speaker).await;
+                    handoff(heartbeats.as_ref(), &mut speaker).await;
                     return Ok(());
                 }
                 () = readable(heartbeats.as_ref()) => {
@@ -248,7 +248,7 @@ fn send(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
 }
 
 /// Tells the other speakers to wait for the next process on this node.
-async fn farewell(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+async fn handoff(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
     if heartbeats.is_none() {
         return;
     }

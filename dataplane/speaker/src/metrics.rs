@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lb_daemon::Key;
-use lb_proto::coordinator::Cause;
-use lb_proto::heartbeat::Refused;
-use lb_proto::responder::IgnoreReason;
+use lb_l2::arp_responder::IgnoreReason;
+use lb_l2::ownership::AcquireReason;
+use lb_l2::wire::heartbeat::RejectReason;
+use lb_runtime::Key;
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -56,7 +56,7 @@ impl Metrics {
         registry.register(Box::new(counts.clone()))?;
         let takeover = Histogram::with_opts(
             HistogramOpts::new(
-                "lb_speaker_takeover_seconds",
+                "lb_speaker_failover_duration_seconds",
                 "Time from the last sign of life of the node that had an address to its announcement from this node",
             )
             .buckets(TAKEOVER_BUCKETS.to_vec()),
@@ -154,9 +154,9 @@ impl Metrics {
     }
 
     /// An address came to us.
-    pub fn gained(&self, cause: &Cause, now: Instant) {
+    pub fn gained(&self, cause: &AcquireReason, now: Instant) {
         self.gained.with_label_values(&[cause.as_str()]).inc();
-        if let Cause::TakeOver { heard, .. } = cause {
+        if let AcquireReason::TakeOver { heard, .. } = cause {
             self.takeover
                 .observe(now.saturating_duration_since(*heard).as_secs_f64());
         }
@@ -202,7 +202,7 @@ impl Metrics {
     }
 
     /// A datagram was not believed.
-    pub fn heartbeat_refused(&self, refused: Refused) {
+    pub fn heartbeat_refused(&self, refused: RejectReason) {
         self.refused.with_label_values(&[refused.as_str()]).inc();
     }
 

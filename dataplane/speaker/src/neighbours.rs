@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_l2::MacAddr;
 use lb_net::LinkAddress;
-use lb_proto::MacAddr;
 
 use crate::index::Index;
 use crate::interfaces::Interfaces;

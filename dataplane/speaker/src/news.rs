@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_crds::names::REPORTER_SPEAKER;
-use lb_daemon::Key;
-use lb_daemon::events::{EventKind, Events, reference};
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
+use lb_runtime::Key;
+use lb_runtime::events::{EventKind, Events, reference};
 
 use crate::metrics::PROTOCOL;
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use lb_crds::l2_advertisement::pause;
 use lb_crds::names::{
     IP_ALLOCATED_FROM_POOL, LABEL_EXCLUDE, LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE,
 };
 use lb_crds::selector::{any_matches, matches, validate};
-use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status, standstill};
-use lb_daemon::Key;
+use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
+use lb_runtime::Key;
 
 use crate::compact::LabelText;
 use crate::verdict::Verdict;
@@ -228,7 +229,7 @@ impl Advertisement {
     /// Reads an advertisement.
     #[must_use]
     pub fn read(object: L2Advertisement) -> Self {
-        let node_selectors = standstill::node_selectors(&object);
+        let node_selectors = pause::node_selectors(&object);
         let spec = object.spec;
         let lists = [
             ("ipAddressPoolSelectors", &spec.ip_address_pool_selectors),

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use lb_proto::coordinator::Api;
-use lb_proto::membership::{Config, Membership, State};
+use lb_l2::ownership::Api;
+use lb_l2::ownership::api_membership::{ApiMembership, Config, State};
 
 use crate::index::Index;
 
@@ -12,7 +12,7 @@ use crate::index::Index;
 #[derive(Debug)]
 pub struct Peers {
     me: String,
-    members: Membership,
+    members: ApiMembership,
     /// Nodes that have a speaker, ready or not.
     with_speaker: BTreeSet<String>,
     /// Those whose heartbeats are heard, whatever the API says.
@@ -25,7 +25,7 @@ impl Peers {
     pub fn new(me: &str, grace: Duration) -> Self {
         Self {
             me: me.to_owned(),
-            members: Membership::new(me, Config { grace }),
+            members: ApiMembership::new(me, Config { grace }),
             with_speaker: BTreeSet::new(),
             heard: BTreeSet::new(),
         }

@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_l2::MacAddr;
+use lb_l2::arp_responder::ArpResponder;
+use lb_l2::ndp_responder::NdpResponder;
 use lb_net::SocketError;
-use lb_proto::MacAddr;
-use lb_proto::neighbour::NeighbourResponder;
-use lb_proto::responder::Responder;
 
 use crate::metrics::Metrics;
 use crate::voice::{Sightings, Voice};
@@ -21,9 +21,9 @@ pub(crate) struct Port {
     mac: MacAddr,
     metrics: Metrics,
     sightings: Sightings,
-    arp: Voice<Responder>,
+    arp: Voice<ArpResponder>,
     /// Open from the first IPv6 address on: all IPv6 packets of the node pass its filter.
-    ndp: Option<Voice<NeighbourResponder>>,
+    ndp: Option<Voice<NdpResponder>>,
     /// Whether the interface can take part in IPv6: it joins groups.
     deaf: bool,
 }
@@ -173,7 +173,7 @@ impl Port {
     }
 
     /// The voice for IPv6, opened when it is needed first; none while it cannot be opened.
-    fn ndp(&mut self) -> Option<&mut Voice<NeighbourResponder>> {
+    fn ndp(&mut self) -> Option<&mut Voice<NdpResponder>> {
         if self.ndp.is_none() {
             match Voice::open(
                 self.index,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use lb_proto::coordinator::Why;
+use lb_l2::ownership::ReleaseReason;
 
 /// Why a node may not announce an address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -102,7 +102,7 @@ pub enum Ended {
     /// Nobody may announce it.
     Nobody(Reason),
     /// The coordinator has let go of it.
-    LetGo(Why, Option<Ineligible>),
+    LetGo(ReleaseReason, Option<Ineligible>),
 }
 
 impl Ended {
@@ -115,12 +115,14 @@ impl Ended {
             Self::LetGo(why, ineligible) => (why, ineligible),
         };
         let why = match why {
-            Why::Moved { to } => format!("node {to} owns the address"),
-            Why::NotCandidate => "this node may not have it, and no other took it in time".to_owned(),
-            Why::NoCandidates => "no node may announce it".to_owned(),
-            Why::NoInterface => "no interface of this node is fit for it".to_owned(),
-            Why::NoQuorum => "this node sees no majority of the nodes that may have it".to_owned(),
-            Why::Conflict => "a stranger answers for it".to_owned(),
+            ReleaseReason::Moved { to } => format!("node {to} owns the address"),
+            ReleaseReason::NotCandidate => {
+                "this node may not have it, and no other took it in time".to_owned()
+            }
+            ReleaseReason::NoCandidates => "no node may announce it".to_owned(),
+            ReleaseReason::NoInterface => "no interface of this node is fit for it".to_owned(),
+            ReleaseReason::NoQuorum => "this node sees no majority of the nodes that may have it".to_owned(),
+            ReleaseReason::Conflict => "a stranger answers for it".to_owned(),
         };
         match ineligible {
             None => why,

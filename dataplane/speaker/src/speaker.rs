@@ -15,12 +15,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb_daemon::Key;
+use lb_l2::MacAddr;
+use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::{self, Candidates, Coordinator, Output};
+use lb_l2::wire::heartbeat::{Datagram, RejectReason};
 use lb_net::Snapshot;
-use lb_proto::MacAddr;
-use lb_proto::coordinator::{self, Candidates, Coordinator, Output};
-use lb_proto::heartbeat::{Datagram, Refused};
-use lb_proto::liveness;
+use lb_runtime::Key;
 use tokio::sync::mpsc;
 
 use crate::agenda::Agenda;
@@ -37,6 +37,8 @@ use crate::news::News;
 use crate::peers::Peers;
 use crate::reasons::Reason;
 
+/// The failure timeout in intervals: a heartbeat is sent every four, and the fifth is left to request a late one.
+const FAILURE_TIMEOUT_INTERVALS: u32 = 5;
 /// Most addresses decided in one step: packets are answered and heartbeats sent between steps.
 const BATCH: usize = 256;
 /// How long nobody announces an address before it is told: its endpoints or its advertisement may be on their way.
@@ -101,15 +103,15 @@ impl Speaker {
     /// since 1970 in nanoseconds is.
     #[must_use]
     pub fn new(now: Instant, incarnation: u64, config: Config, metrics: Metrics) -> Self {
-        let coordinator = coordinator::Config {
+        let coordinator = ownership::Config {
             me: config.node.clone(),
             version: config.version.clone(),
-            liveness: liveness::Config {
-                interval: config.heartbeat_interval,
-                misses: config.heartbeat_misses,
+            failure_detector: failure_detector::Config {
+                interval: config.failure_timeout / FAILURE_TIMEOUT_INTERVALS,
+                misses: FAILURE_TIMEOUT_INTERVALS,
                 grace: config.grace,
                 longest_grace: config.grace,
-                ..liveness::Config::default()
+                ..failure_detector::Config::default()
             },
             policy: config.policy,
             failback: config.failback,
@@ -209,7 +211,7 @@ impl Speaker {
     ///
     /// # Errors
     /// When it is not to be believed.
-    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), Refused> {
+    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), RejectReason> {
         self.coordinator.receive(now, datagram)
     }
 
@@ -400,7 +402,7 @@ impl Speaker {
         let mut others = changed;
         if self.coordinator.take_views_changed() {
             let heard = self.coordinator.peers();
-            let heard = heard.filter(|(_, view, heard)| *heard && *view != liveness::View::Down);
+            let heard = heard.filter(|(_, view, heard)| *heard && *view != failure_detector::View::Down);
             others |= self
                 .peers
                 .set_heard(heard.map(|(name, _, _)| name.to_owned()).collect());
@@ -419,7 +421,7 @@ impl Speaker {
         }
         self.neighbours.set_nodes(&self.index);
         let neighbours = &self.neighbours;
-        let nodes = self.index.nodes.iter().map(|(name, node)| coordinator::Node {
+        let nodes = self.index.nodes.iter().map(|(name, node)| ownership::Node {
             name,
             api: self.peers.api(name),
             on_link: node

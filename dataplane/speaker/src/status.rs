@@ -16,7 +16,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
 use lb_crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
-use lb_daemon::Key;
+use lb_runtime::Key;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use lb_crds::condition::find_condition;
-use lb_crds::names::{ADDRESS_CONFLICT, NOT_ANSWERED, VERIFIED};
-use lb_proto::MacAddr;
+use lb_crds::names::{ADDRESS_CONFLICT, NO_REPLY, VERIFIED};
+use lb_l2::MacAddr;
 
 /// What is seen of an address that its owner announces.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -100,7 +100,7 @@ impl Verdict {
                 ("Answered", format!("node {by} asked the LAN for {address} and was answered"))
             } else {
                 (
-                    NOT_ANSWERED,
+                    NO_REPLY,
                     format!(
                         "node {by} asked the LAN for {address} and was not answered: see that switches and firewalls let \
                          {} pass between the nodes",

@@ -11,13 +11,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use lb_l2::MacAddr;
+use lb_l2::arp_responder::{self, ArpResponder, IgnoreReason};
+use lb_l2::gratuitous::gratuitous;
+use lb_l2::ndp_responder::{self, NdpResponder};
+use lb_l2::wire::ndp;
 use lb_net::socket::{FRAME_BUFFER, Fit};
 use lb_net::{PacketSocket, SocketError};
-use lb_proto::MacAddr;
-use lb_proto::announcer::gratuitous;
-use lb_proto::ndp;
-use lb_proto::neighbour::{self, NeighbourResponder};
-use lb_proto::responder::{self, IgnoreReason, Responder};
 use tokio::sync::mpsc;
 
 use crate::metrics::{AddressCounters, Metrics};
@@ -60,9 +60,9 @@ pub(crate) enum Judgement<L: Language> {
     Malformed(&'static str),
 }
 
-impl Language for Responder {
+impl Language for ArpResponder {
     type Address = Ipv4Addr;
-    type Frame = [u8; lb_proto::arp::FRAME_LEN];
+    type Frame = [u8; lb_l2::wire::arp::FRAME_LEN];
     const NAME: &'static str = "ARP";
 
     fn open(interface: u32) -> Result<PacketSocket, SocketError> {
@@ -87,10 +87,10 @@ impl Language for Responder {
 
     fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self> {
         match self.handle(mac, frame) {
-            responder::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
-            responder::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
-            responder::Verdict::Ignore(reason) => Judgement::Ignore(reason),
-            responder::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
+            arp_responder::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
+            arp_responder::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
+            arp_responder::Verdict::Ignore(reason) => Judgement::Ignore(reason),
+            arp_responder::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
         }
     }
 
@@ -99,13 +99,13 @@ impl Language for Responder {
     }
 
     fn question(mac: MacAddr, address: Ipv4Addr) -> impl AsRef<[u8]> {
-        responder::question(mac, address)
+        arp_responder::question(mac, address)
     }
 }
 
-impl Language for NeighbourResponder {
+impl Language for NdpResponder {
     type Address = Ipv6Addr;
-    type Frame = [u8; lb_proto::ndp::ADVERTISEMENT_LEN];
+    type Frame = [u8; lb_l2::wire::ndp::ADVERTISEMENT_LEN];
     const NAME: &'static str = "NDP";
 
     fn open(interface: u32) -> Result<PacketSocket, SocketError> {
@@ -130,10 +130,10 @@ impl Language for NeighbourResponder {
 
     fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self> {
         match self.handle(mac, frame) {
-            neighbour::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
-            neighbour::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
-            neighbour::Verdict::Ignore(reason) => Judgement::Ignore(reason),
-            neighbour::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
+            ndp_responder::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
+            ndp_responder::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
+            ndp_responder::Verdict::Ignore(reason) => Judgement::Ignore(reason),
+            ndp_responder::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
         }
     }
 

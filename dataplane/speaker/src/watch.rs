@@ -13,9 +13,9 @@ use kube::runtime::watcher::Config as Selection;
 use kube::{Api, Client, Resource};
 use lb_crds::names::{APP, LABEL_APP, LABEL_COMPONENT, SPEAKER};
 use lb_crds::{IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_daemon::Key;
-use lb_daemon::watch::{Change, Refresh, watch_refreshed};
 use lb_net::{LinkError, LinkWatcher, Snapshot};
+use lb_runtime::Key;
+use lb_runtime::watch::{Change, Refresh, watch_refreshed};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 

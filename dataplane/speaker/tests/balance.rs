@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lb_proto::election;
+use lb_l2::ownership::election;
 use lb_speaker::balance::Balance;
 use lb_speaker::index::Update;
 use support::{GRACE, World, cluster, mk_node_with, mk_service, mk_speaker, mk_status};

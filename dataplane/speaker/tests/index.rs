@@ -2,7 +2,7 @@
 
 mod support;
 
-use lb_daemon::Key;
+use lb_runtime::Key;
 use lb_speaker::index::{Index, Kind, Touched, Update};
 use serde_json::json;
 use support::{

@@ -74,7 +74,7 @@ fn conflict(mac: u8, since: i64) -> Verdict {
     Verdict {
         check: None,
         stranger: Some(Stranger {
-            mac: lb_proto::MacAddr([2, 0, 0, 0, 0, mac]),
+            mac: lb_l2::MacAddr([2, 0, 0, 0, 0, mac]),
             since,
         }),
     }
@@ -148,7 +148,7 @@ fn what_another_node_says_of_itself_is_left_alone() {
 fn every_service_has_one_name_for_its_status_that_is_a_valid_one() {
     let name = object_name(&key("web"));
     assert_eq!(name, object_name(&key("web")));
-    assert_ne!(name, object_name(&lb_daemon::Key::new("other", "web")));
+    assert_ne!(name, object_name(&lb_runtime::Key::new("other", "web")));
     // Fixed for ever: speakers of different versions must agree.
     assert_eq!(name, "l2-82b3ade9d00cd1642a4d");
 }
@@ -216,7 +216,7 @@ fn conditions_say_who_asked_who_answers_and_what_to_do() {
     );
     assert_eq!(
         words(&seen("n2", false, 100), "fd00:50::1"),
-        "Verified=False NotAnswered: node n2 asked the LAN for fd00:50::1 and was not answered: see that switches and \
+        "Verified=False NoReply: node n2 asked the LAN for fd00:50::1 and was not answered: see that switches and \
          firewalls let neighbour discovery (ICMPv6) pass between the nodes"
     );
     assert_eq!(

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lan::Lan;
-use lb_proto::MacAddr;
-use lb_proto::arp::{ArpFrame, Operation};
-use lb_proto::coordinator::{self, Api, Candidates, Conflicts, Coordinator, Node, Policy};
-use lb_proto::liveness;
+use lb_l2::MacAddr;
+use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::{self, Api, Candidates, ConflictPolicy, Coordinator, Node, PartitionPolicy};
+use lb_l2::wire::arp::{ArpFrame, Operation};
 use lb_speaker::index::{Kind, Update};
 use serde_json::json;
 use support::{
@@ -174,13 +174,13 @@ fn an_owner_that_restarts_is_stood_in_for_also_where_links_have_changed_just_bef
         let web = mk_service("web", &[BEHIND_N3], |_| {});
         let address = BEHIND_N3.parse()?;
         let now = Instant::now();
-        let config = coordinator::Config {
+        let config = ownership::Config {
             me: "n3".to_owned(),
             version: String::new(),
-            liveness: liveness::Config::default(),
-            policy: Policy::Availability,
+            failure_detector: failure_detector::Config::default(),
+            policy: PartitionPolicy::Availability,
             failback: false,
-            conflicts: Conflicts::Warn,
+            conflicts: ConflictPolicy::Warn,
         };
         let mut peer = Coordinator::new(now, 1, config);
         let [n1, n3_itself] = ["n1", "n3"].map(|name| Node {

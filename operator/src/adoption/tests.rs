@@ -426,7 +426,7 @@ fn a_record_holds_what_is_needed_to_make_it_again_and_no_more() {
     // Ours went over the account: our labels and our owner go.
     let (_, recorded) = record.objects().next().unwrap();
     let now = json!({"app": "metallb", "app.kubernetes.io/managed-by": "lb-operator"});
-    let patch = record::undo(recorded, &now);
+    let patch = backup::undo(recorded, &now);
     assert_eq!(
         patch["metadata"]["labels"],
         json!({"app": "metallb", "app.kubernetes.io/managed-by": null})

@@ -8,25 +8,21 @@
 //! A check that fails stops a first installation, and a change of a workload. What runs as the spec says goes on, and is
 //! repaired as ever: there a check that fails is only told. `spec.preflight.skip` overrides a check by its name.
 
+mod access_reviews;
+mod checks;
+pub mod collect;
+pub(crate) mod detect;
 mod facts;
-pub mod gather;
-pub mod hold;
-mod images;
-mod kinds;
-mod networks;
-mod nodes;
-mod others;
-mod questions;
-pub(crate) mod recognise;
-mod server;
-mod turn;
+pub mod gate;
+mod schedule;
 
+use checks::{conflicting_lb, crds, images, nodes, pool_overlap, server};
 pub use facts::{Balancer, Definition, Facts, Known, Node, Pool, Product, Serves, Unread};
-pub use turn::Turn;
+pub use schedule::Turn;
 
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
 
-use crate::plan::Plan;
+use crate::desired::config::Plan;
 
 /// What a check that is skipped begins its message with if it would have stopped something.
 const OVERRIDDEN: &str = "would have failed: ";
@@ -100,14 +96,14 @@ fn find(name: PreflightName, plan: &Plan, facts: &Facts) -> Finding {
     match name {
         PreflightName::ServerVersion => server::version(&facts.server_version),
         PreflightName::Permissions => server::permissions(&facts.denied),
-        PreflightName::KindsOwned => kinds::owned(plan.crds, &facts.definitions),
-        PreflightName::OtherLoadBalancer => {
+        PreflightName::CrdOwnership => crds::owned(plan.crds, &facts.definitions),
+        PreflightName::ConflictingLoadBalancer => {
             let adopts = plan.adopt.then_some(plan.namespace.as_str());
-            others::balancers(plan.load_balancer_class.as_deref(), adopts, &facts.balancers)
+            conflicting_lb::balancers(plan.load_balancer_class.as_deref(), adopts, &facts.balancers)
         }
         PreflightName::ExcludedNodes => nodes::excluded(plan.ignore_exclude_label, &facts.nodes),
         PreflightName::StrictArp => nodes::strict_arp(&facts.proxy),
-        PreflightName::Networks => networks::overlaps(&facts.pools, &facts.nodes, &facts.services),
+        PreflightName::PoolOverlap => pool_overlap::overlaps(&facts.pools, &facts.nodes, &facts.services),
         PreflightName::Images => images::names([&plan.controller.image, &plan.speaker.image]),
     }
 }
@@ -178,7 +174,7 @@ fn unknown(what: &str, unread: &Unread) -> Finding {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::plan::tests::mk_plan;
+    use crate::desired::config::tests::mk_plan;
 
     pub(crate) fn mk_facts() -> Facts {
         Facts {

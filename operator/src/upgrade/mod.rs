@@ -49,19 +49,22 @@
 //!   and any pod that restarts during the soak runs unproven code.
 //! - OnDelete for ever makes `kubectl rollout restart` a command that does nothing.
 
-pub mod choose;
-pub mod machine;
-pub mod memory;
-pub mod orders;
-pub mod proofs;
-pub mod seen;
+pub mod actions;
+pub mod health_checks;
+pub mod objects;
+pub mod observer;
+pub mod plan;
+pub mod pod_selection;
+pub mod snapshot;
+pub mod state;
+pub mod transitions;
 
-pub use machine::advance;
-pub use memory::{Memory, News};
-pub use orders::{Choice, Orders, Restart, Rules, orders};
-pub use seen::{Controllers, Pod, PrePull, Seen, Settings, Speakers, Unanswered};
+pub use actions::{Choice, Orders, Restart, Rules, orders};
+pub use snapshot::{Controllers, Pod, PrePull, Seen, Settings, Speakers, Unanswered};
+pub use state::{Memory, News};
+pub use transitions::advance;
 
-#[cfg(test)]
-mod machine_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod transitions_tests;

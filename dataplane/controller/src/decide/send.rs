@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use lb_daemon::Key;
 use lb_ipam::{Addresses, Assignment, Family};
+use lb_runtime::Key;
 
 use super::{Holder, LIMBO, Landing, Leading, MAX_REPEATS, MAX_UNDER_WAY};
 use crate::condition::{self, Shown};

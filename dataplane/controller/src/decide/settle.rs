@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use lb_daemon::Key;
 use lb_ipam::{Assignment, Claimed, Families, Family, Keep, Rejection, Request, Tenancy};
+use lb_runtime::Key;
 
 use super::{Freed, Holder, Landing, Leading};
 use crate::condition::Trouble;

@@ -18,8 +18,8 @@ use lb_controller::decide::Leading;
 use lb_controller::index::Index;
 use lb_controller::write::{Outcome, Target, Write};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_daemon::Key;
-use lb_daemon::watch::Change;
+use lb_runtime::Key;
+use lb_runtime::watch::Change;
 use serde_json::{Value, json};
 
 /// The cluster and the one controller that leads in it.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use lb_proto::MacAddr;
-use lb_proto::arp::{ArpFrame, Operation};
+use lb_l2::MacAddr;
+use lb_l2::wire::arp::{ArpFrame, Operation};
 use proptest::prelude::*;
 
 use super::*;
@@ -52,7 +52,7 @@ const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
 
 #[test]
 fn neighbour_discovery_about_an_address_passes_to_its_group_and_to_us() {
-    use lb_proto::ndp::{multicast_mac, solicited_node, unsolicited};
+    use lb_l2::wire::ndp::{multicast_mac, solicited_node, unsolicited};
     const MULTICAST: u32 = 2;
     let (owned, other) = ("fd00:50::10", "fd00:50::11");
     let parse = |text: &str| text.parse::<Ipv6Addr>().unwrap();

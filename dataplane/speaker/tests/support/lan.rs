@@ -13,11 +13,11 @@ use clap::Parser;
 use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use k8s_openapi::jiff::Timestamp;
-use lb_daemon::Key;
+use lb_l2::ownership::Coordinator;
+use lb_l2::wire::arp::{ArpFrame, Operation};
 use lb_net::socket::FRAME_BUFFER;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
-use lb_proto::arp::{ArpFrame, Operation};
-use lb_proto::coordinator::Coordinator;
+use lb_runtime::Key;
 use lb_speaker::announce::Sighting;
 use lb_speaker::args::Args;
 use lb_speaker::index::{Kind, Update};
@@ -309,7 +309,7 @@ impl Rig {
         }
         peer.handle_timeout(now, 64);
         while let Some(output) = peer.poll_output() {
-            if let lb_proto::coordinator::Output::Send { to, datagram } = output
+            if let lb_l2::ownership::Output::Send { to, datagram } = output
                 && &*to == "n1"
             {
                 let _ = self.speaker.receive(now, datagram);

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use lb_daemon::Key;
+use lb_runtime::Key;
 use lb_speaker::index::{Index, Update};
 use lb_speaker::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};
 use lb_speaker::peers::Peers;

@@ -230,16 +230,16 @@ fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
             ["spec.speaker.restartGraceSeconds", "1"],
         ),
         (
-            "{speaker: {heartbeat: {intervalMilliseconds: -50}}}",
-            ["spec.speaker.heartbeat.intervalMilliseconds", "20"],
+            "{speaker: {heartbeat: {failureTimeoutMilliseconds: -50}}}",
+            ["spec.speaker.heartbeat.failureTimeoutMilliseconds", "100"],
         ),
         (
             "{speaker: {heartbeat: {keyRotationDays: -1}}}",
             ["spec.speaker.heartbeat.keyRotationDays", "0"],
         ),
         (
-            "{speaker: {heartbeat: {keyDistributionSeconds: -1}}}",
-            ["spec.speaker.heartbeat.keyDistributionSeconds", "10"],
+            "{speaker: {heartbeat: {keyPropagationSeconds: -1}}}",
+            ["spec.speaker.heartbeat.keyPropagationSeconds", "10"],
         ),
         (
             "{preflight: {skip: [Everything]}}",

@@ -160,7 +160,7 @@ fn counted(stage: &Stage) -> anyhow::Result<()> {
     }
     for name in [
         "lb_operator_reconcile_total",
-        "lb_operator_reconcile_seconds_count",
+        "lb_operator_reconcile_duration_seconds_count",
     ] {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name}:\n{text}");
     }

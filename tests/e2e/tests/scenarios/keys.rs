@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lb_e2e::lab::LabConfig;
 use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
-use lb_proto::heartbeat::{Datagram, Heartbeat, Keys, Message, State};
+use lb_l2::wire::heartbeat::{Datagram, Heartbeat, Keys, Message, State};
 
 use crate::speaker::metric;
 
@@ -25,7 +25,7 @@ fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     stage.install()?;
     stage.admin(
         "kubectl patch loadbalancerstack default --type merge \
-         -p '{\"spec\": {\"speaker\": {\"heartbeat\": {\"keyDistributionSeconds\": 10}}}}'",
+         -p '{\"spec\": {\"speaker\": {\"heartbeat\": {\"keyPropagationSeconds\": 10}}}}'",
     )?;
     stage.apply_backend("web", 3)?;
     stage.apply_pool("lan", "192.168.50.60-192.168.50.79")?;

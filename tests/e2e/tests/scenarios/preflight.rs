@@ -28,11 +28,11 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyh
         &[
             "ServerVersion=Passed",
             "Permissions=Passed",
-            "KindsOwned=Warning: ipaddresspools.metallb.io",
-            "OtherLoadBalancer=Passed",
+            "CRDOwnership=Warning: ipaddresspools.metallb.io",
+            "ConflictingLoadBalancer=Passed",
             "ExcludedNodes=Failed",
             "StrictArp=Failed",
-            "Networks=Failed: pool nodes has the address 192.168.50.11 of node",
+            "PoolOverlap=Failed: pool nodes has the address 192.168.50.11 of node",
             "Images=Passed",
         ],
     )?;
@@ -41,7 +41,7 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyh
     for says in [
         "False PreflightFailed ExcludedNodes: ",
         "StrictArp: ",
-        "Networks: ",
+        "PoolOverlap: ",
         "spec.preflight.skip",
     ] {
         assert!(passed.contains(says), "{says}: {passed}");
@@ -55,7 +55,7 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyh
     stage.admin("kubectl delete ipaddresspool/nodes l2advertisement/nodes -n metallb-system")?;
     results(
         stage,
-        &["ExcludedNodes=Passed", "Networks=Passed", "StrictArp=Failed"],
+        &["ExcludedNodes=Passed", "PoolOverlap=Passed", "StrictArp=Failed"],
     )?;
     assert_eq!(stage.admin(MADE)?, "", "one check is enough");
     patch(stage, r#"{"preflight":{"skip":["StrictArp"]}}"#)?;
@@ -69,7 +69,7 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyh
     );
     stage.admin("kubectl delete configmap kube-proxy -n kube-system")?;
     patch(stage, r#"{"preflight":null}"#)?;
-    results(stage, &["StrictArp=Passed", "KindsOwned=Passed"]).map(drop)
+    results(stage, &["StrictArp=Passed", "CRDOwnership=Passed"]).map(drop)
 }
 
 /// While a stack runs as its spec says, a check that fails is only told. A change of the workloads waits, repairs do not, and

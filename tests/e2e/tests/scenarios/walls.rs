@@ -49,7 +49,7 @@ fn assert_without(of: &str, unwanted: &[&str]) {
 
 #[test]
 fn the_pure_crates_pull_in_no_runtime_client_or_system_call() {
-    for of in ["lb-ipam", "lb-proto"] {
+    for of in ["lb-ipam", "lb-l2"] {
         assert_without(
             of,
             &[
@@ -60,7 +60,7 @@ fn the_pure_crates_pull_in_no_runtime_client_or_system_call() {
                 "futures",
                 "rand",
                 "lb-crds",
-                "lb-daemon",
+                "lb-runtime",
                 "lb-net",
             ],
         );
@@ -69,26 +69,26 @@ fn the_pure_crates_pull_in_no_runtime_client_or_system_call() {
 
 #[test]
 fn the_api_types_pull_in_no_runtime_and_no_client() {
-    assert_without("lb-crds", &["tokio", "kube-client", "hyper", "lb-daemon"]);
+    assert_without("lb-crds", &["tokio", "kube-client", "hyper", "lb-runtime"]);
 }
 
 #[test]
 fn the_bundle_is_made_without_a_cluster() {
     assert_without(
         "lb-olm",
-        &["tokio", "kube-client", "hyper", "lb-daemon", "lb-operator"],
+        &["tokio", "kube-client", "hyper", "lb-runtime", "lb-operator"],
     );
 }
 
 #[test]
 fn each_program_stays_in_its_room() {
-    assert_without("lb-controller", &["lb-net", "lb-proto", "lb-speaker"]);
+    assert_without("lb-controller", &["lb-net", "lb-l2", "lb-speaker"]);
     assert_without("lb-speaker", &["lb-ipam", "lb-controller"]);
     assert_without(
         "lb-operator",
-        &["lb-net", "lb-proto", "lb-ipam", "lb-controller", "lb-speaker"],
+        &["lb-net", "lb-l2", "lb-ipam", "lb-controller", "lb-speaker"],
     );
-    assert_without("lb-net", &["kube", "lb-crds", "lb-daemon"]);
+    assert_without("lb-net", &["kube", "lb-crds", "lb-runtime"]);
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn only_the_packet_crate_may_hold_unsafe_code() {
     assert!(workspace.contains("unsafe_code = \"forbid\""));
     for member in [
         "crds",
-        "daemon",
+        "runtime",
         "dataplane/controller",
         "dataplane/fuzz",
         "dataplane/ipam",
-        "dataplane/proto",
+        "dataplane/l2",
         "dataplane/speaker",
         "olm",
         "operator",

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
-use lb_daemon::CommonArgs;
 use lb_net::{Link, Snapshot};
+use lb_runtime::CommonArgs;
 use lb_speaker::args::Config;
 
 /// Number of the loopback interface, in every network of Linux.
@@ -45,11 +45,11 @@ impl FromStr for Fault {
 pub(crate) fn speaker(fault: Fault, args: &CommonArgs, version: &str, config: Config) -> anyhow::Result<()> {
     match fault {
         Fault::Crashes => bail!("this release is broken: it cannot start"),
-        Fault::Silent => lb_daemon::run(args, version, |context| async {
+        Fault::Silent => lb_runtime::run(args, version, |context| async {
             let links = lb_speaker::watch::links().context("watch network interfaces")?;
             lb_speaker::run_on(context, config, links.map(|links| mislead(&links))).await
         }),
-        Fault::Dies(after) => lb_daemon::run(args, version, |context| async move {
+        Fault::Dies(after) => lb_runtime::run(args, version, |context| async move {
             tokio::select! {
                 result = lb_speaker::run(context, config) => result,
                 () = tokio::time::sleep(after) => bail!("this release is broken: it ends after {after:?}"),

@@ -46,13 +46,13 @@ fn operator(version: &'static str) -> anyhow::Result<()> {
     let args: lb_operator::args::Args = arguments(version)?;
     let mut config = args.config();
     version.clone_into(&mut config.version);
-    lb_daemon::run(&args.common, version, |context| lb_operator::run(context, config))
+    lb_runtime::run(&args.common, version, |context| lb_operator::run(context, config))
 }
 
 fn controller(version: &'static str) -> anyhow::Result<()> {
     let args: lb_controller::args::Args = arguments(version)?;
     let config = args.config();
-    lb_daemon::run(&args.common, version, |context| {
+    lb_runtime::run(&args.common, version, |context| {
         lb_controller::run(context, config)
     })
 }
@@ -66,7 +66,7 @@ fn speaker(version: &'static str) -> anyhow::Result<()> {
         Err(_) => None,
     };
     match fault {
-        None => lb_daemon::run(&args.common, version, |context| lb_speaker::run(context, config)),
+        None => lb_runtime::run(&args.common, version, |context| lb_speaker::run(context, config)),
         Some(fault) => fault::speaker(fault, &args.common, version, config),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use lb_crds::names::NAMESPACE;
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
 
 use super::faults::BOUND;
 use super::scene::{Scene, first_in_order, number};

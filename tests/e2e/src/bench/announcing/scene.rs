@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use lb_crds::names::{CONTROLLER, SPEAKER};
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lb_proto::MacAddr;
-use lb_proto::arp::{ArpFrame, ETHERTYPE, Operation};
+use lb_l2::MacAddr;
+use lb_l2::wire::arp::{ArpFrame, ETHERTYPE, Operation};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::bind;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -8,8 +8,8 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lb_proto::MacAddr;
-use lb_proto::ndp::{ETHERTYPE, Frame, Message, question};
+use lb_l2::MacAddr;
+use lb_l2::wire::ndp::{ETHERTYPE, Frame, Message, question};
 
 use super::Probe;
 use super::arp::{Answers, again_and_again, is_passing, packet_socket};

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
 
 use super::arp::{BEAT, Wire};
 use super::{Probe, Shared};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use jiff::Timestamp;
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
 
 use super::arp::Answers;
 use super::connections::{self, Held};

@@ -46,7 +46,7 @@ fn addresses_outlive_failures_of_power_api_server_heartbeats_and_lan() -> anyhow
     power::it_moves_without_the_api_server(&stage, &two)?;
     power::two_failures_at_once(&stage, [&one, &two])?;
 
-    set(&stage, "partitionPolicy: Fenced, failback: Immediate")?;
+    set(&stage, "partitionPolicy: Majority, failback: Immediate")?;
     owned(&stage, &one, "n1")?;
     owned(&stage, &two, "n2")?;
     partition::a_minority_withdraws_before_the_majority_claims(&stage, &one)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_e2e::bench::client::arp::{self, Answers};
 use lb_e2e::bench::client::{Probe, ndp};
 use lb_e2e::stage::{SOON, Stage, eventually};
-use lb_proto::MacAddr;
+use lb_l2::MacAddr;
 
 use super::{Dual, neighbours, owned, serves};
 
@@ -142,7 +142,7 @@ pub(super) fn each_side_serves_and_one_owner_is_left(stage: &Stage, service: &Du
     serves(stage, service)
 }
 
-/// `Fenced`, and with `failback: Immediate` the first in the order has it again in the end.
+/// `Majority`, and with `failback: Immediate` the first in the order has it again in the end.
 pub(super) fn a_minority_withdraws_before_the_majority_claims(
     stage: &Stage,
     service: &Dual,
@@ -169,7 +169,7 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
         });
         let first = first.expect("the majority answers");
         println!(
-            "Fenced, {family}: the minority is silent after {:?}, the majority answers after {:?}",
+            "Majority, {family}: the minority is silent after {:?}, the majority answers after {:?}",
             last.saturating_duration_since(cut),
             first.saturating_duration_since(cut)
         );

@@ -124,10 +124,10 @@ pub(super) fn two_failures_at_once(stage: &Stage, services: [&Dual; 2]) -> anyho
         .try_for_each(|service| stayed(stage, service, "n3"))
 }
 
-/// `failback: Immediate`, and `Fenced` at the same time.
+/// `failback: Immediate`, and `Majority` at the same time.
 pub(super) fn who_returns_takes_it_back(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
     owned(stage, service, "n2")?;
-    strike(stage, "power off, Fenced", &[2], &[service])?;
+    strike(stage, "power off, Majority", &[2], &[service])?;
     assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
     start(stage, 2)?;
     owned(stage, service, "n2")

@@ -67,7 +67,7 @@ fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
         }
     }
     let status = place.status()?;
-    let rejected = status["rejected"].as_array().cloned().unwrap_or_default();
+    let rejected = status["failedRevisions"].as_array().cloned().unwrap_or_default();
     assert!(
         rejected
             .iter()

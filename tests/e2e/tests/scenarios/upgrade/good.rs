@@ -81,7 +81,7 @@ fn an_upgrade_waits_for_approval(place: &Place) -> anyhow::Result<()> {
         Ok(plan["hash"].is_string().then(|| plan.clone()))
     })?;
     assert_eq!(plan["version"], good(), "{plan}");
-    for part in ["changes", "order"] {
+    for part in ["changes", "steps"] {
         assert!(!plan[part].as_array().is_none_or(Vec::is_empty), "{plan}");
     }
     let hash = plan["hash"].as_str().unwrap_or_default();

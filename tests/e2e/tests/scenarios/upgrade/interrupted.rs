@@ -61,7 +61,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         lab.cut(number)?;
         wait_for_node(place, number, "Unknown")?;
         let status = place.status()?;
-        let rejected = status["rejected"].as_array().is_none_or(Vec::is_empty);
+        let rejected = status["failedRevisions"].as_array().is_none_or(Vec::is_empty);
         assert!(rejected, "a lost node is no failure: {status}");
         lab.join(number)?;
         wait_for_node(place, number, "True")?;

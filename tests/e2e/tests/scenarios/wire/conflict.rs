@@ -12,7 +12,7 @@ use crate::speaker::{announced, metric};
 const STRANGER: &str = "cp";
 
 fn hardware(stage: &Stage) -> anyhow::Result<String> {
-    Ok(lb_proto::MacAddr(stage.the_lab().hardware_address(STRANGER)?).to_string())
+    Ok(lb_l2::MacAddr(stage.the_lab().hardware_address(STRANGER)?).to_string())
 }
 
 fn service(stage: &Stage, name: &str, family: &str) -> anyhow::Result<String> {

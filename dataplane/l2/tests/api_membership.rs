@@ -1,0 +1,234 @@
+//! Which nodes take part in elections: the transition table, and the bound on the grace.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use lb_l2::ownership::api_membership::{ApiMembership, Config, State};
+use proptest::prelude::*;
+use support::epoch;
+
+const GRACE: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn membership() -> ApiMembership {
+    ApiMembership::new("me", Config { grace: GRACE })
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Ready,
+    UnreadyOnReadyNode,
+    UnreadyOnFailedNode,
+    Gone,
+    NodeGone,
+    Hold,
+}
+
+const EVENTS: [Event; 6] = [
+    Event::Ready,
+    Event::UnreadyOnReadyNode,
+    Event::UnreadyOnFailedNode,
+    Event::Gone,
+    Event::NodeGone,
+    Event::Hold,
+];
+
+fn feed(membership: &mut ApiMembership, now: Instant, node: &str, event: Event) {
+    match event {
+        Event::Ready => membership.speaker_ready(now, node),
+        Event::UnreadyOnReadyNode => membership.speaker_unready(now, node, true),
+        Event::UnreadyOnFailedNode => membership.speaker_unready(now, node, false),
+        Event::Gone => membership.speaker_gone(now, node),
+        Event::NodeGone => membership.node_gone(now, node),
+        Event::Hold => membership.hold(now, node),
+    }
+}
+
+/// Brings a peer into each of the four phases, at `start`.
+fn phases(start: Instant) -> [(&'static str, ApiMembership); 4] {
+    let new = membership();
+    let mut up = membership();
+    up.speaker_ready(start, "n");
+    let mut held = up.clone();
+    held.speaker_gone(start, "n");
+    let mut down = up.clone();
+    down.speaker_unready(start, "n", false);
+    [("new", new), ("up", up), ("held", held), ("down", down)]
+}
+
+#[test]
+fn every_event_in_every_phase_has_its_place_in_the_table() {
+    let start = epoch();
+    let now = start + 3 * SECOND;
+    let up = State::Up;
+    let down = State::Down;
+    let held = State::Held { until: start + GRACE };
+    let held_from_now = State::Held { until: now + GRACE };
+    let table = [
+        // Ready, unready on a ready node, unready on a failed node, Pod gone, Node gone, hold
+        ("new", [up, down, down, down, down, held_from_now]),
+        ("up", [up, held_from_now, down, held_from_now, down, up]),
+        ("held", [up, held, down, held, down, held]),
+        ("down", [up, down, down, down, down, down]),
+    ];
+    for ((name, membership), (row, expected)) in phases(start).into_iter().zip(table) {
+        assert_eq!(name, row);
+        for (event, expected) in EVENTS.into_iter().zip(expected) {
+            let mut membership = membership.clone();
+            let before = membership.state("n");
+            membership.take_changed();
+            feed(&mut membership, now, "n", event);
+            assert_eq!(membership.state("n"), expected, "{name} and {event:?}");
+            assert_eq!(membership.is_candidate("n"), expected != State::Down);
+            assert_eq!(
+                membership.take_changed(),
+                before != expected,
+                "{name} and {event:?}"
+            );
+            assert!(!membership.take_changed());
+        }
+    }
+}
+
+#[test]
+fn a_grace_ends_at_its_time_and_not_before() {
+    let start = epoch();
+    let mut membership = membership();
+    membership.speaker_ready(start, "n");
+    assert_eq!(membership.poll_timeout(), None);
+    membership.speaker_gone(start, "n");
+    assert_eq!(membership.poll_timeout(), Some(start + GRACE));
+    membership.handle_timeout(start + GRACE - SECOND);
+    assert!(membership.is_candidate("n"));
+    membership.take_changed();
+    membership.handle_timeout(start + GRACE);
+    assert_eq!(membership.state("n"), State::Down);
+    assert!(membership.take_changed());
+    assert_eq!(membership.poll_timeout(), None);
+}
+
+#[test]
+fn a_grace_that_ended_unnoticed_is_not_revived_by_the_next_event() {
+    let start = epoch();
+    let mut membership = membership();
+    membership.speaker_ready(start, "n");
+    membership.speaker_gone(start, "n");
+    membership.speaker_unready(start + 2 * GRACE, "n", true);
+    assert_eq!(membership.state("n"), State::Down);
+}
+
+#[test]
+fn a_rolling_restart_keeps_the_node_a_candidate_throughout() {
+    let start = epoch();
+    let mut membership = membership();
+    membership.speaker_ready(start, "n");
+    membership.take_changed();
+    membership.speaker_unready(start + SECOND, "n", true);
+    membership.speaker_gone(start + 2 * SECOND, "n");
+    membership.speaker_unready(start + 3 * SECOND, "n", true);
+    membership.handle_timeout(start + 5 * SECOND);
+    assert!(membership.is_candidate("n"));
+    membership.speaker_ready(start + 6 * SECOND, "n");
+    assert_eq!(membership.state("n"), State::Up);
+    // A second restart gets a grace of its own.
+    membership.speaker_gone(start + 30 * SECOND, "n");
+    assert_eq!(
+        membership.state("n"),
+        State::Held {
+            until: start + 30 * SECOND + GRACE
+        }
+    );
+}
+
+#[test]
+fn a_failed_node_is_down_even_when_its_news_comes_after_that_of_the_pod() {
+    let start = epoch();
+    let mut membership = membership();
+    membership.speaker_ready(start, "n");
+    membership.speaker_unready(start, "n", true);
+    assert!(membership.is_candidate("n"));
+    membership.speaker_unready(start + SECOND, "n", false);
+    assert!(!membership.is_candidate("n"));
+}
+
+#[test]
+fn a_recorded_owner_is_held_once_at_our_start_whatever_order_the_lists_come_in() {
+    let start = epoch();
+    for events in [
+        [Event::UnreadyOnReadyNode, Event::Hold],
+        [Event::Hold, Event::UnreadyOnReadyNode],
+    ] {
+        let mut membership = membership();
+        for event in events {
+            feed(&mut membership, start, "n", event);
+        }
+        assert_eq!(membership.state("n"), State::Held { until: start + GRACE });
+        membership.handle_timeout(start + GRACE);
+        membership.hold(start + GRACE, "n");
+        assert_eq!(membership.state("n"), State::Down);
+    }
+}
+
+#[test]
+fn a_speaker_never_doubts_itself() {
+    let now = epoch();
+    for event in EVENTS {
+        let mut membership = membership();
+        feed(&mut membership, now, "me", event);
+        assert_eq!(membership.state("me"), State::Up);
+        assert!(!membership.take_changed());
+    }
+}
+
+#[test]
+fn a_speaker_that_the_others_missed_is_told_to_announce_again() {
+    let start = epoch();
+    let mut membership = membership();
+    membership.speaker_ready(start, "me");
+    assert!(membership.take_rejoined());
+    membership.speaker_ready(start, "me");
+    assert!(!membership.take_rejoined(), "nothing changed for the others");
+    membership.speaker_unready(start, "me", true);
+    membership.handle_timeout(start + 2 * GRACE);
+    assert!(!membership.take_changed() && !membership.take_rejoined());
+    membership.speaker_ready(start + 3 * GRACE, "me");
+    assert!(membership.take_rejoined() && !membership.take_rejoined());
+    membership.speaker_gone(start + 4 * GRACE, "other");
+    membership.speaker_ready(start + 4 * GRACE, "other");
+    assert!(!membership.take_rejoined());
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop::sample::select(EVENTS.to_vec())
+}
+
+proptest! {
+    #[test]
+    fn without_a_ready_speaker_a_node_is_candidate_for_one_grace_at_most(
+        events in prop::collection::vec((event(), 0..4000_u64), 0..100),
+    ) {
+        let start = epoch();
+        let mut now = start;
+        let mut membership = membership();
+        let mut last_ready_or_first_held = None;
+        for (event, ms) in events {
+            // Deleting the Node makes it a new one: that is the other way to earn a grace.
+            if matches!(event, Event::Ready | Event::NodeGone) {
+                last_ready_or_first_held = None;
+            }
+            feed(&mut membership, now, "n", event);
+            if let State::Held { until } = membership.state("n") {
+                let since = *last_ready_or_first_held.get_or_insert(now);
+                prop_assert!(until <= since + GRACE);
+            }
+            now += Duration::from_millis(ms);
+            if membership.poll_timeout().is_some_and(|timeout| timeout <= now) {
+                membership.handle_timeout(now);
+            }
+            if let Some(since) = last_ready_or_first_held && now >= since + GRACE {
+                prop_assert!(!membership.is_candidate("n"));
+            }
+        }
+    }
+}

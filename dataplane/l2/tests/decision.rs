@@ -1,0 +1,253 @@
+//! Who answers: the rules by name, and all worlds of three nodes at once.
+
+mod support;
+
+use std::time::Duration;
+
+use lb_l2::ownership::decision::{Action, Offer, OwnershipInput};
+use lb_l2::ownership::failure_detector::View;
+use support::epoch;
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+
+/// What a node is, in a world where all see the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Node {
+    view: View,
+    candidate: bool,
+    has: bool,
+}
+
+type World = [Node; 3];
+
+fn step(world: &World, me: usize) -> Action {
+    let candidates: Vec<_> = (0..3)
+        .filter(|at| world[*at].candidate)
+        .map(|at| NODES[at])
+        .collect();
+    let claimants = (0..3).filter(|at| *at != me && world[*at].has);
+    let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
+    let scene = OwnershipInput {
+        me: NODES[me],
+        draining: world[me].view == View::Draining,
+        mine: world[me].has,
+        failback: false,
+        candidates: &candidates,
+        claimants: &claimants,
+        preferred: None,
+        offer: Offer::None,
+    };
+    scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
+}
+
+fn node(view: View, has: bool) -> Node {
+    Node {
+        view,
+        candidate: true,
+        has,
+    }
+}
+
+const FREE: Node = Node {
+    view: View::Up,
+    candidate: true,
+    has: false,
+};
+const OWNER: Node = Node { has: true, ..FREE };
+
+fn steps(world: World) -> [Action; 3] {
+    [0, 1, 2].map(|me| step(&world, me))
+}
+
+#[test]
+fn a_node_that_returns_takes_nothing_back() {
+    assert_eq!(
+        steps([FREE, OWNER, FREE]),
+        [Action::Leave, Action::Own, Action::Leave]
+    );
+}
+
+#[test]
+fn of_two_owners_the_first_in_the_order_stays() {
+    assert_eq!(
+        steps([FREE, OWNER, OWNER]),
+        [Action::Leave, Action::Own, Action::Yield]
+    );
+}
+
+#[test]
+fn the_first_that_lives_takes_over_from_a_dead_one_and_asks_the_wire() {
+    let dead = node(View::Down, true);
+    assert_eq!(
+        steps([dead, FREE, FREE])[1..],
+        [Action::Claim { ask: true }, Action::Leave]
+    );
+}
+
+#[test]
+fn who_restarts_keeps_its_address() {
+    let until = epoch() + Duration::from_secs(10);
+    let held = node(View::Held { until }, true);
+    assert_eq!(steps([FREE, held, FREE])[0], Action::Leave);
+}
+
+#[test]
+fn who_drains_or_is_chosen_no_more_goes_on_until_the_next_has_claimed() {
+    let drains = node(View::Draining, true);
+    let unchosen = Node {
+        candidate: false,
+        ..OWNER
+    };
+    for leaves in [drains, unchosen] {
+        let asks_nobody = Action::Claim { ask: false };
+        assert_eq!(
+            steps([leaves, FREE, FREE]),
+            [Action::HandOver, asks_nobody, Action::Leave]
+        );
+        assert_eq!(steps([leaves, OWNER, FREE])[1], Action::Own);
+        assert_eq!(steps([leaves, OWNER, FREE])[0], Action::Yield);
+    }
+}
+
+#[test]
+fn who_may_be_there_and_was_not_heard_yet_is_waited_for() {
+    let unknown = node(View::Unknown, false);
+    assert_eq!(steps([unknown, FREE, FREE])[1..], [Action::Wait, Action::Wait]);
+    assert_eq!(
+        steps([FREE, unknown, FREE])[0],
+        Action::Claim { ask: true },
+        "not for those who come later"
+    );
+    assert_eq!(steps([unknown, OWNER, FREE])[1], Action::Own, "nor by who has it");
+}
+
+/// Who is preferred in the eyes of each, and whom the owner offers it to.
+fn placed(world: &World, me: usize, preferred: Option<usize>, offer: Offer<&'static str>) -> Action {
+    let claimants = (0..3).filter(|at| *at != me && world[*at].has);
+    let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
+    let scene = OwnershipInput {
+        me: NODES[me],
+        draining: world[me].view == View::Draining,
+        mine: world[me].has,
+        failback: false,
+        candidates: &NODES,
+        claimants: &claimants,
+        preferred: preferred.map(|at| NODES[at]),
+        offer,
+    };
+    scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
+}
+
+#[test]
+fn who_is_preferred_goes_first_where_nobody_has_it_and_else_takes_nothing() {
+    let asks = Action::Claim { ask: true };
+    let free = [FREE, FREE, FREE];
+    assert_eq!(placed(&free, 2, Some(2), Offer::None), asks);
+    assert_eq!(placed(&free, 0, Some(2), Offer::None), Action::Leave);
+    let dead = [FREE, FREE, node(View::Down, true)];
+    assert_eq!(
+        placed(&dead, 0, Some(2), Offer::None),
+        asks,
+        "as if there were none"
+    );
+    let owned = [FREE, OWNER, FREE];
+    assert_eq!(placed(&owned, 2, Some(2), Offer::None), Action::Leave);
+    assert_eq!(placed(&owned, 1, Some(2), Offer::None), Action::Own);
+}
+
+#[test]
+fn an_offer_is_taken_by_whom_it_is_made_to_and_then_let_go() {
+    let world = [FREE, OWNER, FREE];
+    let take = Action::Claim { ask: false };
+    assert_eq!(placed(&world, 2, Some(2), Offer::By("b")), take);
+    assert_eq!(
+        placed(&world, 0, None, Offer::None),
+        Action::Leave,
+        "it is not for others"
+    );
+    assert_eq!(placed(&world, 1, Some(2), Offer::To("c")), Action::Own);
+    let both = [FREE, OWNER, OWNER];
+    assert_eq!(placed(&both, 1, Some(2), Offer::To("c")), Action::Yield);
+    assert_eq!(placed(&both, 2, Some(2), Offer::By("b")), Action::Own);
+    // Without an offer the order decides, whoever is preferred.
+    assert_eq!(placed(&both, 1, Some(2), Offer::None), Action::Own);
+    assert_eq!(placed(&both, 2, Some(2), Offer::None), Action::Yield);
+}
+
+fn worlds() -> Vec<World> {
+    let until = epoch() + Duration::from_secs(10);
+    let views = [View::Up, View::Held { until }, View::Draining, View::Down];
+    let nodes: Vec<_> = views
+        .into_iter()
+        .flat_map(|view| [false, true].map(|candidate| (view, candidate)))
+        .flat_map(|(view, candidate)| [false, true].map(|has| Node { view, candidate, has }))
+        .collect();
+    let mut worlds = Vec::new();
+    for a in &nodes {
+        for b in &nodes {
+            worlds.extend(nodes.iter().map(|c| [*a, *b, *c]));
+        }
+    }
+    worlds
+}
+
+/// What each living node does, done. A held one does nothing: it is not there at the moment.
+fn next(world: &World) -> World {
+    let mut next = *world;
+    for me in 0..3 {
+        if matches!(world[me].view, View::Up | View::Draining) {
+            next[me].has = match step(world, me) {
+                Action::Own | Action::Claim { .. } | Action::HandOver => true,
+                Action::Yield => false,
+                Action::Wait | Action::Leave => world[me].has,
+            };
+        }
+    }
+    next
+}
+
+#[test]
+fn in_every_world_one_at_most_claims_and_soon_one_has_it_if_one_can() {
+    for world in worlds() {
+        let claims = |step: &Action| matches!(step, Action::Claim { .. });
+        let alive = |at: &usize| matches!(world[*at].view, View::Up | View::Draining);
+        let claiming = (0..3)
+            .filter(alive)
+            .filter(|me| claims(&step(&world, *me)))
+            .count();
+        assert!(claiming <= 1, "{world:?}");
+
+        // Once they have heard of each other's claims, nothing changes any more.
+        let settled = next(&next(&world));
+        assert_eq!(next(&settled), settled, "{world:?}");
+        let owners = |world: &World| {
+            let present = world.iter().filter(|node| node.has && node.view != View::Down);
+            present.count()
+        };
+        let able = |node: &Node| node.candidate && node.view == View::Up;
+        let kept = |node: &Node| node.candidate && node.has && matches!(node.view, View::Held { .. });
+        if world.iter().any(able) || world.iter().any(kept) {
+            // A held node that is no candidate, or not the first, lets go when it is back.
+            let held = settled
+                .iter()
+                .filter(|node| matches!(node.view, View::Held { .. }) && node.has)
+                .count();
+            assert!(
+                (1..=1 + held).contains(&owners(&settled)),
+                "{world:?} becomes {settled:?}"
+            );
+        }
+        // Make before break: at no step has nobody it who had it, as long as somebody can.
+        let answered = |world: &World| {
+            world
+                .iter()
+                .any(|node| node.has && matches!(node.view, View::Up | View::Draining))
+        };
+        if answered(&world) {
+            let held = world
+                .iter()
+                .any(|node| node.has && node.candidate && matches!(node.view, View::Held { .. }));
+            assert!(answered(&next(&world)) || held, "{world:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The owner of an address: MetalLB's order, and what it promises about change.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use lb_l2::ownership::election::{order, owner};
+use proptest::prelude::*;
+
+/// `printf '%s' "$node#$address" | sha256sum | sort`: computed with coreutils, not with this code.
+const VECTORS: &[(&str, [&str; 6])] = &[
+    (
+        "192.168.50.200",
+        ["n1", "n2", "node-b", "node-a", "n3", "worker-1.example.com"],
+    ),
+    (
+        "192.168.50.201",
+        ["node-b", "node-a", "n3", "worker-1.example.com", "n2", "n1"],
+    ),
+    (
+        "fd00:50::c8",
+        ["worker-1.example.com", "node-a", "node-b", "n3", "n1", "n2"],
+    ),
+    (
+        "2001:db8::1:0:0:1",
+        ["n3", "worker-1.example.com", "n1", "node-a", "node-b", "n2"],
+    ),
+    (
+        "::1",
+        ["n1", "n2", "node-a", "worker-1.example.com", "n3", "node-b"],
+    ),
+];
+
+#[test]
+fn the_order_is_that_of_metallb() {
+    for (address, nodes) in VECTORS {
+        let mut sorted = *nodes;
+        sorted.sort_unstable();
+        assert_eq!(order(address.parse().unwrap(), sorted), nodes, "{address}");
+        assert_eq!(
+            owner(address.parse().unwrap(), sorted),
+            Some(nodes[0]),
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn an_ipv6_address_is_hashed_in_its_canonical_text_however_it_was_written() {
+    let long: IpAddr = "2001:0DB8:0:0:1:0:0:0001".parse().unwrap();
+    assert_eq!(order(long, ["n1", "n2", "n3"]), ["n3", "n1", "n2"]);
+}
+
+#[test]
+fn an_ipv4_mapped_address_has_the_order_of_the_ipv4_address() {
+    // Go has one representation for both, and prints it as IPv4.
+    let mapped: IpAddr = "::ffff:192.168.50.200".parse().unwrap();
+    assert_eq!(order(mapped, ["n3", "n2", "n1"]), ["n1", "n2", "n3"]);
+}
+
+#[test]
+fn without_candidates_there_is_no_owner() {
+    assert_eq!(owner(IpAddr::V4(Ipv4Addr::LOCALHOST), []), None);
+}
+
+#[test]
+fn a_name_given_twice_counts_once() {
+    assert_eq!(
+        order("192.168.50.200".parse().unwrap(), ["n2", "n1", "n2"]),
+        ["n1", "n2"]
+    );
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u32>().prop_map(|bits| Ipv4Addr::from(bits).into()),
+        any::<u128>().prop_map(|bits| Ipv6Addr::from(bits).into()),
+    ]
+}
+
+fn nodes() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::btree_set("[a-z]{1,3}-[0-9]{1,2}", 1..12)
+        .prop_map(|set| set.into_iter().collect::<Vec<_>>())
+        .prop_shuffle()
+}
+
+fn names(nodes: &[String]) -> impl Iterator<Item = &str> {
+    nodes.iter().map(String::as_str)
+}
+
+proptest! {
+    #[test]
+    fn the_order_does_not_depend_on_that_of_the_input(address in address(), nodes in nodes()) {
+        let sorted: BTreeSet<&str> = names(&nodes).collect();
+        let ordered = order(address, names(&nodes));
+        prop_assert_eq!(&ordered, &order(address, sorted.iter().copied()));
+        prop_assert_eq!(ordered.iter().copied().collect::<BTreeSet<_>>(), sorted);
+        prop_assert_eq!(owner(address, names(&nodes)), ordered.first().copied());
+    }
+
+    #[test]
+    fn a_loser_that_leaves_moves_nothing(
+        address in address(),
+        nodes in nodes(),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let winner = owner(address, names(&nodes)).unwrap();
+        let leaver = pick.get(&nodes).as_str();
+        prop_assume!(leaver != winner);
+        prop_assert_eq!(owner(address, names(&nodes).filter(|node| *node != leaver)), Some(winner));
+    }
+
+    #[test]
+    fn when_the_winner_leaves_the_second_follows(address in address(), nodes in nodes()) {
+        let ordered = order(address, names(&nodes));
+        let left = ordered.iter().copied().skip(1);
+        prop_assert_eq!(owner(address, left.clone()), ordered.get(1).copied());
+        prop_assert_eq!(order(address, left), &ordered[1..]);
+    }
+}

@@ -1,0 +1,394 @@
+//! Who lives: each arrow of the table, our own stalls, and a lossy network.
+
+#![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use lb_l2::ownership::failure_detector::{Config, Evidence, FailureDetector, NodeId, View};
+use lb_l2::wire::heartbeat::State;
+use proptest::prelude::*;
+use support::epoch;
+
+const N2: NodeId = NodeId(2);
+const N3: NodeId = NodeId(3);
+/// Between two heartbeats.
+const PERIOD: Duration = Duration::from_millis(100);
+
+fn config() -> Config {
+    Config {
+        interval: ms(50),
+        misses: 3,
+        grace: Duration::from_secs(10),
+        ..Config::default()
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Lets time pass as the program does: in steps as long as the machine asks for.
+fn pass(peers: &mut FailureDetector, from: Instant, time: Duration) -> Instant {
+    let end = from + time;
+    let mut now = from;
+    loop {
+        let due = peers.poll_timeout().unwrap().max(now).min(end);
+        now = due;
+        peers.handle_timeout(now);
+        peers.take_sends();
+        peers.take_asks();
+        if now >= end {
+            return end;
+        }
+    }
+}
+
+fn known() -> (FailureDetector, Instant) {
+    let now = epoch();
+    let mut peers = FailureDetector::new(now, config());
+    peers.set_wanted(now, &BTreeSet::from([N2]));
+    peers.heard(now, N2, State::Up, PERIOD);
+    peers.take_changed();
+    (peers, now)
+}
+
+#[test]
+fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
+    let now = epoch();
+    let mut peers = FailureDetector::new(now, config());
+    peers.set_wanted(now, &BTreeSet::from([N2, N3]));
+    assert!(!peers.is_complete() && peers.view(N2) == View::Unknown && peers.view(NodeId(9)) == View::Down);
+    peers.heard(now, N2, State::Up, PERIOD);
+    let now = pass(&mut peers, now, ms(149));
+    assert_eq!(peers.view(N3), View::Unknown);
+    pass(&mut peers, now, ms(1));
+    assert_eq!(peers.view(N3), View::Down);
+    assert!(peers.is_complete());
+}
+
+/// An interface of ours was away: that they were silent says nothing.
+#[test]
+fn who_is_down_is_asked_and_has_its_time_again_when_we_can_hear_again() {
+    let (mut peers, now) = known();
+    peers.set_wanted(now, &BTreeSet::from([N2, N3]));
+    let now = pass(&mut peers, now, ms(1000));
+    assert_eq!((peers.view(N2), peers.view(N3)), (View::Down, View::Down));
+    assert!(peers.asks(N2), "it is to answer as soon as it hears us");
+    peers.listen_anew(now);
+    assert_eq!(peers.view(N2), View::Unknown);
+    assert_eq!(peers.view(N3), View::Down, "it was never heard");
+    assert!(peers.take_sends().contains(&N2) && peers.take_asks().contains(&N2));
+    let now = pass(&mut peers, now, ms(149));
+    assert_eq!(peers.view(N2), View::Unknown);
+    pass(&mut peers, now, ms(1));
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+#[test]
+fn all_come_to_speak_at_the_same_time_and_no_more_often() {
+    // Three that have started at different times.
+    let start = epoch();
+    let ids = [NodeId(1), N2, N3];
+    let mut all: Vec<_> = [0, 17, 29]
+        .iter()
+        .zip(ids)
+        .map(|(after, me)| {
+            let mut peers = FailureDetector::new(start + ms(*after), config());
+            let others = ids.into_iter().filter(|id| *id != me).collect();
+            peers.set_wanted(start + ms(*after), &others);
+            peers
+        })
+        .collect();
+    let mut sent = Vec::new();
+    let end = start + ms(3000);
+    loop {
+        let dues = all.iter().map(|peers| peers.poll_timeout().unwrap());
+        let (from, now) = dues.enumerate().min_by_key(|(_, due)| *due).unwrap();
+        if now >= end {
+            break;
+        }
+        all[from].handle_timeout(now);
+        all[from].take_asks();
+        for to in all[from].take_sends() {
+            sent.push((now, to));
+            let to = ids.iter().position(|id| *id == to).unwrap();
+            all[to].heard(now, ids[from], State::Up, PERIOD);
+        }
+    }
+    let late: Vec<_> = sent.iter().filter(|(at, _)| *at >= start + ms(1000)).collect();
+    let times: BTreeSet<_> = late.iter().map(|(at, _)| *at).collect();
+    assert_eq!((times.len(), late.len()), (20, 20 * 6), "in two seconds");
+}
+
+#[test]
+fn silence_for_three_intervals_is_death_and_less_is_not() {
+    let (mut peers, now) = known();
+    let now = pass(&mut peers, now, ms(149));
+    assert_eq!(peers.view(N2), View::Up);
+    let now = pass(&mut peers, now, ms(1));
+    assert_eq!(peers.view(N2), View::Down);
+    assert_eq!(peers.take_changed().len(), 1);
+    peers.heard(now, N2, State::Up, PERIOD);
+    assert_eq!(peers.view(N2), View::Up);
+}
+
+/// After how many milliseconds of silence a peer that was heard just now is taken for dead.
+fn found_out_after(peers: &mut FailureDetector, from: Instant) -> u128 {
+    let mut now = from;
+    while peers.view(N2) == View::Up {
+        now = peers.poll_timeout().unwrap().max(now);
+        peers.handle_timeout(now);
+        peers.take_sends();
+        peers.take_asks();
+    }
+    (now - from).as_millis()
+}
+
+#[test]
+fn who_came_late_and_lived_is_given_more_time_for_as_long_as_that_is_not_long_ago() {
+    let (mut peers, now) = known();
+    let mut now = pass(&mut peers, now, ms(145));
+    peers.heard(now, N2, State::Up, PERIOD);
+    assert_eq!(found_out_after(&mut peers.clone(), now), 150 + 45);
+    for seconds in 1..=121 {
+        for _ in 0..10 {
+            now = pass(&mut peers, now, PERIOD);
+            peers.heard(now, N2, State::Up, PERIOD);
+        }
+        let after = found_out_after(&mut peers.clone(), now);
+        assert!(
+            after == 150 || (seconds < 121 && after == 195),
+            "after {seconds} s: {after}"
+        );
+        assert!(after == 195 || seconds >= 60, "after {seconds} s: {after}");
+    }
+}
+
+#[test]
+fn who_was_taken_for_dead_in_error_is_given_more_time_but_no_more_than_half() {
+    for (late, more) in [(60, 60), (149, 75), (151, 0), (60_000, 0)] {
+        let (mut peers, now) = known();
+        let now = pass(&mut peers, now, PERIOD + ms(late));
+        assert_eq!(peers.view(N2), View::Down);
+        peers.heard(now, N2, State::Up, PERIOD);
+        assert_eq!(found_out_after(&mut peers, now), 150 + more, "{late} ms");
+    }
+}
+
+#[test]
+fn who_restarts_is_waited_for_until_its_grace_is_over_and_no_longer() {
+    let (mut peers, now) = known();
+    let grace = Duration::from_secs(10);
+    peers.heard(now, N2, State::Leaving { grace }, PERIOD);
+    let now = pass(&mut peers, now, Duration::from_secs(9));
+    peers.heard(now, N2, State::Leaving { grace }, PERIOD);
+    assert!(matches!(peers.view(N2), View::Held { .. }));
+    let now = pass(&mut peers, now, Duration::from_secs(1));
+    assert_eq!(peers.view(N2), View::Down, "asking again extends nothing");
+    peers.heard(now, N2, State::Leaving { grace: Duration::MAX }, PERIOD);
+    let longest = config().longest_grace;
+    assert_eq!(peers.view(N2), View::Held { until: now + longest });
+    peers.heard(now, N2, State::Up, PERIOD);
+    assert_eq!(peers.view(N2), View::Up, "it is back");
+}
+
+#[test]
+fn who_drains_lives_until_it_is_silent() {
+    let (mut peers, now) = known();
+    peers.heard(now, N2, State::Draining, PERIOD);
+    let now = pass(&mut peers, now, ms(100));
+    assert_eq!(peers.view(N2), View::Draining);
+    pass(&mut peers, now, ms(50));
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+#[test]
+fn a_stall_of_ours_kills_nobody() {
+    let (mut peers, now) = known();
+    // We were not on a processor for two seconds; what they sent meanwhile is still to be read.
+    let now = now + Duration::from_secs(2);
+    peers.handle_timeout(now);
+    assert_eq!(peers.view(N2), View::Up);
+    peers.heard(now, N2, State::Up, PERIOD);
+    // Those that are dead are found out all the same.
+    let now = now + Duration::from_secs(2);
+    peers.handle_timeout(now);
+    pass(&mut peers, now, ms(150));
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+/// Lets time pass, and tells what the wire shows about the peer each time that it is asked.
+fn pass_on_the_wire(
+    peers: &mut FailureDetector,
+    from: Instant,
+    time: Duration,
+    shows: &[Evidence],
+) -> Instant {
+    let end = from + time;
+    let mut now = from;
+    while now < end {
+        now = peers.poll_timeout().unwrap().max(now).min(end);
+        peers.handle_timeout(now);
+        peers.take_sends();
+        for asked in peers.take_asks() {
+            for evidence in shows {
+                peers.answered(now, asked, *evidence);
+            }
+        }
+    }
+    end
+}
+
+#[test]
+fn what_the_wire_shows_of_a_silent_peer_decides_what_it_is() {
+    // Its heartbeats are lost: it answers for its addresses.
+    let (mut peers, now) = known();
+    let both = [Evidence::Node, Evidence::Speaker];
+    let now = pass_on_the_wire(&mut peers, now, ms(5000), &both);
+    assert_eq!(peers.view(N2), View::Up);
+    // Then it dies.
+    pass_on_the_wire(&mut peers, now, ms(210), &[]);
+    assert_eq!(peers.view(N2), View::Down);
+
+    // Its speaker has crashed: only its node answers. It is waited for.
+    let (mut peers, now) = known();
+    let now = pass_on_the_wire(&mut peers, now, ms(200), &[Evidence::Node]);
+    assert!(matches!(peers.view(N2), View::Held { .. }));
+    let later = pass_on_the_wire(&mut peers, now, ms(9900), &[Evidence::Node]);
+    assert!(matches!(peers.view(N2), View::Held { .. }));
+    pass_on_the_wire(&mut peers, later, ms(100), &[Evidence::Node]);
+    assert_eq!(peers.view(N2), View::Down, "its grace is over");
+    // Or its node dies too.
+    let (mut peers, now) = known();
+    let now = pass_on_the_wire(&mut peers, now, ms(3000), &[Evidence::Node]);
+    pass_on_the_wire(&mut peers, now, ms(210), &[]);
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+#[test]
+fn with_many_peers_each_is_spoken_to_less_often_and_knows_it() {
+    let now = epoch();
+    let mut peers = FailureDetector::new(now, config());
+    let many: BTreeSet<_> = (1..=100).map(NodeId).collect();
+    peers.set_wanted(now, &many);
+    let rate = config().rate;
+    assert_eq!(peers.period(), Duration::from_secs(100) / rate);
+    peers.heard(now, N2, State::Up, ms(200));
+    let now = pass(&mut peers, now, ms(290));
+    assert_eq!(peers.view(N2), View::Up, "it sends every 200 ms");
+    pass(&mut peers, now, ms(20));
+    assert_eq!(peers.view(N2), View::Down);
+}
+
+#[test]
+fn each_peer_gets_a_heartbeat_each_period_and_after_a_stall_one_not_forty() {
+    let (mut peers, now) = known();
+    let mut sent = 0;
+    let mut count = |peers: &mut FailureDetector, now| {
+        peers.handle_timeout(now);
+        sent += peers.take_sends().len();
+        sent
+    };
+    assert_eq!(count(&mut peers, now), 1);
+    assert_eq!(count(&mut peers, now + PERIOD / 2), 1);
+    assert_eq!(count(&mut peers, now + PERIOD), 2);
+    assert_eq!(count(&mut peers, now + PERIOD * 41), 3);
+    let (mut nobodys, now) = (FailureDetector::new(now, config()), now);
+    nobodys.handle_timeout(now);
+    assert_eq!(nobodys.poll_timeout(), None);
+}
+
+/// Lets time pass for one that is asked for an answer when its heartbeat is late, and answers `after` that, while it lives.
+/// `lost` tells of each question whether it or its answer gets lost; `answer` is when one under way arrives.
+fn pass_asking(
+    peers: &mut FailureDetector,
+    from: Instant,
+    time: Duration,
+    answer: &mut Option<Instant>,
+    (lost, after): (&mut dyn Iterator<Item = bool>, Duration),
+) -> Instant {
+    let end = from + time;
+    let mut now = from;
+    while now < end {
+        let due = peers.poll_timeout().unwrap();
+        now = answer.map_or(due, |at| at.min(due)).max(now).min(end);
+        if answer.is_some_and(|at| at <= now) {
+            *answer = None;
+            peers.heard(now, N2, State::Up, PERIOD);
+        }
+        peers.handle_timeout(now);
+        peers.take_asks();
+        if !peers.take_sends().is_empty() && peers.asks(N2) && !lost.next().unwrap() {
+            answer.get_or_insert(now + after);
+        }
+    }
+    end
+}
+
+#[test]
+fn whose_heartbeat_is_late_is_asked_three_times_before_it_is_taken_for_dead() {
+    let (mut peers, mut now) = known();
+    let start = now;
+    let mut asked = Vec::new();
+    while peers.view(N2) == View::Up {
+        now = peers.poll_timeout().unwrap();
+        peers.handle_timeout(now);
+        peers.take_asks();
+        if !peers.take_sends().is_empty() && peers.asks(N2) {
+            asked.push((now - start).as_millis());
+        }
+    }
+    assert_eq!((asked, now - start), (vec![110, 122, 135, 147], ms(150)));
+}
+
+#[test]
+fn when_all_are_late_at_once_few_of_them_are_asked_often() {
+    let now = epoch();
+    let mut peers = FailureDetector::new(now, config());
+    let many: BTreeSet<_> = (1..=40).map(NodeId).collect();
+    peers.set_wanted(now, &many);
+    peers.take_sends();
+    for id in &many {
+        peers.heard(now, *id, State::Up, PERIOD);
+    }
+    let (mut due, mut sent) = (now, 0);
+    while due < now + ms(149) {
+        due = peers.poll_timeout().unwrap();
+        peers.handle_timeout(due);
+        peers.take_asks();
+        sent += peers.take_sends().len();
+    }
+    assert!((40..=40 * 2 + 16 * 4).contains(&sent), "{sent}");
+}
+
+proptest! {
+    /// Heartbeats come each period, with a delay of up to 8 ms, answers after up to 10 ms, and some are lost. As long as a
+    /// heartbeat arrives, or a question with its answer, the peer lives.
+    #[test]
+    fn lost_datagrams_kill_nobody_while_a_question_is_answered(
+        lost in prop::collection::vec(any::<bool>(), 1..100),
+        delays in prop::collection::vec(0..8u64, 100),
+        after in 0..10u64,
+        question in 0..3usize,
+    ) {
+        let (mut peers, start) = known();
+        let mut now = start;
+        // Of three questions one arrives, and its answer.
+        let mut answer = None;
+        let mut questions = (0..).map(|each| each % 3 != question);
+        for (number, lost) in lost.iter().enumerate() {
+            let arrives = start + PERIOD * (number as u32 + 1) + ms(delays[number]);
+            now = pass_asking(&mut peers, now, arrives - now, &mut answer, (&mut questions, ms(after)));
+            prop_assert_eq!(peers.view(N2), View::Up);
+            if !lost {
+                peers.heard(now, N2, State::Up, PERIOD);
+            }
+        }
+        // None of the answers has come later than the last of these.
+        pass(&mut peers, now, ms(150 + 50));
+        prop_assert_eq!(peers.view(N2), View::Down, "found out within three intervals and what it was late by");
+    }
+}

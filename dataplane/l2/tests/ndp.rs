@@ -1,0 +1,371 @@
+//! The codec of neighbour discovery: what Linux sends, a second opinion, and all the ways in which a frame can be wrong.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what a test writes down is right"
+)]
+
+use std::net::Ipv6Addr;
+
+use etherparse::{Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
+use lb_l2::MacAddr;
+use lb_l2::arp_responder::IgnoreReason;
+use lb_l2::ndp_responder::{NdpResponder, Verdict};
+use lb_l2::wire::ndp::{
+    ADVERTISEMENT_LEN, DecodeError, Frame, Message, advertisement, multicast_mac, question, solicited_node,
+    unsolicited,
+};
+use proptest::prelude::*;
+
+const CLIENT: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x14]);
+const NODE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0b]);
+
+fn ip(text: &str) -> Ipv6Addr {
+    text.parse().unwrap()
+}
+
+/// A solicitation in the form that Linux sends, with a checksum that etherparse computes.
+fn solicitation(source: &str, destination: Ipv6Addr, target: &str, link_layer: Option<MacAddr>) -> Vec<u8> {
+    let (source, target) = (ip(source), ip(target));
+    let mut payload = vec![0; 4];
+    payload.extend(target.octets());
+    if let Some(mac) = link_layer {
+        payload.extend([1, 1]);
+        payload.extend(mac.0);
+    }
+    let group = if destination.is_multicast() {
+        multicast_mac(destination).0
+    } else {
+        NODE.0
+    };
+    let builder = etherparse::PacketBuilder::ethernet2(CLIENT.0, group)
+        .ipv6(source.octets(), destination.octets(), 255)
+        .icmpv6(Icmpv6Type::Unknown {
+            type_u8: 135,
+            code_u8: 0,
+            bytes5to8: [0; 4],
+        });
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &payload[4..]).unwrap();
+    frame
+}
+
+fn asked() -> Vec<u8> {
+    let target = "fc00:50::100";
+    solicitation("fc00:50::14", solicited_node(ip(target)), target, Some(CLIENT))
+}
+
+#[test]
+fn a_solicitation_to_the_group_and_one_to_the_node_are_read() {
+    let frame = Frame::decode(&asked()).unwrap();
+    assert_eq!(
+        frame,
+        Frame {
+            dst: MacAddr([0x33, 0x33, 0xff, 0, 1, 0]),
+            src: CLIENT,
+            source: ip("fc00:50::14"),
+            destination: ip("ff02::1:ff00:100"),
+            target: ip("fc00:50::100"),
+            message: Message::Solicitation {
+                link_layer: Some(CLIENT)
+            },
+        }
+    );
+    // Neighbour unreachability detection asks the node itself, and need not say from where.
+    let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
+    let frame = Frame::decode(&unicast).unwrap();
+    assert_eq!(
+        (frame.dst, frame.message),
+        (NODE, Message::Solicitation { link_layer: None })
+    );
+}
+
+#[test]
+fn a_probe_for_duplicates_is_read_and_a_false_one_is_not() {
+    let group = solicited_node(ip("fc00:50::100"));
+    let probe = Frame::decode(&solicitation("::", group, "fc00:50::100", None)).unwrap();
+    assert!(probe.source.is_unspecified());
+    for wrong in [
+        solicitation("::", group, "fc00:50::100", Some(CLIENT)),
+        solicitation("::", ip("fc00:50::100"), "fc00:50::100", None),
+    ] {
+        assert_eq!(Frame::decode(&wrong), Err(DecodeError::Unspecified));
+    }
+}
+
+#[test]
+fn an_advertisement_is_what_others_take_for_one() {
+    let frame = advertisement(
+        (NODE, NODE),
+        (CLIENT, ip("fc00:50::14")),
+        ip("fc00:50::100"),
+        true,
+    );
+    let packet = PacketHeaders::from_ethernet_slice(&frame).unwrap();
+    let Some(NetHeaders::Ipv6(header, _)) = packet.net else {
+        panic!("not IPv6");
+    };
+    assert_eq!(
+        (header.hop_limit, usize::from(header.payload_length)),
+        (255, ADVERTISEMENT_LEN - 54)
+    );
+    let Some(TransportHeader::Icmpv6(icmp)) = packet.transport else {
+        panic!("not ICMPv6");
+    };
+    let expected = icmp
+        .icmp_type
+        .calc_checksum(header.source, header.destination, packet.payload.slice());
+    assert_eq!(icmp.checksum, expected.unwrap());
+    assert_eq!(
+        Frame::decode(&frame).unwrap().message,
+        Message::Advertisement {
+            solicited: true,
+            replaces: true,
+            link_layer: Some(NODE)
+        }
+    );
+    let burst = Frame::decode(&unsolicited(NODE, ip("fc00:50::100"))).unwrap();
+    assert_eq!(
+        (burst.dst.to_string().as_str(), burst.destination),
+        ("33:33:00:00:00:01", ip("ff02::1"))
+    );
+    assert!(matches!(
+        burst.message,
+        Message::Advertisement {
+            solicited: false,
+            replaces: true,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn every_wrong_field_has_its_own_error() {
+    let cases: &[(usize, u8, DecodeError)] = &[
+        (13, 0x06, DecodeError::EtherType(0x8606)),
+        (14, 0x40, DecodeError::Version(4)),
+        (20, 17, DecodeError::NextHeader(17)),
+        (21, 64, DecodeError::HopLimit(64)),
+        (19, 20, DecodeError::PayloadLength(20)),
+        (19, 200, DecodeError::Truncated(86)),
+        (56, 0, DecodeError::Checksum),
+    ];
+    for (at, byte, error) in cases {
+        let mut frame = asked();
+        frame[*at] = *byte;
+        assert_eq!(Frame::decode(&frame), Err(*error), "byte {at}");
+    }
+    // What the checksum covers is changed together with it.
+    let cases: &[(usize, u8, DecodeError)] = &[
+        (54, 133, DecodeError::Type(133)),
+        (55, 1, DecodeError::Code(1)),
+        (62, 0xff, DecodeError::Target(ip("ff00:50::100"))),
+        (79, 0, DecodeError::Option),
+        (79, 2, DecodeError::Option),
+        (
+            80,
+            0x03,
+            DecodeError::LinkLayer(MacAddr([3, 0x1b, 0, 0, 0, 0x14])),
+        ),
+    ];
+    for (at, byte, error) in cases {
+        let mut frame = asked();
+        frame[*at] = *byte;
+        if *at == 62 {
+            frame[63] = 0;
+        }
+        renew_checksum(&mut frame);
+        assert_eq!(Frame::decode(&frame), Err(*error), "byte {at}");
+    }
+    let mut frame = advertisement(
+        (NODE, NODE),
+        (MacAddr::BROADCAST, ip("ff02::1")),
+        ip("fc00:50::100"),
+        true,
+    );
+    assert_eq!(Frame::decode(&frame), Err(DecodeError::SolicitedGroup));
+    frame[0] = 0;
+    for length in 0..54 {
+        assert_eq!(
+            Frame::decode(&frame[..length]),
+            Err(DecodeError::Truncated(length))
+        );
+    }
+}
+
+fn answer(frame: &[u8]) -> Result<Frame, IgnoreReason> {
+    let mut responder = NdpResponder::new();
+    assert!(responder.insert(ip("fc00:50::100")) && !responder.insert(ip("fc00:50::100")));
+    match responder.handle(NODE, frame) {
+        Verdict::Reply { frame, address } => {
+            assert_eq!(address, ip("fc00:50::100"));
+            Ok(Frame::decode(&frame).unwrap())
+        }
+        Verdict::Sighted { .. } => panic!("no question"),
+        Verdict::Ignore(reason) => Err(reason),
+        Verdict::Malformed(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn who_asks_is_answered_alone_with_our_hardware_address() {
+    let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
+    for (question, source) in [(asked(), "fc00:50::14"), (unicast, "fe80::14")] {
+        let answer = answer(&question).unwrap();
+        assert_eq!(
+            (answer.dst, answer.src, answer.destination),
+            (CLIENT, NODE, ip(source))
+        );
+        let message = Message::Advertisement {
+            solicited: true,
+            replaces: true,
+            link_layer: Some(NODE),
+        };
+        assert_eq!((answer.target, answer.message), (ip("fc00:50::100"), message));
+    }
+}
+
+#[test]
+fn a_probe_for_duplicates_is_answered_to_all() {
+    let group = solicited_node(ip("fc00:50::100"));
+    let answer = answer(&solicitation("::", group, "fc00:50::100", None)).unwrap();
+    assert_eq!(
+        (answer.dst.to_string().as_str(), answer.destination),
+        ("33:33:00:00:00:01", ip("ff02::1"))
+    );
+    assert!(matches!(
+        answer.message,
+        Message::Advertisement { solicited: false, .. }
+    ));
+}
+
+#[test]
+fn what_is_not_for_us_is_not_answered() {
+    let other = solicitation(
+        "fe80::14",
+        solicited_node(ip("fc00:50::200")),
+        "fc00:50::200",
+        Some(CLIENT),
+    );
+    let mut own = asked();
+    own[6..12].copy_from_slice(&NODE.0);
+    let mut elsewhere = asked();
+    elsewhere[0..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    for (frame, reason) in [
+        (other, IgnoreReason::NotOwned),
+        (own, IgnoreReason::OwnFrame),
+        (elsewhere, IgnoreReason::OtherDestination),
+    ] {
+        assert_eq!(answer(&frame), Err(reason));
+    }
+}
+
+#[test]
+fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
+    let (address, owner) = (ip("fc00:50::100"), MacAddr([2, 0, 0, 0, 0, 0x77]));
+    let mut responder = NdpResponder::new();
+    responder.stand_in(address, owner);
+    let Verdict::Reply { frame, .. } = responder.handle(NODE, &asked()) else {
+        panic!("no answer");
+    };
+    let sighted = Verdict::Sighted { address, mac: owner };
+    assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
+    assert_eq!(NdpResponder::new().handle(CLIENT, &frame), sighted);
+}
+
+#[test]
+fn a_question_is_answered_to_all_and_shows_who_has_the_address() {
+    let address = ip("fc00:50::100");
+    let answer = answer(&question(CLIENT, address)).unwrap();
+    assert_eq!((answer.destination, answer.src), (ip("ff02::1"), NODE));
+    let burst = unsolicited(NODE, address);
+    let sighted = Verdict::Sighted { address, mac: NODE };
+    assert_eq!(NdpResponder::new().handle(CLIENT, &burst), sighted);
+}
+
+/// Puts the right checksum into a frame that a test has changed: the one's complement sum, as RFC 1071 writes it.
+fn renew_checksum(frame: &mut [u8]) {
+    frame[56] = 0;
+    frame[57] = 0;
+    let length = (frame.len() - 54) as u32;
+    let mut bytes = frame[22..].to_vec();
+    bytes.extend(length.to_be_bytes());
+    bytes.extend([0, 0, 0, 58]);
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    frame[56..58].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_whatever_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Frame::decode(&bytes);
+    }
+
+    #[test]
+    fn nor_do_changes_of_a_valid_frame(changes in prop::collection::vec((0usize..86, any::<u8>()), 0..6), cut in 0usize..=86) {
+        let mut frame = asked();
+        for (at, byte) in changes {
+            frame[at] = byte;
+        }
+        renew_checksum(&mut frame);
+        frame.truncate(cut);
+        let _ = Frame::decode(&frame);
+    }
+
+    #[test]
+    fn an_advertisement_survives_a_round_trip(target in any::<u128>(), destination in any::<u128>(), mac in any::<[u8; 6]>(), solicited in any::<bool>()) {
+        let (target, destination) = (Ipv6Addr::from(target), Ipv6Addr::from(destination));
+        let mac = MacAddr(mac);
+        let possible = !target.is_multicast() && mac.is_unicast() && !(solicited && destination.is_multicast());
+        let frame = Frame::decode(&advertisement((mac, mac), (CLIENT, destination), target, solicited));
+        prop_assert_eq!(frame.is_ok(), possible);
+        if let Ok(frame) = frame {
+            prop_assert_eq!((frame.target, frame.source, frame.destination, frame.src), (target, target, destination, mac));
+        }
+    }
+}
+
+#[test]
+fn a_solicitation_from_a_group_is_refused_because_its_answer_would_go_to_many() {
+    let target = "fc00:50::100";
+    let frame = solicitation("ff02::1", solicited_node(ip(target)), target, Some(CLIENT));
+    assert_eq!(Frame::decode(&frame), Err(DecodeError::Source(ip("ff02::1"))));
+    let mut responder = NdpResponder::new();
+    responder.insert(ip(target));
+    assert!(matches!(responder.handle(NODE, &frame), Verdict::Malformed(_)));
+}
+
+#[test]
+fn an_advertisement_that_comes_from_a_group_shows_nobody() {
+    let mut frame = unsolicited(CLIENT, ip("fc00:50::100"));
+    // Without its option: the payload is as long as the message, and the checksum that of the rest.
+    let mut bare = question(CLIENT, ip("fc00:50::100"));
+    bare[..54].copy_from_slice(&frame[..54]);
+    bare[18..20].copy_from_slice(&24_u16.to_be_bytes());
+    bare[54..78].copy_from_slice(&frame[54..78]);
+    bare[56..58].fill(0);
+    let checksum = etherparse::Icmpv6Type::Unknown {
+        type_u8: 136,
+        code_u8: 0,
+        bytes5to8: [frame[58], 0, 0, 0],
+    };
+    let addresses = (bare[22..38].try_into().unwrap(), bare[38..54].try_into().unwrap());
+    let sum = checksum
+        .calc_checksum(addresses.0, addresses.1, &bare[62..])
+        .unwrap();
+    bare[56..58].copy_from_slice(&sum.to_be_bytes());
+    assert!(Frame::decode(&bare).is_ok());
+    let group = [0x33, 0x33, 0, 0, 0, 1];
+    bare[6..12].copy_from_slice(&group);
+    assert_eq!(Frame::decode(&bare), Err(DecodeError::LinkLayer(MacAddr(group))));
+    // With it, who has the address is said.
+    frame[6..12].copy_from_slice(&group);
+    assert!(Frame::decode(&frame).is_ok());
+}

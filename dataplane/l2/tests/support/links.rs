@@ -1,0 +1,45 @@
+//! Who can reach whom.
+
+use lb_l2::MacAddr;
+
+use super::Segment;
+
+impl Segment {
+    /// These nodes hear each other, and nobody else does.
+    pub(crate) fn split(&mut self, nodes: &[usize], side: u32) {
+        for node in nodes {
+            self.hosts[*node].side = side;
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        for host in &mut self.hosts {
+            host.side = 0;
+        }
+    }
+
+    /// Pulls a node's cable out: it reaches nobody, and notices at once that it has no interface for anything.
+    pub(crate) fn unplug(&mut self, node: usize) {
+        self.split(&[node], 1);
+        self.unplugged.insert(node);
+        self.tell_macs(node, Vec::new());
+        self.tell_candidates(node, None);
+        self.work(node);
+    }
+
+    /// Puts the cable back, which the node notices before it has heard anybody.
+    pub(crate) fn plug_in(&mut self, node: usize) {
+        self.heal();
+        self.unplugged.remove(&node);
+        self.tell_macs(node, vec![self.hosts[node].mac]);
+        self.tell_candidates(node, None);
+        self.work(node);
+    }
+
+    fn tell_macs(&mut self, node: usize, macs: Vec<MacAddr>) {
+        let local = self.local(node);
+        if let Some(process) = &mut self.hosts[node].process {
+            process.coordinator.set_macs(local, macs);
+        }
+    }
+}

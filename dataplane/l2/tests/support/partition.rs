@@ -1,0 +1,142 @@
+//! Nodes that cannot reach each other for a while, and can again.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use lb_l2::ownership::PartitionPolicy;
+use lb_l2::ownership::election::order;
+
+use super::segment::{FAIR, Segment, Weather, ms};
+use super::{SETTLED, one_at_most, settled};
+
+/// Each side serves, and has one owner of each address.
+fn owners_on_both_sides(seed: u64, lan: &Segment) -> BTreeMap<IpAddr, [usize; 2]> {
+    let owners = |address: &IpAddr| {
+        let owners = lan.owners(*address);
+        assert_eq!(owners.len(), 2, "seed {seed}: {address} has {owners:?}");
+        (*address, [owners[0], owners[1]])
+    };
+    lan.addresses.iter().map(owners).collect()
+}
+
+/// Which of two of so many nodes goes first in the order of an address.
+fn first_of(address: IpAddr, nodes: usize, [one, other]: &[usize; 2]) -> usize {
+    let names: Vec<_> = (0..nodes).map(|node| format!("n{node}")).collect();
+    let order = order(address, names.iter().map(String::as_str));
+    let place = |node: usize| order.iter().position(|name| *name == names[node]);
+    if place(*one) < place(*other) { *one } else { *other }
+}
+
+#[test]
+fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
+    for seed in 0..30 {
+        let mut lan = settled(seed, 5, 50);
+        lan.split(&[3, 4], 1);
+        lan.run(ms(1000));
+        let both = owners_on_both_sides(seed, &lan);
+        lan.heal();
+        let healed = lan.now;
+        lan.run(ms(600));
+        for (address, owner) in lan.sole_owners() {
+            let again = |(at, node, which): &(_, _, _)| *at >= healed && (*node, *which) == (owner, address);
+            assert!(
+                lan.again.iter().any(again),
+                "seed {seed}: whoever believed the other owner of {address} is told"
+            );
+            assert_eq!(
+                owner,
+                first_of(address, 5, &both[&address]),
+                "seed {seed}: {address}"
+            );
+        }
+    }
+}
+
+#[test]
+fn with_fences_the_minority_withdraws_before_the_majority_claims() {
+    for seed in 0..30 {
+        let weather = Weather { drift: 2, ..FAIR };
+        let mut lan = Segment::with(seed, 5, 50, weather, PartitionPolicy::Majority, false);
+        lan.run(ms(SETTLED));
+        lan.sole_owners();
+        lan.split(&[1, 3], 1);
+        one_at_most(seed, &mut lan, 1500);
+        for (address, owner) in lan.sole_owners() {
+            assert!(
+                ![1, 3].contains(&owner),
+                "seed {seed}: {address} is on the side of two"
+            );
+        }
+        let before = lan.sole_owners();
+        lan.heal();
+        one_at_most(seed, &mut lan, 1000);
+        assert_eq!(lan.sole_owners(), before);
+    }
+}
+
+#[test]
+fn a_node_whose_cable_is_back_takes_nothing_that_others_have() {
+    for seed in 0..10 {
+        let mut lan = settled(seed, 3, 30);
+        let node = lan.sole_owners()[&lan.addresses[0]];
+        lan.unplug(node);
+        lan.run(ms(2000 + 700 * seed));
+        let before = lan.sole_owners();
+        assert!(
+            before.values().all(|owner| *owner != node),
+            "seed {seed}: others have what it had"
+        );
+        lan.plug_in(node);
+        one_at_most(seed, &mut lan, 5000);
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+    }
+}
+
+/// It does not know of the restart, and hears nothing of who restarts: it has to learn from others who is to be waited for.
+#[test]
+fn a_node_that_returns_while_another_restarts_takes_nothing_of_it() {
+    for seed in 0..80 {
+        let mut lan = settled(seed, 3 + seed as usize % 2, 30);
+        lan.hunger = [0, 0, 40, 160][seed as usize % 4];
+        lan.weather.loss = 20 * (seed % 3);
+        let node = lan.sole_owners()[&lan.addresses[0]];
+        lan.unplug(node);
+        lan.run(ms(2000));
+        let before = lan.sole_owners();
+        let other = before[&lan.addresses[0]];
+        let (leaves, returns) = (lan.dice.roll(1500), lan.dice.roll(1500));
+        lan.run(ms(leaves));
+        lan.leave(other);
+        lan.start_after(other, ms(3000));
+        lan.run(ms(returns));
+        lan.plug_in(node);
+        one_at_most(seed, &mut lan, 6000);
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+    }
+}
+
+/// It has all addresses by then. Of both owners one remains, as always: that one restarts makes no difference.
+#[test]
+fn a_split_that_ends_while_an_owner_restarts_ends_as_any_other() {
+    for seed in 0..60 {
+        let mut lan = settled(seed, 4, 40);
+        lan.hunger = [0, 0, 40, 160][seed as usize % 4];
+        let node = lan.sole_owners()[&lan.addresses[0]];
+        lan.split(&[node], 1);
+        lan.run(ms(2000));
+        let both = owners_on_both_sides(seed, &lan);
+        let first: BTreeMap<_, _> = both
+            .iter()
+            .map(|(address, owners)| (*address, first_of(*address, 4, owners)))
+            .collect();
+        let [one, another] = both[&lan.addresses[0]];
+        let other = if one == node { another } else { one };
+        lan.leave(other);
+        lan.start_after(other, ms(3000));
+        let returns = lan.dice.roll(2000);
+        lan.run(ms(returns));
+        lan.heal();
+        lan.run(ms(8000));
+        assert_eq!(lan.sole_owners(), first, "seed {seed}");
+    }
+}

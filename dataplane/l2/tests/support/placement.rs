@@ -1,0 +1,72 @@
+//! Balance on a simulated segment: what the API server shows, and what speakers conclude from it.
+
+use super::{BTreeMap, IpAddr, Segment, ms};
+use lb_l2::ownership::placement::{Known, place};
+
+impl Segment {
+    /// Lets time pass while all speakers look at what the API server shows, each second.
+    pub(crate) fn balance(&mut self, seconds: u64) {
+        let everybody: Vec<_> = (0..self.hosts.len()).collect();
+        for _ in 0..seconds {
+            self.record();
+            self.look(&everybody);
+            self.run(ms(1000));
+        }
+    }
+
+    /// The API server is shown who has what.
+    pub(crate) fn record(&mut self) {
+        for address in self.addresses.clone() {
+            if let [owner] = self.owners(address)[..] {
+                self.records.insert(address, owner);
+            }
+        }
+    }
+
+    /// These speakers see what the API server shows, and conclude from it who is to have what.
+    pub(crate) fn look(&mut self, nodes: &[usize]) {
+        let orders: Vec<Vec<usize>> = self
+            .addresses
+            .iter()
+            .zip(&self.orders)
+            .map(|(address, order)| {
+                let may =
+                    |node: &&usize| self.hosts[**node].powered && !self.barred.contains(&(**node, *address));
+                order.iter().filter(may).take(16).copied().collect()
+            })
+            .collect();
+        let known: BTreeMap<_, _> = self
+            .addresses
+            .iter()
+            .zip(&orders)
+            .map(|(address, candidates)| {
+                let owner = self.records.get(address).copied();
+                (*address, Known { candidates, owner })
+            })
+            .collect();
+        let placed = place(&known);
+        for node in nodes {
+            for (address, target) in &placed {
+                self.persuade(*node, *address, *target);
+            }
+            self.work(*node);
+        }
+    }
+
+    /// In the eyes of a node another one is to have an address.
+    pub(crate) fn persuade(&mut self, node: usize, address: IpAddr, target: usize) {
+        self.opinions.insert((node, address), target);
+        if let Some(process) = &mut self.hosts[node].process {
+            process.coordinator.prefer(address, Some(&self.names[target]));
+        }
+    }
+
+    /// How many addresses each node has.
+    pub(crate) fn loads(&self) -> Vec<usize> {
+        let mut loads = vec![0; self.hosts.len()];
+        for owner in self.sole_owners().into_values() {
+            loads[owner] += 1;
+        }
+        loads
+    }
+}

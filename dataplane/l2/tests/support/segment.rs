@@ -1,0 +1,599 @@
+//! Speakers on a simulated segment under a virtual clock: heartbeats get lost, delayed, doubled and overtaken, clocks
+//! drift, processes crash and start, nodes lose power, and the network falls apart and heals. All from one seed.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use lb_l2::MacAddr;
+use lb_l2::ownership::election::order;
+use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::{
+    AcquireReason, Api, Candidates, Config, ConflictPolicy, Coordinator, Node, Output, PartitionPolicy,
+};
+use lb_l2::wire::heartbeat::Datagram;
+
+use super::support::epoch;
+
+#[path = "cpu_starvation.rs"]
+mod cpu_starvation;
+#[path = "links.rs"]
+mod links;
+#[path = "network_conditions.rs"]
+mod network_conditions;
+#[path = "placement.rs"]
+mod placement;
+pub(crate) use network_conditions::{Dice, FAIR, Weather, ms};
+
+/// So often a speaker says that it restarts.
+const FAREWELLS: usize = 3;
+
+struct Process {
+    coordinator: Coordinator,
+    run: u32,
+    /// What it has on the wire.
+    answers: BTreeSet<IpAddr>,
+}
+
+struct Host {
+    name: String,
+    mac: MacAddr,
+    powered: bool,
+    /// The part of the network that it is in.
+    side: u32,
+    process: Option<Process>,
+    started: u64,
+    /// Its clock runs by this factor, in parts of a million.
+    pace: u64,
+    wakes: Option<Instant>,
+    /// Until when its process has no processor; and what has arrived since then.
+    starves: Option<Instant>,
+    inbox: Vec<Event>,
+}
+
+enum Event {
+    Deliver {
+        to: usize,
+        datagram: Datagram,
+    },
+    Sighted {
+        to: usize,
+        run: u32,
+        address: IpAddr,
+        mac: MacAddr,
+    },
+    NodeSighted {
+        to: usize,
+        run: u32,
+        node: usize,
+    },
+    Wake(usize),
+    Fed(usize),
+    Start(usize),
+}
+
+/// Something that an address went through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) at: Instant,
+    pub(crate) node: usize,
+    pub(crate) address: IpAddr,
+    pub(crate) announced: bool,
+}
+
+pub(crate) struct Segment {
+    pub(crate) now: Instant,
+    pub(crate) start: Instant,
+    events: BTreeMap<(Instant, u64), Event>,
+    planned: u64,
+    hosts: Vec<Host>,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The nodes in the order of each address.
+    orders: Vec<Vec<usize>>,
+    names: Vec<String>,
+    pub(crate) weather: Weather,
+    pub(crate) dice: Dice,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) causes: Vec<(usize, IpAddr, &'static str)>,
+    pub(crate) conflicts: Vec<(usize, IpAddr, MacAddr)>,
+    pub(crate) over: Vec<(usize, IpAddr)>,
+    /// Who announced what again, and when.
+    pub(crate) again: Vec<(Instant, usize, IpAddr)>,
+    pub(crate) verified: Vec<(usize, IpAddr, bool)>,
+    /// Of a thousand questions to the wire, so many get lost.
+    pub(crate) lost_questions: u64,
+    /// Who answers in whose place.
+    pub(crate) stand_ins: BTreeMap<(usize, IpAddr), usize>,
+    /// Heartbeats and others that each node has sent.
+    pub(crate) sent: Vec<u64>,
+    /// Strangers on the segment.
+    pub(crate) strangers: BTreeMap<IpAddr, MacAddr>,
+    /// Addresses that a node may not have.
+    pub(crate) barred: BTreeSet<(usize, IpAddr)>,
+    /// Nodes without a carrier.
+    unplugged: BTreeSet<usize>,
+    /// Which node is to have each address, in the eyes of each node.
+    opinions: BTreeMap<(usize, IpAddr), usize>,
+    /// The owner of each address, as the API server shows it.
+    records: BTreeMap<IpAddr, usize>,
+    /// What records give to a node though it has it no more.
+    pub(crate) stale: BTreeMap<usize, Vec<IpAddr>>,
+    /// Heartbeats between none of the nodes arrive.
+    pub(crate) walled: bool,
+    /// Processes have to wait for a processor for up to so many milliseconds, again and again.
+    pub(crate) hunger: u64,
+    policy: PartitionPolicy,
+    failback: bool,
+    conflicts_policy: ConflictPolicy,
+    heartbeats: failure_detector::Config,
+}
+
+impl Segment {
+    pub(crate) fn new(seed: u64, nodes: usize, addresses: usize, weather: Weather) -> Self {
+        Self::with(
+            seed,
+            nodes,
+            addresses,
+            weather,
+            PartitionPolicy::Availability,
+            false,
+        )
+    }
+
+    /// Everybody starts, and what nobody had is claimed.
+    pub(crate) fn with(
+        seed: u64,
+        nodes: usize,
+        addresses: usize,
+        weather: Weather,
+        policy: PartitionPolicy,
+        failback: bool,
+    ) -> Self {
+        let mut dice = Dice::new(seed);
+        let start = epoch();
+        let names: Vec<_> = (0..nodes).map(|node| format!("n{node}")).collect();
+        let addresses: Vec<_> = (0..addresses)
+            .map(|n| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0001 + u32::try_from(n).unwrap())))
+            .collect();
+        let numbers: BTreeMap<_, _> = names.iter().map(String::as_str).zip(0..).collect();
+        let in_order = |address: &IpAddr| {
+            let order = order(*address, names.iter().map(String::as_str));
+            order.into_iter().map(|name| numbers[name]).collect()
+        };
+        let orders = addresses.iter().map(in_order).collect();
+        let mut segment = Self {
+            now: start,
+            start,
+            events: BTreeMap::new(),
+            planned: 0,
+            hosts: (0..nodes)
+                .map(|node| Host {
+                    name: format!("n{node}"),
+                    mac: mac(node),
+                    powered: true,
+                    side: 0,
+                    process: None,
+                    started: 0,
+                    pace: 1_000_000 + dice.roll(2 * weather.drift * 1000 + 1) - weather.drift * 1000,
+                    wakes: None,
+                    starves: None,
+                    inbox: Vec::new(),
+                })
+                .collect(),
+            addresses,
+            orders,
+            names,
+            weather,
+            dice,
+            changes: Vec::new(),
+            causes: Vec::new(),
+            conflicts: Vec::new(),
+            over: Vec::new(),
+            again: Vec::new(),
+            verified: Vec::new(),
+            lost_questions: 0,
+            stand_ins: BTreeMap::new(),
+            sent: vec![0; nodes],
+            strangers: BTreeMap::new(),
+            barred: BTreeSet::new(),
+            unplugged: BTreeSet::new(),
+            opinions: BTreeMap::new(),
+            records: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            walled: false,
+            hunger: 0,
+            policy,
+            failback,
+            conflicts_policy: ConflictPolicy::Warn,
+            heartbeats: failure_detector::Config::default(),
+        };
+        for node in 0..nodes {
+            let at = ms(segment.dice.roll(50));
+            segment.plan(at, Event::Start(node));
+        }
+        segment
+    }
+
+    pub(crate) fn set_conflicts(&mut self, policy: ConflictPolicy) {
+        self.conflicts_policy = policy;
+    }
+
+    fn plan(&mut self, after: Duration, event: Event) {
+        self.planned += 1;
+        self.events.insert((self.now + after, self.planned), event);
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(entry) = self.events.first_entry()
+            && entry.key().0 <= end
+        {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.handle(event);
+        }
+        self.now = end;
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Start(node) => self.boot(node),
+            Event::Wake(node) => {
+                if self.hosts[node].wakes.is_some_and(|at| at > now) {
+                    return;
+                }
+                self.hosts[node].wakes = None;
+                self.turn(node);
+            }
+            Event::Fed(node) => {
+                self.hosts[node].starves = None;
+                self.turn(node);
+            }
+            Event::Deliver { to, .. } | Event::Sighted { to, .. } | Event::NodeSighted { to, .. } => {
+                self.hosts[to].inbox.push(event);
+                self.turn(to);
+            }
+        }
+    }
+
+    /// What the clock of a node shows.
+    fn local(&self, node: usize) -> Instant {
+        let true_time = u64::try_from((self.now - self.start).as_micros()).unwrap();
+        self.start + Duration::from_micros(true_time * self.hosts[node].pace / 1_000_000)
+    }
+
+    /// When the clock of a node shows this.
+    fn global(&self, node: usize, local: Instant) -> Instant {
+        let micros = u64::try_from((local - self.start).as_micros()).unwrap();
+        self.start + Duration::from_micros(micros * 1_000_000 / self.hosts[node].pace + 1)
+    }
+
+    fn number(&self, name: &str) -> usize {
+        name[1..].parse().unwrap()
+    }
+
+    fn connected(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.hosts[a], &self.hosts[b]);
+        a.powered && b.powered && a.side == b.side
+    }
+
+    fn boot(&mut self, node: usize) {
+        if !self.hosts[node].powered || self.hosts[node].process.is_some() {
+            return;
+        }
+        let local = self.local(node);
+        let host = &mut self.hosts[node];
+        host.started += 1;
+        let config = Config {
+            me: host.name.clone(),
+            version: "0.1.0".to_owned(),
+            failure_detector: self.heartbeats,
+            policy: self.policy,
+            failback: self.failback,
+            conflicts: self.conflicts_policy,
+        };
+        let mut coordinator = Coordinator::new(local, 1000 + host.started, config);
+        coordinator.set_macs(local, vec![host.mac]);
+        let run = u32::try_from(host.started).unwrap();
+        host.process = Some(Process {
+            coordinator,
+            run,
+            answers: BTreeSet::new(),
+        });
+        self.tell_nodes(node);
+        self.tell_candidates(node, None);
+        if let Some(process) = &mut self.hosts[node].process {
+            for address in self.stale.get(&node).into_iter().flatten() {
+                process.coordinator.inherit(*address);
+            }
+            process.coordinator.start(local);
+        }
+        self.work(node);
+    }
+
+    fn tell_nodes(&mut self, to: usize) {
+        let local = self.local(to);
+        let names = &self.names;
+        if let Some(process) = &mut self.hosts[to].process {
+            process.coordinator.set_nodes(
+                local,
+                names.iter().map(|name| Node {
+                    name,
+                    api: Api::Up,
+                    on_link: true,
+                }),
+            );
+        }
+    }
+
+    fn tell_candidates(&mut self, to: usize, only: Option<IpAddr>) {
+        for (at, address) in self.addresses.iter().enumerate() {
+            if only.is_some_and(|only| only != *address) {
+                continue;
+            }
+            let may = |node: &&usize| !self.barred.contains(&(**node, *address));
+            let mut nodes: Vec<_> = self.orders[at].iter().filter(may).copied().collect();
+            nodes.truncate(16);
+            let order: Vec<_> = nodes.iter().map(|node| self.names[*node].as_str()).collect();
+            let preferred = self.opinions.get(&(to, *address));
+            let preferred = preferred.map(|node| self.names[*node].as_str());
+            if let Some(process) = &mut self.hosts[to].process {
+                process.coordinator.set_candidates(
+                    *address,
+                    Some(Candidates {
+                        order: &order,
+                        declined: self.unplugged.contains(&to),
+                        preferred,
+                    }),
+                );
+            }
+        }
+    }
+
+    /// Bars a node from an address, as a change of a selector does.
+    pub(crate) fn bar(&mut self, node: usize, address: IpAddr) {
+        self.barred.insert((node, address));
+        for to in 0..self.hosts.len() {
+            self.tell_candidates(to, Some(address));
+            self.work(to);
+        }
+    }
+
+    /// Takes an address from its Service: no node has to do with it any more.
+    pub(crate) fn release(&mut self, address: IpAddr) {
+        for node in 0..self.hosts.len() {
+            if let Some(process) = &mut self.hosts[node].process {
+                process.coordinator.set_candidates(address, None);
+            }
+            self.work(node);
+        }
+    }
+
+    fn work(&mut self, node: usize) {
+        let local = self.local(node);
+        let Some(process) = &mut self.hosts[node].process else {
+            return;
+        };
+        process.coordinator.handle_timeout(local, 1_000_000);
+        let mut outputs = Vec::new();
+        while let Some(output) = process.coordinator.poll_output() {
+            outputs.push(output);
+        }
+        let due = process.coordinator.poll_timeout();
+        for output in outputs {
+            self.obey(node, output);
+        }
+        if let Some(due) = due {
+            // No machine wakes up at the very moment.
+            let late = Duration::from_micros(self.dice.roll(1000));
+            let at = self.global(node, due).max(self.now) + late;
+            if self.hosts[node].wakes.is_none_or(|wakes| at < wakes) {
+                self.hosts[node].wakes = Some(at);
+                self.plan(at - self.now, Event::Wake(node));
+            }
+        }
+    }
+
+    fn delay(&mut self) -> Duration {
+        Duration::from_micros(50 + self.dice.roll(self.weather.delay + 1))
+    }
+
+    fn obey(&mut self, node: usize, output: Output) {
+        let now = self.now;
+        match output {
+            Output::Send { to, datagram } => {
+                self.sent[node] += 1;
+                let to = self.number(&to);
+                let times = match self.dice.roll(1000) {
+                    roll if roll < self.weather.loss || self.walled => 0,
+                    roll if roll >= 1000 - self.weather.doubled => 2,
+                    _ => 1,
+                };
+                for _ in 0..times {
+                    let after = self.delay();
+                    if self.connected(node, to) {
+                        self.plan(
+                            after,
+                            Event::Deliver {
+                                to,
+                                datagram: datagram.clone(),
+                            },
+                        );
+                    }
+                }
+            }
+            Output::Announce { address, cause } => {
+                self.causes.push((node, address, cause.as_str()));
+                if let AcquireReason::TakeOver { heard, .. } = cause {
+                    assert!(heard <= self.local(node));
+                }
+                self.change(node, address, true);
+            }
+            Output::Withdraw { address, .. } => self.change(node, address, false),
+            Output::AskAddress { .. }
+                if self.lost_questions > 0 && self.dice.roll(1000) < self.lost_questions => {}
+            Output::AskAddress { address } => {
+                let answering: Vec<_> = (0..self.hosts.len())
+                    .filter(|other| *other != node && self.connected(node, *other))
+                    .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
+                    .collect();
+                let stranger = self.strangers.get(&address).map(|mac| (*mac, Duration::ZERO));
+                let run = self.run_of(node);
+                for (mac, waits) in answering.into_iter().chain(stranger) {
+                    let after = self.delay() + waits + self.delay();
+                    self.plan(
+                        after,
+                        Event::Sighted {
+                            to: node,
+                            run,
+                            address,
+                            mac,
+                        },
+                    );
+                }
+            }
+            Output::AskNode { node: name } => {
+                let other = self.number(&name);
+                if self.connected(node, other) {
+                    let run = self.run_of(node);
+                    let after = self.delay() + self.delay();
+                    self.plan(
+                        after,
+                        Event::NodeSighted {
+                            to: node,
+                            run,
+                            node: other,
+                        },
+                    );
+                }
+            }
+            Output::Conflict { address, mac } => self.conflicts.push((node, address, mac)),
+            Output::Verified {
+                address, answered, ..
+            } => self.verified.push((node, address, answered)),
+            Output::StandIn { address, node: owner } => {
+                let owner = self.number(&owner);
+                self.stand_ins.insert((node, address), owner);
+            }
+            Output::StandDown { address } => {
+                self.stand_ins.remove(&(node, address));
+            }
+            Output::ConflictOver { address } => self.over.push((node, address)),
+            Output::Again { address } => self.again.push((now, node, address)),
+        }
+    }
+
+    fn run_of(&self, node: usize) -> u32 {
+        self.hosts[node].process.as_ref().map_or(0, |process| process.run)
+    }
+
+    fn answers(&self, node: usize, address: IpAddr) -> bool {
+        let process = self.hosts[node].process.as_ref();
+        process.is_some_and(|process| process.answers.contains(&address))
+    }
+
+    /// With which hardware address a node answers for an address.
+    fn answers_as(&self, node: usize, address: IpAddr) -> Option<MacAddr> {
+        let own = self.answers(node, address).then_some(node);
+        let stood_in_for = self.stand_ins.get(&(node, address)).copied();
+        Some(self.hosts[own.or(stood_in_for)?].mac)
+    }
+
+    fn change(&mut self, node: usize, address: IpAddr, announced: bool) {
+        if let Some(process) = &mut self.hosts[node].process {
+            if announced {
+                assert!(
+                    process.answers.insert(address),
+                    "n{node} announces {address} twice"
+                );
+            } else {
+                assert!(
+                    process.answers.remove(&address),
+                    "n{node} does not have {address}"
+                );
+            }
+        }
+        self.changes.push(Change {
+            at: self.now,
+            node,
+            address,
+            announced,
+        });
+    }
+
+    /// Who answers for an address, and is switched on.
+    pub(crate) fn owners(&self, address: IpAddr) -> Vec<usize> {
+        (0..self.hosts.len())
+            .filter(|node| self.hosts[*node].powered && self.answers(*node, address))
+            .collect()
+    }
+
+    /// The only owner of each address.
+    pub(crate) fn sole_owners(&self) -> BTreeMap<IpAddr, usize> {
+        let owner = |address: &IpAddr| {
+            let owners = self.owners(*address);
+            assert_eq!(owners.len(), 1, "{address} is answered for by {owners:?}");
+            (*address, owners[0])
+        };
+        self.addresses.iter().map(owner).collect()
+    }
+
+    /// The process ends without a word; its node lives.
+    pub(crate) fn kill(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        (host.process, host.wakes, host.starves) = (None, None, None);
+        host.inbox.clear();
+        self.stand_ins.retain(|(on, _), _| *on != node);
+    }
+
+    /// The process says that it restarts, and ends.
+    pub(crate) fn leave(&mut self, node: usize) {
+        let local = self.local(node);
+        for _ in 0..FAREWELLS {
+            if let Some(process) = &mut self.hosts[node].process {
+                process.coordinator.leave(local);
+            }
+            self.work(node);
+        }
+        self.kill(node);
+    }
+
+    pub(crate) fn start_after(&mut self, node: usize, after: Duration) {
+        self.plan(after, Event::Start(node));
+    }
+
+    pub(crate) fn power_off(&mut self, node: usize) {
+        self.kill(node);
+        self.hosts[node].powered = false;
+    }
+
+    pub(crate) fn power_on(&mut self, node: usize) {
+        self.hosts[node].powered = true;
+        self.plan(ms(5000), Event::Start(node));
+    }
+
+    pub(crate) fn drain(&mut self, node: usize, draining: bool) {
+        if let Some(process) = &mut self.hosts[node].process {
+            process.coordinator.set_draining(draining);
+        }
+        self.work(node);
+    }
+
+    pub(crate) fn is_running(&self, node: usize) -> bool {
+        let process = self.hosts[node].process.as_ref();
+        process.is_some_and(|process| process.coordinator.is_running())
+    }
+
+    pub(crate) fn rate(&self, node: usize) -> (usize, Duration) {
+        self.hosts[node].process.as_ref().unwrap().coordinator.rate()
+    }
+}
+
+fn mac(node: usize) -> MacAddr {
+    let [high, low] = u16::try_from(node).unwrap().to_be_bytes();
+    MacAddr([2, 0, 0, 0, high, low])
+}

@@ -1,0 +1,256 @@
+//! Looks at MetalLB in the stack's namespace: the reads of an adoption.
+//!
+//! Reads: Deployments, DaemonSets and pods of the namespace; the configuration of MetalLB's webhook; its L2Advertisements and
+//! BGPAdvertisements; its ServiceL2Statuses; access reviews about the operator itself. Before something has begun and while it is
+//! under way, once a second; afterwards every half minute. A stack that does not adopt is not looked at.
+
+use std::time::Duration;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams};
+use kube::{Client, ResourceExt};
+use lb_crds::l2_advertisement::pause;
+use lb_crds::names::{CONTROLLER, LABEL_COMPONENT, LABEL_NODE};
+use lb_crds::{L2Advertisement, ServiceL2Status};
+use serde_json::{Value, json};
+
+use super::{Found, Keeper, PARTED, Pod, Workload};
+use crate::object_id::{Kind, ObjectId};
+use crate::preflight::{Product, Serves, detect};
+
+/// Name of the configuration of MetalLB's webhook, in its manifest, its chart and its operator.
+pub const WEBHOOK: &str = "metallb-webhook-configuration";
+/// How long a look may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Objects of each kind that are looked at: MetalLB has three or four in its namespace, and a pod for each node.
+const MOST: u32 = 5000;
+/// What is done to a workload, and to put it back.
+const VERBS: [&str; 3] = ["create", "patch", "delete"];
+
+/// How the API client addresses the webhook's configuration.
+#[must_use]
+pub fn webhooks() -> ApiResource {
+    let kind = GroupVersionKind::gvk(
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingWebhookConfiguration",
+    );
+    ApiResource::from_gvk_with_plural(&kind, "validatingwebhookconfigurations")
+}
+
+/// MetalLB in a namespace, as far as it serves Services of this class. `whole`: also what only matters before it begins.
+///
+/// # Errors
+/// When the API server refuses, or does not answer.
+pub async fn look(client: &Client, namespace: &str, class: Option<&str>, whole: bool) -> kube::Result<Found> {
+    let all = async {
+        let mut found = Found::default();
+        for kind in [Kind::Deployment, Kind::DaemonSet] {
+            found
+                .workloads
+                .extend(workloads(client, kind, namespace, class).await?);
+        }
+        found.pods = pods(client, namespace).await?;
+        found.strict_webhook = strict_webhook(client, namespace).await?;
+        if found.pods.iter().any(|pod| pod.speaker) {
+            found.announcing = announcing(client, namespace).await?.into_iter().collect();
+        }
+        for advertisement in advertisements(client, namespace).await? {
+            if pause::is_marked(&advertisement) {
+                found.halted += 1;
+            }
+            if !pause::stands_still(&advertisement) {
+                found.active += 1;
+            }
+        }
+        if whole && !found.workloads.is_empty() {
+            found.bgp = bgp(client, namespace).await?;
+            for workload in &found.workloads {
+                found.denied.extend(denied(client, &workload.id).await?);
+            }
+        }
+        Ok(found)
+    };
+    match tokio::time::timeout(TIMEOUT, all).await {
+        Ok(found) => found,
+        Err(_) => Err(kube::Error::Service("no answer from the API server".into())),
+    }
+}
+
+async fn workloads(
+    client: &Client,
+    kind: Kind,
+    namespace: &str,
+    class: Option<&str>,
+) -> kube::Result<Vec<Workload>> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.api_resource());
+    let mut found = Vec::new();
+    for object in api.list(&ListParams::default().limit(MOST)).await? {
+        let name = object.name_any();
+        let is_metallb = detect::product(&name, object.labels()) == Some(Product::MetalLb);
+        if !is_metallb || !serves(&detect::metallb(&object.data["spec"]["template"]["spec"]), class) {
+            continue;
+        }
+        found.push(Workload {
+            id: ObjectId::new(kind, namespace, &name),
+            uid: object.uid().unwrap_or_default(),
+            terminating: object.metadata.deletion_timestamp.is_some(),
+            keeper: keeper(&object),
+            body: serde_json::to_value(&object).map_err(kube::Error::SerdeError)?,
+        });
+    }
+    Ok(found)
+}
+
+/// Whether it serves the Services that a stack of this class serves.
+fn serves(whom: &Serves, class: Option<&str>) -> bool {
+    match class {
+        None => whom.without_class,
+        Some(class) => whom.classes.iter().any(|other| other == class),
+    }
+}
+
+fn keeper(object: &DynamicObject) -> Option<Keeper> {
+    if object
+        .owner_references()
+        .iter()
+        .any(|owner| owner.kind == "MetalLB")
+    {
+        return Some(Keeper::MetalLbOperator);
+    }
+    let marks = || object.labels().keys().chain(object.annotations().keys());
+    if marks().any(|mark| mark.starts_with("argocd.argoproj.io/")) {
+        return Some(Keeper::ArgoCd);
+    }
+    marks()
+        .any(|mark| mark.contains("toolkit.fluxcd.io/"))
+        .then_some(Keeper::Flux)
+}
+
+async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<Pod>> {
+    let api: Api<v1::Pod> = Api::namespaced(client.clone(), namespace);
+    let pods = api.list(&ListParams::default().limit(MOST)).await?;
+    let of_metallb = |pod: &v1::Pod| {
+        let label = |name: &str| pod.labels().get(name).map(String::as_str);
+        let is_metallb = detect::product(&pod.name_any(), pod.labels()) == Some(Product::MetalLb);
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+        let component = label(LABEL_COMPONENT);
+        let parted = label(PARTED);
+        let which = component.or_else(|| label("app.kubernetes.io/component"));
+        // Others of the same application, such as its own operator, are none of ours.
+        let is_part = parted.is_some() || matches!(which, Some("controller" | "speaker"));
+        ((is_metallb || parted.is_some()) && is_part && !is_over).then(|| Pod {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            node: pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.node_name.clone())
+                .unwrap_or_default(),
+            speaker: parted.is_some() || which != Some(CONTROLLER),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            parted: parted.map(str::to_owned),
+            component: component.map(str::to_owned),
+        })
+    };
+    Ok(pods.iter().filter_map(of_metallb).collect())
+}
+
+async fn strict_webhook(client: &Client, namespace: &str) -> kube::Result<bool> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhooks());
+    let object = api.get_opt(WEBHOOK).await?;
+    Ok(object.is_some_and(|object| is_strict(&object.data, namespace)))
+}
+
+/// Whether a webhook that is served from the namespace is asked for leave.
+#[must_use]
+pub fn is_strict(configuration: &Value, namespace: &str) -> bool {
+    let mut all = configuration["webhooks"].as_array().into_iter().flatten();
+    all.any(|webhook| {
+        webhook["failurePolicy"] == "Fail" && webhook["clientConfig"]["service"]["namespace"] == namespace
+    })
+}
+
+async fn announcing(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
+    let resource = ApiResource::erase::<ServiceL2Status>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    match api.list(&ListParams::default()).await {
+        Ok(list) => {
+            // Ours say which address they are about.
+            let is_metallbs = |record: &&DynamicObject| record.data["status"]["address"].is_null();
+            let node = |record: &DynamicObject| record.labels().get(LABEL_NODE).cloned();
+            Ok(list.iter().filter(is_metallbs).filter_map(node).collect())
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The L2Advertisements.
+///
+/// # Errors
+/// When the API server refuses, or does not answer.
+pub async fn advertisements(client: &Client, namespace: &str) -> kube::Result<Vec<L2Advertisement>> {
+    let resource = ApiResource::erase::<L2Advertisement>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let read = |mut object: DynamicObject| {
+        // MetalLB's own kind lets it be left out.
+        if object.data["spec"].is_null() {
+            object.data["spec"] = json!({});
+        }
+        object
+            .try_parse()
+            .map_err(|error| kube::Error::Service(error.into()))
+    };
+    match api.list(&ListParams::default().limit(MOST)).await {
+        Ok(list) => list.into_iter().map(read).collect(),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn bgp(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
+    let kind = GroupVersionKind::gvk("metallb.io", "v1beta1", "BGPAdvertisement");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "bgpadvertisements");
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    match api.list_metadata(&ListParams::default().limit(MOST)).await {
+        Ok(list) => Ok(list
+            .iter()
+            .map(|object| format!("BGPAdvertisement {namespace}/{}", object.name_any()))
+            .collect()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the operator may not do to a workload.
+async fn denied(client: &Client, id: &ObjectId) -> kube::Result<Vec<String>> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let (group, _, _, plural) = id.kind.names();
+    let mut denied = Vec::new();
+    for verb in VERBS {
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some(group.to_owned()),
+                    resource: Some(plural.to_owned()),
+                    verb: Some(verb.to_owned()),
+                    namespace: Some(id.key.namespace().to_owned()),
+                    name: Some(id.key.name().to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                non_resource_attributes: None,
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        if !answer.status.is_some_and(|status| status.allowed) {
+            denied.push(format!("{verb} {id}"));
+        }
+    }
+    Ok(denied)
+}

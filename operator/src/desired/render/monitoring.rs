@@ -1,0 +1,58 @@
+//! Where Prometheus finds the programs: a headless Service for each, and a ServiceMonitor over both where that kind
+//! exists. The ServiceMonitor is the guide's own example.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
+
+use super::{Component, Objects, PORT, PORT_NAME, RenderError, named};
+use crate::desired::config::Plan;
+use crate::object_id::{Kind, ObjectId};
+
+pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+    for component in [Component::Controller, Component::Speaker] {
+        objects.add(
+            Kind::Service,
+            Some(component),
+            &service(&plan.namespace, component),
+        )?;
+    }
+    if let Some(monitor) = &plan.service_monitor {
+        let id = ObjectId::new(Kind::ServiceMonitor, &plan.namespace, "metallb");
+        let mut endpoint = json!({ "port": PORT_NAME });
+        if let Some(interval) = &monitor.interval {
+            endpoint["interval"] = json!(interval);
+        }
+        let monitor = json!({
+            "metadata": { "namespace": plan.namespace, "name": "metallb", "labels": monitor.labels },
+            "spec": {
+                "selector": { "matchLabels": { "app": "metallb" } },
+                "endpoints": [endpoint],
+            },
+        });
+        objects.add_json(id, None, monitor);
+    }
+    Ok(())
+}
+
+fn service(namespace: &str, component: Component) -> Service {
+    Service {
+        metadata: named(namespace, format!("metallb-{}-monitoring", component.name())),
+        spec: Some(ServiceSpec {
+            // Prometheus scrapes each pod; no address in front of them is of use.
+            cluster_ip: Some("None".to_owned()),
+            // What is not ready is what one wants to see most.
+            publish_not_ready_addresses: Some(true),
+            ports: Some(vec![ServicePort {
+                name: Some(PORT_NAME.to_owned()),
+                port: PORT,
+                protocol: Some("TCP".to_owned()),
+                target_port: Some(IntOrString::String(PORT_NAME.to_owned())),
+                ..ServicePort::default()
+            }]),
+            selector: Some(component.selector_labels()),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}

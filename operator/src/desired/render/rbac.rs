@@ -1,0 +1,149 @@
+//! Who the two programs are and what they may do. Each verb here is one that the program uses, and no other.
+//!
+//! The API server lets the operator grant only what the operator may do itself: the chart's ClusterRole holds every
+//! one of these rules, and a test compares the two.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
+
+use lb_crds::names;
+
+use super::{Component, Objects, RenderError, named};
+use crate::desired::config::Plan;
+use crate::object_id::Kind;
+
+const READ: &[&str] = &["get", "list", "watch"];
+
+pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+    for component in [Component::Controller, Component::Speaker] {
+        let account = ServiceAccount {
+            metadata: named(&plan.namespace, component.name()),
+            ..ServiceAccount::default()
+        };
+        objects.add(Kind::ServiceAccount, Some(component), &account)?;
+        // Not MetalLB's own names: while a cluster moves over, its roles are still in use.
+        let name = format!("metallb-{}", component.name());
+        let subjects = Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: component.name().to_owned(),
+            namespace: Some(plan.namespace.clone()),
+            ..Subject::default()
+        }]);
+        let cluster_role = ClusterRole {
+            metadata: named("", &name),
+            rules: Some(cluster_rules(component)),
+            ..ClusterRole::default()
+        };
+        objects.add(Kind::ClusterRole, Some(component), &cluster_role)?;
+        let binding = ClusterRoleBinding {
+            metadata: named("", &name),
+            role_ref: role_ref(Kind::ClusterRole, &name),
+            subjects: subjects.clone(),
+        };
+        objects.add(Kind::ClusterRoleBinding, Some(component), &binding)?;
+        // Nor the chart's: a Role metallb-controller is in use while the controller of its release runs.
+        let name = format!("lb-{}", component.name());
+        let role = Role {
+            metadata: named(&plan.namespace, &name),
+            rules: Some(namespace_rules(component)),
+        };
+        objects.add(Kind::Role, Some(component), &role)?;
+        let binding = RoleBinding {
+            metadata: named(&plan.namespace, &name),
+            role_ref: role_ref(Kind::Role, &name),
+            subjects,
+        };
+        objects.add(Kind::RoleBinding, Some(component), &binding)?;
+    }
+    Ok(())
+}
+
+/// What a program may do in every namespace.
+#[must_use]
+pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
+    let mut rules = match component {
+        Component::Controller => vec![
+            rule("", &["services"], READ),
+            // Status and the pool annotation go in one patch of the status; Services themselves are never written.
+            rule("", &["services/status"], &["patch"]),
+            rule("", &["namespaces"], READ),
+        ],
+        Component::Speaker => vec![
+            rule("", &["services", "nodes"], READ),
+            rule("discovery.k8s.io", &["endpointslices"], READ),
+        ],
+    };
+    // Events go to the namespace of the object that they are about.
+    rules.push(rule("events.k8s.io", &["events"], &["create", "patch"]));
+    rules
+}
+
+/// What a program may do in the stack's namespace.
+#[must_use]
+pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
+    let mut rules = vec![rule("metallb.io", &["ipaddresspools", "l2advertisements"], READ)];
+    match component {
+        Component::Controller => {
+            rules.push(rule(
+                "metallb.io",
+                &["ipaddresspools/status", "l2advertisements/status"],
+                &["patch"],
+            ));
+            // What they say is repeated on the Services, which the speakers may not write.
+            rules.push(rule("metallb.io", &["servicel2statuses"], &["list", "watch"]));
+            rules.push(rule("metallb.io", &["configurationstates"], &["create"]));
+            for (resource, verbs) in [
+                ("configurationstates", &["get", "list", "watch"][..]),
+                ("configurationstates/status", &["patch"]),
+            ] {
+                rules.push(PolicyRule {
+                    resource_names: Some(vec![names::CONFIGURATION_STATE.to_owned()]),
+                    ..rule("metallb.io", &[resource], verbs)
+                });
+            }
+            rules.push(rule("coordination.k8s.io", &["leases"], &["create"]));
+            rules.push(PolicyRule {
+                resource_names: Some(vec![names::CONTROLLER_LEASE.to_owned()]),
+                ..rule(
+                    "coordination.k8s.io",
+                    &["leases"],
+                    &["get", "list", "watch", "update", "patch"],
+                )
+            });
+        }
+        Component::Speaker => {
+            rules.push(rule("", &["pods"], READ));
+            rules.push(rule(
+                "metallb.io",
+                &["servicel2statuses"],
+                &["get", "list", "watch", "create", "update", "patch", "delete"],
+            ));
+            rules.push(rule(
+                "metallb.io",
+                &["servicel2statuses/status"],
+                &["update", "patch"],
+            ));
+        }
+    }
+    rules
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
+    let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(owned(resources)),
+        verbs: owned(verbs),
+        ..PolicyRule::default()
+    }
+}
+
+fn role_ref(kind: Kind, name: &str) -> RoleRef {
+    RoleRef {
+        api_group: "rbac.authorization.k8s.io".to_owned(),
+        kind: kind.to_string(),
+        name: name.to_owned(),
+    }
+}

@@ -1,0 +1,108 @@
+//! The speaker: a DaemonSet on the host's network, with NET_RAW and no other privilege.
+
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
+use k8s_openapi::api::core::v1::{
+    PodSecurityContext, PodSpec, Secret, SecretVolumeSource, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pod::{self, Program, env, env_from};
+use super::{Component, Objects, RenderError, named};
+use crate::desired::config::Plan;
+use crate::keys::material;
+use crate::object_id::Kind;
+
+/// Name of the volume with the keys of the heartbeats.
+const KEYS_VOLUME: &str = "heartbeat-keys";
+
+pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+    let component = Component::Speaker;
+    // Its content is made when it is written: see `keys`.
+    let keys = Secret {
+        metadata: named(&plan.namespace, material::SECRET),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    };
+    objects.add(Kind::Secret, Some(component), &keys)?;
+    let mut variables = vec![
+        env_from("LB_NODE_NAME", "spec.nodeName"),
+        env("LB_HEARTBEAT_KEYS", material::DIRECTORY),
+    ];
+    if plan.ignore_exclude_label {
+        variables.push(env("LB_IGNORE_EXCLUDE_LB", "true"));
+    }
+    variables.extend(plan.speaker_settings.iter().map(|(name, value)| env(name, value)));
+    let program = Program {
+        component,
+        args: excluded_interfaces(plan),
+        env: variables,
+        capabilities: vec!["NET_RAW".to_owned()],
+        priority_class: "system-node-critical",
+    };
+    let mut template = pod::template(plan, &plan.speaker, program);
+    if let Some(spec) = &mut template.spec {
+        spec.host_network = Some(true);
+        mount_keys(spec);
+        spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
+        // As MetalLB's, so that no node of a cluster that moves over starts or stops announcing. Taints by which
+        // Kubernetes marks a sick or cordoned node are tolerated by every DaemonSet.
+        let own = plan.speaker.tolerations.clone();
+        spec.tolerations = Some(own.unwrap_or_else(pod::control_plane_tolerations));
+        // Root, because an added capability reaches only root's processes; all other capabilities are dropped.
+        spec.security_context = Some(PodSecurityContext {
+            run_as_user: Some(0),
+            run_as_group: Some(0),
+            ..PodSecurityContext::default()
+        });
+    }
+    let daemon_set = DaemonSet {
+        metadata: named(&plan.namespace, component.name()),
+        spec: Some(DaemonSetSpec {
+            selector: component.selector(),
+            template,
+            update_strategy: Some(DaemonSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDaemonSet {
+                    max_unavailable: Some(IntOrString::Int(1)),
+                    // Two speakers on one node would compete for the metrics port.
+                    max_surge: Some(IntOrString::Int(0)),
+                }),
+            }),
+            ..DaemonSetSpec::default()
+        }),
+        ..DaemonSet::default()
+    };
+    objects.add(Kind::DaemonSet, Some(component), &daemon_set)
+}
+
+/// As files, which the kubelet brings up to date when the keys change, and not as a right to read Secrets.
+fn mount_keys(spec: &mut PodSpec) {
+    spec.volumes = Some(vec![Volume {
+        name: KEYS_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(material::SECRET.to_owned()),
+            default_mode: Some(0o400),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }]);
+    for container in &mut spec.containers {
+        container.volume_mounts = Some(vec![VolumeMount {
+            name: KEYS_VOLUME.to_owned(),
+            mount_path: material::DIRECTORY.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]);
+    }
+}
+
+/// As arguments, because a regular expression may contain any separator that a variable could use. An empty list
+/// becomes one empty expression, which excludes nothing: without an argument the speaker would use its own list.
+fn excluded_interfaces(plan: &Plan) -> Vec<String> {
+    let argument = |pattern: &str| format!("--exclude-interfaces={pattern}");
+    match plan.excluded_interfaces.as_deref() {
+        None => Vec::new(),
+        Some([]) => vec![argument("")],
+        Some(patterns) => patterns.iter().map(|pattern| argument(pattern)).collect(),
+    }
+}

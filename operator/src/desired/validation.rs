@@ -1,0 +1,309 @@
+//! From a stack's spec to a plan: defaults filled in, every field checked. Pure.
+//!
+//! What the API server's schema cannot see is checked here, before anything is written: a stack that cannot be
+//! carried out leaves what runs as it is, and says in a condition which field is wrong and what to do.
+
+use std::cmp::Ordering;
+
+use kube::ResourceExt;
+use lb_crds::load_balancer_stack::{
+    ConflictPolicy, Failback, Images, PartitionPolicy, Placement, PodDisruptionBudget, Speaker,
+};
+use lb_crds::{LoadBalancerStack, Mode};
+use semver::Version;
+
+use crate::args::Config;
+use crate::desired::config::{Monitor, Owner, Plan, Workload};
+use crate::desired::image::Image;
+use crate::desired::render::Component;
+
+/// API version of the stack's kind.
+pub const API_VERSION: &str = "lb-operator.io/v1alpha1";
+/// Replicas of the controller: one leads, one stands by.
+const REPLICAS: i32 = 2;
+
+/// What is wrong with a spec: which field, and what to do.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SpecError {
+    /// The version cannot be read.
+    #[error(
+        "spec.version: {0:?} is not a version: write it like 0.1.0, or remove the field to follow the operator"
+    )]
+    VersionSyntax(String),
+    /// The version is newer than the operator.
+    #[error(
+        "spec.version: this operator is of version {own} and can not install {asked}: upgrade the operator first, or \
+         remove the field to follow it"
+    )]
+    VersionTooNew {
+        /// The version asked for.
+        asked: Version,
+        /// The operator's version.
+        own: Version,
+    },
+    /// The version is older than the one before the operator's.
+    #[error(
+        "spec.version: this operator of version {own} installs {} and no longer {asked}: remove the field to \
+         follow the operator, or go back to an operator that installs that version", installs(.own)
+    )]
+    VersionTooOld {
+        /// The version asked for.
+        asked: Version,
+        /// The operator's version.
+        own: Version,
+    },
+    /// The image of another version cannot be told from the operator's own.
+    #[error(
+        "spec.version: the operator's image of the {component} is pinned by a digest, which is that of version {own}: set \
+         spec.images.{component}.digest to the digest of {asked}, or remove spec.version to follow the operator"
+    )]
+    Pinned {
+        /// Which program.
+        component: &'static str,
+        /// The version asked for.
+        asked: String,
+        /// The operator's version.
+        own: String,
+    },
+    /// No controller may ever be evicted.
+    #[error(
+        "spec.podDisruptionBudget.controllerMinAvailable: {kept} of {replicas} controllers leaves none that may be evicted, and \
+         every drain of their nodes would wait for ever: make it less than spec.controller.replicas, or remove it"
+    )]
+    Budget {
+        /// How many are to be left.
+        kept: i32,
+        /// How many there are.
+        replicas: i32,
+    },
+    /// A regular expression cannot be read.
+    #[error("spec.speaker.excludedInterfaces[{index}]: {pattern:?} is not a regular expression: {error}")]
+    Interfaces {
+        /// Which entry.
+        index: usize,
+        /// The entry.
+        pattern: String,
+        /// What is wrong with it.
+        error: String,
+    },
+}
+
+/// The namespace of a stack, also when the rest of it cannot be carried out.
+#[must_use]
+pub fn namespace(stack: &LoadBalancerStack, config: &Config) -> String {
+    stack.spec.namespace.as_ref().unwrap_or(&config.namespace).clone()
+}
+
+/// What the spec asks for and this cluster does not have.
+#[must_use]
+pub fn missing_prerequisite(stack: &LoadBalancerStack, monitors_exist: bool) -> Option<String> {
+    (monitor_mode(stack) == Mode::Enabled && !monitors_exist).then(|| {
+        "spec.monitoring.serviceMonitor.mode: it is Enabled and this cluster has no kind ServiceMonitor: install the \
+         Prometheus Operator, or set it to Auto"
+            .to_owned()
+    })
+}
+
+/// The plan for a stack. `monitors_exist` tells whether the cluster has the kind ServiceMonitor.
+///
+/// # Errors
+/// When a field cannot be carried out.
+pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) -> Result<Plan, SpecError> {
+    let spec = stack.spec.clone();
+    let images = spec.images.unwrap_or_default();
+    let controller = spec.controller.unwrap_or_default();
+    let speaker = spec.speaker.unwrap_or_default();
+    let monitor = spec.monitoring.and_then(|monitoring| monitoring.service_monitor);
+    let monitor = monitor.unwrap_or_default();
+    let policy = spec.network_policy.unwrap_or_default();
+    let budget = spec.pod_disruption_budget.unwrap_or_default();
+    check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
+    let speaker_settings = settings(&speaker);
+    // What is rendered is the same for every version that is installed. Where a version needs something else, its own
+    // rendering begins at `Plan::version`.
+    let version = version(spec.version.as_deref(), config)?;
+    let image = |component| image(component, &version, config, &images);
+    let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
+    let controller_replicas = controller.replicas.unwrap_or(REPLICAS);
+    let [controllers_kept, speakers_kept] = kept(&budget, controller_replicas)?;
+    Ok(Plan {
+        owner: Owner {
+            name: stack.name_any(),
+            uid: stack.uid().unwrap_or_default(),
+        },
+        namespace: namespace(stack, config),
+        version,
+        log_level: spec.log_level.as_str().to_owned(),
+        load_balancer_class: spec.load_balancer_class,
+        pull_policy: images.pull_policy.as_str().to_owned(),
+        controller_replicas,
+        controller: Workload {
+            image: controller_image,
+            resources: controller.resources,
+            priority_class: controller.priority_class_name,
+            node_selector: controller.node_selector,
+            tolerations: controller.tolerations,
+            affinity: controller.affinity,
+            pod_annotations: controller.pod_annotations,
+        },
+        speaker: Workload {
+            image: speaker_image,
+            resources: speaker.resources,
+            priority_class: speaker.priority_class_name,
+            node_selector: speaker.node_selector,
+            tolerations: speaker.tolerations,
+            affinity: speaker.affinity,
+            pod_annotations: speaker.pod_annotations,
+        },
+        pull_secrets: images.pull_secrets,
+        ignore_exclude_label: speaker.ignore_exclude_label,
+        speaker_settings,
+        excluded_interfaces: speaker.excluded_interfaces,
+        crds: config.manage_crds,
+        adopt: spec.adopt,
+        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then_some(Monitor {
+            labels: monitor.labels,
+            interval: monitor.interval,
+        }),
+        network_policy: is_on(Some(policy.mode)),
+        metrics_from: policy.metrics_from,
+        controllers_kept,
+        speakers_kept,
+    })
+}
+
+/// How many controllers and speakers the PodDisruptionBudgets keep.
+fn kept(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2], SpecError> {
+    if !is_on(Some(budget.mode)) {
+        return Ok([None; 2]);
+    }
+    let controllers = match budget.controller_min_available {
+        Some(kept) if kept >= replicas => return Err(SpecError::Budget { kept, replicas }),
+        Some(kept) => Some(kept),
+        // With a single replica a budget could never be met: it would block every drain of that node for ever.
+        None => (replicas > 1).then_some(1),
+    };
+    Ok([controllers, Some(budget.speaker_min_available.unwrap_or(1))])
+}
+
+/// What the stack says about announcing, as the speaker's variables.
+fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
+    let heartbeat = speaker.heartbeat.clone().unwrap_or_default();
+    let policy = speaker.partition_policy.map(|policy| match policy {
+        PartitionPolicy::Availability => "availability",
+        PartitionPolicy::Majority => "majority",
+    });
+    let failback = speaker.failback.map(|failback| match failback {
+        Failback::Never => "never",
+        Failback::Immediate => "immediate",
+    });
+    // Not told where it is what the speaker does anyway.
+    let placement = speaker.placement.and_then(|placement| match placement {
+        Placement::HashOrder => None,
+        Placement::Balanced => Some("balanced"),
+    });
+    let conflicts = speaker.conflict_policy.map(|policy| match policy {
+        ConflictPolicy::Warn => "warn",
+        ConflictPolicy::Defend => "defend",
+        ConflictPolicy::Yield => "yield",
+    });
+    let number = |number: Option<i32>| number.map(|number| number.to_string());
+    let word = |word: Option<&str>| word.map(str::to_owned);
+    let settings = [
+        (
+            "LB_FAILURE_TIMEOUT_MS",
+            number(heartbeat.failure_timeout_milliseconds),
+        ),
+        ("LB_HEARTBEAT_PORT", number(heartbeat.port)),
+        ("LB_PARTITION_POLICY", word(policy)),
+        ("LB_FAILBACK", word(failback)),
+        ("LB_PLACEMENT", word(placement)),
+        ("LB_CONFLICT_POLICY", word(conflicts)),
+        ("LB_ANNOUNCE_INTERVAL", number(speaker.announce_interval_seconds)),
+        ("LB_RESTART_GRACE", number(speaker.restart_grace_seconds)),
+    ];
+    let named = settings.into_iter();
+    named.filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// An operator installs its own minor version, up to itself, and the one before.
+fn version(asked: Option<&str>, config: &Config) -> Result<String, SpecError> {
+    let Some(asked) = asked else {
+        return Ok(config.version.clone());
+    };
+    let parse = |text: &str| Version::parse(text).map_err(|_| SpecError::VersionSyntax(text.to_owned()));
+    let (asked, own) = (parse(asked)?, parse(&config.version)?);
+    match asked.cmp_precedence(&own) {
+        Ordering::Equal => Ok(config.version.clone()),
+        Ordering::Greater => Err(SpecError::VersionTooNew { asked, own }),
+        Ordering::Less if asked.major == own.major && asked.minor + 1 >= own.minor => Ok(asked.to_string()),
+        Ordering::Less => Err(SpecError::VersionTooOld { asked, own }),
+    }
+}
+
+/// The minor versions that an operator installs.
+fn installs(own: &Version) -> String {
+    let (major, minor) = (own.major, own.minor);
+    match minor.checked_sub(1) {
+        Some(before) => format!("{major}.{before} and {major}.{minor}"),
+        None => format!("{major}.{minor}"),
+    }
+}
+
+/// A speaker given an expression that it cannot read does not start, on any node: that must not get as far.
+fn check_interfaces(patterns: &[String]) -> Result<(), SpecError> {
+    for (index, pattern) in patterns.iter().enumerate() {
+        if let Err(error) = regex::Regex::new(pattern) {
+            // The crate draws a picture of several lines; its last line says what is wrong.
+            let error = error.to_string();
+            let error = error.lines().last().unwrap_or_default();
+            return Err(SpecError::Interfaces {
+                index,
+                pattern: pattern.clone(),
+                error: error.trim_start_matches("error: ").to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The image of a program. Of another version than the operator's it has the same name and another tag, and no digest but
+/// one that the stack gives.
+fn image(component: Component, version: &str, config: &Config, images: &Images) -> Result<String, SpecError> {
+    let (default, own) = match component {
+        Component::Controller => (&config.controller_image, images.controller.as_ref()),
+        Component::Speaker => (&config.speaker_image, images.speaker.as_ref()),
+    };
+    let mut image = Image::parse(default);
+    if let Some(registry) = &images.registry {
+        image = image.from_registry(registry);
+    }
+    if let Some(repository) = own.and_then(|own| own.repository.as_ref()) {
+        image = image.from_repository(repository);
+    }
+    let digest = own.and_then(|own| own.digest.as_ref());
+    if version != config.version {
+        if image.is_pinned() && digest.is_none() {
+            return Err(SpecError::Pinned {
+                component: component.name(),
+                asked: version.to_owned(),
+                own: config.version.clone(),
+            });
+        }
+        image = image.tagged(version);
+    }
+    if let Some(digest) = digest {
+        image = image.pinned(digest);
+    }
+    Ok(image.to_string())
+}
+
+fn monitor_mode(stack: &LoadBalancerStack) -> Mode {
+    let monitoring = stack.spec.monitoring.as_ref();
+    let monitor = monitoring.and_then(|monitoring| monitoring.service_monitor.as_ref());
+    monitor.map_or(Mode::Auto, |monitor| monitor.mode)
+}
+
+fn is_on(mode: Option<Mode>) -> bool {
+    mode != Some(Mode::Disabled)
+}

@@ -1,0 +1,263 @@
+//! Nothing changed, nothing written; and everything that did change is found.
+
+use kube::api::DynamicObject;
+use serde_json::json;
+
+use super::*;
+use crate::desired::config::tests::mk_plan;
+use crate::desired::render::{APPLIED, render};
+use crate::object_id::Kind;
+
+/// What an API server makes of an object: an identity, a version, defaults.
+fn mk_live(wanted: &Wanted, change: impl FnOnce(&mut Value)) -> Live {
+    let mut body = wanted.body.clone();
+    body["metadata"]["uid"] = json!(format!("uid of {}", wanted.id));
+    body["metadata"]["generation"] = json!(1);
+    body["metadata"]["resourceVersion"] = json!("5");
+    if wanted.id.kind == Kind::Secret {
+        body["data"] = json!({"current": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="});
+    }
+    change(&mut body);
+    let object: DynamicObject = serde_json::from_value(body).unwrap();
+    Live::new(wanted.id.kind, object)
+}
+
+fn mk_index(wanted: &[Wanted]) -> Index {
+    let mut index = Index::default();
+    for object in wanted {
+        index.apply(object.id.clone(), mk_live(object, |_| {}));
+    }
+    index
+}
+
+fn mk_wanted() -> Vec<Wanted> {
+    render(&mk_plan()).unwrap()
+}
+
+fn find(wanted: &[Wanted], kind: Kind) -> &Wanted {
+    wanted.iter().find(|wanted| wanted.id.kind == kind).unwrap()
+}
+
+/// Why the first object of a kind would be applied after a change to it.
+fn cause_after(kind: Kind, change: impl FnOnce(&mut Value)) -> Option<Cause> {
+    let wanted = mk_wanted();
+    let mut index = mk_index(&wanted);
+    let object = find(&wanted, kind);
+    index.apply(object.id.clone(), mk_live(object, change));
+    let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+    assert!(todo.prune.is_empty() && todo.apply.len() <= 1, "{todo:?}");
+    todo.apply.first().map(|(_, cause)| *cause)
+}
+
+#[test]
+fn everything_is_applied_in_order_to_an_empty_cluster() {
+    let wanted = mk_wanted();
+    let todo = difference(&wanted, &Index::default(), &Memory::default(), "stack-uid");
+    assert_eq!(todo.apply.len(), wanted.len());
+    assert!(todo.apply.iter().all(|(_, cause)| *cause == Cause::Missing));
+    assert_eq!(todo.apply.first().unwrap().0.id.kind, Kind::Namespace);
+}
+
+#[test]
+fn reconciling_twice_writes_nothing() {
+    let wanted = mk_wanted();
+    let todo = difference(&wanted, &mk_index(&wanted), &Memory::default(), "stack-uid");
+    assert!(todo.is_empty(), "{todo:?}");
+}
+
+#[test]
+fn defaults_and_fields_of_others_are_left_alone() {
+    let change = |body: &mut Value| {
+        body["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("4");
+        body["metadata"]["labels"]["team"] = json!("network");
+        body["spec"]["revisionHistoryLimit"] = json!(10);
+        let template = &mut body["spec"]["template"];
+        template["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] =
+            json!("2026-11-24T00:00:00Z");
+        template["spec"]["restartPolicy"] = json!("Always");
+        let container = &mut template["spec"]["containers"][0];
+        container["terminationMessagePath"] = json!("/dev/termination-log");
+        container["env"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "HTTPS_PROXY", "value": "x"}));
+        body["status"] = json!({"readyReplicas": 2});
+    };
+    assert_eq!(cause_after(Kind::Deployment, change), None);
+}
+
+#[test]
+fn a_field_changed_by_somebody_is_drift() {
+    let cases: Vec<(Kind, &str, Value)> = vec![
+        (Kind::Deployment, "/spec/replicas", json!(0)),
+        (
+            Kind::Deployment,
+            "/spec/template/spec/containers/0/image",
+            json!("evil"),
+        ),
+        (Kind::DaemonSet, "/spec/template/spec/hostNetwork", json!(false)),
+        (Kind::DaemonSet, "/spec/template/spec/tolerations", json!([])),
+        (Kind::PodDisruptionBudget, "/spec/minAvailable", json!(2)),
+        (Kind::Service, "/spec/ports/0/port", json!(80)),
+        (
+            Kind::Namespace,
+            "/metadata/labels/pod-security.kubernetes.io~1enforce",
+            json!("restricted"),
+        ),
+        (Kind::ServiceAccount, "/metadata/ownerReferences", json!([])),
+        (Kind::ClusterRole, "/rules/0/verbs", json!(["*"])),
+        (Kind::CustomResourceDefinition, "/spec/scope", json!("Cluster")),
+    ];
+    for (kind, path, value) in cases {
+        let change = |body: &mut Value| *body.pointer_mut(path).unwrap() = value;
+        assert_eq!(cause_after(kind, change), Some(Cause::Drift), "{kind} {path}");
+    }
+}
+
+#[test]
+fn an_added_privilege_is_drift_although_nothing_is_missing() {
+    let rule = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
+    let add_rule = |body: &mut Value| body["rules"].as_array_mut().unwrap().push(rule);
+    assert_eq!(cause_after(Kind::Role, add_rule), Some(Cause::Drift));
+    let subject = json!({"kind": "User", "name": "eve"});
+    let add_subject = |body: &mut Value| body["subjects"].as_array_mut().unwrap().push(subject);
+    assert_eq!(
+        cause_after(Kind::ClusterRoleBinding, add_subject),
+        Some(Cause::Drift)
+    );
+}
+
+#[test]
+fn a_deletion_by_somebody_is_drift_and_one_by_the_operator_is_not() {
+    let wanted = mk_wanted();
+    let object = find(&wanted, Kind::DaemonSet);
+    let uid = mk_live(object, |_| {}).uid;
+    let cause_after = |delete: fn(&mut Index, &ObjectId, &str)| {
+        let mut index = mk_index(&wanted);
+        delete(&mut index, &object.id, &uid);
+        let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+        todo.apply.first().map(|(_, cause)| *cause)
+    };
+    assert_eq!(
+        cause_after(|index, id, uid| index.delete(id, uid)),
+        Some(Cause::Drift)
+    );
+    assert_eq!(
+        cause_after(|index, id, _| index.reset(id.kind, Vec::new())),
+        Some(Cause::Drift)
+    );
+    assert_eq!(
+        cause_after(|index, id, _| index.discard(id)),
+        Some(Cause::Missing)
+    );
+}
+
+#[test]
+fn a_wish_that_changed_is_no_drift() {
+    let before = mk_wanted();
+    let index = mk_index(&before);
+    let mut plan = mk_plan();
+    plan.log_level = "debug".to_owned();
+    let after = render(&plan).unwrap();
+    let todo = difference(&after, &index, &Memory::default(), "stack-uid");
+    let changed: Vec<_> = todo
+        .apply
+        .iter()
+        .map(|(wanted, cause)| (wanted.id.kind, *cause))
+        .collect();
+    assert_eq!(
+        changed,
+        [
+            (Kind::Deployment, Cause::Changed),
+            (Kind::DaemonSet, Cause::Changed)
+        ]
+    );
+}
+
+#[test]
+fn a_field_no_longer_wanted_is_given_up_although_nothing_is_missing() {
+    let mut plan = mk_plan();
+    plan.load_balancer_class = Some("example.com/lan".to_owned());
+    let index = mk_index(&render(&plan).unwrap());
+    let wanted = mk_wanted();
+    let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+    assert_eq!(todo.apply.len(), 2, "both programs lose a variable");
+}
+
+#[test]
+fn a_value_that_the_server_writes_in_another_form_is_written_once() {
+    let wanted = mk_wanted();
+    let mut index = mk_index(&wanted);
+    let object = find(&wanted, Kind::Deployment);
+    let path = "/spec/template/spec/containers/0/resources/requests/cpu";
+    let answer = mk_live(object, |body| *body.pointer_mut(path).unwrap() = json!("0.01"));
+    let mut memory = Memory::default();
+    index.apply(object.id.clone(), answer.clone());
+    assert_eq!(difference(&wanted, &index, &memory, "stack-uid").apply.len(), 1);
+    memory.remember(object, &answer);
+    assert!(difference(&wanted, &index, &memory, "stack-uid").is_empty());
+}
+
+#[test]
+fn what_is_no_longer_wanted_goes_if_the_stack_owns_it() {
+    let all = mk_wanted();
+    let mut index = mk_index(&all);
+    let mut plan = mk_plan();
+    (plan.controllers_kept, plan.speakers_kept) = (None, None);
+    let stranger = ObjectId::new(Kind::PodDisruptionBudget, "metallb-system", "mine");
+    let mut foreign = mk_live(find(&all, Kind::PodDisruptionBudget), |_| {});
+    foreign.body["metadata"]["ownerReferences"] = json!(null);
+    index.apply(stranger, foreign);
+    let wanted = render(&plan).unwrap();
+    let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+    let names: Vec<_> = todo.prune.iter().map(|(id, _)| id.key.name()).collect();
+    assert_eq!(names, ["metallb-controller", "metallb-speaker"]);
+    assert!(todo.apply.is_empty());
+}
+
+#[test]
+fn the_namespace_and_the_kinds_of_users_data_are_never_deleted() {
+    let wanted = mk_wanted();
+    let index = mk_index(&wanted);
+    let todo = difference(&[], &index, &Memory::default(), "stack-uid");
+    assert!(todo.prune.iter().all(|(id, _)| id.kind.goes_with_the_stack()));
+    assert_eq!(
+        todo.prune.len(),
+        wanted
+            .iter()
+            .filter(|wanted| wanted.id.kind.goes_with_the_stack())
+            .count()
+    );
+}
+
+#[test]
+fn an_object_on_its_way_out_is_awaited() {
+    let change = |body: &mut Value| {
+        body["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
+        body["spec"]["replicas"] = json!(0);
+    };
+    assert_eq!(cause_after(Kind::Deployment, change), None);
+}
+
+#[test]
+fn an_object_of_somebody_else_under_our_name_is_taken_over() {
+    let change = |body: &mut Value| {
+        body["metadata"]["annotations"]
+            .as_object_mut()
+            .unwrap()
+            .remove(APPLIED);
+    };
+    assert_eq!(cause_after(Kind::Deployment, change), Some(Cause::Changed));
+}
+
+#[test]
+fn a_secret_without_its_key_is_put_right_and_its_content_is_kept_by_nobody() {
+    let without = |body: &mut Value| body["data"] = json!({"current": "c2hvcnQ="});
+    assert_eq!(cause_after(Kind::Secret, without), Some(Cause::Drift));
+    let another =
+        |body: &mut Value| body["data"]["current"] = json!("ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=");
+    assert_eq!(cause_after(Kind::Secret, another), None);
+    let wanted = mk_wanted();
+    let live = mk_live(find(&wanted, Kind::Secret), |_| {});
+    assert!(!format!("{live:?}").contains("MDEyMz"));
+}

@@ -1,0 +1,4 @@
+//! Observed state: pods, and the health of the workloads. Pure.
+
+pub mod pods;
+pub mod workload_health;

@@ -1,0 +1,280 @@
+//! What is of interest about a pod of the stack: where it is, whether it is ready, and if not, why not. Pure.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::desired::render::REVISION;
+
+/// Why a container waits, when waiting longer will not help by itself.
+const STUCK: &[&str] = &[
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+];
+
+/// A pod, cut down to what a status tells about it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PodFacts {
+    /// Its label `component`.
+    pub component: String,
+    /// The node that it is bound to; empty while it is unscheduled.
+    pub node: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Whether its node stopped answering, so that nothing about it can change before the node returns.
+    pub node_lost: bool,
+    /// What keeps it from running.
+    pub trouble: Option<Trouble>,
+    /// Its uid.
+    pub uid: String,
+    /// Its label `app.kubernetes.io/version`.
+    pub version: String,
+    /// Revision of the template that it was made of.
+    pub revision: String,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+    /// Since when it is ready.
+    pub ready_since: Option<Timestamp>,
+    /// How often a container was started again after it failed. That its node went down is no failure of it.
+    pub restarts: i32,
+    /// How its images and their programs do: of interest in a pod that is there to pull them.
+    pub trial: Trial,
+}
+
+/// Whether every program of a pod could be started once, and ended well.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Trial {
+    /// Not yet.
+    #[default]
+    Waits,
+    /// All of them.
+    Passed,
+    /// One could not.
+    Failed(Trouble),
+}
+
+/// What keeps a pod from running.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trouble {
+    /// The container, if one is to blame.
+    pub container: Option<String>,
+    /// The kubelet's or the scheduler's word for it.
+    pub reason: String,
+    /// Their explanation.
+    pub message: String,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(container) = &self.container {
+            write!(f, "container {container}: ")?;
+        }
+        f.write_str(&self.reason)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl PodFacts {
+    /// The facts of a pod.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let label = |name| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name));
+        let status = pod.status.clone().unwrap_or_default();
+        let ready = condition(&status, "Ready") == Some("True");
+        let ready_since = status.conditions.iter().flatten();
+        let ready_since = ready_since
+            .filter(|condition| condition.type_ == "Ready" && ready)
+            .find_map(|condition| Some(condition.last_transition_time.as_ref()?.0));
+        Self {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            version: label("app.kubernetes.io/version").cloned().unwrap_or_default(),
+            revision: label(REVISION).cloned().unwrap_or_default(),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            ready_since,
+            restarts: status.container_statuses.iter().flatten().map(failures).sum(),
+            trial: trial(&status),
+            component: label("component").cloned().unwrap_or_default(),
+            node: pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.node_name.clone())
+                .unwrap_or_default(),
+            ready,
+            node_lost: !ready && is_node_lost(&status),
+            trouble: if ready { None } else { trouble(&status) },
+        }
+    }
+}
+
+fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a str> {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition.type_ == type_)?;
+    Some(&found.status)
+}
+
+/// The node controller takes `Ready` from the pods of a node that is lost and leaves all else as the kubelet last
+/// said it: containers that are ready in a pod that is not.
+fn is_node_lost(status: &PodStatus) -> bool {
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    !containers.is_empty()
+        && containers.iter().all(|container| container.ready)
+        && condition(status, "ContainersReady") == Some("True")
+}
+
+fn trouble(status: &PodStatus) -> Option<Trouble> {
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    if let Some(trouble) = containers.iter().find_map(container_trouble) {
+        return Some(trouble);
+    }
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let unscheduled = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some(Trouble {
+        container: None,
+        reason: unscheduled
+            .reason
+            .clone()
+            .unwrap_or_else(|| "Unschedulable".to_owned()),
+        message: unscheduled.message.clone().unwrap_or_default(),
+    })
+}
+
+/// A container whose node went down has ended too, and the kubelet does not know how.
+fn failures(container: &ContainerStatus) -> i32 {
+    let ended = container
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref());
+    let known = ended.is_some_and(|ended| {
+        let reason = ended.reason.as_deref().unwrap_or_default();
+        !matches!(reason, "Unknown" | "ContainerStatusUnknown" | "NodeShutdown") && ended.exit_code != 255
+    });
+    if known { container.restart_count } else { 0 }
+}
+
+fn trial(status: &PodStatus) -> Trial {
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let passed = |container: &ContainerStatus| {
+        let states = [container.state.as_ref(), container.last_state.as_ref()];
+        let mut ended = states
+            .into_iter()
+            .flatten()
+            .filter_map(|state| state.terminated.as_ref());
+        ended.any(|ended| ended.exit_code == 0)
+    };
+    if !containers.is_empty() && containers.iter().all(passed) {
+        return Trial::Passed;
+    }
+    let others = containers.iter().filter(|container| !passed(container));
+    match others.filter_map(container_trouble).next() {
+        Some(trouble) => Trial::Failed(trouble),
+        None => Trial::Waits,
+    }
+}
+
+fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting
+        .reason
+        .as_ref()
+        .filter(|reason| STUCK.contains(&reason.as_str()))?;
+    // A crash loop explains itself only by how the last run ended.
+    let ended = container
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref())
+        .map(|ended| {
+            let reason = ended.reason.as_deref().unwrap_or("Error");
+            format!("last run ended with exit code {} ({reason})", ended.exit_code)
+        });
+    let message = match ended {
+        Some(ended) if reason == "CrashLoopBackOff" => ended,
+        _ => waiting.message.clone().unwrap_or_default(),
+    };
+    Some(Trouble {
+        container: Some(container.name.clone()),
+        reason: reason.clone(),
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn mk_facts(status: Value) -> PodFacts {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "speaker-x", "labels": {"component": "speaker"}},
+            "spec": {"nodeName": "n1", "containers": []},
+            "status": status,
+        }))
+        .unwrap();
+        PodFacts::of(&pod)
+    }
+
+    fn mk_container(ready: bool, state: &Value, last: &Value) -> Value {
+        json!({"name": "speaker", "image": "", "imageID": "", "restartCount": 0, "ready": ready, "state": state, "lastState": last})
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_pulled_is_trouble_that_names_the_container() {
+        let state =
+            json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"x\""}});
+        let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &json!({}))]}));
+        let trouble = facts.trouble.unwrap();
+        assert_eq!(trouble.container.as_deref(), Some("speaker"));
+        assert_eq!(trouble.reason, "ImagePullBackOff");
+        assert!(trouble.message.contains("Back-off"));
+    }
+
+    #[test]
+    fn a_crash_loop_tells_how_the_last_run_ended() {
+        let state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}});
+        let last = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &last)]}));
+        assert_eq!(
+            facts.trouble.unwrap().message,
+            "last run ended with exit code 137 (OOMKilled)"
+        );
+    }
+
+    #[test]
+    fn a_container_being_created_is_no_trouble() {
+        let state = json!({"waiting": {"reason": "ContainerCreating"}});
+        let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &json!({}))]}));
+        assert_eq!(facts.trouble, None);
+        assert!(!facts.node_lost);
+    }
+
+    #[test]
+    fn a_pod_that_fits_no_node_is_trouble() {
+        let facts = mk_facts(json!({"conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"},
+        ]}));
+        assert_eq!(facts.trouble.unwrap().message, "0/3 nodes are available");
+    }
+
+    #[test]
+    fn ready_containers_in_a_pod_that_is_not_mean_a_lost_node() {
+        let state = json!({"running": {}});
+        let facts = mk_facts(json!({
+            "conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}],
+            "containerStatuses": [mk_container(true, &state, &json!({}))],
+        }));
+        assert!(facts.node_lost);
+    }
+}

@@ -1,0 +1,325 @@
+//! From what exists to how the stack is doing: counts of each program, and what keeps them from running. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::desired::render::{Component, pre_pull};
+use crate::index::Index;
+use crate::object_id::{Kind, ObjectId};
+use crate::observe::pods::PodFacts;
+
+/// Troubles listed in a message; the rest is counted.
+const LISTED: usize = 3;
+
+/// How one program is doing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ComponentState {
+    /// Which program.
+    pub component: Component,
+    /// Pods that there are to be.
+    pub desired: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+    /// Pods of the present template.
+    pub updated: i32,
+    /// Pods whose node stopped answering. Nothing can be done about them, so nothing waits for them.
+    pub lost: i32,
+    /// Version that the workload is to run.
+    pub version: Option<String>,
+    /// Whether the workload has become what it is to be.
+    pub settled: bool,
+    /// What Kubernetes says when the workload makes no progress.
+    pub stalled: Option<String>,
+    /// How many pods there are of each version.
+    pub versions: BTreeMap<String, i32>,
+}
+
+/// How the stack is doing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Observed {
+    /// The controller.
+    pub controller: ComponentState,
+    /// The speakers.
+    pub speaker: ComponentState,
+    /// What keeps pods from running, one sentence each; the first few, then how many more.
+    pub troubles: Vec<String>,
+}
+
+impl Observed {
+    /// Both programs.
+    #[must_use]
+    pub fn components(&self) -> [&ComponentState; 2] {
+        [&self.controller, &self.speaker]
+    }
+
+    /// Whether both programs are what they are to be.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.controller.settled && self.speaker.settled
+    }
+}
+
+/// Looks at the workloads and pods in the stack's namespace.
+#[must_use]
+pub fn observe(index: &Index, namespace: &str) -> Observed {
+    Observed {
+        controller: controller(index, namespace),
+        speaker: speaker(index, namespace),
+        troubles: troubles(index, namespace),
+    }
+}
+
+fn controller(index: &Index, namespace: &str) -> ComponentState {
+    let component = Component::Controller;
+    let body = body(index, Kind::Deployment, namespace, component);
+    let status = &body["status"];
+    let desired = number(&body["spec"]["replicas"]);
+    let ready = number(&status["readyReplicas"]);
+    let updated = number(&status["updatedReplicas"]);
+    let total = number(&status["replicas"]);
+    ComponentState {
+        component,
+        desired,
+        ready,
+        updated,
+        lost: 0,
+        version: version(body),
+        // No pod of an older template is left either.
+        settled: is_observed(body) && updated >= desired && ready >= desired && total <= updated,
+        stalled: stalled(status),
+        versions: versions(index, namespace, component),
+    }
+}
+
+fn speaker(index: &Index, namespace: &str) -> ComponentState {
+    let component = Component::Speaker;
+    let body = body(index, Kind::DaemonSet, namespace, component);
+    let status = &body["status"];
+    let desired = number(&status["desiredNumberScheduled"]);
+    let ready = number(&status["numberReady"]);
+    let updated = number(&status["updatedNumberScheduled"]);
+    let lost = pods_of(index, namespace, component.name())
+        .filter(|(_, pod)| pod.node_lost)
+        .count();
+    let lost = i32::try_from(lost).unwrap_or(i32::MAX);
+    ComponentState {
+        component,
+        desired,
+        ready,
+        updated,
+        lost,
+        version: version(body),
+        settled: is_observed(body)
+            && updated.saturating_add(lost) >= desired
+            && ready.saturating_add(lost) >= desired,
+        stalled: None,
+        versions: versions(index, namespace, component),
+    }
+}
+
+fn body<'a>(index: &'a Index, kind: Kind, namespace: &str, component: Component) -> &'a Value {
+    const ABSENT: &Value = &Value::Null;
+    index
+        .get(&ObjectId::new(kind, namespace, component.name()))
+        .map_or(ABSENT, |live| &live.body)
+}
+
+/// Whether the status is about the present spec, and not about one before it.
+pub(crate) fn is_observed(body: &Value) -> bool {
+    match (
+        body["metadata"]["generation"].as_i64(),
+        body["status"]["observedGeneration"].as_i64(),
+    ) {
+        (Some(generation), Some(observed)) => observed >= generation,
+        _ => false,
+    }
+}
+
+fn number(value: &Value) -> i32 {
+    value
+        .as_i64()
+        .and_then(|number| i32::try_from(number).ok())
+        .unwrap_or(0)
+}
+
+fn version(body: &Value) -> Option<String> {
+    let labels = body.pointer("/spec/template/metadata/labels")?;
+    Some(labels.get("app.kubernetes.io/version")?.as_str()?.to_owned())
+}
+
+fn stalled(status: &Value) -> Option<String> {
+    let conditions = status["conditions"].as_array()?;
+    let progressing = conditions
+        .iter()
+        .find(|condition| condition["type"] == "Progressing" && condition["status"] == "False")?;
+    Some(
+        progressing["message"]
+            .as_str()
+            .unwrap_or("the Deployment makes no progress")
+            .to_owned(),
+    )
+}
+
+pub(crate) fn pods_of<'a>(
+    index: &'a Index,
+    namespace: &'a str,
+    component: &'a str,
+) -> impl Iterator<Item = (&'a lb_runtime::Key, &'a PodFacts)> {
+    index
+        .pods(namespace)
+        .filter(move |(_, pod)| pod.component == component)
+}
+
+fn versions(index: &Index, namespace: &str, component: Component) -> BTreeMap<String, i32> {
+    let mut versions = BTreeMap::new();
+    for (_, pod) in pods_of(index, namespace, component.name()) {
+        *versions.entry(pod.version.clone()).or_default() += 1;
+    }
+    versions
+}
+
+fn troubles(index: &Index, namespace: &str) -> Vec<String> {
+    // Pods that pull images end again and again, as they should: see `render::pre_pull`.
+    let pods = index
+        .pods(namespace)
+        .filter(|(_, pod)| pod.component != pre_pull::NAME);
+    let mut all = pods.filter_map(|(key, pod)| {
+        let trouble = pod.trouble.as_ref().filter(|_| !pod.node_lost)?;
+        let mut text = format!("pod {}", key.name());
+        if !pod.node.is_empty() {
+            text.push_str(&format!(" on node {}", pod.node));
+        }
+        let of = if trouble.container.is_some() { ", " } else { ": " };
+        text.push_str(&format!("{of}{trouble}"));
+        Some(text)
+    });
+    let mut troubles: Vec<_> = all.by_ref().take(LISTED).collect();
+    let more = all.count();
+    if more > 0 {
+        troubles.push(format!("and {more} more"));
+    }
+    troubles
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use kube::api::DynamicObject;
+    use serde_json::json;
+
+    use super::*;
+    use crate::index::Live;
+
+    pub(crate) fn mk_controller(index: &mut Index, generation: i64, observed: i64, counts: [i32; 4]) {
+        let [desired, total, updated, ready] = counts;
+        let body = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "controller", "namespace": "metallb-system", "uid": "c", "generation": generation},
+            "spec": {
+                "replicas": desired,
+                "template": {"metadata": {"labels": {"app.kubernetes.io/version": "0.1.0"}}},
+            },
+            "status": {
+                "observedGeneration": observed, "replicas": total, "updatedReplicas": updated, "readyReplicas": ready,
+            },
+        });
+        insert(index, Kind::Deployment, body);
+    }
+
+    pub(crate) fn mk_speaker(index: &mut Index, generation: i64, observed: i64, counts: [i32; 3]) {
+        let [desired, updated, ready] = counts;
+        let body = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": {"name": "speaker", "namespace": "metallb-system", "uid": "s", "generation": generation},
+            "spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/version": "0.1.0"}}}},
+            "status": {
+                "observedGeneration": observed, "desiredNumberScheduled": desired,
+                "updatedNumberScheduled": updated, "numberReady": ready,
+            },
+        });
+        insert(index, Kind::DaemonSet, body);
+    }
+
+    fn insert(index: &mut Index, kind: Kind, body: Value) {
+        let object: DynamicObject = serde_json::from_value(body).unwrap();
+        let name = object.metadata.name.clone().unwrap();
+        index.apply(
+            ObjectId::new(kind, "metallb-system", &name),
+            Live::new(kind, object),
+        );
+    }
+
+    pub(crate) fn mk_pod(index: &mut Index, name: &str, status: Value) {
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "metallb-system", "labels": {"component": "speaker"}},
+            "spec": {"nodeName": "n3", "containers": []},
+            "status": status,
+        }))
+        .unwrap();
+        index.apply_pod(&pod);
+    }
+
+    #[test]
+    fn a_workload_is_settled_once_its_status_is_about_its_present_spec_and_complete() {
+        // (generation, observed, [desired, total, updated, ready]) and whether that is settled
+        let cases = [
+            (1, 1, [2, 2, 2, 2], true),
+            (2, 1, [2, 2, 2, 2], false),
+            (1, 1, [2, 3, 2, 2], false),
+            (1, 1, [2, 2, 1, 2], false),
+            (1, 1, [2, 2, 2, 1], false),
+        ];
+        for (generation, observed, counts, settled) in cases {
+            let mut index = Index::default();
+            mk_controller(&mut index, generation, observed, counts);
+            let state = observe(&index, "metallb-system").controller;
+            assert_eq!(state.settled, settled, "{generation} {observed} {counts:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_not_settled() {
+        assert!(!observe(&Index::default(), "metallb-system").settled());
+    }
+
+    #[test]
+    fn a_powered_off_node_does_not_keep_the_stack_waiting() {
+        let mut index = Index::default();
+        mk_speaker(&mut index, 1, 1, [3, 3, 2]);
+        assert!(!observe(&index, "metallb-system").speaker.settled);
+        mk_pod(
+            &mut index,
+            "speaker-x",
+            json!({
+                "conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}],
+                "containerStatuses": [
+                    {"name": "speaker", "image": "", "imageID": "", "restartCount": 0, "ready": true, "state": {}},
+                ],
+            }),
+        );
+        let state = observe(&index, "metallb-system").speaker;
+        assert!(state.settled && state.lost == 1);
+    }
+
+    #[test]
+    fn a_trouble_names_pod_node_container_and_reason_and_many_are_counted() {
+        let mut index = Index::default();
+        for number in 0..5 {
+            mk_pod(
+                &mut index,
+                &format!("speaker-{number}"),
+                json!({"containerStatuses": [{
+                    "name": "speaker", "image": "", "imageID": "", "restartCount": 0, "ready": false,
+                    "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}},
+                }]}),
+            );
+        }
+        let troubles = observe(&index, "metallb-system").troubles;
+        assert_eq!(
+            troubles.first().unwrap(),
+            "pod speaker-0 on node n3, container speaker: ErrImagePull: not found"
+        );
+        assert_eq!(troubles.len(), 4);
+        assert_eq!(troubles.last().unwrap(), "and 2 more");
+    }
+}

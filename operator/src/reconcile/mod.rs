@@ -1,0 +1,571 @@
+//! The operator's one task: events into the index, and, while this process leads, from the index to writes.
+//!
+//! ```text
+//! watches ──► Index ──► Plan ──► render ──► difference ──► preflight ──► apply, delete ──► Index
+//!                └───────────► observe ──► status ──────► patch, events
+//! ```
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use lb_crds::LoadBalancerStack;
+use lb_crds::load_balancer_stack::{Revision, UpgradeStep};
+use lb_runtime::events::{EventKind, Events};
+use lb_runtime::watch::Change;
+use serde_json::Value;
+
+use crate::adoption::Admitted;
+use crate::apply::retry::Retries;
+use crate::apply::{WriteError, Writer};
+use crate::args::Config;
+use crate::deletion::blockers::Claims;
+use crate::desired::config::Plan;
+use crate::desired::render::{Wanted, render};
+use crate::desired::validation;
+use crate::drift::diff::{self, Cause, Difference, difference};
+use crate::drift::field_owner;
+use crate::drift::limiter::Conflicts;
+use crate::index::Index;
+use crate::keys::rotation::Rotation;
+use crate::metrics::Metrics;
+use crate::object_id::Kind;
+use crate::observe::workload_health::observe;
+use crate::status::{Reason, Situation, Upgrades};
+use crate::upgrade::objects::{self, Sights};
+use crate::upgrade::observer::Witness;
+use crate::upgrade::plan::proposal;
+use crate::upgrade::{Memory, Orders, Restart, Seen, advance, orders};
+use crate::watch::Event;
+
+mod adoption;
+mod deletion;
+mod keys;
+mod preflight;
+mod status;
+
+use deletion::Course;
+
+/// Under which the retries of the status are kept.
+const STATUS: &str = "status";
+/// How often an upgrade is looked at when nothing changes: some of its steps wait for time alone.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The state of the operator.
+pub struct Operator {
+    config: Config,
+    writer: Writer,
+    events: Events,
+    metrics: Metrics,
+    index: Index,
+    stack: Option<LoadBalancerStack>,
+    monitors_exist: bool,
+    memory: diff::Memory,
+    conflicts: Conflicts,
+    retries: Retries,
+    /// There while an upgrade is under way.
+    witness: Option<Witness>,
+    /// Whether an upgrade that was under way when this process began has been taken over.
+    resumed: bool,
+    rotation: Rotation,
+    preflight: preflight::Preflight,
+    adoption: adoption::Adoption,
+    /// There while the stack is being deleted.
+    claims: Option<Claims>,
+    /// Since when no Service has had an address of a stack that is being deleted.
+    clear_since: Option<Instant>,
+}
+
+/// What came of one comparison.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Outcome {
+    /// When to try again even if nothing changes.
+    pub again_in: Option<Duration>,
+}
+
+impl Operator {
+    /// An operator that knows nothing yet.
+    #[must_use]
+    pub fn new(config: Config, writer: Writer, events: Events, metrics: Metrics) -> Self {
+        Self {
+            config,
+            writer,
+            events,
+            metrics,
+            index: Index::default(),
+            stack: None,
+            monitors_exist: false,
+            memory: diff::Memory::default(),
+            witness: None,
+            resumed: false,
+            conflicts: Conflicts::default(),
+            retries: Retries::default(),
+            rotation: Rotation::default(),
+            preflight: preflight::Preflight::default(),
+            adoption: adoption::Adoption::default(),
+            claims: None,
+            clear_since: None,
+        }
+    }
+
+    /// Takes in an event.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Stack(change) => match *change {
+                Change::Apply(stack) => self.stack = Some(stack),
+                Change::Delete(key) => {
+                    if self.stack.take().is_some() {
+                        tracing::info!(stack = %key, "stack deleted");
+                        self.metrics.conditions.reset();
+                    }
+                }
+                // Only a newer version of the API could bring this about: what runs is left alone.
+                Change::Invalid { key, error } => {
+                    tracing::error!(stack = %key, error, "stack not understood and ignored: upgrade the operator");
+                }
+                Change::Listing | Change::Synced => {}
+            },
+            Event::Applied(id, live) => self.index.apply(id, *live),
+            Event::Deleted(id, uid) => self.index.delete(&id, &uid),
+            Event::Listed(kind, listed) => self.index.reset(kind, listed),
+            Event::Pod(change) => match *change {
+                Change::Apply(pod) => self.index.apply_pod(&pod),
+                Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
+                Change::Listing | Change::Synced => {}
+            },
+            Event::Claim(claim) => {
+                if let Some(claims) = &mut self.claims {
+                    claims.see(*claim);
+                }
+            }
+            Event::Sight(sight) => {
+                if let Some(witness) = &mut self.witness {
+                    witness.see(*sight);
+                }
+            }
+            Event::Monitors(exist) => {
+                self.monitors_exist = exist;
+                if !exist {
+                    self.index.reset(Kind::ServiceMonitor, Vec::new());
+                }
+            }
+        }
+    }
+
+    /// Brings about what the stack asks for, as far as it is not so already, and tells about it in the status.
+    /// `leads` is asked before each write.
+    pub async fn reconcile(&mut self, leads: impl Fn() -> bool) -> Outcome {
+        let Some(stack) = self.stack.clone() else {
+            return Outcome::default();
+        };
+        let _timer = self.metrics.reconcile_seconds.start_timer();
+        let mut work = Work::default();
+        let course = self
+            .course(&validation::namespace(&stack, &self.config), &leads, &mut work)
+            .await;
+        if matches!(course, Course::Gone) {
+            return Outcome {
+                again_in: work.again_in,
+            };
+        }
+        self.metrics.reconciles.inc();
+        let plan = validation::plan(&stack, &self.config, self.monitors_exist);
+        let namespace = plan.as_ref().map_or_else(
+            |_| validation::namespace(&stack, &self.config),
+            |plan| plan.namespace.clone(),
+        );
+        let mut situation = Situation {
+            generation: stack.metadata.generation.unwrap_or_default(),
+            operator_version: self.config.version.clone(),
+            target_version: plan.as_ref().ok().map(|plan| plan.version.clone()),
+            paused: stack.spec.paused,
+            invalid: plan.as_ref().err().map(ToString::to_string),
+            failures: Vec::new(),
+            pending: Vec::new(),
+            observed: observe(&self.index, &namespace),
+            preflight: Vec::new(),
+            blocked: None,
+            deletion: None,
+            adoption: None,
+            upgrade: Upgrades {
+                memory: stack.status.as_ref().map(Memory::of).unwrap_or_default(),
+                ..Upgrades::default()
+            },
+        };
+        match course {
+            Course::Gone => {}
+            // To put back what is being taken down would hold up the deletion.
+            Course::Leave(report) => situation.deletion = Some(report),
+            Course::GoBack(report) => {
+                // The next installation is a first one.
+                situation.upgrade.memory = situation.upgrade.memory.forgotten();
+                situation.adoption = Some(report);
+            }
+            Course::Run(report) => {
+                situation.deletion = report;
+                match &plan {
+                    Ok(plan) => {
+                        self.bring_about(plan, &stack, &mut situation, &leads, &mut work)
+                            .await
+                    }
+                    Err(_) => situation.upgrade.memory.halt(Timestamp::now()),
+                }
+            }
+        }
+        situation.failures.append(&mut work.failures);
+        situation.observed = observe(&self.index, &namespace);
+        // What waits for the checks is not looked at yet: the status goes on being about the spec before.
+        let waits = situation.blocked.is_some() && situation.preflight.is_empty();
+        if leads() && !waits {
+            self.tell(&situation, &mut work).await;
+        }
+        if work.write_failed {
+            self.metrics.errors.inc();
+        }
+        Outcome {
+            again_in: work.again_in,
+        }
+    }
+
+    /// What is to be applied now. The number of controllers is left out where the stack names none and an autoscaler has
+    /// set one.
+    fn wanted(
+        &self,
+        rendered: &[Wanted],
+        plan: &Plan,
+        target: &Revision,
+        memory: &Memory,
+        orders: &Orders,
+    ) -> Vec<Wanted> {
+        let stack = self.stack.as_ref();
+        let own = stack.and_then(|stack| stack.spec.controller.as_ref());
+        let leaves = own.and_then(|own| own.replicas).is_none();
+        let wanted = objects::wanted(rendered, plan, target, memory, orders, &self.index);
+        let each = wanted.into_iter().map(|mut wanted| {
+            let autoscaled = leaves
+                && wanted.id.kind == Kind::Deployment
+                && self.index.get(&wanted.id).is_some_and(field_owner::is_autoscaled);
+            match wanted.body.pointer_mut("/spec").and_then(Value::as_object_mut) {
+                Some(spec) if autoscaled => {
+                    spec.remove("replicas");
+                    Wanted::seal(wanted.id, wanted.body)
+                }
+                _ => wanted,
+            }
+        });
+        each.collect()
+    }
+
+    /// Brings about what a plan asks for.
+    async fn bring_about(
+        &mut self,
+        plan: &Plan,
+        stack: &LoadBalancerStack,
+        situation: &mut Situation,
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        let rendered = match render(plan) {
+            Ok(rendered) => rendered,
+            Err(error) => {
+                work.failures.push((Reason::WriteFailed, error.to_string()));
+                return;
+            }
+        };
+        if let Some(missing) = validation::missing_prerequisite(stack, self.monitors_exist) {
+            work.failures.push((Reason::MissingPrerequisite, missing));
+        }
+        self.check(stack, plan);
+        situation.preflight.clone_from(&self.preflight.verdict.checks);
+        let observed = situation.observed.clone();
+        let (admitted, adoption) = self.adopt(stack, plan, &rendered, &observed, leads, work).await;
+        situation.adoption = adoption;
+        self.roll_out(plan, &rendered, admitted, situation, leads, work)
+            .await;
+        if !stack.spec.paused {
+            self.rotate(stack, &plan.namespace, leads, work).await;
+        }
+        self.plan_look(stack, plan, situation.blocked.is_some(), work);
+    }
+
+    /// Goes on with an upgrade if there is one, and carries out its orders.
+    async fn roll_out(
+        &mut self,
+        plan: &Plan,
+        rendered: &[Wanted],
+        admitted: Admitted,
+        situation: &mut Situation,
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        let target = objects::revision(rendered, &plan.version);
+        let before = situation.upgrade.memory.clone();
+        let leader = match self.leader_if_it_matters(plan, &before, situation).await {
+            Ok(leader) => leader,
+            Err(error) => return work.waits(error.to_string(), TICK),
+        };
+        let now = Timestamp::now();
+        let seen = self.look(plan, rendered, &target, &before, situation, leader.as_deref());
+        let mut memory = before.clone();
+        if !std::mem::replace(&mut self.resumed, true) {
+            memory.resume(now);
+        }
+        let (memory, news) = advance(&memory, &seen, now);
+        let orders = orders(&memory, &seen, now);
+        situation.upgrade = Upgrades {
+            plan: orders.waits.then(|| {
+                let hash = memory.plan_hash(&seen);
+                let (observed, settings) = (&situation.observed, &seen.settings);
+                proposal(hash, &plan.version, rendered, &self.index, observed, settings)
+            }),
+            rejected: memory.rejects(&seen).map(|rejected| rejected.reason.clone()),
+            obstacle: seen.obstacle.clone(),
+            memory,
+        };
+        let memory = situation.upgrade.memory.clone();
+        situation.blocked = self.blocks_upgrade(&memory);
+        if memory != before {
+            // Nothing follows from a state that is not written: whoever goes on from here has to know it.
+            if !leads() || !self.tell(situation, work).await {
+                situation.upgrade.memory = before;
+                return;
+            }
+            self.metrics.upgraded(&before, &memory);
+            self.announce_upgrade(&news);
+        }
+        if orders.ticks {
+            work.again_in(TICK);
+        }
+        if let Some(refused) = seen.kinds_refused.filter(|_| orders.kinds) {
+            work.failures.push((Reason::WriteFailed, refused));
+        }
+        let mut wanted = self.wanted(rendered, plan, &target, &memory, &orders);
+        let adoption = situation.adoption.as_ref();
+        wanted.extend(adoption::besides(admitted, adoption, plan, &target.revision));
+        if seen.paused {
+            situation.pending = self.pending(&wanted, plan);
+            situation.blocked = None;
+            return;
+        }
+        self.carry_out(&wanted, plan, admitted, leads, work).await;
+        situation.blocked = situation.blocked.take().or(work.blocked.take());
+        self.restart(&plan.namespace, &orders.restart, leads, work).await;
+    }
+
+    /// What the machine of upgrades sees.
+    fn look(
+        &self,
+        plan: &Plan,
+        rendered: &[Wanted],
+        target: &Revision,
+        memory: &Memory,
+        situation: &Situation,
+        leader: Option<&str>,
+    ) -> Seen {
+        let sights = Sights {
+            plan,
+            rendered,
+            target,
+            memory,
+            upgrade: self.stack.as_ref().and_then(|stack| stack.spec.upgrade.as_ref()),
+            generation: situation.generation,
+            paused: situation.paused,
+            operator_version: &self.config.version,
+            index: &self.index,
+            observed: &situation.observed,
+            witness: self.witness.as_ref(),
+            leader,
+        };
+        let first = objects::seen(&sights, &Difference::default());
+        // Whether everything is as wanted is asked of what is wanted now, and not of what is to be in the end.
+        let present = orders(memory, &first, Timestamp::now());
+        let wanted = self.wanted(rendered, plan, target, memory, &present);
+        let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
+        let mut seen = objects::seen(&sights, &todo);
+        seen.obstacle = seen.obstacle.or_else(|| self.preflight.verdict.blocks.clone());
+        seen
+    }
+
+    /// The pod that leads the controllers, while an upgrade waits for a new one to lead.
+    async fn leader_if_it_matters(
+        &self,
+        plan: &Plan,
+        memory: &Memory,
+        situation: &Situation,
+    ) -> Result<Option<String>, WriteError> {
+        let step = memory.upgrade.as_ref().map(|upgrade| upgrade.step);
+        if step == Some(UpgradeStep::Controller) && situation.observed.controller.settled {
+            self.writer.leader(&plan.namespace).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Replaces pods.
+    async fn restart(
+        &mut self,
+        namespace: &str,
+        pods: &[Restart],
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        for pod in pods {
+            if !leads() {
+                return;
+            }
+            let what = format!("deletion of pod {}", pod.name);
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &pod.uid) {
+                work.waits(message.to_owned(), wait);
+                continue;
+            }
+            match self.writer.restart(namespace, pod).await {
+                Ok(()) => {
+                    self.metrics.writes.with_label_values(&["Pod"]).inc();
+                    self.index.doom(&pod.uid);
+                    self.retries.succeeded(&what);
+                    tracing::info!(pod = pod.name, node = pod.node, "speaker replaced");
+                }
+                Err(error) => self.failed(&what, &pod.uid, &error, work),
+            }
+        }
+    }
+
+    /// The namespace whose proofs of an upgrade are to be watched; none while nothing is under way.
+    #[must_use]
+    pub fn looks_at(&mut self) -> Option<String> {
+        let stack = self.stack.as_ref()?;
+        let is_under_way = stack
+            .status
+            .as_ref()
+            .is_some_and(|status| status.upgrade.is_some());
+        if !is_under_way {
+            self.witness = None;
+            return None;
+        }
+        let class = stack.spec.load_balancer_class.clone();
+        self.witness.get_or_insert_with(|| Witness::new(class));
+        Some(validation::namespace(stack, &self.config))
+    }
+
+    /// What differs from the spec and is left so.
+    fn pending(&self, wanted: &[Wanted], plan: &Plan) -> Vec<String> {
+        let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
+        let apply = todo.apply.iter().map(|(wanted, _)| wanted.id.to_string());
+        apply
+            .chain(todo.prune.iter().map(|(id, _)| id.to_string()))
+            .collect()
+    }
+
+    /// Applies what is missing or different, and deletes what is no longer wanted.
+    async fn carry_out(
+        &mut self,
+        wanted: &[Wanted],
+        plan: &Plan,
+        admitted: Admitted,
+        leads: &impl Fn() -> bool,
+        work: &mut Work,
+    ) {
+        let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
+        // What was begun is brought to an end: MetalLB's controller is gone, and somebody has to give addresses.
+        let todo = if self.has_begun_to_adopt(&plan.namespace) {
+            todo
+        } else {
+            self.admit(todo, work)
+        };
+        let todo = adoption::admit(todo, admitted);
+        for (wanted, cause) in todo.apply {
+            if !leads() {
+                return;
+            }
+            let id = &wanted.id;
+            let what = id.to_string();
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &wanted.digest) {
+                work.waits(message.to_owned(), wait);
+                continue;
+            }
+            if cause == Cause::Drift
+                && let Err(wait) = self.conflicts.correct(Instant::now(), id)
+            {
+                work.again_in(wait);
+                work.failures.push((
+                    Reason::DriftConflict,
+                    format!(
+                        "{id} is changed again and again by somebody else: see its managedFields for whom, and stop them"
+                    ),
+                ));
+                continue;
+            }
+            let note = field_owner::note(wanted, self.index.get(id));
+            match self.writer.apply(wanted).await {
+                Ok(live) => {
+                    self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
+                    self.memory.remember(wanted, &live);
+                    self.index.apply(id.clone(), live);
+                    self.retries.succeeded(&what);
+                    tracing::info!(object = %id, cause = ?cause, "applied");
+                    if cause == Cause::Drift {
+                        let labels = [id.kind.names().2, id.key.name()];
+                        self.metrics.corrections.with_label_values(&labels).inc();
+                        self.publish(EventKind::Normal, "DriftCorrected", note);
+                    }
+                }
+                Err(error) => {
+                    self.failed(&what, &wanted.digest, &error, work);
+                    // Without its namespace nothing else can succeed: one message says more than twenty.
+                    if id.kind == Kind::Namespace {
+                        return;
+                    }
+                }
+            }
+        }
+        for (id, uid) in todo.prune {
+            if !leads() {
+                return;
+            }
+            let what = format!("deletion of {id}");
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &uid) {
+                work.waits(message.to_owned(), wait);
+                continue;
+            }
+            match self.writer.delete(&id, &uid).await {
+                Ok(()) => {
+                    self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
+                    self.memory.forget(&id);
+                    self.index.discard(&id);
+                    self.retries.succeeded(&what);
+                    tracing::info!(object = %id, "removed: no longer wanted");
+                }
+                Err(error) => self.failed(&what, &uid, &error, work),
+            }
+        }
+    }
+
+    fn failed(&mut self, what: &str, wish: &str, error: &WriteError, work: &mut Work) {
+        let message = error.to_string();
+        let wait = self.retries.failed(Instant::now(), what, wish, &message);
+        tracing::warn!(error = message, again_in = ?wait, "write failed");
+        work.write_failed = true;
+        work.waits(message, wait);
+    }
+}
+
+/// What went wrong in one comparison, and when to try again.
+#[derive(Debug, Default)]
+struct Work {
+    failures: Vec<(Reason, String)>,
+    /// Why an installation waits.
+    blocked: Option<String>,
+    write_failed: bool,
+    again_in: Option<Duration>,
+}
+
+impl Work {
+    /// A write failed, now or before, and its time has not come.
+    fn waits(&mut self, message: String, wait: Duration) {
+        self.failures.push((Reason::WriteFailed, message));
+        self.again_in(wait);
+    }
+
+    fn again_in(&mut self, wait: Duration) {
+        self.again_in = Some(self.again_in.map_or(wait, |other| other.min(wait)));
+    }
+}

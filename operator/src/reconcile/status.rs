@@ -1,0 +1,103 @@
+//! Tells how the stack is doing: in its status, and in events.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
+use lb_runtime::Key;
+use lb_runtime::events::{EventKind, reference};
+
+use super::{Operator, STATUS, TICK, Work};
+use crate::apply::WriteError;
+use crate::desired::validation;
+use crate::status::{Situation, news, status};
+use crate::upgrade::News;
+
+impl Operator {
+    /// Takes in the stack as it was just written: the watch may be behind, and the next comparison starts from this.
+    pub(super) fn remember(&mut self, stored: LoadBalancerStack) {
+        if self
+            .stack
+            .as_ref()
+            .is_some_and(|known| known.uid() == stored.uid())
+        {
+            self.stack = Some(stored);
+        }
+    }
+
+    /// Writes the status if it says something new, and tells in events what changed. Returns whether it says it now.
+    pub(super) async fn tell(&mut self, situation: &Situation, work: &mut Work) -> bool {
+        let Some(stack) = self.stack.clone() else {
+            return false;
+        };
+        let before = stack.status.clone().unwrap_or_default();
+        let after = status(&before, situation, Timestamp::now());
+        for condition in &after.conditions {
+            self.metrics
+                .conditions
+                .with_label_values(&[&condition.type_])
+                .set(i64::from(condition.status == "True"));
+        }
+        if stack.status.is_some() && before == after {
+            return true;
+        }
+        if let Some((message, wait)) = self.retries.waits(Instant::now(), STATUS, "") {
+            work.waits(message.to_owned(), wait);
+            return false;
+        }
+        match self.writer.status(&stack, &after).await {
+            Ok(stored) => {
+                self.retries.succeeded(STATUS);
+                self.announce(&before, &after);
+                self.remember(stored);
+                true
+            }
+            // Deleted, or changed in between; the watch will tell.
+            Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if matches!(s.code, 404 | 409)) =>
+            {
+                work.again_in(TICK);
+                false
+            }
+            Err(error) => {
+                self.failed(STATUS, "", &error, work);
+                false
+            }
+        }
+    }
+
+    pub(super) fn announce(&self, before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) {
+        for (warning, reason, note) in news(before, after) {
+            self.say(warning, &reason, note);
+        }
+    }
+
+    pub(super) fn announce_upgrade(&self, news: &[News]) {
+        for news in news {
+            self.say(news.warning, news.reason, news.note.clone());
+        }
+    }
+
+    pub(super) fn say(&self, warning: bool, reason: &str, note: String) {
+        if warning {
+            tracing::warn!(reason, "{note}");
+            self.publish(EventKind::Warning, reason, note);
+        } else {
+            tracing::info!(reason, "{note}");
+            self.publish(EventKind::Normal, reason, note);
+        }
+    }
+
+    pub(super) fn publish(&self, kind: EventKind, reason: &str, note: String) {
+        let Some(stack) = &self.stack else {
+            return;
+        };
+        let regarding = reference(
+            &Key::of(stack),
+            validation::API_VERSION,
+            "LoadBalancerStack",
+            stack.uid().map(Into::into),
+        );
+        self.events.publish(regarding, kind, reason, "Reconcile", note);
+    }
+}

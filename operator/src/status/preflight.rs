@@ -1,0 +1,71 @@
+//! What the status says of the checks before an installation or a change.
+
+use lb_crds::LoadBalancerStackStatus;
+use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
+use lb_runtime::events::cut;
+
+use super::{Reason, Verdict};
+use crate::preflight::{failures, is_overridden};
+
+/// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a whole.
+const LIMIT: usize = 2000;
+
+/// Whether a check failed, and which.
+pub(super) fn condition(checks: &[PreflightCheck]) -> Verdict {
+    let failed = failures(checks);
+    let (status, reason) = match failed {
+        Some(_) => (false, Reason::PreflightFailed),
+        None => (true, Reason::PreflightPassed),
+    };
+    let message = failed.unwrap_or_else(|| {
+        let of = |result: PreflightResult, what: &str| {
+            let names: Vec<_> = checks
+                .iter()
+                .filter(|check| check.result == result)
+                .map(|check| check.name.as_str())
+                .collect();
+            (!names.is_empty()).then(|| format!("; {what}: {}", names.join(", ")))
+        };
+        let warnings = of(PreflightResult::Warning, "warnings").unwrap_or_default();
+        let skipped = of(PreflightResult::Skipped, "skipped").unwrap_or_default();
+        format!("no check failed{warnings}{skipped}")
+    });
+    Verdict {
+        type_: "PreflightPassed",
+        status,
+        reason,
+        message: cut(message, LIMIT),
+    }
+}
+
+/// Checks that failed while nothing waits for them, and those that the spec overrode.
+pub(super) fn news(
+    before: &LoadBalancerStackStatus,
+    after: &LoadBalancerStackStatus,
+) -> Vec<(bool, String, String)> {
+    let reason = Reason::PreflightFailed.as_str();
+    let known = |check: &PreflightCheck| {
+        let mut others = before.preflight.iter();
+        others.any(|other| {
+            (other.name, other.result) == (check.name, check.result)
+                && is_overridden(other) == is_overridden(check)
+        })
+    };
+    // What waits is told by the condition Degraded.
+    let waits = after
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == "Degraded" && condition.reason == reason);
+    let mut news = Vec::new();
+    for check in after.preflight.iter().filter(|check| !known(check)) {
+        let name = check.name.as_str();
+        if check.result == PreflightResult::Failed && !waits {
+            news.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
+        }
+        if is_overridden(check) {
+            let note = format!("spec.preflight.skip names {name}, which {}", check.message);
+            news.push((true, "PreflightSkipped".to_owned(), note));
+        }
+    }
+    news
+}

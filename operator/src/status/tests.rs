@@ -1,0 +1,400 @@
+//! Tables of situations and what the status says about them.
+
+use lb_crds::load_balancer_stack::{PreflightName, PreflightResult};
+
+use super::*;
+use crate::index::Index;
+use crate::observe::workload_health::observe;
+use crate::observe::workload_health::tests::{mk_controller, mk_pod, mk_speaker};
+use crate::preflight::failures;
+
+fn mk_situation(index: &Index) -> Situation {
+    Situation {
+        generation: 3,
+        operator_version: "0.1.0".to_owned(),
+        target_version: Some("0.1.0".to_owned()),
+        paused: false,
+        invalid: None,
+        failures: Vec::new(),
+        pending: Vec::new(),
+        observed: observe(index, "metallb-system"),
+        preflight: Vec::new(),
+        blocked: None,
+        deletion: None,
+        adoption: None,
+        upgrade: Upgrades::default(),
+    }
+}
+
+fn mk_settled() -> Index {
+    let mut index = Index::default();
+    mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
+    mk_speaker(&mut index, 1, 1, [3, 3, 3]);
+    index
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn describe(status: &LoadBalancerStackStatus) -> String {
+    let mut lines: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|c| format!("{}={} {} | {}", c.type_, c.status, c.reason, c.message))
+        .collect();
+    lines.push(format!(
+        "version {} controller {} speakers {}",
+        status.version.as_deref().unwrap_or("-"),
+        status.controller.as_deref().unwrap_or("-"),
+        status.speakers.as_deref().unwrap_or("-"),
+    ));
+    lines.join("\n")
+}
+
+fn after(situation: &Situation) -> LoadBalancerStackStatus {
+    status(&LoadBalancerStackStatus::default(), situation, at(1))
+}
+
+#[test]
+fn a_settled_stack_is_ready_and_tells_its_version() {
+    insta::assert_snapshot!(describe(&after(&mk_situation(&mk_settled()))));
+}
+
+#[test]
+fn a_stack_being_installed_is_progressing_and_has_no_version_yet() {
+    let mut index = Index::default();
+    mk_controller(&mut index, 1, 1, [2, 2, 2, 1]);
+    mk_speaker(&mut index, 1, 0, [0, 0, 0]);
+    insta::assert_snapshot!(describe(&after(&mk_situation(&index))));
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_degrades_the_stack_and_is_named() {
+    let mut index = mk_settled();
+    mk_speaker(&mut index, 2, 2, [3, 1, 2]);
+    mk_pod(
+        &mut index,
+        "speaker-x",
+        serde_json::json!({"containerStatuses": [{
+            "name": "speaker", "image": "", "imageID": "", "restartCount": 0, "ready": false,
+            "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}},
+        }]}),
+    );
+    insta::assert_snapshot!(describe(&after(&mk_situation(&index))));
+}
+
+#[test]
+fn an_invalid_spec_is_named_and_the_running_version_is_kept() {
+    let before = after(&mk_situation(&mk_settled()));
+    let situation = Situation {
+        invalid: Some("spec.speaker.excludedInterfaces[0]: bad".to_owned()),
+        target_version: None,
+        ..mk_situation(&mk_settled())
+    };
+    insta::assert_snapshot!(describe(&status(&before, &situation, at(2))));
+}
+
+#[test]
+fn a_paused_stack_says_so_until_it_is_resumed() {
+    let before = after(&mk_situation(&mk_settled()));
+    let situation = Situation {
+        paused: true,
+        ..mk_situation(&mk_settled())
+    };
+    let paused = status(&before, &situation, at(2));
+    insta::assert_snapshot!(describe(&paused));
+    let resumed = status(&paused, &mk_situation(&mk_settled()), at(3));
+    assert!(
+        resumed
+            .conditions
+            .iter()
+            .all(|condition| condition.type_ != "Paused")
+    );
+}
+
+#[test]
+fn a_paused_stack_that_differs_from_its_spec_is_not_ready() {
+    let situation = Situation {
+        paused: true,
+        pending: vec!["Deployment metallb-system/controller".to_owned()],
+        ..mk_situation(&mk_settled())
+    };
+    insta::assert_snapshot!(describe(&after(&situation)));
+}
+
+#[test]
+fn failures_are_counted_beyond_the_third() {
+    let failure = |number| (Reason::WriteFailed, format!("apply object {number}: refused"));
+    let situation = Situation {
+        failures: (0..5).map(failure).collect(),
+        ..mk_situation(&mk_settled())
+    };
+    insta::assert_snapshot!(describe(&after(&situation)));
+}
+
+#[test]
+fn a_failure_of_many_pages_is_cut() {
+    let situation = Situation {
+        failures: vec![(Reason::WriteFailed, "refused ".repeat(1000))],
+        ..mk_situation(&mk_settled())
+    };
+    let text = describe(&after(&situation));
+    assert!(text.len() < 2000 && text.contains('…'), "{text}");
+}
+
+#[test]
+fn a_status_that_says_nothing_new_is_equal_to_the_one_before() {
+    let situation = mk_situation(&mk_settled());
+    let first = status(&LoadBalancerStackStatus::default(), &situation, at(1));
+    let second = status(&first, &situation, at(1000));
+    assert_eq!(first, second, "reconciling twice writes nothing");
+}
+
+#[test]
+fn transition_times_change_only_with_the_status_of_a_condition() {
+    let settled = mk_situation(&mk_settled());
+    let first = status(&LoadBalancerStackStatus::default(), &settled, at(1));
+    let mut index = mk_settled();
+    mk_speaker(&mut index, 1, 1, [3, 3, 2]);
+    let second = status(&first, &mk_situation(&index), at(2));
+    let third = status(&second, &settled, at(3));
+    let times = |status: &LoadBalancerStackStatus| {
+        let time = |type_| {
+            let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+            condition.last_transition_time.0.as_second()
+        };
+        (time("Ready"), time("Progressing"), time("Degraded"))
+    };
+    assert_eq!(times(&first), (1, 1, 1));
+    assert_eq!(times(&second), (2, 2, 1));
+    assert_eq!(times(&third), (3, 3, 1));
+}
+
+#[test]
+fn events_tell_transitions_and_not_states() {
+    let none = LoadBalancerStackStatus::default();
+    let ready = after(&mk_situation(&mk_settled()));
+    let reasons = |before, after| -> Vec<String> {
+        news(before, after)
+            .into_iter()
+            .map(|(_, reason, _)| reason)
+            .collect()
+    };
+    assert_eq!(reasons(&none, &ready), ["Ready"]);
+    assert!(reasons(&ready, &ready).is_empty());
+    let situation = Situation {
+        failures: vec![(Reason::WriteFailed, "refused".to_owned())],
+        ..mk_situation(&mk_settled())
+    };
+    let degraded = status(&ready, &situation, at(2));
+    assert_eq!(reasons(&ready, &degraded), ["WriteFailed"]);
+    assert!(reasons(&degraded, &degraded).is_empty());
+    assert_eq!(reasons(&degraded, &ready), ["Ready"]);
+}
+
+fn mk_check(name: PreflightName, result: PreflightResult, message: &str) -> PreflightCheck {
+    PreflightCheck {
+        name,
+        result,
+        message: message.to_owned(),
+    }
+}
+
+#[test]
+fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
+    let mut situation = mk_situation(&mk_settled());
+    situation.preflight = vec![mk_check(
+        PreflightName::StrictArp,
+        PreflightResult::Failed,
+        "no strictARP",
+    )];
+    let runs = after(&situation);
+    insta::assert_snapshot!("a_check_fails_and_nothing_waits", describe(&runs));
+    let told = news(&LoadBalancerStackStatus::default(), &runs);
+    assert!(told.contains(&(
+        true,
+        "PreflightFailed".to_owned(),
+        "StrictArp: no strictARP".to_owned()
+    )));
+    assert!(
+        !news(&runs, &runs).iter().any(|(warning, _, _)| *warning),
+        "told once"
+    );
+
+    situation.blocked = failures(&situation.preflight);
+    let waits = after(&situation);
+    insta::assert_snapshot!("a_check_fails_and_something_waits", describe(&waits));
+    let told = news(&LoadBalancerStackStatus::default(), &waits);
+    assert_eq!(
+        told.iter().filter(|(warning, _, _)| *warning).count(),
+        1,
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_none() {
+    let mut situation = mk_situation(&mk_settled());
+    situation.preflight = vec![
+        mk_check(
+            PreflightName::StrictArp,
+            PreflightResult::Skipped,
+            "would have failed: no strictARP",
+        ),
+        mk_check(
+            PreflightName::PoolOverlap,
+            PreflightResult::Skipped,
+            "no pool overlaps",
+        ),
+        mk_check(
+            PreflightName::CrdOwnership,
+            PreflightResult::Warning,
+            "a release's",
+        ),
+    ];
+    let status = after(&situation);
+    let told = news(&LoadBalancerStackStatus::default(), &status);
+    let skipped: Vec<_> = told
+        .iter()
+        .filter(|(_, reason, _)| reason == "PreflightSkipped")
+        .collect();
+    assert_eq!(skipped.len(), 1);
+    assert!(
+        skipped[0]
+            .2
+            .contains("StrictArp, which would have failed: no strictARP"),
+        "{skipped:?}"
+    );
+    let passed = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "PreflightPassed")
+        .unwrap();
+    assert_eq!(passed.status, "True");
+    assert_eq!(
+        passed.message,
+        "no check failed; warnings: CRDOwnership; skipped: StrictArp, PoolOverlap"
+    );
+}
+
+#[test]
+fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready() {
+    let index = mk_settled();
+    let report = |blocked, reason, message: &str| Report {
+        blocked,
+        reason,
+        message: message.to_owned(),
+    };
+    let before = after(&mk_situation(&index));
+    let blocked = Situation {
+        deletion: Some(report(true, Reason::ServicesExist, "ns/a is in the way")),
+        ..mk_situation(&index)
+    };
+    let waits = status(&before, &blocked, at(2));
+    let find = |status: &LoadBalancerStackStatus, type_: &str| {
+        let found = status.conditions.iter().find(|found| found.type_ == type_);
+        found.map(|found| format!("{} {}", found.status, found.reason))
+    };
+    assert_eq!(
+        find(&waits, "DeletionBlocked").as_deref(),
+        Some("True ServicesExist")
+    );
+    assert_eq!(find(&waits, "Ready"), find(&before, "Ready"));
+    assert_eq!(
+        find(&waits, "Progressing").as_deref(),
+        Some("False ServicesExist"),
+        "a column of `kubectl get`"
+    );
+    let expected = (
+        true,
+        "DeletionBlocked".to_owned(),
+        "ns/a is in the way".to_owned(),
+    );
+    assert_eq!(news(&before, &waits), [expected]);
+    assert_eq!(news(&waits, &waits), [], "it is said once");
+    let goes = Situation {
+        deletion: Some(report(false, Reason::Deleting, "the speakers end")),
+        ..mk_situation(&index)
+    };
+    let goes = status(&waits, &goes, at(3));
+    assert_eq!(find(&goes, "DeletionBlocked").as_deref(), Some("False Deleting"));
+    assert_eq!(find(&goes, "Progressing").as_deref(), Some("True Deleting"));
+    let told: Vec<_> = news(&waits, &goes)
+        .into_iter()
+        .map(|(_, reason, _)| reason)
+        .collect();
+    assert_eq!(told, ["Deleting"]);
+    let stays = status(&waits, &mk_situation(&index), at(4));
+    assert_eq!(find(&stays, "DeletionBlocked"), None);
+}
+
+#[test]
+fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
+    let mut index = Index::default();
+    mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
+    mk_speaker(&mut index, 1, 1, [3, 3, 3]);
+    let mut situation = mk_situation(&index);
+    let now = Timestamp::UNIX_EPOCH;
+    let report = |step, blocked| {
+        Some(AdoptionReport {
+            step,
+            blocked,
+            message: "said".to_owned(),
+        })
+    };
+    let of = |status: &LoadBalancerStackStatus, type_: &str| {
+        let mut conditions = status.conditions.iter();
+        let found = conditions.find(|condition| condition.type_ == type_);
+        found.map(|found| format!("{} {}", found.status, found.reason))
+    };
+    let mut before = LoadBalancerStackStatus::default();
+    // What there is to say, the conditions Adopted, Progressing, Degraded and Ready, and the reason of an event.
+    let cases = [
+        (
+            report(AdoptionStep::Controller, false),
+            Some("False Adopting"),
+            ["True Adopting", "False AsExpected", "False Adopting"],
+            Some("Adopting"),
+        ),
+        (
+            report(AdoptionStep::Controller, true),
+            Some("False AdoptionBlocked"),
+            [
+                "False AdoptionBlocked",
+                "True AdoptionBlocked",
+                "False AdoptionBlocked",
+            ],
+            Some("AdoptionBlocked"),
+        ),
+        (
+            report(AdoptionStep::Adopted, false),
+            Some("True AsExpected"),
+            ["False AsExpected", "False AsExpected", "True AsExpected"],
+            Some("Adopted"),
+        ),
+        (
+            report(AdoptionStep::Restoring, false),
+            Some("False Restoring"),
+            ["True Restoring", "False AsExpected", "False Restoring"],
+            Some("Restoring"),
+        ),
+        (
+            None,
+            None,
+            ["False AsExpected", "False AsExpected", "True AsExpected"],
+            Some("Restored"),
+        ),
+    ];
+    for (adoption, adopted, others, event) in cases {
+        situation.adoption = adoption;
+        let after = status(&before, &situation, now);
+        assert_eq!(of(&after, "Adopted").as_deref(), adopted);
+        let told = ["Progressing", "Degraded", "Ready"].map(|type_| of(&after, type_).unwrap());
+        assert_eq!(told, others);
+        let events = news(&before, &after);
+        let reasons: Vec<_> = events.iter().map(|(_, reason, _)| reason.as_str()).collect();
+        assert!(event.is_none_or(|event| reasons.contains(&event)), "{reasons:?}");
+        before = after;
+    }
+}

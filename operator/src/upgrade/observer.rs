@@ -1,0 +1,335 @@
+//! What the proofs of an upgrade are made of: nodes, the addresses of Services, and what speakers say of them. Pure.
+//!
+//! It is there only while an upgrade is under way: at rest the operator does not need to know ten thousand Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Service};
+use lb_crds::ServiceL2Status;
+use lb_crds::condition::find_condition;
+use lb_crds::names::{ADDRESS_CONFLICT, ADDRESS_POOL, ALLOW_SHARED_IP, LOAD_BALANCER_IPS, VERIFIED};
+use lb_runtime::Key;
+use lb_runtime::watch::Change;
+use serde_json::json;
+
+use crate::desired::render::digest;
+use crate::upgrade::Unanswered;
+
+/// A change of something that is looked at.
+#[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an event of the watch holds it in a box"
+)]
+pub enum Sight {
+    /// A node.
+    Node(Change<Node>),
+    /// A Service.
+    Service(Change<Service>),
+    /// What a speaker says of a Service.
+    Announced(Change<ServiceL2Status>),
+}
+
+/// Everything that is looked at.
+#[derive(Debug, Default)]
+pub struct Witness {
+    /// The class of the Services that are ours.
+    class: Option<String>,
+    nodes: BTreeMap<String, NodeFacts>,
+    services: BTreeMap<Key, ServiceFacts>,
+    announced: BTreeMap<Key, Announced>,
+    listed: [bool; 3],
+}
+
+#[derive(Debug)]
+struct NodeFacts {
+    ready: bool,
+    control_plane: bool,
+}
+
+#[derive(Debug)]
+struct ServiceFacts {
+    uid: String,
+    /// Digest of all by which its user has a say in its addresses.
+    wish: String,
+    /// The addresses that it had first.
+    had: Vec<String>,
+    /// Those that it has.
+    has: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Announced {
+    node: String,
+    faults: Vec<(String, Timestamp)>,
+}
+
+impl Witness {
+    /// One that has seen nothing yet. `class` is the class of the Services that are ours.
+    #[must_use]
+    pub fn new(class: Option<String>) -> Self {
+        Self {
+            class,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in a change.
+    pub fn see(&mut self, sight: Sight) {
+        match sight {
+            Sight::Node(change) => match change {
+                Change::Apply(node) => self.node(node),
+                Change::Delete(key) | Change::Invalid { key, .. } => {
+                    self.nodes.remove(key.name());
+                }
+                Change::Synced => self.listed[0] = true,
+                Change::Listing => {}
+            },
+            Sight::Service(change) => match change {
+                Change::Apply(service) => self.service(service),
+                Change::Delete(key) | Change::Invalid { key, .. } => {
+                    self.services.remove(&key);
+                }
+                Change::Synced => self.listed[1] = true,
+                Change::Listing => {}
+            },
+            Sight::Announced(change) => match change {
+                Change::Apply(status) => self.announcement(status),
+                Change::Delete(key) | Change::Invalid { key, .. } => {
+                    self.announced.remove(&key);
+                }
+                Change::Synced => self.listed[2] = true,
+                Change::Listing => {}
+            },
+        }
+    }
+
+    fn node(&mut self, node: Node) {
+        let labels = node.metadata.labels.unwrap_or_default();
+        let conditions = node
+            .status
+            .and_then(|status| status.conditions)
+            .unwrap_or_default();
+        let facts = NodeFacts {
+            ready: conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            control_plane: ["control-plane", "master"]
+                .iter()
+                .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
+        };
+        self.nodes.insert(node.metadata.name.unwrap_or_default(), facts);
+    }
+
+    fn service(&mut self, service: Service) {
+        let key = Key::of(&service);
+        let spec = service.spec.unwrap_or_default();
+        let is_ours = spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class == self.class;
+        if !is_ours {
+            self.services.remove(&key);
+            return;
+        }
+        let annotations = service.metadata.annotations.unwrap_or_default();
+        let wishes = [ADDRESS_POOL, LOAD_BALANCER_IPS, ALLOW_SHARED_IP].map(|wish| wish.value(&annotations));
+        let wish = digest(&json!([
+            wishes,
+            spec.load_balancer_ip,
+            spec.ip_families,
+            spec.ip_family_policy,
+            spec.ports,
+            spec.external_traffic_policy,
+            spec.selector,
+            service.metadata.labels,
+        ]));
+        let ingress = service
+            .status
+            .and_then(|status| status.load_balancer)
+            .and_then(|status| status.ingress)
+            .unwrap_or_default();
+        let has: Vec<_> = ingress.into_iter().filter_map(|entry| entry.ip).collect();
+        let uid = service.metadata.uid.unwrap_or_default();
+        match self.services.get_mut(&key) {
+            Some(known) if known.uid == uid && known.wish == wish && !known.had.is_empty() => known.has = has,
+            _ => {
+                let facts = ServiceFacts {
+                    uid,
+                    wish,
+                    had: has.clone(),
+                    has,
+                };
+                self.services.insert(key, facts);
+            }
+        }
+    }
+
+    fn announcement(&mut self, status: ServiceL2Status) {
+        let key = Key::of(&status);
+        let says = status.status.unwrap_or_default();
+        let service = format!("Service {}/{}", says.service_namespace, says.service_name);
+        let fault = |type_, wrong| {
+            let condition = find_condition(&says.conditions, type_)?;
+            let since = condition.last_transition_time.0;
+            (condition.status == wrong).then(|| (format!("{service}: {}", condition.message), since))
+        };
+        let faults = [fault(VERIFIED, "False"), fault(ADDRESS_CONFLICT, "True")];
+        let announced = Announced {
+            faults: faults.into_iter().flatten().collect(),
+            node: says.node,
+        };
+        self.announced.insert(key, announced);
+    }
+
+    /// Hash of the addresses of all Services; none before everything has been listed.
+    #[must_use]
+    pub fn ledger(&self) -> Option<String> {
+        self.listed.iter().all(|listed| *listed).then(|| {
+            let all: Vec<_> = self
+                .services
+                .iter()
+                .filter(|(_, service)| !service.has.is_empty())
+                .map(|(key, service)| json!([key.to_string(), service.has]))
+                .collect();
+            digest(&json!(all))
+        })
+    }
+
+    /// Services whose addresses are no more what they were, though nobody asked for it.
+    #[must_use]
+    pub fn moved(&self) -> Vec<String> {
+        let moved = self
+            .services
+            .iter()
+            .filter(|(_, service)| service.had != service.has);
+        let describe = |(key, service): (&Key, &ServiceFacts)| {
+            let has = if service.has.is_empty() {
+                "none".to_owned()
+            } else {
+                service.has.join(" and ")
+            };
+            format!("Service {key} had {} and has {has}", service.had.join(" and "))
+        };
+        moved.map(describe).collect()
+    }
+
+    /// Addresses that are not answered as they should be.
+    #[must_use]
+    pub fn unanswered(&self) -> Vec<Unanswered> {
+        let faults = self.announced.values().flat_map(|announced| {
+            announced.faults.iter().map(|(message, since)| Unanswered {
+                node: announced.node.clone(),
+                message: message.clone(),
+                since: *since,
+            })
+        });
+        faults.collect()
+    }
+
+    /// How many Services each node announces.
+    #[must_use]
+    pub fn owners(&self) -> BTreeMap<&str, usize> {
+        let mut owners = BTreeMap::new();
+        for announced in self.announced.values() {
+            *owners.entry(announced.node.as_str()).or_default() += 1;
+        }
+        owners
+    }
+
+    /// Nodes that are known not to answer.
+    #[must_use]
+    pub fn lost(&self) -> BTreeSet<&str> {
+        let lost = self.nodes.iter().filter(|(_, node)| !node.ready);
+        lost.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether a node is one of the control plane.
+    #[must_use]
+    pub fn is_control_plane(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.control_plane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_service(name: &str, address: &str, pool: &str) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "annotations": {"metallb.io/address-pool": pool}},
+            "spec": {"type": "LoadBalancer"},
+            "status": {"loadBalancer": {"ingress": if address.is_empty() { json!([]) } else { json!([{"ip": address}]) }}},
+        }))
+        .unwrap()
+    }
+
+    fn see(witness: &mut Witness, name: &str, address: &str, pool: &str) {
+        witness.see(Sight::Service(Change::Apply(mk_service(name, address, pool))));
+    }
+
+    #[test]
+    fn an_address_that_changes_by_itself_is_noticed_and_one_that_was_asked_for_is_not() {
+        let mut witness = Witness::new(None);
+        see(&mut witness, "a", "10.0.0.1", "x");
+        see(&mut witness, "b", "", "x");
+        see(&mut witness, "b", "10.0.0.2", "x");
+        assert_eq!(
+            witness.moved(),
+            Vec::<String>::new(),
+            "a first address is none that changed"
+        );
+        see(&mut witness, "a", "10.0.0.9", "y");
+        assert_eq!(
+            witness.moved(),
+            Vec::<String>::new(),
+            "another pool was asked for"
+        );
+        see(&mut witness, "a", "", "y");
+        see(&mut witness, "b", "10.0.0.3", "x");
+        assert_eq!(
+            witness.moved(),
+            [
+                "Service ns/a had 10.0.0.9 and has none",
+                "Service ns/b had 10.0.0.2 and has 10.0.0.3"
+            ]
+        );
+        see(&mut witness, "a", "10.0.0.9", "y");
+        witness.see(Sight::Service(Change::Delete(Key::new("ns", "b"))));
+        assert_eq!(
+            witness.moved(),
+            Vec::<String>::new(),
+            "it has it again; the other is gone"
+        );
+    }
+
+    #[test]
+    fn the_ledger_is_known_when_everything_is_listed() {
+        let mut witness = Witness::new(None);
+        see(&mut witness, "a", "10.0.0.1", "x");
+        witness.see(Sight::Service(Change::Synced));
+        witness.see(Sight::Node(Change::Synced));
+        assert_eq!(witness.ledger(), None);
+        witness.see(Sight::Announced(Change::Synced));
+        let before = witness.ledger().unwrap();
+        see(&mut witness, "a", "10.0.0.2", "x");
+        assert_ne!(witness.ledger().unwrap(), before);
+    }
+
+    #[test]
+    fn what_speakers_say_is_not_answered_names_the_service_and_the_node() {
+        let mut witness = Witness::new(None);
+        let status: ServiceL2Status = serde_json::from_value(json!({
+            "metadata": {"name": "l2-a", "namespace": "metallb-system"},
+            "spec": {},
+            "status": {"node": "n1", "serviceName": "web", "serviceNamespace": "ns", "conditions": [
+                {"type": "Verified", "status": "False", "reason": "NoReply", "message": "node n2 asked",
+                 "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ]},
+        }))
+        .unwrap();
+        witness.see(Sight::Announced(Change::Apply(status)));
+        let silent = witness.unanswered();
+        assert_eq!(silent.first().unwrap().message, "Service ns/web: node n2 asked");
+        assert_eq!(silent.first().unwrap().node, "n1");
+        assert_eq!(witness.owners().get("n1"), Some(&1));
+    }
+}

@@ -1,0 +1,128 @@
+//! What an upgrade would do, for a person who is to approve it. Pure.
+
+use lb_crds::load_balancer_stack::{PlanStatus, PlannedChange};
+use serde_json::Value;
+
+use crate::desired::render::{Component, Wanted};
+use crate::index::Index;
+use crate::object_id::{Kind, ObjectId};
+use crate::observe::workload_health::Observed;
+use crate::upgrade::Settings;
+
+/// Fields named for each object; the rest is counted.
+const NAMED: usize = 5;
+
+/// The plan that leads from what exists to what is rendered.
+#[must_use]
+pub fn proposal(
+    hash: String,
+    version: &str,
+    rendered: &[Wanted],
+    index: &Index,
+    observed: &Observed,
+    settings: &Settings,
+) -> PlanStatus {
+    let mut changes = Vec::new();
+    for (kind, component) in [
+        (Kind::Deployment, Component::Controller),
+        (Kind::DaemonSet, Component::Speaker),
+    ] {
+        let Some(wanted) = rendered
+            .iter()
+            .find(|wanted| wanted.id.kind == kind && wanted.id.key.name() == component.name())
+        else {
+            continue;
+        };
+        let id = ObjectId::new(kind, wanted.id.key.namespace(), component.name());
+        let live = index.get(&id).map_or(&Value::Null, |live| &live.body);
+        let mut paths = Vec::new();
+        differences(
+            "",
+            &wanted.body["spec"]["template"],
+            &live["spec"]["template"],
+            &mut paths,
+        );
+        if paths.is_empty() {
+            continue;
+        }
+        let impact = match component {
+            Component::Controller => format!(
+                "{} controllers are replaced one by one; another leads meanwhile, and no address changes",
+                observed.controller.desired
+            ),
+            Component::Speaker => format!(
+                "{} speakers restart, at most {} at once; each node keeps its addresses, and connections go on",
+                observed.speaker.desired, settings.max_unavailable
+            ),
+        };
+        let more = paths.len().saturating_sub(NAMED);
+        paths.truncate(NAMED);
+        let mut change = paths.join("; ");
+        if more > 0 {
+            change.push_str(&format!("; and {more} more"));
+        }
+        changes.push(PlannedChange {
+            object: id.to_string(),
+            change,
+            impact,
+        });
+    }
+    let steps = [
+        "pull the images on the nodes of the speakers".to_owned(),
+        "apply the metallb.io kinds, and grant what the new programs need besides".to_owned(),
+        "replace the controllers".to_owned(),
+        format!("replace one speaker, and watch it for {} seconds", settings.soak),
+        format!(
+            "replace the other speakers, {} at a time",
+            settings.max_unavailable
+        ),
+        "watch all of them, and take back what was only needed for the upgrade".to_owned(),
+    ];
+    PlanStatus {
+        hash,
+        version: version.to_owned(),
+        changes,
+        steps: steps.to_vec(),
+    }
+}
+
+/// The fields that differ, with what they are and what they are to be.
+fn differences(path: &str, wanted: &Value, live: &Value, found: &mut Vec<String>) {
+    match (wanted, live) {
+        (Value::Object(fields), Value::Object(others)) => {
+            for (name, field) in fields {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                differences(&path, field, others.get(name).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Array(entries), Value::Array(others)) => {
+            for (index, entry) in entries.iter().enumerate() {
+                let name = entry["name"].as_str();
+                let other = match name {
+                    Some(_) => others.iter().find(|other| other["name"].as_str() == name),
+                    None => others.get(index),
+                };
+                let label = name.map_or_else(|| index.to_string(), str::to_owned);
+                differences(
+                    &format!("{path}[{label}]"),
+                    entry,
+                    other.unwrap_or(&Value::Null),
+                    found,
+                );
+            }
+        }
+        (wanted, live) if wanted != live => {
+            let word = |value: &Value| match value {
+                Value::String(text) => text.clone(),
+                Value::Null => "nothing".to_owned(),
+                other => other.to_string(),
+            };
+            found.push(format!("{path}: {} becomes {}", word(live), word(wanted)));
+        }
+        _ => {}
+    }
+}
