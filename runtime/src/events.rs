@@ -19,7 +19,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
-use crate::Key;
+use crate::text::truncate;
+use crate::{Backoff, Key};
 
 /// Events waiting to be written; more than that and the newest are dropped, with a log line. Room for two about each of ten
 /// thousand Services, which the deletion of a large pool makes.
@@ -28,6 +29,10 @@ const QUEUE: usize = 32_768;
 const IN_FLIGHT: usize = 8;
 /// Objects whose last event is remembered; beyond that the memory starts over, and one repeat may be written.
 const REMEMBERED: usize = 65_536;
+/// Delay before the first retry of a write; it doubles with each.
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Longest delay between retries of a write.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(4);
 /// The API server's limit for a note, in bytes.
 const NOTE_LIMIT: usize = 1024;
 
@@ -96,7 +101,7 @@ impl Events {
             kind,
             reason: reason.into(),
             action,
-            note: cut(note, NOTE_LIMIT).into(),
+            note: truncate(note, NOTE_LIMIT).into(),
             time: Timestamp::now(),
         };
         if let Err(error) = self.queue.try_send(draft) {
@@ -165,17 +170,6 @@ pub fn reference(
     }
 }
 
-/// The text, cut at a character so that it has at most `limit` bytes, with an ellipsis where it was cut.
-#[must_use]
-pub fn cut(mut text: String, limit: usize) -> String {
-    if text.len() > limit {
-        let end = text.floor_char_boundary(limit.saturating_sub('…'.len_utf8()));
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
 /// Remembers the last event about each object, as hashes: 16 bytes an object.
 #[derive(Default)]
 struct Last {
@@ -220,7 +214,7 @@ async fn write_all(client: Client, mut drafts: mpsc::Receiver<Draft>, component:
 
 async fn write(client: Client, event: Event) {
     let api: Api<Event> = Api::namespaced(client, event.metadata.namespace.as_deref().unwrap_or("default"));
-    let mut pause = Duration::from_millis(200);
+    let mut backoff = Backoff::new(FIRST_RETRY_DELAY, MAX_RETRY_DELAY);
     for tries_left in (0..5).rev() {
         match api.create(&PostParams::default(), &event).await {
             Ok(_) => return,
@@ -231,8 +225,7 @@ async fn write(client: Client, event: Event) {
             }
             Err(error) if tries_left == 0 => tracing::warn!(reason = event.reason, %error, "event lost"),
             Err(_) => {
-                tokio::time::sleep(pause).await;
-                pause *= 3;
+                tokio::time::sleep(backoff.next_delay()).await;
             }
         }
     }
@@ -264,12 +257,5 @@ mod tests {
             last.is_news(&event("a", "IPAllocated", "Assigned IP 1")),
             "it changed in between: news again"
         );
-    }
-
-    #[test]
-    fn a_long_note_is_cut_at_a_character_boundary() {
-        assert_eq!(cut("short".to_owned(), NOTE_LIMIT), "short");
-        let long = cut("é".repeat(600), NOTE_LIMIT);
-        assert!(long.len() <= NOTE_LIMIT && long.ends_with('…'));
     }
 }

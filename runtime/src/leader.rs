@@ -15,7 +15,7 @@ use tokio::sync::watch as channel;
 
 use crate::lease::{Machine, Outcome, Record, Timing, Write};
 use crate::watch::{Change, watch};
-use crate::{Key, Shutdown};
+use crate::{Key, Shutdown, sleep_until};
 
 /// How long a release may take before the program goes without it.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
@@ -126,7 +126,6 @@ async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, ends: E
         let due = machine
             .poll_timeout()
             .filter(|due| *due > now || !machine.is_writing());
-        let due = due.map(tokio::time::Instant::from_std);
         tokio::select! {
             Some(change) = changes.next() => match change {
                 Change::Apply(lease) => {
@@ -169,13 +168,6 @@ fn announce(leads: &channel::Sender<bool>, now_leads: bool, config: &LeaderConfi
         *leads = now_leads;
         changed
     });
-}
-
-async fn sleep_until(due: Option<tokio::time::Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn record(lease: &Lease) -> Record {

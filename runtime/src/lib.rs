@@ -1,7 +1,9 @@
-//! What the three programs share: arguments, logging, health and metrics endpoints, guarded watches, event
-//! recording, Lease leadership and shutdown. Each program's `main` is one call of [`run`].
+//! Shared runtime of the operator, the controller and the speaker: arguments, logging, health and metrics endpoints,
+//! watches, events, leader election and shutdown. The `main` of each program is one call of [`run`].
 
 pub mod args;
+pub mod backoff;
+pub mod error;
 pub mod events;
 pub mod health;
 mod http;
@@ -12,10 +14,14 @@ pub mod metrics;
 pub mod object_key;
 mod runtime;
 pub mod shutdown;
+pub mod sleep;
+pub mod text;
 pub mod watch;
 
 pub use args::CommonArgs;
+pub use backoff::Backoff;
 pub use health::{Gate, Health};
 pub use object_key::Key;
 pub use runtime::{Context, run};
 pub use shutdown::Shutdown;
+pub use sleep::sleep_until;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::find_condition;
 use lb_ipam::{Assignment, Origin, Rejection};
-use lb_runtime::events::cut;
+use lb_runtime::text::truncate;
 use serde_json::{Value, json};
 
 /// The longest message, in bytes: as long as that of an event.
@@ -131,7 +131,7 @@ impl Says {
         Self {
             holds,
             reason: reason.to_owned(),
-            message: cut(message, LONGEST),
+            message: truncate(message, LONGEST),
         }
     }
 

@@ -6,7 +6,7 @@ use lb_crds::condition::set_condition;
 use lb_crds::names::POOL_RECONCILER_VALID;
 use lb_crds::{ConfigurationResult, ConfigurationState, ConfigurationStateStatus};
 use lb_ipam::Allocator;
-use lb_runtime::events::cut;
+use lb_runtime::text::truncate;
 use lb_runtime::watch::Change;
 
 use crate::decide::Holder;
@@ -62,7 +62,7 @@ pub fn write(index: &Index, allocator: &Allocator<Holder>, time: Timestamp) -> O
     let state = Some(&index.state).filter(|state| state.listed)?;
     let errors = verdict::errors(index, allocator);
     let valid = errors.is_empty();
-    let summary = cut(errors.join("; "), LONGEST);
+    let summary = truncate(errors.join("; "), LONGEST);
     let mut status = state.status.clone();
     status.result = Some(if valid {
         ConfigurationResult::Valid

@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
 use lb_crds::load_balancer_stack::{AdoptionStep, PlanStatus, PreflightCheck, UpgradeStep, VersionCount};
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
-use lb_runtime::events::cut;
+use lb_runtime::text::truncate;
 
 use crate::adoption::Report as AdoptionReport;
 use crate::deletion::Report;
@@ -324,7 +324,7 @@ fn first_few(messages: &[&str]) -> String {
     let few = messages
         .iter()
         .take(3)
-        .map(|message| cut((*message).to_owned(), MESSAGE_LIMIT));
+        .map(|message| truncate((*message).to_owned(), MESSAGE_LIMIT));
     let mut text = few.collect::<Vec<_>>().join("; ");
     if messages.len() > 3 {
         text.push_str(&format!("; and {} more", messages.len() - 3));
@@ -479,7 +479,7 @@ fn failed_upgrade(upgrades: &Upgrades) -> Option<(Reason, String)> {
     if let Some(upgrade) = &upgrades.memory.upgrade {
         let failure = upgrade.failure.as_ref()?;
         let (to, from) = (&upgrade.to.version, &upgrade.from.version);
-        let failure = cut(failure.clone(), MESSAGE_LIMIT);
+        let failure = truncate(failure.clone(), MESSAGE_LIMIT);
         return Some(if upgrade.paused {
             let todo = "set spec.version back, or change the spec in any other way to try once more";
             let message = format!("the upgrade to {to} failed and was stopped: {failure}; {todo}");
@@ -489,7 +489,7 @@ fn failed_upgrade(upgrades: &Upgrades) -> Option<(Reason, String)> {
             (Reason::RollingBack, message)
         });
     }
-    let failure = cut(upgrades.rejected.clone()?, MESSAGE_LIMIT);
+    let failure = truncate(upgrades.rejected.clone()?, MESSAGE_LIMIT);
     let good = upgrades.memory.last_good.clone().unwrap_or_default();
     Some((
         Reason::RolledBack,

@@ -2,7 +2,7 @@
 
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
-use lb_runtime::events::cut;
+use lb_runtime::text::truncate;
 
 use super::{Reason, Verdict};
 use crate::preflight::{failures, is_overridden};
@@ -34,7 +34,7 @@ pub(super) fn condition(checks: &[PreflightCheck]) -> Verdict {
         type_: "PreflightPassed",
         status,
         reason,
-        message: cut(message, LIMIT),
+        message: truncate(message, LIMIT),
     }
 }
 
