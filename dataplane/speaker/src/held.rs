@@ -15,7 +15,7 @@ use crate::news::{Matter, News};
 use crate::reasons::Ended;
 use crate::speaker::Speaker;
 use crate::status::Says;
-use crate::verdict::{Check, Stranger, Verdict};
+use crate::verification::{AddressHealth, ConflictingHost, Verification};
 
 /// How long a lost ServiceL2Status is left alone, for its new owner to overwrite it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -47,13 +47,13 @@ impl Speaker {
         announced.then(|| Says {
             address,
             interfaces: held.announcement.interfaces.names(),
-            verdict: Verdict {
-                check: held.check.as_ref().map(|(by, answered, at)| Check {
+            health: AddressHealth {
+                verification: held.check.as_ref().map(|(by, answered, at)| Verification {
                     by: by.clone(),
                     answered: *answered,
                     since: since(*at),
                 }),
-                stranger: self.strangers.get(&address).map(|(mac, at)| Stranger {
+                conflict: self.strangers.get(&address).map(|(mac, at)| ConflictingHost {
                     mac: *mac,
                     since: since(*at),
                 }),

@@ -347,8 +347,10 @@ impl Index {
                 .interfaces
                 .iter_mut()
                 .for_each(|name| self.names.share(name));
-            if let Some(check) = &mut record.verdict.check {
-                self.names.share(&mut check.by);
+            if let Some(health) = &mut record.health
+                && let Some(verification) = &mut health.verification
+            {
+                self.names.share(&mut verification.by);
             }
             if let Some(owner) = &mut record.owner {
                 self.names.share(owner);

@@ -28,7 +28,7 @@ mod port;
 pub mod reasons;
 pub mod speaker;
 pub mod status;
-pub mod verdict;
+pub mod verification;
 mod voice;
 pub mod watch;
 

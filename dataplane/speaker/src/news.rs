@@ -49,8 +49,8 @@ impl Matter {
             ),
             Self::NotAnnounced(reason) => reason.clone(),
             Self::Conflict(mac) => format!(
-                "a host at {mac} that is no node of the cluster answers for {ip}, seen from node {node:?}: take the \
-                 address from that host, or exclude it from its pool"
+                "host {mac} outside the cluster also answers for {ip} (seen by node {node}): remove the address from that \
+                 host or exclude it from its pool"
             ),
         }
     }

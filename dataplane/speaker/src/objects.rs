@@ -16,7 +16,7 @@ use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::Key;
 
 use crate::compact::LabelText;
-use crate::verdict::Verdict;
+use crate::verification::AddressHealth;
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 pub const LABEL_SERVICE: &str = "kubernetes.io/service-name";
@@ -313,8 +313,8 @@ pub struct Record {
     pub interfaces: Box<[Arc<str>]>,
     /// The address that it is about; none if MetalLB has written it.
     pub address: Option<IpAddr>,
-    /// What its conditions say.
-    pub verdict: Verdict,
+    /// The health that it reports; `None` when that cannot be read.
+    pub health: Option<AddressHealth>,
     /// The object that it goes with, by uid.
     pub owner: Option<Arc<str>>,
     /// Version of the object: the precondition of deleting it.
@@ -332,6 +332,7 @@ impl Record {
     #[must_use]
     pub fn read(object: ServiceL2Status) -> Self {
         let status = object.status.unwrap_or_default();
+        let health = AddressHealth::read(&status);
         let mut labels = object.metadata.labels.unwrap_or_default();
         let mut or_label = |value: String, label: &str| {
             if value.is_empty() {
@@ -352,7 +353,7 @@ impl Record {
                 .map(|interface| interface.name.into())
                 .collect(),
             address: status.address.parse().ok(),
-            verdict: Verdict::read(&status.conditions),
+            health,
             owner: object
                 .metadata
                 .owner_references

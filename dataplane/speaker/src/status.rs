@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::index::Update;
 use crate::objects::Record;
 use crate::speaker::Speaker;
-use crate::verdict::Verdict;
+use crate::verification::AddressHealth;
 
 /// Field manager of all speakers: the new owner takes over all that the old one applied.
 const MANAGER: &str = "lb-speaker";
@@ -53,8 +53,8 @@ pub struct Says {
     pub address: IpAddr,
     /// The interfaces; none for all.
     pub interfaces: Box<[Arc<str>]>,
-    /// What is seen of the address from elsewhere.
-    pub verdict: Verdict,
+    /// The health of the address, as other nodes see it.
+    pub health: AddressHealth,
 }
 
 /// What is to be done about the statuses of a Service.
@@ -108,8 +108,10 @@ pub fn action<'a>(
     if let Some(record) = ours
         && record.address == Some(says.address)
     {
-        says.verdict = says.verdict.after(&record.verdict);
-        if record.interfaces == says.interfaces && record.verdict == says.verdict {
+        if let Some(reported) = &record.health {
+            says.health = says.health.merged_with(reported);
+        }
+        if record.interfaces == says.interfaces && record.health.as_ref() == Some(&says.health) {
             return stale;
         }
     }
@@ -239,7 +241,7 @@ impl Statuses {
                     speaker.enter_record(service, again);
                     return;
                 }
-                let object = object(&self.namespace, node, &service, &says);
+                let object = applied_object(&self.namespace, node, &service, &says);
                 self.note(now, service.clone(), says);
                 write(self.api.clone(), self.key(object_name(&service)), object, alone).boxed()
             }
@@ -262,13 +264,16 @@ impl Statuses {
     }
 }
 
-fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) -> Value {
+/// The ServiceL2Status of a Service as this node applies it. A field without a value is left out: server-side apply removes
+/// it, because all speakers share one field manager. `node` is our name and uid.
+#[must_use]
+pub fn applied_object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) -> Value {
     let interfaces: Vec<_> = says
         .interfaces
         .iter()
         .map(|name| json!({"name": **name}))
         .collect();
-    json!({
+    let mut object = json!({
         "apiVersion": "metallb.io/v1beta1",
         "kind": "ServiceL2Status",
         "metadata": {
@@ -288,9 +293,21 @@ fn object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) 
             "serviceNamespace": service.namespace(),
             "interfaces": interfaces,
             "address": says.address,
-            "conditions": says.verdict.conditions(says.address),
+            "conditions": says.health.conditions(says.address),
         },
-    })
+    });
+    let verified_by = says
+        .health
+        .verification
+        .as_ref()
+        .map(|verification| verification.by.to_string());
+    let conflicting_mac = says.health.conflict.map(|host| host.mac.to_string());
+    for (field, value) in [("verifiedBy", verified_by), ("conflictingMAC", conflicting_mac)] {
+        if let Some(value) = value {
+            object["status"][field] = value.into();
+        }
+    }
+    object
 }
 
 /// A label takes 63 bytes; the name of a Node may be longer, and is then cut. The status has it whole.

@@ -5,9 +5,10 @@ mod support;
 use std::net::IpAddr;
 
 use lb_speaker::objects::Record;
-use lb_speaker::status::{Action, Says, action, object_name};
-use lb_speaker::verdict::{Check, Stranger, Verdict};
-use support::{WEB, key, mk_record};
+use lb_speaker::status::{Action, Says, action, applied_object, object_name};
+use lb_speaker::verification::{AddressHealth, ConflictingHost, Verification};
+use serde_json::json;
+use support::{WEB, from, key, mk_record};
 
 const ME: (&str, &str) = ("n1", "uid-n1");
 
@@ -15,11 +16,11 @@ fn web() -> IpAddr {
     IpAddr::from([192, 168, 50, 52])
 }
 
-fn says(interfaces: &[&str], verdict: Verdict) -> Says {
+fn says(interfaces: &[&str], health: AddressHealth) -> Says {
     Says {
         address: web(),
         interfaces: interfaces.iter().map(|name| (*name).into()).collect(),
-        verdict,
+        health,
     }
 }
 
@@ -29,51 +30,50 @@ fn decide(wanted: Option<Says>, records: &[(&str, Record)]) -> Option<Action> {
 }
 
 fn next(wanted: Option<&[&str]>, records: &[(&str, Record)]) -> Option<Action> {
-    decide(wanted.map(|names| says(names, Verdict::default())), records)
+    decide(wanted.map(|names| says(names, AddressHealth::default())), records)
 }
 
 fn write(interfaces: &[&str], alone: bool) -> Option<Action> {
-    let says = says(interfaces, Verdict::default());
+    let says = says(interfaces, AddressHealth::default());
     Some(Action::Write { says, alone })
 }
 
 /// Our status of `web`, with what was said of it before.
-fn shown(verdict: &Verdict) -> [(String, Record); 1] {
-    let mut record = mk_record("web", "n1", &[]);
+fn shown(health: &AddressHealth) -> [(String, Record); 1] {
     // Through the API and back.
-    record.verdict = Verdict::read(&verdict.conditions(web()));
-    [(object_name(&key("web")), record)]
+    let object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
+    [(object_name(&key("web")), Record::read(from(object)))]
 }
 
-fn after(shown: &[(String, Record)], verdict: Verdict) -> Option<Verdict> {
+fn after(shown: &[(String, Record)], health: AddressHealth) -> Option<AddressHealth> {
     let records: Vec<_> = shown
         .iter()
         .map(|(name, record)| (&**name, record.clone()))
         .collect();
-    let action = decide(Some(says(&[], verdict)), &records);
+    let action = decide(Some(says(&[], health)), &records);
     let alone = matches!(action, None | Some(Action::Write { alone: true, .. }));
     assert!(alone, "the status alone is to be written: {action:?}");
     match action {
-        Some(Action::Write { says, .. }) => Some(says.verdict),
+        Some(Action::Write { says, .. }) => Some(says.health),
         Some(Action::Delete { .. }) | None => None,
     }
 }
 
-fn seen(by: &str, answered: bool, since: i64) -> Verdict {
-    Verdict {
-        check: Some(Check {
+fn seen(by: &str, answered: bool, since: i64) -> AddressHealth {
+    AddressHealth {
+        verification: Some(Verification {
             by: by.into(),
             answered,
             since,
         }),
-        stranger: None,
+        conflict: None,
     }
 }
 
-fn conflict(mac: u8, since: i64) -> Verdict {
-    Verdict {
-        check: None,
-        stranger: Some(Stranger {
+fn conflict(mac: u8, since: i64) -> AddressHealth {
+    AddressHealth {
+        verification: None,
+        conflict: Some(ConflictingHost {
             mac: lb_l2::MacAddr([2, 0, 0, 0, 0, mac]),
             since,
         }),
@@ -154,8 +154,8 @@ fn every_service_has_one_name_for_its_status_that_is_a_valid_one() {
 }
 
 #[test]
-fn a_verdict_is_written_once_and_stands_until_there_is_another() {
-    let first = after(&shown(&Verdict::default()), seen("n2", true, 100)).expect("it is new");
+fn a_verification_is_rewritten_only_when_its_result_changes() {
+    let first = after(&shown(&AddressHealth::default()), seen("n2", true, 100)).expect("it is new");
     assert_eq!(first, seen("n2", true, 100));
     let shown = shown(&first);
     assert_eq!(
@@ -164,9 +164,9 @@ fn a_verdict_is_written_once_and_stands_until_there_is_another() {
         "another node sees the same"
     );
     assert_eq!(
-        after(&shown, Verdict::default()),
+        after(&shown, AddressHealth::default()),
         None,
-        "a speaker that starts anew knows nothing yet"
+        "a restarted speaker has no result yet"
     );
     assert_eq!(
         after(&shown, seen("n3", false, 300)),
@@ -175,7 +175,7 @@ fn a_verdict_is_written_once_and_stands_until_there_is_another() {
 }
 
 #[test]
-fn a_new_owner_and_a_new_address_begin_without_a_verdict() {
+fn a_new_owner_or_address_starts_without_health() {
     let [(name, record)] = shown(&seen("n2", false, 100));
     let mut of_another = record.clone();
     of_another.node = "n3".into();
@@ -186,22 +186,75 @@ fn a_new_owner_and_a_new_address_begin_without_a_verdict() {
 }
 
 #[test]
-fn a_stranger_is_written_once_and_goes_from_the_status_when_it_is_gone() {
-    let first = after(&shown(&Verdict::default()), conflict(1, 100)).expect("it is new");
+fn a_conflict_is_written_once_and_cleared_when_over() {
+    let first = after(&shown(&AddressHealth::default()), conflict(1, 100)).expect("it is new");
     let shown = shown(&first);
     assert_eq!(after(&shown, conflict(1, 200)), None);
     assert_eq!(
         after(&shown, conflict(2, 200)),
         Some(conflict(2, 100)),
-        "another stranger, and no moment without one"
+        "another host, and one uninterrupted conflict"
     );
-    assert_eq!(after(&shown, Verdict::default()), Some(Verdict::default()));
+    assert_eq!(
+        after(&shown, AddressHealth::default()),
+        Some(AddressHealth::default())
+    );
 }
 
 #[test]
-fn conditions_say_who_asked_who_answers_and_what_to_do() {
-    let words = |verdict: &Verdict, address: &str| {
-        let conditions = verdict.conditions(address.parse().unwrap());
+fn health_without_its_typed_fields_is_rewritten() {
+    let health = AddressHealth {
+        conflict: conflict(1, 100).conflict,
+        ..seen("n2", true, 100)
+    };
+    for field in ["verifiedBy", "conflictingMAC"] {
+        let mut object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
+        object["status"]
+            .as_object_mut()
+            .unwrap()
+            .remove(field)
+            .expect("it is written");
+        let record = Record::read(from(object));
+        assert_eq!(record.health, None);
+        assert_eq!(
+            next(Some(&[]), &[(&object_name(&key("web")), record)]),
+            write(&[], true)
+        );
+    }
+}
+
+#[test]
+fn typed_fields_are_read_whatever_the_messages_say() {
+    let health = AddressHealth {
+        conflict: conflict(1, 100).conflict,
+        ..seen("n2", false, 100)
+    };
+    let mut object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
+    assert_eq!(object["status"]["verifiedBy"], json!("n2"));
+    assert_eq!(object["status"]["conflictingMAC"], json!("02:00:00:00:00:01"));
+    for condition in object["status"]["conditions"].as_array_mut().unwrap() {
+        condition["message"] = json!("node n9 saw 02:00:00:00:00:99");
+    }
+    assert_eq!(Record::read(from(object)).health, Some(health));
+}
+
+#[test]
+fn fields_of_a_conflict_that_is_over_are_left_out() {
+    let object = applied_object(
+        "metallb-system",
+        ME,
+        &key("web"),
+        &says(&[], AddressHealth::default()),
+    );
+    let status = object["status"].as_object().unwrap();
+    assert!(!status.contains_key("verifiedBy") && !status.contains_key("conflictingMAC"));
+    assert_eq!(status["conditions"], json!([]));
+}
+
+#[test]
+fn conditions_name_the_verifier_the_host_and_the_remedy() {
+    let words = |health: &AddressHealth, address: &str| {
+        let conditions = health.conditions(address.parse().unwrap());
         let [condition] = &conditions[..] else {
             panic!("one of them")
         };
@@ -212,16 +265,16 @@ fn conditions_say_who_asked_who_answers_and_what_to_do() {
     };
     assert_eq!(
         words(&seen("n2", true, 100), WEB),
-        "Verified=True Answered: node n2 asked the LAN for 192.168.50.52 and was answered"
+        "Verified=True Answered: node n2 received an ARP reply for 192.168.50.52"
     );
     assert_eq!(
         words(&seen("n2", false, 100), "fd00:50::1"),
-        "Verified=False NoReply: node n2 asked the LAN for fd00:50::1 and was not answered: see that switches and \
-         firewalls let neighbour discovery (ICMPv6) pass between the nodes"
+        "Verified=False NoReply: node n2 received no NDP reply for fd00:50::1: check that switches and firewalls let \
+         neighbor discovery (ICMPv6) pass between the nodes"
     );
     assert_eq!(
         words(&conflict(9, 100), WEB),
-        "AddressConflict=True ForeignAnswer: a host at 02:00:00:00:00:09 that is no node of the cluster answers for \
-         192.168.50.52: take the address from that host, or exclude it from its pool"
+        "AddressConflict=True ConflictingHost: host 02:00:00:00:00:09 outside the cluster also answers for 192.168.50.52: \
+         remove the address from that host or exclude it from its pool"
     );
 }

@@ -341,8 +341,8 @@ fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
         ensure!(rig.metric("lb_speaker_conflicts_total", WEB) == Some(1.0));
         ensure!(rig.told() == ["conflict"]);
         let record = rig.record("web").context("a status to write")?;
-        let stranger = record.verdict.stranger.context("a stranger")?;
-        ensure!(stranger.mac == MacAddr([2, 0, 0, 0, 0, 9]) && record.address.to_string() == WEB);
+        let conflict = record.health.conflict.context("a conflict")?;
+        ensure!(conflict.mac == MacAddr([2, 0, 0, 0, 0, 9]) && record.address.to_string() == WEB);
         ensure!(rig.metric("metallb_layer2_responses_sent", WEB) == Some(0.0));
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         Ok(())

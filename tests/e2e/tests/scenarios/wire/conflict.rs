@@ -86,12 +86,12 @@ pub(super) fn a_stranger_is_told(stage: &Stage) -> anyhow::Result<()> {
     let told = stage.event("Service", "four", "addressConflict")?;
     assert!(
         told.contains(&format!(
-            "a host at {stranger} that is no node of the cluster answers for {address}"
+            "host {stranger} outside the cluster also answers for {address}"
         )),
         "{told}"
     );
     assert_eq!(conflict()?, 1);
-    let says = announced(stage, "four", "False", "AddressConflict: a host at")?;
+    let says = announced(stage, "four", "False", "AddressConflict: host ")?;
     assert!(says.to_lowercase().contains(&stranger), "{says}");
     assert_eq!(
         stage.owners(&address)?,
