@@ -21,7 +21,7 @@ pub struct LoadBalancerStackStatus {
     /// The conditions in one word. Ready: every component runs as specified. Installing: components are created or
     /// replaced for the first time. Upgrading: an upgrade is in progress. RollingBack: a failed upgrade is being undone.
     /// Paused: spec.paused is set, or a failed upgrade waits for a person. Blocked: a preflight check, an approval or a
-    /// deletion policy prevents the next change. Degraded: a component failed.
+    /// deletion policy prevents the next change. Degraded: a component failed. Deleting: the stack is being deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<StackPhase>,
 
@@ -106,6 +106,8 @@ pub enum StackPhase {
     Blocked,
     /// A component failed.
     Degraded,
+    /// The stack is being deleted and nothing blocks that.
+    Deleting,
 }
 
 impl StackPhase {
@@ -120,6 +122,7 @@ impl StackPhase {
             Self::Paused => "Paused",
             Self::Blocked => "Blocked",
             Self::Degraded => "Degraded",
+            Self::Deleting => "Deleting",
         }
     }
 }

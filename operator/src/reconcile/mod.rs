@@ -318,6 +318,7 @@ impl Operator {
                 proposal(hash, &plan.version, rendered, &self.index, observed, settings)
             }),
             rejected: memory.rejects(&seen).map(|rejected| rejected.reason.clone()),
+            no_rollback: !seen.former_known && seen.settings.rollback,
             obstacle: seen.obstacle.clone(),
             memory,
         };

@@ -28,6 +28,7 @@ use crate::observe::workload_health::{ComponentState, Observed};
 use crate::upgrade::Memory;
 
 mod adoption;
+mod phase;
 mod preflight;
 
 /// Why the stack is in the state it is in: reasons of its conditions and events. They are API.
@@ -152,6 +153,8 @@ pub struct Upgrades {
     pub rejected: Option<String>,
     /// What keeps the present upgrade from beginning.
     pub obstacle: Option<String>,
+    /// Whether the present upgrade waits because nothing is kept that it could be rolled back to.
+    pub no_rollback: bool,
 }
 
 /// A condition that is to be.
@@ -175,6 +178,7 @@ pub fn status(
     let progressing = progressing(situation);
     let ready = ready(situation, &degraded, &progressing);
     let upgradeable = upgradeable(situation, &ready);
+    status.phase = Some(phase::phase(situation, ready.status, degraded.status));
     let verdicts = [ready, progressing, degraded, upgradeable];
     situation.upgrade.memory.put(&mut status);
     status.plan.clone_from(&situation.upgrade.plan);

@@ -1,6 +1,6 @@
 //! Tables of situations and what the status says about them.
 
-use lb_crds::load_balancer_stack::{PreflightName, PreflightResult};
+use lb_crds::load_balancer_stack::{PreflightName, PreflightResult, StackPhase};
 
 use super::*;
 use crate::index::Index;
@@ -8,7 +8,7 @@ use crate::observe::workload_health::observe;
 use crate::observe::workload_health::tests::{mk_controller, mk_pod, mk_speaker};
 use crate::preflight::failures;
 
-fn mk_situation(index: &Index) -> Situation {
+pub(super) fn mk_situation(index: &Index) -> Situation {
     Situation {
         generation: 3,
         operator_version: "0.1.0".to_owned(),
@@ -26,7 +26,7 @@ fn mk_situation(index: &Index) -> Situation {
     }
 }
 
-fn mk_settled() -> Index {
+pub(super) fn mk_settled() -> Index {
     let mut index = Index::default();
     mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
     mk_speaker(&mut index, 1, 1, [3, 3, 3]);
@@ -44,7 +44,8 @@ fn describe(status: &LoadBalancerStackStatus) -> String {
         .map(|c| format!("{}={} {} | {}", c.type_, c.status, c.reason, c.message))
         .collect();
     lines.push(format!(
-        "version {} controller {} speakers {}",
+        "phase {} version {} controller {} speakers {}",
+        status.phase.map_or("-", StackPhase::as_str),
         status.version.as_deref().unwrap_or("-"),
         status.controller.as_deref().unwrap_or("-"),
         status.speakers.as_deref().unwrap_or("-"),
