@@ -17,7 +17,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install and build everything that the lab needs
-	@tests/e2e/setup.sh
+	@tests/tools/setup.sh
 
 test: setup image lint ## set up everything and run every test, unit to end-to-end
 	cargo test --workspace --locked
@@ -31,22 +31,22 @@ fuzz: ## every decoder and the speakers' machine, each for FUZZ_SECONDS (60)
 	@dataplane/fuzz/run.sh
 
 image: ## build the images, and those of the releases to upgrade between, into target/images
-	@tests/e2e/build-images.sh
+	@tests/tools/build-images.sh
 
 demo: setup image ## a cluster, the guide's steps 1 to 4.8, and the cluster left up
 	cargo run --quiet --locked -p lb-e2e --bin demo
 
 demo-down: ## remove what demo made
-	cargo run --quiet --locked -p lb-e2e --bin lab -- down --name demo
+	cargo run --quiet --locked -p lb-lab --bin lab -- down --name demo
 
 # The janitor of a lab is the program lab, which has to be beside the one that starts it.
 bench-addresses: setup image ## how fast addresses are given and kept, beside MetalLB; BENCH="--skip-peer" and others
-	cargo build --quiet --release --locked -p lb-e2e --bin lab
-	cargo run --quiet --release --locked -p lb-e2e --bin bench-addresses -- $(BENCH)
+	cargo build --quiet --release --locked -p lb-lab --bin lab
+	cargo run --quiet --release --locked -p lb-bench --bin bench-addresses -- $(BENCH)
 
 bench-announcing: setup image ## what a client notices of failures, restarts and drains, beside MetalLB; BENCH as above
-	cargo build --quiet --release --locked -p lb-e2e --bin lab
-	cargo run --quiet --release --locked -p lb-e2e --bin bench-announcing -- $(BENCH)
+	cargo build --quiet --release --locked -p lb-lab --bin lab
+	cargo run --quiet --release --locked -p lb-bench --bin bench-announcing -- $(BENCH)
 
 generate: ## write the CRDs from their types, and the OLM bundle from them and the chart
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds

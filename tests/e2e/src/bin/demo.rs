@@ -6,46 +6,46 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
 
 /// Name of the demo's lab.
 const NAME: &str = "demo";
 
 fn main() -> ExitCode {
-    lb_e2e::exit("demo", run())
+    lb_lab::exit("demo", run())
 }
 
 fn run() -> anyhow::Result<()> {
     let start = Instant::now();
     println!("Starting a three-node Kubernetes cluster on this machine.");
-    let mut stage = Stage::lab(NAME, 3)?.echoing();
+    let mut harness = Harness::lab(NAME, 3)?.echoing();
     for section in [
         "1.1", "1.2", "1.3", "1.4", "2.1", "2.2", "2.3", "3.1", "3.2", "3.3", "4.1",
     ] {
-        stage.follow(section)?;
+        harness.follow(section)?;
     }
-    stage.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
-    stage.follow("4.2")?;
-    let address = stage.address("nginx-test-lb")?;
+    harness.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
+    harness.follow("4.2")?;
+    let address = harness.address("nginx-test-lb")?;
     for section in ["4.3", "4.4"] {
-        stage.follow(section)?;
+        harness.follow(section)?;
     }
-    let owner = stage.owner(&address, SOON)?;
-    stage.replace("talos-control-01", &owner);
-    stage.replace("speaker-xxxxx", &stage.speaker_on(&owner)?);
+    let owner = harness.owner(&address, SOON)?;
+    harness.replace("talos-control-01", &owner);
+    harness.replace("speaker-xxxxx", &harness.speaker_on(&owner)?);
     for section in ["4.5", "4.6", "4.7", "4.8"] {
-        stage.follow(section)?;
+        harness.follow(section)?;
     }
     let page = eventually("an answer", SOON, || {
-        Ok(stage.client(&format!("curl -s -m 2 http://{address}")).ok())
+        Ok(harness.client(&format!("curl -s -m 2 http://{address}")).ok())
     })?;
     println!(
         "\n\x1b[1m── From the LAN\x1b[0m\nlan$ curl http://{address}\n{}",
         page.trim_end()
     );
 
-    let directory = stage.the_lab().kubeconfig();
-    stage.leave_up()?;
+    let directory = harness.the_lab().kubeconfig();
+    harness.leave_up()?;
     println!(
         "\nDone in {:.0} s. The cluster stays up. Look around:\n\n  \
          export KUBECONFIG={} PATH={}/bin:$PWD/target/debug:$PATH\n  \
@@ -56,7 +56,7 @@ fn run() -> anyhow::Result<()> {
          make demo-down               # remove all of it",
         start.elapsed().as_secs_f64(),
         directory.display(),
-        lb_e2e::lab::cache().display(),
+        lb_lab::cache().display(),
         owner.trim_start_matches('n'),
     );
     Ok(())

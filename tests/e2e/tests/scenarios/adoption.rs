@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lb_e2e::bench::client::Probe;
-use lb_e2e::bench::client::arp::{self, Answers};
-use lb_e2e::bench::client::traffic::{Account, Traffic};
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::client::Probe;
+use lb_e2e::client::arp::{self, Answers};
+use lb_e2e::client::traffic::{Account, Traffic};
+use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
 use serde_json::Value;
 
 /// The longest that the whole of it may take, one way, on a machine that is busy.
@@ -21,7 +21,7 @@ const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spe
 const METALLB: &str = "kubectl get pods -n metallb-system -o jsonpath='{range .items[*]}{.metadata.uid} {.spec.containers[0].image}{\"\\n\"}{end}'";
 
 struct Place {
-    stage: Stage,
+    harness: Harness,
     four: Ipv4Addr,
     six: Ipv6Addr,
     others: Vec<Ipv4Addr>,
@@ -68,55 +68,55 @@ fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow
     place.set(r#"{"adopt":true}"#)?;
     place.reaches("Adopted")?;
     place
-        .stage
+        .harness
         .admin("kubectl delete loadbalancerstack default --timeout=120s")?;
     place.metallb_serves()?;
-    place.stage.answers(&place.four.to_string(), "web")
+    place.harness.answers(&place.four.to_string(), "web")
 }
 
 impl Place {
     fn with_metallb(name: &str) -> anyhow::Result<Self> {
-        let stage = Stage::lab(name, 3)?;
-        crate::peer::metallb(&stage)?;
-        stage.apply_backend("web", 2)?;
+        let harness = Harness::lab(name, 3)?;
+        crate::metallb::metallb(&harness)?;
+        harness.apply_backend("web", 2)?;
         // Its webhook has to be up before it takes pools.
         let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
                     spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
                     apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}";
         eventually("MetalLB to take a pool", EVENTUALLY, || {
-            Ok(stage.apply(pool).ok())
+            Ok(harness.apply(pool).ok())
         })?;
-        stage.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-        let both = stage.address("web")?;
+        harness.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
+        let both = harness.address("web")?;
         let (four, six) = both.split_once(' ').context("two addresses")?;
         let (four, six) = (four.parse()?, six.parse()?);
         let mut others = Vec::new();
         for number in 0..OTHERS {
             let name = format!("other-{number}");
-            stage.apply_service(&name, "web", "", "")?;
-            others.push(stage.address(&name)?.parse()?);
+            harness.apply_service(&name, "web", "", "")?;
+            others.push(harness.address(&name)?.parse()?);
         }
-        let addresses = stage.admin(ADDRESSES)?;
+        let addresses = harness.admin(ADDRESSES)?;
         let place = Self {
-            stage,
+            harness,
             four,
             six,
             others,
             addresses,
         };
         for address in place.others.iter().chain([&place.four]) {
-            place.stage.owner(&address.to_string(), EVENTUALLY)?;
+            place.harness.owner(&address.to_string(), EVENTUALLY)?;
         }
-        place.stage.answers(&format!("[{six}]"), "web")?;
+        place.harness.answers(&format!("[{six}]"), "web")?;
         Ok(place)
     }
 
     /// Without `adopt` the stack is refused, says which field would be needed, and MetalLB is as it was.
     fn nothing_is_installed_beside_it_unless_the_spec_says_so(&self) -> anyhow::Result<()> {
-        let before = self.stage.admin(METALLB)?;
-        self.stage
+        let before = self.harness.admin(METALLB)?;
+        self.harness
             .admin("helm install lb-operator charts/lb-operator --wait --timeout 120s")?;
-        self.stage
+        self.harness
             .admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
         let degraded = eventually("the stack to be refused", SOON, || {
             let degraded = self.condition("Degraded")?;
@@ -125,7 +125,7 @@ impl Place {
         for part in ["MetalLB", "Deployment metallb-system/controller", "spec.adopt"] {
             assert!(degraded.contains(part), "{degraded}");
         }
-        assert_eq!(self.stage.admin(METALLB)?, before, "MetalLB is as it was");
+        assert_eq!(self.harness.admin(METALLB)?, before, "MetalLB is as it was");
         Ok(())
     }
 
@@ -133,7 +133,7 @@ impl Place {
     fn what_somebody_else_keeps_is_left_alone(&self) -> anyhow::Result<()> {
         let before = self.metallb()?;
         let mark = "kubectl annotate deployment controller -n metallb-system argocd.argoproj.io/tracking-id";
-        self.stage.admin(&format!("{mark}=lan"))?;
+        self.harness.admin(&format!("{mark}=lan"))?;
         self.set(r#"{"adopt":true}"#)?;
         eventually("the adoption to be refused", SOON, || {
             let degraded = self.condition("Degraded")?;
@@ -142,13 +142,13 @@ impl Place {
         })?;
         assert_eq!(self.metallb()?, before, "MetalLB is as it was");
         self.set(r#"{"adopt":false}"#)?;
-        self.stage.admin(&format!("{mark}-"))?;
+        self.harness.admin(&format!("{mark}-"))?;
         Ok(())
     }
 
     /// A workload of MetalLB that somebody makes again is told, nothing is done against it, and ours go on.
     fn what_is_put_back_is_told(&self) -> anyhow::Result<()> {
-        self.stage.apply(
+        self.harness.apply(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: metallb-controller, namespace: metallb-system, \
              labels: {app.kubernetes.io/name: metallb}}\nspec:\n  replicas: 0\n  selector: {matchLabels: {made: again}}\n  \
              template:\n    metadata: {labels: {made: again}}\n    spec: {containers: [{name: it, image: it}]}",
@@ -158,8 +158,8 @@ impl Place {
             let is = degraded.starts_with("True AdoptionBlocked") && degraded.contains("metallb-controller");
             Ok(is.then_some(()))
         })?;
-        self.stage.answers(&self.four.to_string(), "web")?;
-        self.stage
+        self.harness.answers(&self.four.to_string(), "web")?;
+        self.harness
             .admin("kubectl delete deployment metallb-controller -n metallb-system")?;
         eventually("the adoption to be complete again", EVENTUALLY, || {
             Ok(self.condition("Adopted")?.starts_with("True").then_some(()))
@@ -172,7 +172,7 @@ impl Place {
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Account, Vec<String>)> {
-        let lab = self.stage.the_lab();
+        let lab = self.harness.the_lab();
         let probe = |address: &Ipv4Addr| arp::probe(lab, *address, Duration::from_millis(50));
         let probes: Vec<Probe<Answers>> = self.others.iter().map(probe).collect::<Result<_, _>>()?;
         let traffic = Traffic::start_at_metallb(lab, self.four, self.six)?;
@@ -200,9 +200,9 @@ impl Place {
             silence.as_secs_f64()
         );
         worked?;
-        assert_eq!(self.stage.admin(ADDRESSES)?, self.addresses, "{what}");
-        self.stage.answers(&self.four.to_string(), "web")?;
-        self.stage.answers(&format!("[{}]", self.six), "web")?;
+        assert_eq!(self.harness.admin(ADDRESSES)?, self.addresses, "{what}");
+        self.harness.answers(&self.four.to_string(), "web")?;
+        self.harness.answers(&format!("[{}]", self.six), "web")?;
         Ok((account, moved))
     }
 
@@ -233,7 +233,7 @@ impl Place {
 
     /// Whose controllers run, by repository of their image.
     fn allocators(&self) -> anyhow::Result<BTreeSet<String>> {
-        let text = self.stage.admin(
+        let text = self.harness.admin(
             "kubectl get pods -n metallb-system -l component=controller \
              -o jsonpath='{range .items[?(@.status.phase==\"Running\")]}{.spec.containers[0].image}{\"\\n\"}{end}'",
         )?;
@@ -245,7 +245,7 @@ impl Place {
 
     /// All is ours, works, and says so.
     fn ours_serve(&self) -> anyhow::Result<()> {
-        self.stage.follow("1.2")?;
+        self.harness.follow("1.2")?;
         let adopted = self.condition("Adopted")?;
         assert!(
             adopted.starts_with("True") && adopted.contains("metallb-before-adoption"),
@@ -257,15 +257,15 @@ impl Place {
             "{images:?}"
         );
         // Pools can be changed though nobody answers MetalLB's webhook, and new Services get addresses.
-        self.stage.apply_pool("more", "192.168.50.90-192.168.50.91")?;
-        self.stage
+        self.harness.apply_pool("more", "192.168.50.90-192.168.50.91")?;
+        self.harness
             .apply_service("new", "web", "metallb.io/address-pool: more", "")?;
-        let address = self.stage.address("new")?;
-        self.stage.answers(&address, "web")?;
-        self.stage.admin("kubectl delete service new")?;
-        self.stage
+        let address = self.harness.address("new")?;
+        self.harness.answers(&address, "web")?;
+        self.harness.admin("kubectl delete service new")?;
+        self.harness
             .admin("kubectl delete ipaddresspool/more l2advertisement/more -n metallb-system")?;
-        self.stage
+        self.harness
             .event("LoadBalancerStack", "default", "Adopted MetalLB")?;
         Ok(())
     }
@@ -282,16 +282,16 @@ impl Place {
             Ok((is_back && images.keys().all(|image| image.starts_with("quay.io/"))).then_some(()))
         })?;
         for workload in ["deployment/controller", "daemonset/speaker"] {
-            self.stage.admin(&format!(
+            self.harness.admin(&format!(
                 "kubectl rollout status -n metallb-system {workload} --timeout=120s"
             ))?;
         }
         let record = "kubectl get controllerrevision metallb-before-adoption -n metallb-system --ignore-not-found -o name";
         eventually("the record to be gone", SOON, || {
-            Ok(self.stage.admin(record)?.is_empty().then_some(()))
+            Ok(self.harness.admin(record)?.is_empty().then_some(()))
         })?;
         for address in self.others.iter().chain([&self.four]) {
-            self.stage.owner(&address.to_string(), EVENTUALLY)?;
+            self.harness.owner(&address.to_string(), EVENTUALLY)?;
         }
         // Its webhook says no again.
         let bad = "kubectl apply --dry-run=server -f - <<'EOF'\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n\
@@ -299,20 +299,20 @@ impl Place {
         eventually(
             "MetalLB's webhook to refuse a pool that overlaps",
             EVENTUALLY,
-            || Ok(self.stage.admin(bad).is_err().then_some(())),
+            || Ok(self.harness.admin(bad).is_err().then_some(())),
         )
     }
 
     /// MetalLB's pods. Those of ours that only pull images do not count.
     fn metallb(&self) -> anyhow::Result<Vec<String>> {
-        let pods = self.stage.admin(METALLB)?;
+        let pods = self.harness.admin(METALLB)?;
         let metallb = pods.lines().filter(|pod| pod.contains(" quay.io/metallb/"));
         Ok(metallb.map(str::to_owned).collect())
     }
 
     /// The images of all pods in the stack's namespace, and how many have each.
     fn images(&self) -> anyhow::Result<BTreeMap<String, usize>> {
-        let text = self.stage.admin(METALLB)?;
+        let text = self.harness.admin(METALLB)?;
         let mut images = BTreeMap::new();
         for image in text.lines().filter_map(|line| Some(line.split_once(' ')?.1)) {
             *images.entry(image.to_owned()).or_default() += 1;
@@ -321,7 +321,7 @@ impl Place {
     }
 
     fn status(&self) -> anyhow::Result<Value> {
-        self.stage.stack_status()
+        self.harness.stack_status()
     }
 
     /// For a message.
@@ -339,14 +339,14 @@ impl Place {
 
     /// Status, reason and message of a condition.
     fn condition(&self, name: &str) -> anyhow::Result<String> {
-        self.stage.admin(&format!(
+        self.harness.admin(&format!(
             "kubectl get lbs default \
              -o jsonpath='{{range .status.conditions[?(@.type==\"{name}\")]}}{{.status}} {{.reason}} {{.message}}{{end}}'"
         ))
     }
 
     fn set(&self, spec: &str) -> anyhow::Result<()> {
-        self.stage.admin(&format!(
+        self.harness.admin(&format!(
             "kubectl patch lbs default --type=merge -p '{{\"spec\":{spec}}}'"
         ))?;
         Ok(())

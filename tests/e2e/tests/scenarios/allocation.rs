@@ -1,25 +1,25 @@
 //! What pools can do beyond a list of addresses, on a real API server: two families, edits that grow, shrink, split and
 //! remove, strategies, exclusions and quotas, the condition on a Service, and bad input of every kind.
 
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
 
 #[test]
 fn pools_do_all_that_they_say() -> anyhow::Result<()> {
-    let stage = Stage::cluster("allocation", 1)?;
-    stage.install()?;
+    let harness = Harness::cluster("allocation", 1)?;
+    harness.install()?;
 
-    a_pair_comes_from_two_pools_and_a_second_address_later(&stage)?;
-    a_service_can_be_waited_for(&stage)?;
-    an_edit_moves_only_those_whose_address_it_takes_away(&stage)?;
-    a_pool_holds_back_excludes_and_limits(&stage)?;
-    the_configuration_state_names_what_is_invalid(&stage)?;
-    bad_input_is_told_and_disturbs_nobody(&stage)?;
+    a_pair_comes_from_two_pools_and_a_second_address_later(&harness)?;
+    a_service_can_be_waited_for(&harness)?;
+    an_edit_moves_only_those_whose_address_it_takes_away(&harness)?;
+    a_pool_holds_back_excludes_and_limits(&harness)?;
+    the_configuration_state_names_what_is_invalid(&harness)?;
+    bad_input_is_told_and_disturbs_nobody(&harness)?;
     Ok(())
 }
 
 /// A pool and its annotations under `lb-operator.io/`, given as `key: value, …`.
-fn pool(stage: &Stage, name: &str, addresses: &str, annotations: &str) -> anyhow::Result<()> {
-    stage.apply(&format!(
+fn pool(harness: &Harness, name: &str, addresses: &str, annotations: &str) -> anyhow::Result<()> {
+    harness.apply(&format!(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system, \
          annotations: {{{annotations}}}}}\nspec: {{addresses: [{addresses}], autoAssign: false}}"
     ))?;
@@ -27,109 +27,109 @@ fn pool(stage: &Stage, name: &str, addresses: &str, annotations: &str) -> anyhow
 }
 
 /// A Service that asks for a pool.
-fn from(stage: &Stage, name: &str, pool: &str) -> anyhow::Result<()> {
-    stage.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), "")
+fn from(harness: &Harness, name: &str, pool: &str) -> anyhow::Result<()> {
+    harness.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), "")
 }
 
-fn delete(stage: &Stage, services: &str, pools: &str) -> anyhow::Result<()> {
-    stage.admin(&format!("kubectl delete service {services}"))?;
-    stage.admin(&format!("kubectl delete ipaddresspool -n metallb-system {pools}"))?;
+fn delete(harness: &Harness, services: &str, pools: &str) -> anyhow::Result<()> {
+    harness.admin(&format!("kubectl delete service {services}"))?;
+    harness.admin(&format!("kubectl delete ipaddresspool -n metallb-system {pools}"))?;
     Ok(())
 }
 
 /// Waits until a Service shows these addresses.
-fn shows(stage: &Stage, service: &str, addresses: &str) -> anyhow::Result<()> {
+fn shows(harness: &Harness, service: &str, addresses: &str) -> anyhow::Result<()> {
     eventually(&format!("{service} to show {addresses:?}"), SOON, || {
-        Ok((stage.address_now(service)? == addresses).then_some(()))
+        Ok((harness.address_now(service)? == addresses).then_some(()))
     })
 }
 
 /// The condition of a Service: status, reason and message.
-fn condition(stage: &Stage, service: &str) -> anyhow::Result<String> {
-    stage.admin(&format!(
+fn condition(harness: &Harness, service: &str) -> anyhow::Result<String> {
+    harness.admin(&format!(
         "kubectl get service {service} -o jsonpath='{{range .status.conditions[?(@.type==\"lb-operator.io/AddressAssigned\")]}}\
          {{.status}} {{.reason}}: {{.message}}{{end}}'"
     ))
 }
 
-fn a_pair_comes_from_two_pools_and_a_second_address_later(stage: &Stage) -> anyhow::Result<()> {
-    stage.apply(
+fn a_pair_comes_from_two_pools_and_a_second_address_later(harness: &Harness) -> anyhow::Result<()> {
+    harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: four, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.60-192.168.50.69]}\n---\n\
          apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: six, namespace: metallb-system}\n\
          spec: {addresses: ['fc00:50::60-fc00:50::69']}",
     )?;
-    stage.apply_service("pair", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-    shows(stage, "pair", "192.168.50.60 fc00:50::60")?;
-    let names = stage.admin(
+    harness.apply_service("pair", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
+    shows(harness, "pair", "192.168.50.60 fc00:50::60")?;
+    let names = harness.admin(
         "kubectl get service pair -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'",
     )?;
     assert_eq!(names, "four,six");
 
-    stage.apply_service("later", "web", "", "  ipFamilyPolicy: SingleStack\n")?;
-    shows(stage, "later", "192.168.50.61")?;
-    stage.admin("kubectl delete service pair")?;
-    stage.admin(
+    harness.apply_service("later", "web", "", "  ipFamilyPolicy: SingleStack\n")?;
+    shows(harness, "later", "192.168.50.61")?;
+    harness.admin("kubectl delete service pair")?;
+    harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
     )?;
-    shows(stage, "later", "192.168.50.61 fc00:50::60")?;
-    stage.event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
-    stage.admin(
+    shows(harness, "later", "192.168.50.61 fc00:50::60")?;
+    harness.event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
+    harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"SingleStack\",\"ipFamilies\":[\"IPv4\"]}}'",
     )?;
-    shows(stage, "later", "192.168.50.61")?;
+    shows(harness, "later", "192.168.50.61")?;
 
-    stage.admin("kubectl delete ipaddresspool six -n metallb-system")?;
-    stage.admin(
+    harness.admin("kubectl delete ipaddresspool six -n metallb-system")?;
+    harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
     )?;
-    stage.event(
+    harness.event(
         "Service",
         "later",
         "AdditionalAssignFailed cannot assign additional IP in PreferDualStack",
     )?;
-    assert_eq!(stage.address_now("later")?, "192.168.50.61");
-    delete(stage, "later", "four")
+    assert_eq!(harness.address_now("later")?, "192.168.50.61");
+    delete(harness, "later", "four")
 }
 
-fn a_service_can_be_waited_for(stage: &Stage) -> anyhow::Result<()> {
+fn a_service_can_be_waited_for(harness: &Harness) -> anyhow::Result<()> {
     let wait = "kubectl wait service/awaited --for=condition=lb-operator.io/AddressAssigned";
-    from(stage, "awaited", "awaited")?;
-    stage.admin(&format!("{wait}=false --timeout=30s"))?;
+    from(harness, "awaited", "awaited")?;
+    harness.admin(&format!("{wait}=false --timeout=30s"))?;
     assert_eq!(
-        condition(stage, "awaited")?,
+        condition(harness, "awaited")?,
         "False NoMatchingPool: unknown pool \"awaited\": create that IPAddressPool, or ask for another pool"
     );
-    pool(stage, "awaited", "192.168.50.70/32", "")?;
-    stage.admin(&format!("{wait} --timeout=30s"))?;
+    pool(harness, "awaited", "192.168.50.70/32", "")?;
+    harness.admin(&format!("{wait} --timeout=30s"))?;
     assert_eq!(
-        condition(stage, "awaited")?,
+        condition(harness, "awaited")?,
         "True Assigned: 192.168.50.70 of pool awaited"
     );
-    stage.admin("kubectl patch service awaited --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
+    harness.admin("kubectl patch service awaited --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
     eventually("the condition to go", SOON, || {
-        Ok(condition(stage, "awaited")?.is_empty().then_some(()))
+        Ok(condition(harness, "awaited")?.is_empty().then_some(()))
     })?;
-    delete(stage, "awaited", "awaited")
+    delete(harness, "awaited", "awaited")
 }
 
-fn an_edit_moves_only_those_whose_address_it_takes_away(stage: &Stage) -> anyhow::Result<()> {
-    pool(stage, "edited", "192.168.50.71-192.168.50.73", "")?;
+fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> anyhow::Result<()> {
+    pool(harness, "edited", "192.168.50.71-192.168.50.73", "")?;
     for (name, address) in [
         ("e1", "192.168.50.71"),
         ("e2", "192.168.50.72"),
         ("e3", "192.168.50.73"),
     ] {
-        from(stage, name, "edited")?;
-        shows(stage, name, address)?;
+        from(harness, name, "edited")?;
+        shows(harness, name, address)?;
     }
     let versions =
-        || stage.admin("kubectl get service e2 e3 -o jsonpath='{.items[*].metadata.resourceVersion}'");
+        || harness.admin("kubectl get service e2 e3 -o jsonpath='{.items[*].metadata.resourceVersion}'");
     let before = versions()?;
     // It grows by one at the end and shrinks by one at the beginning.
-    pool(stage, "edited", "192.168.50.72-192.168.50.74", "")?;
-    shows(stage, "e1", "192.168.50.74")?;
-    stage.event(
+    pool(harness, "edited", "192.168.50.72-192.168.50.74", "")?;
+    shows(harness, "e1", "192.168.50.74")?;
+    harness.event(
         "Service",
         "e1",
         "ClearAssignment current IP for \"default/e1\" not allowed by config",
@@ -137,66 +137,66 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(stage: &Stage) -> anyhow
     assert_eq!(versions()?, before, "the others were not touched");
 
     // It is split: a part goes to another pool, which is in force as soon as the first lets go of it.
-    stage.admin("kubectl annotate service e3 metallb.io/address-pool-")?;
-    pool(stage, "split", "192.168.50.73/32", "")?;
-    pool(stage, "edited", "192.168.50.72/32, 192.168.50.74/32", "")?;
+    harness.admin("kubectl annotate service e3 metallb.io/address-pool-")?;
+    pool(harness, "split", "192.168.50.73/32", "")?;
+    pool(harness, "edited", "192.168.50.72/32, 192.168.50.74/32", "")?;
     let named = || {
-        stage.admin("kubectl get service e3 -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")
+        harness.admin("kubectl get service e3 -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")
     };
     eventually("e3 to be of the other pool", SOON, || {
         Ok((named()? == "split").then_some(()))
     })?;
-    assert_eq!(stage.address_now("e3")?, "192.168.50.73");
-    assert!(!stage.events("Service", "e3")?.contains("ClearAssignment"));
+    assert_eq!(harness.address_now("e3")?, "192.168.50.73");
+    assert!(!harness.events("Service", "e3")?.contains("ClearAssignment"));
 
     // It is removed.
-    stage.admin("kubectl delete ipaddresspool edited -n metallb-system")?;
-    shows(stage, "e2", "")?;
-    stage.event("Service", "e2", "unknown pool \"edited\"")?;
-    assert_eq!(stage.address_now("e3")?, "192.168.50.73");
-    delete(stage, "e1 e2 e3", "split")
+    harness.admin("kubectl delete ipaddresspool edited -n metallb-system")?;
+    shows(harness, "e2", "")?;
+    harness.event("Service", "e2", "unknown pool \"edited\"")?;
+    assert_eq!(harness.address_now("e3")?, "192.168.50.73");
+    delete(harness, "e1 e2 e3", "split")
 }
 
-fn a_pool_holds_back_excludes_and_limits(stage: &Stage) -> anyhow::Result<()> {
+fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()> {
     pool(
-        stage,
+        harness,
         "rules",
         "192.168.50.75-192.168.50.79",
         "lb-operator.io/excluded-addresses: 192.168.50.75-192.168.50.76, lb-operator.io/namespace-quota: '2', \
          lb-operator.io/allocation-strategy: leastRecentlyUsed, lb-operator.io/hold-down: 5s",
     )?;
-    from(stage, "r1", "rules")?;
-    shows(stage, "r1", "192.168.50.77")?;
-    from(stage, "r2", "rules")?;
-    shows(stage, "r2", "192.168.50.78")?;
-    from(stage, "r3", "rules")?;
-    stage.event(
+    from(harness, "r1", "rules")?;
+    shows(harness, "r1", "192.168.50.77")?;
+    from(harness, "r2", "rules")?;
+    shows(harness, "r2", "192.168.50.78")?;
+    from(harness, "r3", "rules")?;
+    harness.event(
         "Service",
         "r3",
         "for namespace default: it has the 2 that its quota allows",
     )?;
     let counts = "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.assignedIPv4} {.status.availableIPv4}'";
     eventually("the counts", SOON, || {
-        Ok((stage.admin(counts)? == "2 1").then_some(()))
+        Ok((harness.admin(counts)? == "2 1").then_some(()))
     })?;
     // The one that was never used comes first, and the quota has room again.
-    stage.admin("kubectl delete service r1")?;
-    shows(stage, "r3", "192.168.50.79")?;
-    stage.admin("kubectl delete service r2")?;
+    harness.admin("kubectl delete service r1")?;
+    shows(harness, "r3", "192.168.50.79")?;
+    harness.admin("kubectl delete service r2")?;
     let released =
         "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.released[*].address}'";
     eventually("the released addresses", SOON, || {
-        Ok((stage.admin(released)? == "192.168.50.78 192.168.50.77").then_some(()))
+        Ok((harness.admin(released)? == "192.168.50.78 192.168.50.77").then_some(()))
     })?;
     // The first of the two to be released is the first to be given, once it has been held back for long enough.
-    from(stage, "r4", "rules")?;
-    shows(stage, "r4", "192.168.50.77")?;
-    delete(stage, "r3 r4", "rules")
+    from(harness, "r4", "rules")?;
+    shows(harness, "r4", "192.168.50.77")?;
+    delete(harness, "r3 r4", "rules")
 }
 
-fn the_configuration_state_names_what_is_invalid(stage: &Stage) -> anyhow::Result<()> {
+fn the_configuration_state_names_what_is_invalid(harness: &Harness) -> anyhow::Result<()> {
     let state = || {
-        stage.admin(
+        harness.admin(
             "kubectl get configurationstates -n metallb-system -l metallb.io/component-type=controller -o jsonpath='{range .items[*]}\
              {.metadata.name} {.status.result} {.status.conditions[?(@.type==\"poolReconcilerValid\")].reason} {.status.errorSummary}{end}'",
         )
@@ -208,7 +208,7 @@ fn the_configuration_state_names_what_is_invalid(stage: &Stage) -> anyhow::Resul
     };
     becomes("controller Valid Reconciled ")?;
     pool(
-        stage,
+        harness,
         "wrong",
         "192.168.50.80/29",
         "lb-operator.io/hold-down: soon",
@@ -216,14 +216,14 @@ fn the_configuration_state_names_what_is_invalid(stage: &Stage) -> anyhow::Resul
     becomes(
         "controller Invalid ConfigurationError IPAddressPool wrong: metadata.annotations[lb-operator.io/hold-down]: \"soon\"",
     )?;
-    stage.admin("kubectl delete ipaddresspool wrong -n metallb-system")?;
+    harness.admin("kubectl delete ipaddresspool wrong -n metallb-system")?;
     becomes("controller Valid Reconciled ")
 }
 
-fn bad_input_is_told_and_disturbs_nobody(stage: &Stage) -> anyhow::Result<()> {
-    pool(stage, "good", "192.168.50.90-192.168.50.94", "")?;
-    from(stage, "undisturbed", "good")?;
-    shows(stage, "undisturbed", "192.168.50.90")?;
+fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()> {
+    pool(harness, "good", "192.168.50.90-192.168.50.94", "")?;
+    from(harness, "undisturbed", "good")?;
+    shows(harness, "undisturbed", "192.168.50.90")?;
     let long = "x".repeat(10_000);
     for (name, annotation, says) in [
         (
@@ -267,25 +267,25 @@ fn bad_input_is_told_and_disturbs_nobody(stage: &Stage) -> anyhow::Result<()> {
             "unknown pool",
         ),
     ] {
-        stage.apply_service(name, "web", annotation, "")?;
-        stage.event("Service", name, says)?;
+        harness.apply_service(name, "web", annotation, "")?;
+        harness.event("Service", name, says)?;
         let condition = eventually("a condition", SOON, || {
-            Ok(Some(condition(stage, name)?).filter(|text| !text.is_empty()))
+            Ok(Some(condition(harness, name)?).filter(|text| !text.is_empty()))
         })?;
         assert!(
             condition.starts_with("False ") && condition.len() < 1200,
             "{name}: {condition}"
         );
-        stage.admin(&format!("kubectl delete service {name}"))?;
+        harness.admin(&format!("kubectl delete service {name}"))?;
     }
     // Bytes that are no UTF-8: the API server stores what it makes of them.
-    stage.admin(
+    harness.admin(
         "printf '{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{\"name\":\"bytes\",\"annotations\":\
          {\"metallb.io/loadBalancerIPs\":\"\\xff\\xfe\"}},\"spec\":{\"type\":\"LoadBalancer\",\"ports\":[{\"port\":80}]}}' \
          | kubectl create --raw /api/v1/namespaces/default/services -f -",
     )?;
-    stage.event("Service", "bytes", "invalid metallb.io/loadBalancerIPs")?;
-    stage.admin("kubectl delete service bytes")?;
+    harness.event("Service", "bytes", "invalid metallb.io/loadBalancerIPs")?;
+    harness.admin("kubectl delete service bytes")?;
 
     // Pools: what the schema cannot see becomes a condition, and the others go on.
     for (name, addresses, says) in [
@@ -305,25 +305,25 @@ fn bad_input_is_told_and_disturbs_nobody(stage: &Stage) -> anyhow::Result<()> {
             "OverlappingAddresses: spec.addresses[1]",
         ),
     ] {
-        pool(stage, name, addresses, "")?;
+        pool(harness, name, addresses, "")?;
         eventually(&format!("a condition of pool {name}"), SOON, || {
-            let text = stage.admin(&format!(
+            let text = harness.admin(&format!(
                 "kubectl get ipaddresspool {name} -n metallb-system -o jsonpath='{{range .status.conditions[*]}}\
                  {{.status}} {{.reason}}: {{.message}}{{end}}'"
             ))?;
             Ok(text.starts_with(&format!("False {says}")).then_some(()))
         })?;
-        stage.event("IPAddressPool", name, says.split(':').next().unwrap_or_default())?;
+        harness.event("IPAddressPool", name, says.split(':').next().unwrap_or_default())?;
     }
     // Host bits are no mistake: the network counts, as in MetalLB.
-    pool(stage, "host-bits", "192.168.50.99/31", "")?;
-    from(stage, "of-host-bits", "host-bits")?;
-    shows(stage, "of-host-bits", "192.168.50.98")?;
-    from(stage, "still-served", "good")?;
-    shows(stage, "still-served", "192.168.50.91")?;
-    assert_eq!(stage.address_now("undisturbed")?, "192.168.50.90");
+    pool(harness, "host-bits", "192.168.50.99/31", "")?;
+    from(harness, "of-host-bits", "host-bits")?;
+    shows(harness, "of-host-bits", "192.168.50.98")?;
+    from(harness, "still-served", "good")?;
+    shows(harness, "still-served", "192.168.50.91")?;
+    assert_eq!(harness.address_now("undisturbed")?, "192.168.50.90");
     delete(
-        stage,
+        harness,
         "undisturbed of-host-bits still-served",
         "good reversed overlapping twice host-bits",
     )

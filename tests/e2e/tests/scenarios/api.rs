@@ -1,28 +1,28 @@
 //! The API on a real API server: the definitions are accepted, valid objects too, and invalid ones are refused with a
 //! message that names the field and says what to do.
 
-use lb_e2e::stage::Stage;
+use lb_e2e::harness::Harness;
 
 #[test]
 fn valid_objects_are_accepted_and_invalid_ones_are_refused_by_field() -> anyhow::Result<()> {
-    let stage = Stage::cluster("api", 1)?;
-    if stage.is_lab() {
-        stage.admin("kubectl apply --server-side -f crds/")?;
+    let harness = Harness::cluster("api", 1)?;
+    if harness.is_lab() {
+        harness.admin("kubectl apply --server-side -f crds/")?;
     } else {
         // Helm does not take over what it has not made: other scenarios install the chart on this cluster.
-        stage.install()?;
+        harness.install()?;
     }
-    stage.admin("kubectl wait crd --all --for=condition=Established --timeout=30s")?;
-    stage.admin("kubectl create namespace metallb-system --dry-run=client -o yaml | kubectl apply -f -")?;
+    harness.admin("kubectl wait crd --all --for=condition=Established --timeout=30s")?;
+    harness.admin("kubectl create namespace metallb-system --dry-run=client -o yaml | kubectl apply -f -")?;
 
-    valid_pools_are_accepted_with_their_defaults(&stage)?;
-    invalid_pools_are_refused(&stage)?;
-    valid_advertisements_are_accepted(&stage)?;
-    invalid_advertisements_are_refused(&stage)?;
-    what_a_status_says_of_its_service_never_changes(&stage)?;
-    stacks_are_checked(&stage)?;
-    explain_reads_well(&stage)?;
-    stage.admin(
+    valid_pools_are_accepted_with_their_defaults(&harness)?;
+    invalid_pools_are_refused(&harness)?;
+    valid_advertisements_are_accepted(&harness)?;
+    invalid_advertisements_are_refused(&harness)?;
+    what_a_status_says_of_its_service_never_changes(&harness)?;
+    stacks_are_checked(&harness)?;
+    explain_reads_well(&harness)?;
+    harness.admin(
         "kubectl delete ipaddresspool/tried l2advertisement/tried l2advertisement/bare -n metallb-system",
     )?;
     Ok(())
@@ -47,8 +47,8 @@ fn stack(name: &str, spec: &str) -> String {
 }
 
 /// The API server refuses it, and says these words.
-fn refused(stage: &Stage, manifest: &str, says: &[&str]) {
-    let error = match stage.apply(manifest) {
+fn refused(harness: &Harness, manifest: &str, says: &[&str]) {
+    let error = match harness.apply(manifest) {
         Ok(_) => panic!("accepted:\n{manifest}"),
         Err(error) => format!("{error:#}"),
     };
@@ -60,7 +60,7 @@ fn refused(stage: &Stage, manifest: &str, says: &[&str]) {
     }
 }
 
-fn valid_pools_are_accepted_with_their_defaults(stage: &Stage) -> anyhow::Result<()> {
+fn valid_pools_are_accepted_with_their_defaults(harness: &Harness) -> anyhow::Result<()> {
     for addresses in [
         "[192.168.50.50-192.168.50.250]",
         "[192.168.50.0/24, 10.0.0.7/32]",
@@ -70,20 +70,20 @@ fn valid_pools_are_accepted_with_their_defaults(stage: &Stage) -> anyhow::Result
         // Host bits are MetalLB's users' habit: the network counts.
         "[192.168.50.77/24]",
     ] {
-        stage.apply(&pool(&format!("{{addresses: {addresses}}}")))?;
-        let text = stage.admin(
+        harness.apply(&pool(&format!("{{addresses: {addresses}}}")))?;
+        let text = harness.admin(
             "kubectl get ipaddresspool tried -n metallb-system -o jsonpath='{.spec.autoAssign} {.spec.avoidBuggyIPs}'",
         )?;
         assert_eq!(text, "true false", "defaults with {addresses}");
     }
-    stage.apply(&pool(
+    harness.apply(&pool(
         "{addresses: [10.0.0.0/24], autoAssign: false, avoidBuggyIPs: true, serviceAllocation: {priority: 50, namespaces: [a, b], \
          namespaceSelectors: [{matchLabels: {team: x}}], serviceSelectors: [{matchExpressions: [{key: app, operator: In, values: [web]}]}]}}",
     ))?;
     Ok(())
 }
 
-fn invalid_pools_are_refused(stage: &Stage) -> anyhow::Result<()> {
+fn invalid_pools_are_refused(harness: &Harness) -> anyhow::Result<()> {
     let form = "must be a CIDR";
     for (addresses, says) in [
         ("[]", "at least 1 items"),
@@ -98,24 +98,24 @@ fn invalid_pools_are_refused(stage: &Stage) -> anyhow::Result<()> {
         ("['::ffff:192.168.50.1-::ffff:192.168.50.9']", form),
     ] {
         refused(
-            stage,
+            harness,
             &pool(&format!("{{addresses: {addresses}}}")),
             &["spec.addresses", says],
         );
     }
-    refused(stage, &pool("{}"), &["spec.addresses"]);
+    refused(harness, &pool("{}"), &["spec.addresses"]);
     refused(
-        stage,
+        harness,
         &pool("{addresses: [10.0.0.0/24], autoAssign: maybe}"),
         &["spec.autoAssign"],
     );
     refused(
-        stage,
+        harness,
         &pool("{addresses: [10.0.0.0/24], serviceAllocation: {namespaces: [a, a]}}"),
         &["spec.serviceAllocation.namespaces", "duplicates"],
     );
     refused(
-        stage,
+        harness,
         &pool(
             "{addresses: [10.0.0.0/24], serviceAllocation: {serviceSelectors: [{matchExpressions: [{key: a, operator: In}]}]}}",
         ),
@@ -126,28 +126,28 @@ fn invalid_pools_are_refused(stage: &Stage) -> anyhow::Result<()> {
     );
     // A field that does not exist is said by a client that asks for it, as kubectl does.
     refused(
-        stage,
+        harness,
         &pool("{addresses: [10.0.0.0/24], autoassign: true}"),
         &["spec.autoassign"],
     );
     Ok(())
 }
 
-fn valid_advertisements_are_accepted(stage: &Stage) -> anyhow::Result<()> {
+fn valid_advertisements_are_accepted(harness: &Harness) -> anyhow::Result<()> {
     for spec in [
         "{}",
         "{ipAddressPools: [a, b], interfaces: [eth0]}",
         "{ipAddressPoolSelectors: [{matchLabels: {zone: a}}], nodeSelectors: [{matchExpressions: [{key: x, operator: Exists}]}]}",
         "{serviceSelectors: [{matchLabels: {app: web}}]}",
     ] {
-        stage.apply(&advertisement(spec))?;
+        harness.apply(&advertisement(spec))?;
     }
     // MetalLB takes it without a spec.
-    stage.apply("apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: bare, namespace: metallb-system}")?;
+    harness.apply("apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: bare, namespace: metallb-system}")?;
     Ok(())
 }
 
-fn invalid_advertisements_are_refused(stage: &Stage) -> anyhow::Result<()> {
+fn invalid_advertisements_are_refused(harness: &Harness) -> anyhow::Result<()> {
     for (spec, says) in [
         ("{ipAddressPools: [a, a]}", ["spec.ipAddressPools", "duplicates"]),
         ("{ipAddressPools: a}", ["spec.ipAddressPools", "array"]),
@@ -164,16 +164,16 @@ fn invalid_advertisements_are_refused(stage: &Stage) -> anyhow::Result<()> {
             ["spec.nodeSelectors[0]", "key"],
         ),
     ] {
-        refused(stage, &advertisement(spec), &says);
+        refused(harness, &advertisement(spec), &says);
     }
     Ok(())
 }
 
-fn what_a_status_says_of_its_service_never_changes(stage: &Stage) -> anyhow::Result<()> {
+fn what_a_status_says_of_its_service_never_changes(harness: &Harness) -> anyhow::Result<()> {
     // Not in the stack's namespace, where speakers remove what is about no Service.
-    stage.apply("apiVersion: metallb.io/v1beta1\nkind: ServiceL2Status\nmetadata: {name: l2-tried, namespace: default}\nspec: {}")?;
+    harness.apply("apiVersion: metallb.io/v1beta1\nkind: ServiceL2Status\nmetadata: {name: l2-tried, namespace: default}\nspec: {}")?;
     let patch = |status: &str| {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl patch servicel2status l2-tried -n default --subresource=status --type=merge -p '{{\"status\":{status}}}'"
         ))
     };
@@ -181,12 +181,16 @@ fn what_a_status_says_of_its_service_never_changes(stage: &Stage) -> anyhow::Res
     patch(r#"{"node":"n2"}"#)?;
     let error = patch(r#"{"serviceName":"other"}"#).expect_err("another Service is refused");
     assert!(format!("{error:#}").contains("immutable"), "{error:#}");
-    stage.admin("kubectl delete servicel2status l2-tried -n default")?;
+    harness.admin("kubectl delete servicel2status l2-tried -n default")?;
     Ok(())
 }
 
-fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
-    refused(stage, &stack("second", "{}"), &["metadata.name must be default"]);
+fn stacks_are_checked(harness: &Harness) -> anyhow::Result<()> {
+    refused(
+        harness,
+        &stack("second", "{}"),
+        &["metadata.name must be default"],
+    );
     for (spec, says) in [
         ("{version: latest}", ["spec.version", "0.1.0"]),
         ("{logLevel: loud}", ["spec.logLevel", "Unsupported value"]),
@@ -263,31 +267,31 @@ fn stacks_are_checked(stage: &Stage) -> anyhow::Result<()> {
             ["spec.speaker.excludedInterfaces[0]", "1"],
         ),
     ] {
-        refused(stage, &stack("default", spec), &says);
+        refused(harness, &stack("default", spec), &says);
     }
-    if !stage.is_lab() {
+    if !harness.is_lab() {
         // The stack that a cluster has is not for trying things.
         return Ok(());
     }
-    stage.apply(&stack("default", "{loadBalancerClass: example.com/lan}"))?;
+    harness.apply(&stack("default", "{loadBalancerClass: example.com/lan}"))?;
     refused(
-        stage,
+        harness,
         &stack("default", "{loadBalancerClass: example.com/other}"),
         &["spec.loadBalancerClass cannot be changed"],
     );
     refused(
-        stage,
+        harness,
         &stack(
             "default",
             "{loadBalancerClass: example.com/lan, namespace: other}",
         ),
         &["spec.namespace cannot be changed"],
     );
-    stage.admin("kubectl delete loadbalancerstack default")?;
+    harness.admin("kubectl delete loadbalancerstack default")?;
     Ok(())
 }
 
-fn explain_reads_well(stage: &Stage) -> anyhow::Result<()> {
+fn explain_reads_well(harness: &Harness) -> anyhow::Result<()> {
     for (path, says) in [
         ("ipaddresspool.spec.addresses", "192.168.50.50-192.168.50.250"),
         ("l2advertisement.spec.interfaces", "eth0"),
@@ -295,7 +299,7 @@ fn explain_reads_well(stage: &Stage) -> anyhow::Result<()> {
         ("lbs.spec.controller.replicas", "Default: 2"),
         ("lbs", "LoadBalancerStack is an installation"),
     ] {
-        let text = stage.admin(&format!("kubectl explain {path}"))?;
+        let text = harness.admin(&format!("kubectl explain {path}"))?;
         // kubectl breaks lines.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
 
 /// An announcement of an address to all: gratuitous ARP, or an unsolicited advertisement.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Listens on an interface of the client's.
-    pub(crate) fn on(stage: &Stage, interface: &str) -> anyhow::Result<Self> {
+    pub(crate) fn on(harness: &Harness, interface: &str) -> anyhow::Result<Self> {
         let argv = [
             "tcpdump",
             "-i",
@@ -39,7 +39,7 @@ impl Capture {
             "-v",
             "arp or icmp6",
         ];
-        let mut command = stage.the_lab().command("client", &argv)?;
+        let mut command = harness.the_lab().command("client", &argv)?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().context("start tcpdump")?;
         let heard = Arc::new(Mutex::new(Vec::new()));

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use lb_e2e::lab::cache;
-use lb_e2e::stage::{own_images, repository};
+use lb_lab::{cache, operator_images, repository};
 use serde_json::{Value, json};
 
 const CHART: &str = "charts/lb-operator";
@@ -78,7 +77,7 @@ fn a_wrong_value_is_refused_by_name() {
 
 #[test]
 fn every_image_is_small_and_says_what_it_is() -> anyhow::Result<()> {
-    let images = own_images();
+    let images = operator_images();
     assert_eq!(images.len(), 3, "run `make image`");
     for image in images {
         let size = std::fs::metadata(&image)?.len();

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use lb_e2e::bench::process::Process;
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::process::Process;
 
 /// Every object of a stack that may be deleted without taking what users wrote with it.
 const OBJECTS: &[&str] = &[
@@ -37,8 +37,8 @@ const LIMIT: u128 = 3000;
 
 /// Changes a thing, waits until it is put right, and returns how long that took in milliseconds, with what it takes to ask
 /// once. One shell does it, so that no more than that is counted.
-fn milliseconds(stage: &Stage, change: &str, question: &str, answer: &str) -> anyhow::Result<u128> {
-    let text = stage.admin(&format!(
+fn milliseconds(harness: &Harness, change: &str, question: &str, answer: &str) -> anyhow::Result<u128> {
+    let text = harness.admin(&format!(
         "{{ {change}; }} >/dev/null && start=$(date +%s%N); for try in $(seq 1000); do now=$({question} 2>/dev/null || true); \
          if {answer}; then echo $((($(date +%s%N) - start) / 1000000)); exit; fi; done; echo \"{change}: not repaired: $now\" >&2; exit 1"
     ))?;
@@ -48,10 +48,10 @@ fn milliseconds(stage: &Stage, change: &str, question: &str, answer: &str) -> an
 }
 
 /// How long the repair of an edit took in milliseconds, and of what.
-fn edit(stage: &Stage, object: &str) -> anyhow::Result<(u128, String)> {
+fn edit(harness: &Harness, object: &str) -> anyhow::Result<(u128, String)> {
     let label = "{.metadata.labels.app\\.kubernetes\\.io/version}";
     let took = milliseconds(
-        stage,
+        harness,
         &format!("kubectl label {object} -n metallb-system app.kubernetes.io/version=edited --overwrite"),
         &format!("kubectl get {object} -n metallb-system -o jsonpath='{label}'"),
         &format!("[ \"$now\" = {} ]", env!("CARGO_PKG_VERSION")),
@@ -60,11 +60,11 @@ fn edit(stage: &Stage, object: &str) -> anyhow::Result<(u128, String)> {
 }
 
 /// How long the repair of a deletion took in milliseconds, and of what.
-fn delete(stage: &Stage, object: &str) -> anyhow::Result<(u128, String)> {
+fn delete(harness: &Harness, object: &str) -> anyhow::Result<(u128, String)> {
     let uid = format!("kubectl get {object} -n metallb-system -o jsonpath='{{.metadata.uid}}'");
-    let before = stage.admin(&uid)?;
+    let before = harness.admin(&uid)?;
     let took = milliseconds(
-        stage,
+        harness,
         &format!("kubectl delete {object} -n metallb-system --wait=false"),
         &uid,
         &format!("[ -n \"$now\" ] && [ \"$now\" != {before} ]"),
@@ -73,15 +73,15 @@ fn delete(stage: &Stage, object: &str) -> anyhow::Result<(u128, String)> {
 }
 
 /// The one kind that not every cluster has, once it is there.
-pub(crate) fn a_monitor_is_repaired(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn a_monitor_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     for (took, what) in [
-        edit(stage, "servicemonitor/metallb")?,
-        delete(stage, "servicemonitor/metallb")?,
+        edit(harness, "servicemonitor/metallb")?,
+        delete(harness, "servicemonitor/metallb")?,
     ] {
         println!("drift: {what} repaired after {took} ms");
         assert!(took < LIMIT, "{what} took {took} ms");
     }
-    stage.event(
+    harness.event(
         "LoadBalancerStack",
         "default",
         "to be without it, set spec.monitoring.serviceMonitor.mode to Disabled",
@@ -90,17 +90,17 @@ pub(crate) fn a_monitor_is_repaired(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// Each object is edited and, if it goes with the stack, deleted.
-pub(crate) fn every_kind_is_repaired(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     let start = Instant::now();
-    stage.admin("kubectl get networkpolicy metallb-controller -n metallb-system -o name")?;
+    harness.admin("kubectl get networkpolicy metallb-controller -n metallb-system -o name")?;
     let asking = start.elapsed().as_millis();
     let mut slowest = (0, String::new());
     let mut all = Vec::new();
     for object in OBJECTS {
-        all.extend([edit(stage, object)?, delete(stage, object)?]);
+        all.extend([edit(harness, object)?, delete(harness, object)?]);
     }
     for object in KEPT {
-        all.push(edit(stage, object)?);
+        all.push(edit(harness, object)?);
     }
     for (took, what) in &all {
         if *took > slowest.0 {
@@ -113,7 +113,7 @@ pub(crate) fn every_kind_is_repaired(stage: &Stage) -> anyhow::Result<()> {
         all.len()
     );
     assert!(took < LIMIT, "{what} took {took} ms");
-    let told = stage.events("LoadBalancerStack", "default")?;
+    let told = harness.events("LoadBalancerStack", "default")?;
     for what in [
         "DriftCorrected ClusterRole metallb-controller: metadata.labels.app.kubernetes.io/version was changed by kubectl-label",
         "DriftCorrected PodDisruptionBudget metallb-system/metallb-speaker was deleted by somebody else and has been put back: \
@@ -121,23 +121,23 @@ pub(crate) fn every_kind_is_repaired(stage: &Stage) -> anyhow::Result<()> {
     ] {
         assert!(told.contains(what), "{what:?} is not among\n{told}");
     }
-    counted(stage)
+    counted(harness)
 }
 
 /// The pod of the operator that leads.
-fn leader(stage: &Stage) -> anyhow::Result<String> {
-    stage.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")
+fn leader(harness: &Harness) -> anyhow::Result<String> {
+    harness.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")
 }
 
-fn metrics(stage: &Stage, pod: &str) -> anyhow::Result<String> {
-    stage.admin(&format!(
+fn metrics(harness: &Harness, pod: &str) -> anyhow::Result<String> {
+    harness.admin(&format!(
         "kubectl get --raw /api/v1/namespaces/default/pods/{pod}:7472/proxy/metrics"
     ))
 }
 
 /// Each kind that was repaired has been counted.
-fn counted(stage: &Stage) -> anyhow::Result<()> {
-    let text = metrics(stage, &leader(stage)?)?;
+fn counted(harness: &Harness) -> anyhow::Result<()> {
+    let text = metrics(harness, &leader(harness)?)?;
     for kind in [
         "ClusterRole",
         "ClusterRoleBinding",
@@ -168,9 +168,9 @@ fn counted(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// `kubectl scale` is undone, and answered with the field that says it.
-pub(crate) fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin("kubectl scale deployment controller -n metallb-system --replicas=3")?;
-    stage.event(
+pub(crate) fn scaling_is_answered(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin("kubectl scale deployment controller -n metallb-system --replicas=3")?;
+    harness.event(
         "LoadBalancerStack",
         "default",
         "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale) and has been put back: set \
@@ -180,16 +180,16 @@ pub(crate) fn scaling_is_answered(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// The number of controllers is an autoscaler's as long as the stack does not say one.
-pub(crate) fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn an_autoscalers_number_is_left_alone(harness: &Harness) -> anyhow::Result<()> {
     let get = |field: &str| {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl get deployment controller -n metallb-system -o jsonpath='{{{field}}}'"
         ))
     };
     let applied = ".metadata.annotations.lb-operator\\.io/applied";
     let before = get(applied)?;
     // As the autoscaler of kube-controller-manager writes it.
-    stage.admin(
+    harness.admin(
         "kubectl patch deployment controller -n metallb-system --subresource=scale --type=merge \
          --field-manager=kube-controller-manager -p '{\"spec\":{\"replicas\":3}}'",
     )?;
@@ -198,7 +198,7 @@ pub(crate) fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Resu
     })?;
     assert_eq!(get(".spec.replicas")?, "3");
     let patch = |value: &str| {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{{\"controller\":{value}}}}}'"
         ))
     };
@@ -214,15 +214,15 @@ pub(crate) fn an_autoscalers_number_is_left_alone(stage: &Stage) -> anyhow::Resu
 }
 
 /// What is turned off goes, and comes back.
-pub(crate) fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn what_is_turned_off_is_pruned(harness: &Harness) -> anyhow::Result<()> {
     let patch = |mode: &str| {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{{\"podDisruptionBudget\":{mode},\"networkPolicy\":{mode}}}}}'"
         ))
     };
     let count = |wanted: usize| {
         eventually(&format!("{wanted} budgets and policies"), SOON, || {
-            let names = stage.admin("kubectl get pdb,networkpolicies -n metallb-system -o name")?;
+            let names = harness.admin("kubectl get pdb,networkpolicies -n metallb-system -o name")?;
             Ok((names.lines().count() == wanted).then_some(()))
         })
     };
@@ -234,13 +234,13 @@ pub(crate) fn what_is_turned_off_is_pruned(stage: &Stage) -> anyhow::Result<()> 
 }
 
 /// Each operator takes less than 20 MB.
-pub(crate) fn memory_is_small(stage: &Stage) -> anyhow::Result<()> {
-    let text = stage.admin("kubectl get pods -l app.kubernetes.io/name=lb-operator -o json")?;
+pub(crate) fn memory_is_small(harness: &Harness) -> anyhow::Result<()> {
+    let text = harness.admin("kubectl get pods -l app.kubernetes.io/name=lb-operator -o json")?;
     let mut list: serde_json::Value = serde_json::from_str(&text)?;
     let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
     assert_eq!(pods.len(), 2);
     for pod in &pods {
-        let memory = Process::of(stage.the_lab(), pod)?.memory()?;
+        let memory = Process::of(harness.the_lab(), pod)?.memory()?;
         let mb = |bytes: u64| bytes as f64 / 1e6;
         println!(
             "operator: {:.1} MB resident, {:.1} MB at most",
@@ -254,38 +254,38 @@ pub(crate) fn memory_is_small(stage: &Stage) -> anyhow::Result<()> {
 
 /// The operator that leads stops where it stands, and an object is edited: the other one repairs it, once it may take the
 /// lead. The first then goes on as if nothing had been, and does no harm.
-pub(crate) fn another_operator_repairs_what_the_first_did_not(stage: &Stage) -> anyhow::Result<()> {
-    let first = leader(stage)?;
-    let node = stage.admin(&format!(
+pub(crate) fn another_operator_repairs_what_the_first_did_not(harness: &Harness) -> anyhow::Result<()> {
+    let first = leader(harness)?;
+    let node = harness.admin(&format!(
         "kubectl get pod {first} -o jsonpath='{{.spec.nodeName}}'"
     ))?;
     let node = node.trim_start_matches('n').parse()?;
-    let stopped = stage.the_lab().freeze(node, "lb-operator")?;
+    let stopped = harness.the_lab().freeze(node, "lb-operator")?;
     ensure!(
         stopped == 1,
         "{stopped} operators on one node: none is left to repair"
     );
-    let took = component_edit(stage)?;
+    let took = component_edit(harness)?;
     println!("drift: repaired {took} ms after the operator that led stopped and an object was edited");
-    let second = leader(stage)?;
+    let second = leader(harness)?;
     assert_ne!(second, first);
     let told = "kubectl get events -A --field-selector involvedObject.kind=LoadBalancerStack,reason=DriftCorrected \
                 -o jsonpath='{range .items[*]}{.reportingInstance} {.message}{\"\\n\"}{end}'";
     let expected = format!("{second} Role metallb-system/lb-speaker: metadata.labels.component was changed");
     eventually("an event of the second operator", SOON, || {
-        Ok(stage.admin(told)?.contains(&expected).then_some(()))
+        Ok(harness.admin(told)?.contains(&expected).then_some(()))
     })?;
-    stage.the_lab().thaw(node, "lb-operator")?;
-    component_edit(stage)?;
-    stage.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
-    assert_eq!(leader(stage)?, second, "the first one has lost the lead");
+    harness.the_lab().thaw(node, "lb-operator")?;
+    component_edit(harness)?;
+    harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
+    assert_eq!(leader(harness)?, second, "the first one has lost the lead");
     Ok(())
 }
 
 /// How long the repair of a label took in milliseconds.
-fn component_edit(stage: &Stage) -> anyhow::Result<u128> {
+fn component_edit(harness: &Harness) -> anyhow::Result<u128> {
     milliseconds(
-        stage,
+        harness,
         "kubectl label role lb-speaker -n metallb-system component=edited --overwrite",
         "kubectl get role lb-speaker -n metallb-system -o jsonpath='{.metadata.labels.component}'",
         "[ \"$now\" = speaker ]",

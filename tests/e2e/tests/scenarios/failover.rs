@@ -3,55 +3,55 @@
 
 use std::time::{Duration, Instant};
 
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
 
 #[test]
 fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> anyhow::Result<()> {
-    let stage = Stage::lab("failover", 3)?;
-    stage.install()?;
-    stage.apply_pool("lan", "192.168.50.50-192.168.50.99")?;
-    stage.apply_backend("web", 3)?;
+    let harness = Harness::lab("failover", 3)?;
+    harness.install()?;
+    harness.apply_pool("lan", "192.168.50.50-192.168.50.99")?;
+    harness.apply_backend("web", 3)?;
     let mut addresses = Vec::new();
     for i in 0..6 {
         let name = format!("web-{i}");
-        stage.apply_service(&name, "web", "", "")?;
-        addresses.push(stage.address(&name)?);
+        harness.apply_service(&name, "web", "", "")?;
+        addresses.push(harness.address(&name)?);
     }
     let unique: std::collections::BTreeSet<_> = addresses.iter().collect();
     assert_eq!(unique.len(), addresses.len(), "one address each: {addresses:?}");
 
     // A cut cable.
     let address = &addresses[0];
-    let owner = stage.owner(address, SOON)?;
+    let owner = harness.owner(address, SOON)?;
     let number = number(&owner);
     let start = Instant::now();
-    stage.the_lab().cut(number)?;
-    let next = another_owner(&stage, address, &owner)?;
+    harness.the_lab().cut(number)?;
+    let next = another_owner(&harness, address, &owner)?;
     println!(
         "cable cut: {address} moved from {owner} to {next} after {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    stage.answers(address, "web")?;
-    stage.the_lab().join(number)?;
-    settled(&stage, &addresses)?;
+    harness.answers(address, "web")?;
+    harness.the_lab().join(number)?;
+    settled(&harness, &addresses)?;
 
     // Power off, and on again.
-    let owner = stage.owner(address, SOON)?;
+    let owner = harness.owner(address, SOON)?;
     let number = self::number(&owner);
     let start = Instant::now();
-    stage.the_lab().crash(number)?;
-    let next = another_owner(&stage, address, &owner)?;
+    harness.the_lab().crash(number)?;
+    let next = another_owner(&harness, address, &owner)?;
     println!(
         "power off: {address} moved from {owner} to {next} after {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    stage.answers(address, "web")?;
-    stage.the_lab().start(number)?;
-    settled(&stage, &addresses)?;
+    harness.answers(address, "web")?;
+    harness.the_lab().start(number)?;
+    settled(&harness, &addresses)?;
 
     // Through all of it no Service changed its address.
     for (i, address) in addresses.iter().enumerate() {
-        assert_eq!(&stage.address_now(&format!("web-{i}"))?, address);
+        assert_eq!(&harness.address_now(&format!("web-{i}"))?, address);
     }
     Ok(())
 }
@@ -62,28 +62,28 @@ fn number(node: &str) -> usize {
         .expect("nodes are named n1, n2, …")
 }
 
-fn another_owner(stage: &Stage, address: &str, than: &str) -> anyhow::Result<String> {
+fn another_owner(harness: &Harness, address: &str, than: &str) -> anyhow::Result<String> {
     eventually(
         &format!("another owner than {than} for {address}"),
         EVENTUALLY,
         || {
-            let owners = stage.owners(address)?;
+            let owners = harness.owners(address)?;
             Ok(owners.into_iter().find(|owner| owner != than))
         },
     )
 }
 
 /// All nodes are ready again, and every address has exactly one owner, for several looks in a row.
-fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
-    stage.admin("kubectl wait node --all --for=condition=Ready --timeout=120s")?;
+fn settled(harness: &Harness, addresses: &[String]) -> anyhow::Result<()> {
+    harness.admin("kubectl wait node --all --for=condition=Ready --timeout=120s")?;
     for workload in ["daemonset/speaker", "deployment/controller"] {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl rollout status {workload} -n metallb-system --timeout=120s"
         ))?;
     }
     let mut good = 0;
     eventually("one owner for each address", Duration::from_secs(60), || {
-        let owners = stage.owners_of(addresses)?;
+        let owners = harness.owners_of(addresses)?;
         if owners.len() < addresses.len() || owners.values().any(|owners| owners.len() > 1) {
             good = 0;
             return Ok(None);
@@ -92,7 +92,7 @@ fn settled(stage: &Stage, addresses: &[String]) -> anyhow::Result<()> {
         Ok((good == 3).then_some(()))
     })?;
     for address in addresses {
-        stage.answers(address, "web")?;
+        harness.answers(address, "web")?;
     }
     Ok(())
 }

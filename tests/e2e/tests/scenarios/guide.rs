@@ -1,16 +1,16 @@
 //! The guide, run as its readers run it: its commands verbatim and in its order, on a real cluster, and after each step
 //! what the guide promises.
 
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
 
 #[test]
 fn the_guide_works_as_written() -> anyhow::Result<()> {
-    let mut stage = Stage::lab("guide", 3)?;
+    let mut harness = Harness::lab("guide", 3)?;
 
     // Step 1
-    stage.follow("1.1")?;
-    stage.follow("1.2")?;
-    let pods = stage.follow("1.3")?.concat();
+    harness.follow("1.1")?;
+    harness.follow("1.2")?;
+    let pods = harness.follow("1.3")?.concat();
     assert_eq!(
         pods.matches("speaker-").count(),
         3,
@@ -22,27 +22,27 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         5,
         "all of them ready, none restarted:\n{pods}"
     );
-    let workloads = stage.follow("1.4")?.concat();
+    let workloads = harness.follow("1.4")?.concat();
     assert!(workloads.contains("2/2"), "{workloads}");
 
     // Step 2
-    stage.follow("2.1")?;
-    let pools = stage.follow("2.2")?.concat();
+    harness.follow("2.1")?;
+    let pools = harness.follow("2.2")?.concat();
     assert_columns(&pools, &["NAME", "AUTO ASSIGN", "AVOID BUGGY IPS", "ADDRESSES"]);
     assert!(
         pools.contains(r#"default-pool   true          false             ["192.168.50.50-192.168.50.250"]"#),
         "{pools}"
     );
     assert!(
-        stage
+        harness
             .follow("2.3")?
             .concat()
             .contains("192.168.50.50-192.168.50.250")
     );
 
     // Step 3
-    stage.follow("3.1")?;
-    let advertisements = stage.follow("3.2")?.concat();
+    harness.follow("3.1")?;
+    let advertisements = harness.follow("3.2")?.concat();
     assert_columns(
         &advertisements,
         &["NAME", "IPADDRESSPOOLS", "IPADDRESSPOOL SELECTORS", "INTERFACES"],
@@ -51,33 +51,33 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         advertisements.contains(r#"default-l2   ["default-pool"]"#),
         "{advertisements}"
     );
-    assert!(stage.follow("3.3")?.concat().contains("default-pool"));
+    assert!(harness.follow("3.3")?.concat().contains("default-pool"));
 
     // Step 4
-    stage.follow("4.1")?;
-    stage.follow("4.2")?;
-    stage.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
+    harness.follow("4.1")?;
+    harness.follow("4.2")?;
+    harness.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
     assert_eq!(
-        stage.address("nginx-test-lb")?,
+        harness.address("nginx-test-lb")?,
         "192.168.50.50",
         "the first address of the pool"
     );
-    assert!(stage.follow("4.3")?.concat().contains("192.168.50.50"));
-    assert!(stage.follow("4.4")?.concat().contains("192.168.50.50"));
+    assert!(harness.follow("4.3")?.concat().contains("192.168.50.50"));
+    assert!(harness.follow("4.4")?.concat().contains("192.168.50.50"));
 
-    let owner = stage.owner("192.168.50.50", SOON)?;
-    let speaker = stage.speaker_on(&owner)?;
-    stage.replace("speaker-xxxxx", &speaker);
-    stage.replace("talos-control-01", &owner);
-    let log = stage.follow("4.5")?.concat();
+    let owner = harness.owner("192.168.50.50", SOON)?;
+    let speaker = harness.speaker_on(&owner)?;
+    harness.replace("speaker-xxxxx", &speaker);
+    harness.replace("talos-control-01", &owner);
+    let log = harness.follow("4.5")?.concat();
     assert!(
         log.contains("192.168.50.50") && log.contains("announcing"),
         "the owner's log names Service and address:\n{log}"
     );
-    let status = stage
+    let status = harness
         .admin("kubectl get servicel2statuses -n metallb-system -o jsonpath='{.items[*].status.node}'")?;
     assert_eq!(status, owner, "ServiceL2Status names the owner");
-    let events = stage.events("Service", "nginx-test-lb")?;
+    let events = harness.events("Service", "nginx-test-lb")?;
     assert!(
         events.contains(r#"Normal IPAllocated Assigned IP ["192.168.50.50"]"#),
         "{events}"
@@ -89,129 +89,129 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         "{events}"
     );
 
-    let page = stage.follow("4.6")?.concat();
+    let page = harness.follow("4.6")?.concat();
     assert!(
         page.contains("<h1>MetalLB Test</h1>") && page.contains("Pod IP: 10.244."),
         "{page}"
     );
-    both_backends_answer(&stage)?;
+    both_backends_answer(&harness)?;
 
     // 4.8: the node is cordoned and hands the address over, its speaker is deleted, the Service stays reachable.
-    let page = &stage.follow("4.8")?[3];
+    let page = &harness.follow("4.8")?[3];
     assert!(page.contains("MetalLB Test"), "{page}");
-    let next = stage.owner("192.168.50.50", SOON)?;
+    let next = harness.owner("192.168.50.50", SOON)?;
     assert_ne!(next, owner, "a cordoned node hands its addresses over");
-    stage.event(
+    harness.event(
         "Service",
         "nginx-test-lb",
         &format!("announcing from node \"{next}\""),
     )?;
     let events = || {
-        let events = stage.events("Service", "nginx-test-lb")?;
+        let events = harness.events("Service", "nginx-test-lb")?;
         anyhow::Ok(events.matches("nodeAssigned").count())
     };
     let before = events()?;
-    stage.admin(&format!(
+    harness.admin(&format!(
         "kubectl delete pod -n metallb-system -l component=speaker --field-selector spec.nodeName={next}"
     ))?;
-    stage.admin(&format!(
+    harness.admin(&format!(
         "kubectl wait pod --for=condition=Ready -n metallb-system -l component=speaker --field-selector spec.nodeName={next} --timeout=60s"
     ))?;
     assert_eq!(
-        stage.owner("192.168.50.50", SOON)?,
+        harness.owner("192.168.50.50", SOON)?,
         next,
         "a restarted speaker keeps its addresses"
     );
     assert_eq!(events()?, before, "no event while the owner stays the same");
 
     // Troubleshooting finds what it promises.
-    let log = stage.follow("T1")?;
+    let log = harness.follow("T1")?;
     assert!(
         log[0].contains("nginx-test-lb"),
         "the controller's log names the Service:\n{}",
         log[0]
     );
-    assert!(stage.follow("T5")?.concat().contains("nginx-test-lb"));
-    stage.follow("T2")?;
-    let security = stage.follow("T3")?.concat();
+    assert!(harness.follow("T5")?.concat().contains("nginx-test-lb"));
+    harness.follow("T2")?;
+    let security = harness.follow("T3")?.concat();
     assert!(security.contains("NET_RAW"), "{security}");
 
     // Restart of controller and speakers: addresses and owner unchanged, and the restart stays done.
-    stage.follow("T4")?;
+    harness.follow("T4")?;
     for workload in ["deployment/controller", "daemonset/speaker"] {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl rollout status -n metallb-system {workload} --timeout=120s"
         ))?;
         let restarted = format!(
             "kubectl get -n metallb-system {workload} -o jsonpath='{{.spec.template.metadata.annotations.kubectl\\.kubernetes\\.io/restartedAt}}'"
         );
         assert!(
-            !stage.admin(&restarted)?.is_empty(),
+            !harness.admin(&restarted)?.is_empty(),
             "the operator undid the restart of {workload}"
         );
     }
-    assert_eq!(stage.address_now("nginx-test-lb")?, "192.168.50.50");
-    assert_eq!(stage.owner("192.168.50.50", SOON)?, next);
-    both_backends_answer(&stage)?;
+    assert_eq!(harness.address_now("nginx-test-lb")?, "192.168.50.50");
+    assert_eq!(harness.owner("192.168.50.50", SOON)?, next);
+    both_backends_answer(&harness)?;
 
     // P1: a second pool that overlaps says so and disturbs nobody; then two pools and a manual one.
-    stage.follow("P1")?;
+    harness.follow("P1")?;
     let message = eventually("a condition on the overlapping pool", SOON, || {
-        let message = condition(&stage, "ipaddresspool", "web-services")?;
+        let message = condition(&harness, "ipaddresspool", "web-services")?;
         Ok(message.starts_with("False").then_some(message))
     })?;
     assert!(
         message.contains("default-pool"),
         "it names the pool it overlaps: {message}"
     );
-    assert_eq!(stage.address_now("nginx-test-lb")?, "192.168.50.50");
-    stage.admin("kubectl delete ipaddresspool default-pool -n metallb-system")?;
+    assert_eq!(harness.address_now("nginx-test-lb")?, "192.168.50.50");
+    harness.admin("kubectl delete ipaddresspool default-pool -n metallb-system")?;
     // The same address is in web-services now: the Service keeps it, and is announced again with an advertisement.
-    stage.admin("kubectl patch l2advertisement default-l2 -n metallb-system --type=merge -p '{\"spec\":{\"ipAddressPools\":[]}}'")?;
-    assert_eq!(stage.owner("192.168.50.50", SOON)?, owner);
+    harness.admin("kubectl patch l2advertisement default-l2 -n metallb-system --type=merge -p '{\"spec\":{\"ipAddressPools\":[]}}'")?;
+    assert_eq!(harness.owner("192.168.50.50", SOON)?, owner);
     assert_eq!(
-        stage.address("my-db-service")?,
+        harness.address("my-db-service")?,
         "192.168.50.101",
         "the pool asked for by annotation"
     );
 
     // P2: a specific address.
-    stage.follow("P2")?;
-    assert_eq!(stage.address("my-web-service")?, "192.168.50.100");
+    harness.follow("P2")?;
+    assert_eq!(harness.address("my-web-service")?, "192.168.50.100");
     let page = eventually("an answer on the address asked for", SOON, || {
-        Ok(stage.client("curl -s -m 2 http://192.168.50.100").ok())
+        Ok(harness.client("curl -s -m 2 http://192.168.50.100").ok())
     })?;
     assert!(page.contains("MetalLB Test"));
 
     // P3: UDP, several ports.
-    stage.admin("kubectl create deployment game-server --image=lab.local/agnhost:1 -- /agnhost netexec --http-port=8080 --udp-port=7777")?;
-    stage.admin("kubectl rollout status deployment/game-server --timeout=120s")?;
-    stage.follow("P3")?;
-    let game = stage.address("game-server")?;
+    harness.admin("kubectl create deployment game-server --image=lab.local/agnhost:1 -- /agnhost netexec --http-port=8080 --udp-port=7777")?;
+    harness.admin("kubectl rollout status deployment/game-server --timeout=120s")?;
+    harness.follow("P3")?;
+    let game = harness.address("game-server")?;
     eventually("an answer by UDP", SOON, || {
-        let answer = stage.client(&format!(
+        let answer = harness.client(&format!(
             "exec 3<>/dev/udp/{game}/7777; echo hostname >&3; timeout 1 head -c 5 <&3"
         ));
         Ok(answer.ok().filter(|answer| answer.contains("game")))
     })?;
 
     // P4, P6: the YAML of MetalLB's guide over what the operator made.
-    stage.follow("P4")?;
-    stage.follow("P6")?;
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
-    let pods = stage.follow("1.3")?.concat();
+    harness.follow("P4")?;
+    harness.follow("P6")?;
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
+    let pods = harness.follow("1.3")?.concat();
     assert_eq!(pods.matches("controller-").count(), 2, "{pods}");
-    let list = stage.follow("P7")?.concat();
+    let list = harness.follow("P7")?.concat();
     assert!(list.contains("nginx-test-lb\t192.168.50.50"), "{list}");
-    assert!(stage.follow("P8")?.concat().contains("lb-operator.io/"));
+    assert!(harness.follow("P8")?.concat().contains("lb-operator.io/"));
 
     // P9, P10: the objects that it shows; an ingress controller's Service gets the address that is reserved for it.
-    stage.admin("kubectl create namespace ingress-nginx")?;
+    harness.admin("kubectl create namespace ingress-nginx")?;
     for manifest in lb_e2e::guide::section("P9").manifests {
-        stage.apply(&manifest)?;
+        harness.apply(&manifest)?;
     }
     eventually("the reserved address", SOON, || {
-        let address = stage.admin(
+        let address = harness.admin(
             "kubectl get service ingress-nginx-controller -n ingress-nginx -o jsonpath='{.status.loadBalancer.ingress[*].ip}'",
         )?;
         Ok((address == "192.168.50.80").then_some(()))
@@ -219,49 +219,49 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     let uses = lb_e2e::guide::section("P10").manifests;
     assert_eq!(uses.len(), 3);
     for manifest in uses {
-        stage.admin(&format!(
+        harness.admin(&format!(
             "kubectl apply --dry-run=server -f - <<'EOF'\n{manifest}\nEOF"
         ))?;
     }
 
     // P11: two Services, one address.
     for manifest in lb_e2e::guide::section("P11").manifests {
-        stage.apply(&manifest)?;
+        harness.apply(&manifest)?;
     }
-    assert_eq!(stage.address("dns-udp")?, stage.address("dns-tcp")?);
+    assert_eq!(harness.address("dns-udp")?, harness.address("dns-tcp")?);
 
     // P13, P14: waiting for an address, and a pool that does more.
-    let said = stage.follow("P13")?;
+    let said = harness.follow("P13")?;
     assert!(said[0].contains("condition met"), "{said:?}");
     assert_eq!(said[1], "192.168.50.50 of pool web-services");
     assert!(said[2].contains("condition met"), "{said:?}");
     assert!(said[3].contains("announces 192.168.50.50"), "{said:?}");
     assert!(said[4].contains("Valid"), "{said:?}");
     for manifest in lb_e2e::guide::section("P14").manifests {
-        stage.apply(&manifest)?;
+        harness.apply(&manifest)?;
     }
-    stage.apply_service("careful", "web", "metallb.io/address-pool: careful", "")?;
-    assert_eq!(stage.address("careful")?, "192.168.52.0");
+    harness.apply_service("careful", "web", "metallb.io/address-pool: careful", "")?;
+    assert_eq!(harness.address("careful")?, "192.168.52.0");
 
     // 4.9: cleaning up gives the address back, and nobody answers for it any more.
-    stage.follow("4.9")?;
+    harness.follow("4.9")?;
     eventually("silence on the released address", EVENTUALLY, || {
-        Ok(stage.owners("192.168.50.50")?.is_empty().then_some(()))
+        Ok(harness.owners("192.168.50.50")?.is_empty().then_some(()))
     })?;
     Ok(())
 }
 
-fn both_backends_answer(stage: &Stage) -> anyhow::Result<()> {
+fn both_backends_answer(harness: &Harness) -> anyhow::Result<()> {
     eventually("answers from both pods", SOON, || {
-        let output = stage.follow("4.7")?.concat();
+        let output = harness.follow("4.7")?.concat();
         let names: std::collections::BTreeSet<_> =
             output.lines().filter(|line| line.contains("Hostname")).collect();
         Ok((names.len() == 2).then_some(()))
     })
 }
 
-fn condition(stage: &Stage, kind: &str, name: &str) -> anyhow::Result<String> {
-    stage.admin(&format!(
+fn condition(harness: &Harness, kind: &str, name: &str) -> anyhow::Result<String> {
+    harness.admin(&format!(
         "kubectl get {kind} {name} -n metallb-system -o jsonpath='{{range .status.conditions[?(@.type==\"Valid\")]}}{{.status}} {{.reason}} {{.message}}{{end}}'"
     ))
 }

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lb_e2e::lab::LabConfig;
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
 use lb_l2::wire::heartbeat::{Datagram, Heartbeat, Keys, Message, State};
+use lb_lab::LabConfig;
 
 use crate::speaker::metric;
 
@@ -18,39 +18,39 @@ const FORGED: u64 = 20;
 #[test]
 fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     // Kubelets that look at their pods every two seconds, up to three with the part at random, and an operator that knows.
-    let stage = Stage::lab_like(LabConfig {
+    let harness = Harness::lab_like(LabConfig {
         sync: Some(Duration::from_secs(2)),
         ..LabConfig::named("keys")
     })?;
-    stage.install()?;
-    stage.admin(
+    harness.install()?;
+    harness.admin(
         "kubectl patch loadbalancerstack default --type merge \
          -p '{\"spec\": {\"speaker\": {\"heartbeat\": {\"keyPropagationSeconds\": 10}}}}'",
     )?;
-    stage.apply_backend("web", 3)?;
-    stage.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
+    harness.apply_backend("web", 3)?;
+    harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
     let mut addresses = Vec::new();
     for name in ["one", "two", "three"] {
-        stage.apply_service(name, "web", "", "")?;
-        addresses.push(stage.address(name)?);
+        harness.apply_service(name, "web", "", "")?;
+        addresses.push(harness.address(name)?);
     }
     for address in &addresses {
-        stage.answers(address, "web")?;
+        harness.answers(address, "web")?;
     }
-    let owners = stage.owners_of(&addresses)?;
-    let old = key(&stage)?;
+    let owners = harness.owners_of(&addresses)?;
+    let old = key(&harness)?;
 
     // The forger has the key, and nothing else: what it makes is taken for a recording.
-    assert_eq!(forge(&stage, &old, "echo")?, FORGED);
-    let before = quiet(&stage)?;
+    assert_eq!(forge(&harness, &old, "echo")?, FORGED);
+    let before = quiet(&harness)?;
 
-    let took = clients_notice_nothing_while(&stage, &addresses, || rotate(&stage))?;
+    let took = clients_notice_nothing_while(&harness, &addresses, || rotate(&harness))?;
     println!(
         "heartbeat key replaced on three nodes in {:.1} s",
         took.as_secs_f64()
     );
 
-    let after = Counts::of(&stage)?;
+    let after = Counts::of(&harness)?;
     assert_eq!(after.refused, before.refused, "no speaker refused another");
     assert_eq!(after.moved, before.moved, "no address moved");
     assert!(
@@ -60,36 +60,36 @@ fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
             .zip(&before.received)
             .all(|(after, before)| after > before)
     );
-    assert_eq!(stage.owners_of(&addresses)?, owners);
+    assert_eq!(harness.owners_of(&addresses)?, owners);
 
-    let new = key(&stage)?;
+    let new = key(&harness)?;
     assert_ne!(new, old);
     assert_eq!(
-        forge(&stage, &old, "authentication")?,
+        forge(&harness, &old, "authentication")?,
         FORGED,
         "the old key is of no use"
     );
     assert_eq!(
-        forge(&stage, &new, "echo")?,
+        forge(&harness, &new, "echo")?,
         FORGED,
         "it is the key that they were refused for"
     );
-    assert_eq!(stage.owners_of(&addresses)?, owners);
-    assert_eq!(Counts::of(&stage)?.moved, before.moved);
+    assert_eq!(harness.owners_of(&addresses)?, owners);
+    assert_eq!(Counts::of(&harness)?.moved, before.moved);
 
-    nothing_more_is_written(&stage)?;
+    nothing_more_is_written(&harness)?;
     Ok(())
 }
 
 /// Asks for a rotation, and waits until every speaker has forgotten the old key. Returns how long that took.
-fn rotate(stage: &Stage) -> anyhow::Result<Duration> {
+fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
     let start = Instant::now();
-    stage.admin(
+    harness.admin(
         "kubectl annotate loadbalancerstack default lb-operator.io/rotate-heartbeat-keys=\"$(date +%s)\" --overwrite",
     )?;
     let mut seen: Vec<String> = Vec::new();
     eventually("the key to be replaced", EVENTUALLY, || {
-        let entries = entries(stage)?;
+        let entries = entries(harness)?;
         if seen.last() != Some(&entries) {
             println!("{:5.1} s: key {entries}", start.elapsed().as_secs_f64());
             seen.push(entries);
@@ -101,20 +101,20 @@ fn rotate(stage: &Stage) -> anyhow::Result<Duration> {
     assert_eq!(seen, ["1: current next", "2: current previous", "2: current"]);
     eventually("every speaker to have one key", SOON, || {
         for node in NODES {
-            if metric(stage, node, "lb_speaker_heartbeat_keys ")? != 1 {
+            if metric(harness, node, "lb_speaker_heartbeat_keys ")? != 1 {
                 return Ok(None);
             }
         }
         Ok(Some(()))
     })?;
-    stage.event("LoadBalancerStack", "default", "heartbeat key 2 is in use")?;
+    harness.event("LoadBalancerStack", "default", "heartbeat key 2 is in use")?;
     Ok(start.elapsed())
 }
 
 /// Clients that forget the owner before each request go on asking for the addresses; each gets every answer, and all of them
 /// from the same hardware address.
 fn clients_notice_nothing_while<T>(
-    stage: &Stage,
+    harness: &Harness,
     addresses: &[String],
     act: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
@@ -133,7 +133,7 @@ fn clients_notice_nothing_while<T>(
     std::thread::scope(|scope| {
         let clients: Vec<_> = addresses
             .iter()
-            .map(|address| (address, scope.spawn(|| stage.client(&asking(address)))))
+            .map(|address| (address, scope.spawn(|| harness.client(&asking(address)))))
             .collect();
         let result = act();
         std::fs::write(&gate, "")?;
@@ -164,9 +164,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(stage: &Stage) -> anyhow::Result<Self> {
+    fn of(harness: &Harness) -> anyhow::Result<Self> {
         let count = |name: &str| -> anyhow::Result<Vec<u64>> {
-            NODES.iter().map(|node| metric(stage, node, name)).collect()
+            NODES.iter().map(|node| metric(harness, node, name)).collect()
         };
         Ok(Self {
             refused: count("lb_speaker_heartbeats_refused_total")?,
@@ -177,11 +177,11 @@ impl Counts {
 }
 
 /// Waits until the speakers know each other: they hear each other, and refuse nothing.
-fn quiet(stage: &Stage) -> anyhow::Result<Counts> {
-    let mut before = Counts::of(stage)?;
+fn quiet(harness: &Harness) -> anyhow::Result<Counts> {
+    let mut before = Counts::of(harness)?;
     eventually("speakers that know each other", SOON, || {
         std::thread::sleep(Duration::from_secs(1));
-        let now = Counts::of(stage)?;
+        let now = Counts::of(harness)?;
         let heard = now
             .received
             .iter()
@@ -196,8 +196,8 @@ fn quiet(stage: &Stage) -> anyhow::Result<Counts> {
 }
 
 /// The key that makes heartbeats.
-fn key(stage: &Stage) -> anyhow::Result<Vec<u8>> {
-    let hex = stage.admin(
+fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
+    let hex = harness.admin(
         "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.data.current}' | base64 -d | od -An -v -tx1",
     )?;
     hex.split_whitespace()
@@ -207,7 +207,7 @@ fn key(stage: &Stage) -> anyhow::Result<Vec<u8>> {
 
 /// From the client, sends the first node datagrams that this key has made, in the name of the others: that they give up all
 /// they have. Returns how many of them the speaker refuses for this reason.
-fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
+fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
     let keys = Keys::new([key]).context("the key is too short")?;
     let forged: Vec<_> = (0..FORGED)
         .map(|number| {
@@ -230,10 +230,10 @@ fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
         .collect();
     let refused = || {
         let name = format!("lb_speaker_heartbeats_refused_total{{reason=\"{reason}\"}}");
-        metric(stage, NODES[0], &name)
+        metric(harness, NODES[0], &name)
     };
     let before = refused()?;
-    let sender = stage.the_lab().on_client(move || {
+    let sender = harness.the_lab().on_client(move || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         for datagram in forged {
             socket.send_to(&datagram, (Ipv4Addr::new(192, 168, 50, 11), 7947))?;
@@ -252,31 +252,31 @@ fn forge(stage: &Stage, key: &[u8], reason: &str) -> anyhow::Result<u64> {
 }
 
 /// A request that was met is met once, also by an operator that starts anew.
-fn nothing_more_is_written(stage: &Stage) -> anyhow::Result<()> {
+fn nothing_more_is_written(harness: &Harness) -> anyhow::Result<()> {
     let version = "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.metadata.resourceVersion}'";
-    let before = stage.admin(version)?;
-    stage.admin("kubectl rollout restart deployment/lb-operator")?;
-    stage.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
+    let before = harness.admin(version)?;
+    harness.admin("kubectl rollout restart deployment/lb-operator")?;
+    harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
     // It leads once it has something to say of a change.
-    stage
+    harness
         .admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;
     eventually("the operator to put a label back", SOON, || {
-        let label = stage.admin(
+        let label = harness.admin(
             "kubectl get secret speaker-heartbeat-keys -n metallb-system \
              -o jsonpath='{.metadata.labels.app\\.kubernetes\\.io/part-of}'",
         )?;
         Ok((!label.is_empty()).then_some(()))
     })?;
-    assert_ne!(stage.admin(version)?, before, "the label");
-    assert_eq!(entries(stage)?, "2: current");
+    assert_ne!(harness.admin(version)?, before, "the label");
+    assert_eq!(entries(harness)?, "2: current");
     Ok(())
 }
 
 /// How many keys there have been, and which entries the Secret has.
-fn entries(stage: &Stage) -> anyhow::Result<String> {
+fn entries(harness: &Harness) -> anyhow::Result<String> {
     let generation = "{{index .metadata.annotations \"lb-operator.io/key-generation\"}}";
     let names = "{{range $name, $_ := .data}} {{$name}}{{end}}";
-    stage.admin(&format!(
+    harness.admin(&format!(
         "kubectl get secret speaker-heartbeat-keys -n metallb-system -o go-template='{generation}:{names}'"
     ))
 }

@@ -4,8 +4,8 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lb_e2e::lab::{Lab, LabConfig, cached_images};
-use lb_e2e::stage::{EVENTUALLY, SOON, eventually, repository};
+use lb_e2e::harness::{EVENTUALLY, SOON, eventually};
+use lb_lab::{Lab, LabConfig, cached_images, repository};
 
 /// Everything on this machine that belongs to a lab, except its files.
 fn traces(name: &str) -> Vec<String> {
@@ -65,7 +65,7 @@ fn succeeds(lab: &Lab, machine: &str, argv: &[&str]) -> anyhow::Result<bool> {
 }
 
 fn nodes_of(lab: &Lab) -> anyhow::Result<String> {
-    let output = Command::new(lb_e2e::lab::cache().join("bin/kubectl"))
+    let output = Command::new(lb_lab::cache().join("bin/kubectl"))
         .args(["get", "nodes", "-o", "name", "--kubeconfig"])
         .arg(lab.kubeconfig())
         .output()?;
@@ -146,7 +146,7 @@ fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
 fn a_lab_whose_owner_is_killed_half_way_is_taken_down() -> anyhow::Result<()> {
     // Once while the machines are being made, and once while the cluster starts.
     for sign in ["/run/netns/killed-client", "/run/netns/killed-n2"] {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lab"))
+        let mut process = Command::new(lb_lab::program()?)
             .args(["up", "--name", "killed", "--nodes", "2"])
             .stdout(Stdio::null())
             .spawn()?;
@@ -175,8 +175,9 @@ impl Drop for TakenDown {
 
 #[test]
 fn the_lab_program_is_safe_to_repeat() -> anyhow::Result<()> {
+    let program = lb_lab::program()?;
     let lab = |args: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_lab"))
+        Command::new(&program)
             .args(["--name", "again"])
             .args(args)
             .output()

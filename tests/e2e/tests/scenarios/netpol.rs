@@ -6,8 +6,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use lb_e2e::lab::cache;
-use lb_e2e::stage::Stage;
+use lb_e2e::harness::Harness;
+use lb_lab::cache;
 use serde_json::{Value, json};
 
 fn pod(namespace: &str, labels: &Value) -> Value {
@@ -131,8 +131,8 @@ fn evaluate(policies: &Value, flows: &[Value]) -> anyhow::Result<BTreeMap<String
 }
 
 /// The policies as the cluster has them.
-pub(crate) fn policies_let_pass_what_they_should(stage: &Stage) -> anyhow::Result<()> {
-    let policies: Value = serde_json::from_str(&stage.admin("kubectl get networkpolicies -A -o json")?)?;
+pub(crate) fn policies_let_pass_what_they_should(harness: &Harness) -> anyhow::Result<()> {
+    let policies: Value = serde_json::from_str(&harness.admin("kubectl get networkpolicies -A -o json")?)?;
     let names: Vec<_> = policies["items"]
         .as_array()
         .context("no list")?

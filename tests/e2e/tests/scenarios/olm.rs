@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use lb_e2e::image::digest_of;
-use lb_e2e::lab::cache;
-use lb_e2e::stage::{EVENTUALLY, Stage, eventually, own_images, repository};
+use lb_e2e::harness::{EVENTUALLY, Harness, eventually};
+use lb_lab::{cache, operator_images, repository};
 use lb_olm::{Digests, Input, Release};
+use lb_tools::image::digest_of;
 use semver::Version;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ fn input() -> anyhow::Result<Input> {
 /// A bundle and a catalog as a release has them: with the digests of the images that `make image` built.
 fn release() -> anyhow::Result<(tempfile::TempDir, Input)> {
     let mut digests = Vec::new();
-    for image in own_images() {
+    for image in operator_images() {
         let program = image
             .file_stem()
             .context("no name")?
@@ -334,44 +334,44 @@ fn a_release_after_others_replaces_the_last_and_is_reached_from_all_it_can_take_
 fn installed_as_olm_does_the_bundle_brings_a_stack_up() -> anyhow::Result<()> {
     let (release, _) = release()?;
     let csv = csv(release.path())?;
-    let stage = Stage::lab("olm", 2)?;
-    know_by_digest(&stage)?;
-    install(&stage, release.path(), &csv)?;
+    let harness = Harness::lab("olm", 2)?;
+    know_by_digest(&harness)?;
+    install(&harness, release.path(), &csv)?;
 
     // The samples of the catalog are all that a user writes.
     let examples = csv["metadata"]["annotations"]["alm-examples"].as_str();
     let examples: Vec<Value> = serde_json::from_str(examples.context("no examples")?)?;
     for example in &examples {
-        stage.apply(&example.to_string())?;
+        harness.apply(&example.to_string())?;
         if example["kind"] == "LoadBalancerStack" {
-            stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
+            harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
         }
     }
     assert_eq!(examples.len(), 3);
-    stage.apply_backend("web", 2)?;
-    stage.apply_service("web", "web", "", "")?;
-    let address = stage.address("web")?;
-    stage.answers(&address, "web")?;
+    harness.apply_backend("web", 2)?;
+    harness.apply_service("web", "web", "", "")?;
+    let address = harness.address("web")?;
+    harness.answers(&address, "web")?;
 
     for workload in ["deployment/controller", "daemonset/speaker"] {
-        let image = stage.admin(&format!(
+        let image = harness.admin(&format!(
             "kubectl get {workload} -n metallb-system -o jsonpath='{{.spec.template.spec.containers[*].image}}'"
         ))?;
         assert!(image.contains("@sha256:"), "{workload} runs {image}");
     }
-    the_kinds_are_olms(&stage)
+    the_kinds_are_olms(&harness)
 }
 
 /// The operator neither writes the kinds nor may.
-fn the_kinds_are_olms(stage: &Stage) -> anyhow::Result<()> {
+fn the_kinds_are_olms(harness: &Harness) -> anyhow::Result<()> {
     let account = format!("system:serviceaccount:{NAMESPACE}:lb-operator");
     for verb in ["create", "patch", "delete"] {
-        let may = stage.admin(&format!(
+        let may = harness.admin(&format!(
             "kubectl auth can-i {verb} customresourcedefinitions/ipaddresspools.metallb.io --as={account} || true"
         ))?;
         assert_eq!(may.trim(), "no", "{verb}");
     }
-    let writers = stage.admin(
+    let writers = harness.admin(
         "kubectl get crds -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.managedFields[*].manager}{\"\\n\"}{end}'",
     )?;
     let ours: Vec<_> = writers
@@ -384,10 +384,10 @@ fn the_kinds_are_olms(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// The nodes know our images by tag; a registry would know them by digest too.
-fn know_by_digest(stage: &Stage) -> anyhow::Result<()> {
-    let lab = stage.the_lab();
+fn know_by_digest(harness: &Harness) -> anyhow::Result<()> {
+    let lab = harness.the_lab();
     for node in lab.nodes() {
-        for image in own_images() {
+        for image in operator_images() {
             let program = image
                 .file_stem()
                 .context("no name")?
@@ -413,7 +413,7 @@ fn know_by_digest(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// What OLM makes of a bundle: the kinds, an account with its rules, the Deployment, and the other objects.
-fn install(stage: &Stage, directory: &Path, csv: &Value) -> anyhow::Result<()> {
+fn install(harness: &Harness, directory: &Path, csv: &Value) -> anyhow::Result<()> {
     let mut manifests =
         vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})];
     let (kinds, others): (Vec<_>, Vec<_>) = objects(directory)?
@@ -476,8 +476,8 @@ fn install(stage: &Stage, directory: &Path, csv: &Value) -> anyhow::Result<()> {
     let file = directory.join("install.yaml");
     std::fs::write(&file, text.join("\n---\n"))?;
     // Kinds as large as the stack's are too much for kubectl's own annotation.
-    stage.admin(&format!("kubectl apply --server-side -f {}", file.display()))?;
-    stage.admin(&format!(
+    harness.admin(&format!("kubectl apply --server-side -f {}", file.display()))?;
+    harness.admin(&format!(
         "kubectl wait {} --for=condition=Established --timeout=60s",
         names.join(" ")
     ))?;
@@ -485,7 +485,7 @@ fn install(stage: &Stage, directory: &Path, csv: &Value) -> anyhow::Result<()> {
         eventually(&format!("{deployment} to run"), EVENTUALLY, || {
             let status =
                 format!("kubectl rollout status deployment/{deployment} -n {NAMESPACE} --timeout=10s");
-            Ok(stage.admin(&status).ok())
+            Ok(harness.admin(&status).ok())
         })?;
     }
     Ok(())

@@ -1,133 +1,133 @@
 //! The stack on a real cluster: what the operator makes, repairs, leaves alone, and says.
 
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
 
 use crate::drift;
 use crate::netpol::policies_let_pass_what_they_should;
 
 #[test]
 fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
-    let stage = Stage::cluster("operator", 2)?;
-    if stage.is_lab() {
-        crate::preflight::nothing_is_installed_before_the_checks_pass(&stage)?;
+    let harness = Harness::cluster("operator", 2)?;
+    if harness.is_lab() {
+        crate::preflight::nothing_is_installed_before_the_checks_pass(&harness)?;
     } else {
-        stage.install()?;
+        harness.install()?;
     }
 
     // `kubectl get` answers: is it up, which version?
-    let line = stage.admin("kubectl get loadbalancerstack default --no-headers")?;
+    let line = harness.admin("kubectl get loadbalancerstack default --no-headers")?;
     assert!(
         line.contains("True") && line.contains(env!("CARGO_PKG_VERSION")),
         "{line}"
     );
     let generations = "kubectl get loadbalancerstack default -o jsonpath='{.metadata.generation} {.status.observedGeneration}'";
-    let text = stage.admin(generations)?;
+    let text = harness.admin(generations)?;
     let (wanted, observed) = text.split_once(' ').unwrap_or_default();
     assert_eq!(wanted, observed);
 
-    policies_let_pass_what_they_should(&stage)?;
-    what_is_edited_or_deleted_is_repaired(&stage)?;
-    drift::scaling_is_answered(&stage)?;
-    drift::an_autoscalers_number_is_left_alone(&stage)?;
-    drift::what_is_turned_off_is_pruned(&stage)?;
-    what_others_own_is_left_alone(&stage)?;
-    at_rest_nothing_is_written(&stage)?;
-    a_spec_change_rolls_out_and_is_reported(&stage)?;
-    an_impossible_stack_is_refused_or_says_why(&stage)?;
-    if stage.is_lab() {
-        crate::preflight::a_check_that_fails_stops_a_change_and_no_repair(&stage)?;
+    policies_let_pass_what_they_should(&harness)?;
+    what_is_edited_or_deleted_is_repaired(&harness)?;
+    drift::scaling_is_answered(&harness)?;
+    drift::an_autoscalers_number_is_left_alone(&harness)?;
+    drift::what_is_turned_off_is_pruned(&harness)?;
+    what_others_own_is_left_alone(&harness)?;
+    at_rest_nothing_is_written(&harness)?;
+    a_spec_change_rolls_out_and_is_reported(&harness)?;
+    an_impossible_stack_is_refused_or_says_why(&harness)?;
+    if harness.is_lab() {
+        crate::preflight::a_check_that_fails_stops_a_change_and_no_repair(&harness)?;
     }
-    the_guides_yaml_does_no_harm(&stage)?;
-    if stage.is_lab() {
+    the_guides_yaml_does_no_harm(&harness)?;
+    if harness.is_lab() {
         // Neither is for a cluster that somebody uses.
-        prometheus_is_served_once_it_is_there(&stage)?;
-        drift::a_monitor_is_repaired(&stage)?;
-        drift::memory_is_small(&stage)?;
-        drift::another_operator_repairs_what_the_first_did_not(&stage)?;
-        the_stack_outlives_the_operator(&stage)?;
+        prometheus_is_served_once_it_is_there(&harness)?;
+        drift::a_monitor_is_repaired(&harness)?;
+        drift::memory_is_small(&harness)?;
+        drift::another_operator_repairs_what_the_first_did_not(&harness)?;
+        the_stack_outlives_the_operator(&harness)?;
     }
     Ok(())
 }
 
-fn prometheus_is_served_once_it_is_there(stage: &Stage) -> anyhow::Result<()> {
+fn prometheus_is_served_once_it_is_there(harness: &Harness) -> anyhow::Result<()> {
     let monitor = "kubectl get servicemonitor metallb -n metallb-system -o jsonpath='{.spec.selector.matchLabels.app} {.spec.endpoints[*].port}'";
     assert!(
-        stage.admin(monitor).is_err(),
+        harness.admin(monitor).is_err(),
         "the cluster does not know the kind yet"
     );
-    stage.apply(
+    harness.apply(
         "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: servicemonitors.monitoring.coreos.com}\n\
          spec:\n  group: monitoring.coreos.com\n  scope: Namespaced\n  \
          names: {kind: ServiceMonitor, listKind: ServiceMonitorList, plural: servicemonitors, singular: servicemonitor}\n  \
          versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]",
     )?;
-    let selected = eventually("a ServiceMonitor", SOON, || Ok(stage.admin(monitor).ok()))?;
+    let selected = eventually("a ServiceMonitor", SOON, || Ok(harness.admin(monitor).ok()))?;
     assert_eq!(selected, "metallb monitoring");
     // What it selects: a Service for each program, with that port.
-    let services = stage.admin(
+    let services = harness.admin(
         "kubectl get services -n metallb-system -l app=metallb -o jsonpath='{.items[*].spec.ports[*].name}'",
     )?;
     assert_eq!(services, "monitoring monitoring");
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
     Ok(())
 }
 
-fn the_stack_outlives_the_operator(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin("helm uninstall lb-operator --wait")?;
-    stage
+fn the_stack_outlives_the_operator(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin("helm uninstall lb-operator --wait")?;
+    harness
         .admin("kubectl get loadbalancerstack default && kubectl get daemonset speaker -n metallb-system")?;
     Ok(())
 }
 
-fn what_is_edited_or_deleted_is_repaired(stage: &Stage) -> anyhow::Result<()> {
-    drift::every_kind_is_repaired(stage)?;
-    stage.admin(
+fn what_is_edited_or_deleted_is_repaired(harness: &Harness) -> anyhow::Result<()> {
+    drift::every_kind_is_repaired(harness)?;
+    harness.admin(
         "kubectl label namespace metallb-system pod-security.kubernetes.io/enforce=restricted --overwrite",
     )?;
     eventually("the namespace label to be repaired", SOON, || {
-        let label = stage.admin("kubectl get namespace metallb-system -o jsonpath='{.metadata.labels.pod-security\\.kubernetes\\.io/enforce}'")?;
+        let label = harness.admin("kubectl get namespace metallb-system -o jsonpath='{.metadata.labels.pod-security\\.kubernetes\\.io/enforce}'")?;
         Ok((label == "privileged").then_some(()))
     })?;
-    stage.admin("kubectl patch daemonset speaker -n metallb-system --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/template/spec/hostNetwork\",\"value\":false}]'")?;
+    harness.admin("kubectl patch daemonset speaker -n metallb-system --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/template/spec/hostNetwork\",\"value\":false}]'")?;
     eventually("the speaker's host network to be repaired", SOON, || {
-        let value = stage.admin(
+        let value = harness.admin(
             "kubectl get daemonset speaker -n metallb-system -o jsonpath='{.spec.template.spec.hostNetwork}'",
         )?;
         Ok((value == "true").then_some(()))
     })?;
-    replicas_are_repaired(stage)?;
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
+    replicas_are_repaired(harness)?;
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
     Ok(())
 }
 
 /// Somebody takes a replica away, and the operator puts it back.
-fn replicas_are_repaired(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
+fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SOON, || {
-        let value = stage
+        let value = harness
             .admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
         Ok((value == "2").then_some(()))
     })
 }
 
-fn what_others_own_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin("kubectl label deployment controller -n metallb-system team=network")?;
-    stage.admin("kubectl rollout restart deployment controller -n metallb-system")?;
-    stage.admin("kubectl rollout restart daemonset speaker -n metallb-system")?;
-    stage.admin("kubectl rollout status deployment controller -n metallb-system --timeout=120s")?;
-    stage.admin("kubectl rollout status daemonset speaker -n metallb-system --timeout=120s")?;
+fn what_others_own_is_left_alone(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin("kubectl label deployment controller -n metallb-system team=network")?;
+    harness.admin("kubectl rollout restart deployment controller -n metallb-system")?;
+    harness.admin("kubectl rollout restart daemonset speaker -n metallb-system")?;
+    harness.admin("kubectl rollout status deployment controller -n metallb-system --timeout=120s")?;
+    harness.admin("kubectl rollout status daemonset speaker -n metallb-system --timeout=120s")?;
     // An edit of ours makes the operator apply once more; what it does not own must outlive that.
-    stage.admin("kubectl annotate loadbalancerstack default touched=1 --overwrite")?;
-    replicas_are_repaired(stage)?;
+    harness.admin("kubectl annotate loadbalancerstack default touched=1 --overwrite")?;
+    replicas_are_repaired(harness)?;
     assert_eq!(
-        stage.admin(
+        harness.admin(
             "kubectl get deployment controller -n metallb-system -o jsonpath='{.metadata.labels.team}'"
         )?,
         "network"
     );
     for workload in ["deployment/controller", "daemonset/speaker"] {
         let annotation = "{.spec.template.metadata.annotations.kubectl\\.kubernetes\\.io/restartedAt}";
-        let value = stage.admin(&format!(
+        let value = harness.admin(&format!(
             "kubectl get {workload} -n metallb-system -o jsonpath='{annotation}'"
         ))?;
         assert!(!value.is_empty(), "the restart of {workload} was undone");
@@ -136,13 +136,13 @@ fn what_others_own_is_left_alone(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// The resource versions of all that the operator writes stay the same while nothing changes.
-fn at_rest_nothing_is_written(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
+fn at_rest_nothing_is_written(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
     let versions = "kubectl get loadbalancerstack,serviceaccounts,services,pdb,networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings,crds \
          -n metallb-system -o jsonpath='{range .items[*]}{.kind}/{.metadata.name}={.metadata.resourceVersion}{\"\\n\"}{end}'";
     let mut last = String::new();
     eventually("ten seconds without a write", EVENTUALLY, || {
-        let now = stage.admin(versions)?;
+        let now = harness.admin(versions)?;
         let quiet = now == last;
         last = now;
         if quiet {
@@ -154,22 +154,22 @@ fn at_rest_nothing_is_written(stage: &Stage) -> anyhow::Result<()> {
     })
 }
 
-fn a_spec_change_rolls_out_and_is_reported(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":{\"replicas\":1}}}'")?;
+fn a_spec_change_rolls_out_and_is_reported(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":{\"replicas\":1}}}'")?;
     eventually("one controller", EVENTUALLY, || {
-        let ready = stage.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas} {.status.readyReplicas}'")?;
+        let ready = harness.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas} {.status.readyReplicas}'")?;
         Ok((ready == "1 1").then_some(()))
     })?;
-    stage.admin(
+    harness.admin(
         "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":null}}'",
     )?;
-    stage.admin("kubectl rollout status deployment controller -n metallb-system --timeout=120s")?;
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
+    harness.admin("kubectl rollout status deployment controller -n metallb-system --timeout=120s")?;
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
     Ok(())
 }
 
-fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<()> {
-    let refused = stage.apply(
+fn an_impossible_stack_is_refused_or_says_why(harness: &Harness) -> anyhow::Result<()> {
+    let refused = harness.apply(
         "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {name: second}\nspec: {}",
     );
     let message = refused.expect_err("a second stack is refused").to_string();
@@ -177,7 +177,7 @@ fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<(
     // What only the operator sees: the condition names the field, and the running stack is left alone.
     let workloads = "kubectl get deployment/controller daemonset/speaker -n metallb-system \
                      -o jsonpath='{range .items[*]}{.metadata.uid} {.metadata.generation} {end}'";
-    let before = stage.admin(workloads)?;
+    let before = harness.admin(workloads)?;
     for (spec, undo, field, says) in [
         (
             r#"{"version":"99.0.0"}"#,
@@ -192,10 +192,10 @@ fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<(
             "regular expression",
         ),
     ] {
-        stage.admin(&patch(spec))?;
+        harness.admin(&patch(spec))?;
         let message = "kubectl get loadbalancerstack default -o jsonpath='{.status.conditions[?(@.type==\"Degraded\")].message}'";
         let condition = eventually(&format!("a condition about {spec}"), SOON, || {
-            let text = stage.admin(message)?;
+            let text = harness.admin(message)?;
             Ok(text.contains(says).then_some(text))
         })?;
         assert!(
@@ -203,13 +203,13 @@ fn an_impossible_stack_is_refused_or_says_why(stage: &Stage) -> anyhow::Result<(
             "it names the field {field}: {condition}"
         );
         assert_eq!(
-            stage.admin(workloads)?,
+            harness.admin(workloads)?,
             before,
             "the running stack is left alone: {spec}"
         );
-        stage.admin(&patch(undo))?;
+        harness.admin(&patch(undo))?;
     }
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
     Ok(())
 }
 
@@ -217,11 +217,11 @@ fn patch(spec: &str) -> String {
     format!("kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{spec}}}'")
 }
 
-fn the_guides_yaml_does_no_harm(stage: &Stage) -> anyhow::Result<()> {
-    stage.follow("P4")?;
-    stage.follow("P6")?;
-    let pdb = stage
+fn the_guides_yaml_does_no_harm(harness: &Harness) -> anyhow::Result<()> {
+    harness.follow("P4")?;
+    harness.follow("P6")?;
+    let pdb = harness
         .admin("kubectl get pdb metallb-speaker -n metallb-system -o jsonpath='{.spec.minAvailable}'")?;
     assert_eq!(pdb, "1");
-    at_rest_nothing_is_written(stage)
+    at_rest_nothing_is_written(harness)
 }

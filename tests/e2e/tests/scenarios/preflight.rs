@@ -1,7 +1,7 @@
 //! Checks that fail for real, on a real cluster: before the first installation, and while a stack runs. Steps of the scenario
 //! of the operator, which has the cluster.
 
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
 
 const LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const PROXY: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kube-proxy, namespace: kube-system}\n\
@@ -13,18 +13,18 @@ const MADE: &str = "kubectl get deployments,daemonsets,serviceaccounts,roles -n 
 
 /// All nodes excluded, a pool with the address of a node, kube-proxy in IPVS mode without strictARP, and kinds that somebody
 /// else has made: nothing is installed, and each is named; put right or skipped, the installation goes on by itself.
-pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyhow::Result<()> {
-    stage.admin(&format!("kubectl label nodes --all {LABEL}="))?;
-    stage.admin(
+pub(crate) fn nothing_is_installed_before_the_checks_pass(harness: &Harness) -> anyhow::Result<()> {
+    harness.admin(&format!("kubectl label nodes --all {LABEL}="))?;
+    harness.admin(
         "kubectl apply --server-side -f crds/metallb.io_ipaddresspools.yaml -f crds/metallb.io_l2advertisements.yaml \
          && kubectl wait crd/ipaddresspools.metallb.io crd/l2advertisements.metallb.io --for=condition=Established --timeout=30s \
          && kubectl create namespace metallb-system",
     )?;
-    stage.apply_pool("nodes", "192.168.50.11-192.168.50.20")?;
-    stage.apply(PROXY)?;
-    stage.follow("1.1")?;
+    harness.apply_pool("nodes", "192.168.50.11-192.168.50.20")?;
+    harness.apply(PROXY)?;
+    harness.follow("1.1")?;
     let said = results(
-        stage,
+        harness,
         &[
             "ServerVersion=Passed",
             "Permissions=Passed",
@@ -37,7 +37,7 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyh
         ],
     )?;
     assert!(said.contains("written by kubectl"), "{said}");
-    let passed = condition(stage, "PreflightPassed")?;
+    let passed = condition(harness, "PreflightPassed")?;
     for says in [
         "False PreflightFailed ExcludedNodes: ",
         "StrictArp: ",
@@ -46,77 +46,77 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(stage: &Stage) -> anyh
     ] {
         assert!(passed.contains(says), "{says}: {passed}");
     }
-    let degraded = condition(stage, "Degraded")?;
+    let degraded = condition(harness, "Degraded")?;
     assert!(degraded.starts_with("True PreflightFailed"), "{degraded}");
-    assert_eq!(stage.admin(MADE)?, "", "nothing is installed");
+    assert_eq!(harness.admin(MADE)?, "", "nothing is installed");
 
     // Put right: seen without a change of the stack.
-    stage.admin(&format!("kubectl label nodes --all {LABEL}-"))?;
-    stage.admin("kubectl delete ipaddresspool/nodes l2advertisement/nodes -n metallb-system")?;
+    harness.admin(&format!("kubectl label nodes --all {LABEL}-"))?;
+    harness.admin("kubectl delete ipaddresspool/nodes l2advertisement/nodes -n metallb-system")?;
     results(
-        stage,
+        harness,
         &["ExcludedNodes=Passed", "PoolOverlap=Passed", "StrictArp=Failed"],
     )?;
-    assert_eq!(stage.admin(MADE)?, "", "one check is enough");
-    patch(stage, r#"{"preflight":{"skip":["StrictArp"]}}"#)?;
-    results(stage, &["StrictArp=Skipped: would have failed"])?;
-    stage.event("LoadBalancerStack", "default", "PreflightSkipped")?;
-    stage.follow("1.2")?;
-    let passed = condition(stage, "PreflightPassed")?;
+    assert_eq!(harness.admin(MADE)?, "", "one check is enough");
+    patch(harness, r#"{"preflight":{"skip":["StrictArp"]}}"#)?;
+    results(harness, &["StrictArp=Skipped: would have failed"])?;
+    harness.event("LoadBalancerStack", "default", "PreflightSkipped")?;
+    harness.follow("1.2")?;
+    let passed = condition(harness, "PreflightPassed")?;
     assert!(
         passed.starts_with("True") && passed.contains("skipped: StrictArp"),
         "{passed}"
     );
-    stage.admin("kubectl delete configmap kube-proxy -n kube-system")?;
-    patch(stage, r#"{"preflight":null}"#)?;
-    results(stage, &["StrictArp=Passed", "CRDOwnership=Passed"]).map(drop)
+    harness.admin("kubectl delete configmap kube-proxy -n kube-system")?;
+    patch(harness, r#"{"preflight":null}"#)?;
+    results(harness, &["StrictArp=Passed", "CRDOwnership=Passed"]).map(drop)
 }
 
 /// While a stack runs as its spec says, a check that fails is only told. A change of the workloads waits, repairs do not, and
 /// taking the change back is no change.
-pub(crate) fn a_check_that_fails_stops_a_change_and_no_repair(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) fn a_check_that_fails_stops_a_change_and_no_repair(harness: &Harness) -> anyhow::Result<()> {
     let pods = "kubectl get pods -n metallb-system -l app=metallb -o jsonpath='{.items[*].metadata.uid}'";
-    let before = stage.admin(pods)?;
-    stage.apply(PROXY)?;
-    patch(stage, r#"{"logLevel":"debug"}"#)?;
-    results(stage, &["StrictArp=Failed"])?;
+    let before = harness.admin(pods)?;
+    harness.apply(PROXY)?;
+    patch(harness, r#"{"logLevel":"debug"}"#)?;
+    results(harness, &["StrictArp=Failed"])?;
     let degraded = eventually("the change to wait", SOON, || {
-        let degraded = condition(stage, "Degraded")?;
+        let degraded = condition(harness, "Degraded")?;
         Ok(degraded.starts_with("True PreflightFailed").then_some(degraded))
     })?;
     assert!(degraded.contains("StrictArp"), "{degraded}");
     let uid = "kubectl get pdb/metallb-controller -n metallb-system -o jsonpath='{.metadata.uid}'";
-    let budget = stage.admin(uid)?;
-    stage.admin("kubectl delete pdb/metallb-controller -n metallb-system --wait=false")?;
+    let budget = harness.admin(uid)?;
+    harness.admin("kubectl delete pdb/metallb-controller -n metallb-system --wait=false")?;
     eventually("the PodDisruptionBudget to be made again", SOON, || {
-        Ok(stage.admin(uid).ok().filter(|now| *now != budget))
+        Ok(harness.admin(uid).ok().filter(|now| *now != budget))
     })?;
-    assert_eq!(stage.admin(pods)?, before, "no pod is replaced");
-    patch(stage, r#"{"logLevel":null}"#)?;
-    stage.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=30s")?;
-    let passed = condition(stage, "PreflightPassed")?;
+    assert_eq!(harness.admin(pods)?, before, "no pod is replaced");
+    patch(harness, r#"{"logLevel":null}"#)?;
+    harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=30s")?;
+    let passed = condition(harness, "PreflightPassed")?;
     assert!(passed.starts_with("False"), "it is still told: {passed}");
-    assert_eq!(stage.admin(pods)?, before, "no pod is replaced");
-    stage.admin("kubectl delete configmap kube-proxy -n kube-system")?;
+    assert_eq!(harness.admin(pods)?, before, "no pod is replaced");
+    harness.admin("kubectl delete configmap kube-proxy -n kube-system")?;
     // A change of the spec that changes no workload has the cluster looked at again.
-    patch(stage, r#"{"preflight":{"skip":[]}}"#)?;
-    results(stage, &["StrictArp=Passed"])?;
-    patch(stage, r#"{"preflight":null}"#)
+    patch(harness, r#"{"preflight":{"skip":[]}}"#)?;
+    results(harness, &["StrictArp=Passed"])?;
+    patch(harness, r#"{"preflight":null}"#)
 }
 
 /// Each check, a line: its name, its result and its message.
-fn checks(stage: &Stage) -> anyhow::Result<String> {
-    stage.admin(
+fn checks(harness: &Harness) -> anyhow::Result<String> {
+    harness.admin(
         "kubectl get loadbalancerstack default \
          -o jsonpath='{range .status.preflight[*]}{.name}={.result}: {.message}{\"\\n\"}{end}'",
     )
 }
 
 /// Waits until the checks have these results, and returns what they say.
-fn results(stage: &Stage, wanted: &[&str]) -> anyhow::Result<String> {
+fn results(harness: &Harness, wanted: &[&str]) -> anyhow::Result<String> {
     let mut last = String::new();
     let found = eventually(&format!("the checks to be {wanted:?}"), SOON, || {
-        last = checks(stage)?;
+        last = checks(harness)?;
         let is = |line: &&str| last.lines().any(|other| other.starts_with(*line));
         Ok(wanted.iter().all(is).then(|| last.clone()))
     });
@@ -124,14 +124,14 @@ fn results(stage: &Stage, wanted: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Status, reason and message of a condition.
-fn condition(stage: &Stage, type_: &str) -> anyhow::Result<String> {
-    stage.admin(&format!(
+fn condition(harness: &Harness, type_: &str) -> anyhow::Result<String> {
+    harness.admin(&format!(
         "kubectl get loadbalancerstack default \
          -o jsonpath='{{range .status.conditions[?(@.type==\"{type_}\")]}}{{.status}} {{.reason}} {{.message}}{{end}}'"
     ))
 }
 
-fn patch(stage: &Stage, spec: &str) -> anyhow::Result<()> {
+fn patch(harness: &Harness, spec: &str) -> anyhow::Result<()> {
     let patch = format!("kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{spec}}}'");
-    stage.admin(&patch).map(drop)
+    harness.admin(&patch).map(drop)
 }

@@ -6,195 +6,203 @@ use std::fs::File;
 use std::time::Duration;
 
 use anyhow::Context;
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
 use nix::sched::{CloneFlags, setns};
 
 #[test]
 fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> anyhow::Result<()> {
-    let stage = Stage::lab("speaker", 3)?;
-    stage.install()?;
-    stage.apply_backend("web", 3)?;
-    stage.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
+    let harness = Harness::lab("speaker", 3)?;
+    harness.install()?;
+    harness.apply_backend("web", 3)?;
+    harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
 
-    an_address_is_announced_as_soon_as_there_is_an_advertisement(&stage)?;
-    only_chosen_interfaces_answer(&stage)?;
-    only_chosen_nodes_answer(&stage)?;
-    an_excluded_node_hands_over(&stage)?;
-    local_traffic_stays_on_nodes_with_endpoints(&stage)?;
-    addresses_are_spread_over_the_nodes(&stage)?;
-    services_that_share_an_address_have_one_owner(&stage)?;
-    an_ipv6_address_is_answered_for_and_handed_over(&stage)?;
-    malformed_frames_are_counted_and_ignored(&stage)?;
+    an_address_is_announced_as_soon_as_there_is_an_advertisement(&harness)?;
+    only_chosen_interfaces_answer(&harness)?;
+    only_chosen_nodes_answer(&harness)?;
+    an_excluded_node_hands_over(&harness)?;
+    local_traffic_stays_on_nodes_with_endpoints(&harness)?;
+    addresses_are_spread_over_the_nodes(&harness)?;
+    services_that_share_an_address_have_one_owner(&harness)?;
+    an_ipv6_address_is_answered_for_and_handed_over(&harness)?;
+    malformed_frames_are_counted_and_ignored(&harness)?;
     Ok(())
 }
 
-fn advertise(stage: &Stage, name: &str, spec: &str) -> anyhow::Result<()> {
-    stage.apply(&format!(
+fn advertise(harness: &Harness, name: &str, spec: &str) -> anyhow::Result<()> {
+    harness.apply(&format!(
         "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: {name}, namespace: metallb-system}}\nspec: {spec}"
     ))?;
     Ok(())
 }
 
-pub(crate) fn pool(stage: &Stage, name: &str, range: &str) -> anyhow::Result<()> {
-    stage.apply(&format!(
+pub(crate) fn pool(harness: &Harness, name: &str, range: &str) -> anyhow::Result<()> {
+    harness.apply(&format!(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system}}\n\
          spec: {{addresses: [\"{range}\"], autoAssign: false}}"
     ))?;
     Ok(())
 }
 
-pub(crate) fn service(stage: &Stage, name: &str, pool: &str, extra: &str) -> anyhow::Result<String> {
-    stage.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), extra)?;
-    stage.address(name)
+pub(crate) fn service(harness: &Harness, name: &str, pool: &str, extra: &str) -> anyhow::Result<String> {
+    harness.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), extra)?;
+    harness.address(name)
 }
 
 /// The client gets an answer by HTTP.
-fn serves(stage: &Stage, address: &str) -> anyhow::Result<String> {
+fn serves(harness: &Harness, address: &str) -> anyhow::Result<String> {
     eventually(&format!("an answer from {address}"), SOON, || {
-        Ok(stage
+        Ok(harness
             .client(&format!("curl -s -m 1 http://{address}/clientip"))
             .ok())
     })
 }
 
 /// Waits until the condition that tells who announces a Service's address has this status and says this.
-pub(crate) fn announced(stage: &Stage, name: &str, status: &str, text: &str) -> anyhow::Result<String> {
+pub(crate) fn announced(harness: &Harness, name: &str, status: &str, text: &str) -> anyhow::Result<String> {
     let type_ = "lb-operator.io/Announced";
-    stage.admin(&format!(
+    harness.admin(&format!(
         "kubectl wait service/{name} --for=condition={type_}={status} --timeout=30s"
     ))?;
     eventually(&format!("{text:?} in the condition of {name}"), SOON, || {
         let condition = format!(".status.conditions[?(@.type==\"{type_}\")]");
         let path = format!("{{{condition}.status}} {{{condition}.reason}}: {{{condition}.message}}");
-        let says = stage.admin(&format!("kubectl get service {name} -o jsonpath='{path}'"))?;
+        let says = harness.admin(&format!("kubectl get service {name} -o jsonpath='{path}'"))?;
         Ok((says.starts_with(status) && says.contains(text)).then_some(says))
     })
 }
 
-fn silent(stage: &Stage, address: &str) -> anyhow::Result<()> {
+fn silent(harness: &Harness, address: &str) -> anyhow::Result<()> {
     eventually(&format!("silence on {address}"), SOON, || {
-        Ok(stage.owners(address)?.is_empty().then_some(()))
+        Ok(harness.owners(address)?.is_empty().then_some(()))
     })
 }
 
-fn an_address_is_announced_as_soon_as_there_is_an_advertisement(stage: &Stage) -> anyhow::Result<()> {
-    pool(stage, "quiet", "192.168.50.80-192.168.50.89")?;
-    let address = service(stage, "quiet", "quiet", "")?;
-    let event = stage.event("Service", "quiet", "notAnnounced")?;
+fn an_address_is_announced_as_soon_as_there_is_an_advertisement(harness: &Harness) -> anyhow::Result<()> {
+    pool(harness, "quiet", "192.168.50.80-192.168.50.89")?;
+    let address = service(harness, "quiet", "quiet", "")?;
+    let event = harness.event("Service", "quiet", "notAnnounced")?;
     assert!(
         event.contains("no L2Advertisement announces pool \"quiet\""),
         "it names the pool that no advertisement announces: {event}"
     );
-    assert!(stage.owners(&address)?.is_empty());
-    advertise(stage, "quiet", "{ipAddressPools: [quiet]}")?;
-    let owner = stage.owner(&address, SOON)?;
-    serves(stage, &address)?;
-    stage.event("Service", "quiet", &format!("announcing from node \"{owner}\""))?;
+    assert!(harness.owners(&address)?.is_empty());
+    advertise(harness, "quiet", "{ipAddressPools: [quiet]}")?;
+    let owner = harness.owner(&address, SOON)?;
+    serves(harness, &address)?;
+    harness.event("Service", "quiet", &format!("announcing from node \"{owner}\""))?;
     announced(
-        stage,
+        harness,
         "quiet",
         "True",
         &format!("Announced: node {owner} announces {address}"),
     )?;
-    stage.admin("kubectl delete l2advertisement quiet -n metallb-system")?;
-    silent(stage, &address)?;
+    harness.admin("kubectl delete l2advertisement quiet -n metallb-system")?;
+    silent(harness, &address)?;
     eventually("the status to go", SOON, || {
         let selected = "-n metallb-system -l metallb.io/service-name=quiet -o name";
-        let statuses = stage.admin(&format!("kubectl get servicel2statuses {selected}"))?;
+        let statuses = harness.admin(&format!("kubectl get servicel2statuses {selected}"))?;
         Ok(statuses.is_empty().then_some(()))
     })?;
-    announced(stage, "quiet", "False", "NotAnnounced: no node announces")?;
+    announced(harness, "quiet", "False", "NotAnnounced: no node announces")?;
     Ok(())
 }
 
-fn only_chosen_interfaces_answer(stage: &Stage) -> anyhow::Result<()> {
-    pool(stage, "second", "192.168.51.60-192.168.51.69")?;
-    advertise(stage, "second", "{ipAddressPools: [second], interfaces: [eth1]}")?;
-    let address = service(stage, "second", "second", "")?;
+fn only_chosen_interfaces_answer(harness: &Harness) -> anyhow::Result<()> {
+    pool(harness, "second", "192.168.51.60-192.168.51.69")?;
+    advertise(
+        harness,
+        "second",
+        "{ipAddressPools: [second], interfaces: [eth1]}",
+    )?;
+    let address = service(harness, "second", "second", "")?;
     let arping = |interface: &str| {
         let command = format!("arping -c 2 -w 3 -I {interface} {address} || true");
-        anyhow::Ok(stage.client(&command)?.contains("reply from"))
+        anyhow::Ok(harness.client(&command)?.contains("reply from"))
     };
     eventually("an answer on eth1", SOON, || Ok(arping("eth1")?.then_some(())))?;
     assert!(!arping("eth0")?, "it is not announced on eth0");
-    serves(stage, &address)?;
-    announced(stage, "second", "True", &format!("announces {address} on eth1"))?;
+    serves(harness, &address)?;
+    announced(harness, "second", "True", &format!("announces {address} on eth1"))?;
 
-    advertise(stage, "second", "{ipAddressPools: [second], interfaces: [eth9]}")?;
-    stage.event("Service", "second", "announceFailed")?;
+    advertise(
+        harness,
+        "second",
+        "{ipAddressPools: [second], interfaces: [eth9]}",
+    )?;
+    harness.event("Service", "second", "announceFailed")?;
     assert!(!arping("eth1")?);
-    stage
+    harness
         .admin("kubectl delete service second && kubectl delete l2advertisement second -n metallb-system")?;
     Ok(())
 }
 
-fn only_chosen_nodes_answer(stage: &Stage) -> anyhow::Result<()> {
-    pool(stage, "chosen", "192.168.50.90-192.168.50.99")?;
-    let address = service(stage, "chosen", "chosen", "")?;
+fn only_chosen_nodes_answer(harness: &Harness) -> anyhow::Result<()> {
+    pool(harness, "chosen", "192.168.50.90-192.168.50.99")?;
+    let address = service(harness, "chosen", "chosen", "")?;
     for node in ["n2", "n3", "n1"] {
         advertise(
-            stage,
+            harness,
             "chosen",
             &format!(
                 "{{ipAddressPools: [chosen], nodeSelectors: [{{matchLabels: {{kubernetes.io/hostname: {node}}}}}]}}"
             ),
         )?;
         eventually(&format!("{node} to answer"), SOON, || {
-            Ok((stage.owners(&address)? == BTreeSet::from([node.to_owned()])).then_some(()))
+            Ok((harness.owners(&address)? == BTreeSet::from([node.to_owned()])).then_some(()))
         })?;
     }
     advertise(
-        stage,
+        harness,
         "chosen",
         "{ipAddressPools: [chosen], nodeSelectors: [{matchLabels: {kubernetes.io/hostname: none}}]}",
     )?;
-    silent(stage, &address)?;
-    stage
+    silent(harness, &address)?;
+    harness
         .admin("kubectl delete service chosen && kubectl delete l2advertisement chosen -n metallb-system")?;
     Ok(())
 }
 
-fn an_excluded_node_hands_over(stage: &Stage) -> anyhow::Result<()> {
-    let address = service(stage, "plain", "lan", "")?;
-    let owner = stage.owner(&address, SOON)?;
+fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
+    let address = service(harness, "plain", "lan", "")?;
+    let owner = harness.owner(&address, SOON)?;
     announced(
-        stage,
+        harness,
         "plain",
         "True",
         &format!("node {owner} announces {address}"),
     )?;
     let verified = || {
-        stage.admin(
+        harness.admin(
             "kubectl wait servicel2statuses -n metallb-system -l metallb.io/service-name=plain --for=condition=Verified \
              --timeout=90s",
         )
     };
     verified()?;
     let label = "node.kubernetes.io/exclude-from-external-load-balancers";
-    stage.admin(&format!("kubectl label node {owner} {label}="))?;
+    harness.admin(&format!("kubectl label node {owner} {label}="))?;
     eventually("another owner", SOON, || {
-        let owners = stage.owners(&address)?;
+        let owners = harness.owners(&address)?;
         Ok((owners.len() == 1 && !owners.contains(&owner)).then_some(()))
     })?;
-    serves(stage, &address)?;
-    let next = stage.owner(&address, SOON)?;
+    serves(harness, &address)?;
+    let next = harness.owner(&address, SOON)?;
     announced(
-        stage,
+        harness,
         "plain",
         "True",
         &format!("node {next} announces {address}"),
     )?;
-    stage.admin(&format!("kubectl label node {owner} {label}-"))?;
+    harness.admin(&format!("kubectl label node {owner} {label}-"))?;
     // Who returns takes nothing back: there is nothing to wait for, so a look at the next address that it gets has to do.
-    let other = service(stage, "other", "lan", "")?;
-    stage.owner(&other, SOON)?;
-    assert_eq!(stage.owner(&address, SOON)?, next, "it stays where it is");
-    stage.admin("kubectl delete service other")?;
-    stage.admin("kubectl delete service plain")?;
+    let other = service(harness, "other", "lan", "")?;
+    harness.owner(&other, SOON)?;
+    assert_eq!(harness.owner(&address, SOON)?, next, "it stays where it is");
+    harness.admin("kubectl delete service other")?;
+    harness.admin("kubectl delete service plain")?;
     Ok(())
 }
 
-fn local_traffic_stays_on_nodes_with_endpoints(stage: &Stage) -> anyhow::Result<()> {
+fn local_traffic_stays_on_nodes_with_endpoints(harness: &Harness) -> anyhow::Result<()> {
     let pod = |node: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: only-{node}, labels: {{app: only}}}}\nspec:\n  nodeName: {node}\n  \
@@ -202,50 +210,50 @@ fn local_traffic_stays_on_nodes_with_endpoints(stage: &Stage) -> anyhow::Result<
              args: [netexec, --http-port=80], readinessProbe: {{httpGet: {{port: 80}}, periodSeconds: 1}}}}]"
         )
     };
-    stage.apply(&pod("n2"))?;
-    stage.admin("kubectl wait pod/only-n2 --for=condition=Ready --timeout=60s")?;
-    stage.apply_service(
+    harness.apply(&pod("n2"))?;
+    harness.admin("kubectl wait pod/only-n2 --for=condition=Ready --timeout=60s")?;
+    harness.apply_service(
         "local",
         "only",
         "metallb.io/address-pool: lan",
         "  externalTrafficPolicy: Local\n",
     )?;
-    let address = stage.address("local")?;
+    let address = harness.address("local")?;
     assert_eq!(
-        stage.owner(&address, SOON)?,
+        harness.owner(&address, SOON)?,
         "n2",
         "the node that has the endpoint"
     );
-    let client = serves(stage, &address)?;
+    let client = serves(harness, &address)?;
     assert!(
         client.starts_with("192.168.50.20"),
         "the client's address is kept: {client}"
     );
     // The endpoint moves, and the address with it.
-    stage.apply(&pod("n3"))?;
-    stage.admin(
+    harness.apply(&pod("n3"))?;
+    harness.admin(
         "kubectl wait pod/only-n3 --for=condition=Ready --timeout=60s && kubectl delete pod only-n2",
     )?;
     eventually("the other node", SOON, || {
-        Ok((stage.owners(&address)? == BTreeSet::from(["n3".to_owned()])).then_some(()))
+        Ok((harness.owners(&address)? == BTreeSet::from(["n3".to_owned()])).then_some(()))
     })?;
-    serves(stage, &address)?;
+    serves(harness, &address)?;
     // Without an endpoint nobody answers.
-    stage.admin("kubectl delete pod only-n3")?;
-    silent(stage, &address)?;
-    stage.admin("kubectl delete service local")?;
+    harness.admin("kubectl delete pod only-n3")?;
+    silent(harness, &address)?;
+    harness.admin("kubectl delete service local")?;
     Ok(())
 }
 
 /// Each address goes to the node that MetalLB would choose: ascending SHA-256 of node and address.
-fn addresses_are_spread_over_the_nodes(stage: &Stage) -> anyhow::Result<()> {
+fn addresses_are_spread_over_the_nodes(harness: &Harness) -> anyhow::Result<()> {
     use sha2::{Digest as _, Sha256};
     let mut owners = BTreeSet::new();
     for number in 0..8 {
         let name = format!("spread-{number}");
-        let address = service(stage, &name, "lan", "")?;
-        let owner = stage.owner(&address, SOON)?;
-        let wanted = stage
+        let address = service(harness, &name, "lan", "")?;
+        let owner = harness.owner(&address, SOON)?;
+        let wanted = harness
             .the_lab()
             .nodes()
             .into_iter()
@@ -254,58 +262,58 @@ fn addresses_are_spread_over_the_nodes(stage: &Stage) -> anyhow::Result<()> {
         owners.insert(owner);
     }
     assert!(owners.len() > 1, "eight addresses on one node: {owners:?}");
-    stage.admin(&format!(
+    harness.admin(&format!(
         "kubectl delete service {}",
         (0..8).map(|n| format!("spread-{n} ")).collect::<String>()
     ))?;
     Ok(())
 }
 
-fn services_that_share_an_address_have_one_owner(stage: &Stage) -> anyhow::Result<()> {
-    stage.apply(
+fn services_that_share_an_address_have_one_owner(harness: &Harness) -> anyhow::Result<()> {
+    harness.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: echo, labels: {app: echo}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
          containers: [{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80, --udp-port=53]}]",
     )?;
-    stage.admin("kubectl wait pod/echo --for=condition=Ready --timeout=60s")?;
+    harness.admin("kubectl wait pod/echo --for=condition=Ready --timeout=60s")?;
     for (name, protocol, port) in [("shared-tcp", "TCP", 80), ("shared-udp", "UDP", 53)] {
-        stage.apply(&format!(
+        harness.apply(&format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{metallb.io/allow-shared-ip: echo, \
              metallb.io/address-pool: lan}}}}\nspec: {{type: LoadBalancer, selector: {{app: echo}}, \
              ports: [{{port: {port}, protocol: {protocol}}}]}}"
         ))?;
     }
-    let address = stage.address("shared-tcp")?;
-    assert_eq!(stage.address("shared-udp")?, address);
-    let owner = stage.owner(&address, SOON)?;
-    serves(stage, &address)?;
+    let address = harness.address("shared-tcp")?;
+    assert_eq!(harness.address("shared-udp")?, address);
+    let owner = harness.owner(&address, SOON)?;
+    serves(harness, &address)?;
     let by_udp = format!("exec 3<>/dev/udp/{address}/53; echo hostname >&3; timeout 1 head -c 4 <&3");
     eventually("an answer by UDP", SOON, || {
-        Ok(stage.client(&by_udp).ok().filter(|answer| answer == "echo"))
+        Ok(harness.client(&by_udp).ok().filter(|answer| answer == "echo"))
     })?;
     for name in ["shared-tcp", "shared-udp"] {
-        stage.event("Service", name, &format!("announcing from node \"{owner}\""))?;
+        harness.event("Service", name, &format!("announcing from node \"{owner}\""))?;
     }
     // One of them goes: the address stays with the other.
-    stage.admin("kubectl delete service shared-tcp")?;
+    harness.admin("kubectl delete service shared-tcp")?;
     eventually("an answer by UDP", SOON, || {
-        Ok(stage.client(&by_udp).ok().filter(|answer| answer == "echo"))
+        Ok(harness.client(&by_udp).ok().filter(|answer| answer == "echo"))
     })?;
-    assert_eq!(stage.owner(&address, SOON)?, owner);
-    stage.admin("kubectl delete service shared-udp && kubectl delete pod echo")?;
-    silent(stage, &address)?;
+    assert_eq!(harness.owner(&address, SOON)?, owner);
+    harness.admin("kubectl delete service shared-udp && kubectl delete pod echo")?;
+    silent(harness, &address)?;
     Ok(())
 }
 
 /// A number from the metrics of the speaker on a node, summed over its labels.
-fn an_ipv6_address_is_answered_for_and_handed_over(stage: &Stage) -> anyhow::Result<()> {
-    pool(stage, "six", "fc00:50::600-fc00:50::60f")?;
-    advertise(stage, "six", "{ipAddressPools: [six]}")?;
+fn an_ipv6_address_is_answered_for_and_handed_over(harness: &Harness) -> anyhow::Result<()> {
+    pool(harness, "six", "fc00:50::600-fc00:50::60f")?;
+    advertise(harness, "six", "{ipAddressPools: [six]}")?;
     let families = "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n";
-    let address = service(stage, "six", "six", families)?;
+    let address = service(harness, "six", "six", families)?;
     assert_eq!(address, "fc00:50::600");
-    serves(stage, &format!("[{address}]"))?;
-    let owner = stage.neighbour(&address)?;
-    stage.event(
+    serves(harness, &format!("[{address}]"))?;
+    let owner = harness.neighbour(&address)?;
+    harness.event(
         "Service",
         "six",
         &format!("announcing from node \"{owner}\" with protocol \"layer2\""),
@@ -313,21 +321,21 @@ fn an_ipv6_address_is_answered_for_and_handed_over(stage: &Stage) -> anyhow::Res
 
     // The owner goes: the client learns of the next one from its advertisement to all, without being told.
     let exclude = "node.kubernetes.io/exclude-from-external-load-balancers";
-    stage.admin(&format!("kubectl label node {owner} {exclude}="))?;
+    harness.admin(&format!("kubectl label node {owner} {exclude}="))?;
     let next = eventually("another owner in the client's table", SOON, || {
-        let next = stage.neighbour(&address)?;
+        let next = harness.neighbour(&address)?;
         Ok((next != owner).then_some(next))
     })?;
-    serves(stage, &format!("[{address}]"))?;
-    stage.event("Service", "six", &format!("announcing from node \"{next}\""))?;
-    stage.admin(&format!("kubectl label node {owner} {exclude}-"))?;
-    stage.admin("kubectl delete service six")?;
+    serves(harness, &format!("[{address}]"))?;
+    harness.event("Service", "six", &format!("announcing from node \"{next}\""))?;
+    harness.admin(&format!("kubectl label node {owner} {exclude}-"))?;
+    harness.admin("kubectl delete service six")?;
     Ok(())
 }
 
-pub(crate) fn metric(stage: &Stage, node: &str, name: &str) -> anyhow::Result<u64> {
+pub(crate) fn metric(harness: &Harness, node: &str, name: &str) -> anyhow::Result<u64> {
     let number: u64 = node.trim_start_matches('n').parse()?;
-    let text = stage.client(&format!(
+    let text = harness.client(&format!(
         "curl -sf -m 2 http://192.168.50.{}:7472/metrics",
         10 + number
     ))?;
@@ -339,13 +347,13 @@ pub(crate) fn metric(stage: &Stage, node: &str, name: &str) -> anyhow::Result<u6
     Ok(text.lines().filter_map(value).sum())
 }
 
-fn malformed_frames_are_counted_and_ignored(stage: &Stage) -> anyhow::Result<()> {
-    let address = service(stage, "target", "lan", "")?;
-    let owner = stage.owner(&address, SOON)?;
-    serves(stage, &address)?;
-    let count = |name: &str| metric(stage, &owner, name);
+fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result<()> {
+    let address = service(harness, "target", "lan", "")?;
+    let owner = harness.owner(&address, SOON)?;
+    serves(harness, &address)?;
+    let count = |name: &str| metric(harness, &owner, name);
     let restarts = || {
-        stage.admin("kubectl get pods -n metallb-system -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'")
+        harness.admin("kubectl get pods -n metallb-system -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'")
     };
     let before = restarts()?;
     let (malformed, ignored, requests) = (
@@ -380,7 +388,7 @@ fn malformed_frames_are_counted_and_ignored(stage: &Stage) -> anyhow::Result<()>
         .chain(cut)
         .chain(std::iter::repeat_n(other, 500))
         .collect();
-    send_from_client(stage, frames)?;
+    send_from_client(harness, frames)?;
     eventually("the malformed frames to be counted", SOON, || {
         Ok((count("lb_speaker_malformed_frames_total")? >= malformed + sent).then_some(()))
     })?;
@@ -394,8 +402,8 @@ fn malformed_frames_are_counted_and_ignored(stage: &Stage) -> anyhow::Result<()>
     );
 
     // It goes on answering.
-    assert_eq!(stage.owner(&address, SOON)?, owner);
-    serves(stage, &address)?;
+    assert_eq!(harness.owner(&address, SOON)?, owner);
+    serves(harness, &address)?;
     assert_eq!(restarts()?, before, "nothing was restarted");
     Ok(())
 }
@@ -415,8 +423,8 @@ fn request(target: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Sends frames as they are from the client's first interface.
-fn send_from_client(stage: &Stage, frames: Vec<Vec<u8>>) -> anyhow::Result<()> {
-    let namespace = format!("/run/netns/{}-client", stage.the_lab().name());
+fn send_from_client(harness: &Harness, frames: Vec<Vec<u8>>) -> anyhow::Result<()> {
+    let namespace = format!("/run/netns/{}-client", harness.the_lab().name());
     // A thread of its own enters the namespace and ends in it.
     let sender = std::thread::spawn(move || -> anyhow::Result<()> {
         setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;

@@ -9,7 +9,7 @@ mod power;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use lb_e2e::stage::{EVENTUALLY, SOON, Stage, eventually};
+use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
 use sha2::{Digest as _, Sha256};
 
 /// The nodes that may have the addresses.
@@ -24,38 +24,38 @@ struct Dual {
 
 #[test]
 fn addresses_outlive_failures_of_power_api_server_heartbeats_and_lan() -> anyhow::Result<()> {
-    let stage = Stage::lab("faults", 4)?;
-    stage.admin("kubectl label node n4 node.kubernetes.io/exclude-from-external-load-balancers=")?;
-    stage.install()?;
-    stage.apply(
+    let harness = Harness::lab("faults", 4)?;
+    harness.admin("kubectl label node n4 node.kubernetes.io/exclude-from-external-load-balancers=")?;
+    harness.install()?;
+    harness.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec:\n  nodeName: n4\n  \
          containers: [{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80]}]\n---\n\
          apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.100-192.168.50.199, \"fc00:50::600-fc00:50::6ff\"]}\n---\n\
          apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}",
     )?;
-    let one = dual(&stage, "one", ["n1", "n2", "n3"])?;
-    let two = dual(&stage, "two", ["n2", "n1", "n3"])?;
+    let one = dual(&harness, "one", ["n1", "n2", "n3"])?;
+    let two = dual(&harness, "two", ["n2", "n1", "n3"])?;
     for service in [&one, &two] {
-        serves(&stage, service)?;
+        serves(&harness, service)?;
     }
 
-    partition::lost_heartbeats_move_nothing(&stage, &one)?;
-    partition::each_side_serves_and_one_owner_is_left(&stage, &one)?;
-    power::an_address_moves_and_stays(&stage, &one)?;
-    power::it_moves_without_the_api_server(&stage, &two)?;
-    power::two_failures_at_once(&stage, [&one, &two])?;
+    partition::lost_heartbeats_move_nothing(&harness, &one)?;
+    partition::each_side_serves_and_one_owner_is_left(&harness, &one)?;
+    power::an_address_moves_and_stays(&harness, &one)?;
+    power::it_moves_without_the_api_server(&harness, &two)?;
+    power::two_failures_at_once(&harness, [&one, &two])?;
 
-    set(&stage, "partitionPolicy: Majority, failback: Immediate")?;
-    owned(&stage, &one, "n1")?;
-    owned(&stage, &two, "n2")?;
-    partition::a_minority_withdraws_before_the_majority_claims(&stage, &one)?;
-    power::who_returns_takes_it_back(&stage, &two)?;
+    set(&harness, "partitionPolicy: Majority, failback: Immediate")?;
+    owned(&harness, &one, "n1")?;
+    owned(&harness, &two, "n2")?;
+    partition::a_minority_withdraws_before_the_majority_claims(&harness, &one)?;
+    power::who_returns_takes_it_back(&harness, &two)?;
     Ok(())
 }
 
 /// A Service whose addresses belong to these nodes in this order.
-fn dual(stage: &Stage, name: &'static str, order: [&str; 3]) -> anyhow::Result<Dual> {
+fn dual(harness: &Harness, name: &'static str, order: [&str; 3]) -> anyhow::Result<Dual> {
     let in_order = |address: &str| {
         let mut nodes = CANDIDATES;
         nodes.sort_by_key(|node| Sha256::digest(format!("{node}#{address}")));
@@ -66,65 +66,65 @@ fn dual(stage: &Stage, name: &'static str, order: [&str; 3]) -> anyhow::Result<D
     let four = four.into_iter().find(|address| in_order(&address.to_string()));
     let six = six.into_iter().find(|address| in_order(&address.to_string()));
     let (four, six) = (four.expect("one of a hundred"), six.expect("one of so many"));
-    stage.apply_service(
+    harness.apply_service(
         name,
         "web",
         &format!("metallb.io/loadBalancerIPs: \"{four},{six}\""),
         "  ipFamilyPolicy: RequireDualStack\n",
     )?;
     let service = Dual { name, four, six };
-    let nodes = stage.address(name)?;
+    let nodes = harness.address(name)?;
     assert_eq!(nodes, format!("{four} {six}"));
     Ok(service)
 }
 
 /// The client gets an answer by HTTP from both addresses.
-fn serves(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
-    stage.answers(&service.four.to_string(), "web")?;
-    stage.answers(&format!("[{}]", service.six), "web")
+fn serves(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    harness.answers(&service.four.to_string(), "web")?;
+    harness.answers(&format!("[{}]", service.six), "web")
 }
 
 /// The nodes that the client has in its table of neighbours for the two addresses.
-fn neighbours(stage: &Stage, service: &Dual) -> anyhow::Result<[String; 2]> {
+fn neighbours(harness: &Harness, service: &Dual) -> anyhow::Result<[String; 2]> {
     Ok([
-        stage.neighbour(&service.four.to_string())?,
-        stage.neighbour(&service.six.to_string())?,
+        harness.neighbour(&service.four.to_string())?,
+        harness.neighbour(&service.six.to_string())?,
     ])
 }
 
 /// Waits until the client has this node in its table for both addresses, and then gets an answer. It talks to them first:
 /// of an address that it has not used for a minute its kernel forgets the neighbour, and learns none from announcements.
-fn owned(stage: &Stage, service: &Dual, by: &str) -> anyhow::Result<()> {
-    serves(stage, service)?;
+fn owned(harness: &Harness, service: &Dual, by: &str) -> anyhow::Result<()> {
+    serves(harness, service)?;
     eventually(
         &format!("{by} to have the addresses of {}", service.name),
         SOON,
-        || Ok((neighbours(stage, service)? == [by, by]).then_some(())),
+        || Ok((neighbours(harness, service)? == [by, by]).then_some(())),
     )?;
-    serves(stage, service)
+    serves(harness, service)
 }
 
 /// Sets fields of the stack's speakers, and waits until all of them run with them: one after the other, each proved before
 /// the next, though none for long.
-pub(crate) fn set(stage: &Stage, fields: &str) -> anyhow::Result<()> {
-    let before = stage.admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
-    stage.admin(&format!(
+pub(crate) fn set(harness: &Harness, fields: &str) -> anyhow::Result<()> {
+    let before = harness.admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
+    harness.admin(&format!(
         "kubectl patch lbs default --type merge -p \"$(cat <<'EOF'\nspec: {{upgrade: {{canarySoakSeconds: 0}}, speaker: {{{fields}}}}}\nEOF\n)\""
     ))?;
     eventually("the operator to have seen it", SOON, || {
-        let seen = stage.admin("kubectl get lbs default -o jsonpath='{.status.observedGeneration}'")?;
+        let seen = harness.admin("kubectl get lbs default -o jsonpath='{.status.observedGeneration}'")?;
         Ok((seen.parse::<u64>()? > before.parse::<u64>()?).then_some(()))
     })?;
-    stage.admin("kubectl wait lbs default --for=condition=Ready --timeout=240s")?;
+    harness.admin("kubectl wait lbs default --for=condition=Ready --timeout=240s")?;
     Ok(())
 }
 
 /// Gives a node its power back, and waits until its speaker hears the others.
-fn start(stage: &Stage, node: usize) -> anyhow::Result<()> {
-    stage.the_lab().start(node)?;
+fn start(harness: &Harness, node: usize) -> anyhow::Result<()> {
+    harness.the_lab().start(node)?;
     let name = format!("n{node}");
     eventually(&format!("the speaker of {name}"), EVENTUALLY, || {
-        let heard = crate::speaker::metric(stage, &name, "lb_speaker_heartbeats_received_total")?;
+        let heard = crate::speaker::metric(harness, &name, "lb_speaker_heartbeats_received_total")?;
         Ok((heard > 0).then_some(()))
     })
 }

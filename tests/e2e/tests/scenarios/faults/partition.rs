@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lb_e2e::bench::client::arp::{self, Answers};
-use lb_e2e::bench::client::{Probe, ndp};
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::client::arp::{self, Answers};
+use lb_e2e::client::{Probe, ndp};
+use lb_e2e::harness::{Harness, SOON, eventually};
 use lb_l2::MacAddr;
 
 use super::{Dual, neighbours, owned, serves};
@@ -24,10 +24,10 @@ struct Ears {
 }
 
 impl Ears {
-    fn open(stage: &Stage, side: &'static str, service: &Dual) -> anyhow::Result<Self> {
+    fn open(harness: &Harness, side: &'static str, service: &Dual) -> anyhow::Result<Self> {
         Ok(Self {
-            four: arp::probe_on(stage.the_lab(), side, service.four, PERIOD)?,
-            six: ndp::probe_on(stage.the_lab(), side, service.six, PERIOD)?,
+            four: arp::probe_on(harness.the_lab(), side, service.four, PERIOD)?,
+            six: ndp::probe_on(harness.the_lab(), side, service.six, PERIOD)?,
         })
     }
 
@@ -58,31 +58,31 @@ impl Ears {
     }
 }
 
-fn mac(stage: &Stage, node: &str) -> anyhow::Result<MacAddr> {
-    Ok(MacAddr(stage.the_lab().hardware_address(node)?))
+fn mac(harness: &Harness, node: &str) -> anyhow::Result<MacAddr> {
+    Ok(MacAddr(harness.the_lab().hardware_address(node)?))
 }
 
 /// The owner and its two successors do not hear each other by UDP any more, and the address stays where it is.
-pub(super) fn lost_heartbeats_move_nothing(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
-    owned(stage, service, "n1")?;
+pub(super) fn lost_heartbeats_move_nothing(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    owned(harness, service, "n1")?;
     let rule = |what: &str| {
         format!(
             "iptables -{what} INPUT -p udp --dport 7947 -j DROP; ip6tables -{what} INPUT -p udp --dport 7947 -j DROP"
         )
     };
-    let n1 = mac(stage, "n1")?;
-    let ears = Ears::open(stage, NEAR, service)?;
+    let n1 = mac(harness, "n1")?;
+    let ears = Ears::open(harness, NEAR, service)?;
     ears.hear(n1)?;
-    let received = || crate::speaker::metric(stage, "n1", "lb_speaker_heartbeats_received_total");
+    let received = || crate::speaker::metric(harness, "n1", "lb_speaker_heartbeats_received_total");
     for node in super::CANDIDATES {
-        stage.on_machine(node, &rule("I"))?;
+        harness.on_machine(node, &rule("I"))?;
     }
     let before = received()?;
     // Twenty times as long as a silent node is waited for.
     std::thread::sleep(2 * WHILE);
     let after = received()?;
     for node in super::CANDIDATES {
-        stage.on_machine(node, &rule("D"))?;
+        harness.on_machine(node, &rule("D"))?;
     }
     assert_eq!(before, after, "heartbeats are lost indeed");
     eventually("heartbeats again", SOON, || {
@@ -93,24 +93,27 @@ pub(super) fn lost_heartbeats_move_nothing(stage: &Stage, service: &Dual) -> any
         let from: Vec<_> = probe.look(|answers| answers.from.iter().map(|from| from.mac).collect());
         assert_eq!(from, [n1], "{family}: nobody else has answered");
     }
-    assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
-    serves(stage, service)
+    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+    serves(harness, service)
 }
 
 /// `Availability`.
-pub(super) fn each_side_serves_and_one_owner_is_left(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
-    let lab = stage.the_lab();
-    let n1 = mac(stage, "n1")?;
+pub(super) fn each_side_serves_and_one_owner_is_left(
+    harness: &Harness,
+    service: &Dual,
+) -> anyhow::Result<()> {
+    let lab = harness.the_lab();
+    let n1 = mac(harness, "n1")?;
     let (near, far) = (
-        Ears::open(stage, NEAR, service)?,
-        Ears::open(stage, FAR, service)?,
+        Ears::open(harness, NEAR, service)?,
+        Ears::open(harness, FAR, service)?,
     );
     near.hear(n1)?;
     let cut = Instant::now();
     lab.divide(&[1])?;
     near.hear_another(n1)?;
     far.hear(n1)?;
-    serves(stage, service)?;
+    serves(harness, service)?;
     std::thread::sleep(WHILE);
     let apart = Instant::now();
     std::thread::sleep(WHILE);
@@ -138,20 +141,20 @@ pub(super) fn each_side_serves_and_one_owner_is_left(stage: &Stage, service: &Du
         println!("Availability, {family}: the second owner answers for {two:?} after the LAN is one again");
         assert!(two < Duration::from_secs(1), "{family}: two owners for {two:?}");
     }
-    assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
-    serves(stage, service)
+    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+    serves(harness, service)
 }
 
 /// `Majority`, and with `failback: Immediate` the first in the order has it again in the end.
 pub(super) fn a_minority_withdraws_before_the_majority_claims(
-    stage: &Stage,
+    harness: &Harness,
     service: &Dual,
 ) -> anyhow::Result<()> {
-    let lab = stage.the_lab();
-    let n1 = mac(stage, "n1")?;
+    let lab = harness.the_lab();
+    let n1 = mac(harness, "n1")?;
     let (near, far) = (
-        Ears::open(stage, NEAR, service)?,
-        Ears::open(stage, FAR, service)?,
+        Ears::open(harness, NEAR, service)?,
+        Ears::open(harness, FAR, service)?,
     );
     near.hear(n1)?;
     let cut = Instant::now();
@@ -186,7 +189,7 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
             first - cut
         );
     }
-    serves(stage, service)?;
+    serves(harness, service)?;
     drop(far);
     lab.unite()?;
     for (family, probe) in near.each() {
@@ -196,5 +199,5 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
             Ok((probe.look(|answers| answers.since(of_late)) == [n1]).then_some(()))
         })?;
     }
-    owned(stage, service, "n1")
+    owned(harness, service, "n1")
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lb_e2e::bench::client::{Probe, http};
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::client::{Probe, http};
+use lb_e2e::harness::{Harness, SOON, eventually};
 
 use super::{Dual, neighbours, owned, serves, start};
 
@@ -15,8 +15,8 @@ const GAP: Duration = Duration::from_millis(300);
 const MOST: Duration = Duration::from_secs(1);
 
 /// Takes the power of nodes at the same moment, and measures for how long the client gets no answer from each address.
-fn strike(stage: &Stage, what: &str, nodes: &[usize], services: &[&Dual]) -> anyhow::Result<()> {
-    let lab = stage.the_lab();
+fn strike(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual]) -> anyhow::Result<()> {
+    let lab = harness.the_lab();
     let mut probes: Vec<(String, Probe<http::Requests>)> = Vec::new();
     for service in services {
         probes.push((
@@ -62,73 +62,73 @@ fn strike(stage: &Stage, what: &str, nodes: &[usize], services: &[&Dual]) -> any
 }
 
 /// The addresses are where they were while nodes started. The client talks to them first, see [`owned`].
-fn stayed(stage: &Stage, service: &Dual, on: &str) -> anyhow::Result<()> {
-    serves(stage, service)?;
-    assert_eq!(neighbours(stage, service)?, [on, on], "it stays where it is");
+fn stayed(harness: &Harness, service: &Dual, on: &str) -> anyhow::Result<()> {
+    serves(harness, service)?;
+    assert_eq!(neighbours(harness, service)?, [on, on], "it stays where it is");
     Ok(())
 }
 
 /// With all defaults, and `failback: Never` among them.
-pub(super) fn an_address_moves_and_stays(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
-    owned(stage, service, "n1")?;
-    strike(stage, "power off", &[1], &[service])?;
-    assert_eq!(neighbours(stage, service)?, ["n2", "n2"]);
-    start(stage, 1)?;
+pub(super) fn an_address_moves_and_stays(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    owned(harness, service, "n1")?;
+    strike(harness, "power off", &[1], &[service])?;
+    assert_eq!(neighbours(harness, service)?, ["n2", "n2"]);
+    start(harness, 1)?;
     // It takes nothing back. There is nothing to wait for, so a look at an address that it does take has to do.
-    let new = super::dual(stage, "new", ["n1", "n3", "n2"])?;
-    serves(stage, &new)?;
-    owned(stage, &new, "n1")?;
-    stayed(stage, service, "n2")?;
-    stage.admin("kubectl delete service new")?;
+    let new = super::dual(harness, "new", ["n1", "n3", "n2"])?;
+    serves(harness, &new)?;
+    owned(harness, &new, "n1")?;
+    stayed(harness, service, "n2")?;
+    harness.admin("kubectl delete service new")?;
     Ok(())
 }
 
 /// The API server is gone before the owner is, and knows what has become when it is back.
-pub(super) fn it_moves_without_the_api_server(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
-    let lab = stage.the_lab();
-    owned(stage, service, "n2")?;
+pub(super) fn it_moves_without_the_api_server(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    let lab = harness.the_lab();
+    owned(harness, service, "n2")?;
     lab.stop_api_server()?;
-    assert!(stage.admin("kubectl get nodes --request-timeout=2s").is_err());
-    strike(stage, "power off, no API server", &[2], &[service])?;
-    assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
+    assert!(harness.admin("kubectl get nodes --request-timeout=2s").is_err());
+    strike(harness, "power off, no API server", &[2], &[service])?;
+    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
     lab.start_api_server()?;
     let statuses = format!(
         "kubectl get servicel2statuses -n metallb-system -l metallb.io/service-name={} -o jsonpath='{{.items[*].status.node}}'",
         service.name
     );
     eventually("the status to name the node that has it", SOON, || {
-        Ok((stage.admin(&statuses)? == "n1").then_some(()))
+        Ok((harness.admin(&statuses)? == "n1").then_some(()))
     })?;
-    stage.event("Service", service.name, "announcing from node \"n1\"")?;
+    harness.event("Service", service.name, "announcing from node \"n1\"")?;
     assert_eq!(
-        neighbours(stage, service)?,
+        neighbours(harness, service)?,
         ["n1", "n1"],
         "nothing moves when it is back"
     );
-    start(stage, 2)?;
-    stayed(stage, service, "n1")?;
-    assert_eq!(stage.admin(&statuses)?, "n1");
+    start(harness, 2)?;
+    stayed(harness, service, "n1")?;
+    assert_eq!(harness.admin(&statuses)?, "n1");
     Ok(())
 }
 
 /// Of three nodes, those lose power that have the addresses and that come next.
-pub(super) fn two_failures_at_once(stage: &Stage, services: [&Dual; 2]) -> anyhow::Result<()> {
-    strike(stage, "power off of two nodes", &[1, 2], &services)?;
+pub(super) fn two_failures_at_once(harness: &Harness, services: [&Dual; 2]) -> anyhow::Result<()> {
+    strike(harness, "power off of two nodes", &[1, 2], &services)?;
     for service in services {
-        assert_eq!(neighbours(stage, service)?, ["n3", "n3"]);
+        assert_eq!(neighbours(harness, service)?, ["n3", "n3"]);
     }
-    start(stage, 1)?;
-    start(stage, 2)?;
+    start(harness, 1)?;
+    start(harness, 2)?;
     services
         .into_iter()
-        .try_for_each(|service| stayed(stage, service, "n3"))
+        .try_for_each(|service| stayed(harness, service, "n3"))
 }
 
 /// `failback: Immediate`, and `Majority` at the same time.
-pub(super) fn who_returns_takes_it_back(stage: &Stage, service: &Dual) -> anyhow::Result<()> {
-    owned(stage, service, "n2")?;
-    strike(stage, "power off, Majority", &[2], &[service])?;
-    assert_eq!(neighbours(stage, service)?, ["n1", "n1"]);
-    start(stage, 2)?;
-    owned(stage, service, "n2")
+pub(super) fn who_returns_takes_it_back(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    owned(harness, service, "n2")?;
+    strike(harness, "power off, Majority", &[2], &[service])?;
+    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+    start(harness, 2)?;
+    owned(harness, service, "n2")
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lb_e2e::releases::{LIFE, Release};
+use lb_tools::releases::{LIFE, Release};
 
 use super::following::{Leader, Statuses};
 use super::{Place, UPGRADE, good};
@@ -21,7 +21,7 @@ fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Re
     let what = format!("{release:?} {version}");
     place.under_traffic(&what, |place| {
         let past = place.past()?;
-        let statuses = Statuses::follow(&place.stage)?;
+        let statuses = Statuses::follow(&place.harness)?;
         let leader = Leader::find(place)?;
         place.set(&format!(
             "{{\"version\":\"{version}\",\"upgrade\":{{\"canarySoakSeconds\":{}}}}}",
@@ -47,12 +47,12 @@ fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Re
 /// The condition names pod, node and reason, and the status remembers what was rejected.
 fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
     place
-        .stage
+        .harness
         .admin("kubectl wait lbs default --for=condition=Degraded --timeout=30s")?;
     let (_, reason, message) = place.condition("Degraded")?;
     println!("{release:?}: {message}");
     assert_eq!(reason, "RolledBack", "{message}");
-    let nodes = place.stage.the_lab().nodes();
+    let nodes = place.harness.the_lab().nodes();
     assert!(
         nodes.iter().any(|node| message.contains(&format!("node {node}"))),
         "{message}"
@@ -81,12 +81,12 @@ fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
 fn it_is_not_tried_again(place: &Place, past: usize) -> anyhow::Result<()> {
     let before = place.pods()?;
     place
-        .stage
+        .harness
         .admin("kubectl annotate lbs default looked-at=$(date +%s) --overwrite")?;
     place
-        .stage
+        .harness
         .admin("kubectl label deployment controller -n metallb-system looked-at=now --overwrite")?;
-    place.stage.admin(
+    place.harness.admin(
         "kubectl delete pod --wait -n default -l app.kubernetes.io/name=lb-operator && \
          kubectl rollout status deployment/lb-operator --timeout=60s",
     )?;

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::harness::{Harness, SOON, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -20,8 +20,8 @@ pub(super) struct Statuses {
 }
 
 impl Statuses {
-    pub(super) fn follow(stage: &Stage) -> anyhow::Result<Self> {
-        let mut command = stage.admin_command("exec kubectl get lbs default --watch -o json");
+    pub(super) fn follow(harness: &Harness) -> anyhow::Result<Self> {
+        let mut command = harness.admin_command("exec kubectl get lbs default --watch -o json");
         let mut process = command
             .stdout(Stdio::piped())
             .spawn()
@@ -59,9 +59,9 @@ pub(super) struct Leader(usize);
 
 impl Leader {
     pub(super) fn find(place: &Place) -> anyhow::Result<Self> {
-        let stage = &place.stage;
+        let harness = &place.harness;
         eventually("an operator to lead", SOON, || {
-            let node = stage.admin(
+            let node = harness.admin(
                 "pod=$(kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}')
                  kubectl get pod --ignore-not-found ${pod:-none} -o jsonpath='{.spec.nodeName}'",
             )?;
@@ -70,6 +70,6 @@ impl Leader {
     }
 
     pub(super) fn kill(&self, place: &Place) -> anyhow::Result<()> {
-        place.stage.the_lab().kill(self.0, "lb-operator").map(drop)
+        place.harness.the_lab().kill(self.0, "lb-operator").map(drop)
     }
 }

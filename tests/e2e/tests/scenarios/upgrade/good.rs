@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::interrupted::at;
 use super::{Place, good};
-use lb_e2e::releases::PRESENT;
-use lb_e2e::stage::{SOON, eventually};
+use lb_e2e::harness::{SOON, eventually};
+use lb_tools::releases::PRESENT;
 
 #[test]
 fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
@@ -14,7 +14,7 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
     place.answered_throughout("upgrade", |place| {
         let past = place.past()?;
         place
-            .stage
+            .harness
             .admin(&format!("helm upgrade lb-operator {} --wait", place.next))?;
         place.arrives(past, &good())
     })?;
@@ -26,7 +26,7 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
     place.answered_throughout("restart of controllers and speakers", |place| {
         let before = place.pods()?;
         for workload in ["deployment/controller", "daemonset/speaker"] {
-            place.stage.admin(&format!(
+            place.harness.admin(&format!(
                 "kubectl rollout restart -n metallb-system {workload} && \
                  kubectl rollout status -n metallb-system {workload} --timeout=120s"
             ))?;
@@ -49,21 +49,21 @@ fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
     at(place, "Soak")?;
     place.set("{\"paused\":true}")?;
     place
-        .stage
+        .harness
         .admin("kubectl wait lbs default --for=condition=Paused --timeout=30s")?;
     let budget = "kubectl get pdb metallb-speaker -n metallb-system -o name --ignore-not-found";
     place
-        .stage
+        .harness
         .admin("kubectl delete pdb metallb-speaker -n metallb-system")?;
     let (step, pods) = (place.status()?["upgrade"]["step"].take(), place.pods()?);
     // The thing under test is that nothing happens, for longer than the step would last: there is no event to wait for.
     std::thread::sleep(Duration::from_secs(10));
     assert_eq!(place.status()?["upgrade"]["step"], step);
     assert_eq!(place.pods()?, pods);
-    assert_eq!(place.stage.admin(budget)?, "", "it is not repaired");
+    assert_eq!(place.harness.admin(budget)?, "", "it is not repaired");
     place.set("{\"paused\":false}")?;
     eventually("the budget to be there again", SOON, || {
-        Ok((!place.stage.admin(budget)?.is_empty()).then_some(()))
+        Ok((!place.harness.admin(budget)?.is_empty()).then_some(()))
     })?;
     place.arrives(past, PRESENT)
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lb_e2e::releases::PRESENT;
+use lb_tools::releases::PRESENT;
 
 use super::following::Statuses;
 use super::{Place, UPGRADE, good};
@@ -19,7 +19,7 @@ fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
     let place = Place::next("interrupted", PRESENT)?;
     place.answered_throughout("operators ended at every step", |place| {
         let past = place.past()?;
-        let statuses = Statuses::follow(&place.stage)?;
+        let statuses = Statuses::follow(&place.harness)?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
         let hit = end_the_operators_at_every_step(place, past, &statuses)?;
         for step in ["PrePull", "Controller", "Canary", "Soak", "Speakers"] {
@@ -31,7 +31,7 @@ fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
         at(place, "Soak")?;
-        let lab = place.stage.the_lab();
+        let lab = place.harness.the_lab();
         lab.stop_api_server()?;
         std::thread::sleep(Duration::from_secs(5));
         lab.start_api_server()?;
@@ -57,7 +57,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
             "the first new speaker is one that announces nothing: {node}"
         );
         let number: usize = node.trim_start_matches('n').parse()?;
-        let lab = place.stage.the_lab();
+        let lab = place.harness.the_lab();
         lab.cut(number)?;
         wait_for_node(place, number, "Unknown")?;
         let status = place.status()?;
@@ -68,7 +68,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         place.arrives(past, &good())
     })?;
     place.answered_throughout("a node comes back while the owners' speakers restart", |place| {
-        let nodes = place.stage.the_lab().nodes();
+        let nodes = place.harness.the_lab().nodes();
         let bystander = nodes.iter().position(|node| !place.owners.contains(node));
         let bystander = bystander.context("all nodes own something")? + 1;
         for owner in BTreeSet::from_iter(&place.owners) {
@@ -81,23 +81,23 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
 
 /// The node that returns has never heard that there is somebody to wait for.
 fn restart_while_another_returns(place: &Place, owner: &str, bystander: usize) -> anyhow::Result<()> {
-    let lab = place.stage.the_lab();
+    let lab = place.harness.the_lab();
     lab.cut(bystander)?;
     wait_for_node(place, bystander, "Unknown")?;
-    place.stage.admin(&format!(
+    place.harness.admin(&format!(
         "kubectl delete pod -n metallb-system -l component=speaker --field-selector spec.nodeName={owner} --wait=false"
     ))?;
     lab.join(bystander)?;
     wait_for_node(place, bystander, "True")?;
     place
-        .stage
+        .harness
         .admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s")?;
     Ok(())
 }
 
 /// Waits until the condition `Ready` of a node has this status.
 fn wait_for_node(place: &Place, number: usize, ready: &str) -> anyhow::Result<()> {
-    place.stage.admin(&format!(
+    place.harness.admin(&format!(
         "kubectl wait node n{number} --for=condition=Ready={ready} --timeout=90s"
     ))?;
     Ok(())
@@ -105,7 +105,7 @@ fn wait_for_node(place: &Place, number: usize, ready: &str) -> anyhow::Result<()
 
 /// Waits until the upgrade is at a step.
 pub(super) fn at(place: &Place, step: &str) -> anyhow::Result<()> {
-    place.stage.admin(&format!(
+    place.harness.admin(&format!(
         "kubectl wait lbs default --for=jsonpath='{{.status.upgrade.step}}'={step} --timeout=120s"
     ))?;
     Ok(())
@@ -118,7 +118,7 @@ fn end_the_operators_at_every_step(
     past: usize,
     statuses: &Statuses,
 ) -> anyhow::Result<BTreeSet<String>> {
-    let stage = &place.stage;
+    let harness = &place.harness;
     let mut hit = BTreeSet::new();
     let mut renewals = Vec::new();
     loop {
@@ -133,7 +133,7 @@ fn end_the_operators_at_every_step(
         if step.is_empty() || hit.contains(step) {
             continue;
         }
-        let lab = stage.the_lab();
+        let lab = harness.the_lab();
         let ended = (1..=lab.nodes().len()).filter(|node| {
             let program = "lb-operator";
             let ended = if KILLED.contains(&step) {
@@ -147,7 +147,7 @@ fn end_the_operators_at_every_step(
             hit.insert(step.to_owned());
             // A container that has ended for the third time would not be started again for a while.
             let renew = "kubectl delete pod --wait=false -l app.kubernetes.io/name=lb-operator";
-            renewals.push(stage.admin_command(renew).stdout(Stdio::null()).spawn()?);
+            renewals.push(harness.admin_command(renew).stdout(Stdio::null()).spawn()?);
         }
     }
     for mut renewal in renewals {

@@ -1,5 +1,5 @@
 //! Upgrades, as a client on the LAN lives through them: good ones, broken ones that are rolled back, and ones that
-//! something comes in between of. Releases are real images: see `lb_e2e::releases`.
+//! something comes in between of. Releases are real images: see `lb_tools::releases`.
 //!
 //! A test stands on a [`Place`]: an operator of the next minor version, which manages the present one as well, a stack, and a
 //! Service with an address of each family.
@@ -14,9 +14,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lb_e2e::bench::client::traffic::{Account, Traffic};
-use lb_e2e::releases::{PRESENT, Release};
-use lb_e2e::stage::{SOON, Stage, eventually};
+use lb_e2e::client::traffic::{Account, Traffic};
+use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_tools::releases::{PRESENT, Release};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -29,7 +29,7 @@ const UPGRADE: Duration = Duration::from_secs(240);
 
 /// Where upgrades are tried.
 struct Place {
-    stage: Stage,
+    harness: Harness,
     /// The chart of the next version.
     next: String,
     four: Ipv4Addr,
@@ -41,43 +41,43 @@ struct Place {
 impl Place {
     /// A lab with operator and stack of the present version.
     fn present(name: &str) -> anyhow::Result<Self> {
-        let stage = Stage::lab_with_releases(name, 3)?;
-        let next = chart(&stage)?;
-        Self::set_up(stage, next, false, PRESENT)
+        let harness = Harness::lab_with_releases(name, 3)?;
+        let next = chart(&harness)?;
+        Self::set_up(harness, next, false, PRESENT)
     }
 
     /// A lab with the operator of the next version and a stack of this one.
     fn next(name: &str, version: &str) -> anyhow::Result<Self> {
-        let stage = Stage::lab_with_releases(name, 3)?;
-        let next = chart(&stage)?;
-        Self::set_up(stage, next, true, version)
+        let harness = Harness::lab_with_releases(name, 3)?;
+        let next = chart(&harness)?;
+        Self::set_up(harness, next, true, version)
     }
 
-    fn set_up(stage: Stage, next: String, ahead: bool, version: &str) -> anyhow::Result<Self> {
+    fn set_up(harness: Harness, next: String, ahead: bool, version: &str) -> anyhow::Result<Self> {
         let chart = if ahead { &next } else { "charts/lb-operator" };
-        stage.admin(&format!("helm install lb-operator {chart} --wait --timeout 120s"))?;
+        harness.admin(&format!("helm install lb-operator {chart} --wait --timeout 120s"))?;
         // An operator of the version that the stack is to have is followed.
         let line = if ahead {
             format!("version: {version}, ")
         } else {
             String::new()
         };
-        stage.apply(&format!(
+        harness.apply(&format!(
             "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {{name: default}}\n\
              spec: {{{line}upgrade: {{canarySoakSeconds: 5}}}}"
         ))?;
-        stage.follow("1.2")?;
-        stage.apply(
+        harness.follow("1.2")?;
+        harness.apply(
             "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
              spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
              apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}",
         )?;
-        stage.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-        let addresses = stage.address("web")?;
+        harness.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
+        let addresses = harness.address("web")?;
         let (four, six) = addresses.split_once(' ').context("two addresses")?;
         let (four, six) = (four.parse()?, six.parse()?);
         let mut place = Self {
-            stage,
+            harness,
             next,
             four,
             six,
@@ -85,18 +85,18 @@ impl Place {
         };
         // The pod stands where the IPv4 address will be: a node that is cut for another reason takes neither along.
         // It has a processor's share: a pod without any is starved for seconds by labs that start, and its clients give up.
-        let nodes = place.stage.the_lab().nodes();
+        let nodes = place.harness.the_lab().nodes();
         let owner = nodes
             .iter()
             .min_by_key(|node| Sha256::digest(format!("{node}#{four}")))
             .context("a node")?;
-        place.stage.apply(&format!(
+        place.harness.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: web}}}}\nspec:\n  nodeName: {owner}\n  \
              containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80], \
              resources: {{requests: {{cpu: 500m}}}}}}]"
         ))?;
-        place.stage.answers(&four.to_string(), "web")?;
-        place.stage.answers(&format!("[{six}]"), "web")?;
+        place.harness.answers(&four.to_string(), "web")?;
+        place.harness.answers(&format!("[{six}]"), "web")?;
         place.owners = place.neighbours()?;
         Ok(place)
     }
@@ -108,8 +108,8 @@ impl Place {
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<Account> {
-        let capture = Capture::on(&self.stage, "eth0")?;
-        let traffic = Traffic::start(self.stage.the_lab(), self.four, self.six)?;
+        let capture = Capture::on(&self.harness, "eth0")?;
+        let traffic = Traffic::start(self.harness.the_lab(), self.four, self.six)?;
         let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
         let account = traffic.end()?;
         println!("{what}: {account}");
@@ -157,7 +157,7 @@ impl Place {
 
     /// What a client heard of the addresses from others than their owners: it breaks connections, if only for a moment.
     fn announced_by_others(&self, capture: &Capture) -> anyhow::Result<Vec<Announcement>> {
-        let nodes = self.stage.nodes_by_mac()?;
+        let nodes = self.harness.nodes_by_mac()?;
         let addresses = [self.four.to_string(), self.six.to_string()];
         let heard = addresses.iter().zip(&self.owners).flat_map(|(address, owner)| {
             let by_another = |heard: &Announcement| nodes.get(&heard.mac) != Some(owner);
@@ -169,26 +169,26 @@ impl Place {
     /// The Service's addresses are what they were, and on the nodes that they were on.
     fn addresses_are_kept(&self, what: &str) -> anyhow::Result<()> {
         assert_eq!(
-            self.stage.address_now("web")?,
+            self.harness.address_now("web")?,
             format!("{} {}", self.four, self.six),
             "{what}"
         );
-        self.stage.answers(&self.four.to_string(), "web")?;
-        self.stage.answers(&format!("[{}]", self.six), "web")?;
+        self.harness.answers(&self.four.to_string(), "web")?;
+        self.harness.answers(&format!("[{}]", self.six), "web")?;
         assert_eq!(self.neighbours()?, self.owners, "{what}: an address moved");
         Ok(())
     }
 
     fn neighbours(&self) -> anyhow::Result<[String; 2]> {
         Ok([
-            self.stage.neighbour(&self.four.to_string())?,
-            self.stage.neighbour(&self.six.to_string())?,
+            self.harness.neighbour(&self.four.to_string())?,
+            self.harness.neighbour(&self.six.to_string())?,
         ])
     }
 
     /// The stack's status.
     fn status(&self) -> anyhow::Result<Value> {
-        self.stage.stack_status()
+        self.harness.stack_status()
     }
 
     /// For a message: the conditions and the upgrade.
@@ -205,7 +205,7 @@ impl Place {
     /// For a message: who announced the addresses when, and what the speakers that still run have to tell. What it cannot tell
     /// must not hide what went wrong.
     fn told_by_the_speakers(&self) -> String {
-        let told = self.stage.admin(
+        let told = self.harness.admin(
             r#"kubectl get events.events.k8s.io --sort-by=.eventTime \
                -o jsonpath='{range .items[*]}{.eventTime} {.regarding.name} {.reason} {.note}{"\n"}{end}'
                kubectl logs -n metallb-system -l component=speaker --prefix --tail=-1"#,
@@ -215,7 +215,7 @@ impl Place {
 
     /// Sets fields of the spec, as JSON.
     fn set(&self, spec: &str) -> anyhow::Result<()> {
-        self.stage.admin(&format!(
+        self.harness.admin(&format!(
             "kubectl patch lbs default --type=merge -p '{{\"spec\":{spec}}}'"
         ))?;
         Ok(())
@@ -254,7 +254,7 @@ impl Place {
 
     /// Everything runs at this version, and nothing else does.
     fn runs(&self, version: &str) -> anyhow::Result<()> {
-        self.stage.admin(&format!(
+        self.harness.admin(&format!(
             "kubectl wait lbs default --for=jsonpath='{{.status.version}}'={version} --timeout=60s"
         ))?;
         for program in ["controller", "speaker"] {
@@ -264,7 +264,7 @@ impl Place {
                 Ok((images == BTreeSet::from([wanted])).then_some(()))
             })?;
         }
-        self.stage.admin(
+        self.harness.admin(
             "kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s && \
              kubectl rollout status deployment/controller -n metallb-system --timeout=60s",
         )?;
@@ -273,7 +273,7 @@ impl Place {
 
     /// The images of the pods of a program.
     fn images(&self, program: &str) -> anyhow::Result<BTreeSet<String>> {
-        let text = self.stage.admin(&format!(
+        let text = self.harness.admin(&format!(
             "kubectl get pods -n metallb-system -l app=metallb,component={program} -o jsonpath='{{.items[*].spec.containers[*].image}}'"
         ))?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
@@ -281,7 +281,7 @@ impl Place {
 
     /// The pods of the stack, by uid, so that a restart is seen.
     fn pods(&self) -> anyhow::Result<BTreeSet<String>> {
-        let text = self.stage.admin(
+        let text = self.harness.admin(
             "kubectl get pods -n metallb-system -l 'app=metallb,component in (controller,speaker)' \
              -o jsonpath='{range .items[*]}{.metadata.uid}/{.status.containerStatuses[0].restartCount} {end}'",
         )?;
@@ -305,11 +305,11 @@ fn good() -> String {
 }
 
 /// Packs the chart of the next version, beside the lab's own files.
-fn chart(stage: &Stage) -> anyhow::Result<String> {
+fn chart(harness: &Harness) -> anyhow::Result<String> {
     let version = good();
-    let directory = stage.the_lab().logs();
+    let directory = harness.the_lab().logs();
     let directory = directory.display();
-    stage.admin(&format!(
+    harness.admin(&format!(
         "helm package charts/lb-operator --version {version} --app-version {version} --destination {directory}"
     ))?;
     Ok(format!("{directory}/lb-operator-{version}.tgz"))

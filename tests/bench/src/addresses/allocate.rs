@@ -1,0 +1,228 @@
+//! Addresses for many Services at once: how long it takes, what it costs, what the controller then holds in memory.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::writes::Writes;
+use super::{Part, Plan, repeat};
+use crate::report::{self, Figure, Unit};
+use crate::testbed::Testbed;
+use crate::{say, seconds};
+use lb_e2e::process::{Memory, Process};
+
+/// What came of one round.
+struct Round {
+    /// From the first request until the last Service was acknowledged.
+    creating: Duration,
+    /// From then until the last Service had its address.
+    after_last: Duration,
+    /// From the first request until the last Service had its address.
+    in_all: Duration,
+    /// How long each Service waited, from its own acknowledgement on, shortest first.
+    waits: Vec<Duration>,
+    /// What the controller wrote.
+    writes: Writes,
+    /// How long its process was on a processor.
+    processor_time: Duration,
+    memory: Memories,
+}
+
+/// Memory of the controller that acts, and of those that stand by.
+struct Memories {
+    leader: Memory,
+    standbys: Vec<Memory>,
+}
+
+/// Memory with no Service.
+pub(super) async fn idle(testbed: &Testbed) -> anyhow::Result<Vec<Figure>> {
+    Writes::quiet(&testbed.client, testbed.patience).await?;
+    Ok(memory_figures("idle", Some(12.0), &[memory(testbed).await?]))
+}
+
+/// Makes Services and measures until all have their addresses, more than once unless it takes long. They are there
+/// when it returns. False when the benchmark has stopped waiting.
+pub(super) async fn many(
+    testbed: &Testbed,
+    plan: &Plan,
+    names: &[String],
+    figures: &mut Vec<Figure>,
+) -> anyhow::Result<bool> {
+    let services = report::services(names.len());
+    let outcomes = repeat(plan, async |number| {
+        if number > 1 {
+            remove(testbed, names).await?;
+        }
+        say(testbed, &format!("{services}, round {number}"));
+        round(testbed, names).await
+    })
+    .await?;
+    let rounds = match outcomes.into_iter().collect::<Result<Vec<_>, _>>() {
+        Ok(rounds) => rounds,
+        Err(given) => {
+            let limit = testbed.patience;
+            say(
+                testbed,
+                &format!("{given} of {services} have an address after {limit:?}: no more is measured"),
+            );
+            if plan.has(Part::Giving) {
+                let name = after_last_name(&services);
+                figures.push(Figure::new(name, Unit::Seconds, vec![seconds(limit)]).gave_up(true));
+            }
+            return Ok(false);
+        }
+    };
+    if plan.has(Part::Giving) {
+        figures.extend(giving_figures(&services, names.len(), &rounds));
+    }
+    if plan.has(Part::Memory) {
+        let goal = match names.len() {
+            1000 => Some(16.0),
+            10_000 => Some(40.0),
+            _ => None,
+        };
+        let memories: Vec<_> = rounds.into_iter().map(|round| round.memory).collect();
+        figures.extend(memory_figures(&services, goal, &memories));
+    }
+    Ok(true)
+}
+
+/// Makes Services and waits until all have their addresses, or returns how many had one when it stopped waiting.
+async fn round(testbed: &Testbed, names: &[String]) -> anyhow::Result<Result<Round, usize>> {
+    let (leader, _) = testbed.processes().await?;
+    let writes = Writes::quiet(&testbed.client, testbed.patience).await?;
+    let processor_time = leader.processor_time()?;
+
+    let start = Instant::now();
+    let acknowledged = testbed.hands.create(names).await?;
+    let given = testbed.watch.assigned(names.len(), testbed.patience).await;
+    if given < names.len() {
+        return Ok(Err(given));
+    }
+
+    let assigned = testbed.watch.when(names);
+    let last_acknowledged = acknowledged.values().max().copied().unwrap_or(start);
+    let last_assigned = assigned.values().max().copied().unwrap_or(start);
+    match testbed.watch.doubles() {
+        0 => {}
+        doubles => bail!("{doubles} Services have an address that another has too"),
+    }
+    // Events and counts follow the addresses.
+    let after = Writes::quiet(&testbed.client, testbed.patience).await?;
+    Ok(Ok(Round {
+        creating: last_acknowledged - start,
+        after_last: last_assigned.saturating_duration_since(last_acknowledged),
+        in_all: last_assigned - start,
+        waits: waits(&acknowledged, &assigned),
+        writes: after.since(&writes),
+        processor_time: leader.processor_time()? - processor_time,
+        memory: memory(testbed).await?,
+    }))
+}
+
+/// Deletes Services and waits until they are gone and the controller has taken it in.
+pub(super) async fn remove(testbed: &Testbed, names: &[String]) -> anyhow::Result<()> {
+    testbed.hands.delete(names).await?;
+    testbed.watch.left(0, testbed.patience).await?;
+    Writes::quiet(&testbed.client, testbed.patience).await?;
+    Ok(())
+}
+
+/// How long each Service waited, shortest first. The watch may be quicker than the acknowledgement: that is no wait.
+fn waits(from: &BTreeMap<String, Instant>, to: &BTreeMap<String, Instant>) -> Vec<Duration> {
+    let wait = |(name, to): (&String, &Instant)| Some(to.saturating_duration_since(*from.get(name)?));
+    let mut waits: Vec<_> = to.iter().filter_map(wait).collect();
+    waits.sort();
+    waits
+}
+
+async fn memory(testbed: &Testbed) -> anyhow::Result<Memories> {
+    let (leader, standbys) = testbed.processes().await?;
+    Ok(Memories {
+        leader: leader.memory()?,
+        standbys: standbys
+            .into_iter()
+            .map(Process::memory)
+            .collect::<anyhow::Result<_>>()?,
+    })
+}
+
+fn after_last_name(services: &str) -> String {
+    format!("{services}: last creation to last address")
+}
+
+fn giving_figures(services: &str, count: usize, rounds: &[Round]) -> Vec<Figure> {
+    let goal = match count {
+        1000 => Some(1.0),
+        10_000 => Some(3.0),
+        _ => None,
+    };
+    let figure = |what: &str, unit, value: fn(&Round) -> f64| {
+        Figure::new(
+            format!("{services}: {what}"),
+            unit,
+            rounds.iter().map(value).collect(),
+        )
+    };
+    let writes = |round: &Round| round.writes.beyond_leases() as f64 / count as f64;
+    let writes = Figure::new(
+        format!("{services}: controller's API writes for each"),
+        Unit::Count,
+        rounds.iter().map(writes).collect(),
+    );
+    vec![
+        Figure {
+            name: after_last_name(services),
+            ..figure("", Unit::Seconds, |round| seconds(round.after_last)).goal(goal)
+        },
+        figure("first creation to last address", Unit::Seconds, |round| {
+            seconds(round.in_all)
+        }),
+        figure("creating them", Unit::Seconds, |round| seconds(round.creating)),
+        figure("a Service's wait, median", Unit::Milliseconds, |round| {
+            milliseconds(round.waits.get(round.waits.len() / 2))
+        }),
+        figure("a Service's wait, longest", Unit::Milliseconds, |round| {
+            milliseconds(round.waits.last())
+        }),
+        figure("controller's processor time", Unit::Seconds, |round| {
+            seconds(round.processor_time)
+        }),
+        writes,
+    ]
+}
+
+fn milliseconds(wait: Option<&Duration>) -> f64 {
+    wait.map_or(f64::NAN, |wait| 1000.0 * seconds(*wait))
+}
+
+/// Figures of memory in one situation.
+fn memory_figures(situation: &str, goal: Option<f64>, memories: &[Memories]) -> Vec<Figure> {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let figure = |what: &str, samples| Figure::new(format!("{what}, {situation}"), Unit::Megabytes, samples);
+    let leaders = || memories.iter().map(|memories| memories.leader);
+    let mut figures = vec![
+        figure(
+            "controller's memory",
+            leaders().map(|memory| megabytes(memory.now)).collect(),
+        )
+        .goal(goal),
+        figure(
+            "controller's peak memory",
+            leaders().map(|memory| megabytes(memory.peak)).collect(),
+        ),
+    ];
+    let standbys = memories.iter().flat_map(|memories| &memories.standbys);
+    let standbys: Vec<_> = standbys.map(|memory| megabytes(memory.now)).collect();
+    if !standbys.is_empty() {
+        figures.push(figure("standby's memory", standbys));
+    }
+    figures
+}
+
+/// Memory after all that was done to the controllers.
+pub(super) async fn memory_now(testbed: &Testbed, situation: &str) -> anyhow::Result<Vec<Figure>> {
+    let memory = memory(testbed).await.context("measure the memory")?;
+    Ok(memory_figures(situation, None, &[memory]))
+}

@@ -1,0 +1,184 @@
+//! What a controller writes to the API, counted by the API server itself.
+//!
+//! `apiserver_request_total` does not tell who wrote. Flow schemas do: the API server counts the requests of each, and a
+//! schema may be for one service account and some resources. These testbed in the same priority level as the schema that
+//! the requests fall under without them, so they count and change nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kube::Client;
+use kube::api::GetParams;
+use kube::core::Request;
+use lb_crds::names::{CONTROLLER, NAMESPACE};
+
+use lb_e2e::harness::Harness;
+
+/// The metric, and what its flow schemas' names begin with.
+const METRIC: &str = "apiserver_flowcontrol_dispatched_requests_total{";
+const PREFIX: &str = "bench-writes-";
+/// Renewals of the Lease are counted apart from everything else.
+const LEASES: &str = "leases";
+/// What is counted by itself: a name, and the resources that it stands for.
+const RESOURCES: [(&str, &str); 5] = [
+    (LEASES, "leases"),
+    ("services", "services, services/status"),
+    (
+        "pools",
+        "ipaddresspools, ipaddresspools/status, l2advertisements, l2advertisements/status",
+    ),
+    ("events", "events"),
+    ("others", "'*'"),
+];
+/// How long a controller writes nothing before it counts as quiet.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How many writes a controller has sent since the API server started, also those that were refused.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Writes {
+    by_resource: BTreeMap<String, u64>,
+}
+
+/// Has the API server count from now on.
+///
+/// # Errors
+/// When it does not take the flow schemas.
+pub fn count(harness: &Harness) -> anyhow::Result<()> {
+    let mut manifests = String::new();
+    for (index, (name, resources)) in RESOURCES.iter().enumerate() {
+        // The first that matches counts, by precedence: before those for service accounts in general.
+        let precedence = 300 + index;
+        let _ = write!(
+            manifests,
+            "---\napiVersion: flowcontrol.apiserver.k8s.io/v1\nkind: FlowSchema\nmetadata: {{name: {PREFIX}{name}}}\nspec:\n  \
+             matchingPrecedence: {precedence}\n  priorityLevelConfiguration: {{name: workload-low}}\n  \
+             distinguisherMethod: {{type: ByUser}}\n  rules:\n  - subjects:\n    - kind: ServiceAccount\n      \
+             serviceAccount: {{name: {CONTROLLER}, namespace: {NAMESPACE}}}\n    resourceRules:\n    \
+             - {{verbs: [create, update, patch, delete, deletecollection], apiGroups: ['*'], resources: [{resources}], \
+             namespaces: ['*'], clusterScope: true}}\n"
+        );
+    }
+    harness.apply(&manifests)?;
+    let names: Vec<_> = RESOURCES
+        .iter()
+        .map(|(name, _)| format!("flowschema/{PREFIX}{name}"))
+        .collect();
+    harness.admin(&format!(
+        "kubectl wait {} --for=condition=Dangling=False --timeout=30s",
+        names.join(" ")
+    ))?;
+    Ok(())
+}
+
+impl Writes {
+    /// Asks the API server.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn now(client: &Client) -> anyhow::Result<Self> {
+        let request = Request::new("").get("metrics", &GetParams::default())?;
+        let metrics = client
+            .request_text(request)
+            .await
+            .context("read the API server's metrics")?;
+        read(&metrics).context("find the flow schemas in the API server's metrics")
+    }
+
+    /// Waits until the controller has written nothing for a while, or no longer, and returns what it has written until then.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn quiet(client: &Client, within: Duration) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let mut last = Self::now(client).await?;
+        let mut since = Instant::now();
+        while since.elapsed() < QUIET {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = Self::now(client).await?;
+            if now.beyond_leases() != last.beyond_leases() {
+                since = Instant::now();
+                if start.elapsed() > within {
+                    let writes = now.since(&last);
+                    eprintln!("the controller still writes after {within:?}; in the last second: {writes}");
+                    return Ok(now);
+                }
+            }
+            last = now;
+        }
+        Ok(last)
+    }
+
+    /// What was written since then.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let difference = |(name, count): (&String, &u64)| {
+            let before = before.by_resource.get(name).copied().unwrap_or_default();
+            (name.clone(), count.saturating_sub(before))
+        };
+        Self {
+            by_resource: self.by_resource.iter().map(difference).collect(),
+        }
+    }
+
+    /// All but those of Leases.
+    #[must_use]
+    pub fn beyond_leases(&self) -> u64 {
+        let others = self.by_resource.iter().filter(|(name, _)| *name != LEASES);
+        others.map(|(_, count)| count).sum()
+    }
+}
+
+impl fmt::Display for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.by_resource.iter().filter(|(_, count)| **count > 0);
+        let counts: Vec<_> = counts.map(|(name, count)| format!("{count} to {name}")).collect();
+        if counts.is_empty() {
+            return f.write_str("no writes");
+        }
+        f.write_str(&counts.join(", "))
+    }
+}
+
+/// The counts of our flow schemas. One that has not counted yet is absent from the metrics.
+fn read(metrics: &str) -> Option<Writes> {
+    let mut by_resource: BTreeMap<_, _> = RESOURCES.map(|(name, _)| (name.to_owned(), 0)).into();
+    let mut found = false;
+    for line in metrics.lines().filter_map(|line| line.strip_prefix(METRIC)) {
+        found = true;
+        let (labels, value) = line.rsplit_once(' ')?;
+        let name = labels.split("flow_schema=\"").nth(1)?.split('"').next()?;
+        let count = name
+            .strip_prefix(PREFIX)
+            .and_then(|name| by_resource.get_mut(name));
+        if let Some(count) = count {
+            // Large numbers are written as 1.2e+06.
+            *count = format!("{:.0}", value.parse::<f64>().ok()?).parse().ok()?;
+        }
+    }
+    found.then_some(Writes { by_resource })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRICS: &str = "# HELP apiserver_flowcontrol_dispatched_requests_total Number\n\
+        apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"bench-writes-leases\",priority_level=\"workload-low\"} 9\n\
+        apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"bench-writes-events\",priority_level=\"workload-low\"} 1.2e+06\n\
+        apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"exempt\",priority_level=\"exempt\"} 5\n";
+
+    #[test]
+    fn only_the_controllers_flow_schemas_count_and_leases_count_apart() {
+        let writes = read(METRICS).unwrap();
+        assert_eq!(writes.to_string(), "1200000 to events, 9 to leases");
+        assert_eq!(writes.beyond_leases(), 1_200_000);
+        assert_eq!(writes.since(&writes).to_string(), "no writes");
+    }
+
+    #[test]
+    fn an_api_server_that_counts_no_flows_is_an_error_and_not_zero() {
+        assert_eq!(read("apiserver_request_total{verb=\"GET\"} 5\n"), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! The walls between the crates: what each may pull in, held by looking at what the build really resolves.
+
+use std::process::Command;
+
+/// The names of the crates that a crate of ours depends on, directly or not, on this platform.
+fn dependencies(of: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--package",
+            of,
+        ])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()
+        .expect("run cargo tree");
+    assert!(
+        output.status.success(),
+        "cargo tree: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).expect("cargo tree prints UTF-8");
+    text.lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn assert_without(of: &str, unwanted: &[&str]) {
+    let dependencies = dependencies(of);
+    assert!(
+        dependencies.iter().any(|name| name == of),
+        "cargo tree did not list {of} itself"
+    );
+    for name in unwanted {
+        assert!(
+            !dependencies.iter().any(|dependency| dependency == name),
+            "{of} must not depend on {name}"
+        );
+    }
+}
+
+#[test]
+fn the_pure_crates_pull_in_no_runtime_client_or_system_call() {
+    for of in ["lb-ipam", "lb-l2"] {
+        assert_without(
+            of,
+            &[
+                "tokio",
+                "kube",
+                "kube-client",
+                "socket2",
+                "futures",
+                "rand",
+                "lb-crds",
+                "lb-runtime",
+                "lb-net",
+            ],
+        );
+    }
+}
+
+#[test]
+fn the_api_types_pull_in_no_runtime_and_no_client() {
+    assert_without("lb-crds", &["tokio", "kube-client", "hyper", "lb-runtime"]);
+}
+
+#[test]
+fn the_bundle_is_made_without_a_cluster() {
+    assert_without(
+        "lb-olm",
+        &["tokio", "kube-client", "hyper", "lb-runtime", "lb-operator"],
+    );
+}
+
+#[test]
+fn each_program_stays_in_its_room() {
+    assert_without("lb-controller", &["lb-net", "lb-l2", "lb-speaker"]);
+    assert_without("lb-speaker", &["lb-ipam", "lb-controller"]);
+    assert_without(
+        "lb-operator",
+        &["lb-net", "lb-l2", "lb-ipam", "lb-controller", "lb-speaker"],
+    );
+    assert_without("lb-net", &["kube", "lb-crds", "lb-runtime"]);
+}
+
+#[test]
+fn only_the_packet_crate_may_hold_unsafe_code() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let workspace = std::fs::read_to_string(root.join("Cargo.toml")).expect("read the workspace manifest");
+    assert!(workspace.contains("unsafe_code = \"forbid\""));
+    for member in [
+        "crds",
+        "runtime",
+        "dataplane/controller",
+        "dataplane/fuzz",
+        "dataplane/ipam",
+        "dataplane/l2",
+        "dataplane/speaker",
+        "olm",
+        "operator",
+        "tests/bench",
+        "tests/e2e",
+        "tests/lab",
+        "tests/tools",
+        "tests/tools/test-releases",
+    ] {
+        let manifest =
+            std::fs::read_to_string(root.join(member).join("Cargo.toml")).expect("read a manifest");
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{member} must take the workspace's lints"
+        );
+    }
+}

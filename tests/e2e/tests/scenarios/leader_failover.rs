@@ -1,0 +1,194 @@
+//! Controllers that come and go while a thousand Services are made: killed, stopped dead and woken too late, told to end,
+//! restarted. No address is lost, moved, or given twice.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use lb_e2e::harness::{EVENTUALLY, Harness, eventually};
+
+/// Longer than a leader that ends in order takes, and much shorter than the 15 s after which its Lease would run out.
+const IN_ORDER: Duration = Duration::from_secs(5);
+
+#[test]
+fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Result<()> {
+    let harness = Harness::lab("takeover", 2)?;
+    harness.install()?;
+    harness.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: many, namespace: metallb-system}\n\
+         spec: {addresses: [10.20.0.0/16]}",
+    )?;
+
+    let killed = a_thousand_services_while(&harness, "killed", |leader| {
+        harness.the_lab().kill(leader, "lb-controller")
+    })?;
+    println!(
+        "killed amid 1,000 creations: all of them served {:.1} s after",
+        killed.as_secs_f64()
+    );
+
+    let mut frozen = None;
+    a_thousand_services_while(&harness, "frozen", |leader| {
+        frozen = Some(leader);
+        harness.the_lab().freeze(leader, "lb-controller")
+    })?;
+    // It wakes up with what it had in mind, and must not do any of it.
+    let before = addresses(&harness)?;
+    if let Some(leader) = frozen {
+        harness.the_lab().thaw(leader, "lb-controller")?;
+    }
+    harness.admin(
+        "kubectl wait pod -n metallb-system -l component=controller --for=condition=Ready --timeout=60s",
+    )?;
+    make(&harness, "after", 50)?;
+    eventually("the next fifty to be served", EVENTUALLY, || {
+        Ok((addresses(&harness)?.len() == before.len() + 50).then_some(()))
+    })?;
+    let after = addresses(&harness)?;
+    assert!(
+        before
+            .iter()
+            .all(|(name, address)| after.get(name) == Some(address))
+    );
+    assert_unique(&after);
+
+    let handed_over = a_leader_that_is_told_to_end_hands_over(&harness)?;
+    println!(
+        "told to end: another leads after {:.2} s",
+        handed_over.as_secs_f64()
+    );
+
+    let versions = "kubectl get services -A -o jsonpath='{.items[*].metadata.resourceVersion}'";
+    let before = harness.admin(versions)?;
+    harness.admin("kubectl rollout restart deployment -n metallb-system controller")?;
+    harness.admin("kubectl rollout status deployment -n metallb-system controller --timeout=120s")?;
+    harness.apply_service("last", "web", "", "")?;
+    harness.address("last")?;
+    harness.admin("kubectl delete service last")?;
+    assert_eq!(harness.admin(versions)?, before, "a restart writes no Service");
+    Ok(())
+}
+
+fn holder(harness: &Harness) -> anyhow::Result<String> {
+    harness
+        .admin("kubectl get lease metallb-controller -n metallb-system -o jsonpath='{.spec.holderIdentity}'")
+}
+
+/// The number of the node that the leader is on.
+fn node_of_leader(harness: &Harness) -> anyhow::Result<usize> {
+    let pod = eventually("a leader", EVENTUALLY, || {
+        Ok(Some(holder(harness)?).filter(|holder| !holder.is_empty()))
+    })?;
+    let node = harness.admin(&format!(
+        "kubectl get pod {pod} -n metallb-system -o jsonpath='{{.spec.nodeName}}'"
+    ))?;
+    let number = node.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+    Ok(number.parse()?)
+}
+
+/// What each Service shows.
+fn addresses(harness: &Harness) -> anyhow::Result<BTreeMap<String, String>> {
+    let text = harness.admin(
+        "kubectl get services -l batch -o jsonpath='{range .items[*]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'",
+    )?;
+    let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+    Ok(pairs
+        .filter(|(_, address)| !address.is_empty())
+        .map(|(name, address)| (name.to_owned(), address.to_owned()))
+        .collect())
+}
+
+fn assert_unique(addresses: &BTreeMap<String, String>) {
+    let mut owners = BTreeMap::new();
+    for (name, address) in addresses {
+        if let Some(other) = owners.insert(address, name) {
+            panic!("{address} is shown by {name} and by {other}");
+        }
+    }
+}
+
+/// A shell function that makes a number of Services, several at a time.
+fn make(harness: &Harness, batch: &str, number: usize) -> anyhow::Result<()> {
+    harness.admin(&create(batch, number)).map(drop)
+}
+
+fn create(batch: &str, number: usize) -> String {
+    // kube-proxy has nothing to do with them: there is nothing behind them.
+    format!(
+        "make() {{ for i in $(seq $1 4 {number}); do echo '{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{{\"name\":\"'{batch}-$i'\",\
+         \"labels\":{{\"batch\":\"{batch}\",\"service.kubernetes.io/service-proxy-name\":\"none\"}}}},\"spec\":{{\"type\":\"LoadBalancer\",\
+         \"allocateLoadBalancerNodePorts\":false,\"ports\":[{{\"port\":80}}]}}}}'; done | kubectl create -f - >/dev/null; }}\n\
+         makers=(); for part in 1 2 3 4; do make $part & makers+=($!); done; for maker in ${{makers[@]}}; do wait $maker; done"
+    )
+}
+
+/// Makes a thousand Services, does something to the leader when three hundred of them have been served, and follows what
+/// each of them shows: nothing, then one address that no other has, and never another. Returns the time from then until
+/// all have been served.
+fn a_thousand_services_while(
+    harness: &Harness,
+    batch: &str,
+    strike: impl FnOnce(usize) -> anyhow::Result<usize>,
+) -> anyhow::Result<Duration> {
+    let leader = node_of_leader(harness)?;
+    let directory = harness.the_lab().logs();
+    let log = directory.join(format!("{batch}.services"));
+    let shown = || -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+        let mut shown = BTreeMap::<_, Vec<_>>::new();
+        for line in std::fs::read_to_string(&log).unwrap_or_default().lines() {
+            if let Some((name, address)) = line.split_once('=').filter(|(_, address)| !address.is_empty()) {
+                let list = shown.entry(name.to_owned()).or_default();
+                if list.last().is_none_or(|last: &String| last != address) {
+                    list.push(address.to_owned());
+                }
+            }
+        }
+        Ok(shown)
+    };
+    let follow = format!(
+        "kubectl get services -l batch={batch} --watch -o jsonpath='{{.metadata.name}}={{.status.loadBalancer.ingress[*].ip}}{{\"\\n\"}}' \
+         >{log} & watch=$!; trap 'kill $watch' EXIT\n{create}\n\
+         for i in $(seq 1200); do test $(grep '=.' {log} | cut -d= -f1 | sort -u | wc -l) -ge 1000 && exit 0; sleep 0.1; done; exit 1",
+        log = log.display(),
+        create = create(batch, 1000),
+    );
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| harness.admin(&follow));
+        eventually("three hundred to be served", EVENTUALLY, || {
+            Ok((shown()?.len() >= 300).then_some(()))
+        })?;
+        let struck = Instant::now();
+        strike(leader)?;
+        let made = making.join();
+        made.map_err(|_| anyhow::anyhow!("the makers panicked"))??;
+        let took = struck.elapsed();
+        for (name, list) in shown()? {
+            assert_eq!(list.len(), 1, "{name} moved: {list:?}");
+        }
+        let all = addresses(harness)?;
+        assert_eq!(
+            all.keys()
+                .filter(|name| name.starts_with(&format!("{batch}-")))
+                .count(),
+            1000
+        );
+        assert_unique(&all);
+        Ok(took)
+    })
+}
+
+fn a_leader_that_is_told_to_end_hands_over(harness: &Harness) -> anyhow::Result<Duration> {
+    let first = holder(harness)?;
+    let started = Instant::now();
+    harness.admin(&format!(
+        "kubectl delete pod {first} -n metallb-system --wait=false"
+    ))?;
+    eventually("another leader", IN_ORDER, || {
+        let now = holder(harness)?;
+        Ok((!now.is_empty() && now != first).then_some(()))
+    })?;
+    let took = started.elapsed();
+    harness.apply_service("handed-over", "web", "", "")?;
+    harness.address("handed-over")?;
+    harness.admin("kubectl delete service handed-over")?;
+    Ok(took)
+}

@@ -1,0 +1,85 @@
+//! MetalLB itself in the lab, and the way from it to us and back: every Service keeps its address, also where the pools
+//! have other names and another order by then, and one address is in none of them.
+
+use std::process::Command;
+
+use lb_e2e::harness::{EVENTUALLY, Harness, eventually};
+
+const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spec.type==\"LoadBalancer\")]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
+
+#[test]
+fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_back() -> anyhow::Result<()> {
+    let harness = Harness::lab("peer", 2)?;
+    metallb(&harness)?;
+    harness.apply_backend("web", 2)?;
+    // Its webhook has to be up before it takes pools.
+    eventually("MetalLB to take a pool", EVENTUALLY, || {
+        Ok(harness.apply_pool("lan", "192.168.50.50-192.168.50.99").ok())
+    })?;
+    for (name, annotations) in [
+        ("one", ""),
+        ("two", "metallb.universe.tf/loadBalancerIPs: 192.168.50.77"),
+        ("three", ""),
+        ("stray", "metallb.universe.tf/loadBalancerIPs: 192.168.50.98"),
+    ] {
+        harness.apply_service(name, "web", annotations, "")?;
+        harness.address(name)?;
+    }
+    serves(&harness)?;
+    let before = harness.admin(ADDRESSES)?;
+
+    // Out with it, in with us. Its kinds and their objects stay; the pools are cut anew before we come.
+    harness.admin(
+        "kubectl delete -n metallb-system deployment/controller daemonset/speaker service/metallb-webhook-service --wait \
+         && kubectl delete validatingwebhookconfiguration metallb-webhook-configuration",
+    )?;
+    harness.admin("kubectl delete ipaddresspool,l2advertisement --all -n metallb-system")?;
+    harness.apply_pool("a-first", "192.168.50.200-192.168.50.209")?;
+    harness.apply_pool("z-lan", "192.168.50.50-192.168.50.97")?;
+    harness.admin("kubectl annotate service stray metallb.universe.tf/loadBalancerIPs-")?;
+    harness.install()?;
+    serves(&harness)?;
+    harness.apply_service("four", "web", "", "")?;
+    assert_eq!(harness.address("four")?, "192.168.50.200");
+    harness.event("Service", "stray", "AddressOutsidePools 192.168.50.98 of no pool")?;
+    harness.admin("kubectl delete service four")?;
+    assert_eq!(
+        harness.admin(ADDRESSES)?,
+        before,
+        "every Service keeps its address"
+    );
+    let pools = "kubectl get services one two three stray -o jsonpath='{.items[*].metadata.annotations.metallb\\.io/ip-allocated-from-pool}'";
+    assert_eq!(harness.admin(pools)?, "z-lan z-lan z-lan lan");
+    harness.admin("kubectl rollout restart deployment/controller -n metallb-system && kubectl rollout status deployment/controller -n metallb-system --timeout=120s")?;
+    harness.apply_pool("z-lan", "192.168.50.50-192.168.50.99")?;
+    harness.admin("kubectl wait service/stray --for=jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'=z-lan --timeout=30s")?;
+
+    // And back.
+    let before = harness.admin(ADDRESSES)?;
+    metallb(&harness)?;
+    serves(&harness)?;
+    assert_eq!(harness.admin(ADDRESSES)?, before);
+    Ok(())
+}
+
+/// Installs MetalLB.
+pub(crate) fn metallb(harness: &Harness) -> anyhow::Result<()> {
+    let output = Command::new(lb_lab::program()?)
+        .args(["install", "metallb", "--name", harness.the_lab().name()])
+        .output()?;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn serves(harness: &Harness) -> anyhow::Result<()> {
+    for name in ["one", "two", "three"] {
+        let address = harness.address(name)?;
+        harness.owner(&address, EVENTUALLY)?;
+        harness.answers(&address, "web")?;
+    }
+    Ok(())
+}

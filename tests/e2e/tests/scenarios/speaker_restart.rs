@@ -1,0 +1,92 @@
+//! What happens to an address when its speaker restarts, and when somebody forges heartbeats: seen from a client on the LAN
+//! that has to ask anew for the owner each time.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lb_e2e::harness::{Harness, SOON, eventually};
+
+use crate::speaker::{metric, pool, service};
+
+#[test]
+fn an_address_stays_through_restarts_and_forgers_change_nothing() -> anyhow::Result<()> {
+    let harness = Harness::lab("announcing", 3)?;
+    harness.install()?;
+    harness.apply_backend("web", 3)?;
+    harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
+    pool(&harness, "six", "fc00:50::600-fc00:50::60f")?;
+    harness.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: six, namespace: metallb-system}\n\
+         spec: {ipAddressPools: [six]}",
+    )?;
+    let four = service(&harness, "four", "lan", "")?;
+    let six = service(
+        &harness,
+        "six",
+        "six",
+        "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n",
+    )?;
+    harness.answers(&four, "web")?;
+    eventually("an answer by IPv6", SOON, || {
+        let ask = format!("curl -s -o /dev/null -m 2 http://[{six}]/clientip");
+        Ok(harness.client(&ask).ok())
+    })?;
+
+    forged_heartbeats_are_refused_and_counted(&harness)?;
+    a_restart_is_not_noticed(&harness, &four, &four)?;
+    a_restart_is_not_noticed(&harness, &six, &format!("[{six}]"))?;
+    Ok(())
+}
+
+fn forged_heartbeats_are_refused_and_counted(harness: &Harness) -> anyhow::Result<()> {
+    let refused = || {
+        metric(
+            harness,
+            "n1",
+            "lb_speaker_heartbeats_refused_total{reason=\"truncated\"}",
+        )
+    };
+    let before = refused()?;
+    harness.client("for i in $(seq 20); do echo forged > /dev/udp/192.168.50.11/7947; done")?;
+    eventually("the forged datagrams to be counted", SOON, || {
+        Ok((refused()? >= before + 20).then_some(()))
+    })?;
+    let received = || metric(harness, "n1", "lb_speaker_heartbeats_received_total");
+    let before = received()?;
+    eventually("heartbeats of the others", SOON, || {
+        Ok((received()? > before).then_some(()))
+    })
+}
+
+/// The owner's speaker is deleted, while a client that forgets the owner before each request goes on asking.
+fn a_restart_is_not_noticed(harness: &Harness, address: &str, host: &str) -> anyhow::Result<()> {
+    let owner = |harness: &Harness| {
+        if address.contains(':') {
+            // A client learns the owner of what it has a packet for.
+            harness.client(&format!("curl -s -o /dev/null -m 2 http://{host}/clientip"))?;
+            harness.neighbour(address)
+        } else {
+            harness.owner(address, SOON)
+        }
+    };
+    let before = owner(harness)?;
+    let pod = harness.speaker_on(&before)?;
+    let asking = format!(
+        "failed=0; for i in $(seq 60); do ip neigh flush to {address} dev eth0; \
+         curl -s -o /dev/null -m 1 http://{host}/clientip || failed=$((failed+1)); sleep 0.1; done; echo $failed"
+    );
+    let (done, result) = mpsc::channel();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        scope.spawn(|| done.send(harness.client(&asking)));
+        harness.admin(&format!("kubectl delete pod -n metallb-system {pod}"))?;
+        Ok(())
+    })?;
+    let failed: u32 = result.recv_timeout(Duration::from_secs(120))??.trim().parse()?;
+    println!(
+        "{address}: {failed} of 60 requests from a cold cache failed while the owner's speaker restarted"
+    );
+    assert!(failed <= 1, "unanswered for more than a second");
+    harness.admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s")?;
+    assert_eq!(owner(harness)?, before, "a restarted speaker keeps its addresses");
+    Ok(())
+}

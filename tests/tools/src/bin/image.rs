@@ -1,0 +1,133 @@
+//! Writes container images: `image build` for the programs of this project, `image pack` for a tree of files;
+//! `image digest` tells what a registry will call one.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use lb_tools::image::{Image, digest_of, write_all};
+use lb_tools::releases;
+
+/// Write container images without Docker
+#[derive(Debug, Parser)]
+#[command(name = "image")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The image of one of the project's programs
+    Build {
+        /// operator, controller or speaker
+        #[arg(long)]
+        program: String,
+        /// The program's static binary
+        #[arg(long)]
+        binary: PathBuf,
+        /// Version, which becomes the tag
+        #[arg(long)]
+        version: String,
+        /// Commit that it was built from
+        #[arg(long)]
+        revision: String,
+        /// The archive to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// The images of the releases that the tests of upgrades go between, in one archive
+    Releases {
+        /// The static binary that is all of them
+        #[arg(long)]
+        binary: PathBuf,
+        /// The archive to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// An image of all files below a directory
+    Pack {
+        /// Name with a tag
+        #[arg(long)]
+        name: String,
+        /// The directory that becomes the root of the image
+        #[arg(long)]
+        root: PathBuf,
+        /// The program to run and its arguments; give it once for each word
+        #[arg(long, allow_hyphen_values = true)]
+        entrypoint: Vec<String>,
+        /// Arguments that a pod replaces by its own; give it once for each word
+        #[arg(long, allow_hyphen_values = true)]
+        command: Vec<String>,
+        /// The archive to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Print the digest of the image in an archive
+    Digest {
+        /// The archive
+        archive: PathBuf,
+    },
+}
+
+/// The user that the programs run as, unless their pods say otherwise, as the speaker's does for NET_RAW.
+const USER: &str = "65532:65532";
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Build {
+            program,
+            binary,
+            version,
+            revision,
+            out,
+        } => {
+            let path = format!("/lb-{program}");
+            let labels = [
+                ("title", format!("lb-{program}")),
+                (
+                    "description",
+                    format!("The {program} of lb-operator, load balancing for bare-metal Kubernetes"),
+                ),
+                ("version", version.clone()),
+                ("revision", revision),
+                ("licenses", "Apache-2.0".to_owned()),
+            ];
+            let image = Image {
+                name: format!("lb-operator.io/{program}:{version}"),
+                files: BTreeMap::from([(path.clone().into(), binary)]),
+                entrypoint: vec![path],
+                user: USER.to_owned(),
+                labels: labels
+                    .into_iter()
+                    .map(|(key, value)| (format!("org.opencontainers.image.{key}"), value))
+                    .collect(),
+                ..Image::default()
+            };
+            image.write(&out)
+        }
+        Command::Releases { binary, out } => write_all(&releases::images(&binary, USER)?, &out),
+        Command::Pack {
+            name,
+            root,
+            entrypoint,
+            command,
+            out,
+        } => {
+            let mut image = Image {
+                name,
+                entrypoint,
+                command,
+                ..Image::default()
+            };
+            image.add_tree(&root)?;
+            image.write(&out)
+        }
+        Command::Digest { archive } => {
+            let digest = digest_of(&archive)?;
+            writeln!(std::io::stdout(), "{digest}").context("print the digest")
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The releases that the tests of upgrades go between. The present version is what `make image` builds; all others are one
+//! program, `tests/tools/test-releases`, that is told by its image which of them it is.
+//!
+//! | patch of the next minor version | its speaker |
+//! | --- | --- |
+//! | 1 | ends at its start |
+//! | 2 | becomes ready, and never answers on the LAN |
+//! | 3 | does all that it should for [`LIFE`], and then ends |
+//! | 4 | is good |
+//!
+//! Their operators and controllers are good. The operator of the last one manages them all, and the present version too.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::image::Image;
+
+/// The version that is built from this repository.
+pub const PRESENT: &str = env!("CARGO_PKG_VERSION");
+/// How long the speaker that dies lives.
+pub const LIFE: Duration = Duration::from_secs(20);
+
+const PROGRAMS: [&str; 3] = ["operator", "controller", "speaker"];
+
+/// A release of the next minor version.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Release {
+    /// Its speaker ends at its start.
+    Crashing,
+    /// Its speaker never answers on the LAN.
+    Silent,
+    /// Its speaker ends after [`LIFE`].
+    Dying,
+    /// Nothing is wrong with it.
+    Good,
+}
+
+impl Release {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Crashing, Self::Silent, Self::Dying, Self::Good];
+
+    /// Its version.
+    ///
+    /// # Panics
+    /// When the version of this workspace is not one.
+    #[must_use]
+    pub fn version(self) -> String {
+        let minor: u64 = env!("CARGO_PKG_VERSION_MINOR")
+            .parse()
+            .expect("cargo reads the version first");
+        format!(
+            "{}.{}.{}",
+            env!("CARGO_PKG_VERSION_MAJOR"),
+            minor + 1,
+            self.patch()
+        )
+    }
+
+    fn patch(self) -> u8 {
+        match self {
+            Self::Crashing => 1,
+            Self::Silent => 2,
+            Self::Dying => 3,
+            Self::Good => 4,
+        }
+    }
+
+    /// What its speaker's image says is wrong with it.
+    fn fault(self) -> Option<String> {
+        match self {
+            Self::Crashing => Some("crashes".to_owned()),
+            Self::Silent => Some("silent".to_owned()),
+            Self::Dying => Some(format!("dies:{}", LIFE.as_secs())),
+            Self::Good => None,
+        }
+    }
+}
+
+/// The images of all releases but the present one. `binary` is the program of `tests/tools/test-releases`, and `user` who it runs
+/// as.
+///
+/// # Errors
+/// When links to the program cannot be made.
+pub fn images(binary: &Path, user: &str) -> anyhow::Result<Vec<Image>> {
+    // One file under three names, so that all images are of the same layer.
+    let links = binary.with_extension("names");
+    std::fs::create_dir_all(&links).with_context(|| format!("create {}", links.display()))?;
+    let mut files = BTreeMap::from([(PathBuf::from("/lb-test-releases"), binary.to_owned())]);
+    for program in PROGRAMS {
+        let link = links.join(format!("lb-{program}"));
+        if !link.is_symlink() {
+            symlink("lb-test-releases", &link).with_context(|| format!("create {}", link.display()))?;
+        }
+        files.insert(PathBuf::from(format!("/lb-{program}")), link);
+    }
+    let mut images = Vec::new();
+    for release in Release::ALL {
+        let version = release.version();
+        for program in PROGRAMS {
+            let mut env = BTreeMap::from([("LB_TEST_VERSION".to_owned(), version.clone())]);
+            if let Some(fault) = release.fault().filter(|_| program == "speaker") {
+                env.insert("LB_TEST_FAULT".to_owned(), fault);
+            }
+            images.push(Image {
+                name: format!("lb-operator.io/{program}:{version}"),
+                files: files.clone(),
+                entrypoint: vec![format!("/lb-{program}")],
+                env,
+                user: user.to_owned(),
+                ..Image::default()
+            });
+        }
+    }
+    Ok(images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_has_three_images_of_one_version_and_at_most_its_speaker_is_broken() {
+        let directory = tempfile::tempdir().unwrap();
+        let images = images(&directory.path().join("lb-test-releases"), "1:1").unwrap();
+        assert_eq!(images.len(), 12);
+        let version = Release::Silent.version();
+        assert_ne!(version, PRESENT);
+        let of = |program: &str| {
+            let name = format!("lb-operator.io/{program}:{version}");
+            images.iter().find(|image| image.name == name).unwrap()
+        };
+        assert_eq!(of("speaker").env["LB_TEST_FAULT"], "silent");
+        assert!(!of("controller").env.contains_key("LB_TEST_FAULT"));
+        assert_eq!(of("operator").env["LB_TEST_VERSION"], version);
+        assert_eq!(of("operator").entrypoint, ["/lb-operator"]);
+    }
+}
