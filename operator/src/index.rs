@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use serde_json::{Map, Value, json};
 
 use crate::drift::field_owner::Share;
@@ -141,7 +141,7 @@ pub struct Index {
     objects: BTreeMap<ObjectId, Live>,
     /// What had been applied to objects that are gone: it tells a deletion by somebody from an object that never was.
     gone: BTreeMap<ObjectId, String>,
-    pods: BTreeMap<Key, PodFacts>,
+    pods: BTreeMap<ObjectKey, PodFacts>,
     /// Uids of pods that were deleted by us and may not be known to be on their way out.
     doomed: BTreeSet<String>,
 }
@@ -200,7 +200,7 @@ impl Index {
     pub fn apply_pod(&mut self, pod: &Pod) {
         let mut facts = PodFacts::of(pod);
         facts.terminating |= self.doomed.contains(&facts.uid);
-        self.pods.insert(Key::of(pod), facts);
+        self.pods.insert(ObjectKey::of(pod), facts);
     }
 
     /// A pod was deleted by us: the watch may tell of it as it was for a while.
@@ -212,7 +212,7 @@ impl Index {
     }
 
     /// A pod is gone, or cannot be understood.
-    pub fn delete_pod(&mut self, key: &Key) {
+    pub fn delete_pod(&mut self, key: &ObjectKey) {
         if let Some(gone) = self.pods.remove(key) {
             self.doomed.remove(&gone.uid);
         }
@@ -236,7 +236,7 @@ impl Index {
     }
 
     /// The pods in a namespace.
-    pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a PodFacts)> {
+    pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a ObjectKey, &'a PodFacts)> {
         self.pods
             .iter()
             .filter(move |(key, _)| key.namespace() == namespace)

@@ -31,9 +31,9 @@ use futures::{FutureExt, StreamExt};
 use lb_crds::names;
 use lb_runtime::events::Events;
 use lb_runtime::leader::{LeaderConfig, lead};
-use lb_runtime::lease::Timing;
+use lb_runtime::lease::LeaseTiming;
 use lb_runtime::watch::Change;
-use lb_runtime::{Context, Gate};
+use lb_runtime::{Context, ReadinessGate};
 
 use crate::apply::Writer;
 use crate::args::Config;
@@ -57,7 +57,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             namespace: config.operator_namespace.clone(),
             name: config.lease_name.clone(),
             identity: context.pod_name.clone(),
-            timing: Timing::default(),
+            timing: LeaseTiming::default(),
         },
         context.shutdown.clone(),
     );
@@ -170,9 +170,9 @@ fn after(pause: Duration) -> tokio::time::Instant {
 
 /// Nothing is decided before everything has been listed once.
 struct Gates {
-    stack: (Gate, bool),
-    pods: (Gate, bool),
-    objects: (Gate, BTreeSet<Kind>),
+    stack: (ReadinessGate, bool),
+    pods: (ReadinessGate, bool),
+    objects: (ReadinessGate, BTreeSet<Kind>),
 }
 
 impl Gates {

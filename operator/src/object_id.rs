@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kube::api::{ApiResource, GroupVersionKind};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 /// The kinds, in the order in which they are applied: what others need comes first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -121,7 +121,7 @@ pub struct ObjectId {
     /// Its kind.
     pub kind: Kind,
     /// Its namespace and name.
-    pub key: Key,
+    pub key: ObjectKey,
 }
 
 impl ObjectId {
@@ -130,7 +130,7 @@ impl ObjectId {
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self {
             kind,
-            key: Key::new(namespace, name),
+            key: ObjectKey::new(namespace, name),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The arguments every program takes. Each is also an environment variable, so that a manifest can set it without
-//! rewriting the command line.
+//! Arguments of every program. Each can also be set by an environment variable.
 
 use std::net::SocketAddr;
 
@@ -12,19 +11,19 @@ pub struct CommonArgs {
     #[arg(long, env = "LB_LISTEN", default_value = "[::]:7472")]
     pub listen: SocketAddr,
 
-    /// The least severe level that is logged.
+    /// Minimum severity of log lines.
     #[arg(long, env = "LB_LOG_LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
-    /// Shape of the log lines; `auto` is text on a terminal and JSON elsewhere.
+    /// Format of log lines; `auto` is text on a terminal and JSON otherwise.
     #[arg(long, env = "LB_LOG_FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
 
-    /// Namespace that the stack runs in, and that pools and advertisements are read from.
+    /// Namespace of the stack, its pools and its advertisements.
     #[arg(long, env = "LB_NAMESPACE", default_value = "metallb-system")]
     pub namespace: String,
 
-    /// Name of this pod: the identity in Leases and events. The host name when absent.
+    /// Name of this pod, used as identity in Leases and events [default: the host name].
     #[arg(long, env = "LB_POD_NAME")]
     pub pod_name: Option<String>,
 }
@@ -32,25 +31,25 @@ pub struct CommonArgs {
 /// Severity of log lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum LogLevel {
-    /// Something failed and needs a person.
+    /// Failures that need intervention.
     Error,
-    /// Something is wrong, and the program goes on.
+    /// Problems that the program handles itself.
     Warn,
-    /// A change that an operator of the cluster acts on.
+    /// Changes of state.
     Info,
-    /// A decision with its reason.
+    /// Decisions and their reasons.
     Debug,
     /// Packets.
     Trace,
 }
 
-/// Shape of log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text on a terminal, JSON otherwise.
     Auto,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Plain text.
     Text,
 }

@@ -1,8 +1,7 @@
-//! Events on objects, as `kubectl describe` shows them. Publishing never waits: events are queued, written by one
-//! task, and given up after a few tries, because no decision may depend on them.
+//! Kubernetes Events. Publishing never blocks: one task writes the queue, and drops an event after five attempts.
 //!
-//! kube's own recorder groups events by reason alone, so that "Assigned IP a" followed by "Assigned IP b" would show
-//! the first address twice; it also keeps every event it wrote. Here each distinct event is written once.
+//! kube's `Recorder` groups events by reason only, so "Assigned IP a" followed by "Assigned IP b" would count the first
+//! message twice. Here an event is written unless it equals the last one about the same object.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,41 +19,43 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 
 use crate::text::truncate;
-use crate::{Backoff, Key};
+use crate::{Backoff, ObjectKey};
 
-/// Events waiting to be written; more than that and the newest are dropped, with a log line. Room for two about each of ten
-/// thousand Services, which the deletion of a large pool makes.
-const QUEUE: usize = 32_768;
-/// Requests under way at once.
-const IN_FLIGHT: usize = 8;
-/// Objects whose last event is remembered; beyond that the memory starts over, and one repeat may be written.
-const REMEMBERED: usize = 65_536;
+/// Capacity of the queue; new events are dropped while it is full. Deleting a large pool causes two events for each of
+/// ten thousand Services.
+const QUEUE_CAPACITY: usize = 32_768;
+/// Concurrent write requests.
+const MAX_IN_FLIGHT: usize = 8;
+/// Objects whose last event is remembered. When the limit is reached, all are forgotten, and one event may repeat.
+const MAX_REMEMBERED_OBJECTS: usize = 65_536;
+/// Attempts to write one event.
+const MAX_ATTEMPTS: u32 = 5;
 /// Delay before the first retry of a write; it doubles with each.
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Longest delay between retries of a write.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(4);
-/// The API server's limit for a note, in bytes.
+/// Limit of the API server for `note`, in bytes.
 const NOTE_LIMIT: usize = 1024;
 
-/// Whether an event is news or trouble.
+/// The `type` of an event.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum EventKind {
-    /// Something happened as it should.
+    /// An expected change.
     Normal,
-    /// Something needs attention.
+    /// A problem.
     Warning,
 }
 
-/// Publishes events under one component's name. Clones share the queue.
+/// Publishes the events of one component. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<Draft>,
+    queue: mpsc::Sender<QueuedEvent>,
     component: &'static str,
 }
 
-/// What an event is made of: a fraction of its size, for there may be thousands in the queue.
+/// The content of an [`Event`], in a fraction of its size: the queue may hold thousands.
 #[derive(Debug)]
-struct Draft {
+struct QueuedEvent {
     regarding: Regarding,
     kind: EventKind,
     reason: Box<str>,
@@ -63,31 +64,31 @@ struct Draft {
     time: Timestamp,
 }
 
-/// The object that an event is about.
+/// The object of an event.
 #[derive(Clone, Debug, Hash)]
 pub struct Regarding {
-    /// Its namespace and name.
-    pub key: Key,
-    /// Its group and version.
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Group and version.
     pub api_version: &'static str,
-    /// Its kind.
+    /// Kind.
     pub kind: &'static str,
-    /// Its uid, if it is known.
+    /// UID, if known.
     pub uid: Option<Arc<str>>,
 }
 
 impl Events {
-    /// Starts the writing task. `component` is what `kubectl describe` shows under "From"; `instance` is the pod.
+    /// Starts the writer task. `kubectl describe` shows `component` in the column "From"; `instance` is the pod name.
     #[must_use]
     pub fn new(client: Client, component: &'static str, instance: &str) -> Self {
-        let (queue, events) = mpsc::channel(QUEUE);
+        let (queue, events) = mpsc::channel(QUEUE_CAPACITY);
         tokio::spawn(write_all(client, events, component, instance.to_owned()));
         Self { queue, component }
     }
 
-    /// Queues an event about an object. One that says the same as the last one about the same object is not written.
+    /// Queues an event. It is not written if it equals the last one about the same object.
     ///
-    /// `reason` and `action` are at most 128 bytes long, as the API asks; a longer `note` is cut at 1 KiB.
+    /// The API limits `reason` and `action` to 128 bytes. `note` is truncated to 1 KiB.
     pub fn publish(
         &self,
         regarding: Regarding,
@@ -96,7 +97,7 @@ impl Events {
         action: &'static str,
         note: String,
     ) {
-        let draft = Draft {
+        let event = QueuedEvent {
             regarding,
             kind,
             reason: reason.into(),
@@ -104,14 +105,14 @@ impl Events {
             note: truncate(note, NOTE_LIMIT).into(),
             time: Timestamp::now(),
         };
-        if let Err(error) = self.queue.try_send(draft) {
-            tracing::warn!(component = self.component, %error, "event dropped");
+        if let Err(error) = self.queue.try_send(event) {
+            tracing::warn!(component = self.component, %error, "event queue is full; event dropped");
         }
     }
 }
 
-impl Draft {
-    fn event(self, component: &str, instance: &str) -> Event {
+impl QueuedEvent {
+    fn into_event(self, component: &str, instance: &str) -> Event {
         let Regarding {
             key,
             api_version,
@@ -119,15 +120,15 @@ impl Draft {
             uid,
         } = self.regarding;
         let (namespace, name) = (key.namespace(), key.name());
-        // Events about a cluster-scoped object live in `default`: kubectl looks for them there.
-        let home = if namespace.is_empty() {
+        // kubectl expects events about cluster-scoped objects in `default`.
+        let event_namespace = if namespace.is_empty() {
             "default"
         } else {
             namespace
         };
         Event {
             metadata: ObjectMeta {
-                namespace: Some(home.to_owned()),
+                namespace: Some(event_namespace.to_owned()),
                 name: Some(format!("{name}.{:x}", self.time.as_nanosecond())),
                 ..ObjectMeta::default()
             },
@@ -154,10 +155,10 @@ impl Draft {
     }
 }
 
-/// A reference to an object, for [`Events::publish`].
+/// The reference to an object for [`Events::publish`].
 #[must_use]
 pub fn reference(
-    key: &Key,
+    key: &ObjectKey,
     api_version: &'static str,
     kind: &'static str,
     uid: Option<Arc<str>>,
@@ -170,21 +171,21 @@ pub fn reference(
     }
 }
 
-/// Remembers the last event about each object, as hashes: 16 bytes an object.
+/// The last event about each object, as hashes: 16 bytes per object.
 #[derive(Default)]
-struct Last {
+struct LastEvents {
     by_object: HashMap<u64, u64>,
 }
 
-impl Last {
-    /// Whether this event says something new about its object.
-    fn is_news(&mut self, draft: &Draft) -> bool {
-        let object = hash(&draft.regarding);
-        let says = hash(&(draft.kind, &draft.reason, &draft.note));
-        if self.by_object.len() >= REMEMBERED {
+impl LastEvents {
+    /// Records the event; returns whether it differs from the last one about its object.
+    fn record(&mut self, event: &QueuedEvent) -> bool {
+        let object = hash(&event.regarding);
+        let content = hash(&(event.kind, &event.reason, &event.note));
+        if self.by_object.len() >= MAX_REMEMBERED_OBJECTS {
             self.by_object.clear();
         }
-        self.by_object.insert(object, says) != Some(says)
+        self.by_object.insert(object, content) != Some(content)
     }
 }
 
@@ -194,36 +195,43 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-async fn write_all(client: Client, mut drafts: mpsc::Receiver<Draft>, component: &str, instance: String) {
-    let mut last = Last::default();
-    let mut under_way = FuturesUnordered::new();
+async fn write_all(
+    client: Client,
+    mut queue: mpsc::Receiver<QueuedEvent>,
+    component: &str,
+    instance: String,
+) {
+    let mut last_events = LastEvents::default();
+    let mut in_flight = FuturesUnordered::new();
     loop {
         tokio::select! {
-            draft = drafts.recv(), if under_way.len() < IN_FLIGHT => match draft {
-                Some(draft) if last.is_news(&draft) => {
-                    under_way.push(write(client.clone(), draft.event(component, &instance)));
+            event = queue.recv(), if in_flight.len() < MAX_IN_FLIGHT => match event {
+                Some(event) if last_events.record(&event) => {
+                    in_flight.push(write(client.clone(), event.into_event(component, &instance)));
                 }
                 Some(_) => {}
                 None => break,
             },
-            Some(()) = under_way.next() => {}
+            Some(()) = in_flight.next() => {}
         }
     }
-    while under_way.next().await.is_some() {}
+    while in_flight.next().await.is_some() {}
 }
 
 async fn write(client: Client, event: Event) {
     let api: Api<Event> = Api::namespaced(client, event.metadata.namespace.as_deref().unwrap_or("default"));
     let mut backoff = Backoff::new(FIRST_RETRY_DELAY, MAX_RETRY_DELAY);
-    for tries_left in (0..5).rev() {
+    for attempt in 1..=MAX_ATTEMPTS {
         match api.create(&PostParams::default(), &event).await {
             Ok(_) => return,
-            // The object's namespace is going, or the role lacks the verb: trying again changes nothing.
+            // The namespace is terminating, or RBAC forbids it: a retry cannot succeed.
             Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
-                tracing::debug!(reason = event.reason, error = %status.message, "event refused");
+                tracing::debug!(reason = event.reason, error = %status.message, "event rejected by the API server");
                 return;
             }
-            Err(error) if tries_left == 0 => tracing::warn!(reason = event.reason, %error, "event lost"),
+            Err(error) if attempt == MAX_ATTEMPTS => {
+                tracing::warn!(reason = event.reason, %error, "failed to write event; dropped")
+            }
             Err(_) => {
                 tokio::time::sleep(backoff.next_delay()).await;
             }
@@ -235,9 +243,9 @@ async fn write(client: Client, event: Event) {
 mod tests {
     use super::*;
 
-    fn event(object: &str, reason: &str, note: &str) -> Draft {
-        Draft {
-            regarding: reference(&Key::new("ns", object), "v1", "Service", None),
+    fn event(object: &str, reason: &str, note: &str) -> QueuedEvent {
+        QueuedEvent {
+            regarding: reference(&ObjectKey::new("ns", object), "v1", "Service", None),
             kind: EventKind::Normal,
             reason: reason.into(),
             action: "Test",
@@ -247,15 +255,15 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_repeats_the_last_one_about_its_object_is_not_written() {
-        let mut last = Last::default();
-        assert!(last.is_news(&event("a", "IPAllocated", "Assigned IP 1")));
-        assert!(!last.is_news(&event("a", "IPAllocated", "Assigned IP 1")));
-        assert!(last.is_news(&event("b", "IPAllocated", "Assigned IP 1")));
-        assert!(last.is_news(&event("a", "IPAllocated", "Assigned IP 2")));
+    fn repetition_of_the_last_event_is_not_written() {
+        let mut last_events = LastEvents::default();
+        assert!(last_events.record(&event("a", "IPAllocated", "Assigned IP 1")));
+        assert!(!last_events.record(&event("a", "IPAllocated", "Assigned IP 1")));
+        assert!(last_events.record(&event("b", "IPAllocated", "Assigned IP 1")));
+        assert!(last_events.record(&event("a", "IPAllocated", "Assigned IP 2")));
         assert!(
-            last.is_news(&event("a", "IPAllocated", "Assigned IP 1")),
-            "it changed in between: news again"
+            last_events.record(&event("a", "IPAllocated", "Assigned IP 1")),
+            "the event is not a repetition of the last one"
         );
     }
 }

@@ -1,33 +1,33 @@
-//! Readiness as a set of named gates: a program is ready once everything it must have seen has been seen.
+//! Readiness: a program is ready when all of its named gates are open.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The gates of one program. Clones share them.
+/// The readiness gates of one program. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     gates: Arc<Mutex<BTreeMap<&'static str, bool>>>,
 }
 
-/// One thing that has to happen before the program is ready.
+/// A precondition of readiness, such as the first complete list of a kind.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ReadinessGate {
     name: &'static str,
     health: Health,
 }
 
 impl Health {
-    /// Adds a gate, closed until [`Gate::open`] is called.
+    /// Adds a gate, closed until [`ReadinessGate::open`] is called.
     #[must_use]
-    pub fn gate(&self, name: &'static str) -> Gate {
+    pub fn gate(&self, name: &'static str) -> ReadinessGate {
         self.set(name, false);
-        Gate {
+        ReadinessGate {
             name,
             health: self.clone(),
         }
     }
 
-    /// The names of the gates that are still closed: empty when the program is ready.
+    /// Names of the closed gates; empty when the program is ready.
     #[must_use]
     pub fn closed(&self) -> Vec<&'static str> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,13 +46,13 @@ impl Health {
     }
 }
 
-impl Gate {
-    /// Opens the gate; opening it again is without effect.
+impl ReadinessGate {
+    /// Opens the gate; idempotent.
     pub fn open(&self) {
         self.health.set(self.name, true);
     }
 
-    /// Closes the gate again.
+    /// Closes the gate; idempotent.
     pub fn close(&self) {
         self.health.set(self.name, false);
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_ready_once_every_gate_is_open() {
+    fn ready_when_every_gate_is_open() {
         let health = Health::default();
         assert!(health.closed().is_empty());
         let services = health.gate("services");

@@ -1,4 +1,4 @@
-//! The HTTP endpoints that the kubelet and Prometheus read: /healthz, /readyz and /metrics.
+//! HTTP endpoints for the kubelet and Prometheus: /healthz, /readyz and /metrics.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,17 +13,17 @@ use tokio::net::TcpListener;
 
 use crate::Health;
 
-/// Binds the endpoints' address. On a host without IPv6, `[::]` means every IPv4 address.
+/// Binds the address of the endpoints. On a host without IPv6, `[::]` falls back to `0.0.0.0`.
 pub(crate) async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(listen).await {
-        Err(_) if listen.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6() => {
+        Err(_) if listen.ip() == Ipv6Addr::UNSPECIFIED && ipv6_is_disabled() => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, listen.port())).await
         }
         bound => bound,
     }
 }
 
-fn no_ipv6() -> bool {
+fn ipv6_is_disabled() -> bool {
     std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_err()
 }
 

@@ -1,4 +1,4 @@
-//! Drives the Lease machine against the API: watches the one Lease, makes the writes, tells who leads.
+//! Leader election against the API: watches one Lease, writes it, and reports whether this process leads.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,156 +13,156 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch as channel;
 
-use crate::lease::{Machine, Outcome, Record, Timing, Write};
+use crate::lease::{LeaderElector, LeaseRecord, LeaseTiming, LeaseWrite, LeaseWriteResult};
 use crate::watch::{Change, watch};
-use crate::{Key, Shutdown, sleep_until};
+use crate::{ObjectKey, Shutdown, sleep_until};
 
-/// How long a release may take before the program goes without it.
+/// Time limit for the release at shutdown.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
-/// How long one write may take: shorter than the renew deadline, so that a lost answer leaves time for another try.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time limit for one write: shorter than the renew deadline, so that a lost response leaves time for a retry.
+const LEASE_WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Annotation of a Lease that was given back: what its last holder has left for the next one.
-const FAREWELL: &str = "lb-operator.io/handoff";
+/// Annotation of a released Lease: note of the last holder for its successor.
+const HANDOFF_ANNOTATION: &str = "lb-operator.io/handoff";
 
-/// Which Lease, and who asks for it.
+/// Settings of a leader election.
 #[derive(Clone, Debug)]
 pub struct LeaderConfig {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of the Lease.
     pub name: String,
-    /// Who this process is: its pod's name. Unique among the candidates.
+    /// Identity of this process, unique among the candidates: the pod name.
     pub identity: String,
-    /// Timing of the Lease.
-    pub timing: Timing,
+    /// LeaseTiming of the Lease.
+    pub timing: LeaseTiming,
 }
 
-/// Leadership of this process: a value to watch, and a task that gives the Lease back at shutdown.
+/// Handle of a running leader election.
 #[derive(Debug)]
 pub struct Leadership {
     /// True while this process leads.
     pub leads: channel::Receiver<bool>,
     handoff: Arc<OnceLock<String>>,
-    inherited: Arc<Mutex<String>>,
+    predecessor_handoff: Arc<Mutex<String>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Leadership {
-    /// Leaves something for the next holder to know; it is written when the Lease is given back.
-    pub fn leave(&self, handoff: String) {
-        // The first is the one that counts, and nobody says two.
+    /// Sets the note for the next holder, written with the release. Only the first call has an effect.
+    pub fn set_handoff(&self, handoff: String) {
         let _ = self.handoff.set(handoff);
     }
 
-    /// While this process leads: what the last holder has left when it gave the Lease back; empty when nothing.
+    /// Note of the previous holder, valid while this process leads; empty if it wrote no note.
     #[must_use]
-    pub fn inherited(&self) -> String {
-        self.inherited
+    pub fn predecessor_handoff(&self) -> String {
+        self.predecessor_handoff
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Waits until the Lease has been given back; call it after shutdown was requested.
+    /// Waits until the Lease is released, at most for the release timeout. Call it after shutdown was requested.
     pub async fn released(self) {
-        // The task ends by itself after the release or its timeout. It can fail only by a panic, already reported.
+        // The task fails only by a panic, which is already reported.
         let _ = self.task.await;
     }
 }
 
-/// Competes for a Lease until shutdown is requested, then gives it back.
+/// Runs a leader election until shutdown is requested, then releases the Lease.
 #[must_use]
 pub fn lead(client: Client, config: LeaderConfig, shutdown: Shutdown) -> Leadership {
     let (sender, leads) = channel::channel(false);
-    let (handoff, inherited) = (Arc::default(), Arc::default());
-    let ends = Ends {
+    let shared = LeadershipState {
         leads: sender,
-        handoff: Arc::clone(&handoff),
-        inherited: Arc::clone(&inherited),
+        handoff: Arc::default(),
+        predecessor_handoff: Arc::default(),
     };
-    let task = tokio::spawn(drive(client, config, shutdown, ends));
     Leadership {
         leads,
-        handoff,
-        inherited,
-        task,
+        handoff: Arc::clone(&shared.handoff),
+        predecessor_handoff: Arc::clone(&shared.predecessor_handoff),
+        task: tokio::spawn(run_election(client, config, shutdown, shared)),
     }
 }
 
-/// The task's ends of what [`Leadership`] holds.
-struct Ends {
+/// The task's side of [`Leadership`].
+struct LeadershipState {
     leads: channel::Sender<bool>,
     handoff: Arc<OnceLock<String>>,
-    inherited: Arc<Mutex<String>>,
+    predecessor_handoff: Arc<Mutex<String>>,
 }
 
-async fn drive(client: Client, config: LeaderConfig, shutdown: Shutdown, ends: Ends) {
+async fn run_election(client: Client, config: LeaderConfig, shutdown: Shutdown, shared: LeadershipState) {
     let api: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
-    let mine = Key::new(&config.namespace, &config.name);
-    let only = watcher::Config::default().fields(&format!("metadata.name={}", config.name));
-    let mut changes = std::pin::pin!(watch::<Lease>(Api::namespaced(client, &config.namespace), only));
-    let mut machine = Machine::new(config.identity.clone(), config.timing);
+    let lease_key = ObjectKey::new(&config.namespace, &config.name);
+    let filter = watcher::Config::default().fields(&format!("metadata.name={}", config.name));
+    let mut changes = std::pin::pin!(watch::<Lease>(Api::namespaced(client, &config.namespace), filter));
+    let mut elector = LeaderElector::new(config.identity.clone(), config.timing);
     let mut acquired = Timestamp::now();
-    let mut seen = false;
+    let mut exists = false;
     let mut writing: OptionFuture<_> = None.into();
     let mut deadline: Option<tokio::time::Instant> = None;
     loop {
         let now = Instant::now();
-        if let Some(write) = machine.poll_write(now) {
+        if let Some(write) = elector.poll_write(now) {
             if write.acquires {
                 acquired = Timestamp::now();
             }
-            writing = Some(Box::pin(perform(&api, &config, write, acquired))).into();
+            writing = Some(Box::pin(write_lease(&api, &config, write, acquired))).into();
         }
-        machine
-            .inherited()
-            .clone_into(&mut ends.inherited.lock().unwrap_or_else(PoisonError::into_inner));
-        announce(&ends.leads, machine.leads(now), &config);
-        if machine.released() {
+        elector.predecessor_handoff().clone_into(
+            &mut shared
+                .predecessor_handoff
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        publish(&shared.leads, elector.is_leader(now), &config);
+        if elector.is_released() {
             return;
         }
-        // With a write under way, a deadline that has passed has been acted on: its outcome is what comes next.
-        let due = machine
+        // A deadline that passes during a write has been handled: the result of the write comes next.
+        let due = elector
             .poll_timeout()
-            .filter(|due| *due > now || !machine.is_writing());
+            .filter(|due| *due > now || !elector.is_writing());
         tokio::select! {
             Some(change) = changes.next() => match change {
                 Change::Apply(lease) => {
-                    seen = true;
-                    machine.observe(Instant::now(), Some(record(&lease)));
+                    exists = true;
+                    elector.observe(Instant::now(), Some(lease_record(&lease)));
                 }
-                Change::Delete(key) | Change::Invalid { key, .. } if key == mine => {
-                    seen = false;
-                    machine.observe(Instant::now(), None);
+                Change::Delete(key) | Change::Invalid { key, .. } if key == lease_key => {
+                    exists = false;
+                    elector.observe(Instant::now(), None);
                 }
-                Change::Synced if !seen => machine.observe(Instant::now(), None),
+                Change::Synced if !exists => elector.observe(Instant::now(), None),
                 Change::Delete(_) | Change::Invalid { .. } | Change::Listing | Change::Synced => {}
             },
-            Some(outcome) = &mut writing => {
+            Some(result) = &mut writing => {
                 writing = None.into();
-                machine.written(Instant::now(), outcome);
+                elector.handle_result(Instant::now(), result);
             }
             () = sleep_until(due) => {}
             () = shutdown.requested(), if deadline.is_none() => {
                 deadline = Some(tokio::time::Instant::now() + RELEASE_TIMEOUT);
-                machine.release(Instant::now(), ends.handoff.get().cloned().unwrap_or_default());
+                elector.release(Instant::now(), shared.handoff.get().cloned().unwrap_or_default());
             }
             () = sleep_until(deadline) => return,
         }
     }
 }
 
-fn announce(leads: &channel::Sender<bool>, now_leads: bool, config: &LeaderConfig) {
+fn publish(leads: &channel::Sender<bool>, now_leads: bool, config: &LeaderConfig) {
     leads.send_if_modified(|leads| {
         let changed = *leads != now_leads;
         if changed {
             let identity = &config.identity;
             let lease = &config.name;
             if now_leads {
-                tracing::info!(lease, identity, "leading");
+                tracing::info!(lease, identity, "became leader");
             } else {
-                tracing::info!(lease, identity, "no longer leading");
+                tracing::info!(lease, identity, "lost leadership");
             }
         }
         *leads = now_leads;
@@ -170,40 +170,45 @@ fn announce(leads: &channel::Sender<bool>, now_leads: bool, config: &LeaderConfi
     });
 }
 
-fn record(lease: &Lease) -> Record {
+fn lease_record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec
         .lease_duration_seconds
         .and_then(|seconds| u64::try_from(seconds).ok());
-    Record {
+    LeaseRecord {
         holder: spec.holder_identity.unwrap_or_default(),
-        duration: seconds.map_or(Timing::default().duration, Duration::from_secs),
+        duration: seconds.map_or(LeaseTiming::default().duration, Duration::from_secs),
         transitions: spec.lease_transitions.unwrap_or_default(),
         version: lease.metadata.resource_version.clone().unwrap_or_default(),
         handoff: lease
             .metadata
             .annotations
             .as_ref()
-            .and_then(|annotations| annotations.get(FAREWELL))
+            .and_then(|annotations| annotations.get(HANDOFF_ANNOTATION))
             .cloned()
             .unwrap_or_default(),
     }
 }
 
-/// Creates or replaces the Lease. A Lease is ours whole, so replacing it drops nobody's fields.
-async fn perform(api: &Api<Lease>, config: &LeaderConfig, write: Write, acquired: Timestamp) -> Outcome {
+/// Creates or replaces the Lease. No other client writes fields of it, so it is replaced as a whole.
+async fn write_lease(
+    api: &Api<Lease>,
+    config: &LeaderConfig,
+    write: LeaseWrite,
+    acquired: Timestamp,
+) -> LeaseWriteResult {
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(config.name.clone()),
             namespace: Some(config.namespace.clone()),
             resource_version: write.replaces.clone(),
             annotations: (!write.handoff.is_empty())
-                .then(|| [(FAREWELL.to_owned(), write.handoff.clone())].into()),
+                .then(|| [(HANDOFF_ANNOTATION.to_owned(), write.handoff.clone())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
             acquire_time: Some(MicroTime(acquired)),
-            // A released Lease is free at once: one second is the least the API accepts.
+            // A released Lease is free immediately; one second is the minimum that the API accepts.
             lease_duration_seconds: Some(if write.holder.is_empty() {
                 1
             } else {
@@ -221,18 +226,18 @@ async fn perform(api: &Api<Lease>, config: &LeaderConfig, write: Write, acquired
             None => api.create(&PostParams::default(), &lease).await,
         }
     };
-    match tokio::time::timeout(WRITE_TIMEOUT, request).await {
-        Ok(Ok(lease)) => Outcome::Written(record(&lease)),
+    match tokio::time::timeout(LEASE_WRITE_TIMEOUT, request).await {
+        Ok(Ok(lease)) => LeaseWriteResult::Written(lease_record(&lease)),
         Ok(Err(error)) => {
             let conflict = matches!(&error, kube::Error::Api(status) if status.code == 409);
             if !conflict {
-                tracing::warn!(lease = config.name, %error, "lease not written");
+                tracing::warn!(lease = config.name, %error, "Lease update failed");
             }
-            Outcome::Failed
+            LeaseWriteResult::Failed
         }
         Err(_) => {
-            tracing::warn!(lease = config.name, "lease not written: no answer");
-            Outcome::Failed
+            tracing::warn!(lease = config.name, "Lease update timed out");
+            LeaseWriteResult::Failed
         }
     }
 }

@@ -1,24 +1,25 @@
-//! Leadership by a Lease, as a machine without I/O: what is observed and the time go in, writes come out.
+//! Leader election with a Lease, as a state machine without I/O: observations and time go in, writes come out.
 //!
-//! The rule is client-go's: clocks of different machines are never compared. A candidate counts a Lease as expired
-//! when it has itself seen no change of it for the Lease's duration; the holder gives up when its own last renewal
-//! that succeeded was *begun* longer ago than the renew deadline, which is shorter. So the old holder has stopped
-//! before a new one may start.
+//! The rules are client-go's; clocks of different hosts are never compared:
+//! - A candidate considers a Lease expired if it has not seen the object change for the Lease's duration.
+//! - The leader stops if the last successful renewal *started* longer ago than the renew deadline.
+//!
+//! The renew deadline is shorter than the duration, so the old leader has stopped before a new one starts.
 
 use std::time::{Duration, Instant};
 
-/// Timing of a Lease.
+/// LeaseTiming of a Lease.
 #[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// How long a Lease that nobody renews stays with its holder.
+pub struct LeaseTiming {
+    /// Time without a renewal after which other candidates consider the Lease expired.
     pub duration: Duration,
-    /// How long the holder goes on without a renewal that succeeds. Shorter than `duration`.
+    /// Time without a successful renewal after which the holder stops leading. Shorter than `duration`.
     pub renew_deadline: Duration,
-    /// Pause between renewals, and between tries to acquire.
+    /// Interval between renewals, and between attempts to acquire the Lease.
     pub retry: Duration,
 }
 
-impl Default for Timing {
+impl Default for LeaseTiming {
     /// client-go's defaults: 15 s, 10 s, 2 s.
     fn default() -> Self {
         Self {
@@ -31,77 +32,82 @@ impl Default for Timing {
 
 /// The part of a Lease object that leadership depends on.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Record {
-    /// Who holds it; empty when it was released.
+pub struct LeaseRecord {
+    /// Identity of the holder; empty after a release.
     pub holder: String,
-    /// How long its holder asks others to wait.
+    /// `leaseDurationSeconds` of the holder.
     pub duration: Duration,
-    /// How often it has changed hands.
+    /// Number of changes of the holder.
     pub transitions: i32,
-    /// Resource version of the object: changes with every write, and guards ours.
+    /// Resource version of the object: the precondition of the next write.
     pub version: String,
-    /// What its last holder has left for the next one when it gave it back; empty when nothing.
+    /// Note that the last holder wrote for its successor with the release; empty without one.
     pub handoff: String,
 }
 
-/// A write of the Lease. It must carry `replaces` as a precondition: the version of the object it replaces, or, when
-/// absent, that there is none.
+/// A write of the Lease, to be made with the precondition `replaces`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Write {
-    /// The new holder: this process, or empty to release.
+pub struct LeaseWrite {
+    /// Identity of this process, or empty to release the Lease.
     pub holder: String,
-    /// How often the Lease has changed hands, with this write.
+    /// Number of changes of the holder, including this write.
     pub transitions: i32,
-    /// Whether the holder is new, and so the time of acquisition.
+    /// Whether this write changes the holder, and therefore `acquireTime`.
     pub acquires: bool,
-    /// Version of the object this write replaces.
+    /// Version of the object to replace; `None` to create the object.
     pub replaces: Option<String>,
-    /// What is left for the next holder: only with a release.
+    /// Note for the next holder, only with a release.
     pub handoff: String,
 }
 
-/// What came of a [`Write`].
+/// Result of a [`LeaseWrite`].
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// Written; the Lease now looks like this.
-    Written(Record),
-    /// Someone else wrote first, or the request failed: the observed state will tell.
+pub enum LeaseWriteResult {
+    /// The write succeeded; this is the new state.
+    Written(LeaseRecord),
+    /// The request failed, or another client wrote first. The next observation shows the state.
     Failed,
 }
 
-/// One candidate's view of one Lease.
+/// One candidate for one Lease.
+///
+/// Call [`observe`](Self::observe) with each state of the object. Make the write that
+/// [`poll_write`](Self::poll_write) returns, and pass its result to [`handle_result`](Self::handle_result). Call both
+/// [`poll_write`](Self::poll_write) and [`is_leader`](Self::is_leader) again at [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
-pub struct Machine {
+pub struct LeaderElector {
     identity: String,
-    timing: Timing,
-    observed: Option<Observed>,
+    timing: LeaseTiming,
+    /// The current state of the object, if it exists.
+    observed: Option<ObservedLease>,
+    /// Whether the object, or its absence, was observed.
     known: bool,
     next_try: Option<Instant>,
-    in_flight: Option<InFlight>,
-    /// When the last renewal that succeeded was begun; `Some` while this process leads.
+    in_flight: Option<LeaseWriteInFlight>,
+    /// Start of the last successful renewal; `Some` while this process holds the Lease.
     renewed: Option<Instant>,
-    /// Set once the Lease is to be given back: what to leave for the next holder.
+    /// The note for the next holder, once a release was requested.
     releasing: Option<String>,
-    /// What the holder before us has left, since we last acquired the Lease.
-    inherited: String,
+    /// Note of the previous holder, as of our last acquisition.
+    predecessor_handoff: String,
 }
 
 #[derive(Debug)]
-struct Observed {
-    record: Record,
+struct ObservedLease {
+    record: LeaseRecord,
     since: Instant,
 }
 
 #[derive(Debug)]
-struct InFlight {
-    begun: Instant,
+struct LeaseWriteInFlight {
+    started: Instant,
     releases: bool,
 }
 
-impl Machine {
-    /// A candidate that knows nothing yet.
+impl LeaderElector {
+    /// A candidate that has not observed the Lease yet.
     #[must_use]
-    pub fn new(identity: String, timing: Timing) -> Self {
+    pub fn new(identity: String, timing: LeaseTiming) -> Self {
         Self {
             identity,
             timing,
@@ -111,21 +117,21 @@ impl Machine {
             in_flight: None,
             renewed: None,
             releasing: None,
-            inherited: String::new(),
+            predecessor_handoff: String::new(),
         }
     }
 
-    /// Whether this process leads. False as soon as the renew deadline has passed, whatever is under way.
+    /// Whether this process leads. False after the renew deadline, even while a renewal is in flight.
     #[must_use]
-    pub fn leads(&self, now: Instant) -> bool {
+    pub fn is_leader(&self, now: Instant) -> bool {
         self.releasing.is_none()
             && self
                 .renewed
                 .is_some_and(|renewed| now < renewed + self.timing.renew_deadline)
     }
 
-    /// The Lease was seen, or its absence was.
-    pub fn observe(&mut self, now: Instant, record: Option<Record>) {
+    /// Takes a state of the Lease; `None` if it does not exist.
+    pub fn observe(&mut self, now: Instant, record: Option<LeaseRecord>) {
         self.known = true;
         let Some(record) = record else {
             self.observed = None;
@@ -138,45 +144,45 @@ impl Machine {
             .as_ref()
             .is_none_or(|observed| observed.record != record);
         if is_new {
-            // An older version of our own write may arrive after the answer to it: it tells nothing about others.
+            // The watch may deliver an older version after the response to our own write. While a write is in flight,
+            // its result decides.
             if holder_is_other && self.in_flight.is_none() {
                 self.renewed = None;
             }
             if record.holder.is_empty() {
                 self.next_try = Some(now);
             }
-            self.observed = Some(Observed { record, since: now });
+            self.observed = Some(ObservedLease { record, since: now });
         }
     }
 
-    /// Asks to give the Lease back, with something for the next holder to know, or an empty text. Leadership ends at
-    /// once; the release is written if it can be.
+    /// Requests a release, with a note for the next holder (may be empty). Leadership ends immediately; the release is
+    /// written once.
     pub fn release(&mut self, now: Instant, handoff: String) {
         self.releasing = Some(handoff);
         self.next_try = Some(now);
     }
 
-    /// While this process leads: what the last holder has left when it gave the Lease back. Empty when there was none, or
-    /// it ended without giving anything back.
+    /// Note of the previous holder, as of the last acquisition; empty if it wrote none or ended without a release.
     #[must_use]
-    pub fn inherited(&self) -> &str {
-        &self.inherited
+    pub fn predecessor_handoff(&self) -> &str {
+        &self.predecessor_handoff
     }
 
-    /// Whether there is nothing left to give back.
+    /// Whether a requested release has finished.
     #[must_use]
-    pub fn released(&self) -> bool {
+    pub fn is_released(&self) -> bool {
         self.releasing.is_some() && self.renewed.is_none() && self.in_flight.is_none()
     }
 
-    /// Whether a write is under way.
+    /// Whether a write is in flight.
     #[must_use]
     pub fn is_writing(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// The write to make now, if one is due. Its outcome must be handed to [`Machine::written`].
-    pub fn poll_write(&mut self, now: Instant) -> Option<Write> {
+    /// The write to make now, if one is due.
+    pub fn poll_write(&mut self, now: Instant) -> Option<LeaseWrite> {
         if !self.known || self.in_flight.is_some() {
             return None;
         }
@@ -191,9 +197,9 @@ impl Machine {
         let transitions = current.map_or(0, |record| record.transitions);
         if !holds {
             let released = current.filter(|record| record.holder.is_empty());
-            self.inherited = released.map_or_else(String::new, |record| record.handoff.clone());
+            self.predecessor_handoff = released.map_or_else(String::new, |record| record.handoff.clone());
         }
-        let write = Write {
+        let write = LeaseWrite {
             holder: if self.releasing.is_some() {
                 String::new()
             } else {
@@ -208,37 +214,34 @@ impl Machine {
             acquires: !holds,
             replaces: current.map(|record| record.version.clone()),
         };
-        self.in_flight = Some(InFlight {
-            begun: now,
+        self.in_flight = Some(LeaseWriteInFlight {
+            started: now,
             releases: self.releasing.is_some(),
         });
         Some(write)
     }
 
-    /// What came of the last write.
-    pub fn written(&mut self, now: Instant, outcome: Outcome) {
+    /// Takes the result of the write that [`poll_write`](Self::poll_write) returned last.
+    pub fn handle_result(&mut self, now: Instant, result: LeaseWriteResult) {
         let Some(write) = self.in_flight.take() else {
             return;
         };
-        match outcome {
-            Outcome::Written(record) => {
-                self.observed = Some(Observed { record, since: now });
-                self.renewed = (!write.releases).then_some(write.begun);
+        match result {
+            LeaseWriteResult::Written(record) => {
+                self.observed = Some(ObservedLease { record, since: now });
+                self.renewed = (!write.releases).then_some(write.started);
             }
-            Outcome::Failed if write.releases => self.renewed = None,
-            Outcome::Failed => {}
+            LeaseWriteResult::Failed if write.releases => self.renewed = None,
+            LeaseWriteResult::Failed => {}
         }
-        self.next_try = Some(
-            write.begun.max(now)
-                + if self.releasing.is_some() {
-                    Duration::ZERO
-                } else {
-                    self.timing.retry
-                },
-        );
+        let delay = match self.releasing {
+            Some(_) => Duration::ZERO,
+            None => self.timing.retry,
+        };
+        self.next_try = Some(write.started.max(now) + delay);
     }
 
-    /// When [`Machine::poll_write`] or [`Machine::leads`] must be asked again, if nothing happens before.
+    /// When [`poll_write`](Self::poll_write) or [`is_leader`](Self::is_leader) changes without further input.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.in_flight.is_some() {
@@ -256,7 +259,7 @@ impl Machine {
             Some(observed)
                 if observed.record.holder.is_empty() || observed.record.holder == self.identity =>
             {
-                // Released, or ours from before a restart of this very process: nobody else can be leading by it.
+                // Released, or held by this identity before a restart of the container: no other process leads.
                 Some(next_try.unwrap_or(observed.since))
             }
             Some(observed) => {

@@ -20,8 +20,8 @@ pub mod watch;
 
 pub use args::CommonArgs;
 pub use backoff::Backoff;
-pub use health::{Gate, Health};
-pub use object_key::Key;
+pub use health::{Health, ReadinessGate};
+pub use object_key::ObjectKey;
 pub use runtime::{Context, run};
 pub use shutdown::Shutdown;
 pub use sleep::sleep_until;

@@ -1,4 +1,4 @@
-//! Log lines on standard error, as fields: JSON in a pod, text on a terminal.
+//! Structured log lines on standard error: JSON in a pod, text on a terminal.
 
 use std::io::IsTerminal;
 
@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{CommonArgs, LogFormat, LogLevel};
 
-/// Starts logging. A second call (tests) is without effect.
+/// Starts logging. A second call, as in tests, has no effect.
 pub(crate) fn init(args: &CommonArgs) {
     let level = match args.log_level {
         LogLevel::Error => "error",
@@ -15,7 +15,7 @@ pub(crate) fn init(args: &CommonArgs) {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    // Below the program's own level the client's lines are noise: one for each request and each retry.
+    // The client libraries log each request and each retry at lower levels.
     let filter = format!(
         "{level},hyper=warn,hyper_util=warn,kube_client=error,kube_runtime=error,rustls=warn,tower=warn"
     );

@@ -1,25 +1,25 @@
-//! Metrics of the API client, under MetalLB's names.
+//! Metrics of the API client, with MetalLB's names.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
-/// The four `metallb_k8s_client_*` metrics, with the meaning that MetalLB's alerts rely on.
+/// The four `metallb_k8s_client_*` metrics that MetalLB's alerts use.
 #[derive(Clone, Debug)]
 pub struct ClientMetrics {
-    /// `metallb_k8s_client_updates_total`: objects handled.
+    /// `metallb_k8s_client_updates_total`: processed object updates.
     pub updates: IntCounter,
-    /// `metallb_k8s_client_update_errors_total`: objects whose handling failed.
+    /// `metallb_k8s_client_update_errors_total`: object updates that failed.
     pub update_errors: IntCounter,
-    /// `metallb_k8s_client_config_loaded_bool`: 1 once pools and advertisements have been read.
+    /// `metallb_k8s_client_config_loaded_bool`: 1 after pools and advertisements were listed once.
     pub config_loaded: IntGauge,
-    /// `metallb_k8s_client_config_stale_bool`: 1 while part of the configuration is invalid and not in force.
+    /// `metallb_k8s_client_config_stale_bool`: 1 while part of the configuration is invalid and ignored.
     pub config_stale: IntGauge,
 }
 
 impl ClientMetrics {
-    /// Makes and registers the metrics.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// When a metric of the same name is registered already.
+    /// If a metric of the same name is already registered.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             updates: IntCounter::new(

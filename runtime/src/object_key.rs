@@ -1,23 +1,19 @@
-//! How objects are named inside a program: namespace and name.
+//! Namespace and name of an object.
 
 use std::fmt;
 use std::sync::Arc;
 
 use kube::Resource;
 
-/// Stands between namespace and name. No name has it, and it sorts before all that names are made of: so keys sort by
-/// namespace, and then by name.
+/// Separates namespace and name. It sorts before every character of a name, so keys sort by namespace, then by name.
 const SEPARATOR: char = '\0';
 
-/// The namespace and name of an object; the namespace is empty for a cluster-scoped one.
-///
-/// The same object is named in many places of an index. Clones share the text, so that ten thousand objects do not take
-/// it ten thousand times more often than needed.
+/// Namespace and name of an object; the namespace is empty for a cluster-scoped object. Clones share the text.
 #[derive(Clone, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Key(Arc<str>);
+pub struct ObjectKey(Arc<str>);
 
-impl Key {
-    /// A key from its parts.
+impl ObjectKey {
+    /// Joins a namespace and a name.
     #[must_use]
     pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self(format!("{}{SEPARATOR}{}", namespace.as_ref(), name.as_ref()).into())
@@ -39,7 +35,7 @@ impl Key {
         self.parts().0
     }
 
-    /// Name.
+    /// Name of the object.
     #[must_use]
     pub fn name(&self) -> &str {
         self.parts().1
@@ -50,7 +46,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.parts() {
             ("", name) => f.write_str(name),
@@ -59,9 +55,9 @@ impl fmt::Display for Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({self})")
+        write!(f, "ObjectKey({self})")
     }
 }
 
@@ -70,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_sort_by_namespace_and_then_by_name() {
+    fn keys_sort_by_namespace_then_name() {
         let parts = [
             ("", "b"),
             ("a", "c"),
@@ -80,7 +76,7 @@ mod tests {
             ("a.b", "a"),
             ("b", ""),
         ];
-        let keys = parts.map(|(namespace, name)| Key::new(namespace, name));
+        let keys = parts.map(|(namespace, name)| ObjectKey::new(namespace, name));
         assert!(keys.is_sorted(), "{keys:?}");
         assert_eq!(
             keys.map(|key| key.to_string()),
@@ -89,9 +85,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_gives_back_its_parts() {
+    fn key_returns_its_parts() {
         for (namespace, name) in [("default", "web"), ("", "n1"), ("", "")] {
-            let key = Key::new(namespace, name);
+            let key = ObjectKey::new(namespace, name);
             assert_eq!((key.namespace(), key.name()), (namespace, name));
         }
     }

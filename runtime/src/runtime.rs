@@ -1,4 +1,4 @@
-//! The frame of a program: runtime, logging, signals, API client, HTTP endpoints.
+//! Start and end of a program: logging, Tokio runtime, signals, API client, HTTP endpoints.
 
 use anyhow::Context as _;
 use prometheus::Registry;
@@ -6,37 +6,34 @@ use prometheus::Registry;
 use crate::args::CommonArgs;
 use crate::{Health, Shutdown, http, logging};
 
-/// What a program is handed when it starts.
+/// Input of a program: API client, identity, metrics, readiness and shutdown.
 #[derive(Clone)]
 pub struct Context {
     /// Client of the Kubernetes API.
     pub client: kube::Client,
-    /// Namespace that the stack runs in.
+    /// Namespace of the stack.
     pub namespace: String,
     /// Name of this pod.
     pub pod_name: String,
-    /// Where metrics are registered; served at /metrics.
+    /// Metrics served at /metrics.
     pub registry: Registry,
-    /// Readiness gates; served at /readyz.
+    /// Readiness served at /readyz.
     pub health: Health,
-    /// Tells when to stop.
+    /// Request to stop.
     pub shutdown: Shutdown,
 }
 
-/// Runs a program until it returns: logging, one thread with one runtime, signals, API client and HTTP endpoints.
-/// `version` is the program's own.
-///
-/// One thread is enough for all three programs, and keeps memory and locking small.
+/// Runs a program until it returns, on a single-threaded Tokio runtime. `version` is the version of the program.
 ///
 /// # Errors
-/// When the program fails, when the API's address or credentials are missing, or when the HTTP address is taken.
+/// If the program fails, if the address or the credentials of the API are missing, or if the HTTP address is in use.
 pub fn run<F, R>(args: &CommonArgs, version: &str, program: F) -> anyhow::Result<()>
 where
     F: FnOnce(Context) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
     logging::init(args);
-    // Two providers could be compiled in by dependencies; the choice is made here, once. It fails only if made before.
+    // Dependencies may compile in several providers, so one is chosen here. This fails only if one is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -58,7 +55,7 @@ where
         let listener = http::bind(args.listen)
             .await
             .with_context(|| format!("listen on {} for metrics and probes: set --listen", args.listen))?;
-        // A task of its own: what the program waits for, dozens of times in a second, wakes up the program alone.
+        // In a separate task, so that frequent wakeups of the program do not poll the server.
         let server = tokio::spawn(http::serve(
             listener,
             context.health.clone(),

@@ -1,11 +1,11 @@
-//! One place that knows whether the program has been asked to stop.
+//! Request to stop the program, by a signal or by the program itself.
 
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// Tells every task that the program has been asked to stop.
+/// Request to stop. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     requested: Arc<watch::Sender<bool>>,
@@ -20,10 +20,10 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// A shutdown that SIGTERM and SIGINT request.
+    /// A shutdown requested by SIGTERM and SIGINT.
     ///
     /// # Errors
-    /// When the signal handlers cannot be installed.
+    /// If the signal handlers cannot be installed.
     pub(crate) fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -40,20 +40,14 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Asks the program to stop.
+    /// Requests the shutdown.
     pub fn request(&self) {
         self.requested.send_replace(true);
     }
 
-    /// Whether the program has been asked to stop.
-    #[must_use]
-    pub fn is_requested(&self) -> bool {
-        *self.requested.borrow()
-    }
-
-    /// Resolves once the program has been asked to stop; at once when that was before.
+    /// Waits for the request; returns immediately if it was made before.
     pub async fn requested(&self) {
-        // The sender lives as long as `self`, so waiting cannot fail.
+        // `self` keeps the sender, so this cannot fail.
         let _ = self.requested.subscribe().wait_for(|requested| *requested).await;
     }
 }

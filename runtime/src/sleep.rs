@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-/// Sleeps until the deadline, of `std` or of Tokio. Never completes without one.
+/// Sleeps until the deadline, an `Instant` of `std` or of Tokio. Never completes without one.
 pub async fn sleep_until<T: Into<Instant>>(deadline: Option<T>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

@@ -1,5 +1,5 @@
-//! Guarded watches: an endless stream of changes for one kind of object. A broken connection, an expired resource
-//! version or an object that does not parse never ends it.
+//! Watch of one kind as an endless stream of changes. It survives broken connections, expired resource versions and
+//! objects that cannot be decoded.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -12,33 +12,32 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::Key;
+use crate::ObjectKey;
 
-/// One change of the watched kind. Feeding every change into an index keeps it equal to what the API server holds.
+/// A change of the watched kind. An index that applies every change equals the state of the API server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change<K> {
-    /// The object exists and looks like this.
+    /// The object was added or changed.
     Apply(K),
-    /// The object is gone.
-    Delete(Key),
-    /// The object exists and cannot be understood; what was known of it no longer holds.
+    /// The object was deleted.
+    Delete(ObjectKey),
+    /// The object cannot be decoded; its previous state is outdated.
     Invalid {
-        /// Which object.
-        key: Key,
-        /// Why it could not be parsed.
+        /// The object.
+        key: ObjectKey,
+        /// The decoding error.
         error: String,
     },
-    /// A new listing begins. What it delivers until [`Change::Synced`] comes in no useful order.
+    /// A list begins. Objects arrive in no particular order until [`Change::Synced`].
     Listing,
-    /// Everything that exists has been delivered: after the first listing, and after each listing that follows a
-    /// loss of connection.
+    /// A list is complete: the first one, or one after a lost connection.
     Synced,
 }
 
-/// Watches a kind for ever. Errors are logged and retried with backoff (0.8 s doubling to 30 s, with jitter).
+/// Watches a kind. Errors are logged and retried with backoff (0.8 s doubling to 30 s, with jitter).
 ///
-/// Objects that vanished while the connection was lost are delivered as [`Change::Delete`] before the next
-/// [`Change::Synced`]; for that, the stream remembers the keys (not the objects).
+/// An object that was deleted while the connection was lost is delivered as [`Change::Delete`] before the next
+/// [`Change::Synced`]. For this, the stream remembers the keys of all objects.
 pub fn watch<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
@@ -55,13 +54,13 @@ where
     })
 }
 
-/// The same, and each [`Refresh::now`] drops the connection and lists anew. Each object comes with its key, always the same
-/// copy: an index that keeps it shares it with this stream.
+/// Like [`watch`], and [`Refresh::now`] reconnects. The key of an object is always a clone of the same [`ObjectKey`], so an
+/// index shares its text with this stream.
 pub fn watch_refreshed<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     refresh: &Refresh,
-) -> impl Stream<Item = Change<(Key, K)>> + Send
+) -> impl Stream<Item = Change<(ObjectKey, K)>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -82,8 +81,8 @@ where
     changes(events)
 }
 
-/// Makes watches list anew, for a program that learns by itself that its connections may be dead: a node whose cable
-/// was out would otherwise wait for TCP to notice.
+/// Makes watches reconnect and list again. For connections that may be dead, for example after a link was down: TCP
+/// takes minutes to notice.
 #[derive(Clone, Debug)]
 pub struct Refresh(Arc<tokio::sync::watch::Sender<()>>);
 
@@ -94,7 +93,7 @@ impl Default for Refresh {
 }
 
 impl Refresh {
-    /// Drops the connection of every watch made with this handle; each lists anew at once.
+    /// Drops the connection of every watch created with this handle; each lists again immediately.
     pub fn now(&self) {
         self.0.send_replace(());
     }
@@ -111,51 +110,49 @@ where
         .default_backoff()
         .filter_map(|event| async move {
             event
-                .inspect_err(
-                    |error| tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted: trying again"),
-                )
+                .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "watch failed; retrying"))
                 .ok()
         })
 }
 
 fn changes<K>(
     events: impl Stream<Item = Event<DeserializeGuard<K>>> + Send,
-) -> impl Stream<Item = Change<(Key, K)>> + Send
+) -> impl Stream<Item = Change<(ObjectKey, K)>> + Send
 where
     K: Resource + Send + 'static,
 {
-    let changes = events.scan(Known::default(), |known, event| {
-        let changes = known.changes(event);
+    let changes = events.scan(DeliveredKeys::default(), |delivered, event| {
+        let changes = delivered.changes(event);
         async move { Some(stream::iter(changes)) }
     });
     changes.flatten()
 }
 
-/// The keys delivered so far, to tell which objects vanished during a loss of connection.
+/// Keys of the delivered objects, to detect deletions after a lost connection.
 #[derive(Default)]
-struct Known {
-    keys: BTreeSet<Key>,
-    listing: Option<BTreeSet<Key>>,
+struct DeliveredKeys {
+    keys: BTreeSet<ObjectKey>,
+    listing: Option<BTreeSet<ObjectKey>>,
 }
 
-impl Known {
-    /// Takes in the key of an object that exists; returns the copy that is kept.
-    fn keep(&mut self, key: Key) -> Key {
-        if let Some(known) = self.keys.get(&key) {
-            return known.clone();
+impl DeliveredKeys {
+    /// Adds a key; returns the stored copy.
+    fn intern(&mut self, key: ObjectKey) -> ObjectKey {
+        if let Some(delivered) = self.keys.get(&key) {
+            return delivered.clone();
         }
         self.keys.insert(key.clone());
         key
     }
 
-    fn changes<K: Resource>(&mut self, event: Event<DeserializeGuard<K>>) -> Vec<Change<(Key, K)>> {
+    fn changes<K: Resource>(&mut self, event: Event<DeserializeGuard<K>>) -> Vec<Change<(ObjectKey, K)>> {
         match event {
             Event::Apply(object) => {
-                let key = self.keep(Key::of(&object));
+                let key = self.intern(ObjectKey::of(&object));
                 vec![change(key, object)]
             }
             Event::Delete(object) => {
-                let key = Key::of(&object);
+                let key = ObjectKey::of(&object);
                 self.keys.remove(&key);
                 vec![Change::Delete(key)]
             }
@@ -164,17 +161,17 @@ impl Known {
                 vec![Change::Listing]
             }
             Event::InitApply(object) => {
-                // Also into `keys` at once: a listing that breaks half way must not forget what it delivered.
-                let key = self.keep(Key::of(&object));
+                // Also in `keys`, because the list may break before it is complete.
+                let key = self.intern(ObjectKey::of(&object));
                 self.listing.get_or_insert_default().insert(key.clone());
                 vec![change(key, object)]
             }
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                let vanished = std::mem::take(&mut self.keys)
+                let deleted = std::mem::take(&mut self.keys)
                     .into_iter()
                     .filter(|key| !listed.contains(key));
-                let mut changes: Vec<_> = vanished.map(Change::Delete).collect();
+                let mut changes: Vec<_> = deleted.map(Change::Delete).collect();
                 changes.push(Change::Synced);
                 self.keys = listed;
                 changes
@@ -183,7 +180,7 @@ impl Known {
     }
 }
 
-fn change<K>(key: Key, object: DeserializeGuard<K>) -> Change<(Key, K)> {
+fn change<K>(key: ObjectKey, object: DeserializeGuard<K>) -> Change<(ObjectKey, K)> {
     match object.0 {
         Ok(object) => Change::Apply((key, object)),
         Err(invalid) => Change::Invalid {
@@ -206,12 +203,12 @@ mod tests {
         DeserializeGuard(Ok(map))
     }
 
-    fn describe(changes: Vec<Change<(Key, ConfigMap)>>) -> Vec<String> {
+    fn describe(changes: Vec<Change<(ObjectKey, ConfigMap)>>) -> Vec<String> {
         changes
             .into_iter()
             .map(|change| match change {
                 Change::Apply((key, object)) => {
-                    assert_eq!(key, Key::of(&object));
+                    assert_eq!(key, ObjectKey::of(&object));
                     format!("apply {key}")
                 }
                 Change::Delete(key) => format!("delete {key}"),
@@ -222,16 +219,16 @@ mod tests {
             .collect()
     }
 
-    fn feed(known: &mut Known, events: Vec<Event<DeserializeGuard<ConfigMap>>>) -> Vec<String> {
+    fn feed(delivered: &mut DeliveredKeys, events: Vec<Event<DeserializeGuard<ConfigMap>>>) -> Vec<String> {
         events
             .into_iter()
-            .flat_map(|event| describe(known.changes(event)))
+            .flat_map(|event| describe(delivered.changes(event)))
             .collect()
     }
 
     #[test]
-    fn an_object_that_vanished_while_disconnected_is_deleted_before_synced() {
-        let mut known = Known::default();
+    fn deletion_during_disconnect_is_delivered_before_synced() {
+        let mut delivered = DeliveredKeys::default();
         let first = vec![
             Event::Init,
             Event::InitApply(object("a")),
@@ -239,34 +236,37 @@ mod tests {
             Event::InitDone,
         ];
         assert_eq!(
-            feed(&mut known, first),
+            feed(&mut delivered, first),
             ["listing", "apply ns/a", "apply ns/b", "synced"]
         );
-        assert_eq!(feed(&mut known, vec![Event::Apply(object("c"))]), ["apply ns/c"]);
+        assert_eq!(
+            feed(&mut delivered, vec![Event::Apply(object("c"))]),
+            ["apply ns/c"]
+        );
         let again = vec![Event::Init, Event::InitApply(object("b")), Event::InitDone];
         assert_eq!(
-            feed(&mut known, again),
+            feed(&mut delivered, again),
             ["listing", "apply ns/b", "delete ns/a", "delete ns/c", "synced"]
         );
     }
 
     #[test]
-    fn a_listing_that_breaks_half_way_forgets_nothing() {
-        let mut known = Known::default();
-        feed(&mut known, vec![Event::Init, Event::InitApply(object("a"))]);
+    fn interrupted_list_keeps_delivered_keys() {
+        let mut delivered = DeliveredKeys::default();
+        feed(&mut delivered, vec![Event::Init, Event::InitApply(object("a"))]);
         let again = vec![Event::Init, Event::InitApply(object("b")), Event::InitDone];
         assert_eq!(
-            feed(&mut known, again),
+            feed(&mut delivered, again),
             ["listing", "apply ns/b", "delete ns/a", "synced"]
         );
     }
 
     #[test]
-    fn an_object_that_does_not_parse_is_reported_by_its_key() {
+    fn undecodable_object_is_reported_by_key() {
         let bad = serde_json::json!({"metadata": {"namespace": "ns", "name": "bad"}, "data": 7});
         let guard: DeserializeGuard<ConfigMap> = serde_json::from_value(bad).unwrap();
         assert_eq!(
-            feed(&mut Known::default(), vec![Event::Apply(guard)]),
+            feed(&mut DeliveredKeys::default(), vec![Event::Apply(guard)]),
             ["invalid ns/bad"]
         );
     }

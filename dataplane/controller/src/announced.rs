@@ -12,7 +12,7 @@ use lb_crds::condition::find_condition;
 use lb_crds::names::{ADDRESS_CONFLICT, NO_REPLY, VERIFIED};
 use lb_crds::{ServiceL2Status, ServiceL2StatusStatus};
 use lb_ipam::Addresses;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 
 use crate::condition::Says;
@@ -25,7 +25,7 @@ pub struct Announcers {
     /// By the name of the object.
     records: BTreeMap<Arc<str>, Record>,
     /// The names, by Service: MetalLB leaves more than one behind.
-    names: BTreeSet<(Key, Arc<str>)>,
+    names: BTreeSet<(ObjectKey, Arc<str>)>,
     /// Each place once, however many addresses are announced from there.
     places: BTreeSet<Arc<str>>,
 }
@@ -33,7 +33,7 @@ pub struct Announcers {
 /// What one ServiceL2Status says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Record {
-    service: Key,
+    service: ObjectKey,
     /// The address that it is about; none if MetalLB has written it.
     address: Option<IpAddr>,
     /// The node, and the interfaces after a slash.
@@ -52,7 +52,7 @@ struct Trouble {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Touched {
     /// These.
-    These(Vec<Key>),
+    These(Vec<ObjectKey>),
     /// All: everything has been listed.
     All,
 }
@@ -83,7 +83,7 @@ impl Announcers {
     /// What the condition of a Service with these addresses is to say, or that it is to go; none to leave it alone.
     /// `shown` is whether there is one.
     #[must_use]
-    pub fn says(&self, service: &Key, addresses: &Addresses, shown: bool) -> Option<Option<Says>> {
+    pub fn says(&self, service: &ObjectKey, addresses: &Addresses, shown: bool) -> Option<Option<Says>> {
         let Some(first) = addresses.iter().next() else {
             // What it has not nobody announces: its other condition says why it has none.
             return Some(None);
@@ -108,7 +108,7 @@ impl Announcers {
     }
 
     /// What counts of what is said of a Service: that which says what it is about, as MetalLB's speakers do not.
-    fn record(&self, service: &Key) -> Option<&Record> {
+    fn record(&self, service: &ObjectKey) -> Option<&Record> {
         let from = (service.clone(), Arc::default());
         let names = self.names.range(from..).take_while(|(other, _)| other == service);
         let records = names.filter_map(|(_, name)| self.records.get(name));
@@ -136,7 +136,7 @@ impl Announcers {
             (condition.status == bad).then(|| Box::new(Trouble { reason, message }))
         });
         Some(Record {
-            service: Key::new(status.service_namespace, status.service_name),
+            service: ObjectKey::new(status.service_namespace, status.service_name),
             address: status.address.parse().ok(),
             place: self.place(place),
             trouble,
@@ -191,7 +191,7 @@ impl Record {
     }
 }
 
-fn nobody(service: &Key, address: IpAddr) -> Says {
+fn nobody(service: &ObjectKey, address: IpAddr) -> Says {
     let (namespace, name) = (service.namespace(), service.name());
     let message = format!(
         "no node announces {address} any more: for the reason see the events of the Service, kubectl describe service \

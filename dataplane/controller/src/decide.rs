@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_ipam::{Allocator, Family, Rejection, Tenant};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use crate::announced::Touched;
 use crate::condition::{self, Told, Trouble};
@@ -43,9 +43,9 @@ pub const MAX_REPEATS: usize = 8;
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Holder {
     /// The Service that has it.
-    Service(Key),
+    Service(ObjectKey),
     /// The Service whose status still shows it, or may yet. One for each address.
-    Leaving(Key, IpAddr),
+    Leaving(ObjectKey, IpAddr),
 }
 
 /// Addresses that a Service's status may come to show by writes that were sent.
@@ -84,26 +84,26 @@ impl Tenant for Holder {
 pub struct Leading {
     allocator: Allocator<Holder>,
     /// Services to look at.
-    dirty: BTreeSet<Key>,
+    dirty: BTreeSet<ObjectKey>,
     /// Services of ours without an address.
-    pending: BTreeSet<Key>,
+    pending: BTreeSet<ObjectKey>,
     /// Services of ours that have an address, and want one of this family as well.
-    incomplete: BTreeMap<Key, Family>,
+    incomplete: BTreeMap<ObjectKey, Family>,
     /// What each Service in trouble was told last.
-    told: BTreeMap<Key, Told>,
+    told: BTreeMap<ObjectKey, Told>,
     /// Services that were told that they lose an address, and show it still.
-    cleared: BTreeSet<Key>,
+    cleared: BTreeSet<ObjectKey>,
     /// Services that were told of their deprecated annotations.
-    told_deprecated: BTreeSet<Key>,
+    told_deprecated: BTreeSet<ObjectKey>,
     /// The addresses that each Service is leaving.
-    leaving: BTreeMap<Key, BTreeSet<IpAddr>>,
-    landing: BTreeMap<Key, Landing>,
+    leaving: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
+    landing: BTreeMap<ObjectKey, Landing>,
     /// Services to write, oldest first.
-    queue: BTreeSet<(i64, Key)>,
+    queue: BTreeSet<(i64, ObjectKey)>,
     /// Services of which something else is announced than their condition says, as far as is known.
-    announcements: BTreeSet<Key>,
+    announcements: BTreeSet<ObjectKey>,
     /// Of the writes under way, those that only repeat who announces an address.
-    repeats: BTreeSet<Key>,
+    repeats: BTreeSet<ObjectKey>,
     /// Whether all Services are to be looked at, as to who announces them.
     announcers_listed: bool,
     /// Pools and advertisements to write.
@@ -159,12 +159,12 @@ impl Leading {
 
     /// What is wrong with a Service, as it was told last.
     #[must_use]
-    pub fn reason(&self, key: &Key) -> Option<&Rejection> {
+    pub fn reason(&self, key: &ObjectKey) -> Option<&Rejection> {
         self.told.get(key).map(|told| &told.reason)
     }
 
     /// These Services have changed.
-    pub fn services_changed(&mut self, keys: impl IntoIterator<Item = Key>) {
+    pub fn services_changed(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
         self.dirty.extend(keys);
     }
 
@@ -305,7 +305,7 @@ impl Leading {
     }
 
     /// Tells a Service what is wrong, once. What it was told it goes on being told as long as that says the same.
-    fn complain(&mut self, key: &Key, service: &Service, trouble: Trouble, reason: Rejection) {
+    fn complain(&mut self, key: &ObjectKey, service: &Service, trouble: Trouble, reason: Rejection) {
         if self
             .told
             .get(key)
@@ -330,7 +330,7 @@ impl Leading {
         self.told.insert(key.clone(), told);
     }
 
-    fn mention_deprecated(&mut self, key: &Key, service: &Service) {
+    fn mention_deprecated(&mut self, key: &ObjectKey, service: &Service) {
         if !service.deprecated.is_empty() && self.told_deprecated.insert(key.clone()) {
             let annotations = service.deprecated.iter();
             let reports = annotations.map(|annotation| Report::deprecated(key, service, annotation));
@@ -395,7 +395,7 @@ impl Freed {
 
 /// Services in the order in which they are looked at: the oldest first, and those that are load balancers no more last,
 /// because what another Service has by right must not be kept for them.
-fn by_age(index: &Index, keys: BTreeSet<Key>) -> Vec<Key> {
+fn by_age(index: &Index, keys: BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_cached_key(|key| {
         let service = index.services.get(key);

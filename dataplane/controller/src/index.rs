@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, O
 use lb_crds::selector::validate;
 use lb_crds::{AddressRange, IPAddressPool, IPAddressPoolSpec, L2Advertisement, ReleasedAddress};
 use lb_ipam::{Access, Candidate, Extras, PoolError, PoolSpec, Range};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 
 use crate::allocation::{Allocation, Labels};
@@ -23,11 +23,11 @@ use crate::state::State;
 pub struct Index {
     class: Option<String>,
     /// Services that concern us.
-    pub services: BTreeMap<Key, Service>,
+    pub services: BTreeMap<ObjectKey, Service>,
     /// Pools, valid or not, by name.
     pub pools: BTreeMap<String, Pool>,
     /// L2Advertisements.
-    pub advertisements: BTreeMap<Key, Advertisement>,
+    pub advertisements: BTreeMap<ObjectKey, Advertisement>,
     /// The ConfigurationState.
     pub state: State,
     /// Who announces what.
@@ -35,7 +35,7 @@ pub struct Index {
     /// The labels of namespaces that have any.
     namespaces: BTreeMap<String, Labels>,
     /// Services that a listing under way has delivered so far.
-    listing: Option<BTreeSet<Key>>,
+    listing: Option<BTreeSet<ObjectKey>>,
     /// The newest version of a Service that the watch has delivered, as a number.
     heard: u64,
     /// The newest version of a Service that came of a write of ours.
@@ -106,10 +106,10 @@ impl Index {
     }
 
     /// Takes in a change of Services. Returns the Services to look at.
-    pub fn service(&mut self, change: Change<v1::Service>) -> Vec<Key> {
+    pub fn service(&mut self, change: Change<v1::Service>) -> Vec<ObjectKey> {
         match change {
             Change::Apply(object) => {
-                let key = Key::of(&object);
+                let key = ObjectKey::of(&object);
                 self.listed(&key);
                 let version = object.metadata.resource_version.as_deref();
                 self.heard = self.heard.max(number(version.unwrap_or_default()));
@@ -169,7 +169,7 @@ impl Index {
         self.listing.is_none() && self.heard >= version
     }
 
-    fn listed(&mut self, key: &Key) {
+    fn listed(&mut self, key: &ObjectKey) {
         if let Some(listing) = &mut self.listing {
             listing.insert(key.clone());
         }
@@ -239,7 +239,7 @@ impl Index {
     }
 
     /// For a Service: whether a pool that is not for everybody is for it.
-    pub fn chosen<'a>(&'a self, key: &'a Key, service: &'a Service) -> impl Fn(&str) -> bool + 'a {
+    pub fn chosen<'a>(&'a self, key: &'a ObjectKey, service: &'a Service) -> impl Fn(&str) -> bool + 'a {
         move |pool| {
             let allocation = self.pools.get(pool).and_then(|pool| pool.allocation.as_ref());
             allocation.is_none_or(|allocation| {
@@ -256,7 +256,7 @@ impl Index {
     pub fn advertisement(&mut self, change: Change<L2Advertisement>) {
         match change {
             Change::Apply(object) => {
-                let key = Key::of(&object);
+                let key = ObjectKey::of(&object);
                 self.advertisements.insert(key, Advertisement::read(object));
             }
             Change::Delete(key) => {
@@ -281,7 +281,7 @@ impl Index {
 
     /// A Service that gets addresses from us.
     #[must_use]
-    pub fn ours(&self, key: &Key) -> Option<&Service> {
+    pub fn ours(&self, key: &ObjectKey) -> Option<&Service> {
         self.services
             .get(key)
             .filter(|service| matches!(service.role, Role::Ours(_)))

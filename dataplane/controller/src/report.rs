@@ -3,7 +3,7 @@
 
 use lb_crds::names::CONFIGURATION_STATE;
 use lb_ipam::{Addresses, Rejection};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, Regarding, reference};
 
 use crate::service::Service;
@@ -49,50 +49,50 @@ pub struct Event {
 impl Report {
     /// A Service's status shows its addresses.
     #[must_use]
-    pub fn allocated(key: &Key, service: &Service, addresses: Addresses, pool: String) -> Self {
+    pub fn allocated(key: &ObjectKey, service: &Service, addresses: Addresses, pool: String) -> Self {
         Self::of(key, service, What::Allocated { addresses, pool })
     }
 
     /// A Service's status shows one more address.
     #[must_use]
-    pub fn additional(key: &Key, service: &Service, addresses: Addresses, pool: String) -> Self {
+    pub fn additional(key: &ObjectKey, service: &Service, addresses: Addresses, pool: String) -> Self {
         Self::of(key, service, What::Added { addresses, pool })
     }
 
     /// A Service that prefers two addresses has one.
     #[must_use]
-    pub fn incomplete(key: &Key, service: &Service, reason: &Rejection) -> Self {
+    pub fn incomplete(key: &ObjectKey, service: &Service, reason: &Rejection) -> Self {
         Self::of(key, service, What::Incomplete(reason.clone()))
     }
 
     /// A Service keeps what no pool has.
     #[must_use]
-    pub fn outside(key: &Key, service: &Service, message: &str) -> Self {
+    pub fn outside(key: &ObjectKey, service: &Service, message: &str) -> Self {
         let message = message.to_owned();
         Self::of(key, service, What::Outside { message })
     }
 
     /// A Service loses its address, because pools do not allow it any more.
     #[must_use]
-    pub fn cleared(key: &Key, service: &Service, reason: &Rejection) -> Self {
+    pub fn cleared(key: &ObjectKey, service: &Service, reason: &Rejection) -> Self {
         Self::of(key, service, What::Cleared(reason.clone()))
     }
 
     /// A Service gets no address.
     #[must_use]
-    pub fn failed(key: &Key, service: &Service, reason: &Rejection) -> Self {
+    pub fn failed(key: &ObjectKey, service: &Service, reason: &Rejection) -> Self {
         Self::of(key, service, What::Failed(reason.clone()))
     }
 
     /// A Service keeps its address, because what it asks for instead cannot be understood.
     #[must_use]
-    pub fn invalid_request(key: &Key, service: &Service, reason: &Rejection) -> Self {
+    pub fn invalid_request(key: &ObjectKey, service: &Service, reason: &Rejection) -> Self {
         Self::of(key, service, What::InvalidRequest(reason.clone()))
     }
 
     /// A Service uses a key of old.
     #[must_use]
-    pub fn deprecated(key: &Key, service: &Service, annotation: &'static str) -> Self {
+    pub fn deprecated(key: &ObjectKey, service: &Service, annotation: &'static str) -> Self {
         Self::of(key, service, What::Deprecated(annotation))
     }
 
@@ -123,7 +123,7 @@ impl Report {
         }
     }
 
-    fn of(key: &Key, service: &Service, what: What) -> Self {
+    fn of(key: &ObjectKey, service: &Service, what: What) -> Self {
         Self {
             target: Target::Service(key.clone()),
             uid: service.uid.clone(),
@@ -151,14 +151,14 @@ impl Report {
         match &self.target {
             Target::Service(key) => reference(key, "v1", "Service", uid),
             Target::Pool(name) => reference(
-                &Key::new(namespace, name.as_str()),
+                &ObjectKey::new(namespace, name.as_str()),
                 "metallb.io/v1beta1",
                 "IPAddressPool",
                 uid,
             ),
             Target::Advertisement(key) => reference(key, "metallb.io/v1beta1", "L2Advertisement", uid),
             Target::State => reference(
-                &Key::new(namespace, CONFIGURATION_STATE),
+                &ObjectKey::new(namespace, CONFIGURATION_STATE),
                 "metallb.io/v1beta1",
                 "ConfigurationState",
                 uid,

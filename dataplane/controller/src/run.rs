@@ -13,10 +13,10 @@ use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::events::Events;
 use lb_runtime::leader::{LeaderConfig, Leadership, lead};
-use lb_runtime::lease::Timing;
+use lb_runtime::lease::LeaseTiming;
 use lb_runtime::metrics::ClientMetrics;
 use lb_runtime::watch::Change;
-use lb_runtime::{Context, Gate, Shutdown};
+use lb_runtime::{Context, ReadinessGate, Shutdown};
 
 use crate::args::Config;
 use crate::decide::Leading;
@@ -45,7 +45,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
             namespace: context.namespace.clone(),
             name: CONTROLLER_LEASE.to_owned(),
             identity: context.pod_name.clone(),
-            timing: Timing::default(),
+            timing: LeaseTiming::default(),
         },
         release.clone(),
     );
@@ -54,7 +54,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     // another has taken over. If it does not end, the Lease runs out by itself.
     if controller.drain().await {
         if let Some(newest) = controller.newest() {
-            leadership.leave(newest.to_string());
+            leadership.set_handoff(newest.to_string());
         }
         release.request();
         leadership.released().await;
@@ -104,10 +104,10 @@ struct Listed {
     namespaces: bool,
     pools: bool,
     advertisements: bool,
-    services_gate: Gate,
-    namespaces_gate: Gate,
-    pools_gate: Gate,
-    advertisements_gate: Gate,
+    services_gate: ReadinessGate,
+    namespaces_gate: ReadinessGate,
+    pools_gate: ReadinessGate,
+    advertisements_gate: ReadinessGate,
 }
 
 impl Listed {
@@ -214,7 +214,7 @@ impl Controller {
         match input {
             Input::Stop => return std::ops::ControlFlow::Break(()),
             Input::Time => {}
-            Input::Leads(leads) => self.take_leadership(context, leads, &leadership.inherited()),
+            Input::Leads(leads) => self.take_leadership(context, leads, &leadership.predecessor_handoff()),
             Input::Service(change) => {
                 self.client_metrics.updates.inc();
                 let listed = matches!(*change, Change::Synced);

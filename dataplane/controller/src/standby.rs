@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_ipam::{Addresses, Rejection};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use crate::decide::Leading;
 use crate::index::Index;
@@ -26,8 +26,8 @@ pub struct Standby {
     due: Option<Instant>,
     /// Whether the first look is over: what Services had before is no news.
     looked: bool,
-    assigned: BTreeMap<Key, Addresses>,
-    waiting: BTreeMap<Key, Rejection>,
+    assigned: BTreeMap<ObjectKey, Addresses>,
+    waiting: BTreeMap<ObjectKey, Rejection>,
 }
 
 impl Standby {

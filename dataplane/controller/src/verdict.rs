@@ -220,7 +220,7 @@ fn kept(allocator: &Allocator<Holder>, name: &str) -> [i64; 4] {
     [kept(Family::V4), kept(Family::V6), 0, 0]
 }
 
-fn advertisement<'a>(index: &'a Index, key: &lb_runtime::Key) -> Option<Subject<'a>> {
+fn advertisement<'a>(index: &'a Index, key: &lb_runtime::ObjectKey) -> Option<Subject<'a>> {
     let advertisement = index.advertisements.get(key)?;
     let named = advertisement.pools.iter().enumerate();
     let mut unknown = named.filter(|(_, pool)| !index.pools.contains_key(*pool));

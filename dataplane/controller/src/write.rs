@@ -19,7 +19,7 @@ use lb_crds::{
     ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus, IPAddressPool, L2Advertisement,
 };
 use lb_ipam::Addresses;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use serde_json::{Map, Value, json};
 
 use crate::condition;
@@ -33,11 +33,11 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Target {
     /// A Service.
-    Service(Key),
+    Service(ObjectKey),
     /// An IPAddressPool, by name.
     Pool(String),
     /// An L2Advertisement.
-    Advertisement(Key),
+    Advertisement(ObjectKey),
     /// Our ConfigurationState.
     State,
 }
@@ -69,7 +69,7 @@ pub enum Write {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceWrite {
     /// Which Service.
-    pub key: Key,
+    pub key: ObjectKey,
     /// Version that this is based on.
     pub version: String,
     /// The addresses that it showed before.
@@ -314,7 +314,7 @@ mod tests {
     fn write(status: Option<&[&str]>, pool: Option<Option<&str>>) -> Value {
         let addresses = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
         Write::Service(ServiceWrite {
-            key: Key::new("ns", "web"),
+            key: ObjectKey::new("ns", "web"),
             version: "7".to_owned(),
             before: Addresses::default(),
             status: status.map(addresses),

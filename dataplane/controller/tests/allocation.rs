@@ -8,7 +8,7 @@
 mod support;
 
 use k8s_openapi::api::core::v1::Namespace;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 use serde_json::{Value, json};
 use support::{Cluster, annotated, mk_pool, mk_service, pool, service};
@@ -158,5 +158,10 @@ fn a_selector_that_says_nothing_is_named_and_disturbs_nobody() {
         condition.starts_with("Valid=False InvalidSelector: spec.serviceAllocation.serviceSelectors[0]"),
         "{condition}"
     );
-    assert!(cluster.index.services.contains_key(&Key::new("default", "a")));
+    assert!(
+        cluster
+            .index
+            .services
+            .contains_key(&ObjectKey::new("default", "a"))
+    );
 }

@@ -84,12 +84,12 @@ fn a_relist_without_a_service_releases_its_address() {
 
 #[test]
 fn a_service_that_cannot_be_read_keeps_its_address() {
-    use lb_runtime::Key;
+    use lb_runtime::ObjectKey;
     use lb_runtime::watch::Change;
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({}))]);
     cluster.settle();
     let error = "spec.ports: invalid type".to_owned();
-    let key = Key::new("default", "a");
+    let key = ObjectKey::new("default", "a");
     let changed = cluster.index.service(Change::Invalid { key, error });
     cluster.leading.as_mut().unwrap().services_changed(changed);
     cluster.add(mk_service("b", json!({})));

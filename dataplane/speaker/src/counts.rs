@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use prometheus::Opts;
 use prometheus::core::{Collector, Desc, Describer};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -58,7 +58,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    announced: BTreeSet<(Key, IpAddr)>,
+    announced: BTreeSet<(ObjectKey, IpAddr)>,
     counters: BTreeMap<IpAddr, Arc<AddressCounters>>,
 }
 
@@ -108,7 +108,7 @@ impl Counts {
     }
 
     /// The address of a Service is announced, or is no longer.
-    pub(crate) fn set_announced(&self, service: &Key, address: IpAddr, announced: bool) {
+    pub(crate) fn set_announced(&self, service: &ObjectKey, address: IpAddr, announced: bool) {
         let (pair, mut state) = ((service.clone(), address), self.0.lock());
         if announced {
             state.announced.insert(pair);
@@ -192,7 +192,7 @@ mod tests {
         let counts = Counts::new("n1").unwrap();
         registry.register(Box::new(counts.clone())).unwrap();
         let (address, other) = ([192, 168, 50, 50].into(), [192, 168, 50, 51].into());
-        let web = Key::new("default", "web");
+        let web = ObjectKey::new("default", "web");
         counts.set_announced(&web, other, true);
         counts.set_announced(&web, address, true);
         counts.set_announced(&web, other, false);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_l2::ownership::election;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use crate::compact::Few;
 use crate::index::Index;
@@ -58,14 +58,14 @@ pub struct Announcement {
     /// The pool that the address is from.
     pub pool: Arc<str>,
     /// The Services behind it, with their uids: several when they share it.
-    pub services: Few<Key, Arc<str>>,
+    pub services: Few<ObjectKey, Arc<str>>,
     /// Where.
     pub interfaces: Interfaces,
 }
 
 /// What concerns one Service in the election of its address.
 struct Claim<'a> {
-    key: &'a Key,
+    key: &'a ObjectKey,
     service: &'a Service,
     pool: &'a Arc<str>,
     advertisements: Vec<&'a Advertisement>,
@@ -121,7 +121,7 @@ pub fn decide<'a>(view: &View<'a>, address: IpAddr) -> Decision<'a> {
 /// What has to hold whichever node announces: a pool, an advertisement of it for this Service, and an endpoint.
 fn claim<'a>(
     index: &'a Index,
-    key: &'a Key,
+    key: &'a ObjectKey,
     service: &'a Service,
     address: IpAddr,
 ) -> Result<Claim<'a>, Reason> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use lb_l2::MacAddr;
 use lb_l2::ownership::{AcquireReason, ReleaseReason};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use crate::compact::Few;
 use crate::decide::{Announcement, Decision};
@@ -27,7 +27,7 @@ pub(crate) struct Held {
     /// Interfaces that it is announced on.
     on: Box<[Arc<str>]>,
     /// Services that know that we announce.
-    told: Few<Key, ()>,
+    told: Few<ObjectKey, ()>,
     /// Whether another node that asked for it was answered, which one, and since when that is so.
     check: Option<(Arc<str>, bool, Instant)>,
 }
@@ -36,7 +36,7 @@ impl Speaker {
     /// What the ServiceL2Status of a Service has to say of us; none when it is not ours to write. `now` and `time` are the
     /// same moment.
     #[must_use]
-    pub fn record_of(&self, service: &Key, now: Instant, time: Timestamp) -> Option<Says> {
+    pub fn record_of(&self, service: &ObjectKey, now: Instant, time: Timestamp) -> Option<Says> {
         let address = self.index.services.get(service)?.first()?;
         let held = self.held.get(&address)?;
         let announced = held.announcement.services.contains_key(service) && !held.on.is_empty();

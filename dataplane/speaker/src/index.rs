@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use crate::compact::Names;
 use crate::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};
@@ -60,9 +60,9 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
     /// A Service.
-    Service(Key, Option<Service>),
+    Service(ObjectKey, Option<Service>),
     /// An EndpointSlice.
-    Slice(Key, Option<Slice>),
+    Slice(ObjectKey, Option<Slice>),
     /// A Node, by name.
     Node(String, Option<Node>),
     /// An IPAddressPool, by name.
@@ -72,9 +72,9 @@ pub enum Update {
     /// The Pod of a speaker, by name.
     Speaker(String, Option<Speaker>),
     /// A ServiceL2Status, by name.
-    Status(Key, Option<Record>),
+    Status(ObjectKey, Option<Record>),
     /// An object that cannot be read: what was known of it stays, because to withdraw an address over it would be worse.
-    Invalid(Kind, Key, String),
+    Invalid(Kind, ObjectKey, String),
     /// All objects of the kind have been delivered.
     Synced(Kind),
 }
@@ -89,13 +89,13 @@ pub struct Touched {
     /// The node whose speaker's state may have changed.
     pub peer: Option<String>,
     /// Services whose ServiceL2Status may have to change.
-    pub statuses: Vec<Key>,
+    pub statuses: Vec<ObjectKey>,
 }
 
 /// The endpoints of one slice.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Endpoints {
-    service: Key,
+    service: ObjectKey,
     serving: bool,
     nodes: Box<[Arc<str>]>,
 }
@@ -104,7 +104,7 @@ struct Endpoints {
 #[derive(Debug, Default)]
 pub struct Index {
     /// Services with addresses.
-    pub services: BTreeMap<Key, Service>,
+    pub services: BTreeMap<ObjectKey, Service>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// Pools by name.
@@ -114,15 +114,15 @@ pub struct Index {
     /// Pods of speakers by name.
     pub speakers: BTreeMap<String, Speaker>,
     /// ServiceL2Statuses by name.
-    pub statuses: BTreeMap<Key, Box<Record>>,
+    pub statuses: BTreeMap<ObjectKey, Box<Record>>,
     /// Addresses with the Services that have them.
-    by_address: BTreeSet<(IpAddr, Key)>,
+    by_address: BTreeSet<(IpAddr, ObjectKey)>,
     /// Services with the names of their ServiceL2Statuses.
-    statuses_of: BTreeSet<(Key, Key)>,
+    statuses_of: BTreeSet<(ObjectKey, ObjectKey)>,
     /// What each slice says of its Service. A deleted one is known by name only.
-    slices: BTreeMap<Key, Endpoints>,
+    slices: BTreeMap<ObjectKey, Endpoints>,
     /// Services with their slices.
-    slices_of: BTreeSet<(Key, Key)>,
+    slices_of: BTreeSet<(ObjectKey, ObjectKey)>,
     /// Names of nodes, pools and interfaces, and uids of nodes.
     names: Names,
     /// Pools and advertisements that are wrong.
@@ -177,7 +177,7 @@ impl Index {
     }
 
     /// The Services that have this address, by key.
-    pub fn having(&self, address: IpAddr) -> impl Iterator<Item = (&Key, &Service)> {
+    pub fn having(&self, address: IpAddr) -> impl Iterator<Item = (&ObjectKey, &Service)> {
         beside(&self.by_address, address).filter_map(|key| self.services.get_key_value(key))
     }
 
@@ -188,13 +188,13 @@ impl Index {
 
     /// Whether some endpoint of the Service can serve.
     #[must_use]
-    pub fn has_endpoint(&self, service: &Key) -> bool {
+    pub fn has_endpoint(&self, service: &ObjectKey) -> bool {
         self.endpoints_of(service).any(|endpoints| endpoints.serving)
     }
 
     /// Whether an endpoint of the Service on this node can serve.
     #[must_use]
-    pub fn has_endpoint_on(&self, service: &Key, node: &str) -> bool {
+    pub fn has_endpoint_on(&self, service: &ObjectKey, node: &str) -> bool {
         self.endpoints_of(service).any(|endpoints| {
             endpoints
                 .nodes
@@ -203,7 +203,7 @@ impl Index {
         })
     }
 
-    fn endpoints_of(&self, service: &Key) -> impl Iterator<Item = &Endpoints> {
+    fn endpoints_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Endpoints> {
         beside(&self.slices_of, service.clone()).filter_map(|slice| self.slices.get(slice))
     }
 
@@ -231,7 +231,7 @@ impl Index {
     }
 
     /// The ServiceL2Statuses of a Service, by name.
-    pub fn statuses_of(&self, service: &Key) -> impl Iterator<Item = (&str, &Record)> {
+    pub fn statuses_of(&self, service: &ObjectKey) -> impl Iterator<Item = (&str, &Record)> {
         let names = beside(&self.statuses_of, service.clone());
         names.filter_map(|name| Some((name.name(), &**self.statuses.get(name)?)))
     }
@@ -242,7 +242,7 @@ impl Index {
         !self.wrong.is_empty()
     }
 
-    fn service(&mut self, key: Key, service: Option<Service>) -> Touched {
+    fn service(&mut self, key: ObjectKey, service: Option<Service>) -> Touched {
         if self.services.get(&key) == service.as_ref() {
             return Touched::default();
         }
@@ -277,7 +277,7 @@ impl Index {
         }
     }
 
-    fn slice(&mut self, key: Key, slice: Option<Slice>) -> Touched {
+    fn slice(&mut self, key: ObjectKey, slice: Option<Slice>) -> Touched {
         let new = slice.map(|slice| self.endpoints(&key, slice));
         if self.slices.get(&key) == new.as_ref() {
             return Touched::default();
@@ -302,18 +302,18 @@ impl Index {
         }
     }
 
-    fn endpoints(&mut self, key: &Key, slice: Slice) -> Endpoints {
+    fn endpoints(&mut self, key: &ObjectKey, slice: Slice) -> Endpoints {
         Endpoints {
-            service: self.one_key(Key::new(key.namespace(), slice.service)),
+            service: self.one_key(ObjectKey::new(key.namespace(), slice.service)),
             serving: slice.serving,
             nodes: slice.nodes.iter().map(|node| self.names.one(node)).collect(),
         }
     }
 
     /// The one copy of the key of a Service, which its slices and statuses name as well.
-    fn one_key(&self, service: Key) -> Key {
+    fn one_key(&self, service: ObjectKey) -> ObjectKey {
         let with_slice = || {
-            let mut pairs = self.slices_of.range((service.clone(), Key::default())..);
+            let mut pairs = self.slices_of.range((service.clone(), ObjectKey::default())..);
             pairs.next().map(|(key, _)| key).filter(|key| **key == service)
         };
         let known = self.services.get_key_value(&service).map(|(key, _)| key);
@@ -335,7 +335,7 @@ impl Index {
         }
     }
 
-    fn status(&mut self, name: Key, record: Option<Record>) -> Touched {
+    fn status(&mut self, name: ObjectKey, record: Option<Record>) -> Touched {
         let mut statuses = Vec::new();
         if let Some((name, before)) = self.statuses.remove_entry(&name) {
             self.statuses_of.remove(&(before.service.clone(), name));

@@ -41,7 +41,7 @@ use futures::{Stream, StreamExt};
 use lb_net::{Alarm, PacketSocket, Snapshot, SocketError};
 use lb_runtime::metrics::ClientMetrics;
 use lb_runtime::watch::Refresh;
-use lb_runtime::{Context, Gate};
+use lb_runtime::{Context, ReadinessGate};
 
 use crate::args::Config;
 use crate::heartbeats::Heartbeats;
@@ -306,8 +306,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 /// Readiness, and the metrics of the watches.
 struct Gates {
     metrics: ClientMetrics,
-    unlisted: BTreeMap<Kind, Gate>,
-    decided: Gate,
+    unlisted: BTreeMap<Kind, ReadinessGate>,
+    decided: ReadinessGate,
 }
 
 impl Gates {

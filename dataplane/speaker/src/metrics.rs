@@ -7,7 +7,7 @@ use std::time::Instant;
 use lb_l2::arp_responder::IgnoreReason;
 use lb_l2::ownership::AcquireReason;
 use lb_l2::wire::heartbeat::RejectReason;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -144,12 +144,12 @@ impl Metrics {
     }
 
     /// We announce the address of a Service.
-    pub fn announced(&self, service: &Key, address: IpAddr) {
+    pub fn announced(&self, service: &ObjectKey, address: IpAddr) {
         self.counts.set_announced(service, address, true);
     }
 
     /// We announce it no longer.
-    pub fn withdrawn(&self, service: &Key, address: IpAddr) {
+    pub fn withdrawn(&self, service: &ObjectKey, address: IpAddr) {
         self.counts.set_announced(service, address, false);
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lb_crds::names::REPORTER_SPEAKER;
 use lb_l2::MacAddr;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, Events, reference};
 
 use crate::metrics::PROTOCOL;
@@ -14,7 +14,7 @@ use crate::metrics::PROTOCOL;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct News {
     /// The Service.
-    pub service: Key,
+    pub service: ObjectKey,
     /// Its uid.
     pub uid: Arc<str>,
     /// The address.
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn events_have_the_reasons_and_words_of_metallb() {
         let news = |matter| News {
-            service: Key::new("default", "web"),
+            service: ObjectKey::new("default", "web"),
             uid: "1".into(),
             address: IpAddr::from([192, 168, 50, 50]),
             matter,

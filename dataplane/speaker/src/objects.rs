@@ -13,7 +13,7 @@ use lb_crds::names::{
 };
 use lb_crds::selector::{any_matches, matches, validate};
 use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use crate::compact::LabelText;
 use crate::verification::AddressHealth;
@@ -308,7 +308,7 @@ pub struct Record {
     /// The node that it names as owner.
     pub node: Arc<str>,
     /// The Service.
-    pub service: Key,
+    pub service: ObjectKey,
     /// The interfaces that it lists.
     pub interfaces: Box<[Arc<str>]>,
     /// The address that it is about; none if MetalLB has written it.
@@ -343,7 +343,7 @@ impl Record {
         };
         Self {
             node: or_label(status.node, LABEL_NODE).into(),
-            service: Key::new(
+            service: ObjectKey::new(
                 or_label(status.service_namespace, LABEL_SERVICE_NAMESPACE),
                 or_label(status.service_name, LABEL_SERVICE_NAME),
             ),

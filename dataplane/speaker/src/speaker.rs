@@ -20,7 +20,7 @@ use lb_l2::ownership::failure_detector;
 use lb_l2::ownership::{self, Candidates, Coordinator, Output};
 use lb_l2::wire::heartbeat::{Datagram, RejectReason};
 use lb_net::Snapshot;
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use tokio::sync::mpsc;
 
 use crate::agenda::Agenda;
@@ -94,7 +94,7 @@ pub struct Speaker {
     pub(crate) unannounced: BTreeMap<IpAddr, Reason>,
     pub(crate) to_tell: Agenda<IpAddr>,
     /// Services whose ServiceL2Status is to be looked at.
-    pub(crate) records: Agenda<Key>,
+    pub(crate) records: Agenda<ObjectKey>,
     pub(crate) news: Vec<News>,
 }
 
@@ -353,7 +353,7 @@ impl Speaker {
     }
 
     /// The next Service whose ServiceL2Status is to be looked at.
-    pub fn pop_record(&mut self, now: Instant) -> Option<Key> {
+    pub fn pop_record(&mut self, now: Instant) -> Option<ObjectKey> {
         if self.phase == Phase::Running {
             self.records.pop(now)
         } else {
@@ -362,7 +362,7 @@ impl Speaker {
     }
 
     /// Look at the ServiceL2Status of this Service then.
-    pub fn enter_record(&mut self, service: Key, at: Instant) {
+    pub fn enter_record(&mut self, service: ObjectKey, at: Instant) {
         self.records.enter(service, at);
     }
 

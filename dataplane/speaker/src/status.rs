@@ -16,7 +16,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
 use lb_crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -39,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Name of the status of a Service: the same for whoever owns it, and never too long.
 #[must_use]
-pub fn object_name(service: &Key) -> String {
+pub fn object_name(service: &ObjectKey) -> String {
     let hash = Sha256::digest(service.to_string());
     hash.iter()
         .take(10)
@@ -80,7 +80,7 @@ pub enum Action {
 /// when we do not own it; `node` is our name and uid.
 pub fn action<'a>(
     node: (&str, &str),
-    service: &Key,
+    service: &ObjectKey,
     wanted: Option<Says>,
     records: impl IntoIterator<Item = (&'a str, &'a Record)>,
 ) -> Option<Action> {
@@ -135,7 +135,7 @@ enum WriteError {
     Timeout,
 }
 
-type Flight = BoxFuture<'static, (Key, Result<Option<Update>, WriteError>)>;
+type Flight = BoxFuture<'static, (ObjectKey, Result<Option<Update>, WriteError>)>;
 
 /// Writes statuses, a few at a time.
 pub struct Statuses {
@@ -143,11 +143,11 @@ pub struct Statuses {
     namespace: String,
     me: String,
     flights: FuturesUnordered<Flight>,
-    busy: BTreeSet<Key>,
+    busy: BTreeSet<ObjectKey>,
     /// What we wrote within the last [`REPEAT`], and when; and how many there were when the older were forgotten.
-    written: BTreeMap<Key, (Instant, Says)>,
+    written: BTreeMap<ObjectKey, (Instant, Says)>,
     kept: usize,
-    failures: BTreeMap<Key, u32>,
+    failures: BTreeMap<ObjectKey, u32>,
 }
 
 impl Statuses {
@@ -213,7 +213,7 @@ impl Statuses {
 
     /// Notes what is written. After a start that is a status for each address of ours, and a moment later nothing depends
     /// on them any more.
-    fn note(&mut self, now: Instant, service: Key, says: Says) {
+    fn note(&mut self, now: Instant, service: ObjectKey, says: Says) {
         if self.written.len() > 2 * self.kept {
             self.written.retain(|_, (at, _)| now < *at + REPEAT);
             self.kept = self.written.len();
@@ -221,11 +221,11 @@ impl Statuses {
         self.written.insert(service, (now, says));
     }
 
-    fn key(&self, name: String) -> Key {
-        Key::new(&self.namespace, name)
+    fn key(&self, name: String) -> ObjectKey {
+        ObjectKey::new(&self.namespace, name)
     }
 
-    fn look(&mut self, now: Instant, service: Key, speaker: &mut Speaker) {
+    fn look(&mut self, now: Instant, service: ObjectKey, speaker: &mut Speaker) {
         let index = speaker.index();
         let uid = index.nodes.get(&self.me).map_or("", |node| node.uid.as_str());
         let wanted = speaker.record_of(&service, now, Timestamp::now());
@@ -267,7 +267,7 @@ impl Statuses {
 /// The ServiceL2Status of a Service as this node applies it. A field without a value is left out: server-side apply removes
 /// it, because all speakers share one field manager. `node` is our name and uid.
 #[must_use]
-pub fn applied_object(namespace: &str, (me, uid): (&str, &str), service: &Key, says: &Says) -> Value {
+pub fn applied_object(namespace: &str, (me, uid): (&str, &str), service: &ObjectKey, says: &Says) -> Value {
     let interfaces: Vec<_> = says
         .interfaces
         .iter()
@@ -318,7 +318,7 @@ fn label(name: &str) -> &str {
 
 async fn write(
     api: Api<ServiceL2Status>,
-    key: Key,
+    key: ObjectKey,
     mut object: Value,
     alone: bool,
 ) -> Result<Option<Update>, WriteError> {
@@ -348,7 +348,7 @@ async fn write(
 
 async fn delete(
     api: Api<ServiceL2Status>,
-    key: Key,
+    key: ObjectKey,
     version: Box<str>,
 ) -> Result<Option<Update>, WriteError> {
     let unchanged = Preconditions {

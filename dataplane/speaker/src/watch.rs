@@ -14,7 +14,7 @@ use kube::{Api, Client, Resource};
 use lb_crds::names::{APP, LABEL_APP, LABEL_COMPONENT, SPEAKER};
 use lb_crds::{IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_net::{LinkError, LinkWatcher, Snapshot};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::{Change, Refresh, watch_refreshed};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -112,7 +112,7 @@ impl Sink {
         api: Api<DeserializeGuard<K>>,
         selection: Selection,
         kind: Kind,
-        read: impl Fn(Key, Option<K>) -> Update + Send + 'static,
+        read: impl Fn(ObjectKey, Option<K>) -> Update + Send + 'static,
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_speaker::index::{Index, Kind, Touched, Update};
 use serde_json::json;
 use support::{
@@ -68,7 +68,7 @@ fn a_slice_that_changes_its_service_moves_its_endpoints() {
 #[test]
 fn services_of_the_same_name_in_other_namespaces_are_others() {
     let index = World::new(cluster()).index;
-    assert!(!index.has_endpoint(&Key::new("kube-system", "web")));
+    assert!(!index.has_endpoint(&ObjectKey::new("kube-system", "web")));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn an_object_that_cannot_be_read_leaves_what_was_known() {
         let name = if kind == Kind::Services {
             key("web")
         } else {
-            Key::new("", "lan")
+            ObjectKey::new("", "lan")
         };
         let mut index = World::new(cluster()).index;
         assert_eq!(

@@ -148,7 +148,7 @@ fn what_another_node_says_of_itself_is_left_alone() {
 fn every_service_has_one_name_for_its_status_that_is_a_valid_one() {
     let name = object_name(&key("web"));
     assert_eq!(name, object_name(&key("web")));
-    assert_ne!(name, object_name(&lb_runtime::Key::new("other", "web")));
+    assert_ne!(name, object_name(&lb_runtime::ObjectKey::new("other", "web")));
     // Fixed for ever: speakers of different versions must agree.
     assert_eq!(name, "l2-82b3ade9d00cd1642a4d");
 }

@@ -6,7 +6,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use lb_crds::LoadBalancerStack;
 use lb_crds::names::{DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use serde_json::{Value, json};
 
 use super::{WriteError, Writer, in_time};
@@ -82,7 +82,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the API server refuses, or does not answer.
-    pub async fn clear(&self, service: &Key, version: &str) -> Result<bool, WriteError> {
+    pub async fn clear(&self, service: &ObjectKey, version: &str) -> Result<bool, WriteError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), service.namespace());
         let annotations = json!({ IP_ALLOCATED_FROM_POOL: null, DEPRECATED_IP_ALLOCATED_FROM_POOL: null });
         let patch = Patch::Merge(json!({

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus, names};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use serde_json::json;
 
 use crate::desired::render::{MANAGER, Wanted};
@@ -81,7 +81,7 @@ pub enum WriteError {
     #[error("take its address from Service {service}: {}", explain(.source))]
     Clear {
         /// Which Service.
-        service: Key,
+        service: ObjectKey,
         /// Why not.
         source: Box<kube::Error>,
     },

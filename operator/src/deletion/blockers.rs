@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Service;
 use lb_crds::ServiceL2Status;
 use lb_crds::names::{DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 
 /// A change of something that a deletion waits for.
@@ -29,8 +29,8 @@ pub enum Claim {
 pub struct Claims {
     class: Option<String>,
     /// Services with an address of ours, and their versions.
-    services: BTreeMap<Key, String>,
-    announced: BTreeSet<Key>,
+    services: BTreeMap<ObjectKey, String>,
+    announced: BTreeSet<ObjectKey>,
     services_listed: bool,
     announced_listed: bool,
 }
@@ -58,7 +58,7 @@ impl Claims {
             },
             Claim::Announced(change) => match change {
                 Change::Apply(status) => {
-                    self.announced.insert(Key::of(&status));
+                    self.announced.insert(ObjectKey::of(&status));
                 }
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.announced.remove(&key);
@@ -70,7 +70,7 @@ impl Claims {
     }
 
     fn service(&mut self, service: Service) {
-        let key = Key::of(&service);
+        let key = ObjectKey::of(&service);
         if self.is_ours(&service) {
             let version = service.metadata.resource_version.unwrap_or_default();
             self.services.insert(key, version);
@@ -101,12 +101,12 @@ impl Claims {
 
     /// The Services with an address of ours, and their versions; none before they are listed.
     #[must_use]
-    pub fn services(&self) -> Option<&BTreeMap<Key, String>> {
+    pub fn services(&self) -> Option<&BTreeMap<ObjectKey, String>> {
         self.services_listed.then_some(&self.services)
     }
 
     /// A Service was written: this is how it is stored now.
-    pub fn cleared(&mut self, key: &Key) {
+    pub fn cleared(&mut self, key: &ObjectKey) {
         self.services.remove(key);
     }
 
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(claims.announced(), None, "another list");
         claims.see(Claim::Announced(Change::Synced));
         assert_eq!(claims.announced(), Some(0));
-        claims.see(Claim::Service(Change::Delete(Key::new("ns", "ours"))));
+        claims.see(Claim::Service(Change::Delete(ObjectKey::new("ns", "ours"))));
         assert_eq!(claims.services().map(BTreeMap::len), Some(0));
     }
 }

@@ -165,7 +165,7 @@ pub(crate) fn pods_of<'a>(
     index: &'a Index,
     namespace: &'a str,
     component: &'a str,
-) -> impl Iterator<Item = (&'a lb_runtime::Key, &'a PodFacts)> {
+) -> impl Iterator<Item = (&'a lb_runtime::ObjectKey, &'a PodFacts)> {
     index
         .pods(namespace)
         .filter(move |(_, pod)| pod.component == component)

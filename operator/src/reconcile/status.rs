@@ -5,7 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
 
 use super::{Operator, STATUS, TICK, Work};
@@ -93,7 +93,7 @@ impl Operator {
             return;
         };
         let regarding = reference(
-            &Key::of(stack),
+            &ObjectKey::of(stack),
             validation::API_VERSION,
             "LoadBalancerStack",
             stack.uid().map(Into::into),

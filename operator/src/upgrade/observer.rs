@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use lb_crds::ServiceL2Status;
 use lb_crds::condition::find_condition;
 use lb_crds::names::{ADDRESS_CONFLICT, ADDRESS_POOL, ALLOW_SHARED_IP, LOAD_BALANCER_IPS, VERIFIED};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 use serde_json::json;
 
@@ -37,8 +37,8 @@ pub struct Witness {
     /// The class of the Services that are ours.
     class: Option<String>,
     nodes: BTreeMap<String, NodeFacts>,
-    services: BTreeMap<Key, ServiceFacts>,
-    announced: BTreeMap<Key, Announced>,
+    services: BTreeMap<ObjectKey, ServiceFacts>,
+    announced: BTreeMap<ObjectKey, Announced>,
     listed: [bool; 3],
 }
 
@@ -123,7 +123,7 @@ impl Witness {
     }
 
     fn service(&mut self, service: Service) {
-        let key = Key::of(&service);
+        let key = ObjectKey::of(&service);
         let spec = service.spec.unwrap_or_default();
         let is_ours = spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class == self.class;
         if !is_ours {
@@ -164,7 +164,7 @@ impl Witness {
     }
 
     fn announcement(&mut self, status: ServiceL2Status) {
-        let key = Key::of(&status);
+        let key = ObjectKey::of(&status);
         let says = status.status.unwrap_or_default();
         let service = format!("Service {}/{}", says.service_namespace, says.service_name);
         let fault = |type_, wrong| {
@@ -201,7 +201,7 @@ impl Witness {
             .services
             .iter()
             .filter(|(_, service)| service.had != service.has);
-        let describe = |(key, service): (&Key, &ServiceFacts)| {
+        let describe = |(key, service): (&ObjectKey, &ServiceFacts)| {
             let has = if service.has.is_empty() {
                 "none".to_owned()
             } else {
@@ -293,7 +293,7 @@ mod tests {
             ]
         );
         see(&mut witness, "a", "10.0.0.9", "y");
-        witness.see(Sight::Service(Change::Delete(Key::new("ns", "b"))));
+        witness.see(Sight::Service(Change::Delete(ObjectKey::new("ns", "b"))));
         assert_eq!(
             witness.moved(),
             Vec::<String>::new(),

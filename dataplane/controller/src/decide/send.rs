@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use lb_ipam::{Addresses, Assignment, Family};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use super::{Holder, LIMBO, Landing, Leading, MAX_REPEATS, MAX_UNDER_WAY};
 use crate::condition::{self, Shown};
@@ -115,7 +115,7 @@ impl Leading {
     }
 
     /// Puts a Service into the queue if there is something to write.
-    pub(super) fn enqueue(&mut self, index: &Index, key: &Key) {
+    pub(super) fn enqueue(&mut self, index: &Index, key: &ObjectKey) {
         let Some(service) = index.services.get(key) else {
             return;
         };
@@ -135,7 +135,7 @@ impl Leading {
     fn service_write(
         &self,
         index: &Index,
-        key: &Key,
+        key: &ObjectKey,
         service: &Service,
         time: Timestamp,
     ) -> Option<ServiceWrite> {

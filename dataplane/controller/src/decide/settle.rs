@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_ipam::{Assignment, Claimed, Families, Family, Keep, Rejection, Request, Tenancy};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 
 use super::{Freed, Holder, Landing, Leading};
 use crate::condition::Trouble;
@@ -32,7 +32,7 @@ pub(super) struct Settled {
 
 impl Leading {
     /// Makes the allocator agree with a Service as far as what it has is concerned.
-    pub(super) fn settle(&mut self, index: &Index, key: &Key, now: Instant) -> Settled {
+    pub(super) fn settle(&mut self, index: &Index, key: &ObjectKey, now: Instant) -> Settled {
         let holder = Holder::Service(key.clone());
         let before = self.kept_for(key);
         let Some(service) = index.services.get(key) else {
@@ -96,7 +96,7 @@ impl Leading {
 
     /// A Service that has nothing, as far as we know, keeps what its status shows, if it may. Who takes over leaves it
     /// also what no pool has: nobody has changed anything.
-    fn take_on(&mut self, key: &Key, service: &Service, families: Families, tenancy: &Tenancy) {
+    fn take_on(&mut self, key: &ObjectKey, service: &Service, families: Families, tenancy: &Tenancy) {
         let addresses = families.among(&service.status.addresses);
         if addresses.is_empty() {
             return;
@@ -115,7 +115,7 @@ impl Leading {
 
     /// A Service keeps what it has, or the part of it that it wants and may have. Returns whether it wants something else
     /// or something more.
-    fn keep(&mut self, index: &Index, key: &Key, service: &Service, request: &Request) -> bool {
+    fn keep(&mut self, index: &Index, key: &ObjectKey, service: &Service, request: &Request) -> bool {
         let holder = Holder::Service(key.clone());
         self.leave_closed_pools(index, key, service);
         let Some(has) = self.allocator.assignment(&holder) else {
@@ -149,7 +149,7 @@ impl Leading {
     }
 
     /// A Service loses what it has of pools that are not for it any more.
-    fn leave_closed_pools(&mut self, index: &Index, key: &Key, service: &Service) {
+    fn leave_closed_pools(&mut self, index: &Index, key: &ObjectKey, service: &Service) {
         let holder = Holder::Service(key.clone());
         let chosen = index.chosen(key, service);
         while let Some(has) = self.allocator.assignment(&holder)
@@ -165,7 +165,7 @@ impl Leading {
     }
 
     /// Under another key, or with other ports, a Service may not have a place any more where it is.
-    fn take_place_again(&mut self, key: &Key, service: &Service, tenancy: &Tenancy) {
+    fn take_place_again(&mut self, key: &ObjectKey, service: &Service, tenancy: &Tenancy) {
         let holder = Holder::Service(key.clone());
         let Some(has) = self.allocator.assignment(&holder) else {
             return;
@@ -183,14 +183,14 @@ impl Leading {
     }
 
     /// Tells a Service, once, that it loses what it has.
-    fn clear(&mut self, key: &Key, service: &Service, reason: &Rejection) {
+    fn clear(&mut self, key: &ObjectKey, service: &Service, reason: &Rejection) {
         if self.cleared.insert(key.clone()) {
             self.reports.push(Report::cleared(key, service, reason));
         }
     }
 
     /// Tries to give a Service what it asks for. If there is something that it wants and does not get, it waits.
-    pub(super) fn serve(&mut self, index: &Index, key: &Key) {
+    pub(super) fn serve(&mut self, index: &Index, key: &ObjectKey) {
         let Some(service) = index.ours(key) else {
             return;
         };
@@ -232,7 +232,7 @@ impl Leading {
     }
 
     /// Keeps for a Service what its status shows, or may come to show, and it no longer has.
-    pub(super) fn leave(&mut self, key: &Key, service: &Service) {
+    pub(super) fn leave(&mut self, key: &ObjectKey, service: &Service) {
         self.unleave(key);
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
         let has = has.map(Assignment::addresses).unwrap_or_default();
@@ -262,14 +262,14 @@ impl Leading {
     }
 
     /// Gives up what is kept for a Service that is leaving it.
-    fn unleave(&mut self, key: &Key) {
+    fn unleave(&mut self, key: &ObjectKey) {
         for address in self.leaving.remove(key).into_iter().flatten() {
             self.allocator.release(&Holder::Leaving(key.clone(), address));
         }
     }
 
     /// The families of which a Service keeps others from less than before.
-    fn freed_since(&self, before: &BTreeSet<IpAddr>, key: &Key) -> Freed {
+    fn freed_since(&self, before: &BTreeSet<IpAddr>, key: &ObjectKey) -> Freed {
         let mut freed = Freed::default();
         for address in before.difference(&self.kept_for(key)) {
             freed.add(*address);
@@ -278,7 +278,7 @@ impl Leading {
     }
 
     /// Every address that nobody else can have because of a Service.
-    fn kept_for(&self, key: &Key) -> BTreeSet<IpAddr> {
+    fn kept_for(&self, key: &ObjectKey) -> BTreeSet<IpAddr> {
         let has = self.allocator.assignment(&Holder::Service(key.clone()));
         let has = has.into_iter().flat_map(|has| has.addresses().iter());
         has.chain(self.leaving.get(key).into_iter().flatten().copied())

@@ -18,7 +18,7 @@ use lb_controller::decide::Leading;
 use lb_controller::index::Index;
 use lb_controller::write::{Outcome, Target, Write};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ pub(crate) struct Cluster {
 }
 
 pub(crate) fn service(name: &str) -> Target {
-    Target::Service(Key::new("default", name))
+    Target::Service(ObjectKey::new("default", name))
 }
 
 pub(crate) fn pool(name: &str) -> Target {
@@ -53,7 +53,7 @@ pub(crate) fn pool(name: &str) -> Target {
 }
 
 pub(crate) fn advertisement(name: &str) -> Target {
-    Target::Advertisement(Key::new("metallb-system", name))
+    Target::Advertisement(ObjectKey::new("metallb-system", name))
 }
 
 /// A Service of type LoadBalancer, with what a test adds.
@@ -202,7 +202,10 @@ impl Cluster {
     /// A speaker deletes the status of a Service; nothing is decided yet.
     pub(crate) fn withdraw(&mut self, name: &str) {
         self.announced.remove(name);
-        self.hear(Change::Delete(Key::new("metallb-system", format!("l2-{name}"))));
+        self.hear(Change::Delete(ObjectKey::new(
+            "metallb-system",
+            format!("l2-{name}"),
+        )));
     }
 
     /// All statuses have been listed.
@@ -262,7 +265,7 @@ impl Cluster {
                         Some(object) => {
                             Change::Apply(serde_json::from_value::<IPAddressPool>(object).unwrap())
                         }
-                        None => Change::Delete(Key::new("metallb-system", name)),
+                        None => Change::Delete(ObjectKey::new("metallb-system", name)),
                     };
                     if self.index.pool(change)
                         && let Some(leading) = &mut self.leading
@@ -284,7 +287,7 @@ impl Cluster {
                         Some(object) => {
                             Change::Apply(serde_json::from_value::<ConfigurationState>(object).unwrap())
                         }
-                        None => Change::Delete(Key::new("metallb-system", "controller")),
+                        None => Change::Delete(ObjectKey::new("metallb-system", "controller")),
                     };
                     self.index.state.take(change);
                 }
@@ -463,7 +466,7 @@ impl Cluster {
     pub(crate) fn reason(&self, name: &str) -> Option<String> {
         let leading = self.leading.as_ref().unwrap();
         leading
-            .reason(&Key::new("default", name))
+            .reason(&ObjectKey::new("default", name))
             .map(ToString::to_string)
     }
 

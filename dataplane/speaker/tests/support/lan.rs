@@ -17,7 +17,7 @@ use lb_l2::ownership::Coordinator;
 use lb_l2::wire::arp::{ArpFrame, Operation};
 use lb_net::socket::FRAME_BUFFER;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_speaker::announce::Sighting;
 use lb_speaker::args::Args;
 use lb_speaker::index::{Kind, Update};
@@ -334,7 +334,7 @@ impl Rig {
     pub(crate) fn record(&self, service: &str) -> Option<Says> {
         let time = Timestamp::UNIX_EPOCH;
         self.speaker
-            .record_of(&Key::new("default", service), Instant::now(), time)
+            .record_of(&ObjectKey::new("default", service), Instant::now(), time)
     }
 
     /// The value of a counter or gauge with one of these label values; none when there is no such series.

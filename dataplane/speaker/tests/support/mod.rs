@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use lb_runtime::Key;
+use lb_runtime::ObjectKey;
 use lb_speaker::index::{Index, Update};
 use lb_speaker::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};
 use lb_speaker::peers::Peers;
@@ -110,7 +110,7 @@ pub(crate) fn mk_speaker(node: &str, ready: bool) -> Update {
 pub(crate) fn mk_status(service: &str, node: &str) -> Update {
     let name = lb_speaker::status::object_name(&key(service));
     Update::Status(
-        Key::new("metallb-system", name),
+        ObjectKey::new("metallb-system", name),
         Some(mk_record(service, node, &[])),
     )
 }
@@ -131,8 +131,8 @@ pub(crate) fn mk_record(service: &str, node: &str, interfaces: &[&str]) -> Recor
     })))
 }
 
-pub(crate) fn key(name: &str) -> Key {
-    Key::new("default", name)
+pub(crate) fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
 }
 
 /// The default cluster of the tests: three nodes with speakers, a pool, an advertisement of everything, and the
