@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use lb_l2::ArpResponder;
 use lb_l2::MacAddr;
-use lb_l2::arp_responder::{ArpResponder, Verdict};
-use lb_l2::wire::arp::{ArpFrame, Operation};
+use lb_l2::responder::FrameOutcome;
+use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 
 const NODE: MacAddr = MacAddr([0x02, 0x42, 0xc0, 0xa8, 0x32, 0x15]);
 const OTHER: MacAddr = MacAddr([0x02, 0x42, 0xc0, 0xa8, 0x32, 0x16]);
@@ -20,7 +21,7 @@ pub fn target(bytes: &[u8]) {
     }
     let mut responder = ArpResponder::new();
     responder.insert(OWNED);
-    responder.stand_in(LENT, OTHER);
+    responder.insert_proxy(LENT, OTHER);
     check(&responder, bytes);
     // And where it asks for an address of ours whatever it asks for.
     if let Ok(frame) = decoded {
@@ -33,7 +34,7 @@ fn check(responder: &ArpResponder, bytes: &[u8]) {
     let owned = |address: Ipv4Addr| responder.addresses().any(|other| *other == address);
     let wanted = question(bytes).filter(|(_, _, target)| owned(*target));
     match responder.handle(NODE, bytes) {
-        Verdict::Reply { frame, address } => {
+        FrameOutcome::Reply { frame, address } => {
             let (asker, asker_ip, target) = wanted.expect("only a question for an owned address is answered");
             assert_eq!(address, target);
             let owner = if address == LENT { OTHER } else { NODE };
@@ -41,7 +42,7 @@ fn check(responder: &ArpResponder, bytes: &[u8]) {
             let expected = ArpFrame {
                 dst: asker,
                 src: NODE,
-                operation: Operation::Reply,
+                operation: ArpOperation::Reply,
                 sender_mac: reply.sender_mac,
                 sender_ip: target,
                 target_mac: asker,
@@ -52,19 +53,22 @@ fn check(responder: &ArpResponder, bytes: &[u8]) {
             assert!(reply.sender_mac == owner || (address == LENT && reply.sender_mac == NODE));
             for mac in [NODE, OTHER] {
                 let verdict = responder.handle(mac, &frame);
-                assert!(!matches!(verdict, Verdict::Reply { .. }), "no reply to a reply");
+                assert!(
+                    !matches!(verdict, FrameOutcome::Reply { .. }),
+                    "no reply to a reply"
+                );
             }
         }
-        Verdict::Sighted { address, mac } => {
+        FrameOutcome::ReplySeen { address, mac } => {
             assert!(wanted.is_none(), "a question for an owned address is answered");
             assert!(mac.is_unicast() && mac != NODE && mac.0 == bytes[22..28]);
             assert!(!address.is_unspecified() && address.octets() == bytes[28..32]);
         }
-        Verdict::Ignore(_) => {
+        FrameOutcome::Ignore(_) => {
             assert!(wanted.is_none(), "a question for an owned address is answered");
             assert!(ArpFrame::decode(bytes).is_ok());
         }
-        Verdict::Malformed(_) => {
+        FrameOutcome::Malformed(_) => {
             assert!(wanted.is_none(), "a question for an owned address is answered");
             assert!(ArpFrame::decode(bytes).is_err());
         }

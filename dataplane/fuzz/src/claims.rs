@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use lb_l2::ownership::announced_set::{AnnouncedSet, Reassembly};
-use lb_l2::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Part};
+use lb_l2::wire::heartbeat::{Entry, EntryState, Fragment, MAX_ENTRIES_LEN};
 
 use crate::bytes::Bytes;
 
@@ -21,14 +21,14 @@ pub fn target(bytes: &[u8]) {
         match bytes.u8() % 5 {
             0 | 1 => {
                 let address = bytes.address();
-                let stance = match bytes.u8() {
+                let state = match bytes.u8() {
                     byte if byte.is_multiple_of(4) => EntryState::Declined,
-                    byte if byte > 192 => EntryState::StandsIn { of: byte.into() },
+                    byte if byte > 192 => EntryState::Proxied { owner: byte.into() },
                     byte if byte > 128 => EntryState::Offered { to: byte.into() },
-                    _ => EntryState::Claimed,
+                    _ => EntryState::Announced,
                 };
-                let changed = claims.insert(Entry { address, stance });
-                assert_eq!(changed, model.insert(address, stance) != Some(stance));
+                let changed = claims.insert(Entry { address, state });
+                assert_eq!(changed, model.insert(address, state) != Some(state));
             }
             2 => {
                 let address = bytes.address();
@@ -38,8 +38,8 @@ pub fn target(bytes: &[u8]) {
                 let first = u32::from_be_bytes([10, bytes.u8(), 0, 0]);
                 for number in 0..u32::from(bytes.u8()) {
                     let address = IpAddr::V4(Ipv4Addr::from(first + number));
-                    claims.insert(Entry::claimed(address));
-                    model.insert(address, EntryState::Claimed);
+                    claims.insert(Entry::announced(address));
+                    model.insert(address, EntryState::Announced);
                 }
             }
             _ => strange(&mut assembly, &mut bytes),
@@ -47,9 +47,9 @@ pub fn target(bytes: &[u8]) {
     }
     let same: AnnouncedSet = model
         .iter()
-        .map(|(address, stance)| Entry {
+        .map(|(address, state)| Entry {
             address: *address,
-            stance: *stance,
+            state: *state,
         })
         .collect();
     assert_eq!(claims, same);
@@ -59,12 +59,12 @@ pub fn target(bytes: &[u8]) {
 
 /// A part as no speaker of ours makes it.
 fn strange(assembly: &mut Reassembly, bytes: &mut Bytes<'_>) {
-    let part = Part {
+    let part = Fragment {
         digest: bytes.u64() % 4,
-        number: bytes.u16() % 8,
-        of: bytes.u16(),
+        index: bytes.u16() % 8,
+        count: bytes.u16(),
         entries: (0..bytes.u8() % 8)
-            .map(|_| Entry::claimed(bytes.address()))
+            .map(|_| Entry::announced(bytes.address()))
             .collect(),
     };
     let digest = part.digest;
@@ -83,7 +83,7 @@ fn together(assembly: &mut Reassembly, claims: &AnnouncedSet) {
     for part in parts.iter().rev() {
         assert_eq!(whole, None, "nothing is believed before all of it is there");
         whole = assembly.add(part.clone());
-        if part.number > 0 && part.number % 2 == 0 {
+        if part.index > 0 && part.index % 2 == 0 {
             assert_eq!(assembly.add(part.clone()), None);
         }
     }

@@ -14,7 +14,9 @@ use lb_l2::ownership::failure_detector;
 use lb_l2::ownership::{
     AcquireReason, Api, Candidates, Config, ConflictPolicy, Coordinator, Node, Output, PartitionPolicy,
 };
-use lb_l2::wire::heartbeat::{Datagram, Entry, EntryState, Heartbeat, Keys, MAX_LEN, Message, Part, State};
+use lb_l2::wire::heartbeat::{
+    Datagram, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN, Message, SpeakerState,
+};
 
 use crate::bytes::Bytes;
 
@@ -47,7 +49,7 @@ pub fn target(bytes: &[u8]) {
 struct World {
     coordinator: Coordinator,
     now: Instant,
-    keys: Keys,
+    keys: HeartbeatKeys,
     incarnation: u64,
     /// What each peer has sent last.
     numbers: BTreeMap<&'static str, u64>,
@@ -90,7 +92,7 @@ impl World {
         let mut world = Self {
             coordinator: Coordinator::new(now, 1000, config),
             now,
-            keys: Keys::new([[7; 32].as_slice()]).expect("it is long enough"),
+            keys: HeartbeatKeys::new([[7; 32].as_slice()]).expect("it is long enough"),
             incarnation: 1000,
             numbers: BTreeMap::new(),
             nodes: BTreeSet::new(),
@@ -132,11 +134,11 @@ impl World {
             8 | 9 => self.claims(bytes),
             10 => {
                 let part = self.part(bytes);
-                self.receive(bytes, Message::Yours(part));
+                self.receive(bytes, Message::Restore(part));
             }
             11 => {
-                let (answered, silent) = (vec![bytes.address()], vec![bytes.address()]);
-                self.receive(bytes, Message::Seen { answered, silent });
+                let (answered, unanswered) = (vec![bytes.address()], vec![bytes.address()]);
+                self.receive(bytes, Message::Verification { answered, unanswered });
             }
             12 => self.sighted(bytes),
             13 => self.node_sighted(bytes),
@@ -155,7 +157,7 @@ impl World {
             }
             18 => {
                 let part = self.part(bytes);
-                self.receive(bytes, Message::Claims(part));
+                self.receive(bytes, Message::Announced(part));
             }
             19 => {
                 let (address, node) = (bytes.address(), usize::from(bytes.u8()));
@@ -218,19 +220,19 @@ impl World {
         let grace = Duration::from_millis(u64::from(bytes.u16()) << (what >> 4));
         let message = Message::Heartbeat(Heartbeat {
             state: match what % 8 {
-                0..=3 => State::Up,
-                4 => State::Draining,
-                5 => State::Leaving { grace },
-                _ => State::Starting { grace },
+                0..=3 => SpeakerState::Up,
+                4 => SpeakerState::Draining,
+                5 => SpeakerState::Restarting { grace },
+                _ => SpeakerState::Starting { grace },
             },
-            asks: what & 16 != 0,
+            reply_requested: what & 16 != 0,
             interval: Duration::from_millis(match what & 8 {
                 0 => 100,
                 _ => u64::from(bytes.u16()),
             }),
             version: "2".to_owned(),
-            claims: u64::from(bytes.u8()),
-            knows: u64::from(bytes.u8()),
+            announced_digest: u64::from(bytes.u8()),
+            known_digest: u64::from(bytes.u8()),
             macs: (0..bytes.u8() % 4)
                 .map(|_| MacAddr([2, 0, 0, 0, 0, bytes.u8() % 8]))
                 .collect(),
@@ -243,31 +245,31 @@ impl World {
         let count = bytes.u8() % 8;
         let entry = |_| {
             let address = bytes.address();
-            let stance = match bytes.u8() {
+            let state = match bytes.u8() {
                 byte if byte % 8 == 7 => EntryState::Declined,
                 byte if byte % 8 == 6 => EntryState::Offered {
                     to: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
-                byte if byte % 8 == 5 => EntryState::StandsIn {
-                    of: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
+                byte if byte % 8 == 5 => EntryState::Proxied {
+                    owner: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
-                _ => EntryState::Claimed,
+                _ => EntryState::Announced,
             };
-            Entry { address, stance }
+            Entry { address, state }
         };
         let claims: AnnouncedSet = (0..count).map(entry).collect();
         for part in claims.parts() {
             self.told += part.entries.len();
-            self.receive(bytes, Message::Claims(part));
+            self.receive(bytes, Message::Announced(part));
         }
     }
 
     /// A part as a peer of another version might tell it.
-    fn part(&mut self, bytes: &mut Bytes<'_>) -> Part {
+    fn part(&mut self, bytes: &mut Bytes<'_>) -> Fragment {
         let of = bytes.u16().max(1);
         let number = bytes.u16() % of;
         let entries: Vec<_> = (0..bytes.u8() % 8)
-            .map(|_| Entry::claimed(bytes.address()))
+            .map(|_| Entry::announced(bytes.address()))
             .collect();
         self.told += entries.len() + 1;
         let set: AnnouncedSet = entries.iter().copied().collect();
@@ -276,10 +278,10 @@ impl World {
         } else {
             u64::from(bytes.u8() % 2)
         };
-        Part {
+        Fragment {
             digest,
-            number,
-            of,
+            index: number,
+            count: of,
             entries,
         }
     }
@@ -293,7 +295,7 @@ impl World {
         let datagram = Datagram {
             node: if from == 255 { "stranger" } else { node }.to_owned(),
             incarnation: if how < 240 { 5 } else { u64::from(how & 7) },
-            number: if how == 239 { 1 } else { *last },
+            sequence: if how == 239 { 1 } else { *last },
             echo: if how < 250 {
                 self.incarnation
             } else {
@@ -376,11 +378,11 @@ impl World {
         match output {
             Output::Send { to, datagram } => {
                 assert!(self.nodes.contains(&*to) && datagram.node == ME);
-                assert!(datagram.number > self.number, "numbers rise");
-                self.number = datagram.number;
+                assert!(datagram.sequence > self.number, "numbers rise");
+                self.number = datagram.sequence;
                 self.incarnation = datagram.incarnation;
                 let sealed = self.keys.seal(&datagram);
-                assert!(sealed.len() <= MAX_LEN);
+                assert!(sealed.len() <= MAX_DATAGRAM_LEN);
                 assert_eq!(self.keys.open(&sealed), Ok(datagram));
             }
             Output::Announce { address, cause } => {

@@ -3,8 +3,8 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use lb_l2::wire::heartbeat::{
-    Datagram, Entry, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION, Message, Part,
-    RejectReason,
+    Datagram, DatagramError, Entry, Fragment, HeartbeatKeys, MAX_DATAGRAM_LEN, MAX_ENTRIES_LEN, MAX_MACS,
+    MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message,
 };
 use sha2::Sha256;
 
@@ -14,12 +14,12 @@ const TAG_LEN: usize = 32;
 
 /// What is read is within its limits and goes back into the same bytes; what no key has made is refused.
 pub fn target(bytes: &[u8]) {
-    let keys = Keys::new([KEY.as_slice()]).expect("it is long enough");
+    let keys = HeartbeatKeys::new([KEY.as_slice()]).expect("it is long enough");
     let _ = check(&keys, bytes);
-    let strangers = Keys::new([[1; 32].as_slice(), &[2; 16]]).expect("they are long enough");
+    let strangers = HeartbeatKeys::new([[1; 32].as_slice(), &[2; 16]]).expect("they are long enough");
     assert!(strangers.open(bytes).is_err(), "no key of theirs has made it");
 
-    let most = MAX_LEN - TAG_LEN;
+    let most = MAX_DATAGRAM_LEN - TAG_LEN;
     let signed = bytes.get(..most).unwrap_or(bytes);
     let _ = check(&keys, &authentic(signed));
 
@@ -35,7 +35,7 @@ pub fn target(bytes: &[u8]) {
     signed.extend(body);
     let sealed = authentic(&signed);
     let opened = check(&keys, &sealed);
-    assert_ne!(opened, Err(RejectReason::Authentication));
+    assert_ne!(opened, Err(DatagramError::Authentication));
     assert!(strangers.open(&sealed).is_err());
 }
 
@@ -45,28 +45,30 @@ fn authentic(signed: &[u8]) -> Vec<u8> {
     [signed, &tag].concat()
 }
 
-fn check(keys: &Keys, bytes: &[u8]) -> Result<Datagram, RejectReason> {
+fn check(keys: &HeartbeatKeys, bytes: &[u8]) -> Result<Datagram, DatagramError> {
     let datagram = keys.open(bytes)?;
-    assert!(bytes.len() <= MAX_LEN);
+    assert!(bytes.len() <= MAX_DATAGRAM_LEN);
     let name = datagram.node.len();
-    assert!((1..=MAX_NAME).contains(&name));
+    assert!((1..=MAX_NODE_NAME_LEN).contains(&name));
     let body = bytes.len() - HEADER_LEN - name - TAG_LEN;
     // In what order a message lists its two kinds of addresses is the sender's choice.
     let mut canonical = true;
     match &datagram.message {
         Message::Heartbeat(heartbeat) => {
-            assert!(heartbeat.macs.len() <= MAX_MACS && heartbeat.version.len() <= MAX_VERSION);
+            assert!(heartbeat.macs.len() <= MAX_MACS && heartbeat.version.len() <= MAX_VERSION_LEN);
         }
-        Message::Claims(part) | Message::Yours(part) => {
-            assert!(part.number < part.of);
+        Message::Announced(part) | Message::Restore(part) => {
+            assert!(part.index < part.count);
             assert_eq!(12 + len(part), body, "no more is allocated than what came");
         }
-        Message::Seen { answered, silent } => {
+        Message::Verification { answered, unanswered } => {
             let of = |list: &[std::net::IpAddr]| -> usize {
-                let entries = list.iter().map(|address| Entry::claimed(*address).encoded_len());
+                let entries = list
+                    .iter()
+                    .map(|address| Entry::announced(*address).encoded_len());
                 entries.sum()
             };
-            assert_eq!(of(answered) + of(silent), body);
+            assert_eq!(of(answered) + of(unanswered), body);
             canonical = false;
         }
     }
@@ -79,6 +81,6 @@ fn check(keys: &Keys, bytes: &[u8]) -> Result<Datagram, RejectReason> {
     Ok(datagram)
 }
 
-fn len(part: &Part) -> usize {
+fn len(part: &Fragment) -> usize {
     part.entries.iter().map(Entry::encoded_len).sum()
 }

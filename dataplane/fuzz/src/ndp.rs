@@ -4,8 +4,9 @@
 use std::net::Ipv6Addr;
 
 use lb_l2::MacAddr;
-use lb_l2::ndp_responder::{NdpResponder, Verdict};
-use lb_l2::wire::ndp::{Frame, Message};
+use lb_l2::NdpResponder;
+use lb_l2::responder::FrameOutcome;
+use lb_l2::wire::ndp::{NdpFrame, NdpMessage};
 
 const NODE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0b]);
 const OTHER: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0c]);
@@ -19,12 +20,12 @@ const ICMPV6_AT: usize = 54;
 pub fn target(bytes: &[u8]) {
     let mut responder = NdpResponder::new();
     responder.insert(OWNED);
-    responder.stand_in(LENT, OTHER);
+    responder.insert_proxy(LENT, OTHER);
     check(&responder, bytes);
     let mut mended = bytes.to_vec();
     if mend(&mut mended) {
         check(&responder, &mended);
-        if let Ok(frame) = Frame::decode(&mended) {
+        if let Ok(frame) = NdpFrame::decode(&mended) {
             responder.insert(frame.target);
             check(&responder, &mended);
         }
@@ -68,12 +69,12 @@ fn sum(addresses: &[u8], message: &[u8]) -> u16 {
 
 fn check(responder: &NdpResponder, bytes: &[u8]) {
     let owned = |address: Ipv6Addr| responder.addresses().any(|other| *other == address);
-    let decoded = Frame::decode(bytes);
+    let decoded = NdpFrame::decode(bytes);
     let (frame, address) = match responder.handle(NODE, bytes) {
-        Verdict::Reply { frame, address } => (frame, address),
-        Verdict::Sighted { address, mac } => {
+        FrameOutcome::Reply { frame, address } => (frame, address),
+        FrameOutcome::ReplySeen { address, mac } => {
             let seen = decoded.expect("only what is well-formed shows anything");
-            assert!(matches!(seen.message, Message::Advertisement { .. }));
+            assert!(matches!(seen.message, NdpMessage::Advertisement { .. }));
             assert!(seen.target == address && !address.is_multicast());
             assert!(
                 mac.is_unicast() && seen.src != NODE,
@@ -81,16 +82,16 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
             );
             return;
         }
-        Verdict::Ignore(_) => {
+        FrameOutcome::Ignore(_) => {
             assert!(decoded.is_ok());
             return;
         }
-        Verdict::Malformed(_) => {
+        FrameOutcome::Malformed(_) => {
             assert!(decoded.is_err());
             return;
         }
     };
-    // The question, read without the decoder.
+    // The probe, read without the decoder.
     let length = usize::from(u16::from_be_bytes([bytes[18], bytes[19]]));
     let message = &bytes[ICMPV6_AT..ICMPV6_AT + length];
     let ip = |at: usize| Ipv6Addr::from(*bytes[at..].first_chunk::<16>().unwrap());
@@ -125,7 +126,7 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
     } else {
         (link_layer.unwrap_or(bytes[6..12].to_vec()), source, 0x60)
     };
-    assert!(to_mac[0] & 1 == 0 || to == all_nodes, "one question, one answer");
+    assert!(to_mac[0] & 1 == 0 || to == all_nodes, "one probe, one answer");
     let mut expected = [
         to_mac,
         NODE.0.to_vec(),
@@ -145,11 +146,11 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
         stands_in || frame[80..] == NODE.0,
         "the hardware address is the owner's"
     );
-    let read = Frame::decode(&frame).expect("what we send is what others believe");
-    assert!(matches!(read.message, Message::Advertisement { .. }));
+    let read = NdpFrame::decode(&frame).expect("what we send is what others believe");
+    assert!(matches!(read.message, NdpMessage::Advertisement { .. }));
     let verdict = responder.handle(OTHER, &frame);
     assert!(
-        !matches!(verdict, Verdict::Reply { .. }),
+        !matches!(verdict, FrameOutcome::Reply { .. }),
         "no answer to an answer"
     );
 }

@@ -1,22 +1,19 @@
-//! When to send gratuitous ARP: a schedule of bursts after each claim of an address.
+//! When to send gratuitous ARP and unsolicited neighbor advertisements: a series after an address is acquired, then
+//! periodic refreshes.
 //!
-//! Reads claims, withdrawals and the clock; writes addresses for which a burst is due now. What a burst is,
-//! is [`gratuitous`]; on which interfaces it goes out, the caller knows.
+//! MetalLB announces at once and then every 1.1 s for 5 s. This schedule keeps those times and adds two early ones: the
+//! first frame after a link came up, or while a switch still learns, is the one most likely lost, and a client should
+//! wait less than a second for the next. Afterwards each address is announced again at a jittered interval, so
+//! that switches and routers that lost their entry learn it.
 //!
-//! MetalLB sends a burst at once and then every 1.1 s for 5 s. We keep that and add two early ones: the first
-//! frame after a link came up, or while a switch still learns, is the one that gets lost, and a client should
-//! not wait more than a second for the next. After the series an address is announced again from time to time, so that
-//! switches and routers that forgot it, or were switched off, learn it; not all addresses at the same moment.
+//! The caller knows which frames an announcement consists of, and on which interfaces to send them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::MacAddr;
-use crate::wire::arp::{ArpFrame, FRAME_LEN, Operation};
-
-/// When bursts are due after a claim.
-pub const BURSTS: [Duration; 8] = [
+/// The times of the announcements in a series, counted from its start.
+pub const SERIES_OFFSETS: [Duration; 8] = [
     Duration::ZERO,
     Duration::from_millis(100),
     Duration::from_millis(500),
@@ -27,179 +24,145 @@ pub const BURSTS: [Duration; 8] = [
     Duration::from_millis(5000),
 ];
 
-/// Most bursts per [`PACE`]: a node that takes over a thousand addresses at once must neither overrun its own
-/// transmit queue nor the ARP rate limits of a switch. A thousand first bursts take 160 ms.
-pub const BURSTS_PER_PACE: u32 = 64;
+/// Maximum announcements per [`RATE_WINDOW`]: a node that acquires a thousand addresses at once must not overrun its
+/// transmit queue or the ARP rate limit of a switch. A thousand first announcements take 160 ms.
+pub const MAX_PER_RATE_WINDOW: u32 = 64;
 
-/// The window of [`BURSTS_PER_PACE`].
-pub const PACE: Duration = Duration::from_millis(10);
+/// The period that [`MAX_PER_RATE_WINDOW`] counts over.
+pub const RATE_WINDOW: Duration = Duration::from_millis(10);
 
-/// One burst: a gratuitous request and a gratuitous reply, both broadcast, because some stacks update their
-/// cache from the one and some from the other. The request is an announcement in the form of RFC 5227 2.3.
-pub fn gratuitous(mac: MacAddr, address: Ipv4Addr) -> [[u8; FRAME_LEN]; 2] {
-    let request = ArpFrame {
-        dst: MacAddr::BROADCAST,
-        src: mac,
-        operation: Operation::Request,
-        sender_mac: mac,
-        sender_ip: address,
-        target_mac: MacAddr::ZERO,
-        target_ip: address,
-    };
-    let reply = ArpFrame {
-        operation: Operation::Reply,
-        target_mac: MacAddr::BROADCAST,
-        ..request
-    };
-    [request.encode(), reply.encode()]
-}
-
-/// Place in the queue: by time, and among equals by arrival.
-type Slot = (Instant, u64, IpAddr);
+/// Position in the queue: by due time, then by insertion order.
+type QueueKey = (Instant, u64, IpAddr);
 
 #[derive(Clone, Copy, Debug)]
-struct Claim {
-    since: Instant,
+struct Series {
+    start: Instant,
     sent: usize,
-    /// The entry in the queue, if bursts are left.
-    slot: Option<Slot>,
+    /// The entry in the queue; `None` after the last announcement.
+    queued: Option<QueueKey>,
 }
 
-/// The schedule of all claimed addresses. After each input call [`poll_output`](Self::poll_output) until it
-/// gives `None`, then sleep until [`poll_timeout`](Self::poll_timeout) and call
+/// The announcement times of all announced addresses. After each input, call [`poll_transmit`](Self::poll_transmit)
+/// until it returns `None`, sleep until [`poll_timeout`](Self::poll_timeout), and call
 /// [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug, Default)]
 pub struct GratuitousSchedule {
-    claims: BTreeMap<IpAddr, Claim>,
-    queue: BTreeSet<Slot>,
-    arrivals: u64,
-    /// Time between two bursts after the series; none for no such bursts.
-    refresh: Option<Duration>,
+    series: BTreeMap<IpAddr, Series>,
+    queue: BTreeSet<QueueKey>,
+    insertions: u64,
+    refresh_interval: Option<Duration>,
     now: Option<Instant>,
-    window: Option<Instant>,
+    window_start: Option<Instant>,
     sent_in_window: u32,
 }
 
 impl GratuitousSchedule {
-    /// A schedule without claims.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The same, where each claimed address is announced again after this time, more or less by a quarter.
-    pub fn refreshing(refresh: Option<Duration>) -> Self {
+    /// Creates a schedule without addresses. After its series an address is announced every `refresh_interval` ± 25 %,
+    /// or not at all if that is `None`.
+    #[must_use]
+    pub fn new(refresh_interval: Option<Duration>) -> Self {
         Self {
-            refresh,
+            refresh_interval,
             ..Self::default()
         }
     }
 
-    /// We became owner of `address`: a full series of bursts from now on. Claiming again starts the series
-    /// afresh.
-    pub fn claim(&mut self, now: Instant, address: IpAddr) {
+    /// Starts the series of `address`, or restarts it.
+    pub fn announce(&mut self, now: Instant, address: IpAddr) {
         self.advance(now);
-        if let Some(slot) = self.claims.get(&address).and_then(|claim| claim.slot) {
-            self.queue.remove(&slot);
+        let previous = self.series.get(&address).and_then(|series| series.queued);
+        if let Some(key) = previous {
+            self.queue.remove(&key);
         }
-        let slot = self.enqueue(now, address);
-        self.claims.insert(
-            address,
-            Claim {
-                since: now,
-                sent: 0,
-                slot: Some(slot),
-            },
-        );
+        let queued = Some(self.enqueue(now, address));
+        let series = Series {
+            start: now,
+            sent: 0,
+            queued,
+        };
+        self.series.insert(address, series);
     }
 
-    /// We are no longer owner: the address is not given out again until it is claimed.
+    /// Drops `address` from the schedule.
     pub fn withdraw(&mut self, address: IpAddr) {
-        if let Some(Claim { slot: Some(slot), .. }) = self.claims.remove(&address) {
-            self.queue.remove(&slot);
+        if let Some(key) = self.series.remove(&address).and_then(|series| series.queued) {
+            self.queue.remove(&key);
         }
     }
 
-    /// A link came up, so nobody behind it heard us: the series of `address` starts afresh, if it is claimed.
-    pub fn again(&mut self, now: Instant, address: IpAddr) {
-        if self.claims.contains_key(&address) {
-            self.claim(now, address);
+    /// Restarts the series of `address` if it is announced: a link came up, and no host behind it has received the
+    /// announcements so far.
+    pub fn restart(&mut self, now: Instant, address: IpAddr) {
+        if self.series.contains_key(&address) {
+            self.announce(now, address);
         }
     }
 
-    /// [`again`](Self::again) for every claimed address.
-    pub fn again_all(&mut self, now: Instant) {
-        for address in self.claims.keys().copied().collect::<Vec<_>>() {
-            self.claim(now, address);
-        }
-    }
-
-    /// Whether `address` is claimed.
-    pub fn is_claimed(&self, address: IpAddr) -> bool {
-        self.claims.contains_key(&address)
-    }
-
-    /// Time passed.
+    /// Advances the clock.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
     }
 
-    /// The next address for which to send one burst now. Gives at most [`BURSTS_PER_PACE`] in a row.
-    pub fn poll_output(&mut self) -> Option<IpAddr> {
+    /// The next address to announce once now. Returns at most [`MAX_PER_RATE_WINDOW`] in a row.
+    pub fn poll_transmit(&mut self) -> Option<IpAddr> {
         let now = self.now?;
-        if self.sent_in_window >= BURSTS_PER_PACE {
+        if self.sent_in_window >= MAX_PER_RATE_WINDOW {
             return None;
         }
-        let slot = *self.queue.first()?;
-        let (due, _, address) = slot;
+        let key = *self.queue.first()?;
+        let (due, _, address) = key;
         if due > now {
             return None;
         }
-        self.queue.remove(&slot);
+        self.queue.remove(&key);
         self.sent_in_window += 1;
-        let refresh = self.refresh;
-        let next = self.claims.get_mut(&address).and_then(|claim| {
-            claim.sent += 1;
-            claim.slot = None;
-            let in_series = BURSTS.get(claim.sent).map(|offset| claim.since + *offset);
-            in_series.or_else(|| Some(now + jittered(refresh?, address, claim.sent)))
+        let refresh_interval = self.refresh_interval;
+        let next = self.series.get_mut(&address).and_then(|series| {
+            series.sent += 1;
+            series.queued = None;
+            let in_series = SERIES_OFFSETS
+                .get(series.sent)
+                .map(|offset| series.start + *offset);
+            in_series.or_else(|| Some(now + jittered(refresh_interval?, address, series.sent)))
         });
         if let Some(due) = next {
-            let slot = self.enqueue(due, address);
-            if let Some(claim) = self.claims.get_mut(&address) {
-                claim.slot = Some(slot);
+            let key = self.enqueue(due, address);
+            if let Some(series) = self.series.get_mut(&address) {
+                series.queued = Some(key);
             }
         }
         Some(address)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout); `None` when no burst is left.
+    /// When to call [`handle_timeout`](Self::handle_timeout); `None` while nothing is queued.
+    #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let (due, _, _) = *self.queue.first()?;
-        match self.window {
-            Some(window) if self.sent_in_window >= BURSTS_PER_PACE => Some(due.max(window + PACE)),
+        match self.window_start {
+            Some(start) if self.sent_in_window >= MAX_PER_RATE_WINDOW => Some(due.max(start + RATE_WINDOW)),
             _ => Some(due),
         }
     }
 
-    fn enqueue(&mut self, due: Instant, address: IpAddr) -> Slot {
-        self.arrivals += 1;
-        let slot = (due, self.arrivals, address);
-        self.queue.insert(slot);
-        slot
+    fn enqueue(&mut self, due: Instant, address: IpAddr) -> QueueKey {
+        self.insertions += 1;
+        let key = (due, self.insertions, address);
+        self.queue.insert(key);
+        key
     }
 
     fn advance(&mut self, now: Instant) {
-        // A caller's clock reading may be older than one it gave before: time does not run backwards here.
+        // A caller may pass an older clock reading than before; time never runs backwards here.
         let now = self.now.map_or(now, |before| before.max(now));
         self.now = Some(now);
-        if self.window.is_none_or(|window| now >= window + PACE) {
-            self.window = Some(now);
+        if self.window_start.is_none_or(|start| now >= start + RATE_WINDOW) {
+            self.window_start = Some(now);
             self.sent_in_window = 0;
         }
     }
 }
 
-/// More or less by a quarter: differently for each address and each time, and the same in each run.
+/// `time` ± 25 %, derived from the address and the count: spread over addresses and repeats, but deterministic.
 fn jittered(time: Duration, address: IpAddr, count: usize) -> Duration {
     let low = match address {
         IpAddr::V4(v4) => v4.to_bits(),

@@ -2,10 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header};
+use etherparse::{ArpHardwareId, ArpPacket, EtherType, Ethernet2Header};
 use lb_l2::MacAddr;
-use lb_l2::gratuitous::gratuitous;
-use lb_l2::wire::arp::{ArpFrame, DecodeError, Operation};
+use lb_l2::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, gratuitous};
 use proptest::prelude::*;
 
 /// A request of Linux (iputils arping), as captured on a veth: no padding.
@@ -35,7 +34,7 @@ fn a_captured_request_is_read() {
         ArpFrame {
             dst: MacAddr::BROADCAST,
             src: CLIENT,
-            operation: Operation::Request,
+            operation: ArpOperation::Request,
             sender_mac: CLIENT,
             sender_ip: CLIENT_IP,
             target_mac: MacAddr::BROADCAST,
@@ -53,7 +52,7 @@ fn a_captured_reply_is_read_in_spite_of_padding() {
         ArpFrame {
             dst: CLIENT,
             src: NODE,
-            operation: Operation::Reply,
+            operation: ArpOperation::Reply,
             sender_mac: NODE,
             sender_ip: SERVICE_IP,
             target_mac: CLIENT,
@@ -65,20 +64,20 @@ fn a_captured_reply_is_read_in_spite_of_padding() {
 
 #[test]
 fn every_wrong_field_has_its_own_error() {
-    let cases: &[(usize, &[u8], DecodeError)] = &[
-        (12, &[0x08, 0x00], DecodeError::EtherType(0x0800)),
-        (14, &[0x00, 0x06], DecodeError::HardwareType(6)),
-        (16, &[0x86, 0xdd], DecodeError::ProtocolType(0x86dd)),
-        (18, &[8], DecodeError::HardwareLength(8)),
-        (19, &[16], DecodeError::ProtocolLength(16)),
-        (20, &[0x00, 0x03], DecodeError::Operation(3)),
+    let cases: &[(usize, &[u8], ArpDecodeError)] = &[
+        (12, &[0x08, 0x00], ArpDecodeError::EtherType(0x0800)),
+        (14, &[0x00, 0x06], ArpDecodeError::HardwareType(6)),
+        (16, &[0x86, 0xdd], ArpDecodeError::ProtocolType(0x86dd)),
+        (18, &[8], ArpDecodeError::HardwareLength(8)),
+        (19, &[16], ArpDecodeError::ProtocolLength(16)),
+        (20, &[0x00, 0x03], ArpDecodeError::Operation(3)),
         (
             22,
             &[0x01, 0x00, 0x5e, 0, 0, 1],
-            DecodeError::SenderMac(MacAddr([0x01, 0x00, 0x5e, 0, 0, 1])),
+            ArpDecodeError::SenderMac(MacAddr([0x01, 0x00, 0x5e, 0, 0, 1])),
         ),
-        (22, &[0xff; 6], DecodeError::SenderMac(MacAddr::BROADCAST)),
-        (22, &[0; 6], DecodeError::SenderMac(MacAddr::ZERO)),
+        (22, &[0xff; 6], ArpDecodeError::SenderMac(MacAddr::BROADCAST)),
+        (22, &[0; 6], ArpDecodeError::SenderMac(MacAddr::ZERO)),
     ];
     for (at, bytes, error) in cases {
         let mut frame = REQUEST;
@@ -88,7 +87,7 @@ fn every_wrong_field_has_its_own_error() {
     for len in 0..42 {
         assert_eq!(
             ArpFrame::decode(&REQUEST[..len]),
-            Err(DecodeError::Truncated(len))
+            Err(ArpDecodeError::Truncated(len))
         );
     }
 }
@@ -106,9 +105,9 @@ fn gratuitous_arp_is_one_request_and_one_reply_to_all_from_and_for_the_address()
     // RFC 5227 2.3 and 2.1.1: the target hardware address of an announcement is zero.
     assert_eq!(
         (request.operation, request.target_mac),
-        (Operation::Request, MacAddr::ZERO)
+        (ArpOperation::Request, MacAddr::ZERO)
     );
-    assert_eq!(reply.operation, Operation::Reply);
+    assert_eq!(reply.operation, ArpOperation::Reply);
 }
 
 fn mac() -> impl Strategy<Value = MacAddr> {
@@ -125,7 +124,7 @@ prop_compose! {
         sender_mac in mac().prop_filter("one station", |mac| mac.is_unicast()),
         sender_ip in ip(), target_mac in mac(), target_ip in ip(),
     ) -> ArpFrame {
-        let operation = if reply { Operation::Reply } else { Operation::Request };
+        let operation = if reply { ArpOperation::Reply } else { ArpOperation::Request };
         ArpFrame { dst, src, operation, sender_mac, sender_ip, target_mac, target_ip }
     }
 }
@@ -139,8 +138,8 @@ fn second_opinion(bytes: &[u8]) -> Option<ArpFrame> {
     let packet = etherparse::ArpPacketSlice::from_slice(rest).ok()?.to_packet();
     let arp: etherparse::ArpEthIpv4Packet = packet.try_eth_ipv4().ok()?;
     let operation = match arp.operation {
-        ArpOperation::REQUEST => Operation::Request,
-        ArpOperation::REPLY => Operation::Reply,
+        etherparse::ArpOperation::REQUEST => ArpOperation::Request,
+        etherparse::ArpOperation::REPLY => ArpOperation::Reply,
         _ => return None,
     };
     let sender_mac = MacAddr(arp.sender_mac);
@@ -188,8 +187,8 @@ proptest! {
     #[test]
     fn etherparse_writes_the_same_bytes(frame in frame()) {
         let operation = match frame.operation {
-            Operation::Request => ArpOperation::REQUEST,
-            Operation::Reply => ArpOperation::REPLY,
+            ArpOperation::Request => etherparse::ArpOperation::REQUEST,
+            ArpOperation::Reply => etherparse::ArpOperation::REPLY,
         };
         let arp = ArpPacket::new(
             ArpHardwareId::ETHERNET,

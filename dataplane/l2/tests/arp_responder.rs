@@ -8,10 +8,10 @@
 
 use std::net::Ipv4Addr;
 
+use lb_l2::ArpResponder;
 use lb_l2::MacAddr;
-use lb_l2::arp_responder::{ArpResponder, IgnoreReason, Verdict};
-use lb_l2::gratuitous::gratuitous;
-use lb_l2::wire::arp::{ArpFrame, DecodeError, Operation};
+use lb_l2::responder::{FrameOutcome, IgnoreReason};
+use lb_l2::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, gratuitous};
 use proptest::prelude::*;
 
 const CLIENT: MacAddr = MacAddr([0x5a, 0x1d, 0x7c, 0x2e, 0x90, 0x41]);
@@ -29,7 +29,7 @@ fn request() -> ArpFrame {
     ArpFrame {
         dst: MacAddr::BROADCAST,
         src: CLIENT,
-        operation: Operation::Request,
+        operation: ArpOperation::Request,
         sender_mac: CLIENT,
         sender_ip: CLIENT_IP,
         target_mac: MacAddr::ZERO,
@@ -39,15 +39,15 @@ fn request() -> ArpFrame {
 
 fn ignored(frame: ArpFrame) -> Option<IgnoreReason> {
     match responder().handle(NODE, &frame.encode()) {
-        Verdict::Ignore(reason) => Some(reason),
-        Verdict::Reply { .. } | Verdict::Sighted { .. } | Verdict::Malformed(_) => None,
+        FrameOutcome::Ignore(reason) => Some(reason),
+        FrameOutcome::Reply { .. } | FrameOutcome::ReplySeen { .. } | FrameOutcome::Malformed(_) => None,
     }
 }
 
 #[track_caller]
 fn answer(interface_mac: MacAddr, frame: ArpFrame) -> ArpFrame {
     match responder().handle(interface_mac, &frame.encode()) {
-        Verdict::Reply { frame, address } => {
+        FrameOutcome::Reply { frame, address } => {
             assert_eq!(address, OWNED);
             ArpFrame::decode(&frame).unwrap()
         }
@@ -59,7 +59,7 @@ fn expected(interface_mac: MacAddr) -> ArpFrame {
     ArpFrame {
         dst: CLIENT,
         src: interface_mac,
-        operation: Operation::Reply,
+        operation: ArpOperation::Reply,
         sender_mac: interface_mac,
         sender_ip: OWNED,
         target_mac: CLIENT,
@@ -113,10 +113,10 @@ fn the_answer_names_the_mac_that_the_interface_has_now() {
 #[test]
 fn a_reply_shows_who_has_the_address() {
     let reply = ArpFrame {
-        operation: Operation::Reply,
+        operation: ArpOperation::Reply,
         ..request()
     };
-    let sighted = Verdict::Sighted {
+    let sighted = FrameOutcome::ReplySeen {
         address: CLIENT_IP,
         mac: CLIENT,
     };
@@ -146,7 +146,7 @@ fn what_our_own_interface_sent_is_ignored() {
 
 #[test]
 fn an_announcement_is_no_question_and_shows_who_has_the_address() {
-    let sighted = Verdict::Sighted {
+    let sighted = FrameOutcome::ReplySeen {
         address: OWNED,
         mac: CLIENT,
     };
@@ -164,16 +164,16 @@ fn an_announcement_is_no_question_and_shows_who_has_the_address() {
 fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
     let owner = MacAddr([2, 0, 0, 0, 0, 0x77]);
     let mut responder = ArpResponder::new();
-    assert!(responder.stand_in(OWNED, owner) && !responder.stand_in(OWNED, owner));
-    let Verdict::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
+    assert!(responder.insert_proxy(OWNED, owner) && !responder.insert_proxy(OWNED, owner));
+    let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
         panic!("no answer");
     };
     assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
     assert_eq!(ArpFrame::decode(&frame).unwrap().sender_mac, owner);
     // What is our own stays so.
     responder.insert(OWNED);
-    assert!(!responder.stand_in(OWNED, owner));
-    let Verdict::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
+    assert!(!responder.insert_proxy(OWNED, owner));
+    let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
         panic!("no answer");
     };
     assert_eq!(ArpFrame::decode(&frame).unwrap().sender_mac, NODE);
@@ -181,11 +181,11 @@ fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
 
 #[test]
 fn a_question_is_answered_and_its_answer_shows_who_has_the_address() {
-    let question = lb_l2::arp_responder::question(CLIENT, OWNED);
-    let Verdict::Reply { frame, .. } = responder().handle(NODE, &question) else {
+    let question = lb_l2::wire::arp::probe(CLIENT, OWNED);
+    let FrameOutcome::Reply { frame, .. } = responder().handle(NODE, &question) else {
         panic!("no answer");
     };
-    let sighted = Verdict::Sighted {
+    let sighted = FrameOutcome::ReplySeen {
         address: OWNED,
         mac: NODE,
     };
@@ -210,7 +210,7 @@ fn a_withdrawn_address_gets_no_answer_from_the_next_frame_on() {
     assert!(responder.remove(&OWNED));
     assert_eq!(
         responder.handle(NODE, &request().encode()),
-        Verdict::Ignore(IgnoreReason::NotOwned)
+        FrameOutcome::Ignore(IgnoreReason::NotOwned)
     );
     assert!(responder.addresses().next().is_none());
 }
@@ -221,7 +221,7 @@ fn a_malformed_frame_is_reported_with_its_reason() {
     frame[18] = 7;
     assert_eq!(
         responder().handle(NODE, &frame),
-        Verdict::Malformed(DecodeError::HardwareLength(7))
+        FrameOutcome::Malformed(ArpDecodeError::HardwareLength(7))
     );
 }
 
@@ -244,7 +244,7 @@ proptest! {
         if owned {
             frame[38..42].copy_from_slice(&OWNED.octets());
         }
-        if let Verdict::Reply { frame: reply, address } = responder().handle(NODE, &frame) {
+        if let FrameOutcome::Reply { frame: reply, address } = responder().handle(NODE, &frame) {
             let reply = ArpFrame::decode(&reply).unwrap();
             prop_assert!(reply.dst.is_unicast() && reply.dst != NODE);
             prop_assert_eq!((reply.sender_mac, reply.sender_ip, address), (NODE, OWNED, OWNED));

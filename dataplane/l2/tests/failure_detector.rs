@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use lb_l2::ownership::failure_detector::{Config, Evidence, FailureDetector, NodeId, View};
-use lb_l2::wire::heartbeat::State;
+use lb_l2::wire::heartbeat::SpeakerState;
 use proptest::prelude::*;
 use support::epoch;
 
@@ -50,7 +50,7 @@ fn known() -> (FailureDetector, Instant) {
     let now = epoch();
     let mut peers = FailureDetector::new(now, config());
     peers.set_wanted(now, &BTreeSet::from([N2]));
-    peers.heard(now, N2, State::Up, PERIOD);
+    peers.heard(now, N2, SpeakerState::Up, PERIOD);
     peers.take_changed();
     (peers, now)
 }
@@ -61,7 +61,7 @@ fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
     let mut peers = FailureDetector::new(now, config());
     peers.set_wanted(now, &BTreeSet::from([N2, N3]));
     assert!(!peers.is_complete() && peers.view(N2) == View::Unknown && peers.view(NodeId(9)) == View::Down);
-    peers.heard(now, N2, State::Up, PERIOD);
+    peers.heard(now, N2, SpeakerState::Up, PERIOD);
     let now = pass(&mut peers, now, ms(149));
     assert_eq!(peers.view(N3), View::Unknown);
     pass(&mut peers, now, ms(1));
@@ -115,7 +115,7 @@ fn all_come_to_speak_at_the_same_time_and_no_more_often() {
         for to in all[from].take_sends() {
             sent.push((now, to));
             let to = ids.iter().position(|id| *id == to).unwrap();
-            all[to].heard(now, ids[from], State::Up, PERIOD);
+            all[to].heard(now, ids[from], SpeakerState::Up, PERIOD);
         }
     }
     let late: Vec<_> = sent.iter().filter(|(at, _)| *at >= start + ms(1000)).collect();
@@ -131,7 +131,7 @@ fn silence_for_three_intervals_is_death_and_less_is_not() {
     let now = pass(&mut peers, now, ms(1));
     assert_eq!(peers.view(N2), View::Down);
     assert_eq!(peers.take_changed().len(), 1);
-    peers.heard(now, N2, State::Up, PERIOD);
+    peers.heard(now, N2, SpeakerState::Up, PERIOD);
     assert_eq!(peers.view(N2), View::Up);
 }
 
@@ -151,12 +151,12 @@ fn found_out_after(peers: &mut FailureDetector, from: Instant) -> u128 {
 fn who_came_late_and_lived_is_given_more_time_for_as_long_as_that_is_not_long_ago() {
     let (mut peers, now) = known();
     let mut now = pass(&mut peers, now, ms(145));
-    peers.heard(now, N2, State::Up, PERIOD);
+    peers.heard(now, N2, SpeakerState::Up, PERIOD);
     assert_eq!(found_out_after(&mut peers.clone(), now), 150 + 45);
     for seconds in 1..=121 {
         for _ in 0..10 {
             now = pass(&mut peers, now, PERIOD);
-            peers.heard(now, N2, State::Up, PERIOD);
+            peers.heard(now, N2, SpeakerState::Up, PERIOD);
         }
         let after = found_out_after(&mut peers.clone(), now);
         assert!(
@@ -173,7 +173,7 @@ fn who_was_taken_for_dead_in_error_is_given_more_time_but_no_more_than_half() {
         let (mut peers, now) = known();
         let now = pass(&mut peers, now, PERIOD + ms(late));
         assert_eq!(peers.view(N2), View::Down);
-        peers.heard(now, N2, State::Up, PERIOD);
+        peers.heard(now, N2, SpeakerState::Up, PERIOD);
         assert_eq!(found_out_after(&mut peers, now), 150 + more, "{late} ms");
     }
 }
@@ -182,23 +182,23 @@ fn who_was_taken_for_dead_in_error_is_given_more_time_but_no_more_than_half() {
 fn who_restarts_is_waited_for_until_its_grace_is_over_and_no_longer() {
     let (mut peers, now) = known();
     let grace = Duration::from_secs(10);
-    peers.heard(now, N2, State::Leaving { grace }, PERIOD);
+    peers.heard(now, N2, SpeakerState::Restarting { grace }, PERIOD);
     let now = pass(&mut peers, now, Duration::from_secs(9));
-    peers.heard(now, N2, State::Leaving { grace }, PERIOD);
+    peers.heard(now, N2, SpeakerState::Restarting { grace }, PERIOD);
     assert!(matches!(peers.view(N2), View::Held { .. }));
     let now = pass(&mut peers, now, Duration::from_secs(1));
     assert_eq!(peers.view(N2), View::Down, "asking again extends nothing");
-    peers.heard(now, N2, State::Leaving { grace: Duration::MAX }, PERIOD);
+    peers.heard(now, N2, SpeakerState::Restarting { grace: Duration::MAX }, PERIOD);
     let longest = config().longest_grace;
     assert_eq!(peers.view(N2), View::Held { until: now + longest });
-    peers.heard(now, N2, State::Up, PERIOD);
+    peers.heard(now, N2, SpeakerState::Up, PERIOD);
     assert_eq!(peers.view(N2), View::Up, "it is back");
 }
 
 #[test]
 fn who_drains_lives_until_it_is_silent() {
     let (mut peers, now) = known();
-    peers.heard(now, N2, State::Draining, PERIOD);
+    peers.heard(now, N2, SpeakerState::Draining, PERIOD);
     let now = pass(&mut peers, now, ms(100));
     assert_eq!(peers.view(N2), View::Draining);
     pass(&mut peers, now, ms(50));
@@ -212,7 +212,7 @@ fn a_stall_of_ours_kills_nobody() {
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
     assert_eq!(peers.view(N2), View::Up);
-    peers.heard(now, N2, State::Up, PERIOD);
+    peers.heard(now, N2, SpeakerState::Up, PERIOD);
     // Those that are dead are found out all the same.
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
@@ -276,7 +276,7 @@ fn with_many_peers_each_is_spoken_to_less_often_and_knows_it() {
     peers.set_wanted(now, &many);
     let rate = config().rate;
     assert_eq!(peers.period(), Duration::from_secs(100) / rate);
-    peers.heard(now, N2, State::Up, ms(200));
+    peers.heard(now, N2, SpeakerState::Up, ms(200));
     let now = pass(&mut peers, now, ms(290));
     assert_eq!(peers.view(N2), View::Up, "it sends every 200 ms");
     pass(&mut peers, now, ms(20));
@@ -317,7 +317,7 @@ fn pass_asking(
         now = answer.map_or(due, |at| at.min(due)).max(now).min(end);
         if answer.is_some_and(|at| at <= now) {
             *answer = None;
-            peers.heard(now, N2, State::Up, PERIOD);
+            peers.heard(now, N2, SpeakerState::Up, PERIOD);
         }
         peers.handle_timeout(now);
         peers.take_asks();
@@ -352,7 +352,7 @@ fn when_all_are_late_at_once_few_of_them_are_asked_often() {
     peers.set_wanted(now, &many);
     peers.take_sends();
     for id in &many {
-        peers.heard(now, *id, State::Up, PERIOD);
+        peers.heard(now, *id, SpeakerState::Up, PERIOD);
     }
     let (mut due, mut sent) = (now, 0);
     while due < now + ms(149) {
@@ -384,7 +384,7 @@ proptest! {
             now = pass_asking(&mut peers, now, arrives - now, &mut answer, (&mut questions, ms(after)));
             prop_assert_eq!(peers.view(N2), View::Up);
             if !lost {
-                peers.heard(now, N2, State::Up, PERIOD);
+                peers.heard(now, N2, SpeakerState::Up, PERIOD);
             }
         }
         // None of the answers has come later than the last of these.

@@ -1,4 +1,4 @@
-//! The schedule of gratuitous ARP, under a virtual clock.
+//! The gratuitous ARP schedule under a virtual clock.
 
 mod support;
 
@@ -6,186 +6,182 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use lb_l2::gratuitous::{BURSTS, BURSTS_PER_PACE, GratuitousSchedule, PACE};
+use lb_l2::gratuitous::{GratuitousSchedule, MAX_PER_RATE_WINDOW, RATE_WINDOW, SERIES_OFFSETS};
 use proptest::prelude::*;
 use support::epoch;
+
+const MS: Duration = Duration::from_millis(1);
 
 fn address(n: u32) -> IpAddr {
     Ipv4Addr::from(0xc0a8_3200 + n).into()
 }
 
-const MS: Duration = Duration::from_millis(1);
-
-fn drain(announcer: &mut GratuitousSchedule) -> Vec<IpAddr> {
-    std::iter::from_fn(|| announcer.poll_output()).collect()
+fn drain(schedule: &mut GratuitousSchedule) -> Vec<IpAddr> {
+    std::iter::from_fn(|| schedule.poll_transmit()).collect()
 }
 
-/// Lets the clock run from one timeout to the next until `end`, and records what came out when.
-fn run(announcer: &mut GratuitousSchedule, now: &mut Instant, end: Instant) -> Vec<(Instant, IpAddr)> {
-    let mut seen: Vec<_> = drain(announcer)
+/// Advances the clock from timeout to timeout until `end`. Returns all announcements with their times.
+fn run(schedule: &mut GratuitousSchedule, now: &mut Instant, end: Instant) -> Vec<(Instant, IpAddr)> {
+    let mut sent: Vec<_> = drain(schedule)
         .into_iter()
         .map(|address| (*now, address))
         .collect();
-    while let Some(next) = announcer.poll_timeout().filter(|next| *next <= end) {
-        assert!(next > *now, "a timeout in the past would make the caller spin");
+    while let Some(next) = schedule.poll_timeout().filter(|next| *next <= end) {
+        assert!(next > *now, "a timeout in the past makes the caller spin");
         *now = next;
-        announcer.handle_timeout(*now);
-        seen.extend(drain(announcer).into_iter().map(|address| (*now, address)));
+        schedule.handle_timeout(*now);
+        sent.extend(drain(schedule).into_iter().map(|address| (*now, address)));
     }
     *now = end;
-    announcer.handle_timeout(*now);
-    seen
+    schedule.handle_timeout(*now);
+    sent
 }
 
 #[test]
-fn a_claim_is_announced_at_once_and_for_five_seconds() {
+fn announces_at_once_and_for_five_seconds() {
     let start = epoch();
-    let mut announcer = GratuitousSchedule::new();
-    announcer.claim(start, address(1));
-    let seen = run(&mut announcer, &mut start.clone(), start + 60_000 * MS);
-    let offsets: Vec<_> = seen.iter().map(|(at, _)| (*at - start).as_millis()).collect();
+    let mut schedule = GratuitousSchedule::new(None);
+    schedule.announce(start, address(1));
+    let sent = run(&mut schedule, &mut start.clone(), start + 60_000 * MS);
+    let offsets: Vec<_> = sent.iter().map(|(at, _)| (*at - start).as_millis()).collect();
     assert_eq!(offsets, [0, 100, 500, 1100, 2200, 3300, 4400, 5000]);
-    assert!(seen.iter().all(|(_, seen)| *seen == address(1)));
-    assert_eq!(
-        announcer.poll_timeout(),
-        None,
-        "at rest nothing wakes the process"
-    );
-    assert!(announcer.is_claimed(address(1)));
+    assert!(sent.iter().all(|(_, sent)| *sent == address(1)));
+    assert_eq!(schedule.poll_timeout(), None, "an idle schedule has no timeout");
+    // The address is still in the schedule.
+    schedule.restart(start + 60_000 * MS, address(1));
+    assert_eq!(schedule.poll_transmit(), Some(address(1)));
 }
 
 #[test]
-fn a_withdrawn_address_is_never_announced_again() {
+fn never_announces_a_withdrawn_address() {
     let start = epoch();
-    let mut announcer = GratuitousSchedule::new();
-    announcer.claim(start, address(1));
-    announcer.withdraw(address(1));
-    assert_eq!(announcer.poll_output(), None);
-    assert_eq!(announcer.poll_timeout(), None);
-    announcer.again_all(start);
-    announcer.again(start, address(1));
-    assert_eq!(announcer.poll_output(), None);
+    let mut schedule = GratuitousSchedule::new(None);
+    schedule.announce(start, address(1));
+    schedule.withdraw(address(1));
+    assert_eq!(schedule.poll_transmit(), None);
+    assert_eq!(schedule.poll_timeout(), None);
+    schedule.restart(start, address(1));
+    assert_eq!(schedule.poll_transmit(), None);
 }
 
 #[test]
-fn a_link_that_came_up_gets_the_whole_series() {
+fn restart_repeats_the_whole_series() {
     let start = epoch();
     let mut now = start;
-    let mut announcer = GratuitousSchedule::new();
-    announcer.claim(now, address(1));
-    announcer.claim(now, address(2));
-    run(&mut announcer, &mut now, start + 600 * MS);
-    announcer.again(now, address(1));
-    let seen = run(&mut announcer, &mut now, start + 60_000 * MS);
-    assert_eq!(
-        seen.iter().filter(|(_, seen)| *seen == address(1)).count(),
-        BURSTS.len()
-    );
-    assert_eq!(
-        seen.iter().filter(|(_, seen)| *seen == address(2)).count(),
-        BURSTS.len() - 3
-    );
-    announcer.again_all(now);
-    assert_eq!(drain(&mut announcer), [address(1), address(2)]);
+    let mut schedule = GratuitousSchedule::new(None);
+    schedule.announce(now, address(1));
+    schedule.announce(now, address(2));
+    run(&mut schedule, &mut now, start + 600 * MS);
+    schedule.restart(now, address(1));
+    let sent = run(&mut schedule, &mut now, start + 60_000 * MS);
+    let count = |of: u32| sent.iter().filter(|(_, sent)| *sent == address(of)).count();
+    assert_eq!(count(1), SERIES_OFFSETS.len());
+    assert_eq!(count(2), SERIES_OFFSETS.len() - 3);
+    for n in [1, 2] {
+        schedule.restart(now, address(n));
+    }
+    assert_eq!(drain(&mut schedule), [address(1), address(2)]);
 }
 
 #[test]
-fn a_thousand_claims_at_once_are_paced_and_each_is_heard_before_any_is_repeated() {
+fn rate_limit_sends_each_first_announcement_before_repeats() {
     let start = epoch();
-    let mut announcer = GratuitousSchedule::new();
+    let mut schedule = GratuitousSchedule::new(None);
     for n in 0..1000 {
-        announcer.claim(start, address(n));
+        schedule.announce(start, address(n));
     }
-    let seen = run(&mut announcer, &mut start.clone(), start + 60_000 * MS);
-    assert_eq!(seen.len(), 1000 * BURSTS.len());
-    let first: Vec<_> = seen.iter().take(1000).map(|(_, address)| *address).collect();
+    let sent = run(&mut schedule, &mut start.clone(), start + 60_000 * MS);
+    assert_eq!(sent.len(), 1000 * SERIES_OFFSETS.len());
+    let first: Vec<_> = sent.iter().take(1000).map(|(_, address)| *address).collect();
     assert_eq!(first, (0..1000).map(address).collect::<Vec<_>>());
-    assert!(seen[999].0 - start <= 160 * MS);
-    for window in seen.chunk_by(|a, b| a.0 == b.0) {
-        assert!(window.len() <= BURSTS_PER_PACE as usize);
+    assert!(sent[999].0 - start <= 160 * MS);
+    for window in sent.chunk_by(|a, b| a.0 == b.0) {
+        assert!(window.len() <= MAX_PER_RATE_WINDOW as usize);
     }
 }
 
 #[test]
-fn a_clock_that_steps_back_is_harmless() {
+fn tolerates_a_clock_that_steps_back() {
     let start = epoch();
-    let mut announcer = GratuitousSchedule::new();
-    announcer.claim(start + 1000 * MS, address(1));
-    announcer.handle_timeout(start);
-    assert_eq!(announcer.poll_output(), Some(address(1)));
+    let mut schedule = GratuitousSchedule::new(None);
+    schedule.announce(start + 1000 * MS, address(1));
+    schedule.handle_timeout(start);
+    assert_eq!(schedule.poll_transmit(), Some(address(1)));
 }
 
 #[derive(Clone, Debug)]
 enum Action {
-    Claim(u32),
+    Announce(u32),
     Withdraw(u32),
-    Again(u32),
-    AgainAll,
+    Restart(u32),
+    RestartAll,
     Sleep(u64),
 }
 
-fn step() -> impl Strategy<Value = Action> {
+fn action() -> impl Strategy<Value = Action> {
     let n = 0..8_u32;
     prop_oneof![
-        3 => n.clone().prop_map(Action::Claim),
+        3 => n.clone().prop_map(Action::Announce),
         2 => n.clone().prop_map(Action::Withdraw),
-        1 => n.prop_map(Action::Again),
-        1 => Just(Action::AgainAll),
+        1 => n.prop_map(Action::Restart),
+        1 => Just(Action::RestartAll),
         4 => (0..2000_u64).prop_map(Action::Sleep),
     ]
 }
 
 proptest! {
     #[test]
-    fn every_claim_gets_exactly_its_bursts_and_a_withdrawn_address_none(
-        steps in prop::collection::vec(step(), 0..60),
+    fn sends_exactly_the_series_of_each_announced_address(
+        actions in prop::collection::vec(action(), 0..60),
     ) {
         let start = epoch();
         let mut now = start;
-        let mut announcer = GratuitousSchedule::new();
-        // The model: since when each address is claimed, and how many bursts of that claim were seen.
+        let mut schedule = GratuitousSchedule::new(None);
+        // The model: per address, the start of its series and the announcements sent so far.
         let mut model: BTreeMap<IpAddr, (Instant, usize)> = BTreeMap::new();
-        let check = |model: &mut BTreeMap<IpAddr, (Instant, usize)>, seen: Vec<(Instant, IpAddr)>| {
-            for (at, address) in seen {
-                let Some((since, count)) = model.get_mut(&address) else {
+        let check = |model: &mut BTreeMap<IpAddr, (Instant, usize)>, sent: Vec<(Instant, IpAddr)>| {
+            for (at, address) in sent {
+                let Some((start, count)) = model.get_mut(&address) else {
                     return Err(TestCaseError::fail("a withdrawn address was announced"));
                 };
-                let due = BURSTS.get(*count).map(|offset| *since + *offset);
-                let in_time = due.is_some_and(|due| due <= at && at <= due + 2 * PACE);
-                prop_assert!(in_time, "burst {} at a wrong time", count);
+                let due = SERIES_OFFSETS.get(*count).map(|offset| *start + *offset);
+                let in_time = due.is_some_and(|due| due <= at && at <= due + 2 * RATE_WINDOW);
+                prop_assert!(in_time, "announcement {} at a wrong time", count);
                 *count += 1;
             }
             Ok(())
         };
-        for step in steps {
-            match step {
-                Action::Claim(n) => {
-                    announcer.claim(now, address(n));
+        for action in actions {
+            match action {
+                Action::Announce(n) => {
+                    schedule.announce(now, address(n));
                     model.insert(address(n), (now, 0));
                 }
                 Action::Withdraw(n) => {
-                    announcer.withdraw(address(n));
+                    schedule.withdraw(address(n));
                     model.remove(&address(n));
                 }
-                Action::Again(n) => {
-                    announcer.again(now, address(n));
-                    model.entry(address(n)).and_modify(|claim| *claim = (now, 0));
+                Action::Restart(n) => {
+                    schedule.restart(now, address(n));
+                    model.entry(address(n)).and_modify(|series| *series = (now, 0));
                 }
-                Action::AgainAll => {
-                    announcer.again_all(now);
-                    model.values_mut().for_each(|claim| *claim = (now, 0));
+                Action::RestartAll => {
+                    for (address, series) in &mut model {
+                        schedule.restart(now, *address);
+                        *series = (now, 0);
+                    }
                 }
                 Action::Sleep(ms) => {
                     let end = now + Duration::from_millis(ms);
-                    let seen = run(&mut announcer, &mut now, end);
-                    check(&mut model, seen)?;
+                    let sent = run(&mut schedule, &mut now, end);
+                    check(&mut model, sent)?;
                 }
             }
         }
         let end = now + Duration::from_secs(60);
-        let seen = run(&mut announcer, &mut now, end);
-        check(&mut model, seen)?;
-        prop_assert!(model.values().all(|(_, count)| *count == BURSTS.len()));
-        prop_assert_eq!(announcer.poll_timeout(), None);
+        let sent = run(&mut schedule, &mut now, end);
+        check(&mut model, sent)?;
+        prop_assert!(model.values().all(|(_, count)| *count == SERIES_OFFSETS.len()));
+        prop_assert_eq!(schedule.poll_timeout(), None);
     }
 }

@@ -9,16 +9,16 @@ use lb_l2::MacAddr;
 use lb_l2::ownership::announced_set::{AnnouncedSet, Reassembly};
 use lb_l2::ownership::replay::ReplayGuard;
 use lb_l2::wire::heartbeat::{
-    Datagram, Entry, EntryState, Heartbeat, Keys, MAX_ENTRIES_LEN, MAX_LEN, MAX_MACS, MAX_NAME, MAX_VERSION,
-    Message, Part, RejectReason, State,
+    Datagram, DatagramError, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN,
+    MAX_ENTRIES_LEN, MAX_MACS, MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message, SpeakerState,
 };
 use proptest::prelude::*;
 
-fn keys(texts: &[&str]) -> Keys {
-    Keys::new(texts.iter().map(|text| text.as_bytes())).unwrap()
+fn keys(texts: &[&str]) -> HeartbeatKeys {
+    HeartbeatKeys::new(texts.iter().map(|text| text.as_bytes())).unwrap()
 }
 
-fn ours() -> Keys {
+fn ours() -> HeartbeatKeys {
     keys(&["0123456789abcdef0123456789abcdef"])
 }
 
@@ -26,15 +26,15 @@ fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
     Datagram {
         node: node.to_owned(),
         incarnation,
-        number,
+        sequence: number,
         echo,
         message: Message::Heartbeat(Heartbeat {
-            state: State::Up,
-            asks: true,
+            state: SpeakerState::Up,
+            reply_requested: true,
             interval: Duration::from_millis(100),
             version: "0.1.0".to_owned(),
-            claims: 7,
-            knows: 8,
+            announced_digest: 7,
+            known_digest: 8,
             macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
         }),
     }
@@ -42,8 +42,12 @@ fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
 
 #[test]
 fn a_key_is_long_enough_or_none() {
-    assert!(Keys::new([]).is_none() && Keys::new([&b"short"[..]]).is_none());
-    assert_eq!(format!("{:?}", ours()), "Keys(1)", "keys are not printed");
+    assert!(HeartbeatKeys::new([]).is_none() && HeartbeatKeys::new([&b"short"[..]]).is_none());
+    assert_eq!(
+        format!("{:?}", ours()),
+        "HeartbeatKeys(1)",
+        "keys are not printed"
+    );
 }
 
 #[test]
@@ -55,15 +59,15 @@ fn every_change_of_a_byte_is_noticed() {
         changed[at] ^= 1;
         let refused = ours().open(&changed).unwrap_err();
         match at {
-            0..4 => assert_eq!(refused, RejectReason::Magic),
-            4 => assert_eq!(refused, RejectReason::Format(0)),
-            _ => assert_eq!(refused, RejectReason::Authentication, "byte {at}"),
+            0..4 => assert_eq!(refused, DatagramError::Magic),
+            4 => assert_eq!(refused, DatagramError::Format(0)),
+            _ => assert_eq!(refused, DatagramError::Authentication, "byte {at}"),
         }
         assert!(ours().open(&bytes[..at]).is_err());
     }
     assert_eq!(
-        ours().open(&vec![0; MAX_LEN + 1]),
-        Err(RejectReason::TooLong(MAX_LEN + 1))
+        ours().open(&vec![0; MAX_DATAGRAM_LEN + 1]),
+        Err(DatagramError::TooLong(MAX_DATAGRAM_LEN + 1))
     );
 }
 
@@ -76,7 +80,7 @@ fn while_the_key_is_changed_both_are_believed_and_afterwards_the_new_one() {
     }
     assert_eq!(
         keys(&[new]).open(&keys(&[old]).seal(&beat("n1", 1, 1, 0))),
-        Err(RejectReason::Authentication)
+        Err(DatagramError::Authentication)
     );
     assert!(
         keys(&[new]).open(&changing.seal(&beat("n1", 1, 1, 0))).is_ok(),
@@ -86,21 +90,21 @@ fn while_the_key_is_changed_both_are_believed_and_afterwards_the_new_one() {
 
 #[test]
 fn what_is_too_long_is_cut_and_never_exceeds_a_frame() {
-    let entry = Entry::claimed("fd00::1".parse().unwrap());
+    let entry = Entry::announced("fd00::1".parse().unwrap());
     let long = Datagram {
-        message: Message::Claims(Part {
+        message: Message::Announced(Fragment {
             digest: 1,
-            number: 0,
-            of: 1,
+            index: 0,
+            count: 1,
             entries: vec![entry; 100],
         }),
         ..beat(&"n".repeat(300), 1, 1, 1)
     };
     let bytes = ours().seal(&long);
-    assert!(bytes.len() <= MAX_LEN);
+    assert!(bytes.len() <= MAX_DATAGRAM_LEN);
     let read = ours().open(&bytes).unwrap();
-    assert_eq!(read.node.len(), MAX_NAME);
-    let Message::Claims(part) = read.message else {
+    assert_eq!(read.node.len(), MAX_NODE_NAME_LEN);
+    let Message::Announced(part) = read.message else {
         panic!("another kind");
     };
     assert_eq!(part.entries.len(), MAX_ENTRIES_LEN / 17);
@@ -118,7 +122,7 @@ fn a_clock_that_was_set_back_is_made_up_for() {
     two.set_peers(["one"]);
     assert_eq!(
         two.admit(&beat("one", 10, 2, one.echo("two"))),
-        Err(RejectReason::Echo)
+        Err(DatagramError::Echo)
     );
     assert_eq!(two.incarnation(), 21);
     assert_eq!(
@@ -135,7 +139,7 @@ fn two_speakers_get_to_know_each_other_and_do_so_again_after_a_restart() {
     // Each has to hear of the other once before it is believed.
     assert_eq!(
         two.admit(&beat("one", 10, 1, one.echo("two"))),
-        Err(RejectReason::Echo)
+        Err(DatagramError::Echo)
     );
     assert_eq!(one.admit(&beat("two", 20, 1, two.echo("one"))), Ok(()));
     assert_eq!(two.admit(&beat("one", 10, 2, one.echo("two"))), Ok(()));
@@ -144,11 +148,11 @@ fn two_speakers_get_to_know_each_other_and_do_so_again_after_a_restart() {
     two.set_peers(["one"]);
     assert_eq!(
         one.admit(&beat("two", 21, 1, two.echo("one"))),
-        Err(RejectReason::Echo)
+        Err(DatagramError::Echo)
     );
     assert_eq!(
         two.admit(&beat("one", 10, 3, one.echo("two"))),
-        Err(RejectReason::Echo)
+        Err(DatagramError::Echo)
     );
     assert_eq!(one.admit(&beat("two", 21, 2, two.echo("one"))), Ok(()));
     assert_eq!(two.admit(&beat("one", 10, 4, one.echo("two"))), Ok(()));
@@ -158,52 +162,58 @@ fn two_speakers_get_to_know_each_other_and_do_so_again_after_a_restart() {
 fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
     let mut guard = ReplayGuard::new(5);
     guard.set_peers(["n1"]);
-    assert_eq!(guard.admit(&beat("n2", 1, 1, 5)), Err(RejectReason::Stranger));
+    assert_eq!(
+        guard.admit(&beat("n2", 1, 1, 5)),
+        Err(DatagramError::UnknownSender)
+    );
     assert_eq!(guard.admit(&beat("n1", 3, 7, 5)), Ok(()));
     for (incarnation, number) in [(3, 7), (3, 6), (2, 99)] {
         assert_eq!(
             guard.admit(&beat("n1", incarnation, number, 5)),
-            Err(RejectReason::Replayed)
+            Err(DatagramError::Replayed)
         );
     }
     // A recording of before we started changes nothing for the present sender.
-    assert_eq!(guard.admit(&beat("n1", 9, 9, 4)), Err(RejectReason::Echo));
+    assert_eq!(guard.admit(&beat("n1", 9, 9, 4)), Err(DatagramError::Echo));
     assert_eq!(guard.echo("n1"), 3);
     assert_eq!(guard.admit(&beat("n1", 3, 9, 5)), Ok(()));
     // What was sent together may have been overtaken by another kind, once.
     let claims = Datagram {
-        message: Message::Claims(AnnouncedSet::default().parts().remove(0)),
+        message: Message::Announced(AnnouncedSet::default().parts().remove(0)),
         ..beat("n1", 3, 8, 5)
     };
     assert_eq!(guard.admit(&claims), Ok(()));
     for number in [7, 8] {
         let older = Datagram {
-            number,
+            sequence: number,
             ..claims.clone()
         };
-        assert_eq!(guard.admit(&older), Err(RejectReason::Replayed));
+        assert_eq!(guard.admit(&older), Err(DatagramError::Replayed));
     }
     // What an earlier incarnation has sent counts of no kind.
     assert_eq!(guard.admit(&beat("n1", 4, 1, 5)), Ok(()));
-    assert_eq!(guard.admit(&claims), Err(RejectReason::Replayed));
+    assert_eq!(guard.admit(&claims), Err(DatagramError::Replayed));
     guard.set_peers([]);
-    assert_eq!(guard.admit(&beat("n1", 4, 9, 5)), Err(RejectReason::Stranger));
+    assert_eq!(
+        guard.admit(&beat("n1", 4, 9, 5)),
+        Err(DatagramError::UnknownSender)
+    );
 }
 
 #[test]
 fn what_is_said_of_an_address_is_in_its_tag() {
     let offered = Entry {
         address: "192.0.2.1".parse().unwrap(),
-        stance: EntryState::Offered { to: 7 },
+        state: EntryState::Offered { to: 7 },
     };
-    let part = |entry| Part {
+    let part = |entry| Fragment {
         digest: 1,
-        number: 0,
-        of: 1,
+        index: 0,
+        count: 1,
         entries: vec![entry],
     };
     let datagram = Datagram {
-        message: Message::Claims(part(offered)),
+        message: Message::Announced(part(offered)),
         ..beat("n1", 1, 1, 1)
     };
     let bytes = ours().seal(&datagram);
@@ -220,26 +230,26 @@ fn what_is_said_of_an_address_is_in_its_tag() {
     };
     assert_eq!(resealed(0x44), Ok(datagram.clone()));
     let stands_in = Entry {
-        stance: EntryState::StandsIn { of: 7 },
+        state: EntryState::Proxied { owner: 7 },
         ..offered
     };
     let stands_in = Datagram {
-        message: Message::Claims(part(stands_in)),
+        message: Message::Announced(part(stands_in)),
         ..datagram
     };
     assert_eq!(resealed(0xc4), Ok(stands_in));
     for tag in [0x04, 0x84, 0x45, 0x46] {
-        assert_eq!(resealed(tag), Err(RejectReason::Body), "{tag:x}");
+        assert_eq!(resealed(tag), Err(DatagramError::Body), "{tag:x}");
     }
 }
 
 fn messages() -> impl Strategy<Value = Message> {
     let grace = || any::<u32>().prop_map(|millis| Duration::from_millis(millis.into()));
     let state = prop_oneof![
-        Just(State::Up),
-        Just(State::Draining),
-        grace().prop_map(|grace| State::Starting { grace }),
-        grace().prop_map(|grace| State::Leaving { grace }),
+        Just(SpeakerState::Up),
+        Just(SpeakerState::Draining),
+        grace().prop_map(|grace| SpeakerState::Starting { grace }),
+        grace().prop_map(|grace| SpeakerState::Restarting { grace }),
     ];
     let macs = prop::collection::vec(any::<[u8; 6]>().prop_map(MacAddr), 0..=MAX_MACS);
     let numbers = any::<(u16, u64, u64)>();
@@ -248,41 +258,42 @@ fn messages() -> impl Strategy<Value = Message> {
             let (interval, claims, knows) = numbers;
             Message::Heartbeat(Heartbeat {
                 state,
-                asks,
+                reply_requested: asks,
                 interval: Duration::from_millis(interval.into()),
                 version,
-                claims,
-                knows,
+                announced_digest: claims,
+                known_digest: knows,
                 macs,
             })
         },
     );
     let parts = || {
-        (any::<u64>(), 0..100u16, entries(50)).prop_map(|(digest, number, entries)| Part {
+        (any::<u64>(), 0..100u16, entries(50)).prop_map(|(digest, number, entries)| Fragment {
             digest,
-            number,
-            of: number + 1,
+            index: number,
+            count: number + 1,
             entries,
         })
     };
     let addresses = || prop::collection::vec(any::<IpAddr>(), 0..30);
-    let seen = (addresses(), addresses()).prop_map(|(answered, silent)| Message::Seen { answered, silent });
+    let seen = (addresses(), addresses())
+        .prop_map(|(answered, unanswered)| Message::Verification { answered, unanswered });
     prop_oneof![
         heartbeat,
-        parts().prop_map(Message::Claims),
-        parts().prop_map(Message::Yours),
+        parts().prop_map(Message::Announced),
+        parts().prop_map(Message::Restore),
         seen
     ]
 }
 
 fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
-    let stance = prop_oneof![
-        Just(EntryState::Claimed),
+    let state = prop_oneof![
+        Just(EntryState::Announced),
         Just(EntryState::Declined),
         any::<u32>().prop_map(|to| EntryState::Offered { to }),
-        any::<u32>().prop_map(|of| EntryState::StandsIn { of }),
+        any::<u32>().prop_map(|owner| EntryState::Proxied { owner }),
     ];
-    let entry = (any::<IpAddr>(), stance).prop_map(|(address, stance)| Entry { address, stance });
+    let entry = (any::<IpAddr>(), state).prop_map(|(address, state)| Entry { address, state });
     prop::collection::vec(entry, 0..most)
 }
 
@@ -290,9 +301,9 @@ proptest! {
     #[test]
     fn a_datagram_survives_a_round_trip(node in "[a-z0-9.-]{1,253}", numbers in any::<(u64, u64, u64)>(), message in messages()) {
         let (incarnation, number, echo) = numbers;
-        let datagram = Datagram { node, incarnation, number, echo, message };
+        let datagram = Datagram { node, incarnation, sequence: number, echo, message };
         let bytes = ours().seal(&datagram);
-        prop_assert!(bytes.len() <= MAX_LEN);
+        prop_assert!(bytes.len() <= MAX_DATAGRAM_LEN);
         prop_assert_eq!(ours().open(&bytes), Ok(datagram));
     }
 
@@ -316,7 +327,7 @@ proptest! {
         mac.update(&bytes);
         bytes.extend(mac.finalize().into_bytes());
         if let Ok(Datagram { message: Message::Heartbeat(heartbeat), .. }) = ours().open(&bytes) {
-            prop_assert!(heartbeat.version.len() <= MAX_VERSION && heartbeat.macs.len() <= MAX_MACS);
+            prop_assert!(heartbeat.version.len() <= MAX_VERSION_LEN && heartbeat.macs.len() <= MAX_MACS);
         }
     }
 

@@ -10,11 +10,11 @@ use std::net::Ipv6Addr;
 
 use etherparse::{Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
 use lb_l2::MacAddr;
-use lb_l2::arp_responder::IgnoreReason;
-use lb_l2::ndp_responder::{NdpResponder, Verdict};
+use lb_l2::NdpResponder;
+use lb_l2::responder::{FrameOutcome, IgnoreReason};
 use lb_l2::wire::ndp::{
-    ADVERTISEMENT_LEN, DecodeError, Frame, Message, advertisement, multicast_mac, question, solicited_node,
-    unsolicited,
+    ADVERTISEMENT_LEN, NdpDecodeError, NdpFrame, NdpMessage, advertisement, multicast_mac, probe,
+    solicited_node, unsolicited,
 };
 use proptest::prelude::*;
 
@@ -58,39 +58,39 @@ fn asked() -> Vec<u8> {
 
 #[test]
 fn a_solicitation_to_the_group_and_one_to_the_node_are_read() {
-    let frame = Frame::decode(&asked()).unwrap();
+    let frame = NdpFrame::decode(&asked()).unwrap();
     assert_eq!(
         frame,
-        Frame {
+        NdpFrame {
             dst: MacAddr([0x33, 0x33, 0xff, 0, 1, 0]),
             src: CLIENT,
             source: ip("fc00:50::14"),
             destination: ip("ff02::1:ff00:100"),
             target: ip("fc00:50::100"),
-            message: Message::Solicitation {
+            message: NdpMessage::Solicitation {
                 link_layer: Some(CLIENT)
             },
         }
     );
     // Neighbour unreachability detection asks the node itself, and need not say from where.
     let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
-    let frame = Frame::decode(&unicast).unwrap();
+    let frame = NdpFrame::decode(&unicast).unwrap();
     assert_eq!(
         (frame.dst, frame.message),
-        (NODE, Message::Solicitation { link_layer: None })
+        (NODE, NdpMessage::Solicitation { link_layer: None })
     );
 }
 
 #[test]
 fn a_probe_for_duplicates_is_read_and_a_false_one_is_not() {
     let group = solicited_node(ip("fc00:50::100"));
-    let probe = Frame::decode(&solicitation("::", group, "fc00:50::100", None)).unwrap();
+    let probe = NdpFrame::decode(&solicitation("::", group, "fc00:50::100", None)).unwrap();
     assert!(probe.source.is_unspecified());
     for wrong in [
         solicitation("::", group, "fc00:50::100", Some(CLIENT)),
         solicitation("::", ip("fc00:50::100"), "fc00:50::100", None),
     ] {
-        assert_eq!(Frame::decode(&wrong), Err(DecodeError::Unspecified));
+        assert_eq!(NdpFrame::decode(&wrong), Err(NdpDecodeError::Unspecified));
     }
 }
 
@@ -118,23 +118,23 @@ fn an_advertisement_is_what_others_take_for_one() {
         .calc_checksum(header.source, header.destination, packet.payload.slice());
     assert_eq!(icmp.checksum, expected.unwrap());
     assert_eq!(
-        Frame::decode(&frame).unwrap().message,
-        Message::Advertisement {
+        NdpFrame::decode(&frame).unwrap().message,
+        NdpMessage::Advertisement {
             solicited: true,
-            replaces: true,
+            overrides: true,
             link_layer: Some(NODE)
         }
     );
-    let burst = Frame::decode(&unsolicited(NODE, ip("fc00:50::100"))).unwrap();
+    let burst = NdpFrame::decode(&unsolicited(NODE, ip("fc00:50::100"))).unwrap();
     assert_eq!(
         (burst.dst.to_string().as_str(), burst.destination),
         ("33:33:00:00:00:01", ip("ff02::1"))
     );
     assert!(matches!(
         burst.message,
-        Message::Advertisement {
+        NdpMessage::Advertisement {
             solicited: false,
-            replaces: true,
+            overrides: true,
             ..
         }
     ));
@@ -142,31 +142,31 @@ fn an_advertisement_is_what_others_take_for_one() {
 
 #[test]
 fn every_wrong_field_has_its_own_error() {
-    let cases: &[(usize, u8, DecodeError)] = &[
-        (13, 0x06, DecodeError::EtherType(0x8606)),
-        (14, 0x40, DecodeError::Version(4)),
-        (20, 17, DecodeError::NextHeader(17)),
-        (21, 64, DecodeError::HopLimit(64)),
-        (19, 20, DecodeError::PayloadLength(20)),
-        (19, 200, DecodeError::Truncated(86)),
-        (56, 0, DecodeError::Checksum),
+    let cases: &[(usize, u8, NdpDecodeError)] = &[
+        (13, 0x06, NdpDecodeError::EtherType(0x8606)),
+        (14, 0x40, NdpDecodeError::Version(4)),
+        (20, 17, NdpDecodeError::NextHeader(17)),
+        (21, 64, NdpDecodeError::HopLimit(64)),
+        (19, 20, NdpDecodeError::PayloadLength(20)),
+        (19, 200, NdpDecodeError::Truncated(86)),
+        (56, 0, NdpDecodeError::Checksum),
     ];
     for (at, byte, error) in cases {
         let mut frame = asked();
         frame[*at] = *byte;
-        assert_eq!(Frame::decode(&frame), Err(*error), "byte {at}");
+        assert_eq!(NdpFrame::decode(&frame), Err(*error), "byte {at}");
     }
     // What the checksum covers is changed together with it.
-    let cases: &[(usize, u8, DecodeError)] = &[
-        (54, 133, DecodeError::Type(133)),
-        (55, 1, DecodeError::Code(1)),
-        (62, 0xff, DecodeError::Target(ip("ff00:50::100"))),
-        (79, 0, DecodeError::Option),
-        (79, 2, DecodeError::Option),
+    let cases: &[(usize, u8, NdpDecodeError)] = &[
+        (54, 133, NdpDecodeError::Type(133)),
+        (55, 1, NdpDecodeError::Code(1)),
+        (62, 0xff, NdpDecodeError::Target(ip("ff00:50::100"))),
+        (79, 0, NdpDecodeError::Option),
+        (79, 2, NdpDecodeError::Option),
         (
             80,
             0x03,
-            DecodeError::LinkLayer(MacAddr([3, 0x1b, 0, 0, 0, 0x14])),
+            NdpDecodeError::LinkLayer(MacAddr([3, 0x1b, 0, 0, 0, 0x14])),
         ),
     ];
     for (at, byte, error) in cases {
@@ -176,7 +176,7 @@ fn every_wrong_field_has_its_own_error() {
             frame[63] = 0;
         }
         renew_checksum(&mut frame);
-        assert_eq!(Frame::decode(&frame), Err(*error), "byte {at}");
+        assert_eq!(NdpFrame::decode(&frame), Err(*error), "byte {at}");
     }
     let mut frame = advertisement(
         (NODE, NODE),
@@ -184,42 +184,42 @@ fn every_wrong_field_has_its_own_error() {
         ip("fc00:50::100"),
         true,
     );
-    assert_eq!(Frame::decode(&frame), Err(DecodeError::SolicitedGroup));
+    assert_eq!(NdpFrame::decode(&frame), Err(NdpDecodeError::SolicitedMulticast));
     frame[0] = 0;
     for length in 0..54 {
         assert_eq!(
-            Frame::decode(&frame[..length]),
-            Err(DecodeError::Truncated(length))
+            NdpFrame::decode(&frame[..length]),
+            Err(NdpDecodeError::Truncated(length))
         );
     }
 }
 
-fn answer(frame: &[u8]) -> Result<Frame, IgnoreReason> {
+fn answer(frame: &[u8]) -> Result<NdpFrame, IgnoreReason> {
     let mut responder = NdpResponder::new();
     assert!(responder.insert(ip("fc00:50::100")) && !responder.insert(ip("fc00:50::100")));
     match responder.handle(NODE, frame) {
-        Verdict::Reply { frame, address } => {
+        FrameOutcome::Reply { frame, address } => {
             assert_eq!(address, ip("fc00:50::100"));
-            Ok(Frame::decode(&frame).unwrap())
+            Ok(NdpFrame::decode(&frame).unwrap())
         }
-        Verdict::Sighted { .. } => panic!("no question"),
-        Verdict::Ignore(reason) => Err(reason),
-        Verdict::Malformed(error) => panic!("{error}"),
+        FrameOutcome::ReplySeen { .. } => panic!("no question"),
+        FrameOutcome::Ignore(reason) => Err(reason),
+        FrameOutcome::Malformed(error) => panic!("{error}"),
     }
 }
 
 #[test]
 fn who_asks_is_answered_alone_with_our_hardware_address() {
     let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
-    for (question, source) in [(asked(), "fc00:50::14"), (unicast, "fe80::14")] {
-        let answer = answer(&question).unwrap();
+    for (request, source) in [(asked(), "fc00:50::14"), (unicast, "fe80::14")] {
+        let answer = answer(&request).unwrap();
         assert_eq!(
             (answer.dst, answer.src, answer.destination),
             (CLIENT, NODE, ip(source))
         );
-        let message = Message::Advertisement {
+        let message = NdpMessage::Advertisement {
             solicited: true,
-            replaces: true,
+            overrides: true,
             link_layer: Some(NODE),
         };
         assert_eq!((answer.target, answer.message), (ip("fc00:50::100"), message));
@@ -236,7 +236,7 @@ fn a_probe_for_duplicates_is_answered_to_all() {
     );
     assert!(matches!(
         answer.message,
-        Message::Advertisement { solicited: false, .. }
+        NdpMessage::Advertisement { solicited: false, .. }
     ));
 }
 
@@ -265,11 +265,11 @@ fn what_is_not_for_us_is_not_answered() {
 fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
     let (address, owner) = (ip("fc00:50::100"), MacAddr([2, 0, 0, 0, 0, 0x77]));
     let mut responder = NdpResponder::new();
-    responder.stand_in(address, owner);
-    let Verdict::Reply { frame, .. } = responder.handle(NODE, &asked()) else {
+    responder.insert_proxy(address, owner);
+    let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &asked()) else {
         panic!("no answer");
     };
-    let sighted = Verdict::Sighted { address, mac: owner };
+    let sighted = FrameOutcome::ReplySeen { address, mac: owner };
     assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
     assert_eq!(NdpResponder::new().handle(CLIENT, &frame), sighted);
 }
@@ -277,10 +277,10 @@ fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
 #[test]
 fn a_question_is_answered_to_all_and_shows_who_has_the_address() {
     let address = ip("fc00:50::100");
-    let answer = answer(&question(CLIENT, address)).unwrap();
+    let answer = answer(&probe(CLIENT, address)).unwrap();
     assert_eq!((answer.destination, answer.src), (ip("ff02::1"), NODE));
     let burst = unsolicited(NODE, address);
-    let sighted = Verdict::Sighted { address, mac: NODE };
+    let sighted = FrameOutcome::ReplySeen { address, mac: NODE };
     assert_eq!(NdpResponder::new().handle(CLIENT, &burst), sighted);
 }
 
@@ -305,7 +305,7 @@ fn renew_checksum(frame: &mut [u8]) {
 proptest! {
     #[test]
     fn no_bytes_whatever_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Frame::decode(&bytes);
+        let _ = NdpFrame::decode(&bytes);
     }
 
     #[test]
@@ -316,7 +316,7 @@ proptest! {
         }
         renew_checksum(&mut frame);
         frame.truncate(cut);
-        let _ = Frame::decode(&frame);
+        let _ = NdpFrame::decode(&frame);
     }
 
     #[test]
@@ -324,7 +324,7 @@ proptest! {
         let (target, destination) = (Ipv6Addr::from(target), Ipv6Addr::from(destination));
         let mac = MacAddr(mac);
         let possible = !target.is_multicast() && mac.is_unicast() && !(solicited && destination.is_multicast());
-        let frame = Frame::decode(&advertisement((mac, mac), (CLIENT, destination), target, solicited));
+        let frame = NdpFrame::decode(&advertisement((mac, mac), (CLIENT, destination), target, solicited));
         prop_assert_eq!(frame.is_ok(), possible);
         if let Ok(frame) = frame {
             prop_assert_eq!((frame.target, frame.source, frame.destination, frame.src), (target, target, destination, mac));
@@ -336,17 +336,23 @@ proptest! {
 fn a_solicitation_from_a_group_is_refused_because_its_answer_would_go_to_many() {
     let target = "fc00:50::100";
     let frame = solicitation("ff02::1", solicited_node(ip(target)), target, Some(CLIENT));
-    assert_eq!(Frame::decode(&frame), Err(DecodeError::Source(ip("ff02::1"))));
+    assert_eq!(
+        NdpFrame::decode(&frame),
+        Err(NdpDecodeError::Source(ip("ff02::1")))
+    );
     let mut responder = NdpResponder::new();
     responder.insert(ip(target));
-    assert!(matches!(responder.handle(NODE, &frame), Verdict::Malformed(_)));
+    assert!(matches!(
+        responder.handle(NODE, &frame),
+        FrameOutcome::Malformed(_)
+    ));
 }
 
 #[test]
 fn an_advertisement_that_comes_from_a_group_shows_nobody() {
     let mut frame = unsolicited(CLIENT, ip("fc00:50::100"));
     // Without its option: the payload is as long as the message, and the checksum that of the rest.
-    let mut bare = question(CLIENT, ip("fc00:50::100"));
+    let mut bare = probe(CLIENT, ip("fc00:50::100"));
     bare[..54].copy_from_slice(&frame[..54]);
     bare[18..20].copy_from_slice(&24_u16.to_be_bytes());
     bare[54..78].copy_from_slice(&frame[54..78]);
@@ -361,11 +367,14 @@ fn an_advertisement_that_comes_from_a_group_shows_nobody() {
         .calc_checksum(addresses.0, addresses.1, &bare[62..])
         .unwrap();
     bare[56..58].copy_from_slice(&sum.to_be_bytes());
-    assert!(Frame::decode(&bare).is_ok());
+    assert!(NdpFrame::decode(&bare).is_ok());
     let group = [0x33, 0x33, 0, 0, 0, 1];
     bare[6..12].copy_from_slice(&group);
-    assert_eq!(Frame::decode(&bare), Err(DecodeError::LinkLayer(MacAddr(group))));
+    assert_eq!(
+        NdpFrame::decode(&bare),
+        Err(NdpDecodeError::LinkLayer(MacAddr(group)))
+    );
     // With it, who has the address is said.
     frame[6..12].copy_from_slice(&group);
-    assert!(Frame::decode(&frame).is_ok());
+    assert!(NdpFrame::decode(&frame).is_ok());
 }

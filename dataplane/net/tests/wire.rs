@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use lb_l2::ArpResponder;
 use lb_l2::MacAddr;
-use lb_l2::arp_responder::{ArpResponder, Verdict};
-use lb_l2::gratuitous::gratuitous;
-use lb_l2::wire::arp::{ArpFrame, Operation};
+use lb_l2::responder::FrameOutcome;
+use lb_l2::wire::arp::{ArpFrame, ArpOperation, gratuitous};
 use lb_net::socket::{FRAME_BUFFER, Fit};
 use lb_net::{Link, PacketSocket, SocketError};
 use tokio::io::Interest;
@@ -88,7 +88,8 @@ impl Speaker {
             loop {
                 let len = recv(&self.socket, &mut buffer).await?;
                 self.received.set(self.received.get() + 1);
-                if let Verdict::Reply { frame, .. } = self.responder.borrow().handle(self.mac, &buffer[..len])
+                if let FrameOutcome::Reply { frame, .. } =
+                    self.responder.borrow().handle(self.mac, &buffer[..len])
                 {
                     self.socket.send(&frame)?;
                 }
@@ -131,7 +132,7 @@ async fn ask(client: &str, targets: Vec<Ipv4Addr>) -> Result<()> {
                 let request = ArpFrame {
                     dst: MacAddr::BROADCAST,
                     src: mac,
-                    operation: Operation::Request,
+                    operation: ArpOperation::Request,
                     sender_mac: mac,
                     sender_ip: Ipv4Addr::new(192, 168, 50, 10),
                     target_mac: MacAddr::ZERO,

@@ -63,7 +63,7 @@ impl Driver {
             links: Snapshot::new(),
             ports: BTreeMap::new(),
             claims: BTreeMap::new(),
-            schedule: GratuitousSchedule::refreshing(refresh),
+            schedule: GratuitousSchedule::new(refresh),
             watched: Agenda::default(),
             sightings,
             seen: Some(seen),
@@ -98,7 +98,7 @@ impl Driver {
             }
         }
         if self.claims.insert(address, interfaces).is_none() || changed {
-            self.schedule.claim(now, address);
+            self.schedule.announce(now, address);
         }
     }
 
@@ -113,7 +113,7 @@ impl Driver {
 
     /// Announces the address again: others may have answered meanwhile.
     pub fn again(&mut self, now: Instant, address: IpAddr) {
-        self.schedule.again(now, address);
+        self.schedule.restart(now, address);
     }
 
     /// Whether some open interface of these is fit for the address.
@@ -204,7 +204,7 @@ impl Driver {
             }
         }
         self.schedule.handle_timeout(now);
-        while let Some(address) = self.schedule.poll_output() {
+        while let Some(address) = self.schedule.poll_transmit() {
             for port in self.ports.values() {
                 port.burst(address);
             }
@@ -294,7 +294,7 @@ impl Driver {
             }
         }
         for address in again {
-            self.schedule.again(now, address);
+            self.schedule.restart(now, address);
         }
         came
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lb_l2::wire::heartbeat::{Datagram, Keys, MAX_LEN, MIN_KEY, RejectReason};
+use lb_l2::wire::heartbeat::{Datagram, DatagramError, HeartbeatKeys, MAX_DATAGRAM_LEN, MIN_KEY_LEN};
 use lb_net::{DirectoryWatch, UdpPort};
 
 use crate::metrics::Metrics;
@@ -35,7 +35,7 @@ pub struct Heartbeats {
     directory: PathBuf,
     /// What tells that the files have changed.
     watch: Option<DirectoryWatch>,
-    keys: Option<Keys>,
+    keys: Option<HeartbeatKeys>,
     /// What was read last, so that only a change is told.
     read: Vec<Vec<u8>>,
     failed: bool,
@@ -94,7 +94,7 @@ impl Heartbeats {
     pub fn look(&mut self) {
         match read(&self.directory) {
             Ok(read) if read == self.read => {}
-            Ok(read) => match Keys::new(read.iter().map(Vec::as_slice)) {
+            Ok(read) => match HeartbeatKeys::new(read.iter().map(Vec::as_slice)) {
                 Some(keys) => {
                     tracing::info!(keys = read.len(), "keys of the heartbeats read");
                     self.metrics.keys(read.len());
@@ -138,7 +138,7 @@ impl Heartbeats {
     /// whoever can send to the port could keep us here for ever.
     pub fn receive(&self, most: usize) -> Vec<Datagram> {
         let mut datagrams = Vec::new();
-        let mut buffer = [0; MAX_LEN + 1];
+        let mut buffer = [0; MAX_DATAGRAM_LEN + 1];
         for _ in 0..most {
             let len = match self.socket.try_receive(&mut buffer) {
                 Ok(len) => len,
@@ -152,7 +152,7 @@ impl Heartbeats {
             let bytes = buffer.get(..len).unwrap_or_default();
             let opened = match &self.keys {
                 Some(keys) => keys.open(bytes),
-                None => Err(RejectReason::Authentication),
+                None => Err(DatagramError::Authentication),
             };
             match opened {
                 Ok(datagram) => {
@@ -166,7 +166,7 @@ impl Heartbeats {
     }
 
     /// Counts a datagram that is not to be believed.
-    pub fn refuse(&self, refused: RejectReason) {
+    pub fn refuse(&self, refused: DatagramError) {
         self.metrics.heartbeat_refused(refused);
     }
 }
@@ -224,7 +224,7 @@ fn key(path: &Path) -> io::Result<Vec<u8>> {
         return Err(wrong("long"));
     }
     let key = std::fs::read(path)?;
-    if key.len() < MIN_KEY {
+    if key.len() < MIN_KEY_LEN {
         return Err(wrong("short"));
     }
     Ok(key)

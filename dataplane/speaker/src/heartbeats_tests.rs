@@ -1,6 +1,6 @@
 use std::os::unix::fs::symlink;
 
-use lb_l2::wire::heartbeat::{Heartbeat, Message, State};
+use lb_l2::wire::heartbeat::{Heartbeat, Message, SpeakerState};
 use prometheus::Registry;
 
 use std::net::Ipv4Addr;
@@ -53,15 +53,15 @@ fn mk_datagram() -> Datagram {
     Datagram {
         node: "n2".to_owned(),
         incarnation: 1,
-        number: 1,
+        sequence: 1,
         echo: 0,
         message: Message::Heartbeat(Heartbeat {
-            state: State::Up,
-            asks: false,
+            state: SpeakerState::Up,
+            reply_requested: false,
             interval: Duration::from_millis(100),
             version: String::new(),
-            claims: 0,
-            knows: 0,
+            announced_digest: 0,
+            known_digest: 0,
             macs: Vec::new(),
         }),
     }
@@ -89,7 +89,7 @@ fn metric(registry: &Registry, name: &str) -> u64 {
 /// Somebody sends what a key has made; returns whether it is believed.
 async fn believed(heartbeats: &Heartbeats, to: SocketAddr, key: &[u8]) -> bool {
     let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let sealed = Keys::new([key]).unwrap().seal(&mk_datagram());
+    let sealed = HeartbeatKeys::new([key]).unwrap().seal(&mk_datagram());
     sender.send_to(&sealed, to).await.unwrap();
     tokio::time::timeout(WAIT, heartbeats.readable()).await.unwrap();
     !heartbeats.receive(1).is_empty()
@@ -141,13 +141,16 @@ async fn keys_that_the_kubelet_brings_are_used_without_a_restart_and_without_loo
         let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         heartbeats.port = other.local_addr().unwrap().port();
         heartbeats.send(&[Ipv4Addr::LOCALHOST.into()], &mk_datagram());
-        let mut buffer = [0; MAX_LEN];
+        let mut buffer = [0; MAX_DATAGRAM_LEN];
         let received = tokio::time::timeout(WAIT, other.recv(&mut buffer))
             .await
             .unwrap()
             .unwrap();
         assert!(
-            Keys::new([&makes[..]]).unwrap().open(&buffer[..received]).is_ok(),
+            HeartbeatKeys::new([&makes[..]])
+                .unwrap()
+                .open(&buffer[..received])
+                .is_ok(),
             "{version}"
         );
     }

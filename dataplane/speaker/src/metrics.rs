@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lb_l2::arp_responder::IgnoreReason;
 use lb_l2::ownership::AcquireReason;
-use lb_l2::wire::heartbeat::RejectReason;
+use lb_l2::responder::IgnoreReason;
+use lb_l2::wire::heartbeat::DatagramError;
 use lb_runtime::ObjectKey;
 use prometheus::core::Collector;
 use prometheus::{
@@ -202,7 +202,7 @@ impl Metrics {
     }
 
     /// A datagram was not believed.
-    pub fn heartbeat_refused(&self, refused: RejectReason) {
+    pub fn heartbeat_refused(&self, refused: DatagramError) {
         self.refused.with_label_values(&[refused.as_str()]).inc();
     }
 

@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_l2::MacAddr;
-use lb_l2::arp_responder::ArpResponder;
-use lb_l2::ndp_responder::NdpResponder;
+use lb_l2::{Arp, Ndp};
 use lb_net::SocketError;
 
 use crate::metrics::Metrics;
@@ -21,9 +20,9 @@ pub(crate) struct Port {
     mac: MacAddr,
     metrics: Metrics,
     sightings: Sightings,
-    arp: Voice<ArpResponder>,
+    arp: Voice<Arp>,
     /// Open from the first IPv6 address on: all IPv6 packets of the node pass its filter.
-    ndp: Option<Voice<NdpResponder>>,
+    ndp: Option<Voice<Ndp>>,
     /// Whether the interface can take part in IPv6: it joins groups.
     deaf: bool,
 }
@@ -173,7 +172,7 @@ impl Port {
     }
 
     /// The voice for IPv6, opened when it is needed first; none while it cannot be opened.
-    fn ndp(&mut self) -> Option<&mut Voice<NdpResponder>> {
+    fn ndp(&mut self) -> Option<&mut Voice<Ndp>> {
         if self.ndp.is_none() {
             match Voice::open(
                 self.index,

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use lb_l2::MacAddr;
 use lb_l2::ownership::failure_detector;
 use lb_l2::ownership::{self, Candidates, Coordinator, Output};
-use lb_l2::wire::heartbeat::{Datagram, RejectReason};
+use lb_l2::wire::heartbeat::{Datagram, DatagramError};
 use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
 use tokio::sync::mpsc;
@@ -211,7 +211,7 @@ impl Speaker {
     ///
     /// # Errors
     /// When it is not to be believed.
-    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), RejectReason> {
+    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
         self.coordinator.receive(now, datagram)
     }
 

@@ -5,17 +5,13 @@
 //! task would: the way from the kernel through the runtime and back takes as long again as all the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::io::{PipeReader, PipeWriter};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lb_l2::MacAddr;
-use lb_l2::arp_responder::{self, ArpResponder, IgnoreReason};
-use lb_l2::gratuitous::gratuitous;
-use lb_l2::ndp_responder::{self, NdpResponder};
-use lb_l2::wire::ndp;
+use lb_l2::responder::{AddressResolution, FrameOutcome, Responder};
+use lb_l2::{Arp, MacAddr, Ndp};
 use lb_net::socket::{FRAME_BUFFER, Fit};
 use lb_net::{PacketSocket, SocketError};
 use tokio::sync::mpsc;
@@ -25,124 +21,21 @@ use crate::metrics::{AddressCounters, Metrics};
 /// Pause after an error that says neither "down" nor "gone", so that one that lasts does not keep us busy.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a protocol is to a voice.
-pub(crate) trait Language: Debug + Default + Send + 'static {
-    /// Its addresses.
-    type Address: Copy + Debug + Ord + Into<IpAddr> + Send + 'static;
-    /// A frame to send.
-    type Frame: AsRef<[u8]>;
-    /// Its name in logs.
-    const NAME: &'static str;
-
-    /// A socket for it.
+/// A protocol with its packet socket.
+pub(crate) trait Language: AddressResolution {
+    /// Opens a packet socket that receives the protocol's frames.
     fn open(interface: u32) -> Result<PacketSocket, SocketError>;
-    /// Starts answering for an address; whether it is new.
-    fn insert(&mut self, address: Self::Address) -> bool;
-    /// Starts answering for an address in place of its owner; whether it is new.
-    fn stand_in(&mut self, address: Self::Address, owner: MacAddr) -> bool;
-    /// Stops answering for an address; whether it was answered for.
-    fn remove(&mut self, address: &Self::Address) -> bool;
-    /// The addresses that are answered for.
-    fn addresses(&self) -> impl Iterator<Item = &Self::Address>;
-    /// What to do with a frame.
-    fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self>;
-    /// What to send after a change of owner.
-    fn burst(mac: MacAddr, address: Self::Address) -> impl IntoIterator<Item = Self::Frame>;
-    /// The question who has an address.
-    fn question(mac: MacAddr, address: Self::Address) -> impl AsRef<[u8]>;
 }
 
-/// What to do with a received frame.
-pub(crate) enum Judgement<L: Language> {
-    Reply(L::Frame, L::Address),
-    Sighted(L::Address, MacAddr),
-    Ignore(IgnoreReason),
-    Malformed(&'static str),
-}
-
-impl Language for ArpResponder {
-    type Address = Ipv4Addr;
-    type Frame = [u8; lb_l2::wire::arp::FRAME_LEN];
-    const NAME: &'static str = "ARP";
-
+impl Language for Arp {
     fn open(interface: u32) -> Result<PacketSocket, SocketError> {
         PacketSocket::arp(interface)
     }
-
-    fn insert(&mut self, address: Ipv4Addr) -> bool {
-        self.insert(address)
-    }
-
-    fn stand_in(&mut self, address: Ipv4Addr, owner: MacAddr) -> bool {
-        self.stand_in(address, owner)
-    }
-
-    fn remove(&mut self, address: &Ipv4Addr) -> bool {
-        self.remove(address)
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = &Ipv4Addr> {
-        self.addresses()
-    }
-
-    fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self> {
-        match self.handle(mac, frame) {
-            arp_responder::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
-            arp_responder::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
-            arp_responder::Verdict::Ignore(reason) => Judgement::Ignore(reason),
-            arp_responder::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
-        }
-    }
-
-    fn burst(mac: MacAddr, address: Ipv4Addr) -> impl IntoIterator<Item = Self::Frame> {
-        gratuitous(mac, address)
-    }
-
-    fn question(mac: MacAddr, address: Ipv4Addr) -> impl AsRef<[u8]> {
-        arp_responder::question(mac, address)
-    }
 }
 
-impl Language for NdpResponder {
-    type Address = Ipv6Addr;
-    type Frame = [u8; lb_l2::wire::ndp::ADVERTISEMENT_LEN];
-    const NAME: &'static str = "NDP";
-
+impl Language for Ndp {
     fn open(interface: u32) -> Result<PacketSocket, SocketError> {
         PacketSocket::ndp(interface)
-    }
-
-    fn insert(&mut self, address: Ipv6Addr) -> bool {
-        self.insert(address)
-    }
-
-    fn stand_in(&mut self, address: Ipv6Addr, owner: MacAddr) -> bool {
-        self.stand_in(address, owner)
-    }
-
-    fn remove(&mut self, address: &Ipv6Addr) -> bool {
-        self.remove(address)
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
-        self.addresses()
-    }
-
-    fn judge(&self, mac: MacAddr, frame: &[u8]) -> Judgement<Self> {
-        match self.handle(mac, frame) {
-            ndp_responder::Verdict::Reply { frame, address } => Judgement::Reply(frame, address),
-            ndp_responder::Verdict::Sighted { address, mac } => Judgement::Sighted(address, mac),
-            ndp_responder::Verdict::Ignore(reason) => Judgement::Ignore(reason),
-            ndp_responder::Verdict::Malformed(error) => Judgement::Malformed(error.as_str()),
-        }
-    }
-
-    fn burst(mac: MacAddr, address: Ipv6Addr) -> impl IntoIterator<Item = Self::Frame> {
-        [ndp::unsolicited(mac, address)]
-    }
-
-    fn question(mac: MacAddr, address: Ipv6Addr) -> impl AsRef<[u8]> {
-        ndp::question(mac, address)
     }
 }
 
@@ -191,7 +84,7 @@ struct Shared<L: Language> {
 #[derive(Debug)]
 struct State<L: Language> {
     mac: MacAddr,
-    responder: L,
+    responder: Responder<L>,
     /// Of each address that is answered for; none where we stand in.
     counters: BTreeMap<L::Address, Option<Arc<AddressCounters>>>,
     /// Addresses that were asked about.
@@ -215,7 +108,7 @@ impl<L: Language> Voice<L> {
             socket: L::open(index)?,
             state: Mutex::new(State {
                 mac,
-                responder: L::default(),
+                responder: Responder::new(),
                 counters: BTreeMap::new(),
                 watched: BTreeSet::new(),
                 questions: Vec::new(),
@@ -265,7 +158,7 @@ impl<L: Language> Voice<L> {
     /// Starts answering for the address with the hardware address of its owner, unless it is our own.
     pub(crate) fn stand_in(&mut self, address: L::Address, owner: MacAddr) {
         let mut state = self.shared.lock();
-        if state.responder.stand_in(address, owner) {
+        if state.responder.insert_proxy(address, owner) {
             state.counters.insert(address, None);
             self.stale = true;
         }
@@ -308,7 +201,7 @@ impl<L: Language> Voice<L> {
         let mut state = self.shared.lock();
         let mac = state.mac;
         for address in std::mem::take(&mut state.questions) {
-            if let Err(error) = self.shared.socket.send(L::question(mac, address).as_ref()) {
+            if let Err(error) = self.shared.socket.send(L::probe(mac, address).as_ref()) {
                 let ip: IpAddr = address.into();
                 tracing::debug!(interface = name, %ip, %error, "question not sent");
             }
@@ -368,7 +261,7 @@ impl<L: Language> Voice<L> {
         let Some(Some(counters)) = state.counters.get(&address) else {
             return;
         };
-        for frame in L::burst(state.mac, address) {
+        for frame in L::announcement(state.mac, address) {
             match self.shared.socket.send(frame.as_ref()) {
                 Ok(()) => counters.gratuitous.inc(),
                 // The next burst of the series makes up for it; when the link comes back, a new series starts.
@@ -384,7 +277,7 @@ impl<L: Language> Voice<L> {
 impl<L: Language> Drop for Voice<L> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.responder = L::default();
+        state.responder = Responder::new();
         state.counters.clear();
         state.watched.clear();
     }
@@ -408,8 +301,8 @@ impl<L: Language> Shared<L> {
     }
 
     fn judge(&self, state: &mut State<L>, name: &str, frame: &[u8]) {
-        match state.responder.judge(state.mac, frame) {
-            Judgement::Reply(frame, address) => {
+        match state.responder.handle(state.mac, frame) {
+            FrameOutcome::Reply { frame, address } => {
                 // Who asked waits for it: everything else comes later.
                 let sent = self.socket.send(frame.as_ref());
                 if let Some(Some(counters)) = state.counters.get(&address) {
@@ -423,7 +316,7 @@ impl<L: Language> Shared<L> {
                     tracing::debug!(%ip, %error, "answer not sent");
                 }
             }
-            Judgement::Sighted(address, mac) => {
+            FrameOutcome::ReplySeen { address, mac } => {
                 // A filter that is too coarse lets others in as well.
                 if !state.counters.contains_key(&address) && !state.watched.contains(&address) {
                     return;
@@ -442,8 +335,8 @@ impl<L: Language> Shared<L> {
                     self.metrics.sighting_dropped();
                 }
             }
-            Judgement::Ignore(reason) => self.metrics.ignored(reason),
-            Judgement::Malformed(reason) => self.metrics.malformed(reason),
+            FrameOutcome::Ignore(reason) => self.metrics.ignored(reason),
+            FrameOutcome::Malformed(error) => self.metrics.malformed(L::error_label(error)),
         }
     }
 }

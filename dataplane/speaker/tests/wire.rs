@@ -11,7 +11,7 @@ use lan::Lan;
 use lb_l2::MacAddr;
 use lb_l2::ownership::failure_detector;
 use lb_l2::ownership::{self, Api, Candidates, ConflictPolicy, Coordinator, Node, PartitionPolicy};
-use lb_l2::wire::arp::{ArpFrame, Operation};
+use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 use lb_speaker::index::{Kind, Update};
 use serde_json::json;
 use support::{
@@ -316,7 +316,7 @@ fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
         let request = ArpFrame {
             dst: MacAddr::BROADCAST,
             src: MacAddr([2, 0, 0, 0, 0, 9]),
-            operation: Operation::Request,
+            operation: ArpOperation::Request,
             sender_mac: MacAddr([2, 0, 0, 0, 0, 9]),
             sender_ip: "192.168.50.10".parse()?,
             target_mac: MacAddr::ZERO,

@@ -185,7 +185,7 @@ impl Coordinator {
             self.give_up(address, ReleaseReason::NoInterface);
             self.claims.insert(Entry {
                 address,
-                stance: EntryState::Declined,
+                state: EntryState::Declined,
             });
         } else if self.claims.declines(address) {
             self.claims.remove(address);
@@ -248,7 +248,7 @@ impl Coordinator {
     /// Answers for an address that is ours, from now on or as before.
     fn go_on(&mut self, address: IpAddr) {
         if !self.claims.has(address) {
-            self.claims.insert(Entry::claimed(address));
+            self.claims.insert(Entry::announced(address));
             self.outputs.push_back(Output::Announce {
                 address,
                 cause: AcquireReason::Resumed,
@@ -289,7 +289,7 @@ impl Coordinator {
             }
         };
         self.probes.remove(address);
-        self.claims.insert(Entry::claimed(address));
+        self.claims.insert(Entry::announced(address));
         self.outputs.push_back(Output::Announce { address, cause });
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Part};
+use crate::wire::heartbeat::{Entry, EntryState, Fragment, MAX_ENTRIES_LEN};
 
 /// The digest of no claims at all. Not 0, which stands for "not known".
 const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -34,22 +34,22 @@ impl Default for AnnouncedSet {
 impl AnnouncedSet {
     /// Takes in an entry; returns whether that changed anything.
     pub fn insert(&mut self, entry: Entry) -> bool {
-        let before = self.entries.insert(entry.address, entry.stance);
-        if before == Some(entry.stance) {
+        let before = self.entries.insert(entry.address, entry.state);
+        if before == Some(entry.state) {
             return false;
         }
-        if let Some(stance) = before {
-            self.digest ^= hash(entry.address, stance);
+        if let Some(state) = before {
+            self.digest ^= hash(entry.address, state);
         }
-        self.digest ^= hash(entry.address, entry.stance);
+        self.digest ^= hash(entry.address, entry.state);
         true
     }
 
     /// Takes an address out; returns whether it was there.
     pub fn remove(&mut self, address: IpAddr) -> bool {
         match self.entries.remove(&address) {
-            Some(stance) => {
-                self.digest ^= hash(address, stance);
+            Some(state) => {
+                self.digest ^= hash(address, state);
                 true
             }
             None => false,
@@ -67,7 +67,7 @@ impl AnnouncedSet {
     pub fn offered(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
             Some(EntryState::Offered { to }) => Some(*to),
-            Some(EntryState::Claimed | EntryState::Declined | EntryState::StandsIn { .. }) | None => None,
+            Some(EntryState::Announced | EntryState::Declined | EntryState::Proxied { .. }) | None => None,
         }
     }
 
@@ -75,8 +75,8 @@ impl AnnouncedSet {
     #[must_use]
     pub fn stands_in(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
-            Some(EntryState::StandsIn { of }) => Some(*of),
-            Some(EntryState::Claimed | EntryState::Declined | EntryState::Offered { .. }) | None => None,
+            Some(EntryState::Proxied { owner }) => Some(*owner),
+            Some(EntryState::Announced | EntryState::Declined | EntryState::Offered { .. }) | None => None,
         }
     }
 
@@ -89,21 +89,21 @@ impl AnnouncedSet {
     /// Whether exactly this is told of the address.
     #[must_use]
     pub fn contains(&self, entry: Entry) -> bool {
-        self.entries.get(&entry.address) == Some(&entry.stance)
+        self.entries.get(&entry.address) == Some(&entry.state)
     }
 
     /// The addresses, in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> {
-        self.entries.iter().map(|(address, stance)| Entry {
+        self.entries.iter().map(|(address, state)| Entry {
             address: *address,
-            stance: *stance,
+            state: *state,
         })
     }
 
     /// The addresses that are answered for, in order.
     pub fn owned(&self) -> impl DoubleEndedIterator<Item = IpAddr> {
         self.entries()
-            .filter(|entry| is_owned(entry.stance))
+            .filter(|entry| is_owned(entry.state))
             .map(|entry| entry.address)
     }
 
@@ -121,7 +121,7 @@ impl AnnouncedSet {
 
     /// The parts of the set: one at least.
     #[must_use]
-    pub fn parts(&self) -> Vec<Part> {
+    pub fn parts(&self) -> Vec<Fragment> {
         let mut lists = vec![Vec::new()];
         let mut room = MAX_ENTRIES_LEN;
         for entry in self.entries() {
@@ -137,10 +137,10 @@ impl AnnouncedSet {
         let of = u16::try_from(lists.len()).unwrap_or(u16::MAX);
         (0..of)
             .zip(lists)
-            .map(|(number, entries)| Part {
+            .map(|(index, entries)| Fragment {
                 digest: self.digest,
-                number,
-                of,
+                index,
+                count: of,
                 entries,
             })
             .collect()
@@ -168,18 +168,18 @@ pub struct Reassembly {
 impl Reassembly {
     /// Takes in a part, in any order; returns the set once all its parts are there. Parts of another set than the last
     /// one begin it anew.
-    pub fn add(&mut self, part: Part) -> Option<AnnouncedSet> {
-        if part.of > MAX_PARTS {
+    pub fn add(&mut self, part: Fragment) -> Option<AnnouncedSet> {
+        if part.count > MAX_PARTS {
             return None;
         }
-        if (part.digest, part.of) != (self.digest, self.of) {
+        if (part.digest, part.count) != (self.digest, self.of) {
             *self = Self {
                 digest: part.digest,
-                of: part.of,
+                of: part.count,
                 parts: BTreeMap::new(),
             };
         }
-        self.parts.insert(part.number, part.entries);
+        self.parts.insert(part.index, part.entries);
         if self.parts.len() < usize::from(self.of) {
             return None;
         }
@@ -188,27 +188,27 @@ impl Reassembly {
     }
 }
 
-const fn is_owned(stance: EntryState) -> bool {
-    match stance {
-        EntryState::Claimed | EntryState::Offered { .. } => true,
-        EntryState::Declined | EntryState::StandsIn { .. } => false,
+const fn is_owned(state: EntryState) -> bool {
+    match state {
+        EntryState::Announced | EntryState::Offered { .. } => true,
+        EntryState::Declined | EntryState::Proxied { .. } => false,
     }
 }
 
 /// Spreads the bits of an entry, so that their exclusive or tells sets apart. Nobody needs to be kept from finding two
 /// sets alike: who tells them is authenticated.
-fn hash(address: IpAddr, stance: EntryState) -> u64 {
+fn hash(address: IpAddr, state: EntryState) -> u64 {
     let (high, low, family) = match address {
         IpAddr::V4(v4) => (0, u64::from(v4.to_bits()), 4),
         IpAddr::V6(v6) => ((v6.to_bits() >> 64) as u64, v6.to_bits() as u64, 6),
     };
-    let stance = match stance {
-        EntryState::Claimed => 0,
+    let state = match state {
+        EntryState::Announced => 0,
         EntryState::Declined => 1,
         EntryState::Offered { to } => 2 | u64::from(to) << 8,
-        EntryState::StandsIn { of } => 3 | u64::from(of) << 8,
+        EntryState::Proxied { owner } => 3 | u64::from(owner) << 8,
     };
-    mix(mix(mix(high) ^ low) ^ family ^ (stance << 8))
+    mix(mix(mix(high) ^ low) ^ family ^ (state << 8))
 }
 
 /// The finalizer of SplitMix64.

@@ -157,8 +157,8 @@ impl Coordinator {
         seat.stands_in = Some(owner);
         self.claims.insert(Entry {
             address,
-            stance: EntryState::StandsIn {
-                of: mark(address, &told.name),
+            state: EntryState::Proxied {
+                owner: mark(address, &told.name),
             },
         });
         self.outputs.push_back(Output::StandIn {
@@ -181,13 +181,13 @@ impl Coordinator {
     pub(super) fn report(&mut self) {
         for (id, seen) in std::mem::take(&mut self.reports) {
             // As many as fit into a datagram, whatever their family.
-            for seen in seen.chunks(MAX_ENTRIES_LEN / Entry::LONGEST) {
+            for seen in seen.chunks(MAX_ENTRIES_LEN / Entry::MAX_ENCODED_LEN) {
                 let of = |wanted: bool| {
                     let of = seen.iter().filter(move |(_, answered)| *answered == wanted);
                     of.map(|(address, _)| *address).collect()
                 };
-                let (answered, silent) = (of(true), of(false));
-                self.send(id, Message::Seen { answered, silent });
+                let (answered, unanswered) = (of(true), of(false));
+                self.send(id, Message::Verification { answered, unanswered });
             }
         }
     }

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use self::peer::{Lateness, Peer, Phase};
-use crate::wire::heartbeat::State;
+use crate::wire::heartbeat::SpeakerState;
 
 /// A node, by a number that its coordinator has given to it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -212,7 +212,7 @@ impl FailureDetector {
     }
 
     /// A heartbeat of a peer was admitted; its next one is to come within `period`.
-    pub fn heard(&mut self, now: Instant, id: NodeId, state: State, period: Duration) {
+    pub fn heard(&mut self, now: Instant, id: NodeId, state: SpeakerState, period: Duration) {
         self.pass(now);
         let (now, config) = (self.now, self.config);
         let longest = config.longest_grace;
@@ -229,22 +229,22 @@ impl FailureDetector {
         peer.doubt = None;
         peer.period = period.clamp(*INTERVALS.start(), *INTERVALS.end());
         let phase = match (peer.phase, state) {
-            (_, State::Up) => Phase::Up,
-            (_, State::Draining) => Phase::Draining,
+            (_, SpeakerState::Up) => Phase::Up,
+            (_, SpeakerState::Draining) => Phase::Draining,
             // The grace counts from the first time that it was asked for: repeating it must not extend it.
-            (phase @ Phase::Starting { .. }, State::Starting { .. }) => phase,
-            (Phase::Held { until } | Phase::Starting { until, .. }, State::Leaving { .. }) => {
+            (phase @ Phase::Starting { .. }, SpeakerState::Starting { .. }) => phase,
+            (Phase::Held { until } | Phase::Starting { until, .. }, SpeakerState::Restarting { .. }) => {
                 Phase::Held { until }
             }
-            (Phase::Held { until }, State::Starting { .. }) => Phase::Starting {
+            (Phase::Held { until }, SpeakerState::Starting { .. }) => Phase::Starting {
                 until,
                 patience: now + PATIENCE,
             },
-            (_, State::Starting { grace }) => Phase::Starting {
+            (_, SpeakerState::Starting { grace }) => Phase::Starting {
                 until: now + grace.min(longest),
                 patience: now + PATIENCE,
             },
-            (_, State::Leaving { grace }) => Phase::Held {
+            (_, SpeakerState::Restarting { grace }) => Phase::Held {
                 until: now + grace.min(longest),
             },
         };

@@ -155,7 +155,7 @@ impl Coordinator {
                 (placing.elsewhere, placing.not_before, placing.refused) = (None, None, 0);
             }
             if placing.offer.take().is_some() && self.claims.has(address) {
-                self.claims.insert(Entry::claimed(address));
+                self.claims.insert(Entry::announced(address));
             }
             return;
         };
@@ -170,7 +170,7 @@ impl Coordinator {
                 placing.not_before = Some(now + pause.min(LONGEST_PAUSE));
                 placing.refused = placing.refused.saturating_add(1);
             }
-            self.claims.insert(Entry::claimed(address));
+            self.claims.insert(Entry::announced(address));
         }
         let since = *placing.elsewhere.get_or_insert(now);
         let settled = since.max(up_since) + SETTLING;
@@ -187,7 +187,7 @@ impl Coordinator {
             self.deadlines.insert((until, address));
             self.claims.insert(Entry {
                 address,
-                stance: EntryState::Offered { to },
+                state: EntryState::Offered { to },
             });
         }
     }

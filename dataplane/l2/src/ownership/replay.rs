@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::wire::heartbeat::{Datagram, Message, RejectReason};
+use crate::wire::heartbeat::{Datagram, DatagramError, Message};
 
 /// Which datagrams are news: from peers, made for this incarnation of ours, and newer than all of their kind before.
 #[derive(Clone, Debug)]
@@ -63,8 +63,11 @@ impl ReplayGuard {
     ///
     /// # Errors
     /// When it is from a stranger, recorded earlier, or made before the sender knew us.
-    pub fn admit(&mut self, datagram: &Datagram) -> Result<(), RejectReason> {
-        let heard = self.peers.get_mut(&datagram.node).ok_or(RejectReason::Stranger)?;
+    pub fn admit(&mut self, datagram: &Datagram) -> Result<(), DatagramError> {
+        let heard = self
+            .peers
+            .get_mut(&datagram.node)
+            .ok_or(DatagramError::UnknownSender)?;
         if datagram.echo != self.incarnation {
             // They heard a greater incarnation of ours before: the clock was set back over our restart.
             if datagram.echo > self.incarnation {
@@ -74,7 +77,7 @@ impl ReplayGuard {
             if heard.numbers == <[u64; Message::KINDS]>::default() {
                 heard.incarnation = datagram.incarnation;
             }
-            return Err(RejectReason::Echo);
+            return Err(DatagramError::Echo);
         }
         if datagram.incarnation > heard.incarnation {
             *heard = Heard {
@@ -83,9 +86,9 @@ impl ReplayGuard {
             };
         }
         let last = heard.numbers.get_mut(datagram.message.kind());
-        match last.filter(|last| datagram.incarnation == heard.incarnation && datagram.number > **last) {
-            Some(last) => *last = datagram.number,
-            None => return Err(RejectReason::Replayed),
+        match last.filter(|last| datagram.incarnation == heard.incarnation && datagram.sequence > **last) {
+            Some(last) => *last = datagram.sequence,
+            None => return Err(DatagramError::Replayed),
         }
         Ok(())
     }

@@ -7,21 +7,21 @@ use std::time::Instant;
 use super::{Coordinator, Output, Phase, RESEND};
 use crate::ownership::announced_set::AnnouncedSet;
 use crate::ownership::failure_detector::NodeId;
-use crate::wire::heartbeat::{Datagram, Entry, Heartbeat, MAX_MACS, Message, RejectReason, State};
+use crate::wire::heartbeat::{Datagram, DatagramError, Entry, Heartbeat, MAX_MACS, Message, SpeakerState};
 
 impl Coordinator {
     /// Takes in an authentic datagram.
     ///
     /// # Errors
     /// When it is not to be believed.
-    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), RejectReason> {
+    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
         self.now = self.now.max(now);
         let id = *self
             .ids
             .get(datagram.node.as_str())
-            .ok_or(RejectReason::Stranger)?;
+            .ok_or(DatagramError::UnknownSender)?;
         if let Err(refused) = self.guard.admit(&datagram) {
-            if refused == RejectReason::Echo {
+            if refused == DatagramError::Echo {
                 // It does not know us yet, or not this incarnation: it gets to know us by our answer.
                 self.failure_detector.greet(self.now, id);
             }
@@ -29,7 +29,7 @@ impl Coordinator {
         }
         match datagram.message {
             Message::Heartbeat(heartbeat) => self.heartbeat(id, heartbeat),
-            Message::Claims(part) => {
+            Message::Announced(part) => {
                 let told = self.peers.get_mut(&id);
                 if let Some(claims) = told.and_then(|told| told.assembly.add(part)) {
                     self.claimed(id, claims);
@@ -37,7 +37,7 @@ impl Coordinator {
                     self.failure_detector.hurry(id);
                 }
             }
-            Message::Yours(part) => {
+            Message::Restore(part) => {
                 if self.phase != Phase::Running
                     && let Some(told) = self.peers.get_mut(&id)
                     && let Some(claims) = told.memory.add(part)
@@ -46,7 +46,7 @@ impl Coordinator {
                     self.inherited.extend(claims.owned());
                 }
             }
-            Message::Seen { answered, silent } => self.seen_by(id, &answered, &silent),
+            Message::Verification { answered, unanswered } => self.seen_by(id, &answered, &unanswered),
         }
         Ok(())
     }
@@ -57,13 +57,13 @@ impl Coordinator {
         }
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> SpeakerState {
         let grace = self.config.failure_detector.grace;
         match self.phase {
-            _ if self.leaving => State::Leaving { grace },
-            Phase::Listing | Phase::Starting { .. } => State::Starting { grace },
-            Phase::Running if self.draining => State::Draining,
-            Phase::Running => State::Up,
+            _ if self.leaving => SpeakerState::Restarting { grace },
+            Phase::Listing | Phase::Starting { .. } => SpeakerState::Starting { grace },
+            Phase::Running if self.draining => SpeakerState::Draining,
+            Phase::Running => SpeakerState::Up,
         }
     }
 
@@ -71,7 +71,7 @@ impl Coordinator {
         let was_down = self.peers.get(&id).is_some_and(|told| told.was_down);
         self.failure_detector
             .heard(self.now, id, heartbeat.state, heartbeat.interval);
-        if heartbeat.asks {
+        if heartbeat.reply_requested {
             self.failure_detector.hurry(id);
         }
         for changed in self.failure_detector.take_changed() {
@@ -96,16 +96,18 @@ impl Coordinator {
             return;
         };
         let returns = was_down && !told.was_down;
-        told.knows = heartbeat.knows;
+        told.knows = heartbeat.known_digest;
         told.macs = heartbeat.macs;
         // It is to send its claims at once and not with its next heartbeat but one.
-        if std::mem::replace(&mut told.told, heartbeat.claims) != heartbeat.claims && !told.is_understood() {
+        if std::mem::replace(&mut told.told, heartbeat.announced_digest) != heartbeat.announced_digest
+            && !told.is_understood()
+        {
             self.failure_detector.hurry(id);
         }
-        if matches!(heartbeat.state, State::Starting { .. }) {
+        if matches!(heartbeat.state, SpeakerState::Starting { .. }) {
             self.remind(id);
         }
-        if returns && heartbeat.claims != AnnouncedSet::default().digest() {
+        if returns && heartbeat.announced_digest != AnnouncedSet::default().digest() {
             self.contest(id);
         }
     }
@@ -130,9 +132,9 @@ impl Coordinator {
             return;
         }
         told.reminded = Some(now);
-        let owned: AnnouncedSet = told.claims.owned().map(Entry::claimed).collect();
+        let owned: AnnouncedSet = told.claims.owned().map(Entry::announced).collect();
         for part in owned.parts() {
-            self.send(id, Message::Yours(part));
+            self.send(id, Message::Restore(part));
         }
     }
 
@@ -203,7 +205,7 @@ impl Coordinator {
             }
             told.sent = Some((digest, now));
             for part in parts.get_or_insert_with(|| self.claims.parts()).clone() {
-                self.send(id, Message::Claims(part));
+                self.send(id, Message::Announced(part));
             }
         }
     }
@@ -221,11 +223,11 @@ impl Coordinator {
     fn our_heartbeat(&self, to: NodeId) -> Heartbeat {
         Heartbeat {
             state: self.state(),
-            asks: self.failure_detector.asks(to),
+            reply_requested: self.failure_detector.asks(to),
             interval: self.failure_detector.period(),
             version: self.config.version.clone(),
-            claims: self.claims.digest(),
-            knows: self.peers.get(&to).map_or(0, |told| told.claims.digest()),
+            announced_digest: self.claims.digest(),
+            known_digest: self.peers.get(&to).map_or(0, |told| told.claims.digest()),
             macs: self.macs.clone(),
         }
     }
@@ -238,7 +240,7 @@ impl Coordinator {
         let datagram = Datagram {
             node: self.config.me.clone(),
             incarnation: self.guard.incarnation(),
-            number: self.number,
+            sequence: self.number,
             echo: self.guard.echo(&name),
             message,
         };

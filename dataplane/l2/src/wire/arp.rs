@@ -1,15 +1,10 @@
-//! ARP for IPv4 over Ethernet (RFC 826; probes and announcements: RFC 5227): Ethernet header and ARP packet
-//! as one frame.
-//!
-//! Reads bytes of a frame as the packet socket gives them, writes frames ready to send. NDP will stand beside
-//! this module in the same shape: a checked view over the bytes, an owned representation, one error per
-//! rejected field.
+//! ARP for IPv4 over Ethernet (RFC 826, RFC 5227): the Ethernet header and the ARP packet as one frame.
 
 use std::net::Ipv4Addr;
 
 use crate::MacAddr;
 
-/// Bytes of an ARP frame without padding: Ethernet header (14) and ARP packet for IPv4 over Ethernet (28).
+/// Length of an ARP frame without padding, in bytes: Ethernet header (14) and ARP packet (28).
 pub const FRAME_LEN: usize = 42;
 /// EtherType of ARP.
 pub const ETHERTYPE: u16 = 0x0806;
@@ -19,17 +14,16 @@ const PROTOCOL_IPV4: u16 = 0x0800;
 const HARDWARE_LEN: u8 = 6;
 const PROTOCOL_LEN: u8 = 4;
 
-/// What an ARP packet is for (RFC 826, `ar$op`). Reverse, inverse and other operations are refused by the
-/// decoder.
+/// The operation of an ARP packet (`ar$op`). The decoder rejects all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// 1: "who has the target address?"
+pub enum ArpOperation {
+    /// Code 1.
     Request,
-    /// 2: "the sender has the sender address".
+    /// Code 2.
     Reply,
 }
 
-impl Operation {
+impl ArpOperation {
     const fn code(self) -> u16 {
         match self {
             Self::Request => 1,
@@ -38,13 +32,13 @@ impl Operation {
     }
 }
 
-/// Why bytes are not an ARP frame that we understand: one variant per field.
+/// Why bytes are not an ARP frame for IPv4 over Ethernet: one variant per rejected field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
+pub enum ArpDecodeError {
     /// Fewer than [`FRAME_LEN`] bytes.
-    #[error("frame of {0} bytes is shorter than the {FRAME_LEN} of ARP over Ethernet")]
+    #[error("truncated frame: {0} bytes, expected at least {FRAME_LEN}")]
     Truncated(usize),
-    /// The Ethernet header does not say ARP.
+    /// The EtherType is not ARP.
     #[error("EtherType {0:#06x} is not ARP")]
     EtherType(u16),
     /// `ar$hrd` is not Ethernet.
@@ -62,14 +56,15 @@ pub enum DecodeError {
     /// `ar$op` is neither request nor reply.
     #[error("operation {0} is neither request nor reply")]
     Operation(u16),
-    /// `ar$sha` is no station: a reply to it would go to a group, so one frame would buy many (RFC 1812
-    /// 3.3.2).
-    #[error("sender hardware address {0} is not that of one station")]
+    /// `ar$sha` is not a unicast address (RFC 1812 section 3.3.2): a reply would go to a group, so one small frame
+    /// would cause traffic to many hosts.
+    #[error("sender hardware address {0} is not unicast")]
     SenderMac(MacAddr),
 }
 
-impl DecodeError {
-    /// A short constant name, for the label of a metric.
+impl ArpDecodeError {
+    /// A short constant name, for a metric label.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Truncated(_) => "truncated",
@@ -92,29 +87,32 @@ pub struct ArpFrame {
     /// Ethernet source.
     pub src: MacAddr,
     /// Request or reply.
-    pub operation: Operation,
-    /// `ar$sha`: the sender's own hardware address.
+    pub operation: ArpOperation,
+    /// `ar$sha`: the sender's MAC.
     pub sender_mac: MacAddr,
-    /// `ar$spa`: the sender's own address; 0.0.0.0 in a probe (RFC 5227 2.1.1).
+    /// `ar$spa`: the sender's IP address; 0.0.0.0 in a probe (RFC 5227 section 2.1.1).
     pub sender_ip: Ipv4Addr,
-    /// `ar$tha`: meaningless in a request.
+    /// `ar$tha`: ignored in a request.
     pub target_mac: MacAddr,
-    /// `ar$tpa`: the address asked for.
+    /// `ar$tpa`: the requested address.
     pub target_ip: Ipv4Addr,
 }
 
 impl ArpFrame {
-    /// Reads a frame. Bytes after the packet are ignored: Ethernet pads frames to 60 bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let view = View::new(bytes)?;
+    /// Decodes a frame. Trailing bytes are ignored: Ethernet pads frames to 60 bytes.
+    ///
+    /// # Errors
+    /// If the frame is truncated or a field is not that of ARP for IPv4 over Ethernet.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ArpDecodeError> {
+        let view = FrameView::new(bytes)?;
         let operation = match view.operation() {
-            1 => Operation::Request,
-            2 => Operation::Reply,
-            other => return Err(DecodeError::Operation(other)),
+            1 => ArpOperation::Request,
+            2 => ArpOperation::Reply,
+            other => return Err(ArpDecodeError::Operation(other)),
         };
         let sender_mac = view.mac::<22>();
         if !sender_mac.is_unicast() {
-            return Err(DecodeError::SenderMac(sender_mac));
+            return Err(ArpDecodeError::SenderMac(sender_mac));
         }
         Ok(Self {
             dst: view.mac::<0>(),
@@ -127,7 +125,8 @@ impl ArpFrame {
         })
     }
 
-    /// Writes the frame, without padding: the driver pads.
+    /// Encodes the frame without padding; the driver pads it.
+    #[must_use]
     pub fn encode(&self) -> [u8; FRAME_LEN] {
         let mut frame = [0; FRAME_LEN];
         put(&mut frame, 0, self.dst.0);
@@ -145,31 +144,69 @@ impl ArpFrame {
     }
 }
 
+/// Gratuitous ARP for `address`: one request and one reply, both broadcast, because some stacks update their cache from
+/// requests and others from replies. The request is an announcement as in RFC 5227 section 2.3.
+#[must_use]
+pub fn gratuitous(mac: MacAddr, address: Ipv4Addr) -> [[u8; FRAME_LEN]; 2] {
+    let request = ArpFrame {
+        sender_ip: address,
+        ..probe_frame(mac, address)
+    };
+    let reply = ArpFrame {
+        operation: ArpOperation::Reply,
+        target_mac: MacAddr::BROADCAST,
+        ..request
+    };
+    [request.encode(), reply.encode()]
+}
+
+/// An ARP probe for `address` (RFC 5227 section 2.1.1). Its sender address is 0.0.0.0, so that no host updates its cache.
+#[must_use]
+pub fn probe(mac: MacAddr, address: Ipv4Addr) -> [u8; FRAME_LEN] {
+    probe_frame(mac, address).encode()
+}
+
+fn probe_frame(mac: MacAddr, address: Ipv4Addr) -> ArpFrame {
+    ArpFrame {
+        dst: MacAddr::BROADCAST,
+        src: mac,
+        operation: ArpOperation::Request,
+        sender_mac: mac,
+        sender_ip: Ipv4Addr::UNSPECIFIED,
+        target_mac: MacAddr::ZERO,
+        target_ip: address,
+    }
+}
+
 fn put<const N: usize>(frame: &mut [u8; FRAME_LEN], at: usize, bytes: [u8; N]) {
     for (to, from) in frame.iter_mut().skip(at).zip(bytes) {
         *to = from;
     }
 }
 
-/// Bytes known to be long enough and to be ARP for IPv4 over Ethernet. Offsets are compile-time constants
-/// within a fixed-size array, so no read can fail.
-struct View<'a>(&'a [u8; FRAME_LEN]);
+/// A frame whose length and fixed fields are valid. Offsets are compile-time constants within a fixed-size array, so no
+/// read can fail.
+struct FrameView<'a>(&'a [u8; FRAME_LEN]);
 
-impl<'a> View<'a> {
-    fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let view = Self(bytes.first_chunk().ok_or(DecodeError::Truncated(bytes.len()))?);
+impl<'a> FrameView<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, ArpDecodeError> {
+        let view = Self(
+            bytes
+                .first_chunk()
+                .ok_or(ArpDecodeError::Truncated(bytes.len()))?,
+        );
         let [hardware_len, protocol_len] = view.take::<18, 2>();
         match (view.u16::<12>(), view.u16::<14>(), view.u16::<16>()) {
             (ETHERTYPE, HARDWARE_ETHERNET, PROTOCOL_IPV4) => {}
-            (ETHERTYPE, HARDWARE_ETHERNET, protocol) => return Err(DecodeError::ProtocolType(protocol)),
-            (ETHERTYPE, hardware, _) => return Err(DecodeError::HardwareType(hardware)),
-            (ethertype, _, _) => return Err(DecodeError::EtherType(ethertype)),
+            (ETHERTYPE, HARDWARE_ETHERNET, protocol) => return Err(ArpDecodeError::ProtocolType(protocol)),
+            (ETHERTYPE, hardware, _) => return Err(ArpDecodeError::HardwareType(hardware)),
+            (ethertype, _, _) => return Err(ArpDecodeError::EtherType(ethertype)),
         }
         if hardware_len != HARDWARE_LEN {
-            return Err(DecodeError::HardwareLength(hardware_len));
+            return Err(ArpDecodeError::HardwareLength(hardware_len));
         }
         if protocol_len != PROTOCOL_LEN {
-            return Err(DecodeError::ProtocolLength(protocol_len));
+            return Err(ArpDecodeError::ProtocolLength(protocol_len));
         }
         Ok(view)
     }

@@ -1,19 +1,20 @@
-//! What speakers tell each other: that they live, in what state, and which addresses they answer for.
+//! The heartbeat protocol: speakers report their state and the addresses that they announce.
 //!
 //! ```text
-//!  0  magic "LBHB"                    8  incarnation of the sender       33  length of the name, name
-//!  4  format, 1                      16  number of the datagram              body
-//!  5  kind of the message            24  incarnation of the receiver         HMAC-SHA256 over all before (32)
-//!  6  length of the body                                              (numbers in the order of the network)
+//!  0  magic "LBHB"            8  sender's incarnation               33  length of the node name, node name
+//!  4  format, 1              16  sequence number of the datagram        body
+//!  5  message kind           24  receiver's incarnation (echo)          HMAC-SHA256 (RFC 2104) over all before, 32 bytes
+//!  6  length of the body                                            (integers in network byte order)
 //! ```
 //!
-//! A datagram is authenticated by a key that all speakers of a cluster have; while the key is changed, the old one counts
-//! too. It is fresh when it names the incarnation of who receives it, which that one made up at its start and has told:
-//! so a datagram that was recorded earlier convinces nobody, also not a speaker that has forgotten everything. Within one
-//! incarnation of the sender the numbers rise ([`crate::ownership::replay`]).
+//! Authentication: all speakers of a cluster share a key; during a key rotation the previous key remains valid.
 //!
-//! Decoding is of bytes that anybody on the network can send: it costs one HMAC at most for each key, allocates nothing
-//! before that is right, and never panics.
+//! Freshness: each speaker chooses an incarnation at startup, and a datagram must echo the receiver's incarnation. A
+//! recorded datagram is therefore rejected, also by a speaker that has restarted and lost its state. Within one incarnation
+//! of the sender, sequence numbers increase ([`crate::ownership::replay`]).
+//!
+//! The decoder handles bytes that any host on the network can send. It computes at most one HMAC per key, allocates nothing
+//! before that matches, and never panics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -23,213 +24,211 @@ use sha2::Sha256;
 
 use crate::MacAddr;
 
-/// The longest datagram: it fits into one Ethernet frame, also over IPv6 and with some encapsulation.
-pub const MAX_LEN: usize = 1400;
-/// The shortest key, in bytes.
-pub const MIN_KEY: usize = 16;
-/// The longest name of a node: Kubernetes' limit.
-pub const MAX_NAME: usize = 253;
-/// The longest version of a program.
-pub const MAX_VERSION: usize = 64;
+/// Maximum length of a datagram, in bytes: it fits into one Ethernet frame, also over IPv6 and with encapsulation.
+pub const MAX_DATAGRAM_LEN: usize = 1400;
+/// Minimum length of a key, in bytes.
+pub const MIN_KEY_LEN: usize = 16;
+/// Maximum length of a node name, in bytes: Kubernetes' limit.
+pub const MAX_NODE_NAME_LEN: usize = 253;
+/// Maximum length of a program version, in bytes.
+pub const MAX_VERSION_LEN: usize = 64;
+/// Maximum number of MACs in a heartbeat.
+pub const MAX_MACS: usize = 16;
+/// Maximum length of the encoded entries of a fragment, in bytes.
+pub const MAX_ENTRIES_LEN: usize = MAX_BODY_LEN - FRAGMENT_HEADER_LEN;
 
 const MAGIC: [u8; 4] = *b"LBHB";
 const FORMAT: u8 = 1;
 const HEADER_LEN: usize = 33;
-const TAG_LEN: usize = 32;
-const HEARTBEAT: u8 = 1;
-const CLAIMS: u8 = 2;
-const YOURS: u8 = 3;
-const SEEN: u8 = 4;
+const HMAC_LEN: usize = 32;
+/// Maximum length of a body that fits into a datagram with a node name of any length.
+const MAX_BODY_LEN: usize = MAX_DATAGRAM_LEN - HEADER_LEN - MAX_NODE_NAME_LEN - HMAC_LEN;
+const FRAGMENT_HEADER_LEN: usize = 12;
 
-/// Bytes of a body that fit into a datagram, whatever the length of the name.
-const MAX_BODY: usize = MAX_LEN - HEADER_LEN - MAX_NAME - TAG_LEN;
-/// Bytes of a [`Part`] before its entries.
-const PART_LEN: usize = 12;
-/// Most bytes of the entries of one part.
-pub const MAX_ENTRIES_LEN: usize = MAX_BODY - PART_LEN;
-/// Most hardware addresses in a heartbeat.
-pub const MAX_MACS: usize = 16;
+const KIND_HEARTBEAT: u8 = 1;
+const KIND_ANNOUNCED: u8 = 2;
+const KIND_RESTORE: u8 = 3;
+const KIND_VERIFICATION: u8 = 4;
 
 const TAG_V4: u8 = 4;
 const TAG_V6: u8 = 6;
-/// Added to a tag: declined, or in [`Message::Seen`] silent.
-const TAG_NOT: u8 = 0x80;
-/// Added to the code of a state: the receiver is asked for an answer.
-const ASKS: u8 = 0x80;
-/// Added to a tag: offered; the mark of the node follows the address.
-const TAG_OFFERED: u8 = 0x40;
-/// Added to a tag: another's, that we stand in for; the mark of that node follows the address.
-const TAG_STANDS_IN: u8 = TAG_NOT | TAG_OFFERED;
+/// Flag of an entry's tag: [`EntryState::Offered`]; a node's hash follows the address.
+const FLAG_OFFERED: u8 = 0x40;
+/// Flag of an entry's tag: [`EntryState::Declined`], or unanswered in [`Message::Verification`].
+const FLAG_DECLINED: u8 = 0x80;
+/// Flags of an entry's tag: [`EntryState::Proxied`]; a node's hash follows the address.
+const FLAG_PROXIED: u8 = FLAG_DECLINED | FLAG_OFFERED;
+/// Flag of a heartbeat's state: [`Heartbeat::reply_requested`].
+const FLAG_REPLY_REQUESTED: u8 = 0x80;
 
-/// What one speaker tells another.
+/// One datagram from a speaker to another.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Datagram {
     /// The sender's node.
     pub node: String,
-    /// Made up by the sender at its start, greater than any before.
+    /// The sender's incarnation: chosen at startup, greater than all previous ones.
     pub incarnation: u64,
-    /// Rises with each datagram of an incarnation.
-    pub number: u64,
-    /// The receiver's incarnation, as the sender has heard it last; 0 when it has not heard of it.
+    /// Increases with each datagram of an incarnation.
+    pub sequence: u64,
+    /// The receiver's incarnation that the sender last received; 0 if it has received none.
     pub echo: u64,
-    /// What it is about.
+    /// The content.
     pub message: Message,
 }
 
-/// What a datagram is about.
+/// The content of a [`Datagram`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Message {
-    /// The sender lives.
+    /// The sender is alive.
     Heartbeat(Heartbeat),
-    /// A part of the addresses that the sender answers for.
-    Claims(Part),
-    /// A part of the addresses that the receiver has answered for before it started, as the sender remembers them.
-    Yours(Part),
-    /// What the sender saw when it asked the wire about addresses of the receiver.
-    Seen {
-        /// Addresses that the receiver answered for.
+    /// A fragment of the set of addresses that the sender announces.
+    Announced(Fragment),
+    /// A fragment of the set of addresses that the receiver announced before it restarted, as the sender remembers it.
+    Restore(Fragment),
+    /// The result of verifying by probes that the receiver answers for its addresses.
+    Verification {
+        /// The addresses that the receiver answered for.
         answered: Vec<IpAddr>,
-        /// Addresses that nobody answered for.
-        silent: Vec<IpAddr>,
+        /// The addresses that no host answered for.
+        unanswered: Vec<IpAddr>,
     },
 }
 
 impl Message {
-    /// How many kinds there are.
+    /// The number of variants.
     pub const KINDS: usize = 4;
 
-    /// Its kind, as a number below [`KINDS`](Self::KINDS).
+    /// The index of the variant, below [`KINDS`](Self::KINDS).
     #[must_use]
     pub const fn kind(&self) -> usize {
         match self {
             Self::Heartbeat(_) => 0,
-            Self::Claims(_) => 1,
-            Self::Yours(_) => 2,
-            Self::Seen { .. } => 3,
+            Self::Announced(_) => 1,
+            Self::Restore(_) => 2,
+            Self::Verification { .. } => 3,
         }
     }
 }
 
-/// The sign of life.
+/// The periodic message to each peer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Heartbeat {
-    /// In what state the sender is.
-    pub state: State,
-    /// The receiver's own heartbeat is late: it is to answer at once.
-    pub asks: bool,
-    /// The time to its next heartbeat, in whole milliseconds.
+    /// The sender's state.
+    pub state: SpeakerState,
+    /// The receiver's own heartbeat is late; it replies at once.
+    pub reply_requested: bool,
+    /// The time until the sender's next heartbeat; encoded in whole milliseconds.
     pub interval: Duration,
-    /// The version of its program.
+    /// The version of the sender's program.
     pub version: String,
-    /// A digest of all that it claims: who knows another has to be told.
-    pub claims: u64,
-    /// The digest of the receiver's claims that it knows.
-    pub knows: u64,
-    /// The hardware addresses from which it answers, at most [`MAX_MACS`].
+    /// The digest of the sender's announced set. A receiver that knows another digest needs all fragments of the set.
+    pub announced_digest: u64,
+    /// The digest of the receiver's announced set that the sender knows.
+    pub known_digest: u64,
+    /// The MACs with which the sender answers, at most [`MAX_MACS`].
     pub macs: Vec<MacAddr>,
 }
 
-/// A part of a set of addresses that does not fit into one datagram; see [`crate::ownership::announced_set`].
+/// A part of a set of addresses that fits into one datagram; see [`crate::ownership::announced_set`].
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Part {
-    /// The digest of the whole.
+pub struct Fragment {
+    /// The digest of the whole set.
     pub digest: u64,
-    /// Which part it is, from 0.
-    pub number: u16,
-    /// How many parts there are.
-    pub of: u16,
-    /// The addresses of this part.
+    /// The index of this fragment, from 0.
+    pub index: u16,
+    /// The number of fragments of the set.
+    pub count: u16,
+    /// The addresses in this fragment.
     pub entries: Vec<Entry>,
 }
 
-/// One address in a [`Part`].
+/// One address in a [`Fragment`].
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Entry {
     /// The address.
     pub address: IpAddr,
-    /// What the sender has to say of it.
-    pub stance: EntryState,
+    /// The sender's state for the address.
+    pub state: EntryState,
 }
 
-/// How a speaker stands to an address.
+/// The sender's state for one address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum EntryState {
-    /// It answers for it.
-    Claimed,
-    /// It answers for it, until the node to which it offers it has claimed it.
+    /// It announces the address.
+    Announced,
+    /// It announces the address until the node that it offers it to has announced it (hand-over).
     Offered {
-        /// Which node that is: [`crate::ownership::election::mark`].
+        /// The hash of that node: [`crate::ownership::election::mark`].
         to: u32,
     },
-    /// It does not answer for it, and could not, because it has no interface for it.
+    /// It cannot announce the address, because it has no interface for it.
     Declined,
-    /// It is another's, which restarts and is waited for; until then it answers in that one's place.
-    StandsIn {
-        /// Which node that is: [`crate::ownership::election::mark`].
-        of: u32,
+    /// It sends proxy replies for the owner, which is restarting.
+    Proxied {
+        /// The hash of the owner: [`crate::ownership::election::mark`].
+        owner: u32,
     },
 }
 
-/// In what state a speaker is.
+/// The state of a speaker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    /// It answers for its addresses.
+pub enum SpeakerState {
+    /// It announces its addresses.
     Up,
-    /// It has started and does not know yet what is its own: what it had before it wants to keep, for so long at most, in
-    /// whole milliseconds.
+    /// It has started and does not know its addresses yet.
     Starting {
-        /// How long.
+        /// How long the peers keep its previous addresses for it; encoded in whole milliseconds.
         grace: Duration,
     },
-    /// It is about to restart and wants to keep its addresses, for so long at most, in whole milliseconds.
-    Leaving {
-        /// How long.
+    /// It is about to restart.
+    Restarting {
+        /// How long the peers keep its addresses for it; encoded in whole milliseconds.
         grace: Duration,
     },
-    /// It gives its addresses away: whoever is next is to claim them.
+    /// It hands over all its addresses to the next candidates.
     Draining,
 }
 
-/// Why a datagram is refused: one variant per field.
+/// Why a datagram is rejected: one variant per field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum RejectReason {
-    /// Too short, or shorter than it says.
-    #[error("datagram of {0} bytes is cut off")]
+pub enum DatagramError {
+    /// The datagram is shorter than its headers or its length field.
+    #[error("truncated datagram: {0} bytes")]
     Truncated(usize),
-    /// Longer than [`MAX_LEN`].
-    #[error("datagram of {0} bytes is longer than {MAX_LEN}")]
+    /// The datagram is longer than [`MAX_DATAGRAM_LEN`].
+    #[error("datagram of {0} bytes exceeds the maximum of {MAX_DATAGRAM_LEN}")]
     TooLong(usize),
-    /// Not ours.
-    #[error("not a heartbeat")]
+    /// The magic number is wrong.
+    #[error("not a heartbeat datagram")]
     Magic,
-    /// Of another format.
-    #[error("format {0} is not {FORMAT}")]
+    /// The format is unsupported.
+    #[error("unsupported format {0}, expected {FORMAT}")]
     Format(u8),
-    /// No key of ours has made it.
-    #[error("no known key has made it")]
+    /// The HMAC matches no known key.
+    #[error("no known key authenticates the datagram")]
     Authentication,
-    /// The sender's name is empty, too long, or no text.
-    #[error("the name of the sender's node cannot be read")]
+    /// The node name is empty, too long or not UTF-8.
+    #[error("invalid node name")]
     Name,
-    /// A kind of message that we do not know.
-    #[error("kind {0} is not known")]
+    /// The message kind is unknown.
+    #[error("unknown message kind {0}")]
     Kind(u8),
-    /// The body does not have the form of its kind.
-    #[error("the body cannot be read")]
+    /// The body does not match its message kind.
+    #[error("invalid message body")]
     Body,
-    /// From a node that is none of the cluster, or from ourselves.
-    #[error("from no peer")]
-    Stranger,
-    /// It names another incarnation of ours: recorded earlier, or the sender has not heard of us yet.
-    #[error("made for another incarnation")]
+    /// The sender is this node or not a node of the cluster.
+    #[error("sender is not a peer")]
+    UnknownSender,
+    /// The echo is not our incarnation: a recording, or the sender has not received our current incarnation yet.
+    #[error("echo of another incarnation")]
     Echo,
-    /// Not newer than what the sender has told already in a message of that kind.
-    #[error("not newer than what was told")]
+    /// The sequence number is not greater than the last one of its message kind.
+    #[error("sequence number already received")]
     Replayed,
 }
 
-impl RejectReason {
-    /// A short constant name, for the label of a metric.
+impl DatagramError {
+    /// A short constant name, for a metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -241,30 +240,31 @@ impl RejectReason {
             Self::Name => "name",
             Self::Kind(_) => "kind",
             Self::Body => "body",
-            Self::Stranger => "stranger",
+            Self::UnknownSender => "unknown_sender",
             Self::Echo => "echo",
             Self::Replayed => "replayed",
         }
     }
 }
 
-/// The keys of a cluster: the first makes datagrams, all of them are believed.
+/// The shared keys of a cluster. The first signs datagrams; all of them verify.
 #[derive(Clone)]
-pub struct Keys(Vec<Hmac<Sha256>>);
+pub struct HeartbeatKeys(Vec<Hmac<Sha256>>);
 
-impl std::fmt::Debug for Keys {
+impl std::fmt::Debug for HeartbeatKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // They are secret.
-        write!(f, "Keys({})", self.0.len())
+        // The keys are secret.
+        write!(f, "HeartbeatKeys({})", self.0.len())
     }
 }
 
-impl Keys {
-    /// Keys in order: the present one, then those that still count. None without any, or with one shorter than [`MIN_KEY`].
+impl HeartbeatKeys {
+    /// Takes the signing key first, then the keys that are still valid. Returns `None` if there are none, or if one is shorter
+    /// than [`MIN_KEY_LEN`].
     #[must_use]
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let key = |bytes: &[u8]| {
-            (bytes.len() >= MIN_KEY)
+            (bytes.len() >= MIN_KEY_LEN)
                 .then(|| Hmac::new_from_slice(bytes).ok())
                 .flatten()
         };
@@ -272,18 +272,18 @@ impl Keys {
         (!keys.is_empty()).then_some(Self(keys))
     }
 
-    /// The bytes of a datagram. Names and versions that are too long are cut, and entries that do not fit left out: who
-    /// makes datagrams keeps to the limits.
+    /// Encodes and signs a datagram. Truncates a name or version that is too long and drops entries that do not fit; callers
+    /// keep within the limits.
     #[must_use]
     pub fn seal(&self, datagram: &Datagram) -> Vec<u8> {
         let (kind, body) = encode(&datagram.message);
-        let name = cut(&datagram.node, MAX_NAME);
-        let mut bytes = Vec::with_capacity(HEADER_LEN + name.len() + body.len() + TAG_LEN);
+        let name = prefix(&datagram.node, MAX_NODE_NAME_LEN);
+        let mut bytes = Vec::with_capacity(HEADER_LEN + name.len() + body.len() + HMAC_LEN);
         bytes.extend(MAGIC);
         bytes.extend([FORMAT, kind]);
-        bytes.extend(short(body.len()).to_be_bytes());
+        bytes.extend(u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());
         bytes.extend(datagram.incarnation.to_be_bytes());
-        bytes.extend(datagram.number.to_be_bytes());
+        bytes.extend(datagram.sequence.to_be_bytes());
         bytes.extend(datagram.echo.to_be_bytes());
         bytes.push(name.len() as u8);
         bytes.extend(name);
@@ -296,82 +296,81 @@ impl Keys {
         bytes
     }
 
-    /// Reads a datagram that one of the keys has made.
+    /// Verifies and decodes a datagram.
     ///
     /// # Errors
-    /// When there is no such key, or the bytes are not what they should be.
-    pub fn open(&self, bytes: &[u8]) -> Result<Datagram, RejectReason> {
-        if bytes.len() > MAX_LEN {
-            return Err(RejectReason::TooLong(bytes.len()));
+    /// If no key authenticates the datagram, or it is malformed.
+    pub fn open(&self, bytes: &[u8]) -> Result<Datagram, DatagramError> {
+        if bytes.len() > MAX_DATAGRAM_LEN {
+            return Err(DatagramError::TooLong(bytes.len()));
         }
-        let cut_off = RejectReason::Truncated(bytes.len());
-        let (signed, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(cut_off)?;
-        let (header, rest) = signed.split_first_chunk::<HEADER_LEN>().ok_or(cut_off)?;
+        let truncated = DatagramError::Truncated(bytes.len());
+        let (signed, tag) = bytes.split_last_chunk::<HMAC_LEN>().ok_or(truncated)?;
+        let (header, rest) = signed.split_first_chunk::<HEADER_LEN>().ok_or(truncated)?;
         let &[a, b, c, d, format, kind, high, low, ..] = header;
         if [a, b, c, d] != MAGIC {
-            return Err(RejectReason::Magic);
+            return Err(DatagramError::Magic);
         }
         if format != FORMAT {
-            return Err(RejectReason::Format(format));
+            return Err(DatagramError::Format(format));
         }
-        let made_by = |key: &&Hmac<Sha256>| {
-            let made = (*key).clone().chain_update(signed);
-            made.verify_slice(tag).is_ok()
-        };
-        self.0.iter().find(made_by).ok_or(RejectReason::Authentication)?;
+        let authenticates = |key: &Hmac<Sha256>| key.clone().chain_update(signed).verify_slice(tag).is_ok();
+        if !self.0.iter().any(authenticates) {
+            return Err(DatagramError::Authentication);
+        }
         let (name, body) = rest
             .split_at_checked(usize::from(header[HEADER_LEN - 1]))
-            .ok_or(cut_off)?;
+            .ok_or(truncated)?;
         if body.len() != usize::from(u16::from_be_bytes([high, low])) {
-            return Err(cut_off);
+            return Err(truncated);
         }
-        let name = std::str::from_utf8(name).map_err(|_| RejectReason::Name)?;
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(RejectReason::Name);
+        let name = std::str::from_utf8(name).map_err(|_| DatagramError::Name)?;
+        if name.is_empty() || name.len() > MAX_NODE_NAME_LEN {
+            return Err(DatagramError::Name);
         }
-        let mut numbers = Reader(&header[8..]);
+        let mut header = Reader(&header[8..]);
         Ok(Datagram {
             node: name.to_owned(),
-            incarnation: numbers.u64()?,
-            number: numbers.u64()?,
-            echo: numbers.u64()?,
+            incarnation: header.u64()?,
+            sequence: header.u64()?,
+            echo: header.u64()?,
             message: decode(kind, body)?,
         })
     }
 }
 
 impl Entry {
-    /// Bytes that the longest one takes in a datagram.
-    pub const LONGEST: usize = 21;
+    /// Maximum length of an encoded entry, in bytes.
+    pub const MAX_ENCODED_LEN: usize = 21;
 
-    /// An address that is answered for.
+    /// An address in [`EntryState::Announced`].
     #[must_use]
-    pub const fn claimed(address: IpAddr) -> Self {
+    pub const fn announced(address: IpAddr) -> Self {
         Self {
             address,
-            stance: EntryState::Claimed,
+            state: EntryState::Announced,
         }
     }
 
-    /// Bytes that it takes in a datagram.
+    /// Length of the encoded entry, in bytes.
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
         let address = match self.address {
             IpAddr::V4(_) => 5,
             IpAddr::V6(_) => 17,
         };
-        match self.stance {
-            EntryState::Claimed | EntryState::Declined => address,
-            EntryState::Offered { .. } | EntryState::StandsIn { .. } => address + 4,
+        match self.state {
+            EntryState::Announced | EntryState::Declined => address,
+            EntryState::Offered { .. } | EntryState::Proxied { .. } => address + 4,
         }
     }
 
     fn encode(self, body: &mut Vec<u8>) {
-        let flag = match self.stance {
-            EntryState::Claimed => 0,
-            EntryState::Offered { .. } => TAG_OFFERED,
-            EntryState::Declined => TAG_NOT,
-            EntryState::StandsIn { .. } => TAG_STANDS_IN,
+        let flag = match self.state {
+            EntryState::Announced => 0,
+            EntryState::Offered { .. } => FLAG_OFFERED,
+            EntryState::Declined => FLAG_DECLINED,
+            EntryState::Proxied { .. } => FLAG_PROXIED,
         };
         match self.address {
             IpAddr::V4(v4) => {
@@ -383,29 +382,29 @@ impl Entry {
                 body.extend(v6.octets());
             }
         }
-        if let EntryState::Offered { to: node } | EntryState::StandsIn { of: node } = self.stance {
+        if let EntryState::Offered { to: node } | EntryState::Proxied { owner: node } = self.state {
             body.extend(node.to_be_bytes());
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, RejectReason> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let [tag] = reader.take()?;
-        let address = match tag & !TAG_STANDS_IN {
+        let address = match tag & !FLAG_PROXIED {
             TAG_V4 => IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?)),
             TAG_V6 => IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)),
-            _ => return Err(RejectReason::Body),
+            _ => return Err(DatagramError::Body),
         };
-        let stance = match tag & TAG_STANDS_IN {
-            TAG_NOT => EntryState::Declined,
-            TAG_OFFERED => EntryState::Offered {
+        let state = match tag & FLAG_PROXIED {
+            FLAG_DECLINED => EntryState::Declined,
+            FLAG_OFFERED => EntryState::Offered {
                 to: u32::from_be_bytes(reader.take()?),
             },
-            TAG_STANDS_IN => EntryState::StandsIn {
-                of: u32::from_be_bytes(reader.take()?),
+            FLAG_PROXIED => EntryState::Proxied {
+                owner: u32::from_be_bytes(reader.take()?),
             },
-            _ => EntryState::Claimed,
+            _ => EntryState::Announced,
         };
-        Ok(Self { address, stance })
+        Ok(Self { address, state })
     }
 }
 
@@ -414,27 +413,27 @@ fn encode(message: &Message) -> (u8, Vec<u8>) {
     let kind = match message {
         Message::Heartbeat(heartbeat) => {
             heartbeat.encode(&mut body);
-            HEARTBEAT
+            KIND_HEARTBEAT
         }
-        Message::Claims(part) => {
-            part.encode(&mut body);
-            CLAIMS
+        Message::Announced(fragment) => {
+            fragment.encode(&mut body);
+            KIND_ANNOUNCED
         }
-        Message::Yours(part) => {
-            part.encode(&mut body);
-            YOURS
+        Message::Restore(fragment) => {
+            fragment.encode(&mut body);
+            KIND_RESTORE
         }
-        Message::Seen { answered, silent } => {
-            let entry = |stance| {
+        Message::Verification { answered, unanswered } => {
+            let entry = |state| {
                 move |address: &IpAddr| Entry {
                     address: *address,
-                    stance,
+                    state,
                 }
             };
-            let answered = answered.iter().map(entry(EntryState::Claimed));
-            let silent = silent.iter().map(entry(EntryState::Declined));
-            encode_entries(answered.chain(silent), &mut body);
-            SEEN
+            let answered = answered.iter().map(entry(EntryState::Announced));
+            let unanswered = unanswered.iter().map(entry(EntryState::Declined));
+            encode_entries(answered.chain(unanswered), &mut body);
+            KIND_VERIFICATION
         }
     };
     (kind, body)
@@ -442,90 +441,94 @@ fn encode(message: &Message) -> (u8, Vec<u8>) {
 
 fn encode_entries(entries: impl IntoIterator<Item = Entry>, body: &mut Vec<u8>) {
     for entry in entries {
-        if body.len() + entry.encoded_len() > MAX_BODY {
+        if body.len() + entry.encoded_len() > MAX_BODY_LEN {
             return;
         }
         entry.encode(body);
     }
 }
 
-fn decode(kind: u8, body: &[u8]) -> Result<Message, RejectReason> {
+fn decode(kind: u8, body: &[u8]) -> Result<Message, DatagramError> {
     let mut reader = Reader(body);
     let message = match kind {
-        HEARTBEAT => Message::Heartbeat(Heartbeat::decode(&mut reader)?),
-        CLAIMS => Message::Claims(Part::decode(&mut reader)?),
-        YOURS => Message::Yours(Part::decode(&mut reader)?),
-        SEEN => {
-            let (mut answered, mut silent) = (Vec::new(), Vec::new());
+        KIND_HEARTBEAT => Message::Heartbeat(Heartbeat::decode(&mut reader)?),
+        KIND_ANNOUNCED => Message::Announced(Fragment::decode(&mut reader)?),
+        KIND_RESTORE => Message::Restore(Fragment::decode(&mut reader)?),
+        KIND_VERIFICATION => {
+            let (mut answered, mut unanswered) = (Vec::new(), Vec::new());
             while !reader.0.is_empty() {
                 let entry = Entry::decode(&mut reader)?;
-                match entry.stance {
-                    EntryState::Claimed => answered.push(entry.address),
-                    EntryState::Declined => silent.push(entry.address),
-                    EntryState::Offered { .. } | EntryState::StandsIn { .. } => {
-                        return Err(RejectReason::Body);
+                match entry.state {
+                    EntryState::Announced => answered.push(entry.address),
+                    EntryState::Declined => unanswered.push(entry.address),
+                    EntryState::Offered { .. } | EntryState::Proxied { .. } => {
+                        return Err(DatagramError::Body);
                     }
                 }
             }
-            Message::Seen { answered, silent }
+            Message::Verification { answered, unanswered }
         }
-        other => return Err(RejectReason::Kind(other)),
+        other => return Err(DatagramError::Kind(other)),
     };
     if reader.0.is_empty() {
         Ok(message)
     } else {
-        Err(RejectReason::Body)
+        Err(DatagramError::Body)
     }
 }
 
 impl Heartbeat {
     fn encode(&self, body: &mut Vec<u8>) {
         let (code, grace) = match self.state {
-            State::Up => (0, Duration::ZERO),
-            State::Starting { grace } => (1, grace),
-            State::Leaving { grace } => (2, grace),
-            State::Draining => (3, Duration::ZERO),
+            SpeakerState::Up => (0, Duration::ZERO),
+            SpeakerState::Starting { grace } => (1, grace),
+            SpeakerState::Restarting { grace } => (2, grace),
+            SpeakerState::Draining => (3, Duration::ZERO),
         };
-        let version = cut(&self.version, MAX_VERSION);
+        let version = prefix(&self.version, MAX_VERSION_LEN);
         let macs = self.macs.get(..MAX_MACS).unwrap_or(&self.macs);
-        body.push(if self.asks { code | ASKS } else { code });
+        body.push(if self.reply_requested {
+            code | FLAG_REPLY_REQUESTED
+        } else {
+            code
+        });
         body.extend(u32::try_from(grace.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
         body.extend(
             u16::try_from(self.interval.as_millis())
                 .unwrap_or(u16::MAX)
                 .to_be_bytes(),
         );
-        body.extend(self.claims.to_be_bytes());
-        body.extend(self.knows.to_be_bytes());
+        body.extend(self.announced_digest.to_be_bytes());
+        body.extend(self.known_digest.to_be_bytes());
         body.push(version.len() as u8);
         body.extend(version);
         body.push(macs.len() as u8);
         body.extend(macs.iter().flat_map(|mac| mac.0));
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, RejectReason> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let [code] = reader.take()?;
         let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
-        let state = match (code & !ASKS, grace) {
-            (0, Duration::ZERO) => State::Up,
-            (1, grace) => State::Starting { grace },
-            (2, grace) => State::Leaving { grace },
-            (3, Duration::ZERO) => State::Draining,
-            _ => return Err(RejectReason::Body),
+        let state = match (code & !FLAG_REPLY_REQUESTED, grace) {
+            (0, Duration::ZERO) => SpeakerState::Up,
+            (1, grace) => SpeakerState::Starting { grace },
+            (2, grace) => SpeakerState::Restarting { grace },
+            (3, Duration::ZERO) => SpeakerState::Draining,
+            _ => return Err(DatagramError::Body),
         };
         let interval = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
-        let claims = reader.u64()?;
-        let knows = reader.u64()?;
+        let announced_digest = reader.u64()?;
+        let known_digest = reader.u64()?;
         let [len] = reader.take()?;
-        let (version, rest) = reader.0.split_at_checked(len.into()).ok_or(RejectReason::Body)?;
-        let version = std::str::from_utf8(version).map_err(|_| RejectReason::Body)?;
-        if version.len() > MAX_VERSION {
-            return Err(RejectReason::Body);
+        let (version, rest) = reader.0.split_at_checked(len.into()).ok_or(DatagramError::Body)?;
+        let version = std::str::from_utf8(version).map_err(|_| DatagramError::Body)?;
+        if version.len() > MAX_VERSION_LEN {
+            return Err(DatagramError::Body);
         }
         reader.0 = rest;
         let [count] = reader.take()?;
         if usize::from(count) > MAX_MACS {
-            return Err(RejectReason::Body);
+            return Err(DatagramError::Body);
         }
         let mut macs = Vec::with_capacity(count.into());
         for _ in 0..count {
@@ -533,30 +536,30 @@ impl Heartbeat {
         }
         Ok(Self {
             state,
-            asks: code & ASKS != 0,
+            reply_requested: code & FLAG_REPLY_REQUESTED != 0,
             interval,
             version: version.to_owned(),
-            claims,
-            knows,
+            announced_digest,
+            known_digest,
             macs,
         })
     }
 }
 
-impl Part {
+impl Fragment {
     fn encode(&self, body: &mut Vec<u8>) {
         body.extend(self.digest.to_be_bytes());
-        body.extend(self.number.to_be_bytes());
-        body.extend(self.of.to_be_bytes());
+        body.extend(self.index.to_be_bytes());
+        body.extend(self.count.to_be_bytes());
         encode_entries(self.entries.iter().copied(), body);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, RejectReason> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let digest = reader.u64()?;
-        let number = u16::from_be_bytes(reader.take()?);
-        let of = u16::from_be_bytes(reader.take()?);
-        if number >= of {
-            return Err(RejectReason::Body);
+        let index = u16::from_be_bytes(reader.take()?);
+        let count = u16::from_be_bytes(reader.take()?);
+        if index >= count {
+            return Err(DatagramError::Body);
         }
         let mut entries = Vec::new();
         while !reader.0.is_empty() {
@@ -564,33 +567,30 @@ impl Part {
         }
         Ok(Self {
             digest,
-            number,
-            of,
+            index,
+            count,
             entries,
         })
     }
 }
 
-/// What of a body is still to be read.
+/// The undecoded rest of a body.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], RejectReason> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(RejectReason::Body)?;
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DatagramError> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(DatagramError::Body)?;
         self.0 = rest;
-        Ok(*taken)
+        Ok(*bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, RejectReason> {
+    fn u64(&mut self) -> Result<u64, DatagramError> {
         self.take().map(u64::from_be_bytes)
     }
 }
 
-fn cut(text: &str, limit: usize) -> &[u8] {
-    let end = text.floor_char_boundary(limit.min(text.len()));
+/// The first whole characters of `text` that fit into `max_len` bytes.
+fn prefix(text: &str, max_len: usize) -> &[u8] {
+    let end = text.floor_char_boundary(max_len.min(text.len()));
     text.as_bytes().get(..end).unwrap_or_default()
-}
-
-fn short(len: usize) -> u16 {
-    u16::try_from(len).unwrap_or(u16::MAX)
 }

@@ -1,24 +1,24 @@
-//! Ethernet addresses: six bytes, their text, and the two that mean something special.
+//! Ethernet (MAC) addresses and their text form.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A 48-bit Ethernet (MAC) address, in the order of the wire.
+/// A 48-bit Ethernet address in network byte order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    /// `ff:ff:ff:ff:ff:ff`, every station of the segment.
+    /// `ff:ff:ff:ff:ff:ff`.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// `00:00:00:00:00:00`, which stands for "not known" in an ARP request.
+    /// `00:00:00:00:00:00`: the unknown target MAC of an ARP request.
     pub const ZERO: Self = Self([0; 6]);
 
-    /// Whether the group bit is set: a multicast address, or broadcast.
+    /// Whether the group bit is set; also true for broadcast.
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
     }
 
-    /// Whether the address can belong to one station: neither a group nor all zeros.
+    /// Whether the address is neither multicast nor all zeros.
     pub fn is_unicast(self) -> bool {
         !self.is_multicast() && self != Self::ZERO
     }
@@ -45,26 +45,26 @@ impl From<[u8; 6]> for MacAddr {
 
 /// The text is not six pairs of hexadecimal digits separated by colons.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a MAC address: write it like 02:00:5e:10:00:01")]
+#[error("invalid MAC address {0:?}: expected the form 02:00:5e:10:00:01")]
 pub struct ParseMacError(String);
 
 impl FromStr for MacAddr {
     type Err = ParseMacError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseMacError(text.to_owned());
+        let invalid = || ParseMacError(text.to_owned());
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().ok_or_else(wrong)?;
-            // from_str_radix alone would take "+1" and "1".
+            let part = parts.next().ok_or_else(invalid)?;
+            // from_str_radix alone accepts "+1" and "1".
             if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(wrong());
+                return Err(invalid());
             }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
         }
         if parts.next().is_some() {
-            return Err(wrong());
+            return Err(invalid());
         }
         Ok(Self(bytes))
     }
@@ -75,14 +75,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_survives_a_round_trip() {
+    fn text_round_trips() {
         let mac = MacAddr([0x02, 0, 0x5e, 0x10, 0xab, 1]);
         assert_eq!(mac.to_string(), "02:00:5e:10:ab:01");
         assert_eq!("02:00:5E:10:AB:01".parse(), Ok(mac));
     }
 
     #[test]
-    fn text_that_is_not_six_pairs_is_refused() {
+    fn rejects_text_that_is_not_six_pairs() {
         for text in [
             "",
             "02:00:5e:10:00",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_and_zero_are_not_unicast() {
+    fn multicast_and_zero_are_not_unicast() {
         assert!(!MacAddr::BROADCAST.is_unicast());
         assert!(!MacAddr::ZERO.is_unicast());
         assert!(!MacAddr([0x33, 0x33, 0, 0, 0, 1]).is_unicast());

@@ -1,4 +1,4 @@
-//! Wire formats: ARP, neighbor discovery and the heartbeats of the speakers.
+//! Wire formats: ARP, Neighbor Discovery, and the speakers' heartbeat protocol.
 
 pub mod arp;
 pub mod heartbeat;

@@ -1,9 +1,8 @@
-//! Neighbour discovery over Ethernet (RFC 4861): neighbour solicitations and advertisements, each with its Ethernet and
-//! IPv6 headers as one frame.
+//! Neighbor Discovery over Ethernet (RFC 4861): neighbor solicitations and advertisements, each with its Ethernet and IPv6
+//! headers as one frame.
 //!
-//! Reads bytes of a frame as the packet socket gives them, writes frames ready to send; the same shape as [`crate::wire::arp`].
-//! A message is believed only when RFC 4861 section 7.1 would have a node believe it: the hop limit is 255, so it comes
-//! from this link, and the checksum is right.
+//! The decoder accepts only messages that pass the validation of RFC 4861 sections 7.1.1 and 7.1.2: among others, the hop limit
+//! is 255, which proves that the message comes from this link, and the checksum is correct.
 
 use std::net::Ipv6Addr;
 
@@ -11,14 +10,18 @@ use crate::MacAddr;
 
 /// EtherType of IPv6.
 pub const ETHERTYPE: u16 = 0x86dd;
-/// Bytes of an advertisement's frame: Ethernet header (14), IPv6 header (40), advertisement (24) and its one option (8).
+/// Length of an advertisement's frame, in bytes: Ethernet header (14), IPv6 header (40), advertisement (24) and one option
+/// (8).
 pub const ADVERTISEMENT_LEN: usize = 86;
+
+/// Length of a probe's frame, in bytes: Ethernet header (14), IPv6 header (40) and a solicitation without options (24).
+pub const PROBE_LEN: usize = ICMPV6_AT + MESSAGE_LEN;
 
 const IPV6_AT: usize = 14;
 const ICMPV6_AT: usize = 54;
 const ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 255;
-/// Bytes of a solicitation or an advertisement without options.
+/// Length of a solicitation or advertisement without options, in bytes.
 const MESSAGE_LEN: usize = 24;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
@@ -27,61 +30,61 @@ const TARGET_LINK_LAYER: u8 = 2;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 
-/// All nodes of the link.
+/// The link-local all-nodes multicast address (RFC 4291 section 2.7.1).
 pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Why bytes are not a neighbour solicitation or advertisement to be believed: one variant per field.
+/// Why bytes are not a valid neighbor solicitation or advertisement: one variant per rejected field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// Fewer bytes than the headers and the message need, or than the IPv6 header says.
-    #[error("frame of {0} bytes is cut off")]
+pub enum NdpDecodeError {
+    /// The frame is shorter than its headers, or than the IPv6 payload length.
+    #[error("truncated frame: {0} bytes")]
     Truncated(usize),
-    /// The Ethernet header does not say IPv6.
+    /// The EtherType is not IPv6.
     #[error("EtherType {0:#06x} is not IPv6")]
     EtherType(u16),
-    /// The IPv6 header has another version.
+    /// The IP version is not 6.
     #[error("IP version {0} is not 6")]
     Version(u8),
-    /// What follows the IPv6 header is not ICMPv6.
+    /// The next header is not ICMPv6.
     #[error("next header {0} is not ICMPv6")]
     NextHeader(u8),
-    /// A router has forwarded it: it is not from this link.
+    /// The hop limit is not 255: a router may have forwarded the packet from another link.
     #[error("hop limit {0} is not 255")]
     HopLimit(u8),
-    /// The payload is too short for the message.
+    /// The payload is shorter than the message.
     #[error("payload of {0} bytes is too short")]
     PayloadLength(u16),
-    /// The checksum is wrong.
-    #[error("the checksum is wrong")]
+    /// The ICMPv6 checksum is wrong.
+    #[error("wrong checksum")]
     Checksum,
-    /// Neither a solicitation nor an advertisement.
-    #[error("ICMPv6 type {0} is neither a neighbour solicitation nor an advertisement")]
+    /// The message is neither a solicitation nor an advertisement.
+    #[error("ICMPv6 type {0} is neither neighbor solicitation nor advertisement")]
     Type(u8),
     /// The ICMPv6 code is not 0.
     #[error("ICMPv6 code {0} is not 0")]
     Code(u8),
-    /// The target is a group.
-    #[error("target {0} is a group")]
+    /// The target is a multicast address.
+    #[error("target {0} is multicast")]
     Target(Ipv6Addr),
-    /// The source is a group: an answer to it would go to many (RFC 4291 section 2.7).
-    #[error("source {0} is a group")]
+    /// The source is a multicast address (RFC 4291 section 2.7): a reply would go to many hosts.
+    #[error("source {0} is multicast")]
     Source(Ipv6Addr),
-    /// An option has no length, or a longer one than there are bytes.
-    #[error("an option is cut off or has no length")]
+    /// An option has length zero, or is longer than the rest of the message.
+    #[error("option is truncated or has length zero")]
     Option,
-    /// From nobody (`::`), which only a probe for duplicates is, and not in the form of one.
-    #[error("from no address, and not in the form of a probe")]
+    /// The source is unspecified (`::`), but the message is not a duplicate address detection probe.
+    #[error("unspecified source, but not a duplicate address detection probe")]
     Unspecified,
-    /// An advertisement that went to a group and says that somebody asked for it.
-    #[error("solicited, and sent to a group")]
-    SolicitedGroup,
-    /// The hardware address to answer to, or that is claimed, is not that of one station.
-    #[error("link-layer address {0} is not that of one station")]
+    /// An advertisement with the Solicited flag has a multicast destination.
+    #[error("solicited advertisement to a multicast address")]
+    SolicitedMulticast,
+    /// The link-layer address, or the Ethernet source in its place, is not unicast.
+    #[error("link-layer address {0} is not unicast")]
     LinkLayer(MacAddr),
 }
 
-impl DecodeError {
-    /// A short constant name, for the label of a metric.
+impl NdpDecodeError {
+    /// A short constant name, for a metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,114 +101,117 @@ impl DecodeError {
             Self::Source(_) => "source",
             Self::Option => "option",
             Self::Unspecified => "unspecified_source",
-            Self::SolicitedGroup => "solicited_group",
+            Self::SolicitedMulticast => "solicited_multicast",
             Self::LinkLayer(_) => "link_layer",
         }
     }
 }
 
-/// A message and the headers that it came with.
+/// A Neighbor Discovery message with its Ethernet and IPv6 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct NdpFrame {
     /// Ethernet destination.
     pub dst: MacAddr,
     /// Ethernet source.
     pub src: MacAddr,
-    /// IPv6 source; `::` in a probe for duplicates (RFC 4862 section 5.4).
+    /// IPv6 source; `::` in a duplicate address detection probe (RFC 4862 section 5.4.2).
     pub source: Ipv6Addr,
     /// IPv6 destination.
     pub destination: Ipv6Addr,
-    /// The address asked for, or claimed.
+    /// The solicited or advertised address.
     pub target: Ipv6Addr,
-    /// What it is.
-    pub message: Message,
+    /// The message type and its fields.
+    pub message: NdpMessage,
 }
 
-/// A neighbour solicitation or advertisement.
+/// A neighbor solicitation (RFC 4861 section 4.3) or advertisement (section 4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// "Who has the target?"
+pub enum NdpMessage {
+    /// Type 135.
     Solicitation {
-        /// The hardware address of who asks, where it says so.
+        /// The Source Link-Layer Address option.
         link_layer: Option<MacAddr>,
     },
-    /// "I have the target."
+    /// Type 136.
     Advertisement {
-        /// Whether it answers a solicitation.
+        /// The Solicited flag: the message answers a solicitation.
         solicited: bool,
-        /// Whether what is known of the target is to be replaced.
-        replaces: bool,
-        /// The hardware address of the target, where it says so.
+        /// The Override flag: the receiver replaces a cached link-layer address.
+        overrides: bool,
+        /// The Target Link-Layer Address option.
         link_layer: Option<MacAddr>,
     },
 }
 
-impl Frame {
-    /// Reads a frame. Bytes after the IPv6 payload are ignored: Ethernet pads.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let cut_off = DecodeError::Truncated(bytes.len());
-        let headers: &[u8; ICMPV6_AT] = bytes.first_chunk().ok_or(cut_off)?;
+impl NdpFrame {
+    /// Decodes a frame. Bytes after the IPv6 payload are ignored: Ethernet pads frames.
+    ///
+    /// # Errors
+    /// If the frame is truncated or fails the validation of RFC 4861 section 7.1.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NdpDecodeError> {
+        let truncated = NdpDecodeError::Truncated(bytes.len());
+        let headers: &[u8; ICMPV6_AT] = bytes.first_chunk().ok_or(truncated)?;
         let header = |at: usize| headers.get(at).copied().unwrap_or_default();
         let ethertype = u16::from_be_bytes([header(12), header(13)]);
         if ethertype != ETHERTYPE {
-            return Err(DecodeError::EtherType(ethertype));
+            return Err(NdpDecodeError::EtherType(ethertype));
         }
         if header(IPV6_AT) >> 4 != 6 {
-            return Err(DecodeError::Version(header(IPV6_AT) >> 4));
+            return Err(NdpDecodeError::Version(header(IPV6_AT) >> 4));
         }
         if header(IPV6_AT + 6) != ICMPV6 {
-            return Err(DecodeError::NextHeader(header(IPV6_AT + 6)));
+            return Err(NdpDecodeError::NextHeader(header(IPV6_AT + 6)));
         }
         if header(IPV6_AT + 7) != HOP_LIMIT {
-            return Err(DecodeError::HopLimit(header(IPV6_AT + 7)));
+            return Err(NdpDecodeError::HopLimit(header(IPV6_AT + 7)));
         }
         let length = u16::from_be_bytes([header(IPV6_AT + 4), header(IPV6_AT + 5)]);
         let payload = bytes
             .get(ICMPV6_AT..ICMPV6_AT + usize::from(length))
-            .ok_or(cut_off)?;
+            .ok_or(truncated)?;
         let (message, mut options) = payload
             .split_first_chunk::<MESSAGE_LEN>()
-            .ok_or(DecodeError::PayloadLength(length))?;
+            .ok_or(NdpDecodeError::PayloadLength(length))?;
         let source = address(headers, IPV6_AT + 8);
         let destination = address(headers, IPV6_AT + 24);
         if source.is_multicast() {
-            return Err(DecodeError::Source(source));
+            return Err(NdpDecodeError::Source(source));
         }
         if checksum(source, destination, payload) != 0 {
-            return Err(DecodeError::Checksum);
+            return Err(NdpDecodeError::Checksum);
         }
         let &[kind, code, _, _, flags, ..] = message;
         if code != 0 {
-            return Err(DecodeError::Code(code));
+            return Err(NdpDecodeError::Code(code));
         }
         let target = address(message, 8);
         if target.is_multicast() {
-            return Err(DecodeError::Target(target));
+            return Err(NdpDecodeError::Target(target));
         }
-        let wanted = match kind {
+        let link_layer_option = match kind {
             SOLICITATION => SOURCE_LINK_LAYER,
             ADVERTISEMENT => TARGET_LINK_LAYER,
-            other => return Err(DecodeError::Type(other)),
+            other => return Err(NdpDecodeError::Type(other)),
         };
         let mut link_layer = None;
         while !options.is_empty() {
             let (option, rest) = next_option(options)?;
             if let &[kind, _, a, b, c, d, e, f, ..] = option
-                && kind == wanted
+                && kind == link_layer_option
             {
                 link_layer = Some(MacAddr([a, b, c, d, e, f]));
             }
             options = rest;
         }
         if let Some(mac) = link_layer.filter(|mac| !mac.is_unicast()) {
-            return Err(DecodeError::LinkLayer(mac));
+            return Err(NdpDecodeError::LinkLayer(mac));
         }
         let message = if kind == SOLICITATION {
-            Message::Solicitation { link_layer }
+            NdpMessage::Solicitation { link_layer }
         } else {
-            Message::Advertisement {
+            NdpMessage::Advertisement {
                 solicited: flags & SOLICITED != 0,
-                replaces: flags & OVERRIDE != 0,
+                overrides: flags & OVERRIDE != 0,
                 link_layer,
             }
         };
@@ -217,30 +223,30 @@ impl Frame {
             target,
             message,
         };
-        frame.check().map(|()| frame)
+        frame.validate().map(|()| frame)
     }
 
-    /// What the fields say together (RFC 4861 sections 7.1.1 and 7.1.2).
-    fn check(&self) -> Result<(), DecodeError> {
+    /// Validates combinations of fields (RFC 4861 sections 7.1.1 and 7.1.2).
+    fn validate(&self) -> Result<(), NdpDecodeError> {
         match self.message {
-            Message::Solicitation { link_layer } => {
-                let probes = self.destination == solicited_node(self.target) && link_layer.is_none();
-                if self.source.is_unspecified() && !probes {
-                    return Err(DecodeError::Unspecified);
+            NdpMessage::Solicitation { link_layer } => {
+                let is_probe = self.destination == solicited_node(self.target) && link_layer.is_none();
+                if self.source.is_unspecified() && !is_probe {
+                    return Err(NdpDecodeError::Unspecified);
                 }
-                // It is answered there, and one question must not buy many answers.
-                let asker = link_layer.unwrap_or(self.src);
-                if !asker.is_unicast() {
-                    return Err(DecodeError::LinkLayer(asker));
+                // The reply goes to this address, and must not go to a group.
+                let requester = link_layer.unwrap_or(self.src);
+                if !requester.is_unicast() {
+                    return Err(NdpDecodeError::LinkLayer(requester));
                 }
             }
-            Message::Advertisement { solicited: true, .. } if self.destination.is_multicast() => {
-                return Err(DecodeError::SolicitedGroup);
+            NdpMessage::Advertisement { solicited: true, .. } if self.destination.is_multicast() => {
+                return Err(NdpDecodeError::SolicitedMulticast);
             }
-            Message::Advertisement { link_layer, .. } => {
+            NdpMessage::Advertisement { link_layer, .. } => {
                 let owner = link_layer.unwrap_or(self.src);
                 if !owner.is_unicast() {
-                    return Err(DecodeError::LinkLayer(owner));
+                    return Err(NdpDecodeError::LinkLayer(owner));
                 }
             }
         }
@@ -248,11 +254,8 @@ impl Frame {
     }
 }
 
-/// Bytes of a question: Ethernet, IPv6 and the solicitation, without an option.
-pub const QUESTION_LEN: usize = ICMPV6_AT + MESSAGE_LEN;
-
-/// The frame of a neighbour advertisement, with the option that names the target's hardware address. `macs`: who sends it,
-/// and who has the target.
+/// The frame of a neighbor advertisement with the Target Link-Layer Address option. `macs` are the sender's MAC and the
+/// target's MAC.
 #[must_use]
 pub fn advertisement(
     macs: (MacAddr, MacAddr),
@@ -261,10 +264,10 @@ pub fn advertisement(
     solicited: bool,
 ) -> [u8; ADVERTISEMENT_LEN] {
     let (sender, owner) = macs;
-    // The address itself is the source: it is one of ours as far as the link is concerned (RFC 4861 section 7.2.4).
+    // The source is an address of the sending interface (RFC 4861 section 4.4); on the link, `target` is one.
     let mut frame = headers::<ADVERTISEMENT_LEN>((sender, target), to);
     let (_, destination) = to;
-    // Override, so that who knows another owner's hardware address takes ours (RFC 4861 section 7.2.6).
+    // With Override, neighbors replace the MAC of a previous owner (RFC 4861 section 7.2.5).
     let flags = if solicited { SOLICITED | OVERRIDE } else { OVERRIDE };
     put(&mut frame, ICMPV6_AT, [ADVERTISEMENT, 0, 0, 0, flags]);
     put(&mut frame, ICMPV6_AT + 8, target.octets());
@@ -275,16 +278,16 @@ pub fn advertisement(
     frame
 }
 
-/// One burst after a change of owner: an unsolicited advertisement to all nodes.
+/// An unsolicited advertisement to all nodes (RFC 4861 section 7.2.6).
 #[must_use]
 pub fn unsolicited(mac: MacAddr, address: Ipv6Addr) -> [u8; ADVERTISEMENT_LEN] {
     advertisement((mac, mac), (multicast_mac(ALL_NODES), ALL_NODES), address, false)
 }
 
-/// The question who has `address`, in the form of a probe for duplicates (RFC 4862 section 5.4.2): from nobody, so that it
-/// changes no cache. The answer goes to all nodes.
+/// A duplicate address detection probe for `address` (RFC 4862 section 5.4.2). Its source is `::`, so that no node updates
+/// its cache; the reply goes to all nodes.
 #[must_use]
-pub fn question(mac: MacAddr, address: Ipv6Addr) -> [u8; QUESTION_LEN] {
+pub fn probe(mac: MacAddr, address: Ipv6Addr) -> [u8; PROBE_LEN] {
     let group = solicited_node(address);
     let mut frame = headers((mac, Ipv6Addr::UNSPECIFIED), (multicast_mac(group), group));
     put(&mut frame, ICMPV6_AT, [SOLICITATION]);
@@ -295,7 +298,7 @@ pub fn question(mac: MacAddr, address: Ipv6Addr) -> [u8; QUESTION_LEN] {
     frame
 }
 
-/// A frame with its Ethernet and IPv6 headers, for an ICMPv6 message that fills the rest.
+/// A frame with Ethernet and IPv6 headers; an ICMPv6 message fills the rest.
 fn headers<const N: usize>(from: (MacAddr, Ipv6Addr), to: (MacAddr, Ipv6Addr)) -> [u8; N] {
     let mut frame = [0; N];
     put(&mut frame, 0, to.0.0);
@@ -309,35 +312,35 @@ fn headers<const N: usize>(from: (MacAddr, Ipv6Addr), to: (MacAddr, Ipv6Addr)) -
     frame
 }
 
-/// The group in which solicitations for an address are sent: `ff02::1:ff` and its last 24 bits (RFC 4291 section 2.7.1).
+/// The solicited-node multicast address of `address`: `ff02::1:ff00:0/104` and its last 24 bits (RFC 4291 section 2.7.1).
 #[must_use]
 pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
-/// The Ethernet group of an IPv6 group (RFC 2464 section 7).
+/// The Ethernet address of an IPv6 multicast group (RFC 2464 section 7).
 #[must_use]
 pub fn multicast_mac(group: Ipv6Addr) -> MacAddr {
     let [.., a, b, c, d] = group.octets();
     MacAddr([0x33, 0x33, a, b, c, d])
 }
 
-/// The first option, and what follows it. Lengths are in units of eight bytes.
-fn next_option(options: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
+/// Splits off the first option. Lengths are in units of 8 bytes (RFC 4861 section 4.6).
+fn next_option(options: &[u8]) -> Result<(&[u8], &[u8]), NdpDecodeError> {
     let &[_, length, ..] = options else {
-        return Err(DecodeError::Option);
+        return Err(NdpDecodeError::Option);
     };
     if length == 0 {
-        return Err(DecodeError::Option);
+        return Err(NdpDecodeError::Option);
     }
     options
         .split_at_checked(usize::from(length) * 8)
-        .ok_or(DecodeError::Option)
+        .ok_or(NdpDecodeError::Option)
 }
 
-/// The checksum of an ICMPv6 message with its pseudo-header (RFC 4443 section 2.3). Over a message that holds a right
-/// one it is 0.
+/// The checksum of an ICMPv6 message with its pseudo-header (RFC 4443 section 2.3); 0 if the message contains its correct
+/// checksum.
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let pseudo = [source.octets(), destination.octets()];
@@ -349,7 +352,7 @@ fn checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
         } else {
             u32::from(byte)
         };
-        // Folded at once: a message may be long.
+        // Folding here prevents overflow for long messages.
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)

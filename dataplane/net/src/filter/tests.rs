@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use lb_l2::MacAddr;
-use lb_l2::wire::arp::{ArpFrame, Operation};
+use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 use proptest::prelude::*;
 
 use super::*;
@@ -30,7 +30,7 @@ fn request(target_ip: Ipv4Addr) -> ArpFrame {
     ArpFrame {
         dst: MacAddr::BROADCAST,
         src: MacAddr([2, 0, 0, 0, 0, 1]),
-        operation: Operation::Request,
+        operation: ArpOperation::Request,
         sender_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         sender_ip: Ipv4Addr::new(192, 168, 50, 1),
         target_mac: MacAddr::ZERO,
@@ -109,7 +109,7 @@ fn a_reply_passes_for_who_answers_and_not_for_who_asked() {
     let program = exact(&[OWNED]);
     let reply = |sender_ip, target_ip| {
         let reply = ArpFrame {
-            operation: Operation::Reply,
+            operation: ArpOperation::Reply,
             sender_ip,
             ..request(target_ip)
         };

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use k8s_openapi::jiff::Timestamp;
 use lb_l2::ownership::Coordinator;
-use lb_l2::wire::arp::{ArpFrame, Operation};
+use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 use lb_net::socket::FRAME_BUFFER;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_runtime::ObjectKey;
@@ -137,7 +137,7 @@ impl Lan {
             tokio::time::sleep(time).await;
             while let Some(len) = socket.recv(&mut buffer)? {
                 let frame = ArpFrame::decode(buffer.get(..len).unwrap_or_default())?;
-                let request = frame.operation == Operation::Request;
+                let request = frame.operation == ArpOperation::Request;
                 heard += usize::from(request && frame.sender_ip == frame.target_ip);
             }
             Ok(heard)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use lb_l2::MacAddr;
-use lb_l2::wire::arp::{ArpFrame, ETHERTYPE, Operation};
+use lb_l2::wire::arp::{ArpFrame, ArpOperation, ETHERTYPE};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::bind;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -52,7 +52,7 @@ impl Wire {
         let question = ArpFrame {
             dst: MacAddr::BROADCAST,
             src: HARDWARE,
-            operation: Operation::Request,
+            operation: ArpOperation::Request,
             sender_mac: HARDWARE,
             sender_ip: ADDRESS,
             target_mac: MacAddr::ZERO,
@@ -79,7 +79,7 @@ impl Wire {
                 .get(..length)
                 .and_then(|bytes| ArpFrame::decode(bytes).ok());
             match frame {
-                Some(frame) if frame.operation == Operation::Reply && frame.dst == HARDWARE => {
+                Some(frame) if frame.operation == ArpOperation::Reply && frame.dst == HARDWARE => {
                     return Ok(Some((frame.sender_ip, frame.sender_mac)));
                 }
                 _ => {}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lb_l2::MacAddr;
-use lb_l2::wire::ndp::{ETHERTYPE, Frame, Message, question};
+use lb_l2::wire::ndp::{ETHERTYPE, NdpFrame, NdpMessage, probe};
 
 use super::Probe;
 use super::arp::{Answers, again_and_again, is_passing, packet_socket};
@@ -32,7 +32,7 @@ pub fn probe_on(
 ) -> anyhow::Result<Probe<Answers>> {
     Probe::start(lab, move |shared| {
         let socket = packet_socket(interface, ETHERTYPE)?;
-        let ask = || match (&socket).write(&question(HARDWARE, address)) {
+        let ask = || match (&socket).write(&probe(HARDWARE, address)) {
             Err(error) if !is_passing(&error) => Err(error).context("ask who has an address"),
             _ => Ok(()),
         };
@@ -45,10 +45,12 @@ pub fn probe_on(
                     Err(error) if is_passing(&error) => break,
                     Err(error) => return Err(error).context("wait for an answer"),
                 };
-                let frame = buffer.get(..length).and_then(|bytes| Frame::decode(bytes).ok());
+                let frame = buffer
+                    .get(..length)
+                    .and_then(|bytes| NdpFrame::decode(bytes).ok());
                 if let Some(frame) = frame
                     && frame.target == address
-                    && matches!(frame.message, Message::Advertisement { .. })
+                    && matches!(frame.message, NdpMessage::Advertisement { .. })
                 {
                     return Ok(Some(frame.src));
                 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
-use lb_l2::wire::heartbeat::{Datagram, Heartbeat, Keys, Message, State};
+use lb_l2::wire::heartbeat::{Datagram, Heartbeat, HeartbeatKeys, Message, SpeakerState};
 use lb_lab::LabConfig;
 
 use crate::speaker::metric;
@@ -208,21 +208,21 @@ fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
 /// From the client, sends the first node datagrams that this key has made, in the name of the others: that they give up all
 /// they have. Returns how many of them the speaker refuses for this reason.
 fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
-    let keys = Keys::new([key]).context("the key is too short")?;
+    let keys = HeartbeatKeys::new([key]).context("the key is too short")?;
     let forged: Vec<_> = (0..FORGED)
         .map(|number| {
             keys.seal(&Datagram {
                 node: NODES[1 + number as usize % 2].to_owned(),
                 incarnation: 1,
-                number,
+                sequence: number,
                 echo: 0,
                 message: Message::Heartbeat(Heartbeat {
-                    state: State::Draining,
-                    asks: false,
+                    state: SpeakerState::Draining,
+                    reply_requested: false,
                     interval: Duration::from_millis(50),
                     version: String::new(),
-                    claims: 0,
-                    knows: 0,
+                    announced_digest: 0,
+                    known_digest: 0,
                     macs: Vec::new(),
                 }),
             })
