@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod object_id;
 pub mod observe;
 pub mod preflight;
+pub mod reasons;
 pub mod reconcile;
 pub mod status;
 pub mod upgrade;

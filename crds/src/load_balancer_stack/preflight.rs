@@ -97,6 +97,10 @@ pub struct PreflightCheck {
     /// right. Skipped: spec.preflight.skip names it.
     pub result: PreflightResult,
 
+    /// True if the check would have failed and spec.preflight.skip overrides it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overridden: bool,
+
     /// What was found, and what to do about it.
     pub message: String,
 }

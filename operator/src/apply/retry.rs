@@ -1,118 +1,223 @@
-//! When to try again what failed. Each write has a backoff of its own, so that one that keeps failing neither holds up
-//! the others nor is repeated whenever something else changes. Pure: time is an argument.
+//! When a failed write is tried again. Each write has its own backoff, so that one that keeps failing does not delay the
+//! others and is not repeated whenever something else changes. Pure: time is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-/// First pause after a failure; it doubles up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(500);
-/// Longest pause between tries.
-const LONGEST: Duration = Duration::from_secs(30);
+use lb_runtime::{Backoff, ObjectKey};
 
-/// The writes that failed last time.
+use super::WriteError;
+use crate::object_id::ObjectId;
+
+/// Delay after the first failure; it doubles up to [`MAX_DELAY`].
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// Identifies a write.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum RetryKey {
+    /// Apply an object.
+    Apply(ObjectId),
+    /// Delete an object.
+    Delete(ObjectId),
+    /// Remove the stack from an object's owner references.
+    RemoveOwner(ObjectId),
+    /// Remove the addresses from a Service's status.
+    ClearService(ObjectKey),
+    /// Delete a pod, by name, so that its workload replaces it.
+    RestartPod(String),
+    /// Write the stack's finalizers.
+    Finalizers,
+    /// Write the stack's status.
+    Status,
+    /// Change the heartbeat keys.
+    KeyRotation,
+}
+
+/// Why a write failed. Two failures are equal if the API server refused for the same causes, in whatever order it listed
+/// them.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    message: String,
+    causes: Causes,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Causes {
+    /// Code and reason of the API server's answer, and of each cause its reason, field and message.
+    Listed(u16, String, BTreeSet<(String, String, String)>),
+    /// The error lists no causes: the whole message.
+    Message(String),
+}
+
+impl Failure {
+    /// The failure that an error stands for.
+    #[must_use]
+    pub fn of(error: &WriteError) -> Self {
+        let message = error.to_string();
+        let source = error
+            .source()
+            .and_then(|source| source.downcast_ref::<Box<kube::Error>>());
+        let causes = match source.map(AsRef::as_ref) {
+            Some(kube::Error::Api(status)) => {
+                let details = status.details.iter().flat_map(|details| &details.causes);
+                let causes: BTreeSet<_> = details
+                    .map(|cause| (cause.reason.clone(), cause.field.clone(), cause.message.clone()))
+                    .collect();
+                (!causes.is_empty()).then(|| Causes::Listed(status.code, status.reason.clone(), causes))
+            }
+            _ => None,
+        };
+        Self {
+            causes: causes.unwrap_or_else(|| Causes::Message(message.clone())),
+            message,
+        }
+    }
+}
+
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        self.causes == other.causes
+    }
+}
+
+/// The writes whose last attempt failed.
 #[derive(Debug, Default)]
 pub struct Retries {
-    failed: BTreeMap<String, Failed>,
+    failed: BTreeMap<RetryKey, FailedWrite>,
 }
 
 #[derive(Debug)]
-struct Failed {
-    wish: String,
-    message: String,
-    tries: u32,
+struct FailedWrite {
+    target: String,
+    failure: Failure,
+    backoff: Backoff,
     due: Instant,
 }
 
 impl Retries {
-    /// Why the write failed last time, and how long to wait; `None` when it may be tried now: because it did not
-    /// fail, because its time has come, or because another thing is wished for than failed.
+    /// Why the write failed last time, and how long to wait. `None` if it may be tried now: it did not fail, its retry is
+    /// due, or `target`, the state to write, is not the one that failed.
     #[must_use]
-    pub fn waits(&self, now: Instant, what: &str, wish: &str) -> Option<(&str, Duration)> {
-        let failed = self.failed.get(what).filter(|failed| failed.wish == wish)?;
+    pub fn waits(&self, now: Instant, key: &RetryKey, target: &str) -> Option<(&str, Duration)> {
+        let failed = self.failed.get(key).filter(|failed| failed.target == target)?;
         let wait = failed.due.checked_duration_since(now)?;
-        (!wait.is_zero()).then_some((failed.message.as_str(), wait))
+        (!wait.is_zero()).then_some((failed.failure.message.as_str(), wait))
     }
 
-    /// The write failed. Returns how long to wait.
-    pub fn failed(&mut self, now: Instant, what: &str, wish: &str, message: &str) -> Duration {
-        let before = self.failed.remove(what).filter(|before| before.wish == wish);
-        let (tries, message) = match before {
-            Some(before) if says_the_same(&before.message, message) => {
-                (before.tries.saturating_add(1), before.message)
-            }
-            Some(before) => (before.tries.saturating_add(1), message.to_owned()),
-            None => (0, message.to_owned()),
+    /// Records a failed attempt. Returns how long to wait before the next. The message of an equal failure is kept, so
+    /// that the stack's status is not written again.
+    pub fn record_failure(
+        &mut self,
+        now: Instant,
+        key: RetryKey,
+        target: &str,
+        failure: Failure,
+    ) -> Duration {
+        let before = self.failed.remove(&key).filter(|before| before.target == target);
+        let (mut backoff, failure) = match before {
+            Some(before) if before.failure == failure => (before.backoff, before.failure),
+            Some(before) => (before.backoff, failure),
+            None => (Backoff::new(FIRST_DELAY, MAX_DELAY), failure),
         };
-        let pause = FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST);
-        let failed = Failed {
-            wish: wish.to_owned(),
-            message,
-            tries,
-            due: now + pause,
+        let delay = backoff.next_delay();
+        let failed = FailedWrite {
+            target: target.to_owned(),
+            failure,
+            backoff,
+            due: now + delay,
         };
-        self.failed.insert(what.to_owned(), failed);
-        pause
+        self.failed.insert(key, failed);
+        delay
     }
 
-    /// The write succeeded.
-    pub fn succeeded(&mut self, what: &str) {
-        self.failed.remove(what);
+    /// Records a successful attempt.
+    pub fn record_success(&mut self, key: &RetryKey) {
+        self.failed.remove(key);
     }
-}
-
-/// The API server lists several faults in any order: the status must not be written anew for each.
-fn says_the_same(a: &str, b: &str) -> bool {
-    let words = |text: &str| {
-        let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
-        let mut words: Vec<_> = text.split(separators).map(str::to_owned).collect();
-        words.sort_unstable();
-        words
-    };
-    words(a) == words(b)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    const KEY: RetryKey = RetryKey::Status;
+
+    /// The API server's answer to an invalid object: the fields that are wrong, in this order.
+    fn mk_failure(fields: &[&str]) -> Failure {
+        let causes: Vec<_> = fields
+            .iter()
+            .map(|field| json!({"reason": "FieldValueInvalid", "field": field, "message": "bad"}))
+            .collect();
+        let status = serde_json::from_value(json!({
+            "code": 422, "reason": "Invalid", "message": format!("invalid: {fields:?}"), "details": {"causes": causes},
+        }));
+        Failure::of(&WriteError::Status {
+            source: Box::new(kube::Error::Api(status.unwrap())),
+        })
+    }
+
+    fn mk_timeout() -> Failure {
+        Failure::of(&WriteError::Timeout {
+            what: "write".to_owned(),
+        })
+    }
+
     #[test]
-    fn a_failed_write_waits_longer_each_time_and_others_do_not_wait() {
+    fn delay_doubles_for_each_failure_of_a_write() {
         let mut retries = Retries::default();
         let start = Instant::now();
-        assert_eq!(retries.waits(start, "a", "1"), None);
-        assert_eq!(retries.failed(start, "a", "1", "refused"), FIRST);
-        assert_eq!(retries.waits(start, "a", "1"), Some(("refused", FIRST)));
-        assert_eq!(retries.waits(start, "b", "1"), None);
-        let then = start + FIRST;
-        assert_eq!(retries.waits(then, "a", "1"), None, "its time has come");
-        assert_eq!(retries.failed(then, "a", "1", "refused"), FIRST * 2);
+        let message = mk_timeout().message;
+        assert_eq!(retries.waits(start, &KEY, "1"), None);
+        assert_eq!(retries.record_failure(start, KEY, "1", mk_timeout()), FIRST_DELAY);
+        assert_eq!(
+            retries.waits(start, &KEY, "1"),
+            Some((message.as_str(), FIRST_DELAY))
+        );
+        assert_eq!(
+            retries.waits(start, &RetryKey::Finalizers, "1"),
+            None,
+            "another write"
+        );
+        let then = start + FIRST_DELAY;
+        assert_eq!(retries.waits(then, &KEY, "1"), None, "its retry is due");
+        assert_eq!(
+            retries.record_failure(then, KEY, "1", mk_timeout()),
+            FIRST_DELAY * 2
+        );
         for _ in 0..100 {
-            retries.failed(then, "a", "1", "refused");
+            retries.record_failure(then, KEY, "1", mk_timeout());
         }
-        assert_eq!(retries.failed(then, "a", "1", "refused"), LONGEST);
+        assert_eq!(retries.record_failure(then, KEY, "1", mk_timeout()), MAX_DELAY);
     }
 
     #[test]
-    fn another_wish_and_a_success_start_over() {
+    fn new_target_and_success_reset_the_delay() {
         let mut retries = Retries::default();
         let now = Instant::now();
-        retries.failed(now, "a", "1", "refused");
-        retries.failed(now, "a", "1", "refused");
-        assert_eq!(retries.waits(now, "a", "2"), None);
-        assert_eq!(retries.failed(now, "a", "2", "refused"), FIRST);
-        retries.succeeded("a");
-        assert_eq!(retries.waits(now, "a", "2"), None);
+        retries.record_failure(now, KEY, "1", mk_timeout());
+        retries.record_failure(now, KEY, "1", mk_timeout());
+        assert_eq!(retries.waits(now, &KEY, "2"), None);
+        assert_eq!(retries.record_failure(now, KEY, "2", mk_timeout()), FIRST_DELAY);
+        retries.record_success(&KEY);
+        assert_eq!(retries.waits(now, &KEY, "2"), None);
     }
 
     #[test]
-    fn faults_listed_in_another_order_are_no_news() {
+    fn causes_in_another_order_keep_the_message() {
         let mut retries = Retries::default();
         let now = Instant::now();
-        let message = |retries: &Retries| retries.waits(now, "a", "1").unwrap().0.to_owned();
-        retries.failed(now, "a", "1", "invalid: [a: bad, b: worse]");
-        retries.failed(now, "a", "1", "invalid: [b: worse, a: bad]");
-        assert_eq!(message(&retries), "invalid: [a: bad, b: worse]");
-        retries.failed(now, "a", "1", "invalid: [b: worse]");
-        assert_eq!(message(&retries), "invalid: [b: worse]");
+        let mut message_after = |fields: &[&str]| {
+            retries.record_failure(now, KEY, "1", mk_failure(fields));
+            retries.waits(now, &KEY, "1").unwrap().0.to_owned()
+        };
+        let first = mk_failure(&["a", "b"]).message;
+        assert_eq!(message_after(&["a", "b"]), first);
+        assert_eq!(message_after(&["b", "a"]), first);
+        assert_eq!(message_after(&["b"]), mk_failure(&["b"]).message);
+        assert_eq!(message_after(&["c"]), mk_failure(&["c"]).message);
     }
 }

@@ -205,7 +205,7 @@ pub struct Report {
     /// Whether a person has to do something.
     pub blocked: bool,
     /// One word for it.
-    pub reason: crate::status::Reason,
+    pub reason: crate::reasons::Reason,
     /// What happens, or what to do.
     pub message: String,
 }
@@ -213,7 +213,7 @@ pub struct Report {
 /// What there is to say while a step is carried out; nothing of a stack that stays.
 #[must_use]
 pub fn report(step: &Step) -> Option<Report> {
-    use crate::status::Reason;
+    use crate::reasons::Reason;
     let going = |what: &str| {
         Some(Report {
             blocked: false,

@@ -1,7 +1,7 @@
 //! Each thing that can be seen, and the step that follows.
 
 use super::*;
-use crate::status::Reason;
+use crate::reasons::Reason;
 
 fn mk_owned(kind: Kind, terminating: bool) -> Owned {
     Owned {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::access_reviews::questions;
-use super::{Balancer, Definition, Facts, Known, Node, Pool, Product, Unread, crds, detect};
+use super::{Balancer, Definition, Facts, Known, Node, ObjectRef, Pool, Product, Unread, crds, detect};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::object_id::Kind;
 
@@ -165,8 +165,8 @@ async fn balancers(client: &Client) -> kube::Result<Vec<Balancer>> {
             let resource = kind.api_resource();
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
             if let Some(object) = api.get_opt(&name).await? {
-                let what = format!("{kind} {namespace}/{name}");
-                found.extend(detect::workload(product, what, &object.data));
+                let object_ref = ObjectRef::new(kind.names().2, &namespace, &name);
+                found.extend(detect::workload(product, object_ref, &object.data));
             }
         }
     }
@@ -188,7 +188,8 @@ async fn static_pods(client: &Client) -> kube::Result<Option<Balancer>> {
     };
     // They are the same on every node.
     let object = api.get_opt(&name).await?;
-    Ok(object.and_then(|object| detect::pod(product, format!("pod {SYSTEM}/{name}"), &object.data["spec"])))
+    let object_ref = ObjectRef::new("Pod", SYSTEM, &name);
+    Ok(object.and_then(|object| detect::pod(product, object_ref, &object.data["spec"])))
 }
 
 /// Objects that look like a load balancer by their metadata: whose, namespace, name.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use lb_crds::names::{APP, LABEL_APP};
 use serde_json::Value;
 
-use super::{Balancer, Product, Serves};
+use super::{Balancer, ObjectRef, Product, Serves};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 
 /// Label of everything by the common conventions.
@@ -34,7 +34,7 @@ pub(crate) fn product(name: &str, labels: &BTreeMap<String, String>) -> Option<P
 }
 
 /// The load balancer that a workload is, if it has or is to have pods. `body` is the whole object.
-pub(super) fn workload(product: Product, object: String, body: &Value) -> Option<Balancer> {
+pub(super) fn workload(product: Product, object: ObjectRef, body: &Value) -> Option<Balancer> {
     let has_pods = body["spec"]["replicas"].as_i64() != Some(0)
         && body["status"]["desiredNumberScheduled"].as_i64() != Some(0);
     if !has_pods {
@@ -44,7 +44,7 @@ pub(super) fn workload(product: Product, object: String, body: &Value) -> Option
 }
 
 /// The load balancer that a pod is. `spec` is the pod's.
-pub(super) fn pod(product: Product, object: String, spec: &Value) -> Option<Balancer> {
+pub(super) fn pod(product: Product, object: ObjectRef, spec: &Value) -> Option<Balancer> {
     let serves = match product {
         Product::MetalLb => metallb(spec),
         Product::KubeVip => kube_vip(spec)?,
@@ -63,7 +63,7 @@ pub(super) fn cilium<'a>(pools: impl IntoIterator<Item = (&'a str, &'a Value)>) 
     let (name, _) = pools.find(|(_, body)| body["spec"]["disabled"] != true)?;
     Some(Balancer {
         product: Product::Cilium,
-        object: format!("CiliumLoadBalancerIPPool {name}"),
+        object: ObjectRef::new("CiliumLoadBalancerIPPool", "", name),
         serves: Serves {
             without_class: true,
             classes: CILIUM_CLASSES.map(str::to_owned).to_vec(),
@@ -166,7 +166,7 @@ mod tests {
     fn whom_they_serve_is_read_from_their_settings() {
         let of = |product, container: Value| {
             let spec = json!({"containers": [container]});
-            pod(product, "it".to_owned(), &spec)
+            pod(product, ObjectRef::new("Pod", "ns", "it"), &spec)
                 .map(|found| (found.serves.without_class, found.serves.classes))
         };
         let env = |pairs: &[(&str, &str)]| {
@@ -209,7 +209,9 @@ mod tests {
     #[test]
     fn what_is_scaled_to_nothing_is_in_nobodys_way() {
         let body = |status: Value, spec: Value| json!({"spec": spec, "status": status});
-        let runs = |body: &Value| workload(Product::MetalLb, "it".to_owned(), body).is_some();
+        let runs = |body: &Value| {
+            workload(Product::MetalLb, ObjectRef::new("DaemonSet", "ns", "it"), body).is_some()
+        };
         assert!(runs(&body(json!({}), json!({"replicas": 1}))));
         assert!(!runs(&body(json!({}), json!({"replicas": 0}))));
         assert!(runs(&body(json!({"desiredNumberScheduled": 3}), json!({}))));
@@ -221,6 +223,6 @@ mod tests {
         let (used, disabled) = (json!({"spec": {}}), json!({"spec": {"disabled": true}}));
         assert_eq!(cilium([("a", &disabled)]), None);
         let found = cilium([("a", &disabled), ("b", &used)]).unwrap();
-        assert_eq!(found.object, "CiliumLoadBalancerIPPool b");
+        assert_eq!(found.object, ObjectRef::new("CiliumLoadBalancerIPPool", "", "b"));
     }
 }

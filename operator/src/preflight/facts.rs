@@ -1,9 +1,11 @@
 //! What the checks look at: the cluster, cut down to what they ask.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lb_crds::AddressRange;
+use lb_runtime::ObjectKey;
 
 /// A fact, or why it could not be had.
 pub type Known<T> = Result<T, Unread>;
@@ -82,13 +84,39 @@ pub struct Definition {
     pub managers: Vec<String>,
 }
 
+/// Identifies an object of any kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObjectRef {
+    /// As in `DaemonSet`.
+    pub kind: String,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+}
+
+impl ObjectRef {
+    /// A reference from its parts; the namespace is empty for a cluster-scoped kind.
+    #[must_use]
+    pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            key: ObjectKey::new(namespace, name),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}
+
 /// A program that serves Services of type LoadBalancer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Balancer {
     /// Which one.
     pub product: Product,
-    /// Where it was seen, as in `DaemonSet metallb-system/speaker`.
-    pub object: String,
+    /// Where it was seen.
+    pub object: ObjectRef,
     /// Whom it serves.
     pub serves: Serves,
 }

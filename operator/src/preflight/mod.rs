@@ -17,15 +17,13 @@ pub mod gate;
 mod schedule;
 
 use checks::{conflicting_lb, crds, images, nodes, pool_overlap, server};
-pub use facts::{Balancer, Definition, Facts, Known, Node, Pool, Product, Serves, Unread};
+pub use facts::{Balancer, Definition, Facts, Known, Node, ObjectRef, Pool, Product, Serves, Unread};
 pub use schedule::Turn;
 
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
 
 use crate::desired::config::Plan;
 
-/// What a check that is skipped begins its message with if it would have stopped something.
-const OVERRIDDEN: &str = "would have failed: ";
 /// Names that a message lists; the rest is counted.
 const LISTED: usize = 5;
 
@@ -110,17 +108,14 @@ fn find(name: PreflightName, plan: &Plan, facts: &Facts) -> Finding {
 
 fn line(name: PreflightName, finding: Finding, skipped: bool) -> PreflightCheck {
     let (result, message) = match finding {
-        Finding::Failed(message) if skipped => (PreflightResult::Skipped, format!("{OVERRIDDEN}{message}")),
-        Finding::Passed(message) | Finding::Warning(message) if skipped => {
-            (PreflightResult::Skipped, message)
-        }
         Finding::Passed(message) => (PreflightResult::Passed, message),
         Finding::Warning(message) => (PreflightResult::Warning, message),
         Finding::Failed(message) => (PreflightResult::Failed, message),
     };
     PreflightCheck {
         name,
-        result,
+        overridden: skipped && result == PreflightResult::Failed,
+        result: if skipped { PreflightResult::Skipped } else { result },
         message,
     }
 }
@@ -143,15 +138,10 @@ pub fn failures(checks: &[PreflightCheck]) -> Option<String> {
     ))
 }
 
-/// Whether the check failed and the spec overrode it.
-#[must_use]
-pub fn is_overridden(check: &PreflightCheck) -> bool {
-    check.result == PreflightResult::Skipped && check.message.starts_with(OVERRIDDEN)
-}
-
 /// The first few, and how many more.
-fn few(items: &[String]) -> String {
-    let mut text = items.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+fn few<T: std::fmt::Display>(items: &[T]) -> String {
+    let first = items.iter().take(LISTED).map(ToString::to_string);
+    let mut text = first.collect::<Vec<_>>().join(", ");
     if items.len() > LISTED {
         text.push_str(&format!(" and {} more", items.len() - LISTED));
     }
@@ -239,11 +229,10 @@ pub(crate) mod tests {
         assert_eq!(skipped.blocks, None);
         let (result, message) = result(&skipped, PreflightName::Permissions);
         assert_eq!(result, PreflightResult::Skipped);
-        assert!(message.starts_with("would have failed: "), "{message}");
-        assert_eq!(
-            skipped.checks.iter().filter(|check| is_overridden(check)).count(),
-            1
-        );
+        assert!(message.contains("patch services/status"), "{message}");
+        let overridden = skipped.checks.iter().filter(|check| check.overridden);
+        let overridden: Vec<_> = overridden.map(|check| check.name).collect();
+        assert_eq!(overridden, [PreflightName::Permissions]);
     }
 
     #[test]
@@ -278,6 +267,6 @@ pub(crate) mod tests {
             result(&verdict, PreflightName::StrictArp).0,
             PreflightResult::Skipped
         );
-        assert!(!verdict.checks.iter().any(is_overridden));
+        assert!(!verdict.checks.iter().any(|check| check.overridden));
     }
 }

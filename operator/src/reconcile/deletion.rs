@@ -9,14 +9,13 @@ use lb_crds::load_balancer_stack::DeletionPolicy;
 use super::{Operator, Work};
 use crate::adoption;
 use crate::apply::WriteError;
+use crate::apply::retry::RetryKey;
 use crate::deletion::blockers::Claims;
 use crate::deletion::{FINALIZER, FOREGROUND, Owned, Report, Seen, Step, Wait, report, step};
 use crate::desired::render::Component;
 use crate::desired::validation;
 use crate::object_id::ObjectId;
 
-/// Under which the retries of the finalizer are kept.
-const HOLD: &str = "finalizer of the stack";
 /// Most steps in a row: each is seen to be done before the next, and some are done at once.
 const MOST: usize = 8;
 
@@ -174,13 +173,13 @@ impl Operator {
         work: &mut Work,
     ) -> bool {
         let wish = finalizers.join(",");
-        if let Some((message, wait)) = self.retries.waits(Instant::now(), HOLD, &wish) {
+        if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &wish) {
             work.waits(message.to_owned(), wait);
             return false;
         }
         match self.writer.finalizers(stack, finalizers).await {
             Ok(Some(stored)) => {
-                self.retries.succeeded(HOLD);
+                self.retries.record_success(&RetryKey::Finalizers);
                 self.metrics
                     .writes
                     .with_label_values(&["LoadBalancerStack"])
@@ -191,7 +190,7 @@ impl Operator {
             // Changed meanwhile, or gone: the watch tells.
             Ok(None) => false,
             Err(error) => {
-                self.failed(HOLD, &wish, &error, work);
+                self.failed(RetryKey::Finalizers, &wish, &error, work);
                 false
             }
         }
@@ -210,13 +209,13 @@ impl Operator {
             let Some(live) = self.index.get(id).cloned() else {
                 continue;
             };
-            let what = format!("owner of {id}");
-            if !leads() || self.must_wait(&what, &owner, work) {
+            let key = RetryKey::RemoveOwner(id.clone());
+            if !leads() || self.must_wait(&key, &owner, work) {
                 done = false;
                 continue;
             }
             let answer = self.writer.disown(id, &live, &owner).await;
-            done &= match self.settle(&what, &owner, answer, id.kind.names().2, work) {
+            done &= match self.settle(key, &owner, answer, id.kind.names().2, work) {
                 Some(Some(stored)) => {
                     self.memory.forget(id);
                     self.index.apply(id.clone(), stored);
@@ -236,13 +235,13 @@ impl Operator {
     ) -> bool {
         let mut done = true;
         for Owned { id, uid, .. } in owned {
-            let what = format!("deletion of {id}");
-            if !leads() || self.must_wait(&what, uid, work) {
+            let key = RetryKey::Delete(id.clone());
+            if !leads() || self.must_wait(&key, uid, work) {
                 done = false;
                 continue;
             }
             let answer = self.writer.delete(id, uid).await;
-            if self.settle(&what, uid, answer, id.kind.names().2, work).is_some() {
+            if self.settle(key, uid, answer, id.kind.names().2, work).is_some() {
                 self.memory.forget(id);
                 self.index.discard(id);
                 tracing::info!(object = %id, "removed: its stack is deleted");
@@ -259,13 +258,13 @@ impl Operator {
         let services = self.claims.as_ref().and_then(Claims::services).cloned();
         let mut done = true;
         for (service, version) in services.unwrap_or_default() {
-            let what = format!("address of Service {service}");
-            if !leads() || self.must_wait(&what, &version, work) {
+            let key = RetryKey::ClearService(service.clone());
+            if !leads() || self.must_wait(&key, &version, work) {
                 done = false;
                 continue;
             }
             let answer = self.writer.clear(&service, &version).await;
-            match self.settle(&what, &version, answer, "Service", work) {
+            match self.settle(key, &version, answer, "Service", work) {
                 Some(true) => {
                     tracing::info!(%service, "address taken back: the stack is deleted");
                     if let Some(claims) = &mut self.claims {
@@ -279,8 +278,8 @@ impl Operator {
     }
 
     /// Whether a write failed lately and its time has not come.
-    fn must_wait(&self, what: &str, wish: &str, work: &mut Work) -> bool {
-        let waits = self.retries.waits(Instant::now(), what, wish);
+    fn must_wait(&self, key: &RetryKey, target: &str, work: &mut Work) -> bool {
+        let waits = self.retries.waits(Instant::now(), key, target);
         waits.is_some_and(|(message, wait)| {
             work.waits(message.to_owned(), wait);
             true
@@ -290,8 +289,8 @@ impl Operator {
     /// Counts what a write came to, or arranges that it is tried again.
     fn settle<T>(
         &mut self,
-        what: &str,
-        wish: &str,
+        key: RetryKey,
+        target: &str,
         answer: Result<T, WriteError>,
         kind: &str,
         work: &mut Work,
@@ -299,11 +298,11 @@ impl Operator {
         match answer {
             Ok(answer) => {
                 self.metrics.writes.with_label_values(&[kind]).inc();
-                self.retries.succeeded(what);
+                self.retries.record_success(&key);
                 Some(answer)
             }
             Err(error) => {
-                self.failed(what, wish, &error, work);
+                self.failed(key, target, &error, work);
                 None
             }
         }

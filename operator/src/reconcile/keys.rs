@@ -7,14 +7,13 @@ use lb_crds::LoadBalancerStack;
 use lb_runtime::events::EventKind;
 
 use super::{Operator, Work};
+use crate::apply::retry::RetryKey;
 use crate::desired::render::Component;
 use crate::index::Live;
 use crate::keys::material::{self, Change};
 use crate::keys::rotation::{Policy, Rotation, Seen, Step};
 use crate::object_id::{Kind, ObjectId};
 
-/// Under which the retries are kept.
-const ROTATION: &str = "rotation of the keys of the heartbeats";
 /// Most changes in a row: what is due is done one after the other, and the wait after it is known.
 const MOST: usize = 4;
 
@@ -58,21 +57,21 @@ impl Operator {
             if !leads() {
                 return;
             }
-            if let Some((message, wait)) = self.retries.waits(Instant::now(), ROTATION, "") {
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::KeyRotation, "") {
                 work.waits(message.to_owned(), wait);
                 return;
             }
             match self.writer.change_keys(&id, version, &change).await {
                 Ok(Some(live)) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
-                    self.retries.succeeded(ROTATION);
+                    self.retries.record_success(&RetryKey::KeyRotation);
                     self.index.apply(id.clone(), live);
                     self.tell_change(&change, &seen, policy.spread);
                 }
                 // Somebody else has changed it: the watch tells how.
                 Ok(None) => return,
                 Err(error) => {
-                    self.failed(ROTATION, "", &error, work);
+                    self.failed(RetryKey::KeyRotation, "", &error, work);
                     return;
                 }
             }

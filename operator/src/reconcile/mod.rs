@@ -15,7 +15,7 @@ use lb_runtime::watch::Change;
 use serde_json::Value;
 
 use crate::adoption::Admitted;
-use crate::apply::retry::Retries;
+use crate::apply::retry::{Failure, Retries, RetryKey};
 use crate::apply::{WriteError, Writer};
 use crate::args::Config;
 use crate::deletion::blockers::Claims;
@@ -30,7 +30,8 @@ use crate::keys::rotation::Rotation;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
 use crate::observe::workload_health::observe;
-use crate::status::{Reason, Situation, Upgrades};
+use crate::reasons::Reason;
+use crate::status::{Situation, Upgrades};
 use crate::upgrade::objects::{self, Sights};
 use crate::upgrade::observer::Witness;
 use crate::upgrade::plan::proposal;
@@ -45,8 +46,6 @@ mod status;
 
 use deletion::Course;
 
-/// Under which the retries of the status are kept.
-const STATUS: &str = "status";
 /// How often an upgrade is looked at when nothing changes: some of its steps wait for time alone.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -413,8 +412,8 @@ impl Operator {
             if !leads() {
                 return;
             }
-            let what = format!("deletion of pod {}", pod.name);
-            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &pod.uid) {
+            let key = RetryKey::RestartPod(pod.name.clone());
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &key, &pod.uid) {
                 work.waits(message.to_owned(), wait);
                 continue;
             }
@@ -422,10 +421,10 @@ impl Operator {
                 Ok(()) => {
                     self.metrics.writes.with_label_values(&["Pod"]).inc();
                     self.index.doom(&pod.uid);
-                    self.retries.succeeded(&what);
+                    self.retries.record_success(&key);
                     tracing::info!(pod = pod.name, node = pod.node, "speaker replaced");
                 }
-                Err(error) => self.failed(&what, &pod.uid, &error, work),
+                Err(error) => self.failed(key, &pod.uid, &error, work),
             }
         }
     }
@@ -478,8 +477,8 @@ impl Operator {
                 return;
             }
             let id = &wanted.id;
-            let what = id.to_string();
-            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &wanted.digest) {
+            let key = RetryKey::Apply(id.clone());
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &key, &wanted.digest) {
                 work.waits(message.to_owned(), wait);
                 continue;
             }
@@ -501,7 +500,7 @@ impl Operator {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.memory.remember(wanted, &live);
                     self.index.apply(id.clone(), live);
-                    self.retries.succeeded(&what);
+                    self.retries.record_success(&key);
                     tracing::info!(object = %id, cause = ?cause, "applied");
                     if cause == Cause::Drift {
                         let labels = [id.kind.names().2, id.key.name()];
@@ -510,7 +509,7 @@ impl Operator {
                     }
                 }
                 Err(error) => {
-                    self.failed(&what, &wanted.digest, &error, work);
+                    self.failed(key, &wanted.digest, &error, work);
                     // Without its namespace nothing else can succeed: one message says more than twenty.
                     if id.kind == Kind::Namespace {
                         return;
@@ -522,8 +521,8 @@ impl Operator {
             if !leads() {
                 return;
             }
-            let what = format!("deletion of {id}");
-            if let Some((message, wait)) = self.retries.waits(Instant::now(), &what, &uid) {
+            let key = RetryKey::Delete(id.clone());
+            if let Some((message, wait)) = self.retries.waits(Instant::now(), &key, &uid) {
                 work.waits(message.to_owned(), wait);
                 continue;
             }
@@ -532,17 +531,19 @@ impl Operator {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.memory.forget(&id);
                     self.index.discard(&id);
-                    self.retries.succeeded(&what);
+                    self.retries.record_success(&key);
                     tracing::info!(object = %id, "removed: no longer wanted");
                 }
-                Err(error) => self.failed(&what, &uid, &error, work),
+                Err(error) => self.failed(key, &uid, &error, work),
             }
         }
     }
 
-    fn failed(&mut self, what: &str, wish: &str, error: &WriteError, work: &mut Work) {
+    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, work: &mut Work) {
         let message = error.to_string();
-        let wait = self.retries.failed(Instant::now(), what, wish, &message);
+        let wait = self
+            .retries
+            .record_failure(Instant::now(), key, target, Failure::of(error));
         tracing::warn!(error = message, again_in = ?wait, "write failed");
         work.write_failed = true;
         work.waits(message, wait);

@@ -8,8 +8,9 @@ use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
 
-use super::{Operator, STATUS, TICK, Work};
+use super::{Operator, TICK, Work};
 use crate::apply::WriteError;
+use crate::apply::retry::RetryKey;
 use crate::desired::validation;
 use crate::status::{Situation, news, status};
 use crate::upgrade::News;
@@ -42,13 +43,13 @@ impl Operator {
         if stack.status.is_some() && before == after {
             return true;
         }
-        if let Some((message, wait)) = self.retries.waits(Instant::now(), STATUS, "") {
+        if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Status, "") {
             work.waits(message.to_owned(), wait);
             return false;
         }
         match self.writer.status(&stack, &after).await {
             Ok(stored) => {
-                self.retries.succeeded(STATUS);
+                self.retries.record_success(&RetryKey::Status);
                 self.announce(&before, &after);
                 self.remember(stored);
                 true
@@ -60,7 +61,7 @@ impl Operator {
                 false
             }
             Err(error) => {
-                self.failed(STATUS, "", &error, work);
+                self.failed(RetryKey::Status, "", &error, work);
                 false
             }
         }

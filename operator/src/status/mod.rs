@@ -25,91 +25,12 @@ use crate::adoption::Report as AdoptionReport;
 use crate::deletion::Report;
 use crate::desired::render::Component;
 use crate::observe::workload_health::{ComponentState, Observed};
+use crate::reasons::Reason;
 use crate::upgrade::Memory;
 
 mod adoption;
 mod phase;
 mod preflight;
-
-/// Why the stack is in the state it is in: reasons of its conditions and events. They are API.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reason {
-    /// Everything runs as it should.
-    AsExpected,
-    /// Pods are being created or replaced.
-    RollingOut,
-    /// Some pods are not ready.
-    PodsNotReady,
-    /// Pods cannot run.
-    PodsFailing,
-    /// The controller's rollout makes no progress.
-    RolloutStalled,
-    /// Objects could not be written.
-    WriteFailed,
-    /// Somebody keeps changing what the operator writes.
-    DriftConflict,
-    /// The spec asks for something that does not exist in this cluster.
-    MissingPrerequisite,
-    /// The spec cannot be carried out.
-    InvalidSpec,
-    /// The spec says to leave everything alone.
-    Paused,
-    /// A check before an installation or a change failed.
-    PreflightFailed,
-    /// None did.
-    PreflightPassed,
-    /// The stack is being deleted.
-    Deleting,
-    /// Services have addresses of a stack that is to be deleted.
-    ServicesExist,
-    /// An upgrade is under way.
-    Upgrading,
-    /// An upgrade failed, and what ran before is being brought back.
-    RollingBack,
-    /// An upgrade failed, and what ran before runs again.
-    RolledBack,
-    /// An upgrade failed, and was stopped.
-    UpgradePaused,
-    /// An upgrade waits until it is approved.
-    WaitingForApproval,
-    /// MetalLB is being replaced.
-    Adopting,
-    /// MetalLB cannot be replaced, or was put back by somebody.
-    AdoptionBlocked,
-    /// MetalLB is being brought back.
-    Restoring,
-}
-
-impl Reason {
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AsExpected => "AsExpected",
-            Self::RollingOut => "RollingOut",
-            Self::PodsNotReady => "PodsNotReady",
-            Self::PodsFailing => "PodsFailing",
-            Self::RolloutStalled => "RolloutStalled",
-            Self::WriteFailed => "WriteFailed",
-            Self::DriftConflict => "DriftConflict",
-            Self::MissingPrerequisite => "MissingPrerequisite",
-            Self::InvalidSpec => "InvalidSpec",
-            Self::Paused => "Paused",
-            Self::PreflightFailed => "PreflightFailed",
-            Self::PreflightPassed => "PreflightPassed",
-            Self::Deleting => "Deleting",
-            Self::ServicesExist => "ServicesExist",
-            Self::Upgrading => "Upgrading",
-            Self::RollingBack => "RollingBack",
-            Self::RolledBack => "RolledBack",
-            Self::UpgradePaused => "UpgradePaused",
-            Self::WaitingForApproval => "WaitingForApproval",
-            Self::Adopting => "Adopting",
-            Self::AdoptionBlocked => "AdoptionBlocked",
-            Self::Restoring => "Restoring",
-        }
-    }
-}
 
 /// Everything that a status is made of.
 #[derive(Clone, Debug)]

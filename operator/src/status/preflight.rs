@@ -5,7 +5,7 @@ use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
 use lb_runtime::text::truncate;
 
 use super::{Reason, Verdict};
-use crate::preflight::{failures, is_overridden};
+use crate::preflight::failures;
 
 /// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a whole.
 const LIMIT: usize = 2000;
@@ -47,8 +47,7 @@ pub(super) fn news(
     let known = |check: &PreflightCheck| {
         let mut others = before.preflight.iter();
         others.any(|other| {
-            (other.name, other.result) == (check.name, check.result)
-                && is_overridden(other) == is_overridden(check)
+            (other.name, other.result, other.overridden) == (check.name, check.result, check.overridden)
         })
     };
     // What waits is told by the condition Degraded.
@@ -62,8 +61,11 @@ pub(super) fn news(
         if check.result == PreflightResult::Failed && !waits {
             news.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
         }
-        if is_overridden(check) {
-            let note = format!("spec.preflight.skip names {name}, which {}", check.message);
+        if check.overridden {
+            let note = format!(
+                "spec.preflight.skip overrides the failed check {name}: {}",
+                check.message
+            );
             news.push((true, "PreflightSkipped".to_owned(), note));
         }
     }

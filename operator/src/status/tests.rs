@@ -198,6 +198,7 @@ fn mk_check(name: PreflightName, result: PreflightResult, message: &str) -> Pref
     PreflightCheck {
         name,
         result,
+        overridden: false,
         message: message.to_owned(),
     }
 }
@@ -238,11 +239,10 @@ fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
 fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_none() {
     let mut situation = mk_situation(&mk_settled());
     situation.preflight = vec![
-        mk_check(
-            PreflightName::StrictArp,
-            PreflightResult::Skipped,
-            "would have failed: no strictARP",
-        ),
+        PreflightCheck {
+            overridden: true,
+            ..mk_check(PreflightName::StrictArp, PreflightResult::Skipped, "no strictARP")
+        },
         mk_check(
             PreflightName::PoolOverlap,
             PreflightResult::Skipped,
@@ -264,7 +264,7 @@ fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_no
     assert!(
         skipped[0]
             .2
-            .contains("StrictArp, which would have failed: no strictARP"),
+            .contains("overrides the failed check StrictArp: no strictARP"),
         "{skipped:?}"
     );
     let passed = status

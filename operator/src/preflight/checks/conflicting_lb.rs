@@ -1,7 +1,7 @@
 //! Whether another load balancer serves the same Services: two would give one Service two addresses, or one address to two
 //! Services, and both would answer for it.
 
-use crate::preflight::{Balancer, Finding, Known, Product, few, unknown};
+use crate::preflight::{Balancer, Finding, Known, ObjectRef, Product, few, unknown};
 
 impl Product {
     fn name(self) -> &'static str {
@@ -49,16 +49,12 @@ pub(in crate::preflight) fn balancers(
             )),
         };
     };
-    let objects: Vec<_> = rivals.iter().map(|rival| rival.object.clone()).collect();
+    let objects: Vec<_> = rivals.iter().map(|rival| &rival.object).collect();
     if let Some(namespace) = adopts
         && rivals.iter().all(|rival| rival.product == Product::MetalLb)
     {
-        let place = format!(" {namespace}/");
-        let elsewhere: Vec<_> = objects
-            .iter()
-            .filter(|object| !object.contains(&place))
-            .cloned()
-            .collect();
+        let is_elsewhere = |object: &&&ObjectRef| object.key.namespace() != namespace;
+        let elsewhere: Vec<_> = objects.iter().filter(is_elsewhere).copied().collect();
         return if elsewhere.is_empty() {
             Finding::passed(format!(
                 "MetalLB ({}) is to be adopted: see status.adoption",
@@ -92,7 +88,7 @@ mod tests {
     fn mk(product: Product, without_class: bool, classes: &[&str]) -> Balancer {
         Balancer {
             product,
-            object: "DaemonSet kube-system/it".to_owned(),
+            object: ObjectRef::new("DaemonSet", "kube-system", "it"),
             serves: Serves {
                 without_class,
                 classes: classes.iter().map(|class| (*class).to_owned()).collect(),
@@ -146,13 +142,13 @@ mod tests {
     }
     #[test]
     fn a_metallb_in_the_stacks_namespace_is_adopted_where_the_spec_says_so_and_no_other() {
-        let at = |product, object: &str| Balancer {
-            object: object.to_owned(),
+        let at = |product, namespace, name| Balancer {
+            object: ObjectRef::new("DaemonSet", namespace, name),
             ..mk(product, true, &[])
         };
-        let here = at(Product::MetalLb, "DaemonSet metallb-system/speaker");
-        let elsewhere = at(Product::MetalLb, "DaemonSet lan/speaker");
-        let other = at(Product::KubeVip, "DaemonSet metallb-system/kube-vip");
+        let here = at(Product::MetalLb, "metallb-system", "speaker");
+        let elsewhere = at(Product::MetalLb, "lan", "speaker");
+        let other = at(Product::KubeVip, "metallb-system", "kube-vip");
         let ours = Some("metallb-system");
         // What adopts, what is found, and what the message says if that fails.
         let cases = [
