@@ -45,7 +45,7 @@ pub struct Args {
 
 /// What the operator knows besides the stack.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Config {
+pub struct OperatorConfig {
     /// Version of this operator; a stack without a version of its own follows it.
     pub version: String,
     /// Image of the controller at that version.
@@ -65,8 +65,8 @@ pub struct Config {
 impl Args {
     /// The configuration.
     #[must_use]
-    pub fn config(&self) -> Config {
-        Config {
+    pub fn config(&self) -> OperatorConfig {
+        OperatorConfig {
             version: VERSION.to_owned(),
             controller_image: self.controller_image.clone(),
             speaker_image: self.speaker_image.clone(),

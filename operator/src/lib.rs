@@ -37,7 +37,7 @@ use lb_runtime::watch::Change;
 use lb_runtime::{Context, ReadinessGate};
 
 use crate::apply::Writer;
-use crate::args::Config;
+use crate::args::OperatorConfig;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
 use crate::preflight::Facts;
@@ -49,7 +49,7 @@ use crate::watch::{Event, events, objects};
 ///
 /// # Errors
 /// When metrics cannot be registered; everything else is retried.
-pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
+pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new(&context.registry).context("register metrics")?;
     let mut gates = Gates::new(&context);
     let leadership = lead(
@@ -72,15 +72,17 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut look: Option<BoxFuture<'static, Facts>> = None;
-    let mut sights: Option<BoxStream<'static, Event>> = None;
+    let mut observations: Option<BoxStream<'static, Event>> = None;
     let mut claims: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
     loop {
         // The replica that waits looks as well: it may have to go on from here.
-        match operator.looks_at() {
-            Some(namespace) if sights.is_none() => sights = Some(watch::sights(&context.client, &namespace)),
+        match operator.observed_namespace() {
+            Some(namespace) if observations.is_none() => {
+                observations = Some(watch::observations(&context.client, &namespace))
+            }
             Some(_) => {}
-            None => sights = None,
+            None => observations = None,
         }
         match operator.waits_for_claims() {
             Some(namespace) if claims.is_none() => claims = Some(watch::claims(&context.client, &namespace)),
@@ -96,7 +98,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
                 look = None;
                 operator.looked(facts);
             }
-            Some(event) = next(&mut sights) => operator.handle(event),
+            Some(event) = next(&mut observations) => operator.handle(event),
             Some(event) = next(&mut claims) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(again) => again = None,
@@ -106,7 +108,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         while let Some(Some(event)) = changes.next().now_or_never() {
             take(event, &mut operator, &mut gates, &mut monitors, &context);
         }
-        for stream in [&mut sights, &mut claims] {
+        for stream in [&mut observations, &mut claims] {
             while let Some(Some(event)) = next(stream).now_or_never() {
                 operator.handle(event);
             }

@@ -5,7 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::upgrade::Memory;
+use crate::upgrade::UpgradeState;
 
 /// Seconds that upgrades and their steps take, from a setting on one node to a version on a hundred.
 const BUCKETS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0];
@@ -131,13 +131,13 @@ impl Metrics {
     }
 
     /// Counts what has happened between two states of the machine of upgrades.
-    pub fn upgraded(&self, before: &Memory, after: &Memory) {
+    pub fn upgraded(&self, before: &UpgradeState, after: &UpgradeState) {
         let step = after.upgrade.as_ref().map(|upgrade| upgrade.step);
         for any in UpgradeStep::ALL {
             let gauge = self.step.with_label_values(&[any.as_str()]);
             gauge.set(i64::from(step == Some(any)));
         }
-        let last = |memory: &Memory| memory.history.last().cloned();
+        let last = |memory: &UpgradeState| memory.history.last().cloned();
         if let Some(over) = last(after).filter(|over| last(before).as_ref() != Some(over)) {
             let seconds = over.finished_time.0.as_second() - over.started_time.0.as_second();
             let histogram = self.upgrade_seconds.with_label_values(&[over.outcome.as_str()]);

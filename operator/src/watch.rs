@@ -18,8 +18,8 @@ use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::Live;
 use crate::keys::material;
 use crate::object_id::{Kind, ObjectId};
-use crate::upgrade::objects::SNAPSHOT;
-use crate::upgrade::observer::Sight;
+use crate::upgrade::objects::REVISION_LABEL;
+use crate::upgrade::observer::Observation;
 
 /// Name of the one stack.
 pub const STACK: &str = names::STACK;
@@ -44,7 +44,7 @@ pub enum Event {
     /// Something that a deletion waits for.
     Claim(Box<Claim>),
     /// Something that the proofs of an upgrade are made of.
-    Sight(Box<Sight>),
+    Observation(Box<Observation>),
 }
 
 /// The watches that run all the time.
@@ -62,18 +62,18 @@ pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
 }
 
 /// The watches that run while an upgrade is under way. `namespace` is that of the stack.
-pub fn sights(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
+pub fn observations(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     let any = watcher::Config::default();
-    let nodes = watch::<Node>(Api::all(client.clone()), any.clone()).map(Sight::Node);
-    let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(Sight::Service);
+    let nodes = watch::<Node>(Api::all(client.clone()), any.clone()).map(Observation::Node);
+    let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(Observation::Service);
     let announced = watch::<ServiceL2Status>(Api::namespaced(client.clone(), namespace), any);
-    let sights = [
+    let observations = [
         nodes.boxed(),
         services.boxed(),
-        announced.map(Sight::Announced).boxed(),
+        announced.map(Observation::Announced).boxed(),
     ];
-    SelectAll::from_iter(sights)
-        .map(|sight| Event::Sight(Box::new(sight)))
+    SelectAll::from_iter(observations)
+        .map(|observation| Event::Observation(Box::new(observation)))
         .boxed()
 }
 
@@ -110,7 +110,7 @@ pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
     let mut only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
     if kind == Kind::ControllerRevision {
         // The DaemonSet's controller gives its own the labels of the pods.
-        only = only.labels(&format!("{MANAGED_BY}={MANAGER},{SNAPSHOT}=true"));
+        only = only.labels(&format!("{MANAGED_BY}={MANAGER},{REVISION_LABEL}=true"));
     }
     if kind == Kind::Secret {
         // By name, so that the right to read Secrets is the right to read this one.

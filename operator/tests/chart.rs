@@ -11,7 +11,7 @@ use std::path::Path;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::CustomResourceExt;
 use lb_crds::LoadBalancerStack;
-use lb_operator::args::{Config, VERSION};
+use lb_operator::args::{OperatorConfig, VERSION};
 use lb_operator::desired::render::rbac::{cluster_rules, namespace_rules};
 use lb_operator::desired::render::{Component, render};
 use lb_operator::object_id::Kind;
@@ -80,7 +80,7 @@ fn the_operator_holds_every_permission_that_it_grants() {
 fn the_operator_may_write_every_object_that_it_keeps() {
     let held = operator_rules();
     let stack: LoadBalancerStack = serde_yaml::from_str(&chart("examples/stack.yaml")).unwrap();
-    let config = Config {
+    let config = OperatorConfig {
         version: VERSION.to_owned(),
         controller_image: "c".to_owned(),
         speaker_image: "s".to_owned(),
@@ -89,8 +89,8 @@ fn the_operator_may_write_every_object_that_it_keeps() {
         lease_name: "lb-operator".to_owned(),
         manage_crds: true,
     };
-    let plan = lb_operator::desired::validation::plan(&stack, &config, true).unwrap();
-    for wanted in render(&plan).unwrap() {
+    let config = lb_operator::desired::validation::stack_config(&stack, &config, true).unwrap();
+    for wanted in render(&config).unwrap() {
         let (group, _, _, plural) = wanted.id.kind.names();
         let name = Some(wanted.id.key.name());
         // One Secret by its name, and no others.

@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use lb_crds::LoadBalancerStack;
-use lb_operator::args::Config;
+use lb_operator::args::OperatorConfig;
 use lb_operator::desired::render::{Wanted, render};
-use lb_operator::desired::validation::plan;
+use lb_operator::desired::validation::stack_config;
 use lb_operator::object_id::Kind;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -48,8 +48,8 @@ ingress:
     port: 7472  # Metrics only
 ";
 
-fn mk_config() -> Config {
-    Config {
+fn mk_config() -> OperatorConfig {
+    OperatorConfig {
         version: "0.1.0".to_owned(),
         controller_image: "lb-operator.io/controller:0.1.0".to_owned(),
         speaker_image: "lb-operator.io/speaker:0.1.0".to_owned(),
@@ -71,7 +71,7 @@ fn mk_stack(spec: Value) -> LoadBalancerStack {
 }
 
 fn objects(spec: Value) -> Vec<Wanted> {
-    render(&plan(&mk_stack(spec), &mk_config(), true).unwrap()).unwrap()
+    render(&stack_config(&mk_stack(spec), &mk_config(), true).unwrap()).unwrap()
 }
 
 fn get<T: DeserializeOwned>(objects: &[Wanted], kind: Kind, name: &str) -> T {
@@ -204,11 +204,11 @@ fn the_metallb_kinds_are_installed() {
 
 #[test]
 fn the_metallb_kinds_are_left_to_who_manages_them() {
-    let config = Config {
+    let config = OperatorConfig {
         manage_crds: false,
         ..mk_config()
     };
-    let objects = render(&plan(&mk_stack(json!({})), &config, true).unwrap()).unwrap();
+    let objects = render(&stack_config(&mk_stack(json!({})), &config, true).unwrap()).unwrap();
     assert!(
         objects
             .iter()
@@ -348,7 +348,7 @@ fn the_parts_take_the_fields_that_people_need_and_keep_the_labels_that_find_them
 
 #[test]
 fn a_service_monitor_waits_for_its_kind() {
-    let empty = plan(&mk_stack(json!({})), &mk_config(), false).unwrap();
+    let empty = stack_config(&mk_stack(json!({})), &mk_config(), false).unwrap();
     assert_eq!(empty.service_monitor, None);
     let _: NetworkPolicy = get(
         &render(&empty).unwrap(),
@@ -374,21 +374,24 @@ fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
         ),
     ];
     for (spec, message) in cases {
-        let error = plan(&mk_stack(spec), &mk_config(), true).unwrap_err().to_string();
+        let error = stack_config(&mk_stack(spec), &mk_config(), true)
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with(message), "{error}");
     }
 }
 
 #[test]
 fn an_operator_installs_its_own_minor_version_up_to_itself_and_the_one_before() {
-    let config = Config {
+    let config = OperatorConfig {
         version: "0.3.1".to_owned(),
         speaker_image: "lb-operator.io/speaker:0.3.1".to_owned(),
         ..mk_config()
     };
     let image = |version: &str| {
-        let plan = plan(&mk_stack(json!({"version": version})), &config, true);
-        plan.map(|plan| plan.speaker.image)
+        let config = stack_config(&mk_stack(json!({"version": version})), &config, true);
+        config
+            .map(|config| config.speaker.image)
             .map_err(|error| error.to_string())
     };
     for version in ["0.2.0", "0.2.9", "0.3.0", "0.3.1"] {
@@ -410,13 +413,13 @@ fn an_operator_installs_its_own_minor_version_up_to_itself_and_the_one_before() 
 #[test]
 fn the_image_of_another_version_is_not_guessed_from_a_digest() {
     let pinned = |name: &str| format!("lb-operator.io/{name}@sha256:{}", "a".repeat(64));
-    let config = Config {
+    let config = OperatorConfig {
         controller_image: pinned("controller"),
         speaker_image: pinned("speaker"),
         ..mk_config()
     };
     let digest = format!("sha256:{}", "b".repeat(64));
-    let of = |spec| plan(&mk_stack(spec), &config, true);
+    let of = |spec| stack_config(&mk_stack(spec), &config, true);
     let error = of(json!({"version": "0.0.9"})).unwrap_err().to_string();
     assert!(error.contains("set spec.images.controller.digest"), "{error}");
     let images = json!({"controller": {"digest": digest}, "speaker": {"digest": digest}});

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{RECORD, Workload};
 use crate::desired::render::{APPLIED, MANAGED_BY, MANAGER};
 use crate::object_id::{Kind, ObjectId};
-use crate::upgrade::objects::SNAPSHOT;
+use crate::upgrade::objects::REVISION_LABEL;
 
 /// Annotations that the cluster itself writes.
 const CLUSTERS_OWN: [&str; 3] = [
@@ -60,7 +60,7 @@ impl Record {
             "metadata": {
                 "namespace": namespace,
                 "name": RECORD,
-                "labels": { MANAGED_BY: MANAGER, SNAPSHOT: "true" },
+                "labels": { MANAGED_BY: MANAGER, REVISION_LABEL: "true" },
             },
             "revision": 1,
             // As `kubectl apply` takes it, for whoever has no operator any more.

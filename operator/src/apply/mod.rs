@@ -15,7 +15,7 @@ use crate::desired::render::{MANAGER, Wanted};
 use crate::index::Live;
 use crate::keys::material;
 use crate::object_id::ObjectId;
-use crate::upgrade::Restart;
+use crate::upgrade::PodRestart;
 
 mod deletion;
 pub mod metallb;
@@ -234,7 +234,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the API server refuses, or does not answer.
-    pub async fn restart(&self, namespace: &str, pod: &Restart) -> Result<(), WriteError> {
+    pub async fn restart(&self, namespace: &str, pod: &PodRestart) -> Result<(), WriteError> {
         let params = DeleteParams::default().preconditions(Preconditions {
             uid: Some(pod.uid.clone()),
             resource_version: None,

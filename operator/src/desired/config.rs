@@ -7,9 +7,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 
 /// A checked stack.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct StackConfig {
     /// The stack that owns the objects.
-    pub owner: Owner,
+    pub owner: StackOwner,
     /// Namespace that everything runs in.
     pub namespace: String,
     /// Version to run.
@@ -25,9 +25,9 @@ pub struct Plan {
     /// Replicas of the controller.
     pub controller_replicas: i32,
     /// The controller's pods.
-    pub controller: Workload,
+    pub controller: PodConfig,
     /// The speaker's pods.
-    pub speaker: Workload,
+    pub speaker: PodConfig,
     /// Whether nodes with the exclude label announce all the same.
     pub ignore_exclude_label: bool,
     /// Interfaces never announced on, as regular expressions; `None` leaves it to the speaker's own list.
@@ -39,20 +39,20 @@ pub struct Plan {
     /// Whether a running MetalLB is to be replaced.
     pub adopt: bool,
     /// The ServiceMonitor, if there is to be one.
-    pub service_monitor: Option<Monitor>,
+    pub service_monitor: Option<MonitorConfig>,
     /// Whether there is to be a NetworkPolicy.
     pub network_policy: bool,
     /// Whom it lets in; `None` lets in every pod of the cluster.
     pub metrics_from: Option<Vec<NetworkPolicyPeer>>,
     /// How many controllers their PodDisruptionBudget keeps; `None` for no budget.
-    pub controllers_kept: Option<i32>,
+    pub controller_min_available: Option<i32>,
     /// The same for the speakers.
-    pub speakers_kept: Option<i32>,
+    pub speaker_min_available: Option<i32>,
 }
 
 /// What can be set about the ServiceMonitor.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Monitor {
+pub struct MonitorConfig {
     /// Labels besides those of every object.
     pub labels: BTreeMap<String, String>,
     /// Time between two questions for metrics; `None` leaves it to Prometheus.
@@ -61,16 +61,16 @@ pub struct Monitor {
 
 /// The stack that owns what is rendered.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Owner {
+pub struct StackOwner {
     /// Its name.
     pub name: String,
     /// Its uid.
     pub uid: String,
 }
 
-/// What can be set about the pods of both programs. What is absent takes the program's own default.
+/// What can be set about the pods of both programs. What is absent takes the options's own default.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Workload {
+pub struct PodConfig {
     /// The image to run.
     pub image: String,
     /// Requests and limits.
@@ -87,7 +87,7 @@ pub struct Workload {
     pub pod_annotations: BTreeMap<String, String>,
 }
 
-impl Workload {
+impl PodConfig {
     /// Labels that a node must have for a pod to run there.
     #[must_use]
     pub fn selector(&self) -> BTreeMap<String, String> {
@@ -101,14 +101,14 @@ impl Workload {
 pub(crate) mod tests {
     use super::*;
 
-    /// The plan of a stack without a field set, on a cluster with the ServiceMonitor kind.
-    pub(crate) fn mk_plan() -> Plan {
-        let workload = |name| Workload {
+    /// The config of a stack without a field set, on a cluster with the ServiceMonitor kind.
+    pub(crate) fn mk_config() -> StackConfig {
+        let workload = |name| PodConfig {
             image: format!("lb-operator.io/{name}:0.1.0"),
-            ..Workload::default()
+            ..PodConfig::default()
         };
-        Plan {
-            owner: Owner {
+        StackConfig {
+            owner: StackOwner {
                 name: "default".to_owned(),
                 uid: "stack-uid".to_owned(),
             },
@@ -126,11 +126,11 @@ pub(crate) mod tests {
             speaker_settings: Vec::new(),
             crds: true,
             adopt: false,
-            service_monitor: Some(Monitor::default()),
+            service_monitor: Some(MonitorConfig::default()),
             network_policy: true,
             metrics_from: None,
-            controllers_kept: Some(1),
-            speakers_kept: Some(1),
+            controller_min_available: Some(1),
+            speaker_min_available: Some(1),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a stack's spec to a plan: defaults filled in, every field checked. Pure.
+//! From a stack's spec to a config: defaults filled in, every field checked. Pure.
 //!
 //! What the API server's schema cannot see is checked here, before anything is written: a stack that cannot be
 //! carried out leaves what runs as it is, and says in a condition which field is wrong and what to do.
@@ -12,8 +12,8 @@ use lb_crds::load_balancer_stack::{
 use lb_crds::{LoadBalancerStack, Mode};
 use semver::Version;
 
-use crate::args::Config;
-use crate::desired::config::{Monitor, Owner, Plan, Workload};
+use crate::args::OperatorConfig;
+use crate::desired::config::{MonitorConfig, PodConfig, StackConfig, StackOwner};
 use crate::desired::image::Image;
 use crate::desired::render::Component;
 
@@ -58,7 +58,7 @@ pub enum SpecError {
          spec.images.{component}.digest to the digest of {asked}, or remove spec.version to follow the operator"
     )]
     Pinned {
-        /// Which program.
+        /// Which options.
         component: &'static str,
         /// The version asked for.
         asked: String,
@@ -90,8 +90,13 @@ pub enum SpecError {
 
 /// The namespace of a stack, also when the rest of it cannot be carried out.
 #[must_use]
-pub fn namespace(stack: &LoadBalancerStack, config: &Config) -> String {
-    stack.spec.namespace.as_ref().unwrap_or(&config.namespace).clone()
+pub fn namespace(stack: &LoadBalancerStack, operator: &OperatorConfig) -> String {
+    stack
+        .spec
+        .namespace
+        .as_ref()
+        .unwrap_or(&operator.namespace)
+        .clone()
 }
 
 /// What the spec asks for and this cluster does not have.
@@ -104,11 +109,15 @@ pub fn missing_prerequisite(stack: &LoadBalancerStack, monitors_exist: bool) -> 
     })
 }
 
-/// The plan for a stack. `monitors_exist` tells whether the cluster has the kind ServiceMonitor.
+/// The config for a stack. `monitors_exist` tells whether the cluster has the kind ServiceMonitor.
 ///
 /// # Errors
 /// When a field cannot be carried out.
-pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) -> Result<Plan, SpecError> {
+pub fn stack_config(
+    stack: &LoadBalancerStack,
+    operator: &OperatorConfig,
+    monitors_exist: bool,
+) -> Result<StackConfig, SpecError> {
     let spec = stack.spec.clone();
     let images = spec.images.unwrap_or_default();
     let controller = spec.controller.unwrap_or_default();
@@ -120,24 +129,24 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
     let speaker_settings = settings(&speaker);
     // What is rendered is the same for every version that is installed. Where a version needs something else, its own
-    // rendering begins at `Plan::version`.
-    let version = version(spec.version.as_deref(), config)?;
-    let image = |component| image(component, &version, config, &images);
+    // rendering begins at `StackConfig::version`.
+    let version = version(spec.version.as_deref(), operator)?;
+    let image = |component| image(component, &version, operator, &images);
     let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
     let controller_replicas = controller.replicas.unwrap_or(REPLICAS);
-    let [controllers_kept, speakers_kept] = kept(&budget, controller_replicas)?;
-    Ok(Plan {
-        owner: Owner {
+    let [controller_min_available, speaker_min_available] = kept(&budget, controller_replicas)?;
+    Ok(StackConfig {
+        owner: StackOwner {
             name: stack.name_any(),
             uid: stack.uid().unwrap_or_default(),
         },
-        namespace: namespace(stack, config),
+        namespace: namespace(stack, operator),
         version,
         log_level: spec.log_level.as_str().to_owned(),
         load_balancer_class: spec.load_balancer_class,
         pull_policy: images.pull_policy.as_str().to_owned(),
         controller_replicas,
-        controller: Workload {
+        controller: PodConfig {
             image: controller_image,
             resources: controller.resources,
             priority_class: controller.priority_class_name,
@@ -146,7 +155,7 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
             affinity: controller.affinity,
             pod_annotations: controller.pod_annotations,
         },
-        speaker: Workload {
+        speaker: PodConfig {
             image: speaker_image,
             resources: speaker.resources,
             priority_class: speaker.priority_class_name,
@@ -159,16 +168,16 @@ pub fn plan(stack: &LoadBalancerStack, config: &Config, monitors_exist: bool) ->
         ignore_exclude_label: speaker.ignore_exclude_label,
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
-        crds: config.manage_crds,
+        crds: operator.manage_crds,
         adopt: spec.adopt,
-        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then_some(Monitor {
+        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then_some(MonitorConfig {
             labels: monitor.labels,
             interval: monitor.interval,
         }),
         network_policy: is_on(Some(policy.mode)),
         metrics_from: policy.metrics_from,
-        controllers_kept,
-        speakers_kept,
+        controller_min_available,
+        speaker_min_available,
     })
 }
 
@@ -227,14 +236,14 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
 }
 
 /// An operator installs its own minor version, up to itself, and the one before.
-fn version(asked: Option<&str>, config: &Config) -> Result<String, SpecError> {
+fn version(asked: Option<&str>, operator: &OperatorConfig) -> Result<String, SpecError> {
     let Some(asked) = asked else {
-        return Ok(config.version.clone());
+        return Ok(operator.version.clone());
     };
     let parse = |text: &str| Version::parse(text).map_err(|_| SpecError::VersionSyntax(text.to_owned()));
-    let (asked, own) = (parse(asked)?, parse(&config.version)?);
+    let (asked, own) = (parse(asked)?, parse(&operator.version)?);
     match asked.cmp_precedence(&own) {
-        Ordering::Equal => Ok(config.version.clone()),
+        Ordering::Equal => Ok(operator.version.clone()),
         Ordering::Greater => Err(SpecError::VersionTooNew { asked, own }),
         Ordering::Less if asked.major == own.major && asked.minor + 1 >= own.minor => Ok(asked.to_string()),
         Ordering::Less => Err(SpecError::VersionTooOld { asked, own }),
@@ -267,12 +276,17 @@ fn check_interfaces(patterns: &[String]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The image of a program. Of another version than the operator's it has the same name and another tag, and no digest but
+/// The image of a options. Of another version than the operator's it has the same name and another tag, and no digest but
 /// one that the stack gives.
-fn image(component: Component, version: &str, config: &Config, images: &Images) -> Result<String, SpecError> {
+fn image(
+    component: Component,
+    version: &str,
+    operator: &OperatorConfig,
+    images: &Images,
+) -> Result<String, SpecError> {
     let (default, own) = match component {
-        Component::Controller => (&config.controller_image, images.controller.as_ref()),
-        Component::Speaker => (&config.speaker_image, images.speaker.as_ref()),
+        Component::Controller => (&operator.controller_image, images.controller.as_ref()),
+        Component::Speaker => (&operator.speaker_image, images.speaker.as_ref()),
     };
     let mut image = Image::parse(default);
     if let Some(registry) = &images.registry {
@@ -282,12 +296,12 @@ fn image(component: Component, version: &str, config: &Config, images: &Images) 
         image = image.from_repository(repository);
     }
     let digest = own.and_then(|own| own.digest.as_ref());
-    if version != config.version {
+    if version != operator.version {
         if image.is_pinned() && digest.is_none() {
             return Err(SpecError::Pinned {
                 component: component.name(),
                 asked: version.to_owned(),
-                own: config.version.clone(),
+                own: operator.version.clone(),
             });
         }
         image = image.tagged(version);

@@ -4,7 +4,7 @@ use kube::api::DynamicObject;
 use serde_json::json;
 
 use super::*;
-use crate::desired::config::tests::mk_plan;
+use crate::desired::config::tests::mk_config;
 use crate::desired::render::{APPLIED, render};
 use crate::object_id::Kind;
 
@@ -31,7 +31,7 @@ fn mk_index(wanted: &[Wanted]) -> Index {
 }
 
 fn mk_wanted() -> Vec<Wanted> {
-    render(&mk_plan()).unwrap()
+    render(&mk_config()).unwrap()
 }
 
 fn find(wanted: &[Wanted], kind: Kind) -> &Wanted {
@@ -156,7 +156,7 @@ fn a_deletion_by_somebody_is_drift_and_one_by_the_operator_is_not() {
 fn a_wish_that_changed_is_no_drift() {
     let before = mk_wanted();
     let index = mk_index(&before);
-    let mut plan = mk_plan();
+    let mut plan = mk_config();
     plan.log_level = "debug".to_owned();
     let after = render(&plan).unwrap();
     let todo = difference(&after, &index, &Memory::default(), "stack-uid");
@@ -176,7 +176,7 @@ fn a_wish_that_changed_is_no_drift() {
 
 #[test]
 fn a_field_no_longer_wanted_is_given_up_although_nothing_is_missing() {
-    let mut plan = mk_plan();
+    let mut plan = mk_config();
     plan.load_balancer_class = Some("example.com/lan".to_owned());
     let index = mk_index(&render(&plan).unwrap());
     let wanted = mk_wanted();
@@ -202,8 +202,8 @@ fn a_value_that_the_server_writes_in_another_form_is_written_once() {
 fn what_is_no_longer_wanted_goes_if_the_stack_owns_it() {
     let all = mk_wanted();
     let mut index = mk_index(&all);
-    let mut plan = mk_plan();
-    (plan.controllers_kept, plan.speakers_kept) = (None, None);
+    let mut plan = mk_config();
+    (plan.controller_min_available, plan.speaker_min_available) = (None, None);
     let stranger = ObjectId::new(Kind::PodDisruptionBudget, "metallb-system", "mine");
     let mut foreign = mk_live(find(&all, Kind::PodDisruptionBudget), |_| {});
     foreign.body["metadata"]["ownerReferences"] = json!(null);

@@ -32,7 +32,7 @@ pub struct PodFacts {
     /// Whether its node stopped answering, so that nothing about it can change before the node returns.
     pub node_lost: bool,
     /// What keeps it from running.
-    pub trouble: Option<Trouble>,
+    pub problem: Option<PodProblem>,
     /// Its uid.
     pub uid: String,
     /// Its label `app.kubernetes.io/version`.
@@ -46,24 +46,24 @@ pub struct PodFacts {
     /// How often a container was started again after it failed. That its node went down is no failure of it.
     pub restarts: i32,
     /// How its images and their programs do: of interest in a pod that is there to pull them.
-    pub trial: Trial,
+    pub image_check: ImageCheck,
 }
 
 /// Whether every program of a pod could be started once, and ended well.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Trial {
+pub enum ImageCheck {
     /// Not yet.
     #[default]
-    Waits,
+    Pending,
     /// All of them.
     Passed,
     /// One could not.
-    Failed(Trouble),
+    Failed(PodProblem),
 }
 
 /// What keeps a pod from running.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Trouble {
+pub struct PodProblem {
     /// The container, if one is to blame.
     pub container: Option<String>,
     /// The kubelet's or the scheduler's word for it.
@@ -72,7 +72,7 @@ pub struct Trouble {
     pub message: String,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for PodProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(container) = &self.container {
             write!(f, "container {container}: ")?;
@@ -103,7 +103,7 @@ impl PodFacts {
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ready_since,
             restarts: status.container_statuses.iter().flatten().map(failures).sum(),
-            trial: trial(&status),
+            image_check: image_check(&status),
             component: label("component").cloned().unwrap_or_default(),
             node: pod
                 .spec
@@ -112,7 +112,7 @@ impl PodFacts {
                 .unwrap_or_default(),
             ready,
             node_lost: !ready && is_node_lost(&status),
-            trouble: if ready { None } else { trouble(&status) },
+            problem: if ready { None } else { problem(&status) },
         }
     }
 }
@@ -132,16 +132,16 @@ fn is_node_lost(status: &PodStatus) -> bool {
         && condition(status, "ContainersReady") == Some("True")
 }
 
-fn trouble(status: &PodStatus) -> Option<Trouble> {
+fn problem(status: &PodStatus) -> Option<PodProblem> {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
-    if let Some(trouble) = containers.iter().find_map(container_trouble) {
-        return Some(trouble);
+    if let Some(problem) = containers.iter().find_map(container_problem) {
+        return Some(problem);
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let unscheduled = conditions
         .iter()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    Some(Trouble {
+    Some(PodProblem {
         container: None,
         reason: unscheduled
             .reason
@@ -164,7 +164,7 @@ fn failures(container: &ContainerStatus) -> i32 {
     if known { container.restart_count } else { 0 }
 }
 
-fn trial(status: &PodStatus) -> Trial {
+fn image_check(status: &PodStatus) -> ImageCheck {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let passed = |container: &ContainerStatus| {
         let states = [container.state.as_ref(), container.last_state.as_ref()];
@@ -175,16 +175,16 @@ fn trial(status: &PodStatus) -> Trial {
         ended.any(|ended| ended.exit_code == 0)
     };
     if !containers.is_empty() && containers.iter().all(passed) {
-        return Trial::Passed;
+        return ImageCheck::Passed;
     }
     let others = containers.iter().filter(|container| !passed(container));
-    match others.filter_map(container_trouble).next() {
-        Some(trouble) => Trial::Failed(trouble),
-        None => Trial::Waits,
+    match others.filter_map(container_problem).next() {
+        Some(problem) => ImageCheck::Failed(problem),
+        None => ImageCheck::Pending,
     }
 }
 
-fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
+fn container_problem(container: &ContainerStatus) -> Option<PodProblem> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting
         .reason
@@ -203,7 +203,7 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
         Some(ended) if reason == "CrashLoopBackOff" => ended,
         _ => waiting.message.clone().unwrap_or_default(),
     };
-    Some(Trouble {
+    Some(PodProblem {
         container: Some(container.name.clone()),
         reason: reason.clone(),
         message,
@@ -235,10 +235,10 @@ mod tests {
         let state =
             json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"x\""}});
         let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &json!({}))]}));
-        let trouble = facts.trouble.unwrap();
-        assert_eq!(trouble.container.as_deref(), Some("speaker"));
-        assert_eq!(trouble.reason, "ImagePullBackOff");
-        assert!(trouble.message.contains("Back-off"));
+        let problem = facts.problem.unwrap();
+        assert_eq!(problem.container.as_deref(), Some("speaker"));
+        assert_eq!(problem.reason, "ImagePullBackOff");
+        assert!(problem.message.contains("Back-off"));
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         let last = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &last)]}));
         assert_eq!(
-            facts.trouble.unwrap().message,
+            facts.problem.unwrap().message,
             "last run ended with exit code 137 (OOMKilled)"
         );
     }
@@ -256,7 +256,7 @@ mod tests {
     fn a_container_being_created_is_no_trouble() {
         let state = json!({"waiting": {"reason": "ContainerCreating"}});
         let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &json!({}))]}));
-        assert_eq!(facts.trouble, None);
+        assert_eq!(facts.problem, None);
         assert!(!facts.node_lost);
     }
 
@@ -265,7 +265,7 @@ mod tests {
         let facts = mk_facts(json!({"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"},
         ]}));
-        assert_eq!(facts.trouble.unwrap().message, "0/3 nodes are available");
+        assert_eq!(facts.problem.unwrap().message, "0/3 nodes are available");
     }
 
     #[test]

@@ -14,7 +14,7 @@ const LISTED: usize = 3;
 
 /// How one program is doing.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ComponentState {
+pub struct WorkloadHealth {
     /// Which program.
     pub component: Component,
     /// Pods that there are to be.
@@ -37,19 +37,19 @@ pub struct ComponentState {
 
 /// How the stack is doing.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Observed {
+pub struct StackHealth {
     /// The controller.
-    pub controller: ComponentState,
+    pub controller: WorkloadHealth,
     /// The speakers.
-    pub speaker: ComponentState,
+    pub speaker: WorkloadHealth,
     /// What keeps pods from running, one sentence each; the first few, then how many more.
-    pub troubles: Vec<String>,
+    pub problems: Vec<String>,
 }
 
-impl Observed {
+impl StackHealth {
     /// Both programs.
     #[must_use]
-    pub fn components(&self) -> [&ComponentState; 2] {
+    pub fn components(&self) -> [&WorkloadHealth; 2] {
         [&self.controller, &self.speaker]
     }
 
@@ -62,15 +62,15 @@ impl Observed {
 
 /// Looks at the workloads and pods in the stack's namespace.
 #[must_use]
-pub fn observe(index: &Index, namespace: &str) -> Observed {
-    Observed {
+pub fn stack_health(index: &Index, namespace: &str) -> StackHealth {
+    StackHealth {
         controller: controller(index, namespace),
         speaker: speaker(index, namespace),
-        troubles: troubles(index, namespace),
+        problems: problems(index, namespace),
     }
 }
 
-fn controller(index: &Index, namespace: &str) -> ComponentState {
+fn controller(index: &Index, namespace: &str) -> WorkloadHealth {
     let component = Component::Controller;
     let body = body(index, Kind::Deployment, namespace, component);
     let status = &body["status"];
@@ -78,7 +78,7 @@ fn controller(index: &Index, namespace: &str) -> ComponentState {
     let ready = number(&status["readyReplicas"]);
     let updated = number(&status["updatedReplicas"]);
     let total = number(&status["replicas"]);
-    ComponentState {
+    WorkloadHealth {
         component,
         desired,
         ready,
@@ -92,7 +92,7 @@ fn controller(index: &Index, namespace: &str) -> ComponentState {
     }
 }
 
-fn speaker(index: &Index, namespace: &str) -> ComponentState {
+fn speaker(index: &Index, namespace: &str) -> WorkloadHealth {
     let component = Component::Speaker;
     let body = body(index, Kind::DaemonSet, namespace, component);
     let status = &body["status"];
@@ -103,7 +103,7 @@ fn speaker(index: &Index, namespace: &str) -> ComponentState {
         .filter(|(_, pod)| pod.node_lost)
         .count();
     let lost = i32::try_from(lost).unwrap_or(i32::MAX);
-    ComponentState {
+    WorkloadHealth {
         component,
         desired,
         ready,
@@ -179,27 +179,27 @@ fn versions(index: &Index, namespace: &str, component: Component) -> BTreeMap<St
     versions
 }
 
-fn troubles(index: &Index, namespace: &str) -> Vec<String> {
+fn problems(index: &Index, namespace: &str) -> Vec<String> {
     // Pods that pull images end again and again, as they should: see `render::pre_pull`.
     let pods = index
         .pods(namespace)
         .filter(|(_, pod)| pod.component != pre_pull::NAME);
     let mut all = pods.filter_map(|(key, pod)| {
-        let trouble = pod.trouble.as_ref().filter(|_| !pod.node_lost)?;
+        let problem = pod.problem.as_ref().filter(|_| !pod.node_lost)?;
         let mut text = format!("pod {}", key.name());
         if !pod.node.is_empty() {
             text.push_str(&format!(" on node {}", pod.node));
         }
-        let of = if trouble.container.is_some() { ", " } else { ": " };
-        text.push_str(&format!("{of}{trouble}"));
+        let of = if problem.container.is_some() { ", " } else { ": " };
+        text.push_str(&format!("{of}{problem}"));
         Some(text)
     });
-    let mut troubles: Vec<_> = all.by_ref().take(LISTED).collect();
+    let mut problems: Vec<_> = all.by_ref().take(LISTED).collect();
     let more = all.count();
     if more > 0 {
-        troubles.push(format!("and {more} more"));
+        problems.push(format!("and {more} more"));
     }
-    troubles
+    problems
 }
 
 #[cfg(test)]
@@ -272,21 +272,21 @@ pub(crate) mod tests {
         for (generation, observed, counts, settled) in cases {
             let mut index = Index::default();
             mk_controller(&mut index, generation, observed, counts);
-            let state = observe(&index, "metallb-system").controller;
+            let state = stack_health(&index, "metallb-system").controller;
             assert_eq!(state.settled, settled, "{generation} {observed} {counts:?}");
         }
     }
 
     #[test]
     fn what_does_not_exist_is_not_settled() {
-        assert!(!observe(&Index::default(), "metallb-system").settled());
+        assert!(!stack_health(&Index::default(), "metallb-system").settled());
     }
 
     #[test]
     fn a_powered_off_node_does_not_keep_the_stack_waiting() {
         let mut index = Index::default();
         mk_speaker(&mut index, 1, 1, [3, 3, 2]);
-        assert!(!observe(&index, "metallb-system").speaker.settled);
+        assert!(!stack_health(&index, "metallb-system").speaker.settled);
         mk_pod(
             &mut index,
             "speaker-x",
@@ -297,7 +297,7 @@ pub(crate) mod tests {
                 ],
             }),
         );
-        let state = observe(&index, "metallb-system").speaker;
+        let state = stack_health(&index, "metallb-system").speaker;
         assert!(state.settled && state.lost == 1);
     }
 
@@ -314,12 +314,12 @@ pub(crate) mod tests {
                 }]}),
             );
         }
-        let troubles = observe(&index, "metallb-system").troubles;
+        let problems = stack_health(&index, "metallb-system").problems;
         assert_eq!(
-            troubles.first().unwrap(),
+            problems.first().unwrap(),
             "pod speaker-0 on node n3, container speaker: ErrImagePull: not found"
         );
-        assert_eq!(troubles.len(), 4);
-        assert_eq!(troubles.last().unwrap(), "and 2 more");
+        assert_eq!(problems.len(), 4);
+        assert_eq!(problems.last().unwrap(), "and 2 more");
     }
 }

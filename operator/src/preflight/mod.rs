@@ -22,7 +22,7 @@ pub use schedule::Turn;
 
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
 
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 
 /// Names that a message lists; the rest is counted.
 const LISTED: usize = 5;
@@ -81,7 +81,7 @@ impl Verdict {
 
 /// Makes every check of what a plan asks for. `skip` names those that are not to stop anything.
 #[must_use]
-pub fn verdict(plan: &Plan, skip: &[PreflightName], facts: &Facts) -> Verdict {
+pub fn verdict(plan: &StackConfig, skip: &[PreflightName], facts: &Facts) -> Verdict {
     let checks: Vec<_> = PreflightName::ALL
         .into_iter()
         .map(|name| line(name, find(name, plan, facts), skip.contains(&name)))
@@ -90,7 +90,7 @@ pub fn verdict(plan: &Plan, skip: &[PreflightName], facts: &Facts) -> Verdict {
     Verdict { checks, blocks }
 }
 
-fn find(name: PreflightName, plan: &Plan, facts: &Facts) -> Finding {
+fn find(name: PreflightName, plan: &StackConfig, facts: &Facts) -> Finding {
     match name {
         PreflightName::ServerVersion => server::version(&facts.server_version),
         PreflightName::Permissions => server::permissions(&facts.denied),
@@ -164,7 +164,7 @@ fn unknown(what: &str, unread: &Unread) -> Finding {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::desired::config::tests::mk_plan;
+    use crate::desired::config::tests::mk_config;
 
     pub(crate) fn mk_facts() -> Facts {
         Facts {
@@ -205,7 +205,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_check_is_told_and_a_cluster_without_trouble_passes_them_all() {
-        let verdict = verdict(&mk_plan(), &[], &mk_facts());
+        let verdict = verdict(&mk_config(), &[], &mk_facts());
         let names: Vec<_> = verdict.checks.iter().map(|check| check.name).collect();
         assert_eq!(names, PreflightName::ALL);
         for check in &verdict.checks {
@@ -218,14 +218,14 @@ pub(crate) mod tests {
     fn a_check_that_fails_blocks_and_says_how_to_skip_it_and_skipped_it_says_so() {
         let mut facts = mk_facts();
         facts.denied = Ok(vec!["patch services/status".to_owned()]);
-        let failed = verdict(&mk_plan(), &[], &facts);
+        let failed = verdict(&mk_config(), &[], &facts);
         let message = failed.blocks.unwrap();
         assert!(message.starts_with("Permissions: "), "{message}");
         assert!(
             message.contains("spec.preflight.skip, as in [Permissions]"),
             "{message}"
         );
-        let skipped = verdict(&mk_plan(), &[PreflightName::Permissions], &facts);
+        let skipped = verdict(&mk_config(), &[PreflightName::Permissions], &facts);
         assert_eq!(skipped.blocks, None);
         let (result, message) = result(&skipped, PreflightName::Permissions);
         assert_eq!(result, PreflightResult::Skipped);
@@ -239,7 +239,7 @@ pub(crate) mod tests {
     fn what_may_not_be_looked_at_is_a_warning_and_what_cannot_be_now_is_waited_for() {
         for (may_pass, result) in [(false, PreflightResult::Warning), (true, PreflightResult::Failed)] {
             let facts = mk_unread("no answer", may_pass);
-            let verdict = verdict(&mk_plan(), &[], &facts);
+            let verdict = verdict(&mk_config(), &[], &facts);
             assert_eq!(verdict.blocks.is_some(), may_pass);
             for check in verdict.checks {
                 if check.name != PreflightName::Images {
@@ -262,7 +262,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_skip_of_what_passes_is_no_event() {
-        let verdict = verdict(&mk_plan(), &[PreflightName::StrictArp], &mk_facts());
+        let verdict = verdict(&mk_config(), &[PreflightName::StrictArp], &mk_facts());
         assert_eq!(
             result(&verdict, PreflightName::StrictArp).0,
             PreflightResult::Skipped

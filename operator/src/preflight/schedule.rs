@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_crds::load_balancer_stack::PreflightName;
 
 use super::{Facts, Verdict, verdict};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 
 /// Shortest pause between two looks while something waits for a check to pass: whoever puts it right looks at the stack next.
 const WAITING: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ impl Turn {
     /// What the last look says. What was seen for another generation says nothing: there may have been reasons to change
     /// the spec.
     #[must_use]
-    pub fn verdict(&self, plan: &Plan, skip: &[PreflightName], generation: i64) -> Verdict {
+    pub fn verdict(&self, plan: &StackConfig, skip: &[PreflightName], generation: i64) -> Verdict {
         match &self.last {
             Some((_, facts)) if facts.generation == generation => verdict(plan, skip, facts),
             Some(_) | None => Verdict::pending(),
@@ -82,7 +82,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::config::tests::mk_plan;
+    use crate::desired::config::tests::mk_config;
     use crate::preflight::tests::mk_facts;
 
     #[test]
@@ -90,16 +90,16 @@ mod tests {
         let now = Instant::now();
         let mut turn = Turn::default();
         assert_eq!(turn.wait(now, 1, false, false), Some(Duration::ZERO));
-        assert!(!turn.verdict(&mk_plan(), &[], 1).is_known());
-        assert!(turn.verdict(&mk_plan(), &[], 1).blocks.is_some());
+        assert!(!turn.verdict(&mk_config(), &[], 1).is_known());
+        assert!(turn.verdict(&mk_config(), &[], 1).blocks.is_some());
         turn.begin();
         assert_eq!(turn.wait(now, 1, false, false), None);
         turn.take(now, mk_facts());
-        assert!(turn.verdict(&mk_plan(), &[], 1).is_known());
+        assert!(turn.verdict(&mk_config(), &[], 1).is_known());
         assert_eq!(turn.wait(now, 1, false, false), Some(RESTING));
         assert_eq!(turn.wait(now + RESTING, 1, false, false), Some(Duration::ZERO));
         assert_eq!(turn.wait(now, 2, false, false), Some(Duration::ZERO));
-        assert!(turn.verdict(&mk_plan(), &[], 2).blocks.is_some());
+        assert!(turn.verdict(&mk_config(), &[], 2).blocks.is_some());
     }
 
     #[test]

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, TICK, Work};
+use super::{Operator, PassResult, TICK};
 use crate::adoption::{
     self, Admitted, Back, Behind, Found, Images, Ours, RECORD, Record, Report, Seen, Step,
 };
 use crate::apply::WriteError;
 use crate::apply::metallb::{Missing, may_be_overlaid};
 use crate::deletion::Owned;
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::desired::render::{Component, Wanted, pre_pull};
 use crate::drift::diff::Difference;
 use crate::object_id::{Kind, ObjectId};
-use crate::observe::workload_health::{Observed, is_observed, pods_of};
+use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
 use crate::upgrade::objects;
-use crate::upgrade::{self, Memory};
+use crate::upgrade::{self, UpgradeState};
 
 /// How often MetalLB is looked at when nothing is to be done about it: it may be put back.
 const RESTING: Duration = Duration::from_secs(30);
@@ -79,11 +79,11 @@ impl Operator {
     pub(super) async fn adopt(
         &mut self,
         stack: &LoadBalancerStack,
-        plan: &Plan,
+        plan: &StackConfig,
         rendered: &[Wanted],
-        observed: &Observed,
+        observed: &StackHealth,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> (Admitted, Option<Report>) {
         let namespace = &plan.namespace;
         let record = self.record(namespace);
@@ -140,7 +140,7 @@ impl Operator {
     }
 
     /// How far our own part is.
-    fn ours(&self, namespace: &str, observed: &Observed) -> Ours {
+    fn ours(&self, namespace: &str, observed: &StackHealth) -> Ours {
         let workload = |kind, component: Component| ObjectId::new(kind, namespace, component.name());
         let deployment = self.index.get(&workload(Kind::Deployment, Component::Controller));
         let speakers = self.index.get(&workload(Kind::DaemonSet, Component::Speaker));
@@ -158,8 +158,8 @@ impl Operator {
 
     /// How far the images are.
     fn images(&self, namespace: &str) -> Images {
-        match objects::pulling(&self.index, None, namespace) {
-            Some(upgrade::PrePull {
+        match objects::pre_pull_progress(&self.index, None, namespace) {
+            Some(upgrade::PrePullSnapshot {
                 failed: Some(trouble),
                 ..
             }) => Images::Failed(trouble),
@@ -168,7 +168,14 @@ impl Operator {
         }
     }
 
-    async fn take(&mut self, step: &Step, seen: &Seen, plan: &Plan, rendered: &[Wanted], work: &mut Work) {
+    async fn take(
+        &mut self,
+        step: &Step,
+        seen: &Seen,
+        plan: &StackConfig,
+        rendered: &[Wanted],
+        work: &mut PassResult,
+    ) {
         let namespace = &plan.namespace;
         let done = match step {
             Step::Rest | Step::Blocked(_) | Step::PrePull | Step::Wait(_) | Step::Adopted => return,
@@ -235,7 +242,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> Option<Report> {
         let record = self.record(namespace)?;
         let deleting = stack.metadata.deletion_timestamp.is_some();
@@ -327,7 +334,7 @@ impl Operator {
         namespace: &str,
         record: &Record,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> Result<bool, WriteError> {
         match due {
             Back::Delete(owned) => return Ok(self.delete(owned, leads, work).await),
@@ -353,7 +360,7 @@ impl Operator {
                         Missing::Ours(labels) => self.writer.restore(&id, body, Some(&labels)).await?,
                     }
                     tracing::info!(object = %id, "put back as MetalLB had it");
-                    self.memory.forget(&id);
+                    self.applied.forget(&id);
                     self.index.discard(&id);
                 }
                 self.writer.relax(namespace, false).await?;
@@ -366,7 +373,7 @@ impl Operator {
                 self.preflight = super::preflight::Preflight::default();
                 self.adoption = Adoption::default();
                 if let Some(status) = self.stack.as_mut().and_then(|stack| stack.status.as_mut()) {
-                    Memory::of(status).forgotten().put(status);
+                    UpgradeState::from_status(status).uninstalled().write_to(status);
                 }
                 tracing::info!(record = RECORD, "the way back has been gone, or is given up");
             }
@@ -391,7 +398,7 @@ pub(super) fn admit<'a>(todo: Difference<'a>, admitted: Admitted) -> Difference<
 pub(super) fn besides(
     admitted: Admitted,
     report: Option<&Report>,
-    plan: &Plan,
+    plan: &StackConfig,
     revision: &str,
 ) -> Option<Wanted> {
     let begins = admitted == Admitted::PrePull && report.is_some();

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, Work};
+use super::{Operator, PassResult};
 use crate::adoption;
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
@@ -48,7 +48,7 @@ impl Operator {
         };
         let class = stack.spec.load_balancer_class.clone();
         self.claims.get_or_insert_with(|| Claims::new(class));
-        Some(validation::namespace(stack, &self.config))
+        Some(validation::namespace(stack, &self.operator_config))
     }
 
     /// Takes the steps that are due at the beginning and at the end of the stack's life.
@@ -56,7 +56,7 @@ impl Operator {
         &mut self,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> Course {
         let mut last = None;
         if let Some(stack) = self.stack.clone()
@@ -153,14 +153,19 @@ impl Operator {
     }
 
     /// Puts the finalizer on.
-    async fn hold(&mut self, stack: &LoadBalancerStack, work: &mut Work) {
+    async fn hold(&mut self, stack: &LoadBalancerStack, work: &mut PassResult) {
         let mut finalizers = stack.finalizers().to_vec();
         finalizers.push(FINALIZER.to_owned());
         self.write_finalizers(stack, &finalizers, work).await;
     }
 
     /// Takes a finalizer off.
-    async fn set_finalizers(&mut self, stack: &LoadBalancerStack, without: &str, work: &mut Work) -> bool {
+    async fn set_finalizers(
+        &mut self,
+        stack: &LoadBalancerStack,
+        without: &str,
+        work: &mut PassResult,
+    ) -> bool {
         let all = stack.finalizers().iter();
         let finalizers: Vec<_> = all.filter(|other| *other != without).cloned().collect();
         self.write_finalizers(stack, &finalizers, work).await
@@ -170,7 +175,7 @@ impl Operator {
         &mut self,
         stack: &LoadBalancerStack,
         finalizers: &[String],
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> bool {
         let wish = finalizers.join(",");
         if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &wish) {
@@ -201,7 +206,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         ids: &[ObjectId],
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> bool {
         let owner = stack.uid().unwrap_or_default();
         let mut done = true;
@@ -217,7 +222,7 @@ impl Operator {
             let answer = self.writer.disown(id, &live, &owner).await;
             done &= match self.settle(key, &owner, answer, id.kind.names().2, work) {
                 Some(Some(stored)) => {
-                    self.memory.forget(id);
+                    self.applied.forget(id);
                     self.index.apply(id.clone(), stored);
                     true
                 }
@@ -231,7 +236,7 @@ impl Operator {
         &mut self,
         owned: &[Owned],
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> bool {
         let mut done = true;
         for Owned { id, uid, .. } in owned {
@@ -242,7 +247,7 @@ impl Operator {
             }
             let answer = self.writer.delete(id, uid).await;
             if self.settle(key, uid, answer, id.kind.names().2, work).is_some() {
-                self.memory.forget(id);
+                self.applied.forget(id);
                 self.index.discard(id);
                 tracing::info!(object = %id, "removed: its stack is deleted");
             } else {
@@ -254,7 +259,7 @@ impl Operator {
 
     /// The operator does it, and not the controller that does it otherwise: the controller has to be gone before, or it
     /// would give the address back, and whoever grants a right holds it anyway.
-    async fn clear(&mut self, leads: &impl Fn() -> bool, work: &mut Work) -> bool {
+    async fn clear(&mut self, leads: &impl Fn() -> bool, work: &mut PassResult) -> bool {
         let services = self.claims.as_ref().and_then(Claims::services).cloned();
         let mut done = true;
         for (service, version) in services.unwrap_or_default() {
@@ -278,7 +283,7 @@ impl Operator {
     }
 
     /// Whether a write failed lately and its time has not come.
-    fn must_wait(&self, key: &RetryKey, target: &str, work: &mut Work) -> bool {
+    fn must_wait(&self, key: &RetryKey, target: &str, work: &mut PassResult) -> bool {
         let waits = self.retries.waits(Instant::now(), key, target);
         waits.is_some_and(|(message, wait)| {
             work.waits(message.to_owned(), wait);
@@ -293,7 +298,7 @@ impl Operator {
         target: &str,
         answer: Result<T, WriteError>,
         kind: &str,
-        work: &mut Work,
+        work: &mut PassResult,
     ) -> Option<T> {
         match answer {
             Ok(answer) => {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
 use lb_runtime::events::EventKind;
 
-use super::{Operator, Work};
+use super::{Operator, PassResult};
 use crate::apply::retry::RetryKey;
 use crate::desired::render::Component;
 use crate::index::Live;
@@ -30,7 +30,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) {
         let id = ObjectId::new(Kind::Secret, namespace, material::SECRET);
         let policy = Policy::of(stack);

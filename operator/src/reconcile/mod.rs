@@ -1,7 +1,7 @@
 //! The operator's one task: events into the index, and, while this process leads, from the index to writes.
 //!
 //! ```text
-//! watches ──► Index ──► Plan ──► render ──► difference ──► preflight ──► apply, delete ──► Index
+//! watches ──► Index ──► StackConfig ──► render ──► difference ──► preflight ──► apply, delete ──► Index
 //!                └───────────► observe ──► status ──────► patch, events
 //! ```
 
@@ -17,9 +17,9 @@ use serde_json::Value;
 use crate::adoption::Admitted;
 use crate::apply::retry::{Failure, Retries, RetryKey};
 use crate::apply::{WriteError, Writer};
-use crate::args::Config;
+use crate::args::OperatorConfig;
 use crate::deletion::blockers::Claims;
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::desired::render::{Wanted, render};
 use crate::desired::validation;
 use crate::drift::diff::{self, Cause, Difference, difference};
@@ -29,13 +29,13 @@ use crate::index::Index;
 use crate::keys::rotation::Rotation;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
-use crate::observe::workload_health::observe;
+use crate::observe::workload_health::stack_health;
 use crate::reasons::Reason;
-use crate::status::{Situation, Upgrades};
-use crate::upgrade::objects::{self, Sights};
-use crate::upgrade::observer::Witness;
-use crate::upgrade::plan::proposal;
-use crate::upgrade::{Memory, Orders, Restart, Seen, advance, orders};
+use crate::status::{StatusInput, UpgradeInput};
+use crate::upgrade::objects::{self, SnapshotInput};
+use crate::upgrade::observer::ServiceObserver;
+use crate::upgrade::plan::upgrade_plan;
+use crate::upgrade::{ClusterSnapshot, PodRestart, StepActions, UpgradeState, advance, step_actions};
 use crate::watch::Event;
 
 mod adoption;
@@ -51,18 +51,18 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The state of the operator.
 pub struct Operator {
-    config: Config,
+    operator_config: OperatorConfig,
     writer: Writer,
     events: Events,
     metrics: Metrics,
     index: Index,
     stack: Option<LoadBalancerStack>,
     monitors_exist: bool,
-    memory: diff::Memory,
+    applied: diff::Memory,
     conflicts: Conflicts,
     retries: Retries,
     /// There while an upgrade is under way.
-    witness: Option<Witness>,
+    observer: Option<ServiceObserver>,
     /// Whether an upgrade that was under way when this process began has been taken over.
     resumed: bool,
     rotation: Rotation,
@@ -84,17 +84,17 @@ pub struct Outcome {
 impl Operator {
     /// An operator that knows nothing yet.
     #[must_use]
-    pub fn new(config: Config, writer: Writer, events: Events, metrics: Metrics) -> Self {
+    pub fn new(operator_config: OperatorConfig, writer: Writer, events: Events, metrics: Metrics) -> Self {
         Self {
-            config,
+            operator_config,
             writer,
             events,
             metrics,
             index: Index::default(),
             stack: None,
             monitors_exist: false,
-            memory: diff::Memory::default(),
-            witness: None,
+            applied: diff::Memory::default(),
+            observer: None,
             resumed: false,
             conflicts: Conflicts::default(),
             retries: Retries::default(),
@@ -136,9 +136,9 @@ impl Operator {
                     claims.see(*claim);
                 }
             }
-            Event::Sight(sight) => {
-                if let Some(witness) = &mut self.witness {
-                    witness.see(*sight);
+            Event::Observation(observation) => {
+                if let Some(observer) = &mut self.observer {
+                    observer.handle(*observation);
                 }
             }
             Event::Monitors(exist) => {
@@ -157,9 +157,13 @@ impl Operator {
             return Outcome::default();
         };
         let _timer = self.metrics.reconcile_seconds.start_timer();
-        let mut work = Work::default();
+        let mut work = PassResult::default();
         let course = self
-            .course(&validation::namespace(&stack, &self.config), &leads, &mut work)
+            .course(
+                &validation::namespace(&stack, &self.operator_config),
+                &leads,
+                &mut work,
+            )
             .await;
         if matches!(course, Course::Gone) {
             return Outcome {
@@ -167,55 +171,59 @@ impl Operator {
             };
         }
         self.metrics.reconciles.inc();
-        let plan = validation::plan(&stack, &self.config, self.monitors_exist);
+        let plan = validation::stack_config(&stack, &self.operator_config, self.monitors_exist);
         let namespace = plan.as_ref().map_or_else(
-            |_| validation::namespace(&stack, &self.config),
+            |_| validation::namespace(&stack, &self.operator_config),
             |plan| plan.namespace.clone(),
         );
-        let mut situation = Situation {
+        let mut input = StatusInput {
             generation: stack.metadata.generation.unwrap_or_default(),
-            operator_version: self.config.version.clone(),
+            operator_version: self.operator_config.version.clone(),
             target_version: plan.as_ref().ok().map(|plan| plan.version.clone()),
             paused: stack.spec.paused,
             invalid: plan.as_ref().err().map(ToString::to_string),
             failures: Vec::new(),
             pending: Vec::new(),
-            observed: observe(&self.index, &namespace),
+            health: stack_health(&self.index, &namespace),
             preflight: Vec::new(),
             blocked: None,
             deletion: None,
             adoption: None,
-            upgrade: Upgrades {
-                memory: stack.status.as_ref().map(Memory::of).unwrap_or_default(),
-                ..Upgrades::default()
+            upgrade: UpgradeInput {
+                state: stack
+                    .status
+                    .as_ref()
+                    .map(UpgradeState::from_status)
+                    .unwrap_or_default(),
+                ..UpgradeInput::default()
             },
         };
         match course {
             Course::Gone => {}
             // To put back what is being taken down would hold up the deletion.
-            Course::Leave(report) => situation.deletion = Some(report),
+            Course::Leave(report) => input.deletion = Some(report),
             Course::GoBack(report) => {
                 // The next installation is a first one.
-                situation.upgrade.memory = situation.upgrade.memory.forgotten();
-                situation.adoption = Some(report);
+                input.upgrade.state = input.upgrade.state.uninstalled();
+                input.adoption = Some(report);
             }
             Course::Run(report) => {
-                situation.deletion = report;
+                input.deletion = report;
                 match &plan {
                     Ok(plan) => {
-                        self.bring_about(plan, &stack, &mut situation, &leads, &mut work)
+                        self.reconcile_stack(plan, &stack, &mut input, &leads, &mut work)
                             .await
                     }
-                    Err(_) => situation.upgrade.memory.halt(Timestamp::now()),
+                    Err(_) => input.upgrade.state.suspend(Timestamp::now()),
                 }
             }
         }
-        situation.failures.append(&mut work.failures);
-        situation.observed = observe(&self.index, &namespace);
+        input.failures.append(&mut work.failures);
+        input.health = stack_health(&self.index, &namespace);
         // What waits for the checks is not looked at yet: the status goes on being about the spec before.
-        let waits = situation.blocked.is_some() && situation.preflight.is_empty();
+        let waits = input.blocked.is_some() && input.preflight.is_empty();
         if leads() && !waits {
-            self.tell(&situation, &mut work).await;
+            self.update_status(&input, &mut work).await;
         }
         if work.write_failed {
             self.metrics.errors.inc();
@@ -227,18 +235,18 @@ impl Operator {
 
     /// What is to be applied now. The number of controllers is left out where the stack names none and an autoscaler has
     /// set one.
-    fn wanted(
+    fn desired_objects(
         &self,
         rendered: &[Wanted],
-        plan: &Plan,
+        plan: &StackConfig,
         target: &Revision,
-        memory: &Memory,
-        orders: &Orders,
+        state: &UpgradeState,
+        actions: &StepActions,
     ) -> Vec<Wanted> {
         let stack = self.stack.as_ref();
         let own = stack.and_then(|stack| stack.spec.controller.as_ref());
         let leaves = own.and_then(|own| own.replicas).is_none();
-        let wanted = objects::wanted(rendered, plan, target, memory, orders, &self.index);
+        let wanted = objects::desired_objects(rendered, plan, target, state, actions, &self.index);
         let each = wanted.into_iter().map(|mut wanted| {
             let autoscaled = leaves
                 && wanted.id.kind == Kind::Deployment
@@ -255,13 +263,13 @@ impl Operator {
     }
 
     /// Brings about what a plan asks for.
-    async fn bring_about(
+    async fn reconcile_stack(
         &mut self,
-        plan: &Plan,
+        plan: &StackConfig,
         stack: &LoadBalancerStack,
-        situation: &mut Situation,
+        input: &mut StatusInput,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) {
         let rendered = match render(plan) {
             Ok(rendered) => rendered,
@@ -274,126 +282,131 @@ impl Operator {
             work.failures.push((Reason::MissingPrerequisite, missing));
         }
         self.check(stack, plan);
-        situation.preflight.clone_from(&self.preflight.verdict.checks);
-        let observed = situation.observed.clone();
-        let (admitted, adoption) = self.adopt(stack, plan, &rendered, &observed, leads, work).await;
-        situation.adoption = adoption;
-        self.roll_out(plan, &rendered, admitted, situation, leads, work)
+        input.preflight.clone_from(&self.preflight.verdict.checks);
+        let health = input.health.clone();
+        let (admitted, adoption) = self.adopt(stack, plan, &rendered, &health, leads, work).await;
+        input.adoption = adoption;
+        self.advance_upgrade(plan, &rendered, admitted, input, leads, work)
             .await;
         if !stack.spec.paused {
             self.rotate(stack, &plan.namespace, leads, work).await;
         }
-        self.plan_look(stack, plan, situation.blocked.is_some(), work);
+        self.plan_look(stack, plan, input.blocked.is_some(), work);
     }
 
-    /// Goes on with an upgrade if there is one, and carries out its orders.
-    async fn roll_out(
+    /// Goes on with an upgrade if there is one, and carries out its actions.
+    async fn advance_upgrade(
         &mut self,
-        plan: &Plan,
+        plan: &StackConfig,
         rendered: &[Wanted],
         admitted: Admitted,
-        situation: &mut Situation,
+        input: &mut StatusInput,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) {
         let target = objects::revision(rendered, &plan.version);
-        let before = situation.upgrade.memory.clone();
-        let leader = match self.leader_if_it_matters(plan, &before, situation).await {
+        let before = input.upgrade.state.clone();
+        let leader = match self.controller_leader(plan, &before, input).await {
             Ok(leader) => leader,
             Err(error) => return work.waits(error.to_string(), TICK),
         };
         let now = Timestamp::now();
-        let seen = self.look(plan, rendered, &target, &before, situation, leader.as_deref());
-        let mut memory = before.clone();
+        let snapshot = self.snapshot(plan, rendered, &target, &before, input, leader.as_deref());
+        let mut state = before.clone();
         if !std::mem::replace(&mut self.resumed, true) {
-            memory.resume(now);
+            state.resume(now);
         }
-        let (memory, news) = advance(&memory, &seen, now);
-        let orders = orders(&memory, &seen, now);
-        situation.upgrade = Upgrades {
-            plan: orders.waits.then(|| {
-                let hash = memory.plan_hash(&seen);
-                let (observed, settings) = (&situation.observed, &seen.settings);
-                proposal(hash, &plan.version, rendered, &self.index, observed, settings)
+        let (state, events) = advance(&state, &snapshot, now);
+        let actions = step_actions(&state, &snapshot, now);
+        input.upgrade = UpgradeInput {
+            plan: actions.needs_approval.then(|| {
+                let hash = state.plan_hash(&snapshot);
+                let (health, settings) = (&input.health, &snapshot.settings);
+                upgrade_plan(hash, &plan.version, rendered, &self.index, health, settings)
             }),
-            rejected: memory.rejects(&seen).map(|rejected| rejected.reason.clone()),
-            no_rollback: !seen.former_known && seen.settings.rollback,
-            obstacle: seen.obstacle.clone(),
-            memory,
+            rejected: state
+                .failed_revision(&snapshot)
+                .map(|rejected| rejected.reason.clone()),
+            no_rollback: !snapshot.rollback_available && snapshot.settings.rollback,
+            obstacle: snapshot.obstacle.clone(),
+            state,
         };
-        let memory = situation.upgrade.memory.clone();
-        situation.blocked = self.blocks_upgrade(&memory);
-        if memory != before {
+        let state = input.upgrade.state.clone();
+        input.blocked = self.blocks_upgrade(&state);
+        if state != before {
             // Nothing follows from a state that is not written: whoever goes on from here has to know it.
-            if !leads() || !self.tell(situation, work).await {
-                situation.upgrade.memory = before;
+            if !leads() || !self.update_status(input, work).await {
+                input.upgrade.state = before;
                 return;
             }
-            self.metrics.upgraded(&before, &memory);
-            self.announce_upgrade(&news);
+            self.metrics.upgraded(&before, &state);
+            self.announce_upgrade(&events);
         }
-        if orders.ticks {
+        if actions.polls {
             work.again_in(TICK);
         }
-        if let Some(refused) = seen.kinds_refused.filter(|_| orders.kinds) {
+        if let Some(refused) = snapshot.crds_refused.filter(|_| actions.apply_crds) {
             work.failures.push((Reason::WriteFailed, refused));
         }
-        let mut wanted = self.wanted(rendered, plan, &target, &memory, &orders);
-        let adoption = situation.adoption.as_ref();
+        let mut wanted = self.desired_objects(rendered, plan, &target, &state, &actions);
+        let adoption = input.adoption.as_ref();
         wanted.extend(adoption::besides(admitted, adoption, plan, &target.revision));
-        if seen.paused {
-            situation.pending = self.pending(&wanted, plan);
-            situation.blocked = None;
+        if snapshot.paused {
+            input.pending = self.pending(&wanted, plan);
+            input.blocked = None;
             return;
         }
-        self.carry_out(&wanted, plan, admitted, leads, work).await;
-        situation.blocked = situation.blocked.take().or(work.blocked.take());
-        self.restart(&plan.namespace, &orders.restart, leads, work).await;
+        self.apply(&wanted, plan, admitted, leads, work).await;
+        input.blocked = input.blocked.take().or(work.blocked.take());
+        self.restart(&plan.namespace, &actions.restarts, leads, work)
+            .await;
     }
 
     /// What the machine of upgrades sees.
-    fn look(
+    fn snapshot(
         &self,
-        plan: &Plan,
+        plan: &StackConfig,
         rendered: &[Wanted],
         target: &Revision,
-        memory: &Memory,
-        situation: &Situation,
+        state: &UpgradeState,
+        input: &StatusInput,
         leader: Option<&str>,
-    ) -> Seen {
-        let sights = Sights {
-            plan,
+    ) -> ClusterSnapshot {
+        let snapshot_input = SnapshotInput {
+            config: plan,
             rendered,
             target,
-            memory,
+            state,
             upgrade: self.stack.as_ref().and_then(|stack| stack.spec.upgrade.as_ref()),
-            generation: situation.generation,
-            paused: situation.paused,
-            operator_version: &self.config.version,
+            generation: input.generation,
+            paused: input.paused,
+            operator_version: &self.operator_config.version,
             index: &self.index,
-            observed: &situation.observed,
-            witness: self.witness.as_ref(),
+            health: &input.health,
+            observer: self.observer.as_ref(),
             leader,
         };
-        let first = objects::seen(&sights, &Difference::default());
+        let first = objects::snapshot(&snapshot_input, &Difference::default());
         // Whether everything is as wanted is asked of what is wanted now, and not of what is to be in the end.
-        let present = orders(memory, &first, Timestamp::now());
-        let wanted = self.wanted(rendered, plan, target, memory, &present);
-        let todo = difference(&wanted, &self.index, &self.memory, &plan.owner.uid);
-        let mut seen = objects::seen(&sights, &todo);
-        seen.obstacle = seen.obstacle.or_else(|| self.preflight.verdict.blocks.clone());
-        seen
+        let present = step_actions(state, &first, Timestamp::now());
+        let wanted = self.desired_objects(rendered, plan, target, state, &present);
+        let todo = difference(&wanted, &self.index, &self.applied, &plan.owner.uid);
+        let mut snapshot = objects::snapshot(&snapshot_input, &todo);
+        snapshot.obstacle = snapshot
+            .obstacle
+            .or_else(|| self.preflight.verdict.blocks.clone());
+        snapshot
     }
 
     /// The pod that leads the controllers, while an upgrade waits for a new one to lead.
-    async fn leader_if_it_matters(
+    async fn controller_leader(
         &self,
-        plan: &Plan,
-        memory: &Memory,
-        situation: &Situation,
+        plan: &StackConfig,
+        state: &UpgradeState,
+        input: &StatusInput,
     ) -> Result<Option<String>, WriteError> {
-        let step = memory.upgrade.as_ref().map(|upgrade| upgrade.step);
-        if step == Some(UpgradeStep::Controller) && situation.observed.controller.settled {
+        let step = state.upgrade.as_ref().map(|upgrade| upgrade.step);
+        if step == Some(UpgradeStep::Controller) && input.health.controller.settled {
             self.writer.leader(&plan.namespace).await
         } else {
             Ok(None)
@@ -404,9 +417,9 @@ impl Operator {
     async fn restart(
         &mut self,
         namespace: &str,
-        pods: &[Restart],
+        pods: &[PodRestart],
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) {
         for pod in pods {
             if !leads() {
@@ -431,24 +444,24 @@ impl Operator {
 
     /// The namespace whose proofs of an upgrade are to be watched; none while nothing is under way.
     #[must_use]
-    pub fn looks_at(&mut self) -> Option<String> {
+    pub fn observed_namespace(&mut self) -> Option<String> {
         let stack = self.stack.as_ref()?;
         let is_under_way = stack
             .status
             .as_ref()
             .is_some_and(|status| status.upgrade.is_some());
         if !is_under_way {
-            self.witness = None;
+            self.observer = None;
             return None;
         }
         let class = stack.spec.load_balancer_class.clone();
-        self.witness.get_or_insert_with(|| Witness::new(class));
-        Some(validation::namespace(stack, &self.config))
+        self.observer.get_or_insert_with(|| ServiceObserver::new(class));
+        Some(validation::namespace(stack, &self.operator_config))
     }
 
     /// What differs from the spec and is left so.
-    fn pending(&self, wanted: &[Wanted], plan: &Plan) -> Vec<String> {
-        let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
+    fn pending(&self, wanted: &[Wanted], plan: &StackConfig) -> Vec<String> {
+        let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
         let apply = todo.apply.iter().map(|(wanted, _)| wanted.id.to_string());
         apply
             .chain(todo.prune.iter().map(|(id, _)| id.to_string()))
@@ -456,15 +469,15 @@ impl Operator {
     }
 
     /// Applies what is missing or different, and deletes what is no longer wanted.
-    async fn carry_out(
+    async fn apply(
         &mut self,
         wanted: &[Wanted],
-        plan: &Plan,
+        plan: &StackConfig,
         admitted: Admitted,
         leads: &impl Fn() -> bool,
-        work: &mut Work,
+        work: &mut PassResult,
     ) {
-        let todo = difference(wanted, &self.index, &self.memory, &plan.owner.uid);
+        let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
         // What was begun is brought to an end: MetalLB's controller is gone, and somebody has to give addresses.
         let todo = if self.has_begun_to_adopt(&plan.namespace) {
             todo
@@ -498,7 +511,7 @@ impl Operator {
             match self.writer.apply(wanted).await {
                 Ok(live) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
-                    self.memory.remember(wanted, &live);
+                    self.applied.remember(wanted, &live);
                     self.index.apply(id.clone(), live);
                     self.retries.record_success(&key);
                     tracing::info!(object = %id, cause = ?cause, "applied");
@@ -529,7 +542,7 @@ impl Operator {
             match self.writer.delete(&id, &uid).await {
                 Ok(()) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
-                    self.memory.forget(&id);
+                    self.applied.forget(&id);
                     self.index.discard(&id);
                     self.retries.record_success(&key);
                     tracing::info!(object = %id, "removed: no longer wanted");
@@ -539,7 +552,7 @@ impl Operator {
         }
     }
 
-    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, work: &mut Work) {
+    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, work: &mut PassResult) {
         let message = error.to_string();
         let wait = self
             .retries
@@ -552,7 +565,7 @@ impl Operator {
 
 /// What went wrong in one comparison, and when to try again.
 #[derive(Debug, Default)]
-struct Work {
+struct PassResult {
     failures: Vec<(Reason, String)>,
     /// Why an installation waits.
     blocked: Option<String>,
@@ -560,7 +573,7 @@ struct Work {
     again_in: Option<Duration>,
 }
 
-impl Work {
+impl PassResult {
     /// A write failed, now or before, and its time has not come.
     fn waits(&mut self, message: String, wait: Duration) {
         self.failures.push((Reason::WriteFailed, message));

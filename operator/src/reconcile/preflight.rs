@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{PreflightName, UpgradeStep};
 
-use super::{Operator, Work};
-use crate::desired::config::Plan;
+use super::{Operator, PassResult};
+use crate::desired::config::StackConfig;
 use crate::drift::diff::Difference;
 use crate::preflight::collect::Request;
 use crate::preflight::gate::is_first_installation;
 use crate::preflight::{Facts, Turn, Verdict, failures};
-use crate::upgrade::Memory;
+use crate::upgrade::UpgradeState;
 
 /// What the operator knows of the checks.
 #[derive(Debug, Default)]
@@ -38,13 +38,13 @@ impl Operator {
     }
 
     /// Makes the checks.
-    pub(super) fn check(&mut self, stack: &LoadBalancerStack, plan: &Plan) {
+    pub(super) fn check(&mut self, stack: &LoadBalancerStack, plan: &StackConfig) {
         let generation = stack.metadata.generation.unwrap_or_default();
         self.preflight.verdict = self.preflight.turn.verdict(plan, skipped(stack), generation);
     }
 
     /// Of what is to be done, what may be done; `work` is told why the rest may not.
-    pub(super) fn admit<'a>(&self, todo: Difference<'a>, work: &mut Work) -> Difference<'a> {
+    pub(super) fn admit<'a>(&self, todo: Difference<'a>, work: &mut PassResult) -> Difference<'a> {
         match &self.preflight.verdict.blocks {
             Some(reason) if is_first_installation(&todo, &self.index, self.has_run()) => {
                 work.blocked = Some(reason.clone());
@@ -62,15 +62,21 @@ impl Operator {
 
     /// Why an upgrade that is under way does not get beyond its first step, if a check is the reason. What has got
     /// further goes on, and back if need be.
-    pub(super) fn blocks_upgrade(&self, memory: &Memory) -> Option<String> {
-        let upgrade = memory.upgrade.as_ref()?;
+    pub(super) fn blocks_upgrade(&self, state: &UpgradeState) -> Option<String> {
+        let upgrade = state.upgrade.as_ref()?;
         let verdict = &self.preflight.verdict;
         let waits = upgrade.step == UpgradeStep::Preflight && verdict.is_known();
         verdict.blocks.clone().filter(|_| waits)
     }
 
     /// Sees to the next look.
-    pub(super) fn plan_look(&mut self, stack: &LoadBalancerStack, plan: &Plan, waits: bool, work: &mut Work) {
+    pub(super) fn plan_look(
+        &mut self,
+        stack: &LoadBalancerStack,
+        plan: &StackConfig,
+        waits: bool,
+        work: &mut PassResult,
+    ) {
         let generation = stack.metadata.generation.unwrap_or_default();
         let fails = failures(&self.preflight.verdict.checks).is_some();
         match self.preflight.turn.wait(Instant::now(), generation, fails, waits) {

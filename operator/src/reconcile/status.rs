@@ -8,12 +8,12 @@ use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
 
-use super::{Operator, TICK, Work};
+use super::{Operator, PassResult, TICK};
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
 use crate::desired::validation;
-use crate::status::{Situation, news, status};
-use crate::upgrade::News;
+use crate::status::{StatusInput, events, status};
+use crate::upgrade::UpgradeEvent;
 
 impl Operator {
     /// Takes in the stack as it was just written: the watch may be behind, and the next comparison starts from this.
@@ -28,12 +28,12 @@ impl Operator {
     }
 
     /// Writes the status if it says something new, and tells in events what changed. Returns whether it says it now.
-    pub(super) async fn tell(&mut self, situation: &Situation, work: &mut Work) -> bool {
+    pub(super) async fn update_status(&mut self, input: &StatusInput, work: &mut PassResult) -> bool {
         let Some(stack) = self.stack.clone() else {
             return false;
         };
         let before = stack.status.clone().unwrap_or_default();
-        let after = status(&before, situation, Timestamp::now());
+        let after = status(&before, input, Timestamp::now());
         for condition in &after.conditions {
             self.metrics
                 .conditions
@@ -68,14 +68,14 @@ impl Operator {
     }
 
     pub(super) fn announce(&self, before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) {
-        for (warning, reason, note) in news(before, after) {
+        for (warning, reason, note) in events(before, after) {
             self.say(warning, &reason, note);
         }
     }
 
-    pub(super) fn announce_upgrade(&self, news: &[News]) {
-        for news in news {
-            self.say(news.warning, news.reason, news.note.clone());
+    pub(super) fn announce_upgrade(&self, events: &[UpgradeEvent]) {
+        for events in events {
+            self.say(events.warning, events.reason, events.note.clone());
         }
     }
 

@@ -3,7 +3,7 @@
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{AdoptionStatus, AdoptionStep};
 
-use super::{Reason, Verdict};
+use super::{NewCondition, Reason};
 use crate::adoption::Report;
 
 /// The line of the status.
@@ -15,8 +15,8 @@ pub(super) fn line(report: &Report) -> AdoptionStatus {
 }
 
 /// Whether MetalLB is replaced.
-pub(super) fn condition(report: &Report) -> Verdict {
-    Verdict {
+pub(super) fn condition(report: &Report) -> NewCondition {
+    NewCondition {
         type_: "Adopted",
         status: report.step == AdoptionStep::Adopted && !report.blocked,
         reason: reason(report),
@@ -39,7 +39,7 @@ pub(super) fn reason(report: &Report) -> Reason {
 }
 
 /// Each step of an adoption, and its end; what blocks it is told as what degrades the stack.
-pub(super) fn news(
+pub(super) fn events(
     before: &LoadBalancerStackStatus,
     after: &LoadBalancerStackStatus,
 ) -> Option<(bool, String, String)> {

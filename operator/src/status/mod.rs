@@ -1,4 +1,4 @@
-//! What the stack's status says. Pure: the situation and the status before it give the status after it.
+//! What the stack's status says. Pure: the input and the status before it give the status after it.
 //!
 //! | condition | True means |
 //! | --- | --- |
@@ -24,9 +24,9 @@ use lb_runtime::text::truncate;
 use crate::adoption::Report as AdoptionReport;
 use crate::deletion::Report;
 use crate::desired::render::Component;
-use crate::observe::workload_health::{ComponentState, Observed};
+use crate::observe::workload_health::{StackHealth, WorkloadHealth};
 use crate::reasons::Reason;
-use crate::upgrade::Memory;
+use crate::upgrade::UpgradeState;
 
 mod adoption;
 mod phase;
@@ -34,7 +34,7 @@ mod preflight;
 
 /// Everything that a status is made of.
 #[derive(Clone, Debug)]
-pub struct Situation {
+pub struct StatusInput {
     /// Generation of the stack that this is about.
     pub generation: i64,
     /// Version of the operator.
@@ -50,7 +50,7 @@ pub struct Situation {
     /// Objects that differ from the spec and are left so because it is paused.
     pub pending: Vec<String>,
     /// How the programs are doing.
-    pub observed: Observed,
+    pub health: StackHealth,
     /// What came of the checks; empty before they were made.
     pub preflight: Vec<PreflightCheck>,
     /// Why nothing is installed or changed, while something is to be.
@@ -59,15 +59,15 @@ pub struct Situation {
     pub deletion: Option<Report>,
     /// What there is to say of the adoption of MetalLB.
     pub adoption: Option<AdoptionReport>,
-    /// How upgrades are doing.
-    pub upgrade: Upgrades,
+    /// How input are doing.
+    pub upgrade: UpgradeInput,
 }
 
-/// How upgrades are doing.
+/// How input are doing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Upgrades {
+pub struct UpgradeInput {
     /// What the machine remembers.
-    pub memory: Memory,
+    pub state: UpgradeState,
     /// The plan that waits for approval.
     pub plan: Option<PlanStatus>,
     /// Why the spec's revision is not tried.
@@ -79,107 +79,107 @@ pub struct Upgrades {
 }
 
 /// A condition that is to be.
-struct Verdict {
+struct NewCondition {
     type_: &'static str,
     status: bool,
     reason: Reason,
     message: String,
 }
 
-/// The status after `before`, given the situation.
+/// The status after `before`, given the input.
 #[must_use]
 pub fn status(
     before: &LoadBalancerStackStatus,
-    situation: &Situation,
+    input: &StatusInput,
     now: Timestamp,
 ) -> LoadBalancerStackStatus {
     let mut status = before.clone();
-    let observed = &situation.observed;
-    let degraded = degraded(situation);
-    let progressing = progressing(situation);
-    let ready = ready(situation, &degraded, &progressing);
-    let upgradeable = upgradeable(situation, &ready);
-    status.phase = Some(phase::phase(situation, ready.status, degraded.status));
-    let verdicts = [ready, progressing, degraded, upgradeable];
-    situation.upgrade.memory.put(&mut status);
-    status.plan.clone_from(&situation.upgrade.plan);
-    for verdict in &verdicts {
-        set(&mut status.conditions, verdict, situation.generation, now);
+    let health = &input.health;
+    let degraded = degraded(input);
+    let progressing = progressing(input);
+    let ready = ready(input, &degraded, &progressing);
+    let upgradeable = upgradeable(input, &ready);
+    status.phase = Some(phase::phase(input, ready.status, degraded.status));
+    let conditions = [ready, progressing, degraded, upgradeable];
+    input.upgrade.state.write_to(&mut status);
+    status.plan.clone_from(&input.upgrade.plan);
+    for condition in &conditions {
+        set(&mut status.conditions, condition, input.generation, now);
     }
-    if !situation.preflight.is_empty() {
-        let verdict = preflight::condition(&situation.preflight);
-        set(&mut status.conditions, &verdict, situation.generation, now);
-        status.preflight.clone_from(&situation.preflight);
+    if !input.preflight.is_empty() {
+        let condition = preflight::condition(&input.preflight);
+        set(&mut status.conditions, &condition, input.generation, now);
+        status.preflight.clone_from(&input.preflight);
     }
-    if let Some(report) = &situation.deletion {
-        let verdict = Verdict {
+    if let Some(report) = &input.deletion {
+        let condition = NewCondition {
             type_: "DeletionBlocked",
             status: report.blocked,
             reason: report.reason,
             message: report.message.clone(),
         };
-        set(&mut status.conditions, &verdict, situation.generation, now);
+        set(&mut status.conditions, &condition, input.generation, now);
     } else {
         status
             .conditions
             .retain(|condition| condition.type_ != "DeletionBlocked");
     }
-    status.adoption = situation.adoption.as_ref().map(adoption::line);
-    match &situation.adoption {
+    status.adoption = input.adoption.as_ref().map(adoption::line);
+    match &input.adoption {
         Some(report) => set(
             &mut status.conditions,
             &adoption::condition(report),
-            situation.generation,
+            input.generation,
             now,
         ),
         None => status.conditions.retain(|condition| condition.type_ != "Adopted"),
     }
-    if situation.paused {
-        let verdict = Verdict {
+    if input.paused {
+        let condition = NewCondition {
             type_: "Paused",
             status: true,
             reason: Reason::Paused,
             message: PAUSED.to_owned(),
         };
-        set(&mut status.conditions, &verdict, situation.generation, now);
+        set(&mut status.conditions, &condition, input.generation, now);
     } else {
         status.conditions.retain(|condition| condition.type_ != "Paused");
     }
-    if matches!(&situation.adoption, Some(report) if report.step == AdoptionStep::Restoring) {
+    if matches!(&input.adoption, Some(report) if report.step == AdoptionStep::Restoring) {
         status.version = None;
     }
-    status.observed_generation = Some(situation.generation);
-    status.operator_version = Some(situation.operator_version.clone());
-    if let Some(target) = &situation.target_version {
+    status.observed_generation = Some(input.generation);
+    status.operator_version = Some(input.operator_version.clone());
+    if let Some(target) = &input.target_version {
         status.target_version = Some(target.clone());
         // What runs changes only once all of it runs.
         let runs =
-            |component: &ComponentState| component.settled && component.version.as_ref() == Some(target);
-        if observed.components().into_iter().all(runs) {
+            |component: &WorkloadHealth| component.settled && component.version.as_ref() == Some(target);
+        if health.components().into_iter().all(runs) {
             status.version = Some(target.clone());
         }
     }
-    status.components = observed.components().into_iter().map(component).collect();
-    status.controller = Some(ratio(&observed.controller));
-    status.speakers = Some(ratio(&observed.speaker));
+    status.components = health.components().into_iter().map(component).collect();
+    status.controller = Some(ratio(&health.controller));
+    status.speakers = Some(ratio(&health.speaker));
     status
 }
 
 const PAUSED: &str = "spec.paused is true: nothing is written; set it to false to go on";
 
-fn set(conditions: &mut Vec<Condition>, verdict: &Verdict, generation: i64, now: Timestamp) {
+fn set(conditions: &mut Vec<Condition>, condition: &NewCondition, generation: i64, now: Timestamp) {
     set_condition(
         conditions,
-        verdict.type_,
-        verdict.status,
-        verdict.reason.as_str(),
-        &verdict.message,
+        condition.type_,
+        condition.status,
+        condition.reason.as_str(),
+        &condition.message,
         generation,
         now,
     );
 }
 
-fn component(state: &ComponentState) -> ComponentStatus {
+fn component(state: &WorkloadHealth) -> ComponentStatus {
     ComponentStatus {
         name: state.component.name().to_owned(),
         desired: state.desired,
@@ -197,48 +197,48 @@ fn component(state: &ComponentState) -> ComponentStatus {
     }
 }
 
-fn ratio(state: &ComponentState) -> String {
+fn ratio(state: &WorkloadHealth) -> String {
     format!("{}/{}", state.ready, state.desired)
 }
 
-fn degraded(situation: &Situation) -> Verdict {
-    let verdict = |status, reason, message| Verdict {
+fn degraded(input: &StatusInput) -> NewCondition {
+    let condition = |status, reason, message| NewCondition {
         type_: "Degraded",
         status,
         reason,
         message,
     };
-    let observed = &situation.observed;
-    if let Some(invalid) = &situation.invalid {
+    let health = &input.health;
+    if let Some(invalid) = &input.invalid {
         let message = format!("{invalid} (the running stack is left as it is)");
-        return verdict(true, Reason::InvalidSpec, message);
+        return condition(true, Reason::InvalidSpec, message);
     }
-    if let Some(blocked) = &situation.blocked {
+    if let Some(blocked) = &input.blocked {
         let message =
             format!("nothing is installed or changed, because {blocked}; what runs is left as it is");
-        return verdict(true, Reason::PreflightFailed, message);
+        return condition(true, Reason::PreflightFailed, message);
     }
-    if let Some(report) = situation.adoption.as_ref().filter(|report| report.blocked) {
-        return verdict(true, Reason::AdoptionBlocked, report.message.clone());
+    if let Some(report) = input.adoption.as_ref().filter(|report| report.blocked) {
+        return condition(true, Reason::AdoptionBlocked, report.message.clone());
     }
-    if let Some((reason, message)) = failed_upgrade(&situation.upgrade) {
-        return verdict(true, reason, message);
+    if let Some((reason, message)) = failed_upgrade(&input.upgrade) {
+        return condition(true, reason, message);
     }
-    if let Some((reason, _)) = situation.failures.first() {
-        let messages: Vec<_> = situation.failures.iter().map(|(_, text)| text.as_str()).collect();
-        return verdict(true, *reason, first_few(&messages));
+    if let Some((reason, _)) = input.failures.first() {
+        let messages: Vec<_> = input.failures.iter().map(|(_, text)| text.as_str()).collect();
+        return condition(true, *reason, first_few(&messages));
     }
-    if !observed.troubles.is_empty() {
-        return verdict(true, Reason::PodsFailing, observed.troubles.join("; "));
+    if !health.problems.is_empty() {
+        return condition(true, Reason::PodsFailing, health.problems.join("; "));
     }
-    let stalled = observed
+    let stalled = health
         .components()
         .into_iter()
         .find_map(|component| component.stalled.as_ref());
     if let Some(stalled) = stalled {
-        return verdict(true, Reason::RolloutStalled, stalled.clone());
+        return condition(true, Reason::RolloutStalled, stalled.clone());
     }
-    verdict(false, Reason::AsExpected, "nothing is wrong".to_owned())
+    condition(false, Reason::AsExpected, "nothing is wrong".to_owned())
 }
 
 /// The longest message in a condition, in bytes: the API server's answer to a wrong object can fill pages, and its end
@@ -257,41 +257,41 @@ fn first_few(messages: &[&str]) -> String {
     text
 }
 
-fn progressing(situation: &Situation) -> Verdict {
-    let verdict = |status, reason, message| Verdict {
+fn progressing(input: &StatusInput) -> NewCondition {
+    let condition = |status, reason, message| NewCondition {
         type_: "Progressing",
         status,
         reason,
         message,
     };
-    if situation.invalid.is_some() {
-        return verdict(
+    if input.invalid.is_some() {
+        return condition(
             false,
             Reason::InvalidSpec,
             "waits for a valid spec: see condition Degraded".to_owned(),
         );
     }
-    if situation.paused {
-        return verdict(false, Reason::Paused, PAUSED.to_owned());
+    if input.paused {
+        return condition(false, Reason::Paused, PAUSED.to_owned());
     }
-    if situation.blocked.is_some() {
-        return verdict(
+    if input.blocked.is_some() {
+        return condition(
             false,
             Reason::PreflightFailed,
             "waits until no check fails: see condition PreflightPassed".to_owned(),
         );
     }
-    if let Some(report) = situation.deletion.as_ref().filter(|report| !report.blocked) {
-        return verdict(true, report.reason, report.message.clone());
+    if let Some(report) = input.deletion.as_ref().filter(|report| !report.blocked) {
+        return condition(true, report.reason, report.message.clone());
     }
-    if let Some(report) = &situation.adoption
+    if let Some(report) = &input.adoption
         && report.step != AdoptionStep::Adopted
     {
         let step = report.step.as_str();
         let message = format!("adoption of MetalLB: step {step}: {}", report.message);
-        return verdict(!report.blocked, adoption::reason(report), message);
+        return condition(!report.blocked, adoption::reason(report), message);
     }
-    if let Some(upgrade) = &situation.upgrade.memory.upgrade {
+    if let Some(upgrade) = &input.upgrade.state.upgrade {
         let reason = match upgrade.step {
             _ if upgrade.paused => Reason::UpgradePaused,
             UpgradeStep::RollingBack => Reason::RollingBack,
@@ -315,22 +315,22 @@ fn progressing(situation: &Situation) -> Verdict {
             ));
         }
         if upgrade.step == UpgradeStep::Preflight
-            && let Some(obstacle) = &situation.upgrade.obstacle
+            && let Some(obstacle) = &input.upgrade.obstacle
         {
             message.push_str(&format!(": {obstacle}"));
         }
-        return verdict(!upgrade.paused, reason, message);
+        return condition(!upgrade.paused, reason, message);
     }
-    if let Some(plan) = &situation.upgrade.plan {
-        return verdict(false, Reason::WaitingForApproval, waits(plan));
+    if let Some(plan) = &input.upgrade.plan {
+        return condition(false, Reason::WaitingForApproval, waits(plan));
     }
-    let rolling: Vec<_> = situation
-        .observed
+    let rolling: Vec<_> = input
+        .health
         .components()
         .into_iter()
         .filter(|component| !component.settled)
         .map(|component| {
-            let ComponentState {
+            let WorkloadHealth {
                 desired,
                 updated,
                 ready,
@@ -342,66 +342,66 @@ fn progressing(situation: &Situation) -> Verdict {
         .collect();
     if rolling.is_empty() {
         // What `kubectl get` shows of a deletion that waits.
-        if let Some(report) = &situation.deletion {
+        if let Some(report) = &input.deletion {
             let message = "the deletion waits: see condition DeletionBlocked".to_owned();
-            return verdict(false, report.reason, message);
+            return condition(false, report.reason, message);
         }
-        return verdict(
+        return condition(
             false,
             Reason::AsExpected,
             "nothing is being rolled out".to_owned(),
         );
     }
-    verdict(true, Reason::RollingOut, rolling.join("; "))
+    condition(true, Reason::RollingOut, rolling.join("; "))
 }
 
-fn ready(situation: &Situation, degraded: &Verdict, progressing: &Verdict) -> Verdict {
-    let verdict = |status, reason, message| Verdict {
+fn ready(input: &StatusInput, degraded: &NewCondition, progressing: &NewCondition) -> NewCondition {
+    let condition = |status, reason, message| NewCondition {
         type_: "Ready",
         status,
         reason,
         message,
     };
     if degraded.status {
-        return verdict(false, degraded.reason, degraded.message.clone());
+        return condition(false, degraded.reason, degraded.message.clone());
     }
     if progressing.status {
-        return verdict(false, progressing.reason, progressing.message.clone());
+        return condition(false, progressing.reason, progressing.message.clone());
     }
     if progressing.reason == Reason::WaitingForApproval {
-        return verdict(false, progressing.reason, progressing.message.clone());
+        return condition(false, progressing.reason, progressing.message.clone());
     }
-    if !situation.pending.is_empty() {
-        let pending: Vec<_> = situation.pending.iter().map(String::as_str).collect();
+    if !input.pending.is_empty() {
+        let pending: Vec<_> = input.pending.iter().map(String::as_str).collect();
         let message = format!(
             "spec.paused is true, and these objects differ from the spec: {}",
             first_few(&pending)
         );
-        return verdict(false, Reason::Paused, message);
+        return condition(false, Reason::Paused, message);
     }
-    let observed = &situation.observed;
-    if !observed.settled() {
+    let health = &input.health;
+    if !health.settled() {
         // Only while paused: otherwise this is progress.
-        let counts = counts(observed);
-        return verdict(
+        let counts = counts(health);
+        return condition(
             false,
             Reason::PodsNotReady,
             format!("not all pods are ready: {counts}"),
         );
     }
-    let mut message = counts(observed);
-    let lost = observed.speaker.lost;
+    let mut message = counts(health);
+    let lost = health.speaker.lost;
     if lost > 0 {
         message.push_str(&format!(
             "; the nodes of {lost} do not answer, others announce in their place"
         ));
     }
-    verdict(true, Reason::AsExpected, message)
+    condition(true, Reason::AsExpected, message)
 }
 
 /// What is wrong because an upgrade failed.
-fn failed_upgrade(upgrades: &Upgrades) -> Option<(Reason, String)> {
-    if let Some(upgrade) = &upgrades.memory.upgrade {
+fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
+    if let Some(upgrade) = &input.state.upgrade {
         let failure = upgrade.failure.as_ref()?;
         let (to, from) = (&upgrade.to.version, &upgrade.from.version);
         let failure = truncate(failure.clone(), MESSAGE_LIMIT);
@@ -414,8 +414,8 @@ fn failed_upgrade(upgrades: &Upgrades) -> Option<(Reason, String)> {
             (Reason::RollingBack, message)
         });
     }
-    let failure = truncate(upgrades.rejected.clone()?, MESSAGE_LIMIT);
-    let good = upgrades.memory.last_good.clone().unwrap_or_default();
+    let failure = truncate(input.rejected.clone()?, MESSAGE_LIMIT);
+    let good = input.state.last_good.clone().unwrap_or_default();
     Some((
         Reason::RolledBack,
         format!(
@@ -439,7 +439,7 @@ fn waits(plan: &PlanStatus) -> String {
 }
 
 /// Whether the operator can be upgraded now, which begins an upgrade of the stack unless the spec names a version.
-fn upgradeable(situation: &Situation, ready: &Verdict) -> Verdict {
+fn upgradeable(input: &StatusInput, ready: &NewCondition) -> NewCondition {
     let (status, reason, message) = if ready.status {
         (
             true,
@@ -450,8 +450,8 @@ fn upgradeable(situation: &Situation, ready: &Verdict) -> Verdict {
         let message = format!("wait until the stack is ready: {}", ready.message);
         (false, ready.reason, message)
     };
-    let paused = situation.paused && status;
-    Verdict {
+    let paused = input.paused && status;
+    NewCondition {
         type_: "Upgradeable",
         status: status && !paused,
         reason: if paused { Reason::Paused } else { reason },
@@ -459,20 +459,20 @@ fn upgradeable(situation: &Situation, ready: &Verdict) -> Verdict {
     }
 }
 
-fn counts(observed: &Observed) -> String {
-    let count = |state: &ComponentState| {
+fn counts(health: &StackHealth) -> String {
+    let count = |state: &WorkloadHealth| {
         let plural = match state.component {
             Component::Controller => "controller",
             Component::Speaker => "speakers",
         };
         format!("{plural} {}", ratio(state))
     };
-    format!("{}, {}", count(&observed.controller), count(&observed.speaker))
+    format!("{}, {}", count(&health.controller), count(&health.speaker))
 }
 
 /// What changed between two statuses that is worth an event: `(warning, reason, note)`.
 #[must_use]
-pub fn news(
+pub fn events(
     before: &LoadBalancerStackStatus,
     after: &LoadBalancerStackStatus,
 ) -> Vec<(bool, String, String)> {
@@ -483,22 +483,22 @@ pub fn news(
             .find(|condition| condition.type_ == type_);
         found.cloned()
     };
-    let mut news = Vec::new();
+    let mut events = Vec::new();
     if let Some(degraded) = find(after, "Degraded").filter(|condition| condition.status == "True") {
         let known = find(before, "Degraded")
             .is_some_and(|known| known.status == "True" && known.reason == degraded.reason);
         // That an upgrade was rolled back is told where it happens.
         if !known && degraded.reason != Reason::RolledBack.as_str() {
-            news.push((true, degraded.reason, degraded.message));
+            events.push((true, degraded.reason, degraded.message));
         }
     }
-    news.extend(preflight::news(before, after));
-    news.extend(adoption::news(before, after));
+    events.extend(preflight::events(before, after));
+    events.extend(adoption::events(before, after));
     if let Some(blocked) = find(after, "DeletionBlocked").filter(|condition| condition.status == "True") {
         let known = find(before, "DeletionBlocked")
             .is_some_and(|known| known.status == "True" && known.reason == blocked.reason);
         if !known {
-            news.push((true, "DeletionBlocked".to_owned(), blocked.message));
+            events.push((true, "DeletionBlocked".to_owned(), blocked.message));
         }
     }
     for (type_, reason) in [
@@ -518,10 +518,10 @@ pub fn news(
                 now if own.iter().any(|own| own.as_str() == now) => now,
                 _ => reason,
             };
-            news.push((false, reason.to_owned(), now.message));
+            events.push((false, reason.to_owned(), now.message));
         }
     }
-    news
+    events
 }
 
 #[cfg(test)]

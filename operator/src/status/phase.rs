@@ -16,11 +16,11 @@
 
 use lb_crds::load_balancer_stack::{StackPhase, UpgradeStep};
 
-use super::Situation;
+use super::StatusInput;
 
 /// `ready` and `degraded` are the conditions of the same name.
-pub(super) fn phase(input: &Situation, ready: bool, degraded: bool) -> StackPhase {
-    let upgrade = input.upgrade.memory.upgrade.as_ref();
+pub(super) fn phase(input: &StatusInput, ready: bool, degraded: bool) -> StackPhase {
+    let upgrade = input.upgrade.state.upgrade.as_ref();
     let deletion = input.deletion.as_ref();
     if input.paused || upgrade.is_some_and(|upgrade| upgrade.paused) {
         StackPhase::Paused
@@ -45,8 +45,8 @@ pub(super) fn phase(input: &Situation, ready: bool, degraded: bool) -> StackPhas
 
 /// A person has to act before anything proceeds. An upgrade that has passed its step Preflight proceeds whatever else
 /// waits.
-fn is_blocked(input: &Situation) -> bool {
-    let begins = match &input.upgrade.memory.upgrade {
+fn is_blocked(input: &StatusInput) -> bool {
+    let begins = match &input.upgrade.state.upgrade {
         Some(upgrade) => upgrade.step == UpgradeStep::Preflight,
         None => true,
     };
@@ -64,14 +64,14 @@ mod tests {
     use lb_crds::LoadBalancerStackStatus;
     use lb_crds::load_balancer_stack::{AdoptionStep, PlanStatus, UpgradeStatus};
 
-    use super::super::tests::{mk_settled, mk_situation};
+    use super::super::tests::{mk_input, mk_settled};
     use super::*;
     use crate::adoption::Report as AdoptionReport;
     use crate::deletion::Report;
     use crate::observe::workload_health::tests::mk_speaker;
     use crate::status::{Reason, status};
 
-    fn set_upgrade(input: &mut Situation, step: UpgradeStep, failure: Option<&str>, paused: bool) {
+    fn set_upgrade(input: &mut StatusInput, step: UpgradeStep, failure: Option<&str>, paused: bool) {
         let upgrade: UpgradeStatus = serde_json::from_value(serde_json::json!({
             "from": {"version": "0.1.0", "revision": "a", "controller": "a", "speaker": "a"},
             "to": {"version": "0.2.0", "revision": "b", "controller": "b", "speaker": "b"},
@@ -83,10 +83,10 @@ mod tests {
             "generation": 1,
         }))
         .unwrap();
-        input.upgrade.memory.upgrade = Some(upgrade);
+        input.upgrade.state.upgrade = Some(upgrade);
     }
 
-    fn set_deletion(input: &mut Situation, blocked: bool) {
+    fn set_deletion(input: &mut StatusInput, blocked: bool) {
         input.deletion = Some(Report {
             blocked,
             reason: if blocked {
@@ -98,7 +98,7 @@ mod tests {
         });
     }
 
-    fn set_adoption(input: &mut Situation, step: AdoptionStep, blocked: bool) {
+    fn set_adoption(input: &mut StatusInput, step: AdoptionStep, blocked: bool) {
         input.adoption = Some(AdoptionReport {
             step,
             blocked,
@@ -106,20 +106,20 @@ mod tests {
         });
     }
 
-    fn fail_write(input: &mut Situation) {
+    fn fail_write(input: &mut StatusInput) {
         input.failures.push((Reason::WriteFailed, "refused".to_owned()));
     }
 
-    fn unsettle(input: &mut Situation) {
+    fn unsettle(input: &mut StatusInput) {
         let mut index = mk_settled();
         mk_speaker(&mut index, 1, 1, [3, 3, 2]);
-        input.observed = mk_situation(&index).observed;
+        input.health = mk_input(&index).health;
     }
 
     #[test]
     fn first_matching_row_wins() {
         use StackPhase::{Blocked, Degraded, Deleting, Installing, Paused, Ready, RollingBack, Upgrading};
-        type Change = fn(&mut Situation);
+        type Change = fn(&mut StatusInput);
         let cases: &[(&str, StackPhase, Change)] = &[
             ("settled", Ready, |_| {}),
             ("rolling out", Installing, unsettle),
@@ -151,7 +151,7 @@ mod tests {
             }),
             ("pod failed during upgrade", Degraded, |input| {
                 set_upgrade(input, UpgradeStep::Canary, None, false);
-                input.observed.troubles.push("ErrImagePull".to_owned());
+                input.health.problems.push("ErrImagePull".to_owned());
             }),
             ("rolling back", RollingBack, |input| {
                 set_upgrade(input, UpgradeStep::RollingBack, Some("crashed"), false);
@@ -224,7 +224,7 @@ mod tests {
             }),
         ];
         for (name, expected, change) in cases {
-            let mut input = mk_situation(&mk_settled());
+            let mut input = mk_input(&mk_settled());
             change(&mut input);
             let after = status(&LoadBalancerStackStatus::default(), &input, Timestamp::UNIX_EPOCH);
             assert_eq!(after.phase, Some(*expected), "{name}");

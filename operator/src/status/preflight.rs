@@ -4,14 +4,14 @@ use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
 use lb_runtime::text::truncate;
 
-use super::{Reason, Verdict};
+use super::{NewCondition, Reason};
 use crate::preflight::failures;
 
 /// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a whole.
 const LIMIT: usize = 2000;
 
 /// Whether a check failed, and which.
-pub(super) fn condition(checks: &[PreflightCheck]) -> Verdict {
+pub(super) fn condition(checks: &[PreflightCheck]) -> NewCondition {
     let failed = failures(checks);
     let (status, reason) = match failed {
         Some(_) => (false, Reason::PreflightFailed),
@@ -30,7 +30,7 @@ pub(super) fn condition(checks: &[PreflightCheck]) -> Verdict {
         let skipped = of(PreflightResult::Skipped, "skipped").unwrap_or_default();
         format!("no check failed{warnings}{skipped}")
     });
-    Verdict {
+    NewCondition {
         type_: "PreflightPassed",
         status,
         reason,
@@ -39,7 +39,7 @@ pub(super) fn condition(checks: &[PreflightCheck]) -> Verdict {
 }
 
 /// Checks that failed while nothing waits for them, and those that the spec overrode.
-pub(super) fn news(
+pub(super) fn events(
     before: &LoadBalancerStackStatus,
     after: &LoadBalancerStackStatus,
 ) -> Vec<(bool, String, String)> {
@@ -55,19 +55,19 @@ pub(super) fn news(
         .conditions
         .iter()
         .any(|condition| condition.type_ == "Degraded" && condition.reason == reason);
-    let mut news = Vec::new();
+    let mut events = Vec::new();
     for check in after.preflight.iter().filter(|check| !known(check)) {
         let name = check.name.as_str();
         if check.result == PreflightResult::Failed && !waits {
-            news.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
+            events.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
         }
         if check.overridden {
             let note = format!(
                 "spec.preflight.skip overrides the failed check {name}: {}",
                 check.message
             );
-            news.push((true, "PreflightSkipped".to_owned(), note));
+            events.push((true, "PreflightSkipped".to_owned(), note));
         }
     }
-    news
+    events
 }

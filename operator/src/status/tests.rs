@@ -4,12 +4,12 @@ use lb_crds::load_balancer_stack::{PreflightName, PreflightResult, StackPhase};
 
 use super::*;
 use crate::index::Index;
-use crate::observe::workload_health::observe;
+use crate::observe::workload_health::stack_health;
 use crate::observe::workload_health::tests::{mk_controller, mk_pod, mk_speaker};
 use crate::preflight::failures;
 
-pub(super) fn mk_situation(index: &Index) -> Situation {
-    Situation {
+pub(super) fn mk_input(index: &Index) -> StatusInput {
+    StatusInput {
         generation: 3,
         operator_version: "0.1.0".to_owned(),
         target_version: Some("0.1.0".to_owned()),
@@ -17,12 +17,12 @@ pub(super) fn mk_situation(index: &Index) -> Situation {
         invalid: None,
         failures: Vec::new(),
         pending: Vec::new(),
-        observed: observe(index, "metallb-system"),
+        health: stack_health(index, "metallb-system"),
         preflight: Vec::new(),
         blocked: None,
         deletion: None,
         adoption: None,
-        upgrade: Upgrades::default(),
+        upgrade: UpgradeInput::default(),
     }
 }
 
@@ -53,13 +53,13 @@ fn describe(status: &LoadBalancerStackStatus) -> String {
     lines.join("\n")
 }
 
-fn after(situation: &Situation) -> LoadBalancerStackStatus {
-    status(&LoadBalancerStackStatus::default(), situation, at(1))
+fn after(input: &StatusInput) -> LoadBalancerStackStatus {
+    status(&LoadBalancerStackStatus::default(), input, at(1))
 }
 
 #[test]
 fn a_settled_stack_is_ready_and_tells_its_version() {
-    insta::assert_snapshot!(describe(&after(&mk_situation(&mk_settled()))));
+    insta::assert_snapshot!(describe(&after(&mk_input(&mk_settled()))));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_stack_being_installed_is_progressing_and_has_no_version_yet() {
     let mut index = Index::default();
     mk_controller(&mut index, 1, 1, [2, 2, 2, 1]);
     mk_speaker(&mut index, 1, 0, [0, 0, 0]);
-    insta::assert_snapshot!(describe(&after(&mk_situation(&index))));
+    insta::assert_snapshot!(describe(&after(&mk_input(&index))));
 }
 
 #[test]
@@ -82,30 +82,30 @@ fn an_image_that_cannot_be_pulled_degrades_the_stack_and_is_named() {
             "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}},
         }]}),
     );
-    insta::assert_snapshot!(describe(&after(&mk_situation(&index))));
+    insta::assert_snapshot!(describe(&after(&mk_input(&index))));
 }
 
 #[test]
 fn an_invalid_spec_is_named_and_the_running_version_is_kept() {
-    let before = after(&mk_situation(&mk_settled()));
-    let situation = Situation {
+    let before = after(&mk_input(&mk_settled()));
+    let input = StatusInput {
         invalid: Some("spec.speaker.excludedInterfaces[0]: bad".to_owned()),
         target_version: None,
-        ..mk_situation(&mk_settled())
+        ..mk_input(&mk_settled())
     };
-    insta::assert_snapshot!(describe(&status(&before, &situation, at(2))));
+    insta::assert_snapshot!(describe(&status(&before, &input, at(2))));
 }
 
 #[test]
 fn a_paused_stack_says_so_until_it_is_resumed() {
-    let before = after(&mk_situation(&mk_settled()));
-    let situation = Situation {
+    let before = after(&mk_input(&mk_settled()));
+    let input = StatusInput {
         paused: true,
-        ..mk_situation(&mk_settled())
+        ..mk_input(&mk_settled())
     };
-    let paused = status(&before, &situation, at(2));
+    let paused = status(&before, &input, at(2));
     insta::assert_snapshot!(describe(&paused));
-    let resumed = status(&paused, &mk_situation(&mk_settled()), at(3));
+    let resumed = status(&paused, &mk_input(&mk_settled()), at(3));
     assert!(
         resumed
             .conditions
@@ -116,49 +116,49 @@ fn a_paused_stack_says_so_until_it_is_resumed() {
 
 #[test]
 fn a_paused_stack_that_differs_from_its_spec_is_not_ready() {
-    let situation = Situation {
+    let input = StatusInput {
         paused: true,
         pending: vec!["Deployment metallb-system/controller".to_owned()],
-        ..mk_situation(&mk_settled())
+        ..mk_input(&mk_settled())
     };
-    insta::assert_snapshot!(describe(&after(&situation)));
+    insta::assert_snapshot!(describe(&after(&input)));
 }
 
 #[test]
 fn failures_are_counted_beyond_the_third() {
     let failure = |number| (Reason::WriteFailed, format!("apply object {number}: refused"));
-    let situation = Situation {
+    let input = StatusInput {
         failures: (0..5).map(failure).collect(),
-        ..mk_situation(&mk_settled())
+        ..mk_input(&mk_settled())
     };
-    insta::assert_snapshot!(describe(&after(&situation)));
+    insta::assert_snapshot!(describe(&after(&input)));
 }
 
 #[test]
 fn a_failure_of_many_pages_is_cut() {
-    let situation = Situation {
+    let input = StatusInput {
         failures: vec![(Reason::WriteFailed, "refused ".repeat(1000))],
-        ..mk_situation(&mk_settled())
+        ..mk_input(&mk_settled())
     };
-    let text = describe(&after(&situation));
+    let text = describe(&after(&input));
     assert!(text.len() < 2000 && text.contains('…'), "{text}");
 }
 
 #[test]
 fn a_status_that_says_nothing_new_is_equal_to_the_one_before() {
-    let situation = mk_situation(&mk_settled());
-    let first = status(&LoadBalancerStackStatus::default(), &situation, at(1));
-    let second = status(&first, &situation, at(1000));
+    let input = mk_input(&mk_settled());
+    let first = status(&LoadBalancerStackStatus::default(), &input, at(1));
+    let second = status(&first, &input, at(1000));
     assert_eq!(first, second, "reconciling twice writes nothing");
 }
 
 #[test]
 fn transition_times_change_only_with_the_status_of_a_condition() {
-    let settled = mk_situation(&mk_settled());
+    let settled = mk_input(&mk_settled());
     let first = status(&LoadBalancerStackStatus::default(), &settled, at(1));
     let mut index = mk_settled();
     mk_speaker(&mut index, 1, 1, [3, 3, 2]);
-    let second = status(&first, &mk_situation(&index), at(2));
+    let second = status(&first, &mk_input(&index), at(2));
     let third = status(&second, &settled, at(3));
     let times = |status: &LoadBalancerStackStatus| {
         let time = |type_| {
@@ -175,20 +175,20 @@ fn transition_times_change_only_with_the_status_of_a_condition() {
 #[test]
 fn events_tell_transitions_and_not_states() {
     let none = LoadBalancerStackStatus::default();
-    let ready = after(&mk_situation(&mk_settled()));
+    let ready = after(&mk_input(&mk_settled()));
     let reasons = |before, after| -> Vec<String> {
-        news(before, after)
+        events(before, after)
             .into_iter()
             .map(|(_, reason, _)| reason)
             .collect()
     };
     assert_eq!(reasons(&none, &ready), ["Ready"]);
     assert!(reasons(&ready, &ready).is_empty());
-    let situation = Situation {
+    let input = StatusInput {
         failures: vec![(Reason::WriteFailed, "refused".to_owned())],
-        ..mk_situation(&mk_settled())
+        ..mk_input(&mk_settled())
     };
-    let degraded = status(&ready, &situation, at(2));
+    let degraded = status(&ready, &input, at(2));
     assert_eq!(reasons(&ready, &degraded), ["WriteFailed"]);
     assert!(reasons(&degraded, &degraded).is_empty());
     assert_eq!(reasons(&degraded, &ready), ["Ready"]);
@@ -205,29 +205,29 @@ fn mk_check(name: PreflightName, result: PreflightResult, message: &str) -> Pref
 
 #[test]
 fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
-    let mut situation = mk_situation(&mk_settled());
-    situation.preflight = vec![mk_check(
+    let mut input = mk_input(&mk_settled());
+    input.preflight = vec![mk_check(
         PreflightName::StrictArp,
         PreflightResult::Failed,
         "no strictARP",
     )];
-    let runs = after(&situation);
+    let runs = after(&input);
     insta::assert_snapshot!("a_check_fails_and_nothing_waits", describe(&runs));
-    let told = news(&LoadBalancerStackStatus::default(), &runs);
+    let told = events(&LoadBalancerStackStatus::default(), &runs);
     assert!(told.contains(&(
         true,
         "PreflightFailed".to_owned(),
         "StrictArp: no strictARP".to_owned()
     )));
     assert!(
-        !news(&runs, &runs).iter().any(|(warning, _, _)| *warning),
+        !events(&runs, &runs).iter().any(|(warning, _, _)| *warning),
         "told once"
     );
 
-    situation.blocked = failures(&situation.preflight);
-    let waits = after(&situation);
+    input.blocked = failures(&input.preflight);
+    let waits = after(&input);
     insta::assert_snapshot!("a_check_fails_and_something_waits", describe(&waits));
-    let told = news(&LoadBalancerStackStatus::default(), &waits);
+    let told = events(&LoadBalancerStackStatus::default(), &waits);
     assert_eq!(
         told.iter().filter(|(warning, _, _)| *warning).count(),
         1,
@@ -237,8 +237,8 @@ fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
 
 #[test]
 fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_none() {
-    let mut situation = mk_situation(&mk_settled());
-    situation.preflight = vec![
+    let mut input = mk_input(&mk_settled());
+    input.preflight = vec![
         PreflightCheck {
             overridden: true,
             ..mk_check(PreflightName::StrictArp, PreflightResult::Skipped, "no strictARP")
@@ -254,8 +254,8 @@ fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_no
             "a release's",
         ),
     ];
-    let status = after(&situation);
-    let told = news(&LoadBalancerStackStatus::default(), &status);
+    let status = after(&input);
+    let told = events(&LoadBalancerStackStatus::default(), &status);
     let skipped: Vec<_> = told
         .iter()
         .filter(|(_, reason, _)| reason == "PreflightSkipped")
@@ -287,10 +287,10 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
         reason,
         message: message.to_owned(),
     };
-    let before = after(&mk_situation(&index));
-    let blocked = Situation {
+    let before = after(&mk_input(&index));
+    let blocked = StatusInput {
         deletion: Some(report(true, Reason::ServicesExist, "ns/a is in the way")),
-        ..mk_situation(&index)
+        ..mk_input(&index)
     };
     let waits = status(&before, &blocked, at(2));
     let find = |status: &LoadBalancerStackStatus, type_: &str| {
@@ -312,21 +312,21 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
         "DeletionBlocked".to_owned(),
         "ns/a is in the way".to_owned(),
     );
-    assert_eq!(news(&before, &waits), [expected]);
-    assert_eq!(news(&waits, &waits), [], "it is said once");
-    let goes = Situation {
+    assert_eq!(events(&before, &waits), [expected]);
+    assert_eq!(events(&waits, &waits), [], "it is said once");
+    let goes = StatusInput {
         deletion: Some(report(false, Reason::Deleting, "the speakers end")),
-        ..mk_situation(&index)
+        ..mk_input(&index)
     };
     let goes = status(&waits, &goes, at(3));
     assert_eq!(find(&goes, "DeletionBlocked").as_deref(), Some("False Deleting"));
     assert_eq!(find(&goes, "Progressing").as_deref(), Some("True Deleting"));
-    let told: Vec<_> = news(&waits, &goes)
+    let told: Vec<_> = events(&waits, &goes)
         .into_iter()
         .map(|(_, reason, _)| reason)
         .collect();
     assert_eq!(told, ["Deleting"]);
-    let stays = status(&waits, &mk_situation(&index), at(4));
+    let stays = status(&waits, &mk_input(&index), at(4));
     assert_eq!(find(&stays, "DeletionBlocked"), None);
 }
 
@@ -335,7 +335,7 @@ fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
     let mut index = Index::default();
     mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
     mk_speaker(&mut index, 1, 1, [3, 3, 3]);
-    let mut situation = mk_situation(&index);
+    let mut input = mk_input(&index);
     let now = Timestamp::UNIX_EPOCH;
     let report = |step, blocked| {
         Some(AdoptionReport {
@@ -388,12 +388,12 @@ fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
         ),
     ];
     for (adoption, adopted, others, event) in cases {
-        situation.adoption = adoption;
-        let after = status(&before, &situation, now);
+        input.adoption = adoption;
+        let after = status(&before, &input, now);
         assert_eq!(of(&after, "Adopted").as_deref(), adopted);
         let told = ["Progressing", "Degraded", "Ready"].map(|type_| of(&after, type_).unwrap());
         assert_eq!(told, others);
-        let events = news(&before, &after);
+        let events = events(&before, &after);
         let reasons: Vec<_> = events.iter().map(|(_, reason, _)| reason.as_str()).collect();
         assert!(event.is_none_or(|event| reasons.contains(&event)), "{reasons:?}");
         before = after;

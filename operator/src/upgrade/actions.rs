@@ -1,169 +1,171 @@
-//! How everything is to be at this moment. It follows from what is written in the status and from what is seen, and from
-//! nothing else, so that it can be carried out again and again.
+//! Output of the upgrade state machine: the desired state of the objects in the current step. It depends only on the
+//! stored state and the snapshot, so that it can be applied repeatedly, and continued by another operator.
 
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{UpgradeStatus, UpgradeStep as Step};
 
 use super::pod_selection::{self, all_of};
-use super::snapshot::{Pod, Seen};
-use super::state::{Memory, is_downgrade};
+use super::snapshot::{ClusterSnapshot, PodSnapshot};
+use super::state::{UpgradeState, is_downgrade};
 
-/// Which template a workload is to have.
+/// The pod template of a workload.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Choice {
-    /// That of the last good revision.
-    Former,
-    /// What the spec asks for.
-    New,
-    /// The one that it has: neither of the two.
-    Kept,
+pub enum TemplateSource {
+    /// The one of the last good revision.
+    Previous,
+    /// The one of the spec.
+    Target,
+    /// The one that it has, which may be neither of the two.
+    Current,
 }
 
-/// What roles are to grant.
+/// The rules of the roles.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Rules {
-    /// What the last good revision needs.
-    Former,
-    /// What both need.
+pub enum RoleRules {
+    /// Those of the last good revision.
+    Previous,
+    /// The union of both.
     Both,
-    /// What the spec asks for.
-    New,
+    /// Those of the spec.
+    Target,
 }
 
-/// A pod that is to be replaced.
+/// A pod to delete so that its workload replaces it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Restart {
-    /// Its name.
+pub struct PodRestart {
+    /// Name.
     pub name: String,
-    /// Its uid: a successor of the same name is left alone.
+    /// UID, a precondition of the deletion.
     pub uid: String,
-    /// Its node.
+    /// Node.
     pub node: String,
 }
 
-/// How everything is to be.
+/// The desired state for the current step.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Orders {
-    /// The Deployment's template.
-    pub controller: Choice,
-    /// The DaemonSet's template.
-    pub speaker: Choice,
-    /// Whether the DaemonSet's strategy is OnDelete, and not RollingUpdate.
+pub struct StepActions {
+    /// Template of the Deployment.
+    pub controller: TemplateSource,
+    /// Template of the DaemonSet.
+    pub speaker: TemplateSource,
+    /// Whether the DaemonSet's update strategy is OnDelete instead of RollingUpdate.
     pub on_delete: bool,
-    /// Whether the metallb.io kinds are to be those that the spec asks for; they are left alone otherwise.
-    pub kinds: bool,
-    /// What roles grant.
-    pub rules: Rules,
-    /// Whether nodes are to pull the images.
+    /// Whether the metallb.io CRDs are applied; otherwise they are left as they are.
+    pub apply_crds: bool,
+    /// Rules of the roles.
+    pub rules: RoleRules,
+    /// Whether the DaemonSet that pulls the images exists.
     pub pre_pull: bool,
-    /// Revisions whose objects are kept.
+    /// Revisions whose ControllerRevisions are kept.
     pub keep: Vec<String>,
-    /// Pods to replace.
-    pub restart: Vec<Restart>,
-    /// Whether a plan waits for approval.
-    pub waits: bool,
-    /// Whether time alone may change the orders.
-    pub ticks: bool,
+    /// Pods to replace now.
+    pub restarts: Vec<PodRestart>,
+    /// Whether the target waits for approval.
+    pub needs_approval: bool,
+    /// Whether the actions may change with time alone.
+    pub polls: bool,
 }
 
-/// The orders of this moment. While the stack is paused they are not carried out.
+/// The actions for this moment. They are not applied while the stack is paused.
 #[must_use]
-pub fn orders(memory: &Memory, seen: &Seen, now: Timestamp) -> Orders {
-    match &memory.upgrade {
-        None => at_rest(memory, seen),
-        Some(upgrade) => at_work(upgrade, seen, now),
+pub fn step_actions(state: &UpgradeState, snapshot: &ClusterSnapshot, now: Timestamp) -> StepActions {
+    match &state.upgrade {
+        None => idle_actions(state, snapshot),
+        Some(upgrade) => upgrade_actions(upgrade, snapshot, now),
     }
 }
 
-fn at_rest(memory: &Memory, seen: &Seen) -> Orders {
-    let mut orders = Orders {
-        controller: Choice::New,
-        speaker: Choice::New,
+fn idle_actions(state: &UpgradeState, snapshot: &ClusterSnapshot) -> StepActions {
+    let mut actions = StepActions {
+        controller: TemplateSource::Target,
+        speaker: TemplateSource::Target,
         on_delete: false,
-        kinds: true,
-        rules: Rules::New,
+        apply_crds: true,
+        rules: RoleRules::Target,
         pre_pull: false,
-        keep: memory
-            .last_good
-            .iter()
-            .map(|good| good.revision.clone())
-            .collect(),
-        restart: Vec::new(),
-        waits: false,
-        ticks: false,
+        keep: state.last_good.iter().map(|good| good.revision.clone()).collect(),
+        restarts: Vec::new(),
+        needs_approval: false,
+        polls: false,
     };
-    let other = memory
+    let other = state
         .last_good
         .as_ref()
-        .filter(|good| good.revision != seen.target.revision);
+        .filter(|good| good.revision != snapshot.target.revision);
     if other.is_some() {
-        let rejected = memory.rejects(seen).is_some();
-        orders.controller = Choice::Former;
-        orders.speaker = Choice::Former;
-        orders.kinds = rejected;
-        orders.rules = if rejected { Rules::Both } else { Rules::Former };
-        orders.waits = !rejected && !memory.approves(seen);
+        let rejected = state.failed_revision(snapshot).is_some();
+        actions.controller = TemplateSource::Previous;
+        actions.speaker = TemplateSource::Previous;
+        actions.apply_crds = rejected;
+        actions.rules = if rejected {
+            RoleRules::Both
+        } else {
+            RoleRules::Previous
+        };
+        actions.needs_approval = !rejected && !state.is_approved(snapshot);
     }
-    orders
+    actions
 }
 
-fn at_work(upgrade: &UpgradeStatus, seen: &Seen, now: Timestamp) -> Orders {
+fn upgrade_actions(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> StepActions {
     let step = upgrade.step;
-    let is_back = step == Step::RollingBack && is_back(upgrade, seen);
-    Orders {
-        controller: controller(upgrade, seen),
-        speaker: speaker(upgrade, seen),
-        on_delete: step != Step::Finish && !is_back,
-        kinds: step >= Step::Crds,
+    let is_rolled_back = step == Step::RollingBack && is_rolled_back(upgrade, snapshot);
+    StepActions {
+        controller: controller(upgrade, snapshot),
+        speaker: speaker(upgrade, snapshot),
+        on_delete: step != Step::Finish && !is_rolled_back,
+        apply_crds: step >= Step::Crds,
         rules: match step {
-            Step::Preflight | Step::PrePull | Step::Crds => Rules::Former,
-            Step::Finish => Rules::New,
-            _ => Rules::Both,
+            Step::Preflight | Step::PrePull | Step::Crds => RoleRules::Previous,
+            Step::Finish => RoleRules::Target,
+            _ => RoleRules::Both,
         },
         pre_pull: step == Step::PrePull && !upgrade.paused,
         keep: vec![upgrade.from.revision.clone(), upgrade.to.revision.clone()],
-        restart: if upgrade.paused || seen.paused {
+        restarts: if upgrade.paused || snapshot.paused {
             Vec::new()
         } else {
-            restart(upgrade, seen, now)
+            restart(upgrade, snapshot, now)
         },
-        waits: false,
-        ticks: !upgrade.paused && !seen.paused,
+        needs_approval: false,
+        polls: !upgrade.paused && !snapshot.paused,
     }
 }
 
-/// Whether controllers and speakers have what they had before, so that the DaemonSet may be at rest again.
-fn is_back(upgrade: &UpgradeStatus, seen: &Seen) -> bool {
-    all_of(&seen.speakers, &upgrade.from.speaker)
-        && seen.speakers.template.as_ref() == Some(&upgrade.from.speaker)
-        && seen.controllers.template.as_ref() == Some(&upgrade.from.controller)
+/// Whether controllers and speakers run the previous revision again.
+fn is_rolled_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
+    all_of(&snapshot.speakers, &upgrade.from.speaker)
+        && snapshot.speakers.template.as_ref() == Some(&upgrade.from.speaker)
+        && snapshot.controllers.template.as_ref() == Some(&upgrade.from.controller)
 }
 
-fn controller(upgrade: &UpgradeStatus, seen: &Seen) -> Choice {
-    // An upgrade that was left for another one may have got further: speakers never run ahead of controllers.
-    let as_it_is = match seen.controllers.template.as_ref() {
-        Some(has) if *has != upgrade.from.controller => Choice::Kept,
-        _ => Choice::Former,
+fn controller(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSource {
+    // A superseded upgrade may have replaced controllers: speakers never run a newer version than controllers.
+    let unchanged = match snapshot.controllers.template.as_ref() {
+        Some(has) if *has != upgrade.from.controller => TemplateSource::Current,
+        _ => TemplateSource::Previous,
     };
     let down = is_downgrade(upgrade);
     match upgrade.step {
-        Step::Preflight | Step::PrePull | Step::Crds | Step::Rbac => as_it_is,
-        Step::Canary | Step::Soak | Step::Speakers if down => as_it_is,
+        Step::Preflight | Step::PrePull | Step::Crds | Step::Rbac => unchanged,
+        Step::Canary | Step::Soak | Step::Speakers if down => unchanged,
         Step::Controller | Step::Canary | Step::Soak | Step::Speakers | Step::Verify | Step::Finish => {
-            Choice::New
+            TemplateSource::Target
         }
-        Step::RollingBack if down || all_of(&seen.speakers, &upgrade.from.speaker) => Choice::Former,
-        Step::RollingBack => as_it_is,
+        Step::RollingBack if down || all_of(&snapshot.speakers, &upgrade.from.speaker) => {
+            TemplateSource::Previous
+        }
+        Step::RollingBack => unchanged,
     }
 }
 
-fn speaker(upgrade: &UpgradeStatus, seen: &Seen) -> Choice {
+fn speaker(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSource {
     match upgrade.step {
-        // What was stopped is not to spread by accident.
-        _ if upgrade.paused => Choice::Former,
-        Step::Canary if canary_is_due(upgrade, seen) => Choice::New,
-        Step::Controller if is_downgrade(upgrade) => Choice::New,
-        Step::Speakers | Step::Verify | Step::Finish => Choice::New,
+        // A pod that restarts must not get the version that failed.
+        _ if upgrade.paused => TemplateSource::Previous,
+        Step::Canary if needs_canary(upgrade, snapshot) => TemplateSource::Target,
+        Step::Controller if is_downgrade(upgrade) => TemplateSource::Target,
+        Step::Speakers | Step::Verify | Step::Finish => TemplateSource::Target,
         Step::Preflight
         | Step::PrePull
         | Step::Crds
@@ -171,55 +173,55 @@ fn speaker(upgrade: &UpgradeStatus, seen: &Seen) -> Choice {
         | Step::Controller
         | Step::Canary
         | Step::Soak
-        | Step::RollingBack => Choice::Former,
+        | Step::RollingBack => TemplateSource::Previous,
     }
 }
 
-/// Whether a node is chosen and has no new speaker yet.
-fn canary_is_due(upgrade: &UpgradeStatus, seen: &Seen) -> bool {
+/// Whether the canary node is selected and has no new speaker yet.
+fn needs_canary(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
     upgrade.canary_node.as_ref().is_some_and(|node| {
-        let mut pods = seen.speakers.pods.iter().filter(|pod| pod.node == *node);
+        let mut pods = snapshot.speakers.pods.iter().filter(|pod| pod.node == *node);
         !pods.any(|pod| pod.lost || (pod.revision == upgrade.to.speaker && !pod.terminating))
     })
 }
 
-/// Nothing is restarted before the DaemonSet's controller has seen the template that the successor is to be made of.
-fn restart(upgrade: &UpgradeStatus, seen: &Seen, now: Timestamp) -> Vec<Restart> {
-    let speakers = &seen.speakers;
-    let will_be = |revision: &str| {
+/// A pod is deleted only after the DaemonSet controller has observed the template of its successor.
+fn restart(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> Vec<PodRestart> {
+    let speakers = &snapshot.speakers;
+    let applies = |revision: &str| {
         speakers.template.as_deref() == Some(revision) && speakers.on_delete && speakers.observed
     };
-    let of = |pod: &Pod| Restart {
+    let of = |pod: &PodSnapshot| PodRestart {
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         node: pod.node.clone(),
     };
     let new = &upgrade.to.speaker;
-    let former = &upgrade.from.speaker;
-    let at_once = seen.settings.max_unavailable;
+    let previous = &upgrade.from.speaker;
+    let at_once = snapshot.settings.max_unavailable;
     match upgrade.step {
-        Step::Canary if will_be(new) && canary_is_due(upgrade, seen) => {
+        Step::Canary if applies(new) && needs_canary(upgrade, snapshot) => {
             let canary = speakers
                 .pods
                 .iter()
                 .filter(|pod| Some(&pod.node) == upgrade.canary_node.as_ref());
-            canary.filter(|pod| pod.counts()).map(of).collect()
+            canary.filter(|pod| pod.is_active()).map(of).collect()
         }
-        Step::Speakers if will_be(new) => {
+        Step::Speakers if applies(new) => {
             let next = pod_selection::next(speakers, new, at_once, true, now);
             next.into_iter().map(of).collect()
         }
-        Step::RollingBack if will_be(former) && controllers_allow(upgrade, seen) => {
-            let next = pod_selection::next(speakers, former, at_once, false, now);
+        Step::RollingBack if applies(previous) && controllers_allow(upgrade, snapshot) => {
+            let next = pod_selection::next(speakers, previous, at_once, false, now);
             next.into_iter().map(of).collect()
         }
         _ => Vec::new(),
     }
 }
 
-/// The way back from a downgrade begins with the controllers.
-fn controllers_allow(upgrade: &UpgradeStatus, seen: &Seen) -> bool {
-    let controllers = &seen.controllers;
+/// The rollback of a downgrade begins with the controllers.
+fn controllers_allow(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
+    let controllers = &snapshot.controllers;
     !is_downgrade(upgrade)
         || (controllers.settled && controllers.template.as_ref() == Some(&upgrade.from.controller))
 }

@@ -1,29 +1,27 @@
-//! What has to hold while an upgrade is under way, from what the API shows. A proof that fails names pod, node and
-//! reason.
+//! Health checks during an upgrade. A failed check names the pod, the node and the reason.
 
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{UpgradeStatus, UpgradeStep};
 
-use super::snapshot::{Pod, Seen};
+use super::snapshot::{ClusterSnapshot, PodSnapshot};
 use super::state::seconds;
 
-/// Seconds without progress after which what keeps a pod from running is taken for lasting. A registry may have a hiccup.
+/// Seconds without progress after which a problem of a pod fails the upgrade: a registry may be unavailable for a moment.
 const PATIENCE: i64 = 30;
-/// Services named in a message; the rest is counted.
 const NAMED: usize = 3;
 
-/// What has failed, if anything has.
+/// The first health check that fails.
 #[must_use]
-pub fn fault(upgrade: &UpgradeStatus, seen: &Seen, now: Timestamp) -> Option<String> {
+pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> Option<String> {
     let stuck = seconds(upgrade.progress_time.0, now);
     let suspended = upgrade.suspended_time.is_some();
-    if let Some(refused) = &seen.kinds_refused
+    if let Some(refused) = &snapshot.crds_refused
         && upgrade.step == UpgradeStep::Crds
     {
         return Some(refused.clone());
     }
     if upgrade.step == UpgradeStep::PrePull
-        && let Some(failed) = seen
+        && let Some(failed) = snapshot
             .pre_pull
             .as_ref()
             .and_then(|pre_pull| pre_pull.failed.as_ref())
@@ -32,30 +30,33 @@ pub fn fault(upgrade: &UpgradeStatus, seen: &Seen, now: Timestamp) -> Option<Str
         return Some(format!("the images cannot be pulled: {failed}"));
     }
     if upgrade.step >= UpgradeStep::Controller {
-        if let Some(fault) = new_pods(upgrade, seen).find_map(|pod| pod_fault(pod, stuck)) {
-            return Some(fault);
+        if let Some(failed_check) = new_pods(upgrade, snapshot).find_map(|pod| failed_pod(pod, stuck)) {
+            return Some(failed_check);
         }
-        if !seen.moved.is_empty() {
-            return Some(format!("addresses have changed: {}", some(&seen.moved)));
+        if !snapshot.changed_addresses.is_empty() {
+            return Some(format!(
+                "addresses have changed: {}",
+                some(&snapshot.changed_addresses)
+            ));
         }
-        let silent = unanswered(upgrade, seen);
+        let silent = failed_verifications(upgrade, snapshot);
         if !silent.is_empty() {
             return Some(some(&silent));
         }
     }
-    let deadline = seen.settings.deadline;
+    let deadline = snapshot.settings.progress_deadline_seconds;
     let waits = match upgrade.step {
-        // Until then nothing has been touched, and what it waits for is said.
+        // Nothing has been changed yet, and the condition Progressing names the obstacle.
         UpgradeStep::Preflight => false,
-        // Time is all that these wait for, while everything is ready.
-        UpgradeStep::Soak | UpgradeStep::Verify => new_pods(upgrade, seen).any(|pod| !pod.ready),
+        // These steps only wait for time to pass while all pods are ready.
+        UpgradeStep::Soak | UpgradeStep::Verify => new_pods(upgrade, snapshot).any(|pod| !pod.ready),
         _ => true,
     };
     (waits && !suspended && stuck > deadline).then(|| {
-        let first = new_pods(upgrade, seen).find(|pod| !pod.ready);
+        let first = new_pods(upgrade, snapshot).find(|pod| !pod.ready);
         let why = first.map_or_else(String::new, |pod| {
-            let trouble = pod.trouble.as_deref().unwrap_or("not ready");
-            format!(": {}: {trouble}", pod.describe())
+            let problem = pod.problem.as_deref().unwrap_or("not ready");
+            format!(": {}: {problem}", pod.describe())
         });
         format!(
             "no progress in step {} for {stuck} seconds{why}",
@@ -64,24 +65,27 @@ pub fn fault(upgrade: &UpgradeStatus, seen: &Seen, now: Timestamp) -> Option<Str
     })
 }
 
-/// The pods that are new by this upgrade, on nodes that answer.
-fn new_pods<'a>(upgrade: &'a UpgradeStatus, seen: &'a Seen) -> impl Iterator<Item = &'a Pod> {
+/// Pods of the target revision on reachable nodes.
+fn new_pods<'a>(
+    upgrade: &'a UpgradeStatus,
+    snapshot: &'a ClusterSnapshot,
+) -> impl Iterator<Item = &'a PodSnapshot> {
     let (from, to) = (&upgrade.from, &upgrade.to);
-    let controllers = seen
+    let controllers = snapshot
         .controllers
         .pods
         .iter()
         .filter(move |pod| from.controller != to.controller && pod.revision == to.controller);
-    let speakers = seen
+    let speakers = snapshot
         .speakers
         .pods
         .iter()
         .filter(move |pod| from.speaker != to.speaker && pod.revision == to.speaker);
-    controllers.chain(speakers).filter(|pod| pod.counts())
+    controllers.chain(speakers).filter(|pod| pod.is_active())
 }
 
-fn pod_fault(pod: &Pod, stuck: i64) -> Option<String> {
-    let lasting = pod.trouble.as_ref().filter(|_| stuck >= PATIENCE);
+fn failed_pod(pod: &PodSnapshot, stuck: i64) -> Option<String> {
+    let lasting = pod.problem.as_ref().filter(|_| stuck >= PATIENCE);
     if pod.restarts > 0 {
         let times = if pod.restarts == 1 {
             "once".to_owned()
@@ -89,7 +93,7 @@ fn pod_fault(pod: &Pod, stuck: i64) -> Option<String> {
             format!("{} times", pod.restarts)
         };
         let why = pod
-            .trouble
+            .problem
             .as_ref()
             .map_or_else(String::new, |why| format!(": {why}"));
         return Some(format!(
@@ -97,27 +101,26 @@ fn pod_fault(pod: &Pod, stuck: i64) -> Option<String> {
             pod.describe()
         ));
     }
-    lasting.map(|trouble| format!("{}: {trouble}", pod.describe()))
+    lasting.map(|problem| format!("{}: {problem}", pod.describe()))
 }
 
-/// What new speakers do not answer for, and did before.
-fn unanswered(upgrade: &UpgradeStatus, seen: &Seen) -> Vec<String> {
+/// Problems of new speakers that were first reported after the upgrade started.
+fn failed_verifications(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Vec<String> {
     let is_new = |node: &str| {
-        new_pods(upgrade, seen).any(|pod| pod.node == node)
-            && seen
+        new_pods(upgrade, snapshot).any(|pod| pod.node == node)
+            && snapshot
                 .speakers
                 .pods
                 .iter()
                 .any(|pod| pod.node == node && pod.revision == upgrade.to.speaker)
     };
-    let silent = seen
-        .unanswered
+    let silent = snapshot
+        .failed_verifications
         .iter()
         .filter(|silent| silent.since >= upgrade.started_time.0 && is_new(&silent.node));
     silent.map(|silent| silent.message.clone()).collect()
 }
 
-/// The first few, and how many more.
 fn some(messages: &[String]) -> String {
     let mut text = messages
         .iter()

@@ -1,15 +1,15 @@
 //! Upgrades: from what ran last with everything in order to what the spec asks for, with proof at each step, and back
 //! again when a proof fails. Whatever changes the pods of controller or speakers goes this way: another version, another
-//! image, another log level. What restarts nothing is applied at once and is not seen here.
+//! image, another log level. What restarts nothing is applied at once and is not snapshot here.
 //!
 //! ```text
 //!  status.{lastGood, upgrade, rejected} ─┐                     ┌─► [`machine::advance`] ─► the status to write
-//!                                        ├─► Memory and Seen ──┤
-//!  workloads, pods, nodes, Services  ────┘                     └─► [`orders::orders`] ───► what to apply and to restart
+//!                                        ├─► UpgradeState and ClusterSnapshot ──┤
+//!  workloads, pods, nodes, Services  ────┘                     └─► [`actions::actions`] ───► what to apply and to restart
 //! ```
 //!
 //! Both are pure. `advance` moves on by at most one step; its result is written to the status before anything follows
-//! from it. `orders` tells, from a state that is written, how everything is to be at this moment, whatever happened
+//! from it. `actions` tells, from a state that is written, how everything is to be at this moment, whatever happened
 //! before: so an operator that is killed anywhere is continued by the next one, and drift is repaired against what the
 //! step wants, not against where it leads.
 //!
@@ -18,13 +18,13 @@
 //! | step | what is done | it is over when |
 //! | --- | --- | --- |
 //! | Preflight | the addresses of all Services are noted | nothing stands in the way |
-//! | PrePull | a DaemonSet pulls both images on the nodes of the speakers | every node that answers has them |
+//! | PrePullSnapshot | a DaemonSet pulls both images on the nodes of the speakers | every node that answers has them |
 //! | Kinds | the metallb.io kinds are applied | they are as wanted |
 //! | Permissions | roles hold what the former and the new programs need | they are as wanted |
 //! | Controller | the Deployment gets the new template | all are replaced and ready, and a new one leads |
 //! | Canary | one speaker is replaced | the new one is ready |
 //! | Soak | nothing | it has run for spec.upgrade.canarySoakSeconds |
-//! | Speakers | the others are replaced, a few at a time | all run what is new; lost nodes are passed over |
+//! | SpeakerSnapshot | the others are replaced, a few at a time | all run what is new; lost nodes are passed over |
 //! | Verify | nothing | all have run for a while |
 //! | Finish | roles and the DaemonSet's strategy become what they are at rest | they are |
 //! | RollingBack | first the speakers, then the controllers go back; kinds and roles stay | all run what ran before |
@@ -45,7 +45,7 @@
 //!   Nodes, labels that outlive a crash, and one more restart of the canary when it returns to the first one.
 //! - A label on each node with its revision has the same costs for all nodes, and a new node gets no speaker while the
 //!   operator is away.
-//! - RollingUpdate with maxUnavailable that is raised step by step leaves the choice of the node to the DaemonSet controller,
+//! - RollingUpdate with maxUnavailable that is raised step by step leaves the source of the node to the DaemonSet controller,
 //!   and any pod that restarts during the soak runs unproven code.
 //! - OnDelete for ever makes `kubectl rollout restart` a command that does nothing.
 
@@ -59,9 +59,12 @@ pub mod snapshot;
 pub mod state;
 pub mod transitions;
 
-pub use actions::{Choice, Orders, Restart, Rules, orders};
-pub use snapshot::{Controllers, Pod, PrePull, Seen, Settings, Speakers, Unanswered};
-pub use state::{Memory, News};
+pub use actions::{PodRestart, RoleRules, StepActions, TemplateSource, step_actions};
+pub use snapshot::{
+    ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, SpeakerSnapshot,
+    UpgradeSettings,
+};
+pub use state::{UpgradeEvent, UpgradeState};
 pub use transitions::advance;
 
 #[cfg(test)]

@@ -1,22 +1,25 @@
-//! Between the machine of upgrades and the objects: what it sees of them, and what its orders make of them. Pure.
+//! Translation between the upgrade state machine and Kubernetes objects: snapshot in, desired objects out. Pure.
 
 use lb_crds::load_balancer_stack::{Revision, Upgrade};
 use serde_json::{Value, json};
 
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::desired::render::{Component, MANAGED_BY, MANAGER, REVISION, Wanted, digest, pre_pull};
 use crate::drift::diff::Difference;
 use crate::index::{Index, Live};
 use crate::object_id::{Kind, ObjectId};
-use crate::observe::pods::{PodFacts, Trial};
-use crate::observe::workload_health::{Observed, is_observed, pods_of};
-use crate::upgrade::observer::Witness;
-use crate::upgrade::{Choice, Controllers, Memory, Orders, Pod, PrePull, Rules, Seen, Settings, Speakers};
+use crate::observe::pods::{ImageCheck, PodFacts};
+use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
+use crate::upgrade::observer::ServiceObserver;
+use crate::upgrade::{
+    ClusterSnapshot, ControllerSnapshot, PodSnapshot, PrePullSnapshot, RoleRules, SpeakerSnapshot,
+    StepActions, TemplateSource, UpgradeSettings, UpgradeState,
+};
 
-/// Label of the ControllerRevisions that are ours.
-pub const SNAPSHOT: &str = "lb-operator.io/snapshot";
+/// Label of the ControllerRevisions that store a revision of the stack.
+pub const REVISION_LABEL: &str = "lb-operator.io/snapshot";
 
-/// What a rendered stack is made of, as far as a restart is needed to change it.
+/// The revision of rendered objects: a digest of the pod templates. Other changes restart nothing.
 #[must_use]
 pub fn revision(rendered: &[Wanted], version: &str) -> Revision {
     let of = |kind, component: Component| {
@@ -38,15 +41,15 @@ fn is(id: &ObjectId, kind: Kind, component: Component) -> bool {
     id.kind == kind && id.key.name() == component.name()
 }
 
-/// Revision of a workload's template.
+/// Revision of a workload's pod template.
 fn revision_of(body: &Value) -> Option<String> {
     let label = body.pointer("/spec/template/metadata/labels")?.get(REVISION)?;
     Some(label.as_str()?.to_owned())
 }
 
-/// Name of the object that keeps a revision.
+/// ID of the ControllerRevision that stores a revision.
 #[must_use]
-pub fn snapshot_id(namespace: &str, revision: &str) -> ObjectId {
+pub fn revision_object_id(namespace: &str, revision: &str) -> ObjectId {
     ObjectId::new(
         Kind::ControllerRevision,
         namespace,
@@ -54,9 +57,9 @@ pub fn snapshot_id(namespace: &str, revision: &str) -> ObjectId {
     )
 }
 
-/// What is kept of a revision: the workloads as they are applied, and what roles grant.
+/// The ControllerRevision of a revision: both workloads, and the rules of the roles.
 #[must_use]
-pub fn snapshot(rendered: &[Wanted], plan: &Plan, revision: &Revision) -> Wanted {
+pub fn revision_object(rendered: &[Wanted], config: &StackConfig, revision: &Revision) -> Wanted {
     let body = |kind, component: Component| {
         let mut found = rendered.iter().filter(|wanted| is(&wanted.id, kind, component));
         found.next().map_or(Value::Null, |wanted| wanted.body.clone())
@@ -66,23 +69,23 @@ pub fn snapshot(rendered: &[Wanted], plan: &Plan, revision: &Revision) -> Wanted
         .filter(|wanted| is_role(wanted.id.kind))
         .map(|wanted| json!({"kind": wanted.id.kind.to_string(), "name": wanted.id.key.name(), "rules": wanted.body["rules"]}))
         .collect();
-    let id = snapshot_id(&plan.namespace, &revision.revision);
+    let id = revision_object_id(&config.namespace, &revision.revision);
     let body = json!({
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
         "metadata": {
-            "namespace": plan.namespace,
+            "namespace": config.namespace,
             "name": id.key.name(),
             "labels": {
-                "app.kubernetes.io/version": plan.version,
+                "app.kubernetes.io/version": config.version,
                 MANAGED_BY: MANAGER,
-                SNAPSHOT: "true",
+                REVISION_LABEL: "true",
             },
             "ownerReferences": [{
                 "apiVersion": "lb-operator.io/v1alpha1",
                 "kind": "LoadBalancerStack",
-                "name": plan.owner.name,
-                "uid": plan.owner.uid,
+                "name": config.owner.name,
+                "uid": config.owner.uid,
                 "controller": true,
                 "blockOwnerDeletion": true,
             }],
@@ -101,49 +104,54 @@ fn is_role(kind: Kind) -> bool {
     matches!(kind, Kind::Role | Kind::ClusterRole)
 }
 
-/// The objects that orders stand for. `rendered` is what the spec asks for.
+/// The desired objects for `actions`. `rendered` are the objects of the spec.
 #[must_use]
-pub fn wanted(
+pub fn desired_objects(
     rendered: &[Wanted],
-    plan: &Plan,
+    config: &StackConfig,
     target: &Revision,
-    memory: &Memory,
-    orders: &Orders,
+    state: &UpgradeState,
+    actions: &StepActions,
     index: &Index,
 ) -> Vec<Wanted> {
-    let former = former(memory, index, &plan.namespace);
+    let former = previous_revision(state, index, &config.namespace);
     let mut all: Vec<_> = rendered
         .iter()
         .filter(|wanted| {
-            orders.kinds
+            actions.apply_crds
                 || wanted.id.kind != Kind::CustomResourceDefinition
                 || index.get(&wanted.id).is_none()
         })
-        // Not even on the way back: objects that are stored in a version could not be read any more.
-        .filter(|wanted| refusal(wanted, index).is_none())
+        // Not even in a rollback: objects stored in a dropped version would become unreadable.
+        .filter(|wanted| crd_refusal(wanted, index).is_none())
         .map(|wanted| match wanted.id.kind {
-            Kind::Deployment => workload(wanted, orders.controller, former.map(|f| &f["controller"]), index),
+            Kind::Deployment => workload(
+                wanted,
+                actions.controller,
+                former.map(|f| &f["controller"]),
+                index,
+            ),
             Kind::DaemonSet => {
-                let wanted = workload(wanted, orders.speaker, former.map(|f| &f["speaker"]), index);
-                if orders.on_delete {
+                let wanted = workload(wanted, actions.speaker, former.map(|f| &f["speaker"]), index);
+                if actions.on_delete {
                     on_delete(wanted)
                 } else {
                     wanted
                 }
             }
-            kind if is_role(kind) => role(wanted, orders.rules, former),
+            kind if is_role(kind) => role(wanted, actions.rules, former),
             _ => wanted.clone(),
         })
         .collect();
-    if orders.pre_pull {
-        all.extend(pre_pull::render(plan, &target.revision));
+    if actions.pre_pull {
+        all.extend(pre_pull::render(config, &target.revision));
     }
-    for revision in &orders.keep {
-        let id = snapshot_id(&plan.namespace, revision);
+    for revision in &actions.keep {
+        let id = revision_object_id(&config.namespace, revision);
         match index.get(&id) {
-            // Its content cannot be changed, and is not to.
-            Some(live) => all.push(as_it_is(id, live)),
-            None if *revision == target.revision => all.push(snapshot(rendered, plan, target)),
+            // The data of a ControllerRevision is immutable.
+            Some(live) => all.push(unchanged(id, live)),
+            None if *revision == target.revision => all.push(revision_object(rendered, config, target)),
             None => {}
         }
     }
@@ -151,15 +159,15 @@ pub fn wanted(
     all
 }
 
-/// What is kept of the last good revision.
-fn former<'a>(memory: &Memory, index: &'a Index, namespace: &str) -> Option<&'a Value> {
-    let good = memory.last_good.as_ref()?;
-    let live = index.get(&snapshot_id(namespace, &good.revision))?;
+/// The stored data of the last good revision.
+fn previous_revision<'a>(state: &UpgradeState, index: &'a Index, namespace: &str) -> Option<&'a Value> {
+    let good = state.last_good.as_ref()?;
+    let live = index.get(&revision_object_id(namespace, &good.revision))?;
     Some(&live.body["data"])
 }
 
-/// An object of which nothing is wanted but that it stays.
-fn as_it_is(id: ObjectId, live: &Live) -> Wanted {
+/// An object that is kept without changes.
+fn unchanged(id: ObjectId, live: &Live) -> Wanted {
     Wanted {
         digest: live.applied().unwrap_or_default().to_owned(),
         id,
@@ -167,20 +175,22 @@ fn as_it_is(id: ObjectId, live: &Live) -> Wanted {
     }
 }
 
-/// A workload with the template that is chosen. All else about it is as the spec asks: that restarts nothing.
-fn workload(rendered: &Wanted, choice: Choice, former: Option<&Value>, index: &Index) -> Wanted {
-    match (choice, former) {
-        (Choice::Former, Some(former)) if former.is_object() => {
+/// A workload with the selected pod template. Its other fields follow the spec, because they restart nothing.
+fn workload(rendered: &Wanted, source: TemplateSource, former: Option<&Value>, index: &Index) -> Wanted {
+    match (source, former) {
+        (TemplateSource::Previous, Some(former)) if former.is_object() => {
             let mut body = rendered.body.clone();
             body["spec"]["template"] = former["spec"]["template"].clone();
             body["metadata"]["labels"] = former["metadata"]["labels"].clone();
             Wanted::seal(rendered.id.clone(), body)
         }
-        (Choice::Kept, _) | (Choice::Former, None | Some(_)) => match index.get(&rendered.id) {
-            Some(live) => as_it_is(rendered.id.clone(), live),
-            None => rendered.clone(),
-        },
-        (Choice::New, _) => rendered.clone(),
+        (TemplateSource::Current, _) | (TemplateSource::Previous, None | Some(_)) => {
+            match index.get(&rendered.id) {
+                Some(live) => unchanged(rendered.id.clone(), live),
+                None => rendered.clone(),
+            }
+        }
+        (TemplateSource::Target, _) => rendered.clone(),
     }
 }
 
@@ -193,8 +203,8 @@ fn on_delete(wanted: Wanted) -> Wanted {
     Wanted::seal(id, body)
 }
 
-/// A role that grants what the one, the other or both need.
-fn role(rendered: &Wanted, rules: Rules, former: Option<&Value>) -> Wanted {
+/// A role with the selected rules.
+fn role(rendered: &Wanted, rules: RoleRules, former: Option<&Value>) -> Wanted {
     let kind = rendered.id.kind.to_string();
     let before = former.and_then(|former| {
         let mut roles = former["roles"].as_array()?.iter();
@@ -205,9 +215,9 @@ fn role(rendered: &Wanted, rules: Rules, former: Option<&Value>) -> Wanted {
         return rendered.clone();
     };
     let mut granted = match rules {
-        Rules::New => return rendered.clone(),
-        Rules::Former => Vec::new(),
-        Rules::Both => now.clone(),
+        RoleRules::Target => return rendered.clone(),
+        RoleRules::Previous => Vec::new(),
+        RoleRules::Both => now.clone(),
     };
     granted.extend(
         before
@@ -224,9 +234,9 @@ fn role(rendered: &Wanted, rules: Rules, former: Option<&Value>) -> Wanted {
     Wanted::seal(rendered.id.clone(), body)
 }
 
-/// Why a definition must not be applied: objects may be stored in a version that it does not have.
+/// Why a CRD must not be applied: objects may be stored in a version that it drops.
 #[must_use]
-pub fn refusal(wanted: &Wanted, index: &Index) -> Option<String> {
+pub fn crd_refusal(wanted: &Wanted, index: &Index) -> Option<String> {
     if wanted.id.kind != Kind::CustomResourceDefinition {
         return None;
     }
@@ -241,12 +251,12 @@ pub fn refusal(wanted: &Wanted, index: &Index) -> Option<String> {
     ))
 }
 
-/// What the machine looks at. `todo` is what differs from the present orders.
+/// The snapshot for the state machine. `todo` is the difference between the objects and the current actions.
 #[must_use]
-pub fn seen(sight: &Sights<'_>, todo: &Difference<'_>) -> Seen {
-    let namespace = &sight.plan.namespace;
-    let index = sight.index;
-    let pods = |component: &str| pods(sight, component);
+pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnapshot {
+    let namespace = &input.config.namespace;
+    let index = input.index;
+    let pods = |component: &str| pods(input, component);
     let controllers = pods(Component::Controller.name());
     let body = |kind, component: Component| {
         let id = ObjectId::new(kind, namespace, component.name());
@@ -260,92 +270,101 @@ pub fn seen(sight: &Sights<'_>, todo: &Difference<'_>) -> Seen {
             .iter()
             .any(|(wanted, _)| kinds.contains(&wanted.id.kind))
     };
-    let kinds_refused = sight.rendered.iter().find_map(|wanted| refusal(wanted, index));
-    let former_known = former(sight.memory, index, namespace).is_some();
+    let crds_refused = input
+        .rendered
+        .iter()
+        .find_map(|wanted| crd_refusal(wanted, index));
+    let rollback_available = previous_revision(input.state, index, namespace).is_some();
     let revision = deployment.and_then(revision_of);
-    let leads = sight.observed.controller.desired == 0
+    let has_leader = input.health.controller.desired == 0
         || controllers.iter().any(|pod| {
             Some(&pod.revision) == revision.as_ref()
-                && Some(pod.name.as_str()) == sight.leader
-                && pod.counts()
+                && Some(pod.name.as_str()) == input.leader
+                && pod.is_active()
         });
     let missing = "what ran before is not kept any more, so there is no way back: set spec.upgrade.onFailure to Pause to go on \
                    without one";
-    let settings = Settings::of(sight.upgrade);
-    Seen {
-        target: sight.target.clone(),
-        generation: sight.generation,
-        operator_version: sight.operator_version.to_owned(),
-        paused: sight.paused,
-        obstacle: (!former_known && settings.rollback).then(|| missing.to_owned()),
+    let settings = UpgradeSettings::of(input.upgrade);
+    ClusterSnapshot {
+        target: input.target.clone(),
+        generation: input.generation,
+        operator_version: input.operator_version.to_owned(),
+        paused: input.paused,
+        obstacle: (!rollback_available && settings.rollback).then(|| missing.to_owned()),
         settings,
-        ledger: sight.witness.and_then(Witness::ledger),
-        moved: sight.witness.map(Witness::moved).unwrap_or_default(),
-        unanswered: sight.witness.map(Witness::unanswered).unwrap_or_default(),
-        kinds: !differs(&[Kind::CustomResourceDefinition]),
-        kinds_refused,
-        permissions: !differs(&[
+        ledger: input.observer.and_then(ServiceObserver::ledger),
+        changed_addresses: input
+            .observer
+            .map(ServiceObserver::changed_addresses)
+            .unwrap_or_default(),
+        failed_verifications: input
+            .observer
+            .map(ServiceObserver::failed_verifications)
+            .unwrap_or_default(),
+        crds_applied: !differs(&[Kind::CustomResourceDefinition]),
+        crds_refused,
+        rbac_applied: !differs(&[
             Kind::Role,
             Kind::ClusterRole,
             Kind::RoleBinding,
             Kind::ClusterRoleBinding,
         ]),
-        former_known,
-        controllers: Controllers {
+        rollback_available,
+        controllers: ControllerSnapshot {
             template: template(deployment),
-            settled: sight.observed.controller.settled,
-            leads,
+            settled: input.health.controller.settled,
+            has_leader,
             pods: controllers,
         },
-        speakers: Speakers {
+        speakers: SpeakerSnapshot {
             template: template(daemon_set),
             on_delete: daemon_set.is_some_and(|body| body["spec"]["updateStrategy"]["type"] == "OnDelete"),
             observed: daemon_set.is_some_and(is_observed),
-            settled: sight.observed.speaker.settled,
-            desired: sight.observed.speaker.desired,
+            settled: input.health.speaker.settled,
+            desired: input.health.speaker.desired,
             pods: pods(Component::Speaker.name()),
         },
-        pre_pull: pulling(index, sight.witness, namespace),
+        pre_pull: pre_pull_progress(index, input.observer, namespace),
     }
 }
 
-/// Where everything is that the machine looks at.
+/// Input of [`snapshot`].
 #[derive(Clone, Copy)]
-pub struct Sights<'a> {
-    /// What is to run.
-    pub plan: &'a Plan,
-    /// The objects that the spec asks for.
+pub struct SnapshotInput<'a> {
+    /// Configuration of the stack.
+    pub config: &'a StackConfig,
+    /// Objects of the spec.
     pub rendered: &'a [Wanted],
-    /// Their revision.
+    /// Revision of `rendered`.
     pub target: &'a Revision,
-    /// What the machine remembers.
-    pub memory: &'a Memory,
+    /// Stored state of the state machine.
+    pub state: &'a UpgradeState,
     /// `spec.upgrade`.
     pub upgrade: Option<&'a Upgrade>,
-    /// The stack's generation.
+    /// `metadata.generation` of the stack.
     pub generation: i64,
-    /// Whether the stack is paused.
+    /// `spec.paused`.
     pub paused: bool,
     /// The operator's version.
     pub operator_version: &'a str,
-    /// What exists.
+    /// Existing objects.
     pub index: &'a Index,
-    /// How the programs are doing.
-    pub observed: &'a Observed,
-    /// What the proofs are made of.
-    pub witness: Option<&'a Witness>,
+    /// Health of both workloads.
+    pub health: &'a StackHealth,
+    /// Observed Services and nodes.
+    pub observer: Option<&'a ServiceObserver>,
     /// The pod that holds the controllers' Lease.
     pub leader: Option<&'a str>,
 }
 
-fn pods(sight: &Sights<'_>, component: &str) -> Vec<Pod> {
-    let lost = sight.witness.map(Witness::lost).unwrap_or_default();
-    let owners = sight.witness.map(Witness::owners).unwrap_or_default();
-    let of = sight
+fn pods(input: &SnapshotInput<'_>, component: &str) -> Vec<PodSnapshot> {
+    let lost = input.observer.map(ServiceObserver::lost).unwrap_or_default();
+    let owners = input.observer.map(ServiceObserver::owners).unwrap_or_default();
+    let of = input
         .index
-        .pods(&sight.plan.namespace)
+        .pods(&input.config.namespace)
         .filter(|(_, pod)| pod.component == component);
-    of.map(|(key, pod)| Pod {
+    of.map(|(key, pod)| PodSnapshot {
         name: key.name().to_owned(),
         uid: pod.uid.clone(),
         node: pod.node.clone(),
@@ -355,26 +374,30 @@ fn pods(sight: &Sights<'_>, component: &str) -> Vec<Pod> {
         lost: pod.node_lost || lost.contains(pod.node.as_str()),
         terminating: pod.terminating,
         restarts: pod.restarts,
-        trouble: pod.trouble.as_ref().map(|trouble| trouble.to_string()),
-        control_plane: sight
-            .witness
-            .is_some_and(|witness| witness.is_control_plane(&pod.node)),
-        owns: owners.get(pod.node.as_str()).copied().unwrap_or_default(),
+        problem: pod.problem.as_ref().map(|problem| problem.to_string()),
+        control_plane: input
+            .observer
+            .is_some_and(|observer| observer.is_control_plane(&pod.node)),
+        announced_services: owners.get(pod.node.as_str()).copied().unwrap_or_default(),
     })
     .collect()
 }
 
-/// How far the images are. A node that does not answer, or has no room for the pod, is not waited for.
+/// Progress of pulling the images. Unreachable nodes, and nodes without room for the pod, do not count.
 #[must_use]
-pub fn pulling(index: &Index, witness: Option<&Witness>, namespace: &str) -> Option<PrePull> {
+pub fn pre_pull_progress(
+    index: &Index,
+    observer: Option<&ServiceObserver>,
+    namespace: &str,
+) -> Option<PrePullSnapshot> {
     let id = ObjectId::new(Kind::DaemonSet, namespace, pre_pull::NAME);
     let live = index.get(&id)?;
-    let lost = witness.map(Witness::lost).unwrap_or_default();
+    let lost = observer.map(ServiceObserver::lost).unwrap_or_default();
     let skipped = |pod: &PodFacts| {
         let unscheduled = pod
-            .trouble
+            .problem
             .as_ref()
-            .is_some_and(|trouble| trouble.container.is_none());
+            .is_some_and(|problem| problem.container.is_none());
         pod.node_lost || lost.contains(pod.node.as_str()) || unscheduled
     };
     let revision = revision_of(&live.body).unwrap_or_default();
@@ -383,24 +406,24 @@ pub fn pulling(index: &Index, witness: Option<&Witness>, namespace: &str) -> Opt
         .collect();
     let passed = pods
         .iter()
-        .filter(|(_, pod)| !skipped(pod) && pod.trial == Trial::Passed)
+        .filter(|(_, pod)| !skipped(pod) && pod.image_check == ImageCheck::Passed)
         .count();
     let away = pods.iter().filter(|(_, pod)| skipped(pod)).count();
     let failed = pods
         .iter()
         .filter(|(_, pod)| !skipped(pod))
-        .find_map(|(key, pod)| match &pod.trial {
-            Trial::Failed(trouble) => Some(format!("{} on node {}: {trouble}", key.name(), pod.node)),
-            Trial::Passed | Trial::Waits => None,
+        .find_map(|(key, pod)| match &pod.image_check {
+            ImageCheck::Failed(problem) => Some(format!("{} on node {}: {problem}", key.name(), pod.node)),
+            ImageCheck::Passed | ImageCheck::Pending => None,
         });
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let there_are_to_be = live.body["status"]["desiredNumberScheduled"].as_i64();
-    // Before its controller has counted them, none is done.
+    // Before the DaemonSet controller has counted the nodes, the number is unknown.
     let counted = there_are_to_be.filter(|_| is_observed(&live.body));
     let desired = counted
         .and_then(|desired| i32::try_from(desired).ok())
         .unwrap_or(i32::MAX);
-    Some(PrePull {
+    Some(PrePullSnapshot {
         revision,
         desired: desired.saturating_sub(number(away)),
         done: number(passed),

@@ -1,24 +1,24 @@
-//! What orders make of the objects, without a cluster.
+//! What actions make of the objects, without a cluster.
 
 use kube::api::DynamicObject;
 
 use super::*;
-use crate::desired::config::tests::mk_plan;
+use crate::desired::config::tests::mk_config;
 use crate::desired::render::render;
 use crate::drift::diff::{Memory as Applied, difference};
 
-fn mk_orders(choice: Choice, on_delete: bool, rules: Rules, keep: &[&str]) -> Orders {
-    Orders {
-        controller: choice,
-        speaker: choice,
+fn mk_actions(source: TemplateSource, on_delete: bool, rules: RoleRules, keep: &[&str]) -> StepActions {
+    StepActions {
+        controller: source,
+        speaker: source,
         on_delete,
-        kinds: true,
+        apply_crds: true,
         rules,
         pre_pull: false,
         keep: keep.iter().map(|name| (*name).to_owned()).collect(),
-        restart: Vec::new(),
-        waits: false,
-        ticks: false,
+        restarts: Vec::new(),
+        needs_approval: false,
+        polls: false,
     }
 }
 
@@ -46,61 +46,66 @@ fn find<'a>(wanted: &'a [Wanted], kind: Kind, name: &str) -> &'a Wanted {
     found.next().unwrap()
 }
 
-/// A cluster that runs the plan, with what is kept of it, and the memory of that.
-fn mk_running() -> (Index, Memory, Vec<Wanted>) {
-    let plan = mk_plan();
-    let rendered = render(&plan).unwrap();
+/// A cluster that runs the config, with what is kept of it, and the state of that.
+fn mk_running() -> (Index, UpgradeState, Vec<Wanted>) {
+    let config = mk_config();
+    let rendered = render(&config).unwrap();
     let good = revision(&rendered, "0.1.0");
-    let memory = Memory {
+    let state = UpgradeState {
         last_good: Some(good.clone()),
-        ..Memory::default()
+        ..UpgradeState::default()
     };
     let mut index = Index::default();
-    let orders = mk_orders(Choice::New, false, Rules::New, &[&good.revision]);
-    let all = wanted(&rendered, &plan, &good, &memory, &orders, &index);
+    let actions = mk_actions(
+        TemplateSource::Target,
+        false,
+        RoleRules::Target,
+        &[&good.revision],
+    );
+    let all = desired_objects(&rendered, &config, &good, &state, &actions, &index);
     store(&mut index, &all);
-    (index, memory, all)
+    (index, state, all)
 }
 
 #[test]
 fn a_revision_changes_with_the_pods_and_with_nothing_else() {
-    let of = |plan: &Plan| revision(&render(plan).unwrap(), &plan.version);
-    let before = of(&mk_plan());
-    let same = of(&Plan {
+    let of = |config: &StackConfig| revision(&render(config).unwrap(), &config.version);
+    let before = of(&mk_config());
+    let same = of(&StackConfig {
         controller_replicas: 5,
         network_policy: false,
-        controllers_kept: None,
-        speakers_kept: None,
+        controller_min_available: None,
+        speaker_min_available: None,
         service_monitor: None,
-        ..mk_plan()
+        ..mk_config()
     });
     assert_eq!(before, same);
-    let both = of(&Plan {
+    let both = of(&StackConfig {
         log_level: "debug".to_owned(),
-        ..mk_plan()
+        ..mk_config()
     });
     assert!(both.controller != before.controller && both.speaker != before.speaker);
-    let mut plan = mk_plan();
-    plan.speaker_settings.push(("LB_FAILBACK", "never".to_owned()));
-    let one = of(&plan);
+    let mut config = mk_config();
+    config.speaker_settings.push(("LB_FAILBACK", "never".to_owned()));
+    let one = of(&config);
     assert!(one.controller == before.controller && one.speaker != before.speaker);
     assert_ne!(one.revision, before.revision);
 }
 
 #[test]
 fn what_ran_before_is_wanted_exactly_as_it_was_and_other_changes_are_not_held_up() {
-    let (index, memory, applied) = mk_running();
-    let plan = Plan {
+    let (index, state, applied) = mk_running();
+    let config = StackConfig {
         version: "0.1.1".to_owned(),
         log_level: "debug".to_owned(),
         controller_replicas: 3,
-        ..mk_plan()
+        ..mk_config()
     };
-    let rendered = render(&plan).unwrap();
-    let target = revision(&rendered, &plan.version);
-    let good = memory.last_good.clone().unwrap().revision;
-    let orders = mk_orders(Choice::Former, false, Rules::Former, &[&good]);
-    let all = wanted(&rendered, &plan, &target, &memory, &orders, &index);
+    let rendered = render(&config).unwrap();
+    let target = revision(&rendered, &config.version);
+    let good = state.last_good.clone().unwrap().revision;
+    let actions = mk_actions(TemplateSource::Previous, false, RoleRules::Previous, &[&good]);
+    let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
     let controller = find(&all, Kind::Deployment, "controller");
     let before = find(&applied, Kind::Deployment, "controller");
     assert_eq!(
@@ -116,13 +121,18 @@ fn what_ran_before_is_wanted_exactly_as_it_was_and_other_changes_are_not_held_up
 
 #[test]
 fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
-    let (mut index, memory, _) = mk_running();
-    let plan = mk_plan();
-    let rendered = render(&plan).unwrap();
-    let target = revision(&rendered, &plan.version);
+    let (mut index, state, _) = mk_running();
+    let config = mk_config();
+    let rendered = render(&config).unwrap();
+    let target = revision(&rendered, &config.version);
     for on_delete in [true, false] {
-        let orders = mk_orders(Choice::New, on_delete, Rules::New, &[&target.revision]);
-        let all = wanted(&rendered, &plan, &target, &memory, &orders, &index);
+        let actions = mk_actions(
+            TemplateSource::Target,
+            on_delete,
+            RoleRules::Target,
+            &[&target.revision],
+        );
+        let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
         let todo = difference(&all, &index, &Applied::default(), "stack-uid");
         let names: Vec<_> = todo
             .apply
@@ -132,17 +142,17 @@ fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
         assert_eq!(names, ["speaker"]);
         assert_eq!(todo.prune, []);
         store(&mut index, &all);
-        let again = wanted(&rendered, &plan, &target, &memory, &orders, &index);
+        let again = desired_objects(&rendered, &config, &target, &state, &actions, &index);
         assert!(difference(&again, &index, &Applied::default(), "stack-uid").is_empty());
     }
 }
 
 #[test]
 fn roles_grant_what_both_need_until_the_end() {
-    let (index, memory, _) = mk_running();
-    let plan = mk_plan();
-    let mut rendered = render(&plan).unwrap();
-    let target = revision(&rendered, &plan.version);
+    let (index, state, _) = mk_running();
+    let config = mk_config();
+    let mut rendered = render(&config).unwrap();
+    let target = revision(&rendered, &config.version);
     // The new program needs another right, and one of the former ones no more.
     let role = rendered
         .iter_mut()
@@ -152,22 +162,22 @@ fn roles_grant_what_both_need_until_the_end() {
     role.body["rules"] = json!([{"apiGroups": [""], "resources": ["news"], "verbs": ["get"]}]);
     *role = Wanted::seal(role.id.clone(), role.body.clone());
     let rules = |rules| {
-        let orders = mk_orders(Choice::New, false, rules, &[]);
-        let all = wanted(&rendered, &plan, &target, &memory, &orders, &index);
+        let actions = mk_actions(TemplateSource::Target, false, rules, &[]);
+        let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
         let role = find(&all, Kind::ClusterRole, "metallb-speaker");
         role.body["rules"].as_array().unwrap().clone()
     };
-    assert_eq!(rules(Rules::Former), former);
-    assert_eq!(rules(Rules::Both).len(), former.len() + 1);
-    assert_eq!(rules(Rules::New).len(), 1);
+    assert_eq!(rules(RoleRules::Previous), former);
+    assert_eq!(rules(RoleRules::Both).len(), former.len() + 1);
+    assert_eq!(rules(RoleRules::Target).len(), 1);
 }
 
 #[test]
 fn a_definition_that_would_lose_a_stored_version_is_refused_and_not_applied() {
-    let (mut index, memory, applied) = mk_running();
-    let plan = mk_plan();
-    let rendered = render(&plan).unwrap();
-    let target = revision(&rendered, &plan.version);
+    let (mut index, state, applied) = mk_running();
+    let config = mk_config();
+    let rendered = render(&config).unwrap();
+    let target = revision(&rendered, &config.version);
     let pools = find(
         &applied,
         Kind::CustomResourceDefinition,
@@ -177,8 +187,8 @@ fn a_definition_that_would_lose_a_stored_version_is_refused_and_not_applied() {
     body["status"] = json!({"storedVersions": ["v1alpha1", "v1beta1"]});
     let object: DynamicObject = serde_json::from_value(body).unwrap();
     index.apply(pools.id.clone(), Live::new(pools.id.kind, object));
-    assert!(refusal(pools, &index).unwrap().contains("v1alpha1"));
-    let orders = mk_orders(Choice::New, false, Rules::New, &[]);
-    let all = wanted(&rendered, &plan, &target, &memory, &orders, &index);
+    assert!(crd_refusal(pools, &index).unwrap().contains("v1alpha1"));
+    let actions = mk_actions(TemplateSource::Target, false, RoleRules::Target, &[]);
+    let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
     assert!(!all.iter().any(|wanted| wanted.id == pools.id));
 }

@@ -1,6 +1,6 @@
-//! What the proofs of an upgrade are made of: nodes, the addresses of Services, and what speakers say of them. Pure.
+//! Observes nodes, addresses of Services and their ServiceL2Status, for the health checks of an upgrade. Pure.
 //!
-//! It is there only while an upgrade is under way: at rest the operator does not need to know ten thousand Services.
+//! It exists only during an upgrade: otherwise the operator does not need to hold ten thousand Services in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,27 +14,27 @@ use lb_runtime::watch::Change;
 use serde_json::json;
 
 use crate::desired::render::digest;
-use crate::upgrade::Unanswered;
+use crate::upgrade::FailedVerification;
 
-/// A change of something that is looked at.
+/// A change of an observed object.
 #[derive(Debug)]
 #[allow(
     clippy::large_enum_variant,
     reason = "an event of the watch holds it in a box"
 )]
-pub enum Sight {
-    /// A node.
+pub enum Observation {
+    /// Readiness and role.
     Node(Change<Node>),
-    /// A Service.
+    /// Its addresses.
     Service(Change<Service>),
-    /// What a speaker says of a Service.
+    /// Which node announces a Service, and whether others reach it there.
     Announced(Change<ServiceL2Status>),
 }
 
-/// Everything that is looked at.
+/// The observed objects.
 #[derive(Debug, Default)]
-pub struct Witness {
-    /// The class of the Services that are ours.
+pub struct ServiceObserver {
+    /// Load balancer class of the stack.
     class: Option<String>,
     nodes: BTreeMap<String, NodeFacts>,
     services: BTreeMap<ObjectKey, ServiceFacts>,
@@ -51,11 +51,11 @@ struct NodeFacts {
 #[derive(Debug)]
 struct ServiceFacts {
     uid: String,
-    /// Digest of all by which its user has a say in its addresses.
+    /// Digest of the fields with which a user influences the addresses.
     wish: String,
-    /// The addresses that it had first.
+    /// The first addresses with this digest.
     had: Vec<String>,
-    /// Those that it has.
+    /// The current addresses.
     has: Vec<String>,
 }
 
@@ -65,8 +65,8 @@ struct Announced {
     faults: Vec<(String, Timestamp)>,
 }
 
-impl Witness {
-    /// One that has seen nothing yet. `class` is the class of the Services that are ours.
+impl ServiceObserver {
+    /// An observer without objects. `class` is the load balancer class of the stack.
     #[must_use]
     pub fn new(class: Option<String>) -> Self {
         Self {
@@ -75,10 +75,10 @@ impl Witness {
         }
     }
 
-    /// Takes in a change.
-    pub fn see(&mut self, sight: Sight) {
-        match sight {
-            Sight::Node(change) => match change {
+    /// Records a change.
+    pub fn handle(&mut self, observation: Observation) {
+        match observation {
+            Observation::Node(change) => match change {
                 Change::Apply(node) => self.node(node),
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.nodes.remove(key.name());
@@ -86,7 +86,7 @@ impl Witness {
                 Change::Synced => self.listed[0] = true,
                 Change::Listing => {}
             },
-            Sight::Service(change) => match change {
+            Observation::Service(change) => match change {
                 Change::Apply(service) => self.service(service),
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.services.remove(&key);
@@ -94,7 +94,7 @@ impl Witness {
                 Change::Synced => self.listed[1] = true,
                 Change::Listing => {}
             },
-            Sight::Announced(change) => match change {
+            Observation::Announced(change) => match change {
                 Change::Apply(status) => self.announcement(status),
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.announced.remove(&key);
@@ -167,12 +167,15 @@ impl Witness {
         let key = ObjectKey::of(&status);
         let says = status.status.unwrap_or_default();
         let service = format!("Service {}/{}", says.service_namespace, says.service_name);
-        let fault = |type_, wrong| {
+        let failed_check = |type_, wrong| {
             let condition = find_condition(&says.conditions, type_)?;
             let since = condition.last_transition_time.0;
             (condition.status == wrong).then(|| (format!("{service}: {}", condition.message), since))
         };
-        let faults = [fault(VERIFIED, "False"), fault(ADDRESS_CONFLICT, "True")];
+        let faults = [
+            failed_check(VERIFIED, "False"),
+            failed_check(ADDRESS_CONFLICT, "True"),
+        ];
         let announced = Announced {
             faults: faults.into_iter().flatten().collect(),
             node: says.node,
@@ -180,7 +183,7 @@ impl Witness {
         self.announced.insert(key, announced);
     }
 
-    /// Hash of the addresses of all Services; none before everything has been listed.
+    /// Hash of the addresses of all Services; `None` until all objects are listed.
     #[must_use]
     pub fn ledger(&self) -> Option<String> {
         self.listed.iter().all(|listed| *listed).then(|| {
@@ -194,9 +197,9 @@ impl Witness {
         })
     }
 
-    /// Services whose addresses are no more what they were, though nobody asked for it.
+    /// Services whose addresses changed although no field that influences them did.
     #[must_use]
-    pub fn moved(&self) -> Vec<String> {
+    pub fn changed_addresses(&self) -> Vec<String> {
         let moved = self
             .services
             .iter()
@@ -212,20 +215,23 @@ impl Witness {
         moved.map(describe).collect()
     }
 
-    /// Addresses that are not answered as they should be.
+    /// Addresses that failed verification or have a conflict.
     #[must_use]
-    pub fn unanswered(&self) -> Vec<Unanswered> {
+    pub fn failed_verifications(&self) -> Vec<FailedVerification> {
         let faults = self.announced.values().flat_map(|announced| {
-            announced.faults.iter().map(|(message, since)| Unanswered {
-                node: announced.node.clone(),
-                message: message.clone(),
-                since: *since,
-            })
+            announced
+                .faults
+                .iter()
+                .map(|(message, since)| FailedVerification {
+                    node: announced.node.clone(),
+                    message: message.clone(),
+                    since: *since,
+                })
         });
         faults.collect()
     }
 
-    /// How many Services each node announces.
+    /// Number of Services that each node announces.
     #[must_use]
     pub fn owners(&self) -> BTreeMap<&str, usize> {
         let mut owners = BTreeMap::new();
@@ -235,14 +241,14 @@ impl Witness {
         owners
     }
 
-    /// Nodes that are known not to answer.
+    /// Nodes that are not Ready.
     #[must_use]
     pub fn lost(&self) -> BTreeSet<&str> {
         let lost = self.nodes.iter().filter(|(_, node)| !node.ready);
         lost.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Whether a node is one of the control plane.
+    /// Whether a node belongs to the control plane.
     #[must_use]
     pub fn is_control_plane(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|node| node.control_plane)
@@ -262,40 +268,42 @@ mod tests {
         .unwrap()
     }
 
-    fn see(witness: &mut Witness, name: &str, address: &str, pool: &str) {
-        witness.see(Sight::Service(Change::Apply(mk_service(name, address, pool))));
+    fn see(observer: &mut ServiceObserver, name: &str, address: &str, pool: &str) {
+        observer.handle(Observation::Service(Change::Apply(mk_service(
+            name, address, pool,
+        ))));
     }
 
     #[test]
     fn an_address_that_changes_by_itself_is_noticed_and_one_that_was_asked_for_is_not() {
-        let mut witness = Witness::new(None);
-        see(&mut witness, "a", "10.0.0.1", "x");
-        see(&mut witness, "b", "", "x");
-        see(&mut witness, "b", "10.0.0.2", "x");
+        let mut observer = ServiceObserver::new(None);
+        see(&mut observer, "a", "10.0.0.1", "x");
+        see(&mut observer, "b", "", "x");
+        see(&mut observer, "b", "10.0.0.2", "x");
         assert_eq!(
-            witness.moved(),
+            observer.changed_addresses(),
             Vec::<String>::new(),
             "a first address is none that changed"
         );
-        see(&mut witness, "a", "10.0.0.9", "y");
+        see(&mut observer, "a", "10.0.0.9", "y");
         assert_eq!(
-            witness.moved(),
+            observer.changed_addresses(),
             Vec::<String>::new(),
             "another pool was asked for"
         );
-        see(&mut witness, "a", "", "y");
-        see(&mut witness, "b", "10.0.0.3", "x");
+        see(&mut observer, "a", "", "y");
+        see(&mut observer, "b", "10.0.0.3", "x");
         assert_eq!(
-            witness.moved(),
+            observer.changed_addresses(),
             [
                 "Service ns/a had 10.0.0.9 and has none",
                 "Service ns/b had 10.0.0.2 and has 10.0.0.3"
             ]
         );
-        see(&mut witness, "a", "10.0.0.9", "y");
-        witness.see(Sight::Service(Change::Delete(ObjectKey::new("ns", "b"))));
+        see(&mut observer, "a", "10.0.0.9", "y");
+        observer.handle(Observation::Service(Change::Delete(ObjectKey::new("ns", "b"))));
         assert_eq!(
-            witness.moved(),
+            observer.changed_addresses(),
             Vec::<String>::new(),
             "it has it again; the other is gone"
         );
@@ -303,20 +311,20 @@ mod tests {
 
     #[test]
     fn the_ledger_is_known_when_everything_is_listed() {
-        let mut witness = Witness::new(None);
-        see(&mut witness, "a", "10.0.0.1", "x");
-        witness.see(Sight::Service(Change::Synced));
-        witness.see(Sight::Node(Change::Synced));
-        assert_eq!(witness.ledger(), None);
-        witness.see(Sight::Announced(Change::Synced));
-        let before = witness.ledger().unwrap();
-        see(&mut witness, "a", "10.0.0.2", "x");
-        assert_ne!(witness.ledger().unwrap(), before);
+        let mut observer = ServiceObserver::new(None);
+        see(&mut observer, "a", "10.0.0.1", "x");
+        observer.handle(Observation::Service(Change::Synced));
+        observer.handle(Observation::Node(Change::Synced));
+        assert_eq!(observer.ledger(), None);
+        observer.handle(Observation::Announced(Change::Synced));
+        let before = observer.ledger().unwrap();
+        see(&mut observer, "a", "10.0.0.2", "x");
+        assert_ne!(observer.ledger().unwrap(), before);
     }
 
     #[test]
     fn what_speakers_say_is_not_answered_names_the_service_and_the_node() {
-        let mut witness = Witness::new(None);
+        let mut observer = ServiceObserver::new(None);
         let status: ServiceL2Status = serde_json::from_value(json!({
             "metadata": {"name": "l2-a", "namespace": "metallb-system"},
             "spec": {},
@@ -326,10 +334,10 @@ mod tests {
             ]},
         }))
         .unwrap();
-        witness.see(Sight::Announced(Change::Apply(status)));
-        let silent = witness.unanswered();
+        observer.handle(Observation::Announced(Change::Apply(status)));
+        let silent = observer.failed_verifications();
         assert_eq!(silent.first().unwrap().message, "Service ns/web: node n2 asked");
         assert_eq!(silent.first().unwrap().node, "n1");
-        assert_eq!(witness.owners().get("n1"), Some(&1));
+        assert_eq!(observer.owners().get("n1"), Some(&1));
     }
 }

@@ -1,4 +1,4 @@
-//! What an upgrade would do, for a person who is to approve it. Pure.
+//! The plan of an upgrade, `status.plan`, which a person approves. Pure.
 
 use lb_crds::load_balancer_stack::{PlanStatus, PlannedChange};
 use serde_json::Value;
@@ -6,21 +6,21 @@ use serde_json::Value;
 use crate::desired::render::{Component, Wanted};
 use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
-use crate::observe::workload_health::Observed;
-use crate::upgrade::Settings;
+use crate::observe::workload_health::StackHealth;
+use crate::upgrade::UpgradeSettings;
 
-/// Fields named for each object; the rest is counted.
+/// Fields that are named for each object.
 const NAMED: usize = 5;
 
-/// The plan that leads from what exists to what is rendered.
+/// The plan for a rollout of `rendered`.
 #[must_use]
-pub fn proposal(
+pub fn upgrade_plan(
     hash: String,
     version: &str,
     rendered: &[Wanted],
     index: &Index,
-    observed: &Observed,
-    settings: &Settings,
+    health: &StackHealth,
+    settings: &UpgradeSettings,
 ) -> PlanStatus {
     let mut changes = Vec::new();
     for (kind, component) in [
@@ -48,11 +48,11 @@ pub fn proposal(
         let impact = match component {
             Component::Controller => format!(
                 "{} controllers are replaced one by one; another leads meanwhile, and no address changes",
-                observed.controller.desired
+                health.controller.desired
             ),
             Component::Speaker => format!(
                 "{} speakers restart, at most {} at once; each node keeps its addresses, and connections go on",
-                observed.speaker.desired, settings.max_unavailable
+                health.speaker.desired, settings.max_unavailable
             ),
         };
         let more = paths.len().saturating_sub(NAMED);
@@ -71,7 +71,10 @@ pub fn proposal(
         "pull the images on the nodes of the speakers".to_owned(),
         "apply the metallb.io kinds, and grant what the new programs need besides".to_owned(),
         "replace the controllers".to_owned(),
-        format!("replace one speaker, and watch it for {} seconds", settings.soak),
+        format!(
+            "replace one speaker, and watch it for {} seconds",
+            settings.soak_seconds
+        ),
         format!(
             "replace the other speakers, {} at a time",
             settings.max_unavailable
@@ -86,7 +89,7 @@ pub fn proposal(
     }
 }
 
-/// The fields that differ, with what they are and what they are to be.
+/// Collects the fields that differ, with current and desired value.
 fn differences(path: &str, wanted: &Value, live: &Value, found: &mut Vec<String>) {
     match (wanted, live) {
         (Value::Object(fields), Value::Object(others)) => {

@@ -1,53 +1,52 @@
-//! Which speaker is restarted next.
+//! Selection of the next speaker to replace.
 
 use jiff::Timestamp;
 
-use super::snapshot::{Pod, Speakers};
+use super::snapshot::{PodSnapshot, SpeakerSnapshot};
 use super::state::seconds;
 
-/// Seconds after it became ready for which a new speaker with addresses is watched before another one follows: other
-/// nodes ask for its addresses within seven (`lb-l2`, coordinator/seat.rs), and what they find takes a second to reach
-/// the API.
-pub const PROOF: i64 = 10;
-/// The same for a speaker without addresses: there is nothing to ask for.
-const PROOF_WITHOUT_ADDRESSES: i64 = 2;
+/// Seconds that a new speaker with addresses has to be ready before the next one is replaced. Other nodes verify its
+/// addresses within seven seconds (`lb-l2`), and their result takes about a second to reach the API.
+pub const VERIFICATION_SECONDS: i64 = 10;
+/// The same for a speaker without addresses, for which there is nothing to verify.
+const SETTLE_SECONDS: i64 = 2;
 
-/// Whether a speaker is ready, and has been for long enough to tell.
+/// Whether a speaker has been ready for long enough.
 #[must_use]
-pub fn is_proven(pod: &Pod, now: Timestamp) -> bool {
-    let proof = if pod.owns > 0 {
-        PROOF
+pub fn is_verified(pod: &PodSnapshot, now: Timestamp) -> bool {
+    let proof = if pod.announced_services > 0 {
+        VERIFICATION_SECONDS
     } else {
-        PROOF_WITHOUT_ADDRESSES
+        SETTLE_SECONDS
     };
     pod.ready && pod.ready_since.is_some_and(|since| seconds(since, now) >= proof)
 }
 
-/// The first speaker to be replaced: best one that is ready, announces nothing, and is not of the control plane.
+/// The canary: preferably a ready speaker that announces nothing, not on the control plane.
 #[must_use]
-pub fn canary<'a>(speakers: &'a Speakers, revision: &str) -> Option<&'a Pod> {
-    let old = |pod: &&Pod| pod.counts() && pod.revision != revision;
+pub fn canary<'a>(speakers: &'a SpeakerSnapshot, revision: &str) -> Option<&'a PodSnapshot> {
+    let old = |pod: &&PodSnapshot| pod.is_active() && pod.revision != revision;
     speakers
         .pods
         .iter()
         .filter(old)
-        .min_by_key(|pod| (!pod.ready, pod.control_plane, pod.owns, &pod.node))
+        .min_by_key(|pod| (!pod.ready, pod.control_plane, pod.announced_services, &pod.node))
 }
 
-/// The speakers to be replaced now so that all come to be of `revision`, with at most `max_unavailable` away at once. Those
-/// that are away already come first, and as few at a time: a speaker that is not ready may well announce. `patient` waits
-/// until each new one is proven, and not only ready.
+/// The speakers to replace now, with at most `max_unavailable` unavailable at the same time. Speakers that are not ready
+/// come first, but as few at a time, because they may still announce. With `verified`, new speakers count as unavailable
+/// until they are verified.
 #[must_use]
 pub fn next<'a>(
-    speakers: &'a Speakers,
+    speakers: &'a SpeakerSnapshot,
     revision: &str,
     max_unavailable: i32,
     patient: bool,
     now: Timestamp,
-) -> Vec<&'a Pod> {
-    let is_old = |pod: &&Pod| pod.counts() && pod.revision != revision;
+) -> Vec<&'a PodSnapshot> {
+    let is_old = |pod: &&PodSnapshot| pod.is_active() && pod.revision != revision;
     let mut old: Vec<_> = speakers.pods.iter().filter(is_old).collect();
-    old.sort_by_key(|pod| (pod.ready, pod.control_plane, pod.owns, &pod.node));
+    old.sort_by_key(|pod| (pod.ready, pod.control_plane, pod.announced_services, &pod.node));
     let away = away(speakers, revision, patient, now);
     let idle = number(old.iter().filter(|pod| !pod.ready).count());
     let mut room = max_unavailable.saturating_sub(away);
@@ -60,29 +59,29 @@ pub fn next<'a>(
     chosen.collect()
 }
 
-/// Speakers that are not there, or not ready, or (if `patient`) of `revision` and not proven; but for those of lost nodes.
+/// Speakers that are missing or not ready, or with `verified` of `revision` and not verified yet; without unreachable nodes.
 #[must_use]
-pub fn away(speakers: &Speakers, revision: &str, patient: bool, now: Timestamp) -> i32 {
-    let is_away = |pod: &&Pod| {
-        let unproven = patient && pod.revision == revision && !is_proven(pod, now);
+pub fn away(speakers: &SpeakerSnapshot, revision: &str, patient: bool, now: Timestamp) -> i32 {
+    let is_away = |pod: &&PodSnapshot| {
+        let unproven = patient && pod.revision == revision && !is_verified(pod, now);
         !pod.lost && (pod.terminating || !pod.ready || unproven)
     };
     let away = number(speakers.pods.iter().filter(is_away).count());
     missing(speakers).saturating_add(away)
 }
 
-/// Speakers that are to be there and are not.
+/// Speakers that do not exist yet.
 #[must_use]
-pub fn missing(speakers: &Speakers) -> i32 {
+pub fn missing(speakers: &SpeakerSnapshot) -> i32 {
     speakers
         .desired
         .saturating_sub(number(speakers.pods.len()))
         .max(0)
 }
 
-/// Whether all speakers are of `revision`, but for those of lost nodes.
+/// Whether all speakers have `revision`, except on unreachable nodes.
 #[must_use]
-pub fn all_of(speakers: &Speakers, revision: &str) -> bool {
+pub fn all_of(speakers: &SpeakerSnapshot, revision: &str) -> bool {
     missing(speakers) == 0
         && speakers
             .pods

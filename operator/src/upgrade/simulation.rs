@@ -1,47 +1,52 @@
 //! A cluster that is upgraded by the machine, under a virtual clock, and a user who changes the spec. Many seeds, and what must
 //! hold in each.
 
-mod world;
+mod cluster;
 
 use std::collections::BTreeSet;
 
 use lb_crds::load_balancer_stack::UpgradeOutcome;
 
-use world::{Dice, Image, World, revision};
+use cluster::{Image, Rng, SimCluster, revision};
 
 const LONG: i64 = 5000;
 
 #[test]
 fn a_good_upgrade_restarts_each_node_once_and_runs_everywhere() {
     for seed in 0..60 {
-        let mut world = World::new(seed, 1 + seed % 6, &[Image::Good, Image::Good]);
-        world.settings.max_unavailable = 1 + i32::try_from(seed % 3).unwrap();
-        world.ask_for(1);
-        world.run_until(LONG, |world| world.memory.last_good == Some(revision(1)));
-        world.run_until(60, World::is_at_rest);
-        let nodes: BTreeSet<_> = world.restarts.iter().map(|(node, _)| node.clone()).collect();
-        assert_eq!(nodes.len(), world.nodes.len(), "seed {seed}\n{}", world.story());
+        let mut cluster = SimCluster::new(seed, 1 + seed % 6, &[Image::Good, Image::Good]);
+        cluster.settings.max_unavailable = 1 + i32::try_from(seed % 3).unwrap();
+        cluster.ask_for(1);
+        cluster.run_until(LONG, |cluster| cluster.state.last_good == Some(revision(1)));
+        cluster.run_until(60, SimCluster::is_at_rest);
+        let nodes: BTreeSet<_> = cluster.restarts.iter().map(|(node, _)| node.clone()).collect();
         assert_eq!(
-            world.restarts.len(),
-            world.nodes.len(),
+            nodes.len(),
+            cluster.nodes.len(),
             "seed {seed}\n{}",
-            world.story()
+            cluster.story()
         );
-        assert_eq!(world.outcomes(), [UpgradeOutcome::Succeeded]);
+        assert_eq!(
+            cluster.restarts.len(),
+            cluster.nodes.len(),
+            "seed {seed}\n{}",
+            cluster.story()
+        );
+        assert_eq!(cluster.outcomes(), [UpgradeOutcome::Succeeded]);
     }
 }
 
 #[test]
 fn a_downgrade_replaces_the_speakers_first() {
     for seed in 0..20 {
-        let mut world = World::new(seed, 3, &[Image::Good, Image::Good]);
-        world.ask_for(1);
-        world.run_until(LONG, |world| world.memory.last_good == Some(revision(1)));
-        world.restarts.clear();
-        world.ask_for(0);
-        world.run_until(LONG, |world| world.memory.last_good == Some(revision(0)));
-        world.run_until(60, World::is_at_rest);
-        assert_eq!(world.restarts.len(), 3);
+        let mut cluster = SimCluster::new(seed, 3, &[Image::Good, Image::Good]);
+        cluster.ask_for(1);
+        cluster.run_until(LONG, |cluster| cluster.state.last_good == Some(revision(1)));
+        cluster.restarts.clear();
+        cluster.ask_for(0);
+        cluster.run_until(LONG, |cluster| cluster.state.last_good == Some(revision(0)));
+        cluster.run_until(60, SimCluster::is_at_rest);
+        assert_eq!(cluster.restarts.len(), 3);
     }
 }
 
@@ -57,47 +62,53 @@ fn each_broken_image_is_rolled_back_by_itself_and_not_tried_again() {
     ];
     for seed in 0..60 {
         let image = broken[usize::try_from(seed).unwrap() % broken.len()];
-        let mut world = World::new(seed, 2 + seed % 4, &[Image::Good, image]);
+        let mut cluster = SimCluster::new(seed, 2 + seed % 4, &[Image::Good, image]);
         // Somebody announces; otherwise nobody could tell.
-        world.nodes.iter_mut().for_each(|node| node.owns = 1);
-        world.speakers.iter_mut().for_each(|pod| pod.pod.owns = 1);
-        world.ask_for(1);
-        world.run_until(LONG, |world| !world.memory.history.is_empty());
-        world.run_until(100, World::is_at_rest);
-        assert_eq!(world.outcomes(), [UpgradeOutcome::RolledBack], "{image:?}");
-        assert_eq!(world.memory.last_good, Some(revision(0)));
+        cluster
+            .nodes
+            .iter_mut()
+            .for_each(|node| node.announced_services = 1);
+        cluster
+            .speakers
+            .iter_mut()
+            .for_each(|pod| pod.pod.announced_services = 1);
+        cluster.ask_for(1);
+        cluster.run_until(LONG, |cluster| !cluster.state.history.is_empty());
+        cluster.run_until(100, SimCluster::is_at_rest);
+        assert_eq!(cluster.outcomes(), [UpgradeOutcome::RolledBack], "{image:?}");
+        assert_eq!(cluster.state.last_good, Some(revision(0)));
         if image == Image::CannotBePulled {
-            assert_eq!(world.restarts, [], "nothing was touched");
+            assert_eq!(cluster.restarts, [], "nothing was touched");
         }
         // Not again, until the spec changes.
         for _ in 0..300 {
-            world.second();
-            assert!(world.memory.upgrade.is_none(), "{image:?}\n{}", world.story());
+            cluster.second();
+            assert!(cluster.state.upgrade.is_none(), "{image:?}\n{}", cluster.story());
         }
-        world.images[1] = Image::Good;
-        world.generation += 1;
-        world.run_until(LONG, |world| world.memory.last_good == Some(revision(1)));
+        cluster.images[1] = Image::Good;
+        cluster.generation += 1;
+        cluster.run_until(LONG, |cluster| cluster.state.last_good == Some(revision(1)));
     }
 }
 
 #[test]
 fn while_paused_nothing_happens_and_the_time_does_not_count() {
     for seed in 0..20 {
-        let mut world = World::new(seed, 3, &[Image::Good, Image::Good]);
-        world.ask_for(1);
+        let mut cluster = SimCluster::new(seed, 3, &[Image::Good, Image::Good]);
+        cluster.ask_for(1);
         for _ in 0..20 + seed * 3 {
-            world.second();
+            cluster.second();
         }
-        world.paused = true;
-        world.generation += 1;
-        let before = (world.restarts.len(), world.speaker_template.clone());
+        cluster.paused = true;
+        cluster.generation += 1;
+        let before = (cluster.restarts.len(), cluster.speaker_template.clone());
         for _ in 0..1000 {
-            world.second();
+            cluster.second();
         }
-        assert_eq!((world.restarts.len(), world.speaker_template.clone()), before);
-        world.paused = false;
-        world.generation += 1;
-        world.run_until(LONG, |world| world.memory.last_good == Some(revision(1)));
+        assert_eq!((cluster.restarts.len(), cluster.speaker_template.clone()), before);
+        cluster.paused = false;
+        cluster.generation += 1;
+        cluster.run_until(LONG, |cluster| cluster.state.last_good == Some(revision(1)));
     }
 }
 
@@ -112,49 +123,49 @@ fn whatever_happens_it_ends_with_the_wish_or_with_what_was_good() {
         Image::CannotBePulled,
     ];
     for seed in 0..400 {
-        let mut pick = Dice(seed * 77 + 13);
+        let mut pick = Rng(seed * 77 + 13);
         let one = images[usize::try_from(pick.roll(6)).unwrap()];
         let two = images[usize::try_from(pick.roll(9)).unwrap() % 6];
-        let mut world = World::new(seed, 2 + seed % 5, &[Image::Good, one, two]);
-        world.settings.max_unavailable = 1 + i32::try_from(seed % 2).unwrap();
-        world.ask_for(1);
-        world.chaos = true;
-        let until = world.now + 400;
-        while world.now < until {
+        let mut cluster = SimCluster::new(seed, 2 + seed % 5, &[Image::Good, one, two]);
+        cluster.settings.max_unavailable = 1 + i32::try_from(seed % 2).unwrap();
+        cluster.ask_for(1);
+        cluster.chaos = true;
+        let until = cluster.now + 400;
+        while cluster.now < until {
             match pick.roll(400) {
                 0..4 => {
-                    let index = usize::try_from(pick.roll(20)).unwrap() % world.nodes.len();
-                    world.nodes[index].up = !world.nodes[index].up;
+                    let index = usize::try_from(pick.roll(20)).unwrap() % cluster.nodes.len();
+                    cluster.nodes[index].up = !cluster.nodes[index].up;
                 }
-                4..6 => world.join(),
-                6..8 => world.ask_for(usize::try_from(pick.roll(3)).unwrap()),
+                4..6 => cluster.join(),
+                6..8 => cluster.ask_for(usize::try_from(pick.roll(3)).unwrap()),
                 8..10 => {
                     // Somebody deletes a speaker.
-                    let index = usize::try_from(pick.roll(20)).unwrap() % world.speakers.len().max(1);
-                    let now = world.now;
-                    if let Some(pod) = world.speakers.get_mut(index) {
+                    let index = usize::try_from(pick.roll(20)).unwrap() % cluster.speakers.len().max(1);
+                    let now = cluster.now;
+                    if let Some(pod) = cluster.speakers.get_mut(index) {
                         pod.gone_at.get_or_insert(now + 1);
                     }
                 }
                 _ => {}
             }
-            world.second();
+            cluster.second();
         }
-        world.chaos = false;
-        world.nodes.iter_mut().for_each(|node| node.up = true);
-        world.run_until(LONG, |world| {
-            let good = world.memory.last_good.clone().unwrap_or_default();
-            let wish = revision(world.target);
-            let rejected = world.memory.rejects(&world.seen()).is_some();
-            world.is_at_rest() && (good == wish || rejected)
+        cluster.chaos = false;
+        cluster.nodes.iter_mut().for_each(|node| node.up = true);
+        cluster.run_until(LONG, |cluster| {
+            let good = cluster.state.last_good.clone().unwrap_or_default();
+            let wish = revision(cluster.target);
+            let rejected = cluster.state.failed_revision(&cluster.snapshot()).is_some();
+            cluster.is_at_rest() && (good == wish || rejected)
         });
         // And nothing more is done.
-        let before = (world.memory.clone(), world.restarts.len());
+        let before = (cluster.state.clone(), cluster.restarts.len());
         for _ in 0..50 {
-            world.second();
+            cluster.second();
         }
         assert_eq!(
-            (world.memory.clone(), world.restarts.len()),
+            (cluster.state.clone(), cluster.restarts.len()),
             before,
             "seed {seed}"
         );

@@ -1,150 +1,154 @@
-//! What the machine looks at: the wish, the settings, and the cluster, cut down to what decides.
+//! Input of the upgrade state machine: the desired revision, the settings and the relevant state of the cluster.
 
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{Approval, OnFailure, Revision, Upgrade};
 
-/// Seconds that the first new speaker is watched, unless the spec says otherwise.
-const SOAK: i32 = 60;
-/// Seconds without progress after which an upgrade has failed, unless the spec says otherwise.
-const DEADLINE: i32 = 600;
+/// Default of `spec.upgrade.canarySoakSeconds`.
+const DEFAULT_SOAK_SECONDS: i32 = 60;
+/// Default of `spec.upgrade.progressDeadlineSeconds`.
+const DEFAULT_PROGRESS_DEADLINE_SECONDS: i32 = 600;
 
-/// What the spec says about upgrades.
+/// `spec.upgrade` with its defaults.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Settings {
-    /// Whether an upgrade waits for approval.
-    pub manual: bool,
-    /// The hash of the plan that is approved.
+pub struct UpgradeSettings {
+    /// Whether an upgrade starts only after its plan is approved.
+    pub needs_approval: bool,
+    /// Hash of the approved plan.
     pub approved_plan: Option<String>,
-    /// Seconds that the first new speaker is watched.
-    pub soak: i64,
-    /// Speakers that may be restarting at once.
+    /// Observation time of the canary, in seconds.
+    pub soak_seconds: i64,
+    /// Speakers that may be unavailable at the same time.
     pub max_unavailable: i32,
-    /// Seconds without progress after which an upgrade has failed.
-    pub deadline: i64,
-    /// Whether a failed upgrade is rolled back; it is stopped otherwise.
+    /// Seconds without progress after which an upgrade fails.
+    pub progress_deadline_seconds: i64,
+    /// Whether a failed upgrade is rolled back; otherwise it is paused.
     pub rollback: bool,
 }
 
-impl Settings {
+impl UpgradeSettings {
     /// The settings of a spec.
     #[must_use]
     pub fn of(upgrade: Option<&Upgrade>) -> Self {
         let upgrade = upgrade.cloned().unwrap_or_default();
         Self {
-            manual: upgrade.approval == Approval::Manual,
+            needs_approval: upgrade.approval == Approval::Manual,
             approved_plan: upgrade.approved_plan,
-            soak: i64::from(upgrade.canary_soak_seconds.unwrap_or(SOAK)),
+            soak_seconds: i64::from(upgrade.canary_soak_seconds.unwrap_or(DEFAULT_SOAK_SECONDS)),
             max_unavailable: upgrade.max_unavailable.unwrap_or(1),
-            deadline: i64::from(upgrade.progress_deadline_seconds.unwrap_or(DEADLINE)),
+            progress_deadline_seconds: i64::from(
+                upgrade
+                    .progress_deadline_seconds
+                    .unwrap_or(DEFAULT_PROGRESS_DEADLINE_SECONDS),
+            ),
             rollback: upgrade.on_failure == OnFailure::Rollback,
         }
     }
 }
 
-/// Everything that the machine looks at.
+/// Input of one step of the state machine.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    /// What the spec asks for.
+pub struct ClusterSnapshot {
+    /// The desired revision.
     pub target: Revision,
-    /// The stack's generation.
+    /// `metadata.generation` of the stack.
     pub generation: i64,
     /// The operator's version.
     pub operator_version: String,
-    /// Whether nothing is to be done.
+    /// `spec.paused`.
     pub paused: bool,
-    /// What the spec says about upgrades.
-    pub settings: Settings,
-    /// What keeps an upgrade from beginning.
+    /// Settings of the spec.
+    pub settings: UpgradeSettings,
+    /// Why an upgrade cannot start.
     pub obstacle: Option<String>,
-    /// Hash of the addresses of all Services; none as long as they are not listed.
+    /// Hash of the addresses of all Services; `None` until they are listed.
     pub ledger: Option<String>,
-    /// Services whose addresses have changed though nobody asked for it, one sentence each.
-    pub moved: Vec<String>,
-    /// Addresses for which other nodes asked in vain, or a stranger answers.
-    pub unanswered: Vec<Unanswered>,
-    /// Whether the metallb.io kinds are as wanted.
-    pub kinds: bool,
-    /// Why they cannot be.
-    pub kinds_refused: Option<String>,
-    /// Whether the roles are as the present orders want them.
-    pub permissions: bool,
-    /// Whether the workloads and pods of the last good revision can be had back.
-    pub former_known: bool,
+    /// Services whose addresses changed although their spec did not: one clause each.
+    pub changed_addresses: Vec<String>,
+    /// Addresses that failed verification or have a conflict.
+    pub failed_verifications: Vec<FailedVerification>,
+    /// Whether the metallb.io CRDs are applied.
+    pub crds_applied: bool,
+    /// Why a CRD must not be applied.
+    pub crds_refused: Option<String>,
+    /// Whether the RBAC objects are applied.
+    pub rbac_applied: bool,
+    /// Whether the objects of the last good revision are still stored.
+    pub rollback_available: bool,
     /// The controllers.
-    pub controllers: Controllers,
+    pub controllers: ControllerSnapshot,
     /// The speakers.
-    pub speakers: Speakers,
-    /// The pods that pull images.
-    pub pre_pull: Option<PrePull>,
+    pub speakers: SpeakerSnapshot,
+    /// Progress of pulling the images; `None` without the DaemonSet that pulls them.
+    pub pre_pull: Option<PrePullSnapshot>,
 }
 
-/// The controllers.
+/// State of the controllers.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Controllers {
-    /// Revision of the Deployment's template; none without one.
+pub struct ControllerSnapshot {
+    /// Revision of the Deployment's pod template.
     pub template: Option<String>,
-    /// Whether all pods are of that template, and ready.
+    /// Whether all pods have that template and are ready.
     pub settled: bool,
-    /// Whether one of them leads, or none is to.
-    pub leads: bool,
+    /// Whether a pod of that template is the leader, or no replicas are desired.
+    pub has_leader: bool,
     /// The pods.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<PodSnapshot>,
 }
 
-/// The speakers.
+/// State of the speakers.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Speakers {
-    /// Revision of the DaemonSet's template; none without one.
+pub struct SpeakerSnapshot {
+    /// Revision of the DaemonSet's pod template.
     pub template: Option<String>,
-    /// Whether its strategy is OnDelete.
+    /// Whether the update strategy is OnDelete.
     pub on_delete: bool,
-    /// Whether its controller has seen the present template.
+    /// Whether the DaemonSet controller has observed the current template.
     pub observed: bool,
-    /// Whether the DaemonSet is complete: all pods updated and ready but those of lost nodes.
+    /// Whether all pods are updated and ready, except on unreachable nodes.
     pub settled: bool,
-    /// Pods that there are to be.
+    /// Desired number of pods.
     pub desired: i32,
     /// The pods.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<PodSnapshot>,
 }
 
-/// A pod.
+/// A pod of controller or speaker.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Pod {
-    /// Its name.
+pub struct PodSnapshot {
+    /// Name.
     pub name: String,
-    /// Its uid.
+    /// UID.
     pub uid: String,
-    /// Its node.
+    /// Node; empty while unscheduled.
     pub node: String,
-    /// Its revision: that of the template that it was made of.
+    /// Revision of its template.
     pub revision: String,
-    /// Whether it is ready.
+    /// Condition Ready.
     pub ready: bool,
-    /// Since when.
+    /// When it became ready.
     pub ready_since: Option<Timestamp>,
-    /// Whether its node does not answer.
+    /// Whether its node is unreachable.
     pub lost: bool,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// How often its container was started again after it failed.
+    /// Restarts of its container after a failure.
     pub restarts: i32,
-    /// What keeps it from running.
-    pub trouble: Option<String>,
-    /// Whether its node is one of the control plane.
+    /// Why it does not run.
+    pub problem: Option<String>,
+    /// Whether its node belongs to the control plane.
     pub control_plane: bool,
-    /// How many addresses its node announces.
-    pub owns: usize,
+    /// Number of Services that its node announces.
+    pub announced_services: usize,
 }
 
-impl Pod {
-    /// Whether it counts: it is there to stay, on a node that answers.
+impl PodSnapshot {
+    /// Whether it is not being deleted and its node is reachable.
     #[must_use]
-    pub fn counts(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         !self.lost && !self.terminating
     }
 
-    /// Its name and its node, for a message.
+    /// Pod and node, for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         if self.node.is_empty() {
@@ -155,26 +159,26 @@ impl Pod {
     }
 }
 
-/// The pods that pull images.
+/// Progress of pulling the images.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct PrePull {
-    /// For which revision.
+pub struct PrePullSnapshot {
+    /// The revision whose images are pulled.
     pub revision: String,
-    /// Nodes that are to have the images, without those that do not answer.
+    /// Reachable nodes that need the images.
     pub desired: i32,
-    /// Nodes that have them.
+    /// Nodes that have the images.
     pub done: i32,
-    /// Why a node cannot have them.
+    /// Why a node cannot pull them.
     pub failed: Option<String>,
 }
 
-/// An address that is not answered as it should be.
+/// An address of a node that failed verification or has a conflict.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Unanswered {
+pub struct FailedVerification {
     /// The node that announces it.
     pub node: String,
-    /// The Service, and what is wrong.
+    /// Service and problem, for messages.
     pub message: String,
-    /// Since when.
+    /// When it was first reported.
     pub since: Timestamp,
 }

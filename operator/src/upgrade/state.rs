@@ -1,4 +1,4 @@
-//! What the machine remembers: the part of the stack's status that is its own.
+//! Stored state of the upgrade state machine: its fields of the stack's status.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,34 +10,34 @@ use lb_crds::load_balancer_stack::{
 use semver::Version;
 use serde_json::json;
 
-use super::snapshot::Seen;
+use super::snapshot::ClusterSnapshot;
 use crate::desired::render::digest;
 
-/// The state of the machine.
+/// The stored state.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Memory {
-    /// What ran last with everything in order.
+pub struct UpgradeState {
+    /// The revision that last ran without problems.
     pub last_good: Option<Revision>,
-    /// The upgrade that is under way.
+    /// The upgrade in progress.
     pub upgrade: Option<UpgradeStatus>,
-    /// What failed.
+    /// Revisions that failed and are not tried again.
     pub failed_revisions: Vec<FailedRevision>,
     /// The last upgrades.
     pub history: Vec<UpgradeRecord>,
 }
 
-/// Something worth an event.
+/// An event on the stack.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct News {
-    /// Whether somebody should look.
+pub struct UpgradeEvent {
+    /// Whether its type is Warning.
     pub warning: bool,
-    /// The event's reason.
+    /// Its reason.
     pub reason: &'static str,
-    /// What happened.
+    /// Its text.
     pub note: String,
 }
 
-impl News {
+impl UpgradeEvent {
     pub(super) fn normal(reason: &'static str, note: String) -> Self {
         Self {
             warning: false,
@@ -55,10 +55,10 @@ impl News {
     }
 }
 
-impl Memory {
-    /// What a status says.
+impl UpgradeState {
+    /// Reads the state from a status.
     #[must_use]
-    pub fn of(status: &LoadBalancerStackStatus) -> Self {
+    pub fn from_status(status: &LoadBalancerStackStatus) -> Self {
         Self {
             last_good: status.last_good.clone(),
             upgrade: status.upgrade.clone(),
@@ -67,17 +67,17 @@ impl Memory {
         }
     }
 
-    /// Writes it into a status.
-    pub fn put(&self, status: &mut LoadBalancerStackStatus) {
+    /// Writes the state to a status.
+    pub fn write_to(&self, status: &mut LoadBalancerStackStatus) {
         status.last_good.clone_from(&self.last_good);
         status.upgrade.clone_from(&self.upgrade);
         status.failed_revisions.clone_from(&self.failed_revisions);
         status.history.clone_from(&self.history);
     }
 
-    /// The same, of a stack that runs no more: what it is made of next is a first installation.
+    /// The state after an uninstallation: the next rollout is a first installation.
     #[must_use]
-    pub fn forgotten(&self) -> Self {
+    pub fn uninstalled(&self) -> Self {
         Self {
             last_good: None,
             upgrade: None,
@@ -85,44 +85,44 @@ impl Memory {
         }
     }
 
-    /// The spec cannot be carried out, so nothing goes on: the time does not count.
-    pub fn halt(&mut self, now: Timestamp) {
+    /// The spec is invalid: the time until it is fixed does not count as time without progress.
+    pub fn suspend(&mut self, now: Timestamp) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.suspended_time.get_or_insert(time(now));
         }
     }
 
-    /// This operator takes over: the time in which none was there does not count.
+    /// This operator takes over: the time without an operator does not count as time without progress.
     pub fn resume(&mut self, now: Timestamp) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.progress_time = time(now);
         }
     }
 
-    /// Whether what the spec asks for has failed, with this spec and this operator.
+    /// The failure of the desired revision, if it failed with this spec and this operator.
     #[must_use]
-    pub fn rejects(&self, seen: &Seen) -> Option<&FailedRevision> {
+    pub fn failed_revision(&self, snapshot: &ClusterSnapshot) -> Option<&FailedRevision> {
         self.failed_revisions.iter().find(|rejected| {
-            rejected.revision == seen.target.revision
-                && rejected.generation == seen.generation
-                && rejected.operator_version == seen.operator_version
+            rejected.revision == snapshot.target.revision
+                && rejected.generation == snapshot.generation
+                && rejected.operator_version == snapshot.operator_version
         })
     }
 
-    /// Whether what the spec asks for may be carried out as far as approval goes.
+    /// Whether the desired revision may be rolled out as far as approval is concerned.
     #[must_use]
-    pub fn approves(&self, seen: &Seen) -> bool {
-        !seen.settings.manual || seen.settings.approved_plan == Some(self.plan_hash(seen))
+    pub fn is_approved(&self, snapshot: &ClusterSnapshot) -> bool {
+        !snapshot.settings.needs_approval || snapshot.settings.approved_plan == Some(self.plan_hash(snapshot))
     }
 
-    /// The hash by which a plan is approved: it names where it leads and from where.
+    /// The hash by which a plan is approved: it covers the revisions that the upgrade leads from and to.
     #[must_use]
-    pub fn plan_hash(&self, seen: &Seen) -> String {
+    pub fn plan_hash(&self, snapshot: &ClusterSnapshot) -> String {
         let from = self.last_good.as_ref().map(|good| good.revision.as_str());
-        digest(&json!([from, seen.target.revision]))
+        digest(&json!([from, snapshot.target.revision]))
     }
 
-    pub(super) fn record(
+    pub(super) fn add_history(
         &mut self,
         upgrade: &UpgradeStatus,
         outcome: UpgradeOutcome,
@@ -142,7 +142,13 @@ impl Memory {
         self.history.drain(..surplus);
     }
 
-    pub(super) fn reject(&mut self, upgrade: &UpgradeStatus, reason: String, seen: &Seen, now: Timestamp) {
+    pub(super) fn add_failed_revision(
+        &mut self,
+        upgrade: &UpgradeStatus,
+        reason: String,
+        snapshot: &ClusterSnapshot,
+        now: Timestamp,
+    ) {
         self.failed_revisions
             .retain(|rejected| rejected.revision != upgrade.to.revision);
         self.failed_revisions.push(FailedRevision {
@@ -150,19 +156,19 @@ impl Memory {
             version: upgrade.to.version.clone(),
             reason,
             time: Some(time(now)),
-            generation: seen.generation,
-            operator_version: seen.operator_version.clone(),
+            generation: snapshot.generation,
+            operator_version: snapshot.operator_version.clone(),
         });
         let surplus = self.failed_revisions.len().saturating_sub(MAX_FAILED_REVISIONS);
         self.failed_revisions.drain(..surplus);
     }
 }
 
-/// An upgrade that begins.
-pub(super) fn begin(from: &Revision, seen: &Seen, now: Timestamp) -> UpgradeStatus {
+/// A new upgrade, in its first step.
+pub(super) fn start_upgrade(from: &Revision, snapshot: &ClusterSnapshot, now: Timestamp) -> UpgradeStatus {
     UpgradeStatus {
         from: from.clone(),
-        to: seen.target.clone(),
+        to: snapshot.target.clone(),
         step: UpgradeStep::Preflight,
         started_time: time(now),
         steps: vec![step(UpgradeStep::Preflight, now)],
@@ -176,17 +182,17 @@ pub(super) fn begin(from: &Revision, seen: &Seen, now: Timestamp) -> UpgradeStat
         failure: None,
         paused: false,
         superseded: false,
-        generation: seen.generation,
+        generation: snapshot.generation,
     }
 }
 
-/// Goes over to another step. A step that is gone back to is listed once more.
-pub(super) fn enter(upgrade: &mut UpgradeStatus, next: UpgradeStep, said: &str, now: Timestamp) {
+/// Enters another step. A step that is entered again is listed again.
+pub(super) fn enter_step(upgrade: &mut UpgradeStatus, next: UpgradeStep, said: &str, now: Timestamp) {
     if let Some(last) = upgrade.steps.last_mut() {
         last.finished_time = Some(time(now));
         last.message = (!said.is_empty()).then(|| said.to_owned());
     }
-    // A canary whose node dies again and again must not fill the status.
+    // A canary node that fails repeatedly must not fill the status.
     let surplus = upgrade.steps.len().saturating_sub(31);
     upgrade.steps.drain(..surplus);
     upgrade.step = next;
@@ -205,8 +211,8 @@ fn step(name: UpgradeStep, now: Timestamp) -> StepStatus {
     }
 }
 
-/// Whether it leads to an older version. Then the speakers go first: they never run ahead of the controllers, which know
-/// what older speakers need.
+/// Whether the target version is older. Speakers are replaced first then, because they never run a newer version than
+/// the controllers.
 pub(super) fn is_downgrade(upgrade: &UpgradeStatus) -> bool {
     let version = |revision: &Revision| Version::parse(&revision.version).ok();
     match (version(&upgrade.from), version(&upgrade.to)) {
@@ -215,7 +221,7 @@ pub(super) fn is_downgrade(upgrade: &UpgradeStatus) -> bool {
     }
 }
 
-/// When the present step began.
+/// When the current step began.
 pub(super) fn step_began(upgrade: &UpgradeStatus) -> Timestamp {
     upgrade
         .steps
@@ -223,12 +229,12 @@ pub(super) fn step_began(upgrade: &UpgradeStatus) -> Timestamp {
         .map_or(upgrade.started_time.0, |step| step.started_time.0)
 }
 
-/// A time in whole seconds, as the API keeps it.
+/// A time in whole seconds, the resolution of the API.
 pub(super) fn time(now: Timestamp) -> Time {
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
-/// Seconds from one time to another; none if it is the other way round.
+/// Seconds between two times; 0 if `to` is earlier.
 pub(super) fn seconds(from: Timestamp, to: Timestamp) -> i64 {
     to.as_second().saturating_sub(from.as_second()).max(0)
 }

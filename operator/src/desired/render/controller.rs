@@ -4,26 +4,26 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy,
 use k8s_openapi::api::core::v1::{PodSecurityContext, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::pod::{self, Program};
+use super::pod::{self, ContainerOptions};
 use super::{Component, Objects, RenderError, named};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::object_id::Kind;
 
 /// An unprivileged user; the image is built for it.
 const USER: i64 = 65532;
 
-pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
     let component = Component::Controller;
-    let program = Program {
+    let options = ContainerOptions {
         component,
         args: Vec::new(),
         env: Vec::new(),
         capabilities: Vec::new(),
         priority_class: "system-cluster-critical",
     };
-    let mut template = pod::template(plan, &plan.controller, program);
+    let mut template = pod::template(config, &config.controller, options);
     if let Some(spec) = &mut template.spec {
-        spec.tolerations = Some(plan.controller.tolerations.clone().unwrap_or_else(tolerations));
+        spec.tolerations = Some(config.controller.tolerations.clone().unwrap_or_else(tolerations));
         spec.security_context = Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
@@ -40,9 +40,9 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         }]);
     }
     let deployment = Deployment {
-        metadata: named(&plan.namespace, component.name()),
+        metadata: named(&config.namespace, component.name()),
         spec: Some(DeploymentSpec {
-            replicas: Some(plan.controller_replicas),
+            replicas: Some(config.controller_replicas),
             selector: component.selector(),
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),

@@ -1,4 +1,4 @@
-//! From a plan to the objects that are to exist. Pure: the same plan gives the same objects.
+//! From a config to the objects that are to exist. Pure: the same config gives the same objects.
 //!
 //! Every object gets labels that the operator finds it by, a digest of what was wanted of it, and, unless users' data
 //! depends on it, an owner reference to the stack. Names and selectors are API: the workloads' selectors cannot be
@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::desired::config::{Owner, Plan};
+use crate::desired::config::{StackConfig, StackOwner};
 use crate::object_id::{Kind, ObjectId};
 
 /// Label by which the operator finds its own objects.
@@ -58,25 +58,25 @@ pub struct RenderError {
     source: serde_json::Error,
 }
 
-/// The objects that a plan stands for, in the order in which they are to be applied.
+/// The objects that a config stands for, in the order in which they are to be applied.
 ///
 /// # Errors
-/// When an object cannot be expressed as JSON, which no plan brings about.
-pub fn render(plan: &Plan) -> Result<Vec<Wanted>, RenderError> {
+/// When an object cannot be expressed as JSON, which no config brings about.
+pub fn render(config: &StackConfig) -> Result<Vec<Wanted>, RenderError> {
     let mut objects = Objects {
-        owner: &plan.owner,
-        version: &plan.version,
+        owner: &config.owner,
+        version: &config.version,
         wanted: Vec::new(),
     };
-    namespace::render(plan, &mut objects)?;
-    if plan.crds {
+    namespace::render(config, &mut objects)?;
+    if config.crds {
         crds::render(&mut objects)?;
     }
-    rbac::render(plan, &mut objects)?;
-    policy::render(plan, &mut objects)?;
-    controller::render(plan, &mut objects)?;
-    speaker::render(plan, &mut objects)?;
-    monitoring::render(plan, &mut objects)?;
+    rbac::render(config, &mut objects)?;
+    policy::render(config, &mut objects)?;
+    controller::render(config, &mut objects)?;
+    speaker::render(config, &mut objects)?;
+    monitoring::render(config, &mut objects)?;
     objects.wanted.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(objects.wanted)
 }
@@ -139,13 +139,13 @@ pub(crate) fn common_labels(version: &str) -> BTreeMap<String, String> {
 
 /// Collects objects and gives each what all have in common.
 pub(crate) struct Objects<'a> {
-    owner: &'a Owner,
+    owner: &'a StackOwner,
     version: &'a str,
     wanted: Vec<Wanted>,
 }
 
 impl Objects<'_> {
-    /// Adds an object. `component` is the program that it belongs to, if it belongs to one.
+    /// Adds an object. `component` is the options that it belongs to, if it belongs to one.
     fn add(
         &mut self,
         kind: Kind,

@@ -6,25 +6,25 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
 use super::{Component, Objects, PORT, PORT_NAME, RenderError, named};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::object_id::{Kind, ObjectId};
 
-pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
     for component in [Component::Controller, Component::Speaker] {
         objects.add(
             Kind::Service,
             Some(component),
-            &service(&plan.namespace, component),
+            &service(&config.namespace, component),
         )?;
     }
-    if let Some(monitor) = &plan.service_monitor {
-        let id = ObjectId::new(Kind::ServiceMonitor, &plan.namespace, "metallb");
+    if let Some(monitor) = &config.service_monitor {
+        let id = ObjectId::new(Kind::ServiceMonitor, &config.namespace, "metallb");
         let mut endpoint = json!({ "port": PORT_NAME });
         if let Some(interval) = &monitor.interval {
             endpoint["interval"] = json!(interval);
         }
         let monitor = json!({
-            "metadata": { "namespace": plan.namespace, "name": "metallb", "labels": monitor.labels },
+            "metadata": { "namespace": config.namespace, "name": "metallb", "labels": monitor.labels },
             "spec": {
                 "selector": { "matchLabels": { "app": "metallb" } },
                 "endpoints": [endpoint],

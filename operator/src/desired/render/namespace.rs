@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::{Objects, RenderError, named};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::object_id::Kind;
 
-pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
-    let mut metadata = named("", &plan.namespace);
+pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
+    let mut metadata = named("", &config.namespace);
     // The speaker uses the host's network and NET_RAW: both are outside the baseline profile.
     metadata.labels = Some(BTreeMap::from(["enforce", "audit", "warn"].map(|mode| {
         (

@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Component, PORT, PORT_NAME};
-use crate::desired::config::{Plan, Workload};
+use crate::desired::config::{PodConfig, StackConfig};
 
 /// What differs between the two programs' containers.
-pub(super) struct Program {
+pub(super) struct ContainerOptions {
     pub(super) component: Component,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<EnvVar>,
@@ -25,12 +25,16 @@ pub(super) struct Program {
     pub(super) priority_class: &'static str,
 }
 
-/// The template of a program's pods. The caller adds what only its own program needs.
-pub(super) fn template(plan: &Plan, workload: &Workload, program: Program) -> PodTemplateSpec {
-    let component = program.component;
+/// The template of a options's pods. The caller adds what only its own options needs.
+pub(super) fn template(
+    config: &StackConfig,
+    workload: &PodConfig,
+    options: ContainerOptions,
+) -> PodTemplateSpec {
+    let component = options.component;
     let mut node_selector = workload.node_selector.clone();
     node_selector.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
-    let pull_secrets: Vec<_> = plan
+    let pull_secrets: Vec<_> = config
         .pull_secrets
         .iter()
         .map(|name| LocalObjectReference { name: name.clone() })
@@ -38,10 +42,10 @@ pub(super) fn template(plan: &Plan, workload: &Workload, program: Program) -> Po
     let priority_class = workload
         .priority_class
         .clone()
-        .unwrap_or_else(|| program.priority_class.to_owned());
+        .unwrap_or_else(|| options.priority_class.to_owned());
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(component.labels(&plan.version)),
+            labels: Some(component.labels(&config.version)),
             annotations: Some(annotations(&workload.pod_annotations, component)),
             ..ObjectMeta::default()
         }),
@@ -54,7 +58,7 @@ pub(super) fn template(plan: &Plan, workload: &Workload, program: Program) -> Po
             termination_grace_period_seconds: Some(10),
             enable_service_links: Some(false),
             image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
-            containers: vec![container(plan, workload, program)],
+            containers: vec![container(config, workload, options)],
             ..PodSpec::default()
         }),
     }
@@ -68,22 +72,22 @@ fn annotations(own: &BTreeMap<String, String>, component: Component) -> BTreeMap
     annotations
 }
 
-fn container(plan: &Plan, workload: &Workload, program: Program) -> Container {
+fn container(config: &StackConfig, workload: &PodConfig, options: ContainerOptions) -> Container {
     let mut env = vec![
-        env("LB_LOG_LEVEL", &plan.log_level),
+        env("LB_LOG_LEVEL", &config.log_level),
         env_from("LB_NAMESPACE", "metadata.namespace"),
         env_from("LB_POD_NAME", "metadata.name"),
     ];
-    if let Some(class) = &plan.load_balancer_class {
+    if let Some(class) = &config.load_balancer_class {
         env.push(self::env("LB_LOAD_BALANCER_CLASS", class));
     }
-    env.extend(program.env);
-    let add = (!program.capabilities.is_empty()).then_some(program.capabilities);
+    env.extend(options.env);
+    let add = (!options.capabilities.is_empty()).then_some(options.capabilities);
     Container {
-        name: program.component.name().to_owned(),
+        name: options.component.name().to_owned(),
         image: Some(workload.image.clone()),
-        image_pull_policy: Some(plan.pull_policy.clone()),
-        args: (!program.args.is_empty()).then_some(program.args),
+        image_pull_policy: Some(config.pull_policy.clone()),
+        args: (!options.args.is_empty()).then_some(options.args),
         env: Some(env),
         ports: Some(vec![ContainerPort {
             name: Some(PORT_NAME.to_owned()),
@@ -92,7 +96,7 @@ fn container(plan: &Plan, workload: &Workload, program: Program) -> Container {
             ..ContainerPort::default()
         }]),
         resources: Some(workload.resources.clone().unwrap_or_else(default_resources)),
-        // Slow to restart: a program that is late, not stuck, on a busy node must not lose its addresses for it.
+        // Slow to restart: a options that is late, not stuck, on a busy node must not lose its addresses for it.
         liveness_probe: Some(probe("/healthz", 10, 6, 5)),
         // Quick to become ready, slower to lose it.
         readiness_probe: Some(probe("/readyz", 2, 5, 2)),
@@ -113,7 +117,7 @@ fn container(plan: &Plan, workload: &Workload, program: Program) -> Container {
     }
 }
 
-/// Requests without limits: a program of the data plane is not to be killed or throttled for a busy minute.
+/// Requests without limits: a options of the data plane is not to be killed or throttled for a busy minute.
 fn default_resources() -> ResourceRequirements {
     ResourceRequirements {
         requests: Some(BTreeMap::from([

@@ -11,36 +11,36 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Component, Objects, PORT, RenderError, named};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::object_id::Kind;
 
-pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
-    if let Some(kept) = plan.controllers_kept {
-        add_budget(plan, objects, Component::Controller, kept)?;
+pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
+    if let Some(kept) = config.controller_min_available {
+        add_budget(config, objects, Component::Controller, kept)?;
     }
-    if let Some(kept) = plan.speakers_kept {
-        add_budget(plan, objects, Component::Speaker, kept)?;
+    if let Some(kept) = config.speaker_min_available {
+        add_budget(config, objects, Component::Speaker, kept)?;
     }
-    if plan.network_policy {
+    if config.network_policy {
         let component = Component::Controller;
         objects.add(
             Kind::NetworkPolicy,
             Some(component),
-            &controller_policy(&plan.namespace, plan.metrics_from.as_ref()),
+            &controller_policy(&config.namespace, config.metrics_from.as_ref()),
         )?;
     }
     Ok(())
 }
 
 fn add_budget(
-    plan: &Plan,
+    config: &StackConfig,
     objects: &mut Objects,
     component: Component,
     kept: i32,
 ) -> Result<(), RenderError> {
     let selector = BTreeMap::from([("component".to_owned(), component.name().to_owned())]);
     let budget = PodDisruptionBudget {
-        metadata: named(&plan.namespace, format!("metallb-{}", component.name())),
+        metadata: named(&config.namespace, format!("metallb-{}", component.name())),
         spec: Some(PodDisruptionBudgetSpec {
             // An integer: a DaemonSet has no scale that a percentage or maxUnavailable could be taken from.
             min_available: Some(IntOrString::Int(kept)),

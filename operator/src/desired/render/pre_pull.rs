@@ -1,7 +1,7 @@
 //! The DaemonSet that pulls the images of an upgrade before anything restarts: on the nodes of the speakers, each image
 //! runs once and tells its version. That proves that the image is there and is made for the machine.
 //!
-//! Our images hold one program and nothing that sleeps, so the containers end, and the kubelet starts them again, less and
+//! Our images hold one options and nothing that sleeps, so the containers end, and the kubelet starts them again, less and
 //! less often, for the minute that the DaemonSet lives. It has no token, no capability and no network of the host.
 
 use std::collections::BTreeMap;
@@ -10,29 +10,29 @@ use k8s_openapi::api::core::v1::Toleration;
 use serde_json::json;
 
 use super::{Component, Objects, REVISION, Wanted, pod};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::object_id::{Kind, ObjectId};
 
 /// Its name, and the label `component` of its pods.
 pub const NAME: &str = "speaker-prepull";
 
-/// The DaemonSet for the images of a plan. `revision` is the one that they are pulled for.
+/// The DaemonSet for the images of a config. `revision` is the one that they are pulled for.
 #[must_use]
-pub fn render(plan: &Plan, revision: &str) -> Option<Wanted> {
-    let id = ObjectId::new(Kind::DaemonSet, &plan.namespace, NAME);
-    let mut labels = Component::Speaker.labels(&plan.version);
+pub fn render(config: &StackConfig, revision: &str) -> Option<Wanted> {
+    let id = ObjectId::new(Kind::DaemonSet, &config.namespace, NAME);
+    let mut labels = Component::Speaker.labels(&config.version);
     labels.insert("component".to_owned(), NAME.to_owned());
     labels.insert("app.kubernetes.io/component".to_owned(), NAME.to_owned());
     labels.insert(REVISION.to_owned(), revision.to_owned());
-    let mut node_selector = plan.speaker.node_selector.clone();
+    let mut node_selector = config.speaker.node_selector.clone();
     node_selector.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
-    let tolerations = plan.speaker.tolerations.clone();
+    let tolerations = config.speaker.tolerations.clone();
     let tolerations: Vec<Toleration> = tolerations.unwrap_or_else(pod::control_plane_tolerations);
     let container = |name: &str, image: &str| {
         json!({
             "name": name,
             "image": image,
-            "imagePullPolicy": plan.pull_policy,
+            "imagePullPolicy": config.pull_policy,
             "args": ["--version"],
             "resources": { "requests": { "cpu": "1m", "memory": "8Mi" } },
             "securityContext": {
@@ -47,7 +47,7 @@ pub fn render(plan: &Plan, revision: &str) -> Option<Wanted> {
         })
     };
     let mut body = json!({
-        "metadata": { "namespace": plan.namespace, "name": NAME, "labels": labels },
+        "metadata": { "namespace": config.namespace, "name": NAME, "labels": labels },
         "spec": {
             "selector": { "matchLabels": BTreeMap::from([("app", "metallb"), ("component", NAME)]) },
             "template": {
@@ -59,27 +59,27 @@ pub fn render(plan: &Plan, revision: &str) -> Option<Wanted> {
                     "nodeSelector": node_selector,
                     "tolerations": tolerations,
                     "containers": [
-                        container("speaker", &plan.speaker.image),
-                        container("controller", &plan.controller.image),
+                        container("speaker", &config.speaker.image),
+                        container("controller", &config.controller.image),
                     ],
                 },
             },
         },
     });
     let pod = &mut body["spec"]["template"]["spec"];
-    if let Some(affinity) = &plan.speaker.affinity {
+    if let Some(affinity) = &config.speaker.affinity {
         pod["affinity"] = json!(affinity);
     }
-    if !plan.pull_secrets.is_empty() {
-        pod["imagePullSecrets"] = plan
+    if !config.pull_secrets.is_empty() {
+        pod["imagePullSecrets"] = config
             .pull_secrets
             .iter()
             .map(|name| json!({ "name": name }))
             .collect();
     }
     let mut objects = Objects {
-        owner: &plan.owner,
-        version: &plan.version,
+        owner: &config.owner,
+        version: &config.version,
         wanted: Vec::new(),
     };
     objects.add_json(id, None, body);

@@ -1,4 +1,4 @@
-//! Who the two programs are and what they may do. Each verb here is one that the program uses, and no other.
+//! Who the two programs are and what they may do. Each verb here is one that the options uses, and no other.
 //!
 //! The API server lets the operator grant only what the operator may do itself: the chart's ClusterRole holds every
 //! one of these rules, and a test compares the two.
@@ -11,15 +11,15 @@ use k8s_openapi::api::rbac::v1::{
 use lb_crds::names;
 
 use super::{Component, Objects, RenderError, named};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::object_id::Kind;
 
 const READ: &[&str] = &["get", "list", "watch"];
 
-pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
     for component in [Component::Controller, Component::Speaker] {
         let account = ServiceAccount {
-            metadata: named(&plan.namespace, component.name()),
+            metadata: named(&config.namespace, component.name()),
             ..ServiceAccount::default()
         };
         objects.add(Kind::ServiceAccount, Some(component), &account)?;
@@ -28,7 +28,7 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         let subjects = Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
             name: component.name().to_owned(),
-            namespace: Some(plan.namespace.clone()),
+            namespace: Some(config.namespace.clone()),
             ..Subject::default()
         }]);
         let cluster_role = ClusterRole {
@@ -46,12 +46,12 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         // Nor the chart's: a Role metallb-controller is in use while the controller of its release runs.
         let name = format!("lb-{}", component.name());
         let role = Role {
-            metadata: named(&plan.namespace, &name),
+            metadata: named(&config.namespace, &name),
             rules: Some(namespace_rules(component)),
         };
         objects.add(Kind::Role, Some(component), &role)?;
         let binding = RoleBinding {
-            metadata: named(&plan.namespace, &name),
+            metadata: named(&config.namespace, &name),
             role_ref: role_ref(Kind::Role, &name),
             subjects,
         };
@@ -60,7 +60,7 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
     Ok(())
 }
 
-/// What a program may do in every namespace.
+/// What a options may do in every namespace.
 #[must_use]
 pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
     let mut rules = match component {
@@ -80,7 +80,7 @@ pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
     rules
 }
 
-/// What a program may do in the stack's namespace.
+/// What a options may do in the stack's namespace.
 #[must_use]
 pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
     let mut rules = vec![rule("metallb.io", &["ipaddresspools", "l2advertisements"], READ)];

@@ -6,20 +6,20 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::pod::{self, Program, env, env_from};
+use super::pod::{self, ContainerOptions, env, env_from};
 use super::{Component, Objects, RenderError, named};
-use crate::desired::config::Plan;
+use crate::desired::config::StackConfig;
 use crate::keys::material;
 use crate::object_id::Kind;
 
 /// Name of the volume with the keys of the heartbeats.
 const KEYS_VOLUME: &str = "heartbeat-keys";
 
-pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderError> {
+pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
     let component = Component::Speaker;
     // Its content is made when it is written: see `keys`.
     let keys = Secret {
-        metadata: named(&plan.namespace, material::SECRET),
+        metadata: named(&config.namespace, material::SECRET),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     };
@@ -28,25 +28,30 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         env_from("LB_NODE_NAME", "spec.nodeName"),
         env("LB_HEARTBEAT_KEYS", material::DIRECTORY),
     ];
-    if plan.ignore_exclude_label {
+    if config.ignore_exclude_label {
         variables.push(env("LB_IGNORE_EXCLUDE_LB", "true"));
     }
-    variables.extend(plan.speaker_settings.iter().map(|(name, value)| env(name, value)));
-    let program = Program {
+    variables.extend(
+        config
+            .speaker_settings
+            .iter()
+            .map(|(name, value)| env(name, value)),
+    );
+    let options = ContainerOptions {
         component,
-        args: excluded_interfaces(plan),
+        args: excluded_interfaces(config),
         env: variables,
         capabilities: vec!["NET_RAW".to_owned()],
         priority_class: "system-node-critical",
     };
-    let mut template = pod::template(plan, &plan.speaker, program);
+    let mut template = pod::template(config, &config.speaker, options);
     if let Some(spec) = &mut template.spec {
         spec.host_network = Some(true);
         mount_keys(spec);
         spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
         // As MetalLB's, so that no node of a cluster that moves over starts or stops announcing. Taints by which
         // Kubernetes marks a sick or cordoned node are tolerated by every DaemonSet.
-        let own = plan.speaker.tolerations.clone();
+        let own = config.speaker.tolerations.clone();
         spec.tolerations = Some(own.unwrap_or_else(pod::control_plane_tolerations));
         // Root, because an added capability reaches only root's processes; all other capabilities are dropped.
         spec.security_context = Some(PodSecurityContext {
@@ -56,7 +61,7 @@ pub(super) fn render(plan: &Plan, objects: &mut Objects) -> Result<(), RenderErr
         });
     }
     let daemon_set = DaemonSet {
-        metadata: named(&plan.namespace, component.name()),
+        metadata: named(&config.namespace, component.name()),
         spec: Some(DaemonSetSpec {
             selector: component.selector(),
             template,
@@ -98,9 +103,9 @@ fn mount_keys(spec: &mut PodSpec) {
 
 /// As arguments, because a regular expression may contain any separator that a variable could use. An empty list
 /// becomes one empty expression, which excludes nothing: without an argument the speaker would use its own list.
-fn excluded_interfaces(plan: &Plan) -> Vec<String> {
+fn excluded_interfaces(config: &StackConfig) -> Vec<String> {
     let argument = |pattern: &str| format!("--exclude-interfaces={pattern}");
-    match plan.excluded_interfaces.as_deref() {
+    match config.excluded_interfaces.as_deref() {
         None => Vec::new(),
         Some([]) => vec![argument("")],
         Some(patterns) => patterns.iter().map(|pattern| argument(pattern)).collect(),

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{Revision, UpgradeOutcome, UpgradeStep as Step};
 
 use crate::upgrade::{
-    Choice, Controllers, Memory, Orders, Pod, PrePull, Seen, Settings, Speakers, Unanswered, advance, orders,
+    ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, SpeakerSnapshot,
+    StepActions, TemplateSource, UpgradeSettings, UpgradeState, advance, step_actions,
 };
 
 /// What is wrong with an image.
@@ -22,9 +23,9 @@ pub(super) enum Image {
 }
 
 /// Random numbers that are the same for each run (xorshift).
-pub(super) struct Dice(pub(super) u64);
+pub(super) struct Rng(pub(super) u64);
 
-impl Dice {
+impl Rng {
     pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -42,13 +43,13 @@ pub(super) struct Node {
     name: String,
     pub(super) up: bool,
     control_plane: bool,
-    pub(super) owns: usize,
+    pub(super) announced_services: usize,
     pulled: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Running {
-    pub(super) pod: Pod,
+    pub(super) pod: PodSnapshot,
     started: i64,
     ready_at: i64,
     pub(super) gone_at: Option<i64>,
@@ -56,15 +57,15 @@ pub(super) struct Running {
     silent: Option<i64>,
 }
 
-pub(super) struct World {
-    dice: Dice,
+pub(super) struct SimCluster {
+    dice: Rng,
     pub(super) now: i64,
     pub(super) nodes: Vec<Node>,
     pub(super) speakers: Vec<Running>,
     controllers: Vec<Running>,
     pub(super) speaker_template: String,
     on_delete: bool,
-    /// When the DaemonSet's controller will have seen the template.
+    /// When the DaemonSet's controller will have snapshot the template.
     observed_at: i64,
     controller_template: String,
     pre_pull: Option<(String, i64)>,
@@ -72,8 +73,8 @@ pub(super) struct World {
     pub(super) target: usize,
     pub(super) generation: i64,
     pub(super) paused: bool,
-    pub(super) settings: Settings,
-    pub(super) memory: Memory,
+    pub(super) settings: UpgradeSettings,
+    pub(super) state: UpgradeState,
     uids: u64,
     pub(super) chaos: bool,
     /// Nodes whose speaker we have deleted and that have none that is ready yet.
@@ -102,10 +103,10 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
 }
 
-impl World {
+impl SimCluster {
     pub(super) fn new(seed: u64, nodes: u64, images: &[Image]) -> Self {
-        let mut world = Self {
-            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        let mut cluster = Self {
+            dice: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: 0,
             nodes: Vec::new(),
             speakers: Vec::new(),
@@ -119,15 +120,15 @@ impl World {
             target: 0,
             generation: 1,
             paused: false,
-            settings: Settings {
-                manual: false,
+            settings: UpgradeSettings {
+                needs_approval: false,
                 approved_plan: None,
-                soak: 20,
+                soak_seconds: 20,
                 max_unavailable: 1,
-                deadline: 120,
+                progress_deadline_seconds: 120,
                 rollback: true,
             },
-            memory: Memory::default(),
+            state: UpgradeState::default(),
             uids: 0,
             chaos: false,
             ours: BTreeSet::new(),
@@ -135,26 +136,26 @@ impl World {
             log: Vec::new(),
         };
         for _ in 0..nodes {
-            world.join();
+            cluster.join();
         }
-        world.run_until(200, |world| world.memory.last_good.is_some());
+        cluster.run_until(200, |cluster| cluster.state.last_good.is_some());
         assert_eq!(
-            world.memory.last_good,
+            cluster.state.last_good,
             Some(revision(0)),
             "the first install is good"
         );
-        world.restarts.clear();
-        world
+        cluster.restarts.clear();
+        cluster
     }
 
     pub(super) fn join(&mut self) {
         let name = format!("n{}", self.nodes.len());
-        let owns = self.dice.roll(3);
+        let announced_services = self.dice.roll(3);
         self.nodes.push(Node {
             control_plane: self.nodes.is_empty(),
             name,
             up: true,
-            owns: usize::try_from(owns).unwrap(),
+            announced_services: usize::try_from(announced_services).unwrap(),
             pulled: false,
         });
     }
@@ -167,12 +168,12 @@ impl World {
         self.uids += 1;
         let name = format!("{kind}-{}", self.uids);
         Running {
-            pod: Pod {
+            pod: PodSnapshot {
                 uid: name.clone(),
                 name,
                 node: node.to_owned(),
                 revision: revision.to_owned(),
-                ..Pod::default()
+                ..PodSnapshot::default()
             },
             started: self.now,
             ready_at: self.now + 1 + i64::try_from(self.dice.roll(4)).unwrap(),
@@ -246,12 +247,12 @@ impl World {
                         running.silent.get_or_insert(now);
                     }
                 }
-                Image::CannotBePulled => pod.trouble = starts.then(|| "ErrImagePull".to_owned()),
+                Image::CannotBePulled => pod.problem = starts.then(|| "ErrImagePull".to_owned()),
                 Image::NeverReady => pod.ready = false,
                 Image::Crashes => {
                     if starts {
                         pod.restarts = 1 + i32::try_from(age / 20).unwrap();
-                        pod.trouble = Some("CrashLoopBackOff".to_owned());
+                        pod.problem = Some("CrashLoopBackOff".to_owned());
                     }
                 }
                 Image::DiesAfter(seconds) => {
@@ -277,7 +278,7 @@ impl World {
                 let template = self.speaker_template.clone();
                 let mut pod = self.mk_pod("speaker", &node.name, &template);
                 pod.pod.control_plane = node.control_plane;
-                pod.pod.owns = node.owns;
+                pod.pod.announced_services = node.announced_services;
                 self.speakers.push(pod);
             }
         }
@@ -333,9 +334,9 @@ impl World {
         }
     }
 
-    pub(super) fn seen(&self) -> Seen {
-        let pods = |running: &[Running]| -> Vec<Pod> {
-            let pod = |running: &Running| Pod {
+    pub(super) fn snapshot(&self) -> ClusterSnapshot {
+        let pods = |running: &[Running]| -> Vec<PodSnapshot> {
+            let pod = |running: &Running| PodSnapshot {
                 terminating: running.gone_at.is_some(),
                 ..running.pod.clone()
             };
@@ -343,13 +344,13 @@ impl World {
         };
         let controllers = pods(&self.controllers);
         let speakers = pods(&self.speakers);
-        let complete = |pods: &[Pod], revision: &str| {
+        let complete = |pods: &[PodSnapshot], revision: &str| {
             pods.iter()
                 .all(|pod| pod.lost || (pod.ready && pod.revision == revision && !pod.terminating))
         };
         let observed = self.now >= self.observed_at;
         let up = self.nodes.iter().filter(|node| node.up);
-        Seen {
+        ClusterSnapshot {
             target: revision(self.target),
             generation: self.generation,
             operator_version: "0.1.0".to_owned(),
@@ -357,30 +358,30 @@ impl World {
             settings: self.settings.clone(),
             obstacle: None,
             ledger: Some("ledger".to_owned()),
-            moved: Vec::new(),
-            unanswered: self
+            changed_addresses: Vec::new(),
+            failed_verifications: self
                 .speakers
                 .iter()
-                .filter(|pod| pod.pod.owns > 0 && !pod.pod.lost)
+                .filter(|pod| pod.pod.announced_services > 0 && !pod.pod.lost)
                 .filter_map(|pod| {
-                    Some(Unanswered {
+                    Some(FailedVerification {
                         node: pod.pod.node.clone(),
                         message: format!("{} does not answer", pod.pod.node),
                         since: at(pod.silent?),
                     })
                 })
                 .collect(),
-            kinds: true,
-            kinds_refused: None,
-            permissions: true,
-            former_known: true,
-            controllers: Controllers {
+            crds_applied: true,
+            crds_refused: None,
+            rbac_applied: true,
+            rollback_available: true,
+            controllers: ControllerSnapshot {
                 template: Some(self.controller_template.clone()),
                 settled: controllers.len() == 2 && complete(&controllers, &self.controller_template),
-                leads: true,
+                has_leader: true,
                 pods: controllers,
             },
-            speakers: Speakers {
+            speakers: SpeakerSnapshot {
                 template: Some(self.speaker_template.clone()),
                 on_delete: self.on_delete,
                 observed,
@@ -390,7 +391,7 @@ impl World {
                 desired: i32::try_from(self.nodes.len()).unwrap(),
                 pods: speakers,
             },
-            pre_pull: self.pre_pull.as_ref().map(|(revision, _)| PrePull {
+            pre_pull: self.pre_pull.as_ref().map(|(revision, _)| PrePullSnapshot {
                 revision: revision.clone(),
                 desired: i32::try_from(up.clone().count()).unwrap(),
                 done: i32::try_from(up.filter(|node| node.pulled).count()).unwrap(),
@@ -405,62 +406,62 @@ impl World {
         if self.chaos && self.dice.one_in(6) {
             return;
         }
-        let seen = self.seen();
-        let (next, news) = advance(&self.memory, &seen, at(self.now));
+        let snapshot = self.snapshot();
+        let (next, events) = advance(&self.state, &snapshot, at(self.now));
         if self.chaos && self.dice.one_in(8) {
             // Killed before the status is written.
             return;
         }
-        for news in news {
+        for events in events {
             self.log
-                .push(format!("{:>5} {}: {}", self.now, news.reason, news.note));
+                .push(format!("{:>5} {}: {}", self.now, events.reason, events.note));
         }
-        self.memory = next;
+        self.state = next;
         if self.chaos && self.dice.one_in(8) {
             // Killed before anything follows from it.
             return;
         }
         if !self.paused {
-            let orders = orders(&self.memory, &seen, at(self.now));
-            self.carry_out(&orders, &seen);
+            let actions = step_actions(&self.state, &snapshot, at(self.now));
+            self.carry_out(&actions, &snapshot);
         }
     }
 
-    fn carry_out(&mut self, orders: &Orders, seen: &Seen) {
-        let former = self.memory.upgrade.as_ref().map(|upgrade| upgrade.from.clone());
+    fn carry_out(&mut self, actions: &StepActions, snapshot: &ClusterSnapshot) {
+        let former = self.state.upgrade.as_ref().map(|upgrade| upgrade.from.clone());
         let former = former
-            .or(self.memory.last_good.clone())
-            .unwrap_or(seen.target.clone());
-        let template = |choice, former: &str, new: &str, has: &str| match choice {
-            Choice::Former => former.to_owned(),
-            Choice::New => new.to_owned(),
-            Choice::Kept => has.to_owned(),
+            .or(self.state.last_good.clone())
+            .unwrap_or(snapshot.target.clone());
+        let template = |source, former: &str, new: &str, has: &str| match source {
+            TemplateSource::Previous => former.to_owned(),
+            TemplateSource::Target => new.to_owned(),
+            TemplateSource::Current => has.to_owned(),
         };
-        let new = &seen.target;
+        let new = &snapshot.target;
         self.controller_template = template(
-            orders.controller,
+            actions.controller,
             &former.controller,
             &new.controller,
             &self.controller_template,
         );
         let speaker = template(
-            orders.speaker,
+            actions.speaker,
             &former.speaker,
             &new.speaker,
             &self.speaker_template,
         );
-        if speaker != self.speaker_template || orders.on_delete != self.on_delete {
+        if speaker != self.speaker_template || actions.on_delete != self.on_delete {
             self.observed_at = self.now + 1 + i64::try_from(self.dice.roll(2)).unwrap();
         }
         self.speaker_template = speaker;
-        self.on_delete = orders.on_delete;
-        match (&self.pre_pull, orders.pre_pull) {
+        self.on_delete = actions.on_delete;
+        match (&self.pre_pull, actions.pre_pull) {
             (None, true) => self.pre_pull = Some((new.revision.clone(), self.now)),
             (Some((revision, _)), true) if *revision != new.revision => self.pre_pull = None,
             (Some(_), false) => self.pre_pull = None,
             _ => {}
         }
-        for restart in &orders.restart {
+        for restart in &actions.restarts {
             let gone = self.now + 1 + i64::try_from(self.dice.roll(2)).unwrap();
             if let Some(pod) = self.speakers.iter_mut().find(|pod| pod.pod.uid == restart.uid) {
                 pod.gone_at = Some(gone);
@@ -481,7 +482,7 @@ impl World {
         );
         let controller = number(&self.controller_template);
         // A node that was away may come back with what was given up meanwhile: that is no doing of this upgrade.
-        let Some(upgrade) = self.memory.upgrade.as_ref() else {
+        let Some(upgrade) = self.state.upgrade.as_ref() else {
             return;
         };
         if !matches!(
@@ -501,7 +502,7 @@ impl World {
     }
 
     pub(super) fn story(&self) -> String {
-        let upgrade = self.memory.upgrade.as_ref();
+        let upgrade = self.state.upgrade.as_ref();
         format!(
             "{}\nat {} in {:?}, templates {} {}, on_delete {}, pods {:#?}",
             self.log.join("\n"),
@@ -539,8 +540,8 @@ impl World {
 
     /// Nothing is under way, and what is good runs on every node that answers.
     pub(super) fn is_at_rest(&self) -> bool {
-        let good = self.memory.last_good.clone().unwrap_or_default();
-        self.memory.upgrade.is_none()
+        let good = self.state.last_good.clone().unwrap_or_default();
+        self.state.upgrade.is_none()
             && !self.on_delete
             && self.controller_template == good.controller
             && self.speakers.len() == self.nodes.len()
@@ -551,6 +552,6 @@ impl World {
     }
 
     pub(super) fn outcomes(&self) -> Vec<UpgradeOutcome> {
-        self.memory.history.iter().map(|record| record.outcome).collect()
+        self.state.history.iter().map(|record| record.outcome).collect()
     }
 }
