@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use lb_l2::MacAddr;
 use lb_l2::ownership::announced_set::AnnouncedSet;
-use lb_l2::ownership::election::mark;
-use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::election::short_hash;
+use lb_l2::ownership::failure_detector::FailureDetectorConfig;
 use lb_l2::ownership::{
-    AcquireReason, Api, Candidates, Config, ConflictPolicy, Coordinator, Node, Output, PartitionPolicy,
+    AcquireReason, ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, Output,
+    PartitionPolicy,
 };
 use lb_l2::wire::heartbeat::{
     Datagram, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN, Message, SpeakerState,
@@ -70,20 +71,20 @@ struct World {
 impl World {
     fn new(settings: u8) -> Self {
         let now = Instant::now();
-        let config = Config {
-            me: ME.to_owned(),
+        let config = CoordinatorConfig {
+            node: ME.to_owned(),
             version: "1.0.0".to_owned(),
-            failure_detector: failure_detector::Config {
-                rate: if settings & 32 == 0 { 450 } else { 5 },
-                ..failure_detector::Config::default()
+            failure_detector: FailureDetectorConfig {
+                max_rate: if settings & 32 == 0 { 450 } else { 5 },
+                ..FailureDetectorConfig::default()
             },
-            policy: if settings & 1 == 0 {
+            partition_policy: if settings & 1 == 0 {
                 PartitionPolicy::Availability
             } else {
                 PartitionPolicy::Majority
             },
             failback: settings & 2 != 0,
-            conflicts: match settings >> 2 & 3 {
+            conflict_policy: match settings >> 2 & 3 {
                 0 => ConflictPolicy::Warn,
                 1 => ConflictPolicy::Defend,
                 _ => ConflictPolicy::Yield,
@@ -145,9 +146,9 @@ impl World {
             14 => self.coordinator.set_draining(bytes.u8().is_multiple_of(2)),
             15 => {
                 let address = bytes.address();
-                self.coordinator.inherit(address);
+                self.coordinator.restore_owned(address);
             }
-            16 if bytes.u8().is_multiple_of(16) => self.coordinator.leave(self.now),
+            16 if bytes.u8().is_multiple_of(16) => self.coordinator.prepare_restart(self.now),
             17 => {
                 let (order, flags) = (bytes.u8(), bytes.u8());
                 for number in 0..MANY {
@@ -161,7 +162,8 @@ impl World {
             }
             19 => {
                 let (address, node) = (bytes.address(), usize::from(bytes.u8()));
-                self.coordinator.prefer(address, NAMES.get(node % 8).copied());
+                self.coordinator
+                    .set_preferred(address, NAMES.get(node % 8).copied());
             }
             _ => self.pass(1),
         }
@@ -174,12 +176,12 @@ impl World {
         let nodes: Vec<_> = chosen
             .map(|(_, name)| {
                 let what = bytes.u8();
-                Node {
+                NodeInfo {
                     name,
                     api: match what % 4 {
-                        0 | 1 => Api::Up,
-                        2 => Api::Held,
-                        _ => Api::Down,
+                        0 | 1 => ApiState::Ready,
+                        2 => ApiState::Restarting { until: self.now },
+                        _ => ApiState::Absent,
                     },
                     on_link: what & 4 == 0,
                 }
@@ -208,7 +210,7 @@ impl World {
         let declined = flags % 4 == 2;
         let candidates = Candidates {
             order: &names,
-            declined,
+            no_interface: declined,
             preferred: (flags & 128 != 0).then(|| NAMES[usize::from(order) % NAMES.len()]),
         };
         self.coordinator.set_candidates(address, Some(candidates));
@@ -248,10 +250,10 @@ impl World {
             let state = match bytes.u8() {
                 byte if byte % 8 == 7 => EntryState::Declined,
                 byte if byte % 8 == 6 => EntryState::Offered {
-                    to: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
+                    to: short_hash(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
                 byte if byte % 8 == 5 => EntryState::Proxied {
-                    owner: mark(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
+                    owner: short_hash(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
                 _ => EntryState::Announced,
             };
@@ -309,7 +311,7 @@ impl World {
             Ok(&datagram),
             "what is within the limits comes through"
         );
-        let believed = self.coordinator.receive(self.now, datagram);
+        let believed = self.coordinator.handle_datagram(self.now, datagram);
         assert!(
             believed.is_err() || self.nodes.contains(node),
             "a stranger is not believed"
@@ -327,7 +329,7 @@ impl World {
         let (address, mut mac, how) = (bytes.address(), Self::mac(bytes), bytes.u8());
         self.seen.insert(address);
         for time in 0..if how == 255 { FLOOD } else { 1 } {
-            self.coordinator.sighted(self.now, address, mac);
+            self.coordinator.handle_reply(self.now, address, mac);
             mac.0[3..5].copy_from_slice(&(time + 1).to_be_bytes());
         }
     }
@@ -336,7 +338,7 @@ impl World {
         let name = NAMES[usize::from(bytes.u8()) % NAMES.len()];
         let (mut mac, how) = (Self::mac(bytes), bytes.u8());
         for time in 0..if how == 255 { FLOOD } else { 1 } {
-            self.coordinator.node_sighted(self.now, name, mac);
+            self.coordinator.handle_node_reply(self.now, name, mac);
             mac.0[3..5].copy_from_slice(&(time + 1).to_be_bytes());
         }
     }
@@ -367,7 +369,7 @@ impl World {
         assert!(count <= MOST_OUTPUTS, "{count} things to do at once");
         for address in self.candidates.keys().chain(&self.announced) {
             let (is_mine, announced) = (
-                self.coordinator.is_mine(*address),
+                self.coordinator.announces(*address),
                 self.announced.contains(address),
             );
             assert_eq!(is_mine, announced, "{address}");
@@ -385,12 +387,12 @@ impl World {
                 assert!(sealed.len() <= MAX_DATAGRAM_LEN);
                 assert_eq!(self.keys.open(&sealed), Ok(datagram));
             }
-            Output::Announce { address, cause } => {
+            Output::Announce { address, reason } => {
                 assert!(self.announced.insert(address), "{address} is announced once");
                 let declined = self.candidates.get(&address);
                 assert_eq!(declined, Some(&false), "{address} has candidates, and a way");
-                assert!(!self.stands_in.contains(&address) || !matches!(cause, AcquireReason::Resumed));
-                if cause == AcquireReason::First {
+                assert!(!self.stands_in.contains(&address) || !matches!(reason, AcquireReason::Restored));
+                if reason == AcquireReason::Initial {
                     let asked = self.asked.get(&address).is_some_and(|asked| *asked >= 3);
                     assert!(
                         asked || self.seen.contains(&address),
@@ -402,23 +404,23 @@ impl World {
                 assert!(self.announced.remove(&address), "{address} was announced");
                 self.forget(address);
             }
-            Output::Again { address } | Output::Verified { address, .. } => {
+            Output::Reannounce { address } | Output::Verified { address, .. } => {
                 assert!(self.announced.contains(&address), "{address} is ours");
             }
-            Output::AskAddress { address } => *self.asked.entry(address).or_default() += 1,
-            Output::AskNode { node } => assert!(self.nodes.contains(&*node)),
-            Output::Conflict { address, mac } => {
+            Output::ProbeAddress { address } => *self.asked.entry(address).or_default() += 1,
+            Output::ProbeNode { node } => assert!(self.nodes.contains(&*node)),
+            Output::ConflictDetected { address, mac } => {
                 assert_ne!(mac, MY_MAC, "we are no stranger to ourselves");
                 self.conflicts.insert(address);
             }
-            Output::ConflictOver { address } => {
+            Output::ConflictResolved { address } => {
                 assert!(self.conflicts.remove(&address), "{address} was contested");
             }
-            Output::StandIn { address, node } => {
+            Output::StartProxy { address, node } => {
                 assert!(self.stands_in.insert(address), "{address} is stood in for once");
                 assert!(self.nodes.contains(&*node));
             }
-            Output::StandDown { address } => {
+            Output::StopProxy { address } => {
                 assert!(self.stands_in.remove(&address), "{address} was stood in for");
             }
         }

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use lb_l2::ownership::api_membership::{ApiMembership, Config, State};
+use lb_l2::ownership::api_membership::{ApiMembership, ApiState};
 use proptest::prelude::*;
 use support::epoch;
 
@@ -12,7 +12,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn membership() -> ApiMembership {
-    ApiMembership::new("me", Config { grace: GRACE })
+    ApiMembership::new("me", GRACE)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +61,10 @@ fn phases(start: Instant) -> [(&'static str, ApiMembership); 4] {
 fn every_event_in_every_phase_has_its_place_in_the_table() {
     let start = epoch();
     let now = start + 3 * SECOND;
-    let up = State::Up;
-    let down = State::Down;
-    let held = State::Held { until: start + GRACE };
-    let held_from_now = State::Held { until: now + GRACE };
+    let up = ApiState::Ready;
+    let down = ApiState::Absent;
+    let held = ApiState::Restarting { until: start + GRACE };
+    let held_from_now = ApiState::Restarting { until: now + GRACE };
     let table = [
         // Ready, unready on a ready node, unready on a failed node, Pod gone, Node gone, hold
         ("new", [up, down, down, down, down, held_from_now]),
@@ -80,7 +80,7 @@ fn every_event_in_every_phase_has_its_place_in_the_table() {
             membership.take_changed();
             feed(&mut membership, now, "n", event);
             assert_eq!(membership.state("n"), expected, "{name} and {event:?}");
-            assert_eq!(membership.is_candidate("n"), expected != State::Down);
+            assert_eq!(membership.is_candidate("n"), expected != ApiState::Absent);
             assert_eq!(
                 membership.take_changed(),
                 before != expected,
@@ -103,7 +103,7 @@ fn a_grace_ends_at_its_time_and_not_before() {
     assert!(membership.is_candidate("n"));
     membership.take_changed();
     membership.handle_timeout(start + GRACE);
-    assert_eq!(membership.state("n"), State::Down);
+    assert_eq!(membership.state("n"), ApiState::Absent);
     assert!(membership.take_changed());
     assert_eq!(membership.poll_timeout(), None);
 }
@@ -115,7 +115,7 @@ fn a_grace_that_ended_unnoticed_is_not_revived_by_the_next_event() {
     membership.speaker_ready(start, "n");
     membership.speaker_gone(start, "n");
     membership.speaker_unready(start + 2 * GRACE, "n", true);
-    assert_eq!(membership.state("n"), State::Down);
+    assert_eq!(membership.state("n"), ApiState::Absent);
 }
 
 #[test]
@@ -130,12 +130,12 @@ fn a_rolling_restart_keeps_the_node_a_candidate_throughout() {
     membership.handle_timeout(start + 5 * SECOND);
     assert!(membership.is_candidate("n"));
     membership.speaker_ready(start + 6 * SECOND, "n");
-    assert_eq!(membership.state("n"), State::Up);
+    assert_eq!(membership.state("n"), ApiState::Ready);
     // A second restart gets a grace of its own.
     membership.speaker_gone(start + 30 * SECOND, "n");
     assert_eq!(
         membership.state("n"),
-        State::Held {
+        ApiState::Restarting {
             until: start + 30 * SECOND + GRACE
         }
     );
@@ -163,10 +163,13 @@ fn a_recorded_owner_is_held_once_at_our_start_whatever_order_the_lists_come_in()
         for event in events {
             feed(&mut membership, start, "n", event);
         }
-        assert_eq!(membership.state("n"), State::Held { until: start + GRACE });
+        assert_eq!(
+            membership.state("n"),
+            ApiState::Restarting { until: start + GRACE }
+        );
         membership.handle_timeout(start + GRACE);
         membership.hold(start + GRACE, "n");
-        assert_eq!(membership.state("n"), State::Down);
+        assert_eq!(membership.state("n"), ApiState::Absent);
     }
 }
 
@@ -176,27 +179,9 @@ fn a_speaker_never_doubts_itself() {
     for event in EVENTS {
         let mut membership = membership();
         feed(&mut membership, now, "me", event);
-        assert_eq!(membership.state("me"), State::Up);
+        assert_eq!(membership.state("me"), ApiState::Ready);
         assert!(!membership.take_changed());
     }
-}
-
-#[test]
-fn a_speaker_that_the_others_missed_is_told_to_announce_again() {
-    let start = epoch();
-    let mut membership = membership();
-    membership.speaker_ready(start, "me");
-    assert!(membership.take_rejoined());
-    membership.speaker_ready(start, "me");
-    assert!(!membership.take_rejoined(), "nothing changed for the others");
-    membership.speaker_unready(start, "me", true);
-    membership.handle_timeout(start + 2 * GRACE);
-    assert!(!membership.take_changed() && !membership.take_rejoined());
-    membership.speaker_ready(start + 3 * GRACE, "me");
-    assert!(membership.take_rejoined() && !membership.take_rejoined());
-    membership.speaker_gone(start + 4 * GRACE, "other");
-    membership.speaker_ready(start + 4 * GRACE, "other");
-    assert!(!membership.take_rejoined());
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -218,7 +203,7 @@ proptest! {
                 last_ready_or_first_held = None;
             }
             feed(&mut membership, now, "n", event);
-            if let State::Held { until } = membership.state("n") {
+            if let ApiState::Restarting { until } = membership.state("n") {
                 let since = *last_ready_or_first_held.get_or_insert(now);
                 prop_assert!(until <= since + GRACE);
             }

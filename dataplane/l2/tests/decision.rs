@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use lb_l2::ownership::decision::{Action, Offer, OwnershipInput};
-use lb_l2::ownership::failure_detector::View;
+use lb_l2::ownership::decision::{Action, HandOverOffer, OwnershipInput};
+use lb_l2::ownership::failure_detector::PeerHealth;
 use support::epoch;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -13,7 +13,7 @@ const NODES: [&str; 3] = ["a", "b", "c"];
 /// What a node is, in a world where all see the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Node {
-    view: View,
+    view: PeerHealth,
     candidate: bool,
     has: bool,
 }
@@ -27,20 +27,20 @@ fn step(world: &World, me: usize) -> Action {
         .collect();
     let claimants = (0..3).filter(|at| *at != me && world[*at].has);
     let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
-    let scene = OwnershipInput {
+    let input = OwnershipInput {
         me: NODES[me],
-        draining: world[me].view == View::Draining,
+        draining: world[me].view == PeerHealth::Draining,
         mine: world[me].has,
         failback: false,
         candidates: &candidates,
-        claimants: &claimants,
+        announcers: &claimants,
         preferred: None,
-        offer: Offer::None,
+        offer: HandOverOffer::None,
     };
-    scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
+    input.decide(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
 }
 
-fn node(view: View, has: bool) -> Node {
+fn node(view: PeerHealth, has: bool) -> Node {
     Node {
         view,
         candidate: true,
@@ -49,7 +49,7 @@ fn node(view: View, has: bool) -> Node {
 }
 
 const FREE: Node = Node {
-    view: View::Up,
+    view: PeerHealth::Up,
     candidate: true,
     has: false,
 };
@@ -63,7 +63,7 @@ fn steps(world: World) -> [Action; 3] {
 fn a_node_that_returns_takes_nothing_back() {
     assert_eq!(
         steps([FREE, OWNER, FREE]),
-        [Action::Leave, Action::Own, Action::Leave]
+        [Action::None, Action::Keep, Action::None]
     );
 }
 
@@ -71,112 +71,124 @@ fn a_node_that_returns_takes_nothing_back() {
 fn of_two_owners_the_first_in_the_order_stays() {
     assert_eq!(
         steps([FREE, OWNER, OWNER]),
-        [Action::Leave, Action::Own, Action::Yield]
+        [Action::None, Action::Keep, Action::Withdraw]
     );
 }
 
 #[test]
 fn the_first_that_lives_takes_over_from_a_dead_one_and_asks_the_wire() {
-    let dead = node(View::Down, true);
+    let dead = node(PeerHealth::Down, true);
     assert_eq!(
         steps([dead, FREE, FREE])[1..],
-        [Action::Claim { ask: true }, Action::Leave]
+        [Action::Claim { probe: true }, Action::None]
     );
 }
 
 #[test]
 fn who_restarts_keeps_its_address() {
     let until = epoch() + Duration::from_secs(10);
-    let held = node(View::Held { until }, true);
-    assert_eq!(steps([FREE, held, FREE])[0], Action::Leave);
+    let held = node(PeerHealth::Restarting { until }, true);
+    assert_eq!(steps([FREE, held, FREE])[0], Action::None);
 }
 
 #[test]
 fn who_drains_or_is_chosen_no_more_goes_on_until_the_next_has_claimed() {
-    let drains = node(View::Draining, true);
+    let drains = node(PeerHealth::Draining, true);
     let unchosen = Node {
         candidate: false,
         ..OWNER
     };
     for leaves in [drains, unchosen] {
-        let asks_nobody = Action::Claim { ask: false };
+        let asks_nobody = Action::Claim { probe: false };
         assert_eq!(
             steps([leaves, FREE, FREE]),
-            [Action::HandOver, asks_nobody, Action::Leave]
+            [Action::HandOver, asks_nobody, Action::None]
         );
-        assert_eq!(steps([leaves, OWNER, FREE])[1], Action::Own);
-        assert_eq!(steps([leaves, OWNER, FREE])[0], Action::Yield);
+        assert_eq!(steps([leaves, OWNER, FREE])[1], Action::Keep);
+        assert_eq!(steps([leaves, OWNER, FREE])[0], Action::Withdraw);
     }
 }
 
 #[test]
 fn who_may_be_there_and_was_not_heard_yet_is_waited_for() {
-    let unknown = node(View::Unknown, false);
+    let unknown = node(PeerHealth::Unknown, false);
     assert_eq!(steps([unknown, FREE, FREE])[1..], [Action::Wait, Action::Wait]);
     assert_eq!(
         steps([FREE, unknown, FREE])[0],
-        Action::Claim { ask: true },
+        Action::Claim { probe: true },
         "not for those who come later"
     );
-    assert_eq!(steps([unknown, OWNER, FREE])[1], Action::Own, "nor by who has it");
+    assert_eq!(
+        steps([unknown, OWNER, FREE])[1],
+        Action::Keep,
+        "nor by who has it"
+    );
 }
 
 /// Who is preferred in the eyes of each, and whom the owner offers it to.
-fn placed(world: &World, me: usize, preferred: Option<usize>, offer: Offer<&'static str>) -> Action {
+fn placed(world: &World, me: usize, preferred: Option<usize>, offer: HandOverOffer<&'static str>) -> Action {
     let claimants = (0..3).filter(|at| *at != me && world[*at].has);
     let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
-    let scene = OwnershipInput {
+    let input = OwnershipInput {
         me: NODES[me],
-        draining: world[me].view == View::Draining,
+        draining: world[me].view == PeerHealth::Draining,
         mine: world[me].has,
         failback: false,
         candidates: &NODES,
-        claimants: &claimants,
+        announcers: &claimants,
         preferred: preferred.map(|at| NODES[at]),
         offer,
     };
-    scene.step(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
+    input.decide(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
 }
 
 #[test]
 fn who_is_preferred_goes_first_where_nobody_has_it_and_else_takes_nothing() {
-    let asks = Action::Claim { ask: true };
+    let asks = Action::Claim { probe: true };
     let free = [FREE, FREE, FREE];
-    assert_eq!(placed(&free, 2, Some(2), Offer::None), asks);
-    assert_eq!(placed(&free, 0, Some(2), Offer::None), Action::Leave);
-    let dead = [FREE, FREE, node(View::Down, true)];
+    assert_eq!(placed(&free, 2, Some(2), HandOverOffer::None), asks);
+    assert_eq!(placed(&free, 0, Some(2), HandOverOffer::None), Action::None);
+    let dead = [FREE, FREE, node(PeerHealth::Down, true)];
     assert_eq!(
-        placed(&dead, 0, Some(2), Offer::None),
+        placed(&dead, 0, Some(2), HandOverOffer::None),
         asks,
         "as if there were none"
     );
     let owned = [FREE, OWNER, FREE];
-    assert_eq!(placed(&owned, 2, Some(2), Offer::None), Action::Leave);
-    assert_eq!(placed(&owned, 1, Some(2), Offer::None), Action::Own);
+    assert_eq!(placed(&owned, 2, Some(2), HandOverOffer::None), Action::None);
+    assert_eq!(placed(&owned, 1, Some(2), HandOverOffer::None), Action::Keep);
 }
 
 #[test]
 fn an_offer_is_taken_by_whom_it_is_made_to_and_then_let_go() {
     let world = [FREE, OWNER, FREE];
-    let take = Action::Claim { ask: false };
-    assert_eq!(placed(&world, 2, Some(2), Offer::By("b")), take);
+    let take = Action::Claim { probe: false };
+    assert_eq!(placed(&world, 2, Some(2), HandOverOffer::From("b")), take);
     assert_eq!(
-        placed(&world, 0, None, Offer::None),
-        Action::Leave,
+        placed(&world, 0, None, HandOverOffer::None),
+        Action::None,
         "it is not for others"
     );
-    assert_eq!(placed(&world, 1, Some(2), Offer::To("c")), Action::Own);
+    assert_eq!(placed(&world, 1, Some(2), HandOverOffer::To("c")), Action::Keep);
     let both = [FREE, OWNER, OWNER];
-    assert_eq!(placed(&both, 1, Some(2), Offer::To("c")), Action::Yield);
-    assert_eq!(placed(&both, 2, Some(2), Offer::By("b")), Action::Own);
+    assert_eq!(
+        placed(&both, 1, Some(2), HandOverOffer::To("c")),
+        Action::Withdraw
+    );
+    assert_eq!(placed(&both, 2, Some(2), HandOverOffer::From("b")), Action::Keep);
     // Without an offer the order decides, whoever is preferred.
-    assert_eq!(placed(&both, 1, Some(2), Offer::None), Action::Own);
-    assert_eq!(placed(&both, 2, Some(2), Offer::None), Action::Yield);
+    assert_eq!(placed(&both, 1, Some(2), HandOverOffer::None), Action::Keep);
+    assert_eq!(placed(&both, 2, Some(2), HandOverOffer::None), Action::Withdraw);
 }
 
 fn worlds() -> Vec<World> {
     let until = epoch() + Duration::from_secs(10);
-    let views = [View::Up, View::Held { until }, View::Draining, View::Down];
+    let views = [
+        PeerHealth::Up,
+        PeerHealth::Restarting { until },
+        PeerHealth::Draining,
+        PeerHealth::Down,
+    ];
     let nodes: Vec<_> = views
         .into_iter()
         .flat_map(|view| [false, true].map(|candidate| (view, candidate)))
@@ -195,11 +207,11 @@ fn worlds() -> Vec<World> {
 fn next(world: &World) -> World {
     let mut next = *world;
     for me in 0..3 {
-        if matches!(world[me].view, View::Up | View::Draining) {
+        if matches!(world[me].view, PeerHealth::Up | PeerHealth::Draining) {
             next[me].has = match step(world, me) {
-                Action::Own | Action::Claim { .. } | Action::HandOver => true,
-                Action::Yield => false,
-                Action::Wait | Action::Leave => world[me].has,
+                Action::Keep | Action::Claim { .. } | Action::HandOver => true,
+                Action::Withdraw => false,
+                Action::Wait | Action::None => world[me].has,
             };
         }
     }
@@ -210,7 +222,7 @@ fn next(world: &World) -> World {
 fn in_every_world_one_at_most_claims_and_soon_one_has_it_if_one_can() {
     for world in worlds() {
         let claims = |step: &Action| matches!(step, Action::Claim { .. });
-        let alive = |at: &usize| matches!(world[*at].view, View::Up | View::Draining);
+        let alive = |at: &usize| matches!(world[*at].view, PeerHealth::Up | PeerHealth::Draining);
         let claiming = (0..3)
             .filter(alive)
             .filter(|me| claims(&step(&world, *me)))
@@ -221,16 +233,19 @@ fn in_every_world_one_at_most_claims_and_soon_one_has_it_if_one_can() {
         let settled = next(&next(&world));
         assert_eq!(next(&settled), settled, "{world:?}");
         let owners = |world: &World| {
-            let present = world.iter().filter(|node| node.has && node.view != View::Down);
+            let present = world
+                .iter()
+                .filter(|node| node.has && node.view != PeerHealth::Down);
             present.count()
         };
-        let able = |node: &Node| node.candidate && node.view == View::Up;
-        let kept = |node: &Node| node.candidate && node.has && matches!(node.view, View::Held { .. });
+        let able = |node: &Node| node.candidate && node.view == PeerHealth::Up;
+        let kept =
+            |node: &Node| node.candidate && node.has && matches!(node.view, PeerHealth::Restarting { .. });
         if world.iter().any(able) || world.iter().any(kept) {
             // A held node that is no candidate, or not the first, lets go when it is back.
             let held = settled
                 .iter()
-                .filter(|node| matches!(node.view, View::Held { .. }) && node.has)
+                .filter(|node| matches!(node.view, PeerHealth::Restarting { .. }) && node.has)
                 .count();
             assert!(
                 (1..=1 + held).contains(&owners(&settled)),
@@ -241,12 +256,12 @@ fn in_every_world_one_at_most_claims_and_soon_one_has_it_if_one_can() {
         let answered = |world: &World| {
             world
                 .iter()
-                .any(|node| node.has && matches!(node.view, View::Up | View::Draining))
+                .any(|node| node.has && matches!(node.view, PeerHealth::Up | PeerHealth::Draining))
         };
         if answered(&world) {
             let held = world
                 .iter()
-                .any(|node| node.has && node.candidate && matches!(node.view, View::Held { .. }));
+                .any(|node| node.has && node.candidate && matches!(node.view, PeerHealth::Restarting { .. }));
             assert!(answered(&next(&world)) || held, "{world:?}");
         }
     }

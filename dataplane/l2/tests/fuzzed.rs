@@ -6,23 +6,25 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_l2::MacAddr;
-use lb_l2::ownership::failure_detector;
-use lb_l2::ownership::{Api, Candidates, Config, ConflictPolicy, Coordinator, Node, Output, PartitionPolicy};
+use lb_l2::ownership::failure_detector::FailureDetectorConfig;
+use lb_l2::ownership::{
+    ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, Output, PartitionPolicy,
+};
 use support::epoch;
 
 fn coordinator(now: Instant, nodes: &[&str]) -> Coordinator {
-    let config = Config {
-        me: "n0".to_owned(),
+    let config = CoordinatorConfig {
+        node: "n0".to_owned(),
         version: "1.0.0".to_owned(),
-        failure_detector: failure_detector::Config::default(),
-        policy: PartitionPolicy::Availability,
+        failure_detector: FailureDetectorConfig::default(),
+        partition_policy: PartitionPolicy::Availability,
         failback: false,
-        conflicts: ConflictPolicy::Warn,
+        conflict_policy: ConflictPolicy::Warn,
     };
     let mut coordinator = Coordinator::new(now, 1, config);
-    let node = |name| Node {
+    let node = |name| NodeInfo {
         name,
-        api: Api::Down,
+        api: ApiState::Absent,
         on_link: true,
     };
     coordinator.set_nodes(now, nodes.iter().copied().map(node));
@@ -51,7 +53,7 @@ fn hardware_addresses_that_anybody_makes_up_for_a_silent_node_take_no_room() {
     let flood = |coordinator: &mut Coordinator, numbers: std::ops::Range<u32>| {
         for number in numbers {
             let [a, b, c, d] = number.to_be_bytes();
-            coordinator.node_sighted(now, "n1", MacAddr([2, 0, a, b, c, d]));
+            coordinator.handle_node_reply(now, "n1", MacAddr([2, 0, a, b, c, d]));
         }
         format!("{coordinator:?}").len()
     };
@@ -67,11 +69,11 @@ fn an_address_that_cannot_be_announced_is_not_resumed() {
     let mut coordinator = coordinator(now, &["n0"]);
     let candidates = Candidates {
         order: &["n0"],
-        declined: true,
+        no_interface: true,
         preferred: None,
     };
     coordinator.set_candidates(address, Some(candidates));
-    coordinator.inherit(address);
+    coordinator.restore_owned(address);
     coordinator.start(now);
     let said = pass(&mut coordinator, &mut now, 40);
     assert!(coordinator.is_running());
@@ -89,7 +91,7 @@ fn who_waits_for_a_peer_after_a_stall_sleeps_meanwhile() {
     let mut coordinator = coordinator(now, &["n0", "n1"]);
     let candidates = Candidates {
         order: &["n1", "n0"],
-        declined: false,
+        no_interface: false,
         preferred: None,
     };
     coordinator.set_candidates("192.168.50.100".parse().unwrap(), Some(candidates));
@@ -115,7 +117,7 @@ fn an_address_is_asked_about_anew_when_it_gets_candidates_again() {
         for address in &addresses {
             let candidates = Candidates {
                 order: &["n0"],
-                declined: false,
+                no_interface: false,
                 preferred: None,
             };
             coordinator.set_candidates(*address, known.then_some(candidates));

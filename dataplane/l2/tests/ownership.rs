@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use lb_l2::MacAddr;
 use lb_l2::ownership::election::order;
-use lb_l2::ownership::{ConflictPolicy, PartitionPolicy};
+use lb_l2::ownership::{ConflictPolicy, HeartbeatLoad, PartitionPolicy};
 use segment::{FAIR, Segment, Weather, ms};
 
 const SETTLED: u64 = 2000;
@@ -48,7 +48,7 @@ fn metallbs_order_picks_the_first_owners() {
         let first = order(address, ["n0", "n1", "n2", "n3", "n4"])[0];
         assert_eq!(format!("n{owner}"), first);
     }
-    assert!(lan.causes.iter().all(|(_, _, cause)| *cause == "first"));
+    assert!(lan.causes.iter().all(|(_, _, cause)| *cause == "initial"));
     assert_eq!(
         lan.causes.len(),
         40,
@@ -122,7 +122,7 @@ fn a_restarted_or_crashed_speaker_keeps_its_addresses() {
         let moved = lan
             .causes
             .iter()
-            .filter(|(_, _, cause)| *cause != "first" && *cause != "resumed");
+            .filter(|(_, _, cause)| *cause != "initial" && *cause != "restored");
         assert_eq!(moved.count(), 0, "seed {seed}");
     }
 }
@@ -492,7 +492,10 @@ fn many_nodes_send_no_more_than_five_hundred_heartbeats_a_second_each() {
     lan.sent.fill(0);
     lan.run(ms(1000));
     let (most, total) = (lan.sent.iter().max().unwrap(), lan.sent.iter().sum::<u64>());
-    let (peers, slowest) = (0..NODES).map(|node| lan.rate(node)).max().unwrap();
+    let HeartbeatLoad {
+        peers,
+        period: slowest,
+    } = (0..NODES).map(|node| lan.heartbeat_load(node)).max().unwrap();
     println!(
         "datagrams a second: {most} at most, {} on average; {peers} peers, each {slowest:?}, at most",
         total / NODES as u64

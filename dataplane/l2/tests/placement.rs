@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use lb_l2::ownership::placement::{Known, place};
+use lb_l2::ownership::placement::{PlacementInput, compute_placement};
 use proptest::prelude::*;
 
 type Placed = BTreeMap<IpAddr, u32>;
@@ -19,9 +19,9 @@ fn address(number: usize) -> IpAddr {
 fn placed(scene: &OwnershipInput, owners: &Placed) -> Placed {
     let known = scene.iter().map(|(address, candidates)| {
         let owner = owners.get(address).copied();
-        (*address, Known { candidates, owner })
+        (*address, PlacementInput { candidates, owner })
     });
-    place(&known.collect())
+    compute_placement(&known.collect())
 }
 
 fn loads(placed: &Placed, nodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, usize> {

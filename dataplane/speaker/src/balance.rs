@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb_l2::ownership::Api;
-use lb_l2::ownership::placement::{Known, place};
+use lb_l2::ownership::ApiState;
+use lb_l2::ownership::placement::{PlacementInput, compute_placement};
 
 use crate::decide::MOST_CANDIDATES;
 use crate::index::Index;
@@ -95,7 +95,7 @@ impl Balance {
         let names: Vec<_> = self.numbers.iter().collect();
         let fit = |name: &str| {
             let node = index.nodes.get(name);
-            node.is_some_and(|node| !node.leaving) && peers.api(name) != Api::Down
+            node.is_some_and(|node| !node.leaving) && peers.api(name) != ApiState::Absent
         };
         let mut ranks = vec![None; names.len()];
         for (rank, (name, number)) in (0_u32..).zip(&names) {
@@ -109,13 +109,13 @@ impl Balance {
             .iter()
             .map(|(address, order)| (*address, order.iter().filter_map(rank).collect()))
             .collect();
-        let mut known: BTreeMap<IpAddr, Known<'_, u32>> = BTreeMap::new();
+        let mut known: BTreeMap<IpAddr, PlacementInput<'_, u32>> = BTreeMap::new();
         for (key, service) in &index.services {
             let Some((address, candidates)) = service.first().and_then(|first| orders.get_key_value(&first))
             else {
                 continue;
             };
-            let known = known.entry(*address).or_insert(Known {
+            let known = known.entry(*address).or_insert(PlacementInput {
                 candidates,
                 owner: None,
             });
@@ -126,7 +126,7 @@ impl Balance {
             });
             known.owner = known.owner.or_else(|| owners.min());
         }
-        let mut placed = place(&known);
+        let mut placed = compute_placement(&known);
         for service in index.services.values() {
             let mut addresses = service.addresses.iter();
             let target = addresses.next().and_then(|first| placed.get(first).copied());

@@ -75,14 +75,14 @@ impl Speaker {
         self.metrics.gained(&cause, now);
         let node = &self.config.node;
         match &cause {
-            AcquireReason::TakeOver { from, heard } => {
-                let silent = now.saturating_duration_since(*heard);
+            AcquireReason::Failover { from, last_heard } => {
+                let silent = now.saturating_duration_since(*last_heard);
                 tracing::info!(ip = %address, node, %from, ?silent, "taken over");
             }
             AcquireReason::HandOver { from } => {
                 tracing::info!(ip = %address, node, %from, "handed over to this node")
             }
-            AcquireReason::First | AcquireReason::Resumed => {}
+            AcquireReason::Initial | AcquireReason::Restored => {}
         }
         self.hold(now, address, announcement, Some(cause));
     }
@@ -109,7 +109,7 @@ impl Speaker {
             None => {
                 // Ours before this process began: no change of owner, so no event.
                 let told = match cause {
-                    Some(AcquireReason::Resumed) => announcement
+                    Some(AcquireReason::Restored) => announcement
                         .services
                         .keys()
                         .map(|key| (key.clone(), ()))

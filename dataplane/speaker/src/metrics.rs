@@ -156,9 +156,9 @@ impl Metrics {
     /// An address came to us.
     pub fn gained(&self, cause: &AcquireReason, now: Instant) {
         self.gained.with_label_values(&[cause.as_str()]).inc();
-        if let AcquireReason::TakeOver { heard, .. } = cause {
+        if let AcquireReason::Failover { last_heard, .. } = cause {
             self.takeover
-                .observe(now.saturating_duration_since(*heard).as_secs_f64());
+                .observe(now.saturating_duration_since(*last_heard).as_secs_f64());
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use lb_l2::ownership::Api;
-use lb_l2::ownership::api_membership::{ApiMembership, Config, State};
+use lb_l2::ownership::ApiState;
+use lb_l2::ownership::api_membership::ApiMembership;
 
 use crate::index::Index;
 
@@ -25,7 +25,7 @@ impl Peers {
     pub fn new(me: &str, grace: Duration) -> Self {
         Self {
             me: me.to_owned(),
-            members: ApiMembership::new(me, Config { grace }),
+            members: ApiMembership::new(me, grace),
             with_speaker: BTreeSet::new(),
             heard: BTreeSet::new(),
         }
@@ -39,12 +39,8 @@ impl Peers {
 
     /// What the API says of a node's speaker.
     #[must_use]
-    pub fn api(&self, node: &str) -> Api {
-        match self.members.state(node) {
-            State::Up => Api::Up,
-            State::Held { .. } => Api::Held,
-            State::Down => Api::Down,
-        }
+    pub fn api(&self, node: &str) -> ApiState {
+        self.members.state(node)
     }
 
     /// These nodes are heard. Returns whether that makes a difference to who can be a candidate.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_l2::MacAddr;
-use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::failure_detector::{FailureDetectorConfig, PeerHealth};
 use lb_l2::ownership::{self, Candidates, Coordinator, Output};
 use lb_l2::wire::heartbeat::{Datagram, DatagramError};
 use lb_net::Snapshot;
@@ -37,8 +37,6 @@ use crate::news::News;
 use crate::peers::Peers;
 use crate::reasons::Reason;
 
-/// The failure timeout in intervals: a heartbeat is sent every four, and the fifth is left to request a late one.
-const FAILURE_TIMEOUT_INTERVALS: u32 = 5;
 /// Most addresses decided in one step: packets are answered and heartbeats sent between steps.
 const BATCH: usize = 256;
 /// How long nobody announces an address before it is told: its endpoints or its advertisement may be on their way.
@@ -103,19 +101,18 @@ impl Speaker {
     /// since 1970 in nanoseconds is.
     #[must_use]
     pub fn new(now: Instant, incarnation: u64, config: Config, metrics: Metrics) -> Self {
-        let coordinator = ownership::Config {
-            me: config.node.clone(),
+        let coordinator = ownership::CoordinatorConfig {
+            node: config.node.clone(),
             version: config.version.clone(),
-            failure_detector: failure_detector::Config {
-                interval: config.failure_timeout / FAILURE_TIMEOUT_INTERVALS,
-                misses: FAILURE_TIMEOUT_INTERVALS,
+            failure_detector: FailureDetectorConfig {
+                failure_timeout: config.failure_timeout,
                 grace: config.grace,
-                longest_grace: config.grace,
-                ..failure_detector::Config::default()
+                max_grace: config.grace,
+                ..FailureDetectorConfig::default()
             },
-            policy: config.policy,
+            partition_policy: config.policy,
             failback: config.failback,
-            conflicts: config.conflicts,
+            conflict_policy: config.conflicts,
         };
         Self {
             index: Index::default(),
@@ -212,7 +209,7 @@ impl Speaker {
     /// # Errors
     /// When it is not to be believed.
     pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
-        self.coordinator.receive(now, datagram)
+        self.coordinator.handle_datagram(now, datagram)
     }
 
     /// Takes in that somebody was seen on the wire with an address.
@@ -224,7 +221,7 @@ impl Speaker {
         } = sighting;
         if let Some(node) = self.neighbours.node_of(*address) {
             let node = node.to_owned();
-            self.coordinator.node_sighted(now, &node, *mac);
+            self.coordinator.handle_node_reply(now, &node, *mac);
             if self.neighbours.saw(&node, interface, *mac) {
                 let stands_in = self.stands_in.iter().filter(|(_, owner)| ***owner == *node);
                 for address in stands_in.map(|(address, _)| *address).collect::<Vec<_>>() {
@@ -232,7 +229,7 @@ impl Speaker {
                 }
             }
         } else {
-            self.coordinator.sighted(now, *address, *mac);
+            self.coordinator.handle_reply(now, *address, *mac);
         }
     }
 
@@ -260,7 +257,7 @@ impl Speaker {
 
     /// The process is about to end and to be started again: the peers are to wait for it.
     pub fn leave(&mut self, now: Instant) {
-        self.coordinator.leave(now);
+        self.coordinator.prepare_restart(now);
     }
 
     /// Does what is to be done now, or a part of it; returns what to tell people.
@@ -328,7 +325,7 @@ impl Speaker {
         self.phase == Phase::Running
             && self.dirty.is_empty()
             && !self.nodes_changed
-            && self.coordinator.is_quiet()
+            && self.coordinator.is_idle()
     }
 
     /// Whether every address has been decided once.
@@ -400,12 +397,12 @@ impl Speaker {
             balance.touch();
         }
         let mut others = changed;
-        if self.coordinator.take_views_changed() {
+        if self.coordinator.take_peers_changed() {
             let heard = self.coordinator.peers();
-            let heard = heard.filter(|(_, view, heard)| *heard && *view != failure_detector::View::Down);
+            let heard = heard.filter(|peer| peer.heard && peer.health != PeerHealth::Down);
             others |= self
                 .peers
-                .set_heard(heard.map(|(name, _, _)| name.to_owned()).collect());
+                .set_heard(heard.map(|peer| peer.node.to_owned()).collect());
         }
         if others && self.phase != Phase::Listing {
             self.everything();
@@ -421,7 +418,7 @@ impl Speaker {
         }
         self.neighbours.set_nodes(&self.index);
         let neighbours = &self.neighbours;
-        let nodes = self.index.nodes.iter().map(|(name, node)| ownership::Node {
+        let nodes = self.index.nodes.iter().map(|(name, node)| ownership::NodeInfo {
             name,
             api: self.peers.api(name),
             on_link: node
@@ -445,7 +442,7 @@ impl Speaker {
         }
         if let Some(balance) = &mut self.balance {
             for address in balance.look(now, &self.index, &self.peers) {
-                self.coordinator.prefer(address, balance.target(address));
+                self.coordinator.set_preferred(address, balance.target(address));
             }
         }
     }
@@ -463,9 +460,9 @@ impl Speaker {
             let is_anothers = record.is_metallbs() && self.index.nodes.contains_key(&*record.node);
             for address in &service.addresses {
                 if is_ours && record.address.is_none_or(|told| told == *address) {
-                    self.coordinator.inherit(*address);
+                    self.coordinator.restore_owned(*address);
                 } else if is_anothers {
-                    self.coordinator.leave_to_another(*address, now + ADOPTION);
+                    self.coordinator.defer_claim(*address, now + ADOPTION);
                 }
             }
         }
@@ -490,7 +487,7 @@ impl Speaker {
                 let order: Vec<_> = order.iter().map(String::as_str).collect();
                 let candidates = Candidates {
                     order: &order,
-                    declined,
+                    no_interface: declined,
                     preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
                 };
                 self.coordinator.set_candidates(address, Some(candidates));
@@ -498,7 +495,7 @@ impl Speaker {
                     balance.set_order(address, &order);
                 }
                 if let Ok(announcement) = mine
-                    && self.coordinator.is_mine(address)
+                    && self.coordinator.announces(address)
                 {
                     self.hold(now, address, announcement, None);
                 }
@@ -545,10 +542,10 @@ impl Speaker {
     fn obey(&mut self, now: Instant, output: Output) {
         match output {
             Output::Send { to, datagram } => self.datagrams.push((to, datagram)),
-            Output::Announce { address, cause } => self.announce(now, address, cause),
-            Output::Withdraw { address, why } => self.withdraw(now, address, why),
-            Output::Again { address } => self.driver.again(now, address),
-            Output::AskAddress { address } => {
+            Output::Announce { address, reason } => self.announce(now, address, reason),
+            Output::Withdraw { address, reason } => self.withdraw(now, address, reason),
+            Output::Reannounce { address } => self.driver.again(now, address),
+            Output::ProbeAddress { address } => {
                 let interfaces = match self.decision(address) {
                     Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
                     Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => {
@@ -557,7 +554,7 @@ impl Speaker {
                 };
                 self.driver.ask(now, address, &interfaces);
             }
-            Output::AskNode { node } => {
+            Output::ProbeNode { node } => {
                 let addresses = self.index.nodes.get(&*node).map(|node| node.addresses.clone());
                 for address in addresses.into_iter().flatten() {
                     if let Some(interfaces) = self.neighbours.way_to(address) {
@@ -565,16 +562,16 @@ impl Speaker {
                     }
                 }
             }
-            Output::StandIn { address, node } => {
+            Output::StartProxy { address, node } => {
                 self.stand_in(address, &node);
                 self.stands_in.insert(address, node);
             }
-            Output::StandDown { address } => {
+            Output::StopProxy { address } => {
                 self.stands_in.remove(&address);
                 self.driver.stand_down(address);
             }
-            Output::Conflict { address, mac } => self.conflict(now, address, mac),
-            Output::ConflictOver { address } => self.conflict_over(now, address),
+            Output::ConflictDetected { address, mac } => self.conflict(now, address, mac),
+            Output::ConflictResolved { address } => self.conflict_over(now, address),
             Output::Verified {
                 address,
                 by,

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lan::Lan;
 use lb_l2::MacAddr;
-use lb_l2::ownership::failure_detector;
-use lb_l2::ownership::{self, Api, Candidates, ConflictPolicy, Coordinator, Node, PartitionPolicy};
+use lb_l2::ownership::failure_detector::FailureDetectorConfig;
+use lb_l2::ownership::{
+    ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, PartitionPolicy,
+};
 use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 use lb_speaker::index::{Kind, Update};
 use serde_json::json;
@@ -174,37 +176,37 @@ fn an_owner_that_restarts_is_stood_in_for_also_where_links_have_changed_just_bef
         let web = mk_service("web", &[BEHIND_N3], |_| {});
         let address = BEHIND_N3.parse()?;
         let now = Instant::now();
-        let config = ownership::Config {
-            me: "n3".to_owned(),
+        let config = CoordinatorConfig {
+            node: "n3".to_owned(),
             version: String::new(),
-            failure_detector: failure_detector::Config::default(),
-            policy: PartitionPolicy::Availability,
+            failure_detector: FailureDetectorConfig::default(),
+            partition_policy: PartitionPolicy::Availability,
             failback: false,
-            conflicts: ConflictPolicy::Warn,
+            conflict_policy: ConflictPolicy::Warn,
         };
         let mut peer = Coordinator::new(now, 1, config);
-        let [n1, n3_itself] = ["n1", "n3"].map(|name| Node {
+        let [n1, n3_itself] = ["n1", "n3"].map(|name| NodeInfo {
             name,
-            api: Api::Up,
+            api: ApiState::Ready,
             on_link: true,
         });
         peer.set_nodes(now, [n1, n3_itself]);
         let candidates = Candidates {
             order: &["n3", "n1"],
-            declined: false,
+            no_interface: false,
             preferred: None,
         };
         peer.set_candidates(address, Some(candidates));
         peer.start(now);
         rig.peer = Some(peer);
         rig.start(cluster().into_iter().chain([n3, web])).await;
-        ensure!(rig.peer.as_ref().is_some_and(|peer| peer.is_mine(address)));
+        ensure!(rig.peer.as_ref().is_some_and(|peer| peer.announces(address)));
         ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 has it");
 
         lan.node_ip("link add pod0 type veth peer name pod1")?;
         rig.probed().await;
         if let Some(peer) = &mut rig.peer {
-            peer.leave(Instant::now());
+            peer.prepare_restart(Instant::now());
         }
         rig.probed().await;
         rig.peer = None;

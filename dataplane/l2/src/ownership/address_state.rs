@@ -4,14 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backup::Deputy;
-use super::handover::Placing;
-use super::probe::{Foreign, Found, PEER_PAUSE, STRANGER_PAUSE};
+use super::backup::BackupState;
+use super::handover::PlacementState;
+use super::probe::{CONFLICT_RETRY_DELAY, ConflictState, PEER_REPLY_RETRY_DELAY, ProbeResult};
 use super::{
-    AcquireReason, ConflictPolicy, Coordinator, HAND_OVER, ME, Output, PartitionPolicy, ReleaseReason,
+    AcquireReason, ConflictPolicy, Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, PartitionPolicy,
+    ReleaseReason,
 };
-use crate::ownership::decision::{Action, Offer, OwnershipInput, keeps};
-use crate::ownership::failure_detector::{NodeId, View};
+use crate::ownership::decision::{Action, HandOverOffer, OwnershipInput, keeps};
+use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState};
 
 /// Who may answer for an address.
@@ -20,20 +21,20 @@ pub struct Candidates<'a> {
     /// The nodes that may, in the order of [`crate::ownership::election::order`]: all, or the first dozens, and we ourselves if we may.
     pub order: &'a [&'a str],
     /// Whether we could not, because we have no interface for it.
-    pub declined: bool,
+    pub no_interface: bool,
     /// Who is to have it for the sake of balance ([`crate::ownership::placement`]); none leaves it to the order.
     pub preferred: Option<&'a str>,
 }
 
 /// What is known of an address. There may be tens of thousands: what few of them have is in a box.
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct AddressState {
     pub(super) order: Box<[NodeId]>,
-    pub(super) declined: bool,
+    pub(super) no_interface: bool,
     /// Who is to have it, and what has come of it. There is none where the order alone decides.
-    pub(super) placing: Option<Box<Placing>>,
+    pub(super) placement: Option<Box<PlacementState>>,
     /// The peers that we need to hear on its account.
-    pub(super) council: Box<[NodeId]>,
+    pub(super) monitored: Box<[NodeId]>,
     /// It was ours before we started, and is to stay so.
     pub(super) resumes: bool,
     /// Who had it and is down, or let go; and when that was heard last.
@@ -41,127 +42,129 @@ pub(super) struct Seat {
     /// It is not to be claimed before.
     pub(super) not_before: Option<Instant>,
     /// Since when it waits for another owner.
-    pub(super) giving: Option<Instant>,
+    pub(super) handing_over_since: Option<Instant>,
     /// What is known of hosts that are no nodes and answer for it, if there ever was one.
-    pub(super) foreign: Option<Box<Foreign>>,
+    pub(super) conflict: Option<Box<ConflictState>>,
     /// The peer that answered for it last when we asked, and when.
-    pub(super) answered_to_us: Option<(NodeId, Instant)>,
+    pub(super) last_reply_from: Option<(NodeId, Instant)>,
     /// As deputy: whose, when the wire was or is to be asked, and what was found last.
-    pub(super) deputy: Option<Deputy>,
+    pub(super) backup: Option<BackupState>,
     /// The peer in whose place we answer.
-    pub(super) stands_in: Option<NodeId>,
+    pub(super) proxy_for: Option<NodeId>,
     /// What a deputy has told of our answers.
     pub(super) verified: Option<bool>,
 }
 
 impl Coordinator {
     /// Does what is to be done about an address.
-    pub(super) fn settle(&mut self, address: IpAddr) {
-        self.forget_stranger(address);
-        self.question(address);
-        self.convene(address);
-        let Some(seat) = self.seats.get(&address) else {
+    pub(super) fn update_address(&mut self, address: IpAddr) {
+        self.expire_conflict(address);
+        self.reprobe_unidentified(address);
+        self.update_monitored_peers(address);
+        let Some(state) = self.addresses.get(&address) else {
             return;
         };
-        let candidates = self.candidates(address, seat);
-        let mut claimants = self.claimants(address);
-        let awaited = self.awaited(address, seat, &candidates);
-        claimants.extend(awaited.filter(|id| !claimants.contains(id)));
+        let candidates = self.candidates(address, state);
+        let mut announcers = self.announcers(address);
+        let awaited = self.awaited_owner(address, state, &candidates);
+        announcers.extend(awaited.filter(|id| !announcers.contains(id)));
         // A record, or who remembers, may be behind the times: what another has by now is not ours to resume.
-        let owner = claimants
+        let owner = announcers
             .iter()
             .copied()
-            .find(|id| keeps(self.view_with(awaited, *id)));
-        let calm_from = self.calm_from().filter(|at| *at > self.now);
-        let mut scene = OwnershipInput {
-            me: ME,
+            .find(|id| keeps(self.health_or_awaited(awaited, *id)));
+        let failback_at = self.failback_allowed_at().filter(|at| *at > self.now);
+        let mut input = OwnershipInput {
+            me: LOCAL_NODE,
             draining: self.draining,
-            mine: self.claims.has(address) || (seat.resumes && owner.is_none()),
-            failback: self.config.failback && calm_from.is_none(),
+            mine: self.announced.announces(address) || (state.resumes && owner.is_none()),
+            failback: self.config.failback && failback_at.is_none(),
             candidates: &candidates,
-            claimants: &claimants,
+            announcers: &announcers,
             preferred: None,
-            offer: Offer::None,
+            offer: HandOverOffer::None,
         };
-        if seat.placing.is_some() {
-            scene.offer = self.concerning(address, seat, &claimants);
-            let kept = scene.is_kept(|id| self.view_with(awaited, id));
-            scene.preferred = match scene.offer {
-                Offer::By(_) => Some(ME),
-                Offer::None | Offer::To(_) => self.goes_first(address, kept, &candidates),
+        if state.placement.is_some() {
+            input.offer = self.current_offer(address, state, &announcers);
+            let kept = input.has_owner(|id| self.health_or_awaited(awaited, id));
+            input.preferred = match input.offer {
+                HandOverOffer::From(_) => Some(LOCAL_NODE),
+                HandOverOffer::None | HandOverOffer::To(_) => {
+                    self.preferred_for_vacancy(address, kept, &candidates)
+                }
             };
         }
-        let Some(seat) = self.seats.get(&address) else {
+        let Some(state) = self.addresses.get(&address) else {
             return;
         };
-        let mut step = scene.step(|id| self.view_with(awaited, id));
-        let mine = scene.mine;
-        let has_quorum = self.has_quorum(seat);
+        let mut action = input.decide(|id| self.health_or_awaited(awaited, id));
+        let mine = input.mine;
+        let has_quorum = self.has_quorum(state);
         if !has_quorum {
-            if self.claims.has(address) {
-                self.give_up(address, ReleaseReason::NoQuorum);
+            if self.announced.announces(address) {
+                self.withdraw(address, ReleaseReason::NoQuorum);
             }
-            step = Action::Leave;
+            action = Action::None;
         }
-        if let Some(seat) = self.seats.get_mut(&address)
+        if let Some(state) = self.addresses.get_mut(&address)
             && (owner.is_some() || mine || !has_quorum)
         {
             // Who succeeds to it now, or will once there is a majority, does not succeed to that one.
-            seat.predecessor = None;
+            state.predecessor = None;
         }
-        if !matches!(step, Action::Claim { ask: true }) {
+        if !matches!(action, Action::Claim { probe: true }) {
             self.probes.remove(address);
         }
-        match step {
-            Action::Own => self.go_on(address),
-            Action::Claim { ask } => self.claim(address, ask, &claimants),
+        match action {
+            Action::Keep => self.keep_announcing(address),
+            Action::Claim { probe } => self.claim_address(address, probe, &announcers),
             Action::HandOver => {
-                self.go_on(address);
-                self.give(address, &candidates);
+                self.keep_announcing(address);
+                self.hand_over(address, &candidates);
             }
-            Action::Yield => {
+            Action::Withdraw => {
                 let to = owner
                     .and_then(|id| self.peers.get(&id))
-                    .map(|told| told.name.clone());
-                self.give_up(
+                    .map(|peer| peer.name.clone());
+                self.withdraw(
                     address,
                     to.map_or(ReleaseReason::NotCandidate, |to| ReleaseReason::Moved { to }),
                 );
             }
-            Action::Wait | Action::Leave => {}
+            Action::Wait | Action::None => {}
         }
-        self.place(address, step, &candidates);
-        let mine = self.claims.has(address);
-        if let Some(at) = calm_from.filter(|_| self.config.failback && !mine) {
+        self.update_offer(address, action, &candidates);
+        let mine = self.announced.announces(address);
+        if let Some(at) = failback_at.filter(|_| self.config.failback && !mine) {
             self.deadlines.insert((at, address));
         }
-        if let Some(seat) = self.seats.get_mut(&address) {
-            seat.resumes = false;
-            if step != Action::HandOver {
-                seat.giving = None;
+        if let Some(state) = self.addresses.get_mut(&address) {
+            state.resumes = false;
+            if action != Action::HandOver {
+                state.handing_over_since = None;
             }
             if !mine {
-                seat.verified = None;
+                state.verified = None;
             }
         }
-        let owner = owner.filter(|_| step == Action::Leave);
-        self.deputize(address, owner, &candidates);
+        let owner = owner.filter(|_| action == Action::None);
+        self.update_backup_role(address, owner, &candidates);
     }
 
     /// Who had an address has it no more.
-    pub(super) fn bereave(&mut self, address: IpAddr, from: Arc<str>, heard: Option<Instant>) {
-        if let Some(seat) = self.seats.get_mut(&address) {
-            seat.predecessor = heard.map(|heard| (from, heard));
-            if self.config.policy == PartitionPolicy::Majority {
+    pub(super) fn owner_lost(&mut self, address: IpAddr, from: Arc<str>, heard: Option<Instant>) {
+        if let Some(state) = self.addresses.get_mut(&address) {
+            state.predecessor = heard.map(|heard| (from, heard));
+            if self.config.partition_policy == PartitionPolicy::Majority {
                 // It withdraws when it has not heard the majority for as long as it waits for each, which is longer for those
                 // that were late before. It may have heard later than we did, by the time between two heartbeats, and needs
                 // time to act. Who has many peers speaks less often, and is waited for longer: so the slowest of all that we
                 // know counts.
                 let config = &self.config.failure_detector;
-                let slowest = self.failure_detector.slowest();
-                let longest = config.silence(slowest) + config.indulgence(slowest);
-                let wait = longest + slowest / 2 - config.interval;
-                seat.not_before = Some(self.now + wait);
+                let slowest = self.failure_detector.longest_period();
+                let longest = config.timeout_after(slowest) + config.max_extension(slowest);
+                let wait = longest + slowest / 2 - config.min_request_window();
+                state.not_before = Some(self.now + wait);
                 self.deadlines.insert((self.now + wait, address));
             }
         }
@@ -169,36 +172,36 @@ impl Coordinator {
     }
 
     /// Answers for the address no more, if we do.
-    pub(super) fn give_up(&mut self, address: IpAddr, why: ReleaseReason) {
-        if self.claims.has(address) && self.claims.remove(address) {
-            self.outputs.push_back(Output::Withdraw { address, why });
+    pub(super) fn withdraw(&mut self, address: IpAddr, reason: ReleaseReason) {
+        if self.announced.announces(address) && self.announced.remove(address) {
+            self.outputs.push_back(Output::Withdraw { address, reason });
         }
-        if let Some(seat) = self.seats.get_mut(&address) {
-            seat.resumes = false;
-            seat.giving = None;
+        if let Some(state) = self.addresses.get_mut(&address) {
+            state.resumes = false;
+            state.handing_over_since = None;
         }
     }
 
     /// We have no interface for the address, or have one again.
-    pub(super) fn decline(&mut self, address: IpAddr, declined: bool) {
+    pub(super) fn set_no_interface(&mut self, address: IpAddr, declined: bool) {
         if declined {
-            self.give_up(address, ReleaseReason::NoInterface);
-            self.claims.insert(Entry {
+            self.withdraw(address, ReleaseReason::NoInterface);
+            self.announced.insert(Entry {
                 address,
                 state: EntryState::Declined,
             });
-        } else if self.claims.declines(address) {
-            self.claims.remove(address);
+        } else if self.announced.declines(address) {
+            self.announced.remove(address);
             // Nobody could be heard meanwhile, so their silence said nothing: the wire is asked before it is taken.
-            if let Some(seat) = self.seats.get_mut(&address) {
-                seat.predecessor = None;
+            if let Some(state) = self.addresses.get_mut(&address) {
+                state.predecessor = None;
             }
         }
     }
 
     /// A peer has asked the wire about addresses of ours.
-    pub(super) fn seen_by(&mut self, id: NodeId, answered: &[IpAddr], silent: &[IpAddr]) {
-        let Some(by) = self.peers.get(&id).map(|told| told.name.clone()) else {
+    pub(super) fn handle_verification(&mut self, id: NodeId, answered: &[IpAddr], silent: &[IpAddr]) {
+        let Some(by) = self.peers.get(&id).map(|peer| peer.name.clone()) else {
             return;
         };
         let seen = |answered: bool| move |address: &IpAddr| (*address, answered);
@@ -207,11 +210,11 @@ impl Coordinator {
             .map(seen(true))
             .chain(silent.iter().map(seen(false)))
         {
-            if !self.claims.has(address) {
+            if !self.announced.announces(address) {
                 continue;
             }
-            if let Some(seat) = self.seats.get_mut(&address)
-                && seat.verified.replace(answered) != Some(answered)
+            if let Some(state) = self.addresses.get_mut(&address)
+                && state.verified.replace(answered) != Some(answered)
             {
                 self.outputs.push_back(Output::Verified {
                     address,
@@ -223,151 +226,159 @@ impl Coordinator {
     }
 
     /// Asks the wire about a peer: whether its node, and its speaker, are there.
-    pub(super) fn ask_about(&mut self, id: NodeId) {
-        let Some(told) = self.peers.get(&id) else {
+    pub(super) fn probe_peer(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        if told.on_link {
-            self.outputs.push_back(Output::AskNode {
-                node: told.name.clone(),
+        if peer.on_link {
+            self.outputs.push_back(Output::ProbeNode {
+                node: peer.name.clone(),
             });
         }
         // Two, should one of them be on an interface that we do not have.
-        let mut owned = told.claims.owned();
+        let mut owned = peer.announced.announced();
         for address in [owned.next(), owned.next_back()].into_iter().flatten() {
-            self.outputs.push_back(Output::AskAddress { address });
+            self.outputs.push_back(Output::ProbeAddress { address });
         }
     }
 
     /// From when on we take an address from a candidate behind us: not while the network, or we, come and go.
-    fn calm_from(&self) -> Option<Instant> {
-        let pause = Duration::from_secs(1 << self.flaps.saturating_sub(1));
+    fn failback_allowed_at(&self) -> Option<Instant> {
+        let pause = Duration::from_secs(1 << self.flap_count.saturating_sub(1));
         self.last_flap.map(|last| last + pause)
     }
 
     /// Answers for an address that is ours, from now on or as before.
-    fn go_on(&mut self, address: IpAddr) {
-        if !self.claims.has(address) {
-            self.claims.insert(Entry::announced(address));
+    fn keep_announcing(&mut self, address: IpAddr) {
+        if !self.announced.announces(address) {
+            self.announced.insert(Entry::announced(address));
             self.outputs.push_back(Output::Announce {
                 address,
-                cause: AcquireReason::Resumed,
+                reason: AcquireReason::Restored,
             });
         }
     }
 
-    fn claim(&mut self, address: IpAddr, ask: bool, claimants: &[NodeId]) {
+    fn claim_address(&mut self, address: IpAddr, probe: bool, announcers: &[NodeId]) {
         let now = self.now;
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(state) = self.addresses.get_mut(&address) else {
             return;
         };
-        if let Some(at) = seat.not_before {
+        if let Some(at) = state.not_before {
             if now < at {
                 self.deadlines.insert((at, address));
                 return;
             }
-            seat.not_before = None;
+            state.not_before = None;
         }
         // Who had it is down: the wire has been asked about that.
-        let cause = match seat.predecessor.take() {
-            Some((from, heard)) if ask => AcquireReason::TakeOver { from, heard },
-            None if ask => match self.probes.look(now, address) {
-                Found::Unknown => return,
-                Found::Nobody if self.are_expected(address) => return,
-                Found::Nobody => AcquireReason::First,
-                Found::Peer => return self.look_again(address, PEER_PAUSE),
-                Found::Stranger(_) if self.config.conflicts == ConflictPolicy::Yield => {
-                    return self.look_again(address, STRANGER_PAUSE);
+        let reason = match state.predecessor.take() {
+            Some((from, heard)) if probe => AcquireReason::Failover {
+                from,
+                last_heard: heard,
+            },
+            None if probe => match self.probes.result_or_start(now, address) {
+                ProbeResult::Pending => return,
+                ProbeResult::NoReply if self.has_unknown_candidate(address) => return,
+                ProbeResult::NoReply => AcquireReason::Initial,
+                ProbeResult::PeerReplied => return self.retry_claim_after(address, PEER_REPLY_RETRY_DELAY),
+                ProbeResult::ConflictingHost(_) if self.config.conflict_policy == ConflictPolicy::Yield => {
+                    return self.retry_claim_after(address, CONFLICT_RETRY_DELAY);
                 }
-                Found::Stranger(_) => AcquireReason::First,
+                ProbeResult::ConflictingHost(_) => AcquireReason::Initial,
             },
             Some(_) | None => {
-                let has = claimants.first().and_then(|id| self.peers.get(id));
-                has.map_or(AcquireReason::First, |told| AcquireReason::HandOver {
-                    from: told.name.clone(),
+                let has = announcers.first().and_then(|id| self.peers.get(id));
+                has.map_or(AcquireReason::Initial, |peer| AcquireReason::HandOver {
+                    from: peer.name.clone(),
                 })
             }
         };
         self.probes.remove(address);
-        self.claims.insert(Entry::announced(address));
-        self.outputs.push_back(Output::Announce { address, cause });
+        self.announced.insert(Entry::announced(address));
+        self.outputs.push_back(Output::Announce { address, reason });
     }
 
     /// Whether some candidate still has time to be heard: it may have the address, or know who does.
-    fn are_expected(&self, address: IpAddr) -> bool {
-        let unknown = |id: &NodeId| self.failure_detector.view(*id) == View::Unknown;
-        let seat = self.seats.get(&address);
-        seat.is_some_and(|seat| seat.order.iter().any(unknown))
+    fn has_unknown_candidate(&self, address: IpAddr) -> bool {
+        let unknown = |id: &NodeId| self.failure_detector.health(*id) == PeerHealth::Unknown;
+        let state = self.addresses.get(&address);
+        state.is_some_and(|state| state.order.iter().any(unknown))
     }
 
-    fn look_again(&mut self, address: IpAddr, pause: Duration) {
+    fn retry_claim_after(&mut self, address: IpAddr, pause: Duration) {
         self.probes.remove(address);
         let at = self.now + pause;
-        if let Some(seat) = self.seats.get_mut(&address) {
-            seat.not_before = Some(at);
+        if let Some(state) = self.addresses.get_mut(&address) {
+            state.not_before = Some(at);
         }
         self.deadlines.insert((at, address));
     }
 
     /// We may not keep the address: another has to take it in time, if there is one that can.
-    fn give(&mut self, address: IpAddr, candidates: &[NodeId]) {
-        if candidates.contains(&ME) {
+    fn hand_over(&mut self, address: IpAddr, candidates: &[NodeId]) {
+        if candidates.contains(&LOCAL_NODE) {
             return;
         }
-        let can_take = |id: &NodeId| matches!(self.view(*id), View::Up | View::Unknown | View::Draining);
+        let can_take = |id: &NodeId| {
+            matches!(
+                self.health(*id),
+                PeerHealth::Up | PeerHealth::Unknown | PeerHealth::Draining
+            )
+        };
         let can_be_taken = candidates.iter().any(can_take);
         let now = self.now;
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(state) = self.addresses.get_mut(&address) else {
             return;
         };
-        let until = *seat.giving.get_or_insert(now) + HAND_OVER;
+        let until = *state.handing_over_since.get_or_insert(now) + HAND_OVER_TIMEOUT;
         if can_be_taken && now < until {
             self.deadlines.insert((until, address));
         } else {
-            self.give_up(address, ReleaseReason::NotCandidate);
+            self.withdraw(address, ReleaseReason::NotCandidate);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Api, Config, Node};
+    use super::super::{ApiState, CoordinatorConfig, NodeInfo};
     use super::*;
-    use crate::ownership::failure_detector;
+    use crate::ownership::failure_detector::FailureDetectorConfig;
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "where time begins")]
     fn what_another_node_has_by_a_record_is_left_to_it_for_a_while_and_not_for_ever() {
         let start = Instant::now();
         let [ours, other]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
-        let config = Config {
-            me: "n1".to_owned(),
+        let config = CoordinatorConfig {
+            node: "n1".to_owned(),
             version: String::new(),
-            failure_detector: failure_detector::Config::default(),
-            policy: PartitionPolicy::Availability,
+            failure_detector: FailureDetectorConfig::default(),
+            partition_policy: PartitionPolicy::Availability,
             failback: false,
-            conflicts: ConflictPolicy::Warn,
+            conflict_policy: ConflictPolicy::Warn,
         };
         let mut speaker = Coordinator::new(start, 1, config);
-        let node = Node {
+        let node = NodeInfo {
             name: "n2",
-            api: Api::Down,
+            api: ApiState::Absent,
             on_link: true,
         };
         speaker.set_nodes(start, [node]);
         for address in [ours, other] {
             let candidates = Candidates {
                 order: &["n1"],
-                declined: false,
+                no_interface: false,
                 preferred: None,
             };
             speaker.set_candidates(address, Some(candidates));
         }
         let until = start + Duration::from_secs(30);
-        speaker.leave_to_another(other, until);
+        speaker.defer_claim(other, until);
         speaker.start(start);
         let mut now = start;
-        while !speaker.is_mine(other) {
+        while !speaker.announces(other) {
             now = speaker.poll_timeout().unwrap().max(now);
             speaker.handle_timeout(now, 64);
             while speaker.poll_output().is_some() {}
@@ -376,7 +387,7 @@ mod tests {
                 "who does not come is not waited for"
             );
             assert!(
-                now < start + Duration::from_secs(5) || speaker.is_mine(ours),
+                now < start + Duration::from_secs(5) || speaker.announces(ours),
                 "others are not left alone"
             );
         }

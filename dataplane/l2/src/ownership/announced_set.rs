@@ -58,13 +58,13 @@ impl AnnouncedSet {
 
     /// Whether the address is answered for.
     #[must_use]
-    pub fn has(&self, address: IpAddr) -> bool {
+    pub fn announces(&self, address: IpAddr) -> bool {
         self.entries.get(&address).copied().is_some_and(is_owned)
     }
 
     /// To which node the address is offered, by its mark; none when it is not.
     #[must_use]
-    pub fn offered(&self, address: IpAddr) -> Option<u32> {
+    pub fn offered_to(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
             Some(EntryState::Offered { to }) => Some(*to),
             Some(EntryState::Announced | EntryState::Declined | EntryState::Proxied { .. }) | None => None,
@@ -73,7 +73,7 @@ impl AnnouncedSet {
 
     /// In whose place the address is answered for, by the mark of the node; none when it is not.
     #[must_use]
-    pub fn stands_in(&self, address: IpAddr) -> Option<u32> {
+    pub fn proxied_for(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
             Some(EntryState::Proxied { owner }) => Some(*owner),
             Some(EntryState::Announced | EntryState::Declined | EntryState::Offered { .. }) | None => None,
@@ -101,7 +101,7 @@ impl AnnouncedSet {
     }
 
     /// The addresses that are answered for, in order.
-    pub fn owned(&self) -> impl DoubleEndedIterator<Item = IpAddr> {
+    pub fn announced(&self) -> impl DoubleEndedIterator<Item = IpAddr> {
         self.entries()
             .filter(|entry| is_owned(entry.state))
             .map(|entry| entry.address)
@@ -149,11 +149,11 @@ impl AnnouncedSet {
 
 impl FromIterator<Entry> for AnnouncedSet {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        let mut claims = Self::default();
+        let mut set = Self::default();
         for entry in entries {
-            claims.insert(entry);
+            set.insert(entry);
         }
-        claims
+        set
     }
 }
 
@@ -183,8 +183,8 @@ impl Reassembly {
         if self.parts.len() < usize::from(self.of) {
             return None;
         }
-        let claims: AnnouncedSet = std::mem::take(self).parts.into_values().flatten().collect();
-        (claims.digest == part.digest).then_some(claims)
+        let set: AnnouncedSet = std::mem::take(self).parts.into_values().flatten().collect();
+        (set.digest == part.digest).then_some(set)
     }
 }
 

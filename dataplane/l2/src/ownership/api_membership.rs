@@ -17,51 +17,36 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// What a node's speaker is for the election.
+/// The state of a node's speaker, as the API server shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Its speaker is ready.
-    Up,
-    /// Its speaker is being restarted: still a candidate, until then.
-    Held {
-        /// The end of the grace, on the clock of the caller.
+pub enum ApiState {
+    /// The speaker is ready.
+    Ready,
+    /// The speaker restarts, and remains a candidate for the grace period.
+    Restarting {
+        /// The end of the grace period.
         until: Instant,
     },
-    /// No candidate: no speaker there, or not in time.
-    Down,
-}
-
-/// Settings of a [`ApiMembership`].
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// How long a node stays a candidate while its speaker is away.
-    pub grace: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(10),
-        }
-    }
+    /// The node has no speaker, or its speaker did not return in time.
+    Absent,
 }
 
 /// What is known of a peer. `New` and `Down` are the same to the election; they differ in whether the grace
 /// is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum MembershipPhase {
     /// Never seen ready, and nothing against it: [`ApiMembership::hold`] may still grant it the grace.
     New,
-    Up,
-    Held {
+    Ready,
+    Restarting {
         until: Instant,
     },
     /// The grace is spent, or its node failed: only a ready speaker helps.
-    Down,
+    Absent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+enum ApiEvent {
     SpeakerReady,
     SpeakerUnready { node_ready: bool },
     SpeakerGone,
@@ -70,45 +55,50 @@ enum Event {
     Timeout,
 }
 
-impl Phase {
+impl MembershipPhase {
     /// The table: every event in every phase. `grace_end` is when a grace that starts now would end. `None`
     /// forgets the node.
-    fn next(self, event: Event, grace_end: Instant) -> Option<Self> {
+    fn next(self, event: ApiEvent, grace_end: Instant) -> Option<Self> {
         Some(match (self, event) {
-            (Self::New | Self::Up | Self::Held { .. } | Self::Down, Event::SpeakerReady) => Self::Up,
+            (Self::New | Self::Ready | Self::Restarting { .. } | Self::Absent, ApiEvent::SpeakerReady) => {
+                Self::Ready
+            }
             // A killed or cut-off node: the addresses are needed elsewhere now.
             (
-                Self::New | Self::Up | Self::Held { .. } | Self::Down,
-                Event::SpeakerUnready { node_ready: false },
-            ) => Self::Down,
+                Self::New | Self::Ready | Self::Restarting { .. } | Self::Absent,
+                ApiEvent::SpeakerUnready { node_ready: false },
+            ) => Self::Absent,
             // A new peer whose speaker is starting has given nobody a reason to wait for it.
-            (Self::New, Event::SpeakerUnready { node_ready: true } | Event::SpeakerGone) => Self::New,
-            (Self::Up, Event::SpeakerUnready { node_ready: true } | Event::SpeakerGone) => {
-                Self::Held { until: grace_end }
+            (Self::New, ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone) => Self::New,
+            (Self::Ready, ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone) => {
+                Self::Restarting { until: grace_end }
             }
             // The grace counts from the first sign, however many follow: flapping must not extend it.
             (
-                Self::Held { until },
-                Event::SpeakerUnready { node_ready: true } | Event::SpeakerGone | Event::Hold,
-            ) => Self::Held { until },
-            (Self::Down, Event::SpeakerUnready { node_ready: true } | Event::SpeakerGone | Event::Hold) => {
-                Self::Down
+                Self::Restarting { until },
+                ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone | ApiEvent::Hold,
+            ) => Self::Restarting { until },
+            (
+                Self::Absent,
+                ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone | ApiEvent::Hold,
+            ) => Self::Absent,
+            (Self::New | Self::Ready | Self::Restarting { .. } | Self::Absent, ApiEvent::NodeGone) => {
+                return None;
             }
-            (Self::New | Self::Up | Self::Held { .. } | Self::Down, Event::NodeGone) => return None,
-            (Self::New, Event::Hold) => Self::Held { until: grace_end },
-            (Self::Up, Event::Hold) => Self::Up,
-            (Self::Held { .. }, Event::Timeout) => Self::Down,
-            (Self::New, Event::Timeout) => Self::New,
-            (Self::Up, Event::Timeout) => Self::Up,
-            (Self::Down, Event::Timeout) => Self::Down,
+            (Self::New, ApiEvent::Hold) => Self::Restarting { until: grace_end },
+            (Self::Ready, ApiEvent::Hold) => Self::Ready,
+            (Self::Restarting { .. }, ApiEvent::Timeout) => Self::Absent,
+            (Self::New, ApiEvent::Timeout) => Self::New,
+            (Self::Ready, ApiEvent::Timeout) => Self::Ready,
+            (Self::Absent, ApiEvent::Timeout) => Self::Absent,
         })
     }
 
-    const fn state(self) -> State {
+    const fn state(self) -> ApiState {
         match self {
-            Self::New | Self::Down => State::Down,
-            Self::Up => State::Up,
-            Self::Held { until } => State::Held { until },
+            Self::New | Self::Absent => ApiState::Absent,
+            Self::Ready => ApiState::Ready,
+            Self::Restarting { until } => ApiState::Restarting { until },
         }
     }
 }
@@ -118,61 +108,59 @@ impl Phase {
 /// [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug)]
 pub struct ApiMembership {
-    myself: String,
-    config: Config,
+    local_node: String,
+    grace: Duration,
     /// Ourselves included: that entry is what the others see of us.
-    peers: BTreeMap<String, Phase>,
+    peers: BTreeMap<String, MembershipPhase>,
     changed: bool,
-    rejoined: bool,
 }
 
 impl ApiMembership {
-    /// The view of the speaker on node `myself`, which is always up in its own eyes.
-    pub fn new(myself: impl Into<String>, config: Config) -> Self {
+    /// The view of the speaker on node `local_node`, which is always up in its own eyes.
+    pub fn new(local_node: impl Into<String>, grace: Duration) -> Self {
         Self {
-            myself: myself.into(),
-            config,
+            local_node: local_node.into(),
+            grace,
             peers: BTreeMap::new(),
             changed: false,
-            rejoined: false,
         }
     }
 
     /// The speaker Pod on `node` is ready.
     pub fn speaker_ready(&mut self, now: Instant, node: &str) {
-        self.handle(now, node, Event::SpeakerReady);
+        self.handle(now, node, ApiEvent::SpeakerReady);
     }
 
     /// The speaker Pod on `node` exists and is not ready; `node_ready` is whether the Node's condition
     /// `Ready` is `True`. Call it again when either changes: the two watches are not ordered, and the Node's
     /// news may come second.
     pub fn speaker_unready(&mut self, now: Instant, node: &str, node_ready: bool) {
-        self.handle(now, node, Event::SpeakerUnready { node_ready });
+        self.handle(now, node, ApiEvent::SpeakerUnready { node_ready });
     }
 
     /// The speaker Pod on `node` was deleted, as in a rolling restart.
     pub fn speaker_gone(&mut self, now: Instant, node: &str) {
-        self.handle(now, node, Event::SpeakerGone);
+        self.handle(now, node, ApiEvent::SpeakerGone);
     }
 
     /// The Node was deleted: nothing is remembered of it.
     pub fn node_gone(&mut self, now: Instant, node: &str) {
-        self.handle(now, node, Event::NodeGone);
+        self.handle(now, node, ApiEvent::NodeGone);
     }
 
     /// At our own start: `node` is recorded as owner of an address and its speaker is not ready at this
     /// moment. It gets the grace that it would have if we had seen it ready before; not so when it is known
     /// to have failed.
     pub fn hold(&mut self, now: Instant, node: &str) {
-        self.handle(now, node, Event::Hold);
+        self.handle(now, node, ApiEvent::Hold);
     }
 
     /// Ends the graces that are over.
     pub fn handle_timeout(&mut self, now: Instant) {
         for (node, phase) in &mut self.peers {
-            if matches!(*phase, Phase::Held { until } if until <= now) {
-                *phase = Phase::Down;
-                self.changed |= *node != self.myself;
+            if matches!(*phase, MembershipPhase::Restarting { until } if until <= now) {
+                *phase = MembershipPhase::Absent;
+                self.changed |= *node != self.local_node;
             }
         }
     }
@@ -182,25 +170,27 @@ impl ApiMembership {
         self.peers
             .values()
             .filter_map(|phase| match phase {
-                Phase::Held { until } => Some(*until),
-                Phase::New | Phase::Up | Phase::Down => None,
+                MembershipPhase::Restarting { until } => Some(*until),
+                MembershipPhase::New | MembershipPhase::Ready | MembershipPhase::Absent => None,
             })
             .min()
     }
 
     /// The state of `node`, as of the last input; a node never heard of is down.
-    pub fn state(&self, node: &str) -> State {
-        if node == self.myself {
-            return State::Up;
+    pub fn state(&self, node: &str) -> ApiState {
+        if node == self.local_node {
+            return ApiState::Ready;
         }
-        self.peers.get(node).map_or(State::Down, |phase| phase.state())
+        self.peers
+            .get(node)
+            .map_or(ApiState::Absent, |phase| phase.state())
     }
 
     /// Whether `node` takes part in elections: up, or held.
     pub fn is_candidate(&self, node: &str) -> bool {
         match self.state(node) {
-            State::Up | State::Held { .. } => true,
-            State::Down => false,
+            ApiState::Ready | ApiState::Restarting { .. } => true,
+            ApiState::Absent => false,
         }
     }
 
@@ -209,25 +199,17 @@ impl ApiMembership {
         std::mem::take(&mut self.changed)
     }
 
-    /// Whether our own speaker became ready in the eyes of the others since the last call. Before that they
-    /// may have taken our addresses, and clients may have learned theirs; they withdraw now without a word,
-    /// and we have seen no change of owner. So announce every owned address again.
-    pub fn take_rejoined(&mut self) -> bool {
-        std::mem::take(&mut self.rejoined)
-    }
-
-    fn handle(&mut self, now: Instant, node: &str, event: Event) {
-        let grace_end = now + self.config.grace;
+    fn handle(&mut self, now: Instant, node: &str, event: ApiEvent) {
+        let grace_end = now + self.grace;
         let before = self.state(node);
-        let mut phase = self.peers.get(node).copied().unwrap_or(Phase::New);
+        let mut phase = self.peers.get(node).copied().unwrap_or(MembershipPhase::New);
         // The grace may have ended since the caller last looked at the clock.
-        if matches!(phase, Phase::Held { until } if until <= now) {
-            phase = phase.next(Event::Timeout, grace_end).unwrap_or(Phase::Down);
+        if matches!(phase, MembershipPhase::Restarting { until } if until <= now) {
+            phase = phase
+                .next(ApiEvent::Timeout, grace_end)
+                .unwrap_or(MembershipPhase::Absent);
         }
         let next = phase.next(event, grace_end);
-        if node == self.myself {
-            self.rejoined |= phase != Phase::Up && next == Some(Phase::Up);
-        }
         match next {
             Some(next) => {
                 self.peers.insert(node.to_owned(), next);

@@ -20,27 +20,27 @@
 //! counts only between the two of them; among all others, and where both have it without one, the order decides as always,
 //! so that speakers with different views of who is preferred never both keep it.
 
-use crate::ownership::failure_detector::View;
+use crate::ownership::failure_detector::PeerHealth;
 
 /// What a speaker has to do about an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Answer for it, or go on.
-    Own,
+    /// Announce it, or keep announcing it.
+    Keep,
     /// Claim it: nobody has it who keeps it.
     Claim {
         /// Whether to ask the wire first: who had it may be alive though its heartbeats are lost, or a stranger may have
         /// it. Not so when a peer waits for the claim to let go.
-        ask: bool,
+        probe: bool,
     },
     /// Go on until another claims it, and let go then.
     HandOver,
     /// Let go at once: another has it, and goes before.
-    Yield,
+    Withdraw,
     /// Wait: one who goes before may live, and has not been heard yet.
     Wait,
     /// Nothing: it is another's.
-    Leave,
+    None,
 }
 
 /// What one speaker knows of an address. `N` names a node.
@@ -57,103 +57,103 @@ pub struct OwnershipInput<'a, N> {
     /// The candidates, in the order in which they would own it.
     pub candidates: &'a [N],
     /// The peers that have claimed it, as far as they have told.
-    pub claimants: &'a [N],
+    pub announcers: &'a [N],
     /// Who goes before all others where nobody has it.
     pub preferred: Option<N>,
     /// What is offered, and to or by whom.
-    pub offer: Offer<N>,
+    pub offer: HandOverOffer<N>,
 }
 
 /// The offer of an address, as one of the two sees it whom it concerns.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Offer<N> {
+pub enum HandOverOffer<N> {
     /// There is none, or it is none of ours.
     #[default]
     None,
     /// We offer it to this node: once that has it, we let go.
     To(N),
     /// This node offers it to us, and we are to have it: that it has it still does not keep us.
-    By(N),
+    From(N),
 }
 
 impl<N: Copy + Eq> OwnershipInput<'_, N> {
     /// What to do, given what the peers are to us.
     #[must_use]
-    pub fn step(&self, view: impl Fn(N) -> View) -> Action {
+    pub fn decide(&self, view: impl Fn(N) -> PeerHealth) -> Action {
         let view = |node: N| match node == self.me {
-            true if self.draining => View::Draining,
-            true => View::Up,
+            true if self.draining => PeerHealth::Draining,
+            true => PeerHealth::Up,
             false => view(node),
         };
-        if let Offer::To(heir) = self.offer
+        if let HandOverOffer::To(heir) = self.offer
             && self.mine
-            && self.claimants.contains(&heir)
+            && self.announcers.contains(&heir)
             && self.candidates.contains(&heir)
             && keeps(view(heir))
         {
-            return Action::Yield;
+            return Action::Withdraw;
         }
-        if let Some(owner) = self.keeper(&view) {
+        if let Some(owner) = self.owner(&view) {
             return match (owner == self.me, self.mine) {
-                (true, _) => Action::Own,
-                (false, true) => Action::Yield,
+                (true, _) => Action::Keep,
+                (false, true) => Action::Withdraw,
                 (false, false) if self.failback && !self.draining && self.comes_before(owner) => {
-                    Action::Claim { ask: false }
+                    Action::Claim { probe: false }
                 }
-                (false, false) => Action::Leave,
+                (false, false) => Action::None,
             };
         }
-        let may_be_up = |node: &N| view(*node) == View::Up || is_awaited(view(*node));
+        let may_be_up = |node: &N| view(*node) == PeerHealth::Up || is_awaited(view(*node));
         let preferred = self
             .preferred
-            .filter(|node| self.candidates.contains(node) && view(*node) == View::Up);
+            .filter(|node| self.candidates.contains(node) && view(*node) == PeerHealth::Up);
         let first = || self.candidates.iter().copied().find(may_be_up);
         match preferred.or_else(first) {
             Some(next) if next == self.me => Action::Claim {
-                ask: !self.claimants.iter().any(|node| lives(view(*node))),
+                probe: !self.announcers.iter().any(|node| lives(view(*node))),
             },
             Some(_) if self.mine => Action::HandOver,
             Some(next) if is_awaited(view(next)) && self.is_behind(next) => Action::Wait,
-            Some(_) => Action::Leave,
-            None => self.among_the_draining(&view),
+            Some(_) => Action::None,
+            None => self.decide_all_draining(&view),
         }
     }
 
     /// Whether somebody has it who keeps it.
-    pub(crate) fn is_kept(&self, view: impl Fn(N) -> View) -> bool {
+    pub(crate) fn has_owner(&self, view: impl Fn(N) -> PeerHealth) -> bool {
         let view = |node: N| match node == self.me {
-            true if self.draining => View::Draining,
-            true => View::Up,
+            true if self.draining => PeerHealth::Draining,
+            true => PeerHealth::Up,
             false => view(node),
         };
-        self.keeper(&view).is_some()
+        self.owner(&view).is_some()
     }
 
     /// Who has it and keeps it: of two, the first in the order.
-    fn keeper(&self, view: &impl Fn(N) -> View) -> Option<N> {
+    fn owner(&self, view: &impl Fn(N) -> PeerHealth) -> Option<N> {
         let has_and_keeps = |node: &N| {
             let has = if *node == self.me {
                 self.mine
             } else {
-                self.claimants.contains(node)
+                self.announcers.contains(node)
             };
-            has && keeps(view(*node)) && self.offer != Offer::By(*node)
+            has && keeps(view(*node)) && self.offer != HandOverOffer::From(*node)
         };
         self.candidates.iter().copied().find(has_and_keeps)
     }
 
     /// Nobody is up, so who drains goes on, and where nobody has it, the first of them takes it.
-    fn among_the_draining(&self, view: &impl Fn(N) -> View) -> Action {
-        let drains = |node: &N| view(*node) == View::Draining;
-        let has = |node: &N| (*node == self.me && self.mine) || self.claimants.contains(node);
+    fn decide_all_draining(&self, view: &impl Fn(N) -> PeerHealth) -> Action {
+        let drains = |node: &N| view(*node) == PeerHealth::Draining;
+        let has = |node: &N| (*node == self.me && self.mine) || self.announcers.contains(node);
         let mut draining = self.candidates.iter().copied().filter(drains);
         match draining.clone().find(has).or_else(|| draining.next()) {
             Some(owner) if owner == self.me && self.mine => Action::HandOver,
-            Some(owner) if owner == self.me => Action::Claim { ask: true },
+            Some(owner) if owner == self.me => Action::Claim { probe: true },
             Some(_) if self.mine && !self.candidates.contains(&self.me) => Action::HandOver,
-            Some(_) if self.mine => Action::Yield,
+            Some(_) if self.mine => Action::Withdraw,
             None if self.mine => Action::HandOver,
-            Some(_) | None => Action::Leave,
+            Some(_) | None => Action::None,
         }
     }
 
@@ -170,24 +170,27 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
 }
 
 /// Whether who has an address keeps it.
-pub(crate) const fn keeps(view: View) -> bool {
+pub(crate) const fn keeps(view: PeerHealth) -> bool {
     match view {
-        View::Up | View::Starting { .. } | View::Held { .. } => true,
-        View::Unknown | View::Draining | View::Down => false,
+        PeerHealth::Up | PeerHealth::Starting { .. } | PeerHealth::Restarting { .. } => true,
+        PeerHealth::Unknown | PeerHealth::Draining | PeerHealth::Down => false,
     }
 }
 
 /// Whether it is to be seen in a moment what it is.
-const fn is_awaited(view: View) -> bool {
+const fn is_awaited(view: PeerHealth) -> bool {
     match view {
-        View::Unknown | View::Starting { .. } => true,
-        View::Up | View::Held { .. } | View::Draining | View::Down => false,
+        PeerHealth::Unknown | PeerHealth::Starting { .. } => true,
+        PeerHealth::Up | PeerHealth::Restarting { .. } | PeerHealth::Draining | PeerHealth::Down => false,
     }
 }
 
-const fn lives(view: View) -> bool {
+const fn lives(view: PeerHealth) -> bool {
     match view {
-        View::Up | View::Starting { .. } | View::Held { .. } | View::Draining => true,
-        View::Unknown | View::Down => false,
+        PeerHealth::Up
+        | PeerHealth::Starting { .. }
+        | PeerHealth::Restarting { .. }
+        | PeerHealth::Draining => true,
+        PeerHealth::Unknown | PeerHealth::Down => false,
     }
 }

@@ -31,7 +31,7 @@ pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>)
 
 /// Which node is meant, in few bytes: the first four of its place in the order of the address.
 #[must_use]
-pub fn mark(address: IpAddr, node: &str) -> u32 {
+pub fn short_hash(address: IpAddr, node: &str) -> u32 {
     let [a, b, c, d, ..] = rank(&canonical(address), node);
     u32::from_be_bytes([a, b, c, d])
 }

@@ -31,7 +31,7 @@ mod peer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use self::peer::{Lateness, Peer, Phase};
+use self::peer::{Lateness, Peer, PeerPhase};
 use crate::wire::heartbeat::SpeakerState;
 
 /// A node, by a number that its coordinator has given to it.
@@ -39,83 +39,84 @@ use crate::wire::heartbeat::SpeakerState;
 pub struct NodeId(pub u32);
 
 /// The shortest and the longest interval between heartbeats that is believed of a peer.
-const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(10);
+const PERIOD_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(10);
 /// How often the wire is asked about a peer when there is no doubt: so that it is known whether it can be asked.
-const ROUTINE: Duration = Duration::from_secs(10);
+const ROUTINE_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// A peer that is down is spoken to less often, so that a healed network is noticed.
-const DOWN_FACTOR: u32 = 4;
+const DOWN_PERIOD_FACTOR: u32 = 4;
 
 /// Least time between two answers to a peer that cannot be believed: recordings of it cost us no more.
-const GREETING: Duration = Duration::from_millis(10);
+const MIN_UNVERIFIED_REPLY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long others wait for a starting peer with addresses that nobody has.
-const PATIENCE: Duration = Duration::from_secs(1);
+const STARTUP_WAIT: Duration = Duration::from_secs(1);
 /// Most peers that are asked for an answer at a time: when there are more, it is we who hear nothing.
-const ASKED: usize = 16;
+const MAX_REQUESTED_PEERS: usize = 16;
 /// Waking up so late is usual on a busy machine, and no stall.
-const STALL: Duration = Duration::from_millis(10);
+const STALL_THRESHOLD: Duration = Duration::from_millis(10);
 
 /// Settings of a [`FailureDetector`].
 #[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// What the time of silence is counted in.
-    pub interval: Duration,
-    /// A peer that was silent for so many intervals is suspected to be down. At least 2. A heartbeat is due after one less.
-    pub misses: u32,
-    /// How long a peer is waited for that fell silent while its node lives.
+pub struct FailureDetectorConfig {
+    /// A peer counts as failed when nothing was received from it for this long. A heartbeat is due after four fifths of it;
+    /// in the last fifth a late heartbeat is requested.
+    pub failure_timeout: Duration,
+    /// How long a peer whose speaker crashed while its node lives remains the owner of its addresses.
     pub grace: Duration,
-    /// The longest time for which a peer that restarts is waited for, whatever it asks for.
-    pub longest_grace: Duration,
-    /// Most heartbeats that are sent in a second: with more peers, each is spoken to less often, and told so.
-    pub rate: u32,
+    /// Upper bound of the grace period that a restarting peer asks for.
+    pub max_grace: Duration,
+    /// Upper bound of the heartbeats sent per second. With more peers, the period grows; heartbeats carry it.
+    pub max_rate: u32,
 }
 
-impl Default for Config {
-    /// 50 ms, 5, 60 s, 60 s, 450 a second: a heartbeat each 200 ms, and 250 ms of silence.
+impl Default for FailureDetectorConfig {
+    /// 250 ms, that is a heartbeat every 200 ms; 60 s; 60 s; 450 per second.
     fn default() -> Self {
         Self {
-            interval: Duration::from_millis(50),
-            misses: 5,
+            failure_timeout: Duration::from_millis(250),
             grace: Duration::from_secs(60),
-            longest_grace: Duration::from_secs(60),
-            rate: 450,
+            max_grace: Duration::from_secs(60),
+            max_rate: 450,
         }
     }
 }
 
-impl Config {
-    /// The time between two heartbeats to a peer, when there are not too many.
+impl FailureDetectorConfig {
+    /// The time between two heartbeats to a peer, if the rate limit allows it.
     #[must_use]
-    pub fn period(&self) -> Duration {
-        self.interval * (self.misses.max(2) - 1)
+    pub fn heartbeat_period(&self) -> Duration {
+        self.min_request_window() * 4
     }
 
-    /// How long a peer may be silent that sends its heartbeats with this time in between.
+    /// How long a peer that sends heartbeats with this period may be silent.
     #[must_use]
-    pub fn silence(&self, period: Duration) -> Duration {
-        period + self.margin(period)
+    pub fn timeout_after(&self, period: Duration) -> Duration {
+        period + self.request_window(period)
     }
 
-    /// How much longer than that such a peer may be silent that was late before, at most: half as long.
-    pub(crate) fn indulgence(&self, period: Duration) -> Duration {
-        self.silence(period) / 2
+    /// How much longer than [`timeout_after`](Self::timeout_after) a peer may be silent that was late before, at most.
+    pub(crate) fn max_extension(&self, period: Duration) -> Duration {
+        self.timeout_after(period) / 2
     }
 
-    /// How long such a peer is waited for when its heartbeat is due: for the last interval, which is longer of one that
-    /// speaks more slowly.
-    fn margin(&self, period: Duration) -> Duration {
-        self.interval.max(period / (self.misses.max(2) - 1))
+    /// The time between a due heartbeat and the timeout, in which the heartbeat is requested.
+    fn request_window(&self, period: Duration) -> Duration {
+        self.min_request_window().max(period / 4)
+    }
+
+    pub(crate) fn min_request_window(&self) -> Duration {
+        self.failure_timeout / 5
     }
 }
 
 /// What a peer is to us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum View {
+pub enum PeerHealth {
     /// Nothing was heard of it yet, and it has had little time.
     Unknown,
     /// It lives.
     Up,
     /// It restarts, and keeps its addresses until then.
-    Held {
+    Restarting {
         /// The end of the grace, on our clock.
         until: Instant,
     },
@@ -144,7 +145,7 @@ pub enum Evidence {
 /// [`poll_timeout`](Self::poll_timeout) at most, then call [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug)]
 pub struct FailureDetector {
-    config: Config,
+    config: FailureDetectorConfig,
     peers: BTreeMap<NodeId, Peer>,
     changed: BTreeSet<NodeId>,
     now: Instant,
@@ -155,7 +156,7 @@ pub struct FailureDetector {
 impl FailureDetector {
     /// A view on nobody.
     #[must_use]
-    pub fn new(now: Instant, config: Config) -> Self {
+    pub fn new(now: Instant, config: FailureDetectorConfig) -> Self {
         Self {
             config,
             peers: BTreeMap::new(),
@@ -167,42 +168,45 @@ impl FailureDetector {
 
     /// These are the peers that we need to know of. New ones are unknown; others are spoken to while they speak to us, and
     /// then forgotten.
-    pub fn set_wanted(&mut self, now: Instant, wanted: &BTreeSet<NodeId>) {
-        self.pass(now);
+    pub fn set_monitored(&mut self, now: Instant, monitored: &BTreeSet<NodeId>) {
+        self.advance_clock(now);
         for (id, peer) in &mut self.peers {
-            peer.wanted &= wanted.contains(id);
+            peer.monitored &= monitored.contains(id);
         }
-        let (now, silence) = (self.now, self.config.silence(self.config.period()));
-        for id in wanted {
+        let (now, silence) = (
+            self.now,
+            self.config.timeout_after(self.config.heartbeat_period()),
+        );
+        for id in monitored {
             let peer = self.peer(*id);
-            let new = !std::mem::replace(&mut peer.wanted, true);
+            let new = !std::mem::replace(&mut peer.monitored, true);
             // While it had no reason to speak to us, its silence said nothing.
-            if new && peer.last.is_none_or(|last| last + silence <= now) {
-                self.begin_to_hear(*id, now);
+            if new && peer.last_heard.is_none_or(|last| last + silence <= now) {
+                self.start_monitoring(*id, now);
             }
         }
         let now = self.now;
-        self.peers.retain(|_, peer| peer.is_spoken_to(now));
-        self.plan();
+        self.peers.retain(|_, peer| peer.is_heartbeat_target(now));
+        self.update_deadline();
     }
 
     /// We may not have been able to hear anybody: who is down for us has the time again to be heard, and is asked.
-    pub fn listen_anew(&mut self, now: Instant) {
-        self.pass(now);
+    pub fn reset_timers(&mut self, now: Instant) {
+        self.advance_clock(now);
         let now = self.now;
-        let down = |peer: &Peer| peer.wanted && peer.phase == Phase::Down && peer.last.is_some();
+        let down = |peer: &Peer| peer.monitored && peer.phase == PeerPhase::Down && peer.last_heard.is_some();
         let down = self.peers.iter().filter(|(_, peer)| down(peer));
         for id in down.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.begin_to_hear(id, now);
+            self.start_monitoring(id, now);
         }
-        self.plan();
+        self.update_deadline();
     }
 
     /// What a peer is, is to be seen: it has as much time to be heard as any.
-    fn begin_to_hear(&mut self, id: NodeId, now: Instant) {
+    fn start_monitoring(&mut self, id: NodeId, now: Instant) {
         let peer = self.peer(id);
-        (peer.heard, peer.send_at, peer.ask_at) = (now, now, now);
-        self.enter(id, Phase::Unknown);
+        (peer.silent_since, peer.send_at, peer.probe_at) = (now, now, now);
+        self.set_phase(id, PeerPhase::Unknown);
     }
 
     /// A node is gone: nothing is remembered of it.
@@ -212,104 +216,108 @@ impl FailureDetector {
     }
 
     /// A heartbeat of a peer was admitted; its next one is to come within `period`.
-    pub fn heard(&mut self, now: Instant, id: NodeId, state: SpeakerState, period: Duration) {
-        self.pass(now);
+    pub fn handle_heartbeat(&mut self, now: Instant, id: NodeId, state: SpeakerState, period: Duration) {
+        self.advance_clock(now);
         let (now, config) = (self.now, self.config);
-        let longest = config.longest_grace;
-        let ahead = self.ahead();
+        let longest = config.max_grace;
+        let ahead = self.send_early_by();
         let peer = self.peer(id);
         // It has woken us: if ours to it is due soon, it goes now. So by and by all keep the same time, and what comes and what
         // goes costs one waking up.
-        if peer.last.is_some() && peer.send_at <= now + ahead {
+        if peer.last_heard.is_some() && peer.send_at <= now + ahead {
             peer.send_at = now;
         }
         peer.note_lateness(now, &config);
-        peer.heard = now;
-        peer.last = Some(now);
-        peer.doubt = None;
-        peer.period = period.clamp(*INTERVALS.start(), *INTERVALS.end());
+        peer.silent_since = now;
+        peer.last_heard = Some(now);
+        peer.late_since = None;
+        peer.period = period.clamp(*PERIOD_RANGE.start(), *PERIOD_RANGE.end());
         let phase = match (peer.phase, state) {
-            (_, SpeakerState::Up) => Phase::Up,
-            (_, SpeakerState::Draining) => Phase::Draining,
+            (_, SpeakerState::Up) => PeerPhase::Up,
+            (_, SpeakerState::Draining) => PeerPhase::Draining,
             // The grace counts from the first time that it was asked for: repeating it must not extend it.
-            (phase @ Phase::Starting { .. }, SpeakerState::Starting { .. }) => phase,
-            (Phase::Held { until } | Phase::Starting { until, .. }, SpeakerState::Restarting { .. }) => {
-                Phase::Held { until }
-            }
-            (Phase::Held { until }, SpeakerState::Starting { .. }) => Phase::Starting {
+            (phase @ PeerPhase::Starting { .. }, SpeakerState::Starting { .. }) => phase,
+            (
+                PeerPhase::Restarting { until } | PeerPhase::Starting { until, .. },
+                SpeakerState::Restarting { .. },
+            ) => PeerPhase::Restarting { until },
+            (PeerPhase::Restarting { until }, SpeakerState::Starting { .. }) => PeerPhase::Starting {
                 until,
-                patience: now + PATIENCE,
+                wait_until: now + STARTUP_WAIT,
             },
-            (_, SpeakerState::Starting { grace }) => Phase::Starting {
+            (_, SpeakerState::Starting { grace }) => PeerPhase::Starting {
                 until: now + grace.min(longest),
-                patience: now + PATIENCE,
+                wait_until: now + STARTUP_WAIT,
             },
-            (_, SpeakerState::Restarting { grace }) => Phase::Held {
+            (_, SpeakerState::Restarting { grace }) => PeerPhase::Restarting {
                 until: now + grace.min(longest),
             },
         };
-        self.enter(id, phase);
-        self.plan();
+        self.set_phase(id, phase);
+        self.update_deadline();
     }
 
     /// The wire showed something of a peer.
-    pub fn answered(&mut self, now: Instant, id: NodeId, evidence: Evidence) {
-        self.pass(now);
+    pub fn handle_probe_reply(&mut self, now: Instant, id: NodeId, evidence: Evidence) {
+        self.advance_clock(now);
         let now = self.now;
         if let Some(peer) = self.peers.get_mut(&id) {
             match evidence {
-                Evidence::Speaker => peer.speaker_at = Some(now),
-                Evidence::Node => peer.node_at = Some(now),
+                Evidence::Speaker => peer.speaker_replied_at = Some(now),
+                Evidence::Node => peer.node_replied_at = Some(now),
             }
         }
     }
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.pass(now);
+        self.advance_clock(now);
         let ids: Vec<_> = self.peers.keys().copied().collect();
         for id in ids {
-            self.judge(id);
+            self.evaluate(id);
         }
-        self.plan();
+        self.update_deadline();
     }
 
     /// The peers to send a heartbeat to now, each due again after [`period`](Self::period).
-    pub fn take_sends(&mut self) -> Vec<NodeId> {
+    pub fn take_due_heartbeats(&mut self) -> Vec<NodeId> {
         let (now, period) = (self.now, self.period());
         let mut due = Vec::new();
-        let is_due = |peer: &Peer, by: Instant| peer.is_spoken_to(now) && peer.send_at <= by;
+        let is_due = |peer: &Peer, by: Instant| peer.is_heartbeat_target(now) && peer.send_at <= by;
         if !self.peers.values().any(|peer| is_due(peer, now)) {
-            self.plan();
+            self.update_deadline();
             return due;
         }
         // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all.
-        let ahead = self.ahead();
+        let ahead = self.send_early_by();
         let mut asked = 0;
         for (id, peer) in &mut self.peers {
             if is_due(peer, now + ahead) {
                 // Not from when it was due: after a stall one is sent, not all that were missed.
                 peer.send_at = now
-                    + if let Some(again) = peer.again_within(&self.config).filter(|_| asked < ASKED) {
+                    + if let Some(again) = peer
+                        .request_again_within(&self.config)
+                        .filter(|_| asked < MAX_REQUESTED_PEERS)
+                    {
                         asked += 1;
                         again
-                    } else if peer.phase == Phase::Down {
-                        period * DOWN_FACTOR
+                    } else if peer.phase == PeerPhase::Down {
+                        period * DOWN_PERIOD_FACTOR
                     } else {
                         period
                     };
                 due.push(*id);
             }
         }
-        self.plan();
+        self.update_deadline();
         due
     }
 
     /// How much earlier than it is due a heartbeat may be sent. That may come to twice as many, so it is not for those who have
     /// more peers than half of the rate allows for.
-    fn ahead(&self) -> Duration {
-        let period = self.config.period();
-        if self.paced() * 2 <= period {
+    fn send_early_by(&self) -> Duration {
+        let period = self.config.heartbeat_period();
+        if self.rate_limited_period() * 2 <= period {
             period / 2
         } else {
             Duration::ZERO
@@ -318,48 +326,55 @@ impl FailureDetector {
 
     /// Whether this peer is to answer our heartbeat at once, because its own is late, or because we do not hear it.
     #[must_use]
-    pub fn asks(&self, id: NodeId) -> bool {
-        self.peers.get(&id).is_some_and(Peer::is_asked)
+    pub fn requests_reply(&self, id: NodeId) -> bool {
+        self.peers.get(&id).is_some_and(Peer::is_requested)
     }
 
     /// A peer wants to be spoken to, though it cannot be believed yet.
-    pub fn greet(&mut self, now: Instant, id: NodeId) {
-        self.pass(now);
+    pub fn respond_unverified(&mut self, now: Instant, id: NodeId) {
+        self.advance_clock(now);
         let now = self.now;
         let peer = self.peer(id);
-        if peer.greeted.is_none_or(|at| at + GREETING <= now) {
-            peer.greeted = Some(now);
+        if peer
+            .unverified_reply_at
+            .is_none_or(|at| at + MIN_UNVERIFIED_REPLY_INTERVAL <= now)
+        {
+            peer.unverified_reply_at = Some(now);
             peer.send_at = now;
         }
-        self.plan();
+        self.update_deadline();
     }
 
     /// A heartbeat to this peer is due at once: there is news for it.
-    pub fn hurry(&mut self, id: NodeId) {
+    pub fn schedule_heartbeat_now(&mut self, id: NodeId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.send_at = self.now;
         }
     }
 
     /// The peers about which to ask the wire now.
-    pub fn take_asks(&mut self) -> Vec<NodeId> {
+    pub fn take_due_probes(&mut self) -> Vec<NodeId> {
         let now = self.now;
         let mut due = Vec::new();
         for (id, peer) in &mut self.peers {
-            if peer.wanted && peer.ask_at <= now {
-                peer.ask_at = now
-                    + match (peer.phase, peer.doubt) {
-                        (Phase::Up | Phase::Draining, None) => ROUTINE,
-                        (Phase::Up | Phase::Draining, Some(_)) => peer.between_questions(&self.config),
-                        (Phase::Unknown | Phase::Mute | Phase::Starting { .. } | Phase::Held { .. }, _) => {
-                            self.config.margin(peer.period)
-                        }
-                        (Phase::Down, _) => ROUTINE,
+            if peer.monitored && peer.probe_at <= now {
+                peer.probe_at = now
+                    + match (peer.phase, peer.late_since) {
+                        (PeerPhase::Up | PeerPhase::Draining, None) => ROUTINE_PROBE_INTERVAL,
+                        (PeerPhase::Up | PeerPhase::Draining, Some(_)) => peer.request_interval(&self.config),
+                        (
+                            PeerPhase::Unknown
+                            | PeerPhase::HeartbeatLost
+                            | PeerPhase::Starting { .. }
+                            | PeerPhase::Restarting { .. },
+                            _,
+                        ) => self.config.request_window(peer.period),
+                        (PeerPhase::Down, _) => ROUTINE_PROBE_INTERVAL,
                     };
                 due.push(*id);
             }
         }
-        self.plan();
+        self.update_deadline();
         due
     }
 
@@ -369,9 +384,9 @@ impl FailureDetector {
         self.peers
             .values()
             .filter_map(|peer| {
-                let sends = peer.is_spoken_to(self.now).then_some(peer.send_at);
-                let asks = peer.wanted.then_some(peer.ask_at);
-                [sends, asks, peer.judged_at(&self.config)]
+                let sends = peer.is_heartbeat_target(self.now).then_some(peer.send_at);
+                let asks = peer.monitored.then_some(peer.probe_at);
+                [sends, asks, peer.evaluate_at(&self.config)]
                     .into_iter()
                     .flatten()
                     .min()
@@ -381,54 +396,64 @@ impl FailureDetector {
 
     /// What a peer is to us; nobody's peer is down.
     #[must_use]
-    pub fn view(&self, id: NodeId) -> View {
-        self.peers.get(&id).map_or(View::Down, |peer| peer.phase.view())
+    pub fn health(&self, id: NodeId) -> PeerHealth {
+        self.peers
+            .get(&id)
+            .map_or(PeerHealth::Down, |peer| peer.phase.health())
     }
 
     /// When the peer was heard last; none if never.
     #[must_use]
     pub fn last_heard(&self, id: NodeId) -> Option<Instant> {
-        self.peers.get(&id)?.last
+        self.peers.get(&id)?.last_heard
     }
 
     /// Whether the node of a peer answers on the wire; none when it never has, and so perhaps cannot be asked.
     #[must_use]
-    pub fn node_answers(&self, id: NodeId) -> Option<bool> {
+    pub fn node_replies(&self, id: NodeId) -> Option<bool> {
         let peer = self.peers.get(&id)?;
-        Some(self.now < peer.node_at? + ROUTINE * 2)
+        Some(self.now < peer.node_replied_at? + ROUTINE_PROBE_INTERVAL * 2)
     }
 
     /// Whether every peer that we need has been heard, or has had its time.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        let mut wanted = self.peers.values().filter(|peer| peer.wanted);
-        wanted.all(|peer| peer.phase != Phase::Unknown)
+    pub fn all_heard_or_timed_out(&self) -> bool {
+        let mut monitored = self.peers.values().filter(|peer| peer.monitored);
+        monitored.all(|peer| peer.phase != PeerPhase::Unknown)
     }
 
     /// The peers that are spoken to.
-    pub fn spoken_to(&self) -> impl Iterator<Item = NodeId> {
+    pub fn heartbeat_targets(&self) -> impl Iterator<Item = NodeId> {
         let now = self.now;
-        let spoken_to = self.peers.iter().filter(move |(_, peer)| peer.is_spoken_to(now));
+        let spoken_to = self
+            .peers
+            .iter()
+            .filter(move |(_, peer)| peer.is_heartbeat_target(now));
         spoken_to.map(|(id, _)| *id)
     }
 
     /// The time between two heartbeats to a peer.
     #[must_use]
     pub fn period(&self) -> Duration {
-        self.config.period().max(self.paced()).min(*INTERVALS.end())
+        self.config
+            .heartbeat_period()
+            .max(self.rate_limited_period())
+            .min(*PERIOD_RANGE.end())
     }
 
     /// The time between two heartbeats to a peer if as many are sent as may be.
-    fn paced(&self) -> Duration {
-        let peers = u32::try_from(self.spoken_to().count()).unwrap_or(u32::MAX);
-        Duration::from_secs(1) * peers / self.config.rate.max(1)
+    fn rate_limited_period(&self) -> Duration {
+        let peers = u32::try_from(self.heartbeat_targets().count()).unwrap_or(u32::MAX);
+        Duration::from_secs(1) * peers / self.config.max_rate.max(1)
     }
 
     /// The longest time between two heartbeats, of ours or of any peer that we need.
     #[must_use]
-    pub fn slowest(&self) -> Duration {
-        let wanted = self.peers.values().filter(|peer| peer.wanted);
-        wanted.map(|peer| peer.period).fold(self.period(), Duration::max)
+    pub fn longest_period(&self) -> Duration {
+        let monitored = self.peers.values().filter(|peer| peer.monitored);
+        monitored
+            .map(|peer| peer.period)
+            .fold(self.period(), Duration::max)
     }
 
     /// The peers whose view has changed since the last call.
@@ -437,24 +462,24 @@ impl FailureDetector {
     }
 
     fn peer(&mut self, id: NodeId) -> &mut Peer {
-        let (now, period) = (self.now, self.config.period());
+        let (now, period) = (self.now, self.config.heartbeat_period());
         self.peers.entry(id).or_insert(Peer {
-            phase: Phase::Unknown,
-            wanted: false,
-            heard: now,
-            last: None,
+            phase: PeerPhase::Unknown,
+            monitored: false,
+            silent_since: now,
+            last_heard: None,
             period,
             lateness: Lateness::default(),
             send_at: now,
-            greeted: None,
-            ask_at: now,
-            doubt: None,
-            speaker_at: None,
-            node_at: None,
+            unverified_reply_at: None,
+            probe_at: now,
+            late_since: None,
+            speaker_replied_at: None,
+            node_replied_at: None,
         })
     }
 
-    fn enter(&mut self, id: NodeId, phase: Phase) {
+    fn set_phase(&mut self, id: NodeId, phase: PeerPhase) {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -463,71 +488,80 @@ impl FailureDetector {
         if before == phase {
             return;
         }
-        if matches!(phase, Phase::Starting { .. } | Phase::Held { .. } | Phase::Mute) {
-            peer.ask_at = now;
+        if matches!(
+            phase,
+            PeerPhase::Starting { .. } | PeerPhase::Restarting { .. } | PeerPhase::HeartbeatLost
+        ) {
+            peer.probe_at = now;
         }
-        if before.view() != phase.view() {
+        if before.health() != phase.health() {
             self.changed.insert(id);
         }
     }
 
     /// Draws the conclusions from the silence of a peer.
-    fn judge(&mut self, id: NodeId) {
+    fn evaluate(&mut self, id: NodeId) {
         let (now, config) = (self.now, self.config);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let silence = peer.patience(&config);
+        let silence = peer.timeout(&config);
         let phase = match peer.phase {
-            Phase::Unknown if now < peer.heard + silence => Phase::Unknown,
-            Phase::Unknown | Phase::Down => Phase::Down,
-            Phase::Held { until } if until <= now || peer.has_lost_its_node(now, silence) => Phase::Down,
-            Phase::Starting { until, .. } if until <= now || peer.has_lost_its_node(now, silence) => {
-                Phase::Down
+            PeerPhase::Unknown if now < peer.silent_since + silence => PeerPhase::Unknown,
+            PeerPhase::Unknown | PeerPhase::Down => PeerPhase::Down,
+            PeerPhase::Restarting { until } if until <= now || peer.has_lost_node(now, silence) => {
+                PeerPhase::Down
             }
-            Phase::Starting { until, patience } if patience <= now => Phase::Held { until },
-            held @ (Phase::Held { .. } | Phase::Starting { .. }) => held,
-            live @ (Phase::Up | Phase::Draining) => {
+            PeerPhase::Starting { until, .. } if until <= now || peer.has_lost_node(now, silence) => {
+                PeerPhase::Down
+            }
+            PeerPhase::Starting { until, wait_until } if wait_until <= now => PeerPhase::Restarting { until },
+            away @ (PeerPhase::Restarting { .. } | PeerPhase::Starting { .. }) => away,
+            live @ (PeerPhase::Up | PeerPhase::Draining) => {
                 if now < peer.late_at(&config) {
                     live
                 } else {
-                    let doubt = *peer.doubt.get_or_insert_with(|| {
-                        (peer.ask_at, peer.send_at) = (now, now);
+                    let late_since = *peer.late_since.get_or_insert_with(|| {
+                        (peer.probe_at, peer.send_at) = (now, now);
                         now
                     });
-                    if now < peer.dead_at(doubt, &config) {
+                    if now < peer.dead_at(late_since, &config) {
                         live
                     } else {
-                        peer.verdict(doubt, now + config.grace)
+                        peer.phase_after_timeout(late_since, now + config.grace)
                     }
                 }
             }
-            Phase::Mute => {
+            PeerPhase::HeartbeatLost => {
                 // What is older than the silence that is allowed counts no more, to the moment.
                 let allowed = silence.saturating_sub(Duration::from_millis(1));
-                peer.verdict(now.checked_sub(allowed).unwrap_or(now), now + config.grace)
+                peer.phase_after_timeout(now.checked_sub(allowed).unwrap_or(now), now + config.grace)
             }
         };
-        self.enter(id, phase);
+        self.set_phase(id, phase);
     }
 
-    fn plan(&mut self) {
+    fn update_deadline(&mut self) {
         self.due = self.poll_timeout().unwrap_or(self.now);
     }
 
     /// Moves the clock on. What we slept beyond the time at which we had to be called, everybody gets in addition.
-    fn pass(&mut self, now: Instant) {
+    fn advance_clock(&mut self, now: Instant) {
         let stall = now.saturating_duration_since(self.due.max(self.now));
         self.now = self.now.max(now);
-        if stall <= STALL || self.peers.is_empty() {
+        if stall <= STALL_THRESHOLD || self.peers.is_empty() {
             return;
         }
         // Not into the future: that would be more than it has lost.
         let now = self.now;
         let later = |at: &mut Instant| *at = (*at + stall).min(now);
         for peer in self.peers.values_mut() {
-            later(&mut peer.heard);
-            let others = [&mut peer.doubt, &mut peer.speaker_at, &mut peer.node_at];
+            later(&mut peer.silent_since);
+            let others = [
+                &mut peer.late_since,
+                &mut peer.speaker_replied_at,
+                &mut peer.node_replied_at,
+            ];
             others.into_iter().flatten().for_each(later);
         }
     }

@@ -1,7 +1,7 @@
 //! One speaker among others: which addresses it answers for, given who may, who lives, and what the others claim.
 //!
 //! ```text
-//! candidates (from the API) ──► Seat per address ──┐
+//! candidates (from the API) ──► AddressState per address ──┐
 //! heartbeats ──► ReplayGuard ──► FailureDetector ──► views ─────┼──► ownership::OwnershipInput ──► announce, withdraw
 //!                  └─────► claims of the peers ────┘            └──────────► claims of ours ──► peers
 //! the wire: who answers for an address? ◄── asked before a first claim, and about peers that fall silent
@@ -40,54 +40,55 @@ use std::time::{Duration, Instant};
 use crate::MacAddr;
 use crate::ownership::announced_set::AnnouncedSet;
 use crate::ownership::replay::ReplayGuard;
-use failure_detector::{FailureDetector, NodeId, View};
+use failure_detector::{FailureDetector, FailureDetectorConfig, NodeId, PeerHealth};
 
+use address_state::AddressState;
 pub use address_state::Candidates;
-use address_state::Seat;
+pub use api_membership::ApiState;
 pub use output::{AcquireReason, Output, ReleaseReason};
-use peer::Told;
-pub use peer::{Api, Node};
+use peer::PeerState;
+pub use peer::{HeartbeatLoad, NodeInfo, PeerSummary};
 pub use probe::ConflictPolicy;
-use probe::Probes;
+use probe::ProbeQueue;
 pub use quorum::PartitionPolicy;
 
 /// Our own node.
-const ME: NodeId = NodeId(0);
+const LOCAL_NODE: NodeId = NodeId(0);
 /// How long a starting speaker waits for peers to tell what it had before, and what they have now.
-const MEMORY: Duration = Duration::from_secs(1);
+const STARTUP_SYNC_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an address that is to be given away waits for its next owner, when we may not have it ourselves.
-const HAND_OVER: Duration = Duration::from_secs(2);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two sendings of the same claims to a peer that has not got them.
-const RESEND: Duration = Duration::from_millis(100);
+const SET_RESEND_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two sendings of changed claims: changes that come together go together.
-const GATHER: Duration = Duration::from_millis(10);
+const SET_COALESCE_INTERVAL: Duration = Duration::from_millis(10);
 /// The memory of flaps, and the longest time for which they keep us from taking addresses back.
-const FLAPS_FORGOTTEN: Duration = Duration::from_secs(300);
-const MOST_FLAPS: u32 = 6;
+const FLAP_RESET_INTERVAL: Duration = Duration::from_secs(300);
+const MAX_FLAP_COUNT: u32 = 6;
 /// For so many outputs the room is kept.
-const MOST_ROOM: usize = 1024;
+const MAX_IDLE_OUTPUT_CAPACITY: usize = 1024;
 /// Peers that return within this time of each other do so for one reason, such as a switch.
-const ONE_FLAP: Duration = Duration::from_secs(1);
+const FLAP_COALESCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of a [`Coordinator`].
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct CoordinatorConfig {
     /// The name of our node.
-    pub me: String,
-    /// The version of our program, which peers are told.
+    pub node: String,
+    /// The version of our program, sent in heartbeats.
     pub version: String,
-    /// How peers are watched.
-    pub failure_detector: failure_detector::Config,
-    /// What to do in a partition.
-    pub policy: PartitionPolicy,
+    /// When a peer counts as failed.
+    pub failure_detector: FailureDetectorConfig,
+    /// Which side of a partition announces.
+    pub partition_policy: PartitionPolicy,
     /// Whether a node that returns takes its addresses back.
     pub failback: bool,
-    /// What to do when a stranger answers for an address.
-    pub conflicts: ConflictPolicy,
+    /// How to react when another host answers for an address.
+    pub conflict_policy: ConflictPolicy,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
+enum CoordinatorPhase {
     /// Not everything is known: nothing is decided.
     Listing,
     /// The peers are being heard, and asked what was ours.
@@ -100,112 +101,112 @@ enum Phase {
 /// The state of one speaker among others.
 #[derive(Debug)]
 pub struct Coordinator {
-    config: Config,
+    config: CoordinatorConfig,
     /// When this began.
     epoch: Instant,
     now: Instant,
-    phase: Phase,
+    phase: CoordinatorPhase,
     draining: bool,
-    leaving: bool,
-    ids: BTreeMap<Arc<str>, NodeId>,
-    peers: BTreeMap<NodeId, Told>,
+    restarting: bool,
+    node_ids: BTreeMap<Arc<str>, NodeId>,
+    peers: BTreeMap<NodeId, PeerState>,
     last_id: u32,
-    guard: ReplayGuard,
+    replay_guard: ReplayGuard,
     /// Number of our last datagram.
-    number: u64,
+    last_sequence: u64,
     failure_detector: FailureDetector,
     macs: Vec<MacAddr>,
     /// The peer of each hardware address that answers come from.
-    faces: BTreeMap<MacAddr, NodeId>,
-    claims: AnnouncedSet,
+    peer_by_mac: BTreeMap<MacAddr, NodeId>,
+    announced: AnnouncedSet,
     /// The peers that claim each address.
-    claimants: BTreeMap<IpAddr, Vec<NodeId>>,
-    seats: BTreeMap<IpAddr, Box<Seat>>,
+    announcers: BTreeMap<IpAddr, Vec<NodeId>>,
+    addresses: BTreeMap<IpAddr, Box<AddressState>>,
     dirty: BTreeSet<IpAddr>,
     /// What was ours before we started, as records and peers remember.
-    inherited: BTreeSet<IpAddr>,
+    owned_before: BTreeSet<IpAddr>,
     /// In how many councils we need each peer.
-    needed: BTreeMap<NodeId, usize>,
-    needs_changed: bool,
-    probes: Probes,
+    monitor_counts: BTreeMap<NodeId, usize>,
+    monitored_changed: bool,
+    probes: ProbeQueue,
     /// Addresses that are or were offered to others lately, by when the next may be.
-    offers: BTreeMap<IpAddr, Instant>,
+    recent_offers: BTreeMap<IpAddr, Instant>,
     /// Addresses that wait for another owner, by when the patience ends.
     deadlines: BTreeSet<(Instant, IpAddr)>,
-    flaps: u32,
+    flap_count: u32,
     last_flap: Option<Instant>,
     /// What the wire said of the addresses of peers, to be told to them.
-    reports: BTreeMap<NodeId, Vec<(IpAddr, bool)>>,
+    verification_reports: BTreeMap<NodeId, Vec<(IpAddr, bool)>>,
     /// The view of some peer has changed since this was asked last.
-    views_changed: bool,
+    peers_changed: bool,
     outputs: VecDeque<Output>,
 }
 
 impl Coordinator {
     /// A speaker that knows nothing. `incarnation` is greater than that of any start before, as the time since 1970 is.
     #[must_use]
-    pub fn new(now: Instant, incarnation: u64, config: Config) -> Self {
+    pub fn new(now: Instant, incarnation: u64, config: CoordinatorConfig) -> Self {
         Self {
             epoch: now,
             now,
-            phase: Phase::Listing,
+            phase: CoordinatorPhase::Listing,
             draining: false,
-            leaving: false,
-            ids: BTreeMap::from([(config.me.as_str().into(), ME)]),
+            restarting: false,
+            node_ids: BTreeMap::from([(config.node.as_str().into(), LOCAL_NODE)]),
             peers: BTreeMap::new(),
-            last_id: ME.0,
-            guard: ReplayGuard::new(incarnation),
-            number: 0,
+            last_id: LOCAL_NODE.0,
+            replay_guard: ReplayGuard::new(incarnation),
+            last_sequence: 0,
             failure_detector: FailureDetector::new(now, config.failure_detector),
             macs: Vec::new(),
-            faces: BTreeMap::new(),
-            claims: AnnouncedSet::default(),
-            claimants: BTreeMap::new(),
-            seats: BTreeMap::new(),
+            peer_by_mac: BTreeMap::new(),
+            announced: AnnouncedSet::default(),
+            announcers: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            inherited: BTreeSet::new(),
-            needed: BTreeMap::new(),
-            needs_changed: false,
-            probes: Probes::default(),
-            offers: BTreeMap::new(),
+            owned_before: BTreeSet::new(),
+            monitor_counts: BTreeMap::new(),
+            monitored_changed: false,
+            probes: ProbeQueue::default(),
+            recent_offers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            flaps: 0,
+            flap_count: 0,
             last_flap: None,
-            reports: BTreeMap::new(),
-            views_changed: false,
+            verification_reports: BTreeMap::new(),
+            peers_changed: false,
             outputs: VecDeque::new(),
             config,
         }
     }
 
     /// These are the nodes with speakers, and what the API says of them. Others are forgotten.
-    pub fn set_nodes<'a>(&mut self, now: Instant, nodes: impl IntoIterator<Item = Node<'a>>) {
+    pub fn set_nodes<'a>(&mut self, now: Instant, nodes: impl IntoIterator<Item = NodeInfo<'a>>) {
         self.now = self.now.max(now);
         let mut gone: BTreeSet<NodeId> = self.peers.keys().copied().collect();
         let mut changed = false;
         for node in nodes {
-            let id = self.intern(node.name);
-            if id == ME {
+            let id = self.intern_node(node.name);
+            if id == LOCAL_NODE {
                 continue;
             }
             gone.remove(&id);
-            if let Some(told) = self.peers.get_mut(&id) {
-                changed |= (told.api, told.on_link) != (node.api, node.on_link);
-                (told.api, told.on_link) = (node.api, node.on_link);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                changed |= (peer.api, peer.on_link) != (node.api, node.on_link);
+                (peer.api, peer.on_link) = (node.api, node.on_link);
             }
         }
         changed |= !gone.is_empty();
         for id in gone {
-            self.forget(id);
+            self.remove_peer(id);
         }
-        let peers: Vec<_> = self.peers.values().map(|told| told.name.clone()).collect();
-        self.guard.set_peers(peers.iter().map(|name| &**name));
-        if self.phase == Phase::Listing {
+        let peers: Vec<_> = self.peers.values().map(|peer| peer.name.clone()).collect();
+        self.replay_guard.set_peers(peers.iter().map(|name| &**name));
+        if self.phase == CoordinatorPhase::Listing {
             // Who may have something of ours to tell is not known yet.
             let everybody = self.peers.keys().copied().collect();
-            self.failure_detector.set_wanted(self.now, &everybody);
+            self.failure_detector.set_monitored(self.now, &everybody);
         } else if changed {
-            self.everything();
+            self.mark_all_dirty();
         }
     }
 
@@ -219,66 +220,66 @@ impl Coordinator {
         let more = macs.iter().any(|mac| !self.macs.contains(mac));
         self.macs = macs;
         if more {
-            self.failure_detector.listen_anew(self.now);
+            self.failure_detector.reset_timers(self.now);
         }
-        self.tell_all();
+        self.heartbeat_all_now();
     }
 
     /// Who may answer for the address; none when nobody may.
     pub fn set_candidates(&mut self, address: IpAddr, candidates: Option<Candidates<'_>>) {
         // Where we are not among the first, and have not been, others decide.
         let concerns_us = |candidates: &Candidates<'_>| {
-            self.phase != Phase::Running
-                || self.claims.has(address)
-                || candidates.order.contains(&self.config.me.as_str())
+            self.phase != CoordinatorPhase::Running
+                || self.announced.announces(address)
+                || candidates.order.contains(&self.config.node.as_str())
         };
         let known = candidates.is_some();
         let Some(candidates) = candidates.filter(concerns_us) else {
-            if known && !self.seats.contains_key(&address) {
+            if known && !self.addresses.contains_key(&address) {
                 return;
             }
-            self.give_up(address, ReleaseReason::NoCandidates);
-            self.decline(address, false);
+            self.withdraw(address, ReleaseReason::NoCandidates);
+            self.set_no_interface(address, false);
             self.probes.remove(address);
-            if let Some(seat) = self.seats.remove(&address) {
-                self.unneed(&seat.council);
-                if seat.stands_in.is_some() {
-                    self.stand_down(address);
+            if let Some(state) = self.addresses.remove(&address) {
+                self.release_monitor(&state.monitored);
+                if state.proxy_for.is_some() {
+                    self.stop_proxy(address);
                 }
-                if seat.stranger().is_some() {
-                    self.outputs.push_back(Output::ConflictOver { address });
+                if state.conflicting().is_some() {
+                    self.outputs.push_back(Output::ConflictResolved { address });
                 }
             }
-            self.offers.remove(&address);
+            self.recent_offers.remove(&address);
             self.dirty.remove(&address);
             return;
         };
-        let order: Box<[_]> = candidates.order.iter().map(|name| self.id_of(name)).collect();
-        let seat = self.seats.entry(address).or_default();
-        let same = seat.order == order && seat.declined == candidates.declined;
-        seat.order = order;
-        self.prefer(address, candidates.preferred);
-        let Some(seat) = self.seats.get_mut(&address).filter(|_| !same) else {
+        let order: Box<[_]> = candidates.order.iter().map(|name| self.node_id(name)).collect();
+        let state = self.addresses.entry(address).or_default();
+        let same = state.order == order && state.no_interface == candidates.no_interface;
+        state.order = order;
+        self.set_preferred(address, candidates.preferred);
+        let Some(state) = self.addresses.get_mut(&address).filter(|_| !same) else {
             return;
         };
-        seat.declined = candidates.declined;
-        self.decline(address, candidates.declined);
+        state.no_interface = candidates.no_interface;
+        self.set_no_interface(address, candidates.no_interface);
         self.dirty.insert(address);
     }
 
     /// The address was ours before this process began, says a record of it.
-    pub fn inherit(&mut self, address: IpAddr) {
-        if self.phase != Phase::Running {
-            self.inherited.insert(address);
+    pub fn restore_owned(&mut self, address: IpAddr) {
+        if self.phase != CoordinatorPhase::Running {
+            self.owned_before.insert(address);
         }
     }
 
     /// Another node has the address, says a record of MetalLB's, in whose place one of ours starts there: it is waited for.
-    pub fn leave_to_another(&mut self, address: IpAddr, until: Instant) {
-        if self.phase != Phase::Running
-            && let Some(seat) = self.seats.get_mut(&address)
+    pub fn defer_claim(&mut self, address: IpAddr, until: Instant) {
+        if self.phase != CoordinatorPhase::Running
+            && let Some(state) = self.addresses.get_mut(&address)
         {
-            seat.not_before = Some(until);
+            state.not_before = Some(until);
             self.deadlines.insert((until, address));
         }
     }
@@ -286,34 +287,34 @@ impl Coordinator {
     /// Everything has been told: decide, once the peers have been heard.
     pub fn start(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        if self.phase == Phase::Listing {
-            self.phase = Phase::Starting { since: self.now };
-            for address in self.seats.keys().copied().collect::<Vec<_>>() {
-                self.convene(address);
+        if self.phase == CoordinatorPhase::Listing {
+            self.phase = CoordinatorPhase::Starting { since: self.now };
+            for address in self.addresses.keys().copied().collect::<Vec<_>>() {
+                self.update_monitored_peers(address);
             }
-            self.want();
+            self.update_monitored();
         }
     }
 
     /// Whether decisions are made.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.phase == Phase::Running
+        self.phase == CoordinatorPhase::Running
     }
 
     /// Gives the addresses away, or stops doing so.
     pub fn set_draining(&mut self, draining: bool) {
         if std::mem::replace(&mut self.draining, draining) != draining {
-            self.everything();
-            self.tell_all();
+            self.mark_all_dirty();
+            self.heartbeat_all_now();
         }
     }
 
     /// We are about to restart: the peers are told to wait for us.
-    pub fn leave(&mut self, now: Instant) {
+    pub fn prepare_restart(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        self.leaving = true;
-        self.tell_all();
+        self.restarting = true;
+        self.heartbeat_all_now();
     }
 
     /// Time passed. Decides at most `batch` addresses; see [`is_busy`](Self::is_busy).
@@ -321,13 +322,13 @@ impl Coordinator {
         self.now = self.now.max(now);
         self.failure_detector.handle_timeout(self.now);
         for id in self.failure_detector.take_changed() {
-            self.changed(id);
+            self.peer_changed(id);
         }
-        if let Phase::Starting { since } = self.phase {
-            self.begin(since);
+        if let CoordinatorPhase::Starting { since } = self.phase {
+            self.start_if_synced(since);
         }
-        if self.phase == Phase::Running {
-            self.probe();
+        if self.phase == CoordinatorPhase::Running {
+            self.send_due_probes();
             while let Some((at, address)) = self.deadlines.first().copied()
                 && at <= self.now
             {
@@ -338,35 +339,35 @@ impl Coordinator {
                 let Some(address) = self.dirty.pop_first() else {
                     break;
                 };
-                self.settle(address);
+                self.update_address(address);
             }
         }
-        self.want();
-        self.report();
-        self.speak();
+        self.update_monitored();
+        self.send_verification_reports();
+        self.send_due_messages();
     }
 
     /// Whether decisions are left to be made at once.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.phase == Phase::Running && !self.dirty.is_empty()
+        self.phase == CoordinatorPhase::Running && !self.dirty.is_empty()
     }
 
     /// Whether there is nothing to do before [`poll_timeout`](Self::poll_timeout): most heartbeats bring no news.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.phase == Phase::Running
+    pub fn is_idle(&self) -> bool {
+        self.phase == CoordinatorPhase::Running
             && self.dirty.is_empty()
             && self.outputs.is_empty()
-            && self.reports.is_empty()
-            && !self.views_changed
-            && !self.needs_changed
+            && self.verification_reports.is_empty()
+            && !self.peers_changed
+            && !self.monitored_changed
     }
 
     /// What is to be done; call it until there is none.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
-        if output.is_none() && self.outputs.capacity() > MOST_ROOM {
+        if output.is_none() && self.outputs.capacity() > MAX_IDLE_OUTPUT_CAPACITY {
             // So much is said at once when a node with thousands of addresses comes or goes, and then for days not again.
             self.outputs.shrink_to_fit();
         }
@@ -381,8 +382,10 @@ impl Coordinator {
         }
         let begin = match self.phase {
             // After that the peers are waited for that have not had their time, as failure_detector says.
-            Phase::Starting { since } => Some(since + MEMORY).filter(|at| *at > self.now),
-            Phase::Listing | Phase::Running => None,
+            CoordinatorPhase::Starting { since } => {
+                Some(since + STARTUP_SYNC_TIMEOUT).filter(|at| *at > self.now)
+            }
+            CoordinatorPhase::Listing | CoordinatorPhase::Running => None,
         };
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         [
@@ -390,7 +393,7 @@ impl Coordinator {
             deadline,
             self.failure_detector.poll_timeout(),
             self.probes.poll_timeout(),
-            self.claims_due(),
+            self.set_due(),
         ]
         .into_iter()
         .flatten()
@@ -399,168 +402,176 @@ impl Coordinator {
 
     /// Whether we answer for the address.
     #[must_use]
-    pub fn is_mine(&self, address: IpAddr) -> bool {
-        self.claims.has(address)
+    pub fn announces(&self, address: IpAddr) -> bool {
+        self.announced.announces(address)
     }
 
     /// The node that answers for the address, as far as we know: only the members of its council do for certain.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<&str> {
-        if self.is_mine(address) {
-            return Some(&self.config.me);
+        if self.announces(address) {
+            return Some(&self.config.node);
         }
-        let claimants = self.claimants.get(&address)?;
-        let owner = claimants.iter().find(|id| self.view(**id) != View::Down)?;
-        self.peers.get(owner).map(|told| &*told.name)
+        let announcers = self.announcers.get(&address)?;
+        let owner = announcers
+            .iter()
+            .find(|id| self.health(**id) != PeerHealth::Down)?;
+        self.peers.get(owner).map(|peer| &*peer.name)
     }
 
     /// The peers that we speak to, and the time between two heartbeats to each.
     #[must_use]
-    pub fn rate(&self) -> (usize, Duration) {
-        (
-            self.failure_detector.spoken_to().count(),
-            self.failure_detector.period(),
-        )
+    pub fn heartbeat_load(&self) -> HeartbeatLoad {
+        HeartbeatLoad {
+            peers: self.failure_detector.heartbeat_targets().count(),
+            period: self.failure_detector.period(),
+        }
     }
 
     /// The peers by name, what they are to us, and whether they have ever been heard.
-    pub fn peers(&self) -> impl Iterator<Item = (&str, View, bool)> {
-        self.peers.iter().map(|(id, told)| {
-            let heard = self.failure_detector.last_heard(*id).is_some();
-            (&*told.name, self.view(*id), heard)
+    pub fn peers(&self) -> impl Iterator<Item = PeerSummary<'_>> {
+        self.peers.iter().map(|(id, peer)| PeerSummary {
+            node: &peer.name,
+            health: self.health(*id),
+            heard: self.failure_detector.last_heard(*id).is_some(),
         })
     }
 
     /// Whether what some peer is to us has changed since the last call.
-    pub fn take_views_changed(&mut self) -> bool {
-        std::mem::take(&mut self.views_changed)
+    pub fn take_peers_changed(&mut self) -> bool {
+        std::mem::take(&mut self.peers_changed)
     }
 
-    fn intern(&mut self, name: &str) -> NodeId {
-        if let Some(id) = self.ids.get(name) {
+    fn intern_node(&mut self, name: &str) -> NodeId {
+        if let Some(id) = self.node_ids.get(name) {
             return *id;
         }
         self.last_id += 1;
         let (id, name) = (NodeId(self.last_id), Arc::<str>::from(name));
-        self.ids.insert(name.clone(), id);
-        self.peers.insert(id, Told::new(name));
+        self.node_ids.insert(name.clone(), id);
+        self.peers.insert(id, PeerState::new(name));
         id
     }
 
     /// The number of a candidate. One that is no node with a speaker is nobody's: it never lives.
-    fn id_of(&self, name: &str) -> NodeId {
-        self.ids.get(name).copied().unwrap_or(NodeId(u32::MAX))
+    fn node_id(&self, name: &str) -> NodeId {
+        self.node_ids.get(name).copied().unwrap_or(NodeId(u32::MAX))
     }
 
-    fn forget(&mut self, id: NodeId) {
-        self.views_changed = true;
-        self.lost(id);
+    fn remove_peer(&mut self, id: NodeId) {
+        self.peers_changed = true;
+        self.peer_lost(id);
         self.failure_detector.forget(id);
-        self.faces.retain(|_, node| *node != id);
-        if let Some(told) = self.peers.remove(&id) {
-            self.ids.remove(&told.name);
+        self.peer_by_mac.retain(|_, node| *node != id);
+        if let Some(peer) = self.peers.remove(&id) {
+            self.node_ids.remove(&peer.name);
         }
     }
 
-    fn everything(&mut self) {
-        self.dirty.extend(self.seats.keys());
+    fn mark_all_dirty(&mut self) {
+        self.dirty.extend(self.addresses.keys());
     }
 
     /// What a peer is to us: what its heartbeats say or, if it was never heard, what the API says and the wire does not
     /// deny.
-    fn view(&self, id: NodeId) -> View {
-        let view = self.failure_detector.view(id);
-        if view != View::Down || self.failure_detector.last_heard(id).is_some() {
+    fn health(&self, id: NodeId) -> PeerHealth {
+        let view = self.failure_detector.health(id);
+        if view != PeerHealth::Down || self.failure_detector.last_heard(id).is_some() {
             return view;
         }
-        let Some(told) = self.peers.get(&id) else {
-            return View::Down;
+        let Some(peer) = self.peers.get(&id) else {
+            return PeerHealth::Down;
         };
-        let lives = match self.failure_detector.node_answers(id) {
+        let lives = match self.failure_detector.node_replies(id) {
             Some(answers) => answers,
-            None => !told.on_link || !self.needed.contains_key(&id),
+            None => !peer.on_link || !self.monitor_counts.contains_key(&id),
         };
         // What it claims is not known, so that it restarts makes no difference: it has what it would have.
-        match told.api {
-            Api::Up | Api::Held if lives => View::Up,
-            Api::Up | Api::Held | Api::Down => View::Down,
+        match peer.api {
+            ApiState::Ready | ApiState::Restarting { .. } if lives => PeerHealth::Up,
+            ApiState::Ready | ApiState::Restarting { .. } | ApiState::Absent => PeerHealth::Down,
         }
     }
 
     /// The view of a peer has changed.
-    fn changed(&mut self, id: NodeId) {
-        self.views_changed = true;
-        let view = self.failure_detector.view(id);
-        if let Some(told) = self.peers.get_mut(&id) {
-            let away = matches!(view, View::Starting { .. } | View::Held { .. });
-            told.up_since = (view == View::Up).then(|| told.up_since.unwrap_or(self.now));
-            told.away_since = away.then(|| told.away_since.unwrap_or(self.now));
+    fn peer_changed(&mut self, id: NodeId) {
+        self.peers_changed = true;
+        let view = self.failure_detector.health(id);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let away = matches!(view, PeerHealth::Starting { .. } | PeerHealth::Restarting { .. });
+            peer.up_since = (view == PeerHealth::Up).then(|| peer.up_since.unwrap_or(self.now));
+            peer.away_since = away.then(|| peer.away_since.unwrap_or(self.now));
         }
         match view {
-            View::Down => self.lost(id),
-            View::Up => {
-                if let Some(told) = self.peers.get_mut(&id)
-                    && std::mem::take(&mut told.was_down)
+            PeerHealth::Down => self.peer_lost(id),
+            PeerHealth::Up => {
+                if let Some(peer) = self.peers.get_mut(&id)
+                    && std::mem::take(&mut peer.was_down)
                 {
                     let within = |time| self.last_flap.is_some_and(|last| self.now < last + time);
-                    self.flaps = match self.flaps {
-                        flaps if within(ONE_FLAP) => flaps,
-                        flaps if within(FLAPS_FORGOTTEN) => (flaps + 1).min(MOST_FLAPS),
+                    self.flap_count = match self.flap_count {
+                        flaps if within(FLAP_COALESCE_INTERVAL) => flaps,
+                        flaps if within(FLAP_RESET_INTERVAL) => (flaps + 1).min(MAX_FLAP_COUNT),
                         _ => 1,
                     };
                     self.last_flap = Some(self.now);
                 }
             }
-            View::Unknown | View::Starting { .. } | View::Held { .. } | View::Draining => {}
+            PeerHealth::Unknown
+            | PeerHealth::Starting { .. }
+            | PeerHealth::Restarting { .. }
+            | PeerHealth::Draining => {}
         }
-        let concerned = |seat: &Seat| seat.order.contains(&id) || seat.council.contains(&id);
-        let concerned = self.seats.iter().filter(|(_, seat)| concerned(seat));
+        let concerned = |state: &AddressState| state.order.contains(&id) || state.monitored.contains(&id);
+        let concerned = self.addresses.iter().filter(|(_, state)| concerned(state));
         self.dirty.extend(concerned.map(|(address, _)| *address));
     }
 
     /// A peer is down: what it had is nobody's now.
-    fn lost(&mut self, id: NodeId) {
+    fn peer_lost(&mut self, id: NodeId) {
         let heard = self.failure_detector.last_heard(id);
-        let Some(told) = self.peers.get_mut(&id) else {
+        let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let claims = std::mem::take(&mut told.claims);
-        told.told = 0;
-        told.was_down |= heard.is_some();
-        let name = told.name.clone();
-        for address in claims.owned() {
-            self.note_claim(address, id, false);
-            self.bereave(address, name.clone(), heard);
+        let claims = std::mem::take(&mut peer.announced);
+        peer.announced_digest = 0;
+        peer.was_down |= heard.is_some();
+        let name = peer.name.clone();
+        for address in claims.announced() {
+            self.note_announcer(address, id, false);
+            self.owner_lost(address, name.clone(), heard);
         }
     }
 
     /// Begins to decide, if the peers have been heard.
-    fn begin(&mut self, since: Instant) {
-        let told = self.failure_detector.spoken_to().all(|id| {
-            let told = self.peers.get(&id);
-            told.is_none_or(|told| told.remembered && told.is_understood())
+    fn start_if_synced(&mut self, since: Instant) {
+        let peer = self.failure_detector.heartbeat_targets().all(|id| {
+            let peer = self.peers.get(&id);
+            peer.is_none_or(|peer| peer.remembered && peer.is_synced())
                 || self.failure_detector.last_heard(id).is_none()
         });
-        if !self.failure_detector.is_complete() || (!told && self.now < since + MEMORY) {
+        if !self.failure_detector.all_heard_or_timed_out()
+            || (!peer && self.now < since + STARTUP_SYNC_TIMEOUT)
+        {
             return;
         }
-        self.phase = Phase::Running;
-        for address in std::mem::take(&mut self.inherited) {
-            if let Some(seat) = self.seats.get_mut(&address) {
+        self.phase = CoordinatorPhase::Running;
+        for address in std::mem::take(&mut self.owned_before) {
+            if let Some(state) = self.addresses.get_mut(&address) {
                 // Where there is no interface for it any more, it is not ours to keep.
-                seat.resumes = !seat.declined;
+                state.resumes = !state.no_interface;
             }
         }
-        self.seats
-            .retain(|_, seat| seat.resumes || seat.order.contains(&ME));
-        self.everything();
-        self.tell_all();
+        self.addresses
+            .retain(|_, state| state.resumes || state.order.contains(&LOCAL_NODE));
+        self.mark_all_dirty();
+        self.heartbeat_all_now();
     }
 
-    fn want(&mut self) {
-        if std::mem::take(&mut self.needs_changed) && self.phase != Phase::Listing {
-            let wanted = self.needed.keys().copied().collect();
-            self.failure_detector.set_wanted(self.now, &wanted);
+    fn update_monitored(&mut self) {
+        if std::mem::take(&mut self.monitored_changed) && self.phase != CoordinatorPhase::Listing {
+            let wanted = self.monitor_counts.keys().copied().collect();
+            self.failure_detector.set_monitored(self.now, &wanted);
         }
     }
 }

@@ -7,130 +7,130 @@ use std::time::Instant;
 use crate::MacAddr;
 use crate::wire::heartbeat::Datagram;
 
-/// Something to be done.
+/// An action for the driver.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Output {
-    /// Send this to the speaker of a node.
+    /// Send a datagram to the speaker of a node.
     Send {
         /// The node.
         to: Arc<str>,
-        /// What to send.
+        /// The datagram.
         datagram: Datagram,
     },
-    /// Answer for the address from now on, and announce it.
+    /// Start announcing the address: reply for it and send gratuitous packets.
     Announce {
         /// The address.
         address: IpAddr,
-        /// How it came to us.
-        cause: AcquireReason,
+        /// Why this node owns it now.
+        reason: AcquireReason,
     },
-    /// Answer for it no more.
+    /// Stop announcing the address.
     Withdraw {
         /// The address.
         address: IpAddr,
-        /// Why.
-        why: ReleaseReason,
+        /// Why this node does not own it any longer.
+        reason: ReleaseReason,
     },
-    /// Announce it again: somebody else answered for it meanwhile.
-    Again {
+    /// Send gratuitous packets for the address again, because another host replied for it.
+    Reannounce {
         /// The address.
         address: IpAddr,
     },
-    /// Ask the wire who answers for the address.
-    AskAddress {
+    /// Send an ARP request or a neighbor solicitation for the address.
+    ProbeAddress {
         /// The address.
         address: IpAddr,
     },
-    /// Ask the wire for the node's own address.
-    AskNode {
+    /// Send an ARP request or a neighbor solicitation for the node's own addresses.
+    ProbeNode {
         /// The node.
         node: Arc<str>,
     },
-    /// A stranger answers for an address that is ours, or that we would take.
-    Conflict {
+    /// A conflicting host replies for an address that this node owns or would claim.
+    ConflictDetected {
         /// The address.
         address: IpAddr,
-        /// The stranger.
+        /// The hardware address of the conflicting host.
         mac: MacAddr,
     },
-    /// The stranger was not seen any more for a while, or the address is none of our business any more.
-    ConflictOver {
+    /// The conflicting host has not been seen for a while, or this node has no part in the address any longer.
+    ConflictResolved {
         /// The address.
         address: IpAddr,
     },
-    /// Another speaker has asked the wire about our address.
+    /// Another speaker has verified our announcement of the address.
     Verified {
         /// The address.
         address: IpAddr,
         /// The node of the other speaker.
         by: Arc<str>,
-        /// Whether we answered it.
+        /// Whether it got a reply from us.
         answered: bool,
     },
-    /// Answer for the address in place of a node that restarts, with the hardware address of that node.
-    StandIn {
+    /// Send proxy replies for the address: reply for its restarting owner, with the owner's hardware address.
+    StartProxy {
         /// The address.
         address: IpAddr,
-        /// The node that has it.
+        /// The owner.
         node: Arc<str>,
     },
-    /// Its owner is back, or the address has another: answer in its place no more.
-    StandDown {
+    /// Stop sending proxy replies: the owner is back, or the address has another owner.
+    StopProxy {
         /// The address.
         address: IpAddr,
     },
 }
 
-/// How an address came to us.
+/// Why this node owns an address now.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AcquireReason {
-    /// Nobody had it.
-    First,
-    /// It was ours before we restarted.
-    Resumed,
-    /// Who had it is down.
-    TakeOver {
-        /// The node that had it.
+    /// The address had no owner.
+    Initial,
+    /// This node owned it before its speaker restarted.
+    Restored,
+    /// The previous owner failed.
+    Failover {
+        /// The previous owner.
         from: Arc<str>,
-        /// When that was heard last.
-        heard: Instant,
+        /// When a heartbeat of the previous owner was received last.
+        last_heard: Instant,
     },
-    /// Who has it gives it away.
+    /// The present owner hands it over.
     HandOver {
-        /// The node that has it.
+        /// The present owner.
         from: Arc<str>,
     },
 }
 
 impl AcquireReason {
-    /// A short constant name, for the label of a metric.
+    /// The value of a metric label.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::First => "first",
-            Self::Resumed => "resumed",
-            Self::TakeOver { .. } => "take_over",
+            Self::Initial => "initial",
+            Self::Restored => "restored",
+            Self::Failover { .. } => "failover",
             Self::HandOver { .. } => "hand_over",
         }
     }
 }
 
-/// Why an address is ours no more.
+/// Why this node does not own an address any longer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ReleaseReason {
-    /// Another node has it.
+    /// Another node owns it.
     Moved {
-        /// The node.
+        /// The new owner.
         to: Arc<str>,
     },
-    /// We may not have it, and nobody took it in time.
+    /// This node is no candidate, and no other candidate took it in time.
     NotCandidate,
-    /// Nobody may have it.
+    /// No node is a candidate.
     NoCandidates,
-    /// We have no interface for it.
+    /// This node has no interface for it.
     NoInterface,
-    /// We see no majority of those who may have it.
+    /// This node hears no majority of the candidates.
     NoQuorum,
-    /// A stranger answers for it.
+    /// A conflicting host replies for it.
     Conflict,
 }

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 /// What is known of an address. `N` names a node; its order decides where nothing else does.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a, N> {
+pub struct PlacementInput<'a, N> {
     /// The nodes that may have it, in the order of [`crate::ownership::election::order`].
     pub candidates: &'a [N],
     /// The node that has it, if any is known. One that may not have it counts for nothing.
@@ -25,7 +25,9 @@ pub struct Known<'a, N> {
 
 /// Who is to have each address; nobody where nobody may.
 #[must_use]
-pub fn place<N: Copy + Ord>(addresses: &BTreeMap<IpAddr, Known<'_, N>>) -> BTreeMap<IpAddr, N> {
+pub fn compute_placement<N: Copy + Ord>(
+    addresses: &BTreeMap<IpAddr, PlacementInput<'_, N>>,
+) -> BTreeMap<IpAddr, N> {
     let mut nodes: Vec<N> = addresses
         .values()
         .flat_map(|known| known.candidates.iter().copied())
@@ -33,87 +35,99 @@ pub fn place<N: Copy + Ord>(addresses: &BTreeMap<IpAddr, Known<'_, N>>) -> BTree
     nodes.sort_unstable();
     nodes.dedup();
     let number = |node: &N| nodes.binary_search(node).ok();
-    let mut seats = Vec::with_capacity(addresses.len());
+    let mut assignments = Vec::with_capacity(addresses.len());
     for known in addresses.values() {
         let candidates: Vec<_> = known.candidates.iter().filter_map(number).collect();
         let owner = known.owner.as_ref().and_then(number);
         let owner = owner.filter(|owner| candidates.contains(owner));
-        seats.push(Seat {
+        assignments.push(Assignment {
             candidates,
             owner,
             target: owner,
         });
     }
-    let mut table = Table::new(nodes.len(), seats);
-    table.fill();
+    let mut table = AssignmentTable::new(nodes.len(), assignments);
+    table.assign_unowned();
     table.balance();
-    let target = |(address, seat): (&IpAddr, &Seat)| Some((*address, *nodes.get(seat.target?)?));
-    addresses.keys().zip(&table.seats).filter_map(target).collect()
+    let target =
+        |(address, assignment): (&IpAddr, &Assignment)| Some((*address, *nodes.get(assignment.target?)?));
+    addresses
+        .keys()
+        .zip(&table.assignments)
+        .filter_map(target)
+        .collect()
 }
 
 /// An address, with nodes by number.
 #[derive(Debug)]
-struct Seat {
+struct Assignment {
     candidates: Vec<usize>,
     owner: Option<usize>,
     target: Option<usize>,
 }
 
-impl Seat {
+impl Assignment {
     /// Whether to give it to another than its present target is one more move.
-    fn stays(&self) -> bool {
+    fn is_with_owner(&self) -> bool {
         self.owner.is_some() && self.owner == self.target
     }
 }
 
 #[derive(Debug, Default)]
-struct Node {
+struct NodeLoad {
     /// The addresses that it is to have, by number.
-    seats: Vec<usize>,
+    assignments: Vec<usize>,
     /// Those among them that it has already.
-    staying: usize,
+    kept: usize,
     /// Nothing that it has can make it any better: it is looked at no more.
-    done: bool,
+    unrelievable: bool,
 }
 
 #[derive(Debug)]
-struct Table {
-    seats: Vec<Seat>,
-    nodes: Vec<Node>,
+struct AssignmentTable {
+    assignments: Vec<Assignment>,
+    nodes: Vec<NodeLoad>,
 }
 
 /// A way by which a node can be relieved: the moves, the last one first, each an address and where it goes.
-type Way = Vec<(usize, usize)>;
+type MovePath = Vec<(usize, usize)>;
 
-impl Table {
-    fn new(nodes: usize, seats: Vec<Seat>) -> Self {
+impl AssignmentTable {
+    fn new(nodes: usize, assignments: Vec<Assignment>) -> Self {
         let mut table = Self {
-            seats,
-            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            assignments,
+            nodes: (0..nodes).map(|_| NodeLoad::default()).collect(),
         };
-        for at in 0..table.seats.len() {
-            let owner = table.seats.get(at).and_then(|seat| seat.owner);
+        for index in 0..table.assignments.len() {
+            let owner = table
+                .assignments
+                .get(index)
+                .and_then(|assignment| assignment.owner);
             if let Some(node) = owner.and_then(|owner| table.nodes.get_mut(owner)) {
-                node.seats.push(at);
-                node.staying += 1;
+                node.assignments.push(index);
+                node.kept += 1;
             }
         }
         table
     }
 
     fn load(&self, node: usize) -> usize {
-        self.nodes.get(node).map_or(0, |node| node.seats.len())
+        self.nodes.get(node).map_or(0, |node| node.assignments.len())
     }
 
     /// Gives each address that nobody has to the candidate with the fewest, the first in the order among equals.
-    fn fill(&mut self) {
-        for at in 0..self.seats.len() {
-            let Some(seat) = self.seats.get(at).filter(|seat| seat.target.is_none()) else {
+    fn assign_unowned(&mut self) {
+        for index in 0..self.assignments.len() {
+            let Some(assignment) = self
+                .assignments
+                .get(index)
+                .filter(|assignment| assignment.target.is_none())
+            else {
                 continue;
             };
-            let candidates = seat.candidates.iter().copied();
+            let candidates = assignment.candidates.iter().copied();
             if let Some(least) = candidates.min_by_key(|node| self.load(*node)) {
-                self.put(at, least);
+                self.assign(index, least);
             }
         }
     }
@@ -125,12 +139,13 @@ impl Table {
         let most = (0..self.nodes.len()).map(|node| self.load(node)).max();
         for load in (2..=most.unwrap_or(0)).rev() {
             for node in 0..self.nodes.len() {
-                while self.load(node) == load && self.nodes.get(node).is_some_and(|node| !node.done) {
-                    let Some(way) = self.direct(node).or_else(|| self.detour(node)) else {
+                while self.load(node) == load && self.nodes.get(node).is_some_and(|node| !node.unrelievable) {
+                    let Some(path) = self.find_direct_move(node).or_else(|| self.find_move_chain(node))
+                    else {
                         break;
                     };
-                    for (at, to) in way {
-                        self.put(at, to);
+                    for (index, to) in path {
+                        self.assign(index, to);
                     }
                 }
             }
@@ -139,18 +154,20 @@ impl Table {
 
     /// One address of the node that can go to one with two fewer: to the one with the fewest, and rather one that the node
     /// does not have yet.
-    fn direct(&self, from: usize) -> Option<Way> {
+    fn find_direct_move(&self, from: usize) -> Option<MovePath> {
         let node = self.nodes.get(from)?;
-        let least = self.nodes.iter().map(|node| node.seats.len()).min()?;
-        let best_cost = usize::from(node.staying == node.seats.len());
+        let least = self.nodes.iter().map(|node| node.assignments.len()).min()?;
+        let best_cost = usize::from(node.kept == node.assignments.len());
         let mut best: Option<((usize, usize), (usize, usize))> = None;
-        for at in node.seats.iter().rev() {
-            let Some(seat) = self.seats.get(*at) else { continue };
-            let cost = usize::from(seat.stays());
-            for to in &seat.candidates {
+        for index in node.assignments.iter().rev() {
+            let Some(assignment) = self.assignments.get(*index) else {
+                continue;
+            };
+            let cost = usize::from(assignment.is_with_owner());
+            for to in &assignment.candidates {
                 let rank = (cost, self.load(*to));
-                if rank.1 + 2 <= node.seats.len() && best.is_none_or(|(before, _)| rank < before) {
-                    best = Some((rank, (*at, *to)));
+                if rank.1 + 2 <= node.assignments.len() && best.is_none_or(|(before, _)| rank < before) {
+                    best = Some((rank, (*index, *to)));
                 }
             }
             // Better there is not.
@@ -164,7 +181,7 @@ impl Table {
     /// Addresses that can be pushed along, each to a candidate whose own address goes on, until one with two fewer than the
     /// node is reached; with the fewest moves. If there is no way, nothing that was reached needs to be looked at again:
     /// all of it has as many as the node or one fewer, and leads nowhere else.
-    fn detour(&mut self, from: usize) -> Option<Way> {
+    fn find_move_chain(&mut self, from: usize) -> Option<MovePath> {
         let limit = self.load(from).checked_sub(2)?;
         // By node: the moves up to it, and the last of them: an address, and who gives it.
         let mut reached: BTreeMap<usize, (usize, Option<(usize, usize)>)> =
@@ -175,24 +192,31 @@ impl Table {
                 continue;
             }
             if self.load(node) <= limit {
-                let mut way = Vec::new();
+                let mut path = Vec::new();
                 let mut to = node;
-                while let Some((_, Some((at, giver)))) = reached.get(&to) {
-                    way.push((*at, to));
+                while let Some((_, Some((index, giver)))) = reached.get(&to) {
+                    path.push((*index, to));
                     to = *giver;
                 }
-                return Some(way);
+                return Some(path);
             }
-            for at in self.nodes.get(node).into_iter().flat_map(|node| &node.seats) {
-                let Some(seat) = self.seats.get(*at) else { continue };
-                let moves = moves + usize::from(seat.stays());
-                for to in &seat.candidates {
-                    let done = self.nodes.get(*to).is_none_or(|to| to.done);
-                    if done || reached.get(to).is_some_and(|(fewest, _)| *fewest <= moves) {
+            for index in self
+                .nodes
+                .get(node)
+                .into_iter()
+                .flat_map(|node| &node.assignments)
+            {
+                let Some(assignment) = self.assignments.get(*index) else {
+                    continue;
+                };
+                let moves = moves + usize::from(assignment.is_with_owner());
+                for to in &assignment.candidates {
+                    let unrelievable = self.nodes.get(*to).is_none_or(|to| to.unrelievable);
+                    if unrelievable || reached.get(to).is_some_and(|(fewest, _)| *fewest <= moves) {
                         continue;
                     }
-                    reached.insert(*to, (moves, Some((*at, node))));
-                    if seat.stays() {
+                    reached.insert(*to, (moves, Some((*index, node))));
+                    if assignment.is_with_owner() {
                         queue.push_back((moves, *to));
                     } else {
                         queue.push_front((moves, *to));
@@ -202,28 +226,32 @@ impl Table {
         }
         for node in reached.into_keys() {
             if let Some(node) = self.nodes.get_mut(node) {
-                node.done = true;
+                node.unrelievable = true;
             }
         }
         None
     }
 
-    fn put(&mut self, at: usize, to: usize) {
-        let Some(seat) = self.seats.get_mut(at) else {
+    fn assign(&mut self, index: usize, to: usize) {
+        let Some(assignment) = self.assignments.get_mut(index) else {
             return;
         };
-        let stayed = seat.stays();
-        let from = seat.target.replace(to);
-        let stays = seat.stays();
+        let stayed = assignment.is_with_owner();
+        let from = assignment.target.replace(to);
+        let stays = assignment.is_with_owner();
         if let Some(from) = from.and_then(|from| self.nodes.get_mut(from)) {
-            if let Some(place) = from.seats.iter().rposition(|seat| *seat == at) {
-                from.seats.remove(place);
+            if let Some(place) = from
+                .assignments
+                .iter()
+                .rposition(|assignment| *assignment == index)
+            {
+                from.assignments.remove(place);
             }
-            from.staying -= usize::from(stayed);
+            from.kept -= usize::from(stayed);
         }
         if let Some(to) = self.nodes.get_mut(to) {
-            to.seats.push(at);
-            to.staying += usize::from(stays);
+            to.assignments.push(index);
+            to.kept += usize::from(stays);
         }
     }
 }

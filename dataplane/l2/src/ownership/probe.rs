@@ -9,57 +9,57 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Coordinator, Output, ReleaseReason, Seat};
+use super::{AddressState, Coordinator, Output, ReleaseReason};
 use crate::MacAddr;
 use crate::ownership::failure_detector::{Evidence, NodeId};
 use crate::wire::heartbeat::MAX_MACS;
 
-/// Probes before a first claim, and the time that each waits for an answer.
-const PROBES: u8 = 3;
-const PROBE: Duration = Duration::from_millis(60);
+/// ProbeQueue before a first claim, and the time that each waits for an answer.
+const PROBE_COUNT: u8 = 3;
+const PROBE_INTERVAL: Duration = Duration::from_millis(60);
 /// Most addresses that are probed at the same time: as many frames as the driver can send in the meantime.
-const AT_ONCE: usize = 256;
+const MAX_CONCURRENT_PROBES: usize = 256;
 /// How long an address is left alone that a stranger, or a peer that has not told it, was found to answer for.
-pub(super) const STRANGER_PAUSE: Duration = Duration::from_secs(10);
-pub(super) const PEER_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const CONFLICT_RETRY_DELAY: Duration = Duration::from_secs(10);
+pub(super) const PEER_REPLY_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long a stranger is remembered that was seen no more.
-const MEMORY_OF_STRANGERS: Duration = Duration::from_secs(150);
+const CONFLICT_EXPIRY: Duration = Duration::from_secs(150);
 /// How long a host that may be a node is given to be heard as one: it is heard within two intervals of its heartbeats.
-const SUSPICION: Duration = Duration::from_secs(1);
+const IDENTIFICATION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Least time between two defences of an address (`DEFEND_INTERVAL` of RFC 5227).
-const DEFENCE: Duration = Duration::from_secs(10);
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is known of hosts that answer for an address and are no nodes.
 #[derive(Debug, Default)]
-pub(super) struct Foreign {
+pub(super) struct ConflictState {
     /// A stranger that answers for it, and when it was seen last.
-    stranger: Option<(MacAddr, Instant)>,
+    conflicting: Option<(MacAddr, Instant)>,
     /// When it is looked whether the stranger is gone; passed, when nobody will look.
     look: Option<Instant>,
     /// A host that may be a stranger or a node that is not known yet.
-    suspect: Option<Suspect>,
+    unidentified: Option<UnidentifiedHost>,
     /// When the address was defended last.
     defended: Option<Instant>,
 }
 
-impl Seat {
+impl AddressState {
     /// The stranger that answers for the address, and when it was seen last.
-    pub(super) fn stranger(&self) -> Option<(MacAddr, Instant)> {
-        self.foreign.as_ref()?.stranger
+    pub(super) fn conflicting(&self) -> Option<(MacAddr, Instant)> {
+        self.conflict.as_ref()?.conflicting
     }
 
-    fn suspect(&self) -> Option<Suspect> {
-        self.foreign.as_ref()?.suspect
+    fn unidentified(&self) -> Option<UnidentifiedHost> {
+        self.conflict.as_ref()?.unidentified
     }
 
-    fn foreign(&mut self) -> &mut Foreign {
-        self.foreign.get_or_insert_default()
+    fn conflict(&mut self) -> &mut ConflictState {
+        self.conflict.get_or_insert_default()
     }
 }
 
 /// A host that seems a stranger, and may be a node that was not heard since we are here.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Suspect {
+pub(super) struct UnidentifiedHost {
     mac: MacAddr,
     since: Instant,
     /// Whether it was asked for again.
@@ -80,54 +80,50 @@ pub enum ConflictPolicy {
 
 /// What a probe has found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Found {
-    /// It is not over.
-    Unknown,
-    /// Nobody answers.
-    Nobody,
-    /// A peer answers.
-    Peer,
-    /// Somebody who is no peer answers.
-    Stranger(MacAddr),
+pub(super) enum ProbeResult {
+    Pending,
+    NoReply,
+    PeerReplied,
+    ConflictingHost(MacAddr),
 }
 
 #[derive(Debug)]
 struct Probe {
     sent: u8,
     at: Instant,
-    found: Found,
+    found: ProbeResult,
 }
 
 /// The probes under way.
 #[derive(Debug, Default)]
-pub(super) struct Probes {
+pub(super) struct ProbeQueue {
     running: BTreeMap<IpAddr, Probe>,
     due: BTreeSet<(Instant, IpAddr)>,
     waiting: VecDeque<IpAddr>,
 }
 
-impl Probes {
+impl ProbeQueue {
     /// What is known of the address; begins to probe it if it is not being probed.
-    pub(super) fn look(&mut self, now: Instant, address: IpAddr) -> Found {
+    pub(super) fn result_or_start(&mut self, now: Instant, address: IpAddr) -> ProbeResult {
         if let Some(probe) = self.running.get(&address) {
             return probe.found;
         }
-        if self.due.len() >= AT_ONCE {
+        if self.due.len() >= MAX_CONCURRENT_PROBES {
             if !self.waiting.contains(&address) {
                 self.waiting.push_back(address);
             }
-            return Found::Unknown;
+            return ProbeResult::Pending;
         }
         self.running.insert(
             address,
             Probe {
                 sent: 0,
                 at: now,
-                found: Found::Unknown,
+                found: ProbeResult::Pending,
             },
         );
         self.due.insert((now, address));
-        Found::Unknown
+        ProbeResult::Pending
     }
 
     pub(super) fn remove(&mut self, address: IpAddr) {
@@ -140,11 +136,11 @@ impl Probes {
         self.due.first().map(|(at, _)| *at)
     }
 
-    fn found(&mut self, address: IpAddr, found: Found) -> bool {
+    fn found(&mut self, address: IpAddr, found: ProbeResult) -> bool {
         let Some(probe) = self.running.get_mut(&address) else {
             return false;
         };
-        if probe.found != Found::Unknown {
+        if probe.found != ProbeResult::Pending {
             return false;
         }
         probe.found = found;
@@ -155,53 +151,55 @@ impl Probes {
 
 impl Coordinator {
     /// The wire showed that somebody at `mac` answers for the address.
-    pub fn sighted(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
+    pub fn handle_reply(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
         self.now = self.now.max(now);
         if self.macs.contains(&mac) {
             return;
         }
-        let peer = self.faces.get(&mac).copied();
+        let peer = self.peer_by_mac.get(&mac).copied();
         let stood_in_for = || {
-            let mut told = self.peers.values();
-            told.any(|told| told.claims.stands_in(address).is_some())
+            let mut peer = self.peers.values();
+            peer.any(|peer| peer.announced.proxied_for(address).is_some())
         };
         if let Some(id) = peer
-            && self.peers.get(&id).is_some_and(|told| told.claims.has(address))
+            && self.peers.get(&id).is_some_and(|peer| peer.announced.announces(address))
             // Such an answer is not its own.
             && !stood_in_for()
         {
-            self.failure_detector.answered(self.now, id, Evidence::Speaker);
+            self.failure_detector
+                .handle_probe_reply(self.now, id, Evidence::Speaker);
         }
-        self.answered_by(address, peer, mac);
+        self.handle_reply_from(address, peer, mac);
     }
 
     /// The wire showed that the node lives, and its hardware address.
-    pub fn node_sighted(&mut self, now: Instant, name: &str, mac: MacAddr) {
+    pub fn handle_node_reply(&mut self, now: Instant, name: &str, mac: MacAddr) {
         self.now = self.now.max(now);
-        if let Some(id) = self.ids.get(name).copied()
-            && let Some(told) = self.peers.get_mut(&id)
+        if let Some(id) = self.node_ids.get(name).copied()
+            && let Some(peer) = self.peers.get_mut(&id)
         {
             // Of a peer that is never heard this is the only way to know it from a stranger.
-            if self.failure_detector.last_heard(id).is_none() && !told.macs.contains(&mac) {
+            if self.failure_detector.last_heard(id).is_none() && !peer.macs.contains(&mac) {
                 // Anybody on the LAN can answer for it, from as many as they like: the last few count.
-                if told.macs.len() >= MAX_MACS {
-                    let oldest = told.macs.remove(0);
-                    if self.faces.get(&oldest) == Some(&id) {
-                        self.faces.remove(&oldest);
+                if peer.macs.len() >= MAX_MACS {
+                    let oldest = peer.macs.remove(0);
+                    if self.peer_by_mac.get(&oldest) == Some(&id) {
+                        self.peer_by_mac.remove(&oldest);
                     }
                 }
-                told.macs.push(mac);
+                peer.macs.push(mac);
                 // What a peer has told itself is worth more than what the wire shows.
-                if !self.faces.contains_key(&mac) {
-                    self.recognise(mac, id);
+                if !self.peer_by_mac.contains_key(&mac) {
+                    self.set_peer_mac(mac, id);
                 }
             }
-            self.failure_detector.answered(self.now, id, Evidence::Node);
+            self.failure_detector
+                .handle_probe_reply(self.now, id, Evidence::Node);
         }
     }
 
     /// Sends the probes that are due, and ends those that found nobody.
-    pub(super) fn probe(&mut self) {
+    pub(super) fn send_due_probes(&mut self) {
         while let Some((at, address)) = self.probes.due.first().copied()
             && at <= self.now
         {
@@ -209,86 +207,95 @@ impl Coordinator {
             let Some(probe) = self.probes.running.get_mut(&address) else {
                 continue;
             };
-            if probe.sent == PROBES {
-                probe.found = Found::Nobody;
+            if probe.sent == PROBE_COUNT {
+                probe.found = ProbeResult::NoReply;
                 self.dirty.insert(address);
                 continue;
             }
             probe.sent += 1;
-            probe.at = self.now + PROBE;
+            probe.at = self.now + PROBE_INTERVAL;
             self.probes.due.insert((probe.at, address));
-            self.outputs.push_back(Output::AskAddress { address });
+            self.outputs.push_back(Output::ProbeAddress { address });
         }
-        while self.probes.due.len() < AT_ONCE
+        while self.probes.due.len() < MAX_CONCURRENT_PROBES
             && let Some(address) = self.probes.waiting.pop_front()
         {
             // It may have lost its candidates while it waited: nobody would take what its probe finds, until it is claimed on
             // the strength of that later.
-            if self.seats.contains_key(&address) {
+            if self.addresses.contains_key(&address) {
                 self.dirty.insert(address);
-                self.probes.look(self.now, address);
+                self.probes.result_or_start(self.now, address);
             }
         }
     }
 
     /// Somebody answers for the address: a peer, or a stranger.
-    pub(super) fn answered_by(&mut self, address: IpAddr, peer: Option<NodeId>, mac: MacAddr) {
+    pub(super) fn handle_reply_from(&mut self, address: IpAddr, peer: Option<NodeId>, mac: MacAddr) {
         if let Some(id) = peer
-            && let Some(seat) = self.seats.get_mut(&address)
+            && let Some(state) = self.addresses.get_mut(&address)
         {
-            seat.answered_to_us = Some((id, self.now));
+            state.last_reply_from = Some((id, self.now));
         }
         let found = match peer {
-            Some(_) => Found::Peer,
-            None => Found::Stranger(mac),
+            Some(_) => ProbeResult::PeerReplied,
+            None => ProbeResult::ConflictingHost(mac),
         };
         let probed = self.probes.found(address, found);
         if probed {
             self.dirty.insert(address);
         }
-        let suspect = self.seats.get(&address).and_then(|seat| seat.suspect());
-        let suspected = suspect.is_some_and(|suspect| suspect.mac == mac);
-        if peer.is_none() && (probed || suspected || self.claims.has(address)) {
-            self.conflict(address, mac);
+        let unidentified = self
+            .addresses
+            .get(&address)
+            .and_then(|state| state.unidentified());
+        let is_unidentified = unidentified.is_some_and(|unidentified| unidentified.mac == mac);
+        if peer.is_none() && (probed || is_unidentified || self.announced.announces(address)) {
+            self.handle_conflict(address, mac);
         }
     }
 
     /// Whether a host that seems a stranger may yet turn out to be a node. A node whose cable is back answers for what it had
     /// before its first heartbeat is believed; and who has started meanwhile does not even take it for a candidate, because
     /// the API has not noticed its return either.
-    fn may_be_a_node(&mut self, address: IpAddr, mac: MacAddr) -> bool {
+    fn await_identification(&mut self, address: IpAddr, mac: MacAddr) -> bool {
         let now = self.now;
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(state) = self.addresses.get_mut(&address) else {
             return false;
         };
-        if seat.stranger().is_some() {
+        if state.conflicting().is_some() {
             return false;
         }
-        if let Some(suspect) = seat.suspect()
-            && (suspect.mac == mac || now < suspect.since + SUSPICION)
+        if let Some(unidentified) = state.unidentified()
+            && (unidentified.mac == mac || now < unidentified.since + IDENTIFICATION_TIMEOUT)
         {
-            return now < suspect.since + SUSPICION;
+            return now < unidentified.since + IDENTIFICATION_TIMEOUT;
         }
-        seat.foreign().suspect = Some(Suspect {
+        state.conflict().unidentified = Some(UnidentifiedHost {
             mac,
             since: now,
             asked: false,
         });
-        self.deadlines.insert((now + SUSPICION, address));
+        self.deadlines.insert((now + IDENTIFICATION_TIMEOUT, address));
         true
     }
 
     /// Answers from this hardware address are the peer's; so none of them was a stranger's.
-    pub(super) fn recognise(&mut self, mac: MacAddr, id: NodeId) {
-        self.faces.insert(mac, id);
-        for (address, seat) in &mut self.seats {
-            let Some(foreign) = &mut seat.foreign else {
+    pub(super) fn set_peer_mac(&mut self, mac: MacAddr, id: NodeId) {
+        self.peer_by_mac.insert(mac, id);
+        for (address, state) in &mut self.addresses {
+            let Some(conflict) = &mut state.conflict else {
                 continue;
             };
-            foreign.suspect.take_if(|suspect| suspect.mac == mac);
-            if foreign.stranger.is_some_and(|(stranger, _)| stranger == mac) {
-                foreign.stranger = None;
-                self.outputs.push_back(Output::ConflictOver { address: *address });
+            conflict
+                .unidentified
+                .take_if(|unidentified| unidentified.mac == mac);
+            if conflict
+                .conflicting
+                .is_some_and(|(conflicting, _)| conflicting == mac)
+            {
+                conflict.conflicting = None;
+                self.outputs
+                    .push_back(Output::ConflictResolved { address: *address });
                 self.dirty.insert(*address);
             }
         }
@@ -296,57 +303,57 @@ impl Coordinator {
 
     /// Asks for a suspect once more, when a node would have been heard. Who does not answer then is remembered for as long as
     /// strangers are: who only ever announces does it again.
-    pub(super) fn question(&mut self, address: IpAddr) {
+    pub(super) fn reprobe_unidentified(&mut self, address: IpAddr) {
         let now = self.now;
-        let Some(foreign) = self
-            .seats
+        let Some(conflict) = self
+            .addresses
             .get_mut(&address)
-            .and_then(|seat| seat.foreign.as_mut())
+            .and_then(|state| state.conflict.as_mut())
         else {
             return;
         };
-        let Some(suspect) = &mut foreign.suspect else {
+        let Some(unidentified) = &mut conflict.unidentified else {
             return;
         };
-        if foreign.stranger.is_some() || suspect.since + MEMORY_OF_STRANGERS <= now {
-            foreign.suspect = None;
-        } else if !suspect.asked && suspect.since + SUSPICION <= now {
-            suspect.asked = true;
+        if conflict.conflicting.is_some() || unidentified.since + CONFLICT_EXPIRY <= now {
+            conflict.unidentified = None;
+        } else if !unidentified.asked && unidentified.since + IDENTIFICATION_TIMEOUT <= now {
+            unidentified.asked = true;
             self.deadlines
-                .insert((suspect.since + MEMORY_OF_STRANGERS, address));
-            self.outputs.push_back(Output::AskAddress { address });
+                .insert((unidentified.since + CONFLICT_EXPIRY, address));
+            self.outputs.push_back(Output::ProbeAddress { address });
         }
     }
 
     /// A stranger answers for an address that is ours, or that we would take. It is told when it was seen twice, a second apart.
-    fn conflict(&mut self, address: IpAddr, mac: MacAddr) {
+    fn handle_conflict(&mut self, address: IpAddr, mac: MacAddr) {
         let now = self.now;
-        if self.may_be_a_node(address, mac) {
+        if self.await_identification(address, mac) {
             return self.defend(address);
         }
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(state) = self.addresses.get_mut(&address) else {
             return;
         };
-        let foreign = seat.foreign();
-        foreign.suspect = None;
-        let known = foreign.stranger.replace((mac, now));
+        let conflict = state.conflict();
+        conflict.unidentified = None;
+        let known = conflict.conflicting.replace((mac, now));
         if known.is_none_or(|(before, _)| before != mac) {
-            self.outputs.push_back(Output::Conflict { address, mac });
+            self.outputs.push_back(Output::ConflictDetected { address, mac });
         }
-        self.forget_stranger(address);
-        if !self.claims.has(address) {
+        self.expire_conflict(address);
+        if !self.announced.announces(address) {
             return;
         }
-        let Some(seat) = self.seats.get_mut(&address) else {
+        let Some(state) = self.addresses.get_mut(&address) else {
             return;
         };
-        match self.config.conflicts {
+        match self.config.conflict_policy {
             ConflictPolicy::Warn => {}
             ConflictPolicy::Defend => self.defend(address),
             ConflictPolicy::Yield => {
-                seat.not_before = Some(now + STRANGER_PAUSE);
-                self.deadlines.insert((now + STRANGER_PAUSE, address));
-                self.give_up(address, ReleaseReason::Conflict);
+                state.not_before = Some(now + CONFLICT_RETRY_DELAY);
+                self.deadlines.insert((now + CONFLICT_RETRY_DELAY, address));
+                self.withdraw(address, ReleaseReason::Conflict);
                 self.dirty.insert(address);
             }
         }
@@ -355,34 +362,34 @@ impl Coordinator {
     /// Announces an address of ours again, if that is what is wanted.
     fn defend(&mut self, address: IpAddr) {
         let now = self.now;
-        if self.config.conflicts == ConflictPolicy::Defend
-            && self.claims.has(address)
-            && let Some(foreign) = self.seats.get_mut(&address).map(|seat| seat.foreign())
-            && foreign.defended.is_none_or(|at| at + DEFENCE <= now)
+        if self.config.conflict_policy == ConflictPolicy::Defend
+            && self.announced.announces(address)
+            && let Some(conflict) = self.addresses.get_mut(&address).map(|state| state.conflict())
+            && conflict.defended.is_none_or(|at| at + DEFEND_INTERVAL <= now)
         {
-            foreign.defended = Some(now);
-            self.outputs.push_back(Output::Again { address });
+            conflict.defended = Some(now);
+            self.outputs.push_back(Output::Reannounce { address });
         }
     }
 
     /// Forgets a stranger that was not seen for a while. One look is pending at a time, however often it is seen: it finds when
     /// it was seen last.
-    pub(super) fn forget_stranger(&mut self, address: IpAddr) {
+    pub(super) fn expire_conflict(&mut self, address: IpAddr) {
         let now = self.now;
-        let Some(foreign) = self
-            .seats
+        let Some(conflict) = self
+            .addresses
             .get_mut(&address)
-            .and_then(|seat| seat.foreign.as_mut())
+            .and_then(|state| state.conflict.as_mut())
         else {
             return;
         };
-        if let Some((_, seen)) = foreign.stranger {
-            let over = seen + MEMORY_OF_STRANGERS;
+        if let Some((_, seen)) = conflict.conflicting {
+            let over = seen + CONFLICT_EXPIRY;
             if over <= now {
-                foreign.stranger = None;
-                self.outputs.push_back(Output::ConflictOver { address });
-            } else if foreign.look.is_none_or(|look| look <= now) {
-                foreign.look = Some(over);
+                conflict.conflicting = None;
+                self.outputs.push_back(Output::ConflictResolved { address });
+            } else if conflict.look.is_none_or(|look| look <= now) {
+                conflict.look = Some(over);
                 self.deadlines.insert((over, address));
             }
         }
@@ -391,20 +398,20 @@ impl Coordinator {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Api, Candidates, Config, Node, PartitionPolicy};
+    use super::super::{ApiState, Candidates, CoordinatorConfig, NodeInfo, PartitionPolicy};
     use super::*;
-    use crate::ownership::failure_detector;
+    use crate::ownership::failure_detector::FailureDetectorConfig;
 
     const STRANGER: MacAddr = MacAddr([2, 0xbb, 0, 0, 0, 1]);
 
-    fn mk_config() -> Config {
-        Config {
-            me: "n1".to_owned(),
+    fn mk_config() -> CoordinatorConfig {
+        CoordinatorConfig {
+            node: "n1".to_owned(),
             version: String::new(),
-            failure_detector: failure_detector::Config::default(),
-            policy: PartitionPolicy::Availability,
+            failure_detector: FailureDetectorConfig::default(),
+            partition_policy: PartitionPolicy::Availability,
             failback: false,
-            conflicts: ConflictPolicy::Warn,
+            conflict_policy: ConflictPolicy::Warn,
         }
     }
 
@@ -413,21 +420,21 @@ mod tests {
     fn mk_owner(address: IpAddr) -> (Coordinator, Instant) {
         let start = Instant::now();
         let mut speaker = Coordinator::new(start, 1, mk_config());
-        let other = Node {
+        let other = NodeInfo {
             name: "n2",
-            api: Api::Down,
+            api: ApiState::Absent,
             on_link: true,
         };
         speaker.set_nodes(start, [other]);
         let candidates = Candidates {
             order: &["n1"],
-            declined: false,
+            no_interface: false,
             preferred: None,
         };
         speaker.set_candidates(address, Some(candidates));
         speaker.start(start);
         let mut now = start;
-        while !speaker.claims.has(address) {
+        while !speaker.announced.announces(address) {
             now = speaker.poll_timeout().unwrap().max(now);
             speaker.handle_timeout(now, 64);
             assert!(now < start + Duration::from_secs(60), "it claims it");
@@ -442,34 +449,34 @@ mod tests {
         // When the host is known as a node, if ever.
         for (known_after, asks, tells) in [(Some(0), 0, [0, 0]), (Some(3), 1, [1, 1]), (None, 1, [1, 0])] {
             let (mut speaker, seen) = mk_owner(address);
-            speaker.sighted(seen, address, STRANGER);
+            speaker.handle_reply(seen, address, STRANGER);
             let known_at = known_after.map(|after| seen + Duration::from_secs(after));
-            let (mut asked, mut told) = (0, [0, 0]);
+            let (mut asked, mut peer) = (0, [0, 0]);
             let mut now = seen;
             while now < seen + Duration::from_secs(5) {
                 if known_at.is_some_and(|at| at <= now) {
-                    speaker.node_sighted(now, "n2", STRANGER);
+                    speaker.handle_node_reply(now, "n2", STRANGER);
                 }
                 now += Duration::from_millis(50);
                 speaker.handle_timeout(now, 64);
                 while let Some(output) = speaker.poll_output() {
                     match output {
-                        Output::AskAddress { .. } => {
+                        Output::ProbeAddress { .. } => {
                             asked += 1;
-                            speaker.sighted(now, address, STRANGER);
+                            speaker.handle_reply(now, address, STRANGER);
                         }
-                        Output::Conflict { mac, .. } => {
-                            assert!(now >= seen + SUSPICION);
+                        Output::ConflictDetected { mac, .. } => {
+                            assert!(now >= seen + IDENTIFICATION_TIMEOUT);
                             assert_eq!(mac, STRANGER);
-                            told[0] += 1;
+                            peer[0] += 1;
                         }
-                        Output::ConflictOver { .. } => told[1] += 1,
+                        Output::ConflictResolved { .. } => peer[1] += 1,
                         _ => {}
                     }
                 }
             }
-            assert_eq!((asked, told), (asks, tells), "known after {known_after:?} s");
-            assert!(speaker.seats[&address].suspect().is_none());
+            assert_eq!((asked, peer), (asks, tells), "known after {known_after:?} s");
+            assert!(speaker.addresses[&address].unidentified().is_none());
         }
     }
 
@@ -482,22 +489,22 @@ mod tests {
         speaker.set_nodes(start, []);
         let candidates = Candidates {
             order: &["n1"],
-            declined: false,
+            no_interface: false,
             preferred: None,
         };
         speaker.set_candidates(address, Some(candidates));
         speaker.start(start);
         let mut now = start;
-        while !speaker.claims.has(address) {
+        while !speaker.announced.announces(address) {
             now = speaker.poll_timeout().unwrap().max(now);
             speaker.handle_timeout(now, 64);
             assert!(now < start + Duration::from_secs(60), "it claims it");
         }
         let mut strangers = Vec::new();
-        let seen_until = now + 4 * MEMORY_OF_STRANGERS;
+        let seen_until = now + 4 * CONFLICT_EXPIRY;
         while now < seen_until {
             now += Duration::from_secs(1);
-            speaker.sighted(now, address, STRANGER);
+            speaker.handle_reply(now, address, STRANGER);
             // Something else is to be done about the address, over and over.
             speaker.dirty.insert(address);
             speaker.handle_timeout(now, 64);
@@ -505,25 +512,25 @@ mod tests {
             let pending = speaker.deadlines.iter().filter(|(_, other)| *other == address);
             assert!(pending.count() <= 1);
         }
-        let told = |outputs: &[Output], over: bool| {
+        let peer = |outputs: &[Output], over: bool| {
             let matching = outputs.iter().filter(|output| match output {
-                Output::Conflict { .. } => !over,
-                Output::ConflictOver { .. } => over,
+                Output::ConflictDetected { .. } => !over,
+                Output::ConflictResolved { .. } => over,
                 _ => false,
             });
             matching.count()
         };
-        assert_eq!((told(&strangers, false), told(&strangers, true)), (1, 0));
+        assert_eq!((peer(&strangers, false), peer(&strangers, true)), (1, 0));
         let mut after = Vec::new();
         while let Some(due) = speaker.poll_timeout() {
             now = due.max(now);
             speaker.handle_timeout(now, 64);
             after.extend(std::iter::from_fn(|| speaker.poll_output()));
-            if told(&after, true) > 0 {
+            if peer(&after, true) > 0 {
                 break;
             }
         }
-        assert_eq!(told(&after, true), 1);
-        assert_eq!(now, seen_until + MEMORY_OF_STRANGERS);
+        assert_eq!(peer(&after, true), 1);
+        assert_eq!(now, seen_until + CONFLICT_EXPIRY);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::{Coordinator, ME, Seat};
-use crate::ownership::failure_detector::{NodeId, View};
+use super::{AddressState, Coordinator, LOCAL_NODE};
+use crate::ownership::failure_detector::{NodeId, PeerHealth};
 
 /// Candidates of an address that watch its owner. With two beside it, a second failure at the same time is covered.
-pub(super) const WATCHERS: usize = 3;
+pub(super) const MONITORING_CANDIDATES: usize = 3;
 /// With [`PartitionPolicy::Majority`]: so many candidates vote, whether they live or not.
-const ELECTORATE: usize = 5;
+const QUORUM_CANDIDATES: usize = 5;
 
 /// What to do when the speakers cannot hear each other.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -22,96 +22,99 @@ pub enum PartitionPolicy {
 
 impl Coordinator {
     /// Finds out anew who is in the council of an address, and so whom we need to hear.
-    pub(super) fn convene(&mut self, address: IpAddr) {
-        let Some(seat) = self.seats.get(&address) else {
+    pub(super) fn update_monitored_peers(&mut self, address: IpAddr) {
+        let Some(state) = self.addresses.get(&address) else {
             return;
         };
-        let council = self.council(address, seat);
-        if council == seat.council {
+        let monitored = self.required_monitors(address, state);
+        if monitored == state.monitored {
             return;
         }
-        for id in &council {
-            *self.needed.entry(*id).or_default() += 1;
+        for id in &monitored {
+            *self.monitor_counts.entry(*id).or_default() += 1;
         }
-        self.needs_changed = true;
-        if let Some(seat) = self.seats.get_mut(&address) {
-            let before = std::mem::replace(&mut seat.council, council);
-            self.unneed(&before);
+        self.monitored_changed = true;
+        if let Some(state) = self.addresses.get_mut(&address) {
+            let before = std::mem::replace(&mut state.monitored, monitored);
+            self.release_monitor(&before);
         }
     }
 
-    pub(super) fn unneed(&mut self, council: &[NodeId]) {
-        for id in council {
-            if let Some(count) = self.needed.get_mut(id) {
+    pub(super) fn release_monitor(&mut self, monitored: &[NodeId]) {
+        for id in monitored {
+            if let Some(count) = self.monitor_counts.get_mut(id) {
                 *count -= 1;
                 if *count == 0 {
-                    self.needed.remove(id);
-                    self.needs_changed = true;
+                    self.monitor_counts.remove(id);
+                    self.monitored_changed = true;
                 }
             }
         }
     }
 
     /// The peers in the council of an address; none when we are not in it ourselves.
-    fn council(&self, address: IpAddr, seat: &Seat) -> Box<[NodeId]> {
-        let mut council = Vec::new();
+    fn required_monitors(&self, address: IpAddr, state: &AddressState) -> Box<[NodeId]> {
+        let mut monitored = Vec::new();
         let mut living = 0;
-        let majority = self.config.policy == PartitionPolicy::Majority;
-        for (place, id) in self.candidates(address, seat).into_iter().enumerate() {
-            let enough = !majority || place >= ELECTORATE;
-            if living >= WATCHERS && enough {
+        let majority = self.config.partition_policy == PartitionPolicy::Majority;
+        for (place, id) in self.candidates(address, state).into_iter().enumerate() {
+            let enough = !majority || place >= QUORUM_CANDIDATES;
+            if living >= MONITORING_CANDIDATES && enough {
                 break;
             }
-            council.push(id);
-            living += usize::from(id == ME || self.view(id) != View::Down);
+            monitored.push(id);
+            living += usize::from(id == LOCAL_NODE || self.health(id) != PeerHealth::Down);
         }
-        let mine = self.claims.has(address) || seat.resumes;
-        let preferred = seat.placing.as_ref().and_then(|placing| placing.preferred);
-        if !mine && !council.contains(&ME) && preferred != Some(ME) {
+        let mine = self.announced.announces(address) || state.resumes;
+        let preferred = state.placement.as_ref().and_then(|placement| placement.preferred);
+        if !mine && !monitored.contains(&LOCAL_NODE) && preferred != Some(LOCAL_NODE) {
             return Box::default();
         }
         // Who has it and who is to have it have to hear each other, wherever in the order they are.
-        council.extend(preferred.filter(|_| mine));
-        council.extend(self.claimants(address));
-        council.extend(self.awaited(address, seat, &seat.order));
-        council.retain(|id| self.peers.contains_key(id));
-        council.sort_unstable();
-        council.dedup();
-        council.into()
+        monitored.extend(preferred.filter(|_| mine));
+        monitored.extend(self.announcers(address));
+        monitored.extend(self.awaited_owner(address, state, &state.order));
+        monitored.retain(|id| self.peers.contains_key(id));
+        monitored.sort_unstable();
+        monitored.dedup();
+        monitored.into()
     }
 
     /// The candidates that can announce the address, in order.
-    pub(super) fn candidates(&self, address: IpAddr, seat: &Seat) -> Vec<NodeId> {
+    pub(super) fn candidates(&self, address: IpAddr, state: &AddressState) -> Vec<NodeId> {
         let declines = |id: NodeId| {
-            if id == ME {
-                seat.declined
+            if id == LOCAL_NODE {
+                state.no_interface
             } else {
                 self.peers
                     .get(&id)
-                    .is_some_and(|told| told.claims.declines(address))
+                    .is_some_and(|peer| peer.announced.declines(address))
             }
         };
-        let order = seat.order.iter().copied();
+        let order = state.order.iter().copied();
         order.filter(|id| !declines(*id)).collect()
     }
 
     /// The peers that claim the address.
-    pub(super) fn claimants(&self, address: IpAddr) -> Vec<NodeId> {
-        self.claimants.get(&address).cloned().unwrap_or_default()
+    pub(super) fn announcers(&self, address: IpAddr) -> Vec<NodeId> {
+        self.announcers.get(&address).cloned().unwrap_or_default()
     }
 
     /// Whether we hear enough of those who vote on an address. What the API says of them does not count: it may be as far
     /// away as they are.
-    pub(super) fn has_quorum(&self, seat: &Seat) -> bool {
-        match self.config.policy {
+    pub(super) fn has_quorum(&self, state: &AddressState) -> bool {
+        match self.config.partition_policy {
             PartitionPolicy::Availability => true,
             PartitionPolicy::Majority => {
-                let voters: Vec<_> = seat.order.iter().take(ELECTORATE).collect();
+                let voters: Vec<_> = state.order.iter().take(QUORUM_CANDIDATES).collect();
                 let seen = voters.iter().filter(|id| {
-                    ***id == ME
+                    ***id == LOCAL_NODE
                         || matches!(
-                            self.failure_detector.view(***id),
-                            View::Up | View::Draining | View::Starting { .. } | View::Held { .. }
+                            self.failure_detector.health(***id),
+                            PeerHealth::Up
+                                | PeerHealth::Draining
+                                | PeerHealth::Starting { .. }
+                                | PeerHealth::Restarting { .. }
                         )
                 });
                 seen.count() * 2 > voters.len()

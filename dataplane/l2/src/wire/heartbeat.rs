@@ -158,14 +158,14 @@ pub enum EntryState {
     Announced,
     /// It announces the address until the node that it offers it to has announced it (hand-over).
     Offered {
-        /// The hash of that node: [`crate::ownership::election::mark`].
+        /// The hash of that node: [`crate::ownership::election::short_hash`].
         to: u32,
     },
     /// It cannot announce the address, because it has no interface for it.
     Declined,
     /// It sends proxy replies for the owner, which is restarting.
     Proxied {
-        /// The hash of the owner: [`crate::ownership::election::mark`].
+        /// The hash of the owner: [`crate::ownership::election::short_hash`].
         owner: u32,
     },
 }

@@ -21,7 +21,7 @@ fn balanced(seed: u64, nodes: usize, addresses: usize, weather: Weather) -> Segm
 }
 
 fn moves(lan: &Segment) -> usize {
-    let moved = |(_, _, cause): &&(usize, IpAddr, &str)| *cause != "first" && *cause != "resumed";
+    let moved = |(_, _, cause): &&(usize, IpAddr, &str)| *cause != "initial" && *cause != "restored";
     lan.causes.iter().filter(moved).count()
 }
 

@@ -32,7 +32,7 @@ impl Segment {
                 let Some(process) = &mut self.hosts[to].process else {
                     return false;
                 };
-                let _ = process.coordinator.receive(local, datagram);
+                let _ = process.coordinator.handle_datagram(local, datagram);
             }
             Event::Sighted {
                 to,
@@ -44,7 +44,7 @@ impl Segment {
                 let Some(process) = self.process(to, run) else {
                     return false;
                 };
-                process.coordinator.sighted(local, address, mac);
+                process.coordinator.handle_reply(local, address, mac);
             }
             Event::NodeSighted { to, run, node } => {
                 let local = self.local(to);
@@ -52,7 +52,7 @@ impl Segment {
                 let Some(process) = self.process(to, run) else {
                     return false;
                 };
-                process.coordinator.node_sighted(local, &name, mac);
+                process.coordinator.handle_node_reply(local, &name, mac);
             }
             Event::Wake(_) | Event::Fed(_) | Event::Start(_) => return false,
         }

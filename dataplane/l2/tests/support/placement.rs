@@ -1,7 +1,7 @@
 //! Balance on a simulated segment: what the API server shows, and what speakers conclude from it.
 
 use super::{BTreeMap, IpAddr, Segment, ms};
-use lb_l2::ownership::placement::{Known, place};
+use lb_l2::ownership::placement::{PlacementInput, compute_placement};
 
 impl Segment {
     /// Lets time pass while all speakers look at what the API server shows, each second.
@@ -41,10 +41,10 @@ impl Segment {
             .zip(&orders)
             .map(|(address, candidates)| {
                 let owner = self.records.get(address).copied();
-                (*address, Known { candidates, owner })
+                (*address, PlacementInput { candidates, owner })
             })
             .collect();
-        let placed = place(&known);
+        let placed = compute_placement(&known);
         for node in nodes {
             for (address, target) in &placed {
                 self.persuade(*node, *address, *target);
@@ -57,7 +57,9 @@ impl Segment {
     pub(crate) fn persuade(&mut self, node: usize, address: IpAddr, target: usize) {
         self.opinions.insert((node, address), target);
         if let Some(process) = &mut self.hosts[node].process {
-            process.coordinator.prefer(address, Some(&self.names[target]));
+            process
+                .coordinator
+                .set_preferred(address, Some(&self.names[target]));
         }
     }
 

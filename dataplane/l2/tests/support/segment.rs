@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use lb_l2::MacAddr;
 use lb_l2::ownership::election::order;
-use lb_l2::ownership::failure_detector;
+use lb_l2::ownership::failure_detector::FailureDetectorConfig;
 use lb_l2::ownership::{
-    AcquireReason, Api, Candidates, Config, ConflictPolicy, Coordinator, Node, Output, PartitionPolicy,
+    AcquireReason, ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, HeartbeatLoad,
+    NodeInfo, Output, PartitionPolicy,
 };
 use lb_l2::wire::heartbeat::Datagram;
 
@@ -127,7 +128,7 @@ pub(crate) struct Segment {
     policy: PartitionPolicy,
     failback: bool,
     conflicts_policy: ConflictPolicy,
-    heartbeats: failure_detector::Config,
+    heartbeats: FailureDetectorConfig,
 }
 
 impl Segment {
@@ -207,7 +208,7 @@ impl Segment {
             policy,
             failback,
             conflicts_policy: ConflictPolicy::Warn,
-            heartbeats: failure_detector::Config::default(),
+            heartbeats: FailureDetectorConfig::default(),
         };
         for node in 0..nodes {
             let at = ms(segment.dice.roll(50));
@@ -288,13 +289,13 @@ impl Segment {
         let local = self.local(node);
         let host = &mut self.hosts[node];
         host.started += 1;
-        let config = Config {
-            me: host.name.clone(),
+        let config = CoordinatorConfig {
+            node: host.name.clone(),
             version: "0.1.0".to_owned(),
             failure_detector: self.heartbeats,
-            policy: self.policy,
+            partition_policy: self.policy,
             failback: self.failback,
-            conflicts: self.conflicts_policy,
+            conflict_policy: self.conflicts_policy,
         };
         let mut coordinator = Coordinator::new(local, 1000 + host.started, config);
         coordinator.set_macs(local, vec![host.mac]);
@@ -308,7 +309,7 @@ impl Segment {
         self.tell_candidates(node, None);
         if let Some(process) = &mut self.hosts[node].process {
             for address in self.stale.get(&node).into_iter().flatten() {
-                process.coordinator.inherit(*address);
+                process.coordinator.restore_owned(*address);
             }
             process.coordinator.start(local);
         }
@@ -321,9 +322,9 @@ impl Segment {
         if let Some(process) = &mut self.hosts[to].process {
             process.coordinator.set_nodes(
                 local,
-                names.iter().map(|name| Node {
+                names.iter().map(|name| NodeInfo {
                     name,
-                    api: Api::Up,
+                    api: ApiState::Ready,
                     on_link: true,
                 }),
             );
@@ -346,7 +347,7 @@ impl Segment {
                     *address,
                     Some(Candidates {
                         order: &order,
-                        declined: self.unplugged.contains(&to),
+                        no_interface: self.unplugged.contains(&to),
                         preferred,
                     }),
                 );
@@ -426,17 +427,17 @@ impl Segment {
                     }
                 }
             }
-            Output::Announce { address, cause } => {
-                self.causes.push((node, address, cause.as_str()));
-                if let AcquireReason::TakeOver { heard, .. } = cause {
-                    assert!(heard <= self.local(node));
+            Output::Announce { address, reason } => {
+                self.causes.push((node, address, reason.as_str()));
+                if let AcquireReason::Failover { last_heard, .. } = reason {
+                    assert!(last_heard <= self.local(node));
                 }
                 self.change(node, address, true);
             }
             Output::Withdraw { address, .. } => self.change(node, address, false),
-            Output::AskAddress { .. }
+            Output::ProbeAddress { .. }
                 if self.lost_questions > 0 && self.dice.roll(1000) < self.lost_questions => {}
-            Output::AskAddress { address } => {
+            Output::ProbeAddress { address } => {
                 let answering: Vec<_> = (0..self.hosts.len())
                     .filter(|other| *other != node && self.connected(node, *other))
                     .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
@@ -456,7 +457,7 @@ impl Segment {
                     );
                 }
             }
-            Output::AskNode { node: name } => {
+            Output::ProbeNode { node: name } => {
                 let other = self.number(&name);
                 if self.connected(node, other) {
                     let run = self.run_of(node);
@@ -471,19 +472,19 @@ impl Segment {
                     );
                 }
             }
-            Output::Conflict { address, mac } => self.conflicts.push((node, address, mac)),
+            Output::ConflictDetected { address, mac } => self.conflicts.push((node, address, mac)),
             Output::Verified {
                 address, answered, ..
             } => self.verified.push((node, address, answered)),
-            Output::StandIn { address, node: owner } => {
+            Output::StartProxy { address, node: owner } => {
                 let owner = self.number(&owner);
                 self.stand_ins.insert((node, address), owner);
             }
-            Output::StandDown { address } => {
+            Output::StopProxy { address } => {
                 self.stand_ins.remove(&(node, address));
             }
-            Output::ConflictOver { address } => self.over.push((node, address)),
-            Output::Again { address } => self.again.push((now, node, address)),
+            Output::ConflictResolved { address } => self.over.push((node, address)),
+            Output::Reannounce { address } => self.again.push((now, node, address)),
         }
     }
 
@@ -555,7 +556,7 @@ impl Segment {
         let local = self.local(node);
         for _ in 0..FAREWELLS {
             if let Some(process) = &mut self.hosts[node].process {
-                process.coordinator.leave(local);
+                process.coordinator.prepare_restart(local);
             }
             self.work(node);
         }
@@ -588,8 +589,13 @@ impl Segment {
         process.is_some_and(|process| process.coordinator.is_running())
     }
 
-    pub(crate) fn rate(&self, node: usize) -> (usize, Duration) {
-        self.hosts[node].process.as_ref().unwrap().coordinator.rate()
+    pub(crate) fn heartbeat_load(&self, node: usize) -> HeartbeatLoad {
+        self.hosts[node]
+            .process
+            .as_ref()
+            .unwrap()
+            .coordinator
+            .heartbeat_load()
     }
 }
 

@@ -305,7 +305,7 @@ impl Rig {
         let peer = self.peer.as_mut()?;
         for (_, datagram) in to_the_peer {
             // Before they know each other, neither is believed.
-            let _ = peer.receive(now, datagram);
+            let _ = peer.handle_datagram(now, datagram);
         }
         peer.handle_timeout(now, 64);
         while let Some(output) = peer.poll_output() {
