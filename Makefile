@@ -8,45 +8,49 @@ LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
 export PATH := $(LB_CACHE)/bin:$(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-TARGET := $(shell uname -m)-unknown-linux-gnu
 IMAGES := target/images
+PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: ## install and build everything that the lab needs
-	@tests/tools/setup.sh
+setup: ## install and build everything that the lab and the tests need
+	@tests/tools/setup.sh lab checkers metallb
 
-test: setup image lint ## set up everything and run every test, unit to end-to-end
-	cargo test --workspace --locked
+test: ## set up everything and run every test, unit to end-to-end
+	@tests/tools/setup.sh lab checkers metallb images releases tests
+	@$(MAKE) --no-print-directory lint
+	@tests/tools/target-cache.sh save test
+	cargo test --workspace --locked --exclude lb-e2e
+	@tests/tools/run-scenarios.sh
 
 lint: ## formatting, clippy without a warning
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo fmt --manifest-path dataplane/fuzz/runner/Cargo.toml --check
 
-fuzz: ## every decoder and the speakers' machine, each for FUZZ_SECONDS (60)
+fuzz: ## fuzz every decoder and the speaker's state machine, each for FUZZ_SECONDS (60)
 	@dataplane/fuzz/run.sh
 
-image: ## build the images, and those of the releases to upgrade between, into target/images
-	@tests/tools/build-images.sh
+image: ## build the images of this project, and of the releases for upgrade tests, into target/images
+	@tests/tools/setup.sh images releases
 
-demo: setup image ## a cluster, the guide's steps 1 to 4.8, and the cluster left up
-	cargo run --quiet --locked -p lb-e2e --bin demo
+demo: ## start a cluster, run the guide's steps 1 to 4.8, and leave the cluster up
+	@tests/tools/setup.sh lab images
+	@tests/tools/target-cache.sh save demo
+	@$(PROGRAMS)/demo
 
-demo-down: ## remove what demo made
-	cargo run --quiet --locked -p lb-lab --bin lab -- down --name demo
+demo-down: ## remove the demo's cluster
+	@$(PROGRAMS)/lab down --name demo
 
-# The janitor of a lab is the program lab, which has to be beside the one that starts it.
-bench-addresses: setup image ## how fast addresses are given and kept, beside MetalLB; BENCH="--skip-peer" and others
-	cargo build --quiet --release --locked -p lb-lab --bin lab
-	cargo run --quiet --release --locked -p lb-bench --bin bench-addresses -- $(BENCH)
+# A lab is taken down by the program lab, which has to be beside the program that starts it.
+bench-addresses bench-announcing:
+	@tests/tools/setup.sh lab metallb images
+	cargo build --quiet --release --locked -p lb-lab -p lb-bench --bin lab --bin $@
+	$(or $(CARGO_TARGET_DIR),target)/release/$@ $(BENCH)
 
-bench-announcing: setup image ## what a client notices of failures, restarts and drains, beside MetalLB; BENCH as above
-	cargo build --quiet --release --locked -p lb-lab --bin lab
-	cargo run --quiet --release --locked -p lb-bench --bin bench-announcing -- $(BENCH)
+bench-addresses: ## measure address assignment, compared with MetalLB; BENCH="--skip-peer" and others
+bench-announcing: ## measure failures, restarts and drains as a client sees them, compared with MetalLB
 
 generate: ## write the CRDs from their types, and the OLM bundle from them and the chart
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
@@ -56,7 +60,7 @@ bundle: image ## a release's OLM bundle and catalog in target/olm, with the dige
 	rm -rf target/olm
 	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out target/olm --created-at "$$(git log -1 --format=%cI)" \
 	  $$(for program in operator controller speaker; do \
-	    echo "--digest $$program=$$(target/debug/image digest $(IMAGES)/$$program.tar)"; done) $(BUNDLE)
+	    echo "--digest $$program=$$($(PROGRAMS)/image digest $(IMAGES)/$$program.tar)"; done) $(BUNDLE)
 
 fmt: ## format the code
 	cargo fmt --all

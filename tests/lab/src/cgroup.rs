@@ -1,4 +1,4 @@
-//! Control groups of the nodes: each kubelet manages its pods below a group of its own.
+//! Control groups of the nodes: each kubelet manages its pods below its node's group.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use super::layout::cgroup_prefix;
 
-/// The hierarchies of this machine: one for each controller with version 1, a single one with version 2.
+/// The mounted hierarchies: one for each controller with version 1, a single one with version 2.
 fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
     let mut roots: Vec<_> = mounts
@@ -21,17 +21,16 @@ fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
     roots.sort();
     roots.dedup();
     if roots.is_empty() {
-        bail!("no control groups are mounted below /sys/fs/cgroup");
+        bail!("no control groups below /sys/fs/cgroup: mount them");
     }
     Ok(roots)
 }
 
-/// Makes a node's group in every hierarchy.
 pub(super) fn create(group: &str) -> anyhow::Result<()> {
     for root in hierarchies()? {
         let path = root.join(group);
-        // With version 2, controllers reach a group only when its parent hands them down. Not all of them can be, and not
-        // all are needed: the kubelet refuses to start without one that it needs, and names it.
+        // With version 2, a group has only the controllers that its parent delegates. Some cannot be delegated, and the
+        // kubelet names the one that it misses when it refuses to start.
         let controllers = root.join("cgroup.controllers");
         if let Ok(available) = std::fs::read_to_string(&controllers) {
             for controller in available.split_whitespace() {
@@ -40,7 +39,7 @@ pub(super) fn create(group: &str) -> anyhow::Result<()> {
         }
         std::fs::create_dir_all(&path)
             .with_context(|| format!("create the control group {}", path.display()))?;
-        // With version 1, a new group has no processors and no memory until it is given some.
+        // With version 1, a new group has no processors and no memory until they are assigned.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if controllers.exists() {
                 continue;
@@ -54,7 +53,8 @@ pub(super) fn create(group: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the groups of all nodes of a lab. Their processes must have been ended; the last of them may still be leaving.
+/// Removes the groups of all nodes of a lab. Their processes have been killed; the kernel may still be removing the
+/// last of them.
 pub(super) fn remove(lab: &str) -> anyhow::Result<()> {
     let prefix = cgroup_prefix(lab);
     for root in hierarchies()? {

@@ -1,4 +1,4 @@
-//! Taking things away: finds what belongs to a lab by its names, whoever made it and however far they came.
+//! Removes a lab. Its parts are found by their names, so it does not matter who created them or how far that got.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -12,10 +12,9 @@ use nix::unistd::Pid;
 
 use super::{cgroup, run};
 
-/// Directory of the named network namespaces.
-const NAMESPACES: &str = "/run/netns";
+const NETNS_DIRECTORY: &str = "/run/netns";
 
-/// Ends every process of a lab and removes its namespaces, interfaces and control groups.
+/// Kills every process of a lab and removes its namespaces, interfaces and control groups.
 pub(super) fn down(name: &str) -> anyhow::Result<()> {
     for namespace in namespaces(name)? {
         power_off(&namespace)?;
@@ -23,9 +22,9 @@ pub(super) fn down(name: &str) -> anyhow::Result<()> {
     cgroup::remove(name)
 }
 
-/// Removes the cables of a network namespace, ends all processes in it, and removes it.
+/// Removes the cables of a network namespace, kills all processes in it, and removes it.
 pub(super) fn power_off(namespace: &str) -> anyhow::Result<()> {
-    let path = Path::new(NAMESPACES).join(namespace);
+    let path = Path::new(NETNS_DIRECTORY).join(namespace);
     let Ok(file) = std::fs::metadata(&path) else {
         return Ok(());
     };
@@ -37,7 +36,7 @@ pub(super) fn power_off(namespace: &str) -> anyhow::Result<()> {
             break;
         }
         if start.elapsed() > Duration::from_secs(30) {
-            bail!("the processes {processes:?} of {namespace} do not end");
+            bail!("processes {processes:?} of {namespace} still run 30 s after SIGKILL: see /proc/PID/stack");
         }
         for process in processes {
             match kill(process, Signal::SIGKILL) {
@@ -53,8 +52,8 @@ pub(super) fn power_off(namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the cables at once. The kernel would do so too, but only some time after the namespace has gone, and until
-/// then it answers for the machine's addresses.
+/// The kernel removes the interfaces only some time after the namespace, and answers for the machine's addresses until
+/// then.
 fn remove_cables(namespace: &str) -> anyhow::Result<()> {
     let list = run(Command::new("ip").args(["-n", namespace, "-o", "link", "show", "type", "veth"]))?;
     for line in list.lines() {
@@ -62,15 +61,15 @@ fn remove_cables(namespace: &str) -> anyhow::Result<()> {
         let Some(name) = line.split([':', '@']).nth(1).map(str::trim) else {
             continue;
         };
-        // One that is gone already went with its other end, or with the pod that it belonged to.
+        // An interface that is already gone was removed with its other end, or with its pod.
         let _ = run(Command::new("ip").args(["-n", namespace, "link", "delete", name]));
     }
     Ok(())
 }
 
-/// The namespaces of a lab that are there.
+/// The namespaces of a lab that exist.
 fn namespaces(name: &str) -> anyhow::Result<Vec<String>> {
-    let entries = match std::fs::read_dir(NAMESPACES) {
+    let entries = match std::fs::read_dir(NETNS_DIRECTORY) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).context("list the network namespaces"),
@@ -89,7 +88,7 @@ fn namespaces(name: &str) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// The processes whose network namespace is this one. Those that have ended and wait to be reaped do not count.
+/// The processes in this network namespace, without zombies.
 fn processes_in(device: u64, inode: u64) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -98,7 +97,7 @@ fn processes_in(device: u64, inode: u64) -> Vec<Pid> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
-            // Gone for a process that has ended.
+            // Missing for a zombie.
             std::fs::metadata(format!("/proc/{pid}/ns/net"))
                 .is_ok_and(|file| file.dev() == device && file.ino() == inode)
         })

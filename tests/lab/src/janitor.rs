@@ -1,7 +1,8 @@
-//! Takes a lab down when whoever started it ends, however that comes about.
+//! Takes a lab down when the process that started it ends, for whatever reason.
 //!
-//! The janitor is a process in a session of its own, so that no Ctrl-C reaches it, and waits for a line on its standard
-//! input. The line `keep` dismisses it. A lab that has been started anew since then is not its own any more. The end of the input means that the holder of the other end is gone.
+//! The janitor is a process in a session of its own, out of reach of Ctrl-C. It reads one line from its standard input:
+//! `keep` ends it; the end of the input means that the other process is gone. The token tells it whether a lab of the
+//! same name has been started since.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ impl Janitor {
         Ok(Self { process })
     }
 
-    /// Lets the lab stand.
+    /// Keeps the lab running.
     pub(super) fn dismiss(mut self) -> anyhow::Result<()> {
         let mut input = self.process.stdin.take().context("the janitor has no input")?;
         input.write_all(b"keep\n").context("dismiss the lab's janitor")?;
@@ -45,7 +46,7 @@ impl Drop for Janitor {
         match self.process.wait() {
             Ok(status) if status.success() => {}
             outcome => {
-                eprintln!("the lab's janitor did not finish: {outcome:?}; `lab down` removes what is left")
+                eprintln!("the lab's janitor failed: {outcome:?}: remove the lab with `lab down`")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Names, addresses and files of a lab: everything follows from its name, its number of nodes and the host link it got.
+//! Names, addresses and files of a lab. All follow from its name, its number of nodes and the number of its host link.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::LabConfig;
 
-/// What the LAN has room for below the guide's pool.
-const MOST_NODES: usize = 29;
+/// More nodes do not fit into the LAN below the address pool of the guide.
+const MAX_NODES: usize = 29;
 
 /// A machine of the lab.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Machine {
     /// The control plane.
-    Server,
+    ControlPlane,
     /// A machine on the LAN that is not part of the cluster.
     Client,
     /// A node, counted from 1.
@@ -26,7 +26,7 @@ pub(super) enum Machine {
 impl Machine {
     pub(super) fn name(self) -> String {
         match self {
-            Self::Server => "cp".to_owned(),
+            Self::ControlPlane => "cp".to_owned(),
             Self::Client => "client".to_owned(),
             Self::Node(number) => format!("n{number}"),
         }
@@ -35,9 +35,10 @@ impl Machine {
     /// The last part of its addresses on both LANs.
     pub(super) fn host_number(self) -> usize {
         match self {
-            Self::Server => 5,
+            Self::ControlPlane => 5,
             Self::Client => 20,
-            // .11 to .19 for the first nine nodes, the others from .30 on: around the client, below the guide's pool.
+            // .11 to .19 for the first nine nodes, .30 and up for the others: around the client, below the guide's
+            // pool.
             Self::Node(number) if number < 10 => 10 + number,
             Self::Node(number) => 20 + number,
         }
@@ -52,27 +53,26 @@ impl Machine {
     }
 }
 
-/// What is written down about a lab, for commands that come later.
+/// The description of a lab, saved as `lab.json` for later commands.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Layout {
     pub(super) name: String,
     pub(super) nodes: usize,
-    /// All files of the lab.
+    /// Holds all files of the lab.
     directory: PathBuf,
-    /// Tells this lab from earlier ones of the same name.
+    /// Distinguishes this lab from earlier ones of the same name.
     pub(super) token: String,
-    /// Number of the link to the host: the first that was free when the lab was started.
+    /// Number of the link to the host: the first free one when the lab was started.
     pub(super) link: u8,
-    /// How often the kubelets look at each pod; see [`LabConfig::sync`].
-    pub(super) sync: Option<Duration>,
+    /// See [`LabConfig::kubelet_sync_period`].
+    pub(super) kubelet_sync_period: Option<Duration>,
 }
 
 impl Layout {
-    /// The layout of a lab to be started.
     pub(super) fn new(config: &LabConfig) -> anyhow::Result<Self> {
         check_name(&config.name)?;
-        if !(1..=MOST_NODES).contains(&config.nodes) {
-            bail!("a lab has 1 to {MOST_NODES} nodes, not {}", config.nodes);
+        if !(1..=MAX_NODES).contains(&config.nodes) {
+            bail!("a lab has 1 to {MAX_NODES} nodes, not {}", config.nodes);
         }
         Ok(Self {
             name: config.name.clone(),
@@ -80,7 +80,7 @@ impl Layout {
             directory: directory(&config.name),
             token: token(),
             link: 0,
-            sync: config.sync,
+            kubelet_sync_period: config.kubelet_sync_period,
         })
     }
 
@@ -88,11 +88,11 @@ impl Layout {
         check_name(name)?;
         let file = directory(name).join("lab.json");
         let text = std::fs::read(&file)
-            .with_context(|| format!("there is no lab {name}: start it with `lab up --name {name}`"))?;
+            .with_context(|| format!("lab {name} is not running: start it with `lab up --name {name}`"))?;
         serde_json::from_slice(&text).with_context(|| format!("read {}", file.display()))
     }
 
-    /// Makes its directories anew and writes the layout down.
+    /// Replaces its directories by empty ones and saves the layout.
     pub(super) fn create(&self) -> anyhow::Result<()> {
         remove_files(&self.name)?;
         for directory in [self.logs(), self.pki()] {
@@ -101,7 +101,6 @@ impl Layout {
         self.save()
     }
 
-    /// Writes the layout down.
     pub(super) fn save(&self) -> anyhow::Result<()> {
         self.write("lab.json", &serde_json::to_string_pretty(self)?)?;
         Ok(())
@@ -117,7 +116,7 @@ impl Layout {
     }
 
     pub(super) fn machines(&self) -> impl Iterator<Item = Machine> {
-        [Machine::Server, Machine::Client]
+        [Machine::ControlPlane, Machine::Client]
             .into_iter()
             .chain((1..=self.nodes).map(Machine::Node))
     }
@@ -128,7 +127,7 @@ impl Layout {
             .find(|machine| machine.name() == name)
             .with_context(|| {
                 format!(
-                    "lab {} has no machine {name:?}: it has {}",
+                    "lab {} has no machine {name:?}: use one of {}",
                     self.name,
                     names.join(", ")
                 )
@@ -156,7 +155,7 @@ impl Layout {
         self.directory.join("pki")
     }
 
-    /// The disk of a machine.
+    /// The directory that holds a machine's files.
     pub(super) fn disk(&self, machine: Machine) -> PathBuf {
         self.directory.join(machine.name())
     }
@@ -172,7 +171,7 @@ impl Layout {
     }
 }
 
-/// Different for each lab that was ever started: processes may share a number, but not at one time.
+/// Unique among all labs: a process number alone may be reused.
 fn token() -> String {
     let time = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -180,7 +179,7 @@ fn token() -> String {
     format!("{}-{}", std::process::id(), time.as_nanos())
 }
 
-/// Keeps others from starting or removing a lab of this name until the file is dropped.
+/// Holds off other processes that start or remove a lab of this name, until the file is dropped.
 pub(super) fn lock(name: &str) -> anyhow::Result<File> {
     let path = repository().join("target").join(format!(".lab-{name}.lock"));
     let failed = || format!("lock {}", path.display());
@@ -195,7 +194,7 @@ pub(super) fn lock(name: &str) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// The host's end of a host link, and the control plane's.
+/// Addresses of the host's end and the control plane's end of a host link.
 pub(super) fn link_addresses(link: u8) -> (String, String) {
     (format!("198.18.{link}.1"), format!("198.18.{link}.2"))
 }
@@ -209,7 +208,7 @@ pub(super) fn check_name(name: &str) -> anyhow::Result<()> {
         || !name.starts_with(|c: char| c.is_ascii_lowercase())
     {
         bail!(
-            "{name:?} cannot name a lab: take 1 to 20 lower-case letters, digits and dashes, a letter first"
+            "{name:?} is not a valid lab name: use 1 to 20 lower-case letters, digits and dashes, a letter first"
         );
     }
     Ok(())
@@ -219,24 +218,26 @@ pub(super) fn cgroup_prefix(name: &str) -> String {
     format!("lab-{name}-n")
 }
 
-/// Where a lab's files are.
 fn directory(name: &str) -> PathBuf {
     repository().join("target").join(name)
 }
 
-/// Removes a lab's files, except its logs: they are what one wants after a failure.
+/// Removes a lab's files, except its logs, which explain a failure.
 pub(super) fn remove_files(name: &str) -> anyhow::Result<()> {
     let directory = directory(name);
-    // Never a directory of cargo's own.
+    // Never one of cargo's own directories.
     if !directory.join("lab.json").exists() {
         if directory.exists() && !directory.join("logs").exists() {
-            bail!("{} is not a lab's: choose another name", directory.display());
+            bail!(
+                "{} exists and is not a lab: choose another name",
+                directory.display()
+            );
         }
         return Ok(());
     }
     for entry in std::fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
         let entry = entry?;
-        // The mark goes last: what is interrupted here is taken up again.
+        // `lab.json` is removed last, so that an interrupted removal can be repeated.
         if entry.file_name() == "logs" || entry.file_name() == "lab.json" {
             continue;
         }
@@ -252,7 +253,7 @@ pub(super) fn remove_files(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where set-up keeps what it builds: `LB_CACHE`, or `lb-operator` in the user's cache directory.
+/// The directory of everything that `make setup` builds: `LB_CACHE`, or `lb-operator` in the user's cache directory.
 #[must_use]
 pub fn cache() -> PathBuf {
     let set = |name: &str| {
@@ -270,15 +271,15 @@ pub fn cache() -> PathBuf {
     })
 }
 
-/// A program that set-up has built.
+/// A program that `make setup` has built.
 pub(super) fn binary(name: &str) -> PathBuf {
     cache().join("bin").join(name)
 }
 
-/// The images that set-up has made: the sandbox's and the test backends.
+/// The images of the sandbox and of the test backends.
 ///
 /// # Errors
-/// When set-up has not been run.
+/// When `make setup` has not been run.
 pub fn cached_images() -> anyhow::Result<Vec<PathBuf>> {
     ["pause", "agnhost", "nginx"]
         .into_iter()
@@ -295,7 +296,7 @@ pub fn cached_images() -> anyhow::Result<Vec<PathBuf>> {
 /// The programs of this project, each with an image of its own.
 pub const PROGRAMS: [&str; 3] = ["operator", "controller", "speaker"];
 
-/// The images of our programs that `make image` has made.
+/// The images of this project that `make image` has written.
 #[must_use]
 pub fn operator_images() -> Vec<PathBuf> {
     let path = |program: &str| repository().join(format!("target/images/{program}.tar"));

@@ -1,5 +1,5 @@
-//! A real Kubernetes cluster on one machine, without Docker: every node is a set of namespaces with a containerd, kubelet
-//! and kube-proxy of its own, and hangs by a cable on one Ethernet segment.
+//! A real Kubernetes cluster on one machine, without Docker: every node is a set of namespaces with its own containerd,
+//! kubelet and kube-proxy, and has a cable to one Ethernet segment.
 //!
 //! ```text
 //!    host ─── 198.18.<k>.0/30 ─── <name>-cp       etcd, API server, controller manager, scheduler
@@ -9,21 +9,21 @@
 //!  <name>-client       <name>-n1          <name>-n2
 //! ```
 //!
-//! Everything a lab makes is found again by its name, so [`Lab::down`] works after a crash at any point, also without the
-//! files of whoever started it:
+//! All parts of a lab are found by its name, so [`Lab::down`] works after a crash at any point, also without the lab's
+//! files:
 //!
-//! | what | where |
+//! | part | place |
 //! | --- | --- |
 //! | network namespaces | `<name>-lan`, `<name>-cp`, `<name>-client`, `<name>-n1`, … |
-//! | processes | those that live in these namespaces; all others are their children and end with them |
+//! | processes | in these namespaces; all others are their children and end with them |
 //! | control groups | `lab-<name>-n1`, … in every hierarchy |
-//! | mounts | inside the nodes' own mount namespaces, which end with their processes |
+//! | mounts | inside the nodes' mount namespaces, which end with their processes |
 //! | files | `target/<name>`: `kubeconfig`, `logs/`, and a directory for each machine |
 //!
-//! Whoever brings a lab up holds one end of a pipe, and a janitor process holds the other. When the holder ends without
-//! having said that the lab stays, by Ctrl-C or worse, the janitor takes the lab down.
+//! The process that starts a lab holds one end of a pipe, and a janitor process holds the other. When the first ends
+//! without [`Lab::leave_up`], by Ctrl-C or a crash, the janitor takes the lab down.
 
-// Support for tests and for people at a terminal: the output goes to the terminal.
+// Support for tests and for people at a terminal: output goes to the terminal.
 #![allow(clippy::expect_used, clippy::print_stdout)]
 
 mod cgroup;
@@ -54,21 +54,21 @@ pub use janitor::program;
 use layout::{Layout, Machine};
 pub use layout::{PROGRAMS, cache, cached_images, operator_images, repository};
 
-/// How long the API server and the nodes may take to become ready; seconds on an idle machine.
-const BOOT: Duration = Duration::from_secs(180);
+/// Limit for the API server and the nodes to become ready; on an idle machine they take seconds.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What a lab is to be like.
+/// Options of a new lab.
 #[derive(Clone, Debug)]
 pub struct LabConfig {
-    /// Its name: 1 to 20 lower-case letters, digits and dashes. Labs of different names stand side by side.
+    /// 1 to 20 lower-case letters, digits and dashes, a letter first. Labs with different names can run at the same
+    /// time.
     pub name: String,
-    /// Number of nodes, 1 to 29.
+    /// 1 to 29.
     pub nodes: usize,
     /// Archives of container images that every node has from the start.
     pub images: Vec<PathBuf>,
-    /// How often the kubelets look at each pod, and so at the Secrets that are mounted into it; `None`: as often as a kubelet
-    /// does unless it is told otherwise, every minute.
-    pub sync: Option<Duration>,
+    /// How often kubelets check each pod and the Secrets mounted into it; the kubelet's default, one minute, if `None`.
+    pub kubelet_sync_period: Option<Duration>,
 }
 
 impl LabConfig {
@@ -79,12 +79,12 @@ impl LabConfig {
             name: name.to_owned(),
             nodes: 3,
             images: Vec::new(),
-            sync: None,
+            kubelet_sync_period: None,
         }
     }
 }
 
-/// A running lab. It is taken down when this is dropped, unless it was told to stay.
+/// A running lab. Dropping it takes the lab down, except after [`Lab::running`].
 #[derive(Debug)]
 pub struct Lab {
     layout: Layout,
@@ -92,10 +92,10 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Starts a lab from nothing, in place of one of the same name, and waits until its nodes are ready.
+    /// Starts a lab, replacing one of the same name, and waits until its nodes are ready.
     ///
     /// # Errors
-    /// When something that set-up provides is missing, or a part does not start; the error names its log.
+    /// When `make setup` has not been run, or a part does not start; the error names its log.
     pub fn up(config: LabConfig) -> anyhow::Result<Self> {
         let layout = Layout::new(&config)?;
         check_prerequisites()?;
@@ -113,7 +113,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// A lab that somebody else has started. Dropping this changes nothing.
+    /// A lab that another process has started. Dropping it changes nothing.
     ///
     /// # Errors
     /// When there is no lab of this name.
@@ -125,15 +125,15 @@ impl Lab {
         })
     }
 
-    /// Removes all that a lab of this name has made, as far as it is there.
+    /// Removes everything that belongs to a lab of this name.
     ///
     /// # Errors
-    /// When something of it resists.
+    /// When a part cannot be removed.
     pub fn down(name: &str) -> anyhow::Result<()> {
         remove(name, None)
     }
 
-    /// The same, unless the lab of this name is another one by now.
+    /// The same, if the token of the lab is this one.
     ///
     /// # Errors
     /// As [`Lab::down`].
@@ -141,7 +141,7 @@ impl Lab {
         remove(name, Some(token))
     }
 
-    /// Lets the lab stand when this process ends.
+    /// Keeps the lab running after this process.
     ///
     /// # Errors
     /// When the janitor is gone.
@@ -172,10 +172,10 @@ impl Lab {
         })
     }
 
-    /// Whether the API server answers and no machine is without power.
+    /// Whether the API server answers and every node is running.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let has_power = |number| machine::init(&self.layout, Machine::Node(number)).is_ok();
+        let has_power = |number| machine::init_process(&self.layout, Machine::Node(number)).is_ok();
         (1..=self.layout.nodes).all(has_power) && self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
     }
 
@@ -201,7 +201,7 @@ impl Lab {
         self.layout.kubeconfig()
     }
 
-    /// The directory of the logs, a file for each program of each machine.
+    /// The directory of the logs, one file for each program of each machine.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.layout.logs()
@@ -215,10 +215,10 @@ impl Lab {
             .collect()
     }
 
-    /// A command on one of the lab's machines: `client`, `cp`, `n1`, …
+    /// A command on a machine of the lab: `client`, `cp`, `n1`, …
     ///
     /// # Errors
-    /// When there is no such machine, or it has no power.
+    /// When there is no such machine, or it is switched off.
     pub fn command(&self, machine: &str, argv: &[&str]) -> anyhow::Result<Command> {
         let machine = self.layout.machine(machine)?;
         machine::command(&self.layout, machine, argv)
@@ -237,14 +237,14 @@ impl Lab {
     ///
     /// # Errors
     /// When there is no such machine.
-    pub fn hardware_address(&self, machine: &str) -> anyhow::Result<[u8; 6]> {
-        Ok(network::hardware_address(self.layout.machine(machine)?, 0))
+    pub fn mac_address(&self, machine: &str) -> anyhow::Result<[u8; 6]> {
+        Ok(network::mac_address(self.layout.machine(machine)?, 0))
     }
 
-    /// Does work in the client's network, on a thread of its own that ends with it.
+    /// Runs `work` in the client's network namespace, on a thread of its own.
     ///
     /// # Errors
-    /// When the client's network is not there.
+    /// When the client's network namespace does not exist.
     pub fn on_client<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
@@ -257,72 +257,78 @@ impl Lab {
         }))
     }
 
-    /// Pulls a node's cables out.
+    /// Unplugs a node's cables.
     ///
     /// # Errors
     /// When there is no such node.
     pub fn cut(&self, node: usize) -> anyhow::Result<()> {
-        network::set_cables(&self.layout, self.node(node)?, network::Cable::Out)
+        network::set_cables(&self.layout, self.node(node)?, network::Cable::Unplugged)
     }
 
-    /// Puts a node's cables back.
+    /// Plugs a node's cables in again.
     ///
     /// # Errors
     /// When there is no such node.
     pub fn join(&self, node: usize) -> anyhow::Result<()> {
-        network::set_cables(&self.layout, self.node(node)?, network::Cable::In)
+        network::set_cables(&self.layout, self.node(node)?, network::Cable::Plugged)
     }
 
-    /// Divides the first LAN. These nodes are on a side of their own, where the client has its second interface; all else
-    /// stays on the other side. Nobody loses carrier.
+    /// Partitions the first LAN: these nodes share a segment with the client's second interface, all others stay on the
+    /// first segment. No interface loses its carrier.
     ///
     /// # Errors
     /// When there is no such node.
-    pub fn divide(&self, apart: &[usize]) -> anyhow::Result<()> {
-        let apart: Vec<_> = apart
+    pub fn partition(&self, minority: &[usize]) -> anyhow::Result<()> {
+        let minority: Vec<_> = minority
             .iter()
             .map(|node| self.node(*node))
             .collect::<anyhow::Result<_>>()?;
-        network::divide(&self.layout, &apart)
+        network::partition(&self.layout, &minority)
     }
 
-    /// Makes the first LAN one again, and puts the client's second interface back on the second.
+    /// Ends a partition, and moves the client's second interface back to the second LAN.
     ///
     /// # Errors
-    /// When the switches do not answer.
-    pub fn unite(&self) -> anyhow::Result<()> {
-        network::divide(&self.layout, &[])
+    /// When the switches cannot be configured.
+    pub fn heal_partition(&self) -> anyhow::Result<()> {
+        network::partition(&self.layout, &[])
     }
 
-    /// Ends the API server, until it is started again.
+    /// Kills the API server and keeps it stopped.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub fn stop_api_server(&self) -> anyhow::Result<()> {
-        let gate = self.layout.disk(Machine::Server).join(server::STOPPED);
+        let gate = self
+            .layout
+            .disk(Machine::ControlPlane)
+            .join(server::API_SERVER_STOPPED_FILE);
         std::fs::write(&gate, "").with_context(|| format!("write {}", gate.display()))?;
         machine::signal(
             &self.layout,
-            Machine::Server,
+            Machine::ControlPlane,
             "kube-apiserver",
             nix::sys::signal::Signal::SIGKILL,
         )?;
         Ok(())
     }
 
-    /// Starts the API server again, and waits until it answers.
+    /// Starts the API server and waits until it answers.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not answer in time.
     pub fn start_api_server(&self) -> anyhow::Result<()> {
-        let gate = self.layout.disk(Machine::Server).join(server::STOPPED);
+        let gate = self
+            .layout
+            .disk(Machine::ControlPlane)
+            .join(server::API_SERVER_STOPPED_FILE);
         std::fs::remove_file(&gate).with_context(|| format!("remove {}", gate.display()))?;
         wait_for("the API server", &self.layout.log("apiserver"), || {
             self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
         })
     }
 
-    /// Takes a node's power away: all its processes end at once and nothing in it answers or forwards any more.
+    /// Switches a node off: kills all its processes at once; it neither answers nor forwards.
     ///
     /// # Errors
     /// When there is no such node.
@@ -331,13 +337,13 @@ impl Lab {
         cleanup::power_off(&self.layout.namespace(machine))
     }
 
-    /// Gives a node its power back; it boots from its disk. Does nothing when it is running.
+    /// Switches a node on; it boots from its disk. Does nothing when it is running.
     ///
     /// # Errors
     /// When there is no such node, or it does not start.
     pub fn start(&self, node: usize) -> anyhow::Result<()> {
         let machine = self.node(node)?;
-        if machine::init(&self.layout, machine).is_ok() {
+        if machine::init_process(&self.layout, machine).is_ok() {
             return Ok(());
         }
         cleanup::power_off(&self.layout.namespace(machine))?;
@@ -345,7 +351,7 @@ impl Lab {
         node::start(&self.layout, node, &[])
     }
 
-    /// Stops every process of this program on a node where it stands, without ending it. Returns how many.
+    /// Stops every process of a program on a node with SIGSTOP. Returns their number.
     ///
     /// # Errors
     /// When no such program runs there.
@@ -353,7 +359,7 @@ impl Lab {
         self.signal(node, program, Signal::SIGSTOP)
     }
 
-    /// Lets stopped processes go on. Returns how many.
+    /// Continues stopped processes with SIGCONT. Returns their number.
     ///
     /// # Errors
     /// When no such program runs there.
@@ -361,7 +367,7 @@ impl Lab {
         self.signal(node, program, Signal::SIGCONT)
     }
 
-    /// Asks every process of this program on a node to end. Returns how many.
+    /// Sends SIGTERM to every process of a program on a node. Returns their number.
     ///
     /// # Errors
     /// When no such program runs there.
@@ -369,7 +375,7 @@ impl Lab {
         self.signal(node, program, Signal::SIGTERM)
     }
 
-    /// Ends every process of this program on a node at once, as a crash of it does. Returns how many.
+    /// Sends SIGKILL to every process of a program on a node. Returns their number.
     ///
     /// # Errors
     /// When no such program runs there.
@@ -381,15 +387,15 @@ impl Lab {
         machine::signal(&self.layout, self.node(node)?, program, signal)
     }
 
-    /// The processes of a container on one of the lab's nodes, as the host numbers them.
+    /// Process numbers, as on the host, of a container on a node.
     ///
     /// # Errors
-    /// When there is no such node, or it has no power.
+    /// When there is no such node, or it is switched off.
     pub fn container(&self, node: &str, id: &str) -> anyhow::Result<Vec<i32>> {
         machine::container(&self.layout, self.layout.machine(node)?, id)
     }
 
-    /// Gives every running node a container image.
+    /// Imports a container image on every running node.
     ///
     /// # Errors
     /// When the archive cannot be read.
@@ -398,7 +404,7 @@ impl Lab {
             .canonicalize()
             .with_context(|| format!("find the image {}", image.display()))?;
         for number in 1..=self.layout.nodes {
-            if machine::init(&self.layout, Machine::Node(number)).is_ok() {
+            if machine::init_process(&self.layout, Machine::Node(number)).is_ok() {
                 node::load(&self.layout, number, &image)?;
             }
         }
@@ -410,7 +416,7 @@ impl Lab {
             return Ok(Machine::Node(number));
         }
         bail!(
-            "lab {} has no node {number}: its nodes are 1 to {}",
+            "lab {} has no node {number}: use 1 to {}",
             self.name(),
             self.layout.nodes
         )
@@ -429,10 +435,9 @@ fn remove(name: &str, token: Option<&str>) -> anyhow::Result<()> {
     layout::remove_files(name)
 }
 
-/// What must be there before anything is changed, with the command that provides it.
 fn check_prerequisites() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("the lab makes network namespaces and mounts: run it as root");
+        bail!("not root: the lab creates network namespaces and mounts: run it with sudo");
     }
     for program in ["kube-apiserver", "kubelet", "kubectl"] {
         let path = layout::binary(program);
@@ -456,15 +461,15 @@ fn check_prerequisites() -> anyhow::Result<()> {
 fn wait_for(what: &str, log: &Path, ready: impl Fn() -> bool) -> anyhow::Result<()> {
     let start = Instant::now();
     while !ready() {
-        if start.elapsed() > BOOT {
-            bail!("waited {BOOT:?} in vain for {what}; see {}", log.display());
+        if start.elapsed() > BOOT_TIMEOUT {
+            bail!("{what} not ready after {BOOT_TIMEOUT:?}: see {}", log.display());
         }
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command and returns its standard output.
 fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("start {command:?}"))?;
     if output.status.success() {
@@ -474,7 +479,7 @@ fn run(command: &mut Command) -> anyhow::Result<String> {
     bail!("{command:?}: {}: {}", output.status, printed.trim())
 }
 
-/// How a tool ends: with nothing, or with one line that says what went wrong.
+/// Exit code of a tool; an error is printed on one line.
 #[must_use]
 pub fn exit(program: &str, outcome: anyhow::Result<()>) -> std::process::ExitCode {
     match outcome {

@@ -1,4 +1,4 @@
-//! Machines as groups of processes: starting one, entering one, and finding what runs in it.
+//! Machines as groups of processes: starts one, enters one, and finds the programs that run in it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use nix::unistd::Pid;
 
 use super::layout::{Layout, Machine};
 
-/// The nice value of a machine's daemons as a whole. All machines of a lab, and other labs, share a few processors: without it
-/// pods, and the clients that they serve, would wait for seconds while a lab starts, for what on real machines is none of theirs.
-/// Pods are in control groups and not concerned; where the kernel does not group by session nothing is.
-const DAEMONS: u8 = 10;
+/// Nice value of the daemons of a machine as a whole. All machines of all labs share a few processors; without it, pods
+/// and their clients would wait for seconds while a lab starts. Pods are in control groups and not affected; neither is
+/// anything where the kernel does not group processes by session.
+const DAEMON_NICE: u8 = 10;
 
-/// Starts a machine: `script` becomes the first process of namespaces of its own, in the machine's network.
+/// Starts a machine: `script` becomes the first process of its namespaces, in the machine's network.
 ///
-/// The processes do not belong to the one that starts them: a lab outlives the command that brought it up.
+/// The processes are not children of this one: a lab outlives the command that started it.
 pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::Result<()> {
     let name = machine.name();
     let script = layout.write(&format!("{name}/init.sh"), script)?;
     let log = File::create(layout.log(&name)).with_context(|| format!("create the log of {name}"))?;
-    // The child that `unshare` forks is killed with it, and with that child everything below it.
+    // The child that `unshare` forks is killed with it, and with that child its whole PID namespace.
     let start = r#"nsenter --net="$1" setsid bash -c "$4" session unshare --pid --mount --uts --fork --kill-child --mount-proc bash "$2" & echo $! >"$3""#;
     let status = Command::new("bash")
         .args(["-c", start, "boot"])
@@ -30,7 +30,7 @@ pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::R
         .arg(script)
         .arg(pid_file(layout, machine))
         .arg(format!(
-            "{{ echo {DAEMONS} >/proc/self/autogroup; }} 2>/dev/null; exec \"$@\""
+            "{{ echo {DAEMON_NICE} >/proc/self/autogroup; }} 2>/dev/null; exec \"$@\""
         ))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -39,7 +39,7 @@ pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::R
         .with_context(|| format!("start {name}"))?;
     if !status.success() {
         bail!(
-            "{name} does not start: {status}; see {}",
+            "{name} does not start: {status}: see {}",
             layout.log(&name).display()
         );
     }
@@ -51,14 +51,19 @@ fn pid_file(layout: &Layout, machine: Machine) -> PathBuf {
 }
 
 /// The machine's first process, as the host numbers it.
-pub(super) fn init(layout: &Layout, machine: Machine) -> anyhow::Result<Pid> {
-    let off = || format!("{} has no power: `lab start` gives it back", machine.name());
+pub(super) fn init_process(layout: &Layout, machine: Machine) -> anyhow::Result<Pid> {
+    let off = || {
+        format!(
+            "{} is switched off: switch it on with `lab start`",
+            machine.name()
+        )
+    };
     let outer: i32 = std::fs::read_to_string(pid_file(layout, machine))
         .with_context(off)?
         .trim()
         .parse()
         .with_context(off)?;
-    // The number may have been given to another process since: only one in this machine's network counts.
+    // The number may have been reused: only a process in this machine's network counts.
     let same = |a: PathBuf, b: PathBuf| {
         use std::os::unix::fs::MetadataExt as _;
         matches!((std::fs::metadata(a), std::fs::metadata(b)), (Ok(a), Ok(b)) if a.dev() == b.dev() && a.ino() == b.ino())
@@ -73,13 +78,14 @@ pub(super) fn init(layout: &Layout, machine: Machine) -> anyhow::Result<Pid> {
         .with_context(off)
 }
 
-/// A command on a machine. The client is only a network; on the others it sees the machine's files and processes too.
+/// A command on a machine. The client has only a network; on the others the command also sees the machine's files and
+/// processes.
 pub(super) fn command(layout: &Layout, machine: Machine, argv: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new("nsenter");
     if machine == Machine::Client {
         command.arg(format!("--net=/run/netns/{}", layout.namespace(machine)));
     } else {
-        let init = init(layout, machine)?;
+        let init = init_process(layout, machine)?;
         command.args([
             "--target",
             &init.to_string(),
@@ -93,7 +99,7 @@ pub(super) fn command(layout: &Layout, machine: Machine, argv: &[&str]) -> anyho
     Ok(command)
 }
 
-/// Sends a signal to every process of a program on a machine. Returns how many there are.
+/// Sends a signal to every process of a program on a machine. Returns their number.
 pub(super) fn signal(
     layout: &Layout,
     machine: Machine,
@@ -113,7 +119,7 @@ pub(super) fn signal(
         all.sort();
         all.dedup();
         bail!(
-            "{} runs no program {program:?}: it runs {}",
+            "{} runs no program {program:?}: use one of {}",
             machine.name(),
             all.join(", ")
         );
@@ -124,8 +130,7 @@ pub(super) fn signal(
     Ok(found.len())
 }
 
-/// The processes of a container on a machine, as the host numbers them. The control group that a process is in is named
-/// after its container.
+/// The processes of a container on a machine, as the host numbers them, found by the name of their control group.
 pub(super) fn container(layout: &Layout, machine: Machine, id: &str) -> anyhow::Result<Vec<i32>> {
     let group_of = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let mut found = processes(layout, machine)?;
@@ -133,9 +138,8 @@ pub(super) fn container(layout: &Layout, machine: Machine, id: &str) -> anyhow::
     Ok(found)
 }
 
-/// All processes of a machine.
 fn processes(layout: &Layout, machine: Machine) -> anyhow::Result<Vec<i32>> {
-    let mut found = vec![init(layout, machine)?.as_raw()];
+    let mut found = vec![init_process(layout, machine)?.as_raw()];
     let mut next = 0;
     while let Some(pid) = found.get(next) {
         found.extend(children(*pid));
@@ -144,8 +148,8 @@ fn processes(layout: &Layout, machine: Machine) -> anyhow::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// The name of the file that a process was started from, as its first argument says: a program with many names counts
-/// under the one it was started by.
+/// The file name in a process's first argument: a program with several names counts under the one that it was started
+/// by.
 fn program_of(pid: i32) -> Option<String> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let first = line.split(|byte| *byte == 0).next()?;
@@ -153,7 +157,7 @@ fn program_of(pid: i32) -> Option<String> {
     Some(name.to_str()?.to_owned())
 }
 
-/// The processes that a process has started, from all of its threads.
+/// The children of a process, from all of its threads.
 fn children(pid: i32) -> Vec<i32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The wires: two switches, a network namespace for each machine, and the cables between them.
+//! The LANs: two switches, a network namespace for each machine, and the cables between them.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -9,36 +9,35 @@ use anyhow::{Context, bail};
 use super::layout::{Layout, Machine, link_addresses};
 use super::run;
 
-/// The switches, and with them the machines' interfaces: LAN 0 on `eth0`, LAN 1 on `eth1`.
-const LANS: usize = 2;
+/// Number of switches: interface `eth0` is on LAN 0, `eth1` on LAN 1.
+const LAN_COUNT: usize = 2;
 
-/// The switch of those who are apart from LAN 0.
-const APART: &str = "apart";
+/// The switch of the minority during a partition of LAN 0.
+const MINORITY_BRIDGE: &str = "apart";
 
-/// Whether a machine's cables are plugged in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cable {
-    In,
-    Out,
+    Plugged,
+    Unplugged,
 }
 
-/// Makes the switches and plugs every machine in. Returns the number of the link to the host.
+/// Creates the switches and plugs in every machine. Returns the number of the host link.
 pub(super) fn create(layout: &Layout) -> anyhow::Result<u8> {
     let lan = layout.lan();
     run(Command::new("ip").args(["netns", "add", &lan]))?;
     let mut commands = vec!["link set lo up".to_owned()];
-    for number in 0..LANS {
-        // No learning phase and no snooping: a switch that forwards from the first frame on.
+    for number in 0..LAN_COUNT {
+        // No learning phase and no snooping: a switch forwards from the first frame.
         commands.push(format!(
             "link add br{number} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
         ));
         commands.push(format!("link set br{number} up"));
     }
-    // The LAN's router; machines need a default route for their own Services' addresses to be routed at all.
+    // The LAN's router: without a default route, machines could not route packets to Service addresses at all.
     commands.push("address add 192.168.50.1/24 dev br0".to_owned());
     commands.push("address add fc00:50::1/64 dev br0 nodad".to_owned());
     ip(&lan, &commands)?;
-    // Bridged frames are not for iptables.
+    // iptables must not see bridged frames.
     for family in ["ip", "ip6", "arp"] {
         let file = format!("net/bridge/bridge-nf-call-{family}tables");
         if Path::new("/proc/sys").join(&file).exists() {
@@ -51,16 +50,16 @@ pub(super) fn create(layout: &Layout) -> anyhow::Result<u8> {
     link_to_host(layout)
 }
 
-/// Makes a machine's namespace, interfaces, addresses and routes.
+/// Creates a machine's namespace, interfaces, addresses and routes.
 pub(super) fn plug_in(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
     let namespace = layout.namespace(machine);
     let (name, host) = (machine.name(), machine.host_number());
     run(Command::new("ip").args(["netns", "add", &namespace]))?;
     let mut switch = Vec::new();
     let mut own = vec!["link set lo up".to_owned()];
-    for number in 0..LANS {
+    for number in 0..LAN_COUNT {
         let port = port(machine, number);
-        let [a, b, c, d, e, f] = hardware_address(machine, number);
+        let [a, b, c, d, e, f] = mac_address(machine, number);
         let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         switch.push(format!(
             "link add {port} type veth peer name eth{number} address {mac} netns {namespace}"
@@ -86,64 +85,81 @@ pub(super) fn plug_in(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
         for number in 1..=layout.nodes {
             let node = Machine::Node(number);
             if node != machine {
-                own.push(format!("route add {} via {}", pods(number), node.address()));
-                own.push(format!("route add {} via {}", pods6(number), node.address6()));
+                own.push(format!(
+                    "route add {} via {}",
+                    pod_network(number),
+                    node.address()
+                ));
+                own.push(format!(
+                    "route add {} via {}",
+                    pod_network6(number),
+                    node.address6()
+                ));
             }
         }
     }
     ip(&namespace, &own).with_context(|| format!("configure the network of {name}"))
 }
 
-/// The hardware address of a machine's interface: always the same, also after a restart.
-pub(super) fn hardware_address(machine: Machine, lan: usize) -> [u8; 6] {
-    // Both are small: there are two LANs, and host numbers are the last part of an address.
+/// The MAC address of a machine's interface. It never changes, not even across a restart.
+pub(super) fn mac_address(machine: Machine, lan: usize) -> [u8; 6] {
+    // Both fit: there are two LANs, and a host number is the last part of an address.
     [0x02, 0x1b, 0, lan as u8, 0, machine.host_number() as u8]
 }
 
-/// Pulls a machine's cables out at the switch, or puts them back: the machine sees its carrier go and come.
+/// Unplugs a machine's cables at the switch or plugs them in: the machine sees its carrier go and come.
 pub(super) fn set_cables(layout: &Layout, machine: Machine, cable: Cable) -> anyhow::Result<()> {
     let state = match cable {
-        Cable::In => "up",
-        Cable::Out => "down",
+        Cable::Plugged => "up",
+        Cable::Unplugged => "down",
     };
-    let commands: Vec<_> = (0..LANS)
+    let commands: Vec<_> = (0..LAN_COUNT)
         .map(|number| format!("link set {} {state}", port(machine, number)))
         .collect();
     ip(&layout.lan(), &commands)
-        .with_context(|| format!("reach the switch port of {}: has it power?", machine.name()))
+        .with_context(|| format!("find the switch port of {}: is it switched on?", machine.name()))
 }
 
-/// Divides LAN 0: some nodes are on a segment of their own, together with the client's second interface, and the others
-/// stay where they are. No carrier is lost by it. Without nodes, everything is as it was.
-pub(super) fn divide(layout: &Layout, apart: &[Machine]) -> anyhow::Result<()> {
+/// Partitions LAN 0: `minority` and the client's second interface get a segment of their own. No interface loses its
+/// carrier. Without nodes, ends the partition.
+pub(super) fn partition(layout: &Layout, minority: &[Machine]) -> anyhow::Result<()> {
     let lan = layout.lan();
     let mut commands = Vec::new();
-    if !apart.is_empty() && run(Command::new("ip").args(["-n", &lan, "link", "show", APART])).is_err() {
+    if !minority.is_empty()
+        && run(Command::new("ip").args(["-n", &lan, "link", "show", MINORITY_BRIDGE])).is_err()
+    {
         commands.push(format!(
-            "link add {APART} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
+            "link add {MINORITY_BRIDGE} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
         ));
-        commands.push(format!("link set {APART} up"));
+        commands.push(format!("link set {MINORITY_BRIDGE} up"));
     }
-    let client = if apart.is_empty() { "br1" } else { APART };
+    let client = if minority.is_empty() {
+        "br1"
+    } else {
+        MINORITY_BRIDGE
+    };
     commands.push(format!("link set {} master {client}", port(Machine::Client, 1)));
-    // All in one breath: whoever is moved is on one side or the other.
+    // All in one batch, so that no node is on neither side.
     for number in 1..=layout.nodes {
         let node = Machine::Node(number);
-        let side = if apart.contains(&node) { APART } else { "br0" };
+        let side = if minority.contains(&node) {
+            MINORITY_BRIDGE
+        } else {
+            "br0"
+        };
         if run(Command::new("ip").args(["-n", &lan, "link", "show", &port(node, 0)])).is_ok() {
             commands.push(format!("link set {} master {side}", port(node, 0)));
         }
     }
-    ip(&lan, &commands).context("divide the LAN")
+    ip(&lan, &commands).context("partition the LAN")
 }
 
 /// The pods' network on a node.
-pub(super) fn pods(node: usize) -> String {
+pub(super) fn pod_network(node: usize) -> String {
     format!("10.244.{node}.0/24")
 }
 
-/// The pods' IPv6 network on a node.
-pub(super) fn pods6(node: usize) -> String {
+pub(super) fn pod_network6(node: usize) -> String {
     format!("fd00:10:244:{node}::/64")
 }
 
@@ -152,10 +168,11 @@ fn port(machine: Machine, lan: usize) -> String {
     format!("{}-{lan}", machine.name())
 }
 
-/// A link from the host to the control plane, apart from the LAN: labs have the same LAN and must not meet on the host.
-/// Its networks are from 198.18.0.0/15, which RFC 2544 sets aside for labs.
+/// A link from the host to the control plane, separate from the LAN: labs have equal LANs, which must not meet on the
+/// host. Its addresses are from 198.18.0.0/15, which RFC 2544, section 11.4.1 reserves for benchmarks of network
+/// devices.
 fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
-    let namespace = layout.namespace(Machine::Server);
+    let namespace = layout.namespace(Machine::ControlPlane);
     for number in 0..=u8::MAX {
         let name = format!("lab{number}");
         if Path::new("/sys/class/net").join(&name).exists() {
@@ -165,7 +182,7 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
             "link", "add", &name, "type", "veth", "peer", "name", "host", "netns", &namespace,
         ]));
         if added.is_err() {
-            // Another lab was quicker.
+            // Another lab took this number first.
             continue;
         }
         let (host, server) = link_addresses(number);
@@ -180,7 +197,7 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
         )?;
         return Ok(number);
     }
-    bail!("the host has no room for another lab")
+    bail!("all host links 198.18.0.0 to 198.18.255.0 are in use: take a lab down with `lab down`")
 }
 
 /// Runs `ip` commands in a namespace, all in one process.

@@ -1,7 +1,7 @@
 //! A node: containerd, kubelet and kube-proxy, with the CNI's bridge plugin.
 //!
-//! Its disk is a directory that takes the place of `/var`; its `/run` is a memory of its own that a loss of power clears.
-//! So the programs find the paths they are used to, and nodes do not see each other.
+//! Its disk is a directory mounted at `/var`; its `/run` is a tmpfs, which is lost when the node is switched off.
+//! Programs find their usual paths, and nodes do not see each other.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::layout::{self, Layout, Machine};
-use super::server::PODS;
+use super::server::POD_NETWORKS;
 use super::{cgroup, machine, network, run};
 
 /// Where containerd listens, inside the node.
-const SOCKET: &str = "/run/containerd/containerd.sock";
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Boots a node; `images` are imported before its kubelet starts. It is ready when its Node says so.
+/// Boots a node and imports `images` before its kubelet starts.
 pub(super) fn start(layout: &Layout, number: usize, images: &[PathBuf]) -> anyhow::Result<()> {
     cgroup::create(&layout.cgroup(number))?;
     let node = Machine::Node(number);
@@ -46,7 +46,7 @@ pub(super) fn start(layout: &Layout, number: usize, images: &[PathBuf]) -> anyho
     )
 }
 
-/// Gives a running node an image.
+/// Imports an image on a running node.
 pub(super) fn load(layout: &Layout, number: usize, image: &Path) -> anyhow::Result<()> {
     let image = image.display().to_string();
     run(&mut machine::command(
@@ -61,7 +61,7 @@ fn import(image: &str) -> Vec<&str> {
     vec![
         "ctr",
         "--address",
-        SOCKET,
+        CONTAINERD_SOCKET,
         "--namespace",
         "k8s.io",
         "images",
@@ -100,7 +100,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 [ -L /var/run ] || ln -s /run /var/run
 mkdir -p /run/containerd /run/lock /run/netns /var/log/pods
 containerd --config {containerd} >{containerd_log} 2>&1 &
-until ctr --address {SOCKET} version >/dev/null 2>&1; do sleep 0.1; done
+until ctr --address {CONTAINERD_SOCKET} version >/dev/null 2>&1; do sleep 0.1; done
 {imports}{kubelet_binary} --config={kubelet} --kubeconfig={pki}/{name}.kubeconfig --hostname-override={name} \\
   --node-ip={address},{address6} --root-dir=/var/lib/kubelet --cert-dir=/var/lib/kubelet/pki >{kubelet_log} 2>&1 &
 {proxy_binary} --config={proxy} >{proxy_log} 2>&1 &
@@ -134,7 +134,7 @@ fn cni_config(number: usize) -> serde_json::Value {
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{"subnet": network::pods(number)}], [{"subnet": network::pods6(number)}]],
+                    "ranges": [[{"subnet": network::pod_network(number)}], [{"subnet": network::pod_network6(number)}]],
                     "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                 },
             },
@@ -144,7 +144,7 @@ fn cni_config(number: usize) -> serde_json::Value {
 }
 
 fn containerd_config(cni: &Path) -> String {
-    // restrict_oom_score_adj: where a capability for it is missing, containers start without the adjustment.
+    // restrict_oom_score_adj: without the capability for it, containers start without the adjustment.
     format!(
         r#"version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -178,15 +178,15 @@ fn kubelet_config(layout: &Layout, number: usize) -> serde_json::Value {
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": file(&format!("n{number}.crt")),
         "tlsPrivateKeyFile": file(&format!("n{number}.key")),
-        "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": format!("/{}", layout.cgroup(number)),
-        // From v1.35 on a kubelet refuses control groups of version 1 unless told otherwise.
+        // From v1.35 on, a kubelet refuses control groups of version 1 by default.
         "failCgroupV1": false,
         "failSwapOn": false,
         "clusterDomain": "cluster.local",
         "resolvConf": "",
-        // The disk is the host's: how full it is says nothing about the lab.
+        // The disk is the host's, and its free space does not matter to the lab.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {
             "memory.available": "0%",
@@ -196,9 +196,9 @@ fn kubelet_config(layout: &Layout, number: usize) -> serde_json::Value {
             "imagefs.inodesFree": "0%",
         },
         "nodeStatusUpdateFrequency": "4s",
-        // Absent, 0 stands for the kubelet's own minute.
-        "syncFrequency": format!("{}s", layout.sync.unwrap_or_default().as_secs()),
-        "podCIDR": network::pods(number),
+        // 0 means the kubelet's default, one minute.
+        "syncFrequency": format!("{}s", layout.kubelet_sync_period.unwrap_or_default().as_secs()),
+        "podCIDR": network::pod_network(number),
     })
 }
 
@@ -209,8 +209,8 @@ fn proxy_config(layout: &Layout, name: &str) -> serde_json::Value {
         "clientConnection": {"kubeconfig": layout.pki().join("proxy.kubeconfig")},
         "hostnameOverride": name,
         "mode": "iptables",
-        "clusterCIDR": PODS,
-        // A namespace may not write the kernel's limits.
+        "clusterCIDR": POD_NETWORKS,
+        // A namespace may not change the kernel's limits.
         "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "iptables": {"minSyncPeriod": "100ms", "syncPeriod": "30s"},
     })

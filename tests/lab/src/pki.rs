@@ -1,5 +1,5 @@
-//! Keys, certificates and kubeconfigs: one authority for the whole lab, and a certificate for each part that speaks to the
-//! API server.
+//! Keys, certificates and kubeconfigs: one authority for the lab, and a certificate for each client and server of its
+//! API.
 
 use std::net::IpAddr;
 
@@ -12,11 +12,10 @@ use rcgen::{
 
 use super::layout::{Layout, Machine, link_addresses};
 
-/// Makes all of them.
 pub(super) fn create(layout: &Layout) -> anyhow::Result<()> {
     let authority = Authority::create(layout)?;
     let (_, link) = link_addresses(layout.link);
-    let server = Machine::Server;
+    let server = Machine::ControlPlane;
     let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"];
     let addresses = [
         &*server.address(),
@@ -95,7 +94,7 @@ impl<'a> Authority<'a> {
         })
     }
 
-    /// A certificate for both ends of a connection.
+    /// Issues a certificate for both ends of a connection.
     fn issue(
         &self,
         file: &str,
@@ -132,7 +131,7 @@ impl<'a> Authority<'a> {
         Ok(())
     }
 
-    /// A kubeconfig that holds its keys: it can be copied anywhere.
+    /// A kubeconfig with embedded keys, which can be copied anywhere.
     fn kubeconfig(&self, user: &str, server: &str) -> anyhow::Result<String> {
         let read = |extension: &str| {
             let path = self.layout.pki().join(format!("{user}.{extension}"));

@@ -229,7 +229,7 @@ impl<'a> Fixture<'a> {
 
 /// The node whose interface this is, by the lab's own numbering.
 pub(super) fn node_of(lab: &Lab, hardware: MacAddr) -> String {
-    let is_it = |node: &String| lab.hardware_address(node).is_ok_and(|own| own == hardware.0);
+    let is_it = |node: &String| lab.mac_address(node).is_ok_and(|own| own == hardware.0);
     lab.nodes()
         .into_iter()
         .find(is_it)

@@ -163,7 +163,7 @@ struct Death {
 async fn death(fixture: &Fixture<'_>, addresses: &[Ipv4Addr], which: &str) -> anyhow::Result<Death> {
     let testbed = fixture.testbed;
     let lab = testbed.lab();
-    let victim = MacAddr(lab.hardware_address(VICTIM)?);
+    let victim = MacAddr(lab.mac_address(VICTIM)?);
     let node = number(VICTIM)?;
     fixture.settle().await?;
     // All of them go to the victim, and stay there when others may have them: for an owner that has no memory because it

@@ -19,7 +19,7 @@ const FORGED: u64 = 20;
 fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     // Kubelets that look at their pods every two seconds, up to three with the part at random, and an operator that knows.
     let harness = Harness::lab_like(LabConfig {
-        sync: Some(Duration::from_secs(2)),
+        kubelet_sync_period: Some(Duration::from_secs(2)),
         ..LabConfig::named("keys")
     })?;
     harness.install()?;

@@ -1,6 +1,6 @@
 //! `lab`: a real Kubernetes cluster on this machine, with cables to cut and power to switch off.
 
-// What it prints is what it is for.
+// The program's purpose is its output.
 #![allow(clippy::print_stdout)]
 
 use std::os::unix::process::CommandExt as _;
@@ -31,19 +31,19 @@ struct Which {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start the lab; when it is up already, nothing happens
+    /// Start the lab; does nothing if it is running
     Up {
         /// Number of nodes
         #[arg(long, default_value_t = 3)]
         nodes: usize,
     },
-    /// Remove everything that the lab has made
+    /// Remove everything that belongs to the lab
     Down {
-        /// Only if it is the lab of this token
+        /// Only if the lab has this token
         #[arg(long, hide = true)]
         token: Option<String>,
     },
-    /// Run a command on one of its machines: client, cp, n1, n2, …
+    /// Run a command on a machine of the lab: client, cp, n1, n2, …
     Run {
         /// The machine
         machine: String,
@@ -51,46 +51,46 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Pull out a node's cables
+    /// Unplug a node's cables
     Cut {
         /// Number of the node
         node: usize,
     },
-    /// Put a node's cables back
+    /// Plug a node's cables in again
     Join {
         /// Number of the node
         node: usize,
     },
-    /// Take a node's power away
+    /// Switch a node off without warning
     Crash {
         /// Number of the node
         node: usize,
     },
-    /// Give a node its power back
+    /// Switch a node on
     Start {
         /// Number of the node
         node: usize,
     },
-    /// Stop a program on a node where it stands
+    /// Stop a program on a node with SIGSTOP
     Freeze {
         /// Number of the node
         node: usize,
         /// The program's file name, as in lb-speaker
         program: String,
     },
-    /// Let a stopped program go on
+    /// Continue a stopped program
     Thaw {
         /// Number of the node
         node: usize,
         /// The program's file name
         program: String,
     },
-    /// Give every node a container image
+    /// Import a container image on every node
     Load {
         /// Archive of the image
         image: PathBuf,
     },
-    /// Print a log; without a name, list the logs there are
+    /// Print a log, or list the logs
     Logs {
         /// Name of the log, as in n1-kubelet
         log: Option<String>,
@@ -118,7 +118,7 @@ fn run() -> anyhow::Result<()> {
         Command::Down { token: Some(token) } => Lab::down_if(name, &token),
         Command::Run { machine, command } => {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
-            // This process becomes the command, so that signals and the exit code are its own.
+            // This process becomes the command, so that signals and the exit code are the command's.
             let error = lab()?.command(&machine, &words)?.exec();
             bail!("run {}: {error}", words.join(" "))
         }
@@ -127,7 +127,7 @@ fn run() -> anyhow::Result<()> {
         Command::Crash { node } => lab()?.crash(node),
         Command::Start { node } => lab()?.start(node),
         Command::Freeze { node, program } => lab()?.freeze(node, &program).map(report("stopped", &program)),
-        Command::Thaw { node, program } => lab()?.thaw(node, &program).map(report("goes on", &program)),
+        Command::Thaw { node, program } => lab()?.thaw(node, &program).map(report("continued", &program)),
         Command::Load { image } => lab()?.load(&image),
         Command::Logs { log } => logs(&lab()?, log.as_deref()),
         Command::Install { load_balancer: _ } => metallb::install(&lab()?),
@@ -140,7 +140,9 @@ fn up(name: &str, nodes: usize) -> anyhow::Result<()> {
     {
         let found = lab.nodes().len();
         if found != nodes {
-            bail!("lab {name} is up with {found} nodes, not {nodes}: take it down first");
+            bail!(
+                "lab {name} is running with {found} nodes, not {nodes}: run `lab down --name {name}` first"
+            );
         }
         println!(
             "lab {name} is up already: export KUBECONFIG={}",
@@ -174,7 +176,7 @@ fn logs(lab: &Lab, log: Option<&str>) -> anyhow::Result<()> {
     };
     let path = directory.join(format!("{log}.log"));
     let Ok(mut file) = std::fs::File::open(&path) else {
-        bail!("there is no log {log}: `lab logs` lists those there are");
+        bail!("there is no log {log}: list the logs with `lab logs`");
     };
     std::io::copy(&mut file, &mut std::io::stdout())?;
     Ok(())

@@ -59,7 +59,7 @@ impl Ears {
 }
 
 fn mac(harness: &Harness, node: &str) -> anyhow::Result<MacAddr> {
-    Ok(MacAddr(harness.the_lab().hardware_address(node)?))
+    Ok(MacAddr(harness.the_lab().mac_address(node)?))
 }
 
 /// The owner and its two successors do not hear each other by UDP any more, and the address stays where it is.
@@ -110,7 +110,7 @@ pub(super) fn each_side_serves_and_one_owner_is_left(
     );
     near.hear(n1)?;
     let cut = Instant::now();
-    lab.divide(&[1])?;
+    lab.partition(&[1])?;
     near.hear_another(n1)?;
     far.hear(n1)?;
     serves(harness, service)?;
@@ -128,7 +128,7 @@ pub(super) fn each_side_serves_and_one_owner_is_left(
     drop(far);
 
     let healed = Instant::now();
-    lab.unite()?;
+    lab.heal_partition()?;
     std::thread::sleep(2 * WHILE);
     for (family, probe) in near.each() {
         let (now, others) = probe.look(|answers| {
@@ -158,7 +158,7 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     );
     near.hear(n1)?;
     let cut = Instant::now();
-    lab.divide(&[1])?;
+    lab.partition(&[1])?;
     near.hear_another(n1)?;
     std::thread::sleep(WHILE);
     let apart = Instant::now();
@@ -191,7 +191,7 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     }
     serves(harness, service)?;
     drop(far);
-    lab.unite()?;
+    lab.heal_partition()?;
     for (family, probe) in near.each() {
         eventually(&format!("n1 to have it alone again, {family}"), SOON, || {
             let now = Instant::now();

@@ -12,7 +12,7 @@ use crate::speaker::{announced, metric};
 const STRANGER: &str = "cp";
 
 fn hardware(harness: &Harness) -> anyhow::Result<String> {
-    Ok(lb_l2::MacAddr(harness.the_lab().hardware_address(STRANGER)?).to_string())
+    Ok(lb_l2::MacAddr(harness.the_lab().mac_address(STRANGER)?).to_string())
 }
 
 fn service(harness: &Harness, name: &str, family: &str) -> anyhow::Result<String> {
