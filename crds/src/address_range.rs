@@ -1,8 +1,7 @@
 //! One entry of a pool's `addresses`: a CIDR (`192.168.50.0/24`) or a range (`192.168.50.10-192.168.50.20`).
 //!
-//! What MetalLB accepts is accepted: blanks around the addresses, and a CIDR whose address has host bits, which
-//! stands for the whole network. IPv4-mapped IPv6 is refused: it is an IPv4 address in disguise, and which family a
-//! Service would get is anybody's guess.
+//! As in MetalLB, blanks around addresses and host bits in a CIDR are allowed. IPv4-mapped IPv6 addresses are rejected,
+//! because their family is ambiguous.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,39 +9,39 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// Consecutive addresses of one family, from first to last, both included.
+/// Consecutive addresses of one family, from first to last, inclusive.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct AddressRange {
     first: IpAddr,
     last: IpAddr,
 }
 
-/// What is wrong with an entry, in words for the user who wrote it.
+/// Why an entry is invalid. The message completes a sentence that begins with the name of the field.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum AddressRangeError {
-    /// There is nothing in it.
+    /// The entry is empty.
     #[error("is empty: write a CIDR (192.168.50.0/24) or a range (192.168.50.10-192.168.50.20)")]
     Empty,
-    /// There is neither a `/` nor a `-`.
+    /// The entry has neither a `/` nor a `-`.
     #[error(
         "{0:?} is neither a CIDR nor a range: for one address write a prefix length of 32 (IPv4) or 128 (IPv6)"
     )]
     NeitherForm(String),
-    /// One of the addresses cannot be read.
+    /// An address is invalid.
     #[error("{0:?} is not an IP address")]
     Address(String),
-    /// The part after `/` is not a number that the family has.
-    #[error("{prefix:?} is not a prefix length: it goes from 0 to {most}")]
+    /// The prefix length is not a number or out of range.
+    #[error("{prefix:?} is not a prefix length: use a number from 0 to {max}")]
     Prefix {
-        /// What stands after the `/`.
+        /// The text after the `/`.
         prefix: String,
-        /// The longest prefix of the family.
-        most: u8,
+        /// The maximum of the family.
+        max: u8,
     },
-    /// IPv4 written as IPv6.
+    /// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
     #[error("{0} is an IPv4-mapped IPv6 address: write it as IPv4")]
     Mapped(Ipv6Addr),
-    /// One end is IPv4, the other is IPv6.
+    /// The ends are of different families.
     #[error("{first} and {last} are of different families: write one range for each family")]
     Families {
         /// First address.
@@ -50,7 +49,7 @@ pub enum AddressRangeError {
         /// Last address.
         last: IpAddr,
     },
-    /// The range runs backwards.
+    /// The first address is greater than the last.
     #[error("{first} comes after {last}: write the lower address first")]
     Order {
         /// First address.
@@ -64,10 +63,10 @@ impl AddressRange {
     /// The range from `first` to `last`.
     ///
     /// # Errors
-    /// When the families differ, the order is wrong, or an address is IPv4-mapped.
+    /// If the families differ, the order is wrong, or an address is IPv4-mapped.
     pub fn new(first: IpAddr, last: IpAddr) -> Result<Self, AddressRangeError> {
-        unmapped(first)?;
-        unmapped(last)?;
+        reject_mapped(first)?;
+        reject_mapped(last)?;
         if first.is_ipv4() != last.is_ipv4() {
             return Err(AddressRangeError::Families { first, last });
         }
@@ -89,20 +88,20 @@ impl AddressRange {
         self.last
     }
 
-    /// Whether the address is one of the range.
+    /// Whether the range contains the address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        // IPv4 sorts before IPv6 as a whole, so the other family is never in between.
+        // All IPv4 addresses sort before IPv6 addresses, so the other family is never between the ends.
         self.first <= address && address <= self.last
     }
 
-    /// Whether some address is in both ranges.
+    /// Whether the ranges have an address in common.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Whether these are IPv4 addresses.
+    /// Whether the addresses are IPv4.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
         self.first.is_ipv4()
@@ -124,13 +123,13 @@ impl FromStr for AddressRange {
             return Err(AddressRangeError::NeitherForm(entry.to_owned()));
         };
         let network = address(network)?;
-        unmapped(network)?;
+        reject_mapped(network)?;
         let net =
             IpNet::new(network, prefix_length(prefix, network)?).map_err(|_| AddressRangeError::Prefix {
                 prefix: prefix.to_owned(),
-                most: most(network),
+                max: max_prefix_length(network),
             })?;
-        // `network` and `broadcast` are the ends of the network whatever the host bits were.
+        // `network` and `broadcast` ignore the host bits.
         Self::new(net.network(), net.broadcast())
     }
 }
@@ -147,25 +146,26 @@ fn address(text: &str) -> Result<IpAddr, AddressRangeError> {
         .map_err(|_| AddressRangeError::Address(text.to_owned()))
 }
 
-fn most(network: IpAddr) -> u8 {
+fn max_prefix_length(network: IpAddr) -> u8 {
     if network.is_ipv4() { 32 } else { 128 }
 }
 
 fn prefix_length(text: &str, network: IpAddr) -> Result<u8, AddressRangeError> {
     let text = text.trim();
-    // Digits only and no zeros in front, as Go and CEL have it: `u8::from_str` alone would take "+24" and "024".
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() < 2 || !text.starts_with('0'));
+    // Digits without leading zeros, as in Go and CEL: `u8::from_str` also accepts "+24" and "024".
+    let is_canonical =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() < 2 || !text.starts_with('0'));
     let length = text
         .parse()
         .ok()
-        .filter(|length| plain && *length <= most(network));
+        .filter(|length| is_canonical && *length <= max_prefix_length(network));
     length.ok_or_else(|| AddressRangeError::Prefix {
         prefix: text.to_owned(),
-        most: most(network),
+        max: max_prefix_length(network),
     })
 }
 
-fn unmapped(address: IpAddr) -> Result<(), AddressRangeError> {
+fn reject_mapped(address: IpAddr) -> Result<(), AddressRangeError> {
     match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Err(AddressRangeError::Mapped(v6)),
         IpAddr::V4(_) | IpAddr::V6(_) => Ok(()),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_metallb_accepts_is_accepted() {
+    fn accepts_the_syntax_of_metallb() {
         for (entry, first, last) in [
             ("192.168.50.0/24", "192.168.50.0", "192.168.50.255"),
             ("192.168.50.10/32", "192.168.50.10", "192.168.50.10"),
@@ -217,16 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_in_words() {
+    fn rejects_invalid_entries_with_reason() {
         for (entry, part) in [
             ("", "is empty"),
             (" ", "is empty"),
             ("192.168.50.1", "neither a CIDR nor a range"),
-            ("192.168.50.0/33", "goes from 0 to 32"),
+            ("192.168.50.0/33", "use a number from 0 to 32"),
             ("192.168.50.0/+8", "not a prefix length"),
             ("192.168.50.0/024", "not a prefix length"),
             ("192.168.50.0/", "not a prefix length"),
-            ("fd00::/129", "goes from 0 to 128"),
+            ("fd00::/129", "use a number from 0 to 128"),
             ("192.168.050.1/32", "not an IP address"),
             ("192.168.50.10-20", "\"20\" is not an IP address"),
             ("192.168.50.10-", "\"\" is not an IP address"),
@@ -245,17 +245,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_range_reads_back_as_itself(a: u128, b: u128, v4: bool) {
+        fn formatted_range_parses_to_itself(a: u128, b: u128, v4: bool) {
             let ip = |n: u128| if v4 { IpAddr::V4(Ipv4Addr::from(n as u32)) } else { IpAddr::V6(Ipv6Addr::from(n)) };
             let (first, last) = (ip(a).min(ip(b)), ip(a).max(ip(b)));
-            prop_assume!(unmapped(first).is_ok() && unmapped(last).is_ok());
+            prop_assume!(reject_mapped(first).is_ok() && reject_mapped(last).is_ok());
             let range = AddressRange::new(first, last).unwrap();
             prop_assert_eq!(range.to_string().parse(), Ok(range));
             prop_assert!(range.contains(first) && range.contains(last) && range.overlaps(&range));
         }
 
         #[test]
-        fn no_text_makes_parsing_panic(text in ".{0,60}") {
+        fn parsing_never_panics(text in ".{0,60}") {
             let _ = text.parse::<AddressRange>();
         }
     }

@@ -1,23 +1,21 @@
-//! Conditions: what an object's status says about it, and since when.
-//!
-//! Pure: time is an argument.
+//! Conditions of an object's status, without a clock: time is an argument.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-/// The status of a condition.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ConditionStatus {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not hold.
+    /// The condition does not hold.
     False,
-    /// Nobody can tell.
+    /// The status cannot be determined.
     Unknown,
 }
 
 impl ConditionStatus {
-    /// The word for it.
+    /// The word of the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -34,16 +32,16 @@ impl From<bool> for ConditionStatus {
     }
 }
 
-/// The condition of that type.
+/// The condition of the given type.
 #[must_use]
 pub fn find_condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// Sets a condition, and reports whether anything changed: what has not changed need not be written.
+/// Sets a condition; returns whether it changed and must be written.
 ///
-/// `lastTransitionTime` becomes `now`, in whole seconds, only when the status changes. The other conditions, and
-/// the order of all, stay as they are.
+/// `lastTransitionTime` is set to `now`, in whole seconds, only if the status changes. Other conditions and the order of
+/// the list do not change.
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,
@@ -54,7 +52,7 @@ pub fn set_condition(
     now: Timestamp,
 ) -> bool {
     let status = status.into();
-    let mut wanted = Condition {
+    let mut desired = Condition {
         type_: type_.to_owned(),
         status: status.as_str().to_owned(),
         reason: reason.to_owned(),
@@ -63,22 +61,15 @@ pub fn set_condition(
         last_transition_time: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
     };
     let Some(present) = conditions.iter_mut().find(|condition| condition.type_ == type_) else {
-        conditions.push(wanted);
+        conditions.push(desired);
         return true;
     };
-    if present.status == wanted.status {
-        wanted.last_transition_time = present.last_transition_time.clone();
+    if present.status == desired.status {
+        desired.last_transition_time = present.last_transition_time.clone();
     }
-    let changed = *present != wanted;
-    *present = wanted;
+    let changed = *present != desired;
+    *present = desired;
     changed
-}
-
-/// Removes a condition, and reports whether there was one.
-pub fn remove_condition(conditions: &mut Vec<Condition>, type_: &str) -> bool {
-    let before = conditions.len();
-    conditions.retain(|condition| condition.type_ != type_);
-    conditions.len() != before
 }
 
 #[cfg(test)]
@@ -108,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_keeps_its_transition_time_while_its_status_stays() {
+    fn transition_time_changes_only_with_status() {
         let mut conditions = Vec::new();
         assert!(set(&mut conditions, true, "fine", 1, 10));
         assert!(set(&mut conditions, true, "still fine", 2, 20));
@@ -119,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_what_is_already_so_changes_nothing() {
+    fn equal_condition_is_no_change() {
         let mut conditions = Vec::new();
         set(&mut conditions, true, "fine", 1, 10);
         let before = conditions.clone();
@@ -128,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_generation_is_a_change() {
+    fn new_generation_is_a_change() {
         let mut conditions = Vec::new();
         set(&mut conditions, true, "fine", 1, 10);
         assert!(set(&mut conditions, true, "fine", 2, 10));
     }
 
     #[test]
-    fn other_conditions_are_left_alone() {
+    fn other_conditions_do_not_change() {
         let mut conditions = Vec::new();
         set_condition(
             &mut conditions,
@@ -148,8 +139,6 @@ mod tests {
         );
         set(&mut conditions, true, "fine", 1, 10);
         assert_eq!(find_condition(&conditions, "Other").unwrap().status, "Unknown");
-        assert!(remove_condition(&mut conditions, "Other"));
-        assert!(!remove_condition(&mut conditions, "Other"));
-        assert_eq!(conditions.len(), 1);
+        assert_eq!(conditions.len(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions, made from the types.
+//! The CustomResourceDefinitions, generated from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceValidation,
@@ -9,36 +9,36 @@ use serde_json::{Value, json};
 use crate::schema;
 use crate::{ConfigurationState, IPAddressPool, L2Advertisement, LoadBalancerStack, ServiceL2Status};
 
-/// The kinds of `metallb.io`, which the operator installs.
+/// The CRDs of `metallb.io`, which the operator installs.
 #[must_use]
 pub fn metallb_crds() -> Vec<CustomResourceDefinition> {
     vec![
-        finish(IPAddressPool::crd(), Spec::Required),
-        // MetalLB takes these without a spec: `kind: L2Advertisement` and a name announce every pool.
-        finish(L2Advertisement::crd(), Spec::Optional),
-        finish(ServiceL2Status::crd(), Spec::Optional),
-        finish(ConfigurationState::crd(), Spec::Optional),
+        finish(IPAddressPool::crd(), SpecPresence::Required),
+        // MetalLB accepts these without a spec: an L2Advertisement without one announces every pool.
+        finish(L2Advertisement::crd(), SpecPresence::Optional),
+        finish(ServiceL2Status::crd(), SpecPresence::Optional),
+        finish(ConfigurationState::crd(), SpecPresence::Optional),
     ]
 }
 
-/// The kind of `lb-operator.io`, which the chart installs.
+/// The CRD of `lb-operator.io`, which the chart installs.
 #[must_use]
 pub fn stack_crd() -> CustomResourceDefinition {
-    finish(LoadBalancerStack::crd(), Spec::Optional)
+    finish(LoadBalancerStack::crd(), SpecPresence::Optional)
 }
 
-/// Whether objects have to have a spec.
+/// Whether the spec of an object is required.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Spec {
+enum SpecPresence {
     Required,
-    /// The API server fills in an empty one, so that programs always find it.
+    /// The API server adds an empty spec, so it is always present.
     Optional,
 }
 
-fn finish(mut definition: CustomResourceDefinition, spec: Spec) -> CustomResourceDefinition {
+fn finish(mut definition: CustomResourceDefinition, spec: SpecPresence) -> CustomResourceDefinition {
     let names = &mut definition.spec.names;
     names.list_kind = Some(format!("{}List", names.kind));
-    // No categories and no short names are no fields at all, as the API server would return them.
+    // Empty lists are omitted, as the API server does.
     names.categories = names.categories.take().filter(|list| !list.is_empty());
     names.short_names = names.short_names.take().filter(|list| !list.is_empty());
     for version in &mut definition.spec.versions {
@@ -46,88 +46,87 @@ fn finish(mut definition: CustomResourceDefinition, spec: Spec) -> CustomResourc
         version.additional_printer_columns = columns.filter(|list| !list.is_empty());
         version.selectable_fields = version.selectable_fields.take().filter(|list| !list.is_empty());
         if let Some(validation) = &mut version.schema {
-            *validation = tidied(validation, spec);
+            *validation = tidy_validation(validation, spec);
         }
     }
     definition
 }
 
-/// The same with a tidy schema. The detour over JSON loses nothing, so it fails only if the types of k8s-openapi cannot
-/// read what they wrote; the derived schema is then better than none.
-fn tidied(validation: &CustomResourceValidation, spec: Spec) -> CustomResourceValidation {
-    let tidied = || -> serde_json::Result<CustomResourceValidation> {
+/// The schema after [`schema::tidy`]. The round trip through JSON fails only if k8s-openapi cannot read its own output; the
+/// derived schema is used then.
+fn tidy_validation(validation: &CustomResourceValidation, spec: SpecPresence) -> CustomResourceValidation {
+    let tidy = || -> serde_json::Result<CustomResourceValidation> {
         let mut validation = serde_json::to_value(validation)?;
         if let Some(root) = validation.get_mut("openAPIV3Schema") {
             schema::tidy(root);
-            if spec == Spec::Optional {
-                schema::fill_in(root, "spec", json!({}));
+            if spec == SpecPresence::Optional {
+                schema::set_default(root, "spec", json!({}));
             }
             add_type_and_metadata(root);
         }
         serde_json::from_value(validation)
     };
-    tidied().unwrap_or_else(|_| validation.clone())
+    tidy().unwrap_or_else(|_| validation.clone())
 }
 
-/// The fields of every object. The derived schema leaves them out; `kubectl explain` and editors want them.
+/// Adds the fields of every object for `kubectl explain` and editors. The derived schema lacks them.
 fn add_type_and_metadata(root: &mut Value) {
     let Some(Value::Object(properties)) = root.get_mut("properties") else {
         return;
     };
     properties.insert(
         "apiVersion".to_owned(),
-        json!({"type": "string", "description": "Group and version of the object's kind."}),
+        json!({"type": "string", "description": "API group and version of the kind."}),
     );
     properties.insert(
         "kind".to_owned(),
-        json!({"type": "string", "description": "The object's kind."}),
+        json!({"type": "string", "description": "Kind of the object."}),
     );
     properties.insert("metadata".to_owned(), json!({"type": "object"}));
 }
 
-/// A file that is generated from the types.
+/// A file generated from the types.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct File {
-    /// Where it belongs, relative to the repository's `crds/`.
+pub struct GeneratedFile {
+    /// Path relative to the repository's `crds/`.
     pub path: String,
-    /// What is in it.
+    /// Content of the file.
     pub text: String,
 }
 
 const HEADER: &str = "# Generated from the types in crds/src by `make generate`. Do not edit.\n";
 
-/// The generated files: a CustomResourceDefinition each, and the stack's once more as a template of the chart.
+/// The generated files: one per CustomResourceDefinition, and the one of the stack also as a template of the chart.
 ///
 /// # Errors
-/// When YAML cannot be written, which the types rule out.
-pub fn files() -> Result<Vec<File>, serde_yaml::Error> {
+/// If a type cannot be serialized as YAML.
+pub fn files() -> Result<Vec<GeneratedFile>, serde_yaml::Error> {
     let mut files = Vec::new();
     for definition in metallb_crds().iter().chain([&stack_crd()]) {
-        files.push(File {
+        files.push(GeneratedFile {
             path: format!("{}_{}.yaml", definition.spec.group, definition.spec.names.plural),
             text: format!("{HEADER}---\n{}", yaml(definition)?),
         });
     }
-    files.push(File {
+    files.push(GeneratedFile {
         path: "../charts/lb-operator/templates/loadbalancerstack-crd.yaml".to_owned(),
-        text: template(&stack_crd())?,
+        text: chart_template(&stack_crd())?,
     });
     Ok(files)
 }
 
-/// YAML with sorted keys, so that it is the same each time and differences are easy to read.
+/// YAML with sorted keys, for stable output.
 fn yaml(definition: &CustomResourceDefinition) -> Result<String, serde_yaml::Error> {
-    // serde_json's map sorts its keys; going through text keeps serde_yaml from knowing the struct's order.
+    // The map of serde_json sorts its keys.
     let value: Value = serde_yaml::from_str(&serde_yaml::to_string(definition)?)?;
     serde_yaml::to_string(&value)
 }
 
-/// The same as a template: installed and kept as the chart's values say.
-///
-/// The chart, not its directory `crds/`, holds it, because Helm never upgrades what is there.
-fn template(definition: &CustomResourceDefinition) -> Result<String, serde_yaml::Error> {
+/// A template of the chart that depends on `crds.enabled` and `crds.keep`. It is not in the chart's directory `crds/`,
+/// because Helm never upgrades the CRDs there.
+fn chart_template(definition: &CustomResourceDefinition) -> Result<String, serde_yaml::Error> {
     const KEEP: &str = "metadata:\n  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n";
-    // Braces in a description would be commands to Helm.
+    // Helm would evaluate braces in a description.
     let text = yaml(definition)?.replace("{{", "{{ \"{{\" }}");
     let text = text.replacen("metadata:\n", KEEP, 1);
     Ok(format!(

@@ -1,4 +1,4 @@
-//! L2Advertisement: which addresses the nodes answer for on the LAN.
+//! L2Advertisement: which addresses are announced with ARP and NDP.
 
 pub mod pause;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
-/// Which addresses are announced, from which nodes and interfaces. An empty spec announces all pools from everywhere.
+/// Addresses to announce, and the nodes and interfaces that announce them. Empty: all pools, nodes and interfaces.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "metallb.io",
@@ -20,8 +20,8 @@ use crate::schema;
     status = "L2AdvertisementStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "L2Advertisement makes the nodes answer on the LAN (ARP for IPv4, NDP for IPv6) for the addresses of pools.\n\n\
-           One node at a time answers for an address; another takes over when it fails.",
+    doc = "L2Advertisement announces addresses of pools on the LAN: with ARP for IPv4 and with NDP for IPv6.\n\nOne node at a \
+           time announces an address. If the node fails, the address fails over to another node.",
     printcolumn(name = "IPAddressPools", type_ = "string", json_path = ".spec.ipAddressPools"),
     printcolumn(
         name = "IPAddressPool Selectors",
@@ -38,42 +38,42 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct L2AdvertisementSpec {
-    /// Pools whose addresses are announced, by name. Together with ipAddressPoolSelectors: a pool that either of the two
-    /// chooses. Both empty: all pools. Example: ["default-pool"]
+    /// Names of pools to announce, in addition to those that match ipAddressPoolSelectors. If both fields are empty: all
+    /// pools. Example: ["default-pool"]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = schema::names)]
     #[x_kube(validation = schema::no_duplicates("ipAddressPools"))]
     pub ip_address_pools: Vec<String>,
 
-    /// Pools whose addresses are announced, by label. A pool that one of the selectors chooses is enough.
+    /// Label selectors of pools to announce. A pool must match one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::selectors")]
     pub ip_address_pool_selectors: Vec<LabelSelector>,
 
-    /// Nodes that may announce, by label. A node that one of the selectors chooses is enough. Empty: all nodes.
+    /// Label selectors of nodes that may announce the addresses. A node must match one of them. Empty: all nodes.
     ///
     /// Example: [{matchLabels: {kubernetes.io/hostname: node-1}}]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
-    /// Interfaces to announce on, by their exact names on the node. Empty: all interfaces of the node that are on a LAN
-    /// and not excluded in the stack (spec.speaker.excludedInterfaces). Example: ["eth0"]
+    /// Names of the interfaces that announce the addresses. Empty: all LAN interfaces that are not excluded by
+    /// spec.speaker.excludedInterfaces of the stack. Example: ["eth0"]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 
-    /// Services whose addresses are announced, by label. A Service that one of the selectors chooses is enough. Empty:
-    /// all Services with an address of the pools above.
+    /// Label selectors of Services whose addresses are announced. A Service must match one of them. Empty: all Services
+    /// with an address of the selected pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::selectors")]
     pub service_selectors: Vec<LabelSelector>,
 }
 
-/// Whether the advertisement can be used. Written by the controller.
+/// Validity of the advertisement. Written by the controller.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct L2AdvertisementStatus {
-    /// Whether the advertisement can be used, and if not, which field is wrong and what to do (type Valid).
+    /// Valid: whether the advertisement is valid; if not, which field is wrong and how to fix it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

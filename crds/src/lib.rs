@@ -1,24 +1,25 @@
-//! The API types: `metallb.io/v1beta1`, exactly as MetalLB's users know it, and `lb-operator.io/v1alpha1`.
+//! The API types: `metallb.io/v1beta1`, compatible with MetalLB, and `lb-operator.io/v1alpha1`.
 //!
-//! One file per kind. The comments on fields are what `kubectl explain` shows. The YAML in `crds/` and in the chart is
-//! generated from the types by the binary `crdgen` (`make generate`); a test fails when it is stale.
+//! `kubectl explain` shows the doc comments of fields. The binary `crdgen` (`make generate`) writes the YAML in `crds/` and
+//! in the chart from the types; a test fails if it is stale.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! | --- | --- |
 //! | [`ip_address_pool`], [`l2_advertisement`], [`service_l2_status`], [`configuration_state`] | the kinds of `metallb.io` |
 //! | [`load_balancer_stack`] | the kind of `lb-operator.io` |
 //! | [`names`] | annotations, labels, ports and object names |
 //! | [`address_range`] | the syntax of a pool's `addresses` |
-//! | [`selector`] | what a label selector chooses |
+//! | [`selector`] | label selectors: matching and validation |
 //! | [`condition`] | conditions of a status |
-//! | [`definition`] | the CustomResourceDefinitions |
+//! | [`crd`] | the CustomResourceDefinitions |
 
-// The derive macros repeat the types inside of functions, where `pub` reaches nobody.
+// The derive macros repeat `pub` types inside of functions.
 #![allow(unreachable_pub)]
-// Columns of a table are of one type more often than not.
+// Several printer columns have the same attributes.
 #![allow(clippy::duplicated_attributes)]
 
 pub mod address_range;
+mod api_enum;
 pub mod condition;
 pub mod configuration_state;
 pub mod crd;
@@ -31,6 +32,7 @@ pub mod selector;
 pub mod service_l2_status;
 
 pub use address_range::{AddressRange, AddressRangeError};
+pub use api_enum::kebab_case;
 pub use condition::{ConditionStatus, set_condition};
 pub use configuration_state::{
     ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
@@ -41,6 +43,6 @@ pub use ip_address_pool::{
 };
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, L2AdvertisementStatus};
 pub use load_balancer_stack::{
-    ComponentStatus, LoadBalancerStack, LoadBalancerStackSpec, LoadBalancerStackStatus, LogLevel, Mode,
+    ComponentStatus, InstallMode, LoadBalancerStack, LoadBalancerStackSpec, LoadBalancerStackStatus, LogLevel,
 };
 pub use service_l2_status::{InterfaceInfo, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus};

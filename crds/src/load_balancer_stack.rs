@@ -1,9 +1,10 @@
-//! LoadBalancerStack: the one object that an administrator writes to have load balancing.
+//! LoadBalancerStack: an installation of controller and speakers.
 
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema};
+use schemars::Schema;
 use serde::{Deserialize, Serialize};
 
+use crate::api_enum::api_enum;
 use crate::schema;
 
 mod adoption;
@@ -20,16 +21,16 @@ pub use adoption::{AdoptionStatus, AdoptionStep};
 pub use deletion::DeletionPolicy;
 pub use images::{ComponentImage, Images, PullPolicy};
 pub use l2::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
-pub use optional_components::{Mode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
+pub use optional_components::{InstallMode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
 pub use preflight::{Preflight, PreflightCheck, PreflightName, PreflightResult};
 pub use status::{ComponentStatus, LoadBalancerStackStatus, StackPhase, VersionCount};
 pub use upgrade::{
-    Approval, FailedRevision, HISTORY, MAX_FAILED_REVISIONS, OnFailure, PlanStatus, PlannedChange, Revision,
-    StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
+    Approval, FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, OnFailure, PlanStatus, PlannedChange,
+    Revision, StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
 };
 pub use workloads::{Controller, Speaker};
 
-/// What to run, and how. Every field is optional: with none, it is an installation fit for production.
+/// Desired installation. Every field is optional; an empty spec is suitable for production.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "lb-operator.io",
@@ -40,9 +41,9 @@ pub use workloads::{Controller, Speaker};
     status = "LoadBalancerStackStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "LoadBalancerStack is an installation of the load balancer: a controller, which gives Services of type \
-           LoadBalancer their addresses, and a speaker on each node, which answer for them on the LAN.\n\nThere is one in a \
-           cluster, named default. spec: {} is a complete one. Next, make an IPAddressPool and an L2Advertisement.",
+    doc = "LoadBalancerStack is an installation of the load balancer: a controller, which assigns addresses to Services of \
+           type LoadBalancer, and a speaker on each node, which announces these addresses on the LAN.\n\nA cluster has one \
+           LoadBalancerStack, named default; spec: {} is complete. Next, create an IPAddressPool and an L2Advertisement.",
     validation = Rule::new("self.metadata.name == 'default'")
         .message("metadata.name must be default: there is one LoadBalancerStack in a cluster"),
     printcolumn(
@@ -55,7 +56,7 @@ pub use workloads::{Controller, Speaker};
         name = "Version",
         type_ = "string",
         json_path = ".status.version",
-        description = "The version of the running components"
+        description = "Version of the running components"
     ),
     printcolumn(
         name = "Status",
@@ -79,7 +80,7 @@ pub use workloads::{Controller, Speaker};
         name = "Step",
         type_ = "string",
         json_path = ".status.upgrade.step",
-        description = "The current step of the upgrade",
+        description = "Current step of the upgrade",
         priority = 1
     ),
     printcolumn(
@@ -92,44 +93,43 @@ pub use workloads::{Controller, Speaker};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(LOAD_BALANCER_CLASS_STAYS).message(
-    "spec.loadBalancerClass cannot be changed: every Service would lose its address. Delete the stack and make a new one"
+#[x_kube(validation = Rule::new(LOAD_BALANCER_CLASS_IS_IMMUTABLE).message(
+    "spec.loadBalancerClass cannot be changed: every Service would lose its address. Delete the stack and create a new one"
 ))]
 pub struct LoadBalancerStackSpec {
-    /// The version of controller and speakers. Absent: the operator's own, so that upgrading the operator upgrades them.
-    /// Example: 0.1.0
+    /// Version of controller and speakers. Absent: the version of the operator, so an upgrade of the operator upgrades
+    /// them, too. Example: 0.1.0
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = version_schema)]
     pub version: Option<String>,
 
-    /// Where controller and speakers run, and where pools and advertisements are looked for. It cannot be changed.
-    /// Default: metallb-system.
+    /// Namespace of controller, speakers, pools and advertisements. Immutable. Default: metallb-system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = namespace_schema)]
     #[x_kube(validation = Rule::new("self == oldSelf").message(
-        "spec.namespace cannot be changed: pools and advertisements live there. Delete the stack and make a new one"
+        "spec.namespace cannot be changed: it contains pools and advertisements. Delete the stack and create a new one"
     ))]
     pub namespace: Option<String>,
 
-    /// Serve the Services with this spec.loadBalancerClass, and no others. Absent: the Services without one. It cannot be
-    /// changed. Example: example.com/lan
+    /// The spec.loadBalancerClass of the Services to serve. Absent: Services without a class. Immutable.
+    /// Example: example.com/lan
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = load_balancer_class_schema)]
     pub load_balancer_class: Option<String>,
 
-    /// How much controller and speakers log: error, warn, info, debug or trace. Default: info.
-    #[serde(default, skip_serializing_if = "LogLevel::is_default")]
+    /// Minimum severity of the log lines of controller and speakers. Default: info.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub log_level: LogLevel,
 
-    /// Where images come from.
+    /// Images of controller and speakers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<Images>,
 
-    /// The controller: gives Services their addresses.
+    /// The controller, which assigns addresses to Services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<Controller>,
 
-    /// The speakers: answer for the addresses on the LAN, one on each node.
+    /// The speakers, which announce the addresses on the LAN, one per node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaker: Option<Speaker>,
 
@@ -137,8 +137,8 @@ pub struct LoadBalancerStackSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
 
-    /// A NetworkPolicy by which pods of the cluster reach the controller's metrics and probes, and nobody reaches anything
-    /// else of it. What it sends is not restricted: where the API server is, no policy can say for every cluster.
+    /// NetworkPolicy of the controller. It allows only metrics and probes as ingress. Egress is not restricted, because the
+    /// address of the API server differs between clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 
@@ -146,94 +146,56 @@ pub struct LoadBalancerStackSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
 
-    /// The checks before an installation or a change: see status.preflight.
+    /// Preflight checks, which run before an installation or a change. See status.preflight for the results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<Preflight>,
 
-    /// Take over from a MetalLB in the stack's namespace that serves the same Services: they keep their addresses, and on
-    /// each node the speaker of the stack takes the place of MetalLB's. See status.adoption for how far it is. To false, or by
-    /// deleting the stack, everything goes back: MetalLB runs again as it did. The way back is the ControllerRevision
-    /// metallb-before-adoption; it ends when that is deleted. While it is false, nothing is installed beside MetalLB.
-    /// Default: false.
-    #[serde(default, skip_serializing_if = "is_false")]
+    /// Whether to migrate from a MetalLB in the namespace of the stack that serves the same Services. Services keep their
+    /// addresses; on each node, the speaker of the stack replaces MetalLB's speaker. status.adoption shows the progress.
+    ///
+    /// MetalLB is restored when this field is set to false or the stack is deleted, while the ControllerRevision
+    /// metallb-before-adoption exists. With false, nothing is installed beside a MetalLB. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub adopt: bool,
 
-    /// How changes that restart controller or speakers are carried out.
+    /// How changes that restart controller or speakers are rolled out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
 
-    /// What deleting the stack does. BlockIfServicesExist: nothing, for as long as Services have addresses of it; condition
-    /// DeletionBlocked names them. Orphan: the stack goes, and what it made stays and goes on serving. Withdraw: the Services
-    /// lose their addresses, and what it made goes. Pools and advertisements stay in any case. Default: BlockIfServicesExist.
-    #[serde(default, skip_serializing_if = "DeletionPolicy::is_default")]
+    /// Effect of deleting the stack. Pools and advertisements are always kept. Default: BlockIfServicesExist.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub deletion_policy: DeletionPolicy,
 
-    /// Write nothing, for as long as it is true: what runs goes on running, and the status is kept. Default: false.
-    #[serde(default, skip_serializing_if = "is_false")]
+    /// Pauses reconciliation: the operator changes no objects of the stack. Controller and speakers keep running.
+    /// Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub paused: bool,
 }
 
-const LOAD_BALANCER_CLASS_STAYS: &str = "has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && \
+const LOAD_BALANCER_CLASS_IS_IMMUTABLE: &str = "has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && \
      (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass)";
 
-/// How much is logged.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[schemars(transform = plain_enum)]
-pub enum LogLevel {
-    /// What failed.
-    Error,
-    /// What may be wrong.
-    Warn,
-    /// What changed.
-    #[default]
-    Info,
-    /// Why things were decided.
-    Debug,
-    /// Every packet.
-    Trace,
-}
-
-impl LogLevel {
-    /// The word for it, as `--log-level` takes it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-
-    fn is_default(&self) -> bool {
-        *self == Self::default()
+api_enum! {
+    /// Minimum severity of log lines.
+    #[derive(Default)]
+    pub enum LogLevel {
+        /// Failures that need intervention.
+        Error = "error",
+        /// Also problems that the program handles itself.
+        Warn = "warn",
+        /// Also changes of state.
+        #[default]
+        Info = "info",
+        /// Also decisions and their reasons.
+        Debug = "debug",
+        /// Also every packet.
+        Trace = "trace",
     }
 }
 
-/// For serde, which wants a reference.
-fn is_false(value: &bool) -> bool {
-    !*value
-}
-
-/// The derived schema of an enum with comments is a list of alternatives; Kubernetes wants one list of words.
-fn plain_enum(schema: &mut Schema) {
-    let Some(alternatives) = schema.get("oneOf").and_then(|list| list.as_array()) else {
-        return;
-    };
-    let words: Vec<_> = alternatives
-        .iter()
-        .flat_map(|alternative| {
-            alternative
-                .get("const")
-                .cloned()
-                .or_else(|| alternative.pointer("/enum/0").cloned())
-        })
-        .collect();
-    schema.remove("oneOf");
-    schema::set(schema, "type", "string");
-    schema::set(schema, "enum", words);
+/// Whether a field has its default, and is omitted.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn version_schema(schema: &mut Schema) {

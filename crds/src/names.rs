@@ -1,18 +1,18 @@
-//! Names that are API: annotations, labels, ports and objects that users, dashboards and scripts refer to.
+//! Names that are part of the API: annotations, labels, ports and object names.
 //!
-//! Annotations of a Service exist under two prefixes, `metallb.io/` and the deprecated `metallb.universe.tf/`.
-//! Where both are set, `metallb.io/` counts, as in MetalLB.
+//! Annotations of Services have two prefixes, `metallb.io/` and the deprecated `metallb.universe.tf/`. As in MetalLB,
+//! `metallb.io/` takes precedence.
 
 use std::collections::BTreeMap;
 
 /// API group of pools, advertisements and their status.
 pub const METALLB_GROUP: &str = "metallb.io";
-/// API group of what MetalLB does not have.
+/// API group of the LoadBalancerStack.
 pub const OPERATOR_GROUP: &str = "lb-operator.io";
 
-/// Namespace of controller, speakers, pools and advertisements unless the stack says otherwise.
+/// Default namespace of controller, speakers, pools and advertisements.
 pub const NAMESPACE: &str = "metallb-system";
-/// Name of the one LoadBalancerStack.
+/// Name of the LoadBalancerStack.
 pub const STACK: &str = "default";
 /// Name of the controller's Deployment, and value of [`LABEL_COMPONENT`] on its pods.
 pub const CONTROLLER: &str = "controller";
@@ -21,32 +21,32 @@ pub const SPEAKER: &str = "speaker";
 /// Name of the Lease that the leading controller holds.
 pub const CONTROLLER_LEASE: &str = "metallb-controller";
 
-/// Name of the ConfigurationState that the controller writes.
+/// Name of the controller's ConfigurationState.
 pub const CONFIGURATION_STATE: &str = "controller";
 
-/// Port of metrics and probes of all three programs.
+/// Port of metrics and probes.
 pub const MONITORING_PORT: u16 = 7472;
-/// Name of that port in pods and Services.
+/// Name of [`MONITORING_PORT`] in pods and Services.
 pub const MONITORING_PORT_NAME: &str = "monitoring";
 
-/// Label of every pod of the dataplane; its value is [`APP`].
+/// Label of controller and speaker pods with the value [`APP`].
 pub const LABEL_APP: &str = "app";
 /// Value of [`LABEL_APP`].
 pub const APP: &str = "metallb";
-/// Label that tells [`CONTROLLER`] from [`SPEAKER`].
+/// Label with the value [`CONTROLLER`] or [`SPEAKER`].
 pub const LABEL_COMPONENT: &str = "component";
 
-/// Label of a ServiceL2Status: the node that owns the address.
+/// Label of a ServiceL2Status: node that announces the address.
 pub const LABEL_NODE: &str = "metallb.io/node";
 /// Label of a ServiceL2Status: name of the Service.
 pub const LABEL_SERVICE_NAME: &str = "metallb.io/service-name";
 /// Label of a ServiceL2Status: namespace of the Service.
 pub const LABEL_SERVICE_NAMESPACE: &str = "metallb.io/service-namespace";
 
-/// Label of a ConfigurationState: which program writes it.
+/// Label of a ConfigurationState: component that writes it.
 pub const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
 
-/// Label of a Node that announces nothing, whatever the label's value.
+/// Label of nodes that announce no addresses; its value is ignored.
 pub const LABEL_EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// `reportingController` of the controller's events.
@@ -56,90 +56,90 @@ pub const REPORTER_SPEAKER: &str = "metallb-speaker";
 /// `reportingController` of the operator's events.
 pub const REPORTER_OPERATOR: &str = "lb-operator";
 
-/// Annotation of a Service, written by the controller: the pool that its address is from.
+/// Annotation of a Service, written by the controller: pool of its address.
 pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
 
 /// Annotation of a pool: `first` or `leastRecentlyUsed`.
 pub const ALLOCATION_STRATEGY: &str = "lb-operator.io/allocation-strategy";
-/// Annotation of a pool: how long a released address is given to nobody who does not ask for it, such as `10m`.
+/// Annotation of a pool: time such as `10m` before a released address is assigned to a Service that does not request it.
 pub const HOLD_DOWN: &str = "lb-operator.io/hold-down";
-/// Annotation of a pool: CIDRs and ranges, separated by commas, that are given to nobody.
+/// Annotation of a pool: CIDRs and ranges, separated by commas, that are never assigned.
 pub const EXCLUDED_ADDRESSES: &str = "lb-operator.io/excluded-addresses";
-/// Annotation of a pool: how many addresses of each family the Services of one namespace can have.
+/// Annotation of a pool: maximum number of addresses per family for the Services of one namespace.
 pub const NAMESPACE_QUOTA: &str = "lb-operator.io/namespace-quota";
 
-/// Condition of a Service: whether it has the addresses that it asks for, and if not, why.
+/// Condition of a Service: whether the requested addresses are assigned.
 pub const ADDRESS_ASSIGNED: &str = "lb-operator.io/AddressAssigned";
-/// Condition of a Service: which node announces its address, and if none does as it should, why.
+/// Condition of a Service: whether its address is announced, and by which node.
 pub const ANNOUNCED: &str = "lb-operator.io/Announced";
-/// Condition of a ServiceL2Status: whether another node that asked the LAN for the address was answered.
+/// Condition of a ServiceL2Status: whether another node received a reply for the address.
 pub const VERIFIED: &str = "Verified";
-/// Condition of a ServiceL2Status: a host that is no node of the cluster answers for the address. Also the reason of
+/// Condition of a ServiceL2Status: a host outside of the cluster also answers for the address. Also a reason of
 /// [`ANNOUNCED`].
 pub const ADDRESS_CONFLICT: &str = "AddressConflict";
-/// Reason of [`VERIFIED`], and of [`ANNOUNCED`], when nobody answered.
+/// Reason of [`VERIFIED`] and [`ANNOUNCED`]: the verification got no reply.
 pub const NO_REPLY: &str = "NoReply";
 /// Condition of a ConfigurationState, written by the controller.
 pub const POOL_RECONCILER_VALID: &str = "poolReconcilerValid";
 
-/// An annotation of a Service that users set, under both prefixes.
+/// An annotation of a Service with both prefixes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Annotation {
-    /// The key to use.
+    /// Current key.
     pub key: &'static str,
-    /// The key of old manifests.
+    /// Deprecated key.
     pub deprecated_key: &'static str,
 }
 
-/// The pool, by name, to take the address from.
+/// Name of the requested pool.
 pub const ADDRESS_POOL: Annotation = Annotation {
     key: "metallb.io/address-pool",
     deprecated_key: "metallb.universe.tf/address-pool",
 };
-/// The addresses wanted: at most one per family, separated by commas.
+/// Requested addresses, at most one per family, separated by commas.
 pub const LOAD_BALANCER_IPS: Annotation = Annotation {
     key: "metallb.io/loadBalancerIPs",
     deprecated_key: "metallb.universe.tf/loadBalancerIPs",
 };
-/// Services with the same value may have the same address.
+/// Sharing key: Services with the same value may share an address.
 pub const ALLOW_SHARED_IP: Annotation = Annotation {
     key: "metallb.io/allow-shared-ip",
     deprecated_key: "metallb.universe.tf/allow-shared-ip",
 };
 
-/// Annotations that a Service can carry under a deprecated key.
+/// Annotations with a deprecated key.
 pub const ANNOTATIONS: [Annotation; 3] = [ADDRESS_POOL, LOAD_BALANCER_IPS, ALLOW_SHARED_IP];
 
-/// Deprecated form of [`IP_ALLOCATED_FROM_POOL`], which old releases of MetalLB wrote; never written here.
+/// Deprecated key of [`IP_ALLOCATED_FROM_POOL`] from old releases of MetalLB. Only read.
 pub const DEPRECATED_IP_ALLOCATED_FROM_POOL: &str = "metallb.universe.tf/ip-allocated-from-pool";
 
-/// The value of an annotation, and the key that it was found under.
+/// Value of an annotation with the key that the user wrote.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Found<'a> {
-    /// The key that the value was found under: name it in messages, the user wrote it.
+pub struct AnnotationValue<'a> {
+    /// Key in the object, current or deprecated; for messages.
     pub key: &'static str,
-    /// The value, without blanks around it, never empty.
+    /// Value without surrounding blanks, never empty.
     pub value: &'a str,
 }
 
 impl Annotation {
-    /// Looks the annotation up, `metallb.io/` first. An empty value counts as absent.
+    /// Finds the annotation; the current key takes precedence. An empty value counts as absent.
     #[must_use]
-    pub fn find<'a>(&self, annotations: &'a BTreeMap<String, String>) -> Option<Found<'a>> {
+    pub fn find<'a>(&self, annotations: &'a BTreeMap<String, String>) -> Option<AnnotationValue<'a>> {
         [self.key, self.deprecated_key].into_iter().find_map(|key| {
             let value = annotations.get(key)?.trim();
-            (!value.is_empty()).then_some(Found { key, value })
+            (!value.is_empty()).then_some(AnnotationValue { key, value })
         })
     }
 
-    /// The value alone: see [`Annotation::find`].
+    /// The value of [`Annotation::find`].
     #[must_use]
     pub fn value<'a>(&self, annotations: &'a BTreeMap<String, String>) -> Option<&'a str> {
         self.find(annotations).map(|found| found.value)
     }
 }
 
-/// The deprecated keys among a Service's annotations, in a fixed order.
+/// The deprecated keys in the annotations of a Service, in a fixed order.
 pub fn deprecated_keys(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &'static str> {
     ANNOTATIONS
         .into_iter()
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_current_prefix_counts_where_both_are_set() {
+    fn current_key_takes_precedence() {
         let both = annotations(&[
             ("metallb.io/address-pool", "a"),
             ("metallb.universe.tf/address-pool", "b"),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deprecated_prefix_counts_alone_and_is_named() {
+    fn deprecated_key_is_used_and_reported() {
         let old = annotations(&[("metallb.universe.tf/loadBalancerIPs", " 192.168.50.50 ")]);
         let found = LOAD_BALANCER_IPS.find(&old).unwrap();
         assert_eq!(
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_counts_as_absent() {
+    fn empty_value_counts_as_absent() {
         let empty = annotations(&[
             ("metallb.io/address-pool", " "),
             ("metallb.universe.tf/address-pool", "b"),

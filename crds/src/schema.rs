@@ -1,14 +1,15 @@
-//! What the derived schemas lack: limits, rules, Kubernetes' own list types, and the tidying that makes
-//! `kubectl explain` read well.
+//! Additions to the derived schemas: limits, CEL rules, list types of Kubernetes, and descriptions for `kubectl explain`.
 
 use kube::core::Rule;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-/// The most names, selectors and the like in one list: the cost that the API server reckons for a rule grows with it.
-const MAX_ITEMS: u32 = 1024;
+use crate::api_enum::describe_words;
 
-/// Sets a keyword.
+/// Maximum length of a list of selectors. The API server's cost estimate of a CEL rule grows with it.
+const MAX_SELECTORS: u32 = 1024;
+
+/// Sets a keyword of a schema.
 pub(crate) fn set(schema: &mut Schema, keyword: &str, value: impl Into<Value>) {
     schema.insert(keyword.to_owned(), value.into());
 }
@@ -20,7 +21,7 @@ pub(crate) fn items(schema: &mut Schema, edit: impl FnOnce(&mut Schema)) {
     }
 }
 
-/// Adds a CEL rule with its message.
+/// Adds a CEL rule and its message.
 pub(crate) fn rule(schema: &mut Schema, rule: &str, message: &str) {
     let rule = json!({"rule": rule, "message": message});
     match schema.get_mut("x-kubernetes-validations") {
@@ -29,7 +30,7 @@ pub(crate) fn rule(schema: &mut Schema, rule: &str, message: &str) {
     }
 }
 
-/// Makes properties required that serde can do without.
+/// Makes properties required in the schema that have a default in serde.
 pub(crate) fn require(schema: &mut Schema, names: &[&str]) {
     set(schema, "required", names.to_vec());
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
@@ -41,9 +42,19 @@ pub(crate) fn require(schema: &mut Schema, names: &[&str]) {
     }
 }
 
-/// Limits a list of object names.
+/// Removes the default of a property.
+pub(crate) fn without_default(schema: &mut Schema) {
+    schema.remove("default");
+}
+
+/// Limits a list that a program writes.
+pub(crate) fn short_list(schema: &mut Schema) {
+    set(schema, "maxItems", 32);
+}
+
+/// Limits the length of a list of object names and of each name.
 pub(crate) fn names(schema: &mut Schema) {
-    // Short enough lists and names for `no_duplicates`, which compares each with each.
+    // `no_duplicates` compares every pair, so its estimated cost limits the length.
     set(schema, "maxItems", 256);
     items(schema, |name| {
         set(name, "minLength", 1);
@@ -51,55 +62,55 @@ pub(crate) fn names(schema: &mut Schema) {
     });
 }
 
-/// A rule against saying the same twice.
+/// A CEL rule against duplicates in a list.
 pub(crate) fn no_duplicates(field: &str) -> Rule {
     Rule::new("self.all(a, self.exists_one(b, a == b))")
-        .message(format!("{field} has duplicates: name each once").as_str())
+        .message(format!("{field} has duplicates: list each value once").as_str())
 }
 
-/// A list of label selectors: Kubernetes' schema of one, made strict where CEL and patterns can see that a selector says
-/// nothing. Keys of `matchLabels` are beyond both: the controller says so in a condition.
+/// A list of label selectors. Stricter than the schema of Kubernetes: patterns and CEL rules reject invalid selectors.
+/// They cannot check the keys of `matchLabels`; the controller reports these in a condition.
 pub(crate) fn selectors(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "maxItems": MAX_ITEMS, "items": selector()})
+    json_schema!({"type": "array", "maxItems": MAX_SELECTORS, "items": selector()})
 }
 
 fn selector() -> Value {
     let word = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
     let key = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$";
     json!({
-        "description": "A label selector. All its requirements must hold; without any it chooses everything.",
+        "description": "Label selector. An object matches if it meets all requirements; an empty selector matches every object.",
         "type": "object",
         "x-kubernetes-map-type": "atomic",
         "properties": {
             "matchLabels": {
-                "description": "Labels and their values, all of which must be there. Example: {zone: a}",
+                "description": "Labels that the object must have, with these values. Example: {zone: a}",
                 "type": "object",
                 "additionalProperties": {"type": "string", "maxLength": 63, "pattern": word},
             },
             "matchExpressions": {
-                "description": "Requirements on labels, all of which must hold.",
+                "description": "Requirements that the labels of the object must all meet.",
                 "type": "array",
                 "maxItems": 128,
                 "x-kubernetes-list-type": "atomic",
                 "items": {
-                    "description": "A requirement on one label.",
+                    "description": "Requirement on one label.",
                     "type": "object",
                     "required": ["key", "operator"],
                     "properties": {
                         "key": {
-                            "description": "The label's key. Example: kubernetes.io/hostname",
+                            "description": "Key of the label. Example: kubernetes.io/hostname",
                             "type": "string",
                             "maxLength": 317,
                             "pattern": key,
                         },
                         "operator": {
-                            "description": "What must hold: In (the value is one of values), NotIn (it is none of them, or \
-                                            the label is not there), Exists, DoesNotExist.",
+                            "description": "In: the value is one of values. NotIn: the label is absent or its value is not one \
+                                            of values. Exists: the label is present. DoesNotExist: the label is absent.",
                             "type": "string",
                             "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
                         },
                         "values": {
-                            "description": "The values for In and NotIn, at least one. None for Exists and DoesNotExist.",
+                            "description": "Values for In and NotIn, at least one. Must be empty for Exists and DoesNotExist.",
                             "type": "array",
                             "x-kubernetes-list-type": "atomic",
                             "items": {"type": "string", "maxLength": 63, "pattern": word},
@@ -122,48 +133,48 @@ fn selector() -> Value {
     })
 }
 
-/// A list of conditions, one of each type.
+/// A list of conditions, one per type.
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
         "items": {
-            "description": "One aspect of the object's state.",
+            "description": "One aspect of the state of the object.",
             "type": "object",
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What the condition is about. Example: Ready",
+                    "description": "Type of the condition. Example: Ready",
                     "type": "string",
                     "maxLength": 316,
                     "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
                 },
                 "status": {
-                    "description": "Whether it holds.",
+                    "description": "True, False or Unknown.",
                     "type": "string",
                     "enum": ["True", "False", "Unknown"],
                 },
                 "reason": {
-                    "description": "Why, in one word for programs.",
+                    "description": "Reason of the status, one word in CamelCase.",
                     "type": "string",
                     "minLength": 1,
                     "maxLength": 1024,
                     "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
                 },
                 "message": {
-                    "description": "Why, and what to do, for people.",
+                    "description": "Explanation of the status, with the action to take if there is a problem.",
                     "type": "string",
                     "maxLength": 32768,
                 },
                 "lastTransitionTime": {
-                    "description": "When status last changed.",
+                    "description": "Time of the last change of status.",
                     "type": "string",
                     "format": "date-time",
                 },
                 "observedGeneration": {
-                    "description": "The metadata.generation that the condition is about. Lower than the object's: not yet \
-                                    looked at.",
+                    "description": "The metadata.generation that the condition describes. If it is lower than \
+                                    metadata.generation, the condition is outdated.",
                     "type": "integer",
                     "format": "int64",
                     "minimum": 0,
@@ -173,8 +184,8 @@ pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Tidies a whole schema: no titles, no nulls (an absent field is absent), no formats that Kubernetes does not know, and
-/// descriptions in paragraphs instead of lines.
+/// Cleans up a whole schema: removes titles, nullability and formats that Kubernetes does not know, and reflows the
+/// descriptions.
 pub(crate) fn tidy(schema: &mut Value) {
     let Value::Object(keywords) = schema else { return };
     keywords.remove("title");
@@ -190,6 +201,7 @@ pub(crate) fn tidy(schema: &mut Value) {
     if let Some(Value::String(description)) = keywords.get_mut("description") {
         *description = paragraphs(description);
     }
+    describe_words(keywords);
     if let Some(Value::Object(properties)) = keywords.get_mut("properties") {
         properties.values_mut().for_each(tidy);
     }
@@ -200,18 +212,19 @@ pub(crate) fn tidy(schema: &mut Value) {
     }
 }
 
-/// Joins lines that a blank line does not separate.
+/// Joins the lines of each paragraph.
 fn paragraphs(text: &str) -> String {
-    let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    text.trim()
-        .split("\n\n")
-        .map(joined)
-        .collect::<Vec<_>>()
-        .join("\n\n")
+    let paragraphs: Vec<_> = text.trim().split("\n\n").map(join_lines).collect();
+    paragraphs.join("\n\n")
 }
 
-/// Makes a property optional that the API server fills in.
-pub(crate) fn fill_in(schema: &mut Value, name: &str, default: Value) {
+/// Joins the lines of a text with blanks.
+pub(crate) fn join_lines(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// Gives a property a default, so that it is optional.
+pub(crate) fn set_default(schema: &mut Value, name: &str, default: Value) {
     if let Some(Value::Array(required)) = schema.get_mut("required") {
         required.retain(|required| required != name);
     }

@@ -1,36 +1,34 @@
-//! Label selectors: do they say something, and whom do they choose.
-//!
-//! The rules are Kubernetes' own (`metav1.LabelSelectorAsSelector`): all requirements must hold, no requirement
-//! chooses everything.
+//! Label selectors: validation and matching, with the rules of Kubernetes (`metav1.LabelSelectorAsSelector`). A selector
+//! without requirements matches every object.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-/// What is wrong with a selector.
+/// Why a selector is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SelectorError {
-    /// A key that no label can have.
+    /// Invalid label key.
     #[error(
-        "{0:?} is not a label key: use letters, digits, '-', '_' and '.', at most 63 of them, with an optional DNS prefix and '/'"
+        "{0:?} is not a label key: use at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"
     )]
     Key(String),
-    /// A value that no label can have.
+    /// Invalid label value.
     #[error(
-        "{value:?} is not a value that label {key} can have: use letters, digits, '-', '_' and '.', at most 63 of them"
+        "{value:?} is not a valid value of label {key}: use at most 63 letters, digits, '-', '_' and '.'"
     )]
     Value {
-        /// The key.
+        /// Label key.
         key: String,
-        /// The value.
+        /// Label value.
         value: String,
     },
-    /// An operator that does not exist.
+    /// Unknown operator.
     #[error("operator {operator:?} of key {key} does not exist: use In, NotIn, Exists or DoesNotExist")]
     Operator {
-        /// The key.
+        /// Label key.
         key: String,
-        /// The operator.
+        /// Operator of the requirement.
         operator: String,
     },
     /// `In` and `NotIn` without values.
@@ -38,38 +36,36 @@ pub enum SelectorError {
         "operator {operator} of key {key} needs values: list at least one, or use Exists or DoesNotExist"
     )]
     NoValues {
-        /// The key.
+        /// Label key.
         key: String,
-        /// The operator.
+        /// Operator of the requirement.
         operator: String,
     },
     /// `Exists` and `DoesNotExist` with values.
     #[error("operator {operator} of key {key} takes no values: remove them, or use In or NotIn")]
     Values {
-        /// The key.
+        /// Label key.
         key: String,
-        /// The operator.
+        /// Operator of the requirement.
         operator: String,
     },
 }
 
-/// Labels of an object, however they are kept.
-pub trait Labelled {
-    /// The value of the label with this key, if there is one.
+/// Labels of an object.
+pub trait Labeled {
+    /// The value of the label with this key.
     fn label(&self, key: &str) -> Option<&str>;
 }
 
-impl Labelled for BTreeMap<String, String> {
+impl Labeled for BTreeMap<String, String> {
     fn label(&self, key: &str) -> Option<&str> {
         self.get(key).map(String::as_str)
     }
 }
 
-/// Whether the selector chooses what carries these labels.
-///
-/// A requirement whose operator does not exist chooses nothing: [`validate`] tells the user.
+/// Whether the selector matches the labels. A requirement with an unknown operator matches no labels.
 #[must_use]
-pub fn matches(selector: &LabelSelector, labels: &impl Labelled) -> bool {
+pub fn matches(selector: &LabelSelector, labels: &impl Labeled) -> bool {
     let equal = |(key, value): (&String, &String)| labels.label(key) == Some(value);
     selector.match_labels.iter().flatten().all(equal)
         && selector
@@ -79,15 +75,15 @@ pub fn matches(selector: &LabelSelector, labels: &impl Labelled) -> bool {
             .all(|requirement| holds(requirement, labels))
 }
 
-/// Whether one of the selectors chooses what carries these labels, or there is none: an absent list chooses all.
+/// Whether a selector matches the labels. An empty list matches all labels.
 #[must_use]
-pub fn any_matches(selectors: &[LabelSelector], labels: &impl Labelled) -> bool {
+pub fn any_matches(selectors: &[LabelSelector], labels: &impl Labeled) -> bool {
     selectors.is_empty() || selectors.iter().any(|selector| matches(selector, labels))
 }
 
-fn holds(requirement: &LabelSelectorRequirement, labels: &impl Labelled) -> bool {
+fn holds(requirement: &LabelSelectorRequirement, labels: &impl Labeled) -> bool {
     let label = labels.label(&requirement.key);
-    let listed = |value: &str| requirement.values.iter().flatten().any(|wanted| wanted == value);
+    let listed = |value: &str| requirement.values.iter().flatten().any(|listed| listed == value);
     match requirement.operator.as_str() {
         "In" => label.is_some_and(listed),
         "NotIn" => !label.is_some_and(listed),
@@ -97,10 +93,10 @@ fn holds(requirement: &LabelSelectorRequirement, labels: &impl Labelled) -> bool
     }
 }
 
-/// Checks a selector.
+/// Checks a selector as Kubernetes does.
 ///
 /// # Errors
-/// With the first thing that Kubernetes would not accept in a selector.
+/// The first problem.
 pub fn validate(selector: &LabelSelector) -> Result<(), SelectorError> {
     for (key, value) in selector.match_labels.iter().flatten() {
         validate_key(key)?;
@@ -126,15 +122,6 @@ pub fn validate(selector: &LabelSelector) -> Result<(), SelectorError> {
     Ok(())
 }
 
-/// The position of the first selector that says exactly what one before it says.
-#[must_use]
-pub fn duplicate(selectors: &[LabelSelector]) -> Option<usize> {
-    let said = |(index, selector): (usize, &LabelSelector)| {
-        selectors.iter().take(index).any(|other| other == selector)
-    };
-    selectors.iter().enumerate().position(said)
-}
-
 fn validate_key(key: &str) -> Result<(), SelectorError> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -154,22 +141,22 @@ fn validate_value(key: &str, value: &str) -> Result<(), SelectorError> {
     })
 }
 
-/// At most 63 letters, digits, `-`, `_`, `.`, with a letter or digit at both ends.
+/// Whether the text is the name part of a label key, or a label value.
 fn is_word(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    text.len() <= 63 && text.bytes().all(inner) && has_plain_ends(text)
+    text.len() <= 63 && text.bytes().all(inner) && has_alphanumeric_ends(text)
 }
 
-/// A DNS name in lower case, as RFC 1123 has it, of at most 253 characters.
+/// Whether the text is a lower-case DNS subdomain (RFC 1123, section 2.1).
 fn is_subdomain(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_label = |label: &str| label.bytes().all(inner) && has_plain_ends(label);
+    let is_label = |label: &str| label.bytes().all(inner) && has_alphanumeric_ends(label);
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-fn has_plain_ends(text: &str) -> bool {
-    let plain = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-    plain(text.bytes().next()) && plain(text.bytes().next_back())
+fn has_alphanumeric_ends(text: &str) -> bool {
+    let is_alphanumeric = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    is_alphanumeric(text.bytes().next()) && is_alphanumeric(text.bytes().next_back())
 }
 
 #[cfg(test)]
@@ -202,20 +189,20 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_selector_and_an_empty_list_choose_everything() {
+    fn empty_selector_and_empty_list_match_everything() {
         assert!(matches(&LabelSelector::default(), &labels(&[])));
         assert!(any_matches(&[], &labels(&[("a", "b")])));
     }
 
     #[test]
-    fn one_of_several_selectors_is_enough() {
+    fn one_matching_selector_is_enough() {
         let selectors = [equal(&[("zone", "a")]), equal(&[("zone", "b")])];
         assert!(any_matches(&selectors, &labels(&[("zone", "b")])));
         assert!(!any_matches(&selectors, &labels(&[("zone", "c")])));
     }
 
     #[test]
-    fn every_requirement_of_a_selector_must_hold() {
+    fn every_requirement_must_hold() {
         let mut both = equal(&[("zone", "a"), ("rack", "1")]);
         assert!(matches(
             &both,
@@ -227,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_operator_means_what_kubernetes_says() {
+    fn operators_match_as_in_kubernetes() {
         for (operator, values, none, listed, other) in [
             ("In", &["a", "b"][..], false, true, false),
             ("NotIn", &["a", "b"][..], true, false, true),
@@ -251,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_cannot_read_is_named() {
+    fn invalid_selectors_are_rejected_with_reason() {
         for (selector, part) in [
             (
                 expression("zone", "Near", &["a"]),
@@ -267,8 +254,8 @@ mod tests {
             (expression("/zone", "Exists", &[]), "not a label key"),
             (expression("-zone", "Exists", &[]), "not a label key"),
             (expression(&"x".repeat(64), "Exists", &[]), "not a label key"),
-            (expression("zone", "In", &["a b"]), "not a value"),
-            (equal(&[("zone", "a_")]), "not a value"),
+            (expression("zone", "In", &["a b"]), "not a valid value"),
+            (equal(&[("zone", "a_")]), "not a valid value"),
             (equal(&[("a b", "x")]), "not a label key"),
         ] {
             let error = validate(&selector).unwrap_err().to_string();
@@ -277,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_can_read_is_accepted() {
+    fn valid_selectors_are_accepted() {
         for selector in [
             LabelSelector::default(),
             equal(&[
@@ -294,12 +281,5 @@ mod tests {
         ] {
             assert_eq!(validate(&selector), Ok(()));
         }
-    }
-
-    #[test]
-    fn a_selector_said_twice_is_found() {
-        let selectors = [equal(&[("a", "1")]), equal(&[("a", "2")]), equal(&[("a", "1")])];
-        assert_eq!(duplicate(&selectors), Some(2));
-        assert_eq!(duplicate(&selectors[..2]), None);
     }
 }

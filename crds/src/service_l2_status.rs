@@ -1,4 +1,4 @@
-//! ServiceL2Status: which node answers for a Service's address. Written by the speakers, read by people.
+//! ServiceL2Status: which node announces the address of a Service. Written by the speakers, read by users.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
-/// Nothing: all that this kind says is in its status.
+/// Empty: this kind has only a status.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[kube(
     group = "metallb.io",
@@ -18,8 +18,8 @@ use crate::schema;
     status = "ServiceL2StatusStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "ServiceL2Status tells which node answers on the LAN for the address of a Service.\n\nThe speakers write it. To \
-           find the one of a Service: kubectl get servicel2statuses -A -l metallb.io/service-name=NAME",
+    doc = "ServiceL2Status shows which node announces the address of a Service on the LAN.\n\nThe speakers write it. To find \
+           the object of a Service: kubectl get servicel2statuses -A -l metallb.io/service-name=NAME",
     printcolumn(name = "Allocated Node", type_ = "string", json_path = ".status.node"),
     printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),
     printcolumn(
@@ -37,14 +37,14 @@ use crate::schema;
         name = "Verified",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Verified\")].status",
-        description = "Whether another node got an answer for the address",
+        description = "Whether another node received a reply for the address",
         priority = 1
     ),
     printcolumn(
         name = "Conflict",
         type_ = "string",
         json_path = ".status.conflictingMAC",
-        description = "Hardware address of a host outside the cluster that answers for the address too",
+        description = "MAC address of a host outside of the cluster that also answers for the address",
         priority = 1
     ),
     printcolumn(
@@ -57,57 +57,55 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct ServiceL2StatusSpec {}
 
-/// Which node answers for which Service. Of a Service with two addresses, this is about the first.
+/// Node that announces the address of a Service. For a Service with two addresses: the first one.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceL2StatusStatus {
-    // Not immutable, as it is in MetalLB: there, a new owner that met the status of the old one could never write its
-    // own, and tried again for ever.
-    /// The node that answers. Its machine gets the traffic from the LAN.
+    // Immutable in MetalLB, where a new owner fails forever to update the status of the previous owner.
+    /// Node that announces the address and receives its traffic.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
 
-    /// Name of the Service. It never changes.
+    /// Name of the Service. Immutable.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[x_kube(validation = ("self == oldSelf", "Value is immutable"))]
     pub service_name: String,
 
-    /// Namespace of the Service. It never changes.
+    /// Namespace of the Service. Immutable.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[x_kube(validation = ("self == oldSelf", "Value is immutable"))]
     pub service_namespace: String,
 
-    /// The node's interfaces that the address is announced on. Empty: all interfaces that are on a LAN and not excluded.
+    /// Interfaces of the node that announce the address. Empty: all LAN interfaces that are not excluded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<InterfaceInfo>,
 
-    // Not in MetalLB, as the conditions are not: without it nobody can tell, when a Service gets another address, whether
-    // this is about the one or the other.
-    /// The address that this is about: the first of the Service.
+    // This field and the following ones extend MetalLB.
+    /// The announced address: the first one of the Service. Example: 192.168.50.50
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub address: String,
 
-    /// The node that verified the address last: the condition Verified is its result.
+    /// Node that verified the address last. The condition Verified is the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_by: Option<String>,
 
-    /// Hardware address of a host outside the cluster that answers for the address too: see the condition AddressConflict.
+    /// MAC address of a host outside of the cluster that also answers for the address. See the condition AddressConflict.
     /// Example: 02:00:00:00:00:05
     #[serde(default, rename = "conflictingMAC", skip_serializing_if = "Option::is_none")]
     pub conflicting_mac: Option<String>,
 
-    /// Whether another node that asked the LAN for the address was answered (type Verified), and whether a host that is no
-    /// node of the cluster answers for it too (type AddressConflict).
+    /// Conditions by type. Verified: another node sent a request for the address and received a reply. AddressConflict: a
+    /// host outside of the cluster also answers for the address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
-/// An interface of a node.
+/// Interface of a node.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterfaceInfo {
-    /// Its name on the node. Example: eth0
+    /// Name of the interface. Example: eth0
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
 }

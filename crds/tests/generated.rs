@@ -1,12 +1,12 @@
-//! The YAML that is checked in is the YAML that the types give, and every field of it explains itself.
+//! Checks that the generated YAML is current, and that every field has a description.
 
 use std::path::Path;
 
 #[test]
-fn the_yaml_is_fresh() {
+fn generated_yaml_is_current() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = lb_crds::crd::files().unwrap();
-    assert_eq!(files.len(), 6, "a kind each, and the chart's copy of the stack");
+    assert_eq!(files.len(), 6, "one per kind, and the chart template");
     for file in files {
         let path = directory.join(&file.path);
         let found = std::fs::read_to_string(&path).unwrap_or_default();
@@ -19,7 +19,7 @@ fn the_yaml_is_fresh() {
 }
 
 #[test]
-fn every_field_explains_itself() {
+fn every_field_has_a_description() {
     fn walk(path: &str, schema: &serde_json::Value, missing: &mut Vec<String>) {
         let Some(properties) = schema
             .get("properties")

@@ -1,5 +1,4 @@
-//! Writes the CustomResourceDefinitions from their types: `crdgen DIRECTORY`, where the directory is the repository's
-//! `crds/`, with the chart beside it.
+//! `crdgen DIRECTORY`: writes the CustomResourceDefinitions into the repository's `crds/` and into the chart.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

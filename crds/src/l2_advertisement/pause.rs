@@ -1,9 +1,8 @@
-//! How MetalLB's speakers are made to stand still when ours have taken their place, and before they end: the
-//! L2Advertisements choose no node any more, and an annotation keeps which nodes they did choose, for our speakers.
+//! Pausing MetalLB's speakers during a migration: the L2Advertisements temporarily select no node, and an annotation keeps
+//! the user's node selectors for the speakers of the stack.
 //!
-//! It is one change of an object that all of MetalLB's speakers read, and whether one of them has read it yet or not,
-//! nobody but the present owner would announce: so there is no moment at which they elect another, as they do each time that
-//! one of them ends.
+//! Without the pause, MetalLB's speakers elect a new owner each time one of them stops. With it, a speaker that has not
+//! read the change yet remains the owner, and no other speaker announces its addresses.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
@@ -11,59 +10,60 @@ use serde_json::{Value, json};
 
 use crate::L2Advertisement;
 
-/// Annotation of an L2Advertisement: its `spec.nodeSelectors` as they are when MetalLB's speakers do not stand still.
-pub const NODE_SELECTORS: &str = "lb-operator.io/node-selectors";
-/// Label that no node has; what MetalLB's speakers are given to choose by.
-const NOBODY: &str = "lb-operator.io/taken-over-from-metallb";
+/// Annotation of a paused L2Advertisement: the user's `spec.nodeSelectors`.
+pub const NODE_SELECTORS_ANNOTATION: &str = "lb-operator.io/node-selectors";
+/// Label that no node has.
+const NO_NODE_LABEL: &str = "lb-operator.io/taken-over-from-metallb";
 
-fn nobody() -> LabelSelector {
+fn no_node_selector() -> LabelSelector {
     LabelSelector {
-        match_labels: Some([(NOBODY.to_owned(), "true".to_owned())].into()),
+        match_labels: Some([(NO_NODE_LABEL.to_owned(), "true".to_owned())].into()),
         ..LabelSelector::default()
     }
 }
 
-/// Whether MetalLB's speakers stand still as far as this advertisement goes.
+/// Whether MetalLB's speakers ignore this advertisement.
 #[must_use]
-pub fn stands_still(object: &L2Advertisement) -> bool {
-    object.spec.node_selectors == [nobody()]
+pub fn is_paused(object: &L2Advertisement) -> bool {
+    object.spec.node_selectors == [no_node_selector()]
 }
 
-/// Whether there is something to undo.
+/// Whether [`resume`] changes the advertisement.
 #[must_use]
-pub fn is_marked(object: &L2Advertisement) -> bool {
-    stands_still(object) || object.annotations().contains_key(NODE_SELECTORS)
+pub fn needs_resume(object: &L2Advertisement) -> bool {
+    is_paused(object) || object.annotations().contains_key(NODE_SELECTORS_ANNOTATION)
 }
 
-/// Which nodes people have chosen.
+/// The node selectors of the user.
 #[must_use]
 pub fn node_selectors(object: &L2Advertisement) -> Vec<LabelSelector> {
-    if !stands_still(object) {
+    if !is_paused(object) {
         return object.spec.node_selectors.clone();
     }
-    let kept = object.annotations().get(NODE_SELECTORS);
-    // Without what was chosen before, it was all nodes.
-    kept.and_then(|kept| serde_json::from_str(kept).ok())
+    let saved = object.annotations().get(NODE_SELECTORS_ANNOTATION);
+    // No annotation: all nodes.
+    saved
+        .and_then(|saved| serde_json::from_str(saved).ok())
         .unwrap_or_default()
 }
 
-/// A merge patch that makes MetalLB's speakers stand still.
+/// Merge patch that pauses MetalLB's speakers for this advertisement.
 #[must_use]
-pub fn halt(object: &L2Advertisement) -> Value {
+pub fn pause(object: &L2Advertisement) -> Value {
     patch(
         object,
-        &[nobody()],
+        &[no_node_selector()],
         &json!(json!(node_selectors(object)).to_string()),
     )
 }
 
-/// A merge patch that undoes that.
+/// Merge patch that undoes [`pause`].
 #[must_use]
 pub fn resume(object: &L2Advertisement) -> Value {
     patch(object, &node_selectors(object), &Value::Null)
 }
 
-fn patch(object: &L2Advertisement, selectors: &[LabelSelector], kept: &Value) -> Value {
+fn patch(object: &L2Advertisement, selectors: &[LabelSelector], saved: &Value) -> Value {
     let selectors = if selectors.is_empty() {
         Value::Null
     } else {
@@ -72,7 +72,7 @@ fn patch(object: &L2Advertisement, selectors: &[LabelSelector], kept: &Value) ->
     json!({
         "metadata": {
             "resourceVersion": object.resource_version(),
-            "annotations": { NODE_SELECTORS: kept },
+            "annotations": { NODE_SELECTORS_ANNOTATION: saved },
         },
         "spec": { "nodeSelectors": selectors },
     })
@@ -82,7 +82,7 @@ fn patch(object: &L2Advertisement, selectors: &[LabelSelector], kept: &Value) ->
 mod tests {
     use super::*;
 
-    fn mk_advertisement(selectors: Value) -> L2Advertisement {
+    fn advertisement(selectors: Value) -> L2Advertisement {
         serde_json::from_value(json!({
             "apiVersion": "metallb.io/v1beta1",
             "kind": "L2Advertisement",
@@ -116,35 +116,35 @@ mod tests {
     }
 
     #[test]
-    fn what_people_have_chosen_holds_for_ours_meanwhile_and_is_back_afterwards() {
+    fn node_selectors_are_kept_and_restored() {
         let chosen = json!([{"matchLabels": {"rack": "1"}}, {"matchExpressions": [{"key": "a", "operator": "Exists"}]}]);
         for selectors in [json!([]), chosen] {
-            let before = mk_advertisement(selectors);
-            let halted = apply(&before, &halt(&before));
-            assert!(stands_still(&halted) && is_marked(&halted) && !is_marked(&before));
-            assert_eq!(node_selectors(&halted), before.spec.node_selectors);
-            // Twice is as once.
-            assert_eq!(apply(&halted, &halt(&halted)), halted);
-            let after = apply(&halted, &resume(&halted));
+            let before = advertisement(selectors);
+            let paused = apply(&before, &pause(&before));
+            assert!(is_paused(&paused) && needs_resume(&paused) && !needs_resume(&before));
+            assert_eq!(node_selectors(&paused), before.spec.node_selectors);
+            // Idempotent.
+            assert_eq!(apply(&paused, &pause(&paused)), paused);
+            let after = apply(&paused, &resume(&paused));
             assert_eq!(after.spec, before.spec);
-            assert!(!is_marked(&after));
+            assert!(!needs_resume(&after));
         }
     }
 
     #[test]
-    fn what_people_choose_meanwhile_counts() {
-        let before = mk_advertisement(json!([]));
-        let mut halted = apply(&before, &halt(&before));
-        let chosen = mk_advertisement(json!([{"matchLabels": {"rack": "2"}}]))
+    fn node_selectors_set_while_paused_are_kept() {
+        let before = advertisement(json!([]));
+        let mut paused = apply(&before, &pause(&before));
+        let chosen = advertisement(json!([{"matchLabels": {"rack": "2"}}]))
             .spec
             .node_selectors;
-        halted.spec.node_selectors.clone_from(&chosen);
-        assert!(!stands_still(&halted) && is_marked(&halted));
-        assert_eq!(node_selectors(&halted), chosen);
-        let after = apply(&halted, &resume(&halted));
+        paused.spec.node_selectors.clone_from(&chosen);
+        assert!(!is_paused(&paused) && needs_resume(&paused));
+        assert_eq!(node_selectors(&paused), chosen);
+        let after = apply(&paused, &resume(&paused));
         assert_eq!(after.spec.node_selectors, chosen);
-        assert!(!is_marked(&after));
-        let again = apply(&halted, &halt(&halted));
+        assert!(!needs_resume(&after));
+        let again = apply(&paused, &pause(&paused));
         assert_eq!(node_selectors(&again), chosen);
     }
 }

@@ -1,25 +1,18 @@
-//! What a stack says about its own deletion.
+//! Deletion policy of a stack.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use crate::api_enum::api_enum;
 
-use super::plain_enum;
-
-/// What deleting the stack does.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum DeletionPolicy {
-    /// Nothing, for as long as Services have addresses of the stack.
-    #[default]
-    BlockIfServicesExist,
-    /// The stack goes, and all that it made stays and goes on serving.
-    Orphan,
-    /// The Services lose their addresses, and all that the stack made goes.
-    Withdraw,
-}
-
-impl DeletionPolicy {
-    pub(super) fn is_default(&self) -> bool {
-        *self == Self::default()
+api_enum! {
+    /// Effect of deleting the stack.
+    #[derive(Default)]
+    pub enum DeletionPolicy {
+        /// The deletion waits until no Service has an address of the stack. The condition DeletionBlocked names the
+        /// Services.
+        #[default]
+        BlockIfServicesExist,
+        /// Only the LoadBalancerStack is deleted. Controller and speakers keep running without it.
+        Orphan,
+        /// All Services lose their addresses; then controller, speakers and their objects are deleted.
+        Withdraw,
     }
 }

@@ -1,13 +1,12 @@
-//! What a stack says about announcing: how speakers watch each other, and what they do when something happens.
+//! Heartbeats, failover and address conflicts.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plain_enum;
+use crate::api_enum::api_enum;
 
-/// How the speakers watch each other: small datagrams over UDP, authenticated by the Secret speaker-heartbeat-keys. A node
-/// that was not heard for interval × misses, and does not answer on the LAN either, loses its addresses to the next one. At rest
-/// a heartbeat is sent one interval earlier than that; when it is late, it is asked for several times within the last one.
+/// Heartbeats between speakers: UDP datagrams, authenticated with the keys in the Secret speaker-heartbeat-keys. A node
+/// whose heartbeats stop and that does not answer on the LAN loses its addresses to the next candidates.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
@@ -19,63 +18,66 @@ pub struct Heartbeat {
     #[schemars(range(min = 100, max = 5000))]
     pub failure_timeout_milliseconds: Option<i32>,
 
-    /// UDP port on every node. Default: 7947.
+    /// UDP port of the heartbeats on every node. Default: 7947.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]
     pub port: Option<i32>,
 
-    /// Days after which the key that authenticates heartbeats is replaced, without a gap; 0: never. The annotation
-    /// lb-operator.io/rotate-heartbeat-keys of the stack, with a value that it did not have before, asks for it at once.
-    /// Default: 30.
+    /// Days between rotations of the heartbeat key; 0 disables rotation. Rotation does not interrupt heartbeats. To rotate
+    /// immediately, set the annotation lb-operator.io/rotate-heartbeat-keys of the stack to a new value. Default: 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3650))]
     pub key_rotation_days: Option<i32>,
 
-    /// Seconds in which a changed Secret surely reaches every speaker; each of the two steps of a replacement lasts so long.
-    /// More than twice the kubelets' syncFrequency is needed. Default: 300.
+    /// Upper bound for a changed Secret to reach every kubelet, in seconds. Each of the two steps of a key rotation takes
+    /// this long. Use more than twice the kubelets' syncFrequency. Default: 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 3600))]
     pub key_propagation_seconds: Option<i32>,
 }
 
-/// What to do when nodes cannot hear each other.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum PartitionPolicy {
-    /// Each side announces.
-    Availability,
-    /// The side with the majority announces.
-    Majority,
+api_enum! {
+    /// Which nodes announce an address while the network is partitioned.
+    pub enum PartitionPolicy {
+        /// Each partition announces every address that one of its nodes may announce. Clients keep service in all
+        /// partitions; an address may be announced twice until the network recovers.
+        Availability,
+        /// Only a partition with the majority of the first five candidates of an address announces it. A node in a
+        /// minority withdraws the address before the majority announces it.
+        Majority,
+    }
 }
 
-/// Whether a node that returns takes its addresses back.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum Failback {
-    /// It does not.
-    Never,
-    /// It does.
-    Immediate,
+api_enum! {
+    /// Whether addresses move back to a node that returns.
+    pub enum Failback {
+        /// Addresses stay on their current nodes, because each move breaks established connections.
+        Never,
+        /// Addresses move back to the first node of the election order, as with MetalLB.
+        Immediate,
+    }
 }
 
-/// Which node announces an address.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum Placement {
-    /// The first in the order.
-    HashOrder,
-    /// One that has no more than the others.
-    Balanced,
+api_enum! {
+    /// How addresses are distributed over nodes.
+    pub enum Placement {
+        /// An address is announced by the first available node of its election order, which is MetalLB's.
+        HashOrder,
+        /// Addresses are spread evenly: no node announces more than the average, rounded up, if all nodes are eligible for
+        /// all addresses. After nodes are added or removed, as few addresses as possible move, a few at a time. Each
+        /// move breaks the established connections of that address.
+        Balanced,
+    }
 }
 
-/// What to do when a host that is no node answers for an address.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum ConflictPolicy {
-    /// Tell it.
-    Warn,
-    /// Announce the address again.
-    Defend,
-    /// Leave the address to it.
-    Yield,
+api_enum! {
+    /// Reaction to an address conflict.
+    pub enum ConflictPolicy {
+        /// The conflict is reported by an event, a condition and a metric.
+        Warn,
+        /// The conflict is reported, and the address is announced again at most every ten seconds (RFC 5227, section 2.4).
+        Defend,
+        /// The conflict is reported, and the address is not announced while the other host answers.
+        Yield,
+    }
 }

@@ -1,4 +1,4 @@
-//! What a stack says about the parts that can be left out.
+//! Optional objects: ServiceMonitor, NetworkPolicy and PodDisruptionBudgets.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,21 @@ use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use super::plain_enum;
+use super::is_default;
+use crate::api_enum::api_enum;
 use crate::schema;
 
-/// Whether something optional is there.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum Mode {
-    /// Where the cluster can use it.
-    #[default]
-    Auto,
-    /// Always: it is an error if the cluster cannot have it.
-    Enabled,
-    /// Never.
-    Disabled,
-}
-
-impl Mode {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
+api_enum! {
+    /// Whether optional objects are created.
+    #[derive(Default)]
+    pub enum InstallMode {
+        /// The objects are created if the cluster supports them.
+        #[default]
+        Auto,
+        /// The objects are created. If the cluster does not support them, the stack is not installed or changed.
+        Enabled,
+        /// The objects are not created.
+        Disabled,
     }
 }
 
@@ -32,69 +28,69 @@ impl Mode {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Monitoring {
-    /// A ServiceMonitor, by which Prometheus finds the metrics of controller and speakers.
+    /// ServiceMonitor for the metrics of controller and speakers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_monitor: Option<ServiceMonitor>,
 }
 
-/// Whether there is a ServiceMonitor, and what it is like.
+/// Settings of the ServiceMonitor.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceMonitor {
-    /// Auto: where the cluster has the kind ServiceMonitor, also when it comes later. Enabled, Disabled. Default: Auto.
-    #[serde(default, skip_serializing_if = "Mode::is_default")]
-    pub mode: Mode,
+    /// Whether the ServiceMonitor is created. With Auto it is also created when the CRD is installed later. Default: Auto.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: InstallMode,
 
-    /// Labels of the ServiceMonitor, besides those of every object of the stack: many a Prometheus takes only those that
-    /// have one. Example: {release: kube-prometheus-stack}
+    /// Additional labels of the ServiceMonitor. A Prometheus may select ServiceMonitors by label.
+    /// Example: {release: kube-prometheus-stack}
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 
-    /// How often Prometheus asks for metrics, as in 30s. Absent: as it is set up.
+    /// Scrape interval. Absent: the default of the Prometheus. Example: 30s
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(transform = duration)]
+    #[schemars(transform = prometheus_duration)]
     pub interval: Option<String>,
 }
 
-/// Whether there is a NetworkPolicy, and whom it lets in.
+/// Settings of the NetworkPolicy.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicy {
-    /// Auto and Enabled: there is one. Disabled: there is none. Default: Auto.
-    #[serde(default, skip_serializing_if = "Mode::is_default")]
-    pub mode: Mode,
+    /// Whether the NetworkPolicy is created. Every cluster supports it. Default: Auto.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: InstallMode,
 
-    /// Who reaches the controller's metrics, as the field `from` of a NetworkPolicy says it. Probes come from the node, which
-    /// policies let through. Absent: every pod of the cluster.
+    /// Peers that may read the controller's metrics, as in the field from of a NetworkPolicy. Probes come from the node and
+    /// are always allowed. Absent: every pod of the cluster.
     /// Example: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = peers)]
     pub metrics_from: Option<Vec<NetworkPolicyPeer>>,
 }
 
-/// Whether there are PodDisruptionBudgets, and how many pods they keep.
+/// Settings of the PodDisruptionBudgets.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodDisruptionBudget {
-    /// Auto and Enabled: one for the controller and one for the speakers. Disabled: none. Default: Auto.
-    #[serde(default, skip_serializing_if = "Mode::is_default")]
-    pub mode: Mode,
+    /// Whether the PodDisruptionBudgets of controller and speakers are created. Every cluster supports them. Default: Auto.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: InstallMode,
 
-    /// Controllers that have to be left when a node is drained; fewer than spec.controller.replicas. Default: 1; with one replica
-    /// there is no budget.
+    /// minAvailable of the controller's budget; less than spec.controller.replicas. With one replica there is no budget.
+    /// Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub controller_min_available: Option<i32>,
 
-    /// Speakers that have to be left when one is evicted; fewer than there are nodes with one, or none ever can be. kubectl drain
-    /// leaves the pods of DaemonSets alone. Default: 1.
+    /// minAvailable of the speakers' budget; less than the number of speakers, or no speaker can be evicted. kubectl drain
+    /// ignores the pods of DaemonSets. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub speaker_min_available: Option<i32>,
 }
 
-/// A duration as Prometheus reads it.
-fn duration(schema: &mut Schema) {
+/// The Prometheus duration format.
+fn prometheus_duration(schema: &mut Schema) {
     schema::set(
         schema,
         "pattern",
@@ -104,7 +100,7 @@ fn duration(schema: &mut Schema) {
     schema::set(schema, "maxLength", 32);
 }
 
-/// An empty list would let everybody in, as NetworkPolicies have it, where its author means nobody.
+/// An empty list is rejected: a NetworkPolicy would allow every peer, and its author means no peer.
 fn peers(schema: &mut Schema) {
     schema::set(schema, "minItems", 1);
     schema::set(schema, "maxItems", 64);

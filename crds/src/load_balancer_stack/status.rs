@@ -1,173 +1,151 @@
-//! How a stack is doing.
+//! Status of a stack.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     AdoptionStatus, FailedRevision, PlanStatus, PreflightCheck, Revision, UpgradeRecord, UpgradeStatus,
-    plain_enum,
 };
+use crate::api_enum::api_enum;
 use crate::schema;
 
-/// How the stack is doing. Written by the operator.
+/// State of the stack. Written by the operator.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerStackStatus {
-    /// The metadata.generation that this status is about. Lower than the object's: not yet looked at.
+    /// The metadata.generation that this status describes. If it is lower than metadata.generation, the operator has not
+    /// processed the current spec yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// The conditions in one word. Ready: every component runs as specified. Installing: components are created or
-    /// replaced for the first time. Upgrading: an upgrade is in progress. RollingBack: a failed upgrade is being undone.
-    /// Paused: spec.paused is set, or a failed upgrade waits for a person. Blocked: a preflight check, an approval or a
-    /// deletion policy prevents the next change. Degraded: a component failed. Deleting: the stack is being deleted.
+    /// Summary of the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<StackPhase>,
 
-    /// The version that controller and speakers run. It changes when all of them run the new one.
+    /// Version of controller and speakers. It changes when all of them run the new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// The version that they are to run.
+    /// Version that controller and speakers are upgraded to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_version: Option<String>,
 
-    /// The operator's own version.
+    /// Version of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator_version: Option<String>,
 
-    /// Controllers that are ready, of those there are to be. Example: 2/2
+    /// Ready/desired controllers. Example: 2/2
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
 
-    /// Speakers that are ready, of those there are to be. Example: 3/3
+    /// Ready/desired speakers. Example: 3/3
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speakers: Option<String>,
 
-    /// The programs, one by one.
+    /// State of controller and speakers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub components: Vec<ComponentStatus>,
 
-    /// The checks before an installation or a change, and what came of each.
+    /// Results of the preflight checks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub preflight: Vec<PreflightCheck>,
 
-    /// How far spec.adopt is. Absent where there is nothing to adopt, and after the way back was closed.
+    /// Progress of the migration from MetalLB. Absent if there is no MetalLB to adopt, or after the saved manifests were
+    /// deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adoption: Option<AdoptionStatus>,
 
-    /// What ran last with everything in order: an upgrade that fails goes back to it.
+    /// The last revision that ran without problems. A failed upgrade is rolled back to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<Revision>,
 
-    /// The upgrade that waits for approval.
+    /// The upgrade that waits for approval (spec.upgrade.approval).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
 
-    /// The upgrade that is under way.
+    /// The upgrade in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeStatus>,
 
-    /// What failed, and is not tried again before the spec or the operator changes.
+    /// Revisions whose upgrade failed. They are not tried again until the spec or the operator version changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_revisions: Vec<FailedRevision>,
 
-    /// The last ten upgrades, the latest last.
+    /// The last ten upgrades, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<UpgradeRecord>,
 
-    /// Ready: all of it runs as the spec says. Progressing: pods are being created or replaced. Degraded: something failed
-    /// and needs a person. PreflightPassed: no check of status.preflight failed. Upgradeable: the operator can be
-    /// upgraded now. DeletionBlocked: the stack is to be deleted, and waits for a person. Adopted: MetalLB is
+    /// Conditions by type. Ready: every component runs as specified. Progressing: pods are being created or replaced.
+    /// Degraded: a component failed and needs attention. PreflightPassed: no preflight check failed. Upgradeable: the
+    /// operator can be upgraded now. DeletionBlocked: the deletion of the stack waits for a user. Adopted: MetalLB is
     /// replaced. Paused: spec.paused is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
-/// The state of a stack in one word: the column `STATUS` of `kubectl get`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum StackPhase {
-    /// Every component runs as specified.
-    Ready,
-    /// Components are created or replaced outside of an upgrade.
-    Installing,
-    /// An upgrade is in progress.
-    Upgrading,
-    /// A failed upgrade is being undone.
-    RollingBack,
-    /// `spec.paused` is set, or a failed upgrade waits for a person.
-    Paused,
-    /// A preflight check, an approval or a deletion policy prevents the next change.
-    Blocked,
-    /// A component failed.
-    Degraded,
-    /// The stack is being deleted and nothing blocks that.
-    Deleting,
-}
-
-impl StackPhase {
-    /// The word that the API uses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::Installing => "Installing",
-            Self::Upgrading => "Upgrading",
-            Self::RollingBack => "RollingBack",
-            Self::Paused => "Paused",
-            Self::Blocked => "Blocked",
-            Self::Degraded => "Degraded",
-            Self::Deleting => "Deleting",
-        }
+api_enum! {
+    /// Summary of a stack's conditions: the column `STATUS` of `kubectl get`.
+    pub enum StackPhase {
+        /// Every component runs as specified.
+        Ready,
+        /// Components are being created or replaced, and no upgrade is in progress.
+        Installing,
+        /// An upgrade is in progress.
+        Upgrading,
+        /// A failed upgrade is being rolled back.
+        RollingBack,
+        /// spec.paused is set, or a failed upgrade waits for a user.
+        Paused,
+        /// A preflight check, an approval or the deletion policy blocks the next change.
+        Blocked,
+        /// A component failed.
+        Degraded,
+        /// The stack is being deleted.
+        Deleting,
     }
 }
 
-/// How one program is doing.
+/// State of one component.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
     /// controller or speaker.
     pub name: String,
 
-    /// Pods that there are to be.
+    /// Desired pods.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub desired: i32,
 
-    /// Pods that are ready.
+    /// Ready pods.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub ready: i32,
 
-    /// Pods that run the target version with the present settings.
+    /// Pods that run the target version with the current settings.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub updated: i32,
 
-    /// The version that the pods are to run.
+    /// Target version of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// How many pods there are of each version.
+    /// Number of pods per version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<VersionCount>,
 }
 
-/// Pods of a version.
+/// Number of pods of one version.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VersionCount {
-    /// The version.
+    /// Version of the pods.
     pub version: String,
-    /// How many pods there are of it.
+    /// Number of pods.
     pub pods: i32,
-}
-
-fn without_default(schema: &mut Schema) {
-    schema.remove("default");
 }

@@ -1,351 +1,282 @@
-//! How a stack is upgraded, and how its upgrades went.
+//! Upgrades: settings, progress and history.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plain_enum;
+use super::is_default;
+use crate::api_enum::api_enum;
 use crate::schema;
 
-/// Upgrades that are remembered.
-pub const HISTORY: usize = 10;
-/// Revisions that are remembered as rejected.
+/// Maximum number of entries in `status.history`.
+pub const MAX_HISTORY: usize = 10;
+/// Maximum number of entries in `status.failedRevisions`.
 pub const MAX_FAILED_REVISIONS: usize = 5;
 
-/// How changes that restart controller or speakers are carried out.
+/// How changes that restart controller or speakers are rolled out.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Upgrade {
-    /// Automatic: at once. Manual: what is to be done is shown in status.plan, and waits until approvedPlan names it.
-    /// Default: Automatic.
-    #[serde(default, skip_serializing_if = "Approval::is_default")]
+    /// Whether an upgrade needs approval. Default: Automatic.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub approval: Approval,
 
-    /// With approval: Manual, the hash of the plan that may be carried out: status.plan.hash.
+    /// Hash of the approved plan, from status.plan.hash. Only used with approval: Manual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub approved_plan: Option<String>,
 
-    /// Seconds that the first new speaker is watched before others follow. Default: 60.
+    /// Seconds to watch the first updated speaker before the others are updated. Default: 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub canary_soak_seconds: Option<i32>,
 
-    /// Speakers that may be restarting at once, after the first. Default: 1.
+    /// Maximum number of speakers that restart at the same time, after the first. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_unavailable: Option<i32>,
 
-    /// Seconds without any progress after which an upgrade has failed. Default: 600.
+    /// Seconds without progress after which an upgrade fails. Default: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 30, max = 7200))]
     pub progress_deadline_seconds: Option<i32>,
 
-    /// What to do when an upgrade fails. Rollback: go back to what ran before. Pause: leave everything as it is then, until
-    /// the spec changes. Default: Rollback.
-    #[serde(default, skip_serializing_if = "OnFailure::is_default")]
+    /// Reaction to a failed upgrade. Default: Rollback.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_failure: OnFailure,
 }
 
-/// Whether an upgrade waits for a person.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum Approval {
-    /// It does not.
-    #[default]
-    Automatic,
-    /// It waits until its plan is approved.
-    Manual,
-}
-
-impl Approval {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
+api_enum! {
+    /// Whether an upgrade needs approval.
+    #[derive(Default)]
+    pub enum Approval {
+        /// Upgrades start immediately.
+        #[default]
+        Automatic,
+        /// status.plan shows the upgrade, which starts when spec.upgrade.approvedPlan equals status.plan.hash.
+        Manual,
     }
 }
 
-/// What follows a failed upgrade.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum OnFailure {
-    /// Back to what ran before.
-    #[default]
-    Rollback,
-    /// Everything stays as it is.
-    Pause,
-}
-
-impl OnFailure {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
+api_enum! {
+    /// Reaction to a failed upgrade.
+    #[derive(Default)]
+    pub enum OnFailure {
+        /// Controller and speakers return to the previous revision.
+        #[default]
+        Rollback,
+        /// The upgrade stops where it failed until the spec changes.
+        Pause,
     }
 }
 
-/// What controller and speakers are made of: a version and the settings that reach their pods.
+/// Version and settings of controller and speakers.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Revision {
-    /// The version.
+    /// Version of controller and speakers.
     pub version: String,
-    /// Hash of all that a restart is needed for.
+    /// Hash of all settings that require a restart.
     pub revision: String,
-    /// That of the controller alone: the label lb-operator.io/revision of its pods.
+    /// Hash of the controller's settings: the label lb-operator.io/revision of its pods.
     pub controller: String,
-    /// That of the speakers alone: the label lb-operator.io/revision of their pods.
+    /// Hash of the speakers' settings: the label lb-operator.io/revision of their pods.
     pub speaker: String,
 }
 
-/// An upgrade, or any other change that restarts controller or speakers, that is under way.
+/// An upgrade in progress, or another change that restarts controller or speakers.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeStatus {
-    /// What ran before.
+    /// The previous revision.
     pub from: Revision,
 
-    /// What is to run.
+    /// The new revision.
     pub to: Revision,
 
-    /// What is being done: Preflight, PrePull, Kinds, Permissions, Controller, Canary, Soak, Speakers, Verify, Finish, or
-    /// RollingBack.
+    /// The current step.
     pub step: UpgradeStep,
 
-    /// When it began.
+    /// Start of the upgrade.
     pub started_time: Time,
 
-    /// The steps so far.
+    /// Finished steps and the current step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepStatus>,
 
-    /// The node of the first new speaker.
+    /// Node of the first updated speaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary_node: Option<String>,
 
-    /// Speakers that are what they are to be: the new ones, or the former ones while rolling back.
+    /// Speakers with the new revision, or with the previous one while rolling back.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub updated: i32,
 
-    /// Speakers that there are.
+    /// Number of speakers.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub total: i32,
 
-    /// How far the present step is: a number that grows.
+    /// Progress of the current step: a number that increases.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub progress: i32,
 
-    /// When it grew last. After progressDeadlineSeconds without growth, the upgrade has failed.
+    /// Last increase of progress. The upgrade fails after progressDeadlineSeconds without an increase.
     pub progress_time: Time,
 
-    /// Since when that time does not count, because a node is away or the stack is paused.
+    /// Since when the progress deadline is suspended, because a node is unreachable or the stack is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_time: Option<Time>,
 
-    /// Hash of the addresses of all Services when it began.
+    /// Hash of the addresses of all Services at the start of the upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ledger: Option<String>,
+    pub addresses_hash: Option<String>,
 
-    /// Why it is being rolled back, or was stopped.
+    /// Why the upgrade failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 
-    /// Whether it was stopped, and stays so until the spec changes: spec.upgrade.onFailure is Pause.
+    /// Whether the upgrade is paused until the spec changes, because it failed and spec.upgrade.onFailure is Pause.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub paused: bool,
 
-    /// Whether it is being rolled back because the spec asks for what ran before.
+    /// Whether the upgrade is rolled back because the spec was changed back to the previous revision.
     #[serde(default)]
-    #[schemars(transform = without_default)]
+    #[schemars(transform = schema::without_default)]
     pub superseded: bool,
 
-    /// The metadata.generation that it is about.
+    /// The metadata.generation that the upgrade belongs to.
     pub generation: i64,
 }
 
-/// A step of an upgrade.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum UpgradeStep {
-    /// What runs is looked at.
-    Preflight,
-    /// The nodes pull the images.
-    PrePull,
-    /// The metallb.io kinds are brought up to date.
-    #[serde(rename = "CRDs")]
-    Crds,
-    /// Controller and speakers are given what the new ones need besides what the former ones need.
-    #[serde(rename = "RBAC")]
-    Rbac,
-    /// The controllers are replaced.
-    Controller,
-    /// The first speaker is replaced.
-    Canary,
-    /// It is watched.
-    Soak,
-    /// The others are replaced.
-    Speakers,
-    /// All are watched.
-    Verify,
-    /// What was only needed for the upgrade is removed.
-    Finish,
-    /// Everything goes back to what ran before.
-    RollingBack,
-}
-
-impl UpgradeStep {
-    /// Every step, in order.
-    pub const ALL: [Self; 11] = [
-        Self::Preflight,
-        Self::PrePull,
-        Self::Crds,
-        Self::Rbac,
-        Self::Controller,
-        Self::Canary,
-        Self::Soak,
-        Self::Speakers,
-        Self::Verify,
-        Self::Finish,
-        Self::RollingBack,
-    ];
-
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Preflight => "Preflight",
-            Self::PrePull => "PrePull",
-            Self::Crds => "CRDs",
-            Self::Rbac => "RBAC",
-            Self::Controller => "Controller",
-            Self::Canary => "Canary",
-            Self::Soak => "Soak",
-            Self::Speakers => "Speakers",
-            Self::Verify => "Verify",
-            Self::Finish => "Finish",
-            Self::RollingBack => "RollingBack",
-        }
+api_enum! {
+    /// A step of an upgrade.
+    #[derive(Hash, Ord, PartialOrd)]
+    pub enum UpgradeStep {
+        /// The running components are checked.
+        Preflight,
+        /// The nodes pull the images.
+        PrePull,
+        /// The metallb.io CRDs are updated.
+        Crds = "CRDs",
+        /// RBAC rules that the new version needs are added.
+        Rbac = "RBAC",
+        /// The controllers are replaced one at a time.
+        Controller,
+        /// The first speaker is replaced.
+        Canary,
+        /// The first speaker is watched for spec.upgrade.canarySoakSeconds.
+        Soak,
+        /// The other speakers are replaced.
+        Speakers,
+        /// All speakers are checked.
+        Verify,
+        /// Objects and RBAC rules that only the upgrade needed are removed.
+        Finish,
+        /// Controller and speakers return to the previous revision.
+        RollingBack,
     }
 }
 
-/// A step of an upgrade, and when it was.
+/// A step of an upgrade with its times.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepStatus {
-    /// Its name.
+    /// Name of the step.
     pub name: UpgradeStep,
-    /// When it began.
+    /// Start of the step.
     pub started_time: Time,
-    /// When it ended.
+    /// End of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,
-    /// What came of it.
+    /// Result of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What would be done, were it approved.
+/// An upgrade that waits for approval.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanStatus {
-    /// What spec.upgrade.approvedPlan has to say for the plan to be carried out.
+    /// Hash of the plan. To approve the plan, set spec.upgrade.approvedPlan to it.
     pub hash: String,
-    /// The version that it leads to.
+    /// Version after the upgrade.
     pub version: String,
-    /// What changes.
+    /// Objects that the upgrade changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = few)]
+    #[schemars(transform = schema::short_list)]
     pub changes: Vec<PlannedChange>,
-    /// In which order it is done.
+    /// Steps of the upgrade in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = few)]
+    #[schemars(transform = schema::short_list)]
     pub steps: Vec<String>,
 }
 
-/// An object that a plan changes.
+/// An object that a planned upgrade changes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedChange {
-    /// The object.
+    /// Kind and name of the object.
     pub object: String,
-    /// What changes about it.
+    /// Changed fields.
     pub change: String,
-    /// What that costs.
+    /// Effect on running components and traffic.
     pub impact: String,
 }
 
-/// A revision that failed, and is not tried again before the spec or the operator changes.
+/// A revision whose upgrade failed.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedRevision {
-    /// Its hash.
+    /// Hash of the settings.
     pub revision: String,
-    /// Its version.
+    /// Version of controller and speakers.
     pub version: String,
-    /// Why it failed.
+    /// Why the upgrade failed.
     pub reason: String,
-    /// When it was given up.
+    /// When the upgrade failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// The metadata.generation of the spec that asked for it.
+    /// The metadata.generation of the spec.
     pub generation: i64,
-    /// The operator's version then.
+    /// Version of the operator.
     pub operator_version: String,
 }
 
-/// An upgrade that is over.
+/// A finished upgrade.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeRecord {
-    /// The version that ran before.
+    /// Version before the upgrade.
     pub from: String,
-    /// The version that was to run.
+    /// Target version of the upgrade.
     pub to: String,
-    /// The revision that was to run.
+    /// Target revision of the upgrade.
     pub to_revision: String,
-    /// When it began.
+    /// Start of the upgrade.
     pub started_time: Time,
-    /// When it was over.
+    /// End of the upgrade.
     pub finished_time: Time,
-    /// How it went.
+    /// Result of the upgrade.
     pub outcome: UpgradeOutcome,
-    /// Why it failed.
+    /// Why the upgrade failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// How an upgrade went.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(transform = plain_enum)]
-pub enum UpgradeOutcome {
-    /// What was to run runs.
-    Succeeded,
-    /// It failed, and what ran before runs again.
-    RolledBack,
-    /// It failed, and was stopped.
-    Paused,
-    /// The spec asked for something else in the middle.
-    Superseded,
-}
-
-impl UpgradeOutcome {
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "Succeeded",
-            Self::RolledBack => "RolledBack",
-            Self::Paused => "Paused",
-            Self::Superseded => "Superseded",
-        }
+api_enum! {
+    /// Result of an upgrade.
+    pub enum UpgradeOutcome {
+        /// All components run the new revision.
+        Succeeded,
+        /// The upgrade failed, and the previous revision runs again.
+        RolledBack,
+        /// The upgrade failed and was stopped (spec.upgrade.onFailure: Pause).
+        Paused,
+        /// The spec changed during the upgrade.
+        Superseded,
     }
-}
-
-fn without_default(schema: &mut Schema) {
-    schema.remove("default");
-}
-
-fn few(schema: &mut Schema) {
-    schema::set(schema, "maxItems", 32);
 }
