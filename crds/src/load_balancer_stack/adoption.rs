@@ -12,7 +12,7 @@ pub struct AdoptionStatus {
     /// The current step.
     pub step: AdoptionStep,
 
-    /// What the step waits for, or what to do next.
+    /// Condition that the step waits for, or the next action of the user.
     pub message: String,
 }
 

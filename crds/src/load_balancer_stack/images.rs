@@ -62,7 +62,7 @@ api_enum! {
         /// If the image is not on the node.
         #[default]
         IfNotPresent,
-        /// Never; the image must already be on the node.
+        /// Nodes do not pull images; the image must already be present.
         Never,
     }
 }

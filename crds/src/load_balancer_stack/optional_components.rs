@@ -17,7 +17,7 @@ api_enum! {
         /// The objects are created if the cluster supports them.
         #[default]
         Auto,
-        /// The objects are created. If the cluster does not support them, the stack is not installed or changed.
+        /// The objects are created. If the cluster does not support them, the stack is Degraded.
         Enabled,
         /// The objects are not created.
         Disabled,

@@ -74,7 +74,7 @@ pub struct PreflightCheck {
     #[schemars(transform = schema::without_default)]
     pub overridden: bool,
 
-    /// What was found, and what to do.
+    /// Finding, with the action to take if there is a problem.
     pub message: String,
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lb_crds::selector::Labelled;
+use lb_crds::selector::Labeled;
 
 use crate::objects::Labels;
 
@@ -107,7 +107,7 @@ impl From<Labels> for LabelText {
     }
 }
 
-impl Labelled for LabelText {
+impl Labeled for LabelText {
     fn label(&self, key: &str) -> Option<&str> {
         let mut pairs = self.0.split(',');
         pairs.find_map(|pair| {

@@ -59,10 +59,10 @@ pub async fn look(client: &Client, namespace: &str, class: Option<&str>, whole: 
             found.announcing = announcing(client, namespace).await?.into_iter().collect();
         }
         for advertisement in advertisements(client, namespace).await? {
-            if pause::is_marked(&advertisement) {
+            if pause::needs_resume(&advertisement) {
                 found.halted += 1;
             }
-            if !pause::stands_still(&advertisement) {
+            if !pause::is_paused(&advertisement) {
                 found.active += 1;
             }
         }

@@ -141,8 +141,8 @@ impl Writer {
         let api: Api<L2Advertisement> = Api::namespaced(self.client.clone(), namespace);
         for object in all.map_err(fails(what()))? {
             let patch = match halted {
-                true if !pause::stands_still(&object) => pause::halt(&object),
-                false if pause::is_marked(&object) => pause::resume(&object),
+                true if !pause::is_paused(&object) => pause::pause(&object),
+                false if pause::needs_resume(&object) => pause::resume(&object),
                 true | false => continue,
             };
             let (name, params, patch) = (object.name_any(), params(), Patch::Merge(patch));
@@ -163,7 +163,7 @@ impl Writer {
     pub async fn is_halted(&self, namespace: &str) -> Result<bool, WriteError> {
         let what = || format!("look at the L2Advertisements in {namespace}");
         let all = in_time(what, advertisements(&self.client, namespace)).await?;
-        Ok(all.map_err(fails(what()))?.iter().any(pause::is_marked))
+        Ok(all.map_err(fails(what()))?.iter().any(pause::needs_resume))
     }
 
     /// Ends pods.

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use lb_crds::load_balancer_stack::{
     ConflictPolicy, Failback, Images, PartitionPolicy, Placement, PodDisruptionBudget, Speaker,
 };
-use lb_crds::{LoadBalancerStack, Mode};
+use lb_crds::{InstallMode, LoadBalancerStack, kebab_case};
 use semver::Version;
 
 use crate::args::OperatorConfig;
@@ -102,7 +102,7 @@ pub fn namespace(stack: &LoadBalancerStack, operator: &OperatorConfig) -> String
 /// What the spec asks for and this cluster does not have.
 #[must_use]
 pub fn missing_prerequisite(stack: &LoadBalancerStack, monitors_exist: bool) -> Option<String> {
-    (monitor_mode(stack) == Mode::Enabled && !monitors_exist).then(|| {
+    (monitor_mode(stack) == InstallMode::Enabled && !monitors_exist).then(|| {
         "spec.monitoring.serviceMonitor.mode: it is Enabled and this cluster has no kind ServiceMonitor: install the \
          Prometheus Operator, or set it to Auto"
             .to_owned()
@@ -170,10 +170,12 @@ pub fn stack_config(
         excluded_interfaces: speaker.excluded_interfaces,
         crds: operator.manage_crds,
         adopt: spec.adopt,
-        service_monitor: (monitors_exist && monitor_mode(stack) != Mode::Disabled).then_some(MonitorConfig {
-            labels: monitor.labels,
-            interval: monitor.interval,
-        }),
+        service_monitor: (monitors_exist && monitor_mode(stack) != InstallMode::Disabled).then_some(
+            MonitorConfig {
+                labels: monitor.labels,
+                interval: monitor.interval,
+            },
+        ),
         network_policy: is_on(Some(policy.mode)),
         metrics_from: policy.metrics_from,
         controller_min_available,
@@ -198,36 +200,28 @@ fn kept(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2],
 /// What the stack says about announcing, as the speaker's variables.
 fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
     let heartbeat = speaker.heartbeat.clone().unwrap_or_default();
-    let policy = speaker.partition_policy.map(|policy| match policy {
-        PartitionPolicy::Availability => "availability",
-        PartitionPolicy::Majority => "majority",
-    });
-    let failback = speaker.failback.map(|failback| match failback {
-        Failback::Never => "never",
-        Failback::Immediate => "immediate",
-    });
-    // Not told where it is what the speaker does anyway.
-    let placement = speaker.placement.and_then(|placement| match placement {
-        Placement::HashOrder => None,
-        Placement::Balanced => Some("balanced"),
-    });
-    let conflicts = speaker.conflict_policy.map(|policy| match policy {
-        ConflictPolicy::Warn => "warn",
-        ConflictPolicy::Defend => "defend",
-        ConflictPolicy::Yield => "yield",
-    });
+    // The default is not passed on.
+    let placement = speaker
+        .placement
+        .filter(|placement| *placement != Placement::HashOrder);
     let number = |number: Option<i32>| number.map(|number| number.to_string());
-    let word = |word: Option<&str>| word.map(str::to_owned);
+    let word = |word: Option<&str>| word.map(kebab_case);
     let settings = [
         (
             "LB_FAILURE_TIMEOUT_MS",
             number(heartbeat.failure_timeout_milliseconds),
         ),
         ("LB_HEARTBEAT_PORT", number(heartbeat.port)),
-        ("LB_PARTITION_POLICY", word(policy)),
-        ("LB_FAILBACK", word(failback)),
-        ("LB_PLACEMENT", word(placement)),
-        ("LB_CONFLICT_POLICY", word(conflicts)),
+        (
+            "LB_PARTITION_POLICY",
+            word(speaker.partition_policy.map(PartitionPolicy::as_str)),
+        ),
+        ("LB_FAILBACK", word(speaker.failback.map(Failback::as_str))),
+        ("LB_PLACEMENT", word(placement.map(Placement::as_str))),
+        (
+            "LB_CONFLICT_POLICY",
+            word(speaker.conflict_policy.map(ConflictPolicy::as_str)),
+        ),
         ("LB_ANNOUNCE_INTERVAL", number(speaker.announce_interval_seconds)),
         ("LB_RESTART_GRACE", number(speaker.restart_grace_seconds)),
     ];
@@ -312,12 +306,12 @@ fn image(
     Ok(image.to_string())
 }
 
-fn monitor_mode(stack: &LoadBalancerStack) -> Mode {
+fn monitor_mode(stack: &LoadBalancerStack) -> InstallMode {
     let monitoring = stack.spec.monitoring.as_ref();
     let monitor = monitoring.and_then(|monitoring| monitoring.service_monitor.as_ref());
-    monitor.map_or(Mode::Auto, |monitor| monitor.mode)
+    monitor.map_or(InstallMode::Auto, |monitor| monitor.mode)
 }
 
-fn is_on(mode: Option<Mode>) -> bool {
-    mode != Some(Mode::Disabled)
+fn is_on(mode: Option<InstallMode>) -> bool {
+    mode != Some(InstallMode::Disabled)
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{
-    FailedRevision, HISTORY, MAX_FAILED_REVISIONS, Revision, StepStatus, UpgradeOutcome, UpgradeRecord,
+    FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, Revision, StepStatus, UpgradeOutcome, UpgradeRecord,
     UpgradeStatus, UpgradeStep,
 };
 use semver::Version;
@@ -138,7 +138,7 @@ impl UpgradeState {
             outcome,
             reason,
         });
-        let surplus = self.history.len().saturating_sub(HISTORY);
+        let surplus = self.history.len().saturating_sub(MAX_HISTORY);
         self.history.drain(..surplus);
     }
 
@@ -178,7 +178,7 @@ pub(super) fn start_upgrade(from: &Revision, snapshot: &ClusterSnapshot, now: Ti
         progress: 0,
         progress_time: time(now),
         suspended_time: None,
-        ledger: None,
+        addresses_hash: None,
         failure: None,
         paused: false,
         superseded: false,

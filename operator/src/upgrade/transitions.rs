@@ -253,7 +253,7 @@ fn step(
                 && snapshot.obstacle.is_none()
                 && may_go_back
             {
-                upgrade.ledger = Some(ledger.clone());
+                upgrade.addresses_hash = Some(ledger.clone());
                 enter_step(upgrade, Step::PrePull, "nothing stands in the way", now);
             }
         }

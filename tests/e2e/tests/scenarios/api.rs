@@ -93,7 +93,7 @@ fn invalid_pools_are_refused(harness: &Harness) -> anyhow::Result<()> {
         ("[192.168.50.1]", form),
         ("[somewhere]", form),
         ("[192.168.50.1-192.168.50.2-192.168.50.3]", form),
-        ("[192.168.50.20-192.168.50.10]", "runs backwards"),
+        ("[192.168.50.20-192.168.50.10]", "write the lower address first"),
         ("['192.168.50.10-fc00::1']", "one family"),
         ("['::ffff:192.168.50.1-::ffff:192.168.50.9']", form),
     ] {
@@ -295,7 +295,7 @@ fn explain_reads_well(harness: &Harness) -> anyhow::Result<()> {
     for (path, says) in [
         ("ipaddresspool.spec.addresses", "192.168.50.50-192.168.50.250"),
         ("l2advertisement.spec.interfaces", "eth0"),
-        ("servicel2status.status.node", "node that answers"),
+        ("servicel2status.status.node", "Node that announces"),
         ("lbs.spec.controller.replicas", "Default: 2"),
         ("lbs", "LoadBalancerStack is an installation"),
     ] {
