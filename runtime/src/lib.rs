@@ -10,6 +10,7 @@ mod http;
 pub mod leader;
 pub mod lease;
 mod logging;
+pub mod malloc;
 pub mod metrics;
 pub mod object_key;
 mod runtime;

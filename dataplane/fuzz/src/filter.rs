@@ -5,10 +5,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use lb_net::filter::{MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Protocol, build};
+use lb_net::bpf_filter::{Instruction, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Protocol, build, interpreter};
 
 use crate::bytes::Bytes;
-use crate::interpreter;
 
 /// An exact program lets through what is about an address of the set, and nothing else; a coarse one all of that, too.
 pub fn target(bytes: &[u8]) {
@@ -37,12 +36,11 @@ pub fn target(bytes: &[u8]) {
     let addresses: Vec<_> = words.iter().map(address).collect();
     let program = build(protocol, &addresses, limit);
     assert!(program.instructions().len() <= limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS));
-    let ops = program.instructions().iter();
-    let code: Vec<_> = ops.map(|op| (op.code, op.jt, op.jf, op.k)).collect();
-    assert!(interpreter::is_accepted(&code), "the kernel takes it");
+    let code = program.instructions();
+    assert!(interpreter::is_accepted(code), "the kernel accepts the program");
 
     let frame = bytes.0;
-    check(protocol, &words, program.is_exact(), &code, frame);
+    check(protocol, &words, program.is_exact(), code, frame);
     // The same frame about addresses at the edges of the set, which no mutation finds.
     let edges = [words.first(), words.last(), words.iter().nth(words.len() / 2)];
     for word in edges.into_iter().flatten() {
@@ -51,12 +49,12 @@ pub fn target(bytes: &[u8]) {
             if let Some(place) = about(protocol, &frame).and_then(|at| frame.get_mut(at..at + 4)) {
                 place.copy_from_slice(&near.to_be_bytes());
             }
-            check(protocol, &words, program.is_exact(), &code, &frame);
+            check(protocol, &words, program.is_exact(), code, &frame);
         }
     }
 }
 
-fn check(protocol: Protocol, words: &BTreeSet<u32>, exact: bool, code: &[interpreter::Op], frame: &[u8]) {
+fn check(protocol: Protocol, words: &BTreeSet<u32>, exact: bool, code: &[Instruction], frame: &[u8]) {
     let word = about(protocol, frame).and_then(|at| frame.get(at..at + 4));
     let wanted = word.is_some_and(|word| words.contains(&u32::from_be_bytes(word.try_into().unwrap())));
     for packet_type in 0..8 {

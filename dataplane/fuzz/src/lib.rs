@@ -32,8 +32,6 @@ pub mod claims;
 pub mod coordinator;
 pub mod filter;
 pub mod heartbeat;
-#[path = "../../net/src/filter/interpreter.rs"]
-mod interpreter;
 pub mod ndp;
 pub mod text;
 

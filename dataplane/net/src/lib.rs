@@ -1,22 +1,41 @@
-//! Packet sockets, kernel filters and links: where the speaker meets Linux.
+//! The Linux network interfaces of the speaker: packet sockets, kernel filters, netlink.
 //!
-//! The one crate with `unsafe`. It knows nothing of Kubernetes and decides nothing: [`PacketSocket`] carries
-//! frames of one interface, [`filter`] keeps all but requests for owned addresses in the kernel,
-//! [`LinkWatcher`] tells which interfaces there are, [`DirectoryWatch`] when mounted files change, [`UdpPort`] is the
-//! speakers' own channel, [`Alarm`] wakes them, and [`memory`] gives back what they need no more. All of it works with
-//! `CAP_NET_RAW` alone, on one single-threaded runtime; frames are waited for without it, because that takes less time.
+//! | module | content |
+//! | --- | --- |
+//! | [`packet_socket`] | sends and receives ARP and NDP frames on one interface |
+//! | [`bpf_filter`] | drops frames about other addresses in the kernel |
+//! | [`links`] | the host's interfaces and their changes |
+//! | [`udp`] | the transport of heartbeats |
+//! | [`timerfd`] | the speaker's timer |
+//! | [`inotify`] | notices changes of mounted Secrets |
+//!
+//! The crate does not depend on Kubernetes and makes no decisions. It needs `CAP_NET_RAW` only. Everything except
+//! [`PacketSocket::wait_readable`], which blocks its thread, runs on a single-threaded tokio runtime.
 
-pub mod alarm;
-pub mod files;
-pub mod filter;
-mod groups;
+pub mod bpf_filter;
+pub mod inotify;
 pub mod links;
-pub mod memory;
-pub mod socket;
+mod multicast;
+pub mod packet_socket;
+pub mod timerfd;
 pub mod udp;
 
-pub use alarm::Alarm;
-pub use files::DirectoryWatch;
+pub use inotify::DirectoryWatch;
 pub use links::{Link, LinkAddress, LinkError, LinkWatcher, Snapshot};
-pub use socket::{PacketSocket, SocketError};
+pub use packet_socket::{PacketSocket, SocketError};
+pub use timerfd::TimerFd;
 pub use udp::UdpPort;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::net::unix::pipe::Receiver;
+
+/// Registers a non-blocking descriptor with the runtime for reading only. Tokio has no safe type for this but its pipe
+/// receiver, which accepts any descriptor that epoll supports.
+///
+/// # Errors
+/// If the runtime cannot register the descriptor.
+fn register_readable(descriptor: impl Into<OwnedFd>) -> io::Result<Receiver> {
+    Receiver::from_owned_fd_unchecked(descriptor.into())
+}

@@ -1,8 +1,7 @@
-//! The network interfaces of this host, and every change of them.
+//! The network interfaces of this host and their changes, read from rtnetlink(7).
 //!
-//! Reads rtnetlink (links, IPv4 and IPv6 addresses), writes complete snapshots of [`Link`]s. Subscribed
-//! before the first reading, so no change falls between; when the kernel had to drop notices because they
-//! came too fast, everything is read again. Needs no capability.
+//! [`LinkWatcher`] returns complete snapshots. It subscribes before it lists, so no change is missed, and lists
+//! again when the kernel has dropped notifications. It needs no capability.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -24,17 +23,17 @@ use tokio::task::JoinHandle;
 /// All interfaces by index.
 pub type Snapshot = BTreeMap<u32, Link>;
 
-/// An address of an interface with the length of its network prefix.
+/// An interface address with its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkAddress {
-    /// The host's own address.
+    /// The address of this host.
     pub address: IpAddr,
-    /// Bits of the network prefix.
+    /// Length of the network prefix, in bits.
     pub prefix_len: u8,
 }
 
 impl LinkAddress {
-    /// Whether an address is in the network of this one.
+    /// Whether `address` is in the network of this address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let len = u32::from(self.prefix_len);
@@ -55,124 +54,129 @@ impl LinkAddress {
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Number of the interface; a new one each time it is made.
+    /// Interface index; never reused for a new interface of the same name.
     pub index: u32,
-    /// Name, such as `eth0`.
+    /// Interface name, such as `eth0`.
     pub name: String,
-    /// Ethernet address; none on links that have no six-byte one.
+    /// MAC; `None` on links without a 6-byte address.
     pub mac: Option<MacAddr>,
-    /// Set up by the administrator (`IFF_UP`).
+    /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// Cable plugged in and, for a link made of others, its lower link up too (`IFF_LOWER_UP`, and
-    /// operational state not down).
+    /// The link has carrier, and so has its lower link if it is stacked (`IFF_LOWER_UP`, and the operational state of RFC
+    /// 2863 is not down).
     pub carrier: bool,
-    /// The loopback interface.
+    /// The loopback interface (`IFF_LOOPBACK`).
     pub loopback: bool,
-    /// Can broadcast, so ARP can work (`IFF_BROADCAST`).
+    /// Supports broadcast, which ARP requires (`IFF_BROADCAST`).
     pub broadcast: bool,
-    /// ARP is switched off (`IFF_NOARP`).
+    /// ARP is disabled (`IFF_NOARP`).
     pub noarp: bool,
-    /// Part of a bond, bridge or VRF, which speaks in its place.
+    /// A port of a bond, bridge or VRF, on which traffic is handled instead.
     pub enslaved: bool,
-    /// Its addresses.
+    /// The IP addresses.
     pub addresses: BTreeSet<LinkAddress>,
 }
 
-/// What failed in watching links.
+/// An error of [`LinkWatcher`].
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// No netlink socket, or it could not be subscribed.
+    /// The netlink socket could not be opened or subscribed.
     #[error("cannot subscribe to changes of network interfaces")]
     Subscribe(#[source] io::Error),
-    /// The kernel refused to list.
+    /// Listing links or addresses failed.
     #[error("cannot list {what}")]
     List {
-        /// Links, or addresses.
+        /// The listed objects.
         what: &'static str,
-        /// What it said.
+        /// The error of netlink.
         #[source]
         source: rtnetlink::Error,
     },
-    /// The netlink connection ended. The next call opens a new one.
-    #[error("the netlink connection ended")]
+    /// The netlink connection has closed; the next call opens a new one.
+    #[error("netlink connection closed")]
     Closed,
 }
 
-/// The subscription. [`next`](Self::next) gives the state at once, and then after each change.
+/// A subscription to link and address changes.
 #[derive(Debug)]
 pub struct LinkWatcher {
     connection: Connection,
     table: Table,
-    /// Everything must be read (again).
+    /// The table is incomplete and must be listed again.
     stale: bool,
-    /// What the caller was given last.
-    given: Option<Snapshot>,
+    /// The snapshot that the last call returned.
+    returned: Option<Snapshot>,
 }
 
 impl LinkWatcher {
-    /// Subscribes in the network namespace of the calling thread. To be called within a tokio runtime.
+    /// Subscribes in the network namespace of the calling thread. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the netlink socket cannot be opened.
     pub fn new() -> Result<Self, LinkError> {
         Ok(Self {
             connection: Connection::open()?,
             table: Table::default(),
             stale: true,
-            given: None,
+            returned: None,
         })
     }
 
-    /// Waits until the interfaces differ from what the last call gave; the first call does not wait. Changes
-    /// that came in the meantime come as one. May be cancelled without loss. After an error call again, after
-    /// a pause.
+    /// Waits until the interfaces differ from the last returned snapshot; the first call returns at once. Combines changes that
+    /// occurred since. Cancel safe.
+    ///
+    /// # Errors
+    /// If listing fails or the netlink connection closes. Call again after a delay.
     pub async fn next(&mut self) -> Result<Snapshot, LinkError> {
         loop {
-            if self.connection.ended {
+            if self.connection.closed {
                 self.connection = Connection::open()?;
                 self.stale = true;
             }
             if self.stale {
-                self.table = read_all(&self.connection.handle).await?;
+                self.table = list_all(&self.connection.handle).await?;
                 self.stale = false;
             } else {
-                let notice = self.connection.notices.next().await;
-                self.take(notice)?;
+                let notification = self.connection.notifications.next().await;
+                self.handle(notification)?;
             }
             while !self.stale
-                && let Some(notice) = ready(&mut self.connection.notices).await
+                && let Some(notification) = ready(&mut self.connection.notifications).await
             {
-                self.take(notice)?;
+                self.handle(notification)?;
             }
             if self.stale {
                 continue;
             }
             let snapshot = self.table.snapshot();
-            if self.given.as_ref() != Some(&snapshot) {
-                self.given = Some(snapshot.clone());
+            if self.returned.as_ref() != Some(&snapshot) {
+                self.returned = Some(snapshot.clone());
                 return Ok(snapshot);
             }
         }
     }
 
-    fn take(&mut self, notice: Option<Notice>) -> Result<(), LinkError> {
-        let Some((message, _)) = notice else {
-            self.connection.ended = true;
+    fn handle(&mut self, notification: Option<Notification>) -> Result<(), LinkError> {
+        let Some((message, _)) = notification else {
+            self.connection.closed = true;
             return Err(LinkError::Closed);
         };
         match message.payload {
             NetlinkPayload::InnerMessage(message) => self.table.apply(message),
             NetlinkPayload::Overrun(_) => {
-                tracing::debug!("notices of link changes were lost: reading all links again");
+                tracing::debug!("netlink receive buffer overflowed; listing all links again");
                 self.stale = true;
             }
-            // Acknowledgements, ends of lists and errors answer requests; none of them is a notice.
+            // Acknowledgements, ends of lists and errors are replies to requests.
             _ => {}
         }
         Ok(())
     }
 }
 
-type Notice = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
+type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
 
-/// The next item if there is one at this moment; `Some(None)` is the end of the stream.
+/// The next item if one is available now; `Some(None)` is the end of the stream.
 async fn ready<S: Stream + Unpin>(stream: &mut S) -> Option<Option<S::Item>> {
     poll_fn(|context| match stream.poll_next_unpin(context) {
         Poll::Ready(item) => Poll::Ready(Some(item)),
@@ -181,13 +185,13 @@ async fn ready<S: Stream + Unpin>(stream: &mut S) -> Option<Option<S::Item>> {
     .await
 }
 
-/// A netlink socket and the task that serves it.
+/// A netlink socket and the task that drives it.
 #[derive(Debug)]
 struct Connection {
     handle: Handle,
-    notices: UnboundedReceiver<Notice>,
+    notifications: UnboundedReceiver<Notification>,
     task: JoinHandle<()>,
-    ended: bool,
+    closed: bool,
 }
 
 impl Connection {
@@ -197,13 +201,13 @@ impl Connection {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ];
-        let (connection, handle, notices) =
+        let (connection, handle, notifications) =
             rtnetlink::new_multicast_connection(&groups).map_err(LinkError::Subscribe)?;
         Ok(Self {
             handle,
-            notices,
+            notifications,
             task: tokio::spawn(connection),
-            ended: false,
+            closed: false,
         })
     }
 }
@@ -214,21 +218,21 @@ impl Drop for Connection {
     }
 }
 
-async fn read_all(handle: &Handle) -> Result<Table, LinkError> {
+async fn list_all(handle: &Handle) -> Result<Table, LinkError> {
     let failed = |what| move |source| LinkError::List { what, source };
     let mut table = Table::default();
     let mut links = std::pin::pin!(handle.link().get().execute());
     while let Some(link) = links.try_next().await.map_err(failed("network interfaces"))? {
-        table.link(&link);
+        table.insert_link(&link);
     }
     let mut addresses = std::pin::pin!(handle.address().get().execute());
     while let Some(address) = addresses.try_next().await.map_err(failed("addresses"))? {
-        table.address(&address, true);
+        table.set_address(&address, true);
     }
     Ok(table)
 }
 
-/// Links and addresses apart, since notices of them come apart.
+/// Links and addresses, which the kernel reports separately.
 #[derive(Debug, Default)]
 struct Table {
     links: BTreeMap<u32, Link>,
@@ -238,20 +242,20 @@ struct Table {
 impl Table {
     fn apply(&mut self, message: RouteNetlinkMessage) {
         match message {
-            RouteNetlinkMessage::NewLink(link) => self.link(&link),
-            // A port that leaves its bridge is announced as deleted too, but in the bridge's family.
+            RouteNetlinkMessage::NewLink(link) => self.insert_link(&link),
+            // A port that leaves its bridge is reported as deleted too, but in the family AF_BRIDGE.
             RouteNetlinkMessage::DelLink(link) if is_device(&link) => {
                 self.links.remove(&link.header.index);
                 self.addresses.remove(&link.header.index);
             }
-            RouteNetlinkMessage::NewAddress(address) => self.address(&address, true),
-            RouteNetlinkMessage::DelAddress(address) => self.address(&address, false),
-            // The subscription is for these four.
+            RouteNetlinkMessage::NewAddress(address) => self.set_address(&address, true),
+            RouteNetlinkMessage::DelAddress(address) => self.set_address(&address, false),
+            // The subscribed groups send no other messages.
             _ => {}
         }
     }
 
-    fn link(&mut self, message: &LinkMessage) {
+    fn insert_link(&mut self, message: &LinkMessage) {
         if is_device(message)
             && let Some(link) = to_link(message)
         {
@@ -259,7 +263,7 @@ impl Table {
         }
     }
 
-    fn address(&mut self, message: &AddressMessage, present: bool) {
+    fn set_address(&mut self, message: &AddressMessage, present: bool) {
         let Some(address) = to_address(message) else {
             return;
         };
@@ -286,13 +290,12 @@ impl Table {
     }
 }
 
-/// Whether a link message is about the device itself; other families report only what a protocol thinks of
-/// it.
+/// Whether a link message describes the device itself; those of other families describe a protocol's view of it.
 fn is_device(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Unspec
 }
 
-/// The link, or nothing for a partial notice: wireless drivers send some with the name and little else.
+/// Converts a link message; `None` for a partial one, as wireless drivers send with little more than the name.
 fn to_link(message: &LinkMessage) -> Option<Link> {
     let flags = message.header.flags;
     let (mut name, mut mac, mut state, mut enslaved) = (None, None, None, false);
@@ -305,7 +308,7 @@ fn to_link(message: &LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
-    // "Unknown" is what drivers without the notion say, such as dummy and tun: then only the flag counts.
+    // Drivers without operational state, such as dummy and tun, report "unknown"; then only the flag counts.
     let operational = !matches!(
         state?,
         State::Down | State::LowerLayerDown | State::NotPresent | State::Dormant
@@ -333,8 +336,7 @@ fn to_address(message: &AddressMessage) -> Option<LinkAddress> {
             _ => {}
         }
     }
-    // On a point-to-point link IFA_ADDRESS is the other end, and IFA_LOCAL ours; IPv6 usually has the first
-    // alone.
+    // On a point-to-point link, IFA_ADDRESS is the peer's address and IFA_LOCAL ours; IPv6 usually has IFA_ADDRESS only.
     Some(LinkAddress {
         address: local.or(any)?,
         prefix_len: message.header.prefix_len,

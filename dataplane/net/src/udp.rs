@@ -1,73 +1,72 @@
-//! A UDP socket that wakes its reader for datagrams and for nothing else. The runtime's own sockets also wake it each time
-//! that there is room to send again, which is after every datagram sent: dozens of times in a second, for nobody.
+//! A UDP socket whose reader wakes up for datagrams only.
+//!
+//! Tokio's own socket also wakes its task whenever the send buffer has room again, which is after every datagram sent:
+//! dozens of times per second.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 
-/// A port on all of the host's addresses. It never waits to send.
+/// A UDP port on all addresses of the host. Sending never blocks.
 #[derive(Debug)]
 pub struct UdpPort {
-    socket: AsyncFd<UdpSocket>,
-    /// Whether it is one for IPv6, which takes IPv4 addresses mapped.
-    v6: bool,
+    socket: UdpSocket,
+    /// A duplicate of the socket's descriptor, registered with the runtime.
+    readiness: Receiver,
+    /// Whether the socket is an IPv6 one, which takes IPv4 addresses in mapped form.
+    is_v6: bool,
 }
 
 impl UdpPort {
-    /// Binds the port, for IPv6 and IPv4, or IPv4 alone where the host has IPv6 switched off. To be called within a tokio
-    /// runtime.
+    /// Binds `port` for IPv6 and IPv4, or for IPv4 only on hosts without IPv6. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// If the port is in use or not permitted.
     pub fn bind(port: u16) -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
             .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
         socket.set_nonblocking(true)?;
-        let v6 = socket.local_addr()?.is_ipv6();
-        // SAFETY: the socket keeps one open descriptor from here until it is dropped, which AsyncFd does after it
-        // deregistered it; nothing takes it out or replaces it.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
-        Ok(Self { socket, v6 })
+        Ok(Self {
+            readiness: crate::register_readable(socket.try_clone()?)?,
+            is_v6: socket.local_addr()?.is_ipv6(),
+            socket,
+        })
     }
 
-    /// The port's number.
+    /// The bound port.
     ///
     /// # Errors
-    /// When the kernel does not know the socket any more.
-    pub fn number(&self) -> io::Result<u16> {
-        Ok(self.socket.get_ref().local_addr()?.port())
+    /// If getsockname(2) fails.
+    pub fn port(&self) -> io::Result<u16> {
+        Ok(self.socket.local_addr()?.port())
     }
 
-    /// Sends a datagram now.
+    /// Sends a datagram.
     ///
     /// # Errors
-    /// When the address cannot be reached, or the queue is full.
+    /// If the address is unreachable or the send buffer is full.
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let to = match to {
-            SocketAddr::V4(v4) if self.v6 => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+            SocketAddr::V4(v4) if self.is_v6 => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
             SocketAddr::V4(_) | SocketAddr::V6(_) => to,
         };
-        // A datagram is sent whole or not at all.
-        self.socket.get_ref().send_to(datagram, to).map(drop)
+        // A datagram is sent as a whole or not at all.
+        self.socket.send_to(datagram, to).map(drop)
     }
 
-    /// Waits until there may be datagrams. May be cancelled without loss.
+    /// Waits until [`try_receive`](Self::try_receive) may return a datagram. Cancel safe.
     pub async fn readable(&self) {
-        // An error is found again, and told, when reading.
-        if let Ok(mut guard) = self.socket.readable().await {
-            guard.retain_ready();
-        }
+        // An error recurs in try_receive.
+        let _ = self.readiness.readable().await;
     }
 
-    /// Takes a datagram that is there, and returns its length; what does not fit into the buffer is cut off.
+    /// Receives a queued datagram and returns its length, truncated to the buffer.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; others, such as "port unreachable", are about datagrams sent before.
+    /// `WouldBlock` if no datagram is queued; others, such as "connection refused", concern datagrams sent before.
     pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket
-            .try_io(Interest::READABLE, |socket| socket.recv(buffer))
+        self.readiness.try_io(|| self.socket.recv(buffer))
     }
 }
 
@@ -78,22 +77,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_reader_is_woken_by_datagrams_and_not_by_room_to_send() {
+    async fn wakes_for_datagrams_only() {
         let (one, two) = (UdpPort::bind(0).unwrap(), UdpPort::bind(0).unwrap());
-        let port = two.number().unwrap();
+        let port = two.port().unwrap();
         let to = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
         let mut buffer = [0; 8];
-        let within = |port| tokio::time::timeout(Duration::from_millis(50), UdpPort::readable(port));
-        for (number, address) in ["127.0.0.1", "::1"].into_iter().enumerate() {
-            let number = u8::try_from(number).unwrap();
-            one.send(&[number; 3], to(address)).unwrap();
+        let readable = |port| tokio::time::timeout(Duration::from_millis(50), UdpPort::readable(port));
+        for (index, address) in ["127.0.0.1", "::1"].into_iter().enumerate() {
+            let index = u8::try_from(index).unwrap();
+            one.send(&[index; 3], to(address)).unwrap();
             two.readable().await;
             assert_eq!(two.try_receive(&mut buffer).unwrap(), 3);
-            assert_eq!(buffer[0], number);
+            assert_eq!(buffer[0], index);
             let error = two.try_receive(&mut buffer).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         }
-        assert!(within(&one).await.is_err());
-        assert!(within(&two).await.is_err());
+        assert!(readable(&one).await.is_err());
+        assert!(readable(&two).await.is_err());
     }
 }

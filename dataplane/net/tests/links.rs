@@ -1,4 +1,4 @@
-//! The link watcher against a real kernel. Needs root.
+//! The link watcher in a real kernel. Needs root.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
@@ -38,14 +38,14 @@ fn the_first_snapshot_is_complete() -> Result<()> {
 }
 
 #[test]
-fn an_address_that_comes_and_goes_is_seen_within_50_ms() -> Result<()> {
+fn reports_address_changes_within_50_ms() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         support::interface().await?;
         let mut watcher = LinkWatcher::new()?;
         watcher.next().await?;
         let mut fastest = Duration::MAX;
-        // The best of five, so that a busy test machine does not decide.
+        // The best of five runs, so that a busy machine does not fail the test.
         for _ in 0..5 {
             for (change, present) in [("add", true), ("delete", false)] {
                 segment.node_ip(&format!("address {change} 10.9.8.7/28 dev {INTERFACE}"))?;
@@ -60,13 +60,13 @@ fn an_address_that_comes_and_goes_is_seen_within_50_ms() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_reported_while_nothing_changes() -> Result<()> {
+fn reports_nothing_without_changes() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         support::interface().await?;
         let mut watcher = LinkWatcher::new()?;
         watcher.next().await?;
-        // IPv6 addresses may still finish their duplicate detection, which is no change to us.
+        // IPv6 addresses may still complete duplicate address detection, which is not a change of the snapshot.
         let quiet = tokio::time::timeout(Duration::from_millis(300), watcher.next()).await;
         assert!(quiet.is_err(), "{quiet:?}");
         Ok(())
@@ -74,7 +74,7 @@ fn nothing_is_reported_while_nothing_changes() -> Result<()> {
 }
 
 #[test]
-fn down_up_and_a_pulled_cable_are_told_apart() -> Result<()> {
+fn distinguishes_down_up_and_no_carrier() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let mut watcher = LinkWatcher::new()?;
@@ -92,7 +92,7 @@ fn down_up_and_a_pulled_cable_are_told_apart() -> Result<()> {
 }
 
 #[test]
-fn a_port_of_a_bridge_is_enslaved_until_it_leaves_and_stays_listed() -> Result<()> {
+fn bridge_port_is_enslaved_until_it_leaves() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let mut watcher = LinkWatcher::new()?;
@@ -110,7 +110,7 @@ fn a_port_of_a_bridge_is_enslaved_until_it_leaves_and_stays_listed() -> Result<(
 }
 
 #[test]
-fn a_changed_mac_a_new_name_and_arp_off_are_seen() -> Result<()> {
+fn reports_changes_of_mac_name_and_noarp() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let mut watcher = LinkWatcher::new()?;
@@ -135,7 +135,7 @@ fn a_changed_mac_a_new_name_and_arp_off_are_seen() -> Result<()> {
 }
 
 #[test]
-fn a_link_made_and_deleted_takes_its_addresses_along() -> Result<()> {
+fn deleted_link_takes_its_addresses_along() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let mut watcher = LinkWatcher::new()?;
@@ -147,13 +147,13 @@ fn a_link_made_and_deleted_takes_its_addresses_along() -> Result<()> {
             address: "fd00:50::1".parse()?,
             prefix_len: 64,
         };
-        let there = |snapshot: &Snapshot| {
+        let is_listed = |snapshot: &Snapshot| {
             named(snapshot, "br0").is_some_and(|link| link.up && link.addresses.contains(&address))
         };
-        let snapshot = until(&mut watcher, there).await?;
+        let snapshot = until(&mut watcher, is_listed).await?;
         let index = named(&snapshot, "br0")
             .map(|link| link.index)
-            .context("the link is there")?;
+            .context("the link is listed")?;
         segment.node_ip("link delete br0")?;
         let snapshot = until(&mut watcher, |snapshot| named(snapshot, "br0").is_none()).await?;
         assert!(!snapshot.contains_key(&index));
@@ -162,14 +162,14 @@ fn a_link_made_and_deleted_takes_its_addresses_along() -> Result<()> {
 }
 
 #[test]
-fn after_more_changes_than_the_kernel_queues_the_picture_is_whole() -> Result<()> {
+fn snapshot_is_complete_after_a_receive_overrun() -> Result<()> {
     const COUNT: u32 = 4000;
     let segment = Segment::new()?;
     within(&segment.node, async || {
         support::interface().await?;
         let mut watcher = LinkWatcher::new()?;
         watcher.next().await?;
-        // This blocks the runtime, so nothing is read meanwhile: the socket overruns.
+        // Waiting blocks the runtime, so that the netlink socket overruns.
         let mut batch = Command::new("ip")
             .args(["-n", &segment.node, "-batch", "-"])
             .stdin(Stdio::piped())

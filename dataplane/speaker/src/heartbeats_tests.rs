@@ -71,7 +71,7 @@ fn mk_speaker(mount: &Mount) -> (Heartbeats, Registry, SocketAddr) {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry, "n1").unwrap();
     let heartbeats = Heartbeats::open(0, &mount.0, metrics).unwrap();
-    let port = heartbeats.socket.number().unwrap();
+    let port = heartbeats.socket.port().unwrap();
     (heartbeats, registry, (Ipv4Addr::LOCALHOST, port).into())
 }
 

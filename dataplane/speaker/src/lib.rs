@@ -38,7 +38,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt};
-use lb_net::{Alarm, PacketSocket, Snapshot, SocketError};
+use lb_net::{PacketSocket, Snapshot, SocketError, TimerFd};
 use lb_runtime::metrics::ClientMetrics;
 use lb_runtime::watch::Refresh;
 use lb_runtime::{Context, ReadinessGate};
@@ -70,7 +70,7 @@ const TIDY: Duration = Duration::from_secs(5);
 /// When metrics cannot be registered, links cannot be watched, or packet sockets are not permitted; everything else is
 /// retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
-    lb_net::memory::keep_little();
+    lb_runtime::malloc::limit_free_memory();
     let links = watch::links().context("watch network interfaces")?;
     run_on(context, config, links).await
 }
@@ -111,7 +111,7 @@ pub async fn run_on(
     let mut tidy_at: Option<Instant> = None;
     let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
     let mut sightings = speaker.sightings();
-    let mut alarm = Alarm::new()?;
+    let mut timer = TimerFd::new()?;
     loop {
         let now = Instant::now();
         // On a busy machine it is not only us who are late: what has arrived by now speaks for those who would be taken for
@@ -140,7 +140,7 @@ pub async fn run_on(
             .into_iter()
             .flatten()
             .min();
-        alarm.set(due)?;
+        timer.set(due)?;
         loop {
             tokio::select! {
                 () = context.shutdown.requested() => {
@@ -201,7 +201,7 @@ pub async fn run_on(
                         speaker.update(Instant::now(), update);
                     }
                 }
-                () = alarm.rings() => {}
+                () = timer.expired() => {}
             }
             break;
         }
@@ -213,7 +213,7 @@ pub async fn run_on(
         }
         if tidy_at.is_some_and(|at| at <= Instant::now()) {
             tidy_at = None;
-            lb_net::memory::give_back();
+            lb_runtime::malloc::trim();
         }
         if refresh_at.is_some_and(|at| at <= Instant::now()) {
             refresh_at = None;

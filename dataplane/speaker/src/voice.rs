@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lb_l2::responder::{AddressResolution, FrameOutcome, Responder};
 use lb_l2::{Arp, MacAddr, Ndp};
-use lb_net::socket::{FRAME_BUFFER, Fit};
+use lb_net::packet_socket::{FRAME_BUFFER_LEN, Fit};
 use lb_net::{PacketSocket, SocketError};
 use tokio::sync::mpsc;
 
@@ -247,7 +247,7 @@ impl<L: Language> Voice<L> {
 
     /// Takes in what has arrived and was not looked at yet, some frames of it: the thread may not have had its turn.
     pub(crate) fn listen(&self, name: &str) {
-        let mut buffer = [0; FRAME_BUFFER];
+        let mut buffer = [0; FRAME_BUFFER_LEN];
         // An error is found again when sending, and told by the link watcher.
         let mut left = UNREAD;
         while left > 0 && matches!(self.shared.next(name, &mut buffer), Ok(true)) {
@@ -342,9 +342,9 @@ impl<L: Language> Shared<L> {
 }
 
 fn answer<L: Language>(shared: &Shared<L>, end: &PipeReader, name: &str) {
-    let mut buffer = [0; FRAME_BUFFER];
+    let mut buffer = [0; FRAME_BUFFER_LEN];
     loop {
-        let received = match shared.socket.wait(end) {
+        let received = match shared.socket.wait_readable(end) {
             Ok(true) => shared.next(name, &mut buffer),
             Ok(false) => return,
             Err(error) => Err(error),

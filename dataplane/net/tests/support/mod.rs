@@ -1,4 +1,4 @@
-//! Two network namespaces joined by a veth: a node and a client on one Ethernet segment.
+//! A node and a client in network namespaces, connected by a veth.
 
 use std::fs::File;
 use std::future::Future;
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use lb_net::{Link, LinkWatcher, Snapshot};
 use nix::sched::{CloneFlags, setns};
 
-/// The interface of the segment, in both namespaces.
+/// The interface in both namespaces.
 pub(crate) const INTERFACE: &str = "lan0";
 
-/// Removes its namespaces, and with them the veth, when dropped, also by a panic.
+/// Deletes the namespaces, and with them the veth, on drop.
 pub(crate) struct Segment {
     pub(crate) node: String,
     pub(crate) client: String,
@@ -21,15 +21,15 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(crate) fn new() -> Result<Self> {
-        static MADE: AtomicU32 = AtomicU32::new(0);
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         ensure!(
             nix::unistd::geteuid().is_root(),
-            "not root: run the tests of lb-net as root, they make network namespaces"
+            "the tests of lb-net create network namespaces: run them as root"
         );
         let prefix = format!(
             "lb-net-{}-{}",
             std::process::id(),
-            MADE.fetch_add(1, Ordering::Relaxed)
+            COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let segment = Self {
             node: format!("{prefix}-node"),
@@ -63,7 +63,7 @@ impl Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         for namespace in [&self.node, &self.client] {
-            // Nothing to do about a failure here; the name says where it came from.
+            // A leftover namespace can be identified by its name.
             let _ = ip(&format!("netns delete {namespace}"));
         }
     }
@@ -87,8 +87,7 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs `work` on a thread of its own in a network namespace, with a single-threaded runtime as the speaker
-/// has it.
+/// Runs `work` in a network namespace, on a new thread with a single-threaded runtime as in the speaker.
 pub(crate) fn within<T, F, W>(namespace: &str, work: W) -> Result<T>
 where
     T: Send + 'static,
@@ -111,7 +110,7 @@ where
     })
 }
 
-/// The next snapshots until one satisfies `wanted`.
+/// Waits for a snapshot that satisfies `wanted`.
 pub(crate) async fn until(watcher: &mut LinkWatcher, wanted: impl Fn(&Snapshot) -> bool) -> Result<Snapshot> {
     let search = async {
         loop {
@@ -123,7 +122,7 @@ pub(crate) async fn until(watcher: &mut LinkWatcher, wanted: impl Fn(&Snapshot) 
     };
     tokio::time::timeout(Duration::from_secs(10), search)
         .await
-        .context("no such state within 10 s")?
+        .context("no matching snapshot within 10 s")?
 }
 
 /// The link with this name.
@@ -137,5 +136,5 @@ pub(crate) async fn interface() -> Result<Link> {
     let snapshot = until(&mut LinkWatcher::new()?, has_carrier).await?;
     named(&snapshot, INTERFACE)
         .cloned()
-        .context("the interface vanished")
+        .context("the interface is gone")
 }

@@ -15,7 +15,7 @@ use futures::stream::LocalBoxStream;
 use k8s_openapi::jiff::Timestamp;
 use lb_l2::ownership::Coordinator;
 use lb_l2::wire::arp::{ArpFrame, ArpOperation};
-use lb_net::socket::FRAME_BUFFER;
+use lb_net::packet_socket::FRAME_BUFFER_LEN;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_runtime::ObjectKey;
 use lb_speaker::announce::Sighting;
@@ -132,7 +132,7 @@ impl Lan {
         let listen = async move || {
             let socket = PacketSocket::arp(link("lan0").await?.index)?;
             socket.set_addresses(&BTreeSet::from([address]), [])?;
-            let mut buffer = [0; FRAME_BUFFER];
+            let mut buffer = [0; FRAME_BUFFER_LEN];
             let mut heard = 0;
             tokio::time::sleep(time).await;
             while let Some(len) = socket.recv(&mut buffer)? {

@@ -1,4 +1,4 @@
-//! Runs built programs in an interpreter of the few instructions they use.
+//! Runs programs in the interpreter.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -9,21 +9,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[path = "interpreter.rs"]
-mod interpreter;
-
 const HOST: u32 = 0;
 const BROADCAST: u32 = 1;
 const OTHER_HOST: u32 = 3;
 const OUTGOING: u32 = 4;
 
-/// What the kernel would do: the bytes that pass, 0 for a drop. Checks what the kernel's own check would
-/// refuse.
+/// The number of bytes that pass, 0 for a drop. Fails if the kernel would reject the program.
 fn run(program: &Program, packet_type: u32, frame: &[u8]) -> u32 {
-    let ops = program.instructions().iter();
-    let code: Vec<_> = ops.map(|op| (op.code, op.jt, op.jf, op.k)).collect();
-    assert!(interpreter::is_accepted(&code));
-    interpreter::run(&code, packet_type, frame).expect("the program runs into a return")
+    assert!(interpreter::is_accepted(program.instructions()));
+    interpreter::run(program.instructions(), packet_type, frame).expect("the program returns")
 }
 
 fn request(target_ip: Ipv4Addr) -> ArpFrame {
@@ -51,13 +45,13 @@ fn exact(addresses: &[Ipv4Addr]) -> Program {
 const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
 
 #[test]
-fn neighbour_discovery_about_an_address_passes_to_its_group_and_to_us() {
+fn passes_ndp_to_the_solicited_node_group_and_to_the_host() {
     use lb_l2::wire::ndp::{multicast_mac, solicited_node, unsolicited};
     const MULTICAST: u32 = 2;
     let (owned, other) = ("fd00:50::10", "fd00:50::11");
     let parse = |text: &str| text.parse::<Ipv6Addr>().unwrap();
     let program = build(Protocol::Ndp, &[parse(owned)], MAX_INSTRUCTIONS);
-    // The filter looks neither at the checksum nor at the source: an advertisement with another type will do.
+    // The filter checks neither checksum nor source, so an advertisement with another type serves.
     let solicitation = |target: &str| {
         let mut frame = unsolicited(MacAddr([2, 0, 0, 0, 0, 1]), parse(target));
         frame[..6].copy_from_slice(&multicast_mac(solicited_node(parse(target))).0);
@@ -85,19 +79,19 @@ fn neighbour_discovery_about_an_address_passes_to_its_group_and_to_us() {
 }
 
 #[test]
-fn without_addresses_everything_is_dropped() {
+fn drops_everything_without_addresses() {
     assert_eq!(run(&exact(&[]), HOST, &request(OWNED).encode()), 0);
 }
 
 #[test]
-fn a_request_for_an_owned_address_passes_by_broadcast_and_unicast() {
+fn passes_broadcast_and_unicast_requests() {
     let program = exact(&[OWNED]);
     assert_eq!(run(&program, BROADCAST, &request(OWNED).encode()), 64);
     assert_eq!(run(&program, HOST, &request(OWNED).encode()), 64);
 }
 
 #[test]
-fn our_own_frames_and_those_of_others_are_dropped() {
+fn drops_outgoing_frames_and_those_for_other_hosts() {
     let program = exact(&[OWNED]);
     for packet_type in [2, OTHER_HOST, OUTGOING] {
         assert_eq!(run(&program, packet_type, &request(OWNED).encode()), 0);
@@ -105,7 +99,7 @@ fn our_own_frames_and_those_of_others_are_dropped() {
 }
 
 #[test]
-fn a_reply_passes_for_who_answers_and_not_for_who_asked() {
+fn passes_replies_by_their_sender_address() {
     let program = exact(&[OWNED]);
     let reply = |sender_ip, target_ip| {
         let reply = ArpFrame {
@@ -120,7 +114,7 @@ fn a_reply_passes_for_who_answers_and_not_for_who_asked() {
 }
 
 #[test]
-fn other_protocols_and_short_frames_are_dropped() {
+fn drops_other_protocols_and_short_frames() {
     let program = exact(&[OWNED]);
     let frame = request(OWNED);
     let mut ipv4 = frame.encode();
@@ -133,7 +127,7 @@ fn other_protocols_and_short_frames_are_dropped() {
 }
 
 #[test]
-fn a_malformed_request_for_an_owned_address_passes_to_be_counted() {
+fn passes_malformed_requests_so_that_they_are_counted() {
     let program = exact(&[OWNED]);
     for at in 14..20 {
         let mut frame = request(OWNED).encode();
@@ -143,7 +137,7 @@ fn a_malformed_request_for_an_owned_address_passes_to_be_counted() {
 }
 
 #[test]
-fn the_ends_of_the_address_space_are_addresses_like_others() {
+fn handles_the_ends_of_the_address_space() {
     let (low, high) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
     let program = exact(&[low, high]);
     assert!(passes(&program, low) && passes(&program, high));
@@ -153,13 +147,13 @@ fn the_ends_of_the_address_space_are_addresses_like_others() {
 }
 
 #[test]
-fn addresses_in_a_row_cost_no_more_than_one_range() {
+fn consecutive_addresses_take_one_range() {
     let row: Vec<Ipv4Addr> = (0..10_000_u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n)).collect();
-    assert_eq!(exact(&row).instructions().len(), PROLOGUE + 4);
+    assert_eq!(exact(&row).instructions().len(), PROLOGUE_LEN + 4);
 }
 
 #[test]
-fn two_thousand_separate_addresses_fit_exactly() {
+fn two_thousand_separate_addresses_fit() {
     let scattered: Vec<Ipv4Addr> = (0..2_000_u32)
         .map(|n| Ipv4Addr::from(0xc0a8_0000 + 3 * n))
         .collect();
@@ -169,8 +163,8 @@ fn two_thousand_separate_addresses_fit_exactly() {
 }
 
 #[test]
-fn a_set_beyond_the_limit_is_widened_over_its_smallest_gaps() {
-    // Ten thousand addresses in pairs of neighbours but one, and one far away.
+fn closes_the_smallest_gaps_beyond_the_limit() {
+    // Ten thousand addresses with gaps of one, and one far away.
     let far = Ipv4Addr::new(10, 0, 0, 1);
     let mut many: BTreeSet<Ipv4Addr> = (0..10_000_u32)
         .map(|n| Ipv4Addr::from(0xc0a8_0000 + 2 * n))
@@ -181,25 +175,25 @@ fn a_set_beyond_the_limit_is_widened_over_its_smallest_gaps() {
     assert!(many.iter().all(|address| passes(&program, *address)));
     assert!(
         !passes(&program, Ipv4Addr::new(10, 0, 0, 2)),
-        "the large gap stays"
+        "large gaps stay open"
     );
 }
 
-fn addresses(most: usize) -> impl Strategy<Value = BTreeSet<Ipv4Addr>> {
-    // Dense and sparse parts, so that single addresses, short ranges and large gaps all occur.
+fn addresses(max: usize) -> impl Strategy<Value = BTreeSet<Ipv4Addr>> {
+    // Dense and sparse regions produce single addresses, short ranges and large gaps.
     let one = prop_oneof![
         0xc0a8_3200..0xc0a8_3400_u32,
         0x0a00_0000..0x0a00_8000_u32,
         any::<u32>()
     ];
-    prop::collection::btree_set(one.prop_map(Ipv4Addr::from), 0..most)
+    prop::collection::btree_set(one.prop_map(Ipv4Addr::from), 0..max)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn exactly_the_owned_addresses_pass(
+    fn passes_exactly_the_owned_addresses(
         owned in addresses(1200),
         others in prop::collection::vec(any::<u32>(), 64),
     ) {
@@ -218,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn any_limit_is_kept_and_no_owned_address_is_lost(owned in addresses(1200), limit in 0..5000_usize) {
+    fn keeps_any_limit_and_loses_no_owned_address(owned in addresses(1200), limit in 0..5000_usize) {
         let program = build(Protocol::Arp, &owned, limit);
         prop_assert!(program.instructions().len() <= limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS));
         for address in &owned {
@@ -227,7 +221,7 @@ proptest! {
     }
 
     #[test]
-    fn no_frame_runs_the_program_out_of_bounds(
+    fn any_frame_returns_within_bounds(
         owned in addresses(200),
         frame in prop::collection::vec(any::<u8>(), 0..80),
         packet_type in 0..8_u32,

@@ -1,4 +1,4 @@
-//! The ARP socket and its filter in a real kernel. Needs root and `arping`.
+//! The packet socket and its filter in a real kernel. Needs root and `arping`.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
@@ -7,38 +7,30 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lb_l2::ArpResponder;
-use lb_l2::MacAddr;
 use lb_l2::responder::FrameOutcome;
 use lb_l2::wire::arp::{ArpFrame, ArpOperation, gratuitous};
-use lb_net::socket::{FRAME_BUFFER, Fit};
+use lb_l2::{ArpResponder, MacAddr};
+use lb_net::packet_socket::{FRAME_BUFFER_LEN, Fit};
 use lb_net::{Link, PacketSocket, SocketError};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use support::{INTERFACE, Segment, interface, run, within};
 
 const OWNED: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
 
-/// Waits for a frame, beside other work of the runtime.
+/// Waits for a frame without blocking the runtime.
 async fn recv(socket: &PacketSocket, buffer: &mut [u8]) -> Result<usize, SocketError> {
-    let interest = Interest::READABLE | Interest::ERROR;
-    // SAFETY: the descriptor is borrowed for longer than it is registered.
-    let polled = unsafe { AsyncFd::register_with_interest(socket.as_fd(), interest) }.unwrap();
     loop {
-        let mut guard = polled.ready(interest).await.unwrap();
         match socket.recv(buffer)? {
             Some(len) => return Ok(len),
-            None => guard.clear_ready(),
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
 }
 
-/// A speaker cut down to one interface.
+/// A minimal speaker on one interface.
 struct Speaker {
     link: Link,
     mac: MacAddr,
@@ -72,8 +64,8 @@ impl Speaker {
         Ok(self.socket.set_addresses(responder.addresses(), [])?)
     }
 
-    /// Answers what is still queued.
-    async fn settle(&self) -> Result<()> {
+    /// Answers the requests that are still queued.
+    async fn drain(&self) -> Result<()> {
         let pause = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             Ok(())
@@ -81,10 +73,10 @@ impl Speaker {
         self.during(pause).await
     }
 
-    /// Answers while `work` goes on.
+    /// Answers requests while `work` runs.
     async fn during<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let answer = async {
-            let mut buffer = [0; FRAME_BUFFER];
+            let mut buffer = [0; FRAME_BUFFER_LEN];
             loop {
                 let len = recv(&self.socket, &mut buffer).await?;
                 self.received.set(self.received.get() + 1);
@@ -102,7 +94,7 @@ impl Speaker {
     }
 }
 
-/// `arping` from the client, without blocking the runtime: whether it was content, and what it printed.
+/// Runs `arping` on the client without blocking the runtime. Returns whether it succeeded, and its output.
 async fn arping(segment: &Segment, options: &str, address: Ipv4Addr) -> Result<(bool, String)> {
     let command = format!(
         "netns exec {} arping -I {INTERFACE} {options} {address}",
@@ -120,8 +112,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await?
 }
 
-/// Requests from the client for each of `targets`, at about 5,000 a second.
-async fn ask(client: &str, targets: Vec<Ipv4Addr>) -> Result<()> {
+/// Sends a request from the client for each of `targets`, about 5,000 per second.
+async fn send_requests(client: &str, targets: Vec<Ipv4Addr>) -> Result<()> {
     let client = client.to_owned();
     let send = async move || {
         let link = interface().await?;
@@ -147,7 +139,7 @@ async fn ask(client: &str, targets: Vec<Ipv4Addr>) -> Result<()> {
     blocking(move || within(&client, send)).await
 }
 
-/// Every `step`th address, so that no two are neighbours.
+/// `count` addresses at distance `step`.
 fn scattered(count: u32, step: u32) -> Vec<Ipv4Addr> {
     (0..count)
         .map(|n| Ipv4Addr::from(0xc0a8_6400 + n * step))
@@ -155,7 +147,7 @@ fn scattered(count: u32, step: u32) -> Vec<Ipv4Addr> {
 }
 
 #[test]
-fn a_client_is_answered_with_the_mac_of_the_interface() -> Result<()> {
+fn answers_with_the_mac_of_the_interface() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let speaker = Speaker::new([OWNED]).await?;
@@ -172,7 +164,7 @@ fn a_client_is_answered_with_the_mac_of_the_interface() -> Result<()> {
 }
 
 #[test]
-fn requests_for_other_addresses_never_reach_user_space() -> Result<()> {
+fn requests_for_other_addresses_stay_in_the_kernel() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let speaker = Speaker::new([OWNED]).await?;
@@ -180,7 +172,7 @@ fn requests_for_other_addresses_never_reach_user_space() -> Result<()> {
             .map(|n| Ipv4Addr::from(0xc0a8_3200 + n))
             .filter(|address| *address != OWNED)
             .collect();
-        speaker.during(ask(&segment.client, others)).await?;
+        speaker.during(send_requests(&segment.client, others)).await?;
         assert_eq!(speaker.received.get(), 0);
         let (answered, text) = speaker.during(arping(&segment, "-c 1 -w 3", OWNED)).await?;
         ensure!(answered && speaker.received.get() == 1, "{text}");
@@ -189,7 +181,7 @@ fn requests_for_other_addresses_never_reach_user_space() -> Result<()> {
 }
 
 #[test]
-fn a_withdrawn_address_is_not_answered_and_those_that_stay_are() -> Result<()> {
+fn stops_answering_for_withdrawn_addresses_only() -> Result<()> {
     let segment = Segment::new()?;
     let stays = Ipv4Addr::new(192, 168, 50, 201);
     within(&segment.node, async || {
@@ -204,7 +196,7 @@ fn a_withdrawn_address_is_not_answered_and_those_that_stay_are() -> Result<()> {
 }
 
 #[test]
-fn no_answer_is_lost_while_the_filter_is_replaced() -> Result<()> {
+fn replacing_the_filter_loses_no_request() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let speaker = Speaker::new([OWNED]).await?;
@@ -219,18 +211,18 @@ fn no_answer_is_lost_while_the_filter_is_replaced() -> Result<()> {
             .during(async {
                 tokio::select! {
                     result = replace => result,
-                    result = ask(&segment.client, vec![OWNED; 2000]) => result,
+                    result = send_requests(&segment.client, vec![OWNED; 2000]) => result,
                 }
             })
             .await?;
-        speaker.settle().await?;
+        speaker.drain().await?;
         assert_eq!(speaker.received.get(), 2000);
         Ok(())
     })
 }
 
 #[test]
-fn the_kernel_takes_a_filter_of_a_thousand_separate_addresses() -> Result<()> {
+fn kernel_accepts_a_thousand_separate_addresses() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let owned = scattered(1000, 2);
@@ -240,24 +232,24 @@ fn the_kernel_takes_a_filter_of_a_thousand_separate_addresses() -> Result<()> {
             .iter()
             .map(|address| Ipv4Addr::from(u32::from(*address) + 1))
             .collect();
-        speaker.during(ask(&segment.client, between)).await?;
+        speaker.during(send_requests(&segment.client, between)).await?;
         assert_eq!(speaker.received.get(), 0);
-        speaker.during(ask(&segment.client, owned)).await?;
-        speaker.settle().await?;
+        speaker.during(send_requests(&segment.client, owned)).await?;
+        speaker.drain().await?;
         assert_eq!(speaker.received.get(), 1000);
         Ok(())
     })
 }
 
 #[test]
-fn a_kernel_with_little_memory_for_filters_gets_a_coarser_one_that_loses_no_address() -> Result<()> {
+fn small_optmem_gets_a_coarser_filter() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
-        // What kernels before 6.8 have. The file is that of the writing thread's namespace.
+        // The default before Linux 6.8. The file belongs to the network namespace of the writing thread.
         std::fs::write("/proc/sys/net/core/optmem_max", "20480")?;
         let owned = scattered(1000, 2);
         let speaker = Speaker::new([]).await?;
-        // Twice: the second must find room beside the first.
+        // Twice, because the second filter needs memory besides the first.
         for _ in 0..2 {
             let fit = speaker.own(owned.iter().copied())?;
             ensure!(
@@ -265,55 +257,25 @@ fn a_kernel_with_little_memory_for_filters_gets_a_coarser_one_that_loses_no_addr
                 "{fit:?}"
             );
         }
-        speaker.during(ask(&segment.client, owned)).await?;
-        speaker.settle().await?;
+        speaker.during(send_requests(&segment.client, owned)).await?;
+        speaker.drain().await?;
         assert_eq!(speaker.received.get(), 1000);
         Ok(())
     })
 }
 
-/// Leaves the calling thread with `CAP_NET_RAW` and nothing else, as the speaker's container has it.
+/// Drops all capabilities of the calling thread except `CAP_NET_RAW`, as in the speaker's container.
 fn keep_only_net_raw() -> Result<()> {
-    // linux/capability.h: version 3 has 64 bits, in two data records.
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Data {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    const NET_RAW: u32 = 1 << 13;
-    let header = Header {
-        version: VERSION_3,
-        pid: 0,
+    let sets = CapabilitySets {
+        effective: CapabilitySet::NET_RAW,
+        permitted: CapabilitySet::NET_RAW,
+        inheritable: CapabilitySet::empty(),
     };
-    let low = Data {
-        effective: NET_RAW,
-        permitted: NET_RAW,
-        inheritable: 0,
-    };
-    let data = [
-        low,
-        Data {
-            effective: 0,
-            permitted: 0,
-            inheritable: 0,
-        },
-    ];
-    // SAFETY: both point to live records laid out as capset(2) reads them; it changes this thread's capabilities only.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    ensure!(result == 0, "capset: {}", std::io::Error::last_os_error());
-    Ok(())
+    Ok(set_capabilities(None, sets)?)
 }
 
 #[test]
-fn the_capability_net_raw_is_enough() -> Result<()> {
+fn needs_only_net_raw() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         keep_only_net_raw()?;
@@ -326,7 +288,7 @@ fn the_capability_net_raw_is_enough() -> Result<()> {
 }
 
 #[test]
-fn gratuitous_arp_moves_the_entry_of_a_client() -> Result<()> {
+fn gratuitous_arp_updates_the_cache_of_a_client() -> Result<()> {
     let segment = Segment::new()?;
     segment.client_ip(&format!(
         "neighbour add {OWNED} lladdr 02:00:00:00:00:99 dev {INTERFACE} nud stale"
@@ -349,18 +311,18 @@ fn gratuitous_arp_moves_the_entry_of_a_client() -> Result<()> {
             }
             Ok(false)
         });
-        ensure!(seen.await?, "the client still believes the old owner");
+        ensure!(seen.await?, "the client still has the MAC of the previous owner");
         Ok(())
     })
 }
 
 #[test]
-fn an_interface_that_goes_down_says_so_once_and_serves_again_when_up() -> Result<()> {
+fn interface_down_is_reported_once_and_recovers() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let speaker = Speaker::new([OWNED]).await?;
         segment.node_ip(&format!("link set {INTERFACE} down"))?;
-        let mut buffer = [0; FRAME_BUFFER];
+        let mut buffer = [0; FRAME_BUFFER_LEN];
         let error = recv(&speaker.socket, &mut buffer).await;
         ensure!(matches!(error, Err(SocketError::InterfaceDown(_))), "{error:?}");
         let error = speaker.socket.send(&gratuitous(speaker.mac, OWNED)[0]);
@@ -369,7 +331,7 @@ fn an_interface_that_goes_down_says_so_once_and_serves_again_when_up() -> Result
             tokio::time::timeout(Duration::from_millis(100), recv(&speaker.socket, &mut buffer)).await;
         ensure!(
             again.is_err(),
-            "an interface that stays down must not keep the process busy: {again:?}"
+            "an interface that stays down must not report further errors: {again:?}"
         );
         segment.node_ip(&format!("link set {INTERFACE} up"))?;
         interface().await?;
@@ -380,12 +342,12 @@ fn an_interface_that_goes_down_says_so_once_and_serves_again_when_up() -> Result
 }
 
 #[test]
-fn a_deleted_interface_ends_in_an_error_of_its_own_when_sent_to_or_opened() -> Result<()> {
+fn deleted_interface_is_reported_by_send_and_open() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let speaker = Speaker::new([OWNED]).await?;
         segment.node_ip(&format!("link delete {INTERFACE}"))?;
-        let error = recv(&speaker.socket, &mut [0; FRAME_BUFFER]).await;
+        let error = recv(&speaker.socket, &mut [0; FRAME_BUFFER_LEN]).await;
         ensure!(matches!(error, Err(SocketError::InterfaceDown(_))), "{error:?}");
         let error = speaker.socket.send(&gratuitous(speaker.mac, OWNED)[0]);
         ensure!(matches!(error, Err(SocketError::InterfaceGone(_))), "{error:?}");
@@ -401,7 +363,7 @@ fn a_deleted_interface_ends_in_an_error_of_its_own_when_sent_to_or_opened() -> R
 }
 
 #[test]
-fn addresses_may_be_given_as_slice_or_set() -> Result<()> {
+fn accepts_addresses_as_slice_or_set() -> Result<()> {
     let segment = Segment::new()?;
     within(&segment.node, async || {
         let socket = PacketSocket::arp(interface().await?.index)?;

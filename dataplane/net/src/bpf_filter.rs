@@ -1,30 +1,30 @@
-//! The classic BPF program that lets through ARP or neighbour discovery about some addresses, and nothing else: questions
-//! for them, and answers and announcements of those who have them.
+//! A classic BPF program that passes ARP or Neighbor Discovery frames about a set of addresses and drops all others.
 //!
-//! Reads a set of addresses, writes instructions for `SO_ATTACH_FILTER`. Pure: tests run the program in an
-//! interpreter. A LAN shows every host all broadcast ARP; a speaker that owns ten addresses must not wake up
-//! for the thousands of requests for others.
+//! Every host receives all broadcast ARP of its LAN; a speaker that announces ten addresses must not wake up for
+//! thousands of requests for others. [`build`] is a pure function from addresses to instructions for `SO_ATTACH_FILTER`;
+//! tests run them in an interpreter.
 //!
 //! ```text
-//! addressed to us, or to a group     else drop
-//! ARP: EtherType;  NDP: next header ICMPv6, type solicitation or advertisement     else drop
-//! load the address that it is about, the last 32 bits of it: the target, and of an ARP reply the sender
-//! binary tree of "≥ first address of the right half?"            (one or two instructions per inner node)
-//!   leaf: up to 8 ranges, compared one after the other           (one per address, two per range, two ends)
+//! packet type: to this host or to a group                                            else drop
+//! ARP: EtherType;  NDP: next header ICMPv6, type solicitation or advertisement       else drop
+//! load the last 32 bits of the frame's address: the target, or the sender of an ARP reply
+//! binary tree of "≥ first address of the right half"             (1–2 instructions per inner node)
+//!   leaf: up to 8 ranges, compared in order                      (1 per address, 2 per range, 2 returns)
 //! ```
 //!
-//! Hardware type, protocol type and lengths are not looked at here, so that a malformed request for one of
-//! our addresses reaches user space and is counted.
+//! The program does not check hardware type, protocol type and lengths, so that malformed requests for our addresses
+//! reach user space and are counted.
 
 use std::net::IpAddr;
 
-/// The most instructions that Linux takes in one program (`BPF_MAXINSNS`).
+/// The maximum length of a program in Linux (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
-/// The fewest with which a program for any set of addresses can be built: the common part and one range.
-pub const MIN_INSTRUCTIONS: usize = PROLOGUE + 4;
+/// The minimum length of a non-empty program: the prologue and one range.
+pub const MIN_INSTRUCTIONS: usize = PROLOGUE_LEN + 4;
 
-const PROLOGUE: usize = 10;
+const PROLOGUE_LEN: usize = 10;
+/// Maximum ranges per leaf.
 const LEAF_RANGES: usize = 8;
 
 // linux/bpf_common.h
@@ -37,21 +37,21 @@ const JUMP_GT: u16 = 0x25;
 const JUMP_GE: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
-/// `SKF_AD_OFF + SKF_AD_PKTTYPE` of linux/filter.h: to whom the link layer says the frame is addressed.
+/// linux/filter.h: `SKF_AD_OFF + SKF_AD_PKTTYPE`, the offset of the packet type.
 const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
-/// linux/if_packet.h: `PACKET_HOST` is 0, `PACKET_BROADCAST` 1, `PACKET_MULTICAST` 2; above are other hosts' frames (of
-/// a promiscuous interface, or with the tag of a VLAN that this host has not) and outgoing ones.
+/// linux/if_packet.h. `PACKET_HOST` is 0; types above `PACKET_MULTICAST` are frames for other hosts (received by promiscuous
+/// interfaces, or in VLANs unknown to this host) and outgoing frames.
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
 
-// Where in a frame: the Ethernet header is 14 bytes long, that of IPv6 40.
+// Offsets in the frame. The Ethernet header has 14 bytes, the IPv6 header 40.
 const ETHERTYPE_AT: u32 = 12;
 const ARP_OPERATION_AT: u32 = 20;
 const ARP_SENDER_AT: u32 = 28;
 const ARP_TARGET_AT: u32 = 38;
 const IPV6_NEXT_HEADER_AT: u32 = 20;
 const ICMPV6_TYPE_AT: u32 = 54;
-/// The last 32 bits of the target of a solicitation, or of an advertisement.
+/// The last 32 bits of the target address.
 const NDP_TARGET_AT: u32 = 74;
 
 const ARP_REPLY: u32 = 2;
@@ -59,17 +59,18 @@ const ICMPV6: u32 = 58;
 const SOLICITATION: u32 = 135;
 const ADVERTISEMENT: u32 = 136;
 
-/// What a program lets through.
+/// The protocol that a program passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// ARP, for IPv4.
+    /// ARP.
     Arp,
-    /// Neighbour solicitations and advertisements, for IPv6.
+    /// Neighbor solicitations and advertisements.
     Ndp,
 }
 
 impl Protocol {
-    /// Its EtherType.
+    /// The EtherType.
+    #[must_use]
     pub const fn ethertype(self) -> u16 {
         match self {
             Self::Arp => lb_l2::wire::arp::ETHERTYPE,
@@ -77,8 +78,9 @@ impl Protocol {
         }
     }
 
-    /// Bytes of a frame that pass: all of an ARP frame with its padding, and as much of a solicitation as a frame can
-    /// hold, because its checksum covers its options.
+    /// The maximum number of bytes of a frame that pass: an ARP frame with padding, or a solicitation of maximum size,
+    /// because the checksum covers all its options.
+    #[must_use]
     pub const fn snap_len(self) -> usize {
         match self {
             Self::Arp => 64,
@@ -86,8 +88,8 @@ impl Protocol {
         }
     }
 
-    /// What is common to all programs of a protocol: up to the target address, which it loads.
-    fn prologue(self) -> [Instruction; PROLOGUE] {
+    /// The common beginning of all programs, which loads the frame's address.
+    fn prologue(self) -> [Instruction; PROLOGUE_LEN] {
         let ethertype = u32::from(self.ethertype());
         match self {
             Self::Arp => [
@@ -102,7 +104,7 @@ impl Protocol {
                 op(JUMP, 0, 0, 1),
                 op(LD_WORD, 0, 0, ARP_TARGET_AT),
             ],
-            // The socket is bound to IPv6 and sees nothing else.
+            // The socket is bound to IPv6, so the EtherType needs no check.
             Self::Ndp => [
                 op(LD_BYTE, 0, 0, PACKET_TYPE),
                 op(JUMP_GT, 5, 0, PACKET_MULTICAST),
@@ -119,14 +121,14 @@ impl Protocol {
     }
 }
 
-/// One instruction, as `struct sock_filter`.
+/// One instruction (`struct sock_filter`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// Operation.
+    /// Operation code.
     pub code: u16,
-    /// Instructions to skip if the comparison holds.
+    /// Instructions to skip if the comparison is true.
     pub jt: u8,
-    /// Instructions to skip if it does not.
+    /// Instructions to skip if the comparison is false.
     pub jf: u8,
     /// Operand.
     pub k: u32,
@@ -138,15 +140,16 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
 
 const DROP: Instruction = op(RETURN, 0, 0, 0);
 
-/// The part of an address that a program looks at. Whoever reads what passes must look at all of it.
-fn word(address: IpAddr) -> u32 {
+/// The part of an address that a program compares: all of an IPv4 address, the last 32 bits of an IPv6 address. The receiver
+/// compares the whole address.
+fn low_word(address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(v4) => v4.to_bits(),
         IpAddr::V6(v6) => v6.to_bits() as u32,
     }
 }
 
-/// A program, and whether it says exactly what was asked.
+/// A filter program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     instructions: Vec<Instruction>,
@@ -154,30 +157,31 @@ pub struct Program {
 }
 
 impl Program {
-    /// What to attach.
+    /// The instructions to attach.
+    #[must_use]
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
     }
 
-    /// False if there were too many separate addresses for the limit: then ranges were widened over the
-    /// smallest gaps, and requests for addresses in those gaps pass as well. Whoever reads them must look at
-    /// the address anyway.
+    /// False if there were too many separate addresses for the limit: then the smallest gaps between them were closed, and
+    /// frames about addresses in those gaps pass too.
+    #[must_use]
     pub fn is_exact(&self) -> bool {
         self.exact
     }
 }
 
-/// First and last address, both included.
+/// First and last address, both inclusive.
 type Range = (u32, u32);
 
-/// The program for `addresses`, of at most `limit` instructions ([`MIN_INSTRUCTIONS`] is used if it is less,
-/// and [`MAX_INSTRUCTIONS`] if it is more). For no addresses it drops everything.
+/// Builds the program for `addresses` with at most `limit` instructions, clamped to [`MIN_INSTRUCTIONS`] and
+/// [`MAX_INSTRUCTIONS`]. Without addresses it drops everything.
 pub fn build<'a, A>(protocol: Protocol, addresses: impl IntoIterator<Item = &'a A>, limit: usize) -> Program
 where
     A: Copy + Into<IpAddr> + 'a,
 {
     let limit = limit.clamp(MIN_INSTRUCTIONS, MAX_INSTRUCTIONS);
-    let words = addresses.into_iter().map(|address| word((*address).into()));
+    let words = addresses.into_iter().map(|address| low_word((*address).into()));
     let ranges = merge(words.collect());
     let instructions = assemble(protocol, &ranges);
     if instructions.len() <= limit {
@@ -187,13 +191,12 @@ where
         };
     }
     Program {
-        instructions: assemble(protocol, &coarsen(&ranges, ranges_within(limit))),
+        instructions: assemble(protocol, &coarsen(&ranges, max_ranges(limit))),
         exact: false,
     }
 }
 
-/// Addresses that follow one another become one range: pools are contiguous, so a thousand owned addresses
-/// are often three ranges.
+/// Merges consecutive addresses. Pools are contiguous, so a thousand addresses are often three ranges.
 fn merge(mut addresses: Vec<u32>) -> Vec<Range> {
     addresses.sort_unstable();
     let mut ranges: Vec<Range> = Vec::new();
@@ -206,27 +209,27 @@ fn merge(mut addresses: Vec<u32>) -> Vec<Range> {
     ranges
 }
 
-/// How many ranges fit into `limit` instructions in the worst case: two for each, and for each leaf of eight
-/// two returns and at most two for the inner node above it.
-fn ranges_within(limit: usize) -> usize {
+/// The number of ranges that fit into `limit` instructions in the worst case: two instructions per range, and per leaf two
+/// returns and at most two for the inner node above it.
+fn max_ranges(limit: usize) -> usize {
     let leaf = 2 * LEAF_RANGES + 4;
-    let room = limit - PROLOGUE;
+    let room = limit - PROLOGUE_LEN;
     let (leaves, rest) = (room / leaf, room % leaf);
     (leaves * LEAF_RANGES + rest.saturating_sub(4) / 2).max(1)
 }
 
-/// At most `most` ranges that cover `ranges`: the largest gaps stay, the others are closed.
-fn coarsen(ranges: &[Range], most: usize) -> Vec<Range> {
+/// Covers `ranges` with at most `max` ranges, by closing the smallest gaps.
+fn coarsen(ranges: &[Range], max: usize) -> Vec<Range> {
     let gap = |pair: &[Range]| match pair {
         [(_, last), (first, _)] => first - last,
         _ => 0,
     };
     let mut gaps: Vec<(u32, usize)> = ranges.windows(2).map(gap).zip(1..).collect();
     gaps.sort_unstable_by(|a, b| b.cmp(a));
-    gaps.truncate(most.saturating_sub(1));
+    gaps.truncate(max.saturating_sub(1));
     let keep: std::collections::BTreeSet<usize> = gaps.into_iter().map(|(_, index)| index).collect();
 
-    let mut coarse: Vec<Range> = Vec::with_capacity(most);
+    let mut coarse: Vec<Range> = Vec::with_capacity(max);
     for (index, range) in ranges.iter().enumerate() {
         match coarse.last_mut() {
             Some((_, last)) if !keep.contains(&index) => *last = range.1,
@@ -246,7 +249,7 @@ fn assemble(protocol: Protocol, ranges: &[Range]) -> Vec<Instruction> {
     program
 }
 
-/// The code for some leaves. All jumps are forward, as the kernel demands.
+/// The code of a subtree. All jumps are forward, as the kernel requires.
 fn tree(protocol: Protocol, leaves: &[&[Range]]) -> Vec<Instruction> {
     let (left, right) = leaves.split_at(leaves.len() / 2);
     if left.is_empty() {
@@ -261,8 +264,7 @@ fn tree(protocol: Protocol, leaves: &[&[Range]]) -> Vec<Instruction> {
     let left = tree(protocol, left);
     let mut code = match u8::try_from(left.len()) {
         Ok(distance) => vec![op(JUMP_GE, distance, 0, pivot)],
-        // A conditional jump reaches 255 instructions; beyond that an unconditional one, with 32 bits, takes
-        // over.
+        // A conditional jump reaches 255 instructions, an unconditional one has 32 bits.
         Err(_) => vec![
             op(JUMP_GE, 0, 1, pivot),
             op(JUMP, 0, 0, u32::try_from(left.len()).unwrap_or(u32::MAX)),
@@ -273,14 +275,14 @@ fn tree(protocol: Protocol, leaves: &[&[Range]]) -> Vec<Instruction> {
     code
 }
 
-/// Comparisons in ascending order, then "drop", then "accept".
+/// The comparisons in ascending order, a drop, an accept.
 fn leaf(protocol: Protocol, ranges: &[Range]) -> Vec<Instruction> {
     let snap_len = u32::try_from(protocol.snap_len()).unwrap_or(u32::MAX);
     let compares: usize = ranges
         .iter()
         .map(|(first, last)| if first == last { 1 } else { 2 })
         .sum();
-    // At most 16 comparisons: every distance fits.
+    // There are at most 16 comparisons, so every distance fits.
     let distance = |from: usize, to: usize| u8::try_from(to - from - 1).unwrap_or(u8::MAX);
     let (drop, accept) = (compares, compares + 1);
     let mut code = Vec::with_capacity(compares + 2);
@@ -289,7 +291,7 @@ fn leaf(protocol: Protocol, ranges: &[Range]) -> Vec<Instruction> {
         if first == last {
             code.push(op(JUMP_EQ, distance(here, accept), 0, *first));
         } else {
-            // Below this range means below all that follow, and those before have been compared.
+            // An address below this range is in no range: the previous ones were compared before.
             code.push(op(JUMP_GE, 0, distance(here, drop), *first));
             code.push(op(JUMP_GT, 0, distance(here + 1, accept), *last));
         }
@@ -299,5 +301,7 @@ fn leaf(protocol: Protocol, ranges: &[Range]) -> Vec<Instruction> {
     code
 }
 
+#[doc(hidden)]
+pub mod interpreter;
 #[cfg(test)]
 mod tests;
