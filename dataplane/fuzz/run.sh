@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the fuzzer's programs and runs them on the corpora, each for FUZZ_SECONDS (default 60).
-#   run.sh [target...]             all of them without an argument
-#   run.sh minimise [target...]    puts what was found into the committed corpora, as little of it as has the same coverage
-# What is found on the way stays in target/fuzz/found; an input that fails is written to target/fuzz/failed, and ends the run.
+# Builds the fuzz targets and runs each for FUZZ_SECONDS (default 60), starting from its corpus.
+#   run.sh [TARGET…]             runs the targets, by default all
+#   run.sh minimize [TARGET…]    replaces the committed corpora by a minimal set of inputs with the same coverage
+# New inputs are kept in target/fuzz/found. A failing input is written to target/fuzz/failed and ends the run.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -11,11 +11,11 @@ out=$(cd ../.. && pwd)/target/fuzz
 pass="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 pass+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 pass+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
-# With --target, what runs during the build itself is not instrumented.
+# With --target, build scripts are not instrumented.
 RUSTFLAGS=$pass cargo build --quiet --release --locked --manifest-path runner/Cargo.toml --target "$host" --target-dir "$out"
 
-minimise=false
-if [[ ${1:-} == minimise ]]; then minimise=true; shift; fi
+minimize=false
+if [[ ${1:-} == minimize ]]; then minimize=true; shift; fi
 targets=("$@")
 if ((${#targets[@]} == 0)); then
     for source in runner/src/bin/*.rs; do targets+=("$(basename "$source" .rs)"); done
@@ -27,7 +27,7 @@ for target in "${targets[@]}"; do
     failed=$out/failed/$target
     mkdir -p "$found" "$failed"
     limits=(-rss_limit_mb=512 -timeout=10 -max_len=2048 "-artifact_prefix=$failed/")
-    if $minimise; then
+    if $minimize; then
         small=$(mktemp -d)
         "$program" "${limits[@]}" -merge=1 "$small" "corpus/$target" "$found" 2>&1 | tail -1
         rm -rf "corpus/$target" && mv "$small" "corpus/$target" && chmod 755 "corpus/$target"

@@ -1,8 +1,8 @@
-//! Bytes as a source of choices: what is beyond their end is 0, so that any bytes mean something.
+//! Bytes as a source of choices. Reading beyond the end returns 0, so that any input is valid.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What is left of the bytes.
+/// The unread bytes.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -41,7 +41,7 @@ impl<'a> Bytes<'a> {
         u64::from_be_bytes(self.array())
     }
 
-    /// One of few addresses mostly, so that they meet each other.
+    /// Usually one of a few addresses, so that they collide.
     pub(crate) fn address(&mut self) -> IpAddr {
         match self.u8() {
             255 => IpAddr::V4(Ipv4Addr::from(self.u32())),

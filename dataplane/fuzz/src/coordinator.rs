@@ -1,7 +1,7 @@
-//! A whole speaker among others. The bytes are settings and a sequence of what can happen to it: datagrams of authentic
-//! peers with anything in them, anybody on the wire with any address, what the API server says, and time.
+//! The coordinator of one speaker. The bytes are settings and a sequence of inputs: datagrams of authentic peers with any
+//! content, ARP and NDP replies from any host, node states of the API server, and time.
 //!
-//! Beside it runs a small model of what it has been told and has said, which must agree.
+//! A small model of the inputs and outputs must agree with the coordinator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,25 +24,26 @@ use crate::bytes::Bytes;
 const ME: &str = "n0";
 const NAMES: [&str; 5] = [ME, "n1", "n2", "n3", "n4"];
 const MY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-/// So many addresses that some have to wait before the wire is asked about them.
-const MANY: u32 = 300;
-/// So often in a row a flood says nearly the same.
-const FLOOD: u16 = 400;
-/// How often it may want to be called without any time passing: probes, decisions and answers follow one another.
-const ROUNDS: usize = 64;
-/// Most bytes of its state, as text: beside what the peers have claimed, it depends on nodes and addresses alone.
-const MOST_STATE: usize = 48 << 10;
-const MOST_STATE_OF_ADDRESS: usize = 1500;
-/// Most that is to be done after one input.
-const MOST_OUTPUTS: usize = 2000;
+/// More addresses than are probed at once.
+const MANY_ADDRESSES: u32 = 300;
+/// Similar inputs in a flood.
+const FLOOD_LEN: u16 = 400;
+/// Maximum consecutive timeouts at the same time.
+const MAX_TIMEOUTS: usize = 64;
+/// Maximum length of the coordinator's state as text, besides that of its addresses and the peers' announced sets.
+const MAX_STATE_LEN: usize = 48 << 10;
+/// The same, per address.
+const MAX_ADDRESS_STATE_LEN: usize = 1500;
+/// Maximum outputs after one input.
+const MAX_OUTPUTS: usize = 2000;
 
-/// It never panics, says nothing twice, announces what it may and has asked about, wants to be called in the future, and
-/// stays small.
+/// The coordinator never panics, repeats no output, announces only eligible and probed addresses, sets its timeouts in the
+/// future, and has bounded state.
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let mut world = World::new(bytes.u8());
     while !bytes.is_empty() {
-        world.happen(&mut bytes);
+        world.step(&mut bytes);
     }
     world.end();
 }
@@ -52,19 +53,19 @@ struct World {
     now: Instant,
     keys: HeartbeatKeys,
     incarnation: u64,
-    /// What each peer has sent last.
+    /// The last sequence number of each peer.
     numbers: BTreeMap<&'static str, u64>,
     nodes: BTreeSet<&'static str>,
-    /// Of each address that has candidates: whether we could not announce it.
+    /// The addresses with candidates, and whether we have no interface for them.
     candidates: BTreeMap<IpAddr, bool>,
     announced: BTreeSet<IpAddr>,
-    stands_in: BTreeSet<IpAddr>,
+    proxied: BTreeSet<IpAddr>,
     conflicts: BTreeSet<IpAddr>,
-    /// How often the wire was asked about an address, and whether somebody was seen there, since it was given up last.
+    /// The probes for each address since it was last withdrawn, and the addresses with a reply since then.
     asked: BTreeMap<IpAddr, u32>,
     seen: BTreeSet<IpAddr>,
-    /// Most that the peers can have told.
-    told: usize,
+    /// Maximum entries that the peers have sent.
+    received_entries: usize,
     number: u64,
 }
 
@@ -99,11 +100,11 @@ impl World {
             nodes: BTreeSet::new(),
             candidates: BTreeMap::new(),
             announced: BTreeSet::new(),
-            stands_in: BTreeSet::new(),
+            proxied: BTreeSet::new(),
             conflicts: BTreeSet::new(),
             asked: BTreeMap::new(),
             seen: BTreeSet::new(),
-            told: 0,
+            received_entries: 0,
             number: 0,
         };
         world.coordinator.set_macs(now, vec![MY_MAC]);
@@ -119,7 +120,7 @@ impl World {
         world
     }
 
-    fn happen(&mut self, bytes: &mut Bytes<'_>) {
+    fn step(&mut self, bytes: &mut Bytes<'_>) {
         match bytes.u8() % 20 {
             0 => self.set_nodes(bytes),
             1 | 2 => {
@@ -151,7 +152,7 @@ impl World {
             16 if bytes.u8().is_multiple_of(16) => self.coordinator.prepare_restart(self.now),
             17 => {
                 let (order, flags) = (bytes.u8(), bytes.u8());
-                for number in 0..MANY {
+                for number in 0..MANY_ADDRESSES {
                     let address = Ipv4Addr::from(0x0a00_0000 + number).into();
                     self.set_candidates(address, order, flags);
                 }
@@ -242,7 +243,7 @@ impl World {
         self.receive(bytes, message);
     }
 
-    /// Claims as a peer of ours tells them.
+    /// The announced set of a peer, as a speaker sends it.
     fn claims(&mut self, bytes: &mut Bytes<'_>) {
         let count = bytes.u8() % 8;
         let entry = |_| {
@@ -261,19 +262,19 @@ impl World {
         };
         let claims: AnnouncedSet = (0..count).map(entry).collect();
         for part in claims.parts() {
-            self.told += part.entries.len();
+            self.received_entries += part.entries.len();
             self.receive(bytes, Message::Announced(part));
         }
     }
 
-    /// A part as a peer of another version might tell it.
+    /// A fragment as a speaker of another version may send it.
     fn part(&mut self, bytes: &mut Bytes<'_>) -> Fragment {
         let of = bytes.u16().max(1);
         let number = bytes.u16() % of;
         let entries: Vec<_> = (0..bytes.u8() % 8)
             .map(|_| Entry::announced(bytes.address()))
             .collect();
-        self.told += entries.len() + 1;
+        self.received_entries += entries.len() + 1;
         let set: AnnouncedSet = entries.iter().copied().collect();
         let digest = if bytes.u8().is_multiple_of(2) {
             set.digest()
@@ -288,14 +289,14 @@ impl World {
         }
     }
 
-    /// From one of the peers, mostly as fresh as it has to be; through the wire format.
+    /// Receives a datagram from a peer through the wire format, usually a fresh one.
     fn receive(&mut self, bytes: &mut Bytes<'_>, message: Message) {
         let (from, how) = (bytes.u8(), bytes.u8());
         let node = NAMES[usize::from(from) % NAMES.len()];
         let last = self.numbers.entry(node).or_default();
         *last += 1;
         let datagram = Datagram {
-            node: if from == 255 { "stranger" } else { node }.to_owned(),
+            node: if from == 255 { "other" } else { node }.to_owned(),
             incarnation: if how < 240 { 5 } else { u64::from(how & 7) },
             sequence: if how == 239 { 1 } else { *last },
             echo: if how < 250 {
@@ -309,12 +310,12 @@ impl World {
         assert_eq!(
             opened.as_ref(),
             Ok(&datagram),
-            "what is within the limits comes through"
+            "messages within the limits round-trip"
         );
-        let believed = self.coordinator.handle_datagram(self.now, datagram);
+        let result = self.coordinator.handle_datagram(self.now, datagram);
         assert!(
-            believed.is_err() || self.nodes.contains(node),
-            "a stranger is not believed"
+            result.is_err() || self.nodes.contains(node),
+            "datagrams of unknown senders are rejected"
         );
     }
 
@@ -328,7 +329,7 @@ impl World {
     fn sighted(&mut self, bytes: &mut Bytes<'_>) {
         let (address, mut mac, how) = (bytes.address(), Self::mac(bytes), bytes.u8());
         self.seen.insert(address);
-        for time in 0..if how == 255 { FLOOD } else { 1 } {
+        for time in 0..if how == 255 { FLOOD_LEN } else { 1 } {
             self.coordinator.handle_reply(self.now, address, mac);
             mac.0[3..5].copy_from_slice(&(time + 1).to_be_bytes());
         }
@@ -337,7 +338,7 @@ impl World {
     fn node_sighted(&mut self, bytes: &mut Bytes<'_>) {
         let name = NAMES[usize::from(bytes.u8()) % NAMES.len()];
         let (mut mac, how) = (Self::mac(bytes), bytes.u8());
-        for time in 0..if how == 255 { FLOOD } else { 1 } {
+        for time in 0..if how == 255 { FLOOD_LEN } else { 1 } {
             self.coordinator.handle_node_reply(self.now, name, mac);
             mac.0[3..5].copy_from_slice(&(time + 1).to_be_bytes());
         }
@@ -345,14 +346,14 @@ impl World {
 
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_TIMEOUTS {
             self.coordinator.handle_timeout(self.now, 16);
             self.drain();
             if self.coordinator.poll_timeout().is_none_or(|at| at > self.now) {
                 return;
             }
         }
-        panic!("it wants to be called again and again, and no time passes");
+        panic!("timeouts at the same time do not end");
     }
 
     fn forget(&mut self, address: IpAddr) {
@@ -364,9 +365,9 @@ impl World {
         let mut count = 0;
         while let Some(output) = self.coordinator.poll_output() {
             count += 1;
-            self.judge(output);
+            self.check(output);
         }
-        assert!(count <= MOST_OUTPUTS, "{count} things to do at once");
+        assert!(count <= MAX_OUTPUTS, "{count} outputs after one input");
         for address in self.candidates.keys().chain(&self.announced) {
             let (is_mine, announced) = (
                 self.coordinator.announces(*address),
@@ -376,11 +377,11 @@ impl World {
         }
     }
 
-    fn judge(&mut self, output: Output) {
+    fn check(&mut self, output: Output) {
         match output {
             Output::Send { to, datagram } => {
                 assert!(self.nodes.contains(&*to) && datagram.node == ME);
-                assert!(datagram.sequence > self.number, "numbers rise");
+                assert!(datagram.sequence > self.number, "sequence numbers increase");
                 self.number = datagram.sequence;
                 self.incarnation = datagram.incarnation;
                 let sealed = self.keys.seal(&datagram);
@@ -390,13 +391,17 @@ impl World {
             Output::Announce { address, reason } => {
                 assert!(self.announced.insert(address), "{address} is announced once");
                 let declined = self.candidates.get(&address);
-                assert_eq!(declined, Some(&false), "{address} has candidates, and a way");
-                assert!(!self.stands_in.contains(&address) || !matches!(reason, AcquireReason::Restored));
+                assert_eq!(
+                    declined,
+                    Some(&false),
+                    "{address} has candidates and an interface"
+                );
+                assert!(!self.proxied.contains(&address) || !matches!(reason, AcquireReason::Restored));
                 if reason == AcquireReason::Initial {
                     let asked = self.asked.get(&address).is_some_and(|asked| *asked >= 3);
                     assert!(
                         asked || self.seen.contains(&address),
-                        "the wire is asked about {address} before it is claimed"
+                        "{address} is probed before it is announced"
                     );
                 }
             }
@@ -405,35 +410,38 @@ impl World {
                 self.forget(address);
             }
             Output::Reannounce { address } | Output::Verified { address, .. } => {
-                assert!(self.announced.contains(&address), "{address} is ours");
+                assert!(self.announced.contains(&address), "{address} is announced here");
             }
             Output::ProbeAddress { address } => *self.asked.entry(address).or_default() += 1,
             Output::ProbeNode { node } => assert!(self.nodes.contains(&*node)),
             Output::ConflictDetected { address, mac } => {
-                assert_ne!(mac, MY_MAC, "we are no stranger to ourselves");
+                assert_ne!(mac, MY_MAC, "our own MAC is no conflict");
                 self.conflicts.insert(address);
             }
             Output::ConflictResolved { address } => {
-                assert!(self.conflicts.remove(&address), "{address} was contested");
+                assert!(self.conflicts.remove(&address), "{address} had a conflict");
             }
             Output::StartProxy { address, node } => {
-                assert!(self.stands_in.insert(address), "{address} is stood in for once");
+                assert!(
+                    self.proxied.insert(address),
+                    "proxy replies for {address} start once"
+                );
                 assert!(self.nodes.contains(&*node));
             }
             Output::StopProxy { address } => {
-                assert!(self.stands_in.remove(&address), "{address} was stood in for");
+                assert!(
+                    self.proxied.remove(&address),
+                    "proxy replies for {address} had started"
+                );
             }
         }
     }
 
     fn end(&mut self) {
         self.pass(1);
-        let addresses = self.candidates.len() + self.told;
-        let most = MOST_STATE + MOST_STATE_OF_ADDRESS * addresses;
+        let addresses = self.candidates.len() + self.received_entries;
+        let max = MAX_STATE_LEN + MAX_ADDRESS_STATE_LEN * addresses;
         let state = format!("{:?}", self.coordinator).len();
-        assert!(
-            state <= most,
-            "{state} bytes of state where {most} are to be expected"
-        );
+        assert!(state <= max, "state of {state} bytes exceeds {max}");
     }
 }

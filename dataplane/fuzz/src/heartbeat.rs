@@ -1,5 +1,5 @@
-//! Heartbeats. The bytes are a datagram; it is opened as it is, as one whose authentication is right, and as the body of
-//! one whose header is right, too.
+//! The heartbeat protocol. The bytes are opened as a datagram, as a datagram with a valid HMAC, and as the body of a datagram
+//! with a valid header and HMAC.
 
 use hmac::{Hmac, KeyInit, Mac};
 use lb_l2::wire::heartbeat::{
@@ -12,35 +12,38 @@ const KEY: [u8; 32] = [0x5a; 32];
 const HEADER_LEN: usize = 33;
 const TAG_LEN: usize = 32;
 
-/// What is read is within its limits and goes back into the same bytes; what no key has made is refused.
+/// Decoded datagrams are within the limits and encode to the same bytes; datagrams without a valid HMAC are rejected.
 pub fn target(bytes: &[u8]) {
-    let keys = HeartbeatKeys::new([KEY.as_slice()]).expect("it is long enough");
+    let keys = HeartbeatKeys::new([KEY.as_slice()]).expect("the key is long enough");
     let _ = check(&keys, bytes);
-    let strangers = HeartbeatKeys::new([[1; 32].as_slice(), &[2; 16]]).expect("they are long enough");
-    assert!(strangers.open(bytes).is_err(), "no key of theirs has made it");
+    let other_keys = HeartbeatKeys::new([[1; 32].as_slice(), &[2; 16]]).expect("the keys are long enough");
+    assert!(
+        other_keys.open(bytes).is_err(),
+        "no key authenticates the datagram"
+    );
 
-    let most = MAX_DATAGRAM_LEN - TAG_LEN;
-    let signed = bytes.get(..most).unwrap_or(bytes);
-    let _ = check(&keys, &authentic(signed));
+    let max_signed = MAX_DATAGRAM_LEN - TAG_LEN;
+    let signed = bytes.get(..max_signed).unwrap_or(bytes);
+    let _ = check(&keys, &with_hmac(signed));
 
     let Some((kind, body)) = bytes.split_first() else {
         return;
     };
-    let body = body.get(..most - HEADER_LEN - 2).unwrap_or(body);
+    let body = body.get(..max_signed - HEADER_LEN - 2).unwrap_or(body);
     let mut signed = b"LBHB\x01".to_vec();
     signed.push(*kind);
     signed.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
     signed.extend([7; 24]);
     signed.extend([2, b'n', b'1']);
     signed.extend(body);
-    let sealed = authentic(&signed);
+    let sealed = with_hmac(&signed);
     let opened = check(&keys, &sealed);
     assert_ne!(opened, Err(DatagramError::Authentication));
-    assert!(strangers.open(&sealed).is_err());
+    assert!(other_keys.open(&sealed).is_err());
 }
 
-fn authentic(signed: &[u8]) -> Vec<u8> {
-    let mac = Hmac::<Sha256>::new_from_slice(&KEY).expect("any length will do");
+fn with_hmac(signed: &[u8]) -> Vec<u8> {
+    let mac = Hmac::<Sha256>::new_from_slice(&KEY).expect("HMAC takes keys of any length");
     let tag = mac.chain_update(signed).finalize().into_bytes();
     [signed, &tag].concat()
 }
@@ -51,7 +54,7 @@ fn check(keys: &HeartbeatKeys, bytes: &[u8]) -> Result<Datagram, DatagramError> 
     let name = datagram.node.len();
     assert!((1..=MAX_NODE_NAME_LEN).contains(&name));
     let body = bytes.len() - HEADER_LEN - name - TAG_LEN;
-    // In what order a message lists its two kinds of addresses is the sender's choice.
+    // The order of answered and unanswered addresses is the sender's choice.
     let mut canonical = true;
     match &datagram.message {
         Message::Heartbeat(heartbeat) => {
@@ -59,7 +62,7 @@ fn check(keys: &HeartbeatKeys, bytes: &[u8]) -> Result<Datagram, DatagramError> 
         }
         Message::Announced(part) | Message::Restore(part) => {
             assert!(part.index < part.count);
-            assert_eq!(12 + len(part), body, "no more is allocated than what came");
+            assert_eq!(12 + len(part), body, "allocates for received entries only");
         }
         Message::Verification { answered, unanswered } => {
             let of = |list: &[std::net::IpAddr]| -> usize {
@@ -72,7 +75,7 @@ fn check(keys: &HeartbeatKeys, bytes: &[u8]) -> Result<Datagram, DatagramError> 
             canonical = false;
         }
     }
-    // A longer body fits beside a short name alone, and is not made by us.
+    // A longer body fits next to a short name only, and no speaker encodes one.
     if body <= MAX_ENTRIES_LEN {
         let sealed = keys.seal(&datagram);
         assert!(sealed.len() == bytes.len() && (!canonical || sealed == bytes));

@@ -1,23 +1,21 @@
-//! Fuzz targets: each is one function over any bytes, which panics when something does not hold that must.
+//! Fuzz targets: functions over arbitrary bytes that panic when an invariant is violated.
 //!
-//! They are used twice. The fuzzer (`make fuzz`) is the crate in `runner/`, with one program for each target; it is none of
-//! the workspace, so that nobody else needs its C++ runtime. And `tests/corpus.rs` replays the corpora, and mutations of
-//! them, with every `cargo test`.
+//! `make fuzz` runs each target under libFuzzer with the programs in `runner/`. That crate is not a member of the
+//! workspace, because it needs a C++ compiler. `tests/corpus.rs` replays the corpora and mutations of them in `cargo test`.
 //!
-//! The fuzzer is libFuzzer, by the crate libfuzzer-sys alone: it is guided by coverage, is built from source with the
-//! compiler that is there already, and runs with stable Rust, because the flags that instrument (`run.sh`) are those of
-//! LLVM's pass and not of a sanitizer. cargo-fuzz, its usual front, wants a nightly toolchain for what it adds: sanitizers,
-//! and they look for errors of memory in unsafe code, of which the targets have none.
+//! The crate libfuzzer-sys builds libFuzzer from source. It runs with stable Rust, because the flags in `run.sh` enable the
+//! instrumentation pass of LLVM without a sanitizer. cargo-fuzz requires a nightly toolchain for sanitizers, which find
+//! memory errors in unsafe code; the fuzzed crates contain no such code.
 //!
-//! | target | what reaches it |
+//! | target | input |
 //! | --- | --- |
-//! | [`arp`] | frames of any host on the LAN |
-//! | [`ndp`] | the same for IPv6 |
-//! | [`filter`] | the kernel's part of both: what wakes the speaker up |
-//! | [`heartbeat`] | datagrams of any host that reaches the port, with and without the right key |
-//! | [`claims`] | what authentic datagrams bring together |
-//! | [`coordinator`] | all of that in any order and at any time, with what the API server says |
-//! | [`text`] | what users write into pools, Services and selectors |
+//! | [`arp`] | ARP frames from any host on the LAN |
+//! | [`ndp`] | Neighbor Discovery frames from any host on the LAN |
+//! | [`bpf_filter`] | both, as the kernel filter sees them |
+//! | [`heartbeat`] | datagrams from any host that reaches the port, with and without a valid key |
+//! | [`announced_set`] | fragments in authentic datagrams |
+//! | [`coordinator`] | all of these in any order and at any time, with the state of the API |
+//! | [`user_input`] | text in pools, Services and selectors |
 
 #![allow(
     clippy::expect_used,
@@ -26,25 +24,25 @@
     reason = "a target fails by panicking"
 )]
 
+pub mod announced_set;
 pub mod arp;
+pub mod bpf_filter;
 mod bytes;
-pub mod claims;
 pub mod coordinator;
-pub mod filter;
 pub mod heartbeat;
 pub mod ndp;
-pub mod text;
+pub mod user_input;
 
-/// A function over any bytes, which panics when something does not hold.
+/// Panics if an invariant is violated.
 pub type Target = fn(&[u8]);
 
-/// Every target by name: the name of its program in `runner/src/bin` and of its directory in `corpus`.
+/// All targets with their names, which are also those of their programs in `runner/src/bin` and their directories in `corpus`.
 pub const TARGETS: [(&str, Target); 7] = [
     ("arp", arp::target),
     ("ndp", ndp::target),
-    ("filter", filter::target),
+    ("bpf_filter", bpf_filter::target),
     ("heartbeat", heartbeat::target),
-    ("claims", claims::target),
+    ("announced_set", announced_set::target),
     ("coordinator", coordinator::target),
-    ("text", text::target),
+    ("user_input", user_input::target),
 ];

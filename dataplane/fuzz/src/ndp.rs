@@ -1,5 +1,5 @@
-//! Neighbour discovery: decoder and responder. The bytes are one frame; it is judged as it is, and once more with the
-//! length, the hop limit and the checksum that no mutation finds.
+//! The Neighbor Discovery decoder and responder. The bytes are one frame. It is handled as it is, and again with the correct
+//! length, hop limit and checksum, which mutations rarely find.
 
 use std::net::Ipv6Addr;
 
@@ -11,29 +11,29 @@ use lb_l2::wire::ndp::{NdpFrame, NdpMessage};
 const NODE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0b]);
 const OTHER: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0x0c]);
 const OWNED: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x100);
-/// Answered for in place of `OTHER`.
-const LENT: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x101);
+/// Owned by `OTHER`; gets proxy replies.
+const PROXIED: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x101);
 const ICMPV6_AT: usize = 54;
 
-/// An advertisement goes to a solicitation that RFC 4861 section 7.1.1 lets be believed, for an owned address, with the
-/// flags of section 7.2.4; to nothing else.
+/// Exactly the solicitations for an owned address that are valid by RFC 4861 section 7.1.1 get an advertisement, with the
+/// flags of section 7.2.4.
 pub fn target(bytes: &[u8]) {
     let mut responder = NdpResponder::new();
     responder.insert(OWNED);
-    responder.insert_proxy(LENT, OTHER);
+    responder.insert_proxy(PROXIED, OTHER);
     check(&responder, bytes);
-    let mut mended = bytes.to_vec();
-    if mend(&mut mended) {
-        check(&responder, &mended);
-        if let Ok(frame) = NdpFrame::decode(&mended) {
+    let mut repaired = bytes.to_vec();
+    if repair(&mut repaired) {
+        check(&responder, &repaired);
+        if let Ok(frame) = NdpFrame::decode(&repaired) {
             responder.insert(frame.target);
-            check(&responder, &mended);
+            check(&responder, &repaired);
         }
     }
 }
 
-/// Whether there is a message to give a right length, hop limit and checksum.
-fn mend(frame: &mut [u8]) -> bool {
+/// Sets the correct length, hop limit and checksum. Returns false if the frame is too short.
+fn repair(frame: &mut [u8]) -> bool {
     let Some(length) = frame
         .len()
         .checked_sub(ICMPV6_AT)
@@ -54,7 +54,8 @@ fn mend(frame: &mut [u8]) -> bool {
     true
 }
 
-/// The Internet checksum over pseudo-header and message, not complemented (RFC 1071): 0xffff over a message with its own.
+/// The Internet checksum (RFC 1071) over pseudo-header and message, not complemented: 0xffff if the message contains its
+/// correct checksum.
 fn sum(addresses: &[u8], message: &[u8]) -> u16 {
     let words = |bytes: &[u8]| -> u64 {
         let word = |pair: &[u8]| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u64::from(*low));
@@ -73,12 +74,12 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
     let (frame, address) = match responder.handle(NODE, bytes) {
         FrameOutcome::Reply { frame, address } => (frame, address),
         FrameOutcome::ReplySeen { address, mac } => {
-            let seen = decoded.expect("only what is well-formed shows anything");
+            let seen = decoded.expect("only well-formed frames report a reply");
             assert!(matches!(seen.message, NdpMessage::Advertisement { .. }));
             assert!(seen.target == address && !address.is_multicast());
             assert!(
                 mac.is_unicast() && seen.src != NODE,
-                "a station has it, and not we"
+                "the MAC is unicast and not ours"
             );
             return;
         }
@@ -91,7 +92,7 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
             return;
         }
     };
-    // The probe, read without the decoder.
+    // Parse the solicitation without the decoder.
     let length = usize::from(u16::from_be_bytes([bytes[18], bytes[19]]));
     let message = &bytes[ICMPV6_AT..ICMPV6_AT + length];
     let ip = |at: usize| Ipv6Addr::from(*bytes[at..].first_chunk::<16>().unwrap());
@@ -100,11 +101,11 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
     assert_eq!(bytes[14] >> 4, 6);
     assert_eq!(bytes[20..22], [58, 255], "from this link");
     assert_eq!(sum(&bytes[22..54], message), 0xffff, "undamaged");
-    assert_eq!(message[..2], [135, 0], "no answer to anything but a question");
+    assert_eq!(message[..2], [135, 0], "only solicitations get a reply");
     assert!(length >= 24 && asked == address && owned(address));
     let [.., a, b, c] = address.octets();
     assert!(bytes[..6] == NODE.0 || bytes[..6] == [0x33, 0x33, 0xff, a, b, c]);
-    assert_ne!(bytes[6..12], NODE.0, "no answer to ourselves");
+    assert_ne!(bytes[6..12], NODE.0, "our own frames get no reply");
     let mut link_layer = None;
     let mut options = &message[24..];
     while let [kind, units, ..] = options {
@@ -114,10 +115,10 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
         }
         options = rest;
     }
-    // The answer.
+    // Check the reply.
     let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
     let (to_mac, to, flags) = if source.is_unspecified() {
-        assert!(link_layer.is_none(), "a probe has no address to answer to");
+        assert!(link_layer.is_none(), "a probe has no link-layer address");
         assert_eq!(
             destination.octets()[..13],
             [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]
@@ -126,7 +127,7 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
     } else {
         (link_layer.unwrap_or(bytes[6..12].to_vec()), source, 0x60)
     };
-    assert!(to_mac[0] & 1 == 0 || to == all_nodes, "one probe, one answer");
+    assert!(to_mac[0] & 1 == 0 || to == all_nodes, "one probe, one reply");
     let mut expected = [
         to_mac,
         NODE.0.to_vec(),
@@ -141,16 +142,13 @@ fn check(responder: &NdpResponder, bytes: &[u8]) {
     expected.extend(&frame[80..]);
     assert_eq!(frame[..], expected);
     assert_eq!(sum(&frame[22..54], &frame[ICMPV6_AT..]), 0xffff);
-    let stands_in = address == LENT && frame[80..] == OTHER.0;
-    assert!(
-        stands_in || frame[80..] == NODE.0,
-        "the hardware address is the owner's"
-    );
-    let read = NdpFrame::decode(&frame).expect("what we send is what others believe");
+    let is_proxy = address == PROXIED && frame[80..] == OTHER.0;
+    assert!(is_proxy || frame[80..] == NODE.0, "the MAC is the owner's");
+    let read = NdpFrame::decode(&frame).expect("our replies are valid");
     assert!(matches!(read.message, NdpMessage::Advertisement { .. }));
-    let verdict = responder.handle(OTHER, &frame);
+    let outcome = responder.handle(OTHER, &frame);
     assert!(
-        !matches!(verdict, FrameOutcome::Reply { .. }),
-        "no answer to an answer"
+        !matches!(outcome, FrameOutcome::Reply { .. }),
+        "no reply to a reply"
     );
 }

@@ -1,4 +1,4 @@
-//! What users write: addresses of pools, wishes of Services, label selectors. The bytes are text, a line for each field.
+//! Text that users write: pool addresses, address requests of Services, label selectors. Each line of the bytes is a field.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use lb_crds::selector::{matches, validate};
 use lb_ipam::request::Words;
 use lb_ipam::{DualStack, Families, Family, Range, Request, Wish};
 
-/// The longest text about what cannot be read: it goes into events.
-const LONGEST_REASON: usize = 1000;
+/// Maximum length of a rejection in bytes: it becomes the message of an event.
+const MAX_REJECTION_LEN: usize = 1000;
 
-/// What can be read is what was meant; what cannot is answered in few words.
+/// Valid input survives a round trip; invalid input gives a short rejection.
 pub fn target(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.split('\n').collect();
     for line in &lines {
-        range(line);
+        check_range(line);
     }
-    wish(&lines);
-    selector(&lines);
+    check_request(&lines);
+    check_selector(&lines);
 }
 
-fn range(text: &str) {
+fn check_range(text: &str) {
     let Ok(range) = text.parse::<AddressRange>() else {
         return;
     };
@@ -32,11 +32,11 @@ fn range(text: &str) {
     assert!(range.contains(first) && range.contains(last) && range.overlaps(&range));
     assert!(
         Range::new(first, last).is_some(),
-        "the allocator takes what the API takes"
+        "the allocator accepts every valid API range"
     );
 }
 
-fn wish(lines: &[&str]) {
+fn check_request(lines: &[&str]) {
     let line = |at: usize| lines.get(at).copied().unwrap_or_default();
     let policy = match line(0) {
         "RequireDualStack" => DualStack::Required,
@@ -46,7 +46,7 @@ fn wish(lines: &[&str]) {
     let cluster_ips: Vec<String> = line(1).split(' ').map(str::to_owned).collect();
     let families = match Families::of_cluster_ips(&cluster_ips, policy) {
         Ok(families) => families,
-        // Cluster IPs are the API server's own.
+        // The API server sets only valid cluster IPs.
         Err(_) => Families::One(Family::V4),
     };
     let annotations: BTreeMap<String, String> = [
@@ -71,11 +71,11 @@ fn wish(lines: &[&str]) {
                 assert!(families.accept(&addresses) && !addresses.is_empty());
             }
         }
-        Err(rejection) => assert!(rejection.to_string().len() <= LONGEST_REASON, "{rejection}"),
+        Err(rejection) => assert!(rejection.to_string().len() <= MAX_REJECTION_LEN, "{rejection}"),
     }
 }
 
-fn selector(lines: &[&str]) {
+fn check_selector(lines: &[&str]) {
     let mut labels = BTreeMap::new();
     let mut requirements = Vec::new();
     for line in lines {

@@ -1,7 +1,7 @@
-//! Sets of claims, their digests, and how they are put together from parts.
+//! Announced sets, their digests and their reassembly from fragments.
 //!
-//! What an [`Reassembly`] can hold is bounded by what a datagram carries ([`MAX_ENTRIES_LEN`]) times the parts of a set (4096), from an authentic
-//! peer, each part once; and a part of another set drops all that came before.
+//! A [`Reassembly`] holds at most 4096 fragments of [`MAX_ENTRIES_LEN`] bytes from an authentic peer, each once; a fragment of
+//! another set discards the previous ones.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,10 +11,10 @@ use lb_l2::wire::heartbeat::{Entry, EntryState, Fragment, MAX_ENTRIES_LEN};
 
 use crate::bytes::Bytes;
 
-/// A digest tells the set whatever its history; parts give their set in any order, or nothing.
+/// The digest depends on the content of a set only; fragments in any order give their set or nothing.
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
-    let mut claims = AnnouncedSet::default();
+    let mut set = AnnouncedSet::default();
     let mut model: BTreeMap<IpAddr, EntryState> = BTreeMap::new();
     let mut assembly = Reassembly::default();
     while !bytes.is_empty() {
@@ -27,22 +27,22 @@ pub fn target(bytes: &[u8]) {
                     byte if byte > 128 => EntryState::Offered { to: byte.into() },
                     _ => EntryState::Announced,
                 };
-                let changed = claims.insert(Entry { address, state });
+                let changed = set.insert(Entry { address, state });
                 assert_eq!(changed, model.insert(address, state) != Some(state));
             }
             2 => {
                 let address = bytes.address();
-                assert_eq!(claims.remove(address), model.remove(&address).is_some());
+                assert_eq!(set.remove(address), model.remove(&address).is_some());
             }
             3 => {
                 let first = u32::from_be_bytes([10, bytes.u8(), 0, 0]);
                 for number in 0..u32::from(bytes.u8()) {
                     let address = IpAddr::V4(Ipv4Addr::from(first + number));
-                    claims.insert(Entry::announced(address));
+                    set.insert(Entry::announced(address));
                     model.insert(address, EntryState::Announced);
                 }
             }
-            _ => strange(&mut assembly, &mut bytes),
+            _ => add_invalid_fragment(&mut assembly, &mut bytes),
         }
     }
     let same: AnnouncedSet = model
@@ -52,13 +52,13 @@ pub fn target(bytes: &[u8]) {
             state: *state,
         })
         .collect();
-    assert_eq!(claims, same);
-    assert_eq!(claims.digest(), same.digest());
-    together(&mut assembly, &claims);
+    assert_eq!(set, same);
+    assert_eq!(set.digest(), same.digest());
+    check_reassembly(&mut assembly, &set);
 }
 
-/// A part as no speaker of ours makes it.
-fn strange(assembly: &mut Reassembly, bytes: &mut Bytes<'_>) {
+/// A fragment as no speaker sends it.
+fn add_invalid_fragment(assembly: &mut Reassembly, bytes: &mut Bytes<'_>) {
     let part = Fragment {
         digest: bytes.u64() % 4,
         index: bytes.u16() % 8,
@@ -68,24 +68,24 @@ fn strange(assembly: &mut Reassembly, bytes: &mut Bytes<'_>) {
             .collect(),
     };
     let digest = part.digest;
-    if let Some(claims) = assembly.add(part) {
-        assert_eq!(claims.digest(), digest, "it is the set that was told");
+    if let Some(set) = assembly.add(part) {
+        assert_eq!(set.digest(), digest, "the digest is that of the fragments");
     }
 }
 
-/// Whatever came before, the parts of a set give the set: backwards and some of them twice.
-fn together(assembly: &mut Reassembly, claims: &AnnouncedSet) {
-    let parts = claims.parts();
+/// The fragments of a set, in reverse order and some of them twice, give the set after any previous fragments.
+fn check_reassembly(assembly: &mut Reassembly, set: &AnnouncedSet) {
+    let parts = set.parts();
     for part in &parts {
         assert!(part.entries.iter().map(Entry::encoded_len).sum::<usize>() <= MAX_ENTRIES_LEN);
     }
     let mut whole = None;
     for part in parts.iter().rev() {
-        assert_eq!(whole, None, "nothing is believed before all of it is there");
+        assert_eq!(whole, None, "an incomplete set is not returned");
         whole = assembly.add(part.clone());
         if part.index > 0 && part.index % 2 == 0 {
             assert_eq!(assembly.add(part.clone()), None);
         }
     }
-    assert_eq!(whole.as_ref(), Some(claims));
+    assert_eq!(whole.as_ref(), Some(set));
 }

@@ -1,6 +1,6 @@
-//! The kernel's filter: for any set of addresses, what it lets through of any frame.
+//! The kernel's packet filter, for any set of addresses and any frame.
 //!
-//! The bytes are: protocol, limit of instructions, number of addresses, a step for each address, and a frame.
+//! The bytes are the protocol, the instruction limit, the number of addresses, the distance to each address, and a frame.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,7 +9,7 @@ use lb_net::bpf_filter::{Instruction, MAX_INSTRUCTIONS, MIN_INSTRUCTIONS, Protoc
 
 use crate::bytes::Bytes;
 
-/// An exact program lets through what is about an address of the set, and nothing else; a coarse one all of that, too.
+/// An exact program passes exactly the frames about an address of the set; a coarse one passes at least those.
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let protocol = if bytes.u8().is_multiple_of(2) {
@@ -41,12 +41,12 @@ pub fn target(bytes: &[u8]) {
 
     let frame = bytes.0;
     check(protocol, &words, program.is_exact(), code, frame);
-    // The same frame about addresses at the edges of the set, which no mutation finds.
+    // The same frame with addresses at the edges of the set, which mutations rarely find.
     let edges = [words.first(), words.last(), words.iter().nth(words.len() / 2)];
     for word in edges.into_iter().flatten() {
         for near in [word.wrapping_sub(1), *word, word.wrapping_add(1)] {
             let mut frame = frame.to_vec();
-            if let Some(place) = about(protocol, &frame).and_then(|at| frame.get_mut(at..at + 4)) {
+            if let Some(place) = address_offset(protocol, &frame).and_then(|at| frame.get_mut(at..at + 4)) {
                 place.copy_from_slice(&near.to_be_bytes());
             }
             check(protocol, &words, program.is_exact(), code, &frame);
@@ -55,25 +55,28 @@ pub fn target(bytes: &[u8]) {
 }
 
 fn check(protocol: Protocol, words: &BTreeSet<u32>, exact: bool, code: &[Instruction], frame: &[u8]) {
-    let word = about(protocol, frame).and_then(|at| frame.get(at..at + 4));
-    let wanted = word.is_some_and(|word| words.contains(&u32::from_be_bytes(word.try_into().unwrap())));
+    let word = address_offset(protocol, frame).and_then(|at| frame.get(at..at + 4));
+    let is_in_set = word.is_some_and(|word| words.contains(&u32::from_be_bytes(word.try_into().unwrap())));
     for packet_type in 0..8 {
         let to_us = match protocol {
             Protocol::Arp => packet_type <= 1,
             Protocol::Ndp => packet_type <= 2,
         };
-        let passed = interpreter::run(code, packet_type, frame).expect("it runs into a return");
+        let passed = interpreter::run(code, packet_type, frame).expect("the program returns");
         assert!(passed == 0 || passed as usize == protocol.snap_len());
         assert!(
-            !(wanted && to_us) || passed > 0,
-            "what is about an address passes"
+            !(is_in_set && to_us) || passed > 0,
+            "frames about an address pass"
         );
-        assert!(!exact || passed == 0 || (wanted && to_us), "nothing else passes");
+        assert!(
+            !exact || passed == 0 || (is_in_set && to_us),
+            "other frames are dropped"
+        );
     }
 }
 
-/// Where in the frame stands the address that it is about; none when it is of another protocol.
-fn about(protocol: Protocol, frame: &[u8]) -> Option<usize> {
+/// The offset of the frame's address; `None` if the frame has another protocol.
+fn address_offset(protocol: Protocol, frame: &[u8]) -> Option<usize> {
     match protocol {
         Protocol::Arp if frame.get(12..14)? != [8, 6] => None,
         Protocol::Arp => Some(if frame.get(20..22)? == [0, 2] { 28 } else { 38 }),
