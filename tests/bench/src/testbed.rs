@@ -66,14 +66,14 @@ impl Testbed {
     /// When a part of it does not come up.
     pub async fn up(stack: Stack, lab: &str, nodes: usize, patience: Duration) -> anyhow::Result<Self> {
         // Nothing else runs on this thread yet: these may block it.
-        let harness = Harness::lab(lab, nodes)?;
+        let harness = Harness::start_lab(lab, nodes)?;
         match stack {
             Stack::Ours => harness.install()?,
-            Stack::MetalLb => metallb::install(harness.the_lab())?,
+            Stack::MetalLb => metallb::install(harness.lab())?,
         }
         harness.admin(&format!("kubectl create namespace {}", services::NAMESPACE))?;
 
-        let file = harness.the_lab().kubeconfig();
+        let file = harness.lab().kubeconfig();
         let kubeconfig = Kubeconfig::read_from(&file).with_context(|| format!("read {}", file.display()))?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let client = Client::try_from(config.clone()).context("make a client")?;
@@ -90,7 +90,7 @@ impl Testbed {
     /// The lab.
     #[must_use]
     pub fn lab(&self) -> &Lab {
-        self.harness.the_lab()
+        self.harness.lab()
     }
 
     /// Waits until all controllers that there should be are ready.
@@ -247,7 +247,7 @@ where
     };
     match tokio::time::timeout(within, watch).await {
         Ok(result) => result,
-        Err(_) => bail!("waited {within:?} in vain for {what}"),
+        Err(_) => bail!("waited {within:?} for {what}"),
     }
 }
 

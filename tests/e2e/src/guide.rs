@@ -1,41 +1,41 @@
-//! The user guide as something to run: reads `docs/guide.md`, cuts its `bash` blocks into commands, and keeps them in
-//! their order, by section. The end-to-end test and `make demo` both run what this yields, so the guide cannot rot.
+//! The user guide as a script: reads `docs/guide.md` and splits its `bash` blocks into commands, by section. An
+//! end-to-end test and `make demo` run them, so the guide cannot become outdated.
 
-/// One numbered section of the guide that holds commands or objects.
+/// A numbered section of the guide with commands or objects.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Section {
-    /// Its number, as in the heading: `4.1`, `T1`.
+    /// As in the heading: `4.1`, `T1`.
     pub number: String,
     /// Its title.
     pub title: String,
     /// Its commands, in order.
     pub commands: Vec<Command>,
-    /// Objects that it shows without a command.
+    /// Objects shown without a command.
     pub manifests: Vec<String>,
 }
 
-/// One command of the guide, verbatim.
+/// A command of the guide, verbatim.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Command {
-    /// The command as a shell reads it: several lines for a here-document or a loop.
+    /// The text for a shell: several lines for a here-document or a loop.
     pub text: String,
-    /// Where the guide means it to be typed.
+    /// The machine to run it on.
     pub place: Place,
 }
 
-/// Where a command is typed.
+/// A machine that runs commands of the guide.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// On the administrator's machine, with `kubectl` and `helm`.
+    /// The administrator's machine, with `kubectl` and `helm`.
     Administrator,
-    /// On a machine of the LAN that is not part of the cluster.
+    /// A machine on the LAN outside the cluster.
     Client,
 }
 
 /// The guide in this repository.
 pub const GUIDE: &str = include_str!("../../../docs/guide.md");
 
-/// Reads the sections that hold commands or objects. A section starts at a heading `### number: title`.
+/// Reads the sections with commands or objects. A section starts at a heading `### number: title`.
 #[must_use]
 pub fn sections(markdown: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
@@ -71,10 +71,10 @@ pub fn sections(markdown: &str) -> Vec<Section> {
     sections
 }
 
-/// One section of the guide in this repository.
+/// A section of the guide in this repository.
 ///
 /// # Panics
-/// When the guide has no such section: the test that asks for it must change with the guide.
+/// When the guide has no such section: change the test with the guide.
 #[must_use]
 pub fn section(number: &str) -> Section {
     sections(GUIDE)
@@ -83,7 +83,7 @@ pub fn section(number: &str) -> Section {
         .unwrap_or_else(|| panic!("docs/guide.md has no section {number} with commands"))
 }
 
-/// Cuts a block into commands: at line ends, but not inside a here-document, a loop or a continued line.
+/// Splits a block into commands at line ends, except in a here-document, a loop or a continued line.
 fn commands(lines: &[&str]) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut text = String::new();

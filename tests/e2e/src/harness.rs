@@ -1,7 +1,7 @@
-//! What the scenarios stand on: a cluster with the chart installed, an administrator's shell and a LAN client's shell.
+//! A cluster for a scenario, with an administrator's shell and a LAN client's shell.
 //!
-//! Commands run as a user types them, through `bash`, with `kubectl` and `helm` on the path; a failure shows the command
-//! and everything it printed.
+//! Commands run through `bash` as a user types them, with `kubectl` and `helm` on the path; an error shows the command
+//! and its whole output.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,42 +15,41 @@ use anyhow::{Context, bail};
 use crate::guide::{self, Place};
 use lb_lab::{Lab, LabConfig, PROGRAMS, cached_images, operator_images, repository};
 
-/// How long a scenario waits for what should happen in well under a second, on a machine that is busy.
-pub const SOON: Duration = Duration::from_secs(30);
-/// How long a scenario waits for what the cluster itself takes its time for: a dead node, pods that restart.
-pub const EVENTUALLY: Duration = Duration::from_secs(120);
-/// The longest that one command takes, in seconds: `kubectl delete` waits for ever for an object that nobody lets go, and a test
-/// that hangs tells nobody why.
-const LONGEST: &str = "300";
+/// Limit for what normally takes well under a second; the machine may be busy.
+pub const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit for what the cluster itself takes time for: detecting a dead node, restarting pods.
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(120);
+/// Limit for one command, in seconds: `kubectl delete` waits forever for an object with a finalizer.
+const COMMAND_TIMEOUT_SECONDS: &str = "300";
 
-/// A cluster and the two places from which a user looks at it.
+/// A cluster, as its administrator and a LAN client see it.
 pub struct Harness {
     cluster: Cluster,
     replacements: BTreeMap<String, String>,
     echo: bool,
-    /// Manifests that were applied.
+    /// Manifests that were applied, to delete them from an external cluster.
     applied: Mutex<Vec<String>>,
-    /// Held on a cluster that is not a lab: scenarios use it one after the other.
-    turn: Option<MutexGuard<'static, ()>>,
+    /// HeldConnections on an external cluster, which scenarios use one after the other.
+    external_lock: Option<MutexGuard<'static, ()>>,
 }
 
 impl Harness {
-    /// A lab of its own for one scenario, with our images loaded. It is removed when the harness is dropped.
+    /// A new lab with the images of this project. It is taken down when the harness is dropped.
     ///
     /// # Errors
-    /// When set-up or `make image` has not been run, or the lab does not come up.
-    pub fn lab(name: &str, nodes: usize) -> anyhow::Result<Self> {
-        Self::lab_like(LabConfig {
+    /// When `make setup` or `make image` has not been run, or the lab does not start.
+    pub fn start_lab(name: &str, nodes: usize) -> anyhow::Result<Self> {
+        Self::start_lab_with(LabConfig {
             nodes,
             ..LabConfig::named(name)
         })
     }
 
-    /// The same, in a lab that is like this, but for its images.
+    /// A new lab with these options, except for `images`.
     ///
     /// # Errors
-    /// As [`Harness::lab`].
-    pub fn lab_like(config: LabConfig) -> anyhow::Result<Self> {
+    /// As [`Harness::start_lab`].
+    pub fn start_lab_with(config: LabConfig) -> anyhow::Result<Self> {
         let lab = Lab::up(LabConfig {
             images: images()?,
             ..config
@@ -58,11 +57,11 @@ impl Harness {
         Ok(Self::on(Cluster::Lab(lab)))
     }
 
-    /// A lab as [`Harness::lab`], with the images of all releases to upgrade between.
+    /// A new lab that also has the images of all releases for upgrade tests.
     ///
     /// # Errors
-    /// As [`Harness::lab`].
-    pub fn lab_with_releases(name: &str, nodes: usize) -> anyhow::Result<Self> {
+    /// As [`Harness::start_lab`].
+    pub fn start_lab_with_releases(name: &str, nodes: usize) -> anyhow::Result<Self> {
         let releases = repository().join("target/images/releases.tar");
         if !releases.exists() {
             bail!("{} is missing: run `make image`", releases.display());
@@ -77,21 +76,22 @@ impl Harness {
         Ok(Self::on(Cluster::Lab(lab)))
     }
 
-    /// A lab, or the cluster that `KUBECONFIG` names: for scenarios that need neither cable nor LAN client. There, what
-    /// was applied is deleted when the harness is dropped; operator and stack stay.
+    /// The cluster of `KUBECONFIG` if it is set, otherwise a new lab: for scenarios that need neither cables nor a LAN
+    /// client. On an external cluster, applied manifests are deleted when the harness is dropped; operator and stack
+    /// stay.
     ///
     /// # Errors
-    /// As [`Harness::lab`].
-    pub fn cluster(name: &str, nodes: usize) -> anyhow::Result<Self> {
+    /// As [`Harness::start_lab`].
+    pub fn start_lab_or_use_external(name: &str, nodes: usize) -> anyhow::Result<Self> {
         match std::env::var_os("KUBECONFIG") {
             Some(path) if !path.is_empty() => {
-                static TURN: Mutex<()> = Mutex::new(());
-                let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+                static LOCK: Mutex<()> = Mutex::new(());
+                let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut harness = Self::on(Cluster::External(path.into()));
-                harness.turn = Some(turn);
+                harness.external_lock = Some(lock);
                 Ok(harness)
             }
-            _ => Self::lab(name, nodes),
+            _ => Self::start_lab(name, nodes),
         }
     }
 
@@ -101,33 +101,33 @@ impl Harness {
             replacements: BTreeMap::new(),
             echo: false,
             applied: Mutex::default(),
-            turn: None,
+            external_lock: None,
         }
     }
 
-    /// Prints each command and its output, as a terminal would show them.
+    /// Prints each command and its output, as a terminal does.
     #[must_use]
-    pub fn echoing(mut self) -> Self {
+    pub fn with_echo(mut self) -> Self {
         self.echo = true;
         self
     }
 
-    /// The lab, where there is one.
+    /// The lab.
     ///
     /// # Panics
-    /// On a cluster that is not a lab: a scenario that cuts cables must ask for one.
+    /// On an external cluster: a scenario that needs a lab must create one.
     #[must_use]
-    pub fn the_lab(&self) -> &Lab {
+    pub fn lab(&self) -> &Lab {
         self.cluster.lab().expect("this scenario needs a lab")
     }
 
-    /// Whether the harness stands in a lab, with a LAN and a client.
+    /// Whether the cluster is a lab, with a LAN and a client.
     #[must_use]
     pub fn is_lab(&self) -> bool {
         self.cluster.lab().is_some()
     }
 
-    /// Lets the lab stand when this process ends.
+    /// Keeps the lab running after this process.
     ///
     /// # Errors
     /// As [`Lab::leave_up`].
@@ -139,57 +139,57 @@ impl Harness {
         }
     }
 
-    /// Gives the value that stands for a placeholder in the guide's commands.
-    pub fn replace(&mut self, placeholder: &str, value: &str) {
+    /// Sets the value of a placeholder in the guide's commands.
+    pub fn set_placeholder(&mut self, placeholder: &str, value: &str) {
         self.replacements.insert(placeholder.to_owned(), value.to_owned());
     }
 
-    /// Runs a command as the administrator.
+    /// Runs a command as the administrator and returns its standard output.
     ///
     /// # Errors
-    /// When it cannot be started or fails; the error holds what it printed.
+    /// When it cannot be started or fails; the error holds its output.
     pub fn admin(&self, text: &str) -> anyhow::Result<String> {
         finish(text, &mut self.admin_command(text))
     }
 
-    /// The same, to be started by the caller.
+    /// A command of the administrator, for the caller to start.
     #[must_use]
     pub fn admin_command(&self, text: &str) -> Command {
         let mut command = Command::new("timeout");
         command
-            .args([LONGEST, "bash", "-o", "pipefail", "-c", text])
+            .args([COMMAND_TIMEOUT_SECONDS, "bash", "-o", "pipefail", "-c", text])
             .current_dir(repository())
             .env("KUBECONFIG", self.cluster.kubeconfig())
             .env("PATH", path());
         command
     }
 
-    /// Runs a command as a machine on the LAN.
+    /// Runs a command on the LAN client.
     ///
     /// # Errors
     /// As [`Harness::admin`].
     pub fn client(&self, text: &str) -> anyhow::Result<String> {
-        self.on_machine("client", text)
+        self.run_on("client", text)
     }
 
     /// Runs a command on a machine of the lab.
     ///
     /// # Errors
     /// As [`Harness::admin`].
-    pub fn on_machine(&self, machine: &str, text: &str) -> anyhow::Result<String> {
+    pub fn run_on(&self, machine: &str, text: &str) -> anyhow::Result<String> {
         finish(
             text,
             &mut self
-                .the_lab()
-                .command(machine, &["timeout", LONGEST, "bash", "-c", text])?,
+                .lab()
+                .command(machine, &["timeout", COMMAND_TIMEOUT_SECONDS, "bash", "-c", text])?,
         )
     }
 
-    /// Runs the commands of one section of the guide, in order, and returns what each printed.
+    /// Runs the commands of a section of the guide, in order, and returns their outputs.
     ///
     /// # Errors
-    /// When one of them fails.
-    pub fn follow(&self, section: &str) -> anyhow::Result<Vec<String>> {
+    /// When a command fails.
+    pub fn run_section(&self, section: &str) -> anyhow::Result<Vec<String>> {
         let section = guide::section(section);
         if self.echo {
             println!("\n\x1b[1m── {} {}\x1b[0m", section.number, section.title);
@@ -221,7 +221,7 @@ impl Harness {
         Ok(outputs)
     }
 
-    /// Installs the chart and a stack as the guide says, and waits until it is ready. What is there already stays.
+    /// Installs the chart and a stack as in the guide, and waits until it is ready. An installed chart is kept.
     ///
     /// # Errors
     /// When a step fails.
@@ -229,25 +229,25 @@ impl Harness {
         if !self.is_lab() && self.admin("helm status lb-operator").is_ok() {
             return self.install_stack();
         }
-        self.follow("1.1")?;
-        self.follow("1.2")?;
+        self.run_section("1.1")?;
+        self.run_section("1.2")?;
         Ok(())
     }
 
-    /// Makes the stack, where the operator is installed already, and waits until it is ready.
+    /// Creates the stack, where the operator is installed, and waits until it is ready.
     ///
     /// # Errors
     /// When a step fails.
     pub fn install_stack(&self) -> anyhow::Result<()> {
         self.admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
-        self.follow("1.2")?;
+        self.run_section("1.2")?;
         Ok(())
     }
 
     /// Applies manifests.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server rejects one.
     pub fn apply(&self, manifests: &str) -> anyhow::Result<String> {
         let output = self.admin(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF"))?;
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,10 +255,10 @@ impl Harness {
         Ok(output)
     }
 
-    /// A pool and an advertisement for it, both of this name.
+    /// Applies a pool and an advertisement for it, both with this name.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server rejects one.
     pub fn apply_pool(&self, name: &str, range: &str) -> anyhow::Result<()> {
         self.apply(&format!(
             "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system}}\n\
@@ -268,11 +268,11 @@ impl Harness {
         Ok(())
     }
 
-    /// Two pods that answer HTTP on port 80 with their host name, and wait until they do. The pods of one deployment
-    /// spread over the nodes.
+    /// Creates a Deployment that answers HTTP on port 80 with the host name, spread over the nodes, and waits until it
+    /// is ready.
     ///
     /// # Errors
-    /// When they do not become ready.
+    /// When it does not become ready.
     pub fn apply_backend(&self, name: &str, replicas: usize) -> anyhow::Result<()> {
         self.apply(&format!(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  \
@@ -288,10 +288,10 @@ impl Harness {
         Ok(())
     }
 
-    /// A LoadBalancer Service on port 80. `extra` are more lines of its `spec`, two blanks deep.
+    /// Applies a LoadBalancer Service on port 80. `extra` are more lines of its `spec`, indented by two blanks.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server rejects it.
     pub fn apply_service(&self, name: &str, app: &str, annotations: &str, extra: &str) -> anyhow::Result<()> {
         self.apply(&format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec:\n  type: LoadBalancer\n  \
@@ -300,36 +300,36 @@ impl Harness {
         Ok(())
     }
 
-    /// The address a Service has, once it has one.
+    /// Waits until a Service has an address.
     ///
     /// # Errors
-    /// When it has none in time.
-    pub fn address(&self, service: &str) -> anyhow::Result<String> {
-        eventually(&format!("an address for {service}"), SOON, || {
-            let ip = self.address_now(service)?;
+    /// When it has no address in time.
+    pub fn wait_for_address(&self, service: &str) -> anyhow::Result<String> {
+        eventually(&format!("an address for {service}"), SHORT_TIMEOUT, || {
+            let ip = self.current_address(service)?;
             Ok((!ip.is_empty()).then_some(ip))
         })
     }
 
-    /// The address a Service has now; empty when none.
+    /// The current address of a Service; empty without one.
     ///
     /// # Errors
     /// When there is no such Service.
-    pub fn address_now(&self, service: &str) -> anyhow::Result<String> {
+    pub fn current_address(&self, service: &str) -> anyhow::Result<String> {
         self.admin(&format!(
             "kubectl get service {service} -o jsonpath='{{.status.loadBalancer.ingress[*].ip}}'"
         ))
     }
 
-    /// Waits until the events about an object contain a text, and returns them all, one a line.
+    /// Waits for an event about an object that contains a text, and returns all events about it, one on each line.
     ///
     /// # Errors
-    /// When they do not in time.
-    pub fn event(&self, kind: &str, name: &str, text: &str) -> anyhow::Result<String> {
+    /// When there is no such event in time.
+    pub fn wait_for_event(&self, kind: &str, name: &str, text: &str) -> anyhow::Result<String> {
         let mut last = String::new();
         eventually(
             &format!("an event with {text:?} about {kind} {name}"),
-            SOON,
+            SHORT_TIMEOUT,
             || {
                 last = self.events(kind, name)?;
                 Ok(last.contains(text).then(|| last.clone()))
@@ -338,7 +338,7 @@ impl Harness {
         .with_context(|| format!("its events are:\n{last}"))
     }
 
-    /// The events about an object, one a line: type, reason, message.
+    /// The events about an object, one on each line: type, reason, message.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -349,10 +349,10 @@ impl Harness {
         ))
     }
 
-    /// The nodes that answer ARP for an address, asked from the LAN client.
+    /// The nodes that answer ARP requests of the LAN client for an address.
     ///
     /// # Errors
-    /// When the question cannot be put.
+    /// When the requests cannot be sent.
     pub fn owners(&self, address: &str) -> anyhow::Result<BTreeSet<String>> {
         Ok(self
             .owners_of(&[address.to_owned()])?
@@ -360,11 +360,11 @@ impl Harness {
             .unwrap_or_default())
     }
 
-    /// The nodes that answer ARP for each of some addresses, asked all at once and twice: to everybody, and then to who
-    /// answered first. An address that nobody answers for is absent.
+    /// The nodes that answer ARP requests for each address. All addresses are asked for at the same time and twice: by
+    /// broadcast, then by unicast to the host that answered first. Addresses without an answer are absent.
     ///
     /// # Errors
-    /// When the question cannot be put.
+    /// When the requests cannot be sent.
     pub fn owners_of(&self, addresses: &[String]) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
         let nodes = self.nodes_by_mac()?;
         let text = self.client(&format!(
@@ -384,11 +384,11 @@ impl Harness {
         Ok(owners)
     }
 
-    /// The node that the client has in its neighbour table for an address on the first LAN.
+    /// The node in the client's neighbor table for an address on the first LAN.
     ///
     /// # Errors
-    /// When it has none there, or one whose hardware address is no node's.
-    pub fn neighbour(&self, address: &str) -> anyhow::Result<String> {
+    /// When the table has no entry, or one with a MAC address that is not a node's.
+    pub fn neighbor(&self, address: &str) -> anyhow::Result<String> {
         let known = self.client(&format!("ip neigh show {address} dev eth0"))?;
         let mut words = known.split_whitespace().skip_while(|word| *word != "lladdr");
         let mac = words.nth(1).unwrap_or_default();
@@ -396,14 +396,14 @@ impl Harness {
         node.with_context(|| format!("no node has the hardware address of {address}: {known:?}"))
     }
 
-    /// Waits until a pod of a backend, as [`Harness::apply_backend`] makes them, answers the client by HTTP. The client's
-    /// neighbour table is left alone: it reaches the address by what announcements have taught it.
+    /// Waits until a pod of a backend from [`Harness::apply_backend`] answers the client by HTTP. Leaves the client's
+    /// neighbor table alone: the request goes where announcements led it.
     ///
     /// # Errors
-    /// When none does in time.
-    pub fn answers(&self, address: &str, backend: &str) -> anyhow::Result<()> {
+    /// When no pod answers in time.
+    pub fn wait_for_answer(&self, address: &str, backend: &str) -> anyhow::Result<()> {
         let ask = format!("curl -s -m 1 http://{address}/hostname");
-        eventually(&format!("an answer from {address}"), SOON, || {
+        eventually(&format!("an answer from {address}"), SHORT_TIMEOUT, || {
             Ok(self
                 .client(&ask)
                 .ok()
@@ -412,11 +412,11 @@ impl Harness {
         })
     }
 
-    /// Waits until exactly one node answers for an address, and returns it.
+    /// Waits until exactly one node answers for an address, and returns its name.
     ///
     /// # Errors
-    /// When that does not come about in time.
-    pub fn owner(&self, address: &str, within: Duration) -> anyhow::Result<String> {
+    /// When there is not exactly one in time.
+    pub fn wait_for_owner(&self, address: &str, within: Duration) -> anyhow::Result<String> {
         eventually(&format!("one owner for {address}"), within, || {
             let owners = self.owners(address)?;
             Ok(if owners.len() == 1 {
@@ -437,16 +437,16 @@ impl Harness {
         Ok(stack["status"].take())
     }
 
-    /// The node of each hardware address on a LAN, of those that have power.
+    /// The nodes by the MAC addresses of their LAN interfaces, without nodes that are switched off.
     ///
     /// # Errors
-    /// When a node does not tell.
+    /// When a node cannot list its interfaces.
     pub fn nodes_by_mac(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut nodes = BTreeMap::new();
-        for node in self.the_lab().nodes() {
-            // A node without power answers nothing.
+        for node in self.lab().nodes() {
+            // A node that is switched off runs no command.
             let Ok(mut command) = self
-                .the_lab()
+                .lab()
                 .command(&node, &["ip", "-br", "link", "show", "type", "veth"])
             else {
                 continue;
@@ -463,12 +463,12 @@ impl Harness {
         Ok(nodes)
     }
 
-    /// The name of the speaker pod on a node.
+    /// Waits for the speaker pod on a node and returns its name.
     ///
     /// # Errors
     /// When there is none in time.
     pub fn speaker_on(&self, node: &str) -> anyhow::Result<String> {
-        eventually(&format!("a speaker on {node}"), EVENTUALLY, || {
+        eventually(&format!("a speaker on {node}"), LONG_TIMEOUT, || {
             let name = self.admin(&format!(
                 "kubectl get pods -n metallb-system -l component=speaker --field-selector spec.nodeName={node},status.phase=Running \
                  -o jsonpath='{{.items[*].metadata.name}}'"
@@ -480,7 +480,7 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
-        if self.turn.is_none() {
+        if self.external_lock.is_none() {
             return;
         }
         let applied = self.applied.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -493,10 +493,10 @@ impl Drop for Harness {
     }
 }
 
-/// Asks again and again until there is an answer. Errors of the question itself are kept as the reason of failure.
+/// Repeats `check` until it returns a value. The error of its last call becomes the reason of a failure.
 ///
 /// # Errors
-/// When there is no answer in time.
+/// When there is no value in time.
 pub fn eventually<T>(
     what: &str,
     within: Duration,
@@ -510,13 +510,13 @@ pub fn eventually<T>(
         }
         if start.elapsed() > within {
             answer.with_context(|| format!("waited {within:?} for {what}"))?;
-            bail!("waited {within:?} in vain for {what}");
+            bail!("waited {within:?} for {what}");
         }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// The images that the scenarios run: ours and the test backends.
+/// The images of this project and of the test backends.
 fn images() -> anyhow::Result<Vec<PathBuf>> {
     let mut images = operator_images();
     if images.len() < PROGRAMS.len() {
@@ -529,12 +529,12 @@ fn images() -> anyhow::Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// Where a scenario runs.
+/// The cluster of a scenario.
 #[derive(Debug)]
 pub enum Cluster {
-    /// In a lab of its own.
+    /// A lab of its own.
     Lab(Lab),
-    /// On a cluster that somebody provides, by its kubeconfig.
+    /// An existing cluster, by its kubeconfig.
     External(PathBuf),
 }
 

@@ -1,10 +1,10 @@
 //! What the end-to-end scenarios share.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
 //! | [`harness`] | a cluster with an administrator's shell and a LAN client's shell |
 //! | [`guide`] | `docs/guide.md` as commands to run |
-//! | [`client`] | what a machine on the LAN observes of an address |
+//! | [`client`] | observations of an address from a machine on the LAN |
 //! | [`process`] | memory and processor time of a pod's process |
 
 // Support for tests: a cluster that cannot be used ends the scenario, and output goes to the terminal.

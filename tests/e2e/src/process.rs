@@ -1,4 +1,4 @@
-//! A program's process as the kernel sees it: memory and processor time.
+//! Memory and processor time of a process, as the kernel counts them.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use kube::ResourceExt;
 
 use lb_lab::Lab;
 
-/// The one process of a pod.
+/// The only process of a pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// Its number, as the host counts.
+    /// As the host numbers it.
     pid: i32,
 }
 
-/// Memory of a process that is resident, in bytes.
+/// Resident memory, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Memory {
     /// Now.
     pub now: u64,
-    /// The most it ever was.
+    /// The maximum since the process started.
     pub peak: u64,
 }
 
 impl Process {
-    /// Finds the process of a pod that has one container with one process. It is the one in the container's control group.
+    /// Finds the process in the control group of a pod's only container.
     ///
     /// # Errors
-    /// When the pod does not run, or has more processes than one.
+    /// When the pod does not run, or has more than one container or process.
     pub fn of(lab: &Lab, pod: &Pod) -> anyhow::Result<Self> {
         let name = pod.name_any();
         let not_running = || format!("pod {name} does not run");
@@ -48,17 +48,17 @@ impl Process {
         }
     }
 
-    /// Whether it has not ended.
+    /// Whether the process exists and is not a zombie.
     #[must_use]
     pub fn runs(self) -> bool {
-        // The command line of one that has ended and waits to be reaped is empty.
+        // The command line of a zombie is empty.
         std::fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|line| !line.is_empty())
     }
 
-    /// Its memory.
+    /// Resident memory.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the process has ended.
     pub fn memory(self) -> anyhow::Result<Memory> {
         let status = self.file("status")?;
         let bytes =
@@ -69,29 +69,28 @@ impl Process {
         })
     }
 
-    /// The processor time that it has used.
+    /// User and system time used so far, to 10 ms.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the process has ended.
     pub fn processor_time(self) -> anyhow::Result<Duration> {
         let stat = self.file("stat")?;
         let ticks = ticks(&stat).with_context(|| format!("read the times of process {}", self.pid))?;
-        // The kernel tells user space 100 ticks a second, whatever it counts itself.
+        // The kernel reports 100 ticks a second to user space, whatever its own rate.
         Ok(Duration::from_millis(10 * ticks))
     }
 
-    /// The same to the nanosecond, of the threads that live: for a process whose threads stay, over a time in which it does
-    /// little.
+    /// The same to the nanosecond, without threads that have ended.
     ///
     /// # Errors
-    /// When it has ended, or the kernel does not count.
+    /// When the process has ended, or the kernel has no scheduler statistics.
     pub fn exact_processor_time(self) -> anyhow::Result<Duration> {
         let path = format!("/proc/{}/task", self.pid);
         let threads = std::fs::read_dir(&path).with_context(|| format!("list {path}"))?;
         let mut sum = 0;
         for thread in threads.flatten() {
             let path = thread.path().join("schedstat");
-            // One that ends just now is no loss.
+            // A thread may end at any moment.
             let Ok(text) = std::fs::read_to_string(&path) else {
                 continue;
             };
@@ -108,7 +107,7 @@ impl Process {
     }
 }
 
-/// A line like `VmRSS:     10240 kB`, in bytes. The kernel's kB are 1,024 bytes.
+/// The bytes of a line like `VmRSS:     10240 kB`. The kernel's kB are 1,024 bytes.
 fn bytes(status: &str, field: &str) -> Option<u64> {
     let line = status
         .lines()
@@ -117,7 +116,7 @@ fn bytes(status: &str, field: &str) -> Option<u64> {
     Some(1024 * kilobytes)
 }
 
-/// The sum of the 14th and 15th field: user and system time. The second field, the name, may hold blanks.
+/// Fields 14 and 15, user and system time. Field 2, the name, may contain blanks.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

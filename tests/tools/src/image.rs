@@ -1,5 +1,6 @@
-//! Writes container images without Docker: an OCI image layout in one archive, which containerd, Docker, skopeo and crane
-//! read. The same files give the same bytes: entries are sorted, belong to root and carry no times.
+//! Writes container images without Docker: one archive that is an OCI image layout (`oci-layout`, `index.json`) for containerd and
+//! skopeo, and has the `manifest.json` of `docker save` for `docker load` and `crane push`. The same files give the same bytes:
+//! entries are sorted, belong to root and carry no times.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,22 +12,22 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// What an image is made of.
+/// The contents and options of an image.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
-    /// Its name with a tag: `lb-operator.io/speaker:0.1.0`. A name without a registry is Docker Hub's.
+    /// Name with a tag, `lb-operator.io/speaker:0.1.0`. Without a registry it belongs to Docker Hub.
     pub name: String,
     /// Files, by their path in the image.
     pub files: BTreeMap<PathBuf, PathBuf>,
-    /// What is run, with its arguments.
+    /// Program and its arguments.
     pub entrypoint: Vec<String>,
-    /// Arguments unless the pod gives others.
+    /// More arguments, which a pod may replace.
     pub command: Vec<String>,
     /// Variables, besides PATH.
     pub env: BTreeMap<String, String>,
-    /// User and group as numbers, `65532:65532`; empty is root.
+    /// Numbers of user and group, `65532:65532`; root if empty.
     pub user: String,
-    /// Labels, which become annotations of the manifest too.
+    /// Labels, which are also annotations of the manifest.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -62,8 +63,12 @@ impl Image {
         write_all(std::slice::from_ref(self), archive)
     }
 
-    /// Its entry in the archive's index. The blobs that it refers to are added to `blobs`.
-    fn entry(&self, layer: &Layer, blobs: &mut BTreeMap<String, Vec<u8>>) -> anyhow::Result<Value> {
+    /// Its entries in `index.json` and `manifest.json`. The blobs that they refer to are added to `blobs`.
+    fn entries(
+        &self,
+        layer: &Layer,
+        blobs: &mut BTreeMap<String, Vec<u8>>,
+    ) -> anyhow::Result<(Value, Value)> {
         let config = serde_json::to_vec(&json!({
             "architecture": architecture()?,
             "os": "linux",
@@ -87,12 +92,13 @@ impl Image {
             "io.containerd.image.name": self.full_name(),
             "org.opencontainers.image.ref.name": self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
         });
-        for blob in [&config, &layer.packed, &manifest] {
-            blobs
-                .entry(format!("blobs/sha256/{}", hexadecimal(blob)))
-                .or_insert_with(|| blob.clone());
-        }
-        Ok(entry)
+        let [config, layer, _] = [&config, &layer.packed, &manifest].map(|blob| {
+            let path = format!("blobs/sha256/{}", hexadecimal(blob));
+            blobs.entry(path.clone()).or_insert_with(|| blob.clone());
+            path
+        });
+        let docker = json!({"Config": config, "RepoTags": [self.name], "Layers": [layer]});
+        Ok((entry, docker))
     }
 
     fn runtime_config(&self) -> Value {
@@ -157,35 +163,38 @@ impl Image {
     }
 }
 
-/// The files of an image, packed.
+/// The packed files of an image.
 struct Layer {
-    /// Digest of the archive before it was compressed.
+    /// Digest of the uncompressed archive.
     diff_id: String,
     packed: Vec<u8>,
 }
 
-/// Writes several images into one archive. What they have in common is in it once.
+/// Writes several images into one archive. Blobs that they share are in it once.
 ///
 /// # Errors
 /// As [`Image::write`].
 pub fn write_all(images: &[Image], archive: &Path) -> anyhow::Result<()> {
     let mut files = BTreeMap::new();
-    let mut entries = Vec::new();
+    let (mut oci, mut docker) = (Vec::new(), Vec::new());
     let mut layers: Vec<(&BTreeMap<PathBuf, PathBuf>, Layer)> = Vec::new();
     for image in images {
         if !layers.iter().any(|(of, _)| **of == image.files) {
             layers.push((&image.files, image.layer()?));
         }
         if let Some((_, layer)) = layers.iter().find(|(of, _)| **of == image.files) {
-            entries.push(image.entry(layer, &mut files)?);
+            let (oci_entry, docker_entry) = image.entries(layer, &mut files)?;
+            oci.push(oci_entry);
+            docker.push(docker_entry);
         }
     }
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": entries,
+        "manifests": oci,
     });
     files.insert("index.json".to_owned(), serde_json::to_vec(&index)?);
+    files.insert("manifest.json".to_owned(), serde_json::to_vec(&docker)?);
     files.insert(
         "oci-layout".to_owned(),
         br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
@@ -200,15 +209,15 @@ pub fn write_all(images: &[Image], archive: &Path) -> anyhow::Result<()> {
             0o644,
         )?;
     }
-    // Under another name first: who looks for the archive never sees half of it.
+    // Renamed when complete, so that no reader sees half of it.
     let unfinished = archive.with_extension("part");
     std::fs::write(&unfinished, tar.into_inner()?)
         .with_context(|| format!("write {}", unfinished.display()))?;
     std::fs::rename(&unfinished, archive).with_context(|| format!("write {}", archive.display()))
 }
 
-/// The digest of the image in an archive that [`Image::write`] made. It is the image's in a registry too, when it is pushed
-/// as it is.
+/// The digest of the manifest in an archive from [`Image::write`]. A registry has the same digest if the image is pushed as it is,
+/// for example by `skopeo copy oci-archive:…`; a push that reads `manifest.json` writes another manifest.
 ///
 /// # Errors
 /// When the archive cannot be read or holds no image.
@@ -223,7 +232,10 @@ pub fn digest_of(archive: &Path) -> anyhow::Result<String> {
             return digest.map(str::to_owned).with_context(failed);
         }
     }
-    bail!("{} holds no image", archive.display())
+    bail!(
+        "{} holds no image: write it with `image build` or `image pack`",
+        archive.display()
+    )
 }
 
 fn header(size: u64, mode: u32) -> Header {
@@ -269,12 +281,12 @@ fn hexadecimal(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The machine's architecture under its name in images: images are built where they run.
+/// The machine's architecture, as images name it.
 fn architecture() -> anyhow::Result<&'static str> {
     match std::env::consts::ARCH {
         "x86_64" => Ok("amd64"),
         "aarch64" => Ok("arm64"),
-        other => bail!("no name for the architecture {other} in images"),
+        other => bail!("unsupported architecture {other}: build on x86_64 or aarch64"),
     }
 }
 
@@ -297,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_files_give_the_same_bytes() {
+    fn equal_files_give_equal_bytes() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let archives = [&one, &two].map(|directory| {
             let archive = directory.path().join("image.tar");
@@ -307,22 +319,32 @@ mod tests {
         assert!(archives[0] == archives[1]);
     }
 
+    /// The files in an archive, by their path.
+    fn contents(archive: &Path) -> BTreeMap<String, Vec<u8>> {
+        let mut archive = tar::Archive::new(std::fs::File::open(archive).unwrap());
+        let read = |entry: std::io::Result<tar::Entry<'_, std::fs::File>>| {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            (path, bytes)
+        };
+        archive.entries().unwrap().map(read).collect()
+    }
+
+    fn parse(bytes: &[u8]) -> Value {
+        serde_json::from_slice(bytes).unwrap()
+    }
+
     #[test]
-    fn every_digest_is_that_of_its_blob() {
+    fn blobs_are_named_by_their_digest() {
         let directory = tempfile::tempdir().unwrap();
         let archive = directory.path().join("image.tar");
         image(directory.path()).write(&archive).unwrap();
         let mut blobs = 0;
-        for entry in tar::Archive::new(std::fs::File::open(archive).unwrap())
-            .entries()
-            .unwrap()
-        {
-            let mut entry = entry.unwrap();
-            let path = entry.path().unwrap().into_owned();
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
-            if let Ok(name) = path.strip_prefix("blobs/sha256") {
-                assert_eq!(name.to_str(), Some(&*hexadecimal(&bytes)));
+        for (path, bytes) in contents(&archive) {
+            if let Some(name) = path.strip_prefix("blobs/sha256/") {
+                assert_eq!(name, hexadecimal(&bytes));
                 blobs += 1;
             }
         }
@@ -330,7 +352,34 @@ mod tests {
     }
 
     #[test]
-    fn images_of_the_same_files_share_them_in_one_archive() {
+    fn manifest_json_names_config_and_layers_in_the_archive() {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("image.tar");
+        image(directory.path()).write(&archive).unwrap();
+        let files = contents(&archive);
+        let manifest = parse(&files["manifest.json"]);
+        assert_eq!(manifest[0]["RepoTags"], json!(["lb-operator.io/speaker:0.1.0"]));
+        let config = parse(&files[manifest[0]["Config"].as_str().unwrap()]);
+        assert_eq!(config["config"]["Entrypoint"], json!(["/a"]));
+        let layers = manifest[0]["Layers"].as_array().unwrap();
+        assert_eq!(
+            layers.len(),
+            config["rootfs"]["diff_ids"].as_array().unwrap().len()
+        );
+        for layer in layers {
+            let packed = &files[layer.as_str().unwrap()];
+            let mut unpacked = Vec::new();
+            std::io::Read::read_to_end(
+                &mut flate2::read::GzDecoder::new(packed.as_slice()),
+                &mut unpacked,
+            )
+            .unwrap();
+            assert_eq!(config["rootfs"]["diff_ids"], json!([digest(&unpacked)]));
+        }
+    }
+
+    #[test]
+    fn images_with_equal_files_share_their_layer() {
         let directory = tempfile::tempdir().unwrap();
         let archive = directory.path().join("images.tar");
         let one = image(directory.path());
@@ -338,38 +387,29 @@ mod tests {
         other.name = "lb-operator.io/speaker:0.2.0".to_owned();
         other.env = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
         write_all(&[one, other], &archive).unwrap();
-        let file = std::fs::File::open(archive).unwrap();
-        let mut paths = Vec::new();
-        let mut index = Value::Null;
-        for entry in tar::Archive::new(file).entries().unwrap() {
-            let mut entry = entry.unwrap();
-            paths.push(entry.path().unwrap().display().to_string());
-            if paths.last().is_some_and(|path| path == "index.json") {
-                index = serde_json::from_reader(&mut entry).unwrap();
-            }
+        let files = contents(&archive);
+        let blobs = files.keys().filter(|path| path.starts_with("blobs/")).count();
+        assert_eq!(blobs, 5, "one layer, two configs and two manifests");
+        let (index, docker) = (parse(&files["index.json"]), parse(&files["manifest.json"]));
+        for (number, name) in ["lb-operator.io/speaker:0.1.0", "lb-operator.io/speaker:0.2.0"]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(
+                index["manifests"][number]["annotations"]["io.containerd.image.name"],
+                name
+            );
+            assert_eq!(docker[number]["RepoTags"][0], name);
         }
-        let blobs = paths.iter().filter(|path| path.starts_with("blobs/")).count();
-        assert_eq!(blobs, 5, "a layer, and two of each of the others: {paths:?}");
-        let name = |number: usize| &index["manifests"][number]["annotations"]["io.containerd.image.name"];
-        assert_eq!(name(0), "lb-operator.io/speaker:0.1.0");
-        assert_eq!(name(1), "lb-operator.io/speaker:0.2.0");
     }
 
     #[test]
-    fn the_digest_of_an_image_is_that_of_its_manifest() {
+    fn digest_of_an_archive_is_that_of_its_manifest() {
         let directory = tempfile::tempdir().unwrap();
         let archive = directory.path().join("image.tar");
         image(directory.path()).write(&archive).unwrap();
         let digest = digest_of(&archive).unwrap();
-        let blob = format!("blobs/{}", digest.replace(':', "/"));
-        let mut tar = tar::Archive::new(std::fs::File::open(&archive).unwrap());
-        let mut entry = tar
-            .entries()
-            .unwrap()
-            .map(Result::unwrap)
-            .find(|entry| entry.path().unwrap().as_ref() == Path::new(&blob))
-            .unwrap();
-        let manifest: Value = serde_json::from_reader(&mut entry).unwrap();
+        let manifest = parse(&contents(&archive)[&format!("blobs/{}", digest.replace(':', "/"))]);
         assert_eq!(
             manifest["mediaType"],
             "application/vnd.oci.image.manifest.v1+json"
@@ -377,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_registry_is_docker_hubs() {
+    fn name_without_registry_belongs_to_docker_hub() {
         for (name, full) in [
             ("nginx:alpine", "docker.io/library/nginx:alpine"),
             ("team/app:1", "docker.io/team/app:1"),

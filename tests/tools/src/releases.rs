@@ -1,14 +1,14 @@
-//! The releases that the tests of upgrades go between. The present version is what `make image` builds; all others are one
-//! program, `tests/tools/test-releases`, that is told by its image which of them it is.
+//! The releases that upgrade tests install. `make image` builds the current version; all others are one program,
+//! `tests/tools/test-releases`, which reads its version and its fault from variables in its image.
 //!
-//! | patch of the next minor version | its speaker |
+//! | patch of the next minor version | speaker |
 //! | --- | --- |
-//! | 1 | ends at its start |
-//! | 2 | becomes ready, and never answers on the LAN |
-//! | 3 | does all that it should for [`LIFE`], and then ends |
-//! | 4 | is good |
+//! | 1 | exits at once |
+//! | 2 | becomes ready but never answers on the LAN |
+//! | 3 | works, but exits after [`LIFETIME`] |
+//! | 4 | works |
 //!
-//! Their operators and controllers are good. The operator of the last one manages them all, and the present version too.
+//! Operators and controllers work. The operator of the last release manages all others, and the current version too.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
@@ -20,22 +20,22 @@ use anyhow::Context;
 use crate::image::Image;
 
 /// The version that is built from this repository.
-pub const PRESENT: &str = env!("CARGO_PKG_VERSION");
-/// How long the speaker that dies lives.
-pub const LIFE: Duration = Duration::from_secs(20);
+pub const CURRENT_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Time after which the speaker of [`Release::Dying`] exits.
+pub const LIFETIME: Duration = Duration::from_secs(20);
 
 const PROGRAMS: [&str; 3] = ["operator", "controller", "speaker"];
 
 /// A release of the next minor version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Release {
-    /// Its speaker ends at its start.
+    /// Its speaker exits at once.
     Crashing,
     /// Its speaker never answers on the LAN.
     Silent,
-    /// Its speaker ends after [`LIFE`].
+    /// Its speaker exits after [`LIFETIME`].
     Dying,
-    /// Nothing is wrong with it.
+    /// It works.
     Good,
 }
 
@@ -46,7 +46,7 @@ impl Release {
     /// Its version.
     ///
     /// # Panics
-    /// When the version of this workspace is not one.
+    /// When the workspace's version is malformed.
     #[must_use]
     pub fn version(self) -> String {
         let minor: u64 = env!("CARGO_PKG_VERSION_MINOR")
@@ -69,24 +69,24 @@ impl Release {
         }
     }
 
-    /// What its speaker's image says is wrong with it.
+    /// The value of `LB_TEST_FAULT` for its speaker.
     fn fault(self) -> Option<String> {
         match self {
             Self::Crashing => Some("crashes".to_owned()),
             Self::Silent => Some("silent".to_owned()),
-            Self::Dying => Some(format!("dies:{}", LIFE.as_secs())),
+            Self::Dying => Some(format!("dies:{}", LIFETIME.as_secs())),
             Self::Good => None,
         }
     }
 }
 
-/// The images of all releases but the present one. `binary` is the program of `tests/tools/test-releases`, and `user` who it runs
-/// as.
+/// The images of all releases except the current one. `binary` is the program of `tests/tools/test-releases`; `user` is its
+/// user and group.
 ///
 /// # Errors
 /// When links to the program cannot be made.
 pub fn images(binary: &Path, user: &str) -> anyhow::Result<Vec<Image>> {
-    // One file under three names, so that all images are of the same layer.
+    // One file with three names, so that all images share a layer.
     let links = binary.with_extension("names");
     std::fs::create_dir_all(&links).with_context(|| format!("create {}", links.display()))?;
     let mut files = BTreeMap::from([(PathBuf::from("/lb-test-releases"), binary.to_owned())]);
@@ -123,12 +123,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_has_three_images_of_one_version_and_at_most_its_speaker_is_broken() {
+    fn release_has_three_images_and_only_its_speaker_is_broken() {
         let directory = tempfile::tempdir().unwrap();
         let images = images(&directory.path().join("lb-test-releases"), "1:1").unwrap();
         assert_eq!(images.len(), 12);
         let version = Release::Silent.version();
-        assert_ne!(version, PRESENT);
+        assert_ne!(version, CURRENT_VERSION);
         let of = |program: &str| {
             let name = format!("lb-operator.io/{program}:{version}");
             images.iter().find(|image| image.name == name).unwrap()

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::report::Figure;
 use super::testbed::{Stack, Testbed};
 use super::{say, services};
-use lb_e2e::harness::{EVENTUALLY, eventually};
+use lb_e2e::harness::{LONG_TIMEOUT, eventually};
 
 /// What takes longer than this is not measured again.
 const COSTLY: Duration = Duration::from_secs(100);
@@ -73,7 +73,7 @@ pub async fn testbed(stack: Stack, lab: &str, patience: Duration) -> anyhow::Res
     let testbed = Testbed::up(stack, lab, 1, patience).await?;
     writes::count(&testbed.harness)?;
     // MetalLB takes pools only once its webhook is up.
-    eventually("the pool to be taken", EVENTUALLY, || {
+    eventually("the pool to be taken", LONG_TIMEOUT, || {
         Ok(testbed.harness.apply_pool("bench", "10.0.0.0/16").ok())
     })?;
     Ok(testbed)

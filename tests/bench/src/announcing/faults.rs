@@ -80,7 +80,7 @@ async fn round(fixture: &Fixture<'_>, fault: Fault, which: &str) -> anyhow::Resu
     let testbed = fixture.testbed;
     let owner = fixture.settle().await?;
     let node = number(&owner)?;
-    let by_http = http::probe(testbed.lab(), fixture.address, PERIOD, http::PATIENCE)?;
+    let by_http = http::probe(testbed.lab(), fixture.address, PERIOD, http::REQUEST_TIMEOUT)?;
     let by_arp = arp::probe(testbed.lab(), fixture.address, PERIOD)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
@@ -89,12 +89,12 @@ async fn round(fixture: &Fixture<'_>, fault: Fault, which: &str) -> anyhow::Resu
     let over = until(BOUND, || {
         let now = Instant::now();
         now > start + STEADY
-            && by_http.look(|seen| seen.answered.steady(now, STEADY, GAP))
-            && by_arp.look(|seen| seen.times.steady(now, STEADY, GAP))
+            && by_http.inspect(|seen| seen.answered.steady(now, STEADY, GAP))
+            && by_arp.inspect(|seen| seen.times.steady(now, STEADY, GAP))
     })
     .await;
     let end = Instant::now();
-    let next = by_arp.look(|seen| seen.since(end.checked_sub(STEADY).unwrap_or(start)));
+    let next = by_arp.inspect(|seen| seen.since(end.checked_sub(STEADY).unwrap_or(start)));
     let next: Vec<_> = next.iter().map(|from| node_of(testbed.lab(), *from)).collect();
     let mended = fault.mend(fixture, node);
     let (by_http, by_arp) = (by_http.end()?, by_arp.end()?);

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::PERIOD;
 use crate::testbed::{Stack, Testbed, is_ready};
 use lb_e2e::client::arp;
-use lb_e2e::harness::{EVENTUALLY, eventually};
+use lb_e2e::harness::{LONG_TIMEOUT, eventually};
 use lb_e2e::process::Process;
 use lb_lab::Lab;
 
@@ -52,7 +52,7 @@ impl<'a> Fixture<'a> {
         let address = Ipv4Addr::new(192, 168, 50, 100);
         let harness = &testbed.harness;
         // MetalLB takes pools only once its webhook is up.
-        eventually("the pools to be taken", EVENTUALLY, || {
+        eventually("the pools to be taken", LONG_TIMEOUT, || {
             Ok(harness
                 .apply_pool("lan", &format!("{address}/32"))
                 .and_then(|()| harness.apply_pool("many", "10.0.0.0/16"))
@@ -114,7 +114,7 @@ impl<'a> Fixture<'a> {
         while start.elapsed() < within {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let now = Instant::now();
-            let (steady, since) = probe.look(|answers| {
+            let (steady, since) = probe.inspect(|answers| {
                 let since = now.checked_sub(STEADY).map(|then| answers.since(then));
                 (answers.times.steady(now, STEADY, GAP), since.unwrap_or_default())
             });

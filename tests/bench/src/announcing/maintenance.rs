@@ -133,7 +133,7 @@ async fn round(fixture: &Fixture<'_>, work: Work, which: &str) -> anyhow::Result
     let lab = fixture.testbed.lab();
     let owner = fixture.settle().await?;
     let held = connections::hold(lab, fixture.address, CONNECTIONS)?;
-    let by_http = http::probe(lab, fixture.address, PERIOD, http::PATIENCE)?;
+    let by_http = http::probe(lab, fixture.address, PERIOD, http::REQUEST_TIMEOUT)?;
     let by_arp = arp::probe(lab, fixture.address, PERIOD)?;
     tokio::time::sleep(BEFORE).await;
 

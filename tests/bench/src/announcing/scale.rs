@@ -184,11 +184,11 @@ async fn death(fixture: &Fixture<'_>, addresses: &[Ipv4Addr], which: &str) -> an
     let moves = sweep::moves(lab, its.clone(), victim)?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let crashed = lab.crash(node);
-    let over = until(BOUND, || moves.look(|moved| moved.answered.len() == its.len())).await;
+    let over = until(BOUND, || moves.inspect(|moved| moved.answered.len() == its.len())).await;
     let started = lab.start(node);
     let moved = moves.end()?;
     crashed.and(started)?;
-    let took = moved.took().filter(|_| over);
+    let took = moved.duration().filter(|_| over);
     say(
         testbed,
         &format!(

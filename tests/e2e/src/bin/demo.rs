@@ -1,14 +1,13 @@
-//! `make demo`: a lab, the chart, a stack, and the guide's steps before the reader's eyes. The cluster stays up.
+//! `make demo`: starts a lab, installs the chart and a stack, runs the guide's steps, and leaves the cluster running.
 
-// What it prints is what it is for.
+// The program's purpose is its output.
 #![allow(clippy::print_stdout)]
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
-/// Name of the demo's lab.
 const NAME: &str = "demo";
 
 fn main() -> ExitCode {
@@ -18,25 +17,25 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let start = Instant::now();
     println!("Starting a three-node Kubernetes cluster on this machine.");
-    let mut harness = Harness::lab(NAME, 3)?.echoing();
+    let mut harness = Harness::start_lab(NAME, 3)?.with_echo();
     for section in [
         "1.1", "1.2", "1.3", "1.4", "2.1", "2.2", "2.3", "3.1", "3.2", "3.3", "4.1",
     ] {
-        harness.follow(section)?;
+        harness.run_section(section)?;
     }
     harness.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
-    harness.follow("4.2")?;
-    let address = harness.address("nginx-test-lb")?;
+    harness.run_section("4.2")?;
+    let address = harness.wait_for_address("nginx-test-lb")?;
     for section in ["4.3", "4.4"] {
-        harness.follow(section)?;
+        harness.run_section(section)?;
     }
-    let owner = harness.owner(&address, SOON)?;
-    harness.replace("talos-control-01", &owner);
-    harness.replace("speaker-xxxxx", &harness.speaker_on(&owner)?);
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
+    harness.set_placeholder("talos-control-01", &owner);
+    harness.set_placeholder("speaker-xxxxx", &harness.speaker_on(&owner)?);
     for section in ["4.5", "4.6", "4.7", "4.8"] {
-        harness.follow(section)?;
+        harness.run_section(section)?;
     }
-    let page = eventually("an answer", SOON, || {
+    let page = eventually("an answer", SHORT_TIMEOUT, || {
         Ok(harness.client(&format!("curl -s -m 2 http://{address}")).ok())
     })?;
     println!(
@@ -44,7 +43,7 @@ fn run() -> anyhow::Result<()> {
         page.trim_end()
     );
 
-    let directory = harness.the_lab().kubeconfig();
+    let directory = harness.lab().kubeconfig();
     harness.leave_up()?;
     println!(
         "\nDone in {:.0} s. The cluster stays up. Look around:\n\n  \

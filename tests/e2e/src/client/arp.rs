@@ -1,7 +1,7 @@
-//! Who has an address, asked by ARP.
+//! Sends ARP requests for addresses and records the answers.
 //!
-//! The questions come from a host of their own, which no interface has: the client's kernel takes no notice of the answers.
-//! So its table of neighbours, which leads the other probes, learns from announcements alone, as without this probe.
+//! The requests come from a MAC address of their own, so the client's kernel ignores the answers. Its neighbor table,
+//! which the other probes use, learns from announcements alone, as without this probe.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Ipv4Addr;
@@ -20,66 +20,65 @@ use super::times::Times;
 use super::{Probe, Shared};
 use lb_lab::Lab;
 
-/// The host that asks.
-const HARDWARE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0xfe]);
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 21);
+/// MAC address of the host that sends requests.
+const PROBE_MAC: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0xfe]);
+const PROBE_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 21);
 /// The client's interface on the LAN.
 const INTERFACE: &str = "eth0";
-/// How long a reader waits before it looks whether it is over.
-const LOOK: Duration = Duration::from_millis(50);
-/// A flood, and a sweep, send what is due so often.
-pub(super) const BEAT: Duration = Duration::from_millis(1);
+/// Read timeout, after which a reader checks whether the probe has ended.
+const READ_TIMEOUT: Duration = Duration::from_millis(50);
+/// Interval at which a flood or a sweep sends its requests that are due.
+pub(super) const SEND_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The client's end of the wire.
-pub(super) struct Wire {
+/// A packet socket for ARP.
+pub(super) struct ArpSocket {
     socket: Socket,
 }
 
-impl Wire {
-    /// Opens it, in the client's network.
+impl ArpSocket {
+    /// Opens it on the first LAN. Call it in the client's network namespace.
     pub(super) fn open() -> anyhow::Result<Self> {
         Self::open_on(INTERFACE)
     }
 
-    /// Opens it on an interface, in the client's network.
     fn open_on(interface: &str) -> anyhow::Result<Self> {
         let socket = packet_socket(interface, ETHERTYPE)?;
         Ok(Self { socket })
     }
 
-    /// Asks everybody. A full queue loses the question, as a wire may.
-    pub(super) fn ask(&self, target: Ipv4Addr) -> anyhow::Result<()> {
+    /// Broadcasts a request. A full queue loses it, as a LAN may.
+    pub(super) fn send_request(&self, target: Ipv4Addr) -> anyhow::Result<()> {
         let question = ArpFrame {
             dst: MacAddr::BROADCAST,
-            src: HARDWARE,
+            src: PROBE_MAC,
             operation: ArpOperation::Request,
-            sender_mac: HARDWARE,
-            sender_ip: ADDRESS,
+            sender_mac: PROBE_MAC,
+            sender_ip: PROBE_IP,
             target_mac: MacAddr::ZERO,
             target_ip: target,
         };
         match (&self.socket).write(&question.encode()) {
             Ok(_) => Ok(()),
-            Err(error) if is_passing(&error) => Ok(()),
-            Err(error) => Err(error).context("ask who has an address"),
+            Err(error) if is_transient(&error) => Ok(()),
+            Err(error) => Err(error).context("send a request"),
         }
     }
 
-    /// Waits for an answer: who has which address. None when there is none for a while.
-    pub(super) fn answer(&self) -> anyhow::Result<Option<(Ipv4Addr, MacAddr)>> {
+    /// Waits for a reply: address and MAC. `None` after a timeout.
+    pub(super) fn receive_reply(&self) -> anyhow::Result<Option<(Ipv4Addr, MacAddr)>> {
         let mut buffer = [0; 128];
         let start = Instant::now();
-        while start.elapsed() < LOOK {
+        while start.elapsed() < READ_TIMEOUT {
             let length = match (&self.socket).read(&mut buffer) {
                 Ok(length) => length,
-                Err(error) if is_passing(&error) => break,
-                Err(error) => return Err(error).context("wait for an answer"),
+                Err(error) if is_transient(&error) => break,
+                Err(error) => return Err(error).context("receive a reply"),
             };
             let frame = buffer
                 .get(..length)
                 .and_then(|bytes| ArpFrame::decode(bytes).ok());
             match frame {
-                Some(frame) if frame.operation == ArpOperation::Reply && frame.dst == HARDWARE => {
+                Some(frame) if frame.operation == ArpOperation::Reply && frame.dst == PROBE_MAC => {
                     return Ok(Some((frame.sender_ip, frame.sender_mac)));
                 }
                 _ => {}
@@ -89,47 +88,47 @@ impl Wire {
     }
 }
 
-/// A socket for frames of one protocol on an interface of the client's, in whose network this is called.
+/// A socket for frames of one protocol. Call it in the client's network namespace.
 pub(super) fn packet_socket(interface: &str, ethertype: u16) -> anyhow::Result<Socket> {
-    // A protocol is given in the order of the wire.
+    // In network byte order.
     let protocol = Protocol::from(i32::from(ethertype.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).context("open a packet socket")?;
-    socket.set_read_timeout(Some(LOOK))?;
-    // As much as the kernel gives: a sweep is answered by the hundred.
+    socket.set_read_timeout(Some(READ_TIMEOUT))?;
+    // A sweep gets hundreds of replies at once.
     socket.set_recv_buffer_size(1 << 20)?;
     let address = getifaddrs()?
         .filter(|known| known.interface_name == interface)
         .find_map(|known| known.address?.as_link_addr().copied())
-        .with_context(|| format!("the client has no interface {interface}"))?;
+        .with_context(|| format!("client has no interface {interface}"))?;
     bind(socket.as_raw_fd(), &address).with_context(|| format!("bind to {interface}"))?;
     Ok(socket)
 }
 
-pub(super) fn is_passing(error: &std::io::Error) -> bool {
+pub(super) fn is_transient(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
     ) || error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
 }
 
-/// Who answered.
+/// A host that replied.
 #[derive(Clone, Copy, Debug)]
-pub struct Answerer {
-    /// The hardware address.
+pub struct Responder {
+    /// Its MAC address.
     pub mac: MacAddr,
-    /// When it answered first.
+    /// Time of its first reply.
     pub first: Instant,
-    /// When it answered last.
+    /// Time of its last reply.
     pub last: Instant,
 }
 
-/// What asking for one address has come to.
+/// The replies for one address.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
-    /// When it was answered.
+    /// Times of all replies.
     pub times: Times,
-    /// Who answered.
-    pub from: Vec<Answerer>,
+    /// The hosts that replied.
+    pub from: Vec<Responder>,
 }
 
 impl Answers {
@@ -137,7 +136,7 @@ impl Answers {
         self.times.push(when);
         match self.from.iter_mut().find(|known| known.mac == mac) {
             Some(known) => known.last = when,
-            None => self.from.push(Answerer {
+            None => self.from.push(Responder {
                 mac,
                 first: when,
                 last: when,
@@ -145,7 +144,7 @@ impl Answers {
         }
     }
 
-    /// Who has answered since then.
+    /// The hosts that replied at this time or later.
     #[must_use]
     pub fn since(&self, when: Instant) -> Vec<MacAddr> {
         let since = self.from.iter().filter(|from| from.last >= when);
@@ -153,15 +152,15 @@ impl Answers {
     }
 }
 
-/// Asks for an address again and again.
+/// Sends a request for an address in every period.
 ///
 /// # Errors
-/// When the client's network is not there.
+/// When the client's network namespace does not exist.
 pub fn probe(lab: &Lab, address: Ipv4Addr, period: Duration) -> anyhow::Result<Probe<Answers>> {
     probe_on(lab, INTERFACE, address, period)
 }
 
-/// The same on another interface of the client's.
+/// The same on another interface of the client.
 ///
 /// # Errors
 /// As [`probe`].
@@ -172,17 +171,17 @@ pub fn probe_on(
     period: Duration,
 ) -> anyhow::Result<Probe<Answers>> {
     Probe::start(lab, move |shared| {
-        let wire = Wire::open_on(interface)?;
+        let socket = ArpSocket::open_on(interface)?;
         let answer = || {
-            let answer = wire.answer()?;
+            let answer = socket.receive_reply()?;
             Ok(answer.filter(|(of, _)| *of == address).map(|(_, from)| from))
         };
-        again_and_again(shared, period, || wire.ask(address), answer)
+        probe_periodically(shared, period, || socket.send_request(address), answer)
     })
 }
 
-/// Asks in every period, and notes who answers.
-pub(super) fn again_and_again(
+/// Sends a request in every period and records the replies.
+pub(super) fn probe_periodically(
     shared: &Arc<Shared<Answers>>,
     period: Duration,
     ask: impl Fn() -> anyhow::Result<()>,
@@ -192,7 +191,7 @@ pub(super) fn again_and_again(
         let reader = scope.spawn(|| {
             while !shared.is_over() {
                 if let Some(from) = answer()? {
-                    shared.seen().push(from, Instant::now());
+                    shared.observed().push(from, Instant::now());
                 }
             }
             anyhow::Ok(())
@@ -210,13 +209,13 @@ pub(super) fn again_and_again(
     })
 }
 
-/// Asks for addresses in turn, so many times a second, for so long. Returns how often it did.
+/// Sends requests for addresses in turn, at this rate per second, and returns their number.
 ///
 /// # Errors
-/// When it cannot ask.
+/// When a request cannot be sent.
 pub fn flood(lab: &Lab, addresses: Vec<Ipv4Addr>, rate: u32, time: Duration) -> anyhow::Result<u32> {
     let flood = lab.on_client(move || {
-        let wire = Wire::open()?;
+        let socket = ArpSocket::open()?;
         let start = Instant::now();
         let mut asked = 0;
         let mut targets = addresses.iter().cycle();
@@ -224,10 +223,10 @@ pub fn flood(lab: &Lab, addresses: Vec<Ipv4Addr>, rate: u32, time: Duration) -> 
             while f64::from(asked) < start.elapsed().as_secs_f64() * f64::from(rate)
                 && let Some(target) = targets.next()
             {
-                wire.ask(*target)?;
+                socket.send_request(*target)?;
                 asked += 1;
             }
-            std::thread::sleep(BEAT);
+            std::thread::sleep(SEND_INTERVAL);
         }
         Ok(asked)
     })?;
@@ -237,10 +236,10 @@ pub fn flood(lab: &Lab, addresses: Vec<Ipv4Addr>, rate: u32, time: Duration) -> 
     }
 }
 
-/// How long answers for some addresses took, asked for in turn, each so many times. One that is not answered is left out.
+/// Times from request to reply for some addresses, asked for in turn, each `times` times. Lost replies are left out.
 ///
 /// # Errors
-/// When it cannot ask.
+/// When a request cannot be sent.
 pub fn round_trips(
     lab: &Lab,
     addresses: Vec<Ipv4Addr>,
@@ -248,14 +247,14 @@ pub fn round_trips(
     pause: Duration,
 ) -> anyhow::Result<Vec<Vec<Duration>>> {
     let asking = lab.on_client(move || {
-        let wire = Wire::open()?;
+        let socket = ArpSocket::open()?;
         let mut trips = vec![Vec::new(); addresses.len()];
         for _ in 0..times {
             for (address, trips) in addresses.iter().zip(&mut trips) {
                 let start = Instant::now();
-                wire.ask(*address)?;
-                while let Some((of, _)) = wire.answer()? {
-                    // A late one to an earlier question does not count.
+                socket.send_request(*address)?;
+                while let Some((of, _)) = socket.receive_reply()? {
+                    // A late reply to an earlier request does not count.
                     if of == *address {
                         trips.push(start.elapsed());
                         break;
@@ -268,6 +267,6 @@ pub fn round_trips(
     })?;
     match asking.join() {
         Ok(outcome) => outcome,
-        Err(_) => bail!("who asked panicked"),
+        Err(_) => bail!("a probe panicked"),
     }
 }

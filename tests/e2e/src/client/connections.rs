@@ -1,4 +1,4 @@
-//! Connections that stay open and exchange something all the time: each counts, and has its numbers sent back.
+//! Connections that stay open and exchange data all the time: each sends numbers and expects them back.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,39 +14,38 @@ use tokio::time::timeout;
 use super::{Probe, Shared};
 use lb_lab::Lab;
 
-/// Between one exchange and the next.
-const PAUSE: Duration = Duration::from_millis(100);
-/// A connection that says nothing for so long is broken.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Port of the address.
+/// Pause between two exchanges.
+const EXCHANGE_INTERVAL: Duration = Duration::from_millis(100);
+/// A connection without an answer for this time is broken.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const PORT: u16 = 80;
 
-/// What has become of them.
+/// The state of the connections.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
-    /// How many were opened.
+pub struct HeldConnections {
+    /// Connections that were opened.
     pub opened: usize,
-    /// Of these, the ones that broke: when, and of what.
+    /// Times and causes of opened connections that broke.
     pub broken: Vec<(Timestamp, io::ErrorKind)>,
-    /// How many could not be opened.
+    /// Connections that could not be opened.
     pub refused: usize,
-    /// The longest that one waited for an answer, of those that got it.
+    /// The longest wait for an answer that came.
     pub stall: Duration,
 }
 
-impl Held {
+impl HeldConnections {
     fn waited(&mut self, time: Duration) {
         self.stall = self.stall.max(time);
     }
 }
 
-/// Opens so many connections and holds them.
+/// Opens `count` connections and holds them.
 ///
 /// # Errors
-/// When the client's network is not there.
-pub fn hold(lab: &Lab, address: impl Into<IpAddr>, count: usize) -> anyhow::Result<Probe<Held>> {
+/// When the client's network namespace does not exist.
+pub fn hold(lab: &Lab, address: impl Into<IpAddr>, count: usize) -> anyhow::Result<Probe<HeldConnections>> {
     let target = SocketAddr::new(address.into(), PORT);
-    Probe::start(lab, move |shared: &Arc<Shared<Held>>| {
+    Probe::start(lab, move |shared: &Arc<Shared<HeldConnections>>| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -56,13 +55,13 @@ pub fn hold(lab: &Lab, address: impl Into<IpAddr>, count: usize) -> anyhow::Resu
             for _ in 0..count {
                 let shared = Arc::clone(shared);
                 held.spawn(async move {
-                    let Ok(Ok(stream)) = timeout(PATIENCE, TcpStream::connect(target)).await else {
-                        shared.seen().refused += 1;
+                    let Ok(Ok(stream)) = timeout(ANSWER_TIMEOUT, TcpStream::connect(target)).await else {
+                        shared.observed().refused += 1;
                         return;
                     };
-                    shared.seen().opened += 1;
+                    shared.observed().opened += 1;
                     if let Err(error) = exchange(stream, &shared).await {
-                        shared.seen().broken.push((Timestamp::now(), error.kind()));
+                        shared.observed().broken.push((Timestamp::now(), error.kind()));
                     }
                 });
             }
@@ -72,7 +71,7 @@ pub fn hold(lab: &Lab, address: impl Into<IpAddr>, count: usize) -> anyhow::Resu
     })
 }
 
-async fn exchange(mut stream: TcpStream, shared: &Shared<Held>) -> io::Result<()> {
+async fn exchange(mut stream: TcpStream, shared: &Shared<HeldConnections>) -> io::Result<()> {
     let mut buffer = [0; 1024];
     for number in 1_u32.. {
         if shared.is_over() {
@@ -82,10 +81,10 @@ async fn exchange(mut stream: TcpStream, shared: &Shared<Held>) -> io::Result<()
         let question = format!("GET /echo?msg={number} HTTP/1.1\r\nHost: bench\r\n\r\n");
         let answer = async {
             stream.write_all(question.as_bytes()).await?;
-            // It is short and comes in one piece.
+            // The answer is short and arrives in one segment.
             stream.read(&mut buffer).await
         };
-        let length = match timeout(PATIENCE, answer).await {
+        let length = match timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(Ok(length)) => length,
             Ok(Err(error)) => return Err(error),
@@ -95,8 +94,8 @@ async fn exchange(mut stream: TcpStream, shared: &Shared<Held>) -> io::Result<()
         if !buffer[..length].ends_with(expected.as_bytes()) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        shared.seen().waited(start.elapsed());
-        tokio::time::sleep(PAUSE).await;
+        shared.observed().waited(start.elapsed());
+        tokio::time::sleep(EXCHANGE_INTERVAL).await;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! New requests by HTTP, as a client makes them: where they go is decided by its own table of neighbours.
+//! New HTTP requests, as a client makes them: the client's own neighbor table decides where they go.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -15,42 +15,41 @@ use super::times::Times;
 use super::{Probe, Shared};
 use lb_lab::Lab;
 
-/// A request that is not answered by then is lost to a client that is in a hurry.
-pub const PATIENCE: Duration = Duration::from_secs(1);
-/// Port of the address.
+/// Timeout of a request for an impatient client.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const PORT: u16 = 80;
 
-/// What requests have come to.
+/// Results of the requests.
 #[derive(Clone, Debug, Default)]
 pub struct Requests {
-    /// How many have begun.
+    /// Requests that were started.
     pub begun: usize,
-    /// When answers came.
+    /// Times of the answers.
     pub answered: Times,
-    /// The longest that one took which was answered.
+    /// The longest time to an answer.
     pub slowest: Duration,
-    /// How many have ended otherwise, by what became of them.
+    /// Numbers of requests without an answer, by cause.
     pub lost: BTreeMap<&'static str, usize>,
 }
 
 impl Requests {
-    /// How many are lost.
+    /// Number of requests without an answer.
     #[must_use]
     pub fn lost(&self) -> usize {
         self.lost.values().sum()
     }
 }
 
-/// Makes a request in every period, whatever became of those before: in an outage many wait at a time. One that is not
-/// answered within `patience` is lost.
+/// Starts a request in every period, whether earlier ones have ended or not. One without an answer within `limit` is
+/// lost.
 ///
 /// # Errors
-/// When the client's network is not there.
+/// When the client's network namespace does not exist.
 pub fn probe(
     lab: &Lab,
     address: impl Into<IpAddr>,
     period: Duration,
-    patience: Duration,
+    limit: Duration,
 ) -> anyhow::Result<Probe<Requests>> {
     let target = SocketAddr::new(address.into(), PORT);
     Probe::start(lab, move |shared: &Arc<Shared<Requests>>| {
@@ -65,19 +64,19 @@ pub fn probe(
             while !shared.is_over() {
                 turns.tick().await;
                 while requests.try_join_next().is_some() {}
-                shared.seen().begun += 1;
+                shared.observed().begun += 1;
                 let shared = Arc::clone(shared);
                 requests.spawn(async move {
                     let begun = Instant::now();
-                    let outcome = timeout(patience, request(target)).await;
-                    let mut seen = shared.seen();
+                    let outcome = timeout(limit, request(target)).await;
+                    let mut observed = shared.observed();
                     match outcome {
                         Ok(Ok(())) => {
-                            seen.answered.push(Instant::now());
-                            seen.slowest = seen.slowest.max(begun.elapsed());
+                            observed.answered.push(Instant::now());
+                            observed.slowest = observed.slowest.max(begun.elapsed());
                         }
-                        Ok(Err(error)) => *seen.lost.entry(what_of(&error)).or_default() += 1,
-                        Err(_) => *seen.lost.entry("timed out").or_default() += 1,
+                        Ok(Err(error)) => *observed.lost.entry(cause_of(&error)).or_default() += 1,
+                        Err(_) => *observed.lost.entry("timed out").or_default() += 1,
                     }
                 });
             }
@@ -87,7 +86,7 @@ pub fn probe(
     })
 }
 
-/// The server closes first, so that no port of the client's stays taken.
+/// The server closes first, so that no port of the client stays in TIME_WAIT.
 async fn request(target: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(target).await?;
     stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n").await?;
@@ -100,7 +99,7 @@ async fn request(target: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn what_of(error: &io::Error) -> &'static str {
+fn cause_of(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::ConnectionRefused => "refused",
         ErrorKind::ConnectionReset => "reset",

@@ -1,15 +1,15 @@
-//! What a machine on the LAN sees of an address: probes that ask again and again from the client's network, each on a
-//! thread of its own, and note when they were answered.
+//! Observations of an address from a machine on the LAN: probes that send requests from the client's network, each on a
+//! thread of its own, and record the answers.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`arp`] | who has the address, asked as a host with a cold table asks; a flood of such questions; how long an answer takes |
+//! | [`arp`] | requests as from a host with a cold neighbor table, a flood of them, and round-trip times |
 //! | [`ndp`] | the same for IPv6 |
-//! | [`sweep`] | the same for addresses by the thousand |
-//! | [`http`] | new requests, as the client's own table of neighbours leads them |
+//! | [`sweep`] | the same for thousands of addresses |
+//! | [`http`] | new requests, which follow the client's own neighbor table |
 //! | [`connections`] | connections that stay open |
-//! | [`traffic`] | all of them at once, on a Service with an address of each family |
-//! | [`times`] | when answers came, and the gaps between them |
+//! | [`traffic`] | all of them at once, for a dual-stack Service |
+//! | [`times`] | times of answers, and the gaps between them |
 
 pub mod arp;
 pub mod connections;
@@ -34,11 +34,11 @@ pub struct Probe<T> {
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
-/// What a probe's thread and its owner have in common.
+/// State shared by a probe's thread and its owner.
 #[derive(Debug, Default)]
 struct Shared<T> {
     over: AtomicBool,
-    seen: Mutex<T>,
+    observed: Mutex<T>,
 }
 
 impl<T> Shared<T> {
@@ -46,8 +46,8 @@ impl<T> Shared<T> {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn seen(&self) -> MutexGuard<'_, T> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn observed(&self) -> MutexGuard<'_, T> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,7 +58,7 @@ impl<T: Clone + Default + Send + 'static> Probe<T> {
     ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             over: AtomicBool::new(false),
-            seen: Mutex::new(T::default()),
+            observed: Mutex::new(T::default()),
         });
         let theirs = Arc::clone(&shared);
         let thread = lab.on_client(move || work(&theirs))?;
@@ -68,23 +68,23 @@ impl<T: Clone + Default + Send + 'static> Probe<T> {
         })
     }
 
-    /// Looks at what it has seen so far.
-    pub fn look<R>(&self, at: impl FnOnce(&T) -> R) -> R {
-        at(&self.shared.seen())
+    /// Inspects the observations so far.
+    pub fn inspect<R>(&self, at: impl FnOnce(&T) -> R) -> R {
+        at(&self.shared.observed())
     }
 
-    /// Whether it has ended by itself, which it does when it cannot ask.
+    /// Whether the probe has ended by itself, which it does on an error.
     fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Ends it, and returns all that it has seen.
+    /// Ends the probe and returns its observations.
     ///
     /// # Errors
-    /// When it could not ask.
+    /// When the probe failed.
     pub fn end(mut self) -> anyhow::Result<T> {
         self.join()?;
-        Ok(self.shared.seen().clone())
+        Ok(self.shared.observed().clone())
     }
 }
 
@@ -101,7 +101,7 @@ impl<T> Probe<T> {
 
 impl<T> Drop for Probe<T> {
     fn drop(&mut self) {
-        // Who drops a probe has an error of its own to tell.
+        // A probe is dropped without `end` when another error is being reported.
         let _ = self.join();
     }
 }

@@ -1,7 +1,8 @@
-//! Who has an IPv6 address, asked by neighbour discovery.
+//! Sends neighbor solicitations for an IPv6 address and records the answers.
 //!
-//! The questions are probes for duplicates, from nobody: the answers go to all nodes, so a client that knows the address
-//! already may learn from them. Where its table of neighbours is what is looked at, it is not to be asked for like this.
+//! The solicitations are those of duplicate address detection, from the unspecified address (RFC 4862, section 5.4.2).
+//! Answers go to all nodes, so a client that knows the address may learn from them: do not use this where the client's
+//! neighbor table is tested.
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv6Addr;
@@ -12,18 +13,18 @@ use lb_l2::MacAddr;
 use lb_l2::wire::ndp::{ETHERTYPE, NdpFrame, NdpMessage, probe};
 
 use super::Probe;
-use super::arp::{Answers, again_and_again, is_passing, packet_socket};
+use super::arp::{Answers, is_transient, packet_socket, probe_periodically};
 use lb_lab::Lab;
 
-/// The host that asks.
-const HARDWARE: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0xfe]);
-/// How long an answer is waited for before the reader looks whether it is over.
-const LOOK: Duration = Duration::from_millis(50);
+/// MAC address of the host that sends requests.
+const PROBE_MAC: MacAddr = MacAddr([0x02, 0x1b, 0, 0, 0, 0xfe]);
+/// Read timeout, after which a reader checks whether the probe has ended.
+const READ_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Asks for an address again and again, on an interface of the client's.
+/// Sends a solicitation for an address in every period, on an interface of the client.
 ///
 /// # Errors
-/// When the client's network is not there.
+/// When the client's network namespace does not exist.
 pub fn probe_on(
     lab: &Lab,
     interface: &'static str,
@@ -32,18 +33,18 @@ pub fn probe_on(
 ) -> anyhow::Result<Probe<Answers>> {
     Probe::start(lab, move |shared| {
         let socket = packet_socket(interface, ETHERTYPE)?;
-        let ask = || match (&socket).write(&probe(HARDWARE, address)) {
-            Err(error) if !is_passing(&error) => Err(error).context("ask who has an address"),
+        let ask = || match (&socket).write(&probe(PROBE_MAC, address)) {
+            Err(error) if !is_transient(&error) => Err(error).context("send a request"),
             _ => Ok(()),
         };
         let answer = || {
             let mut buffer = [0; 256];
             let start = Instant::now();
-            while start.elapsed() < LOOK {
+            while start.elapsed() < READ_TIMEOUT {
                 let length = match (&socket).read(&mut buffer) {
                     Ok(length) => length,
-                    Err(error) if is_passing(&error) => break,
-                    Err(error) => return Err(error).context("wait for an answer"),
+                    Err(error) if is_transient(&error) => break,
+                    Err(error) => return Err(error).context("receive a reply"),
                 };
                 let frame = buffer
                     .get(..length)
@@ -57,6 +58,6 @@ pub fn probe_on(
             }
             Ok(None)
         };
-        again_and_again(shared, period, ask, answer)
+        probe_periodically(shared, period, ask, answer)
     })
 }

@@ -1,4 +1,4 @@
-//! Who has addresses by the thousand: asked for one after the other, at a pace that is no burden.
+//! ARP requests for thousands of addresses, one after the other, at a low rate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -9,31 +9,31 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use lb_l2::MacAddr;
 
-use super::arp::{BEAT, Wire};
+use super::arp::{ArpSocket, SEND_INTERVAL};
 use super::{Probe, Shared};
 use lb_lab::Lab;
 
-/// At most so many questions in a millisecond.
-const PACE: usize = 10;
-/// An address is not asked for again before this.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Maximum number of requests in a millisecond.
+const MAX_REQUESTS_PER_INTERVAL: usize = 10;
+/// Minimum time between two requests for the same address.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Who answers for each address, of all that do.
+/// The hosts that answer for each address, without addresses that nobody answers for.
 pub type Owners = BTreeMap<Ipv4Addr, BTreeSet<MacAddr>>;
 
-/// What a sweep for new owners has seen.
+/// Observations while addresses move.
 #[derive(Clone, Debug, Default)]
-pub struct Moved {
-    /// When the old owner last answered for any of them.
+pub struct Moves {
+    /// Time of the old owner's last answer for any of them.
     pub last_of_old: Option<Instant>,
-    /// When another first answered for each.
+    /// Time of another host's first answer for each.
     pub answered: BTreeMap<Ipv4Addr, Instant>,
 }
 
-impl Moved {
-    /// How long it was from the old owner's last answer until the last of these addresses was answered for by another.
+impl Moves {
+    /// Time from the old owner's last answer to the moment when the last of the addresses had a new owner.
     #[must_use]
-    pub fn took(&self) -> Option<Duration> {
+    pub fn duration(&self) -> Option<Duration> {
         Some(
             self.answered
                 .values()
@@ -43,102 +43,104 @@ impl Moved {
     }
 }
 
-/// Asks for each address three times and returns who answered.
+/// Sends three requests for each address and returns the hosts that answered.
 ///
 /// # Errors
-/// When it cannot ask.
+/// When a request cannot be sent.
 pub fn owners(lab: &Lab, addresses: &[Ipv4Addr]) -> anyhow::Result<Owners> {
     let all = addresses.to_vec();
     let probe = Probe::start(lab, move |shared: &Arc<Shared<(bool, Owners)>>| {
         sweep(
             shared,
-            |wire| {
+            |socket| {
                 for _ in 0..3 {
-                    for some in all.chunks(PACE) {
+                    for some in all.chunks(MAX_REQUESTS_PER_INTERVAL) {
                         for address in some {
-                            wire.ask(*address)?;
+                            socket.send_request(*address)?;
                         }
-                        std::thread::sleep(BEAT);
+                        std::thread::sleep(SEND_INTERVAL);
                     }
                 }
-                // The last answers come after the last question.
-                std::thread::sleep(AGAIN);
-                shared.seen().0 = true;
+                // Time for the last answers.
+                std::thread::sleep(RETRY_INTERVAL);
+                shared.observed().0 = true;
                 Ok(())
             },
             |of, from| {
-                shared.seen().1.entry(of).or_default().insert(from);
+                shared.observed().1.entry(of).or_default().insert(from);
             },
         )
     })?;
-    while !probe.look(|(done, _)| *done) && !probe.has_ended() {
-        std::thread::sleep(BEAT);
+    while !probe.inspect(|(done, _)| *done) && !probe.has_ended() {
+        std::thread::sleep(SEND_INTERVAL);
     }
     Ok(probe.end()?.1)
 }
 
-/// Asks for addresses again and again, each until another than its old owner has answered for it.
+/// Sends requests for addresses, each until another host than `old` has answered.
 ///
 /// # Errors
-/// When the client's network is not there.
-pub fn moves(lab: &Lab, addresses: Vec<Ipv4Addr>, old: MacAddr) -> anyhow::Result<Probe<Moved>> {
-    Probe::start(lab, move |shared: &Arc<Shared<Moved>>| {
+/// When the client's network namespace does not exist.
+pub fn moves(lab: &Lab, addresses: Vec<Ipv4Addr>, old: MacAddr) -> anyhow::Result<Probe<Moves>> {
+    Probe::start(lab, move |shared: &Arc<Shared<Moves>>| {
         sweep(
             shared,
-            |wire| {
+            |socket| {
                 let mut asked: BTreeMap<Ipv4Addr, Instant> = BTreeMap::new();
                 let mut turns = addresses.iter().cycle();
                 while !shared.is_over() {
                     let waits = |address: &&Ipv4Addr| {
-                        !shared.seen().answered.contains_key(*address)
-                            && asked.get(*address).is_none_or(|when| when.elapsed() >= AGAIN)
+                        !shared.observed().answered.contains_key(*address)
+                            && asked
+                                .get(*address)
+                                .is_none_or(|when| when.elapsed() >= RETRY_INTERVAL)
                     };
-                    // Once around at most, where few are left.
+                    // At most one round, where few are left.
                     let due: Vec<_> = turns
                         .by_ref()
                         .take(addresses.len())
                         .filter(waits)
-                        .take(PACE)
+                        .take(MAX_REQUESTS_PER_INTERVAL)
                         .copied()
                         .collect();
                     for address in due {
-                        wire.ask(address)?;
+                        socket.send_request(address)?;
                         asked.insert(address, Instant::now());
                     }
-                    std::thread::sleep(BEAT);
+                    std::thread::sleep(SEND_INTERVAL);
                 }
                 Ok(())
             },
             |of, from| {
                 let now = Instant::now();
-                let mut seen = shared.seen();
+                let mut observed = shared.observed();
                 if from == old {
-                    seen.last_of_old = Some(now);
+                    observed.last_of_old = Some(now);
                 } else {
-                    seen.answered.entry(of).or_insert(now);
+                    observed.answered.entry(of).or_insert(now);
                 }
             },
         )
     })
 }
 
-/// Asks and listens at once, until it is over.
+/// Sends and receives at the same time, until the probe is ended.
 fn sweep<T: Send>(
     shared: &Shared<T>,
-    ask: impl FnOnce(&Wire) -> anyhow::Result<()>,
+    ask: impl FnOnce(&ArpSocket) -> anyhow::Result<()>,
     mut hear: impl FnMut(Ipv4Addr, MacAddr) + Send,
 ) -> anyhow::Result<()> {
-    let wire = Wire::open()?;
+    let socket = ArpSocket::open()?;
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             while !shared.is_over() {
-                if let Some((of, from)) = wire.answer()? {
+                if let Some((of, from)) = socket.receive_reply()? {
                     hear(of, from);
                 }
             }
             anyhow::Ok(())
         });
-        let asked = ask(&wire);
+        let asked = ask(&socket);
         if asked.is_err() {
             shared.over.store(true, Ordering::Relaxed);
         }

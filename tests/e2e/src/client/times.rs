@@ -1,26 +1,26 @@
-//! When answers came, and the gaps between them.
+//! Times of answers, and the gaps between them.
 
 use std::time::{Duration, Instant};
 
-/// When answers came, in that order.
+/// Times of answers, in ascending order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Times(Vec<Instant>);
 
 impl Times {
-    /// Notes an answer. One that is noted late, because two came at once, counts as of the last.
+    /// Records an answer. A time before the last one, from another thread, counts as the last one.
     pub fn push(&mut self, when: Instant) {
         let when = self.0.last().map_or(when, |last| when.max(*last));
         self.0.push(when);
     }
 
-    /// How many there are.
+    /// Number of answers.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The longest time without an answer between two moments. The last answer before, and the first after, count as well:
-    /// a gap is measured as long as it is.
+    /// The longest time without an answer in an interval. The last answer before it and the first one after it count
+    /// too: a gap is measured in full.
     #[must_use]
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
         let first = self.0.partition_point(|when| *when <= from);
@@ -36,7 +36,7 @@ impl Times {
         longest.max(to.saturating_duration_since(last))
     }
 
-    /// Whether it has gone on without a gap for so long.
+    /// Whether there was no gap of this length during `span` before `now`.
     #[must_use]
     pub fn steady(&self, now: Instant, span: Duration, gap: Duration) -> bool {
         let Some(from) = now.checked_sub(span) else {

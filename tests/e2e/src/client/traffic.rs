@@ -1,5 +1,5 @@
-//! All that a client on the LAN does with a Service, at once and for as long as somebody works on what serves it: it holds
-//! connections, makes new ones, and asks as one that knows nothing yet for who has the addresses. In IPv4 and IPv6.
+//! A client's complete use of a Service during maintenance: it holds connections, makes new requests, and resolves the
+//! addresses as a host with a cold neighbor table. In IPv4 and IPv6.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,73 +12,72 @@ use jiff::Timestamp;
 use lb_l2::MacAddr;
 
 use super::arp::Answers;
-use super::connections::{self, Held};
+use super::connections::{self, HeldConnections};
 use super::http::{self, Requests};
 use super::{Probe, arp, ndp};
-use crate::harness::{SOON, eventually};
+use crate::harness::{SHORT_TIMEOUT, eventually};
 use lb_lab::Lab;
 
-/// Connections that are held, of both families together.
-pub const CONNECTIONS: usize = 30;
-/// Between two new connections, and between two questions for the owner, of each family.
-const PERIOD: Duration = Duration::from_millis(50);
-/// A new request that is not answered by then is lost: as long as a connection that is held is waited for. How long the
-/// slowest took is told.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The client's interface.
+/// Number of held connections, of both families together.
+pub const HELD_CONNECTIONS: usize = 30;
+/// Interval between two new requests, and between two resolutions, of each family.
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// Timeout of a new request: the same as that of a held connection. The slowest answer is reported.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The client's interface on the LAN.
 const INTERFACE: &str = "eth0";
 
-/// A client at work.
+/// A running client.
 #[derive(Debug)]
 pub struct Traffic {
     begun: Instant,
-    held: [Probe<Held>; 2],
+    held: [Probe<HeldConnections>; 2],
     requests: [Probe<Requests>; 2],
     arp: Probe<Answers>,
     ndp: Option<Probe<Answers>>,
 }
 
-/// What the client has seen.
+/// The client's observations.
 #[derive(Clone, Debug, Default)]
-pub struct Account {
-    /// For how long it was at work.
+pub struct TrafficReport {
+    /// Duration of the observation.
     pub time: Duration,
     /// Connections that were held.
     pub opened: usize,
-    /// Of these, the ones that broke: when, and of what.
+    /// Times and causes of held connections that broke.
     pub broken: Vec<(Timestamp, ErrorKind)>,
-    /// The longest that one of the others waited for an answer.
+    /// The longest wait for an answer on the other connections.
     pub stall: Duration,
-    /// New requests.
+    /// Number of new requests.
     pub requests: usize,
-    /// The longest that one of these took which was answered.
+    /// The longest time to an answer.
     pub slowest: Duration,
-    /// How many of these were not answered, by what became of them.
+    /// Numbers of requests without an answer, by cause.
     pub lost: BTreeMap<&'static str, usize>,
-    /// The longest time that nobody answered for the IPv4 address.
+    /// The longest time without an ARP reply for the IPv4 address.
     pub arp: Duration,
-    /// The longest time that nobody answered for the IPv6 address; zero where that was not asked.
+    /// The longest time without an advertisement for the IPv6 address; zero if it was not probed.
     pub ndp: Duration,
-    /// Whose hardware address was given for the IPv4 address.
+    /// MAC addresses in ARP replies for the IPv4 address.
     pub owners: Vec<MacAddr>,
 }
 
 impl Traffic {
-    /// Begins, and waits until all connections are open and everything is answered.
+    /// Starts the client and waits until all connections are open and every probe has an answer.
     ///
     /// # Errors
-    /// When that does not come about in time.
+    /// When that takes too long.
     pub fn start(lab: &Lab, four: Ipv4Addr, six: Ipv6Addr) -> anyhow::Result<Self> {
-        let ndp = ndp::probe_on(lab, INTERFACE, six, PERIOD)?;
+        let ndp = ndp::probe_on(lab, INTERFACE, six, PROBE_INTERVAL)?;
         Self::start_with(lab, four, six, Some(ndp))
     }
 
-    /// The same where MetalLB may have the address: a question from nobody, as the one for the owner of an IPv6 address is, it
-    /// does not answer. So that one is not asked.
+    /// The same without a probe of the IPv6 address: MetalLB does not answer solicitations from the unspecified
+    /// address.
     ///
     /// # Errors
-    /// When that does not come about in time.
-    pub fn start_at_metallb(lab: &Lab, four: Ipv4Addr, six: Ipv6Addr) -> anyhow::Result<Self> {
+    /// As [`Traffic::start`].
+    pub fn start_without_ndp(lab: &Lab, four: Ipv4Addr, six: Ipv6Addr) -> anyhow::Result<Self> {
         Self::start_with(lab, four, six, None)
     }
 
@@ -88,46 +87,49 @@ impl Traffic {
         six: Ipv6Addr,
         ndp: Option<Probe<Answers>>,
     ) -> anyhow::Result<Self> {
-        let half = CONNECTIONS / 2;
+        let half = HELD_CONNECTIONS / 2;
         let mut traffic = Self {
             held: [
                 connections::hold(lab, four, half)?,
-                connections::hold(lab, six, CONNECTIONS - half)?,
+                connections::hold(lab, six, HELD_CONNECTIONS - half)?,
             ],
             requests: [
-                http::probe(lab, four, PERIOD, PATIENCE)?,
-                http::probe(lab, six, PERIOD, PATIENCE)?,
+                http::probe(lab, four, PROBE_INTERVAL, REQUEST_TIMEOUT)?,
+                http::probe(lab, six, PROBE_INTERVAL, REQUEST_TIMEOUT)?,
             ],
-            arp: arp::probe(lab, four, PERIOD)?,
+            arp: arp::probe(lab, four, PROBE_INTERVAL)?,
             ndp,
             begun: Instant::now(),
         };
-        eventually("a client's traffic to flow", SOON, || {
-            let held: [Held; 2] = traffic.held.each_ref().map(|probe| probe.look(Held::clone));
+        eventually("the client's traffic", SHORT_TIMEOUT, || {
+            let held: [HeldConnections; 2] = traffic
+                .held
+                .each_ref()
+                .map(|probe| probe.inspect(HeldConnections::clone));
             if let Some(held) = held.iter().find(|held| held.refused + held.broken.len() > 0) {
-                bail!("connections fail before anything has happened: {held:?}");
+                bail!("connections fail before the test begins: {held:?}");
             }
             let opened: usize = held.iter().map(|held| held.opened).sum();
             let requests = traffic.requests.each_ref();
-            let answered = requests.map(|probe| probe.look(|seen| seen.answered.count() > 0));
+            let answered = requests.map(|probe| probe.inspect(|observed| observed.answered.count() > 0));
             let mut owners = [Some(&traffic.arp), traffic.ndp.as_ref()].into_iter().flatten();
-            let owned = owners.all(|probe| probe.look(|seen| seen.times.count() > 0));
-            let flows = opened == CONNECTIONS && answered == [true; 2] && owned;
+            let owned = owners.all(|probe| probe.inspect(|observed| observed.times.count() > 0));
+            let flows = opened == HELD_CONNECTIONS && answered == [true; 2] && owned;
             Ok(flows.then_some(()))
         })?;
         traffic.begun = Instant::now();
         Ok(traffic)
     }
 
-    /// Ends, and tells what there was.
+    /// Ends the client and returns its observations.
     ///
     /// # Errors
-    /// When one of the probes could not ask.
-    pub fn end(self) -> anyhow::Result<Account> {
+    /// When a probe failed.
+    pub fn end(self) -> anyhow::Result<TrafficReport> {
         let (begun, end) = (self.begun, Instant::now());
-        let mut account = Account {
+        let mut account = TrafficReport {
             time: end - begun,
-            ..Account::default()
+            ..TrafficReport::default()
         };
         for probe in self.held {
             let held = probe.end()?;
@@ -144,7 +146,12 @@ impl Traffic {
             }
         }
         let arp = self.arp.end()?;
-        let gap = |answers: &Answers| answers.times.longest_gap(begun, end).saturating_sub(PERIOD);
+        let gap = |answers: &Answers| {
+            answers
+                .times
+                .longest_gap(begun, end)
+                .saturating_sub(PROBE_INTERVAL)
+        };
         account.arp = gap(&arp);
         if let Some(ndp) = self.ndp {
             account.ndp = gap(&ndp.end()?);
@@ -154,15 +161,15 @@ impl Traffic {
     }
 }
 
-impl Account {
-    /// How many requests were not answered.
+impl TrafficReport {
+    /// Number of requests without an answer.
     #[must_use]
     pub fn lost(&self) -> usize {
         self.lost.values().sum()
     }
 }
 
-impl fmt::Display for Account {
+impl fmt::Display for TrafficReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

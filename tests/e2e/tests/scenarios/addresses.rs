@@ -1,10 +1,10 @@
 //! Which Service gets which address, on a real API server: every wish, and every reason to wait.
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 #[test]
 fn services_get_what_they_ask_for_or_are_told_why_not() -> anyhow::Result<()> {
-    let harness = Harness::cluster("addresses", 1)?;
+    let harness = Harness::start_lab_or_use_external("addresses", 1)?;
     harness.install()?;
 
     a_pending_service_is_told_why_and_served_once_a_pool_appears(&harness)?;
@@ -19,12 +19,12 @@ fn services_get_what_they_ask_for_or_are_told_why_not() -> anyhow::Result<()> {
 
 fn a_pending_service_is_told_why_and_served_once_a_pool_appears(harness: &Harness) -> anyhow::Result<()> {
     harness.apply_service("early", "web", "", "")?;
-    harness.event("Service", "early", "AllocationFailed")?;
-    assert_eq!(harness.address_now("early")?, "");
+    harness.wait_for_event("Service", "early", "AllocationFailed")?;
+    assert_eq!(harness.current_address("early")?, "");
     let log = harness.admin("kubectl logs -n metallb-system -l component=controller --tail=-1")?;
     assert!(log.contains("default/early"), "the log says it too:\n{log}");
     harness.apply_pool("lan", "192.168.50.50-192.168.50.59")?;
-    assert_eq!(harness.address("early")?, "192.168.50.50");
+    assert_eq!(harness.wait_for_address("early")?, "192.168.50.50");
     Ok(())
 }
 
@@ -61,16 +61,16 @@ fn explicit_wishes_are_honoured_under_every_spelling(harness: &Harness) -> anyho
         ),
     ] {
         harness.apply_service(name, "web", annotation, spec)?;
-        assert_eq!(harness.address(name)?, wanted, "{name}");
+        assert_eq!(harness.wait_for_address(name)?, wanted, "{name}");
     }
     // As in MetalLB, an empty annotation asks for nothing.
     harness.apply_service("ip-empty", "web", "'metallb.io/loadBalancerIPs': ''", "")?;
-    assert_eq!(harness.address("ip-empty")?, "192.168.50.51");
+    assert_eq!(harness.wait_for_address("ip-empty")?, "192.168.50.51");
     let pool = harness.admin("kubectl get service ip-spec -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")?;
     assert_eq!(pool, "manual", "the pool is written on the Service");
     harness
-        .event("Service", "pool-old", "deprecatedAnnotation")
-        .or_else(|_| harness.event("Service", "ip-old", "deprecatedAnnotation"))?;
+        .wait_for_event("Service", "pool-old", "deprecatedAnnotation")
+        .or_else(|_| harness.wait_for_event("Service", "ip-old", "deprecatedAnnotation"))?;
     Ok(())
 }
 
@@ -108,7 +108,7 @@ fn impossible_wishes_get_one_event_that_says_what_to_change(harness: &Harness) -
         ),
     ] {
         harness.apply_service(name, "web", annotation, spec)?;
-        let events = harness.event("Service", name, says)?;
+        let events = harness.wait_for_event("Service", name, says)?;
         // Something unrelated changes: the reason stays the same, so no second event.
         harness.admin(&format!("kubectl annotate service {name} touched=1"))?;
         harness.apply_service(
@@ -117,7 +117,7 @@ fn impossible_wishes_get_one_event_that_says_what_to_change(harness: &Harness) -
             "metallb.io/address-pool: lan",
             "",
         )?;
-        harness.address(&format!("{name}-witness"))?;
+        harness.wait_for_address(&format!("{name}-witness"))?;
         let warnings = harness.events("Service", name)?.matches("Warning").count();
         assert_eq!(warnings, 1, "{name}: {events}");
         harness.admin(&format!("kubectl delete service {name} {name}-witness"))?;
@@ -132,25 +132,29 @@ fn an_exhausted_pool_says_so_and_a_released_address_is_given_on(harness: &Harnes
     )?;
     for name in ["tiny-a", "tiny-b"] {
         harness.apply_service(name, "web", "metallb.io/address-pool: tiny", "")?;
-        harness.address(name)?;
+        harness.wait_for_address(name)?;
     }
     harness.apply_service("tiny-c", "web", "metallb.io/address-pool: tiny", "")?;
-    let events = harness.event("Service", "tiny-c", "no available IPs")?;
+    let events = harness.wait_for_event("Service", "tiny-c", "no available IPs")?;
     assert!(events.contains("tiny"), "{events}");
-    let freed = harness.address_now("tiny-a")?;
+    let freed = harness.current_address("tiny-a")?;
     harness.admin("kubectl delete service tiny-a")?;
-    assert_eq!(harness.address("tiny-c")?, freed);
+    assert_eq!(harness.wait_for_address("tiny-c")?, freed);
     Ok(())
 }
 
 fn a_service_of_another_class_or_type_is_left_alone_or_released(harness: &Harness) -> anyhow::Result<()> {
     harness.apply_service("classed", "web", "", "  loadBalancerClass: example.com/other\n")?;
     harness.apply_service("changes", "web", "metallb.io/loadBalancerIPs: 192.168.50.58", "")?;
-    assert_eq!(harness.address("changes")?, "192.168.50.58");
-    assert_eq!(harness.address_now("classed")?, "", "another class is not ours");
+    assert_eq!(harness.wait_for_address("changes")?, "192.168.50.58");
+    assert_eq!(
+        harness.current_address("classed")?,
+        "",
+        "another class is not ours"
+    );
     harness.admin("kubectl patch service changes --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
-    eventually("the status to be cleared", SOON, || {
-        Ok(harness.address_now("changes")?.is_empty().then_some(()))
+    eventually("the status to be cleared", SHORT_TIMEOUT, || {
+        Ok(harness.current_address("changes")?.is_empty().then_some(()))
     })?;
     harness.apply_service(
         "successor",
@@ -158,7 +162,7 @@ fn a_service_of_another_class_or_type_is_left_alone_or_released(harness: &Harnes
         "metallb.io/loadBalancerIPs: 192.168.50.58",
         "",
     )?;
-    assert_eq!(harness.address("successor")?, "192.168.50.58");
+    assert_eq!(harness.wait_for_address("successor")?, "192.168.50.58");
     harness.admin("kubectl delete service classed changes successor")?;
     Ok(())
 }
@@ -169,24 +173,24 @@ fn pools_are_for_those_that_they_choose(harness: &Harness) -> anyhow::Result<()>
          addresses: [192.168.50.92-192.168.50.93]\n  serviceAllocation: {priority: 1, namespaceSelectors: [{matchLabels: {team: blue}}]}",
     )?;
     harness.apply_service("blue", "web", "metallb.io/address-pool: team", "")?;
-    harness.event("Service", "blue", "pool team not compatible for ip assignment")?;
-    assert_eq!(harness.address_now("blue")?, "");
+    harness.wait_for_event("Service", "blue", "pool team not compatible for ip assignment")?;
+    assert_eq!(harness.current_address("blue")?, "");
     harness.admin("kubectl label namespace default team=blue")?;
-    assert_eq!(harness.address("blue")?, "192.168.50.92");
+    assert_eq!(harness.wait_for_address("blue")?, "192.168.50.92");
     // Who asks for nothing gets an address of the pool that is for it before one that is for everybody.
     harness.apply_service("blue-too", "web", "", "")?;
-    assert_eq!(harness.address("blue-too")?, "192.168.50.93");
+    assert_eq!(harness.wait_for_address("blue-too")?, "192.168.50.93");
     harness.admin("kubectl delete service blue blue-too && kubectl delete ipaddresspool team -n metallb-system && kubectl label namespace default team-")?;
     Ok(())
 }
 
 fn invalid_pools_carry_a_condition_and_disturb_nobody(harness: &Harness) -> anyhow::Result<()> {
-    let before = harness.address_now("early")?;
+    let before = harness.current_address("early")?;
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: overlapping, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.55-192.168.50.70]}",
     )?;
-    let condition = eventually("a condition on the overlapping pool", SOON, || {
+    let condition = eventually("a condition on the overlapping pool", SHORT_TIMEOUT, || {
         let text = harness.admin(
             "kubectl get ipaddresspool overlapping -n metallb-system \
              -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{end}'",
@@ -198,8 +202,8 @@ fn invalid_pools_carry_a_condition_and_disturb_nobody(harness: &Harness) -> anyh
         "it names the field and the other pool: {condition}"
     );
     harness.apply_service("undisturbed", "web", "", "")?;
-    harness.address("undisturbed")?;
-    assert_eq!(harness.address_now("early")?, before);
+    harness.wait_for_address("undisturbed")?;
+    assert_eq!(harness.current_address("early")?, before);
     harness.admin("kubectl delete ipaddresspool overlapping -n metallb-system")?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lb_e2e::client::Probe;
 use lb_e2e::client::arp::{self, Answers};
-use lb_e2e::client::traffic::{Account, Traffic};
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::client::traffic::{Traffic, TrafficReport};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use serde_json::Value;
 
 /// The longest that the whole of it may take, one way, on a machine that is busy.
@@ -71,30 +71,30 @@ fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow
         .harness
         .admin("kubectl delete loadbalancerstack default --timeout=120s")?;
     place.metallb_serves()?;
-    place.harness.answers(&place.four.to_string(), "web")
+    place.harness.wait_for_answer(&place.four.to_string(), "web")
 }
 
 impl Place {
     fn with_metallb(name: &str) -> anyhow::Result<Self> {
-        let harness = Harness::lab(name, 3)?;
+        let harness = Harness::start_lab(name, 3)?;
         crate::metallb::metallb(&harness)?;
         harness.apply_backend("web", 2)?;
         // Its webhook has to be up before it takes pools.
         let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
                     spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
                     apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}";
-        eventually("MetalLB to take a pool", EVENTUALLY, || {
+        eventually("MetalLB to take a pool", LONG_TIMEOUT, || {
             Ok(harness.apply(pool).ok())
         })?;
         harness.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-        let both = harness.address("web")?;
+        let both = harness.wait_for_address("web")?;
         let (four, six) = both.split_once(' ').context("two addresses")?;
         let (four, six) = (four.parse()?, six.parse()?);
         let mut others = Vec::new();
         for number in 0..OTHERS {
             let name = format!("other-{number}");
             harness.apply_service(&name, "web", "", "")?;
-            others.push(harness.address(&name)?.parse()?);
+            others.push(harness.wait_for_address(&name)?.parse()?);
         }
         let addresses = harness.admin(ADDRESSES)?;
         let place = Self {
@@ -105,9 +105,9 @@ impl Place {
             addresses,
         };
         for address in place.others.iter().chain([&place.four]) {
-            place.harness.owner(&address.to_string(), EVENTUALLY)?;
+            place.harness.wait_for_owner(&address.to_string(), LONG_TIMEOUT)?;
         }
-        place.harness.answers(&format!("[{six}]"), "web")?;
+        place.harness.wait_for_answer(&format!("[{six}]"), "web")?;
         Ok(place)
     }
 
@@ -118,7 +118,7 @@ impl Place {
             .admin("helm install lb-operator charts/lb-operator --wait --timeout 120s")?;
         self.harness
             .admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
-        let degraded = eventually("the stack to be refused", SOON, || {
+        let degraded = eventually("the stack to be refused", SHORT_TIMEOUT, || {
             let degraded = self.condition("Degraded")?;
             Ok(degraded.starts_with("True PreflightFailed").then_some(degraded))
         })?;
@@ -135,7 +135,7 @@ impl Place {
         let mark = "kubectl annotate deployment controller -n metallb-system argocd.argoproj.io/tracking-id";
         self.harness.admin(&format!("{mark}=lan"))?;
         self.set(r#"{"adopt":true}"#)?;
-        eventually("the adoption to be refused", SOON, || {
+        eventually("the adoption to be refused", SHORT_TIMEOUT, || {
             let degraded = self.condition("Degraded")?;
             let is = degraded.starts_with("True AdoptionBlocked") && degraded.contains("Argo CD");
             Ok(is.then_some(()))
@@ -153,15 +153,15 @@ impl Place {
              labels: {app.kubernetes.io/name: metallb}}\nspec:\n  replicas: 0\n  selector: {matchLabels: {made: again}}\n  \
              template:\n    metadata: {labels: {made: again}}\n    spec: {containers: [{name: it, image: it}]}",
         )?;
-        eventually("it to be told", EVENTUALLY, || {
+        eventually("it to be told", LONG_TIMEOUT, || {
             let degraded = self.condition("Degraded")?;
             let is = degraded.starts_with("True AdoptionBlocked") && degraded.contains("metallb-controller");
             Ok(is.then_some(()))
         })?;
-        self.harness.answers(&self.four.to_string(), "web")?;
+        self.harness.wait_for_answer(&self.four.to_string(), "web")?;
         self.harness
             .admin("kubectl delete deployment metallb-controller -n metallb-system")?;
-        eventually("the adoption to be complete again", EVENTUALLY, || {
+        eventually("the adoption to be complete again", LONG_TIMEOUT, || {
             Ok(self.condition("Adopted")?.starts_with("True").then_some(()))
         })
     }
@@ -171,11 +171,11 @@ impl Place {
         &self,
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
-    ) -> anyhow::Result<(Account, Vec<String>)> {
-        let lab = self.harness.the_lab();
+    ) -> anyhow::Result<(TrafficReport, Vec<String>)> {
+        let lab = self.harness.lab();
         let probe = |address: &Ipv4Addr| arp::probe(lab, *address, Duration::from_millis(50));
         let probes: Vec<Probe<Answers>> = self.others.iter().map(probe).collect::<Result<_, _>>()?;
-        let traffic = Traffic::start_at_metallb(lab, self.four, self.six)?;
+        let traffic = Traffic::start_without_ndp(lab, self.four, self.six)?;
         let begun = Instant::now();
         let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
         let end = Instant::now();
@@ -201,8 +201,8 @@ impl Place {
         );
         worked?;
         assert_eq!(self.harness.admin(ADDRESSES)?, self.addresses, "{what}");
-        self.harness.answers(&self.four.to_string(), "web")?;
-        self.harness.answers(&format!("[{}]", self.six), "web")?;
+        self.harness.wait_for_answer(&self.four.to_string(), "web")?;
+        self.harness.wait_for_answer(&format!("[{}]", self.six), "web")?;
         Ok((account, moved))
     }
 
@@ -245,7 +245,7 @@ impl Place {
 
     /// All is ours, works, and says so.
     fn ours_serve(&self) -> anyhow::Result<()> {
-        self.harness.follow("1.2")?;
+        self.harness.run_section("1.2")?;
         let adopted = self.condition("Adopted")?;
         assert!(
             adopted.starts_with("True") && adopted.contains("metallb-before-adoption"),
@@ -260,13 +260,13 @@ impl Place {
         self.harness.apply_pool("more", "192.168.50.90-192.168.50.91")?;
         self.harness
             .apply_service("new", "web", "metallb.io/address-pool: more", "")?;
-        let address = self.harness.address("new")?;
-        self.harness.answers(&address, "web")?;
+        let address = self.harness.wait_for_address("new")?;
+        self.harness.wait_for_answer(&address, "web")?;
         self.harness.admin("kubectl delete service new")?;
         self.harness
             .admin("kubectl delete ipaddresspool/more l2advertisement/more -n metallb-system")?;
         self.harness
-            .event("LoadBalancerStack", "default", "Adopted MetalLB")?;
+            .wait_for_event("LoadBalancerStack", "default", "Adopted MetalLB")?;
         Ok(())
     }
 
@@ -287,18 +287,18 @@ impl Place {
             ))?;
         }
         let record = "kubectl get controllerrevision metallb-before-adoption -n metallb-system --ignore-not-found -o name";
-        eventually("the record to be gone", SOON, || {
+        eventually("the record to be gone", SHORT_TIMEOUT, || {
             Ok(self.harness.admin(record)?.is_empty().then_some(()))
         })?;
         for address in self.others.iter().chain([&self.four]) {
-            self.harness.owner(&address.to_string(), EVENTUALLY)?;
+            self.harness.wait_for_owner(&address.to_string(), LONG_TIMEOUT)?;
         }
         // Its webhook says no again.
         let bad = "kubectl apply --dry-run=server -f - <<'EOF'\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n\
                    metadata: {name: bad, namespace: metallb-system}\nspec: {addresses: [192.168.50.70-192.168.50.80]}\nEOF";
         eventually(
             "MetalLB's webhook to refuse a pool that overlaps",
-            EVENTUALLY,
+            LONG_TIMEOUT,
             || Ok(self.harness.admin(bad).is_err().then_some(())),
         )
     }

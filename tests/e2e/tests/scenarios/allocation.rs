@@ -1,11 +1,11 @@
 //! What pools can do beyond a list of addresses, on a real API server: two families, edits that grow, shrink, split and
 //! remove, strategies, exclusions and quotas, the condition on a Service, and bad input of every kind.
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 #[test]
 fn pools_do_all_that_they_say() -> anyhow::Result<()> {
-    let harness = Harness::cluster("allocation", 1)?;
+    let harness = Harness::start_lab_or_use_external("allocation", 1)?;
     harness.install()?;
 
     a_pair_comes_from_two_pools_and_a_second_address_later(&harness)?;
@@ -39,8 +39,8 @@ fn delete(harness: &Harness, services: &str, pools: &str) -> anyhow::Result<()> 
 
 /// Waits until a Service shows these addresses.
 fn shows(harness: &Harness, service: &str, addresses: &str) -> anyhow::Result<()> {
-    eventually(&format!("{service} to show {addresses:?}"), SOON, || {
-        Ok((harness.address_now(service)? == addresses).then_some(()))
+    eventually(&format!("{service} to show {addresses:?}"), SHORT_TIMEOUT, || {
+        Ok((harness.current_address(service)? == addresses).then_some(()))
     })
 }
 
@@ -73,7 +73,7 @@ fn a_pair_comes_from_two_pools_and_a_second_address_later(harness: &Harness) -> 
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
     )?;
     shows(harness, "later", "192.168.50.61 fc00:50::60")?;
-    harness.event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
+    harness.wait_for_event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
     harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"SingleStack\",\"ipFamilies\":[\"IPv4\"]}}'",
     )?;
@@ -83,12 +83,12 @@ fn a_pair_comes_from_two_pools_and_a_second_address_later(harness: &Harness) -> 
     harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
     )?;
-    harness.event(
+    harness.wait_for_event(
         "Service",
         "later",
         "AdditionalAssignFailed cannot assign additional IP in PreferDualStack",
     )?;
-    assert_eq!(harness.address_now("later")?, "192.168.50.61");
+    assert_eq!(harness.current_address("later")?, "192.168.50.61");
     delete(harness, "later", "four")
 }
 
@@ -107,7 +107,7 @@ fn a_service_can_be_waited_for(harness: &Harness) -> anyhow::Result<()> {
         "True Assigned: 192.168.50.70 of pool awaited"
     );
     harness.admin("kubectl patch service awaited --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
-    eventually("the condition to go", SOON, || {
+    eventually("the condition to go", SHORT_TIMEOUT, || {
         Ok(condition(harness, "awaited")?.is_empty().then_some(()))
     })?;
     delete(harness, "awaited", "awaited")
@@ -129,7 +129,7 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
     // It grows by one at the end and shrinks by one at the beginning.
     pool(harness, "edited", "192.168.50.72-192.168.50.74", "")?;
     shows(harness, "e1", "192.168.50.74")?;
-    harness.event(
+    harness.wait_for_event(
         "Service",
         "e1",
         "ClearAssignment current IP for \"default/e1\" not allowed by config",
@@ -143,17 +143,17 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
     let named = || {
         harness.admin("kubectl get service e3 -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")
     };
-    eventually("e3 to be of the other pool", SOON, || {
+    eventually("e3 to be of the other pool", SHORT_TIMEOUT, || {
         Ok((named()? == "split").then_some(()))
     })?;
-    assert_eq!(harness.address_now("e3")?, "192.168.50.73");
+    assert_eq!(harness.current_address("e3")?, "192.168.50.73");
     assert!(!harness.events("Service", "e3")?.contains("ClearAssignment"));
 
     // It is removed.
     harness.admin("kubectl delete ipaddresspool edited -n metallb-system")?;
     shows(harness, "e2", "")?;
-    harness.event("Service", "e2", "unknown pool \"edited\"")?;
-    assert_eq!(harness.address_now("e3")?, "192.168.50.73");
+    harness.wait_for_event("Service", "e2", "unknown pool \"edited\"")?;
+    assert_eq!(harness.current_address("e3")?, "192.168.50.73");
     delete(harness, "e1 e2 e3", "split")
 }
 
@@ -170,13 +170,13 @@ fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()
     from(harness, "r2", "rules")?;
     shows(harness, "r2", "192.168.50.78")?;
     from(harness, "r3", "rules")?;
-    harness.event(
+    harness.wait_for_event(
         "Service",
         "r3",
         "for namespace default: it has the 2 that its quota allows",
     )?;
     let counts = "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.assignedIPv4} {.status.availableIPv4}'";
-    eventually("the counts", SOON, || {
+    eventually("the counts", SHORT_TIMEOUT, || {
         Ok((harness.admin(counts)? == "2 1").then_some(()))
     })?;
     // The one that was never used comes first, and the quota has room again.
@@ -185,7 +185,7 @@ fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()
     harness.admin("kubectl delete service r2")?;
     let released =
         "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.released[*].address}'";
-    eventually("the released addresses", SOON, || {
+    eventually("the released addresses", SHORT_TIMEOUT, || {
         Ok((harness.admin(released)? == "192.168.50.78 192.168.50.77").then_some(()))
     })?;
     // The first of the two to be released is the first to be given, once it has been held back for long enough.
@@ -202,7 +202,7 @@ fn the_configuration_state_names_what_is_invalid(harness: &Harness) -> anyhow::R
         )
     };
     let becomes = |wanted: &str| {
-        eventually(&format!("the state {wanted:?}"), SOON, || {
+        eventually(&format!("the state {wanted:?}"), SHORT_TIMEOUT, || {
             Ok(state()?.starts_with(wanted).then_some(()))
         })
     };
@@ -268,8 +268,8 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
         ),
     ] {
         harness.apply_service(name, "web", annotation, "")?;
-        harness.event("Service", name, says)?;
-        let condition = eventually("a condition", SOON, || {
+        harness.wait_for_event("Service", name, says)?;
+        let condition = eventually("a condition", SHORT_TIMEOUT, || {
             Ok(Some(condition(harness, name)?).filter(|text| !text.is_empty()))
         })?;
         assert!(
@@ -284,7 +284,7 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
          {\"metallb.io/loadBalancerIPs\":\"\\xff\\xfe\"}},\"spec\":{\"type\":\"LoadBalancer\",\"ports\":[{\"port\":80}]}}' \
          | kubectl create --raw /api/v1/namespaces/default/services -f -",
     )?;
-    harness.event("Service", "bytes", "invalid metallb.io/loadBalancerIPs")?;
+    harness.wait_for_event("Service", "bytes", "invalid metallb.io/loadBalancerIPs")?;
     harness.admin("kubectl delete service bytes")?;
 
     // Pools: what the schema cannot see becomes a condition, and the others go on.
@@ -306,14 +306,14 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
         ),
     ] {
         pool(harness, name, addresses, "")?;
-        eventually(&format!("a condition of pool {name}"), SOON, || {
+        eventually(&format!("a condition of pool {name}"), SHORT_TIMEOUT, || {
             let text = harness.admin(&format!(
                 "kubectl get ipaddresspool {name} -n metallb-system -o jsonpath='{{range .status.conditions[*]}}\
                  {{.status}} {{.reason}}: {{.message}}{{end}}'"
             ))?;
             Ok(text.starts_with(&format!("False {says}")).then_some(()))
         })?;
-        harness.event("IPAddressPool", name, says.split(':').next().unwrap_or_default())?;
+        harness.wait_for_event("IPAddressPool", name, says.split(':').next().unwrap_or_default())?;
     }
     // Host bits are no mistake: the network counts, as in MetalLB.
     pool(harness, "host-bits", "192.168.50.99/31", "")?;
@@ -321,7 +321,7 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
     shows(harness, "of-host-bits", "192.168.50.98")?;
     from(harness, "still-served", "good")?;
     shows(harness, "still-served", "192.168.50.91")?;
-    assert_eq!(harness.address_now("undisturbed")?, "192.168.50.90");
+    assert_eq!(harness.current_address("undisturbed")?, "192.168.50.90");
     delete(
         harness,
         "undisturbed of-host-bits still-served",

@@ -5,7 +5,7 @@ use lb_e2e::harness::Harness;
 
 #[test]
 fn valid_objects_are_accepted_and_invalid_ones_are_refused_by_field() -> anyhow::Result<()> {
-    let harness = Harness::cluster("api", 1)?;
+    let harness = Harness::start_lab_or_use_external("api", 1)?;
     if harness.is_lab() {
         harness.admin("kubectl apply --server-side -f crds/")?;
     } else {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 /// An announcement of an address to all: gratuitous ARP, or an unsolicited advertisement.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl Capture {
             "-v",
             "arp or icmp6",
         ];
-        let mut command = harness.the_lab().command("client", &argv)?;
+        let mut command = harness.lab().command("client", &argv)?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().context("start tcpdump")?;
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -90,7 +90,7 @@ impl Capture {
 
     /// How long after a moment the address is announced by this hardware address for the first time.
     pub(crate) fn delay(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
-        eventually(&format!("{mac} to announce {address}"), SOON, || {
+        eventually(&format!("{mac} to announce {address}"), SHORT_TIMEOUT, || {
             let heard = self.of(address, since);
             let first = heard.into_iter().find(|heard| heard.mac == mac);
             Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
@@ -100,16 +100,20 @@ impl Capture {
     /// The same, where an announcement may be the last of an earlier series: a new one begins with two, 100 ms apart, and
     /// later ones of a series are a second apart.
     pub(crate) fn delay_of_series(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
-        eventually(&format!("{mac} to announce {address} anew"), SOON, || {
-            let mut heard = self.of(address, since);
-            heard.retain(|heard| heard.mac == mac);
-            let begins = |first: &&Announcement| {
-                let next = |other: &Announcement| (0.05..0.3).contains(&(other.at - first.at));
-                heard.iter().any(next)
-            };
-            let first = heard.iter().find(begins);
-            Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
-        })
+        eventually(
+            &format!("{mac} to announce {address} anew"),
+            SHORT_TIMEOUT,
+            || {
+                let mut heard = self.of(address, since);
+                heard.retain(|heard| heard.mac == mac);
+                let begins = |first: &&Announcement| {
+                    let next = |other: &Announcement| (0.05..0.3).contains(&(other.at - first.at));
+                    heard.iter().any(next)
+                };
+                let first = heard.iter().find(begins);
+                Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
+            },
+        )
     }
 }
 

@@ -3,23 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 const POLICY: &str =
     "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"deletionPolicy\":\"POLICY\"}}'";
 
 #[test]
 fn a_stack_ends_as_its_policy_says() -> anyhow::Result<()> {
-    let harness = Harness::lab("deletion", 2)?;
+    let harness = Harness::start_lab("deletion", 2)?;
     harness.install()?;
     harness.apply_pool("kept", "192.168.50.50-192.168.50.59")?;
     harness.apply_backend("web", 1)?;
     for service in ["one", "two"] {
         harness.apply_service(service, "web", "", "")?;
     }
-    let addresses = [harness.address("one")?, harness.address("two")?];
+    let addresses = [harness.wait_for_address("one")?, harness.wait_for_address("two")?];
     for address in &addresses {
-        harness.answers(address, "web")?;
+        harness.wait_for_answer(address, "web")?;
     }
     services_hold_it_up(&harness, &addresses)?;
     an_orphaned_stack_serves_on_and_is_taken_over(&harness, &addresses)?;
@@ -51,7 +51,7 @@ fn uids(harness: &Harness) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 fn is_gone(harness: &Harness) -> anyhow::Result<()> {
-    eventually("the stack to be gone", EVENTUALLY, || {
+    eventually("the stack to be gone", LONG_TIMEOUT, || {
         let left = harness.admin("kubectl get loadbalancerstacks -o name")?;
         Ok(left.is_empty().then_some(()))
     })
@@ -60,7 +60,7 @@ fn is_gone(harness: &Harness) -> anyhow::Result<()> {
 /// The default: the deletion waits, says for what, and what runs is kept as before.
 fn services_hold_it_up(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     harness.admin("kubectl delete loadbalancerstack default --wait=false")?;
-    let said = eventually("a condition that names the Services", SOON, || {
+    let said = eventually("a condition that names the Services", SHORT_TIMEOUT, || {
         Ok(Some(condition(harness)?).filter(|said| said.starts_with("True ServicesExist")))
     })?;
     assert!(
@@ -68,23 +68,23 @@ fn services_hold_it_up(harness: &Harness, addresses: &[String; 2]) -> anyhow::Re
         "{said}"
     );
     assert!(said.contains("spec.deletionPolicy"), "it says what to do: {said}");
-    harness.event("LoadBalancerStack", "default", "DeletionBlocked")?;
+    harness.wait_for_event("LoadBalancerStack", "default", "DeletionBlocked")?;
     // It is still repaired, and still gives addresses.
     harness.admin("kubectl delete networkpolicy metallb-controller -n metallb-system --wait=false")?;
-    eventually("the NetworkPolicy to be made again", SOON, || {
+    eventually("the NetworkPolicy to be made again", SHORT_TIMEOUT, || {
         Ok(harness
             .admin("kubectl get networkpolicy metallb-controller -n metallb-system")
             .ok()
             .map(drop))
     })?;
     harness.apply_service("three", "web", "", "")?;
-    harness.answers(&harness.address("three")?, "web")?;
+    harness.wait_for_answer(&harness.wait_for_address("three")?, "web")?;
     harness.admin("kubectl delete service three")?;
-    harness.answers(&addresses[0], "web")?;
+    harness.wait_for_answer(&addresses[0], "web")?;
     // A stack that is paused is left alone in its end as in its life.
     harness
         .admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"paused\":true}}'")?;
-    eventually("a condition that says that it is paused", SOON, || {
+    eventually("a condition that says that it is paused", SHORT_TIMEOUT, || {
         Ok(condition(harness)?.starts_with("True Paused").then_some(()))
     })?;
     Ok(())
@@ -100,13 +100,13 @@ fn an_orphaned_stack_serves_on_and_is_taken_over(
         "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"deletionPolicy\":\"Orphan\",\"paused\":false}}'",
     )?;
     is_gone(harness)?;
-    harness.event("LoadBalancerStack", "default", "what it made stays")?;
+    harness.wait_for_event("LoadBalancerStack", "default", "what it made stays")?;
     assert_eq!(uids(harness)?, before, "nothing is deleted, and no pod restarts");
     let owners = "kubectl get deployments,daemonsets,secrets,serviceaccounts,roles,rolebindings,services,pdb,networkpolicies,clusterroles,clusterrolebindings \
          -n metallb-system -l app.kubernetes.io/managed-by=lb-operator -o jsonpath='{.items[*].metadata.ownerReferences[*].KIND}'";
     assert_eq!(harness.admin(&owners.replace("KIND", "kind"))?, "");
     for address in addresses {
-        harness.answers(address, "web")?;
+        harness.wait_for_answer(address, "web")?;
     }
     // A new stack takes over what is there.
     harness.install_stack()?;
@@ -118,7 +118,7 @@ fn an_orphaned_stack_serves_on_and_is_taken_over(
     at_rest(harness)?;
     harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=30s")?;
     assert_eq!(
-        [harness.address_now("one")?, harness.address_now("two")?],
+        [harness.current_address("one")?, harness.current_address("two")?],
         *addresses
     );
     Ok(())
@@ -129,7 +129,7 @@ fn at_rest(harness: &Harness) -> anyhow::Result<()> {
     let versions = "kubectl get loadbalancerstack,deployments,daemonsets,secrets,serviceaccounts,roles,clusterroles -n metallb-system \
          -o jsonpath='{.items[*].metadata.resourceVersion}'";
     let mut last = String::new();
-    eventually("three seconds without a write", EVENTUALLY, || {
+    eventually("three seconds without a write", LONG_TIMEOUT, || {
         let now = harness.admin(versions)?;
         let quiet = now == last;
         last = now;
@@ -157,7 +157,7 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
         start.elapsed().as_secs_f64()
     );
     for (service, address) in ["one", "two"].into_iter().zip(addresses) {
-        assert_eq!(harness.address_now(service)?, "", "{service}");
+        assert_eq!(harness.current_address(service)?, "", "{service}");
         let annotations = harness.admin(&format!(
             "kubectl get service {service} -o jsonpath='{{.metadata.annotations}}'"
         ))?;
@@ -165,9 +165,9 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
         let owners = harness.owners(address)?;
         assert!(owners.is_empty(), "{owners:?} still answer for {address}");
     }
-    assert_eq!(harness.address_now("foreign")?, "203.0.113.9");
+    assert_eq!(harness.current_address("foreign")?, "203.0.113.9");
     // What the DaemonSet and the Deployment made goes with them, by Kubernetes' own hand.
-    eventually("nothing of the stack's own to be left", SOON, || {
+    eventually("nothing of the stack's own to be left", SHORT_TIMEOUT, || {
         let left = harness.admin(
             "kubectl get clusterroles,clusterrolebindings -o name -l app.kubernetes.io/managed-by=lb-operator; \
              kubectl get deployments,daemonsets,replicasets,pods,serviceaccounts,roles,rolebindings,secrets,services,pdb,networkpolicies,controllerrevisions \
@@ -180,7 +180,7 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
     // And back: the addresses are given anew.
     harness.install_stack()?;
     for service in ["one", "two"] {
-        harness.answers(&harness.address(service)?, "web")?;
+        harness.wait_for_answer(&harness.wait_for_address(service)?, "web")?;
     }
     Ok(())
 }
@@ -188,7 +188,7 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
 /// A deletion that waits goes on by itself once the Services are gone.
 fn without_services_nothing_holds_it_up(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl delete loadbalancerstack default --wait=false")?;
-    eventually("the deletion to wait", SOON, || {
+    eventually("the deletion to wait", SHORT_TIMEOUT, || {
         Ok(condition(harness)?
             .starts_with("True ServicesExist")
             .then_some(()))
@@ -197,7 +197,7 @@ fn without_services_nothing_holds_it_up(harness: &Harness) -> anyhow::Result<()>
     is_gone(harness)?;
     // Without an operator, one command lets a stack go.
     harness.admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
-    eventually("the stack to be held", SOON, || {
+    eventually("the stack to be held", SHORT_TIMEOUT, || {
         let held =
             harness.admin("kubectl get loadbalancerstack default -o jsonpath='{.metadata.finalizers}'")?;
         Ok(held.contains("lb-operator.io/stack").then_some(()))

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use lb_e2e::process::Process;
 
 /// Every object of a stack that may be deleted without taking what users wrote with it.
@@ -81,7 +81,7 @@ pub(crate) fn a_monitor_is_repaired(harness: &Harness) -> anyhow::Result<()> {
         println!("drift: {what} repaired after {took} ms");
         assert!(took < LIMIT, "{what} took {took} ms");
     }
-    harness.event(
+    harness.wait_for_event(
         "LoadBalancerStack",
         "default",
         "to be without it, set spec.monitoring.serviceMonitor.mode to Disabled",
@@ -170,7 +170,7 @@ fn counted(harness: &Harness) -> anyhow::Result<()> {
 /// `kubectl scale` is undone, and answered with the field that says it.
 pub(crate) fn scaling_is_answered(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl scale deployment controller -n metallb-system --replicas=3")?;
-    harness.event(
+    harness.wait_for_event(
         "LoadBalancerStack",
         "default",
         "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale) and has been put back: set \
@@ -193,7 +193,7 @@ pub(crate) fn an_autoscalers_number_is_left_alone(harness: &Harness) -> anyhow::
         "kubectl patch deployment controller -n metallb-system --subresource=scale --type=merge \
          --field-manager=kube-controller-manager -p '{\"spec\":{\"replicas\":3}}'",
     )?;
-    eventually("the operator to give up the field", SOON, || {
+    eventually("the operator to give up the field", SHORT_TIMEOUT, || {
         Ok((get(applied)? != before).then_some(()))
     })?;
     assert_eq!(get(".spec.replicas")?, "3");
@@ -203,7 +203,7 @@ pub(crate) fn an_autoscalers_number_is_left_alone(harness: &Harness) -> anyhow::
         ))
     };
     let becomes = |wanted: &str| {
-        eventually(&format!("{wanted} controllers"), SOON, || {
+        eventually(&format!("{wanted} controllers"), SHORT_TIMEOUT, || {
             Ok((get(".spec.replicas")? == wanted).then_some(()))
         })
     };
@@ -221,7 +221,7 @@ pub(crate) fn what_is_turned_off_is_pruned(harness: &Harness) -> anyhow::Result<
         ))
     };
     let count = |wanted: usize| {
-        eventually(&format!("{wanted} budgets and policies"), SOON, || {
+        eventually(&format!("{wanted} budgets and policies"), SHORT_TIMEOUT, || {
             let names = harness.admin("kubectl get pdb,networkpolicies -n metallb-system -o name")?;
             Ok((names.lines().count() == wanted).then_some(()))
         })
@@ -240,7 +240,7 @@ pub(crate) fn memory_is_small(harness: &Harness) -> anyhow::Result<()> {
     let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
     assert_eq!(pods.len(), 2);
     for pod in &pods {
-        let memory = Process::of(harness.the_lab(), pod)?.memory()?;
+        let memory = Process::of(harness.lab(), pod)?.memory()?;
         let mb = |bytes: u64| bytes as f64 / 1e6;
         println!(
             "operator: {:.1} MB resident, {:.1} MB at most",
@@ -260,7 +260,7 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(harness: &Harness)
         "kubectl get pod {first} -o jsonpath='{{.spec.nodeName}}'"
     ))?;
     let node = node.trim_start_matches('n').parse()?;
-    let stopped = harness.the_lab().freeze(node, "lb-operator")?;
+    let stopped = harness.lab().freeze(node, "lb-operator")?;
     ensure!(
         stopped == 1,
         "{stopped} operators on one node: none is left to repair"
@@ -272,10 +272,10 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(harness: &Harness)
     let told = "kubectl get events -A --field-selector involvedObject.kind=LoadBalancerStack,reason=DriftCorrected \
                 -o jsonpath='{range .items[*]}{.reportingInstance} {.message}{\"\\n\"}{end}'";
     let expected = format!("{second} Role metallb-system/lb-speaker: metadata.labels.component was changed");
-    eventually("an event of the second operator", SOON, || {
+    eventually("an event of the second operator", SHORT_TIMEOUT, || {
         Ok(harness.admin(told)?.contains(&expected).then_some(()))
     })?;
-    harness.the_lab().thaw(node, "lb-operator")?;
+    harness.lab().thaw(node, "lb-operator")?;
     component_edit(harness)?;
     harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
     assert_eq!(leader(harness)?, second, "the first one has lost the lead");

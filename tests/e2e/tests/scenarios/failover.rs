@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 #[test]
 fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> anyhow::Result<()> {
-    let harness = Harness::lab("failover", 3)?;
+    let harness = Harness::start_lab("failover", 3)?;
     harness.install()?;
     harness.apply_pool("lan", "192.168.50.50-192.168.50.99")?;
     harness.apply_backend("web", 3)?;
@@ -15,43 +15,43 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
     for i in 0..6 {
         let name = format!("web-{i}");
         harness.apply_service(&name, "web", "", "")?;
-        addresses.push(harness.address(&name)?);
+        addresses.push(harness.wait_for_address(&name)?);
     }
     let unique: std::collections::BTreeSet<_> = addresses.iter().collect();
     assert_eq!(unique.len(), addresses.len(), "one address each: {addresses:?}");
 
     // A cut cable.
     let address = &addresses[0];
-    let owner = harness.owner(address, SOON)?;
+    let owner = harness.wait_for_owner(address, SHORT_TIMEOUT)?;
     let number = number(&owner);
     let start = Instant::now();
-    harness.the_lab().cut(number)?;
+    harness.lab().cut(number)?;
     let next = another_owner(&harness, address, &owner)?;
     println!(
         "cable cut: {address} moved from {owner} to {next} after {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    harness.answers(address, "web")?;
-    harness.the_lab().join(number)?;
+    harness.wait_for_answer(address, "web")?;
+    harness.lab().join(number)?;
     settled(&harness, &addresses)?;
 
     // Power off, and on again.
-    let owner = harness.owner(address, SOON)?;
+    let owner = harness.wait_for_owner(address, SHORT_TIMEOUT)?;
     let number = self::number(&owner);
     let start = Instant::now();
-    harness.the_lab().crash(number)?;
+    harness.lab().crash(number)?;
     let next = another_owner(&harness, address, &owner)?;
     println!(
         "power off: {address} moved from {owner} to {next} after {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    harness.answers(address, "web")?;
-    harness.the_lab().start(number)?;
+    harness.wait_for_answer(address, "web")?;
+    harness.lab().start(number)?;
     settled(&harness, &addresses)?;
 
     // Through all of it no Service changed its address.
     for (i, address) in addresses.iter().enumerate() {
-        assert_eq!(&harness.address_now(&format!("web-{i}"))?, address);
+        assert_eq!(&harness.current_address(&format!("web-{i}"))?, address);
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ fn number(node: &str) -> usize {
 fn another_owner(harness: &Harness, address: &str, than: &str) -> anyhow::Result<String> {
     eventually(
         &format!("another owner than {than} for {address}"),
-        EVENTUALLY,
+        LONG_TIMEOUT,
         || {
             let owners = harness.owners(address)?;
             Ok(owners.into_iter().find(|owner| owner != than))
@@ -92,7 +92,7 @@ fn settled(harness: &Harness, addresses: &[String]) -> anyhow::Result<()> {
         Ok((good == 3).then_some(()))
     })?;
     for address in addresses {
-        harness.answers(address, "web")?;
+        harness.wait_for_answer(address, "web")?;
     }
     Ok(())
 }

@@ -1,16 +1,16 @@
 //! The guide, run as its readers run it: its commands verbatim and in its order, on a real cluster, and after each step
 //! what the guide promises.
 
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 #[test]
 fn the_guide_works_as_written() -> anyhow::Result<()> {
-    let mut harness = Harness::lab("guide", 3)?;
+    let mut harness = Harness::start_lab("guide", 3)?;
 
     // Step 1
-    harness.follow("1.1")?;
-    harness.follow("1.2")?;
-    let pods = harness.follow("1.3")?.concat();
+    harness.run_section("1.1")?;
+    harness.run_section("1.2")?;
+    let pods = harness.run_section("1.3")?.concat();
     assert_eq!(
         pods.matches("speaker-").count(),
         3,
@@ -22,12 +22,12 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         5,
         "all of them ready, none restarted:\n{pods}"
     );
-    let workloads = harness.follow("1.4")?.concat();
+    let workloads = harness.run_section("1.4")?.concat();
     assert!(workloads.contains("2/2"), "{workloads}");
 
     // Step 2
-    harness.follow("2.1")?;
-    let pools = harness.follow("2.2")?.concat();
+    harness.run_section("2.1")?;
+    let pools = harness.run_section("2.2")?.concat();
     assert_columns(&pools, &["NAME", "AUTO ASSIGN", "AVOID BUGGY IPS", "ADDRESSES"]);
     assert!(
         pools.contains(r#"default-pool   true          false             ["192.168.50.50-192.168.50.250"]"#),
@@ -35,14 +35,14 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     );
     assert!(
         harness
-            .follow("2.3")?
+            .run_section("2.3")?
             .concat()
             .contains("192.168.50.50-192.168.50.250")
     );
 
     // Step 3
-    harness.follow("3.1")?;
-    let advertisements = harness.follow("3.2")?.concat();
+    harness.run_section("3.1")?;
+    let advertisements = harness.run_section("3.2")?.concat();
     assert_columns(
         &advertisements,
         &["NAME", "IPADDRESSPOOLS", "IPADDRESSPOOL SELECTORS", "INTERFACES"],
@@ -51,25 +51,25 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         advertisements.contains(r#"default-l2   ["default-pool"]"#),
         "{advertisements}"
     );
-    assert!(harness.follow("3.3")?.concat().contains("default-pool"));
+    assert!(harness.run_section("3.3")?.concat().contains("default-pool"));
 
     // Step 4
-    harness.follow("4.1")?;
-    harness.follow("4.2")?;
+    harness.run_section("4.1")?;
+    harness.run_section("4.2")?;
     harness.admin("kubectl rollout status deployment/nginx-test --timeout=120s")?;
     assert_eq!(
-        harness.address("nginx-test-lb")?,
+        harness.wait_for_address("nginx-test-lb")?,
         "192.168.50.50",
         "the first address of the pool"
     );
-    assert!(harness.follow("4.3")?.concat().contains("192.168.50.50"));
-    assert!(harness.follow("4.4")?.concat().contains("192.168.50.50"));
+    assert!(harness.run_section("4.3")?.concat().contains("192.168.50.50"));
+    assert!(harness.run_section("4.4")?.concat().contains("192.168.50.50"));
 
-    let owner = harness.owner("192.168.50.50", SOON)?;
+    let owner = harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?;
     let speaker = harness.speaker_on(&owner)?;
-    harness.replace("speaker-xxxxx", &speaker);
-    harness.replace("talos-control-01", &owner);
-    let log = harness.follow("4.5")?.concat();
+    harness.set_placeholder("speaker-xxxxx", &speaker);
+    harness.set_placeholder("talos-control-01", &owner);
+    let log = harness.run_section("4.5")?.concat();
     assert!(
         log.contains("192.168.50.50") && log.contains("announcing"),
         "the owner's log names Service and address:\n{log}"
@@ -89,7 +89,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         "{events}"
     );
 
-    let page = harness.follow("4.6")?.concat();
+    let page = harness.run_section("4.6")?.concat();
     assert!(
         page.contains("<h1>MetalLB Test</h1>") && page.contains("Pod IP: 10.244."),
         "{page}"
@@ -97,11 +97,11 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     both_backends_answer(&harness)?;
 
     // 4.8: the node is cordoned and hands the address over, its speaker is deleted, the Service stays reachable.
-    let page = &harness.follow("4.8")?[3];
+    let page = &harness.run_section("4.8")?[3];
     assert!(page.contains("MetalLB Test"), "{page}");
-    let next = harness.owner("192.168.50.50", SOON)?;
+    let next = harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?;
     assert_ne!(next, owner, "a cordoned node hands its addresses over");
-    harness.event(
+    harness.wait_for_event(
         "Service",
         "nginx-test-lb",
         &format!("announcing from node \"{next}\""),
@@ -118,26 +118,26 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         "kubectl wait pod --for=condition=Ready -n metallb-system -l component=speaker --field-selector spec.nodeName={next} --timeout=60s"
     ))?;
     assert_eq!(
-        harness.owner("192.168.50.50", SOON)?,
+        harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?,
         next,
         "a restarted speaker keeps its addresses"
     );
     assert_eq!(events()?, before, "no event while the owner stays the same");
 
     // Troubleshooting finds what it promises.
-    let log = harness.follow("T1")?;
+    let log = harness.run_section("T1")?;
     assert!(
         log[0].contains("nginx-test-lb"),
         "the controller's log names the Service:\n{}",
         log[0]
     );
-    assert!(harness.follow("T5")?.concat().contains("nginx-test-lb"));
-    harness.follow("T2")?;
-    let security = harness.follow("T3")?.concat();
+    assert!(harness.run_section("T5")?.concat().contains("nginx-test-lb"));
+    harness.run_section("T2")?;
+    let security = harness.run_section("T3")?.concat();
     assert!(security.contains("NET_RAW"), "{security}");
 
     // Restart of controller and speakers: addresses and owner unchanged, and the restart stays done.
-    harness.follow("T4")?;
+    harness.run_section("T4")?;
     for workload in ["deployment/controller", "daemonset/speaker"] {
         harness.admin(&format!(
             "kubectl rollout status -n metallb-system {workload} --timeout=120s"
@@ -150,13 +150,13 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
             "the operator undid the restart of {workload}"
         );
     }
-    assert_eq!(harness.address_now("nginx-test-lb")?, "192.168.50.50");
-    assert_eq!(harness.owner("192.168.50.50", SOON)?, next);
+    assert_eq!(harness.current_address("nginx-test-lb")?, "192.168.50.50");
+    assert_eq!(harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?, next);
     both_backends_answer(&harness)?;
 
     // P1: a second pool that overlaps says so and disturbs nobody; then two pools and a manual one.
-    harness.follow("P1")?;
-    let message = eventually("a condition on the overlapping pool", SOON, || {
+    harness.run_section("P1")?;
+    let message = eventually("a condition on the overlapping pool", SHORT_TIMEOUT, || {
         let message = condition(&harness, "ipaddresspool", "web-services")?;
         Ok(message.starts_with("False").then_some(message))
     })?;
@@ -164,21 +164,21 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         message.contains("default-pool"),
         "it names the pool it overlaps: {message}"
     );
-    assert_eq!(harness.address_now("nginx-test-lb")?, "192.168.50.50");
+    assert_eq!(harness.current_address("nginx-test-lb")?, "192.168.50.50");
     harness.admin("kubectl delete ipaddresspool default-pool -n metallb-system")?;
     // The same address is in web-services now: the Service keeps it, and is announced again with an advertisement.
     harness.admin("kubectl patch l2advertisement default-l2 -n metallb-system --type=merge -p '{\"spec\":{\"ipAddressPools\":[]}}'")?;
-    assert_eq!(harness.owner("192.168.50.50", SOON)?, owner);
+    assert_eq!(harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?, owner);
     assert_eq!(
-        harness.address("my-db-service")?,
+        harness.wait_for_address("my-db-service")?,
         "192.168.50.101",
         "the pool asked for by annotation"
     );
 
     // P2: a specific address.
-    harness.follow("P2")?;
-    assert_eq!(harness.address("my-web-service")?, "192.168.50.100");
-    let page = eventually("an answer on the address asked for", SOON, || {
+    harness.run_section("P2")?;
+    assert_eq!(harness.wait_for_address("my-web-service")?, "192.168.50.100");
+    let page = eventually("an answer on the address asked for", SHORT_TIMEOUT, || {
         Ok(harness.client("curl -s -m 2 http://192.168.50.100").ok())
     })?;
     assert!(page.contains("MetalLB Test"));
@@ -186,9 +186,9 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     // P3: UDP, several ports.
     harness.admin("kubectl create deployment game-server --image=lab.local/agnhost:1 -- /agnhost netexec --http-port=8080 --udp-port=7777")?;
     harness.admin("kubectl rollout status deployment/game-server --timeout=120s")?;
-    harness.follow("P3")?;
-    let game = harness.address("game-server")?;
-    eventually("an answer by UDP", SOON, || {
+    harness.run_section("P3")?;
+    let game = harness.wait_for_address("game-server")?;
+    eventually("an answer by UDP", SHORT_TIMEOUT, || {
         let answer = harness.client(&format!(
             "exec 3<>/dev/udp/{game}/7777; echo hostname >&3; timeout 1 head -c 5 <&3"
         ));
@@ -196,21 +196,21 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     })?;
 
     // P4, P6: the YAML of MetalLB's guide over what the operator made.
-    harness.follow("P4")?;
-    harness.follow("P6")?;
+    harness.run_section("P4")?;
+    harness.run_section("P6")?;
     harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
-    let pods = harness.follow("1.3")?.concat();
+    let pods = harness.run_section("1.3")?.concat();
     assert_eq!(pods.matches("controller-").count(), 2, "{pods}");
-    let list = harness.follow("P7")?.concat();
+    let list = harness.run_section("P7")?.concat();
     assert!(list.contains("nginx-test-lb\t192.168.50.50"), "{list}");
-    assert!(harness.follow("P8")?.concat().contains("lb-operator.io/"));
+    assert!(harness.run_section("P8")?.concat().contains("lb-operator.io/"));
 
     // P9, P10: the objects that it shows; an ingress controller's Service gets the address that is reserved for it.
     harness.admin("kubectl create namespace ingress-nginx")?;
     for manifest in lb_e2e::guide::section("P9").manifests {
         harness.apply(&manifest)?;
     }
-    eventually("the reserved address", SOON, || {
+    eventually("the reserved address", SHORT_TIMEOUT, || {
         let address = harness.admin(
             "kubectl get service ingress-nginx-controller -n ingress-nginx -o jsonpath='{.status.loadBalancer.ingress[*].ip}'",
         )?;
@@ -228,10 +228,13 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     for manifest in lb_e2e::guide::section("P11").manifests {
         harness.apply(&manifest)?;
     }
-    assert_eq!(harness.address("dns-udp")?, harness.address("dns-tcp")?);
+    assert_eq!(
+        harness.wait_for_address("dns-udp")?,
+        harness.wait_for_address("dns-tcp")?
+    );
 
     // P13, P14: waiting for an address, and a pool that does more.
-    let said = harness.follow("P13")?;
+    let said = harness.run_section("P13")?;
     assert!(said[0].contains("condition met"), "{said:?}");
     assert_eq!(said[1], "192.168.50.50 of pool web-services");
     assert!(said[2].contains("condition met"), "{said:?}");
@@ -241,19 +244,19 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         harness.apply(&manifest)?;
     }
     harness.apply_service("careful", "web", "metallb.io/address-pool: careful", "")?;
-    assert_eq!(harness.address("careful")?, "192.168.52.0");
+    assert_eq!(harness.wait_for_address("careful")?, "192.168.52.0");
 
     // 4.9: cleaning up gives the address back, and nobody answers for it any more.
-    harness.follow("4.9")?;
-    eventually("silence on the released address", EVENTUALLY, || {
+    harness.run_section("4.9")?;
+    eventually("silence on the released address", LONG_TIMEOUT, || {
         Ok(harness.owners("192.168.50.50")?.is_empty().then_some(()))
     })?;
     Ok(())
 }
 
 fn both_backends_answer(harness: &Harness) -> anyhow::Result<()> {
-    eventually("answers from both pods", SOON, || {
-        let output = harness.follow("4.7")?.concat();
+    eventually("answers from both pods", SHORT_TIMEOUT, || {
+        let output = harness.run_section("4.7")?.concat();
         let names: std::collections::BTreeSet<_> =
             output.lines().filter(|line| line.contains("Hostname")).collect();
         Ok((names.len() == 2).then_some(()))

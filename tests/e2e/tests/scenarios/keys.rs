@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use lb_l2::wire::heartbeat::{Datagram, Heartbeat, HeartbeatKeys, Message, SpeakerState};
 use lb_lab::LabConfig;
 
@@ -18,7 +18,7 @@ const FORGED: u64 = 20;
 #[test]
 fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     // Kubelets that look at their pods every two seconds, up to three with the part at random, and an operator that knows.
-    let harness = Harness::lab_like(LabConfig {
+    let harness = Harness::start_lab_with(LabConfig {
         kubelet_sync_period: Some(Duration::from_secs(2)),
         ..LabConfig::named("keys")
     })?;
@@ -32,10 +32,10 @@ fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     let mut addresses = Vec::new();
     for name in ["one", "two", "three"] {
         harness.apply_service(name, "web", "", "")?;
-        addresses.push(harness.address(name)?);
+        addresses.push(harness.wait_for_address(name)?);
     }
     for address in &addresses {
-        harness.answers(address, "web")?;
+        harness.wait_for_answer(address, "web")?;
     }
     let owners = harness.owners_of(&addresses)?;
     let old = key(&harness)?;
@@ -88,7 +88,7 @@ fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
         "kubectl annotate loadbalancerstack default lb-operator.io/rotate-heartbeat-keys=\"$(date +%s)\" --overwrite",
     )?;
     let mut seen: Vec<String> = Vec::new();
-    eventually("the key to be replaced", EVENTUALLY, || {
+    eventually("the key to be replaced", LONG_TIMEOUT, || {
         let entries = entries(harness)?;
         if seen.last() != Some(&entries) {
             println!("{:5.1} s: key {entries}", start.elapsed().as_secs_f64());
@@ -99,7 +99,7 @@ fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
     .with_context(|| format!("the Secret went through {seen:?}"))?;
     seen.retain(|entries| entries != "1: current");
     assert_eq!(seen, ["1: current next", "2: current previous", "2: current"]);
-    eventually("every speaker to have one key", SOON, || {
+    eventually("every speaker to have one key", SHORT_TIMEOUT, || {
         for node in NODES {
             if metric(harness, node, "lb_speaker_heartbeat_keys ")? != 1 {
                 return Ok(None);
@@ -107,7 +107,7 @@ fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
         }
         Ok(Some(()))
     })?;
-    harness.event("LoadBalancerStack", "default", "heartbeat key 2 is in use")?;
+    harness.wait_for_event("LoadBalancerStack", "default", "heartbeat key 2 is in use")?;
     Ok(start.elapsed())
 }
 
@@ -179,7 +179,7 @@ impl Counts {
 /// Waits until the speakers know each other: they hear each other, and refuse nothing.
 fn quiet(harness: &Harness) -> anyhow::Result<Counts> {
     let mut before = Counts::of(harness)?;
-    eventually("speakers that know each other", SOON, || {
+    eventually("speakers that know each other", SHORT_TIMEOUT, || {
         std::thread::sleep(Duration::from_secs(1));
         let now = Counts::of(harness)?;
         let heard = now
@@ -233,7 +233,7 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
         metric(harness, NODES[0], &name)
     };
     let before = refused()?;
-    let sender = harness.the_lab().on_client(move || {
+    let sender = harness.lab().on_client(move || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         for datagram in forged {
             socket.send_to(&datagram, (Ipv4Addr::new(192, 168, 50, 11), 7947))?;
@@ -244,7 +244,7 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
         .join()
         .map_err(|_| anyhow::anyhow!("the forger panicked"))??;
     let mut counted = 0;
-    eventually("the forged datagrams to be counted", SOON, || {
+    eventually("the forged datagrams to be counted", SHORT_TIMEOUT, || {
         counted = refused()? - before;
         Ok((counted >= FORGED).then_some(counted))
     })
@@ -260,7 +260,7 @@ fn nothing_more_is_written(harness: &Harness) -> anyhow::Result<()> {
     // It leads once it has something to say of a change.
     harness
         .admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;
-    eventually("the operator to put a label back", SOON, || {
+    eventually("the operator to put a label back", SHORT_TIMEOUT, || {
         let label = harness.admin(
             "kubectl get secret speaker-heartbeat-keys -n metallb-system \
              -o jsonpath='{.metadata.labels.app\\.kubernetes\\.io/part-of}'",

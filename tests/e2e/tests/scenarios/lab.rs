@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lb_e2e::harness::{EVENTUALLY, SOON, eventually};
+use lb_e2e::harness::{LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use lb_lab::{Lab, LabConfig, cached_images, repository};
 
 /// Everything on this machine that belongs to a lab, except its files.
@@ -105,7 +105,7 @@ fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
         "a node without a cable answers"
     );
     one.join(2)?;
-    eventually("the node to answer again", SOON, || {
+    eventually("the node to answer again", SHORT_TIMEOUT, || {
         Ok(succeeds(&one, "client", &ping)?.then_some(()))
     })?;
 
@@ -127,7 +127,7 @@ fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
         .to_string();
     assert!(error.contains("power"), "{error}");
     one.start(2)?;
-    eventually("the node to answer again", SOON, || {
+    eventually("the node to answer again", SHORT_TIMEOUT, || {
         Ok(succeeds(&one, "client", &ping)?.then_some(()))
     })?;
 
@@ -150,12 +150,12 @@ fn a_lab_whose_owner_is_killed_half_way_is_taken_down() -> anyhow::Result<()> {
             .args(["up", "--name", "killed", "--nodes", "2"])
             .stdout(Stdio::null())
             .spawn()?;
-        eventually(sign, SOON, || {
+        eventually(sign, SHORT_TIMEOUT, || {
             Ok(std::path::Path::new(sign).exists().then_some(()))
         })?;
         process.kill()?;
         process.wait()?;
-        eventually("nothing to be left", EVENTUALLY, || {
+        eventually("nothing to be left", LONG_TIMEOUT, || {
             Ok(traces("killed").is_empty().then_some(()))
         })?;
     }

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lb_e2e::harness::{EVENTUALLY, Harness, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 
 /// Longer than a leader that ends in order takes, and much shorter than the 15 s after which its Lease would run out.
 const IN_ORDER: Duration = Duration::from_secs(5);
 
 #[test]
 fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Result<()> {
-    let harness = Harness::lab("takeover", 2)?;
+    let harness = Harness::start_lab("takeover", 2)?;
     harness.install()?;
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: many, namespace: metallb-system}\n\
@@ -19,7 +19,7 @@ fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Resu
     )?;
 
     let killed = a_thousand_services_while(&harness, "killed", |leader| {
-        harness.the_lab().kill(leader, "lb-controller")
+        harness.lab().kill(leader, "lb-controller")
     })?;
     println!(
         "killed amid 1,000 creations: all of them served {:.1} s after",
@@ -29,18 +29,18 @@ fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Resu
     let mut frozen = None;
     a_thousand_services_while(&harness, "frozen", |leader| {
         frozen = Some(leader);
-        harness.the_lab().freeze(leader, "lb-controller")
+        harness.lab().freeze(leader, "lb-controller")
     })?;
     // It wakes up with what it had in mind, and must not do any of it.
     let before = addresses(&harness)?;
     if let Some(leader) = frozen {
-        harness.the_lab().thaw(leader, "lb-controller")?;
+        harness.lab().thaw(leader, "lb-controller")?;
     }
     harness.admin(
         "kubectl wait pod -n metallb-system -l component=controller --for=condition=Ready --timeout=60s",
     )?;
     make(&harness, "after", 50)?;
-    eventually("the next fifty to be served", EVENTUALLY, || {
+    eventually("the next fifty to be served", LONG_TIMEOUT, || {
         Ok((addresses(&harness)?.len() == before.len() + 50).then_some(()))
     })?;
     let after = addresses(&harness)?;
@@ -62,7 +62,7 @@ fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Resu
     harness.admin("kubectl rollout restart deployment -n metallb-system controller")?;
     harness.admin("kubectl rollout status deployment -n metallb-system controller --timeout=120s")?;
     harness.apply_service("last", "web", "", "")?;
-    harness.address("last")?;
+    harness.wait_for_address("last")?;
     harness.admin("kubectl delete service last")?;
     assert_eq!(harness.admin(versions)?, before, "a restart writes no Service");
     Ok(())
@@ -75,7 +75,7 @@ fn holder(harness: &Harness) -> anyhow::Result<String> {
 
 /// The number of the node that the leader is on.
 fn node_of_leader(harness: &Harness) -> anyhow::Result<usize> {
-    let pod = eventually("a leader", EVENTUALLY, || {
+    let pod = eventually("a leader", LONG_TIMEOUT, || {
         Ok(Some(holder(harness)?).filter(|holder| !holder.is_empty()))
     })?;
     let node = harness.admin(&format!(
@@ -130,7 +130,7 @@ fn a_thousand_services_while(
     strike: impl FnOnce(usize) -> anyhow::Result<usize>,
 ) -> anyhow::Result<Duration> {
     let leader = node_of_leader(harness)?;
-    let directory = harness.the_lab().logs();
+    let directory = harness.lab().logs();
     let log = directory.join(format!("{batch}.services"));
     let shown = || -> anyhow::Result<BTreeMap<String, Vec<String>>> {
         let mut shown = BTreeMap::<_, Vec<_>>::new();
@@ -153,7 +153,7 @@ fn a_thousand_services_while(
     );
     std::thread::scope(|scope| {
         let making = scope.spawn(|| harness.admin(&follow));
-        eventually("three hundred to be served", EVENTUALLY, || {
+        eventually("three hundred to be served", LONG_TIMEOUT, || {
             Ok((shown()?.len() >= 300).then_some(()))
         })?;
         let struck = Instant::now();
@@ -188,7 +188,7 @@ fn a_leader_that_is_told_to_end_hands_over(harness: &Harness) -> anyhow::Result<
     })?;
     let took = started.elapsed();
     harness.apply_service("handed-over", "web", "", "")?;
-    harness.address("handed-over")?;
+    harness.wait_for_address("handed-over")?;
     harness.admin("kubectl delete service handed-over")?;
     Ok(took)
 }

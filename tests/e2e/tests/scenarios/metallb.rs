@@ -3,17 +3,17 @@
 
 use std::process::Command;
 
-use lb_e2e::harness::{EVENTUALLY, Harness, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 
 const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spec.type==\"LoadBalancer\")]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
 
 #[test]
 fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_back() -> anyhow::Result<()> {
-    let harness = Harness::lab("peer", 2)?;
+    let harness = Harness::start_lab("peer", 2)?;
     metallb(&harness)?;
     harness.apply_backend("web", 2)?;
     // Its webhook has to be up before it takes pools.
-    eventually("MetalLB to take a pool", EVENTUALLY, || {
+    eventually("MetalLB to take a pool", LONG_TIMEOUT, || {
         Ok(harness.apply_pool("lan", "192.168.50.50-192.168.50.99").ok())
     })?;
     for (name, annotations) in [
@@ -23,7 +23,7 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
         ("stray", "metallb.universe.tf/loadBalancerIPs: 192.168.50.98"),
     ] {
         harness.apply_service(name, "web", annotations, "")?;
-        harness.address(name)?;
+        harness.wait_for_address(name)?;
     }
     serves(&harness)?;
     let before = harness.admin(ADDRESSES)?;
@@ -40,8 +40,8 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
     harness.install()?;
     serves(&harness)?;
     harness.apply_service("four", "web", "", "")?;
-    assert_eq!(harness.address("four")?, "192.168.50.200");
-    harness.event("Service", "stray", "AddressOutsidePools 192.168.50.98 of no pool")?;
+    assert_eq!(harness.wait_for_address("four")?, "192.168.50.200");
+    harness.wait_for_event("Service", "stray", "AddressOutsidePools 192.168.50.98 of no pool")?;
     harness.admin("kubectl delete service four")?;
     assert_eq!(
         harness.admin(ADDRESSES)?,
@@ -65,7 +65,7 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
 /// Installs MetalLB.
 pub(crate) fn metallb(harness: &Harness) -> anyhow::Result<()> {
     let output = Command::new(lb_lab::program()?)
-        .args(["install", "metallb", "--name", harness.the_lab().name()])
+        .args(["install", "metallb", "--name", harness.lab().name()])
         .output()?;
     assert!(
         output.status.success(),
@@ -77,9 +77,9 @@ pub(crate) fn metallb(harness: &Harness) -> anyhow::Result<()> {
 
 fn serves(harness: &Harness) -> anyhow::Result<()> {
     for name in ["one", "two", "three"] {
-        let address = harness.address(name)?;
-        harness.owner(&address, EVENTUALLY)?;
-        harness.answers(&address, "web")?;
+        let address = harness.wait_for_address(name)?;
+        harness.wait_for_owner(&address, LONG_TIMEOUT)?;
+        harness.wait_for_answer(&address, "web")?;
     }
     Ok(())
 }

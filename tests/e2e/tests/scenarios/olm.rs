@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use lb_e2e::harness::{EVENTUALLY, Harness, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 use lb_lab::{cache, operator_images, repository};
 use lb_olm::{Digests, Input, Release};
 use lb_tools::image::digest_of;
@@ -334,7 +334,7 @@ fn a_release_after_others_replaces_the_last_and_is_reached_from_all_it_can_take_
 fn installed_as_olm_does_the_bundle_brings_a_stack_up() -> anyhow::Result<()> {
     let (release, _) = release()?;
     let csv = csv(release.path())?;
-    let harness = Harness::lab("olm", 2)?;
+    let harness = Harness::start_lab("olm", 2)?;
     know_by_digest(&harness)?;
     install(&harness, release.path(), &csv)?;
 
@@ -350,8 +350,8 @@ fn installed_as_olm_does_the_bundle_brings_a_stack_up() -> anyhow::Result<()> {
     assert_eq!(examples.len(), 3);
     harness.apply_backend("web", 2)?;
     harness.apply_service("web", "web", "", "")?;
-    let address = harness.address("web")?;
-    harness.answers(&address, "web")?;
+    let address = harness.wait_for_address("web")?;
+    harness.wait_for_answer(&address, "web")?;
 
     for workload in ["deployment/controller", "daemonset/speaker"] {
         let image = harness.admin(&format!(
@@ -385,7 +385,7 @@ fn the_kinds_are_olms(harness: &Harness) -> anyhow::Result<()> {
 
 /// The nodes know our images by tag; a registry would know them by digest too.
 fn know_by_digest(harness: &Harness) -> anyhow::Result<()> {
-    let lab = harness.the_lab();
+    let lab = harness.lab();
     for node in lab.nodes() {
         for image in operator_images() {
             let program = image
@@ -482,7 +482,7 @@ fn install(harness: &Harness, directory: &Path, csv: &Value) -> anyhow::Result<(
         names.join(" ")
     ))?;
     for deployment in deployments {
-        eventually(&format!("{deployment} to run"), EVENTUALLY, || {
+        eventually(&format!("{deployment} to run"), LONG_TIMEOUT, || {
             let status =
                 format!("kubectl rollout status deployment/{deployment} -n {NAMESPACE} --timeout=10s");
             Ok(harness.admin(&status).ok())

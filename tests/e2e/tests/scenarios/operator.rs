@@ -1,13 +1,13 @@
 //! The stack on a real cluster: what the operator makes, repairs, leaves alone, and says.
 
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 use crate::drift;
 use crate::netpol::policies_let_pass_what_they_should;
 
 #[test]
 fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
-    let harness = Harness::cluster("operator", 2)?;
+    let harness = Harness::start_lab_or_use_external("operator", 2)?;
     if harness.is_lab() {
         crate::preflight::nothing_is_installed_before_the_checks_pass(&harness)?;
     } else {
@@ -61,7 +61,9 @@ fn prometheus_is_served_once_it_is_there(harness: &Harness) -> anyhow::Result<()
          names: {kind: ServiceMonitor, listKind: ServiceMonitorList, plural: servicemonitors, singular: servicemonitor}\n  \
          versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]",
     )?;
-    let selected = eventually("a ServiceMonitor", SOON, || Ok(harness.admin(monitor).ok()))?;
+    let selected = eventually("a ServiceMonitor", SHORT_TIMEOUT, || {
+        Ok(harness.admin(monitor).ok())
+    })?;
     assert_eq!(selected, "metallb monitoring");
     // What it selects: a Service for each program, with that port.
     let services = harness.admin(
@@ -84,12 +86,12 @@ fn what_is_edited_or_deleted_is_repaired(harness: &Harness) -> anyhow::Result<()
     harness.admin(
         "kubectl label namespace metallb-system pod-security.kubernetes.io/enforce=restricted --overwrite",
     )?;
-    eventually("the namespace label to be repaired", SOON, || {
+    eventually("the namespace label to be repaired", SHORT_TIMEOUT, || {
         let label = harness.admin("kubectl get namespace metallb-system -o jsonpath='{.metadata.labels.pod-security\\.kubernetes\\.io/enforce}'")?;
         Ok((label == "privileged").then_some(()))
     })?;
     harness.admin("kubectl patch daemonset speaker -n metallb-system --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/template/spec/hostNetwork\",\"value\":false}]'")?;
-    eventually("the speaker's host network to be repaired", SOON, || {
+    eventually("the speaker's host network to be repaired", SHORT_TIMEOUT, || {
         let value = harness.admin(
             "kubectl get daemonset speaker -n metallb-system -o jsonpath='{.spec.template.spec.hostNetwork}'",
         )?;
@@ -103,7 +105,7 @@ fn what_is_edited_or_deleted_is_repaired(harness: &Harness) -> anyhow::Result<()
 /// Somebody takes a replica away, and the operator puts it back.
 fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
-    eventually("the replicas to be repaired", SOON, || {
+    eventually("the replicas to be repaired", SHORT_TIMEOUT, || {
         let value = harness
             .admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas}'")?;
         Ok((value == "2").then_some(()))
@@ -141,7 +143,7 @@ fn at_rest_nothing_is_written(harness: &Harness) -> anyhow::Result<()> {
     let versions = "kubectl get loadbalancerstack,serviceaccounts,services,pdb,networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings,crds \
          -n metallb-system -o jsonpath='{range .items[*]}{.kind}/{.metadata.name}={.metadata.resourceVersion}{\"\\n\"}{end}'";
     let mut last = String::new();
-    eventually("ten seconds without a write", EVENTUALLY, || {
+    eventually("ten seconds without a write", LONG_TIMEOUT, || {
         let now = harness.admin(versions)?;
         let quiet = now == last;
         last = now;
@@ -156,7 +158,7 @@ fn at_rest_nothing_is_written(harness: &Harness) -> anyhow::Result<()> {
 
 fn a_spec_change_rolls_out_and_is_reported(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":{\"replicas\":1}}}'")?;
-    eventually("one controller", EVENTUALLY, || {
+    eventually("one controller", LONG_TIMEOUT, || {
         let ready = harness.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas} {.status.readyReplicas}'")?;
         Ok((ready == "1 1").then_some(()))
     })?;
@@ -194,7 +196,7 @@ fn an_impossible_stack_is_refused_or_says_why(harness: &Harness) -> anyhow::Resu
     ] {
         harness.admin(&patch(spec))?;
         let message = "kubectl get loadbalancerstack default -o jsonpath='{.status.conditions[?(@.type==\"Degraded\")].message}'";
-        let condition = eventually(&format!("a condition about {spec}"), SOON, || {
+        let condition = eventually(&format!("a condition about {spec}"), SHORT_TIMEOUT, || {
             let text = harness.admin(message)?;
             Ok(text.contains(says).then_some(text))
         })?;
@@ -218,8 +220,8 @@ fn patch(spec: &str) -> String {
 }
 
 fn the_guides_yaml_does_no_harm(harness: &Harness) -> anyhow::Result<()> {
-    harness.follow("P4")?;
-    harness.follow("P6")?;
+    harness.run_section("P4")?;
+    harness.run_section("P6")?;
     let pdb = harness
         .admin("kubectl get pdb metallb-speaker -n metallb-system -o jsonpath='{.spec.minAvailable}'")?;
     assert_eq!(pdb, "1");

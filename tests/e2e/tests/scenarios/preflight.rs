@@ -1,7 +1,7 @@
 //! Checks that fail for real, on a real cluster: before the first installation, and while a stack runs. Steps of the scenario
 //! of the operator, which has the cluster.
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 const LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const PROXY: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kube-proxy, namespace: kube-system}\n\
@@ -22,7 +22,7 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(harness: &Harness) -> 
     )?;
     harness.apply_pool("nodes", "192.168.50.11-192.168.50.20")?;
     harness.apply(PROXY)?;
-    harness.follow("1.1")?;
+    harness.run_section("1.1")?;
     let said = results(
         harness,
         &[
@@ -63,8 +63,8 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(harness: &Harness) -> 
     let overridden = "kubectl get loadbalancerstack default \
          -o jsonpath='{.status.preflight[?(@.name==\"StrictArp\")].overridden}'";
     assert_eq!(harness.admin(overridden)?, "true");
-    harness.event("LoadBalancerStack", "default", "PreflightSkipped")?;
-    harness.follow("1.2")?;
+    harness.wait_for_event("LoadBalancerStack", "default", "PreflightSkipped")?;
+    harness.run_section("1.2")?;
     let passed = condition(harness, "PreflightPassed")?;
     assert!(
         passed.starts_with("True") && passed.contains("skipped: StrictArp"),
@@ -83,7 +83,7 @@ pub(crate) fn a_check_that_fails_stops_a_change_and_no_repair(harness: &Harness)
     harness.apply(PROXY)?;
     patch(harness, r#"{"logLevel":"debug"}"#)?;
     results(harness, &["StrictArp=Failed"])?;
-    let degraded = eventually("the change to wait", SOON, || {
+    let degraded = eventually("the change to wait", SHORT_TIMEOUT, || {
         let degraded = condition(harness, "Degraded")?;
         Ok(degraded.starts_with("True PreflightFailed").then_some(degraded))
     })?;
@@ -91,7 +91,7 @@ pub(crate) fn a_check_that_fails_stops_a_change_and_no_repair(harness: &Harness)
     let uid = "kubectl get pdb/metallb-controller -n metallb-system -o jsonpath='{.metadata.uid}'";
     let budget = harness.admin(uid)?;
     harness.admin("kubectl delete pdb/metallb-controller -n metallb-system --wait=false")?;
-    eventually("the PodDisruptionBudget to be made again", SOON, || {
+    eventually("the PodDisruptionBudget to be made again", SHORT_TIMEOUT, || {
         Ok(harness.admin(uid).ok().filter(|now| *now != budget))
     })?;
     assert_eq!(harness.admin(pods)?, before, "no pod is replaced");
@@ -118,7 +118,7 @@ fn checks(harness: &Harness) -> anyhow::Result<String> {
 /// Waits until the checks have these results, and returns what they say.
 fn results(harness: &Harness, wanted: &[&str]) -> anyhow::Result<String> {
     let mut last = String::new();
-    let found = eventually(&format!("the checks to be {wanted:?}"), SOON, || {
+    let found = eventually(&format!("the checks to be {wanted:?}"), SHORT_TIMEOUT, || {
         last = checks(harness)?;
         let is = |line: &&str| last.lines().any(|other| other.starts_with(*line));
         Ok(wanted.iter().all(is).then(|| last.clone()))

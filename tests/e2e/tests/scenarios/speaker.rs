@@ -6,12 +6,12 @@ use std::fs::File;
 use std::time::Duration;
 
 use anyhow::Context;
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use nix::sched::{CloneFlags, setns};
 
 #[test]
 fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> anyhow::Result<()> {
-    let harness = Harness::lab("speaker", 3)?;
+    let harness = Harness::start_lab("speaker", 3)?;
     harness.install()?;
     harness.apply_backend("web", 3)?;
     harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
@@ -45,12 +45,12 @@ pub(crate) fn pool(harness: &Harness, name: &str, range: &str) -> anyhow::Result
 
 pub(crate) fn service(harness: &Harness, name: &str, pool: &str, extra: &str) -> anyhow::Result<String> {
     harness.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), extra)?;
-    harness.address(name)
+    harness.wait_for_address(name)
 }
 
 /// The client gets an answer by HTTP.
 fn serves(harness: &Harness, address: &str) -> anyhow::Result<String> {
-    eventually(&format!("an answer from {address}"), SOON, || {
+    eventually(&format!("an answer from {address}"), SHORT_TIMEOUT, || {
         Ok(harness
             .client(&format!("curl -s -m 1 http://{address}/clientip"))
             .ok())
@@ -63,16 +63,20 @@ pub(crate) fn announced(harness: &Harness, name: &str, status: &str, text: &str)
     harness.admin(&format!(
         "kubectl wait service/{name} --for=condition={type_}={status} --timeout=30s"
     ))?;
-    eventually(&format!("{text:?} in the condition of {name}"), SOON, || {
-        let condition = format!(".status.conditions[?(@.type==\"{type_}\")]");
-        let path = format!("{{{condition}.status}} {{{condition}.reason}}: {{{condition}.message}}");
-        let says = harness.admin(&format!("kubectl get service {name} -o jsonpath='{path}'"))?;
-        Ok((says.starts_with(status) && says.contains(text)).then_some(says))
-    })
+    eventually(
+        &format!("{text:?} in the condition of {name}"),
+        SHORT_TIMEOUT,
+        || {
+            let condition = format!(".status.conditions[?(@.type==\"{type_}\")]");
+            let path = format!("{{{condition}.status}} {{{condition}.reason}}: {{{condition}.message}}");
+            let says = harness.admin(&format!("kubectl get service {name} -o jsonpath='{path}'"))?;
+            Ok((says.starts_with(status) && says.contains(text)).then_some(says))
+        },
+    )
 }
 
 fn silent(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    eventually(&format!("silence on {address}"), SOON, || {
+    eventually(&format!("silence on {address}"), SHORT_TIMEOUT, || {
         Ok(harness.owners(address)?.is_empty().then_some(()))
     })
 }
@@ -80,16 +84,16 @@ fn silent(harness: &Harness, address: &str) -> anyhow::Result<()> {
 fn an_address_is_announced_as_soon_as_there_is_an_advertisement(harness: &Harness) -> anyhow::Result<()> {
     pool(harness, "quiet", "192.168.50.80-192.168.50.89")?;
     let address = service(harness, "quiet", "quiet", "")?;
-    let event = harness.event("Service", "quiet", "notAnnounced")?;
+    let event = harness.wait_for_event("Service", "quiet", "notAnnounced")?;
     assert!(
         event.contains("no L2Advertisement announces pool \"quiet\""),
         "it names the pool that no advertisement announces: {event}"
     );
     assert!(harness.owners(&address)?.is_empty());
     advertise(harness, "quiet", "{ipAddressPools: [quiet]}")?;
-    let owner = harness.owner(&address, SOON)?;
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     serves(harness, &address)?;
-    harness.event("Service", "quiet", &format!("announcing from node \"{owner}\""))?;
+    harness.wait_for_event("Service", "quiet", &format!("announcing from node \"{owner}\""))?;
     announced(
         harness,
         "quiet",
@@ -98,7 +102,7 @@ fn an_address_is_announced_as_soon_as_there_is_an_advertisement(harness: &Harnes
     )?;
     harness.admin("kubectl delete l2advertisement quiet -n metallb-system")?;
     silent(harness, &address)?;
-    eventually("the status to go", SOON, || {
+    eventually("the status to go", SHORT_TIMEOUT, || {
         let selected = "-n metallb-system -l metallb.io/service-name=quiet -o name";
         let statuses = harness.admin(&format!("kubectl get servicel2statuses {selected}"))?;
         Ok(statuses.is_empty().then_some(()))
@@ -119,7 +123,9 @@ fn only_chosen_interfaces_answer(harness: &Harness) -> anyhow::Result<()> {
         let command = format!("arping -c 2 -w 3 -I {interface} {address} || true");
         anyhow::Ok(harness.client(&command)?.contains("reply from"))
     };
-    eventually("an answer on eth1", SOON, || Ok(arping("eth1")?.then_some(())))?;
+    eventually("an answer on eth1", SHORT_TIMEOUT, || {
+        Ok(arping("eth1")?.then_some(()))
+    })?;
     assert!(!arping("eth0")?, "it is not announced on eth0");
     serves(harness, &address)?;
     announced(harness, "second", "True", &format!("announces {address} on eth1"))?;
@@ -129,7 +135,7 @@ fn only_chosen_interfaces_answer(harness: &Harness) -> anyhow::Result<()> {
         "second",
         "{ipAddressPools: [second], interfaces: [eth9]}",
     )?;
-    harness.event("Service", "second", "announceFailed")?;
+    harness.wait_for_event("Service", "second", "announceFailed")?;
     assert!(!arping("eth1")?);
     harness
         .admin("kubectl delete service second && kubectl delete l2advertisement second -n metallb-system")?;
@@ -147,7 +153,7 @@ fn only_chosen_nodes_answer(harness: &Harness) -> anyhow::Result<()> {
                 "{{ipAddressPools: [chosen], nodeSelectors: [{{matchLabels: {{kubernetes.io/hostname: {node}}}}}]}}"
             ),
         )?;
-        eventually(&format!("{node} to answer"), SOON, || {
+        eventually(&format!("{node} to answer"), SHORT_TIMEOUT, || {
             Ok((harness.owners(&address)? == BTreeSet::from([node.to_owned()])).then_some(()))
         })?;
     }
@@ -164,7 +170,7 @@ fn only_chosen_nodes_answer(harness: &Harness) -> anyhow::Result<()> {
 
 fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "plain", "lan", "")?;
-    let owner = harness.owner(&address, SOON)?;
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     announced(
         harness,
         "plain",
@@ -180,12 +186,12 @@ fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
     verified()?;
     let label = "node.kubernetes.io/exclude-from-external-load-balancers";
     harness.admin(&format!("kubectl label node {owner} {label}="))?;
-    eventually("another owner", SOON, || {
+    eventually("another owner", SHORT_TIMEOUT, || {
         let owners = harness.owners(&address)?;
         Ok((owners.len() == 1 && !owners.contains(&owner)).then_some(()))
     })?;
     serves(harness, &address)?;
-    let next = harness.owner(&address, SOON)?;
+    let next = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     announced(
         harness,
         "plain",
@@ -195,8 +201,12 @@ fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
     harness.admin(&format!("kubectl label node {owner} {label}-"))?;
     // Who returns takes nothing back: there is nothing to wait for, so a look at the next address that it gets has to do.
     let other = service(harness, "other", "lan", "")?;
-    harness.owner(&other, SOON)?;
-    assert_eq!(harness.owner(&address, SOON)?, next, "it stays where it is");
+    harness.wait_for_owner(&other, SHORT_TIMEOUT)?;
+    assert_eq!(
+        harness.wait_for_owner(&address, SHORT_TIMEOUT)?,
+        next,
+        "it stays where it is"
+    );
     harness.admin("kubectl delete service other")?;
     harness.admin("kubectl delete service plain")?;
     Ok(())
@@ -218,9 +228,9 @@ fn local_traffic_stays_on_nodes_with_endpoints(harness: &Harness) -> anyhow::Res
         "metallb.io/address-pool: lan",
         "  externalTrafficPolicy: Local\n",
     )?;
-    let address = harness.address("local")?;
+    let address = harness.wait_for_address("local")?;
     assert_eq!(
-        harness.owner(&address, SOON)?,
+        harness.wait_for_owner(&address, SHORT_TIMEOUT)?,
         "n2",
         "the node that has the endpoint"
     );
@@ -234,7 +244,7 @@ fn local_traffic_stays_on_nodes_with_endpoints(harness: &Harness) -> anyhow::Res
     harness.admin(
         "kubectl wait pod/only-n3 --for=condition=Ready --timeout=60s && kubectl delete pod only-n2",
     )?;
-    eventually("the other node", SOON, || {
+    eventually("the other node", SHORT_TIMEOUT, || {
         Ok((harness.owners(&address)? == BTreeSet::from(["n3".to_owned()])).then_some(()))
     })?;
     serves(harness, &address)?;
@@ -252,9 +262,9 @@ fn addresses_are_spread_over_the_nodes(harness: &Harness) -> anyhow::Result<()> 
     for number in 0..8 {
         let name = format!("spread-{number}");
         let address = service(harness, &name, "lan", "")?;
-        let owner = harness.owner(&address, SOON)?;
+        let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
         let wanted = harness
-            .the_lab()
+            .lab()
             .nodes()
             .into_iter()
             .min_by_key(|node| Sha256::digest(format!("{node}#{address}")));
@@ -282,23 +292,23 @@ fn services_that_share_an_address_have_one_owner(harness: &Harness) -> anyhow::R
              ports: [{{port: {port}, protocol: {protocol}}}]}}"
         ))?;
     }
-    let address = harness.address("shared-tcp")?;
-    assert_eq!(harness.address("shared-udp")?, address);
-    let owner = harness.owner(&address, SOON)?;
+    let address = harness.wait_for_address("shared-tcp")?;
+    assert_eq!(harness.wait_for_address("shared-udp")?, address);
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     serves(harness, &address)?;
     let by_udp = format!("exec 3<>/dev/udp/{address}/53; echo hostname >&3; timeout 1 head -c 4 <&3");
-    eventually("an answer by UDP", SOON, || {
+    eventually("an answer by UDP", SHORT_TIMEOUT, || {
         Ok(harness.client(&by_udp).ok().filter(|answer| answer == "echo"))
     })?;
     for name in ["shared-tcp", "shared-udp"] {
-        harness.event("Service", name, &format!("announcing from node \"{owner}\""))?;
+        harness.wait_for_event("Service", name, &format!("announcing from node \"{owner}\""))?;
     }
     // One of them goes: the address stays with the other.
     harness.admin("kubectl delete service shared-tcp")?;
-    eventually("an answer by UDP", SOON, || {
+    eventually("an answer by UDP", SHORT_TIMEOUT, || {
         Ok(harness.client(&by_udp).ok().filter(|answer| answer == "echo"))
     })?;
-    assert_eq!(harness.owner(&address, SOON)?, owner);
+    assert_eq!(harness.wait_for_owner(&address, SHORT_TIMEOUT)?, owner);
     harness.admin("kubectl delete service shared-udp && kubectl delete pod echo")?;
     silent(harness, &address)?;
     Ok(())
@@ -312,8 +322,8 @@ fn an_ipv6_address_is_answered_for_and_handed_over(harness: &Harness) -> anyhow:
     let address = service(harness, "six", "six", families)?;
     assert_eq!(address, "fc00:50::600");
     serves(harness, &format!("[{address}]"))?;
-    let owner = harness.neighbour(&address)?;
-    harness.event(
+    let owner = harness.neighbor(&address)?;
+    harness.wait_for_event(
         "Service",
         "six",
         &format!("announcing from node \"{owner}\" with protocol \"layer2\""),
@@ -322,12 +332,12 @@ fn an_ipv6_address_is_answered_for_and_handed_over(harness: &Harness) -> anyhow:
     // The owner goes: the client learns of the next one from its advertisement to all, without being told.
     let exclude = "node.kubernetes.io/exclude-from-external-load-balancers";
     harness.admin(&format!("kubectl label node {owner} {exclude}="))?;
-    let next = eventually("another owner in the client's table", SOON, || {
-        let next = harness.neighbour(&address)?;
+    let next = eventually("another owner in the client's table", SHORT_TIMEOUT, || {
+        let next = harness.neighbor(&address)?;
         Ok((next != owner).then_some(next))
     })?;
     serves(harness, &format!("[{address}]"))?;
-    harness.event("Service", "six", &format!("announcing from node \"{next}\""))?;
+    harness.wait_for_event("Service", "six", &format!("announcing from node \"{next}\""))?;
     harness.admin(&format!("kubectl label node {owner} {exclude}-"))?;
     harness.admin("kubectl delete service six")?;
     Ok(())
@@ -349,7 +359,7 @@ pub(crate) fn metric(harness: &Harness, node: &str, name: &str) -> anyhow::Resul
 
 fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "target", "lan", "")?;
-    let owner = harness.owner(&address, SOON)?;
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     serves(harness, &address)?;
     let count = |name: &str| metric(harness, &owner, name);
     let restarts = || {
@@ -389,7 +399,7 @@ fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result
         .chain(std::iter::repeat_n(other, 500))
         .collect();
     send_from_client(harness, frames)?;
-    eventually("the malformed frames to be counted", SOON, || {
+    eventually("the malformed frames to be counted", SHORT_TIMEOUT, || {
         Ok((count("lb_speaker_malformed_frames_total")? >= malformed + sent).then_some(()))
     })?;
     assert!(
@@ -402,7 +412,7 @@ fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result
     );
 
     // It goes on answering.
-    assert_eq!(harness.owner(&address, SOON)?, owner);
+    assert_eq!(harness.wait_for_owner(&address, SHORT_TIMEOUT)?, owner);
     serves(harness, &address)?;
     assert_eq!(restarts()?, before, "nothing was restarted");
     Ok(())
@@ -424,7 +434,7 @@ fn request(target: &str) -> anyhow::Result<Vec<u8>> {
 
 /// Sends frames as they are from the client's first interface.
 fn send_from_client(harness: &Harness, frames: Vec<Vec<u8>>) -> anyhow::Result<()> {
-    let namespace = format!("/run/netns/{}-client", harness.the_lab().name());
+    let namespace = format!("/run/netns/{}-client", harness.lab().name());
     // A thread of its own enters the namespace and ends in it.
     let sender = std::thread::spawn(move || -> anyhow::Result<()> {
         setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;

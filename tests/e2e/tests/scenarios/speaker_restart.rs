@@ -4,13 +4,13 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 use crate::speaker::{metric, pool, service};
 
 #[test]
 fn an_address_stays_through_restarts_and_forgers_change_nothing() -> anyhow::Result<()> {
-    let harness = Harness::lab("announcing", 3)?;
+    let harness = Harness::start_lab("announcing", 3)?;
     harness.install()?;
     harness.apply_backend("web", 3)?;
     harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
@@ -26,8 +26,8 @@ fn an_address_stays_through_restarts_and_forgers_change_nothing() -> anyhow::Res
         "six",
         "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n",
     )?;
-    harness.answers(&four, "web")?;
-    eventually("an answer by IPv6", SOON, || {
+    harness.wait_for_answer(&four, "web")?;
+    eventually("an answer by IPv6", SHORT_TIMEOUT, || {
         let ask = format!("curl -s -o /dev/null -m 2 http://[{six}]/clientip");
         Ok(harness.client(&ask).ok())
     })?;
@@ -48,12 +48,12 @@ fn forged_heartbeats_are_refused_and_counted(harness: &Harness) -> anyhow::Resul
     };
     let before = refused()?;
     harness.client("for i in $(seq 20); do echo forged > /dev/udp/192.168.50.11/7947; done")?;
-    eventually("the forged datagrams to be counted", SOON, || {
+    eventually("the forged datagrams to be counted", SHORT_TIMEOUT, || {
         Ok((refused()? >= before + 20).then_some(()))
     })?;
     let received = || metric(harness, "n1", "lb_speaker_heartbeats_received_total");
     let before = received()?;
-    eventually("heartbeats of the others", SOON, || {
+    eventually("heartbeats of the others", SHORT_TIMEOUT, || {
         Ok((received()? > before).then_some(()))
     })
 }
@@ -64,9 +64,9 @@ fn a_restart_is_not_noticed(harness: &Harness, address: &str, host: &str) -> any
         if address.contains(':') {
             // A client learns the owner of what it has a packet for.
             harness.client(&format!("curl -s -o /dev/null -m 2 http://{host}/clientip"))?;
-            harness.neighbour(address)
+            harness.neighbor(address)
         } else {
-            harness.owner(address, SOON)
+            harness.wait_for_owner(address, SHORT_TIMEOUT)
         }
     };
     let before = owner(harness)?;

@@ -1,5 +1,5 @@
-//! Writes container images: `image build` for the programs of this project, `image pack` for a tree of files;
-//! `image digest` tells what a registry will call one.
+//! Writes container images: `image build` for a program of this project, `image releases` for the releases in upgrade tests,
+//! `image pack` for a tree of files. `image digest` prints the digest of one.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The image of one of the project's programs
+    /// Write the image of a program of this project
     Build {
         /// operator, controller or speaker
         #[arg(long)]
@@ -31,23 +31,23 @@ enum Command {
         /// Version, which becomes the tag
         #[arg(long)]
         version: String,
-        /// Commit that it was built from
+        /// Commit it was built from
         #[arg(long)]
         revision: String,
         /// The archive to write
         #[arg(long)]
         out: PathBuf,
     },
-    /// The images of the releases that the tests of upgrades go between, in one archive
+    /// Write the images of the releases for upgrade tests, in one archive
     Releases {
-        /// The static binary that is all of them
+        /// The static binary that plays all of them
         #[arg(long)]
         binary: PathBuf,
         /// The archive to write
         #[arg(long)]
         out: PathBuf,
     },
-    /// An image of all files below a directory
+    /// Write an image of all files below a directory
     Pack {
         /// Name with a tag
         #[arg(long)]
@@ -55,10 +55,10 @@ enum Command {
         /// The directory that becomes the root of the image
         #[arg(long)]
         root: PathBuf,
-        /// The program to run and its arguments; give it once for each word
+        /// The program and its arguments; repeat for each word
         #[arg(long, allow_hyphen_values = true)]
         entrypoint: Vec<String>,
-        /// Arguments that a pod replaces by its own; give it once for each word
+        /// More arguments, which a pod may replace; repeat for each word
         #[arg(long, allow_hyphen_values = true)]
         command: Vec<String>,
         /// The archive to write
@@ -72,7 +72,7 @@ enum Command {
     },
 }
 
-/// The user that the programs run as, unless their pods say otherwise, as the speaker's does for NET_RAW.
+/// User and group of the programs, unless a pod sets others, as the speaker's pod does for NET_RAW.
 const USER: &str = "65532:65532";
 
 fn main() -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! Speakers that are broken, each in a way of its own that no check of a build would find. All of them answer to
-//! `--version`, so their image can be pulled and tried; what is wrong shows when they run.
+//! Faulty speakers, with faults that only show when they run: `--version` works, so their image passes the checks before an
+//! upgrade.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use lb_net::{Link, Snapshot};
 use lb_runtime::CommonArgs;
 use lb_speaker::args::Config;
 
-/// Number of the loopback interface, in every network of Linux.
-const LOOPBACK: u32 = 1;
+/// Index of the loopback interface in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
 
-/// What is wrong with a speaker.
+/// The fault of a speaker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Fault {
-    /// `crashes`: it ends at once, with an error.
+    /// `crashes`: exits at once with an error.
     Crashes,
-    /// `silent`: it takes another interface for the LAN. It becomes ready, tells the other speakers that it has its
-    /// addresses and the API that it announces them, and no machine on the LAN ever hears of it.
+    /// `silent`: takes the loopback interface for the LAN. It becomes ready and reports its addresses as announced, to other
+    /// speakers and to the API, but no machine on the LAN gets an answer.
     Silent,
-    /// `dies:20`: it does all that it should, and after so many seconds ends without a word.
+    /// `dies:20`: works, and exits after this number of seconds.
     Dies(Duration),
 }
 
@@ -36,12 +36,12 @@ impl FromStr for Fault {
                 let seconds = seconds.parse().with_context(|| format!("read {text:?}"))?;
                 Ok(Self::Dies(Duration::from_secs(seconds)))
             }
-            _ => bail!("{text:?} is none of crashes, silent and dies:SECONDS"),
+            _ => bail!("unknown fault {text:?}: use crashes, silent or dies:SECONDS"),
         }
     }
 }
 
-/// Runs a speaker that is broken.
+/// Runs a faulty speaker.
 pub(crate) fn speaker(fault: Fault, args: &CommonArgs, version: &str, config: Config) -> anyhow::Result<()> {
     match fault {
         Fault::Crashes => bail!("this release is broken: it cannot start"),
@@ -58,16 +58,15 @@ pub(crate) fn speaker(fault: Fault, args: &CommonArgs, version: &str, config: Co
     }
 }
 
-/// Only the first real interface is left, under the number of the loopback: packet sockets for it hear and say nothing on
-/// the LAN.
+/// Keeps only the first real interface, with the index of the loopback: packet sockets for it do not reach the LAN.
 fn mislead(snapshot: &Snapshot) -> Snapshot {
     let is_real = |link: &&Link| !link.loopback && !link.enslaved && !link.addresses.is_empty();
     let first = snapshot.values().find(is_real).cloned();
     let other = first.map(|link| Link {
-        index: LOOPBACK,
+        index: LOOPBACK_INDEX,
         ..link
     });
-    other.into_iter().map(|link| (LOOPBACK, link)).collect()
+    other.into_iter().map(|link| (LOOPBACK_INDEX, link)).collect()
 }
 
 #[cfg(test)]
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_read_from_its_name() {
+    fn parses_faults_by_name() {
         assert_eq!("crashes".parse::<Fault>().unwrap(), Fault::Crashes);
         assert_eq!("silent".parse::<Fault>().unwrap(), Fault::Silent);
         let dies = "dies:20".parse::<Fault>().unwrap();

@@ -1,13 +1,11 @@
-//! The three programs once more, as releases of another version: the same libraries, linked anew. The tests of upgrades
-//! run it in the lab. What it is, it is told by its image:
+//! The three programs as releases of other versions, built from the same libraries, for upgrade tests in the lab. One program plays
+//! all of them, because linking is most of the build time. Its image decides which:
 //!
-//! | from | what |
+//! | source | meaning |
 //! | --- | --- |
-//! | the name it is started by | `lb-operator`, `lb-controller` or `lb-speaker` |
-//! | `LB_TEST_VERSION` | the version that it is |
-//! | `LB_TEST_FAULT` | what is wrong with its speaker: see [`fault`] |
-//!
-//! So one link, which is most of what a build of it costs, gives all releases.
+//! | file name | `lb-operator`, `lb-controller` or `lb-speaker` |
+//! | `LB_TEST_VERSION` | the version |
+//! | `LB_TEST_FAULT` | the fault of its speaker: see [`fault`] |
 
 mod fault;
 
@@ -18,25 +16,24 @@ use clap::{CommandFactory, FromArgMatches};
 
 use fault::Fault;
 
-/// Variable with the version.
-const VERSION: &str = "LB_TEST_VERSION";
-/// Variable with the fault.
-const FAULT: &str = "LB_TEST_FAULT";
+const VERSION_VARIABLE: &str = "LB_TEST_VERSION";
+const FAULT_VARIABLE: &str = "LB_TEST_FAULT";
 
 fn main() -> anyhow::Result<()> {
-    let version = std::env::var(VERSION).with_context(|| format!("{VERSION} is not set"))?;
-    // It lives as long as the program, as a version that is compiled in does.
+    let version = std::env::var(VERSION_VARIABLE)
+        .with_context(|| format!("{VERSION_VARIABLE} is not set: run it in an image of the upgrade tests"))?;
+    // Lives as long as the program, like a version that is compiled in.
     let version: &'static str = version.leak();
     let name = std::env::args_os().next().unwrap_or_default();
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("lb-operator") => operator(version),
         Some("lb-controller") => controller(version),
         Some("lb-speaker") => speaker(version),
-        other => bail!("started as {other:?}: its name is lb-operator, lb-controller or lb-speaker"),
+        other => bail!("started as {other:?}: name it lb-operator, lb-controller or lb-speaker"),
     }
 }
 
-/// The arguments of a program that is of this version, as `--version` tells.
+/// The arguments of a program with this version in `--version`.
 fn arguments<A: CommandFactory + FromArgMatches>(version: &'static str) -> anyhow::Result<A> {
     let matches = A::command().version(version).get_matches();
     A::from_arg_matches(&matches).context("read the arguments")
@@ -61,7 +58,7 @@ fn speaker(version: &'static str) -> anyhow::Result<()> {
     let args: lb_speaker::args::Args = arguments(version)?;
     let mut config = args.config()?;
     version.clone_into(&mut config.version);
-    let fault = match std::env::var(FAULT) {
+    let fault = match std::env::var(FAULT_VARIABLE) {
         Ok(text) => Some(text.parse::<Fault>()?),
         Err(_) => None,
     };

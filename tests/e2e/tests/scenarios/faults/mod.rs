@@ -9,7 +9,7 @@ mod power;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use lb_e2e::harness::{EVENTUALLY, Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use sha2::{Digest as _, Sha256};
 
 /// The nodes that may have the addresses.
@@ -24,7 +24,7 @@ struct Dual {
 
 #[test]
 fn addresses_outlive_failures_of_power_api_server_heartbeats_and_lan() -> anyhow::Result<()> {
-    let harness = Harness::lab("faults", 4)?;
+    let harness = Harness::start_lab("faults", 4)?;
     harness.admin("kubectl label node n4 node.kubernetes.io/exclude-from-external-load-balancers=")?;
     harness.install()?;
     harness.apply(
@@ -73,22 +73,22 @@ fn dual(harness: &Harness, name: &'static str, order: [&str; 3]) -> anyhow::Resu
         "  ipFamilyPolicy: RequireDualStack\n",
     )?;
     let service = Dual { name, four, six };
-    let nodes = harness.address(name)?;
+    let nodes = harness.wait_for_address(name)?;
     assert_eq!(nodes, format!("{four} {six}"));
     Ok(service)
 }
 
 /// The client gets an answer by HTTP from both addresses.
 fn serves(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
-    harness.answers(&service.four.to_string(), "web")?;
-    harness.answers(&format!("[{}]", service.six), "web")
+    harness.wait_for_answer(&service.four.to_string(), "web")?;
+    harness.wait_for_answer(&format!("[{}]", service.six), "web")
 }
 
 /// The nodes that the client has in its table of neighbours for the two addresses.
 fn neighbours(harness: &Harness, service: &Dual) -> anyhow::Result<[String; 2]> {
     Ok([
-        harness.neighbour(&service.four.to_string())?,
-        harness.neighbour(&service.six.to_string())?,
+        harness.neighbor(&service.four.to_string())?,
+        harness.neighbor(&service.six.to_string())?,
     ])
 }
 
@@ -98,7 +98,7 @@ fn owned(harness: &Harness, service: &Dual, by: &str) -> anyhow::Result<()> {
     serves(harness, service)?;
     eventually(
         &format!("{by} to have the addresses of {}", service.name),
-        SOON,
+        SHORT_TIMEOUT,
         || Ok((neighbours(harness, service)? == [by, by]).then_some(())),
     )?;
     serves(harness, service)
@@ -111,7 +111,7 @@ pub(crate) fn set(harness: &Harness, fields: &str) -> anyhow::Result<()> {
     harness.admin(&format!(
         "kubectl patch lbs default --type merge -p \"$(cat <<'EOF'\nspec: {{upgrade: {{canarySoakSeconds: 0}}, speaker: {{{fields}}}}}\nEOF\n)\""
     ))?;
-    eventually("the operator to have seen it", SOON, || {
+    eventually("the operator to have seen it", SHORT_TIMEOUT, || {
         let seen = harness.admin("kubectl get lbs default -o jsonpath='{.status.observedGeneration}'")?;
         Ok((seen.parse::<u64>()? > before.parse::<u64>()?).then_some(()))
     })?;
@@ -121,9 +121,9 @@ pub(crate) fn set(harness: &Harness, fields: &str) -> anyhow::Result<()> {
 
 /// Gives a node its power back, and waits until its speaker hears the others.
 fn start(harness: &Harness, node: usize) -> anyhow::Result<()> {
-    harness.the_lab().start(node)?;
+    harness.lab().start(node)?;
     let name = format!("n{node}");
-    eventually(&format!("the speaker of {name}"), EVENTUALLY, || {
+    eventually(&format!("the speaker of {name}"), LONG_TIMEOUT, || {
         let heard = crate::speaker::metric(harness, &name, "lb_speaker_heartbeats_received_total")?;
         Ok((heard > 0).then_some(()))
     })

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lb_e2e::client::arp::{self, Answers};
 use lb_e2e::client::{Probe, ndp};
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use lb_l2::MacAddr;
 
 use super::{Dual, neighbours, owned, serves};
@@ -26,8 +26,8 @@ struct Ears {
 impl Ears {
     fn open(harness: &Harness, side: &'static str, service: &Dual) -> anyhow::Result<Self> {
         Ok(Self {
-            four: arp::probe_on(harness.the_lab(), side, service.four, PERIOD)?,
-            six: ndp::probe_on(harness.the_lab(), side, service.six, PERIOD)?,
+            four: arp::probe_on(harness.lab(), side, service.four, PERIOD)?,
+            six: ndp::probe_on(harness.lab(), side, service.six, PERIOD)?,
         })
     }
 
@@ -39,9 +39,9 @@ impl Ears {
     /// Waits until both are answered by somebody else than this one.
     fn hear_another(&self, than: MacAddr) -> anyhow::Result<()> {
         for (family, probe) in self.each() {
-            eventually(&format!("another owner, {family}"), SOON, || {
+            eventually(&format!("another owner, {family}"), SHORT_TIMEOUT, || {
                 let another = |answers: &Answers| answers.from.iter().any(|from| from.mac != than);
-                Ok(probe.look(another).then_some(()))
+                Ok(probe.inspect(another).then_some(()))
             })?;
         }
         Ok(())
@@ -49,9 +49,9 @@ impl Ears {
 
     fn hear(&self, whom: MacAddr) -> anyhow::Result<()> {
         for (family, probe) in self.each() {
-            eventually(&format!("an answer of {whom}, {family}"), SOON, || {
+            eventually(&format!("an answer of {whom}, {family}"), SHORT_TIMEOUT, || {
                 let there = |answers: &Answers| answers.from.iter().any(|from| from.mac == whom);
-                Ok(probe.look(there).then_some(()))
+                Ok(probe.inspect(there).then_some(()))
             })?;
         }
         Ok(())
@@ -59,7 +59,7 @@ impl Ears {
 }
 
 fn mac(harness: &Harness, node: &str) -> anyhow::Result<MacAddr> {
-    Ok(MacAddr(harness.the_lab().mac_address(node)?))
+    Ok(MacAddr(harness.lab().mac_address(node)?))
 }
 
 /// The owner and its two successors do not hear each other by UDP any more, and the address stays where it is.
@@ -75,22 +75,22 @@ pub(super) fn lost_heartbeats_move_nothing(harness: &Harness, service: &Dual) ->
     ears.hear(n1)?;
     let received = || crate::speaker::metric(harness, "n1", "lb_speaker_heartbeats_received_total");
     for node in super::CANDIDATES {
-        harness.on_machine(node, &rule("I"))?;
+        harness.run_on(node, &rule("I"))?;
     }
     let before = received()?;
     // Twenty times as long as a silent node is waited for.
     std::thread::sleep(2 * WHILE);
     let after = received()?;
     for node in super::CANDIDATES {
-        harness.on_machine(node, &rule("D"))?;
+        harness.run_on(node, &rule("D"))?;
     }
     assert_eq!(before, after, "heartbeats are lost indeed");
-    eventually("heartbeats again", SOON, || {
+    eventually("heartbeats again", SHORT_TIMEOUT, || {
         Ok((received()? > after).then_some(()))
     })?;
     std::thread::sleep(WHILE);
     for (family, probe) in ears.each() {
-        let from: Vec<_> = probe.look(|answers| answers.from.iter().map(|from| from.mac).collect());
+        let from: Vec<_> = probe.inspect(|answers| answers.from.iter().map(|from| from.mac).collect());
         assert_eq!(from, [n1], "{family}: nobody else has answered");
     }
     assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
@@ -102,7 +102,7 @@ pub(super) fn each_side_serves_and_one_owner_is_left(
     harness: &Harness,
     service: &Dual,
 ) -> anyhow::Result<()> {
-    let lab = harness.the_lab();
+    let lab = harness.lab();
     let n1 = mac(harness, "n1")?;
     let (near, far) = (
         Ears::open(harness, NEAR, service)?,
@@ -118,10 +118,10 @@ pub(super) fn each_side_serves_and_one_owner_is_left(
     let apart = Instant::now();
     std::thread::sleep(WHILE);
     for ((family, near), (_, far)) in near.each().into_iter().zip(far.each()) {
-        let [near_now, far_now] = [near, far].map(|probe| probe.look(|answers| answers.since(apart)));
+        let [near_now, far_now] = [near, far].map(|probe| probe.inspect(|answers| answers.since(apart)));
         assert_eq!(near_now.len(), 1, "{family}: one owner on the one side");
         assert_eq!(far_now, [n1], "{family}: and the old one on the other");
-        let first = near.look(|answers| answers.from.iter().map(|from| from.first).max());
+        let first = near.inspect(|answers| answers.from.iter().map(|from| from.first).max());
         let took = first.unwrap_or(cut).saturating_duration_since(cut);
         println!("Availability, {family}: the larger side has an owner {took:?} after the LAN fell apart");
     }
@@ -131,7 +131,7 @@ pub(super) fn each_side_serves_and_one_owner_is_left(
     lab.heal_partition()?;
     std::thread::sleep(2 * WHILE);
     for (family, probe) in near.each() {
-        let (now, others) = probe.look(|answers| {
+        let (now, others) = probe.inspect(|answers| {
             let others = answers.from.iter().filter(|from| from.mac != n1);
             let last = others.map(|from| from.last).max();
             (answers.since(healed + WHILE), last)
@@ -150,7 +150,7 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     harness: &Harness,
     service: &Dual,
 ) -> anyhow::Result<()> {
-    let lab = harness.the_lab();
+    let lab = harness.lab();
     let n1 = mac(harness, "n1")?;
     let (near, far) = (
         Ears::open(harness, NEAR, service)?,
@@ -164,9 +164,9 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     let apart = Instant::now();
     std::thread::sleep(WHILE);
     for ((family, near), (_, far)) in near.each().into_iter().zip(far.each()) {
-        let last = far.look(|answers| answers.from.iter().map(|from| from.last).max());
+        let last = far.inspect(|answers| answers.from.iter().map(|from| from.last).max());
         let last = last.expect("the minority answered until it withdrew");
-        let first = near.look(|answers| {
+        let first = near.inspect(|answers| {
             let others = answers.from.iter().filter(|from| from.mac != n1);
             others.map(|from| from.first).min()
         });
@@ -178,11 +178,11 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
         );
         assert!(last < first, "{family}: at no time do both sides answer");
         assert_eq!(
-            far.look(|answers| answers.since(apart)),
+            far.inspect(|answers| answers.since(apart)),
             [],
             "{family}: the minority is silent"
         );
-        assert_eq!(near.look(|answers| answers.since(apart)).len(), 1, "{family}");
+        assert_eq!(near.inspect(|answers| answers.since(apart)).len(), 1, "{family}");
         assert!(
             first - cut < Duration::from_secs(1),
             "{family}: {:?}",
@@ -193,11 +193,15 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     drop(far);
     lab.heal_partition()?;
     for (family, probe) in near.each() {
-        eventually(&format!("n1 to have it alone again, {family}"), SOON, || {
-            let now = Instant::now();
-            let of_late = now.checked_sub(WHILE).unwrap_or(now);
-            Ok((probe.look(|answers| answers.since(of_late)) == [n1]).then_some(()))
-        })?;
+        eventually(
+            &format!("n1 to have it alone again, {family}"),
+            SHORT_TIMEOUT,
+            || {
+                let now = Instant::now();
+                let of_late = now.checked_sub(WHILE).unwrap_or(now);
+                Ok((probe.inspect(|answers| answers.since(of_late)) == [n1]).then_some(()))
+            },
+        )?;
     }
     owned(harness, service, "n1")
 }

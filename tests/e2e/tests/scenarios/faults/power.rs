@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lb_e2e::client::{Probe, http};
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 use super::{Dual, neighbours, owned, serves, start};
 
@@ -16,28 +16,28 @@ const MOST: Duration = Duration::from_secs(1);
 
 /// Takes the power of nodes at the same moment, and measures for how long the client gets no answer from each address.
 fn strike(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual]) -> anyhow::Result<()> {
-    let lab = harness.the_lab();
+    let lab = harness.lab();
     let mut probes: Vec<(String, Probe<http::Requests>)> = Vec::new();
     for service in services {
         probes.push((
             service.four.to_string(),
-            http::probe(lab, service.four, PERIOD, http::PATIENCE)?,
+            http::probe(lab, service.four, PERIOD, http::REQUEST_TIMEOUT)?,
         ));
         probes.push((
             service.six.to_string(),
-            http::probe(lab, service.six, PERIOD, http::PATIENCE)?,
+            http::probe(lab, service.six, PERIOD, http::REQUEST_TIMEOUT)?,
         ));
     }
     let steady = |within: Duration, since: Instant| {
         eventually("the client to get answers", within, || {
             let now = Instant::now();
             let steady = |(_, probe): &(_, Probe<http::Requests>)| {
-                probe.look(|seen| seen.answered.steady(now, STEADY, GAP))
+                probe.inspect(|seen| seen.answered.steady(now, STEADY, GAP))
             };
             Ok((now > since + STEADY && probes.iter().all(steady)).then_some(now))
         })
     };
-    steady(SOON, Instant::now())?;
+    steady(SHORT_TIMEOUT, Instant::now())?;
     let struck = Instant::now();
     std::thread::scope(|scope| {
         let strikes: Vec<_> = nodes
@@ -48,7 +48,7 @@ fn strike(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual]) ->
             .into_iter()
             .try_for_each(|strike| strike.join().expect("it does not panic"))
     })?;
-    let end = steady(SOON, Instant::now())?;
+    let end = steady(SHORT_TIMEOUT, Instant::now())?;
     for (address, probe) in probes {
         let seen = probe.end()?;
         let outage = seen.answered.longest_gap(struck, end).saturating_sub(PERIOD);
@@ -85,7 +85,7 @@ pub(super) fn an_address_moves_and_stays(harness: &Harness, service: &Dual) -> a
 
 /// The API server is gone before the owner is, and knows what has become when it is back.
 pub(super) fn it_moves_without_the_api_server(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
-    let lab = harness.the_lab();
+    let lab = harness.lab();
     owned(harness, service, "n2")?;
     lab.stop_api_server()?;
     assert!(harness.admin("kubectl get nodes --request-timeout=2s").is_err());
@@ -96,10 +96,10 @@ pub(super) fn it_moves_without_the_api_server(harness: &Harness, service: &Dual)
         "kubectl get servicel2statuses -n metallb-system -l metallb.io/service-name={} -o jsonpath='{{.items[*].status.node}}'",
         service.name
     );
-    eventually("the status to name the node that has it", SOON, || {
+    eventually("the status to name the node that has it", SHORT_TIMEOUT, || {
         Ok((harness.admin(&statuses)? == "n1").then_some(()))
     })?;
-    harness.event("Service", service.name, "announcing from node \"n1\"")?;
+    harness.wait_for_event("Service", service.name, "announcing from node \"n1\"")?;
     assert_eq!(
         neighbours(harness, service)?,
         ["n1", "n1"],

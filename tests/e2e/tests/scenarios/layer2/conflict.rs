@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 use crate::capture::Capture;
 use crate::speaker::{announced, metric};
@@ -12,23 +12,23 @@ use crate::speaker::{announced, metric};
 const STRANGER: &str = "cp";
 
 fn hardware(harness: &Harness) -> anyhow::Result<String> {
-    Ok(lb_l2::MacAddr(harness.the_lab().mac_address(STRANGER)?).to_string())
+    Ok(lb_l2::MacAddr(harness.lab().mac_address(STRANGER)?).to_string())
 }
 
 fn service(harness: &Harness, name: &str, family: &str) -> anyhow::Result<String> {
     let families = format!("  ipFamilyPolicy: SingleStack\n  ipFamilies: [{family}]\n");
     harness.apply_service(name, "web", "", &families)?;
-    harness.address(name)
+    harness.wait_for_address(name)
 }
 
 /// The stranger takes the address, and says so as a host does that gets one.
 fn move_in(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    harness.on_machine(STRANGER, &format!("ip address add {address}/32 dev eth0"))?;
+    harness.run_on(STRANGER, &format!("ip address add {address}/32 dev eth0"))?;
     say(harness, address)
 }
 
 fn say(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    harness.on_machine(
+    harness.run_on(
         STRANGER,
         &format!("arping -q -U -c 1 -I eth0 -s {address} {address}"),
     )?;
@@ -36,7 +36,7 @@ fn say(harness: &Harness, address: &str) -> anyhow::Result<()> {
 }
 
 fn move_out(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    harness.on_machine(STRANGER, &format!("ip address del {address}/32 dev eth0"))?;
+    harness.run_on(STRANGER, &format!("ip address del {address}/32 dev eth0"))?;
     harness.client(&format!("ip neigh flush to {address} dev eth0"))?;
     Ok(())
 }
@@ -44,19 +44,19 @@ fn move_out(harness: &Harness, address: &str) -> anyhow::Result<()> {
 /// In IPv6, without a word: only somebody who asks can know.
 pub(super) fn a_stranger_that_says_nothing_moves_in(harness: &Harness) -> anyhow::Result<String> {
     let address = service(harness, "silent", "IPv6")?;
-    harness.answers(&format!("[{address}]"), "web")?;
-    harness.on_machine(STRANGER, &format!("ip address add {address}/128 dev eth0 nodad"))?;
+    harness.wait_for_answer(&format!("[{address}]"), "web")?;
+    harness.run_on(STRANGER, &format!("ip address add {address}/128 dev eth0 nodad"))?;
     Ok(address)
 }
 
 /// The next owner, which looks after the owner every half minute, has met it.
 pub(super) fn the_silent_stranger_is_told_too(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    let told = eventually("the silent stranger to be told", 2 * SOON, || {
+    let told = eventually("the silent stranger to be told", 2 * SHORT_TIMEOUT, || {
         let events = harness.events("Service", "silent")?;
         Ok(events.contains("addressConflict").then_some(events))
     })?;
     assert!(told.contains(&hardware(harness)?), "{told}");
-    harness.on_machine(STRANGER, &format!("ip address del {address}/128 dev eth0"))?;
+    harness.run_on(STRANGER, &format!("ip address del {address}/128 dev eth0"))?;
     harness.admin("kubectl delete service silent")?;
     Ok(())
 }
@@ -64,13 +64,13 @@ pub(super) fn the_silent_stranger_is_told_too(harness: &Harness, address: &str) 
 /// A host that asks before it takes an IPv6 address gets told that it is taken, and leaves it.
 pub(super) fn a_probe_for_duplicates_is_answered(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "probed", "IPv6")?;
-    harness.answers(&format!("[{address}]"), "web")?;
-    harness.on_machine(STRANGER, &format!("ip address add {address}/128 dev eth0"))?;
-    eventually("the stranger to find it taken", SOON, || {
-        let shown = harness.on_machine(STRANGER, &format!("ip address show dev eth0 to {address}"))?;
+    harness.wait_for_answer(&format!("[{address}]"), "web")?;
+    harness.run_on(STRANGER, &format!("ip address add {address}/128 dev eth0"))?;
+    eventually("the stranger to find it taken", SHORT_TIMEOUT, || {
+        let shown = harness.run_on(STRANGER, &format!("ip address show dev eth0 to {address}"))?;
         Ok(shown.contains("dadfailed").then_some(()))
     })?;
-    harness.on_machine(STRANGER, &format!("ip address del {address}/128 dev eth0"))?;
+    harness.run_on(STRANGER, &format!("ip address del {address}/128 dev eth0"))?;
     harness.admin("kubectl delete service probed")?;
     Ok(())
 }
@@ -78,12 +78,12 @@ pub(super) fn a_probe_for_duplicates_is_answered(harness: &Harness) -> anyhow::R
 /// `Warn`, the default: both go on.
 pub(super) fn a_stranger_is_told(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "four", "IPv4")?;
-    let owner = harness.owner(&address, SOON)?;
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     let stranger = hardware(harness)?;
     let conflict = || metric(harness, &owner, "lb_speaker_address_conflict");
     assert_eq!(conflict()?, 0);
     move_in(harness, &address)?;
-    let told = harness.event("Service", "four", "addressConflict")?;
+    let told = harness.wait_for_event("Service", "four", "addressConflict")?;
     assert!(
         told.contains(&format!(
             "host {stranger} outside the cluster also answers for {address}"
@@ -99,29 +99,29 @@ pub(super) fn a_stranger_is_told(harness: &Harness) -> anyhow::Result<()> {
         "both answer"
     );
     move_out(harness, &address)?;
-    assert_eq!(harness.owner(&address, SOON)?, owner);
-    harness.answers(&address, "web")
+    assert_eq!(harness.wait_for_owner(&address, SHORT_TIMEOUT)?, owner);
+    harness.wait_for_answer(&address, "web")
 }
 
 /// `Defend`: each time that the stranger speaks up, but at most once in ten seconds, the owner has the last word.
 pub(super) fn the_address_is_defended(harness: &Harness) -> anyhow::Result<()> {
-    let address = harness.address("four")?;
-    let owner = harness.owner(&address, SOON)?;
-    harness.answers(&address, "web")?;
+    let address = harness.wait_for_address("four")?;
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
+    harness.wait_for_answer(&address, "web")?;
     let number: u8 = owner.trim_start_matches('n').parse()?;
     let mac = format!("02:1b:00:00:00:{:02x}", 10 + number);
     let capture = Capture::on(harness, "eth0")?;
     move_in(harness, &address)?;
     let stranger = hardware(harness)?;
-    let first = eventually("the stranger to be heard", SOON, || {
+    let first = eventually("the stranger to be heard", SHORT_TIMEOUT, || {
         let heard = capture.of(&address, 0.0);
         Ok(heard.into_iter().find(|heard| heard.mac == stranger))
     })?;
     let since = first.at;
     let delay = capture.delay(&address, &mac, since)?;
     println!("Defend: announced {delay:?} after the stranger");
-    eventually("the client to know the owner again", SOON, || {
-        Ok((harness.neighbour(&address)? == owner).then_some(()))
+    eventually("the client to know the owner again", SHORT_TIMEOUT, || {
+        Ok((harness.neighbor(&address)? == owner).then_some(()))
     })?;
     // It goes on for more than ten seconds.
     for _ in 0..12 {
@@ -152,26 +152,26 @@ pub(super) fn the_address_is_defended(harness: &Harness) -> anyhow::Result<()> {
         );
     }
     move_out(harness, &address)?;
-    harness.answers(&address, "web")
+    harness.wait_for_answer(&address, "web")
 }
 
 /// `Yield`: the address is the stranger's for as long as it is there.
 pub(super) fn the_address_is_left_to_the_stranger(harness: &Harness) -> anyhow::Result<()> {
-    let address = harness.address("four")?;
+    let address = harness.wait_for_address("four")?;
     let stranger = hardware(harness)?;
-    harness.owner(&address, SOON)?;
+    harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     move_in(harness, &address)?;
-    eventually("the address to be the stranger's alone", SOON, || {
+    eventually("the address to be the stranger's alone", SHORT_TIMEOUT, || {
         Ok((harness.owners(&address)? == BTreeSet::from([stranger.clone()])).then_some(()))
     })?;
-    harness.event("Service", "four", "addressConflict")?;
+    harness.wait_for_event("Service", "four", "addressConflict")?;
     move_out(harness, &address)?;
     let gone = Instant::now();
-    let owner = harness.owner(&address, SOON)?;
+    let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     assert!(owner.starts_with('n'), "a node: {owner}");
     println!(
         "Yield: taken again by {owner} {:?} after the stranger went",
         gone.elapsed()
     );
-    harness.answers(&address, "web")
+    harness.wait_for_answer(&address, "web")
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 use crate::capture::Capture;
 
@@ -18,7 +18,7 @@ const NEW_MAC: &str = "02:1b:00:02:00:0b";
 pub(super) fn announcements_follow_links(harness: &Harness) -> anyhow::Result<()> {
     // A network manager puts addresses back that the kernel takes from a link that goes down.
     for node in ["n1", "n2"] {
-        harness.on_machine(node, "echo 1 >/proc/sys/net/ipv6/conf/eth1/keep_addr_on_down")?;
+        harness.run_on(node, "echo 1 >/proc/sys/net/ipv6/conf/eth1/keep_addr_on_down")?;
     }
     harness.apply(&format!(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: named, namespace: metallb-system}}\n\
@@ -45,16 +45,16 @@ pub(super) fn announcements_follow_links(harness: &Harness) -> anyhow::Result<()
 fn dual(harness: &Harness, name: &str) -> anyhow::Result<[String; 2]> {
     let pool = format!("metallb.io/address-pool: {name}");
     harness.apply_service(name, "web", &pool, "  ipFamilyPolicy: RequireDualStack\n")?;
-    let addresses = harness.address(name)?;
+    let addresses = harness.wait_for_address(name)?;
     let (four, six) = addresses.split_once(' ').expect("two addresses");
-    harness.answers(four, "web")?;
-    harness.answers(&format!("[{six}]"), "web")?;
+    harness.wait_for_answer(four, "web")?;
+    harness.wait_for_answer(&format!("[{six}]"), "web")?;
     Ok([four.to_owned(), six.to_owned()])
 }
 
 /// Changes a link of a node, and returns the moment just before.
 fn change(harness: &Harness, node: &str, how: &str) -> anyhow::Result<f64> {
-    let at = harness.on_machine(node, &format!("echo $EPOCHREALTIME; exec ip link set {how}"))?;
+    let at = harness.run_on(node, &format!("echo $EPOCHREALTIME; exec ip link set {how}"))?;
     Ok(at.trim().parse()?)
 }
 
@@ -68,13 +68,15 @@ fn known(harness: &Harness, address: &str) -> anyhow::Result<String> {
 /// Waits until the client knows this hardware address, and then gets an answer from there.
 fn learns(harness: &Harness, addresses: &[String; 2], mac: &str) -> anyhow::Result<()> {
     for address in addresses {
-        eventually(&format!("the client to know {address} at {mac}"), SOON, || {
-            Ok((known(harness, address)? == mac).then_some(()))
-        })?;
+        eventually(
+            &format!("the client to know {address} at {mac}"),
+            SHORT_TIMEOUT,
+            || Ok((known(harness, address)? == mac).then_some(())),
+        )?;
     }
     let [four, six] = addresses;
-    harness.answers(four, "web")?;
-    harness.answers(&format!("[{six}]"), "web")?;
+    harness.wait_for_answer(four, "web")?;
+    harness.wait_for_answer(&format!("[{six}]"), "web")?;
     for address in addresses {
         assert_eq!(known(harness, address)?, mac);
     }
@@ -111,7 +113,7 @@ fn a_link_that_comes_up_is_announced_on(harness: &Harness, addresses: &[String; 
 }
 
 fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
-    let lab = harness.the_lab().name().to_owned();
+    let lab = harness.lab().name().to_owned();
     let eth0 = "02:1b:00:00:00:0b";
     learns(harness, addresses, eth0)?;
     let capture = Capture::on(harness, "eth0")?;
@@ -122,16 +124,16 @@ fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2])
             "ip -n {lab}-lan link add n1-2 type veth peer name {NEW} address {NEW_MAC} netns {lab}-n1\n\
              ip -n {lab}-lan link set n1-2 master br0 up"
         ))?;
-        harness.on_machine("n1", &format!("echo 0 >/proc/sys/net/ipv6/conf/{NEW}/accept_dad"))?;
+        harness.run_on("n1", &format!("echo 0 >/proc/sys/net/ipv6/conf/{NEW}/accept_dad"))?;
         let up = change(harness, "n1", &format!("{NEW} up"))?;
         for (address, delays) in addresses.iter().zip(&mut appeared) {
             delays.push(capture.delay(address, NEW_MAC, up)?);
         }
         // Now there are two interfaces on the same LAN, and both answer: the client may know the one or the other.
         let [four, six] = addresses;
-        harness.answers(four, "web")?;
-        harness.answers(&format!("[{six}]"), "web")?;
-        let gone = harness.on_machine("n1", &format!("echo $EPOCHREALTIME; exec ip link delete {NEW}"))?;
+        harness.wait_for_answer(four, "web")?;
+        harness.wait_for_answer(&format!("[{six}]"), "web")?;
+        let gone = harness.run_on("n1", &format!("echo $EPOCHREALTIME; exec ip link delete {NEW}"))?;
         let gone = gone.trim().parse()?;
         for (address, delays) in addresses.iter().zip(&mut vanished) {
             delays.push(capture.delay_of_series(address, eth0, gone)?);
@@ -163,7 +165,7 @@ fn another_hardware_address_is_announced(harness: &Harness, addresses: &[String;
             };
             let at = change(harness, &node, &format!("eth1 address {mac}"))?;
             delays.push(capture.delay(address, &mac, at)?);
-            eventually("the client to know it", SOON, || {
+            eventually("the client to know it", SHORT_TIMEOUT, || {
                 Ok((known(harness, address)? == mac).then_some(()))
             })?;
         }
@@ -171,8 +173,8 @@ fn another_hardware_address_is_announced(harness: &Harness, addresses: &[String;
     let [four, six] = delays;
     judge("another hardware address", "IPv4", four);
     judge("another hardware address", "IPv6", six);
-    harness.answers(&addresses[0], "web")?;
-    harness.answers(&format!("[{}]", addresses[1]), "web")
+    harness.wait_for_answer(&addresses[0], "web")?;
+    harness.wait_for_answer(&format!("[{}]", addresses[1]), "web")
 }
 
 /// The lab's number is in the last part, whatever else is changed.
@@ -198,7 +200,7 @@ fn an_address_leaves_a_link_that_is_down(harness: &Harness, addresses: &[String;
         let delay = capture.delay(address, theirs, down)?;
         println!("link down: {other} announces {address} after {delay:?}");
         assert!(delay < Duration::from_secs(1), "{delay:?}");
-        eventually("the client to know it", SOON, || {
+        eventually("the client to know it", SHORT_TIMEOUT, || {
             Ok((known(harness, address)? == theirs).then_some(()))
         })?;
         let start = Instant::now();
@@ -206,6 +208,6 @@ fn an_address_leaves_a_link_that_is_down(harness: &Harness, addresses: &[String;
         std::thread::sleep(Duration::from_millis(500).saturating_sub(start.elapsed()));
         assert_eq!(known(harness, address)?, theirs, "it stays where it is");
     }
-    harness.answers(&addresses[0], "web")?;
-    harness.answers(&format!("[{}]", addresses[1]), "web")
+    harness.wait_for_answer(&addresses[0], "web")?;
+    harness.wait_for_answer(&format!("[{}]", addresses[1]), "web")
 }

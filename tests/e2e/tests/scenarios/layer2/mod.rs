@@ -7,7 +7,7 @@ use lb_e2e::harness::Harness;
 
 #[test]
 fn announcements_follow_links_and_strangers_are_told_defended_against_or_yielded_to() -> anyhow::Result<()> {
-    let harness = Harness::lab("wire", 2)?;
+    let harness = Harness::start_lab("wire", 2)?;
     harness.install()?;
     harness.apply_backend("web", 2)?;
     harness.apply(

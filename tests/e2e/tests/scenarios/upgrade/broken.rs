@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lb_tools::releases::{LIFE, Release};
+use lb_tools::releases::{LIFETIME, Release};
 
 use super::following::{Leader, Statuses};
 use super::{Place, UPGRADE, good};
@@ -13,7 +13,7 @@ fn a_broken_release_is_rolled_back_and_not_tried_again() -> anyhow::Result<()> {
     is_rolled_back(&place, Release::Crashing, Duration::from_secs(5))?;
     is_rolled_back(&place, Release::Silent, Duration::from_secs(5))?;
     // It is watched for longer than it lives: so it dies where it harms nobody.
-    is_rolled_back(&place, Release::Dying, LIFE + Duration::from_secs(15))
+    is_rolled_back(&place, Release::Dying, LIFETIME + Duration::from_secs(15))
 }
 
 fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Result<()> {
@@ -52,7 +52,7 @@ fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
     let (_, reason, message) = place.condition("Degraded")?;
     println!("{release:?}: {message}");
     assert_eq!(reason, "RolledBack", "{message}");
-    let nodes = place.harness.the_lab().nodes();
+    let nodes = place.harness.lab().nodes();
     assert!(
         nodes.iter().any(|node| message.contains(&format!("node {node}"))),
         "{message}"

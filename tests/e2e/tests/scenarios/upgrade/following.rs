@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lb_e2e::harness::{Harness, SOON, eventually};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -60,7 +60,7 @@ pub(super) struct Leader(usize);
 impl Leader {
     pub(super) fn find(place: &Place) -> anyhow::Result<Self> {
         let harness = &place.harness;
-        eventually("an operator to lead", SOON, || {
+        eventually("an operator to lead", SHORT_TIMEOUT, || {
             let node = harness.admin(
                 "pod=$(kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}')
                  kubectl get pod --ignore-not-found ${pod:-none} -o jsonpath='{.spec.nodeName}'",
@@ -70,6 +70,6 @@ impl Leader {
     }
 
     pub(super) fn kill(&self, place: &Place) -> anyhow::Result<()> {
-        place.harness.the_lab().kill(self.0, "lb-operator").map(drop)
+        place.harness.lab().kill(self.0, "lb-operator").map(drop)
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::interrupted::at;
 use super::{Place, good};
-use lb_e2e::harness::{SOON, eventually};
-use lb_tools::releases::PRESENT;
+use lb_e2e::harness::{SHORT_TIMEOUT, eventually};
+use lb_tools::releases::CURRENT_VERSION;
 
 #[test]
 fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
@@ -20,8 +20,8 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
     })?;
     place.answered_throughout("downgrade", |place| {
         let past = place.past()?;
-        place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
-        place.arrives(past, PRESENT)
+        place.set(&format!("{{\"version\":\"{CURRENT_VERSION}\"}}"))?;
+        place.arrives(past, CURRENT_VERSION)
     })?;
     place.answered_throughout("restart of controllers and speakers", |place| {
         let before = place.pods()?;
@@ -44,7 +44,7 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
 fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
     let past = place.past()?;
     place.set(&format!(
-        "{{\"version\":\"{PRESENT}\",\"upgrade\":{{\"approval\":\"Automatic\",\"approvedPlan\":null}}}}"
+        "{{\"version\":\"{CURRENT_VERSION}\",\"upgrade\":{{\"approval\":\"Automatic\",\"approvedPlan\":null}}}}"
     ))?;
     at(place, "Soak")?;
     place.set("{\"paused\":true}")?;
@@ -62,10 +62,10 @@ fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
     assert_eq!(place.pods()?, pods);
     assert_eq!(place.harness.admin(budget)?, "", "it is not repaired");
     place.set("{\"paused\":false}")?;
-    eventually("the budget to be there again", SOON, || {
+    eventually("the budget to be there again", SHORT_TIMEOUT, || {
         Ok((!place.harness.admin(budget)?.is_empty()).then_some(()))
     })?;
-    place.arrives(past, PRESENT)
+    place.arrives(past, CURRENT_VERSION)
 }
 
 /// With `approval: Manual` the plan is shown, and nothing happens before it is approved.
@@ -75,7 +75,7 @@ fn an_upgrade_waits_for_approval(place: &Place) -> anyhow::Result<()> {
         "{{\"version\":\"{}\",\"upgrade\":{{\"approval\":\"Manual\"}}}}",
         good()
     ))?;
-    let plan = eventually("a plan", SOON, || {
+    let plan = eventually("a plan", SHORT_TIMEOUT, || {
         let status = place.status()?;
         let plan = &status["plan"];
         Ok(plan["hash"].is_string().then(|| plan.clone()))

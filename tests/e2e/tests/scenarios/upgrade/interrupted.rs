@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lb_tools::releases::PRESENT;
+use lb_tools::releases::CURRENT_VERSION;
 
 use super::following::Statuses;
 use super::{Place, UPGRADE, good};
@@ -16,7 +16,7 @@ const KILLED: [&str; 3] = ["Controller", "Canary", "Speakers"];
 
 #[test]
 fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
-    let place = Place::next("interrupted", PRESENT)?;
+    let place = Place::next("interrupted", CURRENT_VERSION)?;
     place.answered_throughout("operators ended at every step", |place| {
         let past = place.past()?;
         let statuses = Statuses::follow(&place.harness)?;
@@ -29,20 +29,20 @@ fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
     })?;
     place.answered_throughout("API server restarted in the middle", |place| {
         let past = place.past()?;
-        place.set(&format!("{{\"version\":\"{PRESENT}\"}}"))?;
+        place.set(&format!("{{\"version\":\"{CURRENT_VERSION}\"}}"))?;
         at(place, "Soak")?;
-        let lab = place.harness.the_lab();
+        let lab = place.harness.lab();
         lab.stop_api_server()?;
         std::thread::sleep(Duration::from_secs(5));
         lab.start_api_server()?;
-        place.arrives(past, PRESENT)
+        place.arrives(past, CURRENT_VERSION)
     })?;
     Ok(())
 }
 
 #[test]
 fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back() -> anyhow::Result<()> {
-    let place = Place::next("cut", PRESENT)?;
+    let place = Place::next("cut", CURRENT_VERSION)?;
     place.answered_throughout("node of the first new speaker cut", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
@@ -57,7 +57,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
             "the first new speaker is one that announces nothing: {node}"
         );
         let number: usize = node.trim_start_matches('n').parse()?;
-        let lab = place.harness.the_lab();
+        let lab = place.harness.lab();
         lab.cut(number)?;
         wait_for_node(place, number, "Unknown")?;
         let status = place.status()?;
@@ -68,7 +68,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         place.arrives(past, &good())
     })?;
     place.answered_throughout("a node comes back while the owners' speakers restart", |place| {
-        let nodes = place.harness.the_lab().nodes();
+        let nodes = place.harness.lab().nodes();
         let bystander = nodes.iter().position(|node| !place.owners.contains(node));
         let bystander = bystander.context("all nodes own something")? + 1;
         for owner in BTreeSet::from_iter(&place.owners) {
@@ -81,7 +81,7 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
 
 /// The node that returns has never heard that there is somebody to wait for.
 fn restart_while_another_returns(place: &Place, owner: &str, bystander: usize) -> anyhow::Result<()> {
-    let lab = place.harness.the_lab();
+    let lab = place.harness.lab();
     lab.cut(bystander)?;
     wait_for_node(place, bystander, "Unknown")?;
     place.harness.admin(&format!(
@@ -133,7 +133,7 @@ fn end_the_operators_at_every_step(
         if step.is_empty() || hit.contains(step) {
             continue;
         }
-        let lab = harness.the_lab();
+        let lab = harness.lab();
         let ended = (1..=lab.nodes().len()).filter(|node| {
             let program = "lb-operator";
             let ended = if KILLED.contains(&step) {

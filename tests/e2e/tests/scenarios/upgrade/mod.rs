@@ -14,9 +14,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lb_e2e::client::traffic::{Account, Traffic};
-use lb_e2e::harness::{Harness, SOON, eventually};
-use lb_tools::releases::{PRESENT, Release};
+use lb_e2e::client::traffic::{Traffic, TrafficReport};
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
+use lb_tools::releases::{CURRENT_VERSION, Release};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -41,14 +41,14 @@ struct Place {
 impl Place {
     /// A lab with operator and stack of the present version.
     fn present(name: &str) -> anyhow::Result<Self> {
-        let harness = Harness::lab_with_releases(name, 3)?;
+        let harness = Harness::start_lab_with_releases(name, 3)?;
         let next = chart(&harness)?;
-        Self::set_up(harness, next, false, PRESENT)
+        Self::set_up(harness, next, false, CURRENT_VERSION)
     }
 
     /// A lab with the operator of the next version and a stack of this one.
     fn next(name: &str, version: &str) -> anyhow::Result<Self> {
-        let harness = Harness::lab_with_releases(name, 3)?;
+        let harness = Harness::start_lab_with_releases(name, 3)?;
         let next = chart(&harness)?;
         Self::set_up(harness, next, true, version)
     }
@@ -66,14 +66,14 @@ impl Place {
             "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {{name: default}}\n\
              spec: {{{line}upgrade: {{canarySoakSeconds: 5}}}}"
         ))?;
-        harness.follow("1.2")?;
+        harness.run_section("1.2")?;
         harness.apply(
             "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
              spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
              apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}",
         )?;
         harness.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-        let addresses = harness.address("web")?;
+        let addresses = harness.wait_for_address("web")?;
         let (four, six) = addresses.split_once(' ').context("two addresses")?;
         let (four, six) = (four.parse()?, six.parse()?);
         let mut place = Self {
@@ -85,7 +85,7 @@ impl Place {
         };
         // The pod stands where the IPv4 address will be: a node that is cut for another reason takes neither along.
         // It has a processor's share: a pod without any is starved for seconds by labs that start, and its clients give up.
-        let nodes = place.harness.the_lab().nodes();
+        let nodes = place.harness.lab().nodes();
         let owner = nodes
             .iter()
             .min_by_key(|node| Sha256::digest(format!("{node}#{four}")))
@@ -95,8 +95,8 @@ impl Place {
              containers: [{{name: agnhost, image: \"lab.local/agnhost:1\", args: [netexec, --http-port=80], \
              resources: {{requests: {{cpu: 500m}}}}}}]"
         ))?;
-        place.harness.answers(&four.to_string(), "web")?;
-        place.harness.answers(&format!("[{six}]"), "web")?;
+        place.harness.wait_for_answer(&four.to_string(), "web")?;
+        place.harness.wait_for_answer(&format!("[{six}]"), "web")?;
         place.owners = place.neighbours()?;
         Ok(place)
     }
@@ -107,9 +107,9 @@ impl Place {
         &self,
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Account> {
+    ) -> anyhow::Result<TrafficReport> {
         let capture = Capture::on(&self.harness, "eth0")?;
-        let traffic = Traffic::start(self.harness.the_lab(), self.four, self.six)?;
+        let traffic = Traffic::start(self.harness.lab(), self.four, self.six)?;
         let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
         let account = traffic.end()?;
         println!("{what}: {account}");
@@ -169,20 +169,20 @@ impl Place {
     /// The Service's addresses are what they were, and on the nodes that they were on.
     fn addresses_are_kept(&self, what: &str) -> anyhow::Result<()> {
         assert_eq!(
-            self.harness.address_now("web")?,
+            self.harness.current_address("web")?,
             format!("{} {}", self.four, self.six),
             "{what}"
         );
-        self.harness.answers(&self.four.to_string(), "web")?;
-        self.harness.answers(&format!("[{}]", self.six), "web")?;
+        self.harness.wait_for_answer(&self.four.to_string(), "web")?;
+        self.harness.wait_for_answer(&format!("[{}]", self.six), "web")?;
         assert_eq!(self.neighbours()?, self.owners, "{what}: an address moved");
         Ok(())
     }
 
     fn neighbours(&self) -> anyhow::Result<[String; 2]> {
         Ok([
-            self.harness.neighbour(&self.four.to_string())?,
-            self.harness.neighbour(&self.six.to_string())?,
+            self.harness.neighbor(&self.four.to_string())?,
+            self.harness.neighbor(&self.six.to_string())?,
         ])
     }
 
@@ -258,7 +258,7 @@ impl Place {
             "kubectl wait lbs default --for=jsonpath='{{.status.version}}'={version} --timeout=60s"
         ))?;
         for program in ["controller", "speaker"] {
-            eventually(&format!("{program}s of {version} alone"), SOON, || {
+            eventually(&format!("{program}s of {version} alone"), SHORT_TIMEOUT, || {
                 let images = self.images(program)?;
                 let wanted = format!("lb-operator.io/{program}:{version}");
                 Ok((images == BTreeSet::from([wanted])).then_some(()))
@@ -307,7 +307,7 @@ fn good() -> String {
 /// Packs the chart of the next version, beside the lab's own files.
 fn chart(harness: &Harness) -> anyhow::Result<String> {
     let version = good();
-    let directory = harness.the_lab().logs();
+    let directory = harness.lab().logs();
     let directory = directory.display();
     harness.admin(&format!(
         "helm package charts/lb-operator --version {version} --app-version {version} --destination {directory}"
