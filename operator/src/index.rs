@@ -8,8 +8,8 @@ use kube::api::DynamicObject;
 use lb_runtime::ObjectKey;
 use serde_json::{Map, Value, json};
 
-use crate::drift::field_owner::Share;
-use crate::keys::material;
+use crate::field_owner::FieldOwner;
+use crate::keys::secret;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::pods::PodFacts;
 
@@ -21,11 +21,11 @@ pub struct Live {
     /// Its version, if it is a number as every API server makes it.
     version: Option<u64>,
     /// Of a Secret: which entries it has.
-    keys: material::Entries,
+    keys: secret::KeyEntries,
     /// A Secret without a key that speakers can use.
     useless: bool,
     /// What others than the operator own of it.
-    shares: Vec<Share>,
+    other_owners: Vec<FieldOwner>,
     /// Whether it is on its way out.
     pub terminating: bool,
     /// Its fields, without those that only the API server cares for.
@@ -39,12 +39,12 @@ impl Live {
         // What is secret is not kept. Without a key a Secret is shown as one of no type, which nobody wants: so it is put
         // right as any other object is.
         let keys = match kind {
-            Kind::Secret => material::strip(&mut object),
-            _ => material::Entries::default(),
+            Kind::Secret => secret::strip_keys(&mut object),
+            _ => secret::KeyEntries::default(),
         };
         let useless = kind == Kind::Secret && !keys.current;
         let metadata = object.metadata;
-        let shares = Share::of(&metadata);
+        let other_owners = FieldOwner::others_of(&metadata);
         let mut body = match object.data {
             Value::Object(fields) => fields,
             _ => Map::new(),
@@ -73,7 +73,7 @@ impl Live {
             version: metadata.resource_version.and_then(|version| version.parse().ok()),
             keys,
             useless,
-            shares,
+            other_owners,
             terminating: metadata.deletion_timestamp.is_some(),
             body: Value::Object(body),
         }
@@ -93,14 +93,14 @@ impl Live {
 
     /// Of the Secret with the keys of the heartbeats: which entries it has.
     #[must_use]
-    pub fn keys(&self) -> material::Entries {
+    pub fn keys(&self) -> secret::KeyEntries {
         self.keys
     }
 
     /// What others than the operator own of it.
     #[must_use]
-    pub fn shares(&self) -> &[Share] {
-        &self.shares
+    pub fn other_owners(&self) -> &[FieldOwner] {
+        &self.other_owners
     }
 
     /// Its annotations.

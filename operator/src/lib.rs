@@ -10,6 +10,7 @@ pub mod args;
 pub mod deletion;
 pub mod desired;
 pub mod drift;
+pub mod field_owner;
 pub mod index;
 pub mod keys;
 pub mod metrics;
@@ -73,7 +74,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut look: Option<BoxFuture<'static, Facts>> = None;
     let mut observations: Option<BoxStream<'static, Event>> = None;
-    let mut claims: Option<BoxStream<'static, Event>> = None;
+    let mut blockers: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
     loop {
         // The replica that waits looks as well: it may have to go on from here.
@@ -84,10 +85,12 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             Some(_) => {}
             None => observations = None,
         }
-        match operator.waits_for_claims() {
-            Some(namespace) if claims.is_none() => claims = Some(watch::claims(&context.client, &namespace)),
+        match operator.deletion_namespace() {
+            Some(namespace) if blockers.is_none() => {
+                blockers = Some(watch::deletion_blockers(&context.client, &namespace))
+            }
             Some(_) => {}
-            None => claims = None,
+            None => blockers = None,
         }
         tokio::select! {
             Some(event) = changes.next() => {
@@ -99,7 +102,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
                 operator.looked(facts);
             }
             Some(event) = next(&mut observations) => operator.handle(event),
-            Some(event) = next(&mut claims) => operator.handle(event),
+            Some(event) = next(&mut blockers) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(again) => again = None,
             () = context.shutdown.requested() => break,
@@ -108,7 +111,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         while let Some(Some(event)) = changes.next().now_or_never() {
             take(event, &mut operator, &mut gates, &mut monitors, &context);
         }
-        for stream in [&mut observations, &mut claims] {
+        for stream in [&mut observations, &mut blockers] {
             while let Some(Some(event)) = next(stream).now_or_never() {
                 operator.handle(event);
             }

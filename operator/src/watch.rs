@@ -13,10 +13,10 @@ use lb_runtime::watch::{Change, watch};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
-use crate::deletion::blockers::Claim;
+use crate::deletion::blockers::BlockerEvent;
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::Live;
-use crate::keys::material;
+use crate::keys::secret;
 use crate::object_id::{Kind, ObjectId};
 use crate::upgrade::objects::REVISION_LABEL;
 use crate::upgrade::observer::Observation;
@@ -42,7 +42,7 @@ pub enum Event {
     /// Whether the ServiceMonitor kind exists.
     Monitors(bool),
     /// Something that a deletion waits for.
-    Claim(Box<Claim>),
+    Blocker(Box<BlockerEvent>),
     /// Something that the proofs of an upgrade are made of.
     Observation(Box<Observation>),
 }
@@ -78,12 +78,12 @@ pub fn observations(client: &Client, namespace: &str) -> BoxStream<'static, Even
 }
 
 /// The watches that run while the stack is being deleted. `namespace` is that of the stack.
-pub fn claims(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
+pub fn deletion_blockers(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     let any = watcher::Config::default();
-    let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(Claim::Service);
+    let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(BlockerEvent::Service);
     let announced = watch::<ServiceL2Status>(Api::namespaced(client.clone(), namespace), any);
-    SelectAll::from_iter([services.boxed(), announced.map(Claim::Announced).boxed()])
-        .map(|claim| Event::Claim(Box::new(claim)))
+    SelectAll::from_iter([services.boxed(), announced.map(BlockerEvent::Announced).boxed()])
+        .map(|event| Event::Blocker(Box::new(event)))
         .boxed()
 }
 
@@ -114,7 +114,7 @@ pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
     }
     if kind == Kind::Secret {
         // By name, so that the right to read Secrets is the right to read this one.
-        only = only.fields(&format!("metadata.name={}", material::SECRET));
+        only = only.fields(&format!("metadata.name={}", secret::SECRET_NAME));
     }
     raw(client, kind, only)
         .scan(Vec::new(), move |listing, event| {

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::deletion::Owned;
+use crate::deletion::OwnedObject;
 use crate::desired::render::{Component, PORT, Wanted, pre_pull};
 use crate::object_id::{Kind, ObjectId};
 
@@ -192,9 +192,9 @@ pub enum Step {
     /// Changes of pools are not to fail without MetalLB's controller.
     Relax,
     /// MetalLB's controllers are to be deleted.
-    EndControllers(Vec<Owned>),
+    EndControllers(Vec<OwnedObject>),
     /// Its DaemonSets are to be deleted, and their pods are to stay.
-    Part(Vec<Owned>),
+    Part(Vec<OwnedObject>),
     /// Pods without a DaemonSet are to be kept from ours.
     Label(Vec<Pod>),
     /// MetalLB's speakers are to announce nothing any more.
@@ -310,7 +310,7 @@ fn go_on(seen: &Seen, record: &Record) -> Step {
     }
     let of = |kind: Kind| {
         let all = found.workloads.iter().filter(move |found| found.id.kind == kind);
-        all.map(|found| Owned {
+        all.map(|found| OwnedObject {
             id: found.id.clone(),
             uid: found.uid.clone(),
             terminating: found.terminating,
@@ -432,7 +432,7 @@ impl Admitted {
 #[derive(Clone, Debug, Default)]
 pub struct Behind {
     /// What the stack owns, without what the record has.
-    pub owned: Vec<Owned>,
+    pub owned: Vec<OwnedObject>,
     /// Our controllers that have not ended, without those of lost nodes.
     pub controllers: usize,
     /// Our speakers that have not ended, without those of lost nodes.
@@ -451,7 +451,7 @@ pub enum Back {
     /// The advertisements are to be as they were.
     Resume,
     /// These are to be deleted, in this order.
-    Delete(Vec<Owned>),
+    Delete(Vec<OwnedObject>),
     /// Our controllers, speakers or other objects are on their way out.
     Wait,
     /// Pods get the labels back by which their DaemonSet knows them.
@@ -470,7 +470,7 @@ pub fn back(behind: &Behind) -> Back {
         return Back::Resume;
     }
     let of = |kind| behind.owned.iter().filter(move |owned| owned.id.kind == kind);
-    let end = |objects: Vec<&Owned>, pods: usize| {
+    let end = |objects: Vec<&OwnedObject>, pods: usize| {
         let (going, staying): (Vec<_>, Vec<_>) =
             objects.into_iter().cloned().partition(|owned| owned.terminating);
         if !staying.is_empty() {

@@ -348,7 +348,7 @@ fn the_records_of_a_lost_node_are_not_waited_for_for_ever() {
 
 #[test]
 fn on_the_way_back_ours_leave_first() {
-    let owned = |kind: Kind| Owned {
+    let owned = |kind: Kind| OwnedObject {
         id: ObjectId::new(kind, "metallb-system", "x"),
         uid: kind.to_string(),
         terminating: false,

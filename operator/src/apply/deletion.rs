@@ -1,5 +1,5 @@
-//! The writes that a stack's end takes. Each is to the version that was seen: if the object has changed since, nothing is
-//! written, and the watch tells.
+//! Writes of a stack's deletion. Each names the resource version that was observed: if the object has changed since, nothing
+//! is written and the watch reports the change.
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, Patch, PatchParams};
@@ -21,7 +21,7 @@ fn params() -> PatchParams {
     }
 }
 
-/// What came of it; `None` when the object has changed meanwhile, or is gone.
+/// The answer; `None` if the object has changed or is gone.
 fn unless_outdated<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, Box<kube::Error>> {
     match answer {
         Ok(stored) => Ok(Some(stored)),
@@ -31,11 +31,11 @@ fn unless_outdated<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, Box<k
 }
 
 impl Writer {
-    /// Sets the stack's finalizers, and returns the stack as it is stored.
+    /// Sets the stack's finalizers and returns the stored stack.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn finalizers(
+    /// If the API server refuses or does not answer.
+    pub async fn set_finalizers(
         &self,
         stack: &LoadBalancerStack,
         finalizers: &[String],
@@ -50,11 +50,16 @@ impl Writer {
         unless_outdated(answer).map_err(|source| WriteError::Finalizers { source })
     }
 
-    /// Takes an owner from an object, and returns how it is stored.
+    /// Removes an owner from an object and returns the stored object.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn disown(&self, id: &ObjectId, live: &Live, owner: &str) -> Result<Option<Live>, WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn remove_owner(
+        &self,
+        id: &ObjectId,
+        live: &Live,
+        owner: &str,
+    ) -> Result<Option<Live>, WriteError> {
         let others: Vec<Value> = live
             .owners()
             .iter()
@@ -67,7 +72,7 @@ impl Writer {
         }
         let patch = Patch::Merge(json!({ "metadata": metadata }));
         let api = self.api(id);
-        let what = || format!("take the owner from {id}");
+        let what = || format!("remove the owner from {id}");
         let params = params();
         let answer = in_time(what, api.patch(id.key.name(), &params, &patch)).await?;
         let stored = unless_outdated(answer).map_err(|source| WriteError::Disown {
@@ -77,12 +82,12 @@ impl Writer {
         Ok(stored.map(|object| Live::new(id.kind, object)))
     }
 
-    /// Takes its addresses from a Service of this version, as the controller does when nothing is to be given to it. Returns
-    /// whether they are gone.
+    /// Removes the addresses from the status of a Service of this version, as the controller does when it releases them.
+    /// Returns whether they were removed.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn clear(&self, service: &ObjectKey, version: &str) -> Result<bool, WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn clear_service(&self, service: &ObjectKey, version: &str) -> Result<bool, WriteError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), service.namespace());
         let annotations = json!({ IP_ALLOCATED_FROM_POOL: null, DEPRECATED_IP_ALLOCATED_FROM_POOL: null });
         let patch = Patch::Merge(json!({
@@ -91,7 +96,7 @@ impl Writer {
             "metadata": { "resourceVersion": version, "annotations": annotations },
             "status": { "loadBalancer": { "ingress": null } },
         }));
-        let what = || format!("take its address from Service {service}");
+        let what = || format!("clear the status of Service {service}");
         let params = params();
         let answer = in_time(what, api.patch_status(service.name(), &params, &patch)).await?;
         let stored = unless_outdated(answer).map_err(|source| WriteError::Clear {

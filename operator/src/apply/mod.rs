@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::desired::render::{MANAGER, Wanted};
 use crate::index::Live;
-use crate::keys::material;
+use crate::keys::secret;
 use crate::object_id::ObjectId;
 use crate::upgrade::PodRestart;
 
@@ -36,10 +36,10 @@ pub enum WriteError {
         source: Box<kube::Error>,
     },
     /// No keys could be made.
-    #[error("make the keys of the heartbeats: {source}")]
+    #[error("create heartbeat keys: {source}")]
     Keys {
         /// Why not.
-        source: material::NoRandomness,
+        source: secret::RandomnessError,
     },
     /// An object could not be deleted.
     #[error("delete {id}: {}", explain(.source))]
@@ -70,7 +70,7 @@ pub enum WriteError {
         source: Box<kube::Error>,
     },
     /// An object could not be given up.
-    #[error("take the owner from {id}: {}", explain(.source))]
+    #[error("remove the owner from {id}: {}", explain(.source))]
     Disown {
         /// Which object.
         id: ObjectId,
@@ -78,7 +78,7 @@ pub enum WriteError {
         source: Box<kube::Error>,
     },
     /// A Service's addresses could not be taken from it.
-    #[error("take its address from Service {service}: {}", explain(.source))]
+    #[error("clear the status of Service {service}: {}", explain(.source))]
     Clear {
         /// Which Service.
         service: ObjectKey,
@@ -155,9 +155,9 @@ impl Writer {
 
     /// Gives a Secret a key. Not if it has changed since it had this version: somebody else has given it one.
     async fn fill(&self, id: &ObjectId, version: u64) -> Result<Live, WriteError> {
-        let made = material::make(version).map_err(|source| WriteError::Keys { source })?;
+        let made = secret::first_key_patch(version).map_err(|source| WriteError::Keys { source })?;
         let params = PatchParams {
-            field_manager: Some(material::KEYS_MANAGER.to_owned()),
+            field_manager: Some(secret::FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         let api = self.api(id);
@@ -182,13 +182,13 @@ impl Writer {
         &self,
         id: &ObjectId,
         version: u64,
-        change: &material::Change,
+        change: &secret::KeyChange,
     ) -> Result<Option<Live>, WriteError> {
         let patch = change
             .patch(version)
             .map_err(|source| WriteError::Keys { source })?;
         let params = PatchParams {
-            field_manager: Some(material::KEYS_MANAGER.to_owned()),
+            field_manager: Some(secret::FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         let api = self.api(id);

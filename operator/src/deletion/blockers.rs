@@ -1,7 +1,7 @@
-//! Which Services hold addresses of the stack, and what speakers still announce. Pure.
+//! Services that hold addresses of the stack, and Services that speakers still announce. Pure.
 //!
-//! It is there only while the stack is being deleted: before that the operator does not need to know ten thousand Services,
-//! and of each it keeps no more than its name and version.
+//! Exists only while the stack is being deleted, because a cluster may have ten thousand Services. Keeps the name and the
+//! version of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,32 +11,32 @@ use lb_crds::names::{DEPRECATED_IP_ALLOCATED_FROM_POOL, IP_ALLOCATED_FROM_POOL};
 use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 
-/// A change of something that a deletion waits for.
+/// A change of an object that a deletion waits for.
 #[derive(Debug)]
 #[allow(
     clippy::large_enum_variant,
     reason = "an event of the watch holds it in a box"
 )]
-pub enum Claim {
+pub enum BlockerEvent {
     /// A Service.
     Service(Change<Service>),
-    /// What a speaker says of one.
+    /// A speaker's report about a Service.
     Announced(Change<ServiceL2Status>),
 }
 
-/// Everything that a deletion waits for.
+/// The Services that a deletion waits for.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub struct ServiceBlockers {
     class: Option<String>,
-    /// Services with an address of ours, and their versions.
+    /// Services with an address of the stack, and their resource versions.
     services: BTreeMap<ObjectKey, String>,
     announced: BTreeSet<ObjectKey>,
     services_listed: bool,
     announced_listed: bool,
 }
 
-impl Claims {
-    /// One that has seen nothing yet. `class` is the class of the Services that are ours.
+impl ServiceBlockers {
+    /// Empty. `class` is the `spec.loadBalancerClass` of the Services that the stack serves.
     #[must_use]
     pub fn new(class: Option<String>) -> Self {
         Self {
@@ -45,10 +45,10 @@ impl Claims {
         }
     }
 
-    /// Takes in a change.
-    pub fn see(&mut self, claim: Claim) {
-        match claim {
-            Claim::Service(change) => match change {
+    /// Applies a change.
+    pub fn handle(&mut self, event: BlockerEvent) {
+        match event {
+            BlockerEvent::Service(change) => match change {
                 Change::Apply(service) => self.service(service),
                 Change::Delete(key) | Change::Invalid { key, .. } => {
                     self.services.remove(&key);
@@ -56,7 +56,7 @@ impl Claims {
                 Change::Synced => self.services_listed = true,
                 Change::Listing => {}
             },
-            Claim::Announced(change) => match change {
+            BlockerEvent::Announced(change) => match change {
                 Change::Apply(status) => {
                     self.announced.insert(ObjectKey::of(&status));
                 }
@@ -71,7 +71,7 @@ impl Claims {
 
     fn service(&mut self, service: Service) {
         let key = ObjectKey::of(&service);
-        if self.is_ours(&service) {
+        if self.holds_our_address(&service) {
             let version = service.metadata.resource_version.unwrap_or_default();
             self.services.insert(key, version);
         } else {
@@ -79,9 +79,9 @@ impl Claims {
         }
     }
 
-    /// Of the class, with an address, and with the annotation that the controller writes together with each address. A
-    /// Service whose address is from elsewhere has not got that: it neither holds up a deletion nor loses anything by it.
-    fn is_ours(&self, service: &Service) -> bool {
+    /// Whether the Service has the class, an address, and the annotation that the controller writes with each address. A
+    /// Service with an address of another origin lacks the annotation; it neither blocks a deletion nor is changed by it.
+    fn holds_our_address(&self, service: &Service) -> bool {
         let spec = service.spec.as_ref();
         let annotations = service.metadata.annotations.as_ref();
         let ingress = service
@@ -99,19 +99,19 @@ impl Claims {
             })
     }
 
-    /// The Services with an address of ours, and their versions; none before they are listed.
+    /// The Services with an address of the stack, and their versions; `None` before they are listed.
     #[must_use]
     pub fn services(&self) -> Option<&BTreeMap<ObjectKey, String>> {
         self.services_listed.then_some(&self.services)
     }
 
-    /// A Service was written: this is how it is stored now.
-    pub fn cleared(&mut self, key: &ObjectKey) {
+    /// The addresses of a Service were removed.
+    pub fn remove_service(&mut self, key: &ObjectKey) {
         self.services.remove(key);
     }
 
-    /// How many Services speakers say that they announce; none before that is listed. It never is in a cluster from which
-    /// somebody has removed the kind.
+    /// How many Services the speakers report as announced; `None` before their reports are listed, which never happens if
+    /// the CRD was removed.
     #[must_use]
     pub fn announced(&self) -> Option<usize> {
         self.announced_listed.then_some(self.announced.len())
@@ -124,7 +124,13 @@ mod tests {
 
     use super::*;
 
-    fn mk_service(name: &str, class: Option<&str>, type_: &str, address: Option<&str>, pool: bool) -> Claim {
+    fn mk_service(
+        name: &str,
+        class: Option<&str>,
+        type_: &str,
+        address: Option<&str>,
+        pool: bool,
+    ) -> BlockerEvent {
         let annotations = if pool {
             json!({"metallb.io/ip-allocated-from-pool": "lan"})
         } else {
@@ -136,50 +142,52 @@ mod tests {
             "spec": {"type": type_, "loadBalancerClass": class},
             "status": {"loadBalancer": {"ingress": ingress}},
         }));
-        Claim::Service(Change::Apply(service.unwrap()))
+        BlockerEvent::Service(Change::Apply(service.unwrap()))
     }
 
-    fn names(claims: &Claims) -> Vec<&str> {
-        let services = claims.services.keys();
+    fn names(blockers: &ServiceBlockers) -> Vec<&str> {
+        let services = blockers.services.keys();
         services.map(|key| key.name()).collect()
     }
 
     #[test]
-    fn a_service_is_in_the_way_when_its_address_is_ours() {
-        let mut claims = Claims::new(None);
-        claims.see(mk_service("ours", None, "LoadBalancer", Some("10.0.0.1"), true));
-        claims.see(mk_service("pending", None, "LoadBalancer", None, true));
-        claims.see(mk_service(
+    fn service_blocks_if_its_address_is_from_the_stack() {
+        let mut blockers = ServiceBlockers::new(None);
+        blockers.handle(mk_service("ours", None, "LoadBalancer", Some("10.0.0.1"), true));
+        blockers.handle(mk_service("pending", None, "LoadBalancer", None, true));
+        blockers.handle(mk_service(
             "another",
             Some("x.y/z"),
             "LoadBalancer",
             Some("10.0.0.2"),
             true,
         ));
-        claims.see(mk_service("cloud", None, "LoadBalancer", Some("10.0.0.3"), false));
-        claims.see(mk_service("plain", None, "ClusterIP", None, false));
-        assert_eq!(names(&claims), ["ours"]);
-        claims.see(mk_service("ours", None, "ClusterIP", None, true));
-        assert!(names(&claims).is_empty(), "it is of another type now");
+        blockers.handle(mk_service("cloud", None, "LoadBalancer", Some("10.0.0.3"), false));
+        blockers.handle(mk_service("plain", None, "ClusterIP", None, false));
+        assert_eq!(names(&blockers), ["ours"]);
+        blockers.handle(mk_service("ours", None, "ClusterIP", None, true));
+        assert!(names(&blockers).is_empty(), "its type changed");
     }
 
     #[test]
-    fn what_is_not_listed_is_not_known() {
-        let mut claims = Claims::new(Some("x.y/z".to_owned()));
-        claims.see(mk_service(
+    fn unlisted_services_are_unknown() {
+        let mut blockers = ServiceBlockers::new(Some("x.y/z".to_owned()));
+        blockers.handle(mk_service(
             "ours",
             Some("x.y/z"),
             "LoadBalancer",
             Some("10.0.0.1"),
             true,
         ));
-        assert_eq!((claims.services(), claims.announced()), (None, None));
-        claims.see(Claim::Service(Change::Synced));
-        assert_eq!(claims.services().map(BTreeMap::len), Some(1));
-        assert_eq!(claims.announced(), None, "another list");
-        claims.see(Claim::Announced(Change::Synced));
-        assert_eq!(claims.announced(), Some(0));
-        claims.see(Claim::Service(Change::Delete(ObjectKey::new("ns", "ours"))));
-        assert_eq!(claims.services().map(BTreeMap::len), Some(0));
+        assert_eq!((blockers.services(), blockers.announced()), (None, None));
+        blockers.handle(BlockerEvent::Service(Change::Synced));
+        assert_eq!(blockers.services().map(BTreeMap::len), Some(1));
+        assert_eq!(blockers.announced(), None, "another list");
+        blockers.handle(BlockerEvent::Announced(Change::Synced));
+        assert_eq!(blockers.announced(), Some(0));
+        blockers.handle(BlockerEvent::Service(Change::Delete(ObjectKey::new(
+            "ns", "ours",
+        ))));
+        assert_eq!(blockers.services().map(BTreeMap::len), Some(0));
     }
 }

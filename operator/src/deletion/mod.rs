@@ -1,265 +1,271 @@
-//! The end of a stack, step by step. Pure: what is seen gives the step that is due, and nothing is remembered between
-//! steps, so that another operator goes on where this one stopped.
+//! Deletes a stack step by step. Pure: the observed state determines the next action and nothing is remembered between
+//! steps, so that another operator replica continues where this one stopped.
 //!
-//! A finalizer holds the stack until the steps are done. What ends in which order:
+//! A finalizer keeps the stack until all steps are done:
 //!
-//! | step | why now |
+//! | step | reason for the order |
 //! | --- | --- |
-//! | the controller | an address that is taken away must not be given again |
-//! | the Services' addresses | speakers see it, and withdraw as they do when a Service is deleted |
-//! | the speakers | nothing is announced any more, or a node is lost and cannot be waited for |
-//! | all else, roles last | whoever still ends may still do what it does while it ends |
-//! | the finalizer | nothing of the stack's own is left in the cluster |
+//! | the controller | a released address must not be assigned again |
+//! | the Services' addresses | the speakers see it and withdraw, as they do when a Service is deleted |
+//! | the speakers | nothing is announced, or a lost node cannot be waited for |
+//! | all other objects, roles last | terminating pods keep the permissions that they need |
+//! | the finalizer | no object of the stack is left in the cluster |
 //!
-//! The namespace and the metallb.io kinds stay: users' pools are in the one and of the others.
+//! The namespace and the metallb.io CRDs stay, because they hold the users' pools.
 
 pub mod blockers;
 
 use std::time::Duration;
 
 use lb_crds::load_balancer_stack::DeletionPolicy;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 
 use crate::object_id::{Kind, ObjectId};
+use crate::reasons::Reason;
 
-/// Keeps the API server from removing a stack before its operator has seen to its end.
+/// Keeps the API server from removing a stack before the operator has deleted its objects.
 pub const FINALIZER: &str = "lb-operator.io/stack";
-/// By which the garbage collector removes what a stack owns before the stack: `kubectl delete --cascade=foreground`.
+/// Set by `kubectl delete --cascade=foreground`: the garbage collector removes the stack's objects before the stack.
 pub const FOREGROUND: &str = "foregroundDeletion";
-/// How long speakers may take to withdraw. They need a fraction of a second; one that is cut off never tells.
-pub const WITHDRAWAL: Duration = Duration::from_secs(10);
-/// Services that a message names; the rest is counted.
-const NAMED: usize = 10;
+/// How long speakers may take to withdraw. They need a fraction of a second; one that is cut off never reports it.
+pub const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An object that the stack owns.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Owned {
-    /// Which object.
+pub struct OwnedObject {
+    /// Kind, namespace and name.
     pub id: ObjectId,
-    /// Its uid.
+    /// Precondition of its deletion.
     pub uid: String,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
 }
 
-/// What the next step depends on.
+/// The observed state that determines the next action.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// What the spec asks for.
+pub struct DeletionInput {
+    /// `spec.deletionPolicy`.
     pub policy: DeletionPolicy,
-    /// Whether the spec says to write nothing.
+    /// `spec.paused`.
     pub paused: bool,
     /// Whether the stack is being deleted.
     pub deleting: bool,
-    /// Whether [`FINALIZER`] is on it.
-    pub held: bool,
-    /// Whether the garbage collector is asked to remove what the stack owns before the stack.
+    /// Whether the stack has [`FINALIZER`].
+    pub has_finalizer: bool,
+    /// Whether the stack has [`FOREGROUND`].
     pub foreground: bool,
-    /// Services with addresses of the stack, as `namespace/name`, in order; none before they are listed.
+    /// Services with addresses of the stack, as `namespace/name`, sorted; `None` before they are listed.
     pub services: Option<Vec<String>>,
-    /// Services that speakers say they announce; none before that is listed.
+    /// How many Services the speakers report as announced; `None` before their reports are listed.
     pub announced: Option<usize>,
     /// How long no Service has had an address.
     pub clear_for: Duration,
-    /// What the stack owns, in the order of application.
-    pub owned: Vec<Owned>,
-    /// Controllers that have not ended, without those of lost nodes.
+    /// The stack's objects in the order of application.
+    pub owned: Vec<OwnedObject>,
+    /// Controller pods that still exist, without those on lost nodes.
     pub controllers: usize,
-    /// Speakers that have not ended, without those of lost nodes.
+    /// Speaker pods that still exist, without those on lost nodes.
     pub speakers: usize,
 }
 
-/// What is due.
+/// The next action.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Step {
-    /// Nothing: the stack stays, and what it asks for is brought about.
-    Stay,
-    /// The finalizer is to be put on, before anything is made.
-    Hold,
-    /// Nothing any more: the stack is on its way out, and nobody waits for this operator.
-    Gone,
-    /// Deletion waits for a person; what runs goes on running, and is repaired unless the stack is paused.
-    Blocked(Block),
-    /// The garbage collector is to be kept from removing what is to stay.
-    StopCollector,
-    /// These are to be owned by nobody.
-    Disown(Vec<ObjectId>),
-    /// These are to be deleted, in this order.
-    Delete(Vec<Owned>),
-    /// The Services' addresses are to be taken from them.
-    Clear,
-    /// Something ends by itself; look again when something changes, or after the time given.
-    Wait(Wait, Option<Duration>),
-    /// The finalizer is to be taken off.
-    Release,
+pub enum DeletionAction {
+    /// None: the stack is not being deleted.
+    Keep,
+    /// Add the finalizer, before any object is created.
+    AddFinalizer,
+    /// None: the stack is being deleted and has no finalizer of this operator.
+    Ignore,
+    /// None: deletion waits for the user. The workloads run on and are repaired unless the stack is paused.
+    Blocked(DeletionBlocker),
+    /// Keep the garbage collector from deleting objects that must stay.
+    RemoveForegroundFinalizer,
+    /// Remove the stack from the owner references of these objects.
+    RemoveOwner(Vec<ObjectId>),
+    /// Delete these objects in this order.
+    Delete(Vec<OwnedObject>),
+    /// Remove the addresses from the Services' status.
+    ClearServices,
+    /// Wait for a change, or for the time given.
+    Wait(DeletionWait, Option<Duration>),
+    /// Remove the finalizer.
+    RemoveFinalizer,
 }
 
-/// Why deletion waits for a person.
+/// Why deletion waits for the user.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Block {
+pub enum DeletionBlocker {
     /// These Services have addresses of the stack.
     Services(Vec<String>),
-    /// The spec says to write nothing.
+    /// `spec.paused` is true.
     Paused,
 }
 
 /// What a deletion waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wait {
-    /// The list of Services; until it is there everything goes on as before.
-    List,
-    /// The controllers end.
+pub enum DeletionWait {
+    /// The list of Services. Until it is complete the stack is reconciled as usual.
+    ServiceList,
+    /// Controller pods terminate.
     Controllers,
-    /// The speakers withdraw.
+    /// Speakers withdraw the addresses.
     Withdrawal,
-    /// The speakers end.
+    /// Speaker pods terminate.
     Speakers,
-    /// Other objects go.
+    /// Other objects terminate.
     Objects,
 }
 
-/// The step that is due.
+/// The next action for a stack.
 #[must_use]
-pub fn step(seen: &Seen) -> Step {
-    match (seen.deleting, seen.held) {
-        (false, true) => Step::Stay,
-        // A stack that is paused from the first has made nothing that would have to be seen to.
-        (false, false) if seen.paused => Step::Stay,
-        (false, false) => Step::Hold,
-        (true, false) => Step::Gone,
-        (true, true) if seen.paused => Step::Blocked(Block::Paused),
-        (true, true) => leave(seen),
+pub fn next_action(input: &DeletionInput) -> DeletionAction {
+    match (input.deleting, input.has_finalizer) {
+        (false, true) => DeletionAction::Keep,
+        // A stack that was created paused has no objects to delete.
+        (false, false) if input.paused => DeletionAction::Keep,
+        (false, false) => DeletionAction::AddFinalizer,
+        (true, false) => DeletionAction::Ignore,
+        (true, true) if input.paused => DeletionAction::Blocked(DeletionBlocker::Paused),
+        (true, true) => delete_stack(input),
     }
 }
 
-fn leave(seen: &Seen) -> Step {
-    match seen.policy {
-        DeletionPolicy::Orphan if seen.foreground => return Step::StopCollector,
-        DeletionPolicy::Orphan => return orphan(seen),
+fn delete_stack(input: &DeletionInput) -> DeletionAction {
+    match input.policy {
+        DeletionPolicy::Orphan if input.foreground => return DeletionAction::RemoveForegroundFinalizer,
+        DeletionPolicy::Orphan => return orphan_objects(input),
         DeletionPolicy::BlockIfServicesExist | DeletionPolicy::Withdraw => {}
     }
-    let serves = |owned: &Owned| matches!(owned.id.kind, Kind::Deployment | Kind::DaemonSet);
-    if !seen.owned.iter().any(serves) {
-        // It serves nobody: addresses that Services have are another's, such as MetalLB's.
-        return remove(seen, false);
+    let is_workload = |owned: &OwnedObject| matches!(owned.id.kind, Kind::Deployment | Kind::DaemonSet);
+    if !input.owned.iter().any(is_workload) {
+        // The stack serves no Service: existing addresses belong to another load balancer, such as MetalLB.
+        return delete_objects(input, false);
     }
-    let Some(services) = &seen.services else {
-        return Step::Wait(Wait::List, None);
+    let Some(services) = &input.services else {
+        return DeletionAction::Wait(DeletionWait::ServiceList, None);
     };
-    if seen.policy == DeletionPolicy::BlockIfServicesExist && !services.is_empty() {
-        return if seen.foreground {
-            Step::StopCollector
+    if input.policy == DeletionPolicy::BlockIfServicesExist && !services.is_empty() {
+        return if input.foreground {
+            DeletionAction::RemoveForegroundFinalizer
         } else {
-            Step::Blocked(Block::Services(services.clone()))
+            DeletionAction::Blocked(DeletionBlocker::Services(services.clone()))
         };
     }
-    remove(seen, !services.is_empty())
+    delete_objects(input, !services.is_empty())
 }
 
-/// Gives up what runs. Not so the records of what ran last with everything in order: they name this stack as the owner of
-/// what is to be brought back, cannot be changed, and would be in the way of the next stack's.
-fn orphan(seen: &Seen) -> Step {
-    let is_record = |owned: &&Owned| owned.id.kind == Kind::ControllerRevision;
-    let others = seen.owned.iter().filter(|owned| !is_record(owned));
+/// Removes the owner from all objects but the ControllerRevisions with the last good revision: those are immutable, name
+/// this stack as the owner, and would collide with those of the next stack.
+fn orphan_objects(input: &DeletionInput) -> DeletionAction {
+    let is_revision = |owned: &&OwnedObject| owned.id.kind == Kind::ControllerRevision;
+    let others = input.owned.iter().filter(|owned| !is_revision(owned));
     let ids: Vec<_> = others.map(|owned| owned.id.clone()).collect();
     if !ids.is_empty() {
-        return Step::Disown(ids);
+        return DeletionAction::RemoveOwner(ids);
     }
-    end(seen.owned.iter().filter(is_record), 0, Wait::Objects).unwrap_or(Step::Release)
+    delete_and_wait(input.owned.iter().filter(is_revision), 0, DeletionWait::Objects)
+        .unwrap_or(DeletionAction::RemoveFinalizer)
 }
 
-fn remove(seen: &Seen, has_services: bool) -> Step {
-    let of = |kind| seen.owned.iter().filter(move |owned| owned.id.kind == kind);
-    if let Some(step) = end(of(Kind::Deployment), seen.controllers, Wait::Controllers) {
-        return step;
+fn delete_objects(input: &DeletionInput, has_services: bool) -> DeletionAction {
+    let of = |kind| input.owned.iter().filter(move |owned| owned.id.kind == kind);
+    if let Some(action) = delete_and_wait(of(Kind::Deployment), input.controllers, DeletionWait::Controllers)
+    {
+        return action;
     }
     if has_services {
-        return Step::Clear;
+        return DeletionAction::ClearServices;
     }
-    let left = WITHDRAWAL.saturating_sub(seen.clear_for);
+    let remaining = WITHDRAWAL_TIMEOUT.saturating_sub(input.clear_for);
     let announces = of(Kind::DaemonSet).any(|owned| !owned.terminating);
-    // What is not known is waited for no longer than what is: the list cannot be had where the kind is gone.
-    if announces && seen.announced != Some(0) && !left.is_zero() {
-        return Step::Wait(Wait::Withdrawal, Some(left));
+    // An unknown number has the same timeout: the list never completes if the CRD was removed.
+    if announces && input.announced != Some(0) && !remaining.is_zero() {
+        return DeletionAction::Wait(DeletionWait::Withdrawal, Some(remaining));
     }
-    if let Some(step) = end(of(Kind::DaemonSet), seen.speakers, Wait::Speakers) {
-        return step;
+    if let Some(action) = delete_and_wait(of(Kind::DaemonSet), input.speakers, DeletionWait::Speakers) {
+        return action;
     }
-    end(seen.owned.iter().rev(), 0, Wait::Objects).unwrap_or(Step::Release)
+    delete_and_wait(input.owned.iter().rev(), 0, DeletionWait::Objects)
+        .unwrap_or(DeletionAction::RemoveFinalizer)
 }
 
-/// Deletes objects, and waits until they and their pods are gone. `None`: they are.
-fn end<'a>(objects: impl Iterator<Item = &'a Owned>, pods: usize, wait: Wait) -> Option<Step> {
-    let (going, staying): (Vec<_>, Vec<_>) = objects.cloned().partition(|owned| owned.terminating);
-    if !staying.is_empty() {
-        Some(Step::Delete(staying))
-    } else if !going.is_empty() || pods > 0 {
-        Some(Step::Wait(wait, None))
+/// Deletes objects and waits until they and their pods are gone; `None` once they are.
+fn delete_and_wait<'a>(
+    objects: impl Iterator<Item = &'a OwnedObject>,
+    pods: usize,
+    wait: DeletionWait,
+) -> Option<DeletionAction> {
+    let (terminating, existing): (Vec<_>, Vec<_>) = objects.cloned().partition(|owned| owned.terminating);
+    if !existing.is_empty() {
+        Some(DeletionAction::Delete(existing))
+    } else if !terminating.is_empty() || pods > 0 {
+        Some(DeletionAction::Wait(wait, None))
     } else {
         None
     }
 }
 
-/// What a condition says of a deletion.
+/// The state of a deletion for the conditions.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Report {
-    /// Whether a person has to do something.
+pub struct DeletionReport {
+    /// Whether the user must act.
     pub blocked: bool,
-    /// One word for it.
-    pub reason: crate::reasons::Reason,
-    /// What happens, or what to do.
+    /// Reason of the conditions.
+    pub reason: Reason,
+    /// Message of the conditions.
     pub message: String,
 }
 
-/// What there is to say while a step is carried out; nothing of a stack that stays.
+/// The report of an action; `None` while the stack is not being deleted.
 #[must_use]
-pub fn report(step: &Step) -> Option<Report> {
-    use crate::reasons::Reason;
-    let going = |what: &str| {
-        Some(Report {
+pub fn report(action: &DeletionAction) -> Option<DeletionReport> {
+    let deleting = |progress: &str| {
+        Some(DeletionReport {
             blocked: false,
             reason: Reason::Deleting,
-            message: format!("the stack is being deleted: {what}"),
+            message: format!("deleting the stack: {progress}"),
         })
     };
-    match step {
-        Step::Stay | Step::Hold | Step::Gone | Step::Wait(Wait::List, _) => None,
-        Step::Blocked(Block::Services(services)) => Some(Report {
+    match action {
+        DeletionAction::Keep
+        | DeletionAction::AddFinalizer
+        | DeletionAction::Ignore
+        | DeletionAction::Wait(DeletionWait::ServiceList, _) => None,
+        DeletionAction::Blocked(DeletionBlocker::Services(services)) => Some(DeletionReport {
             blocked: true,
             reason: Reason::ServicesExist,
-            message: in_the_way(services),
+            message: blocked_by_services(services),
         }),
-        Step::Blocked(Block::Paused) => Some(Report {
+        DeletionAction::Blocked(DeletionBlocker::Paused) => Some(DeletionReport {
             blocked: true,
             reason: Reason::Paused,
-            message: "the stack is to be deleted, and spec.paused is true: nothing is written; set it to false, and the \
-                      deletion goes on"
-                .to_owned(),
+            message: "deletion is paused: spec.paused is true; set it to false to continue".to_owned(),
         }),
-        Step::StopCollector => going("the garbage collector is kept from what is to stay"),
-        Step::Disown(_) => going("what it made is to stay, and gets no owner"),
-        Step::Wait(Wait::Controllers, _) => going("the controllers end"),
-        Step::Clear => going("the Services lose their addresses"),
-        Step::Wait(Wait::Withdrawal, _) => going("the speakers withdraw"),
-        Step::Wait(Wait::Speakers, _) => going("the speakers end"),
-        Step::Delete(_) | Step::Wait(Wait::Objects, _) => going("its objects are removed"),
-        Step::Release => going("nothing of it is left"),
+        DeletionAction::RemoveForegroundFinalizer => deleting("removing the foregroundDeletion finalizer"),
+        DeletionAction::RemoveOwner(_) => deleting("removing owner references (Orphan)"),
+        DeletionAction::Wait(DeletionWait::Controllers, _) => {
+            deleting("waiting for the controllers to terminate")
+        }
+        DeletionAction::ClearServices => deleting("removing the addresses of the Services"),
+        DeletionAction::Wait(DeletionWait::Withdrawal, _) => deleting("waiting for the speakers to withdraw"),
+        DeletionAction::Wait(DeletionWait::Speakers, _) => deleting("waiting for the speakers to terminate"),
+        DeletionAction::Delete(_) | DeletionAction::Wait(DeletionWait::Objects, _) => {
+            deleting("deleting its objects")
+        }
+        DeletionAction::RemoveFinalizer => deleting("all objects deleted"),
     }
 }
 
-fn in_the_way(services: &[String]) -> String {
-    let named: Vec<_> = services.iter().take(NAMED).map(String::as_str).collect();
-    let more = match services.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+fn blocked_by_services(services: &[String]) -> String {
     let (count, have) = match services.len() {
-        1 => ("Service".to_owned(), "has an address"),
+        1 => ("1 Service".to_owned(), "has an address"),
         count => (format!("{count} Services"), "have addresses"),
     };
     format!(
-        "{count} {have} of this stack: {}{more}. Delete them or change their type, and the deletion goes on by itself; or set \
-         spec.deletionPolicy: with Withdraw they lose their addresses, with Orphan all goes on running without the stack",
-        named.join(", ")
+        "{count} {have} of this stack: {}; delete them or change their type, or set spec.deletionPolicy (Withdraw removes \
+         their addresses, Orphan leaves the workloads running)",
+        list_first(services, LIST_LIMIT)
     )
 }
 

@@ -1,10 +1,10 @@
-//! Each thing that can be seen, and the step that follows.
+//! Each observable state and the action that follows.
 
 use super::*;
 use crate::reasons::Reason;
 
-fn mk_owned(kind: Kind, terminating: bool) -> Owned {
-    Owned {
+fn mk_owned(kind: Kind, terminating: bool) -> OwnedObject {
+    OwnedObject {
         id: ObjectId::new(kind, "metallb-system", "x"),
         uid: kind.to_string(),
         terminating,
@@ -12,11 +12,11 @@ fn mk_owned(kind: Kind, terminating: bool) -> Owned {
 }
 
 /// A stack that runs, is being deleted, and has two Services.
-fn mk_seen(policy: DeletionPolicy) -> Seen {
-    Seen {
+fn mk_input(policy: DeletionPolicy) -> DeletionInput {
+    DeletionInput {
         policy,
         deleting: true,
-        held: true,
+        has_finalizer: true,
         services: Some(vec!["ns/a".to_owned(), "ns/b".to_owned()]),
         announced: Some(2),
         owned: [
@@ -31,148 +31,176 @@ fn mk_seen(policy: DeletionPolicy) -> Seen {
         .to_vec(),
         controllers: 2,
         speakers: 3,
-        ..Seen::default()
+        ..DeletionInput::default()
     }
 }
 
-fn kinds(step: &Step) -> Vec<Kind> {
-    match step {
-        Step::Delete(owned) => owned.iter().map(|owned| owned.id.kind).collect(),
-        Step::Disown(ids) => ids.iter().map(|id| id.kind).collect(),
+fn kinds(action: &DeletionAction) -> Vec<Kind> {
+    match action {
+        DeletionAction::Delete(owned) => owned.iter().map(|owned| owned.id.kind).collect(),
+        DeletionAction::RemoveOwner(ids) => ids.iter().map(|id| id.kind).collect(),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_stack_is_held_before_anything_is_made_and_let_go_when_it_holds_nothing() {
+fn finalizer_is_added_before_any_object_is_created() {
     let table = [
-        // deleting, held, paused
-        ((false, false, false), Step::Hold),
-        ((false, false, true), Step::Stay),
-        ((false, true, false), Step::Stay),
-        ((false, true, true), Step::Stay),
-        ((true, false, false), Step::Gone),
-        ((true, false, true), Step::Gone),
-        ((true, true, true), Step::Blocked(Block::Paused)),
+        // deleting, has_finalizer, paused
+        ((false, false, false), DeletionAction::AddFinalizer),
+        ((false, false, true), DeletionAction::Keep),
+        ((false, true, false), DeletionAction::Keep),
+        ((false, true, true), DeletionAction::Keep),
+        ((true, false, false), DeletionAction::Ignore),
+        ((true, false, true), DeletionAction::Ignore),
+        (
+            (true, true, true),
+            DeletionAction::Blocked(DeletionBlocker::Paused),
+        ),
     ];
-    for ((deleting, held, paused), wanted) in table {
-        let seen = Seen {
+    for ((deleting, has_finalizer, paused), wanted) in table {
+        let input = DeletionInput {
             deleting,
-            held,
+            has_finalizer,
             paused,
-            ..mk_seen(DeletionPolicy::Withdraw)
+            ..mk_input(DeletionPolicy::Withdraw)
         };
-        assert_eq!(step(&seen), wanted, "{deleting} {held} {paused}");
+        assert_eq!(next_action(&input), wanted, "{deleting} {has_finalizer} {paused}");
     }
 }
 
 #[test]
-fn services_hold_up_the_deletion_until_they_are_gone() {
-    let mut seen = mk_seen(DeletionPolicy::BlockIfServicesExist);
-    let blocked = step(&seen);
+fn services_block_deletion_until_they_are_gone() {
+    let mut input = mk_input(DeletionPolicy::BlockIfServicesExist);
+    let blocked = next_action(&input);
     assert_eq!(
         blocked,
-        Step::Blocked(Block::Services(vec!["ns/a".to_owned(), "ns/b".to_owned()]))
+        DeletionAction::Blocked(DeletionBlocker::Services(vec![
+            "ns/a".to_owned(),
+            "ns/b".to_owned()
+        ]))
     );
     let report = report(&blocked).unwrap();
     assert!(report.blocked);
     assert_eq!(report.reason, Reason::ServicesExist);
     assert!(report.message.starts_with("2 Services have addresses"));
-    assert!(report.message.contains("ns/a, ns/b. Delete them"));
-    seen.services = None;
-    assert_eq!(step(&seen), Step::Wait(Wait::List, None), "not known is not none");
-    seen.services = Some(Vec::new());
-    assert_eq!(kinds(&step(&seen)), [Kind::Deployment]);
+    assert!(report.message.contains("ns/a, ns/b; delete them"));
+    input.services = None;
+    assert_eq!(
+        next_action(&input),
+        DeletionAction::Wait(DeletionWait::ServiceList, None),
+        "unknown is not empty"
+    );
+    input.services = Some(Vec::new());
+    assert_eq!(kinds(&next_action(&input)), [Kind::Deployment]);
 }
 
 #[test]
-fn the_first_ten_services_are_named_and_the_others_counted() {
+fn blocked_deletion_names_the_first_services() {
     let services: Vec<_> = (0..13).map(|number| format!("ns/s{number:02}")).collect();
-    let text = in_the_way(&services);
+    let text = blocked_by_services(&services);
     assert!(text.starts_with("13 Services have addresses of this stack: ns/s00, "));
-    assert!(text.contains("ns/s09 and 3 more."));
-    assert!(!text.contains("ns/s10"));
-    let one = in_the_way(&services[..1]);
+    assert!(text.contains("ns/s04 and 8 more;"), "{text}");
+    assert!(!text.contains("ns/s05"));
+    let one = blocked_by_services(&services[..1]);
     assert!(
-        one.starts_with("Service has an address of this stack: ns/s00."),
+        one.starts_with("1 Service has an address of this stack: ns/s00;"),
         "{one}"
     );
 }
 
 #[test]
-fn the_garbage_collector_is_stopped_where_objects_are_to_stay() {
+fn foreground_finalizer_is_removed_if_objects_must_stay() {
     for policy in [DeletionPolicy::BlockIfServicesExist, DeletionPolicy::Orphan] {
-        let mut seen = mk_seen(policy);
-        seen.foreground = true;
-        assert_eq!(step(&seen), Step::StopCollector, "{policy:?}");
+        let mut input = mk_input(policy);
+        input.foreground = true;
+        assert_eq!(
+            next_action(&input),
+            DeletionAction::RemoveForegroundFinalizer,
+            "{policy:?}"
+        );
     }
-    let mut seen = mk_seen(DeletionPolicy::Withdraw);
-    seen.foreground = true;
-    assert_eq!(kinds(&step(&seen)), [Kind::Deployment], "it is to go anyway");
+    let mut input = mk_input(DeletionPolicy::Withdraw);
+    input.foreground = true;
+    assert_eq!(
+        kinds(&next_action(&input)),
+        [Kind::Deployment],
+        "its objects are deleted anyway"
+    );
 }
 
 #[test]
-fn an_orphaning_stack_gives_up_all_and_deletes_only_its_records() {
-    let mut seen = mk_seen(DeletionPolicy::Orphan);
-    seen.services = None;
-    let runs = seen.owned.len();
-    seen.owned.push(mk_owned(Kind::ControllerRevision, false));
-    let first = step(&seen);
-    assert!(matches!(first, Step::Disown(_)), "{first:?}");
+fn orphan_deletes_only_the_controller_revisions() {
+    let mut input = mk_input(DeletionPolicy::Orphan);
+    input.services = None;
+    let runs = input.owned.len();
+    input.owned.push(mk_owned(Kind::ControllerRevision, false));
+    let first = next_action(&input);
+    assert!(matches!(first, DeletionAction::RemoveOwner(_)), "{first:?}");
     assert_eq!(kinds(&first).len(), runs);
-    seen.owned.drain(..runs);
-    let next = step(&seen);
-    assert!(matches!(next, Step::Delete(_)), "{next:?}");
+    input.owned.drain(..runs);
+    let next = next_action(&input);
+    assert!(matches!(next, DeletionAction::Delete(_)), "{next:?}");
     assert_eq!(kinds(&next), [Kind::ControllerRevision]);
-    seen.owned.clear();
-    assert_eq!(step(&seen), Step::Release);
+    input.owned.clear();
+    assert_eq!(next_action(&input), DeletionAction::RemoveFinalizer);
 }
 
-/// Follows a withdrawal from its first step to its last, with what each step brings about.
+/// Follows a withdrawal from its first action to its last.
 #[test]
-fn a_withdrawal_takes_the_controller_the_addresses_the_speakers_and_the_roles_last() {
-    let mut seen = mk_seen(DeletionPolicy::Withdraw);
-    assert_eq!(kinds(&step(&seen)), [Kind::Deployment]);
-    let set = |seen: &mut Seen, kind, terminating: Option<bool>| {
-        seen.owned.retain(|owned| owned.id.kind != kind);
-        seen.owned
+fn withdraw_deletes_controller_then_speakers_and_roles_last() {
+    let mut input = mk_input(DeletionPolicy::Withdraw);
+    assert_eq!(kinds(&next_action(&input)), [Kind::Deployment]);
+    let set = |input: &mut DeletionInput, kind, terminating: Option<bool>| {
+        input.owned.retain(|owned| owned.id.kind != kind);
+        input
+            .owned
             .extend(terminating.map(|terminating| mk_owned(kind, terminating)));
     };
-    set(&mut seen, Kind::Deployment, Some(true));
-    assert_eq!(step(&seen), Step::Wait(Wait::Controllers, None));
-    set(&mut seen, Kind::Deployment, None);
+    set(&mut input, Kind::Deployment, Some(true));
     assert_eq!(
-        step(&seen),
-        Step::Wait(Wait::Controllers, None),
+        next_action(&input),
+        DeletionAction::Wait(DeletionWait::Controllers, None)
+    );
+    set(&mut input, Kind::Deployment, None);
+    assert_eq!(
+        next_action(&input),
+        DeletionAction::Wait(DeletionWait::Controllers, None),
         "its pods still run"
     );
-    seen.controllers = 0;
-    assert_eq!(step(&seen), Step::Clear);
-    seen.services = Some(Vec::new());
-    seen.clear_for = Duration::from_secs(3);
+    input.controllers = 0;
+    assert_eq!(next_action(&input), DeletionAction::ClearServices);
+    input.services = Some(Vec::new());
+    input.clear_for = Duration::from_secs(3);
     assert_eq!(
-        step(&seen),
-        Step::Wait(Wait::Withdrawal, Some(Duration::from_secs(7)))
+        next_action(&input),
+        DeletionAction::Wait(DeletionWait::Withdrawal, Some(Duration::from_secs(7)))
     );
-    let mut silent = seen.clone();
-    silent.clear_for = WITHDRAWAL;
+    let mut silent = input.clone();
+    silent.clear_for = WITHDRAWAL_TIMEOUT;
     assert_eq!(
-        kinds(&step(&silent)),
+        kinds(&next_action(&silent)),
         [Kind::DaemonSet],
-        "one that is cut off never tells"
+        "a speaker that is cut off never reports"
     );
-    seen.announced = None;
+    input.announced = None;
     assert!(
-        matches!(step(&seen), Step::Wait(Wait::Withdrawal, Some(_))),
-        "not known is not none"
+        matches!(
+            next_action(&input),
+            DeletionAction::Wait(DeletionWait::Withdrawal, Some(_))
+        ),
+        "unknown is not empty"
     );
-    seen.announced = Some(0);
-    assert_eq!(kinds(&step(&seen)), [Kind::DaemonSet]);
-    set(&mut seen, Kind::DaemonSet, None);
-    assert_eq!(step(&seen), Step::Wait(Wait::Speakers, None));
-    seen.speakers = 0;
+    input.announced = Some(0);
+    assert_eq!(kinds(&next_action(&input)), [Kind::DaemonSet]);
+    set(&mut input, Kind::DaemonSet, None);
     assert_eq!(
-        kinds(&step(&seen)),
+        next_action(&input),
+        DeletionAction::Wait(DeletionWait::Speakers, None)
+    );
+    input.speakers = 0;
+    assert_eq!(
+        kinds(&next_action(&input)),
         [
             Kind::Service,
             Kind::ClusterRoleBinding,
@@ -180,53 +208,66 @@ fn a_withdrawal_takes_the_controller_the_addresses_the_speakers_and_the_roles_la
             Kind::ServiceAccount
         ]
     );
-    seen.owned.iter_mut().for_each(|owned| owned.terminating = true);
-    assert_eq!(step(&seen), Step::Wait(Wait::Objects, None));
-    seen.owned.clear();
-    assert_eq!(step(&seen), Step::Release);
+    input.owned.iter_mut().for_each(|owned| owned.terminating = true);
+    assert_eq!(
+        next_action(&input),
+        DeletionAction::Wait(DeletionWait::Objects, None)
+    );
+    input.owned.clear();
+    assert_eq!(next_action(&input), DeletionAction::RemoveFinalizer);
 }
 
 #[test]
-fn an_address_given_in_the_last_moment_holds_up_the_deletion_again() {
-    let mut seen = mk_seen(DeletionPolicy::BlockIfServicesExist);
-    seen.owned.retain(|owned| owned.id.kind != Kind::Deployment);
-    seen.controllers = 0;
-    assert!(matches!(step(&seen), Step::Blocked(Block::Services(_))));
+fn address_assigned_late_blocks_deletion_again() {
+    let mut input = mk_input(DeletionPolicy::BlockIfServicesExist);
+    input.owned.retain(|owned| owned.id.kind != Kind::Deployment);
+    input.controllers = 0;
+    assert!(matches!(
+        next_action(&input),
+        DeletionAction::Blocked(DeletionBlocker::Services(_))
+    ));
 }
 
 #[test]
-fn every_step_of_a_deletion_has_something_to_say() {
-    let going = [
-        Step::StopCollector,
-        Step::Disown(Vec::new()),
-        Step::Delete(Vec::new()),
-        Step::Clear,
-        Step::Wait(Wait::Controllers, None),
-        Step::Wait(Wait::Withdrawal, None),
-        Step::Wait(Wait::Speakers, None),
-        Step::Wait(Wait::Objects, None),
-        Step::Release,
+fn every_action_of_a_deletion_has_a_report() {
+    let deleting = [
+        DeletionAction::RemoveForegroundFinalizer,
+        DeletionAction::RemoveOwner(Vec::new()),
+        DeletionAction::Delete(Vec::new()),
+        DeletionAction::ClearServices,
+        DeletionAction::Wait(DeletionWait::Controllers, None),
+        DeletionAction::Wait(DeletionWait::Withdrawal, None),
+        DeletionAction::Wait(DeletionWait::Speakers, None),
+        DeletionAction::Wait(DeletionWait::Objects, None),
+        DeletionAction::RemoveFinalizer,
     ];
-    for step in going {
-        let report = report(&step).unwrap();
+    for action in deleting {
+        let report = report(&action).unwrap();
         assert!(!report.blocked);
         assert_eq!(report.reason, Reason::Deleting);
     }
-    assert_eq!(report(&Step::Stay), None);
-    assert_eq!(report(&Step::Wait(Wait::List, None)), None);
-    assert!(report(&Step::Blocked(Block::Paused)).unwrap().blocked);
+    assert_eq!(report(&DeletionAction::Keep), None);
+    assert_eq!(
+        report(&DeletionAction::Wait(DeletionWait::ServiceList, None)),
+        None
+    );
+    assert!(
+        report(&DeletionAction::Blocked(DeletionBlocker::Paused))
+            .unwrap()
+            .blocked
+    );
 }
 
 #[test]
-fn a_stack_that_serves_nobody_takes_no_address_from_a_service_and_waits_for_none() {
+fn stack_without_workloads_ignores_services() {
     for policy in [DeletionPolicy::BlockIfServicesExist, DeletionPolicy::Withdraw] {
-        let mut seen = mk_seen(policy);
-        seen.owned.clear();
-        (seen.controllers, seen.speakers) = (0, 0);
-        assert_eq!(step(&seen), Step::Release, "{policy:?}");
-        // What it has made besides goes.
-        seen.owned = vec![mk_owned(Kind::ServiceAccount, false)];
-        seen.services = None;
-        assert_eq!(kinds(&step(&seen)), [Kind::ServiceAccount], "{policy:?}");
+        let mut input = mk_input(policy);
+        input.owned.clear();
+        (input.controllers, input.speakers) = (0, 0);
+        assert_eq!(next_action(&input), DeletionAction::RemoveFinalizer, "{policy:?}");
+        // Its other objects are deleted.
+        input.owned = vec![mk_owned(Kind::ServiceAccount, false)];
+        input.services = None;
+        assert_eq!(kinds(&next_action(&input)), [Kind::ServiceAccount], "{policy:?}");
     }
 }

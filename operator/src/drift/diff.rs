@@ -1,5 +1,5 @@
-//! Wanted against existing: what has to be applied, and what has to go. Pure, so that "nothing changed, nothing
-//! written" can be tested without an API server.
+//! Compares desired with existing objects: what to apply and what to delete. Pure, so that "no change, no write" can be tested
+//! without an API server.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::desired::render::{Wanted, digest};
 use crate::index::{Index, Live};
 use crate::object_id::ObjectId;
 
-/// Lists whose entries others may add to, and the field that tells their entries apart. All other lists are wanted
-/// exactly as they are: an extra rule or subject would be a privilege that nobody granted.
+/// Lists that other clients may add entries to, and the key of the entries. Other lists must be equal: an extra rule or
+/// subject would be a privilege that was never granted.
 const SHARED_LISTS: &[(&str, &str)] = &[
     ("containers", "name"),
     ("env", "name"),
@@ -22,49 +22,49 @@ const SHARED_LISTS: &[(&str, &str)] = &[
 
 /// Why an object is applied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Cause {
-    /// It is not there.
+pub enum ApplyReason {
+    /// It does not exist.
     Missing,
-    /// It is there, and something else is wanted of it than before.
+    /// Its desired state has changed.
     Changed,
-    /// It was as wanted, and somebody changed or removed it.
+    /// Another client changed or deleted it.
     Drift,
 }
 
-/// What has to be done.
+/// The writes that lead to the desired state.
 #[derive(Debug, Default, PartialEq)]
 pub struct Difference<'a> {
-    /// Objects to apply, in order, and why.
-    pub apply: Vec<(&'a Wanted, Cause)>,
+    /// Objects to apply, in this order.
+    pub apply: Vec<(&'a Wanted, ApplyReason)>,
     /// Objects to delete, and their uids.
     pub prune: Vec<(ObjectId, String)>,
 }
 
 impl Difference<'_> {
-    /// Whether there is nothing to do.
+    /// Whether no write is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.apply.is_empty() && self.prune.is_empty()
     }
 }
 
-/// What was applied and how the API server stored it. The server writes some values in another form than they were
-/// sent ("0.1" CPU becomes "100m"): an object that looks like the answer to its own application is as wanted.
+/// Digests of applied objects and of what the API server stored. The server normalizes some values ("0.1" CPU becomes
+/// "100m"); an object that equals the answer to its own application is up to date.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct AppliedObjects {
     applied: BTreeMap<ObjectId, (String, String)>,
 }
 
-impl Memory {
-    /// An object was applied, and this is the answer.
-    pub fn remember(&mut self, wanted: &Wanted, answer: &Live) {
+impl AppliedObjects {
+    /// Records that an object was applied, with the answer of the API server.
+    pub fn record(&mut self, wanted: &Wanted, answer: &Live) {
         self.applied.insert(
             wanted.id.clone(),
-            (wanted.digest.clone(), fingerprint(&answer.body)),
+            (wanted.digest.clone(), digest_without_cluster_fields(&answer.body)),
         );
     }
 
-    /// An object was deleted because it is no longer wanted.
+    /// Forgets an object that the operator deleted.
     pub fn forget(&mut self, id: &ObjectId) {
         self.applied.remove(id);
     }
@@ -73,17 +73,24 @@ impl Memory {
         self.applied.get(id).map(|(digest, _)| digest.as_str())
     }
 
-    fn fingerprint(&self, id: &ObjectId) -> Option<&str> {
-        self.applied.get(id).map(|(_, fingerprint)| fingerprint.as_str())
+    fn digest_without_cluster_fields(&self, id: &ObjectId) -> Option<&str> {
+        self.applied
+            .get(id)
+            .map(|(_, stored_digest)| stored_digest.as_str())
     }
 }
 
-/// Compares what is wanted with what exists. `owner` is the uid of the stack: only what it owns is ever deleted.
+/// Compares desired with existing objects. `owner` is the uid of the stack: only objects that it owns are deleted.
 #[must_use]
-pub fn difference<'a>(wanted: &'a [Wanted], index: &Index, memory: &Memory, owner: &str) -> Difference<'a> {
+pub fn difference<'a>(
+    wanted: &'a [Wanted],
+    index: &Index,
+    applied: &AppliedObjects,
+    owner: &str,
+) -> Difference<'a> {
     let apply = wanted
         .iter()
-        .filter_map(|wanted| Some((wanted, cause(wanted, index, memory)?)))
+        .filter_map(|wanted| Some((wanted, apply_reason(wanted, index, applied)?)))
         .collect();
     let prune = index
         .objects()
@@ -98,41 +105,50 @@ pub fn difference<'a>(wanted: &'a [Wanted], index: &Index, memory: &Memory, owne
     Difference { apply, prune }
 }
 
-fn cause(wanted: &Wanted, index: &Index, memory: &Memory) -> Option<Cause> {
+fn apply_reason(wanted: &Wanted, index: &Index, applied: &AppliedObjects) -> Option<ApplyReason> {
     let live = index.get(&wanted.id);
     let Some(live) = live else {
-        let same_wish = index.applied_before(&wanted.id) == Some(&wanted.digest);
-        return Some(if same_wish { Cause::Drift } else { Cause::Missing });
+        let is_drift = index.applied_before(&wanted.id) == Some(&wanted.digest);
+        return Some(if is_drift {
+            ApplyReason::Drift
+        } else {
+            ApplyReason::Missing
+        });
     };
-    // Nothing can be done to an object on its way out; its deletion will be seen.
-    if live.terminating || is_as_wanted(wanted, live, memory) {
+    // A terminating object cannot be changed; the watch reports its deletion.
+    if live.terminating || is_as_wanted(wanted, live, applied) {
         return None;
     }
-    // An annotation that somebody changed is no other wish.
-    let same_wish =
-        memory.digest(&wanted.id) == Some(&wanted.digest) || live.applied() == Some(&wanted.digest);
-    Some(if same_wish { Cause::Drift } else { Cause::Changed })
+    // A changed annotation is drift and no new desired state.
+    let is_drift =
+        applied.digest(&wanted.id) == Some(&wanted.digest) || live.applied() == Some(&wanted.digest);
+    Some(if is_drift {
+        ApplyReason::Drift
+    } else {
+        ApplyReason::Changed
+    })
 }
 
-fn is_as_wanted(wanted: &Wanted, live: &Live, memory: &Memory) -> bool {
+fn is_as_wanted(wanted: &Wanted, live: &Live, applied: &AppliedObjects) -> bool {
     if live.applied() != Some(&wanted.digest) {
-        // Also when every field looks right: fields that are no longer wanted have to be given up.
+        // Even if every field is equal: fields that are no longer desired must be released.
         return false;
     }
     holds_body(&wanted.body, &live.body)
-        || (memory.digest(&wanted.id) == Some(&wanted.digest)
-            && memory.fingerprint(&wanted.id) == Some(&fingerprint(&live.body)))
+        || (applied.digest(&wanted.id) == Some(&wanted.digest)
+            && applied.digest_without_cluster_fields(&wanted.id)
+                == Some(&digest_without_cluster_fields(&live.body)))
 }
 
-/// Everything but what the cluster itself changes.
-fn fingerprint(body: &Value) -> String {
+/// Digest without the fields that the cluster itself changes.
+fn digest_without_cluster_fields(body: &Value) -> String {
     let mut body = body.clone();
     if let Some(fields) = body.as_object_mut() {
         fields.remove("status");
     }
     if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("generation");
-        // `deployment.kubernetes.io/revision` and its like are written by the cluster.
+        // The cluster writes `deployment.kubernetes.io/revision` and others.
         metadata.remove("annotations");
     }
     digest(&body)
@@ -142,7 +158,7 @@ fn holds_body(wanted: &Value, live: &Value) -> bool {
     let Some(wanted) = wanted.as_object() else {
         return false;
     };
-    // Identity is not compared: it is how the object was found.
+    // The identity is equal: the object was looked up by it.
     wanted.iter().all(|(field, value)| match field.as_str() {
         "apiVersion" | "kind" => true,
         "metadata" => holds_metadata(value, &live["metadata"]),
@@ -150,7 +166,7 @@ fn holds_body(wanted: &Value, live: &Value) -> bool {
     })
 }
 
-/// The same of metadata, without the name.
+/// The same for metadata, without the name.
 pub(crate) fn holds_metadata(wanted: &Value, live: &Value) -> bool {
     wanted.as_object().is_some_and(|metadata| {
         metadata
@@ -160,13 +176,13 @@ pub(crate) fn holds_metadata(wanted: &Value, live: &Value) -> bool {
     })
 }
 
-/// Whether `live` has everything that is wanted; more is allowed where others may add.
+/// Whether `live` contains `wanted`; additional entries are allowed where other clients may add them.
 pub(crate) fn holds(field: &str, wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => holds_object(wanted, live),
         (Value::Array(wanted), Value::Array(live)) => holds_list(field, wanted, live),
         (Value::Number(wanted), Value::Number(live)) => wanted.as_f64() == live.as_f64(),
-        // The API server leaves out what is empty.
+        // The API server omits empty values.
         (Value::Array(wanted), Value::Null) => wanted.is_empty(),
         (Value::String(wanted), Value::Null) => wanted.is_empty(),
         (wanted, live) => wanted == live,

@@ -1,4 +1,4 @@
-//! Nothing changed, nothing written; and everything that did change is found.
+//! Without a change nothing is written, and every change is found.
 
 use kube::api::DynamicObject;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::desired::config::tests::mk_config;
 use crate::desired::render::{APPLIED, render};
 use crate::object_id::Kind;
 
-/// What an API server makes of an object: an identity, a version, defaults.
+/// An object as an API server stores it: with an identity, a version and defaults.
 fn mk_live(wanted: &Wanted, change: impl FnOnce(&mut Value)) -> Live {
     let mut body = wanted.body.clone();
     body["metadata"]["uid"] = json!(format!("uid of {}", wanted.id));
@@ -39,29 +39,43 @@ fn find(wanted: &[Wanted], kind: Kind) -> &Wanted {
 }
 
 /// Why the first object of a kind would be applied after a change to it.
-fn cause_after(kind: Kind, change: impl FnOnce(&mut Value)) -> Option<Cause> {
+fn reason_after(kind: Kind, change: impl FnOnce(&mut Value)) -> Option<ApplyReason> {
     let wanted = mk_wanted();
     let mut index = mk_index(&wanted);
     let object = find(&wanted, kind);
     index.apply(object.id.clone(), mk_live(object, change));
-    let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+    let todo = difference(&wanted, &index, &AppliedObjects::default(), "stack-uid");
     assert!(todo.prune.is_empty() && todo.apply.len() <= 1, "{todo:?}");
-    todo.apply.first().map(|(_, cause)| *cause)
+    todo.apply.first().map(|(_, apply_reason)| *apply_reason)
 }
 
 #[test]
-fn everything_is_applied_in_order_to_an_empty_cluster() {
+fn all_objects_are_applied_in_order_to_an_empty_cluster() {
     let wanted = mk_wanted();
-    let todo = difference(&wanted, &Index::default(), &Memory::default(), "stack-uid");
+    let todo = difference(
+        &wanted,
+        &Index::default(),
+        &AppliedObjects::default(),
+        "stack-uid",
+    );
     assert_eq!(todo.apply.len(), wanted.len());
-    assert!(todo.apply.iter().all(|(_, cause)| *cause == Cause::Missing));
+    assert!(
+        todo.apply
+            .iter()
+            .all(|(_, apply_reason)| *apply_reason == ApplyReason::Missing)
+    );
     assert_eq!(todo.apply.first().unwrap().0.id.kind, Kind::Namespace);
 }
 
 #[test]
 fn reconciling_twice_writes_nothing() {
     let wanted = mk_wanted();
-    let todo = difference(&wanted, &mk_index(&wanted), &Memory::default(), "stack-uid");
+    let todo = difference(
+        &wanted,
+        &mk_index(&wanted),
+        &AppliedObjects::default(),
+        "stack-uid",
+    );
     assert!(todo.is_empty(), "{todo:?}");
 }
 
@@ -83,11 +97,11 @@ fn defaults_and_fields_of_others_are_left_alone() {
             .push(json!({"name": "HTTPS_PROXY", "value": "x"}));
         body["status"] = json!({"readyReplicas": 2});
     };
-    assert_eq!(cause_after(Kind::Deployment, change), None);
+    assert_eq!(reason_after(Kind::Deployment, change), None);
 }
 
 #[test]
-fn a_field_changed_by_somebody_is_drift() {
+fn field_changed_by_another_client_is_drift() {
     let cases: Vec<(Kind, &str, Value)> = vec![
         (Kind::Deployment, "/spec/replicas", json!(0)),
         (
@@ -110,116 +124,120 @@ fn a_field_changed_by_somebody_is_drift() {
     ];
     for (kind, path, value) in cases {
         let change = |body: &mut Value| *body.pointer_mut(path).unwrap() = value;
-        assert_eq!(cause_after(kind, change), Some(Cause::Drift), "{kind} {path}");
+        assert_eq!(
+            reason_after(kind, change),
+            Some(ApplyReason::Drift),
+            "{kind} {path}"
+        );
     }
 }
 
 #[test]
-fn an_added_privilege_is_drift_although_nothing_is_missing() {
+fn added_privilege_is_drift() {
     let rule = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
     let add_rule = |body: &mut Value| body["rules"].as_array_mut().unwrap().push(rule);
-    assert_eq!(cause_after(Kind::Role, add_rule), Some(Cause::Drift));
+    assert_eq!(reason_after(Kind::Role, add_rule), Some(ApplyReason::Drift));
     let subject = json!({"kind": "User", "name": "eve"});
     let add_subject = |body: &mut Value| body["subjects"].as_array_mut().unwrap().push(subject);
     assert_eq!(
-        cause_after(Kind::ClusterRoleBinding, add_subject),
-        Some(Cause::Drift)
+        reason_after(Kind::ClusterRoleBinding, add_subject),
+        Some(ApplyReason::Drift)
     );
 }
 
 #[test]
-fn a_deletion_by_somebody_is_drift_and_one_by_the_operator_is_not() {
+fn only_deletion_by_another_client_is_drift() {
     let wanted = mk_wanted();
     let object = find(&wanted, Kind::DaemonSet);
     let uid = mk_live(object, |_| {}).uid;
-    let cause_after = |delete: fn(&mut Index, &ObjectId, &str)| {
+    let reason_after = |delete: fn(&mut Index, &ObjectId, &str)| {
         let mut index = mk_index(&wanted);
         delete(&mut index, &object.id, &uid);
-        let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
-        todo.apply.first().map(|(_, cause)| *cause)
+        let todo = difference(&wanted, &index, &AppliedObjects::default(), "stack-uid");
+        todo.apply.first().map(|(_, apply_reason)| *apply_reason)
     };
     assert_eq!(
-        cause_after(|index, id, uid| index.delete(id, uid)),
-        Some(Cause::Drift)
+        reason_after(|index, id, uid| index.delete(id, uid)),
+        Some(ApplyReason::Drift)
     );
     assert_eq!(
-        cause_after(|index, id, _| index.reset(id.kind, Vec::new())),
-        Some(Cause::Drift)
+        reason_after(|index, id, _| index.reset(id.kind, Vec::new())),
+        Some(ApplyReason::Drift)
     );
     assert_eq!(
-        cause_after(|index, id, _| index.discard(id)),
-        Some(Cause::Missing)
+        reason_after(|index, id, _| index.discard(id)),
+        Some(ApplyReason::Missing)
     );
 }
 
 #[test]
-fn a_wish_that_changed_is_no_drift() {
+fn changed_desired_state_is_no_drift() {
     let before = mk_wanted();
     let index = mk_index(&before);
     let mut plan = mk_config();
     plan.log_level = "debug".to_owned();
     let after = render(&plan).unwrap();
-    let todo = difference(&after, &index, &Memory::default(), "stack-uid");
+    let todo = difference(&after, &index, &AppliedObjects::default(), "stack-uid");
     let changed: Vec<_> = todo
         .apply
         .iter()
-        .map(|(wanted, cause)| (wanted.id.kind, *cause))
+        .map(|(wanted, apply_reason)| (wanted.id.kind, *apply_reason))
         .collect();
     assert_eq!(
         changed,
         [
-            (Kind::Deployment, Cause::Changed),
-            (Kind::DaemonSet, Cause::Changed)
+            (Kind::Deployment, ApplyReason::Changed),
+            (Kind::DaemonSet, ApplyReason::Changed)
         ]
     );
 }
 
 #[test]
-fn a_field_no_longer_wanted_is_given_up_although_nothing_is_missing() {
+fn undesired_field_is_released() {
     let mut plan = mk_config();
     plan.load_balancer_class = Some("example.com/lan".to_owned());
     let index = mk_index(&render(&plan).unwrap());
     let wanted = mk_wanted();
-    let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+    let todo = difference(&wanted, &index, &AppliedObjects::default(), "stack-uid");
     assert_eq!(todo.apply.len(), 2, "both programs lose a variable");
 }
 
 #[test]
-fn a_value_that_the_server_writes_in_another_form_is_written_once() {
+fn value_normalized_by_the_server_is_written_once() {
     let wanted = mk_wanted();
     let mut index = mk_index(&wanted);
     let object = find(&wanted, Kind::Deployment);
     let path = "/spec/template/spec/containers/0/resources/requests/cpu";
     let answer = mk_live(object, |body| *body.pointer_mut(path).unwrap() = json!("0.01"));
-    let mut memory = Memory::default();
+    let mut applied = AppliedObjects::default();
     index.apply(object.id.clone(), answer.clone());
-    assert_eq!(difference(&wanted, &index, &memory, "stack-uid").apply.len(), 1);
-    memory.remember(object, &answer);
-    assert!(difference(&wanted, &index, &memory, "stack-uid").is_empty());
+    assert_eq!(difference(&wanted, &index, &applied, "stack-uid").apply.len(), 1);
+    applied.record(object, &answer);
+    assert!(difference(&wanted, &index, &applied, "stack-uid").is_empty());
 }
 
 #[test]
-fn what_is_no_longer_wanted_goes_if_the_stack_owns_it() {
+fn undesired_objects_are_deleted_if_owned() {
     let all = mk_wanted();
     let mut index = mk_index(&all);
     let mut plan = mk_config();
     (plan.controller_min_available, plan.speaker_min_available) = (None, None);
-    let stranger = ObjectId::new(Kind::PodDisruptionBudget, "metallb-system", "mine");
+    let foreign_id = ObjectId::new(Kind::PodDisruptionBudget, "metallb-system", "mine");
     let mut foreign = mk_live(find(&all, Kind::PodDisruptionBudget), |_| {});
     foreign.body["metadata"]["ownerReferences"] = json!(null);
-    index.apply(stranger, foreign);
+    index.apply(foreign_id, foreign);
     let wanted = render(&plan).unwrap();
-    let todo = difference(&wanted, &index, &Memory::default(), "stack-uid");
+    let todo = difference(&wanted, &index, &AppliedObjects::default(), "stack-uid");
     let names: Vec<_> = todo.prune.iter().map(|(id, _)| id.key.name()).collect();
     assert_eq!(names, ["metallb-controller", "metallb-speaker"]);
     assert!(todo.apply.is_empty());
 }
 
 #[test]
-fn the_namespace_and_the_kinds_of_users_data_are_never_deleted() {
+fn namespace_and_crds_are_never_deleted() {
     let wanted = mk_wanted();
     let index = mk_index(&wanted);
-    let todo = difference(&[], &index, &Memory::default(), "stack-uid");
+    let todo = difference(&[], &index, &AppliedObjects::default(), "stack-uid");
     assert!(todo.prune.iter().all(|(id, _)| id.kind.goes_with_the_stack()));
     assert_eq!(
         todo.prune.len(),
@@ -231,32 +249,32 @@ fn the_namespace_and_the_kinds_of_users_data_are_never_deleted() {
 }
 
 #[test]
-fn an_object_on_its_way_out_is_awaited() {
+fn terminating_object_is_not_applied() {
     let change = |body: &mut Value| {
         body["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
         body["spec"]["replicas"] = json!(0);
     };
-    assert_eq!(cause_after(Kind::Deployment, change), None);
+    assert_eq!(reason_after(Kind::Deployment, change), None);
 }
 
 #[test]
-fn an_object_of_somebody_else_under_our_name_is_taken_over() {
+fn foreign_object_with_our_name_is_taken_over() {
     let change = |body: &mut Value| {
         body["metadata"]["annotations"]
             .as_object_mut()
             .unwrap()
             .remove(APPLIED);
     };
-    assert_eq!(cause_after(Kind::Deployment, change), Some(Cause::Changed));
+    assert_eq!(reason_after(Kind::Deployment, change), Some(ApplyReason::Changed));
 }
 
 #[test]
-fn a_secret_without_its_key_is_put_right_and_its_content_is_kept_by_nobody() {
+fn secret_without_key_is_drift_and_content_is_not_stored() {
     let without = |body: &mut Value| body["data"] = json!({"current": "c2hvcnQ="});
-    assert_eq!(cause_after(Kind::Secret, without), Some(Cause::Drift));
+    assert_eq!(reason_after(Kind::Secret, without), Some(ApplyReason::Drift));
     let another =
         |body: &mut Value| body["data"]["current"] = json!("ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=");
-    assert_eq!(cause_after(Kind::Secret, another), None);
+    assert_eq!(reason_after(Kind::Secret, another), None);
     let wanted = mk_wanted();
     let live = mk_live(find(&wanted, Kind::Secret), |_| {});
     assert!(!format!("{live:?}").contains("MDEyMz"));

@@ -1,41 +1,43 @@
-//! Keeps the operator from writing without end when somebody else keeps undoing what it writes. Pure: time is an
-//! argument.
+//! Limits how often drift of one object is corrected, in case another client keeps reverting the corrections. Pure: time is
+//! an argument.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::object_id::ObjectId;
 
-/// Corrections of one object that are made at once within [`WINDOW`]; after that, one per [`PAUSE`].
-const AT_ONCE: usize = 5;
-/// How long a correction counts.
-const WINDOW: Duration = Duration::from_secs(120);
-/// Between corrections of an object that somebody keeps changing.
-const PAUSE: Duration = Duration::from_secs(30);
+/// Corrections of one object within [`CORRECTION_WINDOW`] that are not delayed; later ones wait for
+/// [`LIMITED_CORRECTION_INTERVAL`].
+const MAX_IMMEDIATE_CORRECTIONS: usize = 5;
+const CORRECTION_WINDOW: Duration = Duration::from_secs(120);
+const LIMITED_CORRECTION_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The recent corrections of each object.
 #[derive(Debug, Default)]
-pub struct Conflicts {
+pub struct DriftLimiter {
     recent: BTreeMap<ObjectId, VecDeque<Instant>>,
 }
 
-impl Conflicts {
-    /// An object is about to be corrected. `Err` tells how long to wait before that.
+impl DriftLimiter {
+    /// Records a correction if it may be made now; otherwise returns how long to wait.
     ///
     /// # Errors
-    /// When the object has been corrected so often lately that somebody else must be at work on it.
-    pub fn correct(&mut self, now: Instant, id: &ObjectId) -> Result<(), Duration> {
+    /// If the object was corrected so often that another client must be changing it.
+    pub fn try_correct(&mut self, now: Instant, id: &ObjectId) -> Result<(), Duration> {
         let recent = self.recent.entry(id.clone()).or_default();
         while recent
             .front()
-            .is_some_and(|first| now.duration_since(*first) >= WINDOW)
+            .is_some_and(|first| now.duration_since(*first) >= CORRECTION_WINDOW)
         {
             recent.pop_front();
         }
-        if let Some(last) = recent.back().filter(|_| recent.len() >= AT_ONCE) {
+        if let Some(last) = recent
+            .back()
+            .filter(|_| recent.len() >= MAX_IMMEDIATE_CORRECTIONS)
+        {
             let since = now.duration_since(*last);
-            if since < PAUSE {
-                return Err(PAUSE - since);
+            if since < LIMITED_CORRECTION_INTERVAL {
+                return Err(LIMITED_CORRECTION_INTERVAL - since);
             }
         }
         recent.push_back(now);
@@ -49,23 +51,23 @@ mod tests {
     use crate::object_id::Kind;
 
     #[test]
-    fn drift_is_corrected_at_once_until_somebody_keeps_at_it() {
+    fn repeated_corrections_are_delayed() {
         let id = ObjectId::new(Kind::Deployment, "ns", "controller");
         let other = ObjectId::new(Kind::DaemonSet, "ns", "speaker");
-        let mut conflicts = Conflicts::default();
+        let mut limiter = DriftLimiter::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         for second in 0..5 {
-            assert_eq!(conflicts.correct(at(second), &id), Ok(()));
+            assert_eq!(limiter.try_correct(at(second), &id), Ok(()));
         }
-        assert_eq!(conflicts.correct(at(5), &id), Err(Duration::from_secs(29)));
+        assert_eq!(limiter.try_correct(at(5), &id), Err(Duration::from_secs(29)));
         assert_eq!(
-            conflicts.correct(at(5), &other),
+            limiter.try_correct(at(5), &other),
             Ok(()),
             "others are not affected"
         );
-        assert_eq!(conflicts.correct(at(34), &id), Ok(()));
-        assert_eq!(conflicts.correct(at(300), &id), Ok(()), "forgotten after a while");
-        assert_eq!(conflicts.correct(at(301), &id), Ok(()));
+        assert_eq!(limiter.try_correct(at(34), &id), Ok(()));
+        assert_eq!(limiter.try_correct(at(300), &id), Ok(()), "outside of the window");
+        assert_eq!(limiter.try_correct(at(301), &id), Ok(()));
     }
 }

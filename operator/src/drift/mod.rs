@@ -1,5 +1,5 @@
-//! Drift: differences between the desired and the actual objects, who caused them, and how often they are corrected. Pure.
+//! Drift: how existing objects differ from the desired ones, who changed them, and how often they are corrected. Pure.
 
+pub mod attribution;
 pub mod diff;
-pub mod field_owner;
 pub mod limiter;

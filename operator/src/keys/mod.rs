@@ -1,4 +1,4 @@
-//! The keys that authenticate heartbeats: their material, and their rotation. Pure.
+//! The keys that authenticate heartbeats: the Secret that holds them, and their rotation. Pure.
 
-pub mod material;
 pub mod rotation;
+pub mod secret;

@@ -2,7 +2,7 @@
 //! upgrade, which is told about it as an obstacle; repairs never wait. Pure.
 
 use crate::desired::render::pre_pull;
-use crate::drift::diff::{Cause, Difference};
+use crate::drift::diff::{ApplyReason, Difference};
 use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
 
@@ -17,7 +17,7 @@ pub fn is_first_installation(todo: &Difference<'_>, index: &Index, ran: bool) ->
     let deleted = todo
         .apply
         .iter()
-        .any(|(wanted, cause)| is_workload(wanted.id.kind) && *cause == Cause::Drift);
+        .any(|(wanted, cause)| is_workload(wanted.id.kind) && *cause == ApplyReason::Drift);
     !ran && !runs && !deleted && !todo.is_empty()
 }
 
@@ -53,10 +53,10 @@ mod tests {
 
     #[test]
     fn without_a_workload_it_is_an_installation_and_repairs_are_none() {
-        use Cause::{Changed, Drift, Missing};
+        use ApplyReason::{Changed, Drift, Missing};
         use Kind::{DaemonSet, Deployment, ServiceAccount as Account};
         // What exists, what is to be done, and whether that is a first installation.
-        type Case<'a> = (&'a [Kind], &'a [(Kind, Cause)], bool);
+        type Case<'a> = (&'a [Kind], &'a [(Kind, ApplyReason)], bool);
         let cases: [Case<'_>; 7] = [
             (&[], &[], false),
             (

@@ -11,7 +11,7 @@ use crate::adoption::{
 };
 use crate::apply::WriteError;
 use crate::apply::metallb::{Missing, may_be_overlaid};
-use crate::deletion::Owned;
+use crate::deletion::OwnedObject;
 use crate::desired::config::StackConfig;
 use crate::desired::render::{Component, Wanted, pre_pull};
 use crate::drift::diff::Difference;
@@ -183,14 +183,14 @@ impl Operator {
             Step::Relax => self.writer.relax(namespace, true).await,
             Step::EndControllers(owned) => {
                 let mut done = Ok(());
-                for Owned { id, uid, .. } in owned {
+                for OwnedObject { id, uid, .. } in owned {
                     done = done.and(self.writer.delete(id, uid).await);
                 }
                 done
             }
             Step::Part(owned) => {
                 let mut done = Ok(());
-                for Owned { id, uid, .. } in owned {
+                for OwnedObject { id, uid, .. } in owned {
                     done = done.and(self.writer.part(id, uid).await);
                 }
                 done
@@ -337,7 +337,7 @@ impl Operator {
         work: &mut PassResult,
     ) -> Result<bool, WriteError> {
         match due {
-            Back::Delete(owned) => return Ok(self.delete(owned, leads, work).await),
+            Back::Delete(owned) => return Ok(self.delete_owned(owned, leads, work).await),
             Back::Wait => return Ok(false),
             Back::Resume => self.writer.halt(namespace, false).await?,
             Back::Label(pods) => {

@@ -1,4 +1,4 @@
-//! Carries out what [`crate::deletion`] says about the end of the stack.
+//! Performs the actions of [`crate::deletion`].
 
 use std::time::{Duration, Instant};
 
@@ -10,106 +10,115 @@ use super::{Operator, PassResult};
 use crate::adoption;
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
-use crate::deletion::blockers::Claims;
-use crate::deletion::{FINALIZER, FOREGROUND, Owned, Report, Seen, Step, Wait, report, step};
+use crate::deletion::blockers::ServiceBlockers;
+use crate::deletion::{
+    DeletionAction, DeletionInput, DeletionReport, DeletionWait, FINALIZER, FOREGROUND, OwnedObject,
+    next_action, report,
+};
 use crate::desired::render::Component;
 use crate::desired::validation;
 use crate::object_id::ObjectId;
 
-/// Most steps in a row: each is seen to be done before the next, and some are done at once.
-const MOST: usize = 8;
+/// Actions in one pass: the effect of each is observed before the next, and some take effect at once.
+const MAX_ACTIONS: usize = 8;
 
-/// What becomes of the stack.
+/// The part of its life that the stack is in.
 #[derive(Debug)]
-pub(super) enum Course {
-    /// It is brought about, or kept; with what there is to say of a deletion that waits.
-    Run(Option<Report>),
-    /// It is being taken down.
-    Leave(Report),
-    /// It makes room for MetalLB, which it had adopted.
-    GoBack(adoption::Report),
-    /// There is nothing left to do.
+pub(super) enum Lifecycle {
+    /// It is reconciled; with the report of a blocked deletion.
+    Active(Option<DeletionReport>),
+    /// It is being deleted.
+    Deleting(DeletionReport),
+    /// MetalLB, which it had adopted, is being restored.
+    Restoring(adoption::Report),
+    /// It does not exist, or has no finalizer of this operator.
     Gone,
 }
 
 impl Operator {
-    /// The namespace in which a deletion is to be watched; none while the stack stays.
+    /// The namespace to watch for deletion blockers; `None` while the stack is not being deleted.
     #[must_use]
-    pub fn waits_for_claims(&mut self) -> Option<String> {
+    pub fn deletion_namespace(&mut self) -> Option<String> {
         let stack = self.stack.as_ref().filter(|stack| {
             stack.metadata.deletion_timestamp.is_some()
-                && is_held(stack)
+                && has_our_finalizer(stack)
                 && stack.spec.deletion_policy != DeletionPolicy::Orphan
         });
         let Some(stack) = stack else {
-            self.claims = None;
+            self.blockers = None;
             self.clear_since = None;
             return None;
         };
         let class = stack.spec.load_balancer_class.clone();
-        self.claims.get_or_insert_with(|| Claims::new(class));
+        self.blockers.get_or_insert_with(|| ServiceBlockers::new(class));
         Some(validation::namespace(stack, &self.operator_config))
     }
 
-    /// Takes the steps that are due at the beginning and at the end of the stack's life.
-    pub(super) async fn course(
+    /// Performs the actions that are due when a stack is created or deleted.
+    pub(super) async fn advance_lifecycle(
         &mut self,
         namespace: &str,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
-    ) -> Course {
+    ) -> Lifecycle {
         let mut last = None;
         if let Some(stack) = self.stack.clone()
             && let Some(report) = self.give_back(&stack, namespace, leads, work).await
         {
-            return Course::GoBack(report);
+            return Lifecycle::Restoring(report);
         }
-        for _ in 0..MOST {
+        for _ in 0..MAX_ACTIONS {
             let Some(stack) = self.stack.clone() else {
-                return Course::Gone;
+                return Lifecycle::Gone;
             };
-            let due = step(&self.seen(&stack, namespace));
+            let due = next_action(&self.deletion_input(&stack, namespace));
             let report = report(&due);
-            let is_news = last.as_ref() != Some(&due);
+            let is_new = last.as_ref() != Some(&due);
             let done = match &due {
-                Step::Stay | Step::Blocked(_) | Step::Wait(Wait::List, _) => return Course::Run(report),
-                Step::Gone => return Course::Gone,
-                Step::Wait(_, wait) => {
+                DeletionAction::Keep
+                | DeletionAction::Blocked(_)
+                | DeletionAction::Wait(DeletionWait::ServiceList, _) => return Lifecycle::Active(report),
+                DeletionAction::Ignore => return Lifecycle::Gone,
+                DeletionAction::Wait(_, wait) => {
                     wait.iter().for_each(|wait| work.again_in(*wait));
                     false
                 }
-                _ if !leads() || !is_news => false,
-                Step::Hold => {
-                    // What the stack asks for is more than that its end will be in order.
-                    self.hold(&stack, work).await;
-                    return Course::Run(None);
+                _ if !leads() || !is_new => false,
+                DeletionAction::AddFinalizer => {
+                    // Installation does not wait for the finalizer.
+                    self.add_finalizer(&stack, work).await;
+                    return Lifecycle::Active(None);
                 }
-                Step::StopCollector => self.set_finalizers(&stack, FOREGROUND, work).await,
-                Step::Disown(ids) => self.disown(&stack, ids, leads, work).await,
-                Step::Delete(owned) => self.delete(owned, leads, work).await,
-                Step::Clear => self.clear(leads, work).await,
-                Step::Release => {
-                    if self.set_finalizers(&stack, FINALIZER, work).await {
-                        tracing::info!("the stack's end has been seen to: it is let go");
-                        self.say(false, "Deleted", handoff(stack.spec.deletion_policy));
-                        return Course::Gone;
+                DeletionAction::RemoveForegroundFinalizer => {
+                    self.remove_finalizer(&stack, FOREGROUND, work).await
+                }
+                DeletionAction::RemoveOwner(ids) => self.remove_owner(&stack, ids, leads, work).await,
+                DeletionAction::Delete(owned) => self.delete_owned(owned, leads, work).await,
+                DeletionAction::ClearServices => self.clear_services(leads, work).await,
+                DeletionAction::RemoveFinalizer => {
+                    if self.remove_finalizer(&stack, FINALIZER, work).await {
+                        tracing::info!("stack deletion complete; finalizer removed");
+                        self.say(false, "Deleted", deleted_message(stack.spec.deletion_policy));
+                        return Lifecycle::Gone;
                     }
                     false
                 }
             };
             if !done {
-                return report.map_or(Course::Gone, Course::Leave);
+                return report.map_or(Lifecycle::Gone, Lifecycle::Deleting);
             }
             last = Some(due);
         }
         work.again_in(Duration::ZERO);
-        last.as_ref().and_then(report).map_or(Course::Gone, Course::Leave)
+        last.as_ref()
+            .and_then(report)
+            .map_or(Lifecycle::Gone, Lifecycle::Deleting)
     }
 
-    fn seen(&mut self, stack: &LoadBalancerStack, namespace: &str) -> Seen {
+    fn deletion_input(&mut self, stack: &LoadBalancerStack, namespace: &str) -> DeletionInput {
         let uid = stack.uid().unwrap_or_default();
-        let claims = self.claims.as_ref();
-        let services = claims.and_then(Claims::services);
+        let blockers = self.blockers.as_ref();
+        let services = blockers.and_then(ServiceBlockers::services);
         let services = services.map(|services| services.keys().map(ToString::to_string).collect::<Vec<_>>());
         let now = Instant::now();
         match &services {
@@ -124,14 +133,14 @@ impl Operator {
                 .count()
         };
         let has = |finalizer: &str| stack.finalizers().iter().any(|other| other == finalizer);
-        Seen {
+        DeletionInput {
             policy: stack.spec.deletion_policy,
             paused: stack.spec.paused,
             deleting: stack.metadata.deletion_timestamp.is_some(),
-            held: has(FINALIZER),
+            has_finalizer: has(FINALIZER),
             foreground: has(FOREGROUND),
             services,
-            announced: claims.and_then(Claims::announced),
+            announced: blockers.and_then(ServiceBlockers::announced),
             clear_for: self
                 .clear_since
                 .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
@@ -141,10 +150,10 @@ impl Operator {
         }
     }
 
-    pub(super) fn owned(&self, uid: &str) -> Vec<Owned> {
+    pub(super) fn owned(&self, uid: &str) -> Vec<OwnedObject> {
         let owned = self.index.objects().filter(|(_, live)| live.is_owned_by(uid));
         owned
-            .map(|(id, live)| Owned {
+            .map(|(id, live)| OwnedObject {
                 id: id.clone(),
                 uid: live.uid.clone(),
                 terminating: live.terminating,
@@ -152,15 +161,13 @@ impl Operator {
             .collect()
     }
 
-    /// Puts the finalizer on.
-    async fn hold(&mut self, stack: &LoadBalancerStack, work: &mut PassResult) {
+    async fn add_finalizer(&mut self, stack: &LoadBalancerStack, work: &mut PassResult) {
         let mut finalizers = stack.finalizers().to_vec();
         finalizers.push(FINALIZER.to_owned());
         self.write_finalizers(stack, &finalizers, work).await;
     }
 
-    /// Takes a finalizer off.
-    async fn set_finalizers(
+    async fn remove_finalizer(
         &mut self,
         stack: &LoadBalancerStack,
         without: &str,
@@ -177,12 +184,12 @@ impl Operator {
         finalizers: &[String],
         work: &mut PassResult,
     ) -> bool {
-        let wish = finalizers.join(",");
-        if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &wish) {
+        let target = finalizers.join(",");
+        if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &target) {
             work.waits(message.to_owned(), wait);
             return false;
         }
-        match self.writer.finalizers(stack, finalizers).await {
+        match self.writer.set_finalizers(stack, finalizers).await {
             Ok(Some(stored)) => {
                 self.retries.record_success(&RetryKey::Finalizers);
                 self.metrics
@@ -192,16 +199,16 @@ impl Operator {
                 self.remember(stored);
                 true
             }
-            // Changed meanwhile, or gone: the watch tells.
+            // The stack has changed or is gone: the watch reports it.
             Ok(None) => false,
             Err(error) => {
-                self.failed(RetryKey::Finalizers, &wish, &error, work);
+                self.failed(RetryKey::Finalizers, &target, &error, work);
                 false
             }
         }
     }
 
-    async fn disown(
+    async fn remove_owner(
         &mut self,
         stack: &LoadBalancerStack,
         ids: &[ObjectId],
@@ -215,12 +222,12 @@ impl Operator {
                 continue;
             };
             let key = RetryKey::RemoveOwner(id.clone());
-            if !leads() || self.must_wait(&key, &owner, work) {
+            if !leads() || self.must_retry_later(&key, &owner, work) {
                 done = false;
                 continue;
             }
-            let answer = self.writer.disown(id, &live, &owner).await;
-            done &= match self.settle(key, &owner, answer, id.kind.names().2, work) {
+            let answer = self.writer.remove_owner(id, &live, &owner).await;
+            done &= match self.record_result(key, &owner, answer, id.kind.names().2, work) {
                 Some(Some(stored)) => {
                     self.applied.forget(id);
                     self.index.apply(id.clone(), stored);
@@ -232,24 +239,27 @@ impl Operator {
         done
     }
 
-    pub(super) async fn delete(
+    pub(super) async fn delete_owned(
         &mut self,
-        owned: &[Owned],
+        owned: &[OwnedObject],
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
     ) -> bool {
         let mut done = true;
-        for Owned { id, uid, .. } in owned {
+        for OwnedObject { id, uid, .. } in owned {
             let key = RetryKey::Delete(id.clone());
-            if !leads() || self.must_wait(&key, uid, work) {
+            if !leads() || self.must_retry_later(&key, uid, work) {
                 done = false;
                 continue;
             }
             let answer = self.writer.delete(id, uid).await;
-            if self.settle(key, uid, answer, id.kind.names().2, work).is_some() {
+            if self
+                .record_result(key, uid, answer, id.kind.names().2, work)
+                .is_some()
+            {
                 self.applied.forget(id);
                 self.index.discard(id);
-                tracing::info!(object = %id, "removed: its stack is deleted");
+                tracing::info!(object = %id, "deleted object of a deleted stack");
             } else {
                 done = false;
             }
@@ -257,23 +267,27 @@ impl Operator {
         done
     }
 
-    /// The operator does it, and not the controller that does it otherwise: the controller has to be gone before, or it
-    /// would give the address back, and whoever grants a right holds it anyway.
-    async fn clear(&mut self, leads: &impl Fn() -> bool, work: &mut PassResult) -> bool {
-        let services = self.claims.as_ref().and_then(Claims::services).cloned();
+    /// The operator clears the Services because the controller must be gone first: it would assign the address again. The
+    /// operator holds the permission anyway, as it grants it to the controller.
+    async fn clear_services(&mut self, leads: &impl Fn() -> bool, work: &mut PassResult) -> bool {
+        let services = self
+            .blockers
+            .as_ref()
+            .and_then(ServiceBlockers::services)
+            .cloned();
         let mut done = true;
         for (service, version) in services.unwrap_or_default() {
             let key = RetryKey::ClearService(service.clone());
-            if !leads() || self.must_wait(&key, &version, work) {
+            if !leads() || self.must_retry_later(&key, &version, work) {
                 done = false;
                 continue;
             }
-            let answer = self.writer.clear(&service, &version).await;
-            match self.settle(key, &version, answer, "Service", work) {
+            let answer = self.writer.clear_service(&service, &version).await;
+            match self.record_result(key, &version, answer, "Service", work) {
                 Some(true) => {
-                    tracing::info!(%service, "address taken back: the stack is deleted");
-                    if let Some(claims) = &mut self.claims {
-                        claims.cleared(&service);
+                    tracing::info!(%service, "cleared Service status: stack is being deleted");
+                    if let Some(blockers) = &mut self.blockers {
+                        blockers.remove_service(&service);
                     }
                 }
                 Some(false) | None => done = false,
@@ -282,8 +296,8 @@ impl Operator {
         done
     }
 
-    /// Whether a write failed lately and its time has not come.
-    fn must_wait(&self, key: &RetryKey, target: &str, work: &mut PassResult) -> bool {
+    /// Whether a failed write is not due for a retry yet.
+    fn must_retry_later(&self, key: &RetryKey, target: &str, work: &mut PassResult) -> bool {
         let waits = self.retries.waits(Instant::now(), key, target);
         waits.is_some_and(|(message, wait)| {
             work.waits(message.to_owned(), wait);
@@ -291,8 +305,8 @@ impl Operator {
         })
     }
 
-    /// Counts what a write came to, or arranges that it is tried again.
-    fn settle<T>(
+    /// Counts a successful write, or schedules the retry of a failed one.
+    fn record_result<T>(
         &mut self,
         key: RetryKey,
         target: &str,
@@ -314,15 +328,15 @@ impl Operator {
     }
 }
 
-fn is_held(stack: &LoadBalancerStack) -> bool {
+fn has_our_finalizer(stack: &LoadBalancerStack) -> bool {
     stack.finalizers().iter().any(|other| other == FINALIZER)
 }
 
-fn handoff(policy: DeletionPolicy) -> String {
+fn deleted_message(policy: DeletionPolicy) -> String {
     match policy {
-        DeletionPolicy::Orphan => "the stack is deleted; what it made stays, and goes on serving",
+        DeletionPolicy::Orphan => "stack deleted; its workloads stay and keep serving",
         DeletionPolicy::BlockIfServicesExist | DeletionPolicy::Withdraw => {
-            "the stack is deleted, and what it made is gone; pools and advertisements stay"
+            "stack and its objects deleted; pools and advertisements stay"
         }
     }
     .to_owned()

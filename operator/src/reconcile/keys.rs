@@ -1,4 +1,4 @@
-//! Carries out what [`crate::keys::rotation`] says about the keys of the heartbeats.
+//! Performs the rotation of the heartbeat keys that [`crate::keys::rotation`] decides.
 
 use std::time::{Duration, Instant};
 
@@ -10,49 +10,49 @@ use super::{Operator, PassResult};
 use crate::apply::retry::RetryKey;
 use crate::desired::render::Component;
 use crate::index::Live;
-use crate::keys::material::{self, Change};
-use crate::keys::rotation::{Policy, Rotation, Seen, Step};
+use crate::keys::rotation::{KeyRotation, KeySecret, RotationPolicy, RotationStep};
+use crate::keys::secret::{self, KeyChange};
 use crate::object_id::{Kind, ObjectId};
 
-/// Most changes in a row: what is due is done one after the other, and the wait after it is known.
-const MOST: usize = 4;
+/// Changes in one pass.
+const MAX_CHANGES: usize = 4;
 
 impl Operator {
-    /// Another operator leads, or none does: what it sees meanwhile is not known here.
+    /// Forgets observed durations because this replica does not lead: it does not see what the leader does.
     pub fn stand_by(&mut self) {
-        self.rotation = Rotation::default();
+        self.rotation = KeyRotation::default();
         self.resumed = false;
     }
 
-    /// Makes the change of the keys that is due, if one is.
-    pub(super) async fn rotate(
+    /// Changes the heartbeat keys if that is due.
+    pub(super) async fn rotate_keys(
         &mut self,
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
     ) {
-        let id = ObjectId::new(Kind::Secret, namespace, material::SECRET);
-        let policy = Policy::of(stack);
-        for _ in 0..MOST {
-            // A Secret that is not there, or has no key, is put right as any other object is.
-            let Some((seen, version)) = self.index.get(&id).and_then(look) else {
+        let id = ObjectId::new(Kind::Secret, namespace, secret::SECRET_NAME);
+        let policy = RotationPolicy::of(stack);
+        for _ in 0..MAX_CHANGES {
+            // A missing Secret or key is repaired like any other object.
+            let Some((secret, version)) = self.index.get(&id).and_then(key_secret) else {
                 return;
             };
-            self.show(&seen);
+            self.update_key_metrics(&secret);
             let lost = self
                 .index
                 .pods(namespace)
                 .any(|(_, pod)| pod.component == Component::Speaker.name() && pod.node_lost);
             let step = self
                 .rotation
-                .step(Instant::now(), Timestamp::now(), &seen, &policy, lost);
+                .step(Instant::now(), Timestamp::now(), &secret, &policy, lost);
             let change = match step {
-                Step::Wait(wait) => {
+                RotationStep::Wait(wait) => {
                     wait.into_iter().for_each(|wait| work.again_in(wait));
                     return;
                 }
-                Step::Do(change) => change,
+                RotationStep::Apply(change) => change,
             };
             if !leads() {
                 return;
@@ -66,9 +66,9 @@ impl Operator {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.retries.record_success(&RetryKey::KeyRotation);
                     self.index.apply(id.clone(), live);
-                    self.tell_change(&change, &seen, policy.spread);
+                    self.report_key_change(&change, &secret, policy.propagation);
                 }
-                // Somebody else has changed it: the watch tells how.
+                // Another client has changed it: the watch reports how.
                 Ok(None) => return,
                 Err(error) => {
                     self.failed(RetryKey::KeyRotation, "", &error, work);
@@ -78,43 +78,39 @@ impl Operator {
         }
     }
 
-    fn show(&self, seen: &Seen) {
-        if let Some(record) = &seen.record {
+    fn update_key_metrics(&self, secret: &KeySecret) {
+        if let Some(record) = &secret.record {
             let generation = i64::try_from(record.generation).unwrap_or(i64::MAX);
             self.metrics.key_generation.set(generation);
             self.metrics.key_since.set(record.since.as_second());
         }
     }
 
-    fn tell_change(&self, change: &Change, seen: &Seen, spread: Duration) {
-        let generation = seen.generation.unwrap_or_default();
-        let seconds = spread.as_secs();
+    fn report_key_change(&self, change: &KeyChange, secret: &KeySecret, propagation: Duration) {
+        let generation = secret.generation.unwrap_or_default();
+        let seconds = propagation.as_secs();
         let (reason, note) = match change {
-            Change::Record(record) => {
-                tracing::info!(generation = record.generation, "key of the heartbeats is in use");
+            KeyChange::Annotate(record) => {
+                tracing::info!(generation = record.generation, "heartbeat key activated");
                 return;
             }
-            Change::Spread(_) => (
+            KeyChange::Distribute(_) => (
                 "HeartbeatKeyCreated",
                 format!(
-                    "heartbeat key {} is made, to follow {generation}: in {seconds} seconds or more every speaker has it, \
-                     and uses it",
+                    "created heartbeat key {} (replaces {generation}); speakers switch to it in {seconds} s",
                     generation + 1
                 ),
             ),
-            Change::Switch(record) => {
+            KeyChange::Activate(record) => {
                 tracing::info!(
                     generation = record.generation,
-                    "key of the heartbeats is in use, and the one before still believed"
+                    "heartbeat key activated; the previous key is still accepted"
                 );
                 return;
             }
-            Change::Retire => (
+            KeyChange::Retire => (
                 "HeartbeatKeyRotated",
-                format!(
-                    "heartbeat key {generation} is in use, and the one before it believed no longer, once this has reached \
-                     every speaker"
-                ),
+                format!("heartbeat key {generation} is active; the previous key was removed"),
             ),
         };
         tracing::info!(reason, "{note}");
@@ -122,16 +118,16 @@ impl Operator {
     }
 }
 
-/// What of the Secret matters, and its version; nothing of one that is on its way out or has no key.
-fn look(live: &Live) -> Option<(Seen, u64)> {
+/// The observed state of the Secret and its version; `None` if it is being deleted or has no key.
+fn key_secret(live: &Live) -> Option<(KeySecret, u64)> {
     if live.terminating || live.lacks_its_key() {
         return None;
     }
-    let seen = Seen {
+    let secret = KeySecret {
         uid: live.uid.clone(),
         entries: live.keys(),
-        generation: material::generation(live.annotations()),
-        record: material::record(live.annotations()),
+        generation: secret::key_generation(live.annotations()),
+        record: secret::key_record(live.annotations()),
     };
-    Some((seen, live.version()?))
+    Some((secret, live.version()?))
 }

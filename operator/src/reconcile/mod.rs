@@ -18,15 +18,15 @@ use crate::adoption::Admitted;
 use crate::apply::retry::{Failure, Retries, RetryKey};
 use crate::apply::{WriteError, Writer};
 use crate::args::OperatorConfig;
-use crate::deletion::blockers::Claims;
+use crate::deletion::blockers::ServiceBlockers;
 use crate::desired::config::StackConfig;
 use crate::desired::render::{Wanted, render};
 use crate::desired::validation;
-use crate::drift::diff::{self, Cause, Difference, difference};
-use crate::drift::field_owner;
-use crate::drift::limiter::Conflicts;
+use crate::drift::attribution;
+use crate::drift::diff::{self, ApplyReason, Difference, difference};
+use crate::drift::limiter::DriftLimiter;
 use crate::index::Index;
-use crate::keys::rotation::Rotation;
+use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
 use crate::observe::workload_health::stack_health;
@@ -44,7 +44,7 @@ mod keys;
 mod preflight;
 mod status;
 
-use deletion::Course;
+use deletion::Lifecycle;
 
 /// How often an upgrade is looked at when nothing changes: some of its steps wait for time alone.
 const TICK: Duration = Duration::from_secs(1);
@@ -58,18 +58,18 @@ pub struct Operator {
     index: Index,
     stack: Option<LoadBalancerStack>,
     monitors_exist: bool,
-    applied: diff::Memory,
-    conflicts: Conflicts,
+    applied: diff::AppliedObjects,
+    drift_limiter: DriftLimiter,
     retries: Retries,
     /// There while an upgrade is under way.
     observer: Option<ServiceObserver>,
     /// Whether an upgrade that was under way when this process began has been taken over.
     resumed: bool,
-    rotation: Rotation,
+    rotation: KeyRotation,
     preflight: preflight::Preflight,
     adoption: adoption::Adoption,
     /// There while the stack is being deleted.
-    claims: Option<Claims>,
+    blockers: Option<ServiceBlockers>,
     /// Since when no Service has had an address of a stack that is being deleted.
     clear_since: Option<Instant>,
 }
@@ -93,15 +93,15 @@ impl Operator {
             index: Index::default(),
             stack: None,
             monitors_exist: false,
-            applied: diff::Memory::default(),
+            applied: diff::AppliedObjects::default(),
             observer: None,
             resumed: false,
-            conflicts: Conflicts::default(),
+            drift_limiter: DriftLimiter::default(),
             retries: Retries::default(),
-            rotation: Rotation::default(),
+            rotation: KeyRotation::default(),
             preflight: preflight::Preflight::default(),
             adoption: adoption::Adoption::default(),
-            claims: None,
+            blockers: None,
             clear_since: None,
         }
     }
@@ -131,9 +131,9 @@ impl Operator {
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
                 Change::Listing | Change::Synced => {}
             },
-            Event::Claim(claim) => {
-                if let Some(claims) = &mut self.claims {
-                    claims.see(*claim);
+            Event::Blocker(event) => {
+                if let Some(blockers) = &mut self.blockers {
+                    blockers.handle(*event);
                 }
             }
             Event::Observation(observation) => {
@@ -158,14 +158,14 @@ impl Operator {
         };
         let _timer = self.metrics.reconcile_seconds.start_timer();
         let mut work = PassResult::default();
-        let course = self
-            .course(
+        let lifecycle = self
+            .advance_lifecycle(
                 &validation::namespace(&stack, &self.operator_config),
                 &leads,
                 &mut work,
             )
             .await;
-        if matches!(course, Course::Gone) {
+        if matches!(lifecycle, Lifecycle::Gone) {
             return Outcome {
                 again_in: work.again_in,
             };
@@ -198,16 +198,16 @@ impl Operator {
                 ..UpgradeInput::default()
             },
         };
-        match course {
-            Course::Gone => {}
+        match lifecycle {
+            Lifecycle::Gone => {}
             // To put back what is being taken down would hold up the deletion.
-            Course::Leave(report) => input.deletion = Some(report),
-            Course::GoBack(report) => {
+            Lifecycle::Deleting(report) => input.deletion = Some(report),
+            Lifecycle::Restoring(report) => {
                 // The next installation is a first one.
                 input.upgrade.state = input.upgrade.state.uninstalled();
                 input.adoption = Some(report);
             }
-            Course::Run(report) => {
+            Lifecycle::Active(report) => {
                 input.deletion = report;
                 match &plan {
                     Ok(plan) => {
@@ -250,7 +250,7 @@ impl Operator {
         let each = wanted.into_iter().map(|mut wanted| {
             let autoscaled = leaves
                 && wanted.id.kind == Kind::Deployment
-                && self.index.get(&wanted.id).is_some_and(field_owner::is_autoscaled);
+                && self.index.get(&wanted.id).is_some_and(attribution::is_autoscaled);
             match wanted.body.pointer_mut("/spec").and_then(Value::as_object_mut) {
                 Some(spec) if autoscaled => {
                     spec.remove("replicas");
@@ -289,7 +289,7 @@ impl Operator {
         self.advance_upgrade(plan, &rendered, admitted, input, leads, work)
             .await;
         if !stack.spec.paused {
-            self.rotate(stack, &plan.namespace, leads, work).await;
+            self.rotate_keys(stack, &plan.namespace, leads, work).await;
         }
         self.plan_look(stack, plan, input.blocked.is_some(), work);
     }
@@ -495,27 +495,25 @@ impl Operator {
                 work.waits(message.to_owned(), wait);
                 continue;
             }
-            if cause == Cause::Drift
-                && let Err(wait) = self.conflicts.correct(Instant::now(), id)
+            if cause == ApplyReason::Drift
+                && let Err(wait) = self.drift_limiter.try_correct(Instant::now(), id)
             {
                 work.again_in(wait);
                 work.failures.push((
                     Reason::DriftConflict,
-                    format!(
-                        "{id} is changed again and again by somebody else: see its managedFields for whom, and stop them"
-                    ),
+                    attribution::conflict_message(wanted, self.index.get(id)),
                 ));
                 continue;
             }
-            let note = field_owner::note(wanted, self.index.get(id));
+            let note = attribution::drift_message(wanted, self.index.get(id));
             match self.writer.apply(wanted).await {
                 Ok(live) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
-                    self.applied.remember(wanted, &live);
+                    self.applied.record(wanted, &live);
                     self.index.apply(id.clone(), live);
                     self.retries.record_success(&key);
                     tracing::info!(object = %id, cause = ?cause, "applied");
-                    if cause == Cause::Drift {
+                    if cause == ApplyReason::Drift {
                         let labels = [id.kind.names().2, id.key.name()];
                         self.metrics.corrections.with_label_values(&labels).inc();
                         self.publish(EventKind::Normal, "DriftCorrected", note);

@@ -22,7 +22,7 @@ use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
 use lb_runtime::text::truncate;
 
 use crate::adoption::Report as AdoptionReport;
-use crate::deletion::Report;
+use crate::deletion::DeletionReport;
 use crate::desired::render::Component;
 use crate::observe::workload_health::{StackHealth, WorkloadHealth};
 use crate::reasons::Reason;
@@ -56,7 +56,7 @@ pub struct StatusInput {
     /// Why nothing is installed or changed, while something is to be.
     pub blocked: Option<String>,
     /// What there is to say of the stack's deletion.
-    pub deletion: Option<Report>,
+    pub deletion: Option<DeletionReport>,
     /// What there is to say of the adoption of MetalLB.
     pub adoption: Option<AdoptionReport>,
     /// How input are doing.

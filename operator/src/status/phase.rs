@@ -67,7 +67,7 @@ mod tests {
     use super::super::tests::{mk_input, mk_settled};
     use super::*;
     use crate::adoption::Report as AdoptionReport;
-    use crate::deletion::Report;
+    use crate::deletion::DeletionReport;
     use crate::observe::workload_health::tests::mk_speaker;
     use crate::status::{Reason, status};
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn set_deletion(input: &mut StatusInput, blocked: bool) {
-        input.deletion = Some(Report {
+        input.deletion = Some(DeletionReport {
             blocked,
             reason: if blocked {
                 Reason::ServicesExist

@@ -282,7 +282,7 @@ fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_no
 #[test]
 fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready() {
     let index = mk_settled();
-    let report = |blocked, reason, message: &str| Report {
+    let report = |blocked, reason, message: &str| DeletionReport {
         blocked,
         reason,
         message: message.to_owned(),

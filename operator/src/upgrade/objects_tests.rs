@@ -5,7 +5,7 @@ use kube::api::DynamicObject;
 use super::*;
 use crate::desired::config::tests::mk_config;
 use crate::desired::render::render;
-use crate::drift::diff::{Memory as Applied, difference};
+use crate::drift::diff::{AppliedObjects, difference};
 
 fn mk_actions(source: TemplateSource, on_delete: bool, rules: RoleRules, keep: &[&str]) -> StepActions {
     StepActions {
@@ -133,7 +133,7 @@ fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
             &[&target.revision],
         );
         let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
-        let todo = difference(&all, &index, &Applied::default(), "stack-uid");
+        let todo = difference(&all, &index, &AppliedObjects::default(), "stack-uid");
         let names: Vec<_> = todo
             .apply
             .iter()
@@ -143,7 +143,7 @@ fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
         assert_eq!(todo.prune, []);
         store(&mut index, &all);
         let again = desired_objects(&rendered, &config, &target, &state, &actions, &index);
-        assert!(difference(&again, &index, &Applied::default(), "stack-uid").is_empty());
+        assert!(difference(&again, &index, &AppliedObjects::default(), "stack-uid").is_empty());
     }
 }
 

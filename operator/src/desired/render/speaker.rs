@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::pod::{self, ContainerOptions, env, env_from};
 use super::{Component, Objects, RenderError, named};
 use crate::desired::config::StackConfig;
-use crate::keys::material;
+use crate::keys::secret;
 use crate::object_id::Kind;
 
 /// Name of the volume with the keys of the heartbeats.
@@ -19,14 +19,14 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     let component = Component::Speaker;
     // Its content is made when it is written: see `keys`.
     let keys = Secret {
-        metadata: named(&config.namespace, material::SECRET),
+        metadata: named(&config.namespace, secret::SECRET_NAME),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     };
     objects.add(Kind::Secret, Some(component), &keys)?;
     let mut variables = vec![
         env_from("LB_NODE_NAME", "spec.nodeName"),
-        env("LB_HEARTBEAT_KEYS", material::DIRECTORY),
+        env("LB_HEARTBEAT_KEYS", secret::MOUNT_PATH),
     ];
     if config.ignore_exclude_label {
         variables.push(env("LB_IGNORE_EXCLUDE_LB", "true"));
@@ -85,7 +85,7 @@ fn mount_keys(spec: &mut PodSpec) {
     spec.volumes = Some(vec![Volume {
         name: KEYS_VOLUME.to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(material::SECRET.to_owned()),
+            secret_name: Some(secret::SECRET_NAME.to_owned()),
             default_mode: Some(0o400),
             ..SecretVolumeSource::default()
         }),
@@ -94,7 +94,7 @@ fn mount_keys(spec: &mut PodSpec) {
     for container in &mut spec.containers {
         container.volume_mounts = Some(vec![VolumeMount {
             name: KEYS_VOLUME.to_owned(),
-            mount_path: material::DIRECTORY.to_owned(),
+            mount_path: secret::MOUNT_PATH.to_owned(),
             read_only: Some(true),
             ..VolumeMount::default()
         }]);

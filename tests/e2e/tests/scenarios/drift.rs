@@ -116,8 +116,8 @@ pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     let told = harness.events("LoadBalancerStack", "default")?;
     for what in [
         "DriftCorrected ClusterRole metallb-controller: metadata.labels.app.kubernetes.io/version was changed by kubectl-label",
-        "DriftCorrected PodDisruptionBudget metallb-system/metallb-speaker was deleted by somebody else and has been put back: \
-         to be without it, set spec.podDisruptionBudget.mode to Disabled",
+        "DriftCorrected PodDisruptionBudget metallb-system/metallb-speaker was deleted by another client; recreated; \
+         to remove it, set spec.podDisruptionBudget.mode to Disabled",
     ] {
         assert!(told.contains(what), "{what:?} is not among\n{told}");
     }
@@ -173,7 +173,7 @@ pub(crate) fn scaling_is_answered(harness: &Harness) -> anyhow::Result<()> {
     harness.wait_for_event(
         "LoadBalancerStack",
         "default",
-        "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale) and has been put back: set \
+        "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale); restored; set \
          spec.controller.replicas of the stack instead",
     )?;
     Ok(())

@@ -1,101 +1,76 @@
-//! Who changed an object of the stack, what, and which field of the stack says it instead: the words of a drift event. Pure.
+//! Messages about drift: which client changed which field of an object, and the field of the stack to set instead. Pure.
 
-use kube::api::ObjectMeta;
 use serde_json::Value;
 
-use crate::desired::render::{Component, MANAGER, Wanted};
+use crate::desired::render::{Component, Wanted};
 use crate::drift::diff;
+use crate::field_owner::FieldOwner;
 use crate::index::Live;
 use crate::object_id::{Kind, ObjectId};
 
-/// Who writes what a HorizontalPodAutoscaler decides.
+/// A client whose field manager is unknown.
+const OTHER_CLIENT: &str = "another client";
+/// Field manager and subresource of a HorizontalPodAutoscaler.
 const AUTOSCALER: (&str, &str) = ("kube-controller-manager", "scale");
 
-/// What somebody else owns of an object.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Share {
-    /// Field manager: `kubectl-edit`, `kube-controller-manager`.
-    pub manager: String,
-    /// Subresource by which it was written: `scale`.
-    pub subresource: Option<String>,
-    /// When it was last written, in seconds since 1970.
-    time: i64,
-    /// The fields, as `managedFields` has them.
-    fields: Value,
-}
-
-impl Share {
-    /// What others than the operator own of an object, but for its status.
-    #[must_use]
-    pub fn of(metadata: &ObjectMeta) -> Vec<Self> {
-        let entries = metadata.managed_fields.iter().flatten();
-        let others = entries.filter(|entry| {
-            let manager = entry.manager.as_deref().unwrap_or_default();
-            !manager.starts_with(MANAGER) && entry.subresource.as_deref() != Some("status")
-        });
-        others
-            .map(|entry| Self {
-                manager: entry.manager.clone().unwrap_or_default(),
-                subresource: entry.subresource.clone().filter(|name| !name.is_empty()),
-                time: entry.time.as_ref().map_or(0, |time| time.0.as_second()),
-                fields: entry
-                    .fields_v1
-                    .as_ref()
-                    .map_or(Value::Null, |fields| fields.0.clone()),
-            })
-            .collect()
-    }
-
-    /// How many leading parts of a path it owns.
-    fn depth(&self, path: &[&str]) -> usize {
-        let mut at = &self.fields;
-        for (depth, part) in path.iter().enumerate() {
-            match at.get(format!("f:{part}")) {
-                Some(inner) => at = inner,
-                None => return depth,
-            }
-        }
-        path.len()
-    }
-}
-
-/// What is said of an object that is about to be put back. `live` is how it was found; absent, it was deleted.
+/// The event for an object that is corrected. `live` is its present state; `None` if it was deleted.
 #[must_use]
-pub fn note(wanted: &Wanted, live: Option<&Live>) -> String {
+pub fn drift_message(wanted: &Wanted, live: Option<&Live>) -> String {
     let id = &wanted.id;
     let Some(live) = live else {
-        let advice = part(id).map_or(String::new(), |field| {
-            format!(": to be without it, set {field} to Disabled")
+        let advice = disable_field(id).map_or(String::new(), |field| {
+            format!("; to remove it, set {field} to Disabled")
         });
-        return format!("{id} was deleted by somebody else and has been put back{advice}");
+        return format!("{id} was deleted by {OTHER_CLIENT}; recreated{advice}");
     };
     let Some(path) = first_difference(&wanted.body, &live.body) else {
-        return format!("{id} was changed by somebody else and has been put back");
+        return format!("{id} was changed by {OTHER_CLIENT}; restored");
     };
-    let who = culprit(live, &path).map_or("somebody else".to_owned(), |share| match &share.subresource {
-        Some(subresource) => format!("{} ({subresource})", share.manager),
-        None => share.manager.clone(),
+    let who = writer_name(live, &path);
+    let advice = spec_field(id, &path).map_or(String::new(), |field| {
+        format!("; set {field} of the stack instead")
     });
-    let advice = field(id, &path).map_or(String::new(), |field| {
-        format!(": set {field} of the stack instead")
-    });
+    format!("{id}: {} was changed by {who}; restored{advice}", path.join("."))
+}
+
+/// The condition for an object that another client keeps changing.
+#[must_use]
+pub fn conflict_message(wanted: &Wanted, live: Option<&Live>) -> String {
+    let changed = live.and_then(|live| Some((live, first_difference(&wanted.body, &live.body)?)));
+    let (fields, who) = match &changed {
+        Some((live, path)) => (format!(": {}", path.join(".")), writer_name(live, path)),
+        None => (String::new(), OTHER_CLIENT.to_owned()),
+    };
     format!(
-        "{id}: {} was changed by {who} and has been put back{advice}",
-        path.join(".")
+        "{} is changed repeatedly by {who}{fields}; stop that client",
+        wanted.id
     )
 }
 
-/// Who owns the field now; of several, who wrote last. What is gone is nobody's.
-fn culprit<'a>(live: &'a Live, path: &[&str]) -> Option<&'a Share> {
-    // Who has no more in common with the path than its first part owns another field.
-    let owners = live
-        .shares()
-        .iter()
-        .filter(|share| share.depth(path) >= path.len().min(2));
-    owners.max_by_key(|share| (share.depth(path), share.time))
+/// The field manager that wrote the field last, with its subresource.
+fn writer_name(live: &Live, path: &[&str]) -> String {
+    match last_writer(live, path) {
+        Some(FieldOwner {
+            manager,
+            subresource: Some(subresource),
+            ..
+        }) => format!("{manager} ({subresource})"),
+        Some(FieldOwner { manager, .. }) => manager.clone(),
+        None => OTHER_CLIENT.to_owned(),
+    }
 }
 
-/// The way to the first field that is not as wanted.
+/// The owner of the field that wrote last; `None` if the field was removed.
+fn last_writer<'a>(live: &'a Live, path: &[&str]) -> Option<&'a FieldOwner> {
+    // An owner that shares only the first part of the path owns another field.
+    let owners = live
+        .other_owners()
+        .iter()
+        .filter(|owner| owner.depth(path) >= path.len().min(2));
+    owners.max_by_key(|owner| (owner.depth(path), owner.time))
+}
+
+/// Path of the first field that differs.
 fn first_difference<'a>(wanted: &'a Value, live: &Value) -> Option<Vec<&'a str>> {
     let differs = wanted.as_object()?.iter().find(|(field, value)| {
         let live = &live[field.as_str()];
@@ -116,7 +91,7 @@ fn first_difference<'a>(wanted: &'a Value, live: &Value) -> Option<Vec<&'a str>>
     Some(path)
 }
 
-/// Follows what differs as far as there are names to follow: a list is one thing.
+/// Follows the difference through objects; a list is not entered.
 fn descend<'a>(wanted: &'a Value, live: &Value, skipped: &[&str], path: &mut Vec<&'a str>) {
     let fields = wanted.as_object().into_iter().flatten();
     let found = fields
@@ -128,8 +103,8 @@ fn descend<'a>(wanted: &'a Value, live: &Value, skipped: &[&str], path: &mut Vec
     }
 }
 
-/// The field of the stack by which an object is not there at all.
-fn part(id: &ObjectId) -> Option<&'static str> {
+/// The field of the stack that disables an object.
+fn disable_field(id: &ObjectId) -> Option<&'static str> {
     match id.kind {
         Kind::NetworkPolicy => Some("spec.networkPolicy.mode"),
         Kind::PodDisruptionBudget => Some("spec.podDisruptionBudget.mode"),
@@ -138,8 +113,8 @@ fn part(id: &ObjectId) -> Option<&'static str> {
     }
 }
 
-/// The field of the stack that says what a field of an object is to be.
-fn field(id: &ObjectId, path: &[&str]) -> Option<String> {
+/// The field of the stack that sets a field of an object.
+fn spec_field(id: &ObjectId, path: &[&str]) -> Option<String> {
     if id.kind == Kind::PodDisruptionBudget && path == ["spec", "minAvailable"] {
         let component = id.key.name().strip_prefix("metallb-")?;
         return Some(format!("spec.podDisruptionBudget.{component}MinAvailable"));
@@ -161,7 +136,7 @@ fn field(id: &ObjectId, path: &[&str]) -> Option<String> {
                 Some(format!("spec.{of}.{field}"))
             }
             "imagePullSecrets" => Some("spec.images.pullSecrets".to_owned()),
-            // Which field of the container it was is not known.
+            // Lists are not entered: the field of the container is unknown.
             "containers" => Some(format!("spec.images, spec.logLevel or spec.{of}")),
             _ => None,
         },
@@ -169,14 +144,14 @@ fn field(id: &ObjectId, path: &[&str]) -> Option<String> {
     }
 }
 
-/// Whether an autoscaler has set the number of replicas: through the subresource `scale`, by the program that autoscalers
-/// run in. A person's `kubectl scale` is no such thing.
+/// Whether an autoscaler has set the number of replicas: through the subresource `scale`, as kube-controller-manager.
+/// `kubectl scale` has another field manager.
 #[must_use]
 pub fn is_autoscaled(live: &Live) -> bool {
     let path = ["spec", "replicas"];
-    live.shares().iter().any(|share| {
-        (share.manager.as_str(), share.subresource.as_deref()) == (AUTOSCALER.0, Some(AUTOSCALER.1))
-            && share.depth(&path) == path.len()
+    live.other_owners().iter().any(|owner| {
+        (owner.manager.as_str(), owner.subresource.as_deref()) == (AUTOSCALER.0, Some(AUTOSCALER.1))
+            && owner.depth(&path) == path.len()
     })
 }
 
@@ -216,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scaled_controller_is_answered_with_who_did_it_and_the_field_to_set() {
+    fn message_names_the_client_and_the_field_to_set() {
         let wanted = mk_wanted(
             Kind::Deployment,
             "controller",
@@ -244,15 +219,15 @@ mod tests {
             &managed,
         );
         assert_eq!(
-            note(&wanted, Some(&live)),
-            "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale) and has been put back: set \
+            drift_message(&wanted, Some(&live)),
+            "Deployment metallb-system/controller: spec.replicas was changed by kubectl (scale); restored; set \
              spec.controller.replicas of the stack instead"
         );
         assert!(!is_autoscaled(&live), "a person did it");
     }
 
     #[test]
-    fn an_autoscaler_is_told_from_a_person_and_from_the_status() {
+    fn only_scale_by_controller_manager_is_an_autoscaler() {
         let spec = json!({"replicas": 5});
         let by = |manager, subresource, fields: &Value| {
             let managed = json!([mk_entry(manager, subresource, 1, fields)]);
@@ -267,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_deep_inside_names_its_path_and_who_wrote_there_last() {
+    fn nested_change_names_path_and_last_writer() {
         let spec =
             |host, class| json!({"template": {"spec": {"hostNetwork": host, "priorityClassName": class}}});
         let wanted = mk_wanted(Kind::DaemonSet, "speaker", &spec(true, "a"));
@@ -287,19 +262,19 @@ mod tests {
         ]);
         let live = mk_live(Kind::DaemonSet, &spec(false, "a"), &managed);
         assert_eq!(
-            note(&wanted, Some(&live)),
-            "DaemonSet metallb-system/speaker: spec.template.spec.hostNetwork was changed by kubectl-patch and has been put back"
+            drift_message(&wanted, Some(&live)),
+            "DaemonSet metallb-system/speaker: spec.template.spec.hostNetwork was changed by kubectl-patch; restored"
         );
         let live = mk_live(Kind::DaemonSet, &spec(true, "b"), &json!([]));
         assert_eq!(
-            note(&wanted, Some(&live)),
-            "DaemonSet metallb-system/speaker: spec.template.spec.priorityClassName was changed by somebody else and has been \
-             put back: set spec.speaker.priorityClassName of the stack instead"
+            drift_message(&wanted, Some(&live)),
+            "DaemonSet metallb-system/speaker: spec.template.spec.priorityClassName was changed by another client; \
+             restored; set spec.speaker.priorityClassName of the stack instead"
         );
     }
 
     #[test]
-    fn of_a_budget_the_field_is_named_that_says_how_many_it_keeps() {
+    fn budget_change_names_its_spec_field() {
         let budget = mk_wanted(
             Kind::PodDisruptionBudget,
             "metallb-speaker",
@@ -307,27 +282,42 @@ mod tests {
         );
         let live = mk_live(Kind::PodDisruptionBudget, &json!({"minAvailable": 2}), &json!([]));
         assert!(
-            note(&budget, Some(&live))
+            drift_message(&budget, Some(&live))
                 .ends_with("set spec.podDisruptionBudget.speakerMinAvailable of the stack instead")
         );
     }
 
     #[test]
-    fn what_was_deleted_is_put_back_with_how_to_be_without_it() {
+    fn deletion_message_names_the_field_that_disables() {
         let budget = mk_wanted(Kind::PodDisruptionBudget, "metallb-speaker", &json!({}));
         assert!(
-            note(&budget, None)
-                .ends_with(": to be without it, set spec.podDisruptionBudget.mode to Disabled")
+            drift_message(&budget, None)
+                .ends_with("; to remove it, set spec.podDisruptionBudget.mode to Disabled")
         );
         let account = mk_wanted(Kind::ServiceAccount, "speaker", &json!({}));
-        assert!(note(&account, None).ends_with("was deleted by somebody else and has been put back"));
+        assert!(drift_message(&account, None).ends_with("was deleted by another client; recreated"));
     }
 
     #[test]
-    fn a_label_that_was_taken_away_is_named() {
+    fn conflict_names_the_client() {
+        let wanted = mk_wanted(Kind::DaemonSet, "speaker", &json!({"paused": false}));
+        let managed = json!([mk_entry("helm", "", 1, &json!({"f:spec": {"f:paused": {}}}))]);
+        let live = mk_live(Kind::DaemonSet, &json!({"paused": true}), &managed);
+        assert_eq!(
+            conflict_message(&wanted, Some(&live)),
+            "DaemonSet metallb-system/speaker is changed repeatedly by helm: spec.paused; stop that client"
+        );
+        assert_eq!(
+            conflict_message(&wanted, None),
+            "DaemonSet metallb-system/speaker is changed repeatedly by another client; stop that client"
+        );
+    }
+
+    #[test]
+    fn removed_label_is_named() {
         let wanted = mk_wanted(Kind::DaemonSet, "speaker", &json!({}));
         let mut live = mk_live(Kind::DaemonSet, &json!({}), &json!([]));
         live.body["metadata"]["labels"] = json!({});
-        assert!(note(&wanted, Some(&live)).contains("metadata.labels.app was changed"));
+        assert!(drift_message(&wanted, Some(&live)).contains("metadata.labels.app was changed"));
     }
 }
