@@ -1,26 +1,25 @@
-//! The file-based catalog: the package, its channel with the upgrade edges, and a file for each bundle.
+//! The file-based catalog: package, channel with upgrade edges, and one file per bundle.
 //!
-//! Files of releases stay as they were when they were released; the file of the present version is generated. The edges are
-//! made from the versions: each bundle replaces the one before it, and may be reached at once from every version that its
-//! operator can take over, which are those of the same minor version and of the one before.
+//! The file of the current version is generated; files of releases never change. Each bundle replaces the previous one. Its
+//! skip range allows direct upgrades from the same and the previous minor version, which the operator supports.
 
 use semver::Version;
 use serde_json::{Value, json};
 
-use crate::{CHANNEL, Error, File, Input, PACKAGE, crds, csv, yaml};
+use crate::{BundleError, BundleFile, BundleInput, CHANNEL, PACKAGE, crds, csv, yaml};
 
-/// Where bundles are, relative to `olm/`.
-const DIRECTORY: &str = "catalog/lb-operator";
+/// Directory of the catalog, relative to `olm/`.
+const CATALOG_DIRECTORY: &str = "catalog/lb-operator";
 
-/// A release whose bundle the catalog has.
+/// A release in the catalog.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Release {
-    /// Its version.
+    /// Version of the release.
     pub version: Version,
 }
 
 impl Release {
-    /// The release whose bundle is in a file of this name; `None` when it is another file.
+    /// Parses the name of a bundle file; `None` for other files.
     #[must_use]
     pub fn of_file(name: &str) -> Option<Self> {
         let version = name.strip_prefix("bundle-v")?.strip_suffix(".yaml")?;
@@ -28,14 +27,14 @@ impl Release {
         Some(Self { version })
     }
 
-    /// The file of its bundle, relative to `olm/`.
+    /// Path of the bundle file, relative to `olm/`.
     #[must_use]
     pub fn path(&self) -> String {
-        format!("{DIRECTORY}/bundle-v{}.yaml", self.version)
+        format!("{CATALOG_DIRECTORY}/bundle-v{}.yaml", self.version)
     }
 }
 
-/// The versions from which a version may be reached at once.
+/// Versions that can be upgraded directly to `version`.
 pub(crate) fn skip_range(version: &Version) -> String {
     let from = match (version.major, version.minor) {
         (0, 0) => Version::new(0, 0, 0),
@@ -45,7 +44,11 @@ pub(crate) fn skip_range(version: &Version) -> String {
     format!(">={from} <{version}")
 }
 
-pub(crate) fn files(input: &Input, version: &Version, csv: &Value) -> Result<Vec<File>, Error> {
+pub(crate) fn files(
+    input: &BundleInput,
+    version: &Version,
+    csv: &Value,
+) -> Result<Vec<BundleFile>, BundleError> {
     let package = json!({
         "schema": "olm.package",
         "name": PACKAGE,
@@ -54,34 +57,34 @@ pub(crate) fn files(input: &Input, version: &Version, csv: &Value) -> Result<Vec
         "icon": csv["spec"]["icon"][0],
     });
     Ok(vec![
-        File {
-            path: format!("{DIRECTORY}/package.yaml"),
+        BundleFile {
+            path: format!("{CATALOG_DIRECTORY}/package.yaml"),
             text: yaml("the package", &package)?,
         },
-        File {
-            path: format!("{DIRECTORY}/channel.yaml"),
+        BundleFile {
+            path: format!("{CATALOG_DIRECTORY}/channel.yaml"),
             text: yaml("the channel", &channel(input, version))?,
         },
-        File {
-            path: format!("{DIRECTORY}/bundle-v{version}.yaml"),
+        BundleFile {
+            path: format!("{CATALOG_DIRECTORY}/bundle-v{version}.yaml"),
             text: yaml("the bundle", &bundle(input, version, csv))?,
         },
     ])
 }
 
-fn channel(input: &Input, version: &Version) -> Value {
+fn channel(input: &BundleInput, version: &Version) -> Value {
     let mut versions: Vec<_> = input.releases.iter().map(|release| &release.version).collect();
     versions.push(version);
     versions.sort();
     versions.dedup();
-    let before = std::iter::once(None).chain(versions.iter().map(Some));
+    let previous = std::iter::once(None).chain(versions.iter().map(Some));
     let entries: Vec<_> = versions
         .iter()
-        .zip(before)
-        .map(|(version, before)| {
+        .zip(previous)
+        .map(|(version, previous)| {
             let mut entry = json!({"name": csv::name(version), "skipRange": skip_range(version)});
-            if let Some(before) = before {
-                entry["replaces"] = json!(csv::name(before));
+            if let Some(previous) = previous {
+                entry["replaces"] = json!(csv::name(previous));
             }
             entry
         })
@@ -89,8 +92,8 @@ fn channel(input: &Input, version: &Version) -> Value {
     json!({"schema": "olm.channel", "package": PACKAGE, "name": CHANNEL, "entries": entries})
 }
 
-/// What `opm render` makes of the bundle.
-fn bundle(input: &Input, version: &Version, csv: &Value) -> Value {
+/// The bundle as `opm render` prints it.
+fn bundle(input: &BundleInput, version: &Version, csv: &Value) -> Value {
     let spec = &csv["spec"];
     let image = input
         .bundle_image
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_reached_from_its_minor_version_and_the_one_before() {
+    fn skip_range_covers_two_minor_versions() {
         for (version, range) in [
             ("0.0.3", ">=0.0.0 <0.0.3"),
             ("0.1.0", ">=0.0.0 <0.1.0"),
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn releases_are_known_by_their_files() {
+    fn releases_are_found_by_file_name() {
         let version = |name| Release::of_file(name).map(|release| release.version.to_string());
         assert_eq!(version("bundle-v0.1.0.yaml").as_deref(), Some("0.1.0"));
         assert_eq!(version("package.yaml"), None);

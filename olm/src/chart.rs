@@ -1,51 +1,51 @@
-//! The chart, taken apart: what Helm renders with the chart's own values, as OLM wants to have it.
+//! Metadata and rendered objects of the chart, converted for OLM.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Error;
+use crate::BundleError;
 
-/// The chart's metadata and objects.
+/// Metadata and objects of the chart.
 #[derive(Clone, Debug)]
 pub struct Chart {
     /// Version of chart and operator.
     pub version: String,
-    /// What it is, in one sentence.
+    /// Description in one sentence.
     pub description: String,
-    /// Lowest version of Kubernetes.
+    /// Minimum version of Kubernetes.
     pub min_kube_version: String,
-    /// Where the project is at home.
+    /// URL of the project.
     pub home: String,
-    /// Words to find it by.
+    /// Keywords.
     pub keywords: Vec<String>,
-    /// Who maintains it.
+    /// Maintainers.
     pub maintainers: Vec<Maintainer>,
     /// Name of the operator's ServiceAccount.
     pub service_account: String,
-    /// Rules of its ClusterRole, without those that OLM takes over.
+    /// Rules of its ClusterRole, without write permissions for CRDs.
     pub cluster_rules: Vec<Value>,
     /// Rules of its Role.
     pub rules: Vec<Value>,
-    /// Its Deployment.
+    /// Deployment of the operator.
     pub deployment: Value,
-    /// What else there is, for the bundle.
-    pub others: Vec<Object>,
+    /// Objects that the bundle contains unchanged.
+    pub objects: Vec<BundleObject>,
 }
 
-/// A maintainer, as the chart names them.
+/// A maintainer of the chart.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Maintainer {
     /// Name.
     pub name: String,
-    /// Address for mail.
+    /// E-mail address.
     #[serde(default)]
     pub email: String,
 }
 
-/// An object that goes into the bundle as it is.
+/// An object that the bundle contains unchanged.
 #[derive(Clone, Debug)]
-pub struct Object {
-    /// Its manifest.
+pub struct BundleObject {
+    /// Manifest of the object.
     pub body: Value,
 }
 
@@ -60,8 +60,8 @@ struct Metadata {
     maintainers: Vec<Maintainer>,
 }
 
-/// Kinds that a bundle may hold as they are.
-const PLAIN_KINDS: [&str; 6] = [
+/// Kinds that a bundle may contain.
+const SUPPORTED_KINDS: [&str; 6] = [
     "ConfigMap",
     "NetworkPolicy",
     "PodDisruptionBudget",
@@ -70,46 +70,46 @@ const PLAIN_KINDS: [&str; 6] = [
     "ServiceMonitor",
 ];
 
-/// Labels that say that Helm manages the object.
+/// Labels of objects managed by Helm.
 const HELM_LABELS: [&str; 2] = ["app.kubernetes.io/managed-by", "helm.sh/chart"];
 
 impl Chart {
-    /// Takes the chart apart: `metadata` is its `Chart.yaml`, `rendered` is what `helm template` prints.
+    /// Parses `Chart.yaml` and the output of `helm template`.
     ///
     /// # Errors
-    /// When it lacks something, or has an object that OLM does not take.
-    pub fn new(metadata: &str, rendered: &str) -> Result<Self, Error> {
-        let unreadable = |what: &str| {
-            let what = format!("read {what}");
-            move |source| Error::Yaml { what, source }
+    /// If an object is missing, duplicate or not supported by OLM.
+    pub fn new(metadata: &str, rendered: &str) -> Result<Self, BundleError> {
+        let parse_error = |document: &str| {
+            let action = format!("parse {document}");
+            move |source| BundleError::Yaml { action, source }
         };
-        let metadata: Metadata = serde_yaml::from_str(metadata).map_err(unreadable("Chart.yaml"))?;
+        let metadata: Metadata = serde_yaml::from_str(metadata).map_err(parse_error("Chart.yaml"))?;
         let (mut service_account, mut cluster_rules, mut rules, mut deployment) = (None, None, None, None);
-        let mut others = Vec::new();
+        let mut objects = Vec::new();
         for document in serde_yaml::Deserializer::from_str(rendered) {
-            let mut body = Value::deserialize(document).map_err(unreadable("the rendered chart"))?;
+            let mut body = Value::deserialize(document).map_err(parse_error("the rendered chart"))?;
             let kind = body["kind"].as_str().unwrap_or_default().to_owned();
             if is_hook(&body) {
                 continue;
             }
-            forget_helm(&mut body);
+            remove_helm_metadata(&mut body);
             match kind.as_str() {
                 "ClusterRole" => {
                     let rules = without_crd_writes(&list(&body["rules"]));
                     set_once(&mut cluster_rules, rules, "ClusterRole")?;
                 }
                 "Role" => set_once(&mut rules, list(&body["rules"]), "Role")?,
-                "Deployment" => set_once(&mut deployment, leave_crds_to_olm(body), "Deployment")?,
+                "Deployment" => set_once(&mut deployment, disable_crd_management(body), "Deployment")?,
                 "ServiceAccount" => {
                     let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                     set_once(&mut service_account, name, "ServiceAccount")?;
                 }
-                // OLM binds the rules itself, and takes the kinds from the bundle.
+                // OLM creates the bindings, and installs the CRDs from the bundle.
                 "ClusterRoleBinding" | "RoleBinding" | "CustomResourceDefinition" => {}
-                kind if PLAIN_KINDS.contains(&kind) => others.push(Object { body }),
-                // A document of comments alone.
+                kind if SUPPORTED_KINDS.contains(&kind) => objects.push(BundleObject { body }),
+                // A document with only comments.
                 "" => {}
-                other => return Err(Error::Unsupported(other.to_owned())),
+                other => return Err(BundleError::Unsupported(other.to_owned())),
             }
         }
         Ok(Self {
@@ -123,17 +123,17 @@ impl Chart {
             home: metadata.home,
             keywords: metadata.keywords,
             maintainers: metadata.maintainers,
-            service_account: service_account.ok_or(Error::Missing("ServiceAccount"))?,
-            cluster_rules: cluster_rules.ok_or(Error::Missing("ClusterRole"))?,
-            rules: rules.ok_or(Error::Missing("Role"))?,
-            deployment: deployment.ok_or(Error::Missing("Deployment"))?,
-            others,
+            service_account: service_account.ok_or(BundleError::Missing("ServiceAccount"))?,
+            cluster_rules: cluster_rules.ok_or(BundleError::Missing("ClusterRole"))?,
+            rules: rules.ok_or(BundleError::Missing("Role"))?,
+            deployment: deployment.ok_or(BundleError::Missing("Deployment"))?,
+            objects,
         })
     }
 }
 
-impl Object {
-    /// Where it belongs, relative to `olm/`: name, version and kind, as tools of OLM name files.
+impl BundleObject {
+    /// Path relative to `olm/`: name, version and kind, as in other OLM tools.
     #[must_use]
     pub fn path(&self) -> String {
         let text = |value: &Value| value.as_str().unwrap_or_default().replace('/', "_");
@@ -143,14 +143,14 @@ impl Object {
     }
 }
 
-fn set_once<T>(slot: &mut Option<T>, value: T, kind: &'static str) -> Result<(), Error> {
+fn set_once<T>(slot: &mut Option<T>, value: T, kind: &'static str) -> Result<(), BundleError> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Error::Twice(kind)),
+        Some(_) => Err(BundleError::Duplicate(kind)),
     }
 }
 
-/// Whether an object exists only while Helm installs or removes something: OLM has nothing like it.
+/// Whether the object is a Helm hook, which OLM does not support.
 fn is_hook(body: &Value) -> bool {
     body["metadata"]["annotations"].get("helm.sh/hook").is_some()
 }
@@ -159,8 +159,8 @@ fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-/// Namespace and labels that are Helm's: OLM chooses the one, and is not the other.
-fn forget_helm(body: &mut Value) {
+/// Removes namespace and labels that Helm sets. OLM chooses the namespace.
+fn remove_helm_metadata(body: &mut Value) {
     for path in ["/metadata", "/spec/template/metadata"] {
         let Some(metadata) = body.pointer_mut(path).and_then(Value::as_object_mut) else {
             continue;
@@ -172,15 +172,15 @@ fn forget_helm(body: &mut Value) {
     }
 }
 
-/// The rules without the right to write CustomResourceDefinitions: here they are OLM's, and it warns of operators that hold
-/// the right.
+/// The rules without write permissions for CustomResourceDefinitions. OLM installs them, and warns of operators with these
+/// permissions.
 fn without_crd_writes(rules: &[Value]) -> Vec<Value> {
-    let about_crds = |rule: &Value| list(&rule["apiGroups"]).contains(&json!("apiextensions.k8s.io"));
+    let is_for_crds = |rule: &Value| list(&rule["apiGroups"]).contains(&json!("apiextensions.k8s.io"));
     rules
         .iter()
         .filter_map(|rule| {
             let mut rule = rule.clone();
-            if about_crds(&rule) {
+            if is_for_crds(&rule) {
                 let mut verbs = list(&rule["verbs"]);
                 verbs.retain(|verb| ["get", "list", "watch"].iter().any(|read| verb == read));
                 if verbs.is_empty() {
@@ -193,7 +193,7 @@ fn without_crd_writes(rules: &[Value]) -> Vec<Value> {
         .collect()
 }
 
-fn leave_crds_to_olm(mut deployment: Value) -> Value {
+fn disable_crd_management(mut deployment: Value) -> Value {
     let environment = deployment.pointer_mut("/spec/template/spec/containers/0/env");
     if let Some(environment) = environment.and_then(Value::as_array_mut) {
         environment.push(json!({"name": "LB_MANAGE_CRDS", "value": "false"}));
@@ -211,7 +211,7 @@ mod tests {
 kind: ServiceAccount
 metadata: {name: operator}
 ---
-# Nothing but a comment.
+# Only a comment.
 ---
 kind: ClusterRole
 rules:
@@ -235,7 +235,7 @@ metadata: {annotations: {helm.sh/hook: pre-delete}}
 ";
 
     #[test]
-    fn the_kinds_are_left_to_olm_and_what_is_helms_is_left_out() {
+    fn helm_metadata_and_crd_writes_are_removed() {
         let chart = Chart::new(METADATA, OBJECTS).unwrap();
         assert_eq!(chart.min_kube_version, "1.31.0");
         let verbs: Vec<_> = chart.cluster_rules.iter().map(|rule| &rule["verbs"]).collect();
@@ -244,16 +244,16 @@ metadata: {annotations: {helm.sh/hook: pre-delete}}
             chart.deployment["metadata"],
             json!({"name": "operator", "labels": {"app": "a"}})
         );
-        let others: Vec<_> = chart.others.iter().map(Object::path).collect();
+        let objects: Vec<_> = chart.objects.iter().map(BundleObject::path).collect();
         assert_eq!(
-            others,
+            objects,
             ["bundle/manifests/operator_policy_v1_poddisruptionbudget.yaml"]
         );
     }
 
     #[test]
-    fn what_olm_does_not_take_is_named() {
-        for (more, says) in [
+    fn unsupported_objects_are_rejected() {
+        for (document, expected) in [
             ("kind: DaemonSet", "DaemonSet"),
             (
                 "kind: ValidatingWebhookConfiguration",
@@ -261,8 +261,8 @@ metadata: {annotations: {helm.sh/hook: pre-delete}}
             ),
             ("kind: Role\nrules: []", "second Role"),
         ] {
-            let error = Chart::new(METADATA, &format!("{OBJECTS}---\n{more}")).unwrap_err();
-            assert!(error.to_string().contains(says), "{error}");
+            let error = Chart::new(METADATA, &format!("{OBJECTS}---\n{document}")).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
         }
         let without = OBJECTS.replace("kind: Role\n", "kind: PrometheusRule\n");
         let error = Chart::new(METADATA, &without).unwrap_err();

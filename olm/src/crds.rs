@@ -1,16 +1,17 @@
-//! The kinds: their definitions in the bundle, and what a console says about them. OLM wants every kind of the bundle to be
-//! described, and every described kind to be in the bundle.
+//! The CRDs of the bundle and their descriptions for consoles. OLM requires a description for each CRD of the bundle, and no
+//! others.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-use crate::{Error, File, yaml};
+use crate::{BundleError, BundleFile, yaml};
 
-/// Kinds that users read and programs write: consoles do not offer to make them.
-pub(crate) const INTERNAL: [&str; 2] = ["configurationstates.metallb.io", "servicel2statuses.metallb.io"];
+/// CRDs whose objects only programs write; consoles do not offer to create them.
+pub(crate) const INTERNAL_CRDS: [&str; 2] =
+    ["configurationstates.metallb.io", "servicel2statuses.metallb.io"];
 
-/// What a kind leads to: (version, kind), as consoles list it beside the object.
-const RESOURCES: [(&str, &[(&str, &str)]); 5] = [
+/// Related resources of each kind, as (version, kind), which consoles list beside the object.
+const RELATED_RESOURCES: [(&str, &[(&str, &str)]); 5] = [
     (
         "LoadBalancerStack",
         &[
@@ -32,32 +33,32 @@ const RESOURCES: [(&str, &[(&str, &str)]); 5] = [
     ("ConfigurationState", &[("v1beta1", "IPAddressPool")]),
 ];
 
-/// All kinds of the bundle.
+/// All CRDs of the bundle.
 pub(crate) fn definitions() -> Vec<CustomResourceDefinition> {
     let mut definitions = vec![lb_crds::stack_crd()];
     definitions.extend(lb_crds::metallb_crds());
     definitions
 }
 
-/// A file for each.
-pub(crate) fn files() -> Result<Vec<File>, Error> {
+/// One file per CRD.
+pub(crate) fn files() -> Result<Vec<BundleFile>, BundleError> {
     definitions()
         .iter()
         .map(|definition| {
             let (group, plural) = (&definition.spec.group, &definition.spec.names.plural);
-            Ok(File {
+            Ok(BundleFile {
                 path: format!("bundle/manifests/{group}_{plural}.yaml"),
-                text: yaml("a kind", &crate::json("a kind", definition)?)?,
+                text: yaml("a CRD", &crate::json("a CRD", definition)?)?,
             })
         })
         .collect()
 }
 
 /// `spec.customresourcedefinitions.owned`.
-pub(crate) fn owned() -> Result<Vec<Value>, Error> {
+pub(crate) fn owned() -> Result<Vec<Value>, BundleError> {
     let mut owned = Vec::new();
     for definition in definitions() {
-        let definition = crate::json("a kind", definition)?;
+        let definition = crate::json("a CRD", definition)?;
         let kind = definition
             .pointer("/spec/names/kind")
             .and_then(Value::as_str)
@@ -69,7 +70,7 @@ pub(crate) fn owned() -> Result<Vec<Value>, Error> {
                 "name": definition["metadata"]["name"],
                 "kind": kind,
                 "version": version["name"],
-                "displayName": words(kind),
+                "displayName": split_words(kind),
                 "description": first_paragraph(&schema["description"]),
                 "resources": resources(kind),
                 "specDescriptors": descriptors(&schema["properties"]["spec"]),
@@ -77,14 +78,14 @@ pub(crate) fn owned() -> Result<Vec<Value>, Error> {
             }));
         }
     }
-    // A list that is empty is no field at all, as OLM would return it.
+    // Empty lists are omitted, as OLM does.
     for owned in owned.iter_mut().filter_map(Value::as_object_mut) {
         owned.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
     }
     Ok(owned)
 }
 
-/// Group, version and kind of each.
+/// Group, version and kind of each CRD.
 pub(crate) fn group_version_kinds() -> Vec<Value> {
     let kinds = definitions().into_iter().flat_map(|definition| {
         let (group, kind) = (definition.spec.group, definition.spec.names.kind);
@@ -98,14 +99,14 @@ pub(crate) fn group_version_kinds() -> Vec<Value> {
 }
 
 fn resources(kind: &str) -> Vec<Value> {
-    let found = RESOURCES.iter().filter(|(name, _)| *name == kind);
+    let found = RELATED_RESOURCES.iter().filter(|(name, _)| *name == kind);
     found
         .flat_map(|(_, resources)| resources.iter())
         .map(|(version, kind)| json!({"kind": kind, "name": "", "version": version}))
         .collect()
 }
 
-/// A descriptor for each field of `spec` or `status`, in the words of the schema.
+/// A descriptor for each field of `spec` or `status`, with the description of the schema.
 fn descriptors(schema: &Value) -> Vec<Value> {
     let fields = schema["properties"].as_object();
     fields
@@ -114,7 +115,7 @@ fn descriptors(schema: &Value) -> Vec<Value> {
         .map(|(name, field)| {
             let mut descriptor = json!({
                 "path": name,
-                "displayName": words(name),
+                "displayName": split_words(name),
                 "description": first_paragraph(&field["description"]),
             });
             if name == "conditions" {
@@ -130,18 +131,18 @@ fn first_paragraph(text: &Value) -> &str {
     text.split("\n\n").next().unwrap_or(text)
 }
 
-/// A name of several words as these words: `IPAddressPool` is `IP Address Pool`.
-fn words(name: &str) -> String {
+/// Splits a name into words: `IPAddressPool` becomes `IP Address Pool`.
+fn split_words(name: &str) -> String {
     let letters: Vec<char> = name.chars().collect();
     let mut words = String::new();
     for (index, letter) in letters.iter().enumerate() {
-        let before = index.checked_sub(1).and_then(|index| letters.get(index));
-        let after = letters.get(index + 1);
-        let begins = letter.is_uppercase()
-            && before.is_some_and(|before| {
-                !before.is_uppercase() || after.is_some_and(|after| after.is_lowercase())
+        let previous = index.checked_sub(1).and_then(|index| letters.get(index));
+        let next = letters.get(index + 1);
+        let begins_word = letter.is_uppercase()
+            && previous.is_some_and(|previous| {
+                !previous.is_uppercase() || next.is_some_and(|next| next.is_lowercase())
             });
-        if begins {
+        if begins_word {
             words.push(' ');
         }
         if index == 0 {
@@ -150,10 +151,10 @@ fn words(name: &str) -> String {
             words.push(*letter);
         }
     }
-    // Abbreviations that go on in small letters, or begin with one.
+    // Abbreviations with lower-case letters.
     [("I Ps", "IPs"), ("I Pv", "IPv"), ("Ip ", "IP ")]
         .into_iter()
-        .fold(words, |words, (split, whole)| words.replace(split, whole))
+        .fold(words, |words, (split, joined)| words.replace(split, joined))
 }
 
 #[cfg(test)]
@@ -161,8 +162,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_as_words() {
-        for (name, told) in [
+    fn names_are_split_into_words() {
+        for (name, expected) in [
             ("LoadBalancerStack", "Load Balancer Stack"),
             ("IPAddressPool", "IP Address Pool"),
             ("L2Advertisement", "L2 Advertisement"),
@@ -172,17 +173,21 @@ mod tests {
             ("assignedIPv4", "Assigned IPv4"),
             ("logLevel", "Log Level"),
         ] {
-            assert_eq!(words(name), told);
+            assert_eq!(split_words(name), expected);
         }
     }
 
-    /// What the scorecard of the Operator SDK asks of every kind.
+    /// As the scorecard of the Operator SDK requires.
     #[test]
-    fn every_kind_is_described_down_to_its_fields_and_leads_somewhere() {
+    fn every_crd_has_descriptions_and_related_resources() {
         for owned in owned().unwrap() {
             assert_ne!(owned["description"], "", "{}", owned["kind"]);
             let some = |field: &str| owned[field].as_array().is_some_and(|list| !list.is_empty());
-            assert!(some("resources"), "{}: add it to RESOURCES", owned["kind"]);
+            assert!(
+                some("resources"),
+                "{}: add it to RELATED_RESOURCES",
+                owned["kind"]
+            );
             for descriptor in owned["specDescriptors"].as_array().into_iter().flatten() {
                 assert_ne!(
                     descriptor["description"], "",
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn no_kind_needs_a_webhook() {
+    fn no_crd_needs_a_webhook() {
         for definition in definitions() {
             assert_eq!(definition.spec.conversion, None);
         }

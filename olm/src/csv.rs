@@ -1,23 +1,22 @@
-//! The ClusterServiceVersion: what OLM installs, and what a catalog shows about it.
+//! The ClusterServiceVersion: installation by OLM and presentation in a catalog.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use semver::Version;
 use serde_json::{Map, Value, json};
 
-use crate::{CAPABILITIES, Error, Input, NAMESPACE, PACKAGE, catalog, crds, images};
+use crate::{BundleError, BundleInput, CAPABILITIES, NAMESPACE, PACKAGE, catalog, crds, images};
 
 const ICON: &[u8] = include_bytes!("icon.svg");
 const FIRST_STEPS: &str = include_str!("description.md");
 
-/// What the operator does and does not, for those who search a catalog by it. Whether it can be mirrored follows from its
-/// images.
+/// Feature annotations. `disconnected` is added, depending on digests.
 const FEATURES: [(&str, bool); 9] = [
     ("cnf", false),
     ("cni", false),
     ("csi", false),
     ("fips-compliant", false),
-    // The one thing that it talks to is the API server.
+    // It connects only to the API server.
     ("proxy-aware", false),
     ("tls-profiles", false),
     ("token-auth-aws", false),
@@ -25,7 +24,7 @@ const FEATURES: [(&str, bool); 9] = [
     ("token-auth-gcp", false),
 ];
 
-/// Samples that users make of the kinds of metallb.io, as the guide has them.
+/// Examples of pools and advertisements, as in the guide.
 fn samples() -> Value {
     json!([
         {
@@ -43,7 +42,7 @@ fn samples() -> Value {
     ])
 }
 
-/// The name of a version's ClusterServiceVersion.
+/// The name of the ClusterServiceVersion of a version.
 #[must_use]
 pub fn name(version: &Version) -> String {
     format!("{PACKAGE}.v{version}")
@@ -52,17 +51,20 @@ pub fn name(version: &Version) -> String {
 /// The ClusterServiceVersion.
 ///
 /// # Errors
-/// When the chart or the README lack something.
-pub(crate) fn csv(input: &Input, version: &Version) -> Result<Value, Error> {
+/// If the chart or the README is incomplete.
+pub(crate) fn csv(input: &BundleInput, version: &Version) -> Result<Value, BundleError> {
     let chart = &input.chart;
     let mut deployment = chart.deployment.clone();
-    let related = pin(&mut deployment, input)?;
+    let related = pin_images(&mut deployment, input)?;
     let operator_image = operator_image(&deployment).to_owned();
-    let stack: Value = serde_yaml::from_str(&input.stack).map_err(|source| Error::Yaml {
-        what: "read the sample of a stack".to_owned(),
+    let stack: Value = serde_yaml::from_str(&input.stack).map_err(|source| BundleError::Yaml {
+        action: "parse the example stack".to_owned(),
         source,
     })?;
-    let provider = chart.maintainers.first().ok_or(Error::Missing("maintainer"))?;
+    let provider = chart
+        .maintainers
+        .first()
+        .ok_or(BundleError::Missing("maintainer"))?;
     let maintainers: Vec<_> = chart
         .maintainers
         .iter()
@@ -73,7 +75,7 @@ pub(crate) fn csv(input: &Input, version: &Version) -> Result<Value, Error> {
         "kind": "ClusterServiceVersion",
         "metadata": {
             "name": name(version),
-            // OLM puts it into the namespace of the Subscription.
+            // OLM replaces it with the namespace of the Subscription.
             "namespace": "placeholder",
             "annotations": annotations(input, version, &stack, &operator_image)?,
             "labels": {
@@ -92,7 +94,7 @@ pub(crate) fn csv(input: &Input, version: &Version) -> Result<Value, Error> {
             "provider": {"name": provider.name, "url": chart.home},
             "links": [{"name": "lb-operator", "url": chart.home}],
             "icon": [{"base64data": STANDARD.encode(ICON), "mediatype": "image/svg+xml"}],
-            // It watches the Services of all namespaces: there is no less.
+            // The controller watches Services in all namespaces.
             "installModes": [
                 {"type": "OwnNamespace", "supported": false},
                 {"type": "SingleNamespace", "supported": false},
@@ -119,12 +121,17 @@ pub(crate) fn csv(input: &Input, version: &Version) -> Result<Value, Error> {
     }))
 }
 
-fn annotations(input: &Input, version: &Version, stack: &Value, image: &str) -> Result<Value, Error> {
+fn annotations(
+    input: &BundleInput,
+    version: &Version,
+    stack: &Value,
+    image: &str,
+) -> Result<Value, BundleError> {
     let mut examples = vec![stack.clone()];
     examples.extend(samples().as_array().cloned().unwrap_or_default());
     let pretty = |value: &Value| {
-        serde_json::to_string_pretty(value).map_err(|source| Error::Json {
-            what: "an annotation",
+        serde_json::to_string_pretty(value).map_err(|source| BundleError::Json {
+            value: "an annotation",
             source,
         })
     };
@@ -138,12 +145,12 @@ fn annotations(input: &Input, version: &Version, stack: &Value, image: &str) -> 
         "olm.skipRange": catalog::skip_range(version),
         "operatorframework.io/initialization-resource": pretty(stack)?,
         "operatorframework.io/suggested-namespace": NAMESPACE,
-        "operators.operatorframework.io/internal-objects": json!(crds::INTERNAL).to_string(),
+        "operators.operatorframework.io/internal-objects": json!(crds::INTERNAL_CRDS).to_string(),
         "repository": input.chart.home,
         "support": input.chart.home,
     });
     let mut features = Map::new();
-    features.insert("disconnected".to_owned(), json!(input.digests.pin()));
+    features.insert("disconnected".to_owned(), json!(input.digests.is_pinned()));
     features.extend(FEATURES.map(|(name, has)| (name.to_owned(), json!(has))));
     for (feature, has) in features {
         annotations[format!("features.operators.openshift.io/{feature}")] = json!(has.to_string());
@@ -154,33 +161,32 @@ fn annotations(input: &Input, version: &Version, stack: &Value, image: &str) -> 
     Ok(annotations)
 }
 
-/// The README's first paragraph, and first steps.
-fn description(readme: &str) -> Result<String, Error> {
-    let paragraph = readme.split("\n\n").nth(1).ok_or(Error::Readme)?;
+/// The first paragraph of the README, and description.md.
+fn description(readme: &str) -> Result<String, BundleError> {
+    let paragraph = readme.split("\n\n").nth(1).ok_or(BundleError::Readme)?;
     if paragraph.starts_with(['#', '`']) {
-        return Err(Error::Readme);
+        return Err(BundleError::Readme);
     }
     Ok(format!("{paragraph}\n\n{FIRST_STEPS}"))
 }
 
-/// Pins every image of the Deployment, and lists them: that of its container, and those it installs, which are in variables
-/// named `RELATED_IMAGE_…`.
-fn pin(deployment: &mut Value, input: &Input) -> Result<Vec<Value>, Error> {
+/// Pins and lists all images: of the operator's container, and of controller and speaker in variables `RELATED_IMAGE_…`.
+fn pin_images(deployment: &mut Value, input: &BundleInput) -> Result<Vec<Value>, BundleError> {
     let containers = deployment.pointer_mut("/spec/template/spec/containers");
     let containers = containers.and_then(Value::as_array_mut);
     let mut references = Vec::new();
     for container in containers.into_iter().flatten() {
-        let mut found = Vec::new();
+        let mut related = Vec::new();
         for variable in container["env"].as_array_mut().into_iter().flatten() {
             let name = variable["name"].as_str().unwrap_or_default();
             if name.starts_with("RELATED_IMAGE_") {
-                found.push(&mut variable["value"]);
+                related.push(&mut variable["value"]);
             }
         }
-        for image in found {
-            take(image, input, &mut references);
+        for image in related {
+            pin_image(image, input, &mut references);
         }
-        take(&mut container["image"], input, &mut references);
+        pin_image(&mut container["image"], input, &mut references);
     }
     input.digests.check(&references)?;
     references.sort();
@@ -193,7 +199,7 @@ fn pin(deployment: &mut Value, input: &Input) -> Result<Vec<Value>, Error> {
         .collect())
 }
 
-fn take(image: &mut Value, input: &Input, references: &mut Vec<String>) {
+fn pin_image(image: &mut Value, input: &BundleInput, references: &mut Vec<String>) {
     let reference = image.as_str().unwrap_or_default().to_owned();
     *image = json!(input.digests.apply(&reference));
     references.push(reference);

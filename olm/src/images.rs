@@ -1,28 +1,28 @@
-//! Images, pinned to the bytes that were built.
+//! Image references and digests.
 //!
-//! The chart and the committed bundle name images by the tag of their version: digests are known only once the images are
-//! built. A release's bundle has digests (`make bundle`), so that it can be mirrored and is what was tested.
+//! The chart and the committed bundle refer to images by tag, because digests are known only after the build. The bundle of a
+//! release has digests (`make bundle`), so it can be mirrored.
 
 use std::collections::BTreeMap;
 
-use crate::Error;
+use crate::BundleError;
 
-/// Digests by the last part of the image's name: `operator`, `controller`, `speaker`.
+/// Digests by program, the last part of the image name: `operator`, `controller`, `speaker`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Digests(BTreeMap<String, String>);
 
 impl Digests {
-    /// Checks digests.
+    /// Validates digests.
     ///
     /// # Errors
-    /// When one is none.
-    pub fn new(digests: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+    /// If a digest is invalid.
+    pub fn new(digests: impl IntoIterator<Item = (String, String)>) -> Result<Self, BundleError> {
         let digests: BTreeMap<_, _> = digests.into_iter().collect();
         for digest in digests.values() {
             let digits = digest.strip_prefix("sha256:").unwrap_or_default();
             let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
             if digits.len() != 64 || !digits.bytes().all(hexadecimal) {
-                return Err(Error::Digest(digest.clone()));
+                return Err(BundleError::Digest(digest.clone()));
             }
         }
         Ok(Self(digests))
@@ -30,11 +30,11 @@ impl Digests {
 
     /// Whether images are pinned.
     #[must_use]
-    pub fn pin(&self) -> bool {
+    pub fn is_pinned(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// The image as the bundle names it. The tag goes with the digest: tools that mirror refuse both at once.
+    /// The image reference with its digest instead of the tag. Mirroring tools reject references with both.
     pub(crate) fn apply(&self, reference: &str) -> String {
         let repository = repository(reference);
         match self.0.get(program(reference)) {
@@ -43,28 +43,28 @@ impl Digests {
         }
     }
 
-    /// All of the images are pinned, or none.
-    pub(crate) fn check(&self, references: &[String]) -> Result<(), Error> {
-        let needed: Vec<_> = references
+    /// Checks that digests are given for all images, or for no image.
+    pub(crate) fn check(&self, references: &[String]) -> Result<(), BundleError> {
+        let required: Vec<_> = references
             .iter()
             .map(|reference| program(reference).to_owned())
             .collect();
         let given: Vec<_> = self.0.keys().cloned().collect();
-        let complete = needed.len() == given.len() && needed.iter().all(|name| self.0.contains_key(name));
+        let complete = required.len() == given.len() && required.iter().all(|name| self.0.contains_key(name));
         if given.is_empty() || complete {
             return Ok(());
         }
-        Err(Error::Digests { given, needed })
+        Err(BundleError::Digests { given, required })
     }
 }
 
-/// The program whose image it is: the last part of the name.
+/// The program of an image: the last part of its name.
 pub(crate) fn program(reference: &str) -> &str {
     let repository = repository(reference);
     repository.rsplit('/').next().unwrap_or(repository)
 }
 
-/// Registry and path. A colon before the last slash belongs to a port.
+/// Registry and path of an image. A colon before the last slash separates a port.
 fn repository(reference: &str) -> &str {
     let name = reference.split('@').next().unwrap_or(reference);
     let path = name.rfind('/').map_or(0, |slash| slash + 1);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_takes_the_place_of_the_tag() {
+    fn digest_replaces_tag() {
         let digests = Digests::new([("speaker".to_owned(), digest('a'))]).unwrap();
         for (reference, pinned) in [
             ("r.io/speaker:0.1.0", format!("r.io/speaker@{}", digest('a'))),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_given_of_all_images_or_of_none() {
+    fn digests_are_given_for_all_images_or_no_image() {
         let references = ["r.io/operator:1".to_owned(), "r.io/speaker:1".to_owned()];
         let digests = |names: &[&str]| {
             Digests::new(names.iter().map(|name| ((*name).to_owned(), digest('0')))).unwrap()
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digest_is_refused() {
+    fn invalid_digests_are_rejected() {
         for text in ["", "sha256:ab", &digest('g'), &digest('A')] {
             assert!(
                 Digests::new([("speaker".to_owned(), text.to_owned())]).is_err(),

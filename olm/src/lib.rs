@@ -1,19 +1,17 @@
-//! The bundle and the catalog for the Operator Lifecycle Manager (OLM), made from what there is already: the chart as Helm
-//! renders it, the types of `lb-crds`, and the README. Nothing is said twice, so nothing can say something else. Pure, but for
-//! [`repository`].
+//! Generates the bundle and the catalog for the Operator Lifecycle Manager (OLM) from the rendered chart, the types of
+//! `lb-crds` and the README. No I/O, except in [`repository`].
 //!
-//! | module | what it makes |
+//! | module | content |
 //! | --- | --- |
-//! | [`chart`] | the chart's metadata and rendered objects, taken apart |
-//! | [`images`] | images pinned to their digests |
-//! | [`crds`] | the kinds, and what a console says about them |
-//! | [`csv`] | the ClusterServiceVersion: what OLM installs, and what a catalog shows |
-//! | [`metadata`] | annotations, Dockerfiles and scorecard of the bundle |
-//! | [`repository`] | nothing: it reads the rest from the repository |
-//! | [`catalog`] | package, channel with its upgrade edges, and bundles of a file-based catalog |
+//! | [`chart`] | metadata and rendered objects of the chart |
+//! | [`images`] | image references and digests |
+//! | [`crds`] | CRDs and their descriptions for consoles |
+//! | [`csv`] | the ClusterServiceVersion |
+//! | [`metadata`] | annotations, Dockerfiles and scorecard tests of the bundle |
+//! | [`repository`] | reads the input from the repository |
+//! | [`catalog`] | package, channel with upgrade edges, and bundles of a file-based catalog |
 //!
-//! What OLM's form does not allow is left out: the operator does not install the metallb.io kinds here, OLM does, so it has
-//! neither the task nor the right.
+//! OLM installs the CRDs of a bundle, so the operator has neither the task nor the permission to do so.
 
 pub mod catalog;
 pub mod chart;
@@ -32,119 +30,119 @@ pub use images::Digests;
 
 /// Name of the package in a catalog.
 pub const PACKAGE: &str = "lb-operator";
-/// The channel that releases appear in. Channels are named by maturity and major version; releases of 0.x are releases.
+/// Channel of the releases. Channels are named by maturity and major version.
 pub const CHANNEL: &str = "stable-v0";
-/// What the operator is held to do, on OLM's scale of Basic Install, Seamless Upgrades, Full Lifecycle, Deep Insights and
-/// Auto Pilot. It is raised when there is a test for each question of the next level.
+/// Capability level of OLM: Basic Install, Seamless Upgrades, Full Lifecycle, Deep Insights or Auto Pilot. It is raised when
+/// tests cover every requirement of the next level.
 pub const CAPABILITIES: &str = "Basic Install";
-/// Namespace that consoles suggest for the operator, and that the chart is rendered for.
+/// Suggested namespace of the operator, for which the chart is rendered.
 pub const NAMESPACE: &str = "lb-operator-system";
-/// Name of the chart's release: its objects have this name.
+/// Release name of the rendered chart, and the name of its objects.
 pub const RELEASE: &str = "lb-operator";
 
 /// First line of every generated file.
 pub(crate) const HEADER: &str =
     "# Generated from the chart, the types in crds/src and the README by `make generate`. Do not edit.\n";
 
-/// What a bundle is made of.
+/// Input of the generator.
 #[derive(Clone, Debug)]
-pub struct Input {
-    /// The chart.
+pub struct BundleInput {
+    /// The rendered chart.
     pub chart: Chart,
-    /// Text of the README, whose first paragraph says what this is.
+    /// Text of the README. Its first paragraph becomes the description.
     pub readme: String,
-    /// The chart's sample of a stack.
+    /// The example stack of the chart.
     pub stack: String,
-    /// Digests of the images; none leaves images at their tags.
+    /// Digests of the images; empty for images with tags.
     pub digests: Digests,
-    /// When the release was made, in RFC 3339; `None` says nothing about it.
+    /// Time of the release (RFC 3339); omitted if `None`.
     pub created_at: Option<String>,
-    /// The bundle's own image; `None` is the one named after the version.
+    /// Image of the bundle; if `None`, it is named after the version.
     pub bundle_image: Option<String>,
-    /// Releases that the catalog has already.
+    /// Releases in the catalog.
     pub releases: Vec<Release>,
 }
 
 /// A generated file.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct File {
-    /// Where it belongs, relative to `olm/`.
+pub struct BundleFile {
+    /// Path relative to `olm/`.
     pub path: String,
-    /// What is in it.
+    /// Content of the file.
     pub text: String,
 }
 
-/// Why there is no bundle.
+/// Why the bundle cannot be generated.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A YAML text cannot be read or written.
-    #[error("{what}")]
+pub enum BundleError {
+    /// YAML cannot be parsed or written.
+    #[error("failed to {action}")]
     Yaml {
-        /// Which.
-        what: String,
-        /// Why.
+        /// The failed action.
+        action: String,
+        /// Cause.
         #[source]
         source: serde_yaml::Error,
     },
-    /// Something cannot be expressed as JSON.
-    #[error("express {what} as JSON")]
+    /// A value cannot be serialized as JSON.
+    #[error("failed to serialize {value} as JSON")]
     Json {
-        /// What.
-        what: &'static str,
-        /// Why.
+        /// The value.
+        value: &'static str,
+        /// Cause.
         #[source]
         source: serde_json::Error,
     },
-    /// The chart lacks what a bundle needs.
-    #[error("the chart has no {0}: a bundle needs it")]
+    /// The chart lacks a required object or field.
+    #[error("chart has no {0}: a bundle requires it")]
     Missing(&'static str),
-    /// The chart has an object that OLM does not install.
+    /// The chart has an object that OLM does not support.
     #[error(
-        "the chart renders a {0}, which OLM does not take in a bundle: leave it out in olm/src/chart.rs, with a reason"
+        "chart renders a {0}, which OLM does not support in a bundle: skip it in olm/src/chart.rs, with a reason"
     )]
     Unsupported(String),
-    /// The chart has two objects of a kind that a bundle has one of.
-    #[error("the chart renders a second {0}: say in olm/src/chart.rs what becomes of it in a bundle")]
-    Twice(&'static str),
-    /// Digests are given for some images only, or for images that there are not.
-    #[error("digests are given of {given:?}, and the images are {needed:?}: give all of them or none")]
+    /// The chart has a second object of a kind that must be unique.
+    #[error("chart renders a second {0}: a bundle supports only one; handle it in olm/src/chart.rs")]
+    Duplicate(&'static str),
+    /// The digests do not match the images.
+    #[error("digests {given:?} do not match images {required:?}: pass a digest for each image, or no digest")]
     Digests {
         /// Programs with a digest.
         given: Vec<String>,
         /// Programs with an image.
-        needed: Vec<String>,
+        required: Vec<String>,
     },
-    /// A digest is none.
-    #[error("{0:?} is no digest: it is to be sha256: and 64 hexadecimal digits")]
+    /// A digest is invalid.
+    #[error("invalid digest {0:?}: expected sha256: and 64 hexadecimal digits")]
     Digest(String),
-    /// A version is none.
-    #[error("{text:?} is no version")]
+    /// A version is invalid.
+    #[error("invalid version {text:?}")]
     Version {
-        /// The text.
+        /// The invalid text.
         text: String,
-        /// Why.
+        /// Cause.
         #[source]
         source: semver::Error,
     },
-    /// The README does not begin as expected.
-    #[error("the README has no paragraph after its title: the bundle's description is taken from there")]
+    /// The README has no description.
+    #[error("README has no paragraph after its title: the description of the bundle is taken from there")]
     Readme,
 }
 
-/// All files of `olm/` that are generated.
+/// All generated files of `olm/`.
 ///
 /// # Errors
-/// When the chart lacks something, or has something that OLM does not take.
-pub fn files(input: &Input) -> Result<Vec<File>, Error> {
+/// If the input is incomplete or contains objects that OLM does not support.
+pub fn files(input: &BundleInput) -> Result<Vec<BundleFile>, BundleError> {
     let version = parse_version(&input.chart.version)?;
     let csv = csv::csv(input, &version)?;
-    let mut files = vec![File {
+    let mut files = vec![BundleFile {
         path: format!("bundle/manifests/{PACKAGE}.clusterserviceversion.yaml"),
         text: yaml("the ClusterServiceVersion", &csv)?,
     }];
     files.extend(crds::files()?);
-    for object in &input.chart.others {
-        files.push(File {
+    for object in &input.chart.objects {
+        files.push(BundleFile {
             path: object.path(),
             text: yaml("an object of the chart", &object.body)?,
         });
@@ -154,22 +152,22 @@ pub fn files(input: &Input) -> Result<Vec<File>, Error> {
     Ok(files)
 }
 
-pub(crate) fn parse_version(text: &str) -> Result<Version, Error> {
-    Version::parse(text).map_err(|source| Error::Version {
+pub(crate) fn parse_version(text: &str) -> Result<Version, BundleError> {
+    Version::parse(text).map_err(|source| BundleError::Version {
         text: text.to_owned(),
         source,
     })
 }
 
-/// A generated YAML document, with sorted keys. It has no `---`: OLM's readers take what is before it for a document.
-pub(crate) fn yaml(what: &str, value: &Value) -> Result<String, Error> {
-    let text = serde_yaml::to_string(value).map_err(|source| Error::Yaml {
-        what: format!("write {what}"),
+/// A generated YAML document with sorted keys. Without `---`, because OLM treats text before it as a document.
+pub(crate) fn yaml(name: &str, value: &Value) -> Result<String, BundleError> {
+    let text = serde_yaml::to_string(value).map_err(|source| BundleError::Yaml {
+        action: format!("write {name}"),
         source,
     })?;
     Ok(format!("{HEADER}{text}"))
 }
 
-pub(crate) fn json(what: &'static str, value: impl serde::Serialize) -> Result<Value, Error> {
-    serde_json::to_value(value).map_err(|source| Error::Json { what, source })
+pub(crate) fn json(name: &'static str, value: impl serde::Serialize) -> Result<Value, BundleError> {
+    serde_json::to_value(value).map_err(|source| BundleError::Json { value: name, source })
 }

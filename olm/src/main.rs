@@ -1,50 +1,50 @@
-//! Writes bundle and catalog: `bundlegen --out olm` for those of the repository, with images at their tags, and with
-//! `--digest` for a release's.
+//! Writes the bundle and the catalog: `bundlegen --out olm` for the repository, with image tags; with `--digest` for a
+//! release.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
-use lb_olm::{Digests, Input, repository};
+use lb_olm::{BundleInput, Digests, repository};
 
 /// Write the bundle and the catalog for the Operator Lifecycle Manager
 #[derive(Debug, Parser)]
 #[command(name = "bundlegen")]
 struct Args {
-    /// The repository
+    /// Root directory of the repository
     #[arg(long, default_value = ".")]
     repository: PathBuf,
-    /// The directory to write to
+    /// Output directory
     #[arg(long)]
     out: PathBuf,
-    /// Digest of an image, as PROGRAM=sha256:…; give it once for each of operator, controller and speaker
+    /// Digest of an image as PROGRAM=sha256:…, once for each of operator, controller and speaker
     #[arg(long, value_parser = digest)]
     digest: Vec<(String, String)>,
-    /// When the release was made, in RFC 3339
+    /// Time of the release (RFC 3339)
     #[arg(long)]
     created_at: Option<String>,
-    /// The image that the bundle is pushed as, with its digest
+    /// Image of the bundle, with its digest
     #[arg(long)]
     bundle_image: Option<String>,
-    /// The program Helm
+    /// Path of the helm program
     #[arg(long, default_value = "helm")]
     helm: PathBuf,
 }
 
 fn digest(text: &str) -> Result<(String, String), String> {
-    let (program, digest) = text.split_once('=').ok_or("it is to be PROGRAM=sha256:…")?;
+    let (program, digest) = text.split_once('=').ok_or("expected PROGRAM=sha256:…")?;
     Ok((program.to_owned(), digest.to_owned()))
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let input = Input {
+    let input = BundleInput {
         digests: Digests::new(args.digest)?,
         created_at: args.created_at,
         bundle_image: args.bundle_image,
         ..repository::input(&args.repository, &args.helm)?
     };
-    // A catalog elsewhere has the bundles of former releases too; where they are already, this writes nothing.
+    // Copies the bundles of earlier releases into another output directory.
     for release in &input.releases {
         let path = release.path();
         write(

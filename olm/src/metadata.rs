@@ -1,14 +1,13 @@
-//! What says of a directory, and of an image, that it is a bundle; the tests of the Operator SDK's scorecard; and how the
-//! images of bundle and catalog are built.
+//! Bundle metadata, scorecard tests of the Operator SDK, and Dockerfiles of bundle and catalog.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use crate::{CHANNEL, Error, File, HEADER, PACKAGE, yaml};
+use crate::{BundleError, BundleFile, CHANNEL, HEADER, PACKAGE, yaml};
 
-/// Keys and values that both the bundle's annotations and its image's labels have.
-const ANNOTATIONS: [(&str, &str); 8] = [
+/// Annotations of the bundle, which are also labels of its image.
+const BUNDLE_ANNOTATIONS: [(&str, &str); 8] = [
     (
         "operators.operatorframework.io.bundle.mediatype.v1",
         "registry+v1",
@@ -28,10 +27,10 @@ const ANNOTATIONS: [(&str, &str); 8] = [
     ),
 ];
 
-/// Version of the Operator SDK whose scorecard the tests are of.
-const SCORECARD: &str = "quay.io/operator-framework/scorecard-test:v1.42.0";
-/// The image that serves a catalog. Its version is that of the opm that checks it.
-const OPM: &str = "quay.io/operator-framework/opm:v1.55.0";
+/// Image of the scorecard tests.
+const SCORECARD_IMAGE: &str = "quay.io/operator-framework/scorecard-test:v1.42.0";
+/// Image that serves the catalog, with the version of opm that validates it.
+const OPM_IMAGE: &str = "quay.io/operator-framework/opm:v1.55.0";
 
 const SCORECARD_TESTS: [(&str, &str); 6] = [
     ("basic", "basic-check-spec"),
@@ -42,25 +41,25 @@ const SCORECARD_TESTS: [(&str, &str); 6] = [
     ("olm", "olm-status-descriptors"),
 ];
 
-pub(crate) fn files() -> Result<Vec<File>, Error> {
-    let annotations: Map<_, _> = ANNOTATIONS
+pub(crate) fn files() -> Result<Vec<BundleFile>, BundleError> {
+    let annotations: Map<_, _> = BUNDLE_ANNOTATIONS
         .iter()
         .map(|(key, value)| ((*key).to_owned(), json!(value)))
         .collect();
     Ok(vec![
-        File {
+        BundleFile {
             path: "bundle/metadata/annotations.yaml".to_owned(),
             text: yaml("the annotations", &json!({"annotations": annotations}))?,
         },
-        File {
+        BundleFile {
             path: "bundle/tests/scorecard/config.yaml".to_owned(),
             text: yaml("the scorecard", &scorecard())?,
         },
-        File {
+        BundleFile {
             path: "bundle.Dockerfile".to_owned(),
             text: bundle_dockerfile(),
         },
-        File {
+        BundleFile {
             path: "catalog.Dockerfile".to_owned(),
             text: catalog_dockerfile(),
         },
@@ -72,7 +71,7 @@ fn scorecard() -> Value {
         .iter()
         .map(|(suite, test)| {
             json!({
-                "image": SCORECARD,
+                "image": SCORECARD_IMAGE,
                 "entrypoint": ["scorecard-test", test],
                 "labels": {"suite": suite, "test": format!("{test}-test")},
             })
@@ -88,7 +87,7 @@ fn scorecard() -> Value {
 
 fn bundle_dockerfile() -> String {
     let mut text = format!("{HEADER}FROM scratch\n\n");
-    for (key, value) in ANNOTATIONS {
+    for (key, value) in BUNDLE_ANNOTATIONS {
         let _ = writeln!(text, "LABEL {key}={value}");
     }
     text.push_str("\nCOPY bundle/manifests /manifests/\nCOPY bundle/metadata /metadata/\nCOPY bundle/tests/scorecard /tests/scorecard/\n");
@@ -97,7 +96,7 @@ fn bundle_dockerfile() -> String {
 
 fn catalog_dockerfile() -> String {
     format!(
-        "{HEADER}FROM {OPM}\n\nENTRYPOINT [\"/bin/opm\"]\nCMD [\"serve\", \"/configs\", \"--cache-dir=/tmp/cache\"]\n\n\
+        "{HEADER}FROM {OPM_IMAGE}\n\nENTRYPOINT [\"/bin/opm\"]\nCMD [\"serve\", \"/configs\", \"--cache-dir=/tmp/cache\"]\n\n\
          COPY catalog /configs\nRUN [\"/bin/opm\", \"serve\", \"/configs\", \"--cache-dir=/tmp/cache\", \"--cache-only\"]\n\n\
          LABEL operators.operatorframework.io.index.configs.v1=/configs\n"
     )

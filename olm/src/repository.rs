@@ -1,19 +1,19 @@
-//! Reads what bundle and catalog are made of from the repository, and has Helm render the chart.
+//! Reads the input of the generator from the repository, and renders the chart with Helm.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::{Chart, Digests, Input, NAMESPACE, RELEASE, Release};
+use crate::{BundleInput, Chart, Digests, NAMESPACE, RELEASE, Release};
 
-/// What the repository says: images at their tags, and nothing of a release.
+/// The input for the bundle in the repository, with image tags.
 ///
 /// # Errors
-/// When a file cannot be read, or Helm cannot render the chart.
-pub fn input(repository: &Path, helm: &Path) -> anyhow::Result<Input> {
+/// If a file cannot be read, or Helm cannot render the chart.
+pub fn input(repository: &Path, helm: &Path) -> anyhow::Result<BundleInput> {
     let rendered = render(repository, helm)?;
-    Ok(Input {
+    Ok(BundleInput {
         chart: Chart::new(&read(repository, "charts/lb-operator/Chart.yaml")?, &rendered)?,
         readme: read(repository, "README.md")?,
         stack: read(repository, "charts/lb-operator/examples/stack.yaml")?,
@@ -24,19 +24,19 @@ pub fn input(repository: &Path, helm: &Path) -> anyhow::Result<Input> {
     })
 }
 
-/// A file of the repository.
+/// Reads a file of the repository.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If the file cannot be read.
 pub fn read(repository: &Path, path: &str) -> anyhow::Result<String> {
     let path = repository.join(path);
     std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-/// The chart with its own values, as Helm renders it.
+/// The output of `helm template` with default values.
 ///
 /// # Errors
-/// When Helm cannot be started, or finds fault with the chart.
+/// If Helm cannot be started or fails.
 pub fn render(repository: &Path, helm: &Path) -> anyhow::Result<String> {
     let output = Command::new(helm)
         .args([
@@ -52,10 +52,10 @@ pub fn render(repository: &Path, helm: &Path) -> anyhow::Result<String> {
     if !output.status.success() {
         bail!("helm template: {}", String::from_utf8_lossy(&output.stderr));
     }
-    String::from_utf8(output.stdout).context("helm template prints no UTF-8")
+    String::from_utf8(output.stdout).context("helm template printed invalid UTF-8")
 }
 
-/// The releases whose bundles are in the repository's catalog.
+/// The releases in the catalog of the repository.
 fn releases(directory: &Path) -> anyhow::Result<Vec<Release>> {
     let mut releases = Vec::new();
     if directory.exists() {

@@ -1,9 +1,9 @@
-{{/* The name in labels. */}}
+{{/* The chart name in labels. */}}
 {{- define "lb-operator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The name of the release's objects: the release's own name where that tells what it is. */}}
+{{/* The name of all objects: the release name, with the chart name unless it is part of it. */}}
 {{- define "lb-operator.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
@@ -17,13 +17,13 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels that the Deployment selects its pods by. They cannot be changed once it exists. */}}
+{{/* The pod selector of the Deployment, which is immutable. */}}
 {{- define "lb-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "lb-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* Labels of every object. */}}
+{{/* The labels of every object. */}}
 {{- define "lb-operator.labels" -}}
 {{ include "lb-operator.selectorLabels" . }}
 app.kubernetes.io/component: operator
@@ -33,7 +33,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* An image, given (dict "image" <values> "version" <appVersion>). */}}
+{{/* An image reference from (dict "image" <values> "version" <appVersion>). */}}
 {{- define "lb-operator.image" -}}
 {{- $image := printf "%s:%s" .image.repository (.image.tag | default .version) -}}
 {{- if .image.digest -}}{{- printf "%s@%s" $image .image.digest -}}{{- else -}}{{- $image -}}{{- end -}}

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 use lb_lab::{cache, operator_images, repository};
-use lb_olm::{Digests, Input, Release};
+use lb_olm::{BundleInput, Digests, Release};
 use lb_tools::image::digest_of;
 use semver::Version;
 use serde::Deserialize;
@@ -40,12 +40,12 @@ fn helm() -> PathBuf {
     cache().join("bin/helm")
 }
 
-fn input() -> anyhow::Result<Input> {
+fn input() -> anyhow::Result<BundleInput> {
     lb_olm::repository::input(repository(), &helm())
 }
 
 /// A bundle and a catalog as a release has them: with the digests of the images that `make image` built.
-fn release() -> anyhow::Result<(tempfile::TempDir, Input)> {
+fn release() -> anyhow::Result<(tempfile::TempDir, BundleInput)> {
     let mut digests = Vec::new();
     for image in operator_images() {
         let program = image
@@ -56,7 +56,7 @@ fn release() -> anyhow::Result<(tempfile::TempDir, Input)> {
         digests.push((program, digest_of(&image)?));
     }
     assert_eq!(digests.len(), 3, "run `make image`");
-    let input = Input {
+    let input = BundleInput {
         digests: Digests::new(digests)?,
         created_at: Some("2026-01-01T00:00:00Z".to_owned()),
         ..input()?
@@ -66,7 +66,7 @@ fn release() -> anyhow::Result<(tempfile::TempDir, Input)> {
     Ok((directory, input))
 }
 
-fn write(directory: &Path, input: &Input) -> anyhow::Result<()> {
+fn write(directory: &Path, input: &BundleInput) -> anyhow::Result<()> {
     for file in lb_olm::files(input)? {
         let path = directory.join(&file.path);
         std::fs::create_dir_all(path.parent().context("no directory")?)?;
@@ -301,7 +301,7 @@ fn a_release_names_every_image_by_its_digest_and_says_that_it_can_be_mirrored() 
 #[test]
 fn a_release_after_others_replaces_the_last_and_is_reached_from_all_it_can_take_over() -> anyhow::Result<()> {
     let (catalog, now) = release()?;
-    let next = |version: &str, releases: &[&str]| -> anyhow::Result<Input> {
+    let next = |version: &str, releases: &[&str]| -> anyhow::Result<BundleInput> {
         let mut input = now.clone();
         input.chart.version = version.to_owned();
         input.releases = releases
