@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use lb_l2::ownership;
 use lb_runtime::CommonArgs;
 
-use crate::interfaces::{Excluded, ExcludedError};
+use crate::interface_selection::{Excluded, ExcludedError};
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
     pub heartbeat_port: u16,
 
-    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. Heartbeats are sent every 4/5 of it.
+    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. HeartbeatTransport are sent every 4/5 of it.
     #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(100..=5000))]
     pub failure_timeout_ms: u64,
 
@@ -144,7 +144,7 @@ pub struct Config {
     pub class: Option<String>,
     /// Whether the exclude label of nodes has no meaning.
     pub ignore_exclude_label: bool,
-    /// Interfaces never to announce on.
+    /// InterfaceSelection never to announce on.
     pub excluded: Excluded,
     /// How long a node keeps its addresses while its speaker is away.
     pub grace: Duration,

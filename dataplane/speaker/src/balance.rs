@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use lb_l2::ownership::ApiState;
 use lb_l2::ownership::placement::{PlacementInput, compute_placement};
 
-use crate::decide::MOST_CANDIDATES;
-use crate::index::Index;
+use crate::decide::MAX_CANDIDATES;
+use crate::k8s::index::Index;
 use crate::peers::Peers;
 
 /// Least time between two looks: what changes together is looked at together.
@@ -41,7 +41,7 @@ impl Balance {
     /// These may have the address, in this order; nobody may if it is empty.
     pub fn set_order(&mut self, address: IpAddr, order: &[&str]) {
         // We ourselves may stand behind the others, for us alone.
-        let common = order.get(..MOST_CANDIDATES).unwrap_or(order);
+        let common = order.get(..MAX_CANDIDATES).unwrap_or(order);
         let numbers: Box<[u32]> = common.iter().map(|name| self.number(name)).collect();
         let before = if numbers.is_empty() {
             self.orders.remove(&address)

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use lb_l2::ownership::election;
 use lb_runtime::ObjectKey;
 
-use crate::compact::Few;
-use crate::index::Index;
-use crate::interfaces::Interfaces;
-use crate::objects::{Advertisement, Node, Service};
+use crate::interface_selection::InterfaceSelection;
+use crate::k8s::index::Index;
+use crate::k8s::objects::{Advertisement, Node, Service};
 use crate::peers::Peers;
 use crate::reasons::{Ineligible, Reason};
+use crate::small_map::SmallMap;
 
 /// The longest order that is made: one address does not lose so many nodes at the same time.
-pub const MOST_CANDIDATES: usize = 16;
+pub const MAX_CANDIDATES: usize = 16;
 
 /// What a decision is made from.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub struct View<'a> {
 pub enum Decision<'a> {
     /// These nodes may.
     Candidates {
-        /// In the order in which they would: the first [`MOST_CANDIDATES`], and we ourselves if we may.
+        /// In the order in which they would: the first [`MAX_CANDIDATES`], and we ourselves if we may.
         order: Vec<&'a str>,
         /// What we would announce, or what stands against us.
         mine: Result<Announcement, Ineligible>,
@@ -58,9 +58,9 @@ pub struct Announcement {
     /// The pool that the address is from.
     pub pool: Arc<str>,
     /// The Services behind it, with their uids: several when they share it.
-    pub services: Few<ObjectKey, Arc<str>>,
+    pub services: SmallMap<ObjectKey, Arc<str>>,
     /// Where.
-    pub interfaces: Interfaces,
+    pub interfaces: InterfaceSelection,
 }
 
 /// What concerns one Service in the election of its address.
@@ -110,8 +110,8 @@ pub fn decide<'a>(view: &View<'a>, address: IpAddr) -> Decision<'a> {
     if order.is_empty() {
         return nobody(view, address, Reason::NoNode { because });
     }
-    if order.len() > MOST_CANDIDATES {
-        let us = order.drain(MOST_CANDIDATES..).find(|name| *name == view.me);
+    if order.len() > MAX_CANDIDATES {
+        let us = order.drain(MAX_CANDIDATES..).find(|name| *name == view.me);
         order.extend(us);
     }
     let mine = mine.and_then(|()| announcement(view, &claims).ok_or(Ineligible::NotSelected));
@@ -201,7 +201,7 @@ fn announcement(view: &View<'_>, claims: &[Claim<'_>]) -> Option<Announcement> {
     let ours = claims
         .iter()
         .filter(|claim| eligible_for(view, claim, view.me, node).is_ok());
-    let mut interfaces = Interfaces::Named(BTreeSet::new());
+    let mut interfaces = InterfaceSelection::Named(BTreeSet::new());
     let mut services = Vec::new();
     for claim in ours {
         for advertisement in claim.advertisements.iter().filter(|one| one.chooses_node(node)) {

@@ -1,39 +1,32 @@
 //! Addresses to announcements: which addresses this node owns, and answering for them on the LAN.
 //!
-//! The way of a change: [`watch`] → [`objects`] → [`index`] → [`decide`] (who may have the address) → the coordinator of
-//! lb-l2, with the [`heartbeats`] of the other speakers (who has it) → [`announce`] (ARP and NDP) → [`status`] and
-//! [`news`]. [`speaker`] holds them together, without I/O of its own; [`run`] connects it to the API server, to the other
+//! The way of a change: [`k8s`] → [`k8s::index`] → [`decide`] (who may have the address) → the coordinator of
+//! lb-l2, with the [`transport`] of the other speakers (who has it) → [`packet`] (ARP and NDP) → [`k8s`]. [`speaker`] holds them together, without I/O of its own; [`run`] connects it to the API server, to the other
 //! speakers and to the kernel.
 //!
 //! With the API server gone everything goes on with what was known last. A speaker that is asked to stop tells the others
 //! to wait: it answers to its end, and the next one on this node goes on where it left off.
 
-pub mod agenda;
-pub mod announce;
+pub mod address_metrics;
+mod announcements;
 pub mod args;
 pub mod balance;
-pub mod compact;
-pub mod counts;
 pub mod decide;
-pub mod heartbeats;
-mod held;
-pub mod index;
-pub mod interfaces;
+pub mod delay_queue;
+pub mod interface_selection;
+pub mod intern;
+pub mod k8s;
 pub mod metrics;
-pub mod neighbours;
-pub mod news;
-pub mod objects;
+pub mod node_macs;
+pub mod packet;
 pub mod peers;
-mod port;
 pub mod reasons;
+pub mod small_map;
 pub mod speaker;
-pub mod status;
+pub mod transport;
 pub mod verification;
-mod voice;
-pub mod watch;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -44,12 +37,12 @@ use lb_runtime::watch::Refresh;
 use lb_runtime::{Context, ReadinessGate};
 
 use crate::args::Config;
-use crate::heartbeats::Heartbeats;
-use crate::index::{Kind, Update};
+use crate::k8s::events::EventPublisher;
+use crate::k8s::index::{Kind, Update};
+use crate::k8s::l2_status::StatusWriter;
 use crate::metrics::Metrics;
-use crate::news::Reporter;
 use crate::speaker::Speaker;
-use crate::status::Statuses;
+use crate::transport::HeartbeatTransport;
 
 /// Most updates taken in before they are acted upon.
 const BATCH: usize = 512;
@@ -71,7 +64,7 @@ const TIDY: Duration = Duration::from_secs(5);
 /// retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     lb_runtime::malloc::limit_free_memory();
-    let links = watch::links().context("watch network interfaces")?;
+    let links = packet::links().context("watch network interfaces")?;
     run_on(context, config, links).await
 }
 
@@ -89,17 +82,21 @@ pub async fn run_on(
     let refresh = Refresh::default();
     let mut refreshed: Option<Instant> = None;
     let mut refresh_at: Option<Instant> = None;
-    let mut updates = watch::updates(
+    let mut updates = k8s::watch::updates(
         &context.client,
         &context.namespace,
         config.class.clone(),
         &refresh,
     );
     let mut links_known = false;
-    let reporter = Reporter::new(context.client.clone(), &context.pod_name, &config.node);
-    let mut statuses = Statuses::new(context.client.clone(), &context.namespace, &config.node);
+    let reporter = EventPublisher::new(context.client.clone(), &context.pod_name, &config.node);
+    let mut statuses = StatusWriter::new(context.client.clone(), &context.namespace, &config.node);
     let mut heartbeats = match &config.keys {
-        Some(keys) => Some(Heartbeats::open(config.heartbeat_port, keys, metrics.clone())?),
+        Some(keys) => Some(HeartbeatTransport::open(
+            config.heartbeat_port,
+            keys,
+            metrics.clone(),
+        )?),
         None => {
             tracing::warn!(
                 "no keys for heartbeats: nodes that fail are found out through the API server only"
@@ -230,7 +227,7 @@ fn incarnation() -> u64 {
 }
 
 /// Takes in the datagrams that have arrived.
-fn receive(now: Instant, heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+fn receive(now: Instant, heartbeats: Option<&HeartbeatTransport>, speaker: &mut Speaker) {
     let Some(heartbeats) = heartbeats else { return };
     for datagram in heartbeats.receive(DATAGRAMS) {
         if let Err(refused) = speaker.receive(now, datagram) {
@@ -239,7 +236,7 @@ fn receive(now: Instant, heartbeats: Option<&Heartbeats>, speaker: &mut Speaker)
     }
 }
 
-fn send(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+fn send(heartbeats: Option<&HeartbeatTransport>, speaker: &mut Speaker) {
     for (addresses, datagram) in speaker.take_datagrams() {
         if let Some(heartbeats) = heartbeats {
             heartbeats.send(&addresses, &datagram);
@@ -248,7 +245,7 @@ fn send(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
 }
 
 /// Tells the other speakers to wait for the next process on this node.
-async fn handoff(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
+async fn handoff(heartbeats: Option<&HeartbeatTransport>, speaker: &mut Speaker) {
     if heartbeats.is_none() {
         return;
     }
@@ -262,14 +259,14 @@ async fn handoff(heartbeats: Option<&Heartbeats>, speaker: &mut Speaker) {
     }
 }
 
-async fn readable(heartbeats: Option<&Heartbeats>) {
+async fn readable(heartbeats: Option<&HeartbeatTransport>) {
     match heartbeats {
         Some(heartbeats) => heartbeats.readable().await,
         None => std::future::pending().await,
     }
 }
 
-async fn changed(heartbeats: Option<&Heartbeats>) -> std::io::Result<()> {
+async fn changed(heartbeats: Option<&HeartbeatTransport>) -> std::io::Result<()> {
     match heartbeats {
         Some(heartbeats) => heartbeats.changed().await,
         None => std::future::pending().await,
@@ -277,10 +274,10 @@ async fn changed(heartbeats: Option<&Heartbeats>) -> std::io::Result<()> {
 }
 
 /// When to look at the keys, where the kernel does not tell of changes.
-fn next_look(heartbeats: Option<&Heartbeats>) -> Option<Instant> {
+fn next_look(heartbeats: Option<&HeartbeatTransport>) -> Option<Instant> {
     heartbeats
         .filter(|heartbeats| !heartbeats.is_told())
-        .map(|_| Instant::now() + heartbeats::LOOK)
+        .map(|_| Instant::now() + transport::LOOK)
 }
 
 /// Without the right to open packet sockets nothing would ever be announced: better not to start.
@@ -290,17 +287,6 @@ fn permitted(links: &Snapshot) -> Result<(), SocketError> {
         // Any other error is that of one interface.
         Some(Ok(_) | Err(_)) | None => Ok(()),
     }
-}
-
-/// An error with its causes, for the log.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Readiness, and the metrics of the watches.

@@ -13,17 +13,14 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::counts::Counts;
+use crate::address_metrics::AddressMetrics;
 
-pub use crate::counts::AddressCounters;
-
-/// The protocol of ARP and NDP, in metrics and events.
-pub const PROTOCOL: &str = "layer2";
+pub use crate::address_metrics::{AddressCounters, PROTOCOL};
 
 /// The metrics of the speaker. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    counts: Counts,
+    counts: AddressMetrics,
     malformed: IntCounterVec,
     ignored: IntCounterVec,
     gained: IntCounterVec,
@@ -52,7 +49,7 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let counts = Counts::new(node)?;
+        let counts = AddressMetrics::new(node)?;
         registry.register(Box::new(counts.clone()))?;
         let takeover = Histogram::with_opts(
             HistogramOpts::new(

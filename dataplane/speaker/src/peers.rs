@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lb_l2::ownership::ApiState;
 use lb_l2::ownership::api_membership::ApiMembership;
 
-use crate::index::Index;
+use crate::k8s::index::Index;
 
 /// The speakers as the API shows them.
 #[derive(Debug)]

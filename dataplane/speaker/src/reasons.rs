@@ -96,7 +96,7 @@ impl Reason {
 
 /// Why an announcement ended, for the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Ended {
+pub enum WithdrawReason {
     /// No Service has the address any more.
     Released,
     /// Nobody may announce it.
@@ -105,7 +105,7 @@ pub enum Ended {
     LetGo(ReleaseReason, Option<Ineligible>),
 }
 
-impl Ended {
+impl WithdrawReason {
     /// The reason in words.
     #[must_use]
     pub fn describe(&self, address: IpAddr) -> String {

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! updates ──► Index ──► dirty addresses ──► decide ──► candidates ──┐
-//!               └──► Peers ─────────────────────► nodes ────────────┼──► Coordinator ──► hold, end ──► Driver
+//!               └──► Peers ─────────────────────► nodes ────────────┼──► Coordinator ──► hold, end ──► Announcer
 //!            datagrams of peers, sightings on the wire ─────────────┘         └───────► datagrams, questions
 //! ```
 //!
-//! Does no I/O but through the [`Driver`]; time is an argument. Nothing is announced before every watch has listed and
+//! Does no I/O but through the [`Announcer`]; time is an argument. Nothing is announced before every watch has listed and
 //! the links are known: a speaker that has seen half of the cluster would take addresses that are not its own. What is
-//! held, and what people are told of it, is in [`held`](crate::held).
+//! held, and what people are told of it, is in [`held`](crate::announcements).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,17 +23,18 @@ use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
 use tokio::sync::mpsc;
 
-use crate::agenda::Agenda;
-use crate::announce::{Driver, Sighting};
+use crate::announcements::ActiveAnnouncement;
 use crate::args::Config;
 use crate::balance::Balance;
 use crate::decide::{Decision, View, decide};
-use crate::held::Held;
-use crate::index::{Index, Kind, Touched, Update};
-use crate::interfaces::Interfaces;
+use crate::delay_queue::DelayQueue;
+use crate::interface_selection::InterfaceSelection;
+use crate::k8s::events::ServiceEvent;
+use crate::k8s::index::{Affected, Index, Kind, Update};
 use crate::metrics::Metrics;
-use crate::neighbours::Neighbours;
-use crate::news::News;
+use crate::node_macs::NodeMacs;
+use crate::packet::ObservedReply;
+use crate::packet::announcer::Announcer;
 use crate::peers::Peers;
 use crate::reasons::Reason;
 
@@ -69,8 +70,8 @@ pub struct Speaker {
     pub(crate) index: Index,
     pub(crate) peers: Peers,
     pub(crate) coordinator: Coordinator,
-    pub(crate) driver: Driver,
-    neighbours: Neighbours,
+    pub(crate) announcer: Announcer,
+    node_macs: NodeMacs,
     /// The addresses that we answer for in the place of another node, and that node.
     stands_in: BTreeMap<IpAddr, Arc<str>>,
     /// Who is to have what; none where the order alone decides.
@@ -83,17 +84,17 @@ pub struct Speaker {
     /// Nodes, their speakers or our links changed: the coordinator is to be told.
     nodes_changed: bool,
     dirty: BTreeSet<IpAddr>,
-    pub(crate) held: BTreeMap<IpAddr, Held>,
+    pub(crate) held: BTreeMap<IpAddr, ActiveAnnouncement>,
     /// The strangers that answer for addresses, and since when.
     pub(crate) strangers: BTreeMap<IpAddr, (MacAddr, Instant)>,
     /// Addresses whose interfaces are to be looked at.
     pub(crate) looks: BTreeSet<IpAddr>,
     /// Addresses that nobody announces and that are ours to tell about.
     pub(crate) unannounced: BTreeMap<IpAddr, Reason>,
-    pub(crate) to_tell: Agenda<IpAddr>,
+    pub(crate) to_tell: DelayQueue<IpAddr>,
     /// Services whose ServiceL2Status is to be looked at.
-    pub(crate) records: Agenda<ObjectKey>,
-    pub(crate) news: Vec<News>,
+    pub(crate) records: DelayQueue<ObjectKey>,
+    pub(crate) news: Vec<ServiceEvent>,
 }
 
 impl Speaker {
@@ -118,8 +119,8 @@ impl Speaker {
             index: Index::default(),
             peers: Peers::new(&config.node, config.grace.min(ALONE)),
             coordinator: Coordinator::new(now, incarnation, coordinator),
-            driver: Driver::new(config.excluded.clone(), config.refresh, metrics.clone()),
-            neighbours: Neighbours::default(),
+            announcer: Announcer::new(config.excluded.clone(), config.refresh, metrics.clone()),
+            node_macs: NodeMacs::default(),
             stands_in: BTreeMap::new(),
             balance: config.balanced.then(Balance::default),
             datagrams: Vec::new(),
@@ -132,8 +133,8 @@ impl Speaker {
             strangers: BTreeMap::new(),
             looks: BTreeSet::new(),
             unannounced: BTreeMap::new(),
-            to_tell: Agenda::default(),
-            records: Agenda::default(),
+            to_tell: DelayQueue::default(),
+            records: DelayQueue::default(),
             news: Vec::new(),
             config,
             metrics,
@@ -175,7 +176,7 @@ impl Speaker {
         if self.phase == Phase::Listing {
             return;
         }
-        let Touched {
+        let Affected {
             everything,
             addresses,
             peer: _,
@@ -194,9 +195,9 @@ impl Speaker {
     pub fn set_links(&mut self, now: Instant, links: Snapshot) -> bool {
         self.links_known = true;
         self.looks.extend(self.held.keys());
-        let came = self.driver.set_links(now, links);
-        self.coordinator.set_macs(now, self.driver.open_macs());
-        self.neighbours.set_ports(self.driver.port_addresses());
+        let came = self.announcer.set_links(now, links);
+        self.coordinator.set_macs(now, self.announcer.open_macs());
+        self.node_macs.set_ports(self.announcer.port_addresses());
         self.nodes_changed = true;
         if self.phase != Phase::Listing {
             self.everything();
@@ -213,16 +214,16 @@ impl Speaker {
     }
 
     /// Takes in that somebody was seen on the wire with an address.
-    pub fn sighted(&mut self, now: Instant, sighting: &Sighting) {
-        let Sighting {
+    pub fn sighted(&mut self, now: Instant, sighting: &ObservedReply) {
+        let ObservedReply {
             interface,
             address,
             mac,
         } = sighting;
-        if let Some(node) = self.neighbours.node_of(*address) {
+        if let Some(node) = self.node_macs.node_of(*address) {
             let node = node.to_owned();
             self.coordinator.handle_node_reply(now, &node, *mac);
-            if self.neighbours.saw(&node, interface, *mac) {
+            if self.node_macs.saw(&node, interface, *mac) {
                 let stands_in = self.stands_in.iter().filter(|(_, owner)| ***owner == *node);
                 for address in stands_in.map(|(address, _)| *address).collect::<Vec<_>>() {
                     self.stand_in(address, &node);
@@ -235,12 +236,12 @@ impl Speaker {
 
     /// Takes in what has arrived on the wire and was not looked at yet: to be called before time is said to have passed.
     pub fn listen(&self) {
-        self.driver.listen();
+        self.announcer.listen();
     }
 
     /// Who is seen on the wire; for [`sighted`](Self::sighted). To be taken once.
-    pub fn sightings(&mut self) -> mpsc::Receiver<Sighting> {
-        self.driver.sightings()
+    pub fn sightings(&mut self) -> mpsc::Receiver<ObservedReply> {
+        self.announcer.sightings()
     }
 
     /// What is to be sent to other speakers, with the addresses of their nodes.
@@ -262,7 +263,7 @@ impl Speaker {
 
     /// Does what is to be done now, or a part of it; returns what to tell people.
     #[must_use]
-    pub fn step(&mut self, now: Instant) -> Vec<News> {
+    pub fn step(&mut self, now: Instant) -> Vec<ServiceEvent> {
         self.look_at_nodes(now);
         if self.phase == Phase::Listing && self.unlisted.is_empty() && self.links_known {
             self.everything();
@@ -292,7 +293,7 @@ impl Speaker {
         while let Some(output) = self.coordinator.poll_output() {
             self.obey(now, output);
         }
-        self.driver.flush(now);
+        self.announcer.flush(now);
         self.look(now);
         while let Some(address) = self.to_tell.pop(now) {
             self.tell(address);
@@ -338,7 +339,7 @@ impl Speaker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         [
-            self.driver.poll_timeout(),
+            self.announcer.poll_timeout(),
             self.peers.poll_timeout(),
             self.coordinator.poll_timeout(),
             self.to_tell.next(),
@@ -416,15 +417,15 @@ impl Speaker {
         if !std::mem::take(&mut self.nodes_changed) && !changed {
             return;
         }
-        self.neighbours.set_nodes(&self.index);
-        let neighbours = &self.neighbours;
+        self.node_macs.set_nodes(&self.index);
+        let node_macs = &self.node_macs;
         let nodes = self.index.nodes.iter().map(|(name, node)| ownership::NodeInfo {
             name,
             api: self.peers.api(name),
             on_link: node
                 .addresses
                 .iter()
-                .any(|address| neighbours.way_to(*address).is_some()),
+                .any(|address| node_macs.way_to(*address).is_some()),
         });
         self.coordinator.set_nodes(now, nodes);
         let leaving = self
@@ -480,7 +481,7 @@ impl Speaker {
         };
         match decision {
             Decision::Candidates { order, mine } => {
-                let fit = |interfaces: &Interfaces| self.driver.fit(address, interfaces);
+                let fit = |interfaces: &InterfaceSelection| self.announcer.fit(address, interfaces);
                 let declined = mine.as_ref().is_ok_and(|mine| !fit(&mine.interfaces));
                 let tells = declined && order.first() == Some(&&*self.config.node);
                 let order: Vec<_> = order.into_iter().map(str::to_owned).collect();
@@ -532,9 +533,9 @@ impl Speaker {
             Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
             Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => return,
         };
-        let faces = self.neighbours.faces(node);
+        let faces = self.node_macs.faces(node);
         for (interface, mac) in faces.filter(|(interface, _)| interfaces.include(interface)) {
-            self.driver.stand_in(address, interface, mac);
+            self.announcer.stand_in(address, interface, mac);
         }
     }
 
@@ -544,21 +545,21 @@ impl Speaker {
             Output::Send { to, datagram } => self.datagrams.push((to, datagram)),
             Output::Announce { address, reason } => self.announce(now, address, reason),
             Output::Withdraw { address, reason } => self.withdraw(now, address, reason),
-            Output::Reannounce { address } => self.driver.again(now, address),
+            Output::Reannounce { address } => self.announcer.again(now, address),
             Output::ProbeAddress { address } => {
                 let interfaces = match self.decision(address) {
                     Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
                     Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => {
-                        Interfaces::All
+                        InterfaceSelection::All
                     }
                 };
-                self.driver.ask(now, address, &interfaces);
+                self.announcer.ask(now, address, &interfaces);
             }
             Output::ProbeNode { node } => {
                 let addresses = self.index.nodes.get(&*node).map(|node| node.addresses.clone());
                 for address in addresses.into_iter().flatten() {
-                    if let Some(interfaces) = self.neighbours.way_to(address) {
-                        self.driver.ask(now, address, &interfaces);
+                    if let Some(interfaces) = self.node_macs.way_to(address) {
+                        self.announcer.ask(now, address, &interfaces);
                     }
                 }
             }
@@ -568,7 +569,7 @@ impl Speaker {
             }
             Output::StopProxy { address } => {
                 self.stands_in.remove(&address);
-                self.driver.stand_down(address);
+                self.announcer.stand_down(address);
             }
             Output::ConflictDetected { address, mac } => self.conflict(now, address, mac),
             Output::ConflictResolved { address } => self.conflict_over(now, address),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lb_l2::ownership::election;
 use lb_speaker::balance::Balance;
-use lb_speaker::index::Update;
+use lb_speaker::k8s::index::Update;
 use support::{GRACE, World, cluster, mk_node_with, mk_service, mk_speaker, mk_status};
 
 /// Six Services with an address in each family; the first is that of IPv4.

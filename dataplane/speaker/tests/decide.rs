@@ -11,10 +11,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lb_speaker::decide::{Announcement, Decision, MOST_CANDIDATES, View, decide};
-use lb_speaker::index::Update;
-use lb_speaker::interfaces::Interfaces;
-use lb_speaker::objects::Node;
+use lb_speaker::decide::{Announcement, Decision, MAX_CANDIDATES, View, decide};
+use lb_speaker::interface_selection::InterfaceSelection;
+use lb_speaker::k8s::index::Update;
+use lb_speaker::k8s::objects::Node;
 use lb_speaker::reasons::{Ineligible, Reason};
 use serde_json::json;
 use support::{
@@ -116,7 +116,7 @@ fn an_announcement_names_the_pool_the_services_and_all_interfaces_by_default() {
     let announcement = announcement([]);
     assert_eq!(&*announcement.pool, "lan");
     assert_eq!(announcement.services.keys().collect::<Vec<_>>(), [&key("web")]);
-    assert_eq!(announcement.interfaces, Interfaces::All);
+    assert_eq!(announcement.interfaces, InterfaceSelection::All);
 }
 
 /// The default cluster as n1 sees it, with this in the eyes of all.
@@ -192,7 +192,7 @@ fn a_long_order_is_cut_and_has_us_in_it() {
         let Decision::Candidates { order, .. } = decide(&view, WEB.parse().unwrap()) else {
             panic!("no candidates");
         };
-        assert!(order.contains(&me) && order.len() <= MOST_CANDIDATES + 1);
+        assert!(order.contains(&me) && order.len() <= MAX_CANDIDATES + 1);
     }
 }
 
@@ -403,7 +403,7 @@ fn interfaces_are_those_of_all_advertisements_that_choose_this_node() {
     let all = named("fifth", json!({}));
     assert_eq!(
         announcement(lists().into_iter().chain([all])).interfaces,
-        Interfaces::All
+        InterfaceSelection::All
     );
 }
 

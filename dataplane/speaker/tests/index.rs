@@ -3,14 +3,14 @@
 mod support;
 
 use lb_runtime::ObjectKey;
-use lb_speaker::index::{Index, Kind, Touched, Update};
+use lb_speaker::k8s::index::{Affected, Index, Kind, Update};
 use serde_json::json;
 use support::{
     WEB, World, cluster, key, mk_advertisement, mk_node, mk_node_with, mk_pool, mk_service, mk_slice,
     mk_speaker, mk_status,
 };
 
-fn touched(update: Update) -> Touched {
+fn touched(update: Update) -> Affected {
     World::new(cluster()).index.update(update)
 }
 
@@ -18,7 +18,7 @@ fn touched(update: Update) -> Touched {
 fn what_is_known_already_touches_nothing() {
     let mut index = World::new(cluster()).index;
     for update in cluster() {
-        assert_eq!(index.update(update.clone()), Touched::default(), "{update:?}");
+        assert_eq!(index.update(update.clone()), Affected::default(), "{update:?}");
     }
 }
 
@@ -39,9 +39,12 @@ fn a_service_touches_its_old_and_its_new_addresses() {
 
 #[test]
 fn a_slice_touches_the_addresses_of_its_service_only_when_its_summary_changes() {
-    assert_eq!(touched(mk_slice("web", &["n3", "n1", "n2"])), Touched::default());
+    assert_eq!(touched(mk_slice("web", &["n3", "n1", "n2"])), Affected::default());
     assert_eq!(touched(mk_slice("web", &["n1"])).addresses.len(), 1);
-    assert_eq!(touched(mk_slice("no-load-balancer", &["n1"])), Touched::default());
+    assert_eq!(
+        touched(mk_slice("no-load-balancer", &["n1"])),
+        Affected::default()
+    );
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn what_concerns_candidates_touches_everything_and_a_heartbeat_does_not() {
     assert!(touched(Update::Node("n2".to_owned(), None)).everything);
     assert!(touched(mk_pool("lan", &["192.168.50.0/24"])).everything);
     assert!(touched(mk_advertisement("lan", &json!({"interfaces": ["eth0"]}))).everything);
-    assert_eq!(touched(mk_node("n2")), Touched::default());
+    assert_eq!(touched(mk_node("n2")), Affected::default());
 }
 
 #[test]
@@ -121,7 +124,7 @@ fn an_object_that_cannot_be_read_leaves_what_was_known() {
         let mut index = World::new(cluster()).index;
         assert_eq!(
             index.update(Update::Invalid(kind, name, "bad".to_owned())),
-            Touched::default()
+            Affected::default()
         );
         assert!(index.services.contains_key(&key("web")) && index.pools.contains_key("lan"));
         let configuration = [Kind::Pools, Kind::Advertisements].contains(&kind);

@@ -4,8 +4,8 @@ mod support;
 
 use std::net::IpAddr;
 
-use lb_speaker::objects::Record;
-use lb_speaker::status::{Action, Says, action, applied_object, object_name};
+use lb_speaker::k8s::l2_status::{DesiredStatus, StatusAction, action, applied_object, object_name};
+use lb_speaker::k8s::objects::ReportedStatus;
 use lb_speaker::verification::{AddressHealth, ConflictingHost, Verification};
 use serde_json::json;
 use support::{WEB, from, key, mk_record};
@@ -16,46 +16,46 @@ fn web() -> IpAddr {
     IpAddr::from([192, 168, 50, 52])
 }
 
-fn says(interfaces: &[&str], health: AddressHealth) -> Says {
-    Says {
+fn says(interfaces: &[&str], health: AddressHealth) -> DesiredStatus {
+    DesiredStatus {
         address: web(),
         interfaces: interfaces.iter().map(|name| (*name).into()).collect(),
         health,
     }
 }
 
-fn decide(wanted: Option<Says>, records: &[(&str, Record)]) -> Option<Action> {
+fn decide(wanted: Option<DesiredStatus>, records: &[(&str, ReportedStatus)]) -> Option<StatusAction> {
     let records = records.iter().map(|(name, record)| (*name, record));
     action(ME, &key("web"), wanted, records)
 }
 
-fn next(wanted: Option<&[&str]>, records: &[(&str, Record)]) -> Option<Action> {
+fn next(wanted: Option<&[&str]>, records: &[(&str, ReportedStatus)]) -> Option<StatusAction> {
     decide(wanted.map(|names| says(names, AddressHealth::default())), records)
 }
 
-fn write(interfaces: &[&str], alone: bool) -> Option<Action> {
+fn write(interfaces: &[&str], alone: bool) -> Option<StatusAction> {
     let says = says(interfaces, AddressHealth::default());
-    Some(Action::Write { says, alone })
+    Some(StatusAction::Write { says, alone })
 }
 
 /// Our status of `web`, with what was said of it before.
-fn shown(health: &AddressHealth) -> [(String, Record); 1] {
+fn shown(health: &AddressHealth) -> [(String, ReportedStatus); 1] {
     // Through the API and back.
     let object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
-    [(object_name(&key("web")), Record::read(from(object)))]
+    [(object_name(&key("web")), ReportedStatus::read(from(object)))]
 }
 
-fn after(shown: &[(String, Record)], health: AddressHealth) -> Option<AddressHealth> {
+fn after(shown: &[(String, ReportedStatus)], health: AddressHealth) -> Option<AddressHealth> {
     let records: Vec<_> = shown
         .iter()
         .map(|(name, record)| (&**name, record.clone()))
         .collect();
     let action = decide(Some(says(&[], health)), &records);
-    let alone = matches!(action, None | Some(Action::Write { alone: true, .. }));
+    let alone = matches!(action, None | Some(StatusAction::Write { alone: true, .. }));
     assert!(alone, "the status alone is to be written: {action:?}");
     match action {
-        Some(Action::Write { says, .. }) => Some(says.health),
-        Some(Action::Delete { .. }) | None => None,
+        Some(StatusAction::Write { says, .. }) => Some(says.health),
+        Some(StatusAction::Delete { .. }) | None => None,
     }
 }
 
@@ -80,8 +80,8 @@ fn conflict(mac: u8, since: i64) -> AddressHealth {
     }
 }
 
-fn delete(name: &str) -> Option<Action> {
-    Some(Action::Delete {
+fn delete(name: &str) -> Option<StatusAction> {
+    Some(StatusAction::Delete {
         name: name.to_owned(),
         version: "7".into(),
     })
@@ -214,7 +214,7 @@ fn health_without_its_typed_fields_is_rewritten() {
             .unwrap()
             .remove(field)
             .expect("it is written");
-        let record = Record::read(from(object));
+        let record = ReportedStatus::read(from(object));
         assert_eq!(record.health, None);
         assert_eq!(
             next(Some(&[]), &[(&object_name(&key("web")), record)]),
@@ -235,7 +235,7 @@ fn typed_fields_are_read_whatever_the_messages_say() {
     for condition in object["status"]["conditions"].as_array_mut().unwrap() {
         condition["message"] = json!("node n9 saw 02:00:00:00:00:99");
     }
-    assert_eq!(Record::read(from(object)).health, Some(health));
+    assert_eq!(ReportedStatus::read(from(object)).health, Some(health));
 }
 
 #[test]

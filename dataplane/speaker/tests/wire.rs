@@ -14,7 +14,7 @@ use lb_l2::ownership::{
     ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, PartitionPolicy,
 };
 use lb_l2::wire::arp::{ArpFrame, ArpOperation};
-use lb_speaker::index::{Kind, Update};
+use lb_speaker::k8s::index::{Kind, Update};
 use serde_json::json;
 use support::{
     WEB, cluster, key, mk_advertisement, mk_node, mk_node_at, mk_node_with, mk_pool, mk_service, mk_slice,

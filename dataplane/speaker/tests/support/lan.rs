@@ -18,13 +18,13 @@ use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 use lb_net::packet_socket::FRAME_BUFFER_LEN;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_runtime::ObjectKey;
-use lb_speaker::announce::Sighting;
 use lb_speaker::args::Args;
-use lb_speaker::index::{Kind, Update};
+use lb_speaker::k8s::events::ServiceEvent;
+use lb_speaker::k8s::index::{Kind, Update};
+use lb_speaker::k8s::l2_status::DesiredStatus;
 use lb_speaker::metrics::Metrics;
-use lb_speaker::news::News;
+use lb_speaker::packet::ObservedReply;
 use lb_speaker::speaker::Speaker;
-use lb_speaker::status::Says;
 use nix::sched::{CloneFlags, setns};
 use prometheus::Registry;
 use tokio::sync::mpsc::Receiver;
@@ -224,11 +224,11 @@ pub(crate) async fn link(name: &str) -> Result<Link> {
 pub(crate) struct Rig {
     pub(crate) speaker: Speaker,
     pub(crate) registry: Registry,
-    pub(crate) news: Vec<News>,
+    pub(crate) news: Vec<ServiceEvent>,
     /// Another speaker, whose node is the client.
     pub(crate) peer: Option<Coordinator>,
     links: LocalBoxStream<'static, Snapshot>,
-    sightings: Receiver<Sighting>,
+    sightings: Receiver<ObservedReply>,
 }
 
 impl Rig {
@@ -243,7 +243,7 @@ impl Rig {
             registry,
             news: Vec::new(),
             peer: None,
-            links: lb_speaker::watch::links()?,
+            links: lb_speaker::packet::links()?,
         })
     }
 
@@ -321,17 +321,17 @@ impl Rig {
     /// What was told since the last call, as the events' reasons would have it.
     pub(crate) fn told(&mut self) -> Vec<&'static str> {
         let news = std::mem::take(&mut self.news);
-        let reason = |news: News| match news.matter {
-            lb_speaker::news::Matter::Announcing => "announcing",
-            lb_speaker::news::Matter::NoInterface => "no interface",
-            lb_speaker::news::Matter::NotAnnounced(_) => "not announced",
-            lb_speaker::news::Matter::Conflict(_) => "conflict",
+        let reason = |news: ServiceEvent| match news.matter {
+            lb_speaker::k8s::events::EventReason::Announcing => "announcing",
+            lb_speaker::k8s::events::EventReason::NoInterface => "no interface",
+            lb_speaker::k8s::events::EventReason::NotAnnounced(_) => "not announced",
+            lb_speaker::k8s::events::EventReason::Conflict(_) => "conflict",
         };
         news.into_iter().map(reason).collect()
     }
 
     /// What the ServiceL2Status of a Service has to say of this node.
-    pub(crate) fn record(&self, service: &str) -> Option<Says> {
+    pub(crate) fn record(&self, service: &str) -> Option<DesiredStatus> {
         let time = Timestamp::UNIX_EPOCH;
         self.speaker
             .record_of(&ObjectKey::new("default", service), Instant::now(), time)

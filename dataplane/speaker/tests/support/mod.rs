@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_runtime::ObjectKey;
-use lb_speaker::index::{Index, Update};
-use lb_speaker::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};
+use lb_speaker::k8s::index::{Index, Update};
+use lb_speaker::k8s::objects::{Advertisement, Node, Pool, ReportedStatus, Service, Slice, Speaker};
 use lb_speaker::peers::Peers;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -108,17 +108,17 @@ pub(crate) fn mk_speaker(node: &str, ready: bool) -> Update {
 }
 
 pub(crate) fn mk_status(service: &str, node: &str) -> Update {
-    let name = lb_speaker::status::object_name(&key(service));
+    let name = lb_speaker::k8s::l2_status::object_name(&key(service));
     Update::Status(
         ObjectKey::new("metallb-system", name),
         Some(mk_record(service, node, &[])),
     )
 }
 
-pub(crate) fn mk_record(service: &str, node: &str, interfaces: &[&str]) -> Record {
+pub(crate) fn mk_record(service: &str, node: &str, interfaces: &[&str]) -> ReportedStatus {
     let interfaces: Vec<_> = interfaces.iter().map(|name| json!({"name": name})).collect();
     let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": format!("uid-{node}")});
-    Record::read(from(json!({
+    ReportedStatus::read(from(json!({
         "metadata": {"resourceVersion": "7", "ownerReferences": [owner]},
         "spec": {},
         "status": {

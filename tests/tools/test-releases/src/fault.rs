@@ -46,7 +46,7 @@ pub(crate) fn speaker(fault: Fault, args: &CommonArgs, version: &str, config: Co
     match fault {
         Fault::Crashes => bail!("this release is broken: it cannot start"),
         Fault::Silent => lb_runtime::run(args, version, |context| async {
-            let links = lb_speaker::watch::links().context("watch network interfaces")?;
+            let links = lb_speaker::packet::links().context("watch network interfaces")?;
             lb_speaker::run_on(context, config, links.map(|links| mislead(&links))).await
         }),
         Fault::Dies(after) => lb_runtime::run(args, version, |context| async move {

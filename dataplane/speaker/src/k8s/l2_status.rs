@@ -17,11 +17,12 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
 use lb_crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
 use lb_runtime::ObjectKey;
+use lb_runtime::error::chain;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::index::Update;
-use crate::objects::Record;
+use crate::k8s::index::Update;
+use crate::k8s::objects::ReportedStatus;
 use crate::speaker::Speaker;
 use crate::verification::AddressHealth;
 
@@ -48,7 +49,7 @@ pub fn object_name(service: &ObjectKey) -> String {
 
 /// What a status says of its owner.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Says {
+pub struct DesiredStatus {
     /// The address that it is about.
     pub address: IpAddr,
     /// The interfaces; none for all.
@@ -59,11 +60,11 @@ pub struct Says {
 
 /// What is to be done about the statuses of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Action {
+pub enum StatusAction {
     /// Write the status.
     Write {
         /// What it has to say.
-        says: Says,
+        says: DesiredStatus,
         /// Whether the rest of the object is as it should be.
         alone: bool,
     },
@@ -81,9 +82,9 @@ pub enum Action {
 pub fn action<'a>(
     node: (&str, &str),
     service: &ObjectKey,
-    wanted: Option<Says>,
-    records: impl IntoIterator<Item = (&'a str, &'a Record)>,
-) -> Option<Action> {
+    wanted: Option<DesiredStatus>,
+    records: impl IntoIterator<Item = (&'a str, &'a ReportedStatus)>,
+) -> Option<StatusAction> {
     let (me, uid) = node;
     let own = object_name(service);
     let mut found = None;
@@ -92,7 +93,7 @@ pub fn action<'a>(
         if wanted.is_some() && name == own {
             found = Some(record);
         } else if *record.node == *me {
-            stale = Some(Action::Delete {
+            stale = Some(StatusAction::Delete {
                 name: name.to_owned(),
                 version: record.version.clone(),
             });
@@ -115,7 +116,7 @@ pub fn action<'a>(
             return stale;
         }
     }
-    Some(Action::Write {
+    Some(StatusAction::Write {
         says,
         alone: ours.is_some(),
     })
@@ -138,19 +139,19 @@ enum WriteError {
 type Flight = BoxFuture<'static, (ObjectKey, Result<Option<Update>, WriteError>)>;
 
 /// Writes statuses, a few at a time.
-pub struct Statuses {
+pub struct StatusWriter {
     api: Api<ServiceL2Status>,
     namespace: String,
     me: String,
     flights: FuturesUnordered<Flight>,
     busy: BTreeSet<ObjectKey>,
     /// What we wrote within the last [`REPEAT`], and when; and how many there were when the older were forgotten.
-    written: BTreeMap<ObjectKey, (Instant, Says)>,
+    written: BTreeMap<ObjectKey, (Instant, DesiredStatus)>,
     kept: usize,
     failures: BTreeMap<ObjectKey, u32>,
 }
 
-impl Statuses {
+impl StatusWriter {
     /// A writer of statuses in `namespace`, for the node `me`.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, me: &str) -> Self {
@@ -203,7 +204,7 @@ impl Statuses {
                 let pause = Duration::from_secs(1 << (*failures).min(10)).min(LONGEST_PAUSE);
                 *failures += 1;
                 self.written.remove(&service);
-                let error = crate::chain(&error);
+                let error = chain(&error);
                 tracing::warn!(%service, error, again_in = ?pause, "status not written");
                 speaker.enter_record(service, now + pause);
                 None
@@ -213,7 +214,7 @@ impl Statuses {
 
     /// Notes what is written. After a start that is a status for each address of ours, and a moment later nothing depends
     /// on them any more.
-    fn note(&mut self, now: Instant, service: ObjectKey, says: Says) {
+    fn note(&mut self, now: Instant, service: ObjectKey, says: DesiredStatus) {
         if self.written.len() > 2 * self.kept {
             self.written.retain(|_, (at, _)| now < *at + REPEAT);
             self.kept = self.written.len();
@@ -232,7 +233,7 @@ impl Statuses {
         let is_ours = wanted.is_some();
         let node = (&*self.me, uid);
         let flight = match action(node, &service, wanted, index.statuses_of(&service)) {
-            Some(Action::Write { says, alone }) => {
+            Some(StatusAction::Write { says, alone }) => {
                 if let Some((at, last)) = self.written.get(&service)
                     && *last == says
                     && now < *at + REPEAT
@@ -245,7 +246,7 @@ impl Statuses {
                 self.note(now, service.clone(), says);
                 write(self.api.clone(), self.key(object_name(&service)), object, alone).boxed()
             }
-            Some(Action::Delete { name, version }) => {
+            Some(StatusAction::Delete { name, version }) => {
                 delete(self.api.clone(), self.key(name), version).boxed()
             }
             None => {
@@ -267,7 +268,12 @@ impl Statuses {
 /// The ServiceL2Status of a Service as this node applies it. A field without a value is left out: server-side apply removes
 /// it, because all speakers share one field manager. `node` is our name and uid.
 #[must_use]
-pub fn applied_object(namespace: &str, (me, uid): (&str, &str), service: &ObjectKey, says: &Says) -> Value {
+pub fn applied_object(
+    namespace: &str,
+    (me, uid): (&str, &str),
+    service: &ObjectKey,
+    says: &DesiredStatus,
+) -> Value {
     let interfaces: Vec<_> = says
         .interfaces
         .iter()
@@ -342,7 +348,7 @@ async fn write(
         "status": status,
     });
     let written = api.patch_status(name, &apply, &Patch::Apply(&body)).await;
-    let record = Record::read(written.map_err(fail("apply the status of"))?);
+    let record = ReportedStatus::read(written.map_err(fail("apply the status of"))?);
     Ok(Some(Update::Status(key, Some(record))))
 }
 

@@ -11,7 +11,8 @@ use prometheus::Opts;
 use prometheus::core::{Collector, Desc, Describer};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::metrics::PROTOCOL;
+/// The protocol of ARP and NDP, in metrics and events.
+pub const PROTOCOL: &str = "layer2";
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -46,7 +47,7 @@ type Which = fn(&AddressCounters) -> &Count;
 
 /// The counters of all addresses, and the Services that are announced. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Counts(Arc<Shared>);
+pub(crate) struct AddressMetrics(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -62,7 +63,7 @@ struct State {
     counters: BTreeMap<IpAddr, Arc<AddressCounters>>,
 }
 
-impl Counts {
+impl AddressMetrics {
     /// Nothing has been counted on this node yet.
     pub(crate) fn new(node: &str) -> Result<Self, prometheus::Error> {
         let by_ip = |name, help| Opts::new(name, help).variable_label("ip").describe();
@@ -124,7 +125,7 @@ impl Shared {
     }
 }
 
-impl Collector for Counts {
+impl Collector for AddressMetrics {
     fn desc(&self) -> Vec<&Desc> {
         let counters = self.0.counters.iter().map(|(desc, _)| desc);
         counters.chain([&self.0.announced]).collect()
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn addresses_are_told_as_metallb_tells_them() {
         let registry = Registry::new();
-        let counts = Counts::new("n1").unwrap();
+        let counts = AddressMetrics::new("n1").unwrap();
         registry.register(Box::new(counts.clone())).unwrap();
         let (address, other) = ([192, 168, 50, 50].into(), [192, 168, 50, 51].into());
         let web = ObjectKey::new("default", "web");

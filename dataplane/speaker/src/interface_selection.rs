@@ -28,14 +28,14 @@ const USUAL: [&str; 14] = [
 
 /// The interfaces that the advertisements of an address ask for.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Interfaces {
+pub enum InterfaceSelection {
     /// Every interface that is fit.
     All,
     /// Those with these names, as far as they are fit.
     Named(BTreeSet<Arc<str>>),
 }
 
-impl Interfaces {
+impl InterfaceSelection {
     /// Whether the interface with this name is asked for.
     #[must_use]
     pub fn include(&self, name: &str) -> bool {
@@ -96,7 +96,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Interfaces never to announce on.
+/// InterfaceSelection never to announce on.
 #[derive(Clone, Debug)]
 pub struct Excluded(RegexSet);
 
@@ -110,7 +110,7 @@ pub struct ExcludedError {
 }
 
 impl Excluded {
-    /// Interfaces whose name one of the patterns matches. An empty pattern matches none.
+    /// InterfaceSelection whose name one of the patterns matches. An empty pattern matches none.
     ///
     /// # Errors
     /// When a pattern is no regular expression.
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn one_advertisement_without_a_list_asks_for_all_interfaces() {
-        let mut interfaces = Interfaces::Named(BTreeSet::new());
+        let mut interfaces = InterfaceSelection::Named(BTreeSet::new());
         interfaces.add(&["eth0".into()]);
         interfaces.add(&["eth1".into()]);
         assert_eq!(interfaces.names().join(","), "eth0,eth1");
@@ -235,7 +235,7 @@ mod tests {
         interfaces.add(&[]);
         assert!(interfaces.include("eth2"));
         interfaces.add(&["eth0".into()]);
-        assert_eq!(interfaces, Interfaces::All);
+        assert_eq!(interfaces, InterfaceSelection::All);
         assert!(interfaces.names().is_empty());
     }
 }

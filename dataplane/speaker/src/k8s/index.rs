@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use lb_runtime::ObjectKey;
 
-use crate::compact::Names;
-use crate::objects::{Advertisement, Node, Pool, Record, Service, Slice, Speaker};
+use crate::intern::Interner;
+use crate::k8s::objects::{Advertisement, Node, Pool, ReportedStatus, Service, Slice, Speaker};
 
 /// The watched kinds.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -72,7 +72,7 @@ pub enum Update {
     /// The Pod of a speaker, by name.
     Speaker(String, Option<Speaker>),
     /// A ServiceL2Status, by name.
-    Status(ObjectKey, Option<Record>),
+    Status(ObjectKey, Option<ReportedStatus>),
     /// An object that cannot be read: what was known of it stays, because to withdraw an address over it would be worse.
     Invalid(Kind, ObjectKey, String),
     /// All objects of the kind have been delivered.
@@ -81,7 +81,7 @@ pub enum Update {
 
 /// What has to be looked at again after an update.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Touched {
+pub struct Affected {
     /// Every address: candidates or advertisements changed.
     pub everything: bool,
     /// These addresses.
@@ -114,7 +114,7 @@ pub struct Index {
     /// Pods of speakers by name.
     pub speakers: BTreeMap<String, Speaker>,
     /// ServiceL2Statuses by name.
-    pub statuses: BTreeMap<ObjectKey, Box<Record>>,
+    pub statuses: BTreeMap<ObjectKey, Box<ReportedStatus>>,
     /// Addresses with the Services that have them.
     by_address: BTreeSet<(IpAddr, ObjectKey)>,
     /// Services with the names of their ServiceL2Statuses.
@@ -123,15 +123,15 @@ pub struct Index {
     slices: BTreeMap<ObjectKey, Endpoints>,
     /// Services with their slices.
     slices_of: BTreeSet<(ObjectKey, ObjectKey)>,
-    /// Names of nodes, pools and interfaces, and uids of nodes.
-    names: Names,
+    /// Interner of nodes, pools and interfaces, and uids of nodes.
+    names: Interner,
     /// Pools and advertisements that are wrong.
     wrong: BTreeSet<(Kind, String)>,
 }
 
 impl Index {
     /// Takes in an update.
-    pub fn update(&mut self, update: Update) -> Touched {
+    pub fn update(&mut self, update: Update) -> Affected {
         match update {
             Update::Service(key, service) => self.service(key, service),
             Update::Slice(key, slice) => self.slice(key, slice),
@@ -157,9 +157,9 @@ impl Index {
                     .or(self.speakers.get(&name))
                     .map(|speaker| speaker.node.clone());
                 let changed = replace(&mut self.speakers, name, speaker);
-                Touched {
+                Affected {
                     peer: node.filter(|_| changed),
-                    ..Touched::default()
+                    ..Affected::default()
                 }
             }
             Update::Status(name, record) => self.status(name, record),
@@ -170,9 +170,9 @@ impl Index {
                         tracing::warn!(kind = kind.as_str(), object = %key, error, "object cannot be read: left as it was");
                     }
                 }
-                Touched::default()
+                Affected::default()
             }
-            Update::Synced(_) => Touched::default(),
+            Update::Synced(_) => Affected::default(),
         }
     }
 
@@ -231,7 +231,7 @@ impl Index {
     }
 
     /// The ServiceL2Statuses of a Service, by name.
-    pub fn statuses_of(&self, service: &ObjectKey) -> impl Iterator<Item = (&str, &Record)> {
+    pub fn statuses_of(&self, service: &ObjectKey) -> impl Iterator<Item = (&str, &ReportedStatus)> {
         let names = beside(&self.statuses_of, service.clone());
         names.filter_map(|name| Some((name.name(), &**self.statuses.get(name)?)))
     }
@@ -242,9 +242,9 @@ impl Index {
         !self.wrong.is_empty()
     }
 
-    fn service(&mut self, key: ObjectKey, service: Option<Service>) -> Touched {
+    fn service(&mut self, key: ObjectKey, service: Option<Service>) -> Affected {
         if self.services.get(&key) == service.as_ref() {
-            return Touched::default();
+            return Affected::default();
         }
         let key = self.one_key(key);
         let mut addresses = BTreeSet::new();
@@ -270,17 +270,17 @@ impl Index {
             }
             self.services.insert(key.clone(), service);
         }
-        Touched {
+        Affected {
             addresses: addresses.into_iter().collect(),
             statuses: vec![key],
-            ..Touched::default()
+            ..Affected::default()
         }
     }
 
-    fn slice(&mut self, key: ObjectKey, slice: Option<Slice>) -> Touched {
+    fn slice(&mut self, key: ObjectKey, slice: Option<Slice>) -> Affected {
         let new = slice.map(|slice| self.endpoints(&key, slice));
         if self.slices.get(&key) == new.as_ref() {
-            return Touched::default();
+            return Affected::default();
         }
         // The label can change, and then the endpoints belong to another Service.
         let mut touched = BTreeSet::new();
@@ -294,11 +294,11 @@ impl Index {
             self.slices.insert(key, new);
         }
         let services = touched.iter().filter_map(|service| self.services.get(service));
-        Touched {
+        Affected {
             addresses: services
                 .flat_map(|service| service.addresses.iter().copied())
                 .collect(),
-            ..Touched::default()
+            ..Affected::default()
         }
     }
 
@@ -306,7 +306,7 @@ impl Index {
         Endpoints {
             service: self.one_key(ObjectKey::new(key.namespace(), slice.service)),
             serving: slice.serving,
-            nodes: slice.nodes.iter().map(|node| self.names.one(node)).collect(),
+            nodes: slice.nodes.iter().map(|node| self.names.intern(node)).collect(),
         }
     }
 
@@ -320,7 +320,7 @@ impl Index {
         known.or_else(with_slice).cloned().unwrap_or(service)
     }
 
-    fn node(&mut self, name: String, node: Option<Node>) -> Touched {
+    fn node(&mut self, name: String, node: Option<Node>) -> Affected {
         let ready = |node: Option<&Node>| node.map(|node| node.ready);
         let before = self.nodes.get(&name);
         let peer = ready(before) != ready(node.as_ref());
@@ -328,14 +328,14 @@ impl Index {
         let rest = |node: Option<&Node>| node.cloned().map(|node| Node { ready: true, ..node });
         let everything = rest(before) != rest(node.as_ref());
         replace(&mut self.nodes, name.clone(), node);
-        Touched {
+        Affected {
             everything,
             peer: peer.then_some(name),
-            ..Touched::default()
+            ..Affected::default()
         }
     }
 
-    fn status(&mut self, name: ObjectKey, record: Option<Record>) -> Touched {
+    fn status(&mut self, name: ObjectKey, record: Option<ReportedStatus>) -> Affected {
         let mut statuses = Vec::new();
         if let Some((name, before)) = self.statuses.remove_entry(&name) {
             self.statuses_of.remove(&(before.service.clone(), name));
@@ -362,9 +362,9 @@ impl Index {
             self.statuses_of.insert((record.service.clone(), name.clone()));
             self.statuses.insert(name, Box::new(record));
         }
-        Touched {
+        Affected {
             statuses,
-            ..Touched::default()
+            ..Affected::default()
         }
     }
 
@@ -406,9 +406,9 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, name: K, value: Optio
     true
 }
 
-fn everything_if(changed: bool) -> Touched {
-    Touched {
+fn everything_if(changed: bool) -> Affected {
+    Affected {
         everything: changed,
-        ..Touched::default()
+        ..Affected::default()
     }
 }

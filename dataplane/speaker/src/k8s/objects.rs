@@ -1,6 +1,6 @@
 //! Kubernetes objects as the speaker remembers them: what decisions need, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use lb_crds::selector::{any_matches, matches, validate};
 use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::ObjectKey;
 
-use crate::compact::LabelText;
+use crate::k8s::labels::{LabelText, Labels};
 use crate::verification::AddressHealth;
 
 /// Label of an EndpointSlice: the Service that it belongs to.
@@ -23,9 +23,6 @@ pub const LABEL_SERVICE: &str = "kubernetes.io/service-name";
 
 /// Taint of a Node that is known to be switched off (Kubernetes' non-graceful node shutdown).
 const TAINT_OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
 
 /// A Service with addresses that we may have to announce.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -219,7 +216,7 @@ pub struct Advertisement {
     pool_selectors: Vec<LabelSelector>,
     node_selectors: Vec<LabelSelector>,
     service_selectors: Vec<LabelSelector>,
-    /// Interfaces to announce on; none means all.
+    /// InterfaceSelection to announce on; none means all.
     pub interfaces: Vec<Arc<str>>,
     /// The first selector that says nothing, and why. It chooses nothing.
     pub error: Option<String>,
@@ -304,7 +301,7 @@ impl Speaker {
 
 /// What a ServiceL2Status says.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Record {
+pub struct ReportedStatus {
     /// The node that it names as owner.
     pub node: Arc<str>,
     /// The Service.
@@ -321,7 +318,7 @@ pub struct Record {
     pub version: Box<str>,
 }
 
-impl Record {
+impl ReportedStatus {
     /// Whether MetalLB has written it.
     #[must_use]
     pub fn is_metallbs(&self) -> bool {

@@ -1,13 +1,13 @@
-//! The driver: keeps the interfaces open, answers for what is announced, and sends gratuitous ARP and unsolicited advertisements in time.
+//! The announcer: keeps the interfaces open, answers for what is announced, and sends gratuitous ARP and unsolicited advertisements in time.
 //!
 //! ```text
-//!  announce, withdraw ──► claims ─┬─► Port per interface: responder, kernel filter, socket, task
+//!  announce, withdraw ──► claims ─┬─► Interface per interface: responder, kernel filter, socket, task
 //!  links ──► fit interfaces ──────┘        ▲
 //!                schedule of bursts ───────┘
 //! ```
 //!
-//! Knows nothing of Kubernetes. After each round of calls, [`Driver::flush`]; then sleep until
-//! [`Driver::poll_timeout`] at most, and flush again.
+//! Knows nothing of Kubernetes. After each round of calls, [`Announcer::flush`]; then sleep until
+//! [`Announcer::poll_timeout`] at most, and flush again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,41 +19,43 @@ use lb_l2::gratuitous::GratuitousSchedule;
 use lb_net::{Link, LinkAddress, Snapshot, SocketError};
 use tokio::sync::mpsc;
 
-use crate::agenda::Agenda;
-use crate::interfaces::{Excluded, Interfaces, covers, has_network, speaks};
+use crate::delay_queue::DelayQueue;
+use crate::interface_selection::{Excluded, InterfaceSelection, covers, has_network, speaks};
+use lb_runtime::error::chain;
+
 use crate::metrics::Metrics;
-use crate::port::Port;
-pub use crate::voice::Sighting;
-use crate::voice::Sightings;
+use crate::packet::interface::Interface;
+use crate::packet::responder_thread::ObservedReplies;
+use crate::packet::responder_thread::ObservedReply;
 
 /// Pause before an interface that could not be opened, or a filter that was not taken, is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// How long answers to a question are waited for.
 const ANSWERS: Duration = Duration::from_secs(3);
-/// Sightings that may wait for the speaker.
+/// ObservedReplies that may wait for the speaker.
 const SIGHTINGS: usize = 1024;
 
 /// The announcing half of the speaker.
 #[derive(Debug)]
-pub struct Driver {
+pub struct Announcer {
     excluded: Excluded,
     metrics: Metrics,
     /// All links, as last seen.
     links: Snapshot,
     /// Those that are fit, open.
-    ports: BTreeMap<u32, Port>,
-    claims: BTreeMap<IpAddr, Interfaces>,
+    open: BTreeMap<u32, Interface>,
+    claims: BTreeMap<IpAddr, InterfaceSelection>,
     schedule: GratuitousSchedule,
     /// Addresses that were asked about, and until when answers are waited for.
-    watched: Agenda<IpAddr>,
-    sightings: Sightings,
-    seen: Option<mpsc::Receiver<Sighting>>,
+    watched: DelayQueue<IpAddr>,
+    sightings: ObservedReplies,
+    seen: Option<mpsc::Receiver<ObservedReply>>,
     retry: Option<Instant>,
 }
 
-impl Driver {
-    /// A driver that announces nothing and has no interfaces yet. After `refresh` an address is announced again.
+impl Announcer {
+    /// A announcer that announces nothing and has no interfaces yet. After `refresh` an address is announced again.
     #[must_use]
     pub fn new(excluded: Excluded, refresh: Option<Duration>, metrics: Metrics) -> Self {
         let (sightings, seen) = mpsc::channel(SIGHTINGS);
@@ -61,10 +63,10 @@ impl Driver {
             excluded,
             metrics,
             links: Snapshot::new(),
-            ports: BTreeMap::new(),
+            open: BTreeMap::new(),
             claims: BTreeMap::new(),
             schedule: GratuitousSchedule::new(refresh),
-            watched: Agenda::default(),
+            watched: DelayQueue::default(),
             sightings,
             seen: Some(seen),
             retry: None,
@@ -80,21 +82,21 @@ impl Driver {
     }
 
     /// Who is seen on the wire with an address that is ours, or that was asked about. To be taken once.
-    pub fn sightings(&mut self) -> mpsc::Receiver<Sighting> {
+    pub fn sightings(&mut self) -> mpsc::Receiver<ObservedReply> {
         self.seen.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     /// Announces the address on these interfaces, those that come later included. Where one of those before is none of
     /// them, it is announced again on the others: who had learned it from that one must not be left with it.
-    pub fn announce(&mut self, now: Instant, address: IpAddr, interfaces: Interfaces) {
+    pub fn announce(&mut self, now: Instant, address: IpAddr, interfaces: InterfaceSelection) {
         let chosen = self.chosen(address, &interfaces);
         let mut changed = false;
-        for (index, port) in &mut self.ports {
+        for (index, interface) in &mut self.open {
             if chosen.contains(index) {
-                changed |= port.insert(address);
+                changed |= interface.insert(address);
             } else {
-                changed |= port.has(address);
-                port.remove(address);
+                changed |= interface.has(address);
+                interface.remove(address);
             }
         }
         if self.claims.insert(address, interfaces).is_none() || changed {
@@ -106,8 +108,8 @@ impl Driver {
     pub fn withdraw(&mut self, address: IpAddr) {
         self.claims.remove(&address);
         self.schedule.withdraw(address);
-        for port in self.ports.values_mut() {
-            port.remove(address);
+        for interface in self.open.values_mut() {
+            interface.remove(address);
         }
     }
 
@@ -118,41 +120,45 @@ impl Driver {
 
     /// Whether some open interface of these is fit for the address.
     #[must_use]
-    pub fn fit(&self, address: IpAddr, interfaces: &Interfaces) -> bool {
+    pub fn fit(&self, address: IpAddr, interfaces: &InterfaceSelection) -> bool {
         !self.chosen(address, interfaces).is_empty()
     }
 
     /// Asks on these interfaces who has the address; see [`sightings`](Self::sightings).
-    pub fn ask(&mut self, now: Instant, address: IpAddr, interfaces: &Interfaces) {
+    pub fn ask(&mut self, now: Instant, address: IpAddr, interfaces: &InterfaceSelection) {
         let chosen = self.chosen(address, interfaces);
-        for (_, port) in self.ports.iter_mut().filter(|(index, _)| chosen.contains(index)) {
-            port.ask(address);
+        for (_, interface) in self.open.iter_mut().filter(|(index, _)| chosen.contains(index)) {
+            interface.ask(address);
         }
         self.watched.remove(&address);
         self.watched.enter(address, now + ANSWERS);
     }
 
     /// Answers for the address on an interface in place of its owner, who has this hardware address.
-    pub fn stand_in(&mut self, address: IpAddr, interface: &str, owner: MacAddr) {
+    pub fn stand_in(&mut self, address: IpAddr, name: &str, owner: MacAddr) {
         if self.claims.contains_key(&address) {
             return;
         }
-        for port in self.ports.values_mut().filter(|port| **port.name() == *interface) {
-            port.stand_in(address, owner);
+        for interface in self
+            .open
+            .values_mut()
+            .filter(|interface| **interface.name() == *name)
+        {
+            interface.stand_in(address, owner);
         }
     }
 
     /// Answers in place of the owner of the address no more.
     pub fn stand_down(&mut self, address: IpAddr) {
-        for port in self.ports.values_mut() {
-            port.stand_down(address);
+        for interface in self.open.values_mut() {
+            interface.stand_down(address);
         }
     }
 
     /// The hardware addresses that answers come from.
     #[must_use]
     pub fn open_macs(&self) -> Vec<MacAddr> {
-        self.ports.values().map(Port::mac).collect()
+        self.open.values().map(Interface::mac).collect()
     }
 
     /// The addresses that the open interfaces have, by name of the interface.
@@ -161,29 +167,29 @@ impl Driver {
         let open = self
             .links
             .values()
-            .filter(|link| self.ports.contains_key(&link.index));
+            .filter(|link| self.open.contains_key(&link.index));
         open.flat_map(|link| link.addresses.iter().map(|own| (link.name.as_str().into(), *own)))
             .collect()
     }
 
     /// The open interfaces for an address: of those that are asked for by name, all; else those whose network covers it,
     /// and if none does, all, because a router may know the way.
-    fn chosen(&self, address: IpAddr, interfaces: &Interfaces) -> BTreeSet<u32> {
-        choose(&self.excluded, &self.links, &self.ports, address, interfaces)
+    fn chosen(&self, address: IpAddr, interfaces: &InterfaceSelection) -> BTreeSet<u32> {
+        choose(&self.excluded, &self.links, &self.open, address, interfaces)
     }
 
-    /// Names of the interfaces that the address is announced on at this moment.
+    /// Interner of the interfaces that the address is announced on at this moment.
     #[must_use]
     pub fn interfaces_of(&self, address: IpAddr) -> Box<[Arc<str>]> {
-        let ports = self.ports.values().filter(|port| port.has(address));
-        let mut names: Vec<_> = ports.map(|port| port.name().clone()).collect();
+        let open = self.open.values().filter(|interface| interface.has(address));
+        let mut names: Vec<_> = open.map(|interface| interface.name().clone()).collect();
         names.sort_unstable();
         names.into()
     }
 
     /// Takes in what has arrived on the interfaces and was not looked at yet.
     pub fn listen(&self) {
-        self.ports.values().for_each(Port::listen);
+        self.open.values().for_each(Interface::listen);
     }
 
     /// Puts changes into force and sends the bursts that are due, in this order: an address whose requests do not pass
@@ -193,20 +199,20 @@ impl Driver {
             self.retry = None;
             self.refit(now);
         }
-        for port in self.ports.values_mut() {
-            if !port.apply_filter() {
+        for interface in self.open.values_mut() {
+            if !interface.apply_filter() {
                 self.retry.get_or_insert(now + RETRY);
             }
         }
         while let Some(address) = self.watched.pop(now) {
-            for port in self.ports.values_mut() {
-                port.unwatch(address);
+            for interface in self.open.values_mut() {
+                interface.unwatch(address);
             }
         }
         self.schedule.handle_timeout(now);
         while let Some(address) = self.schedule.poll_transmit() {
-            for port in self.ports.values() {
-                port.burst(address);
+            for interface in self.open.values() {
+                interface.burst(address);
             }
         }
     }
@@ -225,18 +231,18 @@ impl Driver {
             excluded,
             metrics,
             links,
-            ports,
+            open,
             claims,
             sightings,
             ..
         } = self;
         // Who learned an address from an interface that is gone is to learn it from those that are left.
         let mut lost = BTreeSet::new();
-        ports.retain(|index, port| {
+        open.retain(|index, interface| {
             let fit = links.get(index).is_some_and(|link| excluded.admits(link));
             if !fit {
-                tracing::info!(interface = %port.name(), "interface closed");
-                lost.extend(claims.keys().copied().filter(|address| port.has(*address)));
+                tracing::info!(interface = %interface.name(), "interface closed");
+                lost.extend(claims.keys().copied().filter(|address| interface.has(*address)));
             }
             fit
         });
@@ -244,18 +250,18 @@ impl Driver {
         let mut anew = BTreeSet::new();
         for link in links.values().filter(|link| excluded.admits(link)) {
             let Some(mac) = link.mac else { continue };
-            let changed = match ports.get_mut(&link.index) {
-                Some(port) => port.rename(&link.name, mac),
-                None => match Port::open(
+            let changed = match open.get_mut(&link.index) {
+                Some(interface) => interface.rename(&link.name, mac),
+                None => match Interface::open(
                     link.index,
                     link.name.clone(),
                     mac,
                     metrics.clone(),
                     sightings.clone(),
                 ) {
-                    Ok(port) => {
+                    Ok(interface) => {
                         tracing::info!(interface = link.name, %mac, "interface opened");
-                        ports.insert(link.index, port);
+                        open.insert(link.index, interface);
                         came = true;
                         true
                     }
@@ -264,7 +270,7 @@ impl Driver {
                     Err(error) => {
                         tracing::warn!(
                             interface = link.name,
-                            error = crate::chain(&error),
+                            error = chain(&error),
                             "interface not opened: trying again"
                         );
                         self.retry.get_or_insert(now + RETRY);
@@ -279,14 +285,14 @@ impl Driver {
         // Which interfaces are chosen depends on all of them.
         let mut again = Vec::new();
         for (address, interfaces) in claims.iter() {
-            let chosen = choose(excluded, links, ports, *address, interfaces);
+            let chosen = choose(excluded, links, open, *address, interfaces);
             let mut heard = !lost.contains(address);
-            for (index, port) in ports.iter_mut() {
+            for (index, interface) in open.iter_mut() {
                 if chosen.contains(index) {
-                    heard &= !port.insert(*address) && !anew.contains(index);
+                    heard &= !interface.insert(*address) && !anew.contains(index);
                 } else {
-                    heard &= !port.has(*address);
-                    port.remove(*address);
+                    heard &= !interface.has(*address);
+                    interface.remove(*address);
                 }
             }
             if !heard {
@@ -303,18 +309,18 @@ impl Driver {
 fn choose(
     excluded: &Excluded,
     links: &Snapshot,
-    ports: &BTreeMap<u32, Port>,
+    open: &BTreeMap<u32, Interface>,
     address: IpAddr,
-    interfaces: &Interfaces,
+    interfaces: &InterfaceSelection,
 ) -> BTreeSet<u32> {
     let open = |link: &&Link| {
-        ports.contains_key(&link.index) && interfaces.include(&link.name) && speaks(link, address)
+        open.contains_key(&link.index) && interfaces.include(&link.name) && speaks(link, address)
     };
     let covers = |link: &&Link| !excluded.contains(&link.name) && covers(link, address);
     let anywhere = match interfaces {
-        Interfaces::Named(_) => true,
+        InterfaceSelection::Named(_) => true,
         // A link that covers it and is down at the moment is still where it belongs.
-        Interfaces::All => !links
+        InterfaceSelection::All => !links
             .values()
             .any(|link| covers(&link) && !link.loopback && has_network(link, address)),
     };

@@ -67,10 +67,10 @@ fn mk_datagram() -> Datagram {
     }
 }
 
-fn mk_speaker(mount: &Mount) -> (Heartbeats, Registry, SocketAddr) {
+fn mk_speaker(mount: &Mount) -> (HeartbeatTransport, Registry, SocketAddr) {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry, "n1").unwrap();
-    let heartbeats = Heartbeats::open(0, &mount.0, metrics).unwrap();
+    let heartbeats = HeartbeatTransport::open(0, &mount.0, metrics).unwrap();
     let port = heartbeats.socket.port().unwrap();
     (heartbeats, registry, (Ipv4Addr::LOCALHOST, port).into())
 }
@@ -87,7 +87,7 @@ fn metric(registry: &Registry, name: &str) -> u64 {
 }
 
 /// Somebody sends what a key has made; returns whether it is believed.
-async fn believed(heartbeats: &Heartbeats, to: SocketAddr, key: &[u8]) -> bool {
+async fn believed(heartbeats: &HeartbeatTransport, to: SocketAddr, key: &[u8]) -> bool {
     let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let sealed = HeartbeatKeys::new([key]).unwrap().seal(&mk_datagram());
     sender.send_to(&sealed, to).await.unwrap();

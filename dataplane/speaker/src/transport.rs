@@ -29,7 +29,7 @@ const MAX_KEY: u64 = 4096;
 
 /// The socket and the keys.
 #[derive(Debug)]
-pub struct Heartbeats {
+pub struct HeartbeatTransport {
     socket: UdpPort,
     port: u16,
     directory: PathBuf,
@@ -42,7 +42,7 @@ pub struct Heartbeats {
     metrics: Metrics,
 }
 
-impl Heartbeats {
+impl HeartbeatTransport {
     /// Opens the port. To be called within a tokio runtime.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Heartbeats {
         Ok(heartbeats)
     }
 
-    /// Whether [`Heartbeats::changed`] tells when to look; if not, look every [`LOOK`].
+    /// Whether [`HeartbeatTransport::changed`] tells when to look; if not, look every [`LOOK`].
     #[must_use]
     pub fn is_told(&self) -> bool {
         self.watch.is_some()
@@ -231,5 +231,5 @@ fn key(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[path = "heartbeats_tests.rs"]
+#[path = "transport_tests.rs"]
 mod tests;

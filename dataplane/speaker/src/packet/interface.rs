@@ -9,35 +9,37 @@ use lb_l2::MacAddr;
 use lb_l2::{Arp, Ndp};
 use lb_net::SocketError;
 
+use lb_runtime::error::chain;
+
 use crate::metrics::Metrics;
-use crate::voice::{Sightings, Voice};
+use crate::packet::responder_thread::{ObservedReplies, ResponderThread};
 
 /// An open interface. Dropping it closes it.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub(crate) struct Interface {
     index: u32,
     name: Arc<str>,
     mac: MacAddr,
     metrics: Metrics,
-    sightings: Sightings,
-    arp: Voice<Arp>,
+    sightings: ObservedReplies,
+    arp: ResponderThread<Arp>,
     /// Open from the first IPv6 address on: all IPv6 packets of the node pass its filter.
-    ndp: Option<Voice<Ndp>>,
+    ndp: Option<ResponderThread<Ndp>>,
     /// Whether the interface can take part in IPv6: it joins groups.
     deaf: bool,
 }
 
-impl Port {
+impl Interface {
     /// Opens the interface; nothing is answered yet. To be called within a tokio runtime.
     pub(crate) fn open(
         index: u32,
         name: String,
         mac: MacAddr,
         metrics: Metrics,
-        sightings: Sightings,
+        sightings: ObservedReplies,
     ) -> Result<Self, SocketError> {
         Ok(Self {
-            arp: Voice::open(index, &name, mac, metrics.clone(), sightings.clone())?,
+            arp: ResponderThread::open(index, &name, mac, metrics.clone(), sightings.clone())?,
             ndp: None,
             deaf: false,
             sightings,
@@ -172,9 +174,9 @@ impl Port {
     }
 
     /// The voice for IPv6, opened when it is needed first; none while it cannot be opened.
-    fn ndp(&mut self) -> Option<&mut Voice<Ndp>> {
+    fn ndp(&mut self) -> Option<&mut ResponderThread<Ndp>> {
         if self.ndp.is_none() {
-            match Voice::open(
+            match ResponderThread::open(
                 self.index,
                 &self.name,
                 self.mac,
@@ -191,7 +193,7 @@ impl Port {
                     if !std::mem::replace(&mut self.deaf, true) {
                         tracing::warn!(
                             interface = %self.name,
-                            error = crate::chain(&error),
+                            error = chain(&error),
                             "cannot speak NDP"
                         );
                     }

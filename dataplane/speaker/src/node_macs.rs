@@ -8,12 +8,12 @@ use std::sync::Arc;
 use lb_l2::MacAddr;
 use lb_net::LinkAddress;
 
-use crate::index::Index;
-use crate::interfaces::Interfaces;
+use crate::interface_selection::InterfaceSelection;
+use crate::k8s::index::Index;
 
 /// The nodes on the wire.
 #[derive(Debug, Default)]
-pub struct Neighbours {
+pub struct NodeMacs {
     /// The node of each address of a node.
     nodes: BTreeMap<IpAddr, String>,
     /// The addresses of our open interfaces, by name.
@@ -22,7 +22,7 @@ pub struct Neighbours {
     faces: BTreeMap<String, BTreeMap<String, MacAddr>>,
 }
 
-impl Neighbours {
+impl NodeMacs {
     /// Takes in what the API says of the nodes.
     pub fn set_nodes(&mut self, index: &Index) {
         self.nodes = index
@@ -54,14 +54,14 @@ impl Neighbours {
 
     /// The interfaces behind which the address can be asked for; none when a router is in between.
     #[must_use]
-    pub fn way_to(&self, address: IpAddr) -> Option<Interfaces> {
+    pub fn way_to(&self, address: IpAddr) -> Option<InterfaceSelection> {
         let names: BTreeSet<_> = self
             .ports
             .iter()
             .filter(|(_, link)| link.contains(address))
             .map(|(name, _)| name.clone())
             .collect();
-        (!names.is_empty()).then_some(Interfaces::Named(names))
+        (!names.is_empty()).then_some(InterfaceSelection::Named(names))
     }
 
     /// A node has answered on an interface from a hardware address. Returns whether that is news.
@@ -90,14 +90,14 @@ mod tests {
 
     #[test]
     fn an_address_can_be_asked_for_where_its_network_is() {
-        let mut neighbours = Neighbours::default();
-        neighbours.set_ports(vec![
+        let mut node_macs = NodeMacs::default();
+        node_macs.set_ports(vec![
             ("eth0".into(), link("192.168.50.11", 24)),
             ("eth0".into(), link("fd00::11", 64)),
             ("eth1".into(), link("192.168.51.11", 32)),
         ]);
         let way = |address: &str| {
-            let way = neighbours.way_to(address.parse().unwrap());
+            let way = node_macs.way_to(address.parse().unwrap());
             way.map(|way| way.names().join(","))
         };
         assert_eq!(way("192.168.50.200").as_deref(), Some("eth0"));
@@ -108,33 +108,33 @@ mod tests {
 
     #[test]
     fn from_where_a_node_answers_is_known_until_the_interface_changes() {
-        let mut neighbours = Neighbours::default();
+        let mut node_macs = NodeMacs::default();
         let ports = || {
             vec![
                 ("eth0".into(), link("192.168.50.11", 24)),
                 ("eth1".into(), link("fd00::11", 64)),
             ]
         };
-        let faces = |neighbours: &Neighbours| -> Vec<String> {
-            neighbours
+        let faces = |node_macs: &NodeMacs| -> Vec<String> {
+            node_macs
                 .faces("n2")
                 .map(|(interface, _)| interface.to_owned())
                 .collect()
         };
-        neighbours.set_ports(ports());
+        node_macs.set_ports(ports());
         let mac = MacAddr([2, 0, 0, 0, 0, 2]);
         for interface in ["eth0", "eth1"] {
-            assert!(neighbours.saw("n2", interface, mac) && !neighbours.saw("n2", interface, mac));
+            assert!(node_macs.saw("n2", interface, mac) && !node_macs.saw("n2", interface, mac));
         }
         // A pod's interface has come.
         let mut more = ports();
         more.push(("veth0".into(), link("169.254.1.1", 32)));
-        neighbours.set_ports(more);
-        assert_eq!(faces(&neighbours), ["eth0", "eth1"]);
-        neighbours.set_ports(ports().split_off(1));
-        assert_eq!(faces(&neighbours), ["eth1"]);
-        neighbours.set_ports(ports());
-        assert_eq!(faces(&neighbours), ["eth1"], "it was away");
-        assert!(neighbours.saw("n2", "eth1", MacAddr([2, 0, 0, 0, 0, 3])));
+        node_macs.set_ports(more);
+        assert_eq!(faces(&node_macs), ["eth0", "eth1"]);
+        node_macs.set_ports(ports().split_off(1));
+        assert_eq!(faces(&node_macs), ["eth1"]);
+        node_macs.set_ports(ports());
+        assert_eq!(faces(&node_macs), ["eth1"], "it was away");
+        assert!(node_macs.saw("n2", "eth1", MacAddr([2, 0, 0, 0, 0, 3])));
     }
 }

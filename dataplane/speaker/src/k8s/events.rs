@@ -12,7 +12,7 @@ use crate::metrics::PROTOCOL;
 
 /// Something to tell about an address of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct News {
+pub struct ServiceEvent {
     /// The Service.
     pub service: ObjectKey,
     /// Its uid.
@@ -20,12 +20,12 @@ pub struct News {
     /// The address.
     pub address: IpAddr,
     /// What it is.
-    pub matter: Matter,
+    pub matter: EventReason,
 }
 
 /// What there is to tell.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Matter {
+pub enum EventReason {
     /// This node announces it now, and did not before.
     Announcing,
     /// This node owns it and has no interface for it.
@@ -36,7 +36,7 @@ pub enum Matter {
     Conflict(MacAddr),
 }
 
-impl Matter {
+impl EventReason {
     /// The matter in words.
     #[must_use]
     pub fn describe(&self, address: IpAddr, node: &str) -> String {
@@ -58,12 +58,12 @@ impl Matter {
 
 /// Publishes news as events.
 #[derive(Clone, Debug)]
-pub struct Reporter {
+pub struct EventPublisher {
     events: Events,
     node: String,
 }
 
-impl Reporter {
+impl EventPublisher {
     /// A reporter for the speaker in this pod, on this node.
     #[must_use]
     pub fn new(client: kube::Client, pod: &str, node: &str) -> Self {
@@ -74,19 +74,19 @@ impl Reporter {
     }
 
     /// Queues the event.
-    pub fn publish(&self, news: News) {
+    pub fn publish(&self, news: ServiceEvent) {
         let (kind, reason, action, note) = event(&news, &self.node);
         let service = reference(&news.service, "v1", "Service", Some(news.uid));
         self.events.publish(service, kind, reason, action, note);
     }
 }
 
-fn event(news: &News, node: &str) -> (EventKind, &'static str, &'static str, String) {
+fn event(news: &ServiceEvent, node: &str) -> (EventKind, &'static str, &'static str, String) {
     let (kind, reason) = match &news.matter {
-        Matter::Announcing => (EventKind::Normal, "nodeAssigned"),
-        Matter::NoInterface => (EventKind::Warning, "announceFailed"),
-        Matter::NotAnnounced(_) => (EventKind::Warning, "notAnnounced"),
-        Matter::Conflict(_) => (EventKind::Warning, "addressConflict"),
+        EventReason::Announcing => (EventKind::Normal, "nodeAssigned"),
+        EventReason::NoInterface => (EventKind::Warning, "announceFailed"),
+        EventReason::NotAnnounced(_) => (EventKind::Warning, "notAnnounced"),
+        EventReason::Conflict(_) => (EventKind::Warning, "addressConflict"),
     };
     (kind, reason, "Announce", news.matter.describe(news.address, node))
 }
@@ -97,13 +97,13 @@ mod tests {
 
     #[test]
     fn events_have_the_reasons_and_words_of_metallb() {
-        let news = |matter| News {
+        let news = |matter| ServiceEvent {
             service: ObjectKey::new("default", "web"),
             uid: "1".into(),
             address: IpAddr::from([192, 168, 50, 50]),
             matter,
         };
-        let (_, reason, _, note) = event(&news(Matter::Announcing), "n1");
+        let (_, reason, _, note) = event(&news(EventReason::Announcing), "n1");
         assert_eq!(
             (reason, &*note),
             (
@@ -111,7 +111,7 @@ mod tests {
                 r#"announcing from node "n1" with protocol "layer2""#
             )
         );
-        let (_, reason, _, note) = event(&news(Matter::NoInterface), "n1");
+        let (_, reason, _, note) = event(&news(EventReason::NoInterface), "n1");
         assert_eq!(reason, "announceFailed");
         assert_eq!(
             note,

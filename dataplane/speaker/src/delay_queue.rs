@@ -5,12 +5,12 @@ use std::time::Instant;
 
 /// Keys with the time at which each is due.
 #[derive(Clone, Debug)]
-pub struct Agenda<K> {
+pub struct DelayQueue<K> {
     due: BTreeMap<K, Instant>,
     queue: BTreeSet<(Instant, K)>,
 }
 
-impl<K: Ord> Default for Agenda<K> {
+impl<K: Ord> Default for DelayQueue<K> {
     fn default() -> Self {
         Self {
             due: BTreeMap::new(),
@@ -19,7 +19,7 @@ impl<K: Ord> Default for Agenda<K> {
     }
 }
 
-impl<K: Clone + Ord> Agenda<K> {
+impl<K: Clone + Ord> DelayQueue<K> {
     /// Enters a key; if it is there already, the earlier time counts.
     pub fn enter(&mut self, key: K, at: Instant) {
         if self.due.get(&key).is_some_and(|before| *before <= at) {
@@ -65,15 +65,15 @@ mod tests {
     fn keys_come_once_in_the_order_of_their_earliest_times() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut agenda = Agenda::default();
+        let mut queue = DelayQueue::default();
         for (key, seconds) in [("a", 3), ("b", 2), ("a", 1), ("b", 5), ("c", 0)] {
-            agenda.enter(key, at(seconds));
+            queue.enter(key, at(seconds));
         }
-        agenda.remove(&"c");
-        assert_eq!(agenda.next(), Some(at(1)));
-        assert_eq!(agenda.pop(at(0)), None);
-        assert_eq!(agenda.pop(at(9)), Some("a"));
-        assert_eq!(agenda.pop(at(9)), Some("b"));
-        assert_eq!((agenda.pop(at(9)), agenda.next()), (None, None));
+        queue.remove(&"c");
+        assert_eq!(queue.next(), Some(at(1)));
+        assert_eq!(queue.pop(at(0)), None);
+        assert_eq!(queue.pop(at(9)), Some("a"));
+        assert_eq!(queue.pop(at(9)), Some("b"));
+        assert_eq!((queue.pop(at(9)), queue.next()), (None, None));
     }
 }

@@ -9,12 +9,12 @@ use lb_l2::MacAddr;
 use lb_l2::ownership::{AcquireReason, ReleaseReason};
 use lb_runtime::ObjectKey;
 
-use crate::compact::Few;
 use crate::decide::{Announcement, Decision};
-use crate::news::{Matter, News};
-use crate::reasons::Ended;
+use crate::k8s::events::{EventReason, ServiceEvent};
+use crate::k8s::l2_status::DesiredStatus;
+use crate::reasons::WithdrawReason;
+use crate::small_map::SmallMap;
 use crate::speaker::Speaker;
-use crate::status::Says;
 use crate::verification::{AddressHealth, ConflictingHost, Verification};
 
 /// How long a lost ServiceL2Status is left alone, for its new owner to overwrite it.
@@ -22,12 +22,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// An address that we announce.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct ActiveAnnouncement {
     announcement: Announcement,
-    /// Interfaces that it is announced on.
+    /// InterfaceSelection that it is announced on.
     on: Box<[Arc<str>]>,
     /// Services that know that we announce.
-    told: Few<ObjectKey, ()>,
+    told: SmallMap<ObjectKey, ()>,
     /// Whether another node that asked for it was answered, which one, and since when that is so.
     check: Option<(Arc<str>, bool, Instant)>,
 }
@@ -36,7 +36,7 @@ impl Speaker {
     /// What the ServiceL2Status of a Service has to say of us; none when it is not ours to write. `now` and `time` are the
     /// same moment.
     #[must_use]
-    pub fn record_of(&self, service: &ObjectKey, now: Instant, time: Timestamp) -> Option<Says> {
+    pub fn record_of(&self, service: &ObjectKey, now: Instant, time: Timestamp) -> Option<DesiredStatus> {
         let address = self.index.services.get(service)?.first()?;
         let held = self.held.get(&address)?;
         let announced = held.announcement.services.contains_key(service) && !held.on.is_empty();
@@ -44,7 +44,7 @@ impl Speaker {
             let seconds = now.saturating_duration_since(at).as_secs();
             time.as_second() - i64::try_from(seconds).unwrap_or_default()
         };
-        announced.then(|| Says {
+        announced.then(|| DesiredStatus {
             address,
             interfaces: held.announcement.interfaces.names(),
             health: AddressHealth {
@@ -114,20 +114,20 @@ impl Speaker {
                         .keys()
                         .map(|key| (key.clone(), ()))
                         .collect(),
-                    _ => Few::default(),
+                    _ => SmallMap::default(),
                 };
-                let held = Held {
+                let held = ActiveAnnouncement {
                     announcement,
                     on: Box::default(),
                     told,
                     check: None,
                 };
                 self.held.insert(address, held);
-                (Few::default(), true)
+                (SmallMap::default(), true)
             }
         };
         if rewire {
-            self.driver.announce(now, address, interfaces);
+            self.announcer.announce(now, address, interfaces);
         }
         let Some(held) = self.held.get(&address) else {
             return;
@@ -146,14 +146,14 @@ impl Speaker {
     /// The address is ours no more.
     pub(crate) fn withdraw(&mut self, now: Instant, address: IpAddr, why: ReleaseReason) {
         let ended = match self.decision(address) {
-            Decision::Unused => Ended::Released,
-            Decision::Nobody { reason, .. } => Ended::Nobody(reason),
-            Decision::Candidates { mine, .. } => Ended::LetGo(why, mine.err()),
+            Decision::Unused => WithdrawReason::Released,
+            Decision::Nobody { reason, .. } => WithdrawReason::Nobody(reason),
+            Decision::Candidates { mine, .. } => WithdrawReason::LetGo(why, mine.err()),
         };
         let Some(held) = self.held.remove(&address) else {
             return;
         };
-        self.driver.withdraw(address);
+        self.announcer.withdraw(address);
         self.looks.remove(&address);
         let (node, reason) = (&self.config.node, ended.describe(address));
         for service in held.announcement.services.keys() {
@@ -166,7 +166,7 @@ impl Speaker {
     /// Compares the interfaces of announced addresses with what has been told of them.
     pub(crate) fn look(&mut self, now: Instant) {
         for address in std::mem::take(&mut self.looks) {
-            let on = self.driver.interfaces_of(address);
+            let on = self.announcer.interfaces_of(address);
             let Some(held) = self.held.get_mut(&address) else {
                 continue;
             };
@@ -195,11 +195,11 @@ impl Speaker {
                     tracing::info!(%service, ip = %address, node, interfaces, %pool, "announcing");
                 }
                 if new {
-                    self.news.push(News {
+                    self.news.push(ServiceEvent {
                         service: service.clone(),
                         uid: uid.clone(),
                         address,
-                        matter: Matter::Announcing,
+                        matter: EventReason::Announcing,
                     });
                 }
             }
@@ -209,9 +209,9 @@ impl Speaker {
     /// Tells why nobody announces an address.
     pub(crate) fn tell(&mut self, address: IpAddr) {
         let matter = match self.unannounced.get(&address) {
-            Some(reason) => Matter::NotAnnounced(reason.describe(address)),
+            Some(reason) => EventReason::NotAnnounced(reason.describe(address)),
             // No node has an interface for it, as far as we can see, who would be first.
-            None if self.coordinator.owner(address).is_none() => Matter::NoInterface,
+            None if self.coordinator.owner(address).is_none() => EventReason::NoInterface,
             None => return,
         };
         self.publish(address, &matter);
@@ -222,7 +222,7 @@ impl Speaker {
         self.metrics.conflict(address);
         self.strangers.entry(address).or_insert((mac, now)).0 = mac;
         self.enter_records(now, address);
-        self.publish(address, &Matter::Conflict(mac));
+        self.publish(address, &EventReason::Conflict(mac));
     }
 
     /// The stranger is gone.
@@ -250,7 +250,7 @@ impl Speaker {
         } else {
             tracing::warn!(ip = %address, %by, "another node asked for the address and was not answered");
             // Whatever it was that was lost, the announcement may have been lost with it.
-            self.driver.again(now, address);
+            self.announcer.again(now, address);
         }
     }
 
@@ -262,10 +262,10 @@ impl Speaker {
         }
     }
 
-    fn publish(&mut self, address: IpAddr, matter: &Matter) {
+    fn publish(&mut self, address: IpAddr, matter: &EventReason) {
         for (service, object) in self.index.having(address) {
             tracing::warn!(%service, ip = %address, node = self.config.node, "{}", matter.describe(address, &self.config.node));
-            self.news.push(News {
+            self.news.push(ServiceEvent {
                 service: service.clone(),
                 uid: object.uid.clone(),
                 address,

@@ -16,24 +16,26 @@ use lb_net::packet_socket::{FRAME_BUFFER_LEN, Fit};
 use lb_net::{PacketSocket, SocketError};
 use tokio::sync::mpsc;
 
+use lb_runtime::error::chain;
+
 use crate::metrics::{AddressCounters, Metrics};
 
 /// Pause after an error that says neither "down" nor "gone", so that one that lasts does not keep us busy.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A protocol with its packet socket.
-pub(crate) trait Language: AddressResolution {
+pub(crate) trait Protocol: AddressResolution {
     /// Opens a packet socket that receives the protocol's frames.
     fn open(interface: u32) -> Result<PacketSocket, SocketError>;
 }
 
-impl Language for Arp {
+impl Protocol for Arp {
     fn open(interface: u32) -> Result<PacketSocket, SocketError> {
         PacketSocket::arp(interface)
     }
 }
 
-impl Language for Ndp {
+impl Protocol for Ndp {
     fn open(interface: u32) -> Result<PacketSocket, SocketError> {
         PacketSocket::ndp(interface)
     }
@@ -41,7 +43,7 @@ impl Language for Ndp {
 
 /// Somebody was seen on the wire with an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Sighting {
+pub struct ObservedReply {
     /// The interface that it was seen on.
     pub interface: String,
     /// The address.
@@ -51,7 +53,7 @@ pub struct Sighting {
 }
 
 /// Where sightings go.
-pub(crate) type Sightings = mpsc::Sender<Sighting>;
+pub(crate) type ObservedReplies = mpsc::Sender<ObservedReply>;
 
 /// Most sightings of one interface and protocol in a second: what is beyond is a flood, and says nothing new.
 const MOST_SIGHTINGS: u32 = 2000;
@@ -64,7 +66,7 @@ const STACK: usize = 128 * 1024;
 
 /// A protocol on an interface. Dropping it ends its answers at once, and then its thread, which closes the socket.
 #[derive(Debug)]
-pub(crate) struct Voice<L: Language> {
+pub(crate) struct ResponderThread<L: Protocol> {
     shared: Arc<Shared<L>>,
     /// The thread ends when this is closed.
     _alive: PipeWriter,
@@ -74,15 +76,15 @@ pub(crate) struct Voice<L: Language> {
 }
 
 #[derive(Debug)]
-struct Shared<L: Language> {
+struct Shared<L: Protocol> {
     socket: PacketSocket,
     state: Mutex<State<L>>,
     metrics: Metrics,
-    sightings: Sightings,
+    sightings: ObservedReplies,
 }
 
 #[derive(Debug)]
-struct State<L: Language> {
+struct State<L: Protocol> {
     mac: MacAddr,
     responder: Responder<L>,
     /// Of each address that is answered for; none where we stand in.
@@ -95,14 +97,14 @@ struct State<L: Language> {
     window: (Instant, u32),
 }
 
-impl<L: Language> Voice<L> {
+impl<L: Protocol> ResponderThread<L> {
     /// Opens a socket; nothing is answered yet.
     pub(crate) fn open(
         index: u32,
         name: &str,
         mac: MacAddr,
         metrics: Metrics,
-        sightings: Sightings,
+        sightings: ObservedReplies,
     ) -> Result<Self, SocketError> {
         let shared = Arc::new(Shared {
             socket: L::open(index)?,
@@ -237,7 +239,7 @@ impl<L: Language> Voice<L> {
                 tracing::warn!(
                     interface = name,
                     protocol = L::NAME,
-                    error = crate::chain(&error),
+                    error = chain(&error),
                     "packet filter not updated: trying again"
                 );
                 false
@@ -274,7 +276,7 @@ impl<L: Language> Voice<L> {
     }
 }
 
-impl<L: Language> Drop for Voice<L> {
+impl<L: Protocol> Drop for ResponderThread<L> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.responder = Responder::new();
@@ -283,7 +285,7 @@ impl<L: Language> Drop for Voice<L> {
     }
 }
 
-impl<L: Language> Shared<L> {
+impl<L: Protocol> Shared<L> {
     fn lock(&self) -> MutexGuard<'_, State<L>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -326,7 +328,7 @@ impl<L: Language> Shared<L> {
                     state.window = (now, 0);
                 }
                 state.window.1 += 1;
-                let sighting = Sighting {
+                let sighting = ObservedReply {
                     interface: name.to_owned(),
                     address: address.into(),
                     mac,
@@ -341,7 +343,7 @@ impl<L: Language> Shared<L> {
     }
 }
 
-fn answer<L: Language>(shared: &Shared<L>, end: &PipeReader, name: &str) {
+fn answer<L: Protocol>(shared: &Shared<L>, end: &PipeReader, name: &str) {
     let mut buffer = [0; FRAME_BUFFER_LEN];
     loop {
         let received = match shared.socket.wait_readable(end) {
@@ -359,7 +361,7 @@ fn answer<L: Language>(shared: &Shared<L>, end: &PipeReader, name: &str) {
                 tracing::warn!(
                     interface = name,
                     protocol = L::NAME,
-                    error = crate::chain(&error),
+                    error = chain(&error),
                     "cannot receive: trying again"
                 );
                 std::thread::sleep(PAUSE);

@@ -2,10 +2,8 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
-use std::time::Duration;
 
-use futures::stream::LocalBoxStream;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
@@ -13,22 +11,21 @@ use kube::runtime::watcher::Config as Selection;
 use kube::{Api, Client, Resource};
 use lb_crds::names::{APP, LABEL_APP, LABEL_COMPONENT, SPEAKER};
 use lb_crds::{IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_net::{LinkError, LinkWatcher, Snapshot};
 use lb_runtime::ObjectKey;
 use lb_runtime::watch::{Change, Refresh, watch_refreshed};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::index::{Kind, Update};
-use crate::objects::{Advertisement, LABEL_SERVICE, Node, Pool, Record, Service, Slice, Speaker};
+use crate::k8s::index::{Kind, Update};
+use crate::k8s::objects::{
+    Advertisement, LABEL_SERVICE, Node, Pool, ReportedStatus, Service, Slice, Speaker,
+};
 
 /// Updates that may wait for the speaker; a watch that is ahead of it waits.
 const QUEUE: usize = 512;
 /// Objects that a listing asks for at a time: they are in memory as a whole until the last of them was read, and take ten
 /// times more there than what is kept of them.
 const PAGE: u32 = 100;
-/// Pause after the links could not be read.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Everything that is watched, for ever: one task a kind. `class` is the class of Services that are ours. To be called
 /// within a tokio runtime.
@@ -94,7 +91,7 @@ pub fn updates(
         Api::namespaced(client.clone(), namespace),
         Selection::default(),
         Kind::Statuses,
-        |key, object: Option<ServiceL2Status>| Update::Status(key, object.map(Record::read)),
+        |key, object: Option<ServiceL2Status>| Update::Status(key, object.map(ReportedStatus::read)),
     );
     updates
 }
@@ -134,23 +131,4 @@ impl Sink {
             }
         });
     }
-}
-
-/// The links of this host: at once, and after each change, for ever. To be called within a tokio runtime.
-///
-/// # Errors
-/// When the kernel does not let us watch.
-pub fn links() -> Result<LocalBoxStream<'static, Snapshot>, LinkError> {
-    let snapshots = stream::unfold(LinkWatcher::new()?, |mut watcher| async move {
-        loop {
-            match watcher.next().await {
-                Ok(snapshot) => return Some((snapshot, watcher)),
-                Err(error) => {
-                    tracing::warn!(error = crate::chain(&error), "links not read: trying again");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-    });
-    Ok(snapshots.boxed_local())
 }
