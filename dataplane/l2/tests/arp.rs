@@ -1,4 +1,4 @@
-//! The ARP codec: captured frames, a second opinion, and all the ways in which a frame can be wrong.
+//! The ARP codec against captured frames, malformed frames and etherparse.
 
 use std::net::Ipv4Addr;
 
@@ -7,14 +7,14 @@ use lb_l2::MacAddr;
 use lb_l2::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, gratuitous};
 use proptest::prelude::*;
 
-/// A request of Linux (iputils arping), as captured on a veth: no padding.
+/// A request of iputils arping, captured on a veth without padding.
 const REQUEST: [u8; 42] = [
     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5a, 0x1d, 0x7c, 0x2e, 0x90, 0x41, 0x08, 0x06, 0x00, 0x01, 0x08,
     0x00, 0x06, 0x04, 0x00, 0x01, 0x5a, 0x1d, 0x7c, 0x2e, 0x90, 0x41, 0xc0, 0xa8, 0x32, 0x0a, 0xff, 0xff,
     0xff, 0xff, 0xff, 0xff, 0xc0, 0xa8, 0x32, 0xc8,
 ];
 
-/// What Linux answered to it, as captured, and padded here to the 60 bytes that a network card delivers.
+/// The captured reply of Linux, padded to the 60 bytes that a network card delivers.
 const PADDED_REPLY: [u8; 60] = [
     0x5a, 0x1d, 0x7c, 0x2e, 0x90, 0x41, 0x02, 0x42, 0xc0, 0xa8, 0x32, 0x15, 0x08, 0x06, 0x00, 0x01, 0x08,
     0x00, 0x06, 0x04, 0x00, 0x02, 0x02, 0x42, 0xc0, 0xa8, 0x32, 0x15, 0xc0, 0xa8, 0x32, 0xc8, 0x5a, 0x1d,
@@ -27,7 +27,7 @@ const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
 const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
 
 #[test]
-fn a_captured_request_is_read() {
+fn decodes_a_captured_request() {
     let frame = ArpFrame::decode(&REQUEST).unwrap();
     assert_eq!(
         frame,
@@ -45,7 +45,7 @@ fn a_captured_request_is_read() {
 }
 
 #[test]
-fn a_captured_reply_is_read_in_spite_of_padding() {
+fn decodes_a_captured_reply_with_padding() {
     let frame = ArpFrame::decode(&PADDED_REPLY).unwrap();
     assert_eq!(
         frame,
@@ -63,7 +63,7 @@ fn a_captured_reply_is_read_in_spite_of_padding() {
 }
 
 #[test]
-fn every_wrong_field_has_its_own_error() {
+fn each_invalid_field_has_its_error() {
     let cases: &[(usize, &[u8], ArpDecodeError)] = &[
         (12, &[0x08, 0x00], ArpDecodeError::EtherType(0x0800)),
         (14, &[0x00, 0x06], ArpDecodeError::HardwareType(6)),
@@ -93,7 +93,7 @@ fn every_wrong_field_has_its_own_error() {
 }
 
 #[test]
-fn gratuitous_arp_is_one_request_and_one_reply_to_all_from_and_for_the_address() {
+fn gratuitous_arp_is_a_broadcast_request_and_reply() {
     let [request, reply] = gratuitous(NODE, SERVICE_IP).map(|frame| ArpFrame::decode(&frame).unwrap());
     for frame in [request, reply] {
         assert_eq!(
@@ -102,7 +102,7 @@ fn gratuitous_arp_is_one_request_and_one_reply_to_all_from_and_for_the_address()
         );
         assert_eq!((frame.sender_ip, frame.target_ip), (SERVICE_IP, SERVICE_IP));
     }
-    // RFC 5227 2.3 and 2.1.1: the target hardware address of an announcement is zero.
+    // RFC 5227 sections 2.1.1 and 2.3: the target hardware address of an announcement is zero.
     assert_eq!(
         (request.operation, request.target_mac),
         (ArpOperation::Request, MacAddr::ZERO)
@@ -121,7 +121,7 @@ fn ip() -> impl Strategy<Value = Ipv4Addr> {
 prop_compose! {
     fn frame()(
         dst in mac(), src in mac(), reply in any::<bool>(),
-        sender_mac in mac().prop_filter("one station", |mac| mac.is_unicast()),
+        sender_mac in mac().prop_filter("unicast", |mac| mac.is_unicast()),
         sender_ip in ip(), target_mac in mac(), target_ip in ip(),
     ) -> ArpFrame {
         let operation = if reply { ArpOperation::Reply } else { ArpOperation::Request };
@@ -129,8 +129,8 @@ prop_compose! {
     }
 }
 
-/// What etherparse makes of the bytes, if it too finds ARP for IPv4 over Ethernet in them.
-fn second_opinion(bytes: &[u8]) -> Option<ArpFrame> {
+/// The frame as etherparse decodes it.
+fn decode_with_etherparse(bytes: &[u8]) -> Option<ArpFrame> {
     let (ethernet, rest) = Ethernet2Header::from_slice(bytes).ok()?;
     if ethernet.ether_type != EtherType::ARP {
         return None;
@@ -156,7 +156,7 @@ fn second_opinion(bytes: &[u8]) -> Option<ArpFrame> {
 
 proptest! {
     #[test]
-    fn any_frame_survives_a_round_trip(
+    fn frames_round_trip(
         frame in frame(),
         padding in prop::collection::vec(any::<u8>(), 0..40),
     ) {
@@ -166,12 +166,12 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn decoder_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let _ = ArpFrame::decode(&bytes);
     }
 
     #[test]
-    fn etherparse_agrees_on_damaged_frames(
+    fn decodes_damaged_frames_like_etherparse(
         frame in frame(),
         damage in prop::collection::vec((0..42_usize, any::<u8>()), 0..3),
         len in 30..=42_usize,
@@ -181,11 +181,11 @@ proptest! {
             bytes[at] = byte;
         }
         let bytes = &bytes[..len];
-        prop_assert_eq!(ArpFrame::decode(bytes).ok(), second_opinion(bytes));
+        prop_assert_eq!(ArpFrame::decode(bytes).ok(), decode_with_etherparse(bytes));
     }
 
     #[test]
-    fn etherparse_writes_the_same_bytes(frame in frame()) {
+    fn encodes_like_etherparse(frame in frame()) {
         let operation = match frame.operation {
             ArpOperation::Request => etherparse::ArpOperation::REQUEST,
             ArpOperation::Reply => etherparse::ArpOperation::REPLY,

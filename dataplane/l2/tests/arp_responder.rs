@@ -1,4 +1,4 @@
-//! The responder: what is answered, and each reason for silence.
+//! The ARP responder: its replies, and each reason to ignore a frame.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +37,7 @@ fn request() -> ArpFrame {
     }
 }
 
-fn ignored(frame: ArpFrame) -> Option<IgnoreReason> {
+fn ignore_reason(frame: ArpFrame) -> Option<IgnoreReason> {
     match responder().handle(NODE, &frame.encode()) {
         FrameOutcome::Ignore(reason) => Some(reason),
         FrameOutcome::Reply { .. } | FrameOutcome::ReplySeen { .. } | FrameOutcome::Malformed(_) => None,
@@ -45,7 +45,7 @@ fn ignored(frame: ArpFrame) -> Option<IgnoreReason> {
 }
 
 #[track_caller]
-fn answer(interface_mac: MacAddr, frame: ArpFrame) -> ArpFrame {
+fn reply_to(interface_mac: MacAddr, frame: ArpFrame) -> ArpFrame {
     match responder().handle(interface_mac, &frame.encode()) {
         FrameOutcome::Reply { frame, address } => {
             assert_eq!(address, OWNED);
@@ -68,14 +68,14 @@ fn expected(interface_mac: MacAddr) -> ArpFrame {
 }
 
 #[test]
-fn a_broadcast_request_is_answered_to_the_asker_alone() {
-    assert_eq!(answer(NODE, request()), expected(NODE));
+fn replies_to_a_broadcast_request_by_unicast() {
+    assert_eq!(reply_to(NODE, request()), expected(NODE));
 }
 
 #[test]
-fn a_unicast_request_to_our_mac_is_answered() {
+fn replies_to_a_unicast_request() {
     assert_eq!(
-        answer(
+        reply_to(
             NODE,
             ArpFrame {
                 dst: NODE,
@@ -87,8 +87,8 @@ fn a_unicast_request_to_our_mac_is_answered() {
 }
 
 #[test]
-fn a_probe_is_answered_so_that_the_prober_learns_of_the_conflict() {
-    let reply = answer(
+fn replies_to_a_probe() {
+    let reply = reply_to(
         NODE,
         ArpFrame {
             sender_ip: Ipv4Addr::UNSPECIFIED,
@@ -105,38 +105,38 @@ fn a_probe_is_answered_so_that_the_prober_learns_of_the_conflict() {
 }
 
 #[test]
-fn the_answer_names_the_mac_that_the_interface_has_now() {
+fn reply_has_the_current_mac_of_the_interface() {
     let changed = MacAddr([2, 0, 0, 0, 0, 9]);
-    assert_eq!(answer(changed, request()), expected(changed));
+    assert_eq!(reply_to(changed, request()), expected(changed));
 }
 
 #[test]
-fn a_reply_shows_who_has_the_address() {
+fn reports_replies_of_other_hosts() {
     let reply = ArpFrame {
         operation: ArpOperation::Reply,
         ..request()
     };
-    let sighted = FrameOutcome::ReplySeen {
+    let seen = FrameOutcome::ReplySeen {
         address: CLIENT_IP,
         mac: CLIENT,
     };
-    assert_eq!(responder().handle(NODE, &reply.encode()), sighted);
+    assert_eq!(responder().handle(NODE, &reply.encode()), seen);
 }
 
 #[test]
-fn a_frame_for_another_station_is_ignored() {
+fn ignores_frames_for_other_hosts() {
     for dst in [MacAddr([2, 0, 0, 0, 0, 7]), MacAddr([0x01, 0, 0x5e, 0, 0, 1])] {
         assert_eq!(
-            ignored(ArpFrame { dst, ..request() }),
+            ignore_reason(ArpFrame { dst, ..request() }),
             Some(IgnoreReason::OtherDestination)
         );
     }
 }
 
 #[test]
-fn what_our_own_interface_sent_is_ignored() {
+fn ignores_our_own_frames() {
     assert_eq!(
-        ignored(ArpFrame {
+        ignore_reason(ArpFrame {
             sender_mac: NODE,
             ..request()
         }),
@@ -145,8 +145,8 @@ fn what_our_own_interface_sent_is_ignored() {
 }
 
 #[test]
-fn an_announcement_is_no_question_and_shows_who_has_the_address() {
-    let sighted = FrameOutcome::ReplySeen {
+fn reports_announcements_of_other_hosts() {
+    let seen = FrameOutcome::ReplySeen {
         address: OWNED,
         mac: CLIENT,
     };
@@ -154,49 +154,49 @@ fn an_announcement_is_no_question_and_shows_who_has_the_address() {
         sender_ip: OWNED,
         ..request()
     };
-    assert_eq!(responder().handle(NODE, &announcement.encode()), sighted);
+    assert_eq!(responder().handle(NODE, &announcement.encode()), seen);
     for frame in gratuitous(CLIENT, OWNED) {
-        assert_eq!(responder().handle(NODE, &frame), sighted);
+        assert_eq!(responder().handle(NODE, &frame), seen);
     }
 }
 
 #[test]
-fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
+fn proxy_reply_has_the_mac_of_the_owner() {
     let owner = MacAddr([2, 0, 0, 0, 0, 0x77]);
     let mut responder = ArpResponder::new();
     assert!(responder.insert_proxy(OWNED, owner) && !responder.insert_proxy(OWNED, owner));
     let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
-        panic!("no answer");
+        panic!("no reply");
     };
-    assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
+    assert_eq!(frame[6..12], NODE.0, "the Ethernet source is ours");
     assert_eq!(ArpFrame::decode(&frame).unwrap().sender_mac, owner);
-    // What is our own stays so.
+    // An own address stays an own address.
     responder.insert(OWNED);
     assert!(!responder.insert_proxy(OWNED, owner));
     let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &request().encode()) else {
-        panic!("no answer");
+        panic!("no reply");
     };
     assert_eq!(ArpFrame::decode(&frame).unwrap().sender_mac, NODE);
 }
 
 #[test]
-fn a_question_is_answered_and_its_answer_shows_who_has_the_address() {
-    let question = lb_l2::wire::arp::probe(CLIENT, OWNED);
-    let FrameOutcome::Reply { frame, .. } = responder().handle(NODE, &question) else {
-        panic!("no answer");
+fn reply_to_our_probe_is_reported() {
+    let probe = lb_l2::wire::arp::probe(CLIENT, OWNED);
+    let FrameOutcome::Reply { frame, .. } = responder().handle(NODE, &probe) else {
+        panic!("no reply");
     };
-    let sighted = FrameOutcome::ReplySeen {
+    let seen = FrameOutcome::ReplySeen {
         address: OWNED,
         mac: NODE,
     };
-    assert_eq!(ArpResponder::new().handle(CLIENT, &frame), sighted);
+    assert_eq!(ArpResponder::new().handle(CLIENT, &frame), seen);
 }
 
 #[test]
-fn an_address_that_is_not_owned_is_left_to_others() {
+fn ignores_requests_for_other_addresses() {
     let target_ip = Ipv4Addr::new(192, 168, 50, 201);
     assert_eq!(
-        ignored(ArpFrame {
+        ignore_reason(ArpFrame {
             target_ip,
             ..request()
         }),
@@ -205,7 +205,7 @@ fn an_address_that_is_not_owned_is_left_to_others() {
 }
 
 #[test]
-fn a_withdrawn_address_gets_no_answer_from_the_next_frame_on() {
+fn ignores_requests_for_a_withdrawn_address() {
     let mut responder = responder();
     assert!(responder.remove(&OWNED));
     assert_eq!(
@@ -216,7 +216,7 @@ fn a_withdrawn_address_gets_no_answer_from_the_next_frame_on() {
 }
 
 #[test]
-fn a_malformed_frame_is_reported_with_its_reason() {
+fn reports_malformed_frames_with_the_reason() {
     let mut frame = request().encode();
     frame[18] = 7;
     assert_eq!(
@@ -234,11 +234,11 @@ fn metric_labels_are_distinct() {
 
 proptest! {
     #[test]
-    fn whatever_comes_a_reply_goes_to_one_station_for_an_owned_address(
+    fn any_reply_is_unicast_and_for_an_owned_address(
         mut frame in prop::collection::vec(any::<u8>(), 42..64),
         owned in any::<bool>(),
     ) {
-        // Most random bytes are not ARP: make them so.
+        // Turn the random bytes into a valid ARP header.
         frame[..6].copy_from_slice(&NODE.0);
         frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
         if owned {

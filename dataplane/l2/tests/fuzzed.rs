@@ -1,4 +1,4 @@
-//! What fuzzing has found, each in its shortest form.
+//! Regression tests for bugs found by fuzzing.
 
 mod support;
 
@@ -35,8 +35,8 @@ fn outputs(coordinator: &mut Coordinator) -> Vec<Output> {
     std::iter::from_fn(|| coordinator.poll_output()).collect()
 }
 
-/// Lets so many steps of 50 ms pass.
-fn pass(coordinator: &mut Coordinator, now: &mut Instant, steps: u32) -> Vec<Output> {
+/// Advances the clock by `steps` of 50 ms. Returns all outputs.
+fn advance(coordinator: &mut Coordinator, now: &mut Instant, steps: u32) -> Vec<Output> {
     let mut all = Vec::new();
     for _ in 0..steps {
         *now += Duration::from_millis(50);
@@ -47,7 +47,7 @@ fn pass(coordinator: &mut Coordinator, now: &mut Instant, steps: u32) -> Vec<Out
 }
 
 #[test]
-fn hardware_addresses_that_anybody_makes_up_for_a_silent_node_take_no_room() {
+fn forged_macs_of_a_silent_node_use_no_memory() {
     let now = epoch();
     let mut coordinator = coordinator(now, &["n0", "n1"]);
     let flood = |coordinator: &mut Coordinator, numbers: std::ops::Range<u32>| {
@@ -59,11 +59,11 @@ fn hardware_addresses_that_anybody_makes_up_for_a_silent_node_take_no_room() {
     };
     let few = flood(&mut coordinator, 0..16);
     let many = flood(&mut coordinator, 16..5000);
-    assert!(many < few + 64, "{few} bytes have become {many}");
+    assert!(many < few + 64, "state has grown from {few} to {many} bytes");
 }
 
 #[test]
-fn an_address_that_cannot_be_announced_is_not_resumed() {
+fn does_not_restore_an_address_without_interface() {
     let mut now = epoch();
     let address: IpAddr = "192.168.50.100".parse().unwrap();
     let mut coordinator = coordinator(now, &["n0"]);
@@ -75,18 +75,18 @@ fn an_address_that_cannot_be_announced_is_not_resumed() {
     coordinator.set_candidates(address, Some(candidates));
     coordinator.restore_owned(address);
     coordinator.start(now);
-    let said = pass(&mut coordinator, &mut now, 40);
+    let outputs = advance(&mut coordinator, &mut now, 40);
     assert!(coordinator.is_running());
     assert!(
-        !said
+        !outputs
             .iter()
             .any(|output| matches!(output, Output::Announce { .. })),
-        "{said:?}"
+        "{outputs:?}"
     );
 }
 
 #[test]
-fn who_waits_for_a_peer_after_a_stall_sleeps_meanwhile() {
+fn waiting_for_a_peer_after_a_stall_has_a_timeout() {
     let mut now = epoch();
     let mut coordinator = coordinator(now, &["n0", "n1"]);
     let candidates = Candidates {
@@ -101,13 +101,13 @@ fn who_waits_for_a_peer_after_a_stall_sleeps_meanwhile() {
     now += Duration::from_secs(40);
     coordinator.handle_timeout(now, usize::MAX);
     outputs(&mut coordinator);
-    assert!(!coordinator.is_running(), "the peer has not had its time");
+    assert!(!coordinator.is_running(), "the peer's time has not passed");
     assert!(coordinator.poll_timeout().is_some_and(|at| at > now));
 }
 
-/// More addresses than are probed at once, which lose their candidates before their turn comes and get them again later.
+/// More addresses than are probed at once lose their candidates before they are probed, and get them back later.
 #[test]
-fn an_address_is_asked_about_anew_when_it_gets_candidates_again() {
+fn probes_again_when_an_address_regains_candidates() {
     let mut now = epoch();
     let mut coordinator = coordinator(now, &["n0"]);
     let addresses: Vec<IpAddr> = (0..300_u32)
@@ -126,16 +126,16 @@ fn an_address_is_asked_about_anew_when_it_gets_candidates_again() {
     set(&mut coordinator, true);
     coordinator.start(now);
     while !coordinator.is_running() {
-        pass(&mut coordinator, &mut now, 1);
+        advance(&mut coordinator, &mut now, 1);
     }
     set(&mut coordinator, false);
-    pass(&mut coordinator, &mut now, 20);
+    advance(&mut coordinator, &mut now, 20);
     set(&mut coordinator, true);
-    let said = pass(&mut coordinator, &mut now, 1);
+    let outputs = advance(&mut coordinator, &mut now, 1);
     assert!(
-        !said
+        !outputs
             .iter()
             .any(|output| matches!(output, Output::Announce { .. })),
-        "nothing is claimed before the wire has had time to answer"
+        "no address is announced before its probes have ended"
     );
 }

@@ -1,6 +1,6 @@
-//! Heartbeats: what is told arrives, what is forged, changed, recorded or stale is refused by name.
+//! The heartbeat protocol: messages round-trip; forged, changed, recorded and stale datagrams are rejected.
 
-#![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,11 +18,11 @@ fn keys(texts: &[&str]) -> HeartbeatKeys {
     HeartbeatKeys::new(texts.iter().map(|text| text.as_bytes())).unwrap()
 }
 
-fn ours() -> HeartbeatKeys {
+fn our_keys() -> HeartbeatKeys {
     keys(&["0123456789abcdef0123456789abcdef"])
 }
 
-fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
+fn heartbeat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
     Datagram {
         node: node.to_owned(),
         incarnation,
@@ -41,55 +41,57 @@ fn beat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
 }
 
 #[test]
-fn a_key_is_long_enough_or_none() {
+fn rejects_missing_and_short_keys() {
     assert!(HeartbeatKeys::new([]).is_none() && HeartbeatKeys::new([&b"short"[..]]).is_none());
     assert_eq!(
-        format!("{:?}", ours()),
+        format!("{:?}", our_keys()),
         "HeartbeatKeys(1)",
-        "keys are not printed"
+        "keys must not be printed"
     );
 }
 
 #[test]
-fn every_change_of_a_byte_is_noticed() {
-    let bytes = ours().seal(&beat("n1", 1, 2, 3));
-    assert_eq!(ours().open(&bytes), Ok(beat("n1", 1, 2, 3)));
+fn detects_every_changed_byte() {
+    let bytes = our_keys().seal(&heartbeat("n1", 1, 2, 3));
+    assert_eq!(our_keys().open(&bytes), Ok(heartbeat("n1", 1, 2, 3)));
     for at in 0..bytes.len() {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
-        let refused = ours().open(&changed).unwrap_err();
+        let error = our_keys().open(&changed).unwrap_err();
         match at {
-            0..4 => assert_eq!(refused, DatagramError::Magic),
-            4 => assert_eq!(refused, DatagramError::Format(0)),
-            _ => assert_eq!(refused, DatagramError::Authentication, "byte {at}"),
+            0..4 => assert_eq!(error, DatagramError::Magic),
+            4 => assert_eq!(error, DatagramError::Format(0)),
+            _ => assert_eq!(error, DatagramError::Authentication, "byte {at}"),
         }
-        assert!(ours().open(&bytes[..at]).is_err());
+        assert!(our_keys().open(&bytes[..at]).is_err());
     }
     assert_eq!(
-        ours().open(&vec![0; MAX_DATAGRAM_LEN + 1]),
+        our_keys().open(&vec![0; MAX_DATAGRAM_LEN + 1]),
         Err(DatagramError::TooLong(MAX_DATAGRAM_LEN + 1))
     );
 }
 
 #[test]
-fn while_the_key_is_changed_both_are_believed_and_afterwards_the_new_one() {
+fn accepts_both_keys_during_a_rotation_only() {
     let (old, new) = ("the old key is long enough", "the new key is long enough");
-    let changing = keys(&[new, old]);
-    for sender in [keys(&[old]), keys(&[new]), changing.clone()] {
-        assert!(changing.open(&sender.seal(&beat("n1", 1, 1, 0))).is_ok());
+    let rotating = keys(&[new, old]);
+    for sender in [keys(&[old]), keys(&[new]), rotating.clone()] {
+        assert!(rotating.open(&sender.seal(&heartbeat("n1", 1, 1, 0))).is_ok());
     }
     assert_eq!(
-        keys(&[new]).open(&keys(&[old]).seal(&beat("n1", 1, 1, 0))),
+        keys(&[new]).open(&keys(&[old]).seal(&heartbeat("n1", 1, 1, 0))),
         Err(DatagramError::Authentication)
     );
     assert!(
-        keys(&[new]).open(&changing.seal(&beat("n1", 1, 1, 0))).is_ok(),
-        "the first key makes them"
+        keys(&[new])
+            .open(&rotating.seal(&heartbeat("n1", 1, 1, 0)))
+            .is_ok(),
+        "the first key signs"
     );
 }
 
 #[test]
-fn what_is_too_long_is_cut_and_never_exceeds_a_frame() {
+fn truncates_content_that_exceeds_a_datagram() {
     let entry = Entry::announced("fd00::1".parse().unwrap());
     let long = Datagram {
         message: Message::Announced(Fragment {
@@ -98,89 +100,89 @@ fn what_is_too_long_is_cut_and_never_exceeds_a_frame() {
             count: 1,
             entries: vec![entry; 100],
         }),
-        ..beat(&"n".repeat(300), 1, 1, 1)
+        ..heartbeat(&"n".repeat(300), 1, 1, 1)
     };
-    let bytes = ours().seal(&long);
+    let bytes = our_keys().seal(&long);
     assert!(bytes.len() <= MAX_DATAGRAM_LEN);
-    let read = ours().open(&bytes).unwrap();
+    let read = our_keys().open(&bytes).unwrap();
     assert_eq!(read.node.len(), MAX_NODE_NAME_LEN);
     let Message::Announced(part) = read.message else {
-        panic!("another kind");
+        panic!("unexpected message kind");
     };
     assert_eq!(part.entries.len(), MAX_ENTRIES_LEN / 17);
 }
 
 #[test]
-fn a_clock_that_was_set_back_is_made_up_for() {
+fn incarnation_recovers_after_the_clock_was_set_back() {
     let (mut one, mut two) = (ReplayGuard::new(10), ReplayGuard::new(20));
     one.set_peers(["two"]);
     two.set_peers(["one"]);
-    let _ = two.admit(&beat("one", 10, 1, one.echo("two")));
-    assert_eq!(one.admit(&beat("two", 20, 5, two.echo("one"))), Ok(()));
-    // It comes back with a smaller number, and is told of the greater one.
+    let _ = two.admit(&heartbeat("one", 10, 1, one.echo("two")));
+    assert_eq!(one.admit(&heartbeat("two", 20, 5, two.echo("one"))), Ok(()));
+    // It restarts with a smaller incarnation, and its peer echoes the greater one.
     let mut two = ReplayGuard::new(15);
     two.set_peers(["one"]);
     assert_eq!(
-        two.admit(&beat("one", 10, 2, one.echo("two"))),
+        two.admit(&heartbeat("one", 10, 2, one.echo("two"))),
         Err(DatagramError::Echo)
     );
     assert_eq!(two.incarnation(), 21);
     assert_eq!(
-        one.admit(&beat("two", two.incarnation(), 1, two.echo("one"))),
+        one.admit(&heartbeat("two", two.incarnation(), 1, two.echo("one"))),
         Ok(())
     );
 }
 
 #[test]
-fn two_speakers_get_to_know_each_other_and_do_so_again_after_a_restart() {
+fn peers_synchronize_initially_and_after_a_restart() {
     let (mut one, mut two) = (ReplayGuard::new(10), ReplayGuard::new(20));
     one.set_peers(["two"]);
     two.set_peers(["one"]);
-    // Each has to hear of the other once before it is believed.
+    // A datagram is accepted only after its sender has received our incarnation.
     assert_eq!(
-        two.admit(&beat("one", 10, 1, one.echo("two"))),
+        two.admit(&heartbeat("one", 10, 1, one.echo("two"))),
         Err(DatagramError::Echo)
     );
-    assert_eq!(one.admit(&beat("two", 20, 1, two.echo("one"))), Ok(()));
-    assert_eq!(two.admit(&beat("one", 10, 2, one.echo("two"))), Ok(()));
+    assert_eq!(one.admit(&heartbeat("two", 20, 1, two.echo("one"))), Ok(()));
+    assert_eq!(two.admit(&heartbeat("one", 10, 2, one.echo("two"))), Ok(()));
 
     let mut two = ReplayGuard::new(21);
     two.set_peers(["one"]);
     assert_eq!(
-        one.admit(&beat("two", 21, 1, two.echo("one"))),
+        one.admit(&heartbeat("two", 21, 1, two.echo("one"))),
         Err(DatagramError::Echo)
     );
     assert_eq!(
-        two.admit(&beat("one", 10, 3, one.echo("two"))),
+        two.admit(&heartbeat("one", 10, 3, one.echo("two"))),
         Err(DatagramError::Echo)
     );
-    assert_eq!(one.admit(&beat("two", 21, 2, two.echo("one"))), Ok(()));
-    assert_eq!(two.admit(&beat("one", 10, 4, one.echo("two"))), Ok(()));
+    assert_eq!(one.admit(&heartbeat("two", 21, 2, two.echo("one"))), Ok(()));
+    assert_eq!(two.admit(&heartbeat("one", 10, 4, one.echo("two"))), Ok(()));
 }
 
 #[test]
-fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
+fn rejects_replayed_stale_and_unknown_datagrams() {
     let mut guard = ReplayGuard::new(5);
     guard.set_peers(["n1"]);
     assert_eq!(
-        guard.admit(&beat("n2", 1, 1, 5)),
+        guard.admit(&heartbeat("n2", 1, 1, 5)),
         Err(DatagramError::UnknownSender)
     );
-    assert_eq!(guard.admit(&beat("n1", 3, 7, 5)), Ok(()));
+    assert_eq!(guard.admit(&heartbeat("n1", 3, 7, 5)), Ok(()));
     for (incarnation, number) in [(3, 7), (3, 6), (2, 99)] {
         assert_eq!(
-            guard.admit(&beat("n1", incarnation, number, 5)),
+            guard.admit(&heartbeat("n1", incarnation, number, 5)),
             Err(DatagramError::Replayed)
         );
     }
-    // A recording of before we started changes nothing for the present sender.
-    assert_eq!(guard.admit(&beat("n1", 9, 9, 4)), Err(DatagramError::Echo));
+    // A recording from before our start does not affect the sender's current incarnation.
+    assert_eq!(guard.admit(&heartbeat("n1", 9, 9, 4)), Err(DatagramError::Echo));
     assert_eq!(guard.echo("n1"), 3);
-    assert_eq!(guard.admit(&beat("n1", 3, 9, 5)), Ok(()));
-    // What was sent together may have been overtaken by another kind, once.
+    assert_eq!(guard.admit(&heartbeat("n1", 3, 9, 5)), Ok(()));
+    // Message kinds have separate sequences: a datagram may be overtaken by one of another kind.
     let claims = Datagram {
         message: Message::Announced(AnnouncedSet::default().parts().remove(0)),
-        ..beat("n1", 3, 8, 5)
+        ..heartbeat("n1", 3, 8, 5)
     };
     assert_eq!(guard.admit(&claims), Ok(()));
     for number in [7, 8] {
@@ -190,18 +192,18 @@ fn what_is_replayed_stale_or_from_a_stranger_is_refused() {
         };
         assert_eq!(guard.admit(&older), Err(DatagramError::Replayed));
     }
-    // What an earlier incarnation has sent counts of no kind.
-    assert_eq!(guard.admit(&beat("n1", 4, 1, 5)), Ok(()));
+    // Datagrams of an earlier incarnation are rejected, whatever their kind.
+    assert_eq!(guard.admit(&heartbeat("n1", 4, 1, 5)), Ok(()));
     assert_eq!(guard.admit(&claims), Err(DatagramError::Replayed));
     guard.set_peers([]);
     assert_eq!(
-        guard.admit(&beat("n1", 4, 9, 5)),
+        guard.admit(&heartbeat("n1", 4, 9, 5)),
         Err(DatagramError::UnknownSender)
     );
 }
 
 #[test]
-fn what_is_said_of_an_address_is_in_its_tag() {
+fn entry_tag_encodes_the_state() {
     let offered = Entry {
         address: "192.0.2.1".parse().unwrap(),
         state: EntryState::Offered { to: 7 },
@@ -214,9 +216,9 @@ fn what_is_said_of_an_address_is_in_its_tag() {
     };
     let datagram = Datagram {
         message: Message::Announced(part(offered)),
-        ..beat("n1", 1, 1, 1)
+        ..heartbeat("n1", 1, 1, 1)
     };
-    let bytes = ours().seal(&datagram);
+    let bytes = our_keys().seal(&datagram);
     let tag = bytes.len() - 32 - offered.encoded_len();
     assert_eq!(bytes[tag], 0x44);
     let resealed = |tag_is: u8| {
@@ -226,7 +228,7 @@ fn what_is_said_of_an_address_is_in_its_tag() {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
         mac.update(&changed);
         changed.extend(mac.finalize().into_bytes());
-        ours().open(&changed)
+        our_keys().open(&changed)
     };
     assert_eq!(resealed(0x44), Ok(datagram.clone()));
     let stands_in = Entry {
@@ -286,7 +288,7 @@ fn messages() -> impl Strategy<Value = Message> {
     ]
 }
 
-fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
+fn entries(max: usize) -> impl Strategy<Value = Vec<Entry>> {
     let state = prop_oneof![
         Just(EntryState::Announced),
         Just(EntryState::Declined),
@@ -294,27 +296,27 @@ fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
         any::<u32>().prop_map(|owner| EntryState::Proxied { owner }),
     ];
     let entry = (any::<IpAddr>(), state).prop_map(|(address, state)| Entry { address, state });
-    prop::collection::vec(entry, 0..most)
+    prop::collection::vec(entry, 0..max)
 }
 
 proptest! {
     #[test]
-    fn a_datagram_survives_a_round_trip(node in "[a-z0-9.-]{1,253}", numbers in any::<(u64, u64, u64)>(), message in messages()) {
+    fn datagrams_round_trip(node in "[a-z0-9.-]{1,253}", numbers in any::<(u64, u64, u64)>(), message in messages()) {
         let (incarnation, number, echo) = numbers;
         let datagram = Datagram { node, incarnation, sequence: number, echo, message };
-        let bytes = ours().seal(&datagram);
+        let bytes = our_keys().seal(&datagram);
         prop_assert!(bytes.len() <= MAX_DATAGRAM_LEN);
-        prop_assert_eq!(ours().open(&bytes), Ok(datagram));
+        prop_assert_eq!(our_keys().open(&bytes), Ok(datagram));
     }
 
     #[test]
-    fn no_bytes_whatever_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(ours().open(&bytes).is_err());
+    fn rejects_random_bytes_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(our_keys().open(&bytes).is_err());
     }
 
-    /// What holds a key can still be wrong: a program of another release, or one that was taken over.
+    /// An authentic sender may be another release, or compromised.
     #[test]
-    fn nor_does_any_body_that_is_authentic(kind in any::<u8>(), name in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn authentic_bodies_never_panic(kind in any::<u8>(), name in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..100)) {
         use hmac::{Hmac, KeyInit, Mac};
         let mut bytes = b"LBHB\x01".to_vec();
         bytes.push(kind % 6);
@@ -326,14 +328,14 @@ proptest! {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
         mac.update(&bytes);
         bytes.extend(mac.finalize().into_bytes());
-        if let Ok(Datagram { message: Message::Heartbeat(heartbeat), .. }) = ours().open(&bytes) {
+        if let Ok(Datagram { message: Message::Heartbeat(heartbeat), .. }) = our_keys().open(&bytes) {
             prop_assert!(heartbeat.version.len() <= MAX_VERSION_LEN && heartbeat.macs.len() <= MAX_MACS);
         }
     }
 
-    /// Parts come in any order and more than once, after some of another set.
+    /// Fragments arrive in any order and repeatedly, after fragments of another set.
     #[test]
-    fn claims_are_put_together_from_their_parts(entries in entries(400), before in entries(200), order in any::<u64>()) {
+    fn reassembles_sets_from_fragments(entries in entries(400), before in entries(200), order in any::<u64>()) {
         let claims: AnnouncedSet = entries.iter().copied().collect();
         let old: AnnouncedSet = before.iter().copied().collect();
         let mut parts = claims.parts();
@@ -348,7 +350,7 @@ proptest! {
         }
         let whole: Vec<_> = parts.into_iter().filter_map(|part| assembly.add(part)).collect();
         prop_assert_eq!(whole.first(), Some(&claims));
-        // Taking everything out again leaves nothing, in the digest too.
+        // Removing all entries gives the empty set, including its digest.
         let mut emptied = claims.clone();
         for entry in claims.entries() {
             prop_assert!(emptied.remove(entry.address));

@@ -1,9 +1,9 @@
-//! The codec of neighbour discovery: what Linux sends, a second opinion, and all the ways in which a frame can be wrong.
+//! The Neighbor Discovery codec and responder against frames as Linux sends them, malformed frames and etherparse.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "what a test writes down is right"
+    reason = "a helper of a test fails the test"
 )]
 
 use std::net::Ipv6Addr;
@@ -25,7 +25,7 @@ fn ip(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
 }
 
-/// A solicitation in the form that Linux sends, with a checksum that etherparse computes.
+/// A solicitation as Linux sends it, with a checksum computed by etherparse.
 fn solicitation(source: &str, destination: Ipv6Addr, target: &str, link_layer: Option<MacAddr>) -> Vec<u8> {
     let (source, target) = (ip(source), ip(target));
     let mut payload = vec![0; 4];
@@ -51,14 +51,14 @@ fn solicitation(source: &str, destination: Ipv6Addr, target: &str, link_layer: O
     frame
 }
 
-fn asked() -> Vec<u8> {
+fn multicast_solicitation() -> Vec<u8> {
     let target = "fc00:50::100";
     solicitation("fc00:50::14", solicited_node(ip(target)), target, Some(CLIENT))
 }
 
 #[test]
-fn a_solicitation_to_the_group_and_one_to_the_node_are_read() {
-    let frame = NdpFrame::decode(&asked()).unwrap();
+fn decodes_multicast_and_unicast_solicitations() {
+    let frame = NdpFrame::decode(&multicast_solicitation()).unwrap();
     assert_eq!(
         frame,
         NdpFrame {
@@ -72,7 +72,8 @@ fn a_solicitation_to_the_group_and_one_to_the_node_are_read() {
             },
         }
     );
-    // Neighbour unreachability detection asks the node itself, and need not say from where.
+    // Neighbor unreachability detection sends unicast solicitations, where the link-layer option is optional (RFC 4861
+    // section 7.2.2).
     let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
     let frame = NdpFrame::decode(&unicast).unwrap();
     assert_eq!(
@@ -82,20 +83,20 @@ fn a_solicitation_to_the_group_and_one_to_the_node_are_read() {
 }
 
 #[test]
-fn a_probe_for_duplicates_is_read_and_a_false_one_is_not() {
+fn validates_duplicate_address_detection_probes() {
     let group = solicited_node(ip("fc00:50::100"));
     let probe = NdpFrame::decode(&solicitation("::", group, "fc00:50::100", None)).unwrap();
     assert!(probe.source.is_unspecified());
-    for wrong in [
+    for invalid in [
         solicitation("::", group, "fc00:50::100", Some(CLIENT)),
         solicitation("::", ip("fc00:50::100"), "fc00:50::100", None),
     ] {
-        assert_eq!(NdpFrame::decode(&wrong), Err(NdpDecodeError::Unspecified));
+        assert_eq!(NdpFrame::decode(&invalid), Err(NdpDecodeError::Unspecified));
     }
 }
 
 #[test]
-fn an_advertisement_is_what_others_take_for_one() {
+fn advertisements_are_valid_for_etherparse() {
     let frame = advertisement(
         (NODE, NODE),
         (CLIENT, ip("fc00:50::14")),
@@ -125,13 +126,13 @@ fn an_advertisement_is_what_others_take_for_one() {
             link_layer: Some(NODE)
         }
     );
-    let burst = NdpFrame::decode(&unsolicited(NODE, ip("fc00:50::100"))).unwrap();
+    let announcement = NdpFrame::decode(&unsolicited(NODE, ip("fc00:50::100"))).unwrap();
     assert_eq!(
-        (burst.dst.to_string().as_str(), burst.destination),
+        (announcement.dst.to_string().as_str(), announcement.destination),
         ("33:33:00:00:00:01", ip("ff02::1"))
     );
     assert!(matches!(
-        burst.message,
+        announcement.message,
         NdpMessage::Advertisement {
             solicited: false,
             overrides: true,
@@ -141,7 +142,7 @@ fn an_advertisement_is_what_others_take_for_one() {
 }
 
 #[test]
-fn every_wrong_field_has_its_own_error() {
+fn each_invalid_field_has_its_error() {
     let cases: &[(usize, u8, NdpDecodeError)] = &[
         (13, 0x06, NdpDecodeError::EtherType(0x8606)),
         (14, 0x40, NdpDecodeError::Version(4)),
@@ -152,11 +153,11 @@ fn every_wrong_field_has_its_own_error() {
         (56, 0, NdpDecodeError::Checksum),
     ];
     for (at, byte, error) in cases {
-        let mut frame = asked();
+        let mut frame = multicast_solicitation();
         frame[*at] = *byte;
         assert_eq!(NdpFrame::decode(&frame), Err(*error), "byte {at}");
     }
-    // What the checksum covers is changed together with it.
+    // Fields that the checksum covers.
     let cases: &[(usize, u8, NdpDecodeError)] = &[
         (54, 133, NdpDecodeError::Type(133)),
         (55, 1, NdpDecodeError::Code(1)),
@@ -170,12 +171,12 @@ fn every_wrong_field_has_its_own_error() {
         ),
     ];
     for (at, byte, error) in cases {
-        let mut frame = asked();
+        let mut frame = multicast_solicitation();
         frame[*at] = *byte;
         if *at == 62 {
             frame[63] = 0;
         }
-        renew_checksum(&mut frame);
+        update_checksum(&mut frame);
         assert_eq!(NdpFrame::decode(&frame), Err(*error), "byte {at}");
     }
     let mut frame = advertisement(
@@ -194,7 +195,7 @@ fn every_wrong_field_has_its_own_error() {
     }
 }
 
-fn answer(frame: &[u8]) -> Result<NdpFrame, IgnoreReason> {
+fn reply_to(frame: &[u8]) -> Result<NdpFrame, IgnoreReason> {
     let mut responder = NdpResponder::new();
     assert!(responder.insert(ip("fc00:50::100")) && !responder.insert(ip("fc00:50::100")));
     match responder.handle(NODE, frame) {
@@ -202,19 +203,19 @@ fn answer(frame: &[u8]) -> Result<NdpFrame, IgnoreReason> {
             assert_eq!(address, ip("fc00:50::100"));
             Ok(NdpFrame::decode(&frame).unwrap())
         }
-        FrameOutcome::ReplySeen { .. } => panic!("no question"),
+        FrameOutcome::ReplySeen { .. } => panic!("not a solicitation"),
         FrameOutcome::Ignore(reason) => Err(reason),
         FrameOutcome::Malformed(error) => panic!("{error}"),
     }
 }
 
 #[test]
-fn who_asks_is_answered_alone_with_our_hardware_address() {
+fn replies_to_the_requester_with_our_mac() {
     let unicast = solicitation("fe80::14", ip("fc00:50::100"), "fc00:50::100", None);
-    for (request, source) in [(asked(), "fc00:50::14"), (unicast, "fe80::14")] {
-        let answer = answer(&request).unwrap();
+    for (request, source) in [(multicast_solicitation(), "fc00:50::14"), (unicast, "fe80::14")] {
+        let reply = reply_to(&request).unwrap();
         assert_eq!(
-            (answer.dst, answer.src, answer.destination),
+            (reply.dst, reply.src, reply.destination),
             (CLIENT, NODE, ip(source))
         );
         let message = NdpMessage::Advertisement {
@@ -222,70 +223,70 @@ fn who_asks_is_answered_alone_with_our_hardware_address() {
             overrides: true,
             link_layer: Some(NODE),
         };
-        assert_eq!((answer.target, answer.message), (ip("fc00:50::100"), message));
+        assert_eq!((reply.target, reply.message), (ip("fc00:50::100"), message));
     }
 }
 
 #[test]
-fn a_probe_for_duplicates_is_answered_to_all() {
+fn replies_to_a_solicitation_without_source_go_to_all_nodes() {
     let group = solicited_node(ip("fc00:50::100"));
-    let answer = answer(&solicitation("::", group, "fc00:50::100", None)).unwrap();
+    let reply = reply_to(&solicitation("::", group, "fc00:50::100", None)).unwrap();
     assert_eq!(
-        (answer.dst.to_string().as_str(), answer.destination),
+        (reply.dst.to_string().as_str(), reply.destination),
         ("33:33:00:00:00:01", ip("ff02::1"))
     );
     assert!(matches!(
-        answer.message,
+        reply.message,
         NdpMessage::Advertisement { solicited: false, .. }
     ));
 }
 
 #[test]
-fn what_is_not_for_us_is_not_answered() {
+fn ignores_frames_for_others_with_the_reason() {
     let other = solicitation(
         "fe80::14",
         solicited_node(ip("fc00:50::200")),
         "fc00:50::200",
         Some(CLIENT),
     );
-    let mut own = asked();
+    let mut own = multicast_solicitation();
     own[6..12].copy_from_slice(&NODE.0);
-    let mut elsewhere = asked();
+    let mut elsewhere = multicast_solicitation();
     elsewhere[0..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
     for (frame, reason) in [
         (other, IgnoreReason::NotOwned),
         (own, IgnoreReason::OwnFrame),
         (elsewhere, IgnoreReason::OtherDestination),
     ] {
-        assert_eq!(answer(&frame), Err(reason));
+        assert_eq!(reply_to(&frame), Err(reason));
     }
 }
 
 #[test]
-fn who_stands_in_answers_with_the_hardware_address_of_the_owner() {
+fn proxy_reply_has_the_mac_of_the_owner() {
     let (address, owner) = (ip("fc00:50::100"), MacAddr([2, 0, 0, 0, 0, 0x77]));
     let mut responder = NdpResponder::new();
     responder.insert_proxy(address, owner);
-    let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &asked()) else {
-        panic!("no answer");
+    let FrameOutcome::Reply { frame, .. } = responder.handle(NODE, &multicast_solicitation()) else {
+        panic!("no reply");
     };
-    let sighted = FrameOutcome::ReplySeen { address, mac: owner };
-    assert_eq!(frame[6..12], NODE.0, "switches see it come from us");
-    assert_eq!(NdpResponder::new().handle(CLIENT, &frame), sighted);
+    let seen = FrameOutcome::ReplySeen { address, mac: owner };
+    assert_eq!(frame[6..12], NODE.0, "the Ethernet source is ours");
+    assert_eq!(NdpResponder::new().handle(CLIENT, &frame), seen);
 }
 
 #[test]
-fn a_question_is_answered_to_all_and_shows_who_has_the_address() {
+fn probe_is_answered_to_all_nodes() {
     let address = ip("fc00:50::100");
-    let answer = answer(&probe(CLIENT, address)).unwrap();
-    assert_eq!((answer.destination, answer.src), (ip("ff02::1"), NODE));
-    let burst = unsolicited(NODE, address);
-    let sighted = FrameOutcome::ReplySeen { address, mac: NODE };
-    assert_eq!(NdpResponder::new().handle(CLIENT, &burst), sighted);
+    let reply = reply_to(&probe(CLIENT, address)).unwrap();
+    assert_eq!((reply.destination, reply.src), (ip("ff02::1"), NODE));
+    let announcement = unsolicited(NODE, address);
+    let seen = FrameOutcome::ReplySeen { address, mac: NODE };
+    assert_eq!(NdpResponder::new().handle(CLIENT, &announcement), seen);
 }
 
-/// Puts the right checksum into a frame that a test has changed: the one's complement sum, as RFC 1071 writes it.
-fn renew_checksum(frame: &mut [u8]) {
+/// Sets the correct checksum of a changed frame: the ones' complement sum of RFC 1071.
+fn update_checksum(frame: &mut [u8]) {
     frame[56] = 0;
     frame[57] = 0;
     let length = (frame.len() - 54) as u32;
@@ -304,28 +305,28 @@ fn renew_checksum(frame: &mut [u8]) {
 
 proptest! {
     #[test]
-    fn no_bytes_whatever_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn decoder_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = NdpFrame::decode(&bytes);
     }
 
     #[test]
-    fn nor_do_changes_of_a_valid_frame(changes in prop::collection::vec((0usize..86, any::<u8>()), 0..6), cut in 0usize..=86) {
-        let mut frame = asked();
+    fn decoder_never_panics_on_changed_frames(changes in prop::collection::vec((0usize..86, any::<u8>()), 0..6), cut in 0usize..=86) {
+        let mut frame = multicast_solicitation();
         for (at, byte) in changes {
             frame[at] = byte;
         }
-        renew_checksum(&mut frame);
+        update_checksum(&mut frame);
         frame.truncate(cut);
         let _ = NdpFrame::decode(&frame);
     }
 
     #[test]
-    fn an_advertisement_survives_a_round_trip(target in any::<u128>(), destination in any::<u128>(), mac in any::<[u8; 6]>(), solicited in any::<bool>()) {
+    fn advertisements_round_trip(target in any::<u128>(), destination in any::<u128>(), mac in any::<[u8; 6]>(), solicited in any::<bool>()) {
         let (target, destination) = (Ipv6Addr::from(target), Ipv6Addr::from(destination));
         let mac = MacAddr(mac);
-        let possible = !target.is_multicast() && mac.is_unicast() && !(solicited && destination.is_multicast());
+        let is_valid = !target.is_multicast() && mac.is_unicast() && !(solicited && destination.is_multicast());
         let frame = NdpFrame::decode(&advertisement((mac, mac), (CLIENT, destination), target, solicited));
-        prop_assert_eq!(frame.is_ok(), possible);
+        prop_assert_eq!(frame.is_ok(), is_valid);
         if let Ok(frame) = frame {
             prop_assert_eq!((frame.target, frame.source, frame.destination, frame.src), (target, target, destination, mac));
         }
@@ -333,7 +334,7 @@ proptest! {
 }
 
 #[test]
-fn a_solicitation_from_a_group_is_refused_because_its_answer_would_go_to_many() {
+fn rejects_solicitations_with_multicast_source() {
     let target = "fc00:50::100";
     let frame = solicitation("ff02::1", solicited_node(ip(target)), target, Some(CLIENT));
     assert_eq!(
@@ -349,9 +350,9 @@ fn a_solicitation_from_a_group_is_refused_because_its_answer_would_go_to_many() 
 }
 
 #[test]
-fn an_advertisement_that_comes_from_a_group_shows_nobody() {
+fn rejects_advertisements_without_a_unicast_mac() {
     let mut frame = unsolicited(CLIENT, ip("fc00:50::100"));
-    // Without its option: the payload is as long as the message, and the checksum that of the rest.
+    // The advertisement without its option.
     let mut bare = probe(CLIENT, ip("fc00:50::100"));
     bare[..54].copy_from_slice(&frame[..54]);
     bare[18..20].copy_from_slice(&24_u16.to_be_bytes());
@@ -374,7 +375,7 @@ fn an_advertisement_that_comes_from_a_group_shows_nobody() {
         NdpFrame::decode(&bare),
         Err(NdpDecodeError::LinkLayer(MacAddr(group)))
     );
-    // With it, who has the address is said.
+    // With the option, the Ethernet source is not used.
     frame[6..12].copy_from_slice(&group);
     assert!(NdpFrame::decode(&frame).is_ok());
 }
