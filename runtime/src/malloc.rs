@@ -1,10 +1,10 @@
-//! Settings of glibc's allocator that keep the resident memory of a long-running program small. They have no effect with
-//! other C libraries.
+//! Settings of glibc's allocator that keep the resident memory of a long-running program small. They have no effect
+//! with other C libraries.
 
 #![allow(unsafe_code, reason = "glibc's mallopt and malloc_trim have no safe wrapper")]
 
-/// Free bytes that glibc may keep at the end of the heap. This is glibc's initial value; setting it disables the dynamic
-/// adjustment, which raises it to up to 64 MiB after the first large buffer was freed (mallopt(3)).
+/// Free bytes that glibc may keep at the end of the heap. This is glibc's initial value; setting it disables the
+/// dynamic adjustment, which raises it to up to 64 MiB after the first large buffer was freed (mallopt(3)).
 #[cfg(target_env = "gnu")]
 const TRIM_THRESHOLD: libc::c_int = 128 * 1024;
 

@@ -1,7 +1,7 @@
 //! Announced sets, their digests and their reassembly from fragments.
 //!
-//! A [`Reassembly`] holds at most 4096 fragments of [`MAX_ENTRIES_LEN`] bytes from an authentic peer, each once; a fragment of
-//! another set discards the previous ones.
+//! A [`Reassembly`] holds at most 4096 fragments of [`MAX_ENTRIES_LEN`] bytes from an authentic peer, each once; a
+//! fragment of another set discards the previous ones.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

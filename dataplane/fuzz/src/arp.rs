@@ -80,8 +80,8 @@ fn check(responder: &ArpResponder, bytes: &[u8]) {
     }
 }
 
-/// The requester's MAC and IP address and the requested address, if the frame is a request to us or to all hosts. Parsed
-/// without the decoder, from the layout in RFC 826.
+/// The requester's MAC and IP address and the requested address, if the frame is a request to us or to all hosts.
+/// Parsed without the decoder, from the layout in RFC 826.
 fn parse_request(bytes: &[u8]) -> Option<(MacAddr, Ipv4Addr, Ipv4Addr)> {
     let frame: &[u8; 42] = bytes.first_chunk()?;
     let mac = |at: usize| {

@@ -1,6 +1,7 @@
 //! The kernel's packet filter, for any set of addresses and any frame.
 //!
-//! The bytes are the protocol, the instruction limit, the number of addresses, the distance to each address, and a frame.
+//! The bytes are the protocol, the instruction limit, the number of addresses, the distance to each address, and a
+//! frame.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

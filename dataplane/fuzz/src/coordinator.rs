@@ -1,5 +1,5 @@
-//! The coordinator of one speaker. The bytes are settings and a sequence of inputs: datagrams of authentic peers with any
-//! content, ARP and NDP replies from any host, node states of the API server, and time.
+//! The coordinator of one speaker. The bytes are settings and a sequence of inputs: datagrams of authentic peers with
+//! any content, ARP and NDP replies from any host, node states of the API server, and time.
 //!
 //! A small model of the inputs and outputs must agree with the coordinator.
 
@@ -37,8 +37,8 @@ const MAX_ADDRESS_STATE_LEN: usize = 1500;
 /// Maximum outputs after one input.
 const MAX_OUTPUTS: usize = 2000;
 
-/// The coordinator never panics, repeats no output, announces only eligible and probed addresses, sets its timeouts in the
-/// future, and has bounded state.
+/// The coordinator never panics, repeats no output, announces only eligible and probed addresses, sets its timeouts in
+/// the future, and has bounded state.
 pub fn target(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let mut world = World::new(bytes.u8());

@@ -1,5 +1,5 @@
-//! The heartbeat protocol. The bytes are opened as a datagram, as a datagram with a valid HMAC, and as the body of a datagram
-//! with a valid header and HMAC.
+//! The heartbeat protocol. The bytes are opened as a datagram, as a datagram with a valid HMAC, and as the body of a
+//! datagram with a valid header and HMAC.
 
 use hmac::{Hmac, KeyInit, Mac};
 use lb_l2::wire::heartbeat::{

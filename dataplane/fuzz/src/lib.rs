@@ -1,11 +1,12 @@
 //! Fuzz targets: functions over arbitrary bytes that panic when an invariant is violated.
 //!
 //! `make fuzz` runs each target under libFuzzer with the programs in `runner/`. That crate is not a member of the
-//! workspace, because it needs a C++ compiler. `tests/corpus.rs` replays the corpora and mutations of them in `cargo test`.
+//! workspace, because it needs a C++ compiler. `tests/corpus.rs` replays the corpora and mutations of them in
+//! `cargo test`.
 //!
-//! The crate libfuzzer-sys builds libFuzzer from source. It runs with stable Rust, because the flags in `run.sh` enable the
-//! instrumentation pass of LLVM without a sanitizer. cargo-fuzz requires a nightly toolchain for sanitizers, which find
-//! memory errors in unsafe code; the fuzzed crates contain no such code.
+//! The crate libfuzzer-sys builds libFuzzer from source. It runs with stable Rust, because the flags in `run.sh` enable
+//! the instrumentation pass of LLVM without a sanitizer. cargo-fuzz requires a nightly toolchain for sanitizers, which
+//! find memory errors in unsafe code; the fuzzed code is safe.
 //!
 //! | target | input |
 //! | --- | --- |
@@ -36,7 +37,8 @@ pub mod user_input;
 /// Panics if an invariant is violated.
 pub type Target = fn(&[u8]);
 
-/// All targets with their names, which are also those of their programs in `runner/src/bin` and their directories in `corpus`.
+/// All targets with their names, which are also those of their programs in `runner/src/bin` and their directories in
+/// `corpus`.
 pub const TARGETS: [(&str, Target); 7] = [
     ("arp", arp::target),
     ("ndp", ndp::target),

@@ -1,5 +1,5 @@
-//! The Neighbor Discovery decoder and responder. The bytes are one frame. It is handled as it is, and again with the correct
-//! length, hop limit and checksum, which mutations rarely find.
+//! The Neighbor Discovery decoder and responder. The bytes are one frame. It is handled as it is, and again with the
+//! correct length, hop limit and checksum, which mutations rarely find.
 
 use std::net::Ipv6Addr;
 
@@ -15,8 +15,8 @@ const OWNED: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x100);
 const PROXIED: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x50, 0, 0, 0, 0, 0, 0x101);
 const ICMPV6_AT: usize = 54;
 
-/// Exactly the solicitations for an owned address that are valid by RFC 4861 section 7.1.1 get an advertisement, with the
-/// flags of section 7.2.4.
+/// Exactly the solicitations for an owned address that are valid by RFC 4861 section 7.1.1 get an advertisement, with
+/// the flags of section 7.2.4.
 pub fn target(bytes: &[u8]) {
     let mut responder = NdpResponder::new();
     responder.insert(OWNED);
@@ -54,8 +54,8 @@ fn repair(frame: &mut [u8]) -> bool {
     true
 }
 
-/// The Internet checksum (RFC 1071) over pseudo-header and message, not complemented: 0xffff if the message contains its
-/// correct checksum.
+/// The Internet checksum (RFC 1071) over pseudo-header and message, not complemented: 0xffff if the message contains
+/// its correct checksum.
 fn sum(addresses: &[u8], message: &[u8]) -> u16 {
     let words = |bytes: &[u8]| -> u64 {
         let word = |pair: &[u8]| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u64::from(*low));

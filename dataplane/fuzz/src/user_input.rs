@@ -1,4 +1,5 @@
-//! Text that users write: pool addresses, address requests of Services, label selectors. Each line of the bytes is a field.
+//! Text that users write: pool addresses, address requests of Services, label selectors. Each line of the bytes is a
+//! field.
 
 use std::collections::BTreeMap;
 

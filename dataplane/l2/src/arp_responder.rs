@@ -46,8 +46,8 @@ impl AddressResolution for Arp {
         })
     }
 
-    /// Swaps sender and target as in RFC 826, "Packet Reception", and sends to the requester only. A probe gets the same
-    /// reply, which reports the conflict to the probing host (RFC 5227 section 2.1.1). The Ethernet source is ours
+    /// Swaps sender and target as in RFC 826, "Packet Reception", and sends to the requester only. A probe gets the
+    /// same reply, which reports the conflict to the probing host (RFC 5227 section 2.1.1). The Ethernet source is ours
     /// also in a proxy reply: a switch must not learn the owner's MAC on our port.
     fn reply(interface_mac: MacAddr, owner_mac: MacAddr, request: &Request<Self>) -> [u8; FRAME_LEN] {
         let reply = ArpFrame {

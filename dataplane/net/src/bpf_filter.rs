@@ -1,8 +1,8 @@
 //! A classic BPF program that passes ARP or Neighbor Discovery frames about a set of addresses and drops all others.
 //!
 //! Every host receives all broadcast ARP of its LAN; a speaker that announces ten addresses must not wake up for
-//! thousands of requests for others. [`build`] is a pure function from addresses to instructions for `SO_ATTACH_FILTER`;
-//! tests run them in an interpreter.
+//! thousands of requests for others. [`build`] is a pure function from addresses to instructions for
+//! `SO_ATTACH_FILTER`; tests run them in an interpreter.
 //!
 //! ```text
 //! packet type: to this host or to a group                                            else drop
@@ -39,8 +39,8 @@ const RETURN: u16 = 0x06;
 
 /// linux/filter.h: `SKF_AD_OFF + SKF_AD_PKTTYPE`, the offset of the packet type.
 const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
-/// linux/if_packet.h. `PACKET_HOST` is 0; types above `PACKET_MULTICAST` are frames for other hosts (received by promiscuous
-/// interfaces, or in VLANs unknown to this host) and outgoing frames.
+/// linux/if_packet.h. `PACKET_HOST` is 0; types above `PACKET_MULTICAST` are frames for other hosts (received by
+/// promiscuous interfaces, or in VLANs unknown to this host) and outgoing frames.
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
 
@@ -140,8 +140,8 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
 
 const DROP: Instruction = op(RETURN, 0, 0, 0);
 
-/// The part of an address that a program compares: all of an IPv4 address, the last 32 bits of an IPv6 address. The receiver
-/// compares the whole address.
+/// The part of an address that a program compares: all of an IPv4 address, the last 32 bits of an IPv6 address. The
+/// receiver compares the whole address.
 fn low_word(address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(v4) => v4.to_bits(),
@@ -163,8 +163,8 @@ impl Program {
         &self.instructions
     }
 
-    /// False if there were too many separate addresses for the limit: then the smallest gaps between them were closed, and
-    /// frames about addresses in those gaps pass too.
+    /// False if there were too many separate addresses for the limit: then the smallest gaps between them were closed,
+    /// and frames about addresses in those gaps pass too.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         self.exact
@@ -209,8 +209,8 @@ fn merge(mut addresses: Vec<u32>) -> Vec<Range> {
     ranges
 }
 
-/// The number of ranges that fit into `limit` instructions in the worst case: two instructions per range, and per leaf two
-/// returns and at most two for the inner node above it.
+/// The number of ranges that fit into `limit` instructions in the worst case: two instructions per range, and per leaf
+/// two returns and at most two for the inner node above it.
 fn max_ranges(limit: usize) -> usize {
     let leaf = 2 * LEAF_RANGES + 4;
     let room = limit - PROLOGUE_LEN;

@@ -62,8 +62,8 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// The link has carrier, and so has its lower link if it is stacked (`IFF_LOWER_UP`, and the operational state of RFC
-    /// 2863 is not down).
+    /// The link has carrier, and so has its lower link if it is stacked (`IFF_LOWER_UP`, and the operational state of
+    /// RFC 2863 is not down).
     pub carrier: bool,
     /// The loopback interface (`IFF_LOOPBACK`).
     pub loopback: bool,
@@ -122,8 +122,8 @@ impl LinkWatcher {
         })
     }
 
-    /// Waits until the interfaces differ from the last returned snapshot; the first call returns at once. Combines changes that
-    /// occurred since. Cancel safe.
+    /// Waits until the interfaces differ from the last returned snapshot; the first call returns at once. Combines
+    /// changes that occurred since. Cancel safe.
     ///
     /// # Errors
     /// If listing fails or the netlink connection closes. Call again after a delay.
@@ -336,7 +336,8 @@ fn to_address(message: &AddressMessage) -> Option<LinkAddress> {
             _ => {}
         }
     }
-    // On a point-to-point link, IFA_ADDRESS is the peer's address and IFA_LOCAL ours; IPv6 usually has IFA_ADDRESS only.
+    // On a point-to-point link, IFA_ADDRESS is the peer's address and IFA_LOCAL ours; IPv6 usually has IFA_ADDRESS
+    // only.
     Some(LinkAddress {
         address: local.or(any)?,
         prefix_len: message.header.prefix_len,

@@ -1,8 +1,8 @@
 //! Membership in the solicited-node multicast groups of IPv6 addresses (RFC 4291 section 2.7.1).
 //!
-//! Hosts send neighbor solicitations to the group of the target address. Switches that snoop MLD forward a group's frames
-//! only to its members, and network cards filter by group. The kernel joins the groups and reports them on the link (RFC
-//! 3810); a packet socket alone does neither. The sockets need no capability and are never read.
+//! Hosts send neighbor solicitations to the group of the target address. Switches that snoop MLD forward a group's
+//! frames only to its members, and network cards filter by group. The kernel joins the groups and reports them on the
+//! link (RFC 3810); a packet socket alone does neither. The sockets need no capability and are never read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,8 +1,8 @@
 //! A packet socket (packet(7)) for ARP or Neighbor Discovery on one interface.
 //!
-//! It receives the frames that pass the [`bpf_filter`](crate::bpf_filter) and sends complete frames. The socket is created
-//! without a protocol, so that it receives nothing, then gets its filter, and only then is bound to protocol and
-//! interface: no frame that the filter drops is ever queued.
+//! It receives the frames that pass the [`bpf_filter`](crate::bpf_filter) and sends complete frames. The socket is
+//! created without a protocol, so that it receives nothing, then gets its filter, and only then is bound to protocol
+//! and interface: no frame that the filter drops is ever queued.
 
 use std::collections::BTreeSet;
 use std::io::{self, PipeReader, Read, Write};
@@ -35,8 +35,8 @@ pub enum SocketError {
     /// receiving reports nothing else: only the [`LinkWatcher`](crate::LinkWatcher) reports the deletion.
     #[error("the interface is down")]
     InterfaceDown(#[source] io::Error),
-    /// The interface does not exist (ENODEV, ENXIO); reported by opening and sending. A new interface of the same name needs
-    /// a new socket.
+    /// The interface does not exist (ENODEV, ENXIO); reported by opening and sending. A new interface of the same name
+    /// needs a new socket.
     #[error("the interface is gone")]
     InterfaceGone(#[source] io::Error),
     /// The transmit queue is full; the frame was dropped.
@@ -125,9 +125,9 @@ impl PacketSocket {
         })
     }
 
-    /// Replaces the filter so that frames about `addresses` and `watched` pass. Joins the multicast groups of `addresses`, to
-    /// which requests for them are sent. The kernel swaps filters atomically: no frame about an address in both sets is
-    /// lost. Frames that are already queued stay queued.
+    /// Replaces the filter so that frames about `addresses` and `watched` pass. Joins the multicast groups of
+    /// `addresses`, to which requests for them are sent. The kernel swaps filters atomically: no frame about an address
+    /// in both sets is lost. Frames that are already queued stay queued.
     ///
     /// # Errors
     /// If the kernel rejects the filter or a group. The filter is in place in the latter case.
@@ -158,7 +158,8 @@ impl PacketSocket {
                 Ok(()) if program.is_exact() => return Ok(Fit::Exact),
                 Ok(()) => return Ok(Fit::Coarse { instructions }),
                 // Filters count against net.core.optmem_max, including the old one until it is replaced. The default
-                // before Linux 6.8, 20 KiB, holds some hundred addresses. A coarser filter is better than an outdated one.
+                // before Linux 6.8, 20 KiB, holds some hundred addresses. A coarser filter is better than an outdated
+                // one.
                 Err(error)
                     if error.raw_os_error() == Some(libc::ENOMEM) && instructions > MIN_INSTRUCTIONS =>
                 {
@@ -200,8 +201,8 @@ impl PacketSocket {
         }
     }
 
-    /// Copies the next queued frame to `buffer`, which should have [`FRAME_BUFFER_LEN`] bytes, and returns its length; `None`
-    /// if no frame is queued.
+    /// Copies the next queued frame to `buffer`, which should have [`FRAME_BUFFER_LEN`] bytes, and returns its length;
+    /// `None` if no frame is queued.
     ///
     /// # Errors
     /// Reports an error of the interface once; the socket stays usable.
@@ -245,7 +246,8 @@ fn attach(socket: &Socket, program: &Program) -> io::Result<()> {
 #[allow(unsafe_code, reason = "socket2 has no constructor for link-layer addresses")]
 fn link_address(interface: u32, protocol: Protocol) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: all bit patterns of sockaddr_ll are valid, and the storage is large enough and aligned for all address types.
+    // SAFETY: all bit patterns of sockaddr_ll are valid, and the storage is large enough and aligned for all address
+    // types.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
     address.sll_protocol = protocol.ethertype().to_be();

@@ -160,7 +160,8 @@ pub fn gratuitous(mac: MacAddr, address: Ipv4Addr) -> [[u8; FRAME_LEN]; 2] {
     [request.encode(), reply.encode()]
 }
 
-/// An ARP probe for `address` (RFC 5227 section 2.1.1). Its sender address is 0.0.0.0, so that no host updates its cache.
+/// An ARP probe for `address` (RFC 5227 section 2.1.1). Its sender address is 0.0.0.0, so that no host updates its
+/// cache.
 #[must_use]
 pub fn probe(mac: MacAddr, address: Ipv4Addr) -> [u8; FRAME_LEN] {
     probe_frame(mac, address).encode()

@@ -1,20 +1,20 @@
 //! The heartbeat protocol: speakers report their state and the addresses that they announce.
 //!
 //! ```text
-//!  0  magic "LBHB"            8  sender's incarnation               33  length of the node name, node name
-//!  4  format, 1              16  sequence number of the datagram        body
-//!  5  message kind           24  receiver's incarnation (echo)          HMAC-SHA256 (RFC 2104) over all before, 32 bytes
-//!  6  length of the body                                            (integers in network byte order)
+//!  0  magic "LBHB"            8  sender's incarnation             33  length of the node name, node name
+//!  4  format, 1              16  sequence number                      body
+//!  5  message kind           24  receiver's incarnation (echo)        HMAC-SHA256 (RFC 2104) over all before, 32 bytes
+//!  6  length of the body                                          (integers in network byte order)
 //! ```
 //!
 //! Authentication: all speakers of a cluster share a key; during a key rotation the previous key remains valid.
 //!
 //! Freshness: each speaker chooses an incarnation at startup, and a datagram must echo the receiver's incarnation. A
-//! recorded datagram is therefore rejected, also by a speaker that has restarted and lost its state. Within one incarnation
-//! of the sender, sequence numbers increase ([`crate::ownership::replay`]).
+//! recorded datagram is therefore rejected, also by a speaker that has restarted and lost its state. Within one
+//! incarnation of the sender, sequence numbers increase ([`crate::ownership::replay`]).
 //!
-//! The decoder handles bytes that any host on the network can send. It computes at most one HMAC per key, allocates nothing
-//! before that matches, and never panics.
+//! The decoder handles bytes that any host on the network can send. It computes at most one HMAC per key, allocates
+//! nothing before that matches, and never panics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -259,8 +259,8 @@ impl std::fmt::Debug for HeartbeatKeys {
 }
 
 impl HeartbeatKeys {
-    /// Takes the signing key first, then the keys that are still valid. Returns `None` if there are none, or if one is shorter
-    /// than [`MIN_KEY_LEN`].
+    /// Takes the signing key first, then the keys that are still valid. Returns `None` without keys, or if one is
+    /// shorter than [`MIN_KEY_LEN`].
     #[must_use]
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let key = |bytes: &[u8]| {
@@ -272,8 +272,8 @@ impl HeartbeatKeys {
         (!keys.is_empty()).then_some(Self(keys))
     }
 
-    /// Encodes and signs a datagram. Truncates a name or version that is too long and drops entries that do not fit; callers
-    /// keep within the limits.
+    /// Encodes and signs a datagram. Truncates a name or version that is too long and drops entries that do not fit;
+    /// callers keep within the limits.
     #[must_use]
     pub fn seal(&self, datagram: &Datagram) -> Vec<u8> {
         let (kind, body) = encode(&datagram.message);

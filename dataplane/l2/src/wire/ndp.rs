@@ -1,8 +1,8 @@
-//! Neighbor Discovery over Ethernet (RFC 4861): neighbor solicitations and advertisements, each with its Ethernet and IPv6
-//! headers as one frame.
+//! Neighbor Discovery over Ethernet (RFC 4861): neighbor solicitations and advertisements, each with its Ethernet and
+//! IPv6 headers as one frame.
 //!
-//! The decoder accepts only messages that pass the validation of RFC 4861 sections 7.1.1 and 7.1.2: among others, the hop limit
-//! is 255, which proves that the message comes from this link, and the checksum is correct.
+//! The decoder accepts only messages that pass the validation of RFC 4861 sections 7.1.1 and 7.1.2: among others, the
+//! hop limit is 255, which proves that the message comes from this link, and the checksum is correct.
 
 use std::net::Ipv6Addr;
 
@@ -10,8 +10,8 @@ use crate::MacAddr;
 
 /// EtherType of IPv6.
 pub const ETHERTYPE: u16 = 0x86dd;
-/// Length of an advertisement's frame, in bytes: Ethernet header (14), IPv6 header (40), advertisement (24) and one option
-/// (8).
+/// Length of an advertisement's frame, in bytes: Ethernet header (14), IPv6 header (40), advertisement (24) and one
+/// option (8).
 pub const ADVERTISEMENT_LEN: usize = 86;
 
 /// Length of a probe's frame, in bytes: Ethernet header (14), IPv6 header (40) and a solicitation without options (24).
@@ -284,8 +284,8 @@ pub fn unsolicited(mac: MacAddr, address: Ipv6Addr) -> [u8; ADVERTISEMENT_LEN] {
     advertisement((mac, mac), (multicast_mac(ALL_NODES), ALL_NODES), address, false)
 }
 
-/// A duplicate address detection probe for `address` (RFC 4862 section 5.4.2). Its source is `::`, so that no node updates
-/// its cache; the reply goes to all nodes.
+/// A duplicate address detection probe for `address` (RFC 4862 section 5.4.2). Its source is `::`, so that no node
+/// updates its cache; the reply goes to all nodes.
 #[must_use]
 pub fn probe(mac: MacAddr, address: Ipv6Addr) -> [u8; PROBE_LEN] {
     let group = solicited_node(address);
@@ -312,7 +312,8 @@ fn headers<const N: usize>(from: (MacAddr, Ipv6Addr), to: (MacAddr, Ipv6Addr)) -
     frame
 }
 
-/// The solicited-node multicast address of `address`: `ff02::1:ff00:0/104` and its last 24 bits (RFC 4291 section 2.7.1).
+/// The solicited-node multicast address of `address`: `ff02::1:ff00:0/104` and its last 24 bits (RFC 4291 section
+/// 2.7.1).
 #[must_use]
 pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
@@ -339,8 +340,8 @@ fn next_option(options: &[u8]) -> Result<(&[u8], &[u8]), NdpDecodeError> {
         .ok_or(NdpDecodeError::Option)
 }
 
-/// The checksum of an ICMPv6 message with its pseudo-header (RFC 4443 section 2.3); 0 if the message contains its correct
-/// checksum.
+/// The checksum of an ICMPv6 message with its pseudo-header (RFC 4443 section 2.3); 0 if the message contains its
+/// correct checksum.
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let pseudo = [source.octets(), destination.octets()];

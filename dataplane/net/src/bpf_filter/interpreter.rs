@@ -1,4 +1,5 @@
-//! An interpreter for the classic BPF instructions that the filters use. Only this crate's tests and the fuzz targets use it.
+//! An interpreter for the classic BPF instructions that the filters use. Only this crate's tests and the fuzz targets
+//! use it.
 
 use super::{Instruction, MAX_INSTRUCTIONS, PACKET_TYPE};
 
