@@ -2,7 +2,7 @@
 //!
 //! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`rollout`] (which
 //! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write`,
-//! `preflight::gather`, `adoption::look` and `operator` are pure.
+//! `preflight::collect`, `adoption::look` and `operator` are pure.
 
 pub mod adoption;
 pub mod apply;
@@ -41,8 +41,8 @@ use crate::apply::Writer;
 use crate::args::OperatorConfig;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
-use crate::preflight::Facts;
-use crate::preflight::collect::gather;
+use crate::preflight::ClusterFacts;
+use crate::preflight::collect::collect_facts;
 use crate::reconcile::Operator;
 use crate::watch::{Event, events, objects};
 
@@ -72,7 +72,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
-    let mut look: Option<BoxFuture<'static, Facts>> = None;
+    let mut look: Option<BoxFuture<'static, ClusterFacts>> = None;
     let mut observations: Option<BoxStream<'static, Event>> = None;
     let mut blockers: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
@@ -99,7 +99,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             Some(event) = next(&mut monitors) => operator.handle(event),
             facts = seen(&mut look) => {
                 look = None;
-                operator.looked(facts);
+                operator.store_facts(facts);
             }
             Some(event) = next(&mut observations) => operator.handle(event),
             Some(event) = next(&mut blockers) => operator.handle(event),
@@ -122,8 +122,8 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         }
         let outcome = operator.reconcile(|| *leads.borrow()).await;
         again = outcome.again_in.map(after);
-        if let Some(request) = operator.look_due() {
-            look = Some(gather(context.client.clone(), request).boxed());
+        if let Some(request) = operator.take_facts_request() {
+            look = Some(collect_facts(context.client.clone(), request).boxed());
         }
     }
     leadership.released().await;
@@ -156,7 +156,7 @@ async fn next(stream: &mut Option<BoxStream<'static, Event>>) -> Option<Event> {
     }
 }
 
-async fn seen(look: &mut Option<BoxFuture<'static, Facts>>) -> Facts {
+async fn seen(look: &mut Option<BoxFuture<'static, ClusterFacts>>) -> ClusterFacts {
     match look {
         Some(look) => look.await,
         None => std::future::pending().await,

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{Found, Keeper, PARTED, Pod, Workload};
 use crate::object_id::{Kind, ObjectId};
-use crate::preflight::{Product, Serves, detect};
+use crate::preflight::{LoadBalancerProduct, detect};
 
 /// Name of the configuration of MetalLB's webhook, in its manifest, its chart and its operator.
 pub const WEBHOOK: &str = "metallb-webhook-configuration";
@@ -90,8 +90,8 @@ async fn workloads(
     let mut found = Vec::new();
     for object in api.list(&ListParams::default().limit(MOST)).await? {
         let name = object.name_any();
-        let is_metallb = detect::product(&name, object.labels()) == Some(Product::MetalLb);
-        if !is_metallb || !serves(&detect::metallb(&object.data["spec"]["template"]["spec"]), class) {
+        let is_metallb = detect::product(&name, object.labels()) == Some(LoadBalancerProduct::MetalLb);
+        if !is_metallb || !detect::metallb(&object.data["spec"]["template"]["spec"]).includes(class) {
             continue;
         }
         found.push(Workload {
@@ -103,14 +103,6 @@ async fn workloads(
         });
     }
     Ok(found)
-}
-
-/// Whether it serves the Services that a stack of this class serves.
-fn serves(whom: &Serves, class: Option<&str>) -> bool {
-    match class {
-        None => whom.without_class,
-        Some(class) => whom.classes.iter().any(|other| other == class),
-    }
 }
 
 fn keeper(object: &DynamicObject) -> Option<Keeper> {
@@ -135,7 +127,7 @@ async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<Pod>> {
     let pods = api.list(&ListParams::default().limit(MOST)).await?;
     let of_metallb = |pod: &v1::Pod| {
         let label = |name: &str| pod.labels().get(name).map(String::as_str);
-        let is_metallb = detect::product(&pod.name_any(), pod.labels()) == Some(Product::MetalLb);
+        let is_metallb = detect::product(&pod.name_any(), pod.labels()) == Some(LoadBalancerProduct::MetalLb);
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let is_over = matches!(phase, Some("Succeeded" | "Failed"));
         let component = label(LABEL_COMPONENT);

@@ -1,4 +1,4 @@
-//! The permissions to ask for: those that the operator grants, one by one, because nobody can grant what they do not hold.
+//! The permissions that the operator must hold: those that it grants, because Kubernetes lets no client grant others.
 
 use std::collections::BTreeSet;
 
@@ -8,23 +8,23 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use crate::desired::render::Component;
 use crate::desired::render::rbac::{cluster_rules, namespace_rules};
 
-/// A permission. The order is that of the questions.
+/// A permission for one verb.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Question {
+pub(super) struct Permission {
     /// API group; empty for the core.
     group: String,
     /// As in `services` or `services/status`.
     resource: String,
-    /// What is to be done.
+    /// As in `patch`.
     verb: String,
-    /// Where; empty for everywhere.
+    /// Empty for all namespaces.
     namespace: String,
-    /// To which object; empty for any.
+    /// Name of the object; empty for any.
     name: String,
 }
 
-impl Question {
-    /// As a review takes it.
+impl Permission {
+    /// The attributes of an access review.
     pub(super) fn attributes(&self) -> ResourceAttributes {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let (resource, subresource) = match self.resource.split_once('/') {
@@ -43,7 +43,7 @@ impl Question {
     }
 }
 
-impl std::fmt::Display for Question {
+impl std::fmt::Display for Permission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.verb, self.resource)?;
         if !self.group.is_empty() {
@@ -59,28 +59,28 @@ impl std::fmt::Display for Question {
     }
 }
 
-/// What is granted to controller and speakers in a stack's namespace and everywhere, each once.
-pub(super) fn questions(namespace: &str) -> BTreeSet<Question> {
-    let mut questions = BTreeSet::new();
+/// The permissions that controller and speakers are granted in the stack's namespace and in the cluster.
+pub(super) fn required_permissions(namespace: &str) -> BTreeSet<Permission> {
+    let mut permissions = BTreeSet::new();
     for component in [Component::Controller, Component::Speaker] {
         for rule in cluster_rules(component) {
-            ask(&mut questions, &rule, "");
+            insert_rule(&mut permissions, &rule, "");
         }
         for rule in namespace_rules(component) {
-            ask(&mut questions, &rule, namespace);
+            insert_rule(&mut permissions, &rule, namespace);
         }
     }
-    questions
+    permissions
 }
 
-fn ask(questions: &mut BTreeSet<Question>, rule: &PolicyRule, namespace: &str) {
+fn insert_rule(permissions: &mut BTreeSet<Permission>, rule: &PolicyRule, namespace: &str) {
     let any = [String::new()];
     let names = rule.resource_names.as_deref().unwrap_or(&any);
     for group in rule.api_groups.iter().flatten() {
         for resource in rule.resources.iter().flatten() {
             for verb in &rule.verbs {
                 for name in names {
-                    questions.insert(Question {
+                    permissions.insert(Permission {
                         group: group.clone(),
                         resource: resource.clone(),
                         verb: verb.clone(),
@@ -98,8 +98,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_permission_is_asked_for_once_where_it_is_granted() {
-        let all = questions("lan");
+    fn each_granted_permission_is_required_once() {
+        let all = required_permissions("lan");
         let texts: Vec<_> = all.iter().map(ToString::to_string).collect();
         for text in [
             "patch services/status",
@@ -116,7 +116,7 @@ mod tests {
         }
         let status = all
             .iter()
-            .find(|question| question.resource == "services/status")
+            .find(|permission| permission.resource == "services/status")
             .unwrap();
         let attributes = status.attributes();
         assert_eq!(attributes.resource.as_deref(), Some("services"));

@@ -1,9 +1,9 @@
-//! Looks at the cluster for the checks: the one part of them that talks to the API server.
+//! Collects the facts for the checks; the only part of preflight that calls the API server.
 //!
-//! Reads: the server's version; access reviews about the operator itself; the metallb.io kinds; names and labels of
+//! Reads: the server's version; access reviews of the operator; the metallb.io CRDs; names and labels of
 //! DaemonSets, Deployments and the pods of kube-system, and the few of them that look like a load balancer; Cilium's pools;
-//! nodes; the ConfigMap kube-system/kube-proxy; the stack's pools; ServiceCIDRs. Writes nothing. Lists come in pages, and
-//! each is cut down to what is asked before the next is read. What cannot be read becomes a fact that is not known.
+//! nodes; the ConfigMap kube-system/kube-proxy; the stack's pools; ServiceCIDRs. Writes nothing. Lists are read in pages, and
+//! each is reduced to the needed fields before the next is read. An error makes a fact unknown.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,63 +20,65 @@ use lb_crds::names::{EXCLUDED_ADDRESSES, LABEL_EXCLUDE};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::access_reviews::questions;
-use super::{Balancer, Definition, Facts, Known, Node, ObjectRef, Pool, Product, Unread, crds, detect};
+use super::access_reviews::required_permissions;
+use super::checks::CRD_NAMES;
+use super::{
+    ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
+    UnknownFact, detect,
+};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::object_id::Kind;
 
-/// How long one fact may take: an API server that hangs must not hang the checks.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Objects in one answer.
-const PAGE: u32 = 200;
-/// Pages of one list. What comes after is not looked at: 20,000 objects are as many as a check can make use of.
-const PAGES: usize = 100;
-/// Access reviews under way at a time.
-const REVIEWS: usize = 8;
-/// Objects of one product that look like a load balancer and are read in full: k3s' ServiceLB makes one for each Service.
-const SUSPECTS: usize = 8;
-/// Where static pods of the control plane and kube-proxy's settings are.
-const SYSTEM: &str = "kube-system";
+/// For each fact.
+const FACT_TIMEOUT: Duration = Duration::from_secs(30);
+const PAGE_SIZE: u32 = 200;
+/// Of each list; later objects are ignored. 20,000 objects are enough for any check.
+const MAX_PAGES: usize = 100;
+const MAX_CONCURRENT_REVIEWS: usize = 8;
+/// Objects per product that are read in full: ServiceLB of k3s creates one for each Service.
+const MAX_CANDIDATES: usize = 8;
+/// Namespace of the control plane's static pods and of kube-proxy.
+const KUBE_SYSTEM: &str = "kube-system";
 
-/// What a look is for.
+/// What to collect facts for.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Request {
+pub struct FactsRequest {
     /// Generation of the stack.
     pub generation: i64,
     /// The stack's namespace.
     pub namespace: String,
-    /// Labels of the nodes that a speaker runs on.
+    /// `spec.speaker.nodeSelector`.
     pub node_selector: BTreeMap<String, String>,
 }
 
-/// Looks at everything.
-pub async fn gather(client: Client, request: Request) -> Facts {
+/// Collects all facts.
+pub async fn collect_facts(client: Client, request: FactsRequest) -> ClusterFacts {
     let all = futures::join!(
-        known(version(&client)),
-        known(denied(&client, &request.namespace)),
-        known(definitions(&client)),
-        known(balancers(&client)),
-        known(nodes(&client, &request.node_selector)),
-        known(proxy(&client)),
-        known(pools(&client, &request.namespace)),
-        known(services(&client)),
+        fact(version(&client)),
+        fact(denied(&client, &request.namespace)),
+        fact(crds(&client)),
+        fact(load_balancers(&client)),
+        fact(nodes(&client, &request.node_selector)),
+        fact(kube_proxy_config(&client)),
+        fact(pools(&client, &request.namespace)),
+        fact(services(&client)),
     );
-    let (server_version, denied, definitions, balancers, nodes, proxy, pools, services) = all;
-    Facts {
+    let (server_version, denied, crds, load_balancers, nodes, kube_proxy_config, pools, services) = all;
+    ClusterFacts {
         generation: request.generation,
         server_version,
         denied,
-        definitions,
-        balancers,
+        crds,
+        load_balancers,
         nodes,
-        proxy,
+        kube_proxy_config,
         pools,
         services,
     }
 }
 
-async fn known<T>(look: impl Future<Output = kube::Result<T>>) -> Known<T> {
-    let (because, may_pass) = match tokio::time::timeout(TIMEOUT, look).await {
+async fn fact<T>(request: impl Future<Output = kube::Result<T>>) -> Fact<T> {
+    let (error, is_transient) = match tokio::time::timeout(FACT_TIMEOUT, request).await {
         Ok(Ok(fact)) => return Ok(fact),
         Ok(Err(kube::Error::Api(status))) => {
             let is_refused = (400..500).contains(&status.code) && !matches!(status.code, 408 | 410 | 429);
@@ -84,11 +86,14 @@ async fn known<T>(look: impl Future<Output = kube::Result<T>>) -> Known<T> {
         }
         Ok(Err(error)) => (error.to_string(), true),
         Err(_) => (
-            format!("no answer from the API server for {} seconds", TIMEOUT.as_secs()),
+            format!(
+                "no answer from the API server for {} seconds",
+                FACT_TIMEOUT.as_secs()
+            ),
             true,
         ),
     };
-    Err(Unread { because, may_pass })
+    Err(UnknownFact { error, is_transient })
 }
 
 async fn version(client: &Client) -> kube::Result<String> {
@@ -97,40 +102,40 @@ async fn version(client: &Client) -> kube::Result<String> {
 
 async fn denied(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let asked = questions(namespace).into_iter().map(|question| {
+    let reviews_of_permissions = required_permissions(namespace).into_iter().map(|permission| {
         let reviews = reviews.clone();
         async move {
             let review = SelfSubjectAccessReview {
                 spec: SelfSubjectAccessReviewSpec {
-                    resource_attributes: Some(question.attributes()),
+                    resource_attributes: Some(permission.attributes()),
                     non_resource_attributes: None,
                 },
                 ..SelfSubjectAccessReview::default()
             };
             let answer = reviews.create(&PostParams::default(), &review).await?;
             let is_allowed = answer.status.is_some_and(|status| status.allowed);
-            kube::Result::Ok((!is_allowed).then(|| question.to_string()))
+            kube::Result::Ok((!is_allowed).then(|| permission.to_string()))
         }
     });
-    let answers = futures::stream::iter(asked).buffered(REVIEWS);
+    let answers = futures::stream::iter(reviews_of_permissions).buffered(MAX_CONCURRENT_REVIEWS);
     answers
         .try_filter_map(|denied| std::future::ready(Ok(denied)))
         .try_collect()
         .await
 }
 
-async fn definitions(client: &Client) -> kube::Result<Vec<Definition>> {
+async fn crds(client: &Client) -> kube::Result<Vec<CrdFacts>> {
     let api = dynamic(client, Kind::CustomResourceDefinition);
     let mut found = Vec::new();
-    for name in crds::NAMES {
+    for name in CRD_NAMES {
         if let Some(object) = api.get_opt(name).await? {
-            found.push(definition(&object));
+            found.push(crd_facts(&object));
         }
     }
     Ok(found)
 }
 
-fn definition(object: &DynamicObject) -> Definition {
+fn crd_facts(object: &DynamicObject) -> CrdFacts {
     let annotation = |key: &str| object.annotations().get(key).map(String::as_str);
     let label = |key: &str| object.labels().get(key).map(String::as_str);
     let words = |list: &Value| -> Vec<String> {
@@ -142,26 +147,26 @@ fn definition(object: &DynamicObject) -> Definition {
     let namespace = annotation("meta.helm.sh/release-namespace").unwrap_or_default();
     let managers = object.managed_fields().iter();
     let managers = managers.filter(|entry| entry.subresource.is_none());
-    Definition {
+    CrdFacts {
         name: object.name_any(),
         served: versions
             .filter(|version| version["served"] == true)
             .filter_map(|version| Some(version["name"].as_str()?.to_owned()))
             .collect(),
         stored: words(&object.data["status"]["storedVersions"]),
-        is_ours: label(MANAGED_BY) == Some(MANAGER),
+        is_managed: label(MANAGED_BY) == Some(MANAGER),
         release: release.map(|release| format!("{namespace}/{release}")),
         is_kept: annotation("helm.sh/resource-policy") == Some("keep"),
-        is_olms: label("olm.managed") == Some("true"),
+        is_from_olm: label("olm.managed") == Some("true"),
         managers: managers.filter_map(|entry| entry.manager.clone()).collect(),
     }
 }
 
-async fn balancers(client: &Client) -> kube::Result<Vec<Balancer>> {
+async fn load_balancers(client: &Client) -> kube::Result<Vec<OtherLoadBalancer>> {
     let mut found = Vec::new();
     for kind in [Kind::DaemonSet, Kind::Deployment] {
         let api = dynamic(client, kind);
-        for (product, namespace, name) in suspects(&api).await? {
+        for (product, namespace, name) in candidates(&api).await? {
             let resource = kind.api_resource();
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
             if let Some(object) = api.get_opt(&name).await? {
@@ -175,32 +180,32 @@ async fn balancers(client: &Client) -> kube::Result<Vec<Balancer>> {
     Ok(found)
 }
 
-/// kube-vip is often a static pod, because it brings up the control plane's own address.
-async fn static_pods(client: &Client) -> kube::Result<Option<Balancer>> {
+/// kube-vip is often a static pod, because it provides the address of the control plane.
+async fn static_pods(client: &Client) -> kube::Result<Option<OtherLoadBalancer>> {
     let resource = ApiResource::erase::<Pod>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), SYSTEM, &resource);
-    let suspects = suspects(&api).await?;
-    let Some((product, _, name)) = suspects
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), KUBE_SYSTEM, &resource);
+    let candidates = candidates(&api).await?;
+    let Some((product, _, name)) = candidates
         .into_iter()
-        .find(|(product, _, _)| *product == Product::KubeVip)
+        .find(|(product, _, _)| *product == LoadBalancerProduct::KubeVip)
     else {
         return Ok(None);
     };
-    // They are the same on every node.
+    // Its static pods are the same on every node.
     let object = api.get_opt(&name).await?;
-    let object_ref = ObjectRef::new("Pod", SYSTEM, &name);
+    let object_ref = ObjectRef::new("Pod", KUBE_SYSTEM, &name);
     Ok(object.and_then(|object| detect::pod(product, object_ref, &object.data["spec"])))
 }
 
-/// Objects that look like a load balancer by their metadata: whose, namespace, name.
-async fn suspects(api: &Api<DynamicObject>) -> kube::Result<Vec<(Product, String, String)>> {
+/// Objects that are a load balancer by their metadata: product, namespace, name.
+async fn candidates(api: &Api<DynamicObject>) -> kube::Result<Vec<(LoadBalancerProduct, String, String)>> {
     let mut found = Vec::new();
-    let mut params = ListParams::default().limit(PAGE);
-    for _ in 0..PAGES {
+    let mut params = ListParams::default().limit(PAGE_SIZE);
+    for _ in 0..MAX_PAGES {
         let page = api.list_metadata(&params).await?;
         for item in page.items {
             if let Some(product) = detect::product(&item.name_any(), item.labels())
-                && found.iter().filter(|(other, _, _)| *other == product).count() < SUSPECTS
+                && found.iter().filter(|(other, _, _)| *other == product).count() < MAX_CANDIDATES
             {
                 found.push((product, item.namespace().unwrap_or_default(), item.name_any()));
             }
@@ -213,16 +218,13 @@ async fn suspects(api: &Api<DynamicObject>) -> kube::Result<Vec<(Product, String
     Ok(found)
 }
 
-async fn cilium(client: &Client) -> kube::Result<Option<Balancer>> {
+async fn cilium(client: &Client) -> kube::Result<Option<OtherLoadBalancer>> {
     const PLURAL: &str = "ciliumloadbalancerippools";
-    let definitions = dynamic(client, Kind::CustomResourceDefinition);
-    let Some(definition) = definitions.get_opt(&format!("{PLURAL}.cilium.io")).await? else {
+    let crds = dynamic(client, Kind::CustomResourceDefinition);
+    let Some(crd) = crds.get_opt(&format!("{PLURAL}.cilium.io")).await? else {
         return Ok(None);
     };
-    let mut versions = definition.data["spec"]["versions"]
-        .as_array()
-        .into_iter()
-        .flatten();
+    let mut versions = crd.data["spec"]["versions"].as_array().into_iter().flatten();
     let Some(version) = versions
         .find(|version| version["storage"] == true)
         .and_then(|version| version["name"].as_str())
@@ -232,7 +234,7 @@ async fn cilium(client: &Client) -> kube::Result<Option<Balancer>> {
     let kind = GroupVersionKind::gvk("cilium.io", version, "CiliumLoadBalancerIPPool");
     let resource = ApiResource::from_gvk_with_plural(&kind, PLURAL);
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let pools = api.list(&ListParams::default().limit(PAGE)).await?;
+    let pools = api.list(&ListParams::default().limit(PAGE_SIZE)).await?;
     let named: Vec<_> = pools
         .iter()
         .map(|pool| (pool.metadata.name.as_deref().unwrap_or_default(), &pool.data))
@@ -240,7 +242,7 @@ async fn cilium(client: &Client) -> kube::Result<Option<Balancer>> {
     Ok(detect::cilium(named))
 }
 
-/// What is read of a node: of its other fields, its images alone would fill pages.
+/// The fields of a node that are read; its list of images is large.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NodeSpec {
@@ -261,18 +263,18 @@ struct NodeAddress {
     address: String,
 }
 
-async fn nodes(client: &Client, selector: &BTreeMap<String, String>) -> kube::Result<Vec<Node>> {
+async fn nodes(client: &Client, selector: &BTreeMap<String, String>) -> kube::Result<Vec<NodeFacts>> {
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Node>(&());
     let api: Api<Object<NodeSpec, NodeStatus>> = Api::all_with(client.clone(), &resource);
     let mut nodes = Vec::new();
-    pages(&api, |node| nodes.push(cut_down(&node, selector))).await?;
+    for_each(&api, |node| nodes.push(node_facts(&node, selector))).await?;
     Ok(nodes)
 }
 
-fn cut_down(node: &Object<NodeSpec, NodeStatus>, selector: &BTreeMap<String, String>) -> Node {
+fn node_facts(node: &Object<NodeSpec, NodeStatus>, selector: &BTreeMap<String, String>) -> NodeFacts {
     let labels = node.labels();
     let addresses = node.status.iter().flat_map(|status| &status.addresses);
-    Node {
+    NodeFacts {
         name: node.name_any(),
         is_selected: selector.iter().all(|(key, value)| labels.get(key) == Some(value)),
         is_excluded: labels.contains_key(LABEL_EXCLUDE),
@@ -288,27 +290,27 @@ fn networks(texts: &[String]) -> Vec<IpNet> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-async fn proxy(client: &Client) -> kube::Result<Option<String>> {
+async fn kube_proxy_config(client: &Client) -> kube::Result<Option<String>> {
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::ConfigMap>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), SYSTEM, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), KUBE_SYSTEM, &resource);
     let object = api.get_opt("kube-proxy").await?;
     Ok(object.and_then(|object| Some(object.data["data"]["config.conf"].as_str()?.to_owned())))
 }
 
-async fn pools(client: &Client, namespace: &str) -> kube::Result<Vec<Pool>> {
+async fn pools(client: &Client, namespace: &str) -> kube::Result<Vec<PoolFacts>> {
     let api: Api<IPAddressPool> = Api::namespaced(client.clone(), namespace);
     let mut pools = Vec::new();
-    // Before the first installation there may be no such kind.
-    if_known(pages(&api, |pool| pools.push(pool_of(&pool))).await)?;
+    // Before the first installation the CRD may not exist.
+    ignore_missing_kind(for_each(&api, |pool| pools.push(pool_facts(&pool))).await)?;
     Ok(pools)
 }
 
-fn pool_of(pool: &IPAddressPool) -> Pool {
+fn pool_facts(pool: &IPAddressPool) -> PoolFacts {
     let excluded = pool.annotations().get(EXCLUDED_ADDRESSES);
     let excluded = excluded.map(String::as_str).unwrap_or_default().split(',');
-    Pool {
+    PoolFacts {
         name: pool.name_any(),
-        // What cannot be read is told by the controller, in a condition of the pool.
+        // The controller reports invalid entries in a condition of the pool.
         ranges: pool
             .spec
             .addresses
@@ -325,14 +327,13 @@ struct CidrSpec {
     cidrs: Vec<String>,
 }
 
-/// The networks of Services. Before Kubernetes 1.33 they are nowhere to be read, except that the API server's own Service
-/// has an address in them.
+/// The networks of Services. Before Kubernetes 1.33 they cannot be read; the address of the Service `kubernetes` is in them.
 async fn services(client: &Client) -> kube::Result<Vec<IpNet>> {
     let kind = GroupVersionKind::gvk("networking.k8s.io", "v1", "ServiceCIDR");
     let resource = ApiResource::from_gvk_with_plural(&kind, "servicecidrs");
     let api: Api<Object<CidrSpec, NotUsed>> = Api::all_with(client.clone(), &resource);
     let mut found = Vec::new();
-    if_known(pages(&api, |cidr| found.extend(networks(&cidr.spec.cidrs))).await)?;
+    ignore_missing_kind(for_each(&api, |cidr| found.extend(networks(&cidr.spec.cidrs))).await)?;
     if found.is_empty() {
         let api: Api<Service> = Api::namespaced(client.clone(), "default");
         let spec = api.get_opt("kubernetes").await?.and_then(|service| service.spec);
@@ -343,23 +344,23 @@ async fn services(client: &Client) -> kube::Result<Vec<IpNet>> {
     Ok(found)
 }
 
-/// A kind that the cluster does not have has no objects.
-fn if_known(listed: kube::Result<()>) -> kube::Result<()> {
+/// A kind that does not exist has no objects.
+fn ignore_missing_kind(listed: kube::Result<()>) -> kube::Result<()> {
     match listed {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other,
     }
 }
 
-/// Every object of a kind, page by page.
-async fn pages<K>(api: &Api<K>, mut see: impl FnMut(K)) -> kube::Result<()>
+/// Visits every object of a kind, page by page.
+async fn for_each<K>(api: &Api<K>, mut visit: impl FnMut(K)) -> kube::Result<()>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let mut params = ListParams::default().limit(PAGE);
-    for _ in 0..PAGES {
+    let mut params = ListParams::default().limit(PAGE_SIZE);
+    for _ in 0..MAX_PAGES {
         let page = api.list(&params).await?;
-        page.items.into_iter().for_each(&mut see);
+        page.items.into_iter().for_each(&mut visit);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
             None => break,

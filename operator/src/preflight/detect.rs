@@ -1,40 +1,43 @@
-//! How other load balancers are known by what they look like in the cluster. Pure.
+//! Detects other load balancers by their objects in the cluster. Pure.
 //!
-//! MetalLB and kube-vip are found by the names and labels that their manifests and charts give them, k3s' ServiceLB by the
-//! DaemonSets that it makes for each Service.
+//! MetalLB and kube-vip are detected by the names and labels in their manifests and charts, ServiceLB of k3s by the DaemonSets
+//! that it creates for each Service.
 
 use std::collections::BTreeMap;
 
 use lb_crds::names::{APP, LABEL_APP};
 use serde_json::Value;
 
-use super::{Balancer, ObjectRef, Product, Serves};
+use super::{LoadBalancerProduct, ObjectRef, OtherLoadBalancer, ServedClasses};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 
-/// Label of everything by the common conventions.
+/// Recommended label of Kubernetes.
 const NAME: &str = "app.kubernetes.io/name";
-/// kube-vip's class where its manifest names none.
+/// Default class of kube-vip.
 const KUBE_VIP_CLASS: &str = "kube-vip.io/kube-vip-class";
-/// Classes that Cilium serves.
 const CILIUM_CLASSES: [&str; 2] = ["io.cilium/bgp-control-plane", "io.cilium/l2-announcer"];
 
-/// Whose a workload or a pod is, by its name and labels. What the operator made itself is nobody's.
-pub(crate) fn product(name: &str, labels: &BTreeMap<String, String>) -> Option<Product> {
+/// The product that a workload or pod belongs to, by name and labels; `None` for the operator's own objects.
+pub(crate) fn product(name: &str, labels: &BTreeMap<String, String>) -> Option<LoadBalancerProduct> {
     let label = |key: &str| labels.get(key).map(String::as_str);
     if label(MANAGED_BY) == Some(MANAGER) {
         return None;
     }
     if name.starts_with("svclb-") {
-        return Some(Product::ServiceLb);
+        return Some(LoadBalancerProduct::ServiceLb);
     }
     if name.starts_with("kube-vip") || label(NAME).is_some_and(|name| name.starts_with("kube-vip")) {
-        return Some(Product::KubeVip);
+        return Some(LoadBalancerProduct::KubeVip);
     }
-    (label(LABEL_APP) == Some(APP) || label(NAME) == Some("metallb")).then_some(Product::MetalLb)
+    (label(LABEL_APP) == Some(APP) || label(NAME) == Some("metallb")).then_some(LoadBalancerProduct::MetalLb)
 }
 
-/// The load balancer that a workload is, if it has or is to have pods. `body` is the whole object.
-pub(super) fn workload(product: Product, object: ObjectRef, body: &Value) -> Option<Balancer> {
+/// The load balancer that a workload runs, unless it is scaled to zero. `body` is the whole object.
+pub(super) fn workload(
+    product: LoadBalancerProduct,
+    object: ObjectRef,
+    body: &Value,
+) -> Option<OtherLoadBalancer> {
     let has_pods = body["spec"]["replicas"].as_i64() != Some(0)
         && body["status"]["desiredNumberScheduled"].as_i64() != Some(0);
     if !has_pods {
@@ -43,36 +46,40 @@ pub(super) fn workload(product: Product, object: ObjectRef, body: &Value) -> Opt
     pod(product, object, &body["spec"]["template"]["spec"])
 }
 
-/// The load balancer that a pod is. `spec` is the pod's.
-pub(super) fn pod(product: Product, object: ObjectRef, spec: &Value) -> Option<Balancer> {
+/// The load balancer that a pod runs.
+pub(super) fn pod(
+    product: LoadBalancerProduct,
+    object: ObjectRef,
+    spec: &Value,
+) -> Option<OtherLoadBalancer> {
     let serves = match product {
-        Product::MetalLb => metallb(spec),
-        Product::KubeVip => kube_vip(spec)?,
-        Product::Cilium | Product::ServiceLb => all_without_class(),
+        LoadBalancerProduct::MetalLb => metallb(spec),
+        LoadBalancerProduct::KubeVip => kube_vip(spec)?,
+        LoadBalancerProduct::Cilium | LoadBalancerProduct::ServiceLb => all_without_class(),
     };
-    Some(Balancer {
+    Some(OtherLoadBalancer {
         product,
         object,
         serves,
     })
 }
 
-/// Cilium, which gives addresses as soon as it has a pool. `pools` are its CiliumLoadBalancerIPPools.
-pub(super) fn cilium<'a>(pools: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Option<Balancer> {
+/// Cilium assigns addresses as soon as it has a CiliumLoadBalancerIPPool.
+pub(super) fn cilium<'a>(pools: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Option<OtherLoadBalancer> {
     let mut pools = pools.into_iter();
     let (name, _) = pools.find(|(_, body)| body["spec"]["disabled"] != true)?;
-    Some(Balancer {
-        product: Product::Cilium,
+    Some(OtherLoadBalancer {
+        product: LoadBalancerProduct::Cilium,
         object: ObjectRef::new("CiliumLoadBalancerIPPool", "", name),
-        serves: Serves {
+        serves: ServedClasses {
             without_class: true,
             classes: CILIUM_CLASSES.map(str::to_owned).to_vec(),
         },
     })
 }
 
-fn all_without_class() -> Serves {
-    Serves {
+fn all_without_class() -> ServedClasses {
+    ServedClasses {
         without_class: true,
         classes: Vec::new(),
     }
@@ -82,8 +89,8 @@ fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
     spec["containers"].as_array().into_iter().flatten()
 }
 
-/// MetalLB serves Services without a class, or those of the one that it is told.
-pub(crate) fn metallb(spec: &Value) -> Serves {
+/// MetalLB serves Services without a class, or those of its argument `--lb-class`.
+pub(crate) fn metallb(spec: &Value) -> ServedClasses {
     let class = containers(spec)
         .flat_map(|container| container["args"].as_array().into_iter().flatten())
         .find_map(|argument| {
@@ -94,15 +101,15 @@ pub(crate) fn metallb(spec: &Value) -> Serves {
         });
     match class {
         None | Some("") => all_without_class(),
-        Some(class) => Serves {
+        Some(class) => ServedClasses {
             without_class: false,
             classes: vec![class.to_owned()],
         },
     }
 }
 
-/// kube-vip, which may look after the control plane alone and is none of ours then. Its cloud provider has no such switch.
-fn kube_vip(spec: &Value) -> Option<Serves> {
+/// kube-vip; `None` if it serves only the control plane. Its cloud provider always serves Services.
+fn kube_vip(spec: &Value) -> Option<ServedClasses> {
     let variable = |name: &str| {
         containers(spec)
             .flat_map(|container| container["env"].as_array().into_iter().flatten())
@@ -120,7 +127,7 @@ fn kube_vip(spec: &Value) -> Option<Serves> {
     if variable("svc_enable") != Some("true") {
         return None;
     }
-    Some(Serves {
+    Some(ServedClasses {
         without_class: variable("lb_class_only") != Some("true"),
         classes: vec![variable("lb_class_name").unwrap_or(KUBE_VIP_CLASS).to_owned()],
     })
@@ -140,20 +147,28 @@ mod tests {
     }
 
     #[test]
-    fn load_balancers_are_known_by_name_and_label_and_ours_is_none_of_them() {
-        // Name, labels, and what it is.
-        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<Product>);
+    fn load_balancers_are_detected_by_name_and_label() {
+        // Name, labels, product.
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<LoadBalancerProduct>);
         let cases: [Case<'_>; 8] = [
             (
                 "speaker",
                 &[("app", "metallb"), ("component", "speaker")],
-                Some(Product::MetalLb),
+                Some(LoadBalancerProduct::MetalLb),
             ),
-            ("metallb-controller", &[(NAME, "metallb")], Some(Product::MetalLb)),
+            (
+                "metallb-controller",
+                &[(NAME, "metallb")],
+                Some(LoadBalancerProduct::MetalLb),
+            ),
             ("speaker", &[("app", "metallb"), (MANAGED_BY, MANAGER)], None),
-            ("kube-vip-ds", &[], Some(Product::KubeVip)),
-            ("vip", &[(NAME, "kube-vip-ds")], Some(Product::KubeVip)),
-            ("svclb-traefik-1a2b", &[], Some(Product::ServiceLb)),
+            ("kube-vip-ds", &[], Some(LoadBalancerProduct::KubeVip)),
+            (
+                "vip",
+                &[(NAME, "kube-vip-ds")],
+                Some(LoadBalancerProduct::KubeVip),
+            ),
+            ("svclb-traefik-1a2b", &[], Some(LoadBalancerProduct::ServiceLb)),
             ("frr-k8s", &[(NAME, "frr-k8s")], None),
             ("web", &[("app", "web")], None),
         ];
@@ -163,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_they_serve_is_read_from_their_settings() {
+    fn served_classes_are_read_from_the_settings() {
         let of = |product, container: Value| {
             let spec = json!({"containers": [container]});
             pod(product, ObjectRef::new("Pod", "ns", "it"), &spec)
@@ -179,21 +194,24 @@ mod tests {
         let metallb = |args: &[&str]| json!({"args": args});
         let class = |class: &str| vec![class.to_owned()];
         assert_eq!(
-            of(Product::MetalLb, metallb(&["--port=7472"])),
+            of(LoadBalancerProduct::MetalLb, metallb(&["--port=7472"])),
             Some((true, Vec::new()))
         );
         assert_eq!(
-            of(Product::MetalLb, metallb(&["--lb-class=lan"])),
+            of(LoadBalancerProduct::MetalLb, metallb(&["--lb-class=lan"])),
             Some((false, class("lan")))
         );
-        assert_eq!(of(Product::KubeVip, env(&[("cp_enable", "true")])), None);
         assert_eq!(
-            of(Product::KubeVip, env(&[("svc_enable", "true")])),
+            of(LoadBalancerProduct::KubeVip, env(&[("cp_enable", "true")])),
+            None
+        );
+        assert_eq!(
+            of(LoadBalancerProduct::KubeVip, env(&[("svc_enable", "true")])),
             Some((true, class(KUBE_VIP_CLASS)))
         );
         assert_eq!(
             of(
-                Product::KubeVip,
+                LoadBalancerProduct::KubeVip,
                 env(&[
                     ("svc_enable", "true"),
                     ("lb_class_only", "true"),
@@ -203,14 +221,22 @@ mod tests {
             Some((false, class("vip")))
         );
         let provider = json!({"image": "ghcr.io/kube-vip/kube-vip-cloud-provider:v0.0.12"});
-        assert_eq!(of(Product::KubeVip, provider), Some((true, Vec::new())));
+        assert_eq!(
+            of(LoadBalancerProduct::KubeVip, provider),
+            Some((true, Vec::new()))
+        );
     }
 
     #[test]
-    fn what_is_scaled_to_nothing_is_in_nobodys_way() {
+    fn workload_scaled_to_zero_is_ignored() {
         let body = |status: Value, spec: Value| json!({"spec": spec, "status": status});
         let runs = |body: &Value| {
-            workload(Product::MetalLb, ObjectRef::new("DaemonSet", "ns", "it"), body).is_some()
+            workload(
+                LoadBalancerProduct::MetalLb,
+                ObjectRef::new("DaemonSet", "ns", "it"),
+                body,
+            )
+            .is_some()
         };
         assert!(runs(&body(json!({}), json!({"replicas": 1}))));
         assert!(!runs(&body(json!({}), json!({"replicas": 0}))));
@@ -219,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn cilium_counts_once_it_has_a_pool_in_use() {
+    fn cilium_is_detected_by_an_enabled_pool() {
         let (used, disabled) = (json!({"spec": {}}), json!({"spec": {"disabled": true}}));
         assert_eq!(cilium([("a", &disabled)]), None);
         let found = cilium([("a", &disabled), ("b", &used)]).unwrap();

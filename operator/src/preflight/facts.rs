@@ -1,4 +1,4 @@
-//! What the checks look at: the cluster, cut down to what they ask.
+//! The state of the cluster that the checks need.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,45 +7,45 @@ use ipnet::IpNet;
 use lb_crds::AddressRange;
 use lb_runtime::ObjectKey;
 
-/// A fact, or why it could not be had.
-pub type Known<T> = Result<T, Unread>;
+/// A fact, or why it is unknown.
+pub type Fact<T> = Result<T, UnknownFact>;
 
-/// Why a fact could not be had.
+/// Why a fact is unknown.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Unread {
-    /// In the API server's words.
-    pub because: String,
-    /// Whether it may be had later: the API server did not answer, or not now. What it refuses, it refuses again.
-    pub may_pass: bool,
+pub struct UnknownFact {
+    /// The API server's message.
+    pub error: String,
+    /// Whether a retry may succeed: the API server did not answer. A refusal is permanent.
+    pub is_transient: bool,
 }
 
-/// The cluster as it was found.
+/// The state of the cluster.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Facts {
-    /// Generation of the stack that this was asked for.
+pub struct ClusterFacts {
+    /// Generation of the stack that the facts were collected for.
     pub generation: i64,
     /// The API server's version, as in `v1.33.2`.
-    pub server_version: Known<String>,
-    /// Permissions that the operator does not hold, of those that it is to grant.
-    pub denied: Known<Vec<String>>,
-    /// Those of the metallb.io kinds that exist.
-    pub definitions: Known<Vec<Definition>>,
+    pub server_version: Fact<String>,
+    /// Permissions that the operator must grant and does not hold.
+    pub denied: Fact<Vec<String>>,
+    /// The metallb.io CRDs that exist.
+    pub crds: Fact<Vec<CrdFacts>>,
     /// Other programs that serve Services of type LoadBalancer.
-    pub balancers: Known<Vec<Balancer>>,
+    pub load_balancers: Fact<Vec<OtherLoadBalancer>>,
     /// The nodes.
-    pub nodes: Known<Vec<Node>>,
-    /// kube-proxy's configuration, where it is in the ConfigMap that kubeadm makes.
-    pub proxy: Known<Option<String>>,
+    pub nodes: Fact<Vec<NodeFacts>>,
+    /// kube-proxy's configuration, if it is in the ConfigMap that kubeadm creates.
+    pub kube_proxy_config: Fact<Option<String>>,
     /// The pools of the stack's namespace.
-    pub pools: Known<Vec<Pool>>,
-    /// Networks that Services have their cluster IPs from.
-    pub services: Known<Vec<IpNet>>,
+    pub pools: Fact<Vec<PoolFacts>>,
+    /// The networks of cluster IPs.
+    pub services: Fact<Vec<IpNet>>,
 }
 
-impl Facts {
-    /// These facts, and of those that could not be had what was seen for the same generation before.
+impl ClusterFacts {
+    /// These facts; unknown ones are taken from `before` if that is about the same generation.
     #[must_use]
-    pub fn after(self, before: Option<Self>) -> Self {
+    pub fn or_known(self, before: Option<Self>) -> Self {
         let Some(before) = before.filter(|before| before.generation == self.generation) else {
             return self;
         };
@@ -53,34 +53,34 @@ impl Facts {
             generation: self.generation,
             server_version: self.server_version.or(before.server_version),
             denied: self.denied.or(before.denied),
-            definitions: self.definitions.or(before.definitions),
-            balancers: self.balancers.or(before.balancers),
+            crds: self.crds.or(before.crds),
+            load_balancers: self.load_balancers.or(before.load_balancers),
             nodes: self.nodes.or(before.nodes),
-            proxy: self.proxy.or(before.proxy),
+            kube_proxy_config: self.kube_proxy_config.or(before.kube_proxy_config),
             pools: self.pools.or(before.pools),
             services: self.services.or(before.services),
         }
     }
 }
 
-/// A kind that exists.
+/// A metallb.io CRD.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Definition {
+pub struct CrdFacts {
     /// As in `ipaddresspools.metallb.io`.
     pub name: String,
     /// Versions that are served.
     pub served: Vec<String>,
-    /// Versions in which objects may be stored.
+    /// `status.storedVersions`.
     pub stored: Vec<String>,
-    /// Whether the operator has applied it.
-    pub is_ours: bool,
-    /// Helm release that it belongs to, as `namespace/name`.
+    /// Whether this operator applied it.
+    pub is_managed: bool,
+    /// Its Helm release, as `namespace/name`.
     pub release: Option<String>,
-    /// Whether Helm leaves it when that release is removed.
+    /// Whether Helm keeps it when that release is uninstalled.
     pub is_kept: bool,
     /// Whether the Operator Lifecycle Manager installed it.
-    pub is_olms: bool,
-    /// Who manages its fields.
+    pub is_from_olm: bool,
+    /// Its field managers.
     pub managers: Vec<String>,
 }
 
@@ -112,18 +112,18 @@ impl fmt::Display for ObjectRef {
 
 /// A program that serves Services of type LoadBalancer.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Balancer {
-    /// Which one.
-    pub product: Product,
-    /// Where it was seen.
+pub struct OtherLoadBalancer {
+    /// The product.
+    pub product: LoadBalancerProduct,
+    /// The object by which it was detected.
     pub object: ObjectRef,
-    /// Whom it serves.
-    pub serves: Serves,
+    /// The Services that it serves.
+    pub serves: ServedClasses,
 }
 
-/// The load balancers that are known.
+/// The load balancers that are detected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Product {
+pub enum LoadBalancerProduct {
     /// <https://metallb.io>
     MetalLb,
     /// <https://kube-vip.io>
@@ -134,37 +134,48 @@ pub enum Product {
     ServiceLb,
 }
 
-/// Which Services somebody serves.
+/// The Services that a load balancer serves, by class.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Serves {
-    /// Those without a `spec.loadBalancerClass`.
+pub struct ServedClasses {
+    /// Services without a `spec.loadBalancerClass`.
     pub without_class: bool,
-    /// Those with one of these.
+    /// Values of `spec.loadBalancerClass`.
     pub classes: Vec<String>,
+}
+
+impl ServedClasses {
+    /// Whether they include the Services of a stack with this `spec.loadBalancerClass`.
+    #[must_use]
+    pub fn includes(&self, class: Option<&str>) -> bool {
+        match class {
+            None => self.without_class,
+            Some(class) => self.classes.iter().any(|other| other == class),
+        }
+    }
 }
 
 /// A node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Node {
-    /// Its name.
+pub struct NodeFacts {
+    /// `metadata.name`.
     pub name: String,
-    /// Whether the speakers' node selector chooses it.
+    /// Whether `spec.speaker.nodeSelector` matches it.
     pub is_selected: bool,
     /// Whether it has the exclude label.
     pub is_excluded: bool,
-    /// Its addresses in the cluster.
+    /// Its internal addresses.
     pub addresses: Vec<IpAddr>,
-    /// Networks of its pods.
+    /// Its pod networks.
     pub pods: Vec<IpNet>,
 }
 
 /// A pool.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Pool {
+pub struct PoolFacts {
     /// Its name.
     pub name: String,
-    /// Its addresses, as far as they can be read.
+    /// The valid entries of `spec.addresses`.
     pub ranges: Vec<AddressRange>,
-    /// Those of them that are given to nobody.
+    /// Ranges that are never assigned.
     pub excluded: Vec<AddressRange>,
 }

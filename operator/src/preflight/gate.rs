@@ -1,24 +1,24 @@
-//! What waits while a check fails: a first installation, as a whole. A change of what runs waits in the first step of its
-//! upgrade, which is told about it as an obstacle; repairs never wait. Pure.
+//! A failed check blocks a first installation as a whole. A change of running workloads waits in the first step of its upgrade;
+//! repairs never wait. Pure.
 
 use crate::desired::render::pre_pull;
 use crate::drift::diff::{ApplyReason, Difference};
 use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
 
-/// Whether what is to be done is a first installation: there is no workload, and none was there before, as this process or
-/// the status (`ran`) remembers.
+/// Whether the writes are a first installation: no workload exists, and none existed before according to this process or to
+/// the status (`has_run`).
 #[must_use]
-pub fn is_first_installation(todo: &Difference<'_>, index: &Index, ran: bool) -> bool {
+pub fn is_first_installation(todo: &Difference<'_>, index: &Index, has_run: bool) -> bool {
     let is_workload = |kind: Kind| matches!(kind, Kind::Deployment | Kind::DaemonSet);
-    // The one that pulls images serves nobody.
+    // The DaemonSet that pulls images serves no traffic.
     let serves = |id: &ObjectId| is_workload(id.kind) && id.key.name() != pre_pull::NAME;
     let runs = index.objects().any(|(id, _)| serves(id));
     let deleted = todo
         .apply
         .iter()
         .any(|(wanted, cause)| is_workload(wanted.id.kind) && *cause == ApplyReason::Drift);
-    !ran && !runs && !deleted && !todo.is_empty()
+    !has_run && !runs && !deleted && !todo.is_empty()
 }
 
 #[cfg(test)]
@@ -52,10 +52,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_workload_it_is_an_installation_and_repairs_are_none() {
+    fn only_a_stack_without_workloads_is_a_first_installation() {
         use ApplyReason::{Changed, Drift, Missing};
         use Kind::{DaemonSet, Deployment, ServiceAccount as Account};
-        // What exists, what is to be done, and whether that is a first installation.
+        // Existing kinds, writes, and whether they are a first installation.
         type Case<'a> = (&'a [Kind], &'a [(Kind, ApplyReason)], bool);
         let cases: [Case<'_>; 7] = [
             (&[], &[], false),
@@ -64,12 +64,12 @@ mod tests {
                 &[(Account, Missing), (Deployment, Missing), (DaemonSet, Missing)],
                 true,
             ),
-            // Left of an earlier stack.
+            // Left over from an earlier stack.
             (&[Account], &[(Deployment, Missing), (DaemonSet, Missing)], true),
             (&[Deployment, DaemonSet], &[(DaemonSet, Changed)], false),
             (&[Deployment, DaemonSet], &[(Account, Drift)], false),
             (&[Deployment], &[(DaemonSet, Missing)], false),
-            // Both were deleted by somebody.
+            // Both were deleted by another client.
             (&[], &[(Deployment, Drift), (DaemonSet, Drift)], false),
         ];
         for (exist, asked, first) in cases {

@@ -1,12 +1,12 @@
-//! The checks before something is installed or changed. Pure, but for [`gather`].
+//! The checks before an installation or a change. Pure, except for [`collect`].
 //!
 //! ```text
-//! gather ──► Facts ──► one finding for each check ──► Verdict ──► status, events
-//!                                                        └──────► hold: what waits until no check fails
+//! collect ──► ClusterFacts ──► one Finding per check ──► PreflightReport ──► status, events
+//!                                                               └──────────► gate: what waits until no check fails
 //! ```
 //!
-//! A check that fails stops a first installation, and a change of a workload. What runs as the spec says goes on, and is
-//! repaired as ever: there a check that fails is only told. `spec.preflight.skip` overrides a check by its name.
+//! A failed check blocks a first installation and changes of a workload. It does not affect running workloads or their repair;
+//! it is reported only. `spec.preflight.skip` overrides checks by name.
 
 mod access_reviews;
 mod checks;
@@ -16,25 +16,23 @@ mod facts;
 pub mod gate;
 mod schedule;
 
-use checks::{conflicting_lb, crds, images, nodes, pool_overlap, server};
-pub use facts::{Balancer, Definition, Facts, Known, Node, ObjectRef, Pool, Product, Serves, Unread};
-pub use schedule::Turn;
+pub use facts::{
+    ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
+    ServedClasses, UnknownFact,
+};
+pub use schedule::PreflightSchedule;
 
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
 
 use crate::desired::config::StackConfig;
 
-/// Names that a message lists; the rest is counted.
-const LISTED: usize = 5;
-
-/// What one check found, in words for the user.
+/// The result of one check, with its message.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Finding {
-    /// All is well.
     Passed(String),
-    /// Worth knowing.
+    /// Blocks nothing.
     Warning(String),
-    /// Nothing is to be installed or changed before it is put right.
+    /// Blocks installation and changes.
     Failed(String),
 }
 
@@ -52,61 +50,61 @@ impl Finding {
     }
 }
 
-/// What came of all checks.
+/// The results of all checks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Verdict {
-    /// The lines of the status; empty before the checks have been made.
+pub struct PreflightReport {
+    /// For `status.preflight`; empty before the checks have run.
     pub checks: Vec<PreflightCheck>,
-    /// Why nothing may be installed or changed now. Ask this before anything begins; what has begun is not for it to
-    /// stop.
-    pub blocks: Option<String>,
+    /// Why no installation or change may begin now. A change in progress is not affected.
+    pub blocked_by: Option<String>,
 }
 
-impl Verdict {
-    /// The checks have not been made for the present spec.
+impl PreflightReport {
+    /// The checks have not run for the present spec.
     #[must_use]
     pub fn pending() -> Self {
         Self {
             checks: Vec::new(),
-            blocks: Some("waits for the checks of status.preflight".to_owned()),
+            blocked_by: Some("the preflight checks have not run yet".to_owned()),
         }
     }
 
-    /// Whether the checks have been made.
+    /// Whether the checks have run.
     #[must_use]
     pub fn is_known(&self) -> bool {
         !self.checks.is_empty()
     }
 }
 
-/// Makes every check of what a plan asks for. `skip` names those that are not to stop anything.
+/// Runs every check. `skip` names the checks that must not block.
 #[must_use]
-pub fn verdict(plan: &StackConfig, skip: &[PreflightName], facts: &Facts) -> Verdict {
+pub fn run_checks(config: &StackConfig, skip: &[PreflightName], facts: &ClusterFacts) -> PreflightReport {
     let checks: Vec<_> = PreflightName::ALL
         .into_iter()
-        .map(|name| line(name, find(name, plan, facts), skip.contains(&name)))
+        .map(|name| check_status(name, run_check(name, config, facts), skip.contains(&name)))
         .collect();
-    let blocks = failures(&checks);
-    Verdict { checks, blocks }
+    let blocked_by = failures(&checks);
+    PreflightReport { checks, blocked_by }
 }
 
-fn find(name: PreflightName, plan: &StackConfig, facts: &Facts) -> Finding {
+fn run_check(name: PreflightName, config: &StackConfig, facts: &ClusterFacts) -> Finding {
     match name {
-        PreflightName::ServerVersion => server::version(&facts.server_version),
-        PreflightName::Permissions => server::permissions(&facts.denied),
-        PreflightName::CrdOwnership => crds::owned(plan.crds, &facts.definitions),
+        PreflightName::ServerVersion => checks::server_version(&facts.server_version),
+        PreflightName::Permissions => checks::permissions(&facts.denied),
+        PreflightName::CrdOwnership => checks::crd_ownership(config.crds, &facts.crds),
         PreflightName::ConflictingLoadBalancer => {
-            let adopts = plan.adopt.then_some(plan.namespace.as_str());
-            conflicting_lb::balancers(plan.load_balancer_class.as_deref(), adopts, &facts.balancers)
+            let adopts = config.adopt.then_some(config.namespace.as_str());
+            let class = config.load_balancer_class.as_deref();
+            checks::conflicting_load_balancer(class, adopts, &facts.load_balancers)
         }
-        PreflightName::ExcludedNodes => nodes::excluded(plan.ignore_exclude_label, &facts.nodes),
-        PreflightName::StrictArp => nodes::strict_arp(&facts.proxy),
-        PreflightName::PoolOverlap => pool_overlap::overlaps(&facts.pools, &facts.nodes, &facts.services),
-        PreflightName::Images => images::names([&plan.controller.image, &plan.speaker.image]),
+        PreflightName::ExcludedNodes => checks::excluded_nodes(config.ignore_exclude_label, &facts.nodes),
+        PreflightName::StrictArp => checks::strict_arp(&facts.kube_proxy_config),
+        PreflightName::PoolOverlap => checks::pool_overlap(&facts.pools, &facts.nodes, &facts.services),
+        PreflightName::Images => checks::images([&config.controller.image, &config.speaker.image]),
     }
 }
 
-fn line(name: PreflightName, finding: Finding, skipped: bool) -> PreflightCheck {
+fn check_status(name: PreflightName, finding: Finding, skipped: bool) -> PreflightCheck {
     let (result, message) = match finding {
         Finding::Passed(message) => (PreflightResult::Passed, message),
         Finding::Warning(message) => (PreflightResult::Warning, message),
@@ -120,7 +118,7 @@ fn line(name: PreflightName, finding: Finding, skipped: bool) -> PreflightCheck 
     }
 }
 
-/// Why nothing may be installed or changed, with what to do about it; `None` where no check failed.
+/// The failed checks with their messages; `None` if no check failed.
 #[must_use]
 pub fn failures(checks: &[PreflightCheck]) -> Option<String> {
     let failed: Vec<_> = checks
@@ -128,36 +126,24 @@ pub fn failures(checks: &[PreflightCheck]) -> Option<String> {
         .filter(|check| check.result == PreflightResult::Failed)
         .collect();
     let first = failed.first()?.name.as_str();
-    let said: Vec<_> = failed
+    let messages: Vec<_> = failed
         .iter()
         .map(|check| format!("{}: {}", check.name.as_str(), check.message))
         .collect();
     Some(format!(
-        "{} (to go on all the same, name it in spec.preflight.skip, as in [{first}])",
-        said.join("; ")
+        "{} (to override a check, add it to spec.preflight.skip: [{first}])",
+        messages.join("; ")
     ))
 }
 
-/// The first few, and how many more.
-fn few<T: std::fmt::Display>(items: &[T]) -> String {
-    let first = items.iter().take(LISTED).map(ToString::to_string);
-    let mut text = first.collect::<Vec<_>>().join(", ");
-    if items.len() > LISTED {
-        text.push_str(&format!(" and {} more", items.len() - LISTED));
-    }
-    text
-}
-
-/// What a check says whose facts could not be had. What may be had in a moment is worth waiting for; that the operator may
-/// not see it is no reason to stop anything.
-fn unknown(what: &str, unread: &Unread) -> Finding {
-    let because = &unread.because;
-    if unread.may_pass {
-        Finding::failed(format!(
-            "{what} could not be looked at, and will be again: {because}"
-        ))
+/// The finding of a check whose facts are unknown. A transient error is worth waiting for; missing permission to read is no
+/// reason to block.
+fn unknown(what: &str, fact: &UnknownFact) -> Finding {
+    let error = &fact.error;
+    if fact.is_transient {
+        Finding::failed(format!("cannot check {what}: {error}; will retry"))
     } else {
-        Finding::warning(format!("{what} could not be looked at: {because}"))
+        Finding::warning(format!("cannot check {what}: {error}"))
     }
 }
 
@@ -166,67 +152,67 @@ pub(crate) mod tests {
     use super::*;
     use crate::desired::config::tests::mk_config;
 
-    pub(crate) fn mk_facts() -> Facts {
-        Facts {
+    pub(crate) fn mk_facts() -> ClusterFacts {
+        ClusterFacts {
             generation: 1,
             server_version: Ok("v1.33.0".to_owned()),
             denied: Ok(Vec::new()),
-            definitions: Ok(Vec::new()),
-            balancers: Ok(Vec::new()),
+            crds: Ok(Vec::new()),
+            load_balancers: Ok(Vec::new()),
             nodes: Ok(Vec::new()),
-            proxy: Ok(None),
+            kube_proxy_config: Ok(None),
             pools: Ok(Vec::new()),
             services: Ok(Vec::new()),
         }
     }
 
-    fn mk_unread(because: &str, may_pass: bool) -> Facts {
-        let error = || Unread {
-            because: because.to_owned(),
-            may_pass,
+    fn mk_unknown(error: &str, is_transient: bool) -> ClusterFacts {
+        let error = || UnknownFact {
+            error: error.to_owned(),
+            is_transient,
         };
-        Facts {
+        ClusterFacts {
             generation: 1,
             server_version: Err(error()),
             denied: Err(error()),
-            definitions: Err(error()),
-            balancers: Err(error()),
+            crds: Err(error()),
+            load_balancers: Err(error()),
             nodes: Err(error()),
-            proxy: Err(error()),
+            kube_proxy_config: Err(error()),
             pools: Err(error()),
             services: Err(error()),
         }
     }
 
-    fn result(verdict: &Verdict, name: PreflightName) -> (PreflightResult, &str) {
-        let found = verdict.checks.iter().find(|check| check.name == name).unwrap();
+    fn result(report: &PreflightReport, name: PreflightName) -> (PreflightResult, &str) {
+        let found = report.checks.iter().find(|check| check.name == name).unwrap();
         (found.result, &found.message)
     }
 
     #[test]
-    fn every_check_is_told_and_a_cluster_without_trouble_passes_them_all() {
-        let verdict = verdict(&mk_config(), &[], &mk_facts());
-        let names: Vec<_> = verdict.checks.iter().map(|check| check.name).collect();
+    fn all_checks_are_reported_and_pass_on_a_clean_cluster() {
+        let report = run_checks(&mk_config(), &[], &mk_facts());
+        let names: Vec<_> = report.checks.iter().map(|check| check.name).collect();
         assert_eq!(names, PreflightName::ALL);
-        for check in &verdict.checks {
+        for check in &report.checks {
             assert_eq!(check.result, PreflightResult::Passed, "{check:?}");
         }
-        assert_eq!(verdict.blocks, None);
+        assert_eq!(report.blocked_by, None);
     }
 
     #[test]
-    fn a_check_that_fails_blocks_and_says_how_to_skip_it_and_skipped_it_says_so() {
+    fn failed_check_blocks_unless_overridden() {
         let mut facts = mk_facts();
         facts.denied = Ok(vec!["patch services/status".to_owned()]);
-        let failed = verdict(&mk_config(), &[], &facts);
-        let message = failed.blocks.unwrap();
+        let failed = run_checks(&mk_config(), &[], &facts);
+        let message = failed.blocked_by.unwrap();
         assert!(message.starts_with("Permissions: "), "{message}");
         assert!(
-            message.contains("spec.preflight.skip, as in [Permissions]"),
+            message.contains("spec.preflight.skip: [Permissions]"),
             "{message}"
         );
-        let skipped = verdict(&mk_config(), &[PreflightName::Permissions], &facts);
-        assert_eq!(skipped.blocks, None);
+        let skipped = run_checks(&mk_config(), &[PreflightName::Permissions], &facts);
+        assert_eq!(skipped.blocked_by, None);
         let (result, message) = result(&skipped, PreflightName::Permissions);
         assert_eq!(result, PreflightResult::Skipped);
         assert!(message.contains("patch services/status"), "{message}");
@@ -236,37 +222,40 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_may_not_be_looked_at_is_a_warning_and_what_cannot_be_now_is_waited_for() {
-        for (may_pass, result) in [(false, PreflightResult::Warning), (true, PreflightResult::Failed)] {
-            let facts = mk_unread("no answer", may_pass);
-            let verdict = verdict(&mk_config(), &[], &facts);
-            assert_eq!(verdict.blocks.is_some(), may_pass);
-            for check in verdict.checks {
+    fn unknown_fact_fails_if_transient_and_warns_otherwise() {
+        for (is_transient, result) in [(false, PreflightResult::Warning), (true, PreflightResult::Failed)] {
+            let facts = mk_unknown("no answer", is_transient);
+            let report = run_checks(&mk_config(), &[], &facts);
+            assert_eq!(report.blocked_by.is_some(), is_transient);
+            for check in report.checks {
                 if check.name != PreflightName::Images {
                     assert_eq!(check.result, result, "{check:?}");
-                    assert!(check.message.ends_with("no answer"), "{check:?}");
+                    assert!(check.message.contains("no answer"), "{check:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn what_was_seen_before_counts_while_it_cannot_be_seen_and_for_this_generation_only() {
-        assert_eq!(mk_unread("no answer", true).after(Some(mk_facts())), mk_facts());
+    fn known_facts_are_kept_for_the_same_generation() {
+        assert_eq!(
+            mk_unknown("no answer", true).or_known(Some(mk_facts())),
+            mk_facts()
+        );
         let mut other = mk_facts();
         other.generation = 2;
-        let unread = mk_unread("no answer", true);
-        assert_eq!(unread.clone().after(Some(other)), unread);
-        assert_eq!(mk_facts().after(Some(unread)), mk_facts());
+        let unread = mk_unknown("no answer", true);
+        assert_eq!(unread.clone().or_known(Some(other)), unread);
+        assert_eq!(mk_facts().or_known(Some(unread)), mk_facts());
     }
 
     #[test]
-    fn a_skip_of_what_passes_is_no_event() {
-        let verdict = verdict(&mk_config(), &[PreflightName::StrictArp], &mk_facts());
+    fn skipped_check_that_passes_is_not_overridden() {
+        let report = run_checks(&mk_config(), &[PreflightName::StrictArp], &mk_facts());
         assert_eq!(
-            result(&verdict, PreflightName::StrictArp).0,
+            result(&report, PreflightName::StrictArp).0,
             PreflightResult::Skipped
         );
-        assert!(!verdict.checks.iter().any(|check| check.overridden));
+        assert!(!report.checks.iter().any(|check| check.overridden));
     }
 }

@@ -1,65 +1,64 @@
-//! When the cluster is looked at again, and what the last look says about the present spec. Pure: time is an argument.
+//! When facts are collected, and the report of the latest facts. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
 use lb_crds::load_balancer_stack::PreflightName;
 
-use super::{Facts, Verdict, verdict};
+use super::{ClusterFacts, PreflightReport, run_checks};
 use crate::desired::config::StackConfig;
 
-/// Shortest pause between two looks while something waits for a check to pass: whoever puts it right looks at the stack next.
-const WAITING: Duration = Duration::from_secs(5);
-/// It grows with the time since it waits, by this part of it, and to the pause of what fails: a cluster that nobody puts right
-/// is not to be read over and over.
-const PATIENCE: u32 = 8;
-/// Pause while a check fails and nothing waits for it.
-const FAILING: Duration = Duration::from_secs(60);
-/// Pause while all is well.
-const RESTING: Duration = Duration::from_secs(300);
+/// Shortest collection interval while a change is blocked, so that a fix takes effect soon.
+const MIN_BLOCKED_INTERVAL: Duration = Duration::from_secs(5);
+/// While a change is blocked, the interval is this fraction of the time since then, between [`MIN_BLOCKED_INTERVAL`] and
+/// [`FAILED_INTERVAL`].
+const BLOCKED_INTERVAL_DIVISOR: u32 = 8;
+/// Collection interval while a check fails and no change is blocked.
+const FAILED_INTERVAL: Duration = Duration::from_secs(60);
+/// Collection interval while no check fails.
+const PASSED_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The last look, and when it was.
+/// The latest facts and the time of the next collection.
 #[derive(Debug, Default)]
-pub struct Turn {
-    last: Option<(Instant, Facts)>,
-    /// The first look for this generation at something that waits.
-    waits_since: Option<Instant>,
-    /// Whether a look is being taken.
-    looks: bool,
+pub struct PreflightSchedule {
+    last: Option<(Instant, ClusterFacts)>,
+    /// Since when a change of this generation is blocked.
+    blocked_since: Option<Instant>,
+    /// Whether a collection is in progress.
+    collecting: bool,
 }
 
-impl Turn {
-    /// A look is being taken.
+impl PreflightSchedule {
+    /// A collection has started.
     pub fn begin(&mut self) {
-        self.looks = true;
+        self.collecting = true;
     }
 
-    /// This was seen.
-    pub fn take(&mut self, now: Instant, facts: Facts) {
-        self.looks = false;
+    /// Stores collected facts.
+    pub fn store(&mut self, now: Instant, facts: ClusterFacts) {
+        self.collecting = false;
         let before = self.last.take().map(|(_, before)| before);
         if before.as_ref().map(|before| before.generation) != Some(facts.generation) {
-            self.waits_since = None;
+            self.blocked_since = None;
         }
-        self.last = Some((now, facts.after(before)));
+        self.last = Some((now, facts.or_known(before)));
     }
 
-    /// What the last look says. What was seen for another generation says nothing: there may have been reasons to change
-    /// the spec.
+    /// The report for the latest facts; pending if those are about another generation.
     #[must_use]
-    pub fn verdict(&self, plan: &StackConfig, skip: &[PreflightName], generation: i64) -> Verdict {
+    pub fn report(&self, config: &StackConfig, skip: &[PreflightName], generation: i64) -> PreflightReport {
         match &self.last {
-            Some((_, facts)) if facts.generation == generation => verdict(plan, skip, facts),
-            Some(_) | None => Verdict::pending(),
+            Some((_, facts)) if facts.generation == generation => run_checks(config, skip, facts),
+            Some(_) | None => PreflightReport::pending(),
         }
     }
 
-    /// How long to wait before the next look; zero if it is due. `None` while one is being taken.
+    /// Time until the next collection, zero if it is due; `None` while one is in progress.
     #[must_use]
-    pub fn wait(&mut self, now: Instant, generation: i64, fails: bool, waits: bool) -> Option<Duration> {
-        if self.looks {
+    pub fn wait(&mut self, now: Instant, generation: i64, fails: bool, blocked: bool) -> Option<Duration> {
+        if self.collecting {
             return None;
         }
-        self.waits_since = self.waits_since.or(Some(now)).filter(|_| waits);
+        self.blocked_since = self.blocked_since.or(Some(now)).filter(|_| blocked);
         let Some((last, _)) = self
             .last
             .as_ref()
@@ -67,15 +66,16 @@ impl Turn {
         else {
             return Some(Duration::ZERO);
         };
-        let pause = match (waits, fails) {
+        let interval = match (blocked, fails) {
             (true, _) => {
-                let since = self.waits_since.unwrap_or(now);
-                (now.saturating_duration_since(since) / PATIENCE).clamp(WAITING, FAILING)
+                let since = self.blocked_since.unwrap_or(now);
+                (now.saturating_duration_since(since) / BLOCKED_INTERVAL_DIVISOR)
+                    .clamp(MIN_BLOCKED_INTERVAL, FAILED_INTERVAL)
             }
-            (false, true) => FAILING,
-            (false, false) => RESTING,
+            (false, true) => FAILED_INTERVAL,
+            (false, false) => PASSED_INTERVAL,
         };
-        Some(pause.saturating_sub(now.saturating_duration_since(*last)))
+        Some(interval.saturating_sub(now.saturating_duration_since(*last)))
     }
 }
 
@@ -86,38 +86,45 @@ mod tests {
     use crate::preflight::tests::mk_facts;
 
     #[test]
-    fn a_look_is_due_at_first_and_for_each_generation_and_one_at_a_time() {
+    fn facts_are_collected_once_per_generation() {
         let now = Instant::now();
-        let mut turn = Turn::default();
-        assert_eq!(turn.wait(now, 1, false, false), Some(Duration::ZERO));
-        assert!(!turn.verdict(&mk_config(), &[], 1).is_known());
-        assert!(turn.verdict(&mk_config(), &[], 1).blocks.is_some());
-        turn.begin();
-        assert_eq!(turn.wait(now, 1, false, false), None);
-        turn.take(now, mk_facts());
-        assert!(turn.verdict(&mk_config(), &[], 1).is_known());
-        assert_eq!(turn.wait(now, 1, false, false), Some(RESTING));
-        assert_eq!(turn.wait(now + RESTING, 1, false, false), Some(Duration::ZERO));
-        assert_eq!(turn.wait(now, 2, false, false), Some(Duration::ZERO));
-        assert!(turn.verdict(&mk_config(), &[], 2).blocks.is_some());
+        let mut schedule = PreflightSchedule::default();
+        assert_eq!(schedule.wait(now, 1, false, false), Some(Duration::ZERO));
+        assert!(!schedule.report(&mk_config(), &[], 1).is_known());
+        assert!(schedule.report(&mk_config(), &[], 1).blocked_by.is_some());
+        schedule.begin();
+        assert_eq!(schedule.wait(now, 1, false, false), None);
+        schedule.store(now, mk_facts());
+        assert!(schedule.report(&mk_config(), &[], 1).is_known());
+        assert_eq!(schedule.wait(now, 1, false, false), Some(PASSED_INTERVAL));
+        assert_eq!(
+            schedule.wait(now + PASSED_INTERVAL, 1, false, false),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(schedule.wait(now, 2, false, false), Some(Duration::ZERO));
+        assert!(schedule.report(&mk_config(), &[], 2).blocked_by.is_some());
     }
 
     #[test]
-    fn what_waits_is_looked_at_often() {
+    fn blocked_change_shortens_the_interval() {
         let now = Instant::now();
-        let mut turn = Turn::default();
-        turn.take(now, mk_facts());
-        assert_eq!(turn.wait(now, 1, true, true), Some(WAITING));
-        let since = |turn: &mut Turn, seconds: u64| {
+        let mut schedule = PreflightSchedule::default();
+        schedule.store(now, mk_facts());
+        assert_eq!(schedule.wait(now, 1, true, true), Some(MIN_BLOCKED_INTERVAL));
+        let since = |schedule: &mut PreflightSchedule, seconds: u64| {
             let now = now + Duration::from_secs(seconds);
-            turn.take(now, mk_facts());
-            turn.wait(now, 1, true, true)
+            schedule.store(now, mk_facts());
+            schedule.wait(now, 1, true, true)
         };
-        assert_eq!(since(&mut turn, 40), Some(WAITING));
-        assert_eq!(since(&mut turn, 80), Some(WAITING * 2));
-        assert_eq!(since(&mut turn, 4000), Some(FAILING));
+        assert_eq!(since(&mut schedule, 40), Some(MIN_BLOCKED_INTERVAL));
+        assert_eq!(since(&mut schedule, 80), Some(MIN_BLOCKED_INTERVAL * 2));
+        assert_eq!(since(&mut schedule, 4000), Some(FAILED_INTERVAL));
         let then = now + Duration::from_secs(4000);
-        assert_eq!(turn.wait(then, 1, true, false), Some(FAILING));
-        assert_eq!(since(&mut turn, 4001), Some(WAITING), "it waits anew");
+        assert_eq!(schedule.wait(then, 1, true, false), Some(FAILED_INTERVAL));
+        assert_eq!(
+            since(&mut schedule, 4001),
+            Some(MIN_BLOCKED_INTERVAL),
+            "blocked again"
+        );
     }
 }

@@ -95,7 +95,7 @@ impl Operator {
         // While nobody can look, what was let be made before may be kept up, and no more: our DaemonSet has the name of the
         // one in MetalLB's manifest.
         let kept_up = match record {
-            None if ours.exists || self.preflight.verdict.blocks.is_some() => Admitted::All,
+            None if ours.exists || self.preflight.report.blocked_by.is_some() => Admitted::All,
             Some(_) if ours.speakers_made => Admitted::All,
             Some(_) if ours.exists => Admitted::Controllers,
             None | Some(_) => Admitted::Nothing,
@@ -119,7 +119,7 @@ impl Operator {
         let seen = Seen {
             away_for: self.adoption.away_for(now, &found),
             still_for: self.adoption.still_for(now, &found),
-            checked: self.preflight.verdict.is_known() && self.preflight.verdict.blocks.is_none(),
+            checked: self.preflight.report.is_known() && self.preflight.report.blocked_by.is_none(),
             images: self.images(namespace),
             record,
             found,
@@ -370,7 +370,7 @@ impl Operator {
                 self.writer.forget(namespace).await?;
                 self.index.discard(&Record::id(namespace));
                 // What was seen meanwhile is no reason to install anything: MetalLB was away.
-                self.preflight = super::preflight::Preflight::default();
+                self.preflight = super::preflight::PreflightState::default();
                 self.adoption = Adoption::default();
                 if let Some(status) = self.stack.as_mut().and_then(|stack| stack.status.as_mut()) {
                     UpgradeState::from_status(status).uninstalled().write_to(status);

@@ -66,7 +66,7 @@ pub struct Operator {
     /// Whether an upgrade that was under way when this process began has been taken over.
     resumed: bool,
     rotation: KeyRotation,
-    preflight: preflight::Preflight,
+    preflight: preflight::PreflightState,
     adoption: adoption::Adoption,
     /// There while the stack is being deleted.
     blockers: Option<ServiceBlockers>,
@@ -99,7 +99,7 @@ impl Operator {
             drift_limiter: DriftLimiter::default(),
             retries: Retries::default(),
             rotation: KeyRotation::default(),
-            preflight: preflight::Preflight::default(),
+            preflight: preflight::PreflightState::default(),
             adoption: adoption::Adoption::default(),
             blockers: None,
             clear_since: None,
@@ -281,8 +281,8 @@ impl Operator {
         if let Some(missing) = validation::missing_prerequisite(stack, self.monitors_exist) {
             work.failures.push((Reason::MissingPrerequisite, missing));
         }
-        self.check(stack, plan);
-        input.preflight.clone_from(&self.preflight.verdict.checks);
+        self.run_preflight(stack, plan);
+        input.preflight.clone_from(&self.preflight.report.checks);
         let health = input.health.clone();
         let (admitted, adoption) = self.adopt(stack, plan, &rendered, &health, leads, work).await;
         input.adoption = adoption;
@@ -291,7 +291,7 @@ impl Operator {
         if !stack.spec.paused {
             self.rotate_keys(stack, &plan.namespace, leads, work).await;
         }
-        self.plan_look(stack, plan, input.blocked.is_some(), work);
+        self.schedule_preflight(stack, plan, input.blocked.is_some(), work);
     }
 
     /// Goes on with an upgrade if there is one, and carries out its actions.
@@ -394,7 +394,7 @@ impl Operator {
         let mut snapshot = objects::snapshot(&snapshot_input, &todo);
         snapshot.obstacle = snapshot
             .obstacle
-            .or_else(|| self.preflight.verdict.blocks.clone());
+            .or_else(|| self.preflight.report.blocked_by.clone());
         snapshot
     }
 
@@ -482,7 +482,7 @@ impl Operator {
         let todo = if self.has_begun_to_adopt(&plan.namespace) {
             todo
         } else {
-            self.admit(todo, work)
+            self.hold_first_installation(todo, work)
         };
         let todo = adoption::admit(todo, admitted);
         for (wanted, cause) in todo.apply {

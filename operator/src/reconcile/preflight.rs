@@ -1,4 +1,4 @@
-//! Asks for looks at the cluster, and lets through what [`crate::preflight`] says may be done.
+//! Runs the checks of [`crate::preflight`] and holds writes that they block.
 
 use std::time::{Duration, Instant};
 
@@ -8,44 +8,48 @@ use lb_crds::load_balancer_stack::{PreflightName, UpgradeStep};
 use super::{Operator, PassResult};
 use crate::desired::config::StackConfig;
 use crate::drift::diff::Difference;
-use crate::preflight::collect::Request;
+use crate::preflight::collect::FactsRequest;
 use crate::preflight::gate::is_first_installation;
-use crate::preflight::{Facts, Turn, Verdict, failures};
+use crate::preflight::{ClusterFacts, PreflightReport, PreflightSchedule, failures};
 use crate::upgrade::UpgradeState;
 
-/// What the operator knows of the checks.
+/// The state of the checks.
 #[derive(Debug, Default)]
-pub(super) struct Preflight {
-    turn: Turn,
-    /// What the checks say about the present spec.
-    pub(super) verdict: Verdict,
-    /// The look that is to be taken next.
-    request: Option<Request>,
+pub(super) struct PreflightState {
+    schedule: PreflightSchedule,
+    /// The report about the present spec.
+    pub(super) report: PreflightReport,
+    /// The next collection of facts, if it is due.
+    request: Option<FactsRequest>,
 }
 
 impl Operator {
-    /// A look at the cluster that is due; whoever asks is to take it and to bring back what it saw.
+    /// The collection of facts that is due. The caller must pass the facts to [`Self::store_facts`].
     #[must_use]
-    pub fn look_due(&mut self) -> Option<Request> {
+    pub fn take_facts_request(&mut self) -> Option<FactsRequest> {
         let request = self.preflight.request.take()?;
-        self.preflight.turn.begin();
+        self.preflight.schedule.begin();
         Some(request)
     }
 
-    /// What a look at the cluster saw.
-    pub fn looked(&mut self, facts: Facts) {
-        self.preflight.turn.take(Instant::now(), facts);
+    /// Stores collected facts.
+    pub fn store_facts(&mut self, facts: ClusterFacts) {
+        self.preflight.schedule.store(Instant::now(), facts);
     }
 
-    /// Makes the checks.
-    pub(super) fn check(&mut self, stack: &LoadBalancerStack, plan: &StackConfig) {
+    /// Runs the checks.
+    pub(super) fn run_preflight(&mut self, stack: &LoadBalancerStack, plan: &StackConfig) {
         let generation = stack.metadata.generation.unwrap_or_default();
-        self.preflight.verdict = self.preflight.turn.verdict(plan, skipped(stack), generation);
+        self.preflight.report = self.preflight.schedule.report(plan, skipped(stack), generation);
     }
 
-    /// Of what is to be done, what may be done; `work` is told why the rest may not.
-    pub(super) fn admit<'a>(&self, todo: Difference<'a>, work: &mut PassResult) -> Difference<'a> {
-        match &self.preflight.verdict.blocks {
+    /// Holds the writes of a first installation that is blocked; the reason is stored in `work`.
+    pub(super) fn hold_first_installation<'a>(
+        &self,
+        todo: Difference<'a>,
+        work: &mut PassResult,
+    ) -> Difference<'a> {
+        match &self.preflight.report.blocked_by {
             Some(reason) if is_first_installation(&todo, &self.index, self.has_run()) => {
                 work.blocked = Some(reason.clone());
                 Difference::default()
@@ -54,23 +58,22 @@ impl Operator {
         }
     }
 
-    /// Whether this stack has run before, says its status.
+    /// Whether the status says that this stack has run before.
     fn has_run(&self) -> bool {
         let status = self.stack.as_ref().and_then(|stack| stack.status.as_ref());
         status.is_some_and(|status| status.last_good.is_some())
     }
 
-    /// Why an upgrade that is under way does not get beyond its first step, if a check is the reason. What has got
-    /// further goes on, and back if need be.
+    /// The failed checks that keep an upgrade in its first step. Later steps, and a rollback, are not blocked.
     pub(super) fn blocks_upgrade(&self, state: &UpgradeState) -> Option<String> {
         let upgrade = state.upgrade.as_ref()?;
-        let verdict = &self.preflight.verdict;
-        let waits = upgrade.step == UpgradeStep::Preflight && verdict.is_known();
-        verdict.blocks.clone().filter(|_| waits)
+        let report = &self.preflight.report;
+        let waits = upgrade.step == UpgradeStep::Preflight && report.is_known();
+        report.blocked_by.clone().filter(|_| waits)
     }
 
-    /// Sees to the next look.
-    pub(super) fn plan_look(
+    /// Schedules the next collection of facts.
+    pub(super) fn schedule_preflight(
         &mut self,
         stack: &LoadBalancerStack,
         plan: &StackConfig,
@@ -78,10 +81,14 @@ impl Operator {
         work: &mut PassResult,
     ) {
         let generation = stack.metadata.generation.unwrap_or_default();
-        let fails = failures(&self.preflight.verdict.checks).is_some();
-        match self.preflight.turn.wait(Instant::now(), generation, fails, waits) {
+        let fails = failures(&self.preflight.report.checks).is_some();
+        match self
+            .preflight
+            .schedule
+            .wait(Instant::now(), generation, fails, waits)
+        {
             Some(Duration::ZERO) => {
-                self.preflight.request = Some(Request {
+                self.preflight.request = Some(FactsRequest {
                     generation,
                     namespace: plan.namespace.clone(),
                     node_selector: plan.speaker.selector(),

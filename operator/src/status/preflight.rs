@@ -10,7 +10,7 @@ use crate::preflight::failures;
 /// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a whole.
 const LIMIT: usize = 2000;
 
-/// Whether a check failed, and which.
+/// Condition PreflightPassed.
 pub(super) fn condition(checks: &[PreflightCheck]) -> NewCondition {
     let failed = failures(checks);
     let (status, reason) = match failed {

@@ -1,23 +1,23 @@
-//! Whether images have names that a node can make sense of. Whether it can pull them is not asked here but found out: the
-//! upgrade pulls a new image on every node before it restarts anything, and a first installation has nothing to lose.
+//! Check `Images`: whether the images have valid names. Whether nodes can pull them is found out later: an upgrade pulls a new
+//! image on every node before it restarts a pod, and a first installation interrupts nothing.
 
 use crate::preflight::Finding;
 
-pub(in crate::preflight) fn names(images: [&str; 2]) -> Finding {
+pub(in crate::preflight) fn images(images: [&str; 2]) -> Finding {
     for image in images {
         if let Some(fault) = fault(image) {
             return Finding::failed(format!(
-                "{image:?} is not the name of an image: {fault}; correct spec.images, or the operator's own arguments"
+                "invalid image name {image:?}: {fault}; correct spec.images or the arguments of the operator"
             ));
         }
     }
     Finding::passed(format!(
-        "{} and {} are names of images; whether they can be pulled shows when nodes pull them",
+        "the image names {} and {} are valid; they are not pulled yet",
         images[0], images[1]
     ))
 }
 
-/// What is wrong with a reference, by the grammar of the distribution project: `[host[:port]/]path[:tag][@digest]`.
+/// Why a reference is invalid, by the grammar of the distribution project: `[host[:port]/]path[:tag][@digest]`.
 fn fault(reference: &str) -> Option<String> {
     let (name, digest) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
@@ -26,7 +26,7 @@ fn fault(reference: &str) -> Option<String> {
     if let Some(digest) = digest
         && !is_digest(digest)
     {
-        return Some("after @ comes sha256: and 64 hexadecimal digits".to_owned());
+        return Some("the digest after @ must be sha256: and 64 hexadecimal digits".to_owned());
     }
     let last = name.rfind('/').map_or(0, |slash| slash + 1);
     let (path, tag) = match name.get(last..).and_then(|part| part.find(':')) {
@@ -39,7 +39,7 @@ fn fault(reference: &str) -> Option<String> {
         return Some(format!("{tag:?} is not a tag"));
     }
     if digest.is_none() && tag.is_none() {
-        return Some("it has neither a tag nor a digest".to_owned());
+        return Some("neither a tag nor a digest".to_owned());
     }
     let mut parts = path.split('/').peekable();
     // A first part with a dot or a port is a host.
@@ -52,7 +52,7 @@ fn fault(reference: &str) -> Option<String> {
     }
     parts.find(|part| !is_path_part(part)).map(|part| {
         format!(
-            "{part:?} is not a part of a name: use lower-case letters, digits, dots, dashes and underscores"
+            "{part:?} is not a valid part of a name; use lower-case letters, digits, dots, dashes and underscores"
         )
     })
 }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_images_pass_and_others_fail_with_the_fault() {
+    fn invalid_image_names_fail_with_the_reason() {
         let digest = format!("r.io/a/speaker@sha256:{}", "0".repeat(64));
         let both = format!("r.io/a/speaker:1@sha256:{}", "f".repeat(64));
         for good in [

@@ -1,23 +1,24 @@
-//! Whether pools have addresses that the cluster uses itself. A Service that got a node's address would cut the node off,
-//! and one that got an address of pods or of other Services would never be reached.
+//! Check `PoolOverlap`: whether pools contain addresses that the cluster uses. A Service with a node's address would cut the
+//! node off; one with an address of pods or of other Services would be unreachable.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lb_crds::AddressRange;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 
-use crate::preflight::{Finding, Known, Node, Pool, few, unknown};
+use crate::preflight::{Fact, Finding, NodeFacts, PoolFacts, unknown};
 
-pub(in crate::preflight) fn overlaps(
-    pools: &Known<Vec<Pool>>,
-    nodes: &Known<Vec<Node>>,
-    services: &Known<Vec<IpNet>>,
+pub(in crate::preflight) fn pool_overlap(
+    pools: &Fact<Vec<PoolFacts>>,
+    nodes: &Fact<Vec<NodeFacts>>,
+    services: &Fact<Vec<IpNet>>,
 ) -> Finding {
     let (pools, nodes, services) = match (pools, nodes, services) {
         (Ok(pools), Ok(nodes), Ok(services)) => (pools, nodes, services),
         (Err(error), _, _) => return unknown("the pools", error),
         (_, Err(error), _) => return unknown("the nodes", error),
-        (_, _, Err(error)) => return unknown("the networks of Services", error),
+        (_, _, Err(error)) => return unknown("the Service networks", error),
     };
     let mut found = Vec::new();
     for pool in pools {
@@ -30,31 +31,31 @@ pub(in crate::preflight) fn overlaps(
         }
     }
     if found.is_empty() {
-        return Finding::passed("no pool has addresses of nodes, pods or Services");
+        return Finding::passed("no pool overlaps nodes, pods or Services");
     }
     found.dedup();
     Finding::failed(format!(
-        "{}: take these addresses out of spec.addresses, or name them in the pool's annotation {}",
-        few(&found),
+        "{}; remove these addresses from spec.addresses or add them to the pool's annotation {}",
+        list_first(&found, LIST_LIMIT),
         lb_crds::names::EXCLUDED_ADDRESSES
     ))
 }
 
-fn with_node(pool: &Pool, node: &Node) -> Option<String> {
+fn with_node(pool: &PoolFacts, node: &NodeFacts) -> Option<String> {
     let mut addresses = node.addresses.iter();
-    let address = addresses.find(|address| gives(pool, **address))?;
+    let address = addresses.find(|address| assigns(pool, **address))?;
     Some(format!(
         "pool {} has the address {address} of node {}",
         pool.name, node.name
     ))
 }
 
-fn gives(pool: &Pool, address: IpAddr) -> bool {
+fn assigns(pool: &PoolFacts, address: IpAddr) -> bool {
     pool.ranges.iter().any(|range| range.contains(address))
         && !pool.excluded.iter().any(|range| range.contains(address))
 }
 
-fn with_network(pool: &Pool, network: IpNet, of: &str) -> Option<String> {
+fn with_network(pool: &PoolFacts, network: IpNet, of: &str) -> Option<String> {
     let network_range = AddressRange::new(network.network(), network.broadcast()).ok()?;
     pool.ranges
         .iter()
@@ -65,13 +66,13 @@ fn with_network(pool: &Pool, network: IpNet, of: &str) -> Option<String> {
     ))
 }
 
-/// First and last of the addresses that are in both.
+/// First and last address of the intersection.
 fn overlap(a: &AddressRange, b: &AddressRange) -> (IpAddr, IpAddr) {
     (a.first().max(b.first()), a.last().min(b.last()))
 }
 
-/// Whether one of the excluded ranges has all of them.
-fn is_excluded(pool: &Pool, (first, last): (IpAddr, IpAddr)) -> bool {
+/// Whether one excluded range contains all of them.
+fn is_excluded(pool: &PoolFacts, (first, last): (IpAddr, IpAddr)) -> bool {
     pool.excluded
         .iter()
         .any(|range| range.contains(first) && range.contains(last))
@@ -81,9 +82,9 @@ fn is_excluded(pool: &Pool, (first, last): (IpAddr, IpAddr)) -> bool {
 mod tests {
     use super::*;
 
-    fn mk_pool(ranges: &[&str], excluded: &[&str]) -> Pool {
+    fn mk_pool(ranges: &[&str], excluded: &[&str]) -> PoolFacts {
         let read = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
-        Pool {
+        PoolFacts {
             name: "lan".to_owned(),
             ranges: read(ranges),
             excluded: read(excluded),
@@ -91,12 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_with_addresses_that_the_cluster_uses_fails_and_names_them() {
-        let node = Node {
+    fn pool_with_used_addresses_fails_and_names_them() {
+        let node = NodeFacts {
             name: "n1".to_owned(),
             addresses: vec!["192.168.50.11".parse().unwrap(), "fc00:50::11".parse().unwrap()],
             pods: vec!["10.244.1.0/24".parse().unwrap()],
-            ..Node::default()
+            ..NodeFacts::default()
         };
         let services: Vec<IpNet> = vec!["10.96.0.0/16".parse().unwrap()];
         let cases: [(&[&str], &[&str], Option<&str>); 11] = [
@@ -134,7 +135,7 @@ mod tests {
         ];
         for (ranges, excluded, wanted) in cases {
             let pools = Ok(vec![mk_pool(ranges, excluded)]);
-            let finding = overlaps(&pools, &Ok(vec![node.clone()]), &Ok(services.clone()));
+            let finding = pool_overlap(&pools, &Ok(vec![node.clone()]), &Ok(services.clone()));
             match wanted {
                 None => assert!(matches!(finding, Finding::Passed(_)), "{ranges:?}: {finding:?}"),
                 Some(wanted) => {
