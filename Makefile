@@ -49,7 +49,7 @@ bench-addresses bench-announcing:
 	cargo build --quiet --release --locked -p lb-lab -p lb-bench --bin lab --bin $@
 	$(or $(CARGO_TARGET_DIR),target)/release/$@ $(BENCH)
 
-bench-addresses: ## measure address assignment, compared with MetalLB; BENCH="--skip-peer" and others
+bench-addresses: ## measure address assignment, compared with MetalLB; BENCH="--skip-metallb" and others
 bench-announcing: ## measure failures, restarts and drains as a client sees them, compared with MetalLB
 
 generate: ## write the CRDs from their types, and the OLM bundle from them and the chart

@@ -1,4 +1,4 @@
-//! What comes of a benchmark: figures, a table for people and a list for programs.
+//! Results of a benchmark: figures, as a table for people and as a list for programs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use super::testbed::Stack;
 use lb_lab::repository;
 
-/// Which way is better.
+/// The better direction of a figure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Better {
-    /// The smaller the better.
+    /// Smaller is better.
     Lower,
-    /// The greater the better.
+    /// Greater is better.
     Higher,
 }
 
-/// What a value counts.
+/// The unit of a value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unit {
     /// Seconds.
@@ -29,15 +29,15 @@ pub enum Unit {
     Microseconds,
     /// 10^6 bytes.
     Megabytes,
-    /// Things.
+    /// A plain number.
     Count,
-    /// API writes an hour.
+    /// API writes per hour.
     PerHour,
-    /// Operations a second.
+    /// Operations per second.
     PerSecond,
     /// Percent of one processor.
     OfProcessor,
-    /// How many times as much.
+    /// A ratio.
     Times,
 }
 
@@ -64,10 +64,10 @@ impl Unit {
         }
     }
 
-    /// A value as the table shows it, without its unit.
+    /// A value without its unit, as in the table.
     fn number(self, value: f64) -> String {
         let decimals = match self {
-            // A count of things for each of many may fall between.
+            // An average of counts may be fractional.
             Self::Count if value.fract() != 0.0 => 2,
             unit => unit.decimals(),
         };
@@ -75,7 +75,7 @@ impl Unit {
         if decimals == 0 { thousands(&text) } else { text }
     }
 
-    /// A value as the table shows it.
+    /// A value with its unit, as in the table.
     fn show(self, value: f64) -> String {
         format!("{} {}", self.number(value), self.symbol())
             .trim_end()
@@ -83,25 +83,25 @@ impl Unit {
     }
 }
 
-/// One measure of one stack.
+/// A measurement of one load balancer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// What was measured. Ours and the peer's have the same name.
+    /// The same for both load balancers.
     pub name: String,
-    /// What its values count.
+    /// Unit of the samples.
     pub unit: Unit,
-    /// What ours should reach.
+    /// The goal of lb-operator.
     pub goal: Option<f64>,
-    /// Which way is better.
+    /// The better direction.
     pub better: Better,
-    /// A value for each time it was measured.
+    /// One value for each repetition.
     pub samples: Vec<f64>,
-    /// The benchmark stopped waiting: the values say how long it waited.
-    pub gave_up: bool,
+    /// Whether the benchmark hit its timeout: then the values are lower bounds.
+    pub timed_out: bool,
 }
 
 impl Figure {
-    /// A figure of which less is better, without a goal.
+    /// A figure without a goal; less is better.
     #[must_use]
     pub fn new(name: impl Into<String>, unit: Unit, samples: Vec<f64>) -> Self {
         Self {
@@ -110,11 +110,11 @@ impl Figure {
             goal: None,
             better: Better::Lower,
             samples,
-            gave_up: false,
+            timed_out: false,
         }
     }
 
-    /// The same, with a goal.
+    /// With a goal.
     #[must_use]
     pub fn goal(self, goal: impl Into<Option<f64>>) -> Self {
         Self {
@@ -123,13 +123,13 @@ impl Figure {
         }
     }
 
-    /// The same, of which the benchmark may have stopped waiting.
+    /// With or without a timeout.
     #[must_use]
-    pub fn gave_up(self, gave_up: bool) -> Self {
-        Self { gave_up, ..self }
+    pub fn timed_out(self, timed_out: bool) -> Self {
+        Self { timed_out, ..self }
     }
 
-    /// The same, of which more is better.
+    /// More is better.
     #[must_use]
     pub fn higher(self) -> Self {
         Self {
@@ -138,7 +138,7 @@ impl Figure {
         }
     }
 
-    /// Another figure of the same samples: the worst of them, which has a goal of its own.
+    /// The worst of the same samples, as a figure with a goal of its own.
     #[must_use]
     pub fn worst(&self, name: impl Into<String>, goal: impl Into<Option<f64>>) -> Self {
         let worst = match self.better {
@@ -166,7 +166,7 @@ impl Figure {
         }
     }
 
-    /// Whether the goal is reached, if there is one.
+    /// Whether the goal is reached; `None` without a goal.
     #[must_use]
     pub fn met(&self) -> Option<bool> {
         let goal = self.goal?;
@@ -174,18 +174,18 @@ impl Figure {
             Better::Lower => self.value() <= goal,
             Better::Higher => self.value() >= goal,
         };
-        Some(reached && !self.gave_up)
+        Some(reached && !self.timed_out)
     }
 
-    /// The median, and how far apart the values lie if there are some.
+    /// The median, and the range of several samples.
     fn show(&self) -> String {
         let value = self.unit.show(self.value());
-        if self.gave_up {
+        if self.timed_out {
             return format!("not within {value}");
         }
         let least = self.samples.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (low, high) = (self.unit.number(least), self.unit.number(most));
+        let large = self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (low, high) = (self.unit.number(least), self.unit.number(large));
         if low == high {
             value
         } else {
@@ -210,19 +210,19 @@ impl Figure {
 /// All figures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Ours.
+    /// Figures of lb-operator.
     pub ours: Vec<Figure>,
-    /// The peer's.
-    pub peer: Vec<Figure>,
+    /// Figures of MetalLB.
+    pub metallb: Vec<Figure>,
 }
 
 impl Report {
-    /// The table: a line for each measure.
+    /// The table, with a line for each figure.
     #[must_use]
     pub fn table(&self) -> String {
         let mut rows = vec![["measure", "ours", "goal", "met", "MetalLB", "MetalLB/ours"].map(str::to_owned)];
         for name in self.names() {
-            rows.push(row(name, find(&self.ours, name), find(&self.peer, name)));
+            rows.push(row(name, find(&self.ours, name), find(&self.metallb, name)));
         }
         let widths: [usize; 6] = std::array::from_fn(|column| {
             rows.iter()
@@ -252,20 +252,20 @@ impl Report {
         text
     }
 
-    /// The list: an object for each figure, the peer's without goals.
+    /// The list, with an object for each figure; those of MetalLB have no goal.
     #[must_use]
     pub fn json(&self) -> Value {
         let ours = self.ours.iter().map(|figure| figure.json("", figure.goal));
-        let peer = self.peer.iter().map(|figure| figure.json(" (MetalLB)", None));
-        ours.chain(peer).collect()
+        let metallb = self.metallb.iter().map(|figure| figure.json(" (MetalLB)", None));
+        ours.chain(metallb).collect()
     }
 
-    /// Prints the table, and writes the list to `target/bench/<name>.json`. Nothing where nothing was measured.
+    /// Prints the table and writes the list to `target/bench/<name>.json`. Does nothing without figures.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn publish(&self, name: &str) -> anyhow::Result<()> {
-        if self.ours.is_empty() && self.peer.is_empty() {
+        if self.ours.is_empty() && self.metallb.is_empty() {
             return Ok(());
         }
         let path = repository().join(format!("target/bench/{name}.json"));
@@ -281,11 +281,11 @@ impl Report {
         Ok(())
     }
 
-    /// The figures of one stack, to add to.
+    /// The figures of a load balancer.
     pub fn of(&mut self, stack: Stack) -> &mut Vec<Figure> {
         match stack {
             Stack::Ours => &mut self.ours,
-            Stack::MetalLb => &mut self.peer,
+            Stack::MetalLb => &mut self.metallb,
         }
     }
 
@@ -302,10 +302,10 @@ impl Report {
         std::fs::write(path, format!("{text}\n")).with_context(failed)
     }
 
-    /// The measures, each once, in the order they were taken.
+    /// The names of all figures, each once, in the order of measurement.
     fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
-        for figure in self.ours.iter().chain(&self.peer) {
+        for figure in self.ours.iter().chain(&self.metallb) {
             if !names.contains(&figure.name.as_str()) {
                 names.push(&figure.name);
             }
@@ -318,16 +318,16 @@ fn find<'a>(figures: &'a [Figure], name: &str) -> Option<&'a Figure> {
     figures.iter().find(|figure| figure.name == name)
 }
 
-fn row(name: &str, ours: Option<&Figure>, peer: Option<&Figure>) -> [String; 6] {
+fn row(name: &str, ours: Option<&Figure>, metallb: Option<&Figure>) -> [String; 6] {
     let show = |figure: Option<&Figure>| figure.map(Figure::show).unwrap_or_default();
     let goal = ours.and_then(|figure| Some(figure.unit.show(figure.goal?)));
     let met = ours
         .and_then(Figure::met)
         .map(|met| if met { "yes" } else { "no" });
-    let ratio = match (ours, peer) {
-        (Some(ours), Some(peer)) if ours.value() > 0.0 => {
-            let least = if peer.gave_up { "> " } else { "" };
-            format!("{least}{:.1}", peer.value() / ours.value())
+    let ratio = match (ours, metallb) {
+        (Some(ours), Some(metallb)) if ours.value() > 0.0 => {
+            let least = if metallb.timed_out { "> " } else { "" };
+            format!("{least}{:.1}", metallb.value() / ours.value())
         }
         _ => String::new(),
     };
@@ -336,24 +336,24 @@ fn row(name: &str, ours: Option<&Figure>, peer: Option<&Figure>) -> [String; 6] 
         show(ours),
         goal.unwrap_or_default(),
         met.unwrap_or_default().to_owned(),
-        show(peer),
+        show(metallb),
         ratio,
     ]
 }
 
-/// The machine's load over the last minutes: what else ran here.
+/// The machine's load averages: a busy machine distorts figures.
 fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// A number of Services, as in `10,000 Services`.
+/// As in `10,000 Services`.
 #[must_use]
 pub fn services(count: usize) -> String {
     format!("{} Services", thousands(&count.to_string()))
 }
 
-/// Digits in groups of three.
+/// Separates digits in groups of three.
 pub(super) fn thousands(digits: &str) -> String {
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -402,7 +402,7 @@ mod tests {
     fn what_was_not_waited_for_meets_no_goal_and_says_so() {
         let figure = Figure::new("a", Unit::Seconds, vec![900.0])
             .goal(1000.0)
-            .gave_up(true);
+            .timed_out(true);
         assert_eq!(figure.met(), Some(false));
         assert_eq!(figure.show(), "not within 900.00 s");
     }
@@ -411,7 +411,7 @@ mod tests {
     fn the_table_has_both_beside_each_other_and_the_list_has_them_one_by_one() {
         let report = Report {
             ours: vec![Figure::new("1,000 Services", Unit::Seconds, vec![0.5]).goal(1.0)],
-            peer: vec![
+            metallb: vec![
                 Figure::new("1,000 Services", Unit::Seconds, vec![48.0]),
                 Figure::new("only theirs", Unit::Count, vec![1_234_567.0]),
             ],

@@ -1,5 +1,4 @@
-//! Services by the thousand: made and deleted over several connections, and watched by one that notes when each has its
-//! address.
+//! Creates and deletes thousands of Services over several connections, and records when each got its address.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,34 +22,34 @@ use tokio::task::JoinHandle;
 
 /// Namespace of the benchmark's Services.
 pub const NAMESPACE: &str = "bench";
-/// Connections that Services are made and deleted over, one request at a time on each.
+/// Connections for creating and deleting Services, with one request at a time on each.
 const CONNECTIONS: usize = 16;
 
-/// Makes and deletes Services.
-pub struct Hands {
+/// Creates and deletes Services.
+pub struct ServiceClient {
     apis: Vec<Apis>,
 }
 
-/// One connection.
+/// APIs over one connection.
 struct Apis {
     services: Api<Service>,
     slices: Api<EndpointSlice>,
 }
 
-/// A Service with an address of its choice and an endpoint, so that the address is answered for.
+/// A Service that requests an address and has an endpoint, so that the address is announced.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Announced {
-    /// Its name.
+    /// Name of the Service.
     pub name: String,
-    /// The address that it asks for.
+    /// The requested address.
     pub address: Ipv4Addr,
 }
 
-impl Hands {
-    /// Hands with a connection each.
+impl ServiceClient {
+    /// Opens the connections.
     ///
     /// # Errors
-    /// When the credentials cannot be used.
+    /// When the credentials are not usable.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let api = |_| {
             let client = Client::try_from(config.clone()).context("make a client")?;
@@ -63,10 +62,10 @@ impl Hands {
         Ok(Self { apis })
     }
 
-    /// Makes these Services as fast as the API server takes them. Returns when it acknowledged each.
+    /// Creates Services as fast as the API server accepts them. Returns the times of its acknowledgements.
     ///
     /// # Errors
-    /// When it refuses one.
+    /// When the API server rejects one.
     pub async fn create(&self, names: &[String]) -> anyhow::Result<BTreeMap<String, Instant>> {
         let acknowledged = RefCell::new(BTreeMap::new());
         self.for_each(names, async |apis, name| {
@@ -82,10 +81,10 @@ impl Hands {
         Ok(acknowledged.into_inner())
     }
 
-    /// Makes these Services and their endpoints.
+    /// Creates Services and their endpoints.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server rejects one.
     pub async fn announce(&self, services: &[Announced]) -> anyhow::Result<()> {
         self.for_each(services, async |apis, announced| {
             let name = &announced.name;
@@ -106,10 +105,10 @@ impl Hands {
         .await
     }
 
-    /// Deletes these Services.
+    /// Deletes Services.
     ///
     /// # Errors
-    /// When the API server refuses.
+    /// When the API server rejects a deletion.
     pub async fn delete(&self, names: &[String]) -> anyhow::Result<()> {
         self.for_each(names, async |apis, name| {
             apis.services
@@ -121,7 +120,7 @@ impl Hands {
         .await
     }
 
-    /// Each hand takes the next name when it is free.
+    /// Each connection takes the next name when it is free.
     async fn for_each<T>(
         &self,
         items: &[T],
@@ -141,13 +140,13 @@ impl Hands {
     }
 }
 
-/// The names of so many Services.
+/// The names of `count` Services.
 #[must_use]
 pub fn names(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("service-{number:05}")).collect()
 }
 
-/// A Service that asks for an address, or for this one: nothing runs behind it, and the label keeps kube-proxy out of it.
+/// A Service without pods, which may request an address. Its label makes kube-proxy ignore it.
 fn service(name: &str, address: Option<Ipv4Addr>) -> serde_json::Result<Service> {
     let annotations: BTreeMap<_, _> = address
         .map(|address| (LOAD_BALANCER_IPS.key, address.to_string()))
@@ -163,7 +162,7 @@ fn service(name: &str, address: Option<Ipv4Addr>) -> serde_json::Result<Service>
     }))
 }
 
-/// An endpoint that is said to be ready. It is written here because the cluster's own controller makes 20 a second.
+/// A ready endpoint. Written here because the cluster's own controller creates only 20 a second.
 fn endpoint(service: &str) -> serde_json::Result<EndpointSlice> {
     serde_json::from_value(json!({
         "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
@@ -173,19 +172,19 @@ fn endpoint(service: &str) -> serde_json::Result<EndpointSlice> {
     }))
 }
 
-/// What the watch has seen of a Service.
+/// The observed state of a Service.
 #[derive(Clone, Debug)]
 struct Seen {
     version: String,
-    /// Its address, and when that was seen first.
+    /// Its address, and the time when it was first observed.
     assigned: Option<(IpAddr, Instant)>,
 }
 
-/// All Services of the namespace, as far as the watch has seen them.
+/// The observed state of all Services in the namespace.
 #[derive(Default)]
 struct Sight {
     services: BTreeMap<String, Seen>,
-    /// How many of them have an address.
+    /// Number of Services with an address.
     assigned: usize,
 }
 
@@ -202,7 +201,7 @@ struct Shared {
 }
 
 impl Watch {
-    /// Begins to watch. Needs a [`tokio::task::LocalSet`].
+    /// Starts to watch. Needs a [`tokio::task::LocalSet`].
     #[must_use]
     pub fn start(client: &Client) -> Self {
         let shared = Rc::new(Shared::default());
@@ -211,30 +210,30 @@ impl Watch {
         Self { shared, task }
     }
 
-    /// Waits until so many Services have an address, and no longer than this. Returns how many have one.
+    /// Waits until `count` Services have an address, at most `within`. Returns the number that have one.
     pub async fn assigned(&self, count: usize, within: Duration) -> usize {
         self.until(within, |sight| sight.assigned >= count).await;
         self.shared.sight.borrow().assigned
     }
 
-    /// Waits until only so many Services are left.
+    /// Waits until at most `count` Services exist.
     ///
     /// # Errors
-    /// When that does not come about in time.
+    /// When there are more after `within`.
     pub async fn left(&self, count: usize, within: Duration) -> anyhow::Result<()> {
         if !self.until(within, |sight| sight.services.len() <= count).await {
-            bail!("waited {within:?} in vain for deleted Services to be gone");
+            bail!("deleted Services still exist after {within:?}");
         }
         Ok(())
     }
 
-    /// Waits until a Service has an address, and returns when it was seen first; none when it has none in time.
+    /// Waits until a Service has an address, and returns when it was first observed; `None` after `within`.
     pub async fn address(&self, name: &str, within: Duration) -> Option<Instant> {
         self.until(within, |sight| sight.when(name).is_some()).await;
         self.shared.sight.borrow().when(name)
     }
 
-    /// When these Services were first seen with an address, of those that have one.
+    /// Times when these Services were first observed with an address.
     #[must_use]
     pub fn when(&self, names: &[String]) -> BTreeMap<String, Instant> {
         let sight = self.shared.sight.borrow();
@@ -242,7 +241,7 @@ impl Watch {
         names.iter().filter_map(when).collect()
     }
 
-    /// The versions of these Services' objects.
+    /// The resource versions of these Services.
     #[must_use]
     pub fn versions(&self, names: &[String]) -> BTreeMap<String, String> {
         let sight = self.shared.sight.borrow();
@@ -250,7 +249,7 @@ impl Watch {
         names.iter().filter_map(version).collect()
     }
 
-    /// How many Services show an address that another shows too.
+    /// Number of Services whose address another Service has too.
     #[must_use]
     pub fn doubles(&self) -> usize {
         let sight = self.shared.sight.borrow();
@@ -329,8 +328,8 @@ async fn follow(api: Api<Service>, shared: Rc<Shared>) {
                     sight.delete(&name);
                 }
             }
-            // Times taken across the gap would be wrong, and nobody would know.
-            Err(error) => eprintln!("the watch was interrupted, what comes next is seen late: {error}"),
+            // Later times would be too large.
+            Err(error) => eprintln!("watch interrupted, later times are too large: {error}"),
         }
         drop(sight);
         shared.changed.notify_waiters();

@@ -1,4 +1,4 @@
-//! What is measured: a lab with a load balancer in it, ours or the peer, and a namespace for the benchmark's Services.
+//! A lab with a load balancer, lb-operator or MetalLB, and a namespace for the benchmark's Services.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -17,7 +17,7 @@ use lb_crds::names::{APP, CONTROLLER, CONTROLLER_LEASE, LABEL_APP, LABEL_COMPONE
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
-use super::services::{self, Hands, Watch};
+use super::services::{self, ServiceClient, Watch};
 use lb_e2e::harness::Harness;
 use lb_e2e::process::Process;
 use lb_lab::Lab;
@@ -26,14 +26,14 @@ use lb_lab::metallb;
 /// A load balancer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stack {
-    /// Ours: two controllers, of which one leads.
+    /// lb-operator: two controllers, one of which leads.
     Ours,
     /// MetalLB: one controller.
     MetalLb,
 }
 
 impl Stack {
-    /// What it is called in messages.
+    /// Its name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -45,27 +45,27 @@ impl Stack {
 
 /// A lab with a load balancer. It is taken down when this is dropped.
 pub struct Testbed {
-    /// Which load balancer.
+    /// The load balancer.
     pub stack: Stack,
-    /// Makes and deletes Services.
-    pub hands: Hands,
-    /// Watches them.
+    /// Creates and deletes Services.
+    pub services: ServiceClient,
+    /// Watches Services.
     pub watch: Watch,
     /// An administrator's client.
     pub client: Client,
-    /// How long to wait for what may take long.
-    pub patience: Duration,
+    /// Timeout for slow operations.
+    pub timeout: Duration,
     /// The lab's two shells.
     pub harness: Harness,
 }
 
 impl Testbed {
-    /// Starts a lab of this name and installs the load balancer. Needs a [`tokio::task::LocalSet`].
+    /// Starts a lab and installs the load balancer. Needs a [`tokio::task::LocalSet`].
     ///
     /// # Errors
-    /// When a part of it does not come up.
-    pub async fn up(stack: Stack, lab: &str, nodes: usize, patience: Duration) -> anyhow::Result<Self> {
-        // Nothing else runs on this thread yet: these may block it.
+    /// When a part does not start.
+    pub async fn up(stack: Stack, lab: &str, nodes: usize, timeout: Duration) -> anyhow::Result<Self> {
+        // Nothing else runs on this thread yet, so these calls may block it.
         let harness = Harness::start_lab(lab, nodes)?;
         match stack {
             Stack::Ours => harness.install()?,
@@ -79,10 +79,10 @@ impl Testbed {
         let client = Client::try_from(config.clone()).context("make a client")?;
         Ok(Self {
             stack,
-            hands: Hands::new(&config)?,
+            services: ServiceClient::new(&config)?,
             watch: Watch::start(&client),
             client,
-            patience,
+            timeout,
             harness,
         })
     }
@@ -93,18 +93,18 @@ impl Testbed {
         self.harness.lab()
     }
 
-    /// Waits until all controllers that there should be are ready.
+    /// Waits until all desired controllers are ready.
     ///
     /// # Errors
-    /// When they are not in time.
-    pub fn whole(&self) -> anyhow::Result<()> {
+    /// When they are not ready in time.
+    pub fn wait_for_controllers(&self) -> anyhow::Result<()> {
         self.harness.admin(&format!(
             "kubectl rollout status -n {NAMESPACE} deployment/{CONTROLLER} --timeout=120s"
         ))?;
         Ok(())
     }
 
-    /// The controllers that nobody has deleted.
+    /// The controllers that are not being deleted.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -112,7 +112,7 @@ impl Testbed {
         self.pods_of(CONTROLLER).await
     }
 
-    /// The pods of a part of the load balancer that nobody has deleted.
+    /// The pods of a component that are not being deleted.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -126,10 +126,10 @@ impl Testbed {
         Ok(pods)
     }
 
-    /// The controller that acts, and those that stand by.
+    /// The active controller, and those on standby.
     ///
     /// # Errors
-    /// When none acts.
+    /// When no controller is active.
     pub async fn leader(&self) -> anyhow::Result<(Pod, Vec<Pod>)> {
         let mut pods = self.controllers().await?;
         let acts = match self.stack {
@@ -144,12 +144,12 @@ impl Testbed {
             }
             Stack::MetalLb => (pods.len() == 1).then_some(0),
         };
-        let acts = acts.with_context(|| format!("none of {} controllers acts", pods.len()))?;
+        let acts = acts.with_context(|| format!("no active controller among {}", pods.len()))?;
         let leader = pods.swap_remove(acts);
         Ok((leader, pods))
     }
 
-    /// The processes of the controller that acts, and of those that stand by.
+    /// The processes of the active controller, and of those on standby.
     ///
     /// # Errors
     /// When one does not run.
@@ -162,10 +162,10 @@ impl Testbed {
         ))
     }
 
-    /// Deletes controllers, all at once and with the grace that they ask for.
+    /// Deletes controllers, all at once and with their grace periods.
     ///
     /// # Errors
-    /// When the API server refuses.
+    /// When the API server rejects a deletion.
     pub async fn delete(&self, pods: &[Pod]) -> anyhow::Result<()> {
         let api = &self.pods();
         let delete = async |pod: &Pod| {
@@ -178,13 +178,14 @@ impl Testbed {
         Ok(())
     }
 
-    /// When a controller that is none of these is seen to be ready.
+    /// The time when a controller other than these is ready.
     #[must_use]
     pub fn ready_after(&self, old: &[Pod]) -> JoinHandle<anyhow::Result<Instant>> {
         self.pod_after("a new controller to be ready", old, is_ready)
     }
 
-    /// When another than this controller is seen to act. Of MetalLB, which has no Lease, when another is seen to run.
+    /// The time when a controller other than these is active: it holds the Lease or, with MetalLB, which has none, it
+    /// runs.
     #[must_use]
     pub fn acts_after(&self, old: &[Pod]) -> JoinHandle<anyhow::Result<Instant>> {
         match self.stack {
@@ -196,7 +197,7 @@ impl Testbed {
                     "another holder of the Lease",
                     self.leases(),
                     only,
-                    self.patience,
+                    self.timeout,
                     is_other,
                 ))
             }
@@ -213,7 +214,7 @@ impl Testbed {
         let old = names(old);
         let only = watcher::Config::default().labels(&label_selector(CONTROLLER));
         let is_new = move |pod: &Pod| !old.contains(&pod.name_any()) && is_so(pod);
-        tokio::task::spawn_local(first(what, self.pods(), only, self.patience, is_new))
+        tokio::task::spawn_local(first(what, self.pods(), only, self.timeout, is_new))
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -225,7 +226,7 @@ impl Testbed {
     }
 }
 
-/// Watches until an object is as it should be, and returns when it was seen.
+/// Watches until an object fulfills a condition, and returns the time.
 async fn first<K>(
     what: &str,
     api: Api<K>,
@@ -264,7 +265,7 @@ fn holder(lease: &Lease) -> Option<&str> {
     (!holder.is_empty()).then_some(holder)
 }
 
-/// Whether a pod says that it is ready.
+/// Whether a pod is ready.
 pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status

@@ -1,4 +1,4 @@
-//! Addresses for many Services at once: how long it takes, what it costs, what the controller then holds in memory.
+//! Addresses for many Services at once: time, cost, and the controller's memory afterwards.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,37 +12,37 @@ use crate::testbed::Testbed;
 use crate::{say, seconds};
 use lb_e2e::process::{Memory, Process};
 
-/// What came of one round.
+/// Results of one round.
 struct Round {
-    /// From the first request until the last Service was acknowledged.
+    /// From the first request to the last acknowledgement.
     creating: Duration,
-    /// From then until the last Service had its address.
+    /// From the last acknowledgement to the last address.
     after_last: Duration,
-    /// From the first request until the last Service had its address.
+    /// From the first request to the last address.
     in_all: Duration,
-    /// How long each Service waited, from its own acknowledgement on, shortest first.
+    /// From each Service's acknowledgement to its address, in ascending order.
     waits: Vec<Duration>,
-    /// What the controller wrote.
+    /// The controller's API writes.
     writes: Writes,
-    /// How long its process was on a processor.
+    /// The controller's processor time.
     processor_time: Duration,
     memory: Memories,
 }
 
-/// Memory of the controller that acts, and of those that stand by.
+/// Memory of the active controller, and of those on standby.
 struct Memories {
     leader: Memory,
     standbys: Vec<Memory>,
 }
 
-/// Memory with no Service.
+/// Memory without Services.
 pub(super) async fn idle(testbed: &Testbed) -> anyhow::Result<Vec<Figure>> {
-    Writes::quiet(&testbed.client, testbed.patience).await?;
+    Writes::quiet(&testbed.client, testbed.timeout).await?;
     Ok(memory_figures("idle", Some(12.0), &[memory(testbed).await?]))
 }
 
-/// Makes Services and measures until all have their addresses, more than once unless it takes long. They are there
-/// when it returns. False when the benchmark has stopped waiting.
+/// Creates Services and measures until all have addresses, repeatedly unless it takes long. Leaves the Services.
+/// Returns false after a timeout.
 pub(super) async fn many(
     testbed: &Testbed,
     plan: &Plan,
@@ -61,19 +61,19 @@ pub(super) async fn many(
     let rounds = match outcomes.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(rounds) => rounds,
         Err(given) => {
-            let limit = testbed.patience;
+            let limit = testbed.timeout;
             say(
                 testbed,
-                &format!("{given} of {services} have an address after {limit:?}: no more is measured"),
+                &format!("{given} of {services} have an address after {limit:?}: stopped"),
             );
-            if plan.has(Part::Giving) {
+            if plan.has(Part::Assign) {
                 let name = after_last_name(&services);
-                figures.push(Figure::new(name, Unit::Seconds, vec![seconds(limit)]).gave_up(true));
+                figures.push(Figure::new(name, Unit::Seconds, vec![seconds(limit)]).timed_out(true));
             }
             return Ok(false);
         }
     };
-    if plan.has(Part::Giving) {
+    if plan.has(Part::Assign) {
         figures.extend(giving_figures(&services, names.len(), &rounds));
     }
     if plan.has(Part::Memory) {
@@ -88,15 +88,15 @@ pub(super) async fn many(
     Ok(true)
 }
 
-/// Makes Services and waits until all have their addresses, or returns how many had one when it stopped waiting.
+/// Creates Services and waits for their addresses; the number of addresses after a timeout.
 async fn round(testbed: &Testbed, names: &[String]) -> anyhow::Result<Result<Round, usize>> {
     let (leader, _) = testbed.processes().await?;
-    let writes = Writes::quiet(&testbed.client, testbed.patience).await?;
+    let writes = Writes::quiet(&testbed.client, testbed.timeout).await?;
     let processor_time = leader.processor_time()?;
 
     let start = Instant::now();
-    let acknowledged = testbed.hands.create(names).await?;
-    let given = testbed.watch.assigned(names.len(), testbed.patience).await;
+    let acknowledged = testbed.services.create(names).await?;
+    let given = testbed.watch.assigned(names.len(), testbed.timeout).await;
     if given < names.len() {
         return Ok(Err(given));
     }
@@ -106,10 +106,10 @@ async fn round(testbed: &Testbed, names: &[String]) -> anyhow::Result<Result<Rou
     let last_assigned = assigned.values().max().copied().unwrap_or(start);
     match testbed.watch.doubles() {
         0 => {}
-        doubles => bail!("{doubles} Services have an address that another has too"),
+        doubles => bail!("{doubles} Services share an address with another"),
     }
-    // Events and counts follow the addresses.
-    let after = Writes::quiet(&testbed.client, testbed.patience).await?;
+    // Events and pool counters are written after the addresses.
+    let after = Writes::quiet(&testbed.client, testbed.timeout).await?;
     Ok(Ok(Round {
         creating: last_acknowledged - start,
         after_last: last_assigned.saturating_duration_since(last_acknowledged),
@@ -121,15 +121,15 @@ async fn round(testbed: &Testbed, names: &[String]) -> anyhow::Result<Result<Rou
     }))
 }
 
-/// Deletes Services and waits until they are gone and the controller has taken it in.
+/// Deletes Services and waits until they are gone and the controller is idle.
 pub(super) async fn remove(testbed: &Testbed, names: &[String]) -> anyhow::Result<()> {
-    testbed.hands.delete(names).await?;
-    testbed.watch.left(0, testbed.patience).await?;
-    Writes::quiet(&testbed.client, testbed.patience).await?;
+    testbed.services.delete(names).await?;
+    testbed.watch.left(0, testbed.timeout).await?;
+    Writes::quiet(&testbed.client, testbed.timeout).await?;
     Ok(())
 }
 
-/// How long each Service waited, shortest first. The watch may be quicker than the acknowledgement: that is no wait.
+/// The time that each Service waited, in ascending order; zero if the watch was faster than the acknowledgement.
 fn waits(from: &BTreeMap<String, Instant>, to: &BTreeMap<String, Instant>) -> Vec<Duration> {
     let wait = |(name, to): (&String, &Instant)| Some(to.saturating_duration_since(*from.get(name)?));
     let mut waits: Vec<_> = to.iter().filter_map(wait).collect();
@@ -197,7 +197,7 @@ fn milliseconds(wait: Option<&Duration>) -> f64 {
     wait.map_or(f64::NAN, |wait| 1000.0 * seconds(*wait))
 }
 
-/// Figures of memory in one situation.
+/// Memory figures of one situation.
 fn memory_figures(situation: &str, goal: Option<f64>, memories: &[Memories]) -> Vec<Figure> {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     let figure = |what: &str, samples| Figure::new(format!("{what}, {situation}"), Unit::Megabytes, samples);
@@ -221,7 +221,7 @@ fn memory_figures(situation: &str, goal: Option<f64>, memories: &[Memories]) -> 
     figures
 }
 
-/// Memory after all that was done to the controllers.
+/// Memory at the end of all measurements.
 pub(super) async fn memory_now(testbed: &Testbed, situation: &str) -> anyhow::Result<Vec<Figure>> {
     let memory = memory(testbed).await.context("measure the memory")?;
     Ok(memory_figures(situation, None, &[memory]))

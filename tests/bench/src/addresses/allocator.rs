@@ -1,4 +1,4 @@
-//! The allocator by itself, without a cluster: runs the example of its crate, in the release profile, and reads its table.
+//! The allocator alone, without a cluster: runs the example of its crate in the release profile and reads its table.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::report::{Figure, Unit, thousands};
 use lb_lab::repository;
 
-/// Operations a second that ours should reach.
+/// Operations per second.
 const GOAL: f64 = 1_000_000.0;
 
 /// A line of the example's table.
@@ -15,14 +15,14 @@ const GOAL: f64 = 1_000_000.0;
 struct Line {
     pool: String,
     in_use: usize,
-    /// Pairs of an assignment and a release, a second.
+    /// Pairs of an assignment and a release, per second.
     pairs: f64,
 }
 
-/// Runs it so many times and returns a figure for each of its lines.
+/// Runs the example `rounds` times and returns a figure for each line of its table.
 ///
 /// # Errors
-/// When it does not build or run, or prints something else than its table.
+/// When it does not build or run, or its output is not the table.
 pub fn measure(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     let mut figures: Vec<Figure> = Vec::new();
     for _ in 0..rounds {
@@ -75,7 +75,7 @@ fn read(table: &str) -> anyhow::Result<Vec<Line>> {
     let mut lines = table.lines();
     let head: Vec<_> = lines.next().unwrap_or_default().split_whitespace().collect();
     if head != ["pool", "in", "use", "pairs/s"] {
-        bail!("the allocator's example prints another table than the benchmark knows:\n{table}");
+        bail!("the allocator's example has an unexpected table:\n{table}");
     }
     lines
         .map(|line| {

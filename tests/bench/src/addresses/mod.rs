@@ -1,11 +1,11 @@
-//! How addresses are given and kept. `make bench-addresses` measures it.
+//! Assignment of addresses. `make bench-addresses` measures it.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`writes`] | what a controller writes to the API |
-//! | [`giving`] | measures: giving addresses to many Services |
-//! | [`keeping`] | measures: rest, hand-over and restart with many Services |
-//! | [`allocator`] | measure: the allocator by itself |
+//! | [`writes`] | the controller's writes to the API |
+//! | [`allocate`] | addresses for many Services |
+//! | [`steady_state`] | rest, hand-over and restart with many Services |
+//! | [`allocator`] | the allocator alone |
 
 pub mod allocate;
 pub mod allocator;
@@ -19,21 +19,21 @@ use super::testbed::{Stack, Testbed};
 use super::{say, services};
 use lb_e2e::harness::{LONG_TIMEOUT, eventually};
 
-/// What takes longer than this is not measured again.
-const COSTLY: Duration = Duration::from_secs(100);
-/// How many Services the goals of hand-over, restart and rest are for.
+/// A measurement that takes longer is not repeated.
+const MAX_REPEATED_DURATION: Duration = Duration::from_secs(100);
+/// Number of Services for the goals of hand-over, restart and rest.
 const MANY: usize = 10_000;
 
-/// What can be measured by itself.
+/// A part of the benchmark that can run alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Part {
     /// The allocator, without a cluster
     Allocator,
-    /// Giving addresses to many Services at once
-    Giving,
+    /// Assigning addresses to many Services at once
+    Assign,
     /// Memory of the controller
     Memory,
-    /// API writes while nothing happens
+    /// API writes at rest
     Rest,
     /// The leader is deleted
     HandOver,
@@ -41,14 +41,14 @@ pub enum Part {
     Restart,
 }
 
-/// What to measure.
+/// The parts to measure, and repetitions.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Numbers of Services, ascending.
     pub sizes: Vec<usize>,
-    /// Which measures.
+    /// The parts to measure.
     pub parts: Vec<Part>,
-    /// How often one is taken that does not take long.
+    /// Repetitions of measurements that do not take long.
     pub rounds: usize,
 }
 
@@ -57,32 +57,32 @@ impl Plan {
         self.parts.contains(&part)
     }
 
-    /// Whether any of it needs a cluster.
+    /// Whether a part needs a cluster.
     #[must_use]
     pub fn needs_lab(&self) -> bool {
         self.parts.iter().any(|part| *part != Part::Allocator)
     }
 }
 
-/// A lab of one node, the controller's writes counted, and a pool with room for 65,536 Services, as has the lab's range
-/// of cluster addresses.
+/// A lab of one node, with counted API writes and a pool for 65,536 Services, as many as the lab's range of cluster
+/// addresses allows.
 ///
 /// # Errors
-/// When a part of it does not come up.
-pub async fn testbed(stack: Stack, lab: &str, patience: Duration) -> anyhow::Result<Testbed> {
-    let testbed = Testbed::up(stack, lab, 1, patience).await?;
+/// When a part does not start.
+pub async fn testbed(stack: Stack, lab: &str, timeout: Duration) -> anyhow::Result<Testbed> {
+    let testbed = Testbed::up(stack, lab, 1, timeout).await?;
     writes::count(&testbed.harness)?;
-    // MetalLB takes pools only once its webhook is up.
-    eventually("the pool to be taken", LONG_TIMEOUT, || {
+    // MetalLB accepts pools only when its webhook is ready.
+    eventually("MetalLB to accept the pool", LONG_TIMEOUT, || {
         Ok(testbed.harness.apply_pool("bench", "10.0.0.0/16").ok())
     })?;
     Ok(testbed)
 }
 
-/// Measures one load balancer, from few Services to many: each size begins with none.
+/// Measures one load balancer, from few Services to many. Each size starts without Services.
 ///
 /// # Errors
-/// When it does not do what it should; what was measured until then is in `figures`.
+/// When it misbehaves; `figures` has the results so far.
 pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
     if plan.has(Part::Memory) {
         say(testbed, "idle");
@@ -90,8 +90,8 @@ pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) 
     }
     for (index, size) in plan.sizes.iter().enumerate() {
         let is_last = index + 1 == plan.sizes.len();
-        // What is only measured with most Services needs no others.
-        if !is_last && !plan.has(Part::Giving) && !plan.has(Part::Memory) {
+        // The other parts are measured with the largest number only.
+        if !is_last && !plan.has(Part::Assign) && !plan.has(Part::Memory) {
             continue;
         }
         let names = services::names(*size);
@@ -107,7 +107,7 @@ pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) 
     Ok(())
 }
 
-/// Measures again and again, as often as the plan says or until it takes too long. The action is told which round it is.
+/// Repeats a measurement as often as planned or until it takes too long. `action` gets the number of the round.
 async fn repeat<T>(
     plan: &Plan,
     mut act: impl AsyncFnMut(usize) -> anyhow::Result<T>,
@@ -116,7 +116,7 @@ async fn repeat<T>(
     for number in 1..=plan.rounds {
         let start = Instant::now();
         results.push(act(number).await?);
-        if start.elapsed() > COSTLY {
+        if start.elapsed() > MAX_REPEATED_DURATION {
             break;
         }
     }

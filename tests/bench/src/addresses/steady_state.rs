@@ -1,5 +1,4 @@
-//! With many Services in place: what the controller writes while nothing happens, when its leader goes, and when all
-//! controllers go at once.
+//! With many Services: the controller's writes at rest, a hand-over between leaders, and a restart of all controllers.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,12 @@ use crate::testbed::{Stack, Testbed};
 use crate::{say, seconds};
 use lb_e2e::process::Process;
 
-/// How long the controller is watched at rest.
+/// Duration of the measurement at rest.
 const REST: Duration = Duration::from_secs(60);
-/// Between one Service and the next while the leader changes: often enough to meet the gap, seldom enough to be no load.
+/// Interval between new Services while the leader changes: short enough to hit the gap, long enough to be no load.
 const PACE: Duration = Duration::from_millis(20);
 
-/// All of these measures.
+/// Measures all of it.
 pub(super) async fn all(
     testbed: &Testbed,
     plan: &Plan,
@@ -41,7 +40,7 @@ pub(super) async fn all(
     Ok(())
 }
 
-/// The goal, where it is for so many Services.
+/// The goal, which is for one number of Services only.
 fn goal(names: &[String], goal: f64) -> Option<f64> {
     (names.len() == MANY).then_some(goal)
 }
@@ -49,7 +48,7 @@ fn goal(names: &[String], goal: f64) -> Option<f64> {
 async fn rest(testbed: &Testbed, names: &[String]) -> anyhow::Result<Figure> {
     let services = report::services(names.len());
     say(testbed, &format!("{services}, at rest for {} s", REST.as_secs()));
-    let before = Writes::quiet(&testbed.client, testbed.patience).await?;
+    let before = Writes::quiet(&testbed.client, testbed.timeout).await?;
     tokio::time::sleep(REST).await;
     let writes = Writes::now(&testbed.client).await?.since(&before);
     say(testbed, &format!("at rest the controller wrote: {writes}"));
@@ -58,16 +57,16 @@ async fn rest(testbed: &Testbed, names: &[String]) -> anyhow::Result<Figure> {
     Ok(Figure::new(name, Unit::PerHour, vec![an_hour]).goal(goal(names, 0.0)))
 }
 
-/// What came of a hand-over.
+/// Results of one hand-over.
 struct HandOver {
-    /// Until another acts and the Service that had to wait longest has its address.
+    /// Until the new leader is active and the Service that waited longest has its address.
     whole: Duration,
-    /// Until another acts, if that can be seen.
+    /// Until the new leader is active, if that is observable.
     acts: Option<Duration>,
-    /// How long that Service had to wait.
+    /// The longest wait of a Service.
     longest: Duration,
-    /// It waits still.
-    gave_up: bool,
+    /// Whether that Service still waited at the timeout.
+    timed_out: bool,
 }
 
 async fn hand_overs(testbed: &Testbed, plan: &Plan, names: &[String]) -> anyhow::Result<Vec<Figure>> {
@@ -77,27 +76,27 @@ async fn hand_overs(testbed: &Testbed, plan: &Plan, names: &[String]) -> anyhow:
         hand_over(testbed, names).await
     })
     .await?;
-    let gave_up = all.iter().any(|one| one.gave_up);
+    let timed_out = all.iter().any(|one| one.timed_out);
     let figure = |what: &str, time: fn(&HandOver) -> Option<Duration>| {
         let times = all.iter().filter_map(time).map(seconds);
         let name = format!("{services}, hand-over: {what}");
-        Figure::new(name, Unit::Seconds, times.collect()).gave_up(gave_up)
+        Figure::new(name, Unit::Seconds, times.collect()).timed_out(timed_out)
     };
     let mut figures = vec![
         figure("until new Services are served", |one| Some(one.whole)).goal(goal(names, 1.0)),
         figure("longest wait of a new Service", |one| Some(one.longest)),
     ];
     if testbed.stack == Stack::Ours {
-        figures.push(figure("until another holds the Lease", |one| one.acts).gave_up(false));
+        figures.push(figure("until another holds the Lease", |one| one.acts).timed_out(false));
     }
     Ok(figures)
 }
 
-/// Deletes the leader, and from that moment makes one Service after the other, each as soon as the last one has its
-/// address. One of them falls into the gap between the leaders and waits until it is over.
+/// Deletes the leader and, from that moment, creates Services one after the other, each as soon as the last one has its
+/// address. One of them hits the gap between the leaders.
 async fn hand_over(testbed: &Testbed, names: &[String]) -> anyhow::Result<HandOver> {
-    testbed.whole()?;
-    Writes::quiet(&testbed.client, testbed.patience).await?;
+    testbed.wait_for_controllers()?;
+    Writes::quiet(&testbed.client, testbed.timeout).await?;
     let (leader, _) = testbed.leader().await?;
     let process = Process::of(testbed.lab(), &leader)?;
     let leader = [leader];
@@ -108,14 +107,15 @@ async fn hand_over(testbed: &Testbed, names: &[String]) -> anyhow::Result<HandOv
     let mut probes = Vec::new();
     let mut longest = Duration::ZERO;
     let mut over = start;
-    let mut gave_up = false;
-    while !gave_up {
-        // The old one may serve until its very end: only a Service made after that was served by the new one for sure.
+    let mut timed_out = false;
+    while !timed_out {
+        // The old leader may serve until its process ends: only a Service created later was certainly served by the new
+        // one.
         let is_last = acts.is_finished() && !process.runs();
         let probe = format!("hand-over-{}", probes.len());
         probes.push(probe.clone());
         let (made, served) = serve(testbed, &probe).await?;
-        gave_up = served.is_none();
+        timed_out = served.is_none();
         let served = served.unwrap_or_else(Instant::now);
         if served - made >= longest {
             (longest, over) = (served - made, served);
@@ -123,11 +123,8 @@ async fn hand_over(testbed: &Testbed, names: &[String]) -> anyhow::Result<HandOv
         if is_last {
             break;
         }
-        if start.elapsed() > testbed.patience && !gave_up {
-            bail!(
-                "waited {:?} in vain for another controller to act",
-                testbed.patience
-            );
+        if start.elapsed() > testbed.timeout && !timed_out {
+            bail!("no other controller is active after {:?}", testbed.timeout);
         }
         tokio::time::sleep(PACE).await;
     }
@@ -138,26 +135,26 @@ async fn hand_over(testbed: &Testbed, names: &[String]) -> anyhow::Result<HandOv
         whole: (over - start).max(acts.unwrap_or_default()),
         acts,
         longest,
-        gave_up,
+        timed_out,
     })
 }
 
-/// What came of a restart.
+/// Results of one restart.
 struct Restart {
     /// Until a controller is ready.
     ready: Duration,
-    /// Until a Service that was made then has its address.
+    /// Until a Service created then has its address.
     served: Duration,
-    /// It waits still.
-    gave_up: bool,
+    /// Whether that Service still waited at the timeout.
+    timed_out: bool,
 }
 
 async fn restarts(testbed: &Testbed, plan: &Plan, names: &[String]) -> anyhow::Result<Vec<Figure>> {
     let services = report::services(names.len());
     let all = repeat(plan, async |number| {
         say(testbed, &format!("{services}, restart {number}"));
-        testbed.whole()?;
-        Writes::quiet(&testbed.client, testbed.patience).await?;
+        testbed.wait_for_controllers()?;
+        Writes::quiet(&testbed.client, testbed.timeout).await?;
         let (start, ready) = restart(testbed).await?;
         let probe = "restart".to_owned();
         let (_, served) = serve(testbed, &probe).await?;
@@ -166,11 +163,11 @@ async fn restarts(testbed: &Testbed, plan: &Plan, names: &[String]) -> anyhow::R
         Ok(Restart {
             ready: ready - start,
             served: served.unwrap_or(now) - start,
-            gave_up: served.is_none(),
+            timed_out: served.is_none(),
         })
     })
     .await?;
-    let gave_up = all.iter().any(|one| one.gave_up);
+    let timed_out = all.iter().any(|one| one.timed_out);
     let figure = |what: &str, time: fn(&Restart) -> Duration| {
         let times = all.iter().map(time).map(seconds);
         Figure::new(
@@ -182,40 +179,40 @@ async fn restarts(testbed: &Testbed, plan: &Plan, names: &[String]) -> anyhow::R
     Ok(vec![
         figure("until ready, and a new Service is served", |one| one.served)
             .goal(goal(names, 5.0))
-            .gave_up(gave_up),
+            .timed_out(timed_out),
         figure("until ready", |one| one.ready),
     ])
 }
 
-/// A restart and nothing else: whatever is written is written because of it.
+/// A restart alone, which causes all writes that follow.
 async fn restart_writes(testbed: &Testbed, names: &[String]) -> anyhow::Result<Vec<Figure>> {
     let services = report::services(names.len());
     say(
         testbed,
         &format!("{services}, a restart whose writes are counted"),
     );
-    testbed.whole()?;
-    let before = Writes::quiet(&testbed.client, testbed.patience).await?;
+    testbed.wait_for_controllers()?;
+    let before = Writes::quiet(&testbed.client, testbed.timeout).await?;
     let versions = testbed.watch.versions(names);
     let old = testbed.controllers().await?;
     let acts = testbed.acts_after(&old);
     restart(testbed).await?;
     acts.await??;
-    testbed.whole()?;
-    let writes = Writes::quiet(&testbed.client, testbed.patience)
+    testbed.wait_for_controllers()?;
+    let writes = Writes::quiet(&testbed.client, testbed.timeout)
         .await?
         .since(&before);
     say(
         testbed,
         &format!("after a restart the controller wrote: {writes}"),
     );
-    // That it serves a Service shows that it had come to its work before.
+    // Once it serves this Service, the controller has processed all others.
     let probe = "restart".to_owned();
     let (_, served) = serve(testbed, &probe).await?;
     if served.is_none() {
         bail!(
             "after a restart a Service got no address in {:?}",
-            testbed.patience
+            testbed.timeout
         );
     }
     let now = testbed.watch.versions(names);
@@ -234,7 +231,7 @@ async fn restart_writes(testbed: &Testbed, names: &[String]) -> anyhow::Result<V
     ])
 }
 
-/// Deletes all controllers at once. Returns when that was asked for, and when a new one was ready.
+/// Deletes all controllers at once. Returns the times of the request and of the first ready controller.
 async fn restart(testbed: &Testbed) -> anyhow::Result<(Instant, Instant)> {
     let old = testbed.controllers().await?;
     let ready = testbed.ready_after(&old);
@@ -244,17 +241,17 @@ async fn restart(testbed: &Testbed) -> anyhow::Result<(Instant, Instant)> {
     Ok((start, ready))
 }
 
-/// Makes one Service. Returns when that was acknowledged, and when the Service had its address, if it had it in time.
+/// Creates a Service. Returns the times of its acknowledgement and of its address, if it got one in time.
 async fn serve(testbed: &Testbed, name: &String) -> anyhow::Result<(Instant, Option<Instant>)> {
-    let acknowledged = testbed.hands.create(std::slice::from_ref(name)).await?;
-    let served = testbed.watch.address(name, testbed.patience).await;
+    let acknowledged = testbed.services.create(std::slice::from_ref(name)).await?;
+    let served = testbed.watch.address(name, testbed.timeout).await;
     let made = acknowledged.get(name).copied().context("it was acknowledged")?;
-    // The watch may be quicker than the acknowledgement.
+    // The watch may be faster than the acknowledgement.
     Ok((served.map_or(made, |served| made.min(served)), served))
 }
 
-/// Deletes what was made beside the many.
+/// Deletes the additional Services.
 async fn forget(testbed: &Testbed, names: &[String], probes: &[String]) -> anyhow::Result<()> {
-    testbed.hands.delete(probes).await?;
-    testbed.watch.left(names.len(), testbed.patience).await
+    testbed.services.delete(probes).await?;
+    testbed.watch.left(names.len(), testbed.timeout).await
 }

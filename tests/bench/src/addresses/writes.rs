@@ -1,8 +1,8 @@
-//! What a controller writes to the API, counted by the API server itself.
+//! A controller's writes to the API, counted by the API server.
 //!
-//! `apiserver_request_total` does not tell who wrote. Flow schemas do: the API server counts the requests of each, and a
-//! schema may be for one service account and some resources. These testbed in the same priority level as the schema that
-//! the requests fall under without them, so they count and change nothing else.
+//! `apiserver_request_total` does not name the client. Flow schemas do: the API server counts the requests of each
+//! schema, which can be limited to a service account and some resources. These schemas have the priority level that the
+//! requests have without them, so they only count.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -16,12 +16,12 @@ use lb_crds::names::{CONTROLLER, NAMESPACE};
 
 use lb_e2e::harness::Harness;
 
-/// The metric, and what its flow schemas' names begin with.
+/// The metric, up to the labels, which include the schema.
 const METRIC: &str = "apiserver_flowcontrol_dispatched_requests_total{";
 const PREFIX: &str = "bench-writes-";
-/// Renewals of the Lease are counted apart from everything else.
+/// Renewals of the Lease are counted separately.
 const LEASES: &str = "leases";
-/// What is counted by itself: a name, and the resources that it stands for.
+/// Names of the counters, and their resources.
 const RESOURCES: [(&str, &str); 5] = [
     (LEASES, "leases"),
     ("services", "services, services/status"),
@@ -32,23 +32,23 @@ const RESOURCES: [(&str, &str); 5] = [
     ("events", "events"),
     ("others", "'*'"),
 ];
-/// How long a controller writes nothing before it counts as quiet.
-const QUIET: Duration = Duration::from_secs(5);
+/// A controller without writes for this time is idle.
+const IDLE_DURATION: Duration = Duration::from_secs(5);
 
-/// How many writes a controller has sent since the API server started, also those that were refused.
+/// A controller's requests since the API server started, including rejected ones.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Writes {
     by_resource: BTreeMap<String, u64>,
 }
 
-/// Has the API server count from now on.
+/// Starts to count.
 ///
 /// # Errors
-/// When it does not take the flow schemas.
+/// When the API server rejects the flow schemas.
 pub fn count(harness: &Harness) -> anyhow::Result<()> {
     let mut manifests = String::new();
     for (index, (name, resources)) in RESOURCES.iter().enumerate() {
-        // The first that matches counts, by precedence: before those for service accounts in general.
+        // The matching schema with the lowest number counts: these precede those for service accounts in general.
         let precedence = 300 + index;
         let _ = write!(
             manifests,
@@ -73,10 +73,10 @@ pub fn count(harness: &Harness) -> anyhow::Result<()> {
 }
 
 impl Writes {
-    /// Asks the API server.
+    /// Reads the counters.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When the API server does not answer.
     pub async fn now(client: &Client) -> anyhow::Result<Self> {
         let request = Request::new("").get("metrics", &GetParams::default())?;
         let metrics = client
@@ -86,7 +86,7 @@ impl Writes {
         read(&metrics).context("find the flow schemas in the API server's metrics")
     }
 
-    /// Waits until the controller has written nothing for a while, or no longer, and returns what it has written until then.
+    /// Waits until the controller is idle, at most `within`, and reads the counters.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -94,7 +94,7 @@ impl Writes {
         let start = Instant::now();
         let mut last = Self::now(client).await?;
         let mut since = Instant::now();
-        while since.elapsed() < QUIET {
+        while since.elapsed() < IDLE_DURATION {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let now = Self::now(client).await?;
             if now.beyond_leases() != last.beyond_leases() {
@@ -110,7 +110,7 @@ impl Writes {
         Ok(last)
     }
 
-    /// What was written since then.
+    /// The writes since then.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let difference = |(name, count): (&String, &u64)| {
@@ -122,7 +122,7 @@ impl Writes {
         }
     }
 
-    /// All but those of Leases.
+    /// All except those of Leases.
     #[must_use]
     pub fn beyond_leases(&self) -> u64 {
         let others = self.by_resource.iter().filter(|(name, _)| *name != LEASES);
@@ -141,7 +141,7 @@ impl fmt::Display for Writes {
     }
 }
 
-/// The counts of our flow schemas. One that has not counted yet is absent from the metrics.
+/// The counters in the metrics, where a schema without requests is absent.
 fn read(metrics: &str) -> Option<Writes> {
     let mut by_resource: BTreeMap<_, _> = RESOURCES.map(|(name, _)| (name.to_owned(), 0)).into();
     let mut found = false;
@@ -153,7 +153,7 @@ fn read(metrics: &str) -> Option<Writes> {
             .strip_prefix(PREFIX)
             .and_then(|name| by_resource.get_mut(name));
         if let Some(count) = count {
-            // Large numbers are written as 1.2e+06.
+            // Large numbers look like 1.2e+06.
             *count = format!("{:.0}", value.parse::<f64>().ok()?).parse().ok()?;
         }
     }

@@ -1,4 +1,4 @@
-//! What a speaker costs, and how soon it answers.
+//! The cost of a speaker, and its response time.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use crate::{say, seconds};
 use lb_e2e::client::arp;
 use lb_e2e::process::Process;
 
-/// Questions a second for what nobody in the cluster has, and for how long.
-const RATE: u32 = 5000;
+/// ARP requests per second for addresses that no node has.
+const FLOOD_RATE: u32 = 5000;
 const FLOOD: Duration = Duration::from_secs(10);
-/// How often each address is asked for when the time is taken, and the pause between.
-const QUESTIONS: usize = 600;
+/// Requests for each address when response times are measured.
+const ARP_REQUESTS: usize = 600;
 const PAUSE: Duration = Duration::from_millis(4);
-/// How often arping asks for each.
-const ARPINGS: usize = 60;
+/// Requests of arping for each address.
+const ARPING_REQUESTS: usize = 60;
 
 /// The processes of all speakers.
 async fn speakers(testbed: &Testbed) -> anyhow::Result<Vec<Process>> {
@@ -28,7 +28,7 @@ async fn speakers(testbed: &Testbed) -> anyhow::Result<Vec<Process>> {
     pods.iter().map(|pod| Process::of(testbed.lab(), pod)).collect()
 }
 
-/// Memory of the speakers now.
+/// The speakers' current memory.
 pub(super) async fn memory(
     testbed: &Testbed,
     situation: &str,
@@ -43,7 +43,7 @@ pub(super) async fn memory(
     ])
 }
 
-/// Processor time of the speakers while a machine on the LAN asks for addresses that nobody has, and at rest.
+/// The speakers' processor time during a flood of requests for addresses that no node has, and at rest.
 pub(super) async fn flood(fixture: &Fixture<'_>, situation: &str) -> anyhow::Result<Vec<Figure>> {
     let testbed = fixture.testbed;
     fixture.settle().await?;
@@ -56,13 +56,16 @@ pub(super) async fn flood(fixture: &Fixture<'_>, situation: &str) -> anyhow::Res
     let foreign: Vec<_> = (200..250).map(|host| Ipv4Addr::new(192, 168, 50, host)).collect();
     let mut asked = 0;
     let flooded = share(testbed, || {
-        asked = arp::flood(testbed.lab(), foreign, RATE, FLOOD)?;
+        asked = arp::flood(testbed.lab(), foreign, FLOOD_RATE, FLOOD)?;
         Ok(())
     })
     .await?;
-    say(testbed, &format!("asked {asked} times in {} s", FLOOD.as_secs()));
-    if f64::from(asked) < 0.95 * f64::from(RATE) * seconds(FLOOD) {
-        bail!("only {asked} questions were sent: the machine is too busy");
+    say(
+        testbed,
+        &format!("sent {asked} requests in {} s", FLOOD.as_secs()),
+    );
+    if f64::from(asked) < 0.95 * f64::from(FLOOD_RATE) * seconds(FLOOD) {
+        bail!("only {asked} requests were sent: the machine is too busy");
     }
     let figure = |what: &str, samples| {
         Figure::new(
@@ -77,7 +80,7 @@ pub(super) async fn flood(fixture: &Fixture<'_>, situation: &str) -> anyhow::Res
     ])
 }
 
-/// The part of one processor that each speaker takes meanwhile.
+/// The share of one processor that each speaker uses.
 async fn share(
     testbed: &Testbed,
     meanwhile: impl FnOnce() -> anyhow::Result<()>,
@@ -100,21 +103,21 @@ async fn share(
     Ok(used.map(|used| 100.0 * seconds(used) / seconds(took)).collect())
 }
 
-/// How long an answer for the address takes, and one of the kernel of the same node for the node's own: as arping shows
-/// it, which the goal is for and which adds its own half a millisecond to both, and to the microsecond.
+/// Response times for the address, and of the same node's kernel for the node's own address: as arping prints them,
+/// which the goal is for and which adds half a millisecond to both, and to the microsecond.
 pub(super) async fn answer(fixture: &Fixture<'_>) -> anyhow::Result<Vec<Figure>> {
     let testbed = fixture.testbed;
     let owner = fixture.settle().await?;
-    say(testbed, "how long an answer takes");
+    say(testbed, "response times");
     let addresses = [fixture.address, testbed.lab().address(&owner)?];
     let shown = by_arping(testbed, addresses)?;
-    let exact = arp::round_trips(testbed.lab(), addresses.to_vec(), QUESTIONS, PAUSE)?;
-    let mut figures = answer_figures("ARP answer by arping", &shown, ARPINGS, Some(1.1))?;
-    figures.extend(answer_figures("ARP answer", &exact, QUESTIONS, None)?);
+    let exact = arp::round_trips(testbed.lab(), addresses.to_vec(), ARP_REQUESTS, PAUSE)?;
+    let mut figures = answer_figures("ARP answer by arping", &shown, ARPING_REQUESTS, Some(1.1))?;
+    figures.extend(answer_figures("ARP answer", &exact, ARP_REQUESTS, None)?);
     Ok(figures)
 }
 
-/// The figures of both addresses, and of the first against the second.
+/// Figures of both addresses, and their ratio.
 fn answer_figures(
     name: &str,
     trips: &[Vec<Duration>],
@@ -126,7 +129,7 @@ fn answer_figures(
     };
     if address.len().min(node.len()) < asked * 9 / 10 {
         bail!(
-            "{} and {} of {asked} questions were answered",
+            "{} and {} of {asked} requests were answered",
             address.len(),
             node.len()
         );
@@ -144,16 +147,16 @@ fn answer_figures(
     Ok(vec![address, node, ratio])
 }
 
-/// Runs arping for two addresses at a time, half a second apart: it asks once a second.
+/// Runs arping, which sends one request a second, for two addresses at the same time, half a second apart.
 fn by_arping(testbed: &Testbed, addresses: [Ipv4Addr; 2]) -> anyhow::Result<Vec<Vec<Duration>>> {
     let [first, second] = addresses;
-    let arping = |address| format!("arping -c {ARPINGS} -I eth0 {address}");
+    let arping = |address| format!("arping -c {ARPING_REQUESTS} -I eth0 {address}");
     let both = format!("{} & sleep 0.5; {}; wait", arping(first), arping(second));
     let text = testbed.harness.client(&both)?;
     Ok(addresses.map(|address| shown(&text, address)).to_vec())
 }
 
-/// The times that arping shows for an address: `Unicast reply from 192.168.50.50 [02:1B:00:00:00:0B]  0.630ms`.
+/// The times for an address in arping's output: `Unicast reply from 192.168.50.50 [02:1B:00:00:00:0B]  0.630ms`.
 fn shown(text: &str, address: Ipv4Addr) -> Vec<Duration> {
     let from = format!("Unicast reply from {address} ");
     let lines = text.lines().filter(|line| line.starts_with(&from));

@@ -1,25 +1,25 @@
-//! The owner of one address is hit, and the client waits for another.
+//! Failures of the owner of one address, as a client sees them.
 
 use std::time::{Duration, Instant};
 
 use super::fixture::{Fixture, node_of, number};
-use super::{PERIOD, until};
+use super::{PROBE_INTERVAL, until};
 use crate::report::{Figure, Unit};
 use crate::{say, seconds};
 use lb_e2e::client::{arp, http};
 
-/// How long a recovery is waited for.
-pub(super) const BOUND: Duration = Duration::from_secs(60);
-/// It has recovered when it has gone on for so long without a gap worth the name.
+/// Timeout for a recovery.
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time without a gap after which the address has recovered.
 const STEADY: Duration = Duration::from_secs(2);
-const GAP: Duration = Duration::from_millis(200);
+const MAX_BUSY_GAP: Duration = Duration::from_millis(200);
 
-/// What hits the owner.
+/// A failure of the owner.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fault {
-    /// Its cable is pulled out at the switch.
+    /// Its cable is unplugged at the switch.
     Cut,
-    /// All of it ends at once.
+    /// It is switched off.
     Power,
 }
 
@@ -27,7 +27,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Self::Cut => "owner's cable cut",
-            Self::Power => "owner without power",
+            Self::Power => "owner powered off",
         }
     }
 
@@ -46,33 +46,33 @@ impl Fault {
     }
 }
 
-/// What came of one round.
+/// Results of one round.
 struct Round {
-    /// The longest time without an answer to a request by HTTP.
+    /// The longest time without an HTTP answer.
     http: Duration,
-    /// The same for questions by ARP.
+    /// The longest time without an ARP reply.
     arp: Duration,
-    /// It was not over when it was waited for no longer.
-    gave_up: bool,
+    /// Whether the recovery timed out.
+    timed_out: bool,
 }
 
-/// Hits whoever owns the address, again and again.
+/// Lets the current owner fail, `times` times.
 pub(super) async fn all(fixture: &Fixture<'_>, fault: Fault, times: usize) -> anyhow::Result<Vec<Figure>> {
     let mut rounds = Vec::new();
     for index in 1..=times {
         rounds.push(round(fixture, fault, &format!("{index} of {times}")).await?);
     }
     let name = fault.name();
-    let gave_up = rounds.iter().filter(|round| round.gave_up).count();
+    let timed_out = rounds.iter().filter(|round| round.timed_out).count();
     let figure = |what: &str, time: fn(&Round) -> Duration| {
         let times = rounds.iter().map(time).map(seconds);
         Figure::new(format!("{name}: {what}"), Unit::Seconds, times.collect())
-            .gave_up(2 * gave_up > rounds.len())
+            .timed_out(2 * timed_out > rounds.len())
     };
     let outage = figure("outage for HTTP", |round| round.http).goal(0.25);
     let worst = outage
         .worst(format!("{name}: worst outage for HTTP"), 0.5)
-        .gave_up(gave_up > 0);
+        .timed_out(timed_out > 0);
     Ok(vec![outage, worst, figure("outage for ARP", |round| round.arp)])
 }
 
@@ -80,17 +80,22 @@ async fn round(fixture: &Fixture<'_>, fault: Fault, which: &str) -> anyhow::Resu
     let testbed = fixture.testbed;
     let owner = fixture.settle().await?;
     let node = number(&owner)?;
-    let by_http = http::probe(testbed.lab(), fixture.address, PERIOD, http::REQUEST_TIMEOUT)?;
-    let by_arp = arp::probe(testbed.lab(), fixture.address, PERIOD)?;
+    let by_http = http::probe(
+        testbed.lab(),
+        fixture.address,
+        PROBE_INTERVAL,
+        http::REQUEST_TIMEOUT,
+    )?;
+    let by_arp = arp::probe(testbed.lab(), fixture.address, PROBE_INTERVAL)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let start = Instant::now();
     let struck = fault.strike(fixture, node);
-    let over = until(BOUND, || {
+    let over = until(RECOVERY_TIMEOUT, || {
         let now = Instant::now();
         now > start + STEADY
-            && by_http.inspect(|seen| seen.answered.steady(now, STEADY, GAP))
-            && by_arp.inspect(|seen| seen.times.steady(now, STEADY, GAP))
+            && by_http.inspect(|seen| seen.answered.steady(now, STEADY, MAX_BUSY_GAP))
+            && by_arp.inspect(|seen| seen.times.steady(now, STEADY, MAX_BUSY_GAP))
     })
     .await;
     let end = Instant::now();
@@ -101,9 +106,15 @@ async fn round(fixture: &Fixture<'_>, fault: Fault, which: &str) -> anyhow::Resu
     struck.and(mended)?;
 
     let round = Round {
-        http: by_http.answered.longest_gap(start, end).saturating_sub(PERIOD),
-        arp: by_arp.times.longest_gap(start, end).saturating_sub(PERIOD),
-        gave_up: !over,
+        http: by_http
+            .answered
+            .longest_gap(start, end)
+            .saturating_sub(PROBE_INTERVAL),
+        arp: by_arp
+            .times
+            .longest_gap(start, end)
+            .saturating_sub(PROBE_INTERVAL),
+        timed_out: !over,
     };
     say(
         testbed,
@@ -118,7 +129,7 @@ async fn round(fixture: &Fixture<'_>, fault: Fault, which: &str) -> anyhow::Resu
             if over {
                 ""
             } else {
-                ", NOT OVER when waited for no longer"
+                ", NOT RECOVERED before the timeout"
             }
         ),
     );

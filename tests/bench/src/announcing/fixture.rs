@@ -1,5 +1,5 @@
-//! Where it is measured: three nodes, one Service with an address on the LAN and a pod on each node, and how all of it comes
-//! to rest between one measure and the next.
+//! The place of the measurements: three nodes, one Service with an address on the LAN, and a pod on each node; and how
+//! all of it settles between measurements.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use lb_l2::MacAddr;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::PERIOD;
+use super::PROBE_INTERVAL;
 use crate::testbed::{Stack, Testbed, is_ready};
 use lb_e2e::client::arp;
 use lb_e2e::harness::{LONG_TIMEOUT, eventually};
@@ -22,20 +22,19 @@ use lb_lab::Lab;
 
 /// Nodes of the lab.
 pub const NODES: usize = 3;
-/// The namespace of the Service and its pods.
-const HERE: &str = "default";
-/// Their name.
+const POD_NAMESPACE: &str = "default";
+/// Name of the Service and its pods.
 const WEB: &str = "web";
-/// How long everything may take to come to rest. MetalLB looks once a minute for members that it has lost.
+/// Timeout for settling. MetalLB looks for lost members once a minute.
 const REST: Duration = Duration::from_secs(240);
-/// For so long one node alone has to answer.
+/// Time during which only one node may answer.
 const STEADY: Duration = Duration::from_secs(5);
-/// The longest gap between answers that counts as none, on a machine that is busy.
-const GAP: Duration = Duration::from_millis(500);
-/// How long kube-proxy takes to follow a change of endpoints, with a margin.
-const PROXY: Duration = Duration::from_secs(2);
+/// The longest gap between answers that a busy machine may cause.
+const MAX_BUSY_GAP: Duration = Duration::from_millis(500);
+/// Time for kube-proxy to apply a change of endpoints, with a margin.
+const KUBE_PROXY_DELAY: Duration = Duration::from_secs(2);
 
-/// The place.
+/// The place of the measurements.
 pub struct Fixture<'a> {
     /// The lab and the load balancer.
     pub testbed: &'a Testbed,
@@ -44,15 +43,15 @@ pub struct Fixture<'a> {
 }
 
 impl<'a> Fixture<'a> {
-    /// Makes pools and pods, and no Service yet.
+    /// Creates pools and pods, but no Service.
     ///
     /// # Errors
-    /// When something does not come up.
+    /// When a part does not become ready.
     pub async fn set(testbed: &'a Testbed) -> anyhow::Result<Self> {
         let address = Ipv4Addr::new(192, 168, 50, 100);
         let harness = &testbed.harness;
-        // MetalLB takes pools only once its webhook is up.
-        eventually("the pools to be taken", LONG_TIMEOUT, || {
+        // MetalLB accepts pools only when its webhook is ready.
+        eventually("MetalLB to accept the pools", LONG_TIMEOUT, || {
             Ok(harness
                 .apply_pool("lan", &format!("{address}/32"))
                 .and_then(|()| harness.apply_pool("many", "10.0.0.0/16"))
@@ -69,11 +68,11 @@ impl<'a> Fixture<'a> {
         Ok(fixture)
     }
 
-    /// Makes the Service. Its endpoints are written here: pods of the node that is to be hit are no endpoints, because
-    /// kube-proxy would send requests to them for as long as the cluster has not noticed, and that is not what is measured.
+    /// Creates the Service. Its endpoints are written here, without pods on the node that will fail: kube-proxy would
+    /// send requests to them until the cluster notices the failure, which is not measured here.
     ///
     /// # Errors
-    /// When the API server refuses.
+    /// When the API server rejects it.
     pub fn serve(&self) -> anyhow::Result<()> {
         let address = self.address;
         self.testbed.harness.apply(&format!(
@@ -83,11 +82,11 @@ impl<'a> Fixture<'a> {
         Ok(())
     }
 
-    /// Waits until all nodes and pods run and one node alone answers for the address; pods on all nodes but that one are
-    /// the endpoints then. Returns it.
+    /// Waits until all nodes and pods run and only one node answers for the address; then the pods on all other nodes
+    /// are the endpoints. Returns the owner.
     ///
     /// # Errors
-    /// When that does not come about.
+    /// When that takes too long.
     pub async fn settle(&self) -> anyhow::Result<String> {
         let start = Instant::now();
         self.all_run().await?;
@@ -95,8 +94,8 @@ impl<'a> Fixture<'a> {
         let owner = loop {
             let owner = self.owner(REST.saturating_sub(start.elapsed())).await?;
             self.set_endpoints(Some(&owner)).await?;
-            tokio::time::sleep(PROXY).await;
-            // What was written may have moved it: MetalLB looks at every change anew.
+            tokio::time::sleep(KUBE_PROXY_DELAY).await;
+            // The write may have moved the address: MetalLB elects an owner on every change.
             if self.owner(REST.saturating_sub(start.elapsed())).await? == owner {
                 break owner;
             }
@@ -104,10 +103,10 @@ impl<'a> Fixture<'a> {
         Ok(owner)
     }
 
-    /// Waits until one node alone has answered for a while, and returns it.
+    /// Waits until only one node has answered for a while, and returns it.
     async fn owner(&self, within: Duration) -> anyhow::Result<String> {
         let lab = self.testbed.lab();
-        let probe = arp::probe(lab, self.address, PERIOD)?;
+        let probe = arp::probe(lab, self.address, PROBE_INTERVAL)?;
         let expected = self.expected(self.address);
         let start = Instant::now();
         let mut last = Vec::new();
@@ -116,7 +115,10 @@ impl<'a> Fixture<'a> {
             let now = Instant::now();
             let (steady, since) = probe.inspect(|answers| {
                 let since = now.checked_sub(STEADY).map(|then| answers.since(then));
-                (answers.times.steady(now, STEADY, GAP), since.unwrap_or_default())
+                (
+                    answers.times.steady(now, STEADY, MAX_BUSY_GAP),
+                    since.unwrap_or_default(),
+                )
             });
             last = since.iter().map(|from| node_of(lab, *from)).collect();
             if let [owner] = &last[..]
@@ -129,13 +131,13 @@ impl<'a> Fixture<'a> {
         }
         probe.end()?;
         bail!(
-            "waited {within:?} in vain for one node to answer for {}: {}",
+            "waited {within:?} for one node to answer for {}: {}",
             self.address,
             last.join(", ")
         )
     }
 
-    /// The node that owns an address when nothing has happened of late, where that can be told: MetalLB's has no memory.
+    /// The owner of an address after a time without changes, if it is known: MetalLB's keeps no state.
     fn expected(&self, address: Ipv4Addr) -> Option<String> {
         match self.testbed.stack {
             Stack::Ours => None,
@@ -143,11 +145,11 @@ impl<'a> Fixture<'a> {
         }
     }
 
-    /// Waits until all nodes are ready, and of all pods the processes run: what the API says of a node that has just come
-    /// back is from before.
+    /// Waits until all nodes are ready and the processes of all pods run: the API's status of a node that has just
+    /// returned is outdated.
     ///
     /// # Errors
-    /// When that does not come about.
+    /// When that takes too long.
     pub async fn all_run(&self) -> anyhow::Result<()> {
         self.testbed.harness.admin(&format!(
             "kubectl wait node --all --for=condition=Ready --timeout={}s",
@@ -161,13 +163,13 @@ impl<'a> Fixture<'a> {
                 Err(error) => format!("{error:#}"),
             };
             if start.elapsed() > REST {
-                bail!("waited {REST:?} in vain for all to run: {what}");
+                bail!("not running after {REST:?}: {what}");
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// What does not run.
+    /// A node or pod that does not run.
     async fn missing(&self) -> anyhow::Result<Option<String>> {
         let speakers = self.testbed.pods_of(SPEAKER).await?;
         let controllers = self.testbed.pods_of(CONTROLLER).await?;
@@ -194,14 +196,14 @@ impl<'a> Fixture<'a> {
     }
 
     async fn backends(&self) -> anyhow::Result<Vec<Pod>> {
-        let api: Api<Pod> = Api::namespaced(self.testbed.client.clone(), HERE);
+        let api: Api<Pod> = Api::namespaced(self.testbed.client.clone(), POD_NAMESPACE);
         let list = ListParams::default().labels(&format!("app={WEB}"));
         let mut pods = api.list(&list).await.context("list the backends")?.items;
         pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         Ok(pods)
     }
 
-    /// Makes the pods on all nodes but one the endpoints of the Service.
+    /// Makes the pods on all nodes except one the endpoints of the Service.
     async fn set_endpoints(&self, without: Option<&str>) -> anyhow::Result<()> {
         let mut endpoints = Vec::new();
         for pod in self.backends().await? {
@@ -227,7 +229,7 @@ impl<'a> Fixture<'a> {
     }
 }
 
-/// The node whose interface this is, by the lab's own numbering.
+/// The node with this MAC address.
 pub(super) fn node_of(lab: &Lab, hardware: MacAddr) -> String {
     let is_it = |node: &String| lab.mac_address(node).is_ok_and(|own| own == hardware.0);
     lab.nodes()
@@ -242,7 +244,7 @@ pub(super) fn number(node: &str) -> anyhow::Result<usize> {
     number.with_context(|| format!("{node} is not a node of the lab"))
 }
 
-/// The first node in MetalLB's order for an address.
+/// The first node in MetalLB's election order for an address.
 pub(super) fn first_in_order(nodes: &[String], address: Ipv4Addr) -> Option<String> {
     let place = |node: &&String| Sha256::digest(format!("{node}#{address}"));
     nodes.iter().min_by_key(place).cloned()

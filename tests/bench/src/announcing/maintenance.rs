@@ -1,11 +1,11 @@
-//! What administrators do: speakers restart, nodes are drained and excluded, while a client goes on as if nothing were.
+//! Maintenance by administrators, as a client sees it: speakers restart, nodes are drained and excluded.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lb_crds::names::{LABEL_EXCLUDE, NAMESPACE, SPEAKER};
 
-use super::PERIOD;
+use super::PROBE_INTERVAL;
 use super::fixture::Fixture;
 use crate::report::{Figure, Unit};
 use crate::{say, seconds};
@@ -13,16 +13,16 @@ use lb_e2e::client::{arp, connections, http};
 
 /// Connections that the client holds open.
 const CONNECTIONS: usize = 30;
-/// How long a client goes on before and after the work itself: what comes of it comes a little later.
-const BEFORE: Duration = Duration::from_secs(1);
+/// Time for the client before and after the work, because some effects come late.
+const MARGIN: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(10);
 
-/// What is done.
+/// A task of an administrator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Work {
-    /// The owner's speaker is deleted, and another comes in its place.
+    /// The owner's speaker is deleted and replaced.
     Speaker,
-    /// All speakers are restarted, one after the other.
+    /// All speakers restart, one after the other.
     Rollout,
     /// The owner is drained.
     Drain,
@@ -93,17 +93,17 @@ impl Work {
     }
 }
 
-/// What came of one round.
+/// Results of one round.
 struct Round {
-    /// Connections that broke, of those that were held.
+    /// Held connections that broke.
     broken: usize,
-    /// Requests that were lost.
+    /// Requests without an answer.
     lost: usize,
-    /// The longest time without an answer by ARP.
+    /// The longest time without an ARP reply.
     silence: Duration,
 }
 
-/// Does it again and again, each time to whoever owns the address then.
+/// Does the work `times` times, each time to the current owner.
 pub(super) async fn all(fixture: &Fixture<'_>, work: Work, times: usize) -> anyhow::Result<Vec<Figure>> {
     let mut rounds = Vec::new();
     for index in 1..=times {
@@ -133,9 +133,9 @@ async fn round(fixture: &Fixture<'_>, work: Work, which: &str) -> anyhow::Result
     let lab = fixture.testbed.lab();
     let owner = fixture.settle().await?;
     let held = connections::hold(lab, fixture.address, CONNECTIONS)?;
-    let by_http = http::probe(lab, fixture.address, PERIOD, http::REQUEST_TIMEOUT)?;
-    let by_arp = arp::probe(lab, fixture.address, PERIOD)?;
-    tokio::time::sleep(BEFORE).await;
+    let by_http = http::probe(lab, fixture.address, PROBE_INTERVAL, http::REQUEST_TIMEOUT)?;
+    let by_arp = arp::probe(lab, fixture.address, PROBE_INTERVAL)?;
+    tokio::time::sleep(MARGIN).await;
 
     let start = Instant::now();
     let begun = work.begin(fixture, &owner).await;
@@ -151,12 +151,15 @@ async fn round(fixture: &Fixture<'_>, work: Work, which: &str) -> anyhow::Result
     let round = Round {
         broken: held.broken.len() + held.refused,
         lost: by_http.lost(),
-        silence: by_arp.times.longest_gap(start, end).saturating_sub(PERIOD),
+        silence: by_arp
+            .times
+            .longest_gap(start, end)
+            .saturating_sub(PROBE_INTERVAL),
     };
     say(
         fixture.testbed,
         &format!(
-            "{}, {which}: {owner}, in {:.1} s: {} of {} connections broken, the others waited {:.3} s at most, {} of {} requests \
+            "{}, {which}: {owner}, in {:.1} s: {} of {} connections broken, the others waited {:.3} s at large, {} of {} requests \
              lost {:?}, ARP {:.3} s",
             work.name(),
             seconds(took),

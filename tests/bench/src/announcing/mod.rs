@@ -1,12 +1,12 @@
-//! How addresses are answered for, seen by a client on the LAN. `make bench-announcing` measures it.
+//! Announcement of addresses, as a client on the LAN sees it. `make bench-announcing` measures it.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`fixture`] | three nodes, a Service with a pod on each, and how all of it comes to rest |
-//! | [`faults`] | measures: the owner's cable is cut, the owner loses power |
-//! | [`many`] | measures: a node dies that has a thousand addresses; memory with Services by the thousand |
-//! | [`maintenance`] | measures: speakers restart, nodes are drained and excluded |
-//! | [`costs`] | measures: processor time, and how long an answer takes |
+//! | [`fixture`] | three nodes, a Service with a pod on each, and how all of it settles |
+//! | [`faults`] | the owner's cable is unplugged, the owner is switched off |
+//! | [`scale`] | a node with a thousand addresses fails; memory with thousands of Services |
+//! | [`maintenance`] | speakers restart, nodes are drained and excluded |
+//! | [`costs`] | processor time and response times |
 
 pub mod costs;
 pub mod faults;
@@ -23,45 +23,45 @@ use faults::Fault;
 use fixture::Fixture;
 pub use fixture::NODES;
 
-/// Between one question of a probe and the next.
-const PERIOD: Duration = Duration::from_millis(10);
+/// Interval between two requests of a probe.
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What can be measured by itself.
+/// A part of the benchmark that can run alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Part {
     /// Memory of a speaker: idle, with 1,000 and with 10,000 Services
     Memory,
-    /// Processor time of a speaker while others ask for what it does not have
+    /// Processor time of a speaker during a flood of requests for other addresses
     Flood,
-    /// How long an answer takes, beside the kernel's own
+    /// Response time, compared with the kernel's
     Answer,
-    /// The owner's cable is cut
+    /// The owner's cable is unplugged
     Cut,
-    /// The owner loses power
+    /// The owner is switched off
     Power,
     /// The owner's speaker is deleted
     Speaker,
-    /// All speakers are restarted, one after the other
+    /// All speakers restart, one after the other
     Rollout,
     /// The owner is drained
     Drain,
     /// The owner is excluded by label
     Exclude,
-    /// A node with 1,000 addresses loses power
-    Many,
+    /// A node with 1,000 addresses is switched off
+    Scale,
 }
 
-/// What to measure, and how often.
+/// The parts to measure, and repetitions.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Which measures.
+    /// The parts to measure.
     pub parts: Vec<Part>,
-    /// How often the owner of one address is hit by each fault.
+    /// Repetitions of each failure of the owner of one address.
     pub faults: usize,
-    /// How often everything else is done.
+    /// Repetitions of everything else.
     pub rounds: usize,
-    /// Whether memory is measured with 10,000 Services too, which may take long.
-    pub most: bool,
+    /// Whether to measure memory with 10,000 Services, which may take long.
+    pub large: bool,
 }
 
 impl Plan {
@@ -74,10 +74,10 @@ impl Plan {
     }
 }
 
-/// Measures one load balancer. A part that fails is told and left out, and the rest goes on. Returns how many failed.
+/// Measures one load balancer. A part that fails is reported and left out. Returns the number of failed parts.
 ///
 /// # Errors
-/// When the load balancer does not even come to its place.
+/// When the fixture cannot be set up.
 pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) -> anyhow::Result<usize> {
     let mut failed = 0;
     let fixture = Fixture::set(testbed).await?;
@@ -111,13 +111,13 @@ pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) 
             );
         }
     }
-    if plan.has_any(&[Part::Memory, Part::Many]) {
+    if plan.has_any(&[Part::Memory, Part::Scale]) {
         failed += keep(testbed, figures, scale::all(&fixture, plan).await);
     }
     Ok(failed)
 }
 
-/// Keeps the figures of a part, or tells why there are none. Returns how many parts failed.
+/// Keeps the figures of a part, or reports why it failed. Returns the number of failed parts.
 fn keep(testbed: &Testbed, figures: &mut Vec<Figure>, outcome: anyhow::Result<Vec<Figure>>) -> usize {
     match outcome {
         Ok(more) => {
@@ -131,7 +131,7 @@ fn keep(testbed: &Testbed, figures: &mut Vec<Figure>, outcome: anyhow::Result<Ve
     }
 }
 
-/// Looks at something again and again until it is so, and no longer than this. Whether it is.
+/// Repeats a check until it succeeds, at most `within`. Whether it succeeded.
 async fn until(within: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !is_so() {

@@ -1,4 +1,5 @@
-//! `make bench-announcing`: how addresses are answered for when something happens, and at what cost, ours and MetalLB's.
+//! `make bench-announcing`: measures the announcement of addresses by lb-operator and MetalLB, during failures and
+//! maintenance.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,9 +9,9 @@ use clap::{Parser, ValueEnum as _};
 use lb_bench::announcing::{Part, Plan, measure};
 use lb_bench::report::Report;
 use lb_bench::testbed::{Stack, Testbed};
-use lb_bench::{Sides, announcing};
+use lb_bench::{Selection, announcing};
 
-/// Measures how addresses are answered for, and compares with MetalLB. Goals that are missed are told, and are no error
+/// Measures the announcement of addresses, and compares with MetalLB. A missed goal is reported and is not an error
 #[derive(Debug, Parser)]
 #[command(name = "bench-announcing")]
 struct Cli {
@@ -18,31 +19,31 @@ struct Cli {
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
     #[command(flatten)]
-    sides: Sides,
-    /// How often the owner of an address is hit by each fault
+    selection: Selection,
+    /// Repetitions of each failure of an address's owner
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..))]
     times: u8,
     /// The same for MetalLB, where each takes long
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
-    peer_times: u8,
-    /// How often everything else is done
+    metallb_times: u8,
+    /// Repetitions of everything else
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
-    /// Measure MetalLB's memory with 10,000 Services too: it gives out the addresses for a quarter of an hour
+    /// Measure MetalLB's memory with 10,000 Services too: it takes a quarter of an hour to assign their addresses
     #[arg(long)]
-    peer_most: bool,
-    /// Seconds to wait for addresses to be given and answered for
-    #[arg(long, default_value_t = 300)]
-    patience: u64,
+    metallb_large: bool,
+    /// Timeout for addresses to be assigned and announced, in seconds
+    #[arg(long, alias = "patience", default_value_t = 300)]
+    timeout: u64,
     /// The same for MetalLB, which takes longer
     #[arg(long, default_value_t = 1200)]
-    peer_patience: u64,
+    metallb_timeout: u64,
 }
 
 fn main() -> ExitCode {
     let mut report = Report::default();
     let outcome = run(&Cli::parse(), &mut report);
-    // What was measured before an error is worth showing.
+    // Figures measured before an error are shown too.
     let shown = report.publish("announcing");
     lb_lab::exit("bench-announcing", outcome.and(shown))
 }
@@ -50,12 +51,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, report: &mut Report) -> anyhow::Result<()> {
     lb_bench::run(async {
         let mut failed = 0;
-        for stack in cli.sides.stacks() {
+        for stack in cli.selection.stacks() {
             let testbed = Testbed::up(
                 stack,
-                &cli.sides.lab(stack),
+                &cli.selection.lab(stack),
                 announcing::NODES,
-                cli.patience(stack),
+                cli.timeout(stack),
             )
             .await?;
             failed += measure(&testbed, &cli.plan(stack), report.of(stack))
@@ -76,22 +77,22 @@ impl Cli {
         } else {
             self.only.clone()
         };
-        let (faults, most) = match stack {
+        let (faults, large) = match stack {
             Stack::Ours => (self.times, true),
-            Stack::MetalLb => (self.peer_times, self.peer_most),
+            Stack::MetalLb => (self.metallb_times, self.metallb_large),
         };
         Plan {
             parts,
             faults: faults.into(),
             rounds: self.rounds.into(),
-            most,
+            large,
         }
     }
 
-    fn patience(&self, stack: Stack) -> Duration {
+    fn timeout(&self, stack: Stack) -> Duration {
         Duration::from_secs(match stack {
-            Stack::Ours => self.patience,
-            Stack::MetalLb => self.peer_patience,
+            Stack::Ours => self.timeout,
+            Stack::MetalLb => self.metallb_timeout,
         })
     }
 }
