@@ -121,6 +121,22 @@ mod tests {
     }
 
     #[test]
+    fn field_description_lists_the_words() {
+        let definition = serde_json::to_value(crate::stack_crd()).unwrap();
+        let field = definition
+            .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/upgrade/properties/onFailure")
+            .unwrap();
+        assert_eq!(field["enum"], json!(["Rollback", "Pause"]));
+        assert_eq!(
+            field["description"],
+            "Reaction to a failed upgrade. Default: Rollback.\n\nPossible values:\n\
+             - Rollback: Controller and speakers return to the previous revision.\n\
+             - Pause: The upgrade stops where it failed until the spec changes."
+        );
+        assert_eq!(field.get(WORD_DESCRIPTIONS), None);
+    }
+
+    #[test]
     fn command_line_words_are_kebab_case() {
         assert_eq!(kebab_case(Placement::HashOrder.as_str()), "hash-order");
         assert_eq!(kebab_case("Never"), "never");

@@ -40,8 +40,8 @@ pub fn find_condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'
 
 /// Sets a condition; returns whether it changed and must be written.
 ///
-/// `lastTransitionTime` is set to `now`, in whole seconds, only if the status changes. Other conditions and the order of
-/// the list do not change.
+/// `lastTransitionTime` is set to `now`, in whole seconds, only if the status changes. Other conditions and the order
+/// of the list do not change.
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,

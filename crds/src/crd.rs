@@ -52,8 +52,8 @@ fn finish(mut definition: CustomResourceDefinition, spec: SpecPresence) -> Custo
     definition
 }
 
-/// The schema after [`schema::tidy`]. The round trip through JSON fails only if k8s-openapi cannot read its own output; the
-/// derived schema is used then.
+/// The schema after [`schema::tidy`]. The round trip through JSON fails only if k8s-openapi cannot read its own
+/// output; the derived schema is used then.
 fn tidy_validation(validation: &CustomResourceValidation, spec: SpecPresence) -> CustomResourceValidation {
     let tidy = || -> serde_json::Result<CustomResourceValidation> {
         let mut validation = serde_json::to_value(validation)?;

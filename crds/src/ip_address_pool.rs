@@ -63,8 +63,8 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IPAddressPoolSpec {
-    /// Addresses of the pool, IPv4 or IPv6: CIDRs (192.168.50.0/24) and ranges (192.168.50.10-192.168.50.20). For a single
-    /// address write 192.168.50.10/32.
+    /// Addresses of the pool, IPv4 or IPv6: CIDRs (192.168.50.0/24) and ranges (192.168.50.10-192.168.50.20). For a
+    /// single address write 192.168.50.10/32.
     ///
     /// Pools and entries must not overlap. The addresses must be unused on the LAN and outside of DHCP ranges.
     ///
@@ -143,8 +143,8 @@ pub struct IPAddressPoolStatus {
     /// Number of free IPv6 addresses.
     #[serde(default, rename = "availableIPv6")]
     pub available_ipv6: i64,
-    /// Recently released addresses, newest first. Only for pools with the annotation hold-down or the allocation strategy
-    /// leastRecentlyUsed.
+    /// Recently released addresses, newest first. Only for pools with the annotation hold-down or the allocation
+    /// strategy leastRecentlyUsed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub released: Vec<ReleasedAddress>,
     /// Valid: whether the pool is valid; if not, which field is wrong and how to fix it.
@@ -162,8 +162,8 @@ const MAX_ENTRIES: u32 = 1024;
 /// Maximum length of an entry: two IPv6 addresses and blanks.
 const MAX_ENTRY_LENGTH: u32 = 96;
 
-/// Limits and CEL rules of `addresses`. CEL cannot check the order of IPv6 addresses and overlaps; the controller reports
-/// these in a condition.
+/// Limits and CEL rules of `addresses`. CEL cannot check the order of IPv6 addresses and overlaps; the controller
+/// reports these in a condition.
 fn addresses_schema(addresses: &mut Schema) {
     // No `all`: the cost estimate of the API server assumes one part per character.
     let is_range =

@@ -38,8 +38,8 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct L2AdvertisementSpec {
-    /// Names of pools to announce, in addition to those that match ipAddressPoolSelectors. If both fields are empty: all
-    /// pools. Example: ["default-pool"]
+    /// Names of pools to announce, in addition to those that match ipAddressPoolSelectors. If both fields are empty:
+    /// all pools. Example: ["default-pool"]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = schema::names)]
     #[x_kube(validation = schema::no_duplicates("ipAddressPools"))]

@@ -1,11 +1,12 @@
 //! The API types: `metallb.io/v1beta1`, compatible with MetalLB, and `lb-operator.io/v1alpha1`.
 //!
-//! `kubectl explain` shows the doc comments of fields. The binary `crdgen` (`make generate`) writes the YAML in `crds/` and
-//! in the chart from the types; a test fails if it is stale.
+//! `kubectl explain` shows the doc comments of fields. The binary `crdgen` (`make generate`) writes the YAML in
+//! `crds/` and in the chart from the types; a test fails if it is stale.
 //!
 //! | module | content |
 //! | --- | --- |
-//! | [`ip_address_pool`], [`l2_advertisement`], [`service_l2_status`], [`configuration_state`] | the kinds of `metallb.io` |
+//! | [`ip_address_pool`], [`l2_advertisement`] | the kinds of `metallb.io` that users write |
+//! | [`service_l2_status`], [`configuration_state`] | the kinds of `metallb.io` that programs write |
 //! | [`load_balancer_stack`] | the kind of `lb-operator.io` |
 //! | [`names`] | annotations, labels, ports and object names |
 //! | [`address_range`] | the syntax of a pool's `addresses` |

@@ -137,8 +137,8 @@ pub struct LoadBalancerStackSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
 
-    /// NetworkPolicy of the controller. It allows only metrics and probes as ingress. Egress is not restricted, because the
-    /// address of the API server differs between clusters.
+    /// NetworkPolicy of the controller. It allows only metrics and probes as ingress. Egress is not restricted,
+    /// because the address of the API server differs between clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 
@@ -150,8 +150,9 @@ pub struct LoadBalancerStackSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<Preflight>,
 
-    /// Whether to migrate from a MetalLB in the namespace of the stack that serves the same Services. Services keep their
-    /// addresses; on each node, the speaker of the stack replaces MetalLB's speaker. status.adoption shows the progress.
+    /// Whether to migrate from a MetalLB in the namespace of the stack that serves the same Services. Services keep
+    /// their addresses; on each node, the speaker of the stack replaces MetalLB's speaker. status.adoption shows the
+    /// progress.
     ///
     /// MetalLB is restored when this field is set to false or the stack is deleted, while the ControllerRevision
     /// metallb-before-adoption exists. With false, nothing is installed beside a MetalLB. Default: false.

@@ -61,7 +61,8 @@ pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
 
 /// Annotation of a pool: `first` or `leastRecentlyUsed`.
 pub const ALLOCATION_STRATEGY: &str = "lb-operator.io/allocation-strategy";
-/// Annotation of a pool: time such as `10m` before a released address is assigned to a Service that does not request it.
+/// Annotation of a pool: time such as `10m` before a released address is assigned to a Service that does not request
+/// it.
 pub const HOLD_DOWN: &str = "lb-operator.io/hold-down";
 /// Annotation of a pool: CIDRs and ranges, separated by commas, that are never assigned.
 pub const EXCLUDED_ADDRESSES: &str = "lb-operator.io/excluded-addresses";

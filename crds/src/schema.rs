@@ -1,4 +1,5 @@
-//! Additions to the derived schemas: limits, CEL rules, list types of Kubernetes, and descriptions for `kubectl explain`.
+//! Additions to the derived schemas: limits, CEL rules, list types of Kubernetes, and descriptions for `kubectl
+//! explain`.
 
 use kube::core::Rule;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -78,7 +79,7 @@ fn selector() -> Value {
     let word = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
     let key = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$";
     json!({
-        "description": "Label selector. An object matches if it meets all requirements; an empty selector matches every object.",
+        "description": "Label selector. An object must meet all requirements; an empty selector matches every object.",
         "type": "object",
         "x-kubernetes-map-type": "atomic",
         "properties": {
@@ -192,6 +193,9 @@ pub(crate) fn tidy(schema: &mut Value) {
     keywords.remove("nullable");
     if keywords.get("default") == Some(&Value::Null) {
         keywords.remove("default");
+    }
+    if let Some(Value::Array(words)) = keywords.get_mut("enum") {
+        words.retain(|word| !word.is_null());
     }
     if let Some(Value::String(format)) = keywords.get("format")
         && format.starts_with("uint")

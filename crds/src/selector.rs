@@ -1,5 +1,5 @@
-//! Label selectors: validation and matching, with the rules of Kubernetes (`metav1.LabelSelectorAsSelector`). A selector
-//! without requirements matches every object.
+//! Label selectors: validation and matching, with the rules of Kubernetes (`metav1.LabelSelectorAsSelector`). A
+//! selector without requirements matches every object.
 
 use std::collections::BTreeMap;
 

@@ -89,13 +89,14 @@ pub struct ServiceL2StatusStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_by: Option<String>,
 
-    /// MAC address of a host outside of the cluster that also answers for the address. See the condition AddressConflict.
+    /// MAC address of a host outside of the cluster that also answers for the address. See the condition
+    /// AddressConflict.
     /// Example: 02:00:00:00:00:05
     #[serde(default, rename = "conflictingMAC", skip_serializing_if = "Option::is_none")]
     pub conflicting_mac: Option<String>,
 
-    /// Conditions by type. Verified: another node sent a request for the address and received a reply. AddressConflict: a
-    /// host outside of the cluster also answers for the address.
+    /// Conditions by type. Verified: another node sent a request for the address and received a reply.
+    /// AddressConflict: a host outside of the cluster also answers for the address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -1,7 +1,8 @@
 //! The file-based catalog: package, channel with upgrade edges, and one file per bundle.
 //!
-//! The file of the current version is generated; files of releases never change. Each bundle replaces the previous one. Its
-//! skip range allows direct upgrades from the same and the previous minor version, which the operator supports.
+//! The file of the current version is generated; files of releases never change. Each bundle replaces the previous
+//! one. Its skip range allows direct upgrades from the same and the previous minor version, which the operator
+//! supports.
 
 use semver::Version;
 use serde_json::{Value, json};

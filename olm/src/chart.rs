@@ -172,8 +172,8 @@ fn remove_helm_metadata(body: &mut Value) {
     }
 }
 
-/// The rules without write permissions for CustomResourceDefinitions. OLM installs them, and warns of operators with these
-/// permissions.
+/// The rules without write permissions for CustomResourceDefinitions. OLM installs them, and warns of operators with
+/// these permissions.
 fn without_crd_writes(rules: &[Value]) -> Vec<Value> {
     let is_for_crds = |rule: &Value| list(&rule["apiGroups"]).contains(&json!("apiextensions.k8s.io"));
     rules

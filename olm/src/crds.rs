@@ -1,5 +1,5 @@
-//! The CRDs of the bundle and their descriptions for consoles. OLM requires a description for each CRD of the bundle, and no
-//! others.
+//! The CRDs of the bundle and their descriptions for consoles. OLM requires a description for each CRD of the bundle,
+//! and no others.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};

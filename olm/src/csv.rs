@@ -170,7 +170,8 @@ fn description(readme: &str) -> Result<String, BundleError> {
     Ok(format!("{paragraph}\n\n{FIRST_STEPS}"))
 }
 
-/// Pins and lists all images: of the operator's container, and of controller and speaker in variables `RELATED_IMAGE_…`.
+/// Pins and lists all images: of the operator's container, and of controller and speaker in variables
+/// `RELATED_IMAGE_…`.
 fn pin_images(deployment: &mut Value, input: &BundleInput) -> Result<Vec<Value>, BundleError> {
     let containers = deployment.pointer_mut("/spec/template/spec/containers");
     let containers = containers.and_then(Value::as_array_mut);

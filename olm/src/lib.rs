@@ -32,8 +32,8 @@ pub use images::Digests;
 pub const PACKAGE: &str = "lb-operator";
 /// Channel of the releases. Channels are named by maturity and major version.
 pub const CHANNEL: &str = "stable-v0";
-/// Capability level of OLM: Basic Install, Seamless Upgrades, Full Lifecycle, Deep Insights or Auto Pilot. It is raised when
-/// tests cover every requirement of the next level.
+/// Capability level of OLM: Basic Install, Seamless Upgrades, Full Lifecycle, Deep Insights or Auto Pilot. It is
+/// raised when tests cover every requirement of the next level.
 pub const CAPABILITIES: &str = "Basic Install";
 /// Suggested namespace of the operator, for which the chart is rendered.
 pub const NAMESPACE: &str = "lb-operator-system";

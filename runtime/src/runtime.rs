@@ -33,7 +33,8 @@ where
     R: Future<Output = anyhow::Result<()>>,
 {
     logging::init(args);
-    // Dependencies may compile in several providers, so one is chosen here. This fails only if one is already installed.
+    // Dependencies may compile in several providers, so one is chosen here. This fails only if one is already
+    // installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

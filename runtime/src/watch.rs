@@ -54,8 +54,8 @@ where
     })
 }
 
-/// Like [`watch`], and [`Refresh::now`] reconnects. The key of an object is always a clone of the same [`ObjectKey`], so an
-/// index shares its text with this stream.
+/// Like [`watch`], and [`Refresh::now`] reconnects. The key of an object is always a clone of the same [`ObjectKey`],
+/// so an index shares its text with this stream.
 pub fn watch_refreshed<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,

@@ -1,5 +1,5 @@
-//! Pausing MetalLB's speakers during a migration: the L2Advertisements temporarily select no node, and an annotation keeps
-//! the user's node selectors for the speakers of the stack.
+//! Pausing MetalLB's speakers during a migration: the L2Advertisements temporarily select no node, and an annotation
+//! keeps the user's node selectors for the speakers of the stack.
 //!
 //! Without the pause, MetalLB's speakers elect a new owner each time one of them stops. With it, a speaker that has not
 //! read the change yet remains the owner, and no other speaker announces its addresses.

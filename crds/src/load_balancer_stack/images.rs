@@ -12,7 +12,8 @@ use crate::schema;
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Images {
-    /// Registry that replaces the host of every image, with an optional path. Absent: the default registry of each image.
+    /// Registry that replaces the host of every image, with an optional path. Absent: the default registry of each
+    /// image.
     /// Example: registry.example.com/mirror
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]

@@ -11,9 +11,9 @@ use crate::api_enum::api_enum;
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
     /// Milliseconds without a heartbeat after which a speaker verifies on the LAN whether the node still answers, and
-    /// fails its addresses over if it does not. Heartbeats are sent every 4/5 of this time. Lower values detect failures
-    /// faster and cost more CPU. With more than 45 monitored peers a speaker sends less often and detects later.
-    /// Default: 250.
+    /// fails its addresses over if it does not. Heartbeats are sent every 4/5 of this time. Lower values detect
+    /// failures faster and cost more CPU. With more than 45 monitored peers a speaker sends less often and detects
+    /// later. Default: 250.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 5000))]
     pub failure_timeout_milliseconds: Option<i32>,
@@ -23,14 +23,15 @@ pub struct Heartbeat {
     #[schemars(range(min = 1024, max = 65535))]
     pub port: Option<i32>,
 
-    /// Days between rotations of the heartbeat key; 0 disables rotation. Rotation does not interrupt heartbeats. To rotate
-    /// immediately, set the annotation lb-operator.io/rotate-heartbeat-keys of the stack to a new value. Default: 30.
+    /// Days between rotations of the heartbeat key; 0 disables rotation. Rotation does not interrupt heartbeats. To
+    /// rotate immediately, set the annotation lb-operator.io/rotate-heartbeat-keys of the stack to a new value.
+    /// Default: 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3650))]
     pub key_rotation_days: Option<i32>,
 
-    /// Upper bound for a changed Secret to reach every kubelet, in seconds. Each of the two steps of a key rotation takes
-    /// this long. Use more than twice the kubelets' syncFrequency. Default: 300.
+    /// Upper bound for a changed Secret to reach every kubelet, in seconds. Each of the two steps of a key rotation
+    /// takes this long. Use more than twice the kubelets' syncFrequency. Default: 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 3600))]
     pub key_propagation_seconds: Option<i32>,
@@ -63,9 +64,9 @@ api_enum! {
     pub enum Placement {
         /// An address is announced by the first available node of its election order, which is MetalLB's.
         HashOrder,
-        /// Addresses are spread evenly: no node announces more than the average, rounded up, if all nodes are eligible for
-        /// all addresses. After nodes are added or removed, as few addresses as possible move, a few at a time. Each
-        /// move breaks the established connections of that address.
+        /// Addresses are spread evenly: no node announces more than the average, rounded up, if all nodes are eligible
+        /// for all addresses. After nodes are added or removed, as few addresses as possible move, a few at a time.
+        /// Each move breaks the established connections of that address.
         Balanced,
     }
 }
@@ -75,7 +76,8 @@ api_enum! {
     pub enum ConflictPolicy {
         /// The conflict is reported by an event, a condition and a metric.
         Warn,
-        /// The conflict is reported, and the address is announced again at most every ten seconds (RFC 5227, section 2.4).
+        /// The conflict is reported, and the address is announced again at most every ten seconds (RFC 5227, section
+        /// 2.4).
         Defend,
         /// The conflict is reported, and the address is not announced while the other host answers.
         Yield,

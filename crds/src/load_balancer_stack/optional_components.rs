@@ -37,7 +37,8 @@ pub struct Monitoring {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceMonitor {
-    /// Whether the ServiceMonitor is created. With Auto it is also created when the CRD is installed later. Default: Auto.
+    /// Whether the ServiceMonitor is created. With Auto it is also created when the CRD is installed later. Default:
+    /// Auto.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: InstallMode,
 
@@ -60,8 +61,8 @@ pub struct NetworkPolicy {
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: InstallMode,
 
-    /// Peers that may read the controller's metrics, as in the field from of a NetworkPolicy. Probes come from the node and
-    /// are always allowed. Absent: every pod of the cluster.
+    /// Peers that may read the controller's metrics, as in the field from of a NetworkPolicy. Probes come from the
+    /// node and are always allowed. Absent: every pod of the cluster.
     /// Example: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = peers)]
@@ -72,18 +73,19 @@ pub struct NetworkPolicy {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodDisruptionBudget {
-    /// Whether the PodDisruptionBudgets of controller and speakers are created. Every cluster supports them. Default: Auto.
+    /// Whether the PodDisruptionBudgets of controller and speakers are created. Every cluster supports them. Default:
+    /// Auto.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: InstallMode,
 
-    /// minAvailable of the controller's budget; less than spec.controller.replicas. With one replica there is no budget.
-    /// Default: 1.
+    /// minAvailable of the controller's budget; less than spec.controller.replicas. With one replica there is no
+    /// budget. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub controller_min_available: Option<i32>,
 
-    /// minAvailable of the speakers' budget; less than the number of speakers, or no speaker can be evicted. kubectl drain
-    /// ignores the pods of DaemonSets. Default: 1.
+    /// minAvailable of the speakers' budget; less than the number of speakers, or no speaker can be evicted. kubectl
+    /// drain ignores the pods of DaemonSets. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub speaker_min_available: Option<i32>,

@@ -14,8 +14,8 @@ use crate::schema;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerStackStatus {
-    /// The metadata.generation that this status describes. If it is lower than metadata.generation, the operator has not
-    /// processed the current spec yet.
+    /// The metadata.generation that this status describes. If it is lower than metadata.generation, the operator has
+    /// not processed the current spec yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -53,8 +53,8 @@ pub struct LoadBalancerStackStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub preflight: Vec<PreflightCheck>,
 
-    /// Progress of the migration from MetalLB. Absent if there is no MetalLB to adopt, or after the saved manifests were
-    /// deleted.
+    /// Progress of the migration from MetalLB. Absent if there is no MetalLB to adopt, or after the saved manifests
+    /// were deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adoption: Option<AdoptionStatus>,
 

@@ -83,9 +83,9 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "is_default")]
     pub ignore_exclude_label: bool,
 
-    /// Interfaces that never announce addresses: regular expressions that match any part of the name. Empty: no interface
-    /// is excluded. Absent: interfaces of containers, bridges and virtual networks (^docker.* ^cbr.* ^dummy.* ^virbr.*
-    /// ^lxcbr.* ^veth.* ^lo$ ^cali.* ^tunl.* ^flannel.* ^kube-ipvs.* ^cni.* ^nodelocaldns.* ^lxc.*).
+    /// Interfaces that never announce addresses: regular expressions that match any part of the name. Empty: no
+    /// interface is excluded. Absent: interfaces of containers, bridges and virtual networks (^docker.* ^cbr.*
+    /// ^dummy.* ^virbr.* ^lxcbr.* ^veth.* ^lo$ ^cali.* ^tunl.* ^flannel.* ^kube-ipvs.* ^cni.* ^nodelocaldns.* ^lxc.*).
     ///
     /// Example: ["^wlan.*", "^lo$"]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,8 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failback: Option<Failback>,
 
-    /// How addresses are distributed over nodes. Balanced cannot be combined with failback: Immediate. Default: HashOrder.
+    /// How addresses are distributed over nodes. Balanced cannot be combined with failback: Immediate. Default:
+    /// HashOrder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
 
