@@ -1,12 +1,13 @@
-//! One address: what is to be done about it, and doing it.
+//! The state of one address: deciding about it, claiming it and withdrawing it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backup::BackupState;
+use super::conflict::{CONFLICT_RETRY_DELAY, ConflictState};
 use super::handover::PlacementState;
-use super::probe::{CONFLICT_RETRY_DELAY, ConflictState, PEER_REPLY_RETRY_DELAY, ProbeResult};
+use super::probe::{PEER_REPLY_RETRY_DELAY, ProbeResult};
 use super::{
     AcquireReason, ConflictPolicy, Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, PartitionPolicy,
     ReleaseReason,
@@ -15,48 +16,49 @@ use crate::ownership::decision::{Action, HandOverOffer, OwnershipInput, keeps};
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState};
 
-/// Who may answer for an address.
+/// The candidates of an address, as the API server's objects give them.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
-    /// The nodes that may, in the order of [`crate::ownership::election::order`]: all, or the first dozens, and we ourselves if we may.
+    /// The candidates in [election order](crate::ownership::election::order): all or the first few dozen, and our node
+    /// if it is one.
     pub order: &'a [&'a str],
-    /// Whether we could not, because we have no interface for it.
+    /// Whether our node has no interface for the address.
     pub no_interface: bool,
-    /// Who is to have it for the sake of balance ([`crate::ownership::placement`]); none leaves it to the order.
+    /// The node that should own the address for balance ([`crate::ownership::placement`]); `None` if the election order
+    /// decides.
     pub preferred: Option<&'a str>,
 }
 
-/// What is known of an address. There may be tens of thousands: what few of them have is in a box.
+/// The state of one address. Tens of thousands may exist, so rare parts are boxed.
 #[derive(Debug, Default)]
 pub(super) struct AddressState {
     pub(super) order: Box<[NodeId]>,
     pub(super) no_interface: bool,
-    /// Who is to have it, and what has come of it. There is none where the order alone decides.
+    /// `None` if the election order alone decides.
     pub(super) placement: Option<Box<PlacementState>>,
-    /// The peers that we need to hear on its account.
+    /// The peers whose heartbeats matter for the address.
     pub(super) monitored: Box<[NodeId]>,
-    /// It was ours before we started, and is to stay so.
+    /// We owned it before our start and restore it.
     pub(super) resumes: bool,
-    /// Who had it and is down, or let go; and when that was heard last.
+    /// The failed or withdrawn owner, and when it was heard last.
     pub(super) predecessor: Option<(Arc<str>, Instant)>,
-    /// It is not to be claimed before.
+    /// The earliest time of a claim.
     pub(super) not_before: Option<Instant>,
-    /// Since when it waits for another owner.
+    /// When we began to wait for the next owner to announce it.
     pub(super) handing_over_since: Option<Instant>,
-    /// What is known of hosts that are no nodes and answer for it, if there ever was one.
+    /// `None` if no foreign host has ever replied for it.
     pub(super) conflict: Option<Box<ConflictState>>,
-    /// The peer that answered for it last when we asked, and when.
+    /// The peer that replied to our last probe, and when.
     pub(super) last_reply_from: Option<(NodeId, Instant)>,
-    /// As deputy: whose, when the wire was or is to be asked, and what was found last.
     pub(super) backup: Option<BackupState>,
-    /// The peer in whose place we answer.
+    /// The restarting owner for which we send proxy replies.
     pub(super) proxy_for: Option<NodeId>,
-    /// What a deputy has told of our answers.
+    /// Whether a backup got a reply from us; `None` before the first verification.
     pub(super) verified: Option<bool>,
 }
 
 impl Coordinator {
-    /// Does what is to be done about an address.
+    /// Decides about an address again, and acts on the decision.
     pub(super) fn update_address(&mut self, address: IpAddr) {
         self.expire_conflict(address);
         self.reprobe_unidentified(address);
@@ -68,7 +70,7 @@ impl Coordinator {
         let mut announcers = self.announcers(address);
         let awaited = self.awaited_owner(address, state, &candidates);
         announcers.extend(awaited.filter(|id| !announcers.contains(id)));
-        // A record, or who remembers, may be behind the times: what another has by now is not ours to resume.
+        // A record and a peer's memory may be outdated: an address that another node owns by now is not restored.
         let owner = announcers
             .iter()
             .copied()
@@ -109,7 +111,8 @@ impl Coordinator {
         if let Some(state) = self.addresses.get_mut(&address)
             && (owner.is_some() || mine || !has_quorum)
         {
-            // Who succeeds to it now, or will once there is a majority, does not succeed to that one.
+            // The address has an owner, or gets one after a quorum returns; its next move is no failover from this
+            // predecessor.
             state.predecessor = None;
         }
         if !matches!(action, Action::Claim { probe: true }) {
@@ -151,15 +154,14 @@ impl Coordinator {
         self.update_backup_role(address, owner, &candidates);
     }
 
-    /// Who had an address has it no more.
+    /// Notes that the owner of the address failed or withdrew.
     pub(super) fn owner_lost(&mut self, address: IpAddr, from: Arc<str>, heard: Option<Instant>) {
         if let Some(state) = self.addresses.get_mut(&address) {
             state.predecessor = heard.map(|heard| (from, heard));
             if self.config.partition_policy == PartitionPolicy::Majority {
-                // It withdraws when it has not heard the majority for as long as it waits for each, which is longer for those
-                // that were late before. It may have heard later than we did, by the time between two heartbeats, and needs
-                // time to act. Who has many peers speaks less often, and is waited for longer: so the slowest of all that we
-                // know counts.
+                // The minority withdraws when it has not heard the majority for the failure timeout, which is longer
+                // for peers that were late before. It may have heard its last heartbeat up to a period after us, and
+                // needs time to act. A node with many peers has a longer period, so the longest known period counts.
                 let config = &self.config.failure_detector;
                 let slowest = self.failure_detector.longest_period();
                 let longest = config.timeout_after(slowest) + config.max_extension(slowest);
@@ -171,7 +173,7 @@ impl Coordinator {
         self.dirty.insert(address);
     }
 
-    /// Answers for the address no more, if we do.
+    /// Stops announcing the address, if we do.
     pub(super) fn withdraw(&mut self, address: IpAddr, reason: ReleaseReason) {
         if self.announced.announces(address) && self.announced.remove(address) {
             self.outputs.push_back(Output::Withdraw { address, reason });
@@ -182,7 +184,7 @@ impl Coordinator {
         }
     }
 
-    /// We have no interface for the address, or have one again.
+    /// Notes that our node has no interface for the address, or has one again.
     pub(super) fn set_no_interface(&mut self, address: IpAddr, declined: bool) {
         if declined {
             self.withdraw(address, ReleaseReason::NoInterface);
@@ -192,14 +194,15 @@ impl Coordinator {
             });
         } else if self.announced.declines(address) {
             self.announced.remove(address);
-            // Nobody could be heard meanwhile, so their silence said nothing: the wire is asked before it is taken.
+            // Without the interface we heard nobody, so silence proves nothing: the address is probed before it is
+            // claimed.
             if let Some(state) = self.addresses.get_mut(&address) {
                 state.predecessor = None;
             }
         }
     }
 
-    /// A peer has asked the wire about addresses of ours.
+    /// Takes in the result of a backup's probes of our addresses.
     pub(super) fn handle_verification(&mut self, id: NodeId, answered: &[IpAddr], silent: &[IpAddr]) {
         let Some(by) = self.peers.get(&id).map(|peer| peer.name.clone()) else {
             return;
@@ -225,7 +228,7 @@ impl Coordinator {
         }
     }
 
-    /// Asks the wire about a peer: whether its node, and its speaker, are there.
+    /// Probes the node of a peer and addresses that it announces, to find out whether node and speaker are alive.
     pub(super) fn probe_peer(&mut self, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -235,20 +238,20 @@ impl Coordinator {
                 node: peer.name.clone(),
             });
         }
-        // Two, should one of them be on an interface that we do not have.
+        // Two, because one may be on an interface that we do not have.
         let mut owned = peer.announced.announced();
         for address in [owned.next(), owned.next_back()].into_iter().flatten() {
             self.outputs.push_back(Output::ProbeAddress { address });
         }
     }
 
-    /// From when on we take an address from a candidate behind us: not while the network, or we, come and go.
+    /// When failback may begin: a delay after the last flap, doubled with each flap.
     fn failback_allowed_at(&self) -> Option<Instant> {
         let pause = Duration::from_secs(1 << self.flap_count.saturating_sub(1));
         self.last_flap.map(|last| last + pause)
     }
 
-    /// Answers for an address that is ours, from now on or as before.
+    /// Announces an address that we own or restore.
     fn keep_announcing(&mut self, address: IpAddr) {
         if !self.announced.announces(address) {
             self.announced.insert(Entry::announced(address));
@@ -271,7 +274,7 @@ impl Coordinator {
             }
             state.not_before = None;
         }
-        // Who had it is down: the wire has been asked about that.
+        // The failure detector has probed the failed owner already.
         let reason = match state.predecessor.take() {
             Some((from, heard)) if probe => AcquireReason::Failover {
                 from,
@@ -282,10 +285,12 @@ impl Coordinator {
                 ProbeResult::NoReply if self.has_unknown_candidate(address) => return,
                 ProbeResult::NoReply => AcquireReason::Initial,
                 ProbeResult::PeerReplied => return self.retry_claim_after(address, PEER_REPLY_RETRY_DELAY),
-                ProbeResult::ConflictingHost(_) if self.config.conflict_policy == ConflictPolicy::Yield => {
+                ProbeResult::UnknownHostReplied(_)
+                    if self.config.conflict_policy == ConflictPolicy::Yield =>
+                {
                     return self.retry_claim_after(address, CONFLICT_RETRY_DELAY);
                 }
-                ProbeResult::ConflictingHost(_) => AcquireReason::Initial,
+                ProbeResult::UnknownHostReplied(_) => AcquireReason::Initial,
             },
             Some(_) | None => {
                 let has = announcers.first().and_then(|id| self.peers.get(id));
@@ -299,7 +304,7 @@ impl Coordinator {
         self.outputs.push_back(Output::Announce { address, reason });
     }
 
-    /// Whether some candidate still has time to be heard: it may have the address, or know who does.
+    /// Whether some candidate may still be heard: it may own the address, or know the owner.
     fn has_unknown_candidate(&self, address: IpAddr) -> bool {
         let unknown = |id: &NodeId| self.failure_detector.health(*id) == PeerHealth::Unknown;
         let state = self.addresses.get(&address);
@@ -315,7 +320,8 @@ impl Coordinator {
         self.deadlines.insert((at, address));
     }
 
-    /// We may not keep the address: another has to take it in time, if there is one that can.
+    /// Waits for another candidate to announce an address for which we are no candidate, and withdraws at the latest
+    /// after [`HAND_OVER_TIMEOUT`].
     fn hand_over(&mut self, address: IpAddr, candidates: &[NodeId]) {
         if candidates.contains(&LOCAL_NODE) {
             return;

@@ -1,21 +1,21 @@
-//! The addresses that a speaker answers for or offers, as it tells them to others: a set with a digest, cut into parts that fit into
-//! datagrams, and put together again.
+//! The set of addresses that a speaker announces, offers or declines: with a digest, split into fragments that fit into
+//! datagrams, and reassembled.
 //!
-//! The digest is in every heartbeat. Who knows another one is sent all parts, and believes them when they are complete: so
-//! nobody ever acts upon half of what is claimed, and a lost part costs no more than another round.
+//! Every heartbeat carries the digest. A peer whose confirmed digest differs gets all fragments, and uses them only
+//! when they are complete, so nobody acts on half a set; a lost fragment costs one more round.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::wire::heartbeat::{Entry, EntryState, Fragment, MAX_ENTRIES_LEN};
 
-/// The digest of no claims at all. Not 0, which stands for "not known".
+/// The digest of the empty set. Not 0, which means "unknown".
 const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Most parts that are put together: more addresses than any cluster has.
+/// Upper bound of the fragments of one set; they hold more addresses than any cluster has.
 const MAX_PARTS: u16 = 4096;
 
-/// A set of addresses, and how the speaker stands to each.
+/// The addresses of one speaker with their states.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AnnouncedSet {
     entries: BTreeMap<IpAddr, EntryState>,
@@ -32,7 +32,7 @@ impl Default for AnnouncedSet {
 }
 
 impl AnnouncedSet {
-    /// Takes in an entry; returns whether that changed anything.
+    /// Inserts an entry; returns whether the set changed.
     pub fn insert(&mut self, entry: Entry) -> bool {
         let before = self.entries.insert(entry.address, entry.state);
         if before == Some(entry.state) {
@@ -45,7 +45,7 @@ impl AnnouncedSet {
         true
     }
 
-    /// Takes an address out; returns whether it was there.
+    /// Removes an address; returns whether it was present.
     pub fn remove(&mut self, address: IpAddr) -> bool {
         match self.entries.remove(&address) {
             Some(state) => {
@@ -56,13 +56,13 @@ impl AnnouncedSet {
         }
     }
 
-    /// Whether the address is answered for.
+    /// Whether the speaker announces the address.
     #[must_use]
     pub fn announces(&self, address: IpAddr) -> bool {
         self.entries.get(&address).copied().is_some_and(is_owned)
     }
 
-    /// To which node the address is offered, by its mark; none when it is not.
+    /// The [hash](crate::ownership::election::short_hash) of the node that the address is offered to.
     #[must_use]
     pub fn offered_to(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
@@ -71,7 +71,8 @@ impl AnnouncedSet {
         }
     }
 
-    /// In whose place the address is answered for, by the mark of the node; none when it is not.
+    /// The [hash](crate::ownership::election::short_hash) of the restarting owner for which the speaker sends proxy
+    /// replies.
     #[must_use]
     pub fn proxied_for(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
@@ -80,19 +81,19 @@ impl AnnouncedSet {
         }
     }
 
-    /// Whether the address is declined.
+    /// Whether the speaker has no interface for the address.
     #[must_use]
     pub fn declines(&self, address: IpAddr) -> bool {
         self.entries.get(&address) == Some(&EntryState::Declined)
     }
 
-    /// Whether exactly this is told of the address.
+    /// Whether the set contains exactly this entry.
     #[must_use]
     pub fn contains(&self, entry: Entry) -> bool {
         self.entries.get(&entry.address) == Some(&entry.state)
     }
 
-    /// The addresses, in order.
+    /// The entries, ordered by address.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> {
         self.entries.iter().map(|(address, state)| Entry {
             address: *address,
@@ -100,26 +101,26 @@ impl AnnouncedSet {
         })
     }
 
-    /// The addresses that are answered for, in order.
+    /// The announced addresses, in order.
     pub fn announced(&self) -> impl DoubleEndedIterator<Item = IpAddr> {
         self.entries()
             .filter(|entry| is_owned(entry.state))
             .map(|entry| entry.address)
     }
 
-    /// Whether nothing is claimed and nothing declined.
+    /// Whether the set has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Says which set it is, whatever the order in which it came about.
+    /// Identifies the content of the set, independent of the order of insertion.
     #[must_use]
     pub const fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// The parts of the set: one at least.
+    /// Splits the set into fragments, at least one.
     #[must_use]
     pub fn parts(&self) -> Vec<Fragment> {
         let mut lists = vec![Vec::new()];
@@ -157,7 +158,7 @@ impl FromIterator<Entry> for AnnouncedSet {
     }
 }
 
-/// Puts parts together.
+/// Reassembles a set from its fragments.
 #[derive(Clone, Debug, Default)]
 pub struct Reassembly {
     digest: u64,
@@ -166,8 +167,8 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes in a part, in any order; returns the set once all its parts are there. Parts of another set than the last
-    /// one begin it anew.
+    /// Takes in a fragment, in any order; returns the set when it is complete. A fragment of another set discards those
+    /// before.
     pub fn add(&mut self, part: Fragment) -> Option<AnnouncedSet> {
         if part.count > MAX_PARTS {
             return None;
@@ -195,8 +196,8 @@ const fn is_owned(state: EntryState) -> bool {
     }
 }
 
-/// Spreads the bits of an entry, so that their exclusive or tells sets apart. Nobody needs to be kept from finding two
-/// sets alike: who tells them is authenticated.
+/// A hash whose exclusive or over all entries identifies a set. It need not resist forgery, because datagrams are
+/// authenticated.
 fn hash(address: IpAddr, state: EntryState) -> u64 {
     let (high, low, family) = match address {
         IpAddr::V4(v4) => (0, u64::from(v4.to_bits()), 4),

@@ -1,17 +1,16 @@
-//! Which nodes' speakers live, so that every speaker elects among the same candidates.
+//! Tracks which nodes have a speaker, according to the API server.
 //!
-//! Reads what the API says about speaker Pods and Nodes, and the clock; writes a state per node. A restarted
-//! speaker must not lose its addresses (the kernel forwards on without it), and a dead node must lose them at
-//! once: so a speaker that went away while its node is well is *held* as a candidate for a grace, and one
-//! whose node is not is down.
+//! Reads the state of speaker Pods and Nodes, and the clock. A restarting speaker must not lose its addresses, because
+//! the kernel keeps forwarding; a failed node must lose them at once. A node whose speaker goes away while the Node is
+//! ready therefore remains a candidate for a grace period; otherwise its speaker counts as absent.
 //!
 //! ```text
-//!            ready                    ready
-//!   New ───────────────► Up ◄──────────────────── Down
-//!    │                   │ unready, node ready      ▲
-//!    │ hold              │ or Pod deleted           │ grace over,
-//!    └──────► Held ◄─────┘                          │ node not ready,
-//!               └───────────────────────────────────┘ node deleted
+//!            ready                      ready
+//!   New ───────────────► Ready ◄──────────────── Absent
+//!    │                     │ unready, node ready   ▲
+//!    │ hold                │ or Pod deleted        │ grace period over,
+//!    └──► Restarting ◄─────┘                       │ node not ready,
+//!             └────────────────────────────────────┘ node deleted
 //! ```
 
 use std::collections::BTreeMap;
@@ -31,17 +30,16 @@ pub enum ApiState {
     Absent,
 }
 
-/// What is known of a peer. `New` and `Down` are the same to the election; they differ in whether the grace
-/// is spent.
+/// `New` and `Absent` are the same to the election; they differ in whether a grace period may still begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MembershipPhase {
-    /// Never seen ready, and nothing against it: [`ApiMembership::hold`] may still grant it the grace.
+    /// Never seen ready, and not known to have failed.
     New,
     Ready,
     Restarting {
         until: Instant,
     },
-    /// The grace is spent, or its node failed: only a ready speaker helps.
+    /// The grace period is over, or the node failed: only a ready speaker leads out of this state.
     Absent,
 }
 
@@ -56,24 +54,23 @@ enum ApiEvent {
 }
 
 impl MembershipPhase {
-    /// The table: every event in every phase. `grace_end` is when a grace that starts now would end. `None`
-    /// forgets the node.
+    /// The transition table. `grace_end` is the end of a grace period that starts now. `None` forgets the node.
     fn next(self, event: ApiEvent, grace_end: Instant) -> Option<Self> {
         Some(match (self, event) {
             (Self::New | Self::Ready | Self::Restarting { .. } | Self::Absent, ApiEvent::SpeakerReady) => {
                 Self::Ready
             }
-            // A killed or cut-off node: the addresses are needed elsewhere now.
+            // The node failed or is cut off: its addresses are needed elsewhere at once.
             (
                 Self::New | Self::Ready | Self::Restarting { .. } | Self::Absent,
                 ApiEvent::SpeakerUnready { node_ready: false },
             ) => Self::Absent,
-            // A new peer whose speaker is starting has given nobody a reason to wait for it.
+            // A new peer whose speaker is starting owns nothing yet.
             (Self::New, ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone) => Self::New,
             (Self::Ready, ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone) => {
                 Self::Restarting { until: grace_end }
             }
-            // The grace counts from the first sign, however many follow: flapping must not extend it.
+            // The grace period counts from the first event; flapping must not extend it.
             (
                 Self::Restarting { until },
                 ApiEvent::SpeakerUnready { node_ready: true } | ApiEvent::SpeakerGone | ApiEvent::Hold,
@@ -103,20 +100,20 @@ impl MembershipPhase {
     }
 }
 
-/// The view of one speaker on all nodes. After each input, if [`take_changed`](Self::take_changed) says so,
-/// elect again; sleep until [`poll_timeout`](Self::poll_timeout) at most, then call
+/// The API server's view of all nodes. After each input, elect again if [`take_changed`](Self::take_changed) returns
+/// `true`; sleep until [`poll_timeout`](Self::poll_timeout) at most, then call
 /// [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug)]
 pub struct ApiMembership {
     local_node: String,
     grace: Duration,
-    /// Ourselves included: that entry is what the others see of us.
+    /// Includes our own node.
     peers: BTreeMap<String, MembershipPhase>,
     changed: bool,
 }
 
 impl ApiMembership {
-    /// The view of the speaker on node `local_node`, which is always up in its own eyes.
+    /// Creates the view of the speaker on `local_node`, which is always ready to itself.
     pub fn new(local_node: impl Into<String>, grace: Duration) -> Self {
         Self {
             local_node: local_node.into(),
@@ -131,9 +128,8 @@ impl ApiMembership {
         self.handle(now, node, ApiEvent::SpeakerReady);
     }
 
-    /// The speaker Pod on `node` exists and is not ready; `node_ready` is whether the Node's condition
-    /// `Ready` is `True`. Call it again when either changes: the two watches are not ordered, and the Node's
-    /// news may come second.
+    /// The speaker Pod on `node` exists and is not ready; `node_ready` is whether the Node's condition `Ready` is
+    /// `True`. To be called again when either changes, because the two watches are not ordered.
     pub fn speaker_unready(&mut self, now: Instant, node: &str, node_ready: bool) {
         self.handle(now, node, ApiEvent::SpeakerUnready { node_ready });
     }
@@ -143,19 +139,18 @@ impl ApiMembership {
         self.handle(now, node, ApiEvent::SpeakerGone);
     }
 
-    /// The Node was deleted: nothing is remembered of it.
+    /// The Node was deleted.
     pub fn node_gone(&mut self, now: Instant, node: &str) {
         self.handle(now, node, ApiEvent::NodeGone);
     }
 
-    /// At our own start: `node` is recorded as owner of an address and its speaker is not ready at this
-    /// moment. It gets the grace that it would have if we had seen it ready before; not so when it is known
-    /// to have failed.
+    /// Grants a grace period at our own start to `node`, which is recorded as the owner of an address and whose speaker
+    /// is not ready. Without effect if the node is known to have failed.
     pub fn hold(&mut self, now: Instant, node: &str) {
         self.handle(now, node, ApiEvent::Hold);
     }
 
-    /// Ends the graces that are over.
+    /// Ends grace periods that are over.
     pub fn handle_timeout(&mut self, now: Instant) {
         for (node, phase) in &mut self.peers {
             if matches!(*phase, MembershipPhase::Restarting { until } if until <= now) {
@@ -165,7 +160,7 @@ impl ApiMembership {
         }
     }
 
-    /// When the first grace ends.
+    /// When the first grace period ends.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.peers
             .values()
@@ -176,7 +171,7 @@ impl ApiMembership {
             .min()
     }
 
-    /// The state of `node`, as of the last input; a node never heard of is down.
+    /// The state of a node's speaker as of the last input; `Absent` for unknown nodes.
     pub fn state(&self, node: &str) -> ApiState {
         if node == self.local_node {
             return ApiState::Ready;
@@ -186,7 +181,7 @@ impl ApiMembership {
             .map_or(ApiState::Absent, |phase| phase.state())
     }
 
-    /// Whether `node` takes part in elections: up, or held.
+    /// Whether `node` takes part in elections.
     pub fn is_candidate(&self, node: &str) -> bool {
         match self.state(node) {
             ApiState::Ready | ApiState::Restarting { .. } => true,
@@ -194,7 +189,7 @@ impl ApiMembership {
         }
     }
 
-    /// Whether any node's state changed since the last call.
+    /// Whether the state of any node changed since the last call.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -203,7 +198,7 @@ impl ApiMembership {
         let grace_end = now + self.grace;
         let before = self.state(node);
         let mut phase = self.peers.get(node).copied().unwrap_or(MembershipPhase::New);
-        // The grace may have ended since the caller last looked at the clock.
+        // The grace period may have ended since the last call of `handle_timeout`.
         if matches!(phase, MembershipPhase::Restarting { until } if until <= now) {
             phase = phase
                 .next(ApiEvent::Timeout, grace_end)

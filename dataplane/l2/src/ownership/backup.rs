@@ -1,8 +1,8 @@
-//! The candidate that comes after the owner of an address: it looks after the owner, and answers in its place while that one
-//! restarts.
+//! The backup of an address: the next candidate after the owner. It verifies that the owner replies, and sends proxy
+//! replies while the owner restarts.
 //!
-//! It tells the others in whose place it answers. They may not know that there is somebody to be waited for: who has just
-//! started, or whose cable is back, has never heard of who is away in that moment, and would find an address without an owner.
+//! The backup announces to its peers for which owner it sends proxy replies. A peer that has just started, or whose
+//! link was down, has never heard the restarting owner and would otherwise take the address for free.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -12,30 +12,39 @@ use crate::ownership::election::short_hash;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Message};
 
-/// How often a deputy asks the wire whether the owner answers, more or less by a quarter; and how long it waits.
+/// Time between two verifications of an owner, plus or minus a quarter.
 const VERIFICATION_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_VERIFICATION_DELAY: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
-/// Questions of deputies go together, at so many seconds' distance: each time that others are asked about, the kernel's
-/// filter is made anew.
+/// Verifications begin at multiples of this time, because each new set of probed addresses replaces the kernel's packet
+/// filter.
 const BATCH_INTERVAL: Duration = Duration::from_secs(3);
-/// Who is up for so long has heard what the others have.
+/// A peer that has been up for this long has received the announced sets of the others.
 const STATE_SYNC_TIME: Duration = Duration::from_secs(1);
-/// How often it asks in a row before it says that it was not answered: a single frame gets lost for no reason.
+/// Probes without a reply before a verification fails, because single frames get lost.
 const MAX_VERIFICATION_PROBES: u8 = 3;
 
-/// The duty of the candidate that comes after the owner: to see whether the owner answers.
+/// [`FIRST_VERIFICATION_DELAY`] with the greatest jitter.
+const MAX_FIRST_DELAY: Duration = Duration::from_nanos(FIRST_VERIFICATION_DELAY.as_nanos() as u64 / 4 * 5);
+/// The longest time between the start of a speaker and the result of the first verification of its addresses: the first delay with its jitter, the wait for the next batch, and all probes without a reply.
+///
+/// The operator's `upgrade/pod_selection.rs` waits longer than this before it replaces the next speaker.
+pub const MAX_VERIFICATION_DELAY: Duration = MAX_FIRST_DELAY
+    .saturating_add(BATCH_INTERVAL)
+    .saturating_add(REPLY_TIMEOUT.saturating_mul(MAX_VERIFICATION_PROBES as u32));
+
+/// The verification of an owner by its backup.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BackupState {
     owner: NodeId,
     at: Instant,
-    /// How often it has asked in this round.
+    /// Probes sent in the present verification.
     asked: u8,
 }
 
 impl Coordinator {
-    /// Who restarts and is waited for, as a peer says that answers in its place. We may not know: who has just started, or was
-    /// cut off, has never heard of it.
+    /// The restarting owner for which a peer sends proxy replies. We may not know of the restart ourselves, if we have
+    /// just started or were cut off.
     pub(super) fn awaited_owner(
         &self,
         address: IpAddr,
@@ -57,12 +66,12 @@ impl Coordinator {
             let peer = self.peers.get(id);
             peer.is_some_and(|peer| marks.contains(&short_hash(address, &peer.name)))
         };
-        // Who lives speaks for itself.
+        // A live peer reports its addresses itself.
         let silent = |id: &NodeId| !matches!(self.health(*id), PeerHealth::Up | PeerHealth::Draining);
         candidates.iter().copied().find(|id| is_meant(id) && silent(id))
     }
 
-    /// What a peer is to us, if this one is waited for.
+    /// The health of a peer; the awaited owner counts as restarting.
     pub(super) fn health_or_awaited(&self, awaited: Option<NodeId>, id: NodeId) -> PeerHealth {
         match self.health(id) {
             PeerHealth::Down | PeerHealth::Unknown if awaited == Some(id) => {
@@ -72,8 +81,7 @@ impl Coordinator {
         }
     }
 
-    /// The candidate that is next looks after the owner: asks the wire whether it answers, and answers in its place while it
-    /// restarts.
+    /// Takes or gives up the role of backup for the owner, and acts on it.
     pub(super) fn update_backup_role(
         &mut self,
         address: IpAddr,
@@ -146,7 +154,6 @@ impl Coordinator {
         self.deadlines.insert((next.at, address));
     }
 
-    /// Whether we look after this owner of an address.
     fn is_backup(&self, address: IpAddr, owner: NodeId, candidates: &[NodeId]) -> bool {
         let up = |id: &NodeId| (*id == LOCAL_NODE && !self.draining) || self.health(*id) == PeerHealth::Up;
         let stands_in = |id: &NodeId| {
@@ -158,12 +165,11 @@ impl Coordinator {
         };
         let next = |id: &NodeId| up(id) && self.heard_before_restart(*id, owner);
         let mut others = candidates.iter().copied().filter(|id| *id != owner);
-        // Who answers in its place goes on until it is back, whoever comes meanwhile.
+        // A peer that sends proxy replies continues until the owner is back.
         others.clone().find(stands_in).or_else(|| others.find(next)) == Some(LOCAL_NODE)
     }
 
-    /// Whether a candidate must have heard what an owner has, that restarts now: not who was away itself, or never was heard,
-    /// and cannot have.
+    /// Whether a candidate knows the announced set of the owner: it was up for some time before the owner went away.
     fn heard_before_restart(&self, id: NodeId, owner: NodeId) -> bool {
         let away = self.peers.get(&owner).and_then(|peer| peer.away_since);
         match (self.peers.get(&id), away) {
@@ -199,10 +205,10 @@ impl Coordinator {
         self.outputs.push_back(Output::StopProxy { address });
     }
 
-    /// Tells owners what the wire said of them.
+    /// Sends verification results to the owners.
     pub(super) fn send_verification_reports(&mut self) {
         for (id, seen) in std::mem::take(&mut self.verification_reports) {
-            // As many as fit into a datagram, whatever their family.
+            // As many as fit into a datagram, of either family.
             for seen in seen.chunks(MAX_ENTRIES_LEN / Entry::MAX_ENCODED_LEN) {
                 let of = |wanted: bool| {
                     let of = seen.iter().filter(move |(_, answered)| *answered == wanted);
@@ -215,7 +221,7 @@ impl Coordinator {
     }
 }
 
-/// The end of the round that a time falls into.
+/// The end of the batch interval that a time falls into.
 fn round_up_to_batch(epoch: Instant, at: Instant) -> Instant {
     let rounds = at
         .saturating_duration_since(epoch)
@@ -224,7 +230,7 @@ fn round_up_to_batch(epoch: Instant, at: Instant) -> Instant {
     epoch + BATCH_INTERVAL * u32::try_from(rounds).unwrap_or(u32::MAX)
 }
 
-/// More or less by a quarter, differently for each address and the same for each run.
+/// Plus or minus a quarter: different per address, equal in each run.
 fn jitter(time: Duration, address: IpAddr) -> Duration {
     let low = match address {
         IpAddr::V4(v4) => v4.to_bits(),
@@ -232,4 +238,34 @@ fn jitter(time: Duration, address: IpAddr) -> Duration {
     };
     let spread = low.wrapping_mul(0x9e37_79b9) >> 16;
     time * 3 / 4 + time / 2 * spread / 0x1_0000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "where time begins")]
+    fn first_verification_ends_within_the_maximum_delay() {
+        let epoch = Instant::now();
+        let mut longest = Duration::ZERO;
+        for number in 0..2_000_u32 {
+            let address = IpAddr::V4((0x0a00_0000 + number).into());
+            for start in (0..6_000).step_by(50).map(|ms| epoch + Duration::from_millis(ms)) {
+                let first_probe = round_up_to_batch(epoch, start + jitter(FIRST_VERIFICATION_DELAY, address));
+                let end = first_probe + REPLY_TIMEOUT * u32::from(MAX_VERIFICATION_PROBES);
+                longest = longest.max(end - start);
+            }
+        }
+        assert!(longest <= MAX_VERIFICATION_DELAY, "{longest:?}");
+        assert!(
+            longest + Duration::from_millis(60) > MAX_VERIFICATION_DELAY,
+            "{longest:?}"
+        );
+        assert_eq!(
+            MAX_VERIFICATION_DELAY,
+            Duration::from_secs(7),
+            "see pod_selection.rs of the operator"
+        );
+    }
 }

@@ -1,83 +1,83 @@
-//! Who answers for one address, as one speaker sees it: a pure function of the order of candidates, of what the peers claim
-//! and of whether they live.
+//! Decides about one address on one node: a pure function of the election order, of the addresses that the peers
+//! announce, and of their health.
 //!
-//! Ownership is sticky: whoever has an address keeps it while it is a candidate and lives, because a move breaks
-//! established connections. Only where nobody has it, the first in the order ([`crate::ownership::election`]) takes it. So a node that
-//! returns takes nothing back, and two that have it after a partition are one again as soon as they hear each other: the
-//! first in the order stays.
+//! Ownership is sticky: an owner keeps an address while it is a live candidate, because a move breaks established
+//! connections. The first node in the [election order](crate::ownership::election) takes an address only if it has no
+//! owner. A node that returns therefore takes nothing back, and two owners after a partition become one as soon as they
+//! hear each other: the first in the order remains.
 //!
-//! | who has it | what becomes of it |
+//! | owner | result |
 //! | --- | --- |
-//! | a candidate that is up, or held | it stays there; of two, with the first in the order |
-//! | one that drains, or is no candidate any more | the first candidate that is up claims it, then the other lets go |
-//! | one that is down, or nobody | the first candidate that is up asks the wire, and then claims it |
+//! | a candidate that is up or restarting | it remains the owner; of two owners, the first in the order |
+//! | draining, or no candidate | the first candidate that is up announces the address, then the owner withdraws |
+//! | down, or no owner | the first candidate that is up probes the address, then claims it |
 //!
-//! Where all candidates that live are draining, the first of them has it: better an address on a node that is to go than
-//! none. With `failback`, a candidate claims what is on one behind it in the order, as in MetalLB.
+//! If all live candidates are draining, the first of them owns the address, because a node about to leave is better
+//! than no node. With `failback`, a candidate takes an address from an owner behind it in the order, as in MetalLB.
 //!
-//! With [`crate::ownership::placement`] one candidate may be *preferred*: where nobody has the address it goes before the others. It
-//! takes nothing from who has it: that one *offers* it, to this node by name, and goes on until it hears the claim. An offer
-//! counts only between the two of them; among all others, and where both have it without one, the order decides as always,
-//! so that speakers with different views of who is preferred never both keep it.
+//! With [`crate::ownership::placement`], one candidate may be *preferred*: it goes first if the address has no owner.
+//! It takes nothing from an owner; the owner *offers* the address to it by name, and keeps announcing until it hears
+//! the announcement. An offer concerns only these two nodes. For all others, and for two owners without an offer, the
+//! election order decides, so that speakers that disagree about the preferred node never both keep the address.
 
 use crate::ownership::failure_detector::PeerHealth;
 
-/// What a speaker has to do about an address.
+/// The decision about an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Announce it, or keep announcing it.
     Keep,
-    /// Claim it: nobody has it who keeps it.
+    /// Start announcing it: it has no owner, or its owner hands it over.
     Claim {
-        /// Whether to ask the wire first: who had it may be alive though its heartbeats are lost, or a stranger may have
-        /// it. Not so when a peer waits for the claim to let go.
+        /// Whether to probe it first: only the heartbeats of the owner may be lost, or a conflicting host may use the
+        /// address. Unnecessary if the owner waits for our announcement.
         probe: bool,
     },
-    /// Go on until another claims it, and let go then.
+    /// Keep announcing it until another node announces it, then withdraw.
     HandOver,
-    /// Let go at once: another has it, and goes before.
+    /// Stop announcing it at once: another owner precedes us.
     Withdraw,
-    /// Wait: one who goes before may live, and has not been heard yet.
+    /// Wait: a preceding candidate has not been heard yet and may be up.
     Wait,
-    /// Nothing: it is another's.
+    /// Do nothing: another node owns it or will own it.
     None,
 }
 
-/// What one speaker knows of an address. `N` names a node.
+/// The input of a decision. `N` identifies a node.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnershipInput<'a, N> {
-    /// Our own node.
+    /// Our node.
     pub me: N,
-    /// Whether we are giving our addresses away.
+    /// Whether we hand over our addresses.
     pub draining: bool,
-    /// Whether we answer for it now.
+    /// Whether we announce the address.
     pub mine: bool,
-    /// Whether we take it from a candidate behind us.
+    /// Whether we take the address from an owner behind us in the order.
     pub failback: bool,
-    /// The candidates, in the order in which they would own it.
+    /// The candidates in election order.
     pub candidates: &'a [N],
-    /// The peers that have claimed it, as far as they have told.
+    /// The peers that announce the address, as far as known.
     pub announcers: &'a [N],
-    /// Who goes before all others where nobody has it.
+    /// The node that goes first if the address has no owner.
     pub preferred: Option<N>,
-    /// What is offered, and to or by whom.
+    /// The offer that concerns us.
     pub offer: HandOverOffer<N>,
 }
 
-/// The offer of an address, as one of the two sees it whom it concerns.
+/// An offer of the address, from the view of one of the two nodes that it concerns.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum HandOverOffer<N> {
-    /// There is none, or it is none of ours.
+    /// No offer concerns us.
     #[default]
     None,
-    /// We offer it to this node: once that has it, we let go.
+    /// We offer it to this node, and withdraw as soon as it announces the address.
     To(N),
-    /// This node offers it to us, and we are to have it: that it has it still does not keep us.
+    /// This node offers it to us and we accept; it does not count as an owner that keeps the address.
     From(N),
 }
 
 impl<N: Copy + Eq> OwnershipInput<'_, N> {
-    /// What to do, given what the peers are to us.
+    /// Returns the decision. `view` gives the health of a peer.
     #[must_use]
     pub fn decide(&self, view: impl Fn(N) -> PeerHealth) -> Action {
         let view = |node: N| match node == self.me {
@@ -119,7 +119,7 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         }
     }
 
-    /// Whether somebody has it who keeps it.
+    /// Whether the address has an owner that keeps it.
     pub(crate) fn has_owner(&self, view: impl Fn(N) -> PeerHealth) -> bool {
         let view = |node: N| match node == self.me {
             true if self.draining => PeerHealth::Draining,
@@ -129,7 +129,7 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         self.owner(&view).is_some()
     }
 
-    /// Who has it and keeps it: of two, the first in the order.
+    /// The owner that keeps the address; of two, the first in the order.
     fn owner(&self, view: &impl Fn(N) -> PeerHealth) -> Option<N> {
         let has_and_keeps = |node: &N| {
             let has = if *node == self.me {
@@ -142,7 +142,8 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         self.candidates.iter().copied().find(has_and_keeps)
     }
 
-    /// Nobody is up, so who drains goes on, and where nobody has it, the first of them takes it.
+    /// No candidate is up: a draining owner continues; without an owner, the first draining candidate takes the
+    /// address.
     fn decide_all_draining(&self, view: &impl Fn(N) -> PeerHealth) -> Action {
         let drains = |node: &N| view(*node) == PeerHealth::Draining;
         let has = |node: &N| (*node == self.me && self.mine) || self.announcers.contains(node);
@@ -162,14 +163,14 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         until.any(|node| *node == self.me)
     }
 
-    /// Whether we would be next if another were not there.
+    /// Whether we follow the other node in the order.
     fn is_behind(&self, other: N) -> bool {
         let mut after = self.candidates.iter().skip_while(|node| **node != other);
         after.any(|node| *node == self.me)
     }
 }
 
-/// Whether who has an address keeps it.
+/// Whether an owner of this health keeps its addresses.
 pub(crate) const fn keeps(view: PeerHealth) -> bool {
     match view {
         PeerHealth::Up | PeerHealth::Starting { .. } | PeerHealth::Restarting { .. } => true,
@@ -177,7 +178,7 @@ pub(crate) const fn keeps(view: PeerHealth) -> bool {
     }
 }
 
-/// Whether it is to be seen in a moment what it is.
+/// Whether the health will be known soon.
 const fn is_awaited(view: PeerHealth) -> bool {
     match view {
         PeerHealth::Unknown | PeerHealth::Starting { .. } => true,

@@ -1,13 +1,13 @@
-//! Who answers for an address: MetalLB's order, so that a cluster moved from MetalLB keeps its owners.
+//! The election order of an address. It equals MetalLB's, so that a cluster that migrates keeps its owners.
 //!
-//! The candidates of an address are ordered by `sha256(node name "#" address)`, ascending, and the first is
-//! the owner. Every speaker computes the same answer from the same candidates; nothing is exchanged for it.
+//! Candidates are ordered by `sha256(node name "#" address)`, ascending; the first is the owner. Every speaker computes
+//! the same order from the same candidates, without communication.
 
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-/// The candidates in the order in which they would own `address`; each name once.
+/// The candidates of `address` in election order, without duplicates.
 pub fn order<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let text = canonical(address);
     let mut ranked: Vec<_> = candidates
@@ -19,7 +19,7 @@ pub fn order<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>)
     ranked.into_iter().map(|(_, node)| node).collect()
 }
 
-/// The owner of `address` among the candidates; none without candidates. The first of [`order`], in one pass.
+/// The first candidate in [election order](order); `None` without candidates.
 pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = canonical(address);
     candidates
@@ -29,7 +29,7 @@ pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>)
         .map(|(_, node)| node)
 }
 
-/// Which node is meant, in few bytes: the first four of its place in the order of the address.
+/// The first four bytes of the node's hash for the address, which identify it among the candidates.
 #[must_use]
 pub fn short_hash(address: IpAddr, node: &str) -> u32 {
     let [a, b, c, d, ..] = rank(&canonical(address), node);
@@ -44,8 +44,7 @@ fn rank(address: &str, node: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// The text that MetalLB hashes, Go's `net.IP.String()`: RFC 5952 for IPv6, and IPv4-mapped addresses as
-/// IPv4.
+/// The text that MetalLB hashes, Go's `net.IP.String()`: RFC 5952 for IPv6; IPv4-mapped addresses as IPv4.
 fn canonical(address: IpAddr) -> String {
     address.to_canonical().to_string()
 }

@@ -1,30 +1,26 @@
-//! Which peers live, from their heartbeats, from what the wire answers, and from the clock alone: so that it is known
-//! within a fraction of a second, and also when the API server is gone.
+//! Detects failed peers within a fraction of a second, and without the API server: from heartbeats, from probe replies
+//! (ARP and NDP), and from the clock.
 //!
-//! Reads admitted heartbeats, answers on the wire and the clock; writes a view of each peer, to whom a heartbeat of ours is
-//! due, and about whom the wire is to be asked.
+//! Outputs are the health of each peer, the peers to send a heartbeat to, and the peers to probe.
 //!
 //! | a peer | becomes | when |
 //! | --- | --- | --- |
-//! | that is heard | what it says: up, draining, or held (it restarts) | at once |
-//! | up, whose heartbeat is late | the same, and it is asked for an answer, and the wire for it | |
-//! | up, silent for too long, answering for its addresses on the wire | up: its heartbeats are lost, not it | |
-//! | up, silent for too long, its node answering on the wire | held: its speaker has crashed, and will be back | |
-//! | up, silent for too long, nothing answering | down | |
-//! | held, its node silent on the wire | down: it has lost its node | after the time that it may be silent |
-//! | held for longer than its grace | down | |
+//! | that sends a heartbeat | what it reports: up, draining, starting or restarting | at once |
+//! | up, whose heartbeat is late | up; a heartbeat is requested, and the peer is probed | |
+//! | up, timed out, replying for its addresses | up: only its heartbeats are lost | |
+//! | up, timed out, its node replying | restarting: its speaker crashed and will be back | |
+//! | up, timed out, without a reply | down | |
+//! | restarting, its node not replying | down | after the timeout |
+//! | restarting | down | at the end of the grace period |
 //!
-//! Heartbeats are sent as rarely as the time in which a death is to be found out allows: the last of its intervals is left
-//! for questions, four of them, which are answered at once. So at rest a peer costs a quarter of what it would with a
-//! heartbeat each interval, and it takes as many lost datagrams in a row to doubt it: what a speaker costs at rest is that
-//! it wakes up, which at five times in a second is a quarter of a percent of a processor.
+//! Heartbeats are sent after four fifths of the failure timeout. The last fifth is left to request a late heartbeat, up
+//! to four times; a request is answered at once. Compared with five heartbeats per timeout, a peer costs a quarter as
+//! much, and it takes as many lost datagrams in a row to miss it. The main cost of an idle speaker is its wake-ups.
 //!
-//! A machine that is short of processor time, or that shares a real one with others, stops for a while now and then, and all
-//! that runs on it. So a peer whose heartbeats have come late in the last minutes is given as much more time, up to half of
-//! what the others have: it is taken for dead when it is later than it has ever been by the time that is left for questions.
+//! A busy or virtual machine stalls now and then, with all its processes. A peer whose heartbeats were late within the
+//! last minutes gets that much more time, up to half of the usual timeout.
 //!
-//! A stall of ours is no silence of theirs: when we have not looked at the clock for a while, nobody is taken for dead
-//! before it has had the time to be heard again.
+//! Our own stalls are not silence of the peers: after a stall, every peer gets the lost time in addition.
 
 mod peer;
 
@@ -34,24 +30,24 @@ use std::time::{Duration, Instant};
 use self::peer::{Lateness, Peer, PeerPhase};
 use crate::wire::heartbeat::SpeakerState;
 
-/// A node, by a number that its coordinator has given to it.
+/// Identifies a node within one [`Coordinator`](crate::ownership::Coordinator).
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct NodeId(pub u32);
 
-/// The shortest and the longest interval between heartbeats that is believed of a peer.
+/// Accepted range of the period that a peer announces.
 const PERIOD_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(10);
-/// How often the wire is asked about a peer when there is no doubt: so that it is known whether it can be asked.
+/// Time between probes of a healthy peer; they show whether its node replies to probes at all.
 const ROUTINE_PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// A peer that is down is spoken to less often, so that a healed network is noticed.
+/// A peer that is down gets heartbeats this many times less often, to notice when the network heals.
 const DOWN_PERIOD_FACTOR: u32 = 4;
 
-/// Least time between two answers to a peer that cannot be believed: recordings of it cost us no more.
+/// Minimum time between two responses to datagrams that may be replays.
 const MIN_UNVERIFIED_REPLY_INTERVAL: Duration = Duration::from_millis(10);
-/// How long others wait for a starting peer with addresses that nobody has.
+/// How long other nodes wait for a starting peer before they claim addresses without an owner.
 const STARTUP_WAIT: Duration = Duration::from_secs(1);
-/// Most peers that are asked for an answer at a time: when there are more, it is we who hear nothing.
+/// Upper bound of the peers that a heartbeat is requested from at a time: if more are late, the cause is on our side.
 const MAX_REQUESTED_PEERS: usize = 16;
-/// Waking up so late is usual on a busy machine, and no stall.
+/// A wake-up that is late by more than this counts as a stall.
 const STALL_THRESHOLD: Duration = Duration::from_millis(10);
 
 /// Settings of a [`FailureDetector`].
@@ -62,9 +58,9 @@ pub struct FailureDetectorConfig {
     pub failure_timeout: Duration,
     /// How long a peer whose speaker crashed while its node lives remains the owner of its addresses.
     pub grace: Duration,
-    /// Upper bound of the grace period that a restarting peer asks for.
+    /// Upper bound of the grace period that a restarting peer may request.
     pub max_grace: Duration,
-    /// Upper bound of the heartbeats sent per second. With more peers, the period grows; heartbeats carry it.
+    /// Upper bound of the heartbeats sent per second. With more peers the period grows; every heartbeat states it.
     pub max_rate: u32,
 }
 
@@ -87,18 +83,18 @@ impl FailureDetectorConfig {
         self.min_request_window() * 4
     }
 
-    /// How long a peer that sends heartbeats with this period may be silent.
+    /// How long a peer with this heartbeat period may be silent.
     #[must_use]
     pub fn timeout_after(&self, period: Duration) -> Duration {
         period + self.request_window(period)
     }
 
-    /// How much longer than [`timeout_after`](Self::timeout_after) a peer may be silent that was late before, at most.
+    /// The greatest extension of [`timeout_after`](Self::timeout_after) for a peer that was late before.
     pub(crate) fn max_extension(&self, period: Duration) -> Duration {
         self.timeout_after(period) / 2
     }
 
-    /// The time between a due heartbeat and the timeout, in which the heartbeat is requested.
+    /// The time between a due heartbeat and the timeout, in which heartbeats are requested.
     fn request_window(&self, period: Duration) -> Duration {
         self.min_request_window().max(period / 4)
     }
@@ -108,53 +104,54 @@ impl FailureDetectorConfig {
     }
 }
 
-/// What a peer is to us.
+/// The health of a peer, as this node sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PeerHealth {
-    /// Nothing was heard of it yet, and it has had little time.
+    /// Not heard yet, and its timeout has not ended.
     Unknown,
-    /// It lives.
+    /// Alive.
     Up,
-    /// It restarts, and keeps its addresses until then.
+    /// Restarting; it keeps its addresses for the grace period.
     Restarting {
-        /// The end of the grace, on our clock.
+        /// The end of the grace period.
         until: Instant,
     },
-    /// It starts: it keeps what it has had until then, and will be up in a moment.
+    /// Starting; it keeps its former addresses for the grace period and will be up soon.
     Starting {
-        /// The end of the grace, on our clock.
+        /// The end of the grace period.
         until: Instant,
     },
-    /// It lives, and gives its addresses away.
+    /// Alive, and handing over its addresses.
     Draining,
-    /// It is silent.
+    /// Failed.
     Down,
 }
 
-/// What the wire showed of a peer.
+/// The meaning of a reply to a probe of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Evidence {
-    /// It answers for an address that it has claimed: its speaker lives.
+    /// It replied for an address that it announces: its speaker is alive.
     Speaker,
-    /// Its node answers for its own address.
+    /// Its node replied for its own address.
     Node,
 }
 
-/// The view of one speaker on its peers. After each input take what [`take_sends`](Self::take_sends),
-/// [`take_asks`](Self::take_asks) and [`take_changed`](Self::take_changed) give; sleep until
-/// [`poll_timeout`](Self::poll_timeout) at most, then call [`handle_timeout`](Self::handle_timeout).
+/// The failure detector of one speaker. After each input, take the results of
+/// [`take_due_heartbeats`](Self::take_due_heartbeats), [`take_due_probes`](Self::take_due_probes) and
+/// [`take_changed`](Self::take_changed); sleep until [`poll_timeout`](Self::poll_timeout) at most, then call
+/// [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug)]
 pub struct FailureDetector {
     config: FailureDetectorConfig,
     peers: BTreeMap<NodeId, Peer>,
     changed: BTreeSet<NodeId>,
     now: Instant,
-    /// When we had to be called at the latest: what is beyond it we have slept.
+    /// The last result of `poll_timeout`; a call later than that reveals a stall.
     due: Instant,
 }
 
 impl FailureDetector {
-    /// A view on nobody.
+    /// Creates a detector without peers.
     #[must_use]
     pub fn new(now: Instant, config: FailureDetectorConfig) -> Self {
         Self {
@@ -166,8 +163,7 @@ impl FailureDetector {
         }
     }
 
-    /// These are the peers that we need to know of. New ones are unknown; others are spoken to while they speak to us, and
-    /// then forgotten.
+    /// Replaces the set of monitored peers. New ones are unknown; former ones get heartbeats as long as they send some.
     pub fn set_monitored(&mut self, now: Instant, monitored: &BTreeSet<NodeId>) {
         self.advance_clock(now);
         for (id, peer) in &mut self.peers {
@@ -180,7 +176,7 @@ impl FailureDetector {
         for id in monitored {
             let peer = self.peer(*id);
             let new = !std::mem::replace(&mut peer.monitored, true);
-            // While it had no reason to speak to us, its silence said nothing.
+            // While it had no reason to send us heartbeats, its silence meant nothing.
             if new && peer.last_heard.is_none_or(|last| last + silence <= now) {
                 self.start_monitoring(*id, now);
             }
@@ -190,7 +186,7 @@ impl FailureDetector {
         self.update_deadline();
     }
 
-    /// We may not have been able to hear anybody: who is down for us has the time again to be heard, and is asked.
+    /// Gives peers that are down their full timeout again, because we may have been unable to hear them.
     pub fn reset_timers(&mut self, now: Instant) {
         self.advance_clock(now);
         let now = self.now;
@@ -202,28 +198,28 @@ impl FailureDetector {
         self.update_deadline();
     }
 
-    /// What a peer is, is to be seen: it has as much time to be heard as any.
+    /// Starts the timeout of a peer, after which it counts as down.
     fn start_monitoring(&mut self, id: NodeId, now: Instant) {
         let peer = self.peer(id);
         (peer.silent_since, peer.send_at, peer.probe_at) = (now, now, now);
         self.set_phase(id, PeerPhase::Unknown);
     }
 
-    /// A node is gone: nothing is remembered of it.
+    /// Forgets a removed node.
     pub fn forget(&mut self, id: NodeId) {
         self.peers.remove(&id);
         self.changed.remove(&id);
     }
 
-    /// A heartbeat of a peer was admitted; its next one is to come within `period`.
+    /// Takes in an accepted heartbeat; the next one will follow within `period`.
     pub fn handle_heartbeat(&mut self, now: Instant, id: NodeId, state: SpeakerState, period: Duration) {
         self.advance_clock(now);
         let (now, config) = (self.now, self.config);
         let longest = config.max_grace;
         let ahead = self.send_early_by();
         let peer = self.peer(id);
-        // It has woken us: if ours to it is due soon, it goes now. So by and by all keep the same time, and what comes and what
-        // goes costs one waking up.
+        // The heartbeat woke us up; if ours is due soon, send it now. Over time, peers send at the same moment, and one
+        // wake-up serves both directions.
         if peer.last_heard.is_some() && peer.send_at <= now + ahead {
             peer.send_at = now;
         }
@@ -235,7 +231,7 @@ impl FailureDetector {
         let phase = match (peer.phase, state) {
             (_, SpeakerState::Up) => PeerPhase::Up,
             (_, SpeakerState::Draining) => PeerPhase::Draining,
-            // The grace counts from the first time that it was asked for: repeating it must not extend it.
+            // The grace period counts from the first request; repetition must not extend it.
             (phase @ PeerPhase::Starting { .. }, SpeakerState::Starting { .. }) => phase,
             (
                 PeerPhase::Restarting { until } | PeerPhase::Starting { until, .. },
@@ -257,7 +253,7 @@ impl FailureDetector {
         self.update_deadline();
     }
 
-    /// The wire showed something of a peer.
+    /// Takes in a reply to a probe of the peer.
     pub fn handle_probe_reply(&mut self, now: Instant, id: NodeId, evidence: Evidence) {
         self.advance_clock(now);
         let now = self.now;
@@ -269,7 +265,7 @@ impl FailureDetector {
         }
     }
 
-    /// Time passed.
+    /// Evaluates all timeouts.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance_clock(now);
         let ids: Vec<_> = self.peers.keys().copied().collect();
@@ -279,7 +275,7 @@ impl FailureDetector {
         self.update_deadline();
     }
 
-    /// The peers to send a heartbeat to now, each due again after [`period`](Self::period).
+    /// The peers to send a heartbeat to now; the next one is due after [`period`](Self::period).
     pub fn take_due_heartbeats(&mut self) -> Vec<NodeId> {
         let (now, period) = (self.now, self.period());
         let mut due = Vec::new();
@@ -288,12 +284,12 @@ impl FailureDetector {
             self.update_deadline();
             return due;
         }
-        // Who would be next gets its heartbeat now, and so from then on: one waking up is enough for all.
+        // Heartbeats that are due soon are sent now, so that one wake-up serves all peers.
         let ahead = self.send_early_by();
         let mut asked = 0;
         for (id, peer) in &mut self.peers {
             if is_due(peer, now + ahead) {
-                // Not from when it was due: after a stall one is sent, not all that were missed.
+                // Counted from now: after a stall, one heartbeat is sent and not all that were missed.
                 peer.send_at = now
                     + if let Some(again) = peer
                         .request_again_within(&self.config)
@@ -313,8 +309,8 @@ impl FailureDetector {
         due
     }
 
-    /// How much earlier than it is due a heartbeat may be sent. That may come to twice as many, so it is not for those who have
-    /// more peers than half of the rate allows for.
+    /// How long before it is due a heartbeat may be sent. This can double the rate, so it is zero if half of the
+    /// maximum rate is exceeded.
     fn send_early_by(&self) -> Duration {
         let period = self.config.heartbeat_period();
         if self.rate_limited_period() * 2 <= period {
@@ -324,13 +320,13 @@ impl FailureDetector {
         }
     }
 
-    /// Whether this peer is to answer our heartbeat at once, because its own is late, or because we do not hear it.
+    /// Whether our heartbeat requests an immediate reply: its own heartbeat is late, or we do not hear it.
     #[must_use]
     pub fn requests_reply(&self, id: NodeId) -> bool {
         self.peers.get(&id).is_some_and(Peer::is_requested)
     }
 
-    /// A peer wants to be spoken to, though it cannot be believed yet.
+    /// Schedules a heartbeat to a peer whose datagram could not be verified as fresh.
     pub fn respond_unverified(&mut self, now: Instant, id: NodeId) {
         self.advance_clock(now);
         let now = self.now;
@@ -345,14 +341,14 @@ impl FailureDetector {
         self.update_deadline();
     }
 
-    /// A heartbeat to this peer is due at once: there is news for it.
+    /// Makes a heartbeat to the peer due at once.
     pub fn schedule_heartbeat_now(&mut self, id: NodeId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.send_at = self.now;
         }
     }
 
-    /// The peers about which to ask the wire now.
+    /// The peers to probe now.
     pub fn take_due_probes(&mut self) -> Vec<NodeId> {
         let now = self.now;
         let mut due = Vec::new();
@@ -378,7 +374,7 @@ impl FailureDetector {
         due
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; none without peers.
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; `None` without peers.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.peers
@@ -394,7 +390,7 @@ impl FailureDetector {
             .min()
     }
 
-    /// What a peer is to us; nobody's peer is down.
+    /// The health of a peer; unknown nodes are down.
     #[must_use]
     pub fn health(&self, id: NodeId) -> PeerHealth {
         self.peers
@@ -402,27 +398,27 @@ impl FailureDetector {
             .map_or(PeerHealth::Down, |peer| peer.phase.health())
     }
 
-    /// When the peer was heard last; none if never.
+    /// When a heartbeat of the peer was received last.
     #[must_use]
     pub fn last_heard(&self, id: NodeId) -> Option<Instant> {
         self.peers.get(&id)?.last_heard
     }
 
-    /// Whether the node of a peer answers on the wire; none when it never has, and so perhaps cannot be asked.
+    /// Whether the node of the peer replies to probes; `None` if it never did, and possibly cannot.
     #[must_use]
     pub fn node_replies(&self, id: NodeId) -> Option<bool> {
         let peer = self.peers.get(&id)?;
         Some(self.now < peer.node_replied_at? + ROUTINE_PROBE_INTERVAL * 2)
     }
 
-    /// Whether every peer that we need has been heard, or has had its time.
+    /// Whether every monitored peer has been heard or has timed out.
     #[must_use]
     pub fn all_heard_or_timed_out(&self) -> bool {
         let mut monitored = self.peers.values().filter(|peer| peer.monitored);
         monitored.all(|peer| peer.phase != PeerPhase::Unknown)
     }
 
-    /// The peers that are spoken to.
+    /// The peers that get heartbeats.
     pub fn heartbeat_targets(&self) -> impl Iterator<Item = NodeId> {
         let now = self.now;
         let spoken_to = self
@@ -441,13 +437,13 @@ impl FailureDetector {
             .min(*PERIOD_RANGE.end())
     }
 
-    /// The time between two heartbeats to a peer if as many are sent as may be.
+    /// The shortest period that the maximum rate allows.
     fn rate_limited_period(&self) -> Duration {
         let peers = u32::try_from(self.heartbeat_targets().count()).unwrap_or(u32::MAX);
         Duration::from_secs(1) * peers / self.config.max_rate.max(1)
     }
 
-    /// The longest time between two heartbeats, of ours or of any peer that we need.
+    /// The longest heartbeat period, of ours or of any monitored peer.
     #[must_use]
     pub fn longest_period(&self) -> Duration {
         let monitored = self.peers.values().filter(|peer| peer.monitored);
@@ -456,7 +452,7 @@ impl FailureDetector {
             .fold(self.period(), Duration::max)
     }
 
-    /// The peers whose view has changed since the last call.
+    /// The peers whose health has changed since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.changed)
     }
@@ -499,7 +495,7 @@ impl FailureDetector {
         }
     }
 
-    /// Draws the conclusions from the silence of a peer.
+    /// Moves a silent peer to its next phase.
     fn evaluate(&mut self, id: NodeId) {
         let (now, config) = (self.now, self.config);
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -533,7 +529,7 @@ impl FailureDetector {
                 }
             }
             PeerPhase::HeartbeatLost => {
-                // What is older than the silence that is allowed counts no more, to the moment.
+                // Only replies within the timeout count; the last millisecond is excluded.
                 let allowed = silence.saturating_sub(Duration::from_millis(1));
                 peer.phase_after_timeout(now.checked_sub(allowed).unwrap_or(now), now + config.grace)
             }
@@ -545,14 +541,14 @@ impl FailureDetector {
         self.due = self.poll_timeout().unwrap_or(self.now);
     }
 
-    /// Moves the clock on. What we slept beyond the time at which we had to be called, everybody gets in addition.
+    /// Advances the clock. The time of a stall is added to all timeouts.
     fn advance_clock(&mut self, now: Instant) {
         let stall = now.saturating_duration_since(self.due.max(self.now));
         self.now = self.now.max(now);
         if stall <= STALL_THRESHOLD || self.peers.is_empty() {
             return;
         }
-        // Not into the future: that would be more than it has lost.
+        // Not into the future: no peer lost more than the stall.
         let now = self.now;
         let later = |at: &mut Instant| *at = (*at + stall).min(now);
         for peer in self.peers.values_mut() {

@@ -1,9 +1,10 @@
-//! Bringing addresses to where [`crate::ownership::placement`] wants them: planned, a few at a time, and only when both sides agree.
+//! Planned hand-over of addresses to the nodes that [`crate::ownership::placement`] prefers: a few at a time, and only
+//! if both nodes agree.
 //!
-//! Who is to have an address is an opinion, made from what the API server shows, and speakers may be shown different things.
-//! So it moves nothing by itself. Who has an address that another is to have offers it to that one, by name; that one takes
-//! it if it is of the same opinion; the first lets go when it hears the claim. If it is not taken in time, the offer is
-//! taken back, and made again after a pause that grows. An address can go round in circles only as fast as opinions change.
+//! Each speaker computes placement from the API server's objects, and speakers may see different versions of them. A
+//! preference therefore moves nothing by itself. The owner offers the address to the preferred node by name; that node
+//! announces it if its own placement agrees; the owner withdraws when it hears the announcement. An offer that is not
+//! accepted in time is taken back and repeated after a growing delay.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,39 +16,41 @@ use crate::ownership::election::short_hash;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState};
 
-/// How long another has to be wanted for an address, and has to be up, before it is offered the address. A node that comes
-/// and goes has gone by then, and the opinions of all speakers have followed the same changes of the API's objects.
+/// How long another node must be preferred and up before the first offer. By then a flapping node is gone, and all
+/// speakers have seen the same API objects.
 const OFFER_DELAY: Duration = Duration::from_secs(5);
-/// Most addresses that are offered within [`OFFER_WINDOW`]: each is a burst on the wire, two writes to the API server and an event.
+/// Upper bound of the offers within [`OFFER_WINDOW`]: each hand-over costs gratuitous packets, two API writes and an
+/// event.
 const MAX_RECENT_OFFERS: usize = 8;
 const OFFER_WINDOW: Duration = Duration::from_secs(1);
-/// The first pause after an offer that was not taken, and the longest.
+/// The delay after an offer that was not accepted; it doubles up to the maximum.
 const OFFER_RETRY_DELAY: Duration = Duration::from_secs(10);
 const MAX_OFFER_RETRY_DELAY: Duration = Duration::from_secs(300);
-/// By how much who is preferred goes before the first in the order, where nobody has an address: it has to ask the wire
-/// first. After that the first in the order takes it, since the other may be of another opinion.
+/// How long the preferred node goes before the election order when an address has no owner: it has to probe first.
+/// Afterwards the election order decides, because the preferred node may disagree.
 const PREFERRED_HEAD_START: Duration = Duration::from_millis(240);
-/// How long an address that was offered, and let go, is left to whom it was offered to, whose claim may be on its way.
+/// How long an offered and withdrawn address is left to the node that it was offered to, whose announcement may be on
+/// its way.
 const OFFERED_HOLD_TIME: Duration = Duration::from_millis(500);
 
-/// Who is to have an address, and what has come of it.
+/// The preferred node of an address, and the state of offers to it.
 #[derive(Debug, Default)]
 pub(super) struct PlacementState {
     pub(super) preferred: Option<NodeId>,
-    /// Since when nobody has it.
+    /// Since when the address has no owner.
     vacant: Option<Instant>,
-    /// Since when another is to have what is ours.
+    /// Since when another node is preferred for an address of ours.
     elsewhere: Option<Instant>,
-    /// Whom it is offered to, and until when.
+    /// The node with an open offer, and when the offer ends.
     offer: Option<(NodeId, Instant)>,
-    /// It is not to be offered before.
+    /// The earliest time of the next offer.
     not_before: Option<Instant>,
-    /// Offers in a row that nobody took.
+    /// Consecutive offers that were not accepted.
     refused: u32,
 }
 
 impl Coordinator {
-    /// This node is to have the address; none leaves it to the order.
+    /// Sets the node that should own the address; `None` if the election order decides.
     pub fn set_preferred(&mut self, address: IpAddr, node: Option<&str>) {
         let preferred = node.and_then(|name| self.node_ids.get(name).copied());
         let Some(state) = self.addresses.get_mut(&address) else {
@@ -61,7 +64,7 @@ impl Coordinator {
         self.dirty.insert(address);
     }
 
-    /// The offer of the address that we make, or that is made to us and that we agree with.
+    /// The open offer of ours, or an offer to us that our placement agrees with.
     pub(super) fn current_offer(
         &self,
         address: IpAddr,
@@ -78,7 +81,7 @@ impl Coordinator {
             return HandOverOffer::None;
         }
         let us = short_hash(address, &self.config.node);
-        // One that restarts meanwhile resumes what it had: to it there is no offer any more.
+        // An owner that restarts restores its addresses; its offer is void.
         let offers = |id: &NodeId| {
             let peer = self.peers.get(id);
             let offered = peer.is_some_and(|peer| peer.announced.offered_to(address) == Some(us));
@@ -91,8 +94,8 @@ impl Coordinator {
             .map_or(HandOverOffer::None, HandOverOffer::From)
     }
 
-    /// Who goes before the first in the order, where nobody keeps the address: who is preferred, for a moment, and only if
-    /// it is one of those who watch over the address. Others may not have heard of who has it.
+    /// The node that goes before the election order while the address has no owner: the preferred node, for a short
+    /// time, and only if it monitors the address. Other nodes may not have heard of an owner.
     pub(super) fn preferred_for_vacancy(
         &mut self,
         address: IpAddr,
@@ -119,7 +122,7 @@ impl Coordinator {
         watches
     }
 
-    /// A peer has let go what it had offered to another: that one is about to tell that it has it.
+    /// Notes that a peer withdrew an address that it had offered to another node, which is about to announce it.
     pub(super) fn handed_over(&mut self, address: IpAddr) {
         let at = self.now + OFFERED_HOLD_TIME;
         if let Some(state) = self.addresses.get_mut(&address) {
@@ -128,7 +131,7 @@ impl Coordinator {
         }
     }
 
-    /// After the decision about an address: offers it to another, or takes the offer back.
+    /// Makes, keeps or takes back an offer, after a decision about the address.
     pub(super) fn update_offer(&mut self, address: IpAddr, action: Action, candidates: &[NodeId]) {
         let now = self.now;
         let ours = action == Action::Keep && self.announced.announces(address) && !self.restarting;
@@ -143,7 +146,7 @@ impl Coordinator {
             let up = self.health(*id) == PeerHealth::Up && candidates.contains(id);
             ours && *id != LOCAL_NODE && up
         });
-        // One that was never heard would not hear of the offer.
+        // A peer that was never heard would not hear the offer.
         let up_since = heir.and_then(|id| self.peers.get(&id)?.up_since);
         let full = self.offer_limit_reached();
         let Some(placement) = self
@@ -196,7 +199,6 @@ impl Coordinator {
         }
     }
 
-    /// Whether no more may be offered for the moment.
     fn offer_limit_reached(&mut self) -> bool {
         let (now, claims) = (self.now, &self.announced);
         self.recent_offers

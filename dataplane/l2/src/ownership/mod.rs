@@ -1,25 +1,27 @@
-//! One speaker among others: which addresses it answers for, given who may, who lives, and what the others claim.
+//! Decides which addresses this node announces, from the candidates of each address, the health of the peers, and the
+//! addresses that the peers announce.
 //!
 //! ```text
-//! candidates (from the API) ──► AddressState per address ──┐
-//! heartbeats ──► ReplayGuard ──► FailureDetector ──► views ─────┼──► ownership::OwnershipInput ──► announce, withdraw
-//!                  └─────► claims of the peers ────┘            └──────────► claims of ours ──► peers
-//! the wire: who answers for an address? ◄── asked before a first claim, and about peers that fall silent
+//! candidates (from the API) ───────────────► AddressState per address ──┐
+//! heartbeats ──► ReplayGuard ──► FailureDetector ──► PeerHealth ────────┼──► decision ──► announce, withdraw
+//!                    └─────► AnnouncedSet of each peer ─────────────────┘        └──────► our AnnouncedSet ──► peers
+//! probes (ARP, NDP): before a first claim, and when a heartbeat is late
 //! ```
 //!
-//! Sans-IO: inputs and the time are arguments, [`poll_output`](Coordinator::poll_output) says what to send, to ask, to
-//! announce and to withdraw. After each input call [`handle_timeout`](Coordinator::handle_timeout), take the outputs, and
-//! sleep until [`poll_timeout`](Coordinator::poll_timeout) at most.
+//! [`Coordinator`] is a sans-I/O state machine: inputs and the time are arguments. After each input, call
+//! [`handle_timeout`](Coordinator::handle_timeout), take the outputs with [`poll_output`](Coordinator::poll_output),
+//! and sleep until [`poll_timeout`](Coordinator::poll_timeout) at most.
 //!
-//! **Who speaks to whom**: the first candidates of an address that live, and whoever has it, are its *council*; the members
-//! of a council know of each other by heartbeats. So the cost of a speaker grows with its addresses, and the number of
-//! heartbeats that it sends in a second is bounded ([`crate::ownership::failure_detector`]). A node that was never heard is what the API says
-//! of it: so speakers that cannot hear each other, behind a firewall or of another version, elect as MetalLB's do.
+//! **Monitored peers**: for each address, the first live candidates and the owner send each other heartbeats. The cost
+//! of a speaker therefore grows with the number of its addresses, and the heartbeats per second are bounded
+//! ([`failure_detector`]). The API server's view stands in for a peer that was never heard: speakers that cannot hear
+//! each other, for example because of a firewall or different versions, elect the same owners as MetalLB.
 
 mod address_state;
 pub mod announced_set;
 pub mod api_membership;
 mod backup;
+mod conflict;
 pub mod decision;
 pub mod election;
 pub mod failure_detector;
@@ -45,29 +47,29 @@ use failure_detector::{FailureDetector, FailureDetectorConfig, NodeId, PeerHealt
 use address_state::AddressState;
 pub use address_state::Candidates;
 pub use api_membership::ApiState;
+pub use backup::MAX_VERIFICATION_DELAY;
+pub use conflict::ConflictPolicy;
 pub use output::{AcquireReason, Output, ReleaseReason};
 use peer::PeerState;
 pub use peer::{HeartbeatLoad, NodeInfo, PeerSummary};
-pub use probe::ConflictPolicy;
 use probe::ProbeQueue;
 pub use quorum::PartitionPolicy;
 
-/// Our own node.
 const LOCAL_NODE: NodeId = NodeId(0);
-/// How long a starting speaker waits for peers to tell what it had before, and what they have now.
+/// How long a starting speaker waits for its peers to send the addresses that it owned and those that they announce.
 const STARTUP_SYNC_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an address that is to be given away waits for its next owner, when we may not have it ourselves.
+/// How long an owner that is no candidate keeps an address until another candidate announces it.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time between two sendings of the same claims to a peer that has not got them.
+/// Time after which the same announced set is sent again to a peer that has not confirmed it.
 const SET_RESEND_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two sendings of changed claims: changes that come together go together.
+/// Minimum time between two different announced sets to a peer; changes within it are sent together.
 const SET_COALESCE_INTERVAL: Duration = Duration::from_millis(10);
-/// The memory of flaps, and the longest time for which they keep us from taking addresses back.
+/// Peer returns that are further apart than this do not increase the failback delay.
 const FLAP_RESET_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_FLAP_COUNT: u32 = 6;
-/// For so many outputs the room is kept.
+/// Upper bound of the queue capacity that is kept for the next outputs.
 const MAX_IDLE_OUTPUT_CAPACITY: usize = 1024;
-/// Peers that return within this time of each other do so for one reason, such as a switch.
+/// Peers that return within this time count as one flap: they have one cause, for example a switch.
 const FLAP_COALESCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of a [`Coordinator`].
@@ -89,20 +91,19 @@ pub struct CoordinatorConfig {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum CoordinatorPhase {
-    /// Not everything is known: nothing is decided.
+    /// Waiting for the initial lists of the API server.
     Listing,
-    /// The peers are being heard, and asked what was ours.
+    /// Waiting for the peers' heartbeats and for the addresses that we owned.
     Starting {
         since: Instant,
     },
     Running,
 }
 
-/// The state of one speaker among others.
+/// The ownership state machine of one speaker.
 #[derive(Debug)]
 pub struct Coordinator {
     config: CoordinatorConfig,
-    /// When this began.
     epoch: Instant,
     now: Instant,
     phase: CoordinatorPhase,
@@ -112,38 +113,37 @@ pub struct Coordinator {
     peers: BTreeMap<NodeId, PeerState>,
     last_id: u32,
     replay_guard: ReplayGuard,
-    /// Number of our last datagram.
+    /// The sequence number of our last datagram.
     last_sequence: u64,
     failure_detector: FailureDetector,
     macs: Vec<MacAddr>,
-    /// The peer of each hardware address that answers come from.
     peer_by_mac: BTreeMap<MacAddr, NodeId>,
     announced: AnnouncedSet,
-    /// The peers that claim each address.
+    /// The peers that announce each address.
     announcers: BTreeMap<IpAddr, Vec<NodeId>>,
     addresses: BTreeMap<IpAddr, Box<AddressState>>,
     dirty: BTreeSet<IpAddr>,
-    /// What was ours before we started, as records and peers remember.
+    /// Addresses that we owned before our start, according to records and peers.
     owned_before: BTreeSet<IpAddr>,
-    /// In how many councils we need each peer.
+    /// The number of addresses for which each peer is monitored.
     monitor_counts: BTreeMap<NodeId, usize>,
     monitored_changed: bool,
     probes: ProbeQueue,
-    /// Addresses that are or were offered to others lately, by when the next may be.
+    /// Addresses offered to other nodes, and when each stops counting against the offer limit.
     recent_offers: BTreeMap<IpAddr, Instant>,
-    /// Addresses that wait for another owner, by when the patience ends.
+    /// Addresses to decide again at a given time.
     deadlines: BTreeSet<(Instant, IpAddr)>,
     flap_count: u32,
     last_flap: Option<Instant>,
-    /// What the wire said of the addresses of peers, to be told to them.
+    /// Verification results to send to the owners.
     verification_reports: BTreeMap<NodeId, Vec<(IpAddr, bool)>>,
-    /// The view of some peer has changed since this was asked last.
     peers_changed: bool,
     outputs: VecDeque<Output>,
 }
 
 impl Coordinator {
-    /// A speaker that knows nothing. `incarnation` is greater than that of any start before, as the time since 1970 is.
+    /// Creates the state of a starting speaker. `incarnation` must be greater than at every earlier start on this node;
+    /// the time since 1970 is.
     #[must_use]
     pub fn new(now: Instant, incarnation: u64, config: CoordinatorConfig) -> Self {
         Self {
@@ -179,7 +179,7 @@ impl Coordinator {
         }
     }
 
-    /// These are the nodes with speakers, and what the API says of them. Others are forgotten.
+    /// Replaces the set of nodes that have a speaker. Peers that are missing are forgotten.
     pub fn set_nodes<'a>(&mut self, now: Instant, nodes: impl IntoIterator<Item = NodeInfo<'a>>) {
         self.now = self.now.max(now);
         let mut gone: BTreeSet<NodeId> = self.peers.keys().copied().collect();
@@ -202,7 +202,7 @@ impl Coordinator {
         let peers: Vec<_> = self.peers.values().map(|peer| peer.name.clone()).collect();
         self.replay_guard.set_peers(peers.iter().map(|name| &**name));
         if self.phase == CoordinatorPhase::Listing {
-            // Who may have something of ours to tell is not known yet.
+            // Every peer may remember addresses of ours.
             let everybody = self.peers.keys().copied().collect();
             self.failure_detector.set_monitored(self.now, &everybody);
         } else if changed {
@@ -210,8 +210,8 @@ impl Coordinator {
         }
     }
 
-    /// The hardware addresses from which we answer. Peers are told at once: they are about to see them. Where an interface is
-    /// new, or back, peers may have been silent for the lack of it.
+    /// Replaces the hardware addresses of our interfaces. The peers get a heartbeat at once, because they are about to
+    /// see replies from these addresses. If one is new, peers may have been silent only because we had no interface.
     pub fn set_macs(&mut self, now: Instant, macs: Vec<MacAddr>) {
         self.now = self.now.max(now);
         if self.macs == macs {
@@ -225,9 +225,9 @@ impl Coordinator {
         self.heartbeat_all_now();
     }
 
-    /// Who may answer for the address; none when nobody may.
+    /// Sets the candidates of an address; `None` if no node may announce it.
     pub fn set_candidates(&mut self, address: IpAddr, candidates: Option<Candidates<'_>>) {
-        // Where we are not among the first, and have not been, others decide.
+        // If we are not among the candidates and do not announce the address, other nodes decide.
         let concerns_us = |candidates: &Candidates<'_>| {
             self.phase != CoordinatorPhase::Running
                 || self.announced.announces(address)
@@ -267,14 +267,15 @@ impl Coordinator {
         self.dirty.insert(address);
     }
 
-    /// The address was ours before this process began, says a record of it.
+    /// Marks the address as ours before this process started, according to a record.
     pub fn restore_owned(&mut self, address: IpAddr) {
         if self.phase != CoordinatorPhase::Running {
             self.owned_before.insert(address);
         }
     }
 
-    /// Another node has the address, says a record of MetalLB's, in whose place one of ours starts there: it is waited for.
+    /// Waits until `until` before the address is claimed: a record of MetalLB names another node as its owner, and our
+    /// speaker there may still have to start.
     pub fn defer_claim(&mut self, address: IpAddr, until: Instant) {
         if self.phase != CoordinatorPhase::Running
             && let Some(state) = self.addresses.get_mut(&address)
@@ -284,7 +285,7 @@ impl Coordinator {
         }
     }
 
-    /// Everything has been told: decide, once the peers have been heard.
+    /// Begins to decide as soon as the peers have been heard. To be called when all inputs are complete.
     pub fn start(&mut self, now: Instant) {
         self.now = self.now.max(now);
         if self.phase == CoordinatorPhase::Listing {
@@ -296,13 +297,13 @@ impl Coordinator {
         }
     }
 
-    /// Whether decisions are made.
+    /// Whether decisions are being made.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.phase == CoordinatorPhase::Running
     }
 
-    /// Gives the addresses away, or stops doing so.
+    /// Starts or stops handing over all addresses.
     pub fn set_draining(&mut self, draining: bool) {
         if std::mem::replace(&mut self.draining, draining) != draining {
             self.mark_all_dirty();
@@ -310,14 +311,14 @@ impl Coordinator {
         }
     }
 
-    /// We are about to restart: the peers are told to wait for us.
+    /// Asks the peers to keep our addresses for the grace period, because this process is about to restart.
     pub fn prepare_restart(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.restarting = true;
         self.heartbeat_all_now();
     }
 
-    /// Time passed. Decides at most `batch` addresses; see [`is_busy`](Self::is_busy).
+    /// Processes expired timers and decides at most `batch` addresses; see [`is_busy`](Self::is_busy).
     pub fn handle_timeout(&mut self, now: Instant, batch: usize) {
         self.now = self.now.max(now);
         self.failure_detector.handle_timeout(self.now);
@@ -347,13 +348,13 @@ impl Coordinator {
         self.send_due_messages();
     }
 
-    /// Whether decisions are left to be made at once.
+    /// Whether addresses are left to be decided at once.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.phase == CoordinatorPhase::Running && !self.dirty.is_empty()
     }
 
-    /// Whether there is nothing to do before [`poll_timeout`](Self::poll_timeout): most heartbeats bring no news.
+    /// Whether nothing has to be done before [`poll_timeout`](Self::poll_timeout), as after most heartbeats.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.phase == CoordinatorPhase::Running
@@ -364,24 +365,24 @@ impl Coordinator {
             && !self.monitored_changed
     }
 
-    /// What is to be done; call it until there is none.
+    /// Returns the next output; call it until it returns `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
         if output.is_none() && self.outputs.capacity() > MAX_IDLE_OUTPUT_CAPACITY {
-            // So much is said at once when a node with thousands of addresses comes or goes, and then for days not again.
+            // Thousands of outputs occur only when a node with thousands of addresses joins or fails.
             self.outputs.shrink_to_fit();
         }
         output
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; none when nothing is to come.
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; `None` if no timer is set.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_busy() {
             return Some(self.now);
         }
         let begin = match self.phase {
-            // After that the peers are waited for that have not had their time, as failure_detector says.
+            // After that, the failure detector sets the deadline for peers that are still unknown.
             CoordinatorPhase::Starting { since } => {
                 Some(since + STARTUP_SYNC_TIMEOUT).filter(|at| *at > self.now)
             }
@@ -400,13 +401,13 @@ impl Coordinator {
         .min()
     }
 
-    /// Whether we answer for the address.
+    /// Whether we announce the address.
     #[must_use]
     pub fn announces(&self, address: IpAddr) -> bool {
         self.announced.announces(address)
     }
 
-    /// The node that answers for the address, as far as we know: only the members of its council do for certain.
+    /// The node that announces the address, as far as we know. It is certain only if we monitor the address.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<&str> {
         if self.announces(address) {
@@ -419,7 +420,7 @@ impl Coordinator {
         self.peers.get(owner).map(|peer| &*peer.name)
     }
 
-    /// The peers that we speak to, and the time between two heartbeats to each.
+    /// The number of peers that get heartbeats from us, and the period.
     #[must_use]
     pub fn heartbeat_load(&self) -> HeartbeatLoad {
         HeartbeatLoad {
@@ -428,7 +429,7 @@ impl Coordinator {
         }
     }
 
-    /// The peers by name, what they are to us, and whether they have ever been heard.
+    /// All peers as they look from here.
     pub fn peers(&self) -> impl Iterator<Item = PeerSummary<'_>> {
         self.peers.iter().map(|(id, peer)| PeerSummary {
             node: &peer.name,
@@ -437,7 +438,7 @@ impl Coordinator {
         })
     }
 
-    /// Whether what some peer is to us has changed since the last call.
+    /// Whether the health of any peer has changed since the last call.
     pub fn take_peers_changed(&mut self) -> bool {
         std::mem::take(&mut self.peers_changed)
     }
@@ -453,7 +454,7 @@ impl Coordinator {
         id
     }
 
-    /// The number of a candidate. One that is no node with a speaker is nobody's: it never lives.
+    /// The number of a candidate. A name without a speaker gets a number that is always down.
     fn node_id(&self, name: &str) -> NodeId {
         self.node_ids.get(name).copied().unwrap_or(NodeId(u32::MAX))
     }
@@ -472,8 +473,8 @@ impl Coordinator {
         self.dirty.extend(self.addresses.keys());
     }
 
-    /// What a peer is to us: what its heartbeats say or, if it was never heard, what the API says and the wire does not
-    /// deny.
+    /// The health of a peer according to its heartbeats. For a peer that was never heard: according to the API server,
+    /// unless probes of its node fail.
     fn health(&self, id: NodeId) -> PeerHealth {
         let view = self.failure_detector.health(id);
         if view != PeerHealth::Down || self.failure_detector.last_heard(id).is_some() {
@@ -486,14 +487,13 @@ impl Coordinator {
             Some(answers) => answers,
             None => !peer.on_link || !self.monitor_counts.contains_key(&id),
         };
-        // What it claims is not known, so that it restarts makes no difference: it has what it would have.
+        // Its announced set is unknown, so a restart makes no difference: it owns the addresses that it would elect.
         match peer.api {
             ApiState::Ready | ApiState::Restarting { .. } if lives => PeerHealth::Up,
             ApiState::Ready | ApiState::Restarting { .. } | ApiState::Absent => PeerHealth::Down,
         }
     }
 
-    /// The view of a peer has changed.
     fn peer_changed(&mut self, id: NodeId) {
         self.peers_changed = true;
         let view = self.failure_detector.health(id);
@@ -527,7 +527,7 @@ impl Coordinator {
         self.dirty.extend(concerned.map(|(address, _)| *address));
     }
 
-    /// A peer is down: what it had is nobody's now.
+    /// Releases the addresses of a failed or removed peer.
     fn peer_lost(&mut self, id: NodeId) {
         let heard = self.failure_detector.last_heard(id);
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -543,7 +543,7 @@ impl Coordinator {
         }
     }
 
-    /// Begins to decide, if the peers have been heard.
+    /// Begins to decide once all monitored peers have been heard and are synced, or have had their time.
     fn start_if_synced(&mut self, since: Instant) {
         let peer = self.failure_detector.heartbeat_targets().all(|id| {
             let peer = self.peers.get(&id);
@@ -558,7 +558,7 @@ impl Coordinator {
         self.phase = CoordinatorPhase::Running;
         for address in std::mem::take(&mut self.owned_before) {
             if let Some(state) = self.addresses.get_mut(&address) {
-                // Where there is no interface for it any more, it is not ours to keep.
+                // Without an interface, the address cannot be restored.
                 state.resumes = !state.no_interface;
             }
         }

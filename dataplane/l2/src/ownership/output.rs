@@ -1,4 +1,4 @@
-//! What a coordinator asks its driver to do.
+//! The actions that a coordinator asks its driver to perform.
 
 use std::net::IpAddr;
 use std::sync::Arc;

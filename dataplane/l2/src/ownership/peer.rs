@@ -1,4 +1,5 @@
-//! What a peer has told, what it has been told, and what the API says of it.
+//! The state of one peer: the addresses that it announces, the state of the synchronization with it, and the API
+//! server's view.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,14 +10,14 @@ use crate::ownership::announced_set::{AnnouncedSet, Reassembly};
 use crate::ownership::api_membership::ApiState;
 use crate::ownership::failure_detector::PeerHealth;
 
-/// What is known of a node from elsewhere than its heartbeats.
+/// A node with a speaker, as the API server shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NodeInfo<'a> {
-    /// Its name.
+    /// The name of the node.
     pub name: &'a str,
-    /// What the API says of its speaker.
+    /// The state of its speaker.
     pub api: ApiState,
-    /// Whether its address is on a segment that we can ask on.
+    /// Whether its addresses can be probed, that is, are on a link of ours.
     pub on_link: bool,
 }
 
@@ -27,14 +28,14 @@ pub struct PeerSummary<'a> {
     pub node: &'a str,
     /// Its health.
     pub health: PeerHealth,
-    /// Whether a heartbeat of it has ever been received.
+    /// Whether any heartbeat of it has been received.
     pub heard: bool,
 }
 
-/// The heartbeats that we send.
+/// The rate of our heartbeats.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct HeartbeatLoad {
-    /// The number of peers that get them.
+    /// The number of peers that get heartbeats.
     pub peers: usize,
     /// The time between two heartbeats to one peer.
     pub period: Duration,
@@ -45,24 +46,23 @@ pub(super) struct PeerState {
     pub(super) name: Arc<str>,
     pub(super) api: ApiState,
     pub(super) on_link: bool,
-    /// What it claims, as far as it is known as a whole.
+    /// Its last complete announced set.
     pub(super) announced: AnnouncedSet,
     pub(super) assembly: Reassembly,
-    /// The digest of its claims that it told last; 0 if it has told none, or is down since.
+    /// The digest in its last heartbeat; 0 before the first, and while it is down.
     pub(super) announced_digest: u64,
-    /// The digest of our claims that it knows.
+    /// The digest of our announced set that it has confirmed; 0 before its first heartbeat.
     pub(super) knows: u64,
-    /// What it remembers of ours, from before our start; whether that has come as a whole.
+    /// The addresses that we owned before our start, as it remembers them; and whether all fragments have arrived.
     pub(super) memory: Reassembly,
     pub(super) remembered: bool,
-    /// When it was told last what we remember of it.
+    /// When we last sent it the addresses that it owned before its start.
     pub(super) owned_before_sent_at: Option<Instant>,
-    /// The digest of the claims that it was sent last, and when.
+    /// The digest of the announced set that we sent it last, and when.
     pub(super) sent: Option<(u64, Instant)>,
     pub(super) macs: Vec<MacAddr>,
-    /// Since when it is up, as its heartbeats say.
     pub(super) up_since: Option<Instant>,
-    /// Since when it restarts, as far as we know.
+    /// Since when it is starting or restarting.
     pub(super) away_since: Option<Instant>,
     /// It was down since it was up last.
     pub(super) was_down: bool,
@@ -89,13 +89,13 @@ impl PeerState {
         }
     }
 
-    /// Whether what it claims is known as it told it last.
+    /// Whether we have the announced set of its last heartbeat.
     pub(super) fn is_synced(&self) -> bool {
         self.announced_digest == 0 || self.announced_digest == self.announced.digest()
     }
 
-    /// When our claims with this digest are to be sent to it; none when it has them, or was never heard and so cannot
-    /// believe us.
+    /// When to send it our announced set with this digest; `None` if it has confirmed the digest, or has never been
+    /// heard and so would reject the datagram.
     pub(super) fn set_due(&self, now: Instant, digest: u64) -> Option<Instant> {
         if self.knows == digest || self.knows == 0 {
             return None;

@@ -1,29 +1,30 @@
-//! Which node is to have which address, so that each has about as many as the others.
+//! Computes which node should own each address, so that all nodes own about the same number.
 //!
-//! A pure function of who may have each address and who has it: speakers that know the same come to the same answer, whatever
-//! they knew before. Who has an address keeps it unless balance needs a move, because a move breaks established connections.
+//! A pure function of the candidates and the owner of each address: speakers with the same input get the same result,
+//! whatever their history. An owner keeps its address unless balance requires a move, because a move breaks established
+//! connections.
 //!
-//! The answer is balanced when no address can go, directly or by pushing others along, from a node to one that has two
-//! fewer. So where every node may have every address no node has more than the average, rounded up, and none fewer than
-//! the average, rounded down; where not, the greatest number that a node has is the least that is possible (Harvey,
-//! Ladner, Lovász, Tamir: *Semi-Matchings for Bipartite Graphs and Load Balancing*, 2006).
+//! The result is balanced when no address can move, directly or by a chain of moves, from a node to one that has at
+//! least two fewer. If every node is a candidate of every address, each node gets the average, rounded up or down.
+//! Otherwise the greatest load is the least possible (Harvey, Ladner, Lovász, Tamir: *Semi-Matchings for Bipartite
+//! Graphs and Load Balancing*, 2006).
 //!
-//! Where every node may have every address, no fewer moves lead there. Where not, each step takes the way with the fewest
-//! moves, which is not always the fewest in all.
+//! If every node is a candidate of every address, the number of moves is minimal. Otherwise each step uses a path with
+//! the fewest moves, whose total is not always minimal.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-/// What is known of an address. `N` names a node; its order decides where nothing else does.
+/// One address. `N` identifies a node; its order breaks ties.
 #[derive(Clone, Copy, Debug)]
 pub struct PlacementInput<'a, N> {
-    /// The nodes that may have it, in the order of [`crate::ownership::election::order`].
+    /// The candidates in [election order](crate::ownership::election::order).
     pub candidates: &'a [N],
-    /// The node that has it, if any is known. One that may not have it counts for nothing.
+    /// The owner, if known; ignored if it is no candidate.
     pub owner: Option<N>,
 }
 
-/// Who is to have each address; nobody where nobody may.
+/// Returns the target node of each address; addresses without candidates are left out.
 #[must_use]
 pub fn compute_placement<N: Copy + Ord>(
     addresses: &BTreeMap<IpAddr, PlacementInput<'_, N>>,
@@ -58,7 +59,7 @@ pub fn compute_placement<N: Copy + Ord>(
         .collect()
 }
 
-/// An address, with nodes by number.
+/// An address; nodes are indexes.
 #[derive(Debug)]
 struct Assignment {
     candidates: Vec<usize>,
@@ -67,7 +68,7 @@ struct Assignment {
 }
 
 impl Assignment {
-    /// Whether to give it to another than its present target is one more move.
+    /// Whether its target is its owner, so that another target costs one move.
     fn is_with_owner(&self) -> bool {
         self.owner.is_some() && self.owner == self.target
     }
@@ -75,11 +76,11 @@ impl Assignment {
 
 #[derive(Debug, Default)]
 struct NodeLoad {
-    /// The addresses that it is to have, by number.
+    /// Indexes of the addresses with this target.
     assignments: Vec<usize>,
-    /// Those among them that it has already.
+    /// The number of them that the node already owns.
     kept: usize,
-    /// Nothing that it has can make it any better: it is looked at no more.
+    /// Nothing that its addresses can reach has a lower load; not searched again.
     unrelievable: bool,
 }
 
@@ -89,7 +90,7 @@ struct AssignmentTable {
     nodes: Vec<NodeLoad>,
 }
 
-/// A way by which a node can be relieved: the moves, the last one first, each an address and where it goes.
+/// The moves that relieve a node, last one first: address and new target.
 type MovePath = Vec<(usize, usize)>;
 
 impl AssignmentTable {
@@ -115,7 +116,7 @@ impl AssignmentTable {
         self.nodes.get(node).map_or(0, |node| node.assignments.len())
     }
 
-    /// Gives each address that nobody has to the candidate with the fewest, the first in the order among equals.
+    /// Gives each unowned address to its candidate with the least load; among equals, to the first in the order.
     fn assign_unowned(&mut self) {
         for index in 0..self.assignments.len() {
             let Some(assignment) = self
@@ -132,10 +133,10 @@ impl AssignmentTable {
         }
     }
 
-    /// Relieves the nodes that have the most, as long as there is a way.
+    /// Relieves the nodes with the greatest load as long as possible.
     fn balance(&mut self) {
-        // By how many they have: the first of those with the most is next. A node that is relieved goes to the next pile, and
-        // no node ever grows to more than who is being relieved has afterwards.
+        // By descending load. A relieved node is handled again with the next lower load, and no node grows beyond the
+        // load that the relieved one has afterwards.
         let most = (0..self.nodes.len()).map(|node| self.load(node)).max();
         for load in (2..=most.unwrap_or(0)).rev() {
             for node in 0..self.nodes.len() {
@@ -152,8 +153,8 @@ impl AssignmentTable {
         }
     }
 
-    /// One address of the node that can go to one with two fewer: to the one with the fewest, and rather one that the node
-    /// does not have yet.
+    /// Finds an address of the node that can move to a node with at least two fewer. Prefers one that the node does not
+    /// own yet, then the target with the least load.
     fn find_direct_move(&self, from: usize) -> Option<MovePath> {
         let node = self.nodes.get(from)?;
         let least = self.nodes.iter().map(|node| node.assignments.len()).min()?;
@@ -170,7 +171,7 @@ impl AssignmentTable {
                     best = Some((rank, (*index, *to)));
                 }
             }
-            // Better there is not.
+            // Nothing better exists.
             if best.is_some_and(|(rank, _)| rank == (best_cost, least)) {
                 break;
             }
@@ -178,12 +179,12 @@ impl AssignmentTable {
         best.map(|(_, step)| vec![step])
     }
 
-    /// Addresses that can be pushed along, each to a candidate whose own address goes on, until one with two fewer than the
-    /// node is reached; with the fewest moves. If there is no way, nothing that was reached needs to be looked at again:
-    /// all of it has as many as the node or one fewer, and leads nowhere else.
+    /// Finds the chain with the fewest moves to a node with at least two fewer addresses; each node in between passes
+    /// one address on. If no chain exists, the nodes reached need not be searched again: their loads are equal or one
+    /// lower, and they lead nowhere else.
     fn find_move_chain(&mut self, from: usize) -> Option<MovePath> {
         let limit = self.load(from).checked_sub(2)?;
-        // By node: the moves up to it, and the last of them: an address, and who gives it.
+        // Per node: the moves up to it, and the last of them as (address, source node).
         let mut reached: BTreeMap<usize, (usize, Option<(usize, usize)>)> =
             BTreeMap::from([(from, (0, None))]);
         let mut queue = VecDeque::from([(0, from)]);

@@ -1,27 +1,27 @@
-//! Who has to know of each other because of an address, and whether they are enough to decide.
+//! Chooses the monitored peers of an address, and counts the quorum in a partition.
 
 use std::net::IpAddr;
 
 use super::{AddressState, Coordinator, LOCAL_NODE};
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 
-/// Candidates of an address that watch its owner. With two beside it, a second failure at the same time is covered.
+/// Live candidates of an address that monitor each other. With three, two simultaneous failures are covered.
 pub(super) const MONITORING_CANDIDATES: usize = 3;
-/// With [`PartitionPolicy::Majority`]: so many candidates vote, whether they live or not.
+/// Candidates that count for [`PartitionPolicy::Majority`], whether up or down.
 const QUORUM_CANDIDATES: usize = 5;
 
-/// What to do when the speakers cannot hear each other.
+/// Which side of a partition announces an address.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum PartitionPolicy {
-    /// Each side serves what it can see it should, as with MetalLB.
+    /// Every side, as with MetalLB.
     #[default]
     Availability,
-    /// Only a side with the majority of the first candidates of an address serves it.
+    /// Only the side that hears the majority of the first candidates of the address.
     Majority,
 }
 
 impl Coordinator {
-    /// Finds out anew who is in the council of an address, and so whom we need to hear.
+    /// Recomputes the monitored peers of an address.
     pub(super) fn update_monitored_peers(&mut self, address: IpAddr) {
         let Some(state) = self.addresses.get(&address) else {
             return;
@@ -52,7 +52,7 @@ impl Coordinator {
         }
     }
 
-    /// The peers in the council of an address; none when we are not in it ourselves.
+    /// The peers to monitor for an address; empty if we have no part in it.
     fn required_monitors(&self, address: IpAddr, state: &AddressState) -> Box<[NodeId]> {
         let mut monitored = Vec::new();
         let mut living = 0;
@@ -70,7 +70,7 @@ impl Coordinator {
         if !mine && !monitored.contains(&LOCAL_NODE) && preferred != Some(LOCAL_NODE) {
             return Box::default();
         }
-        // Who has it and who is to have it have to hear each other, wherever in the order they are.
+        // The owner and the preferred node monitor each other, wherever they are in the election order.
         monitored.extend(preferred.filter(|_| mine));
         monitored.extend(self.announcers(address));
         monitored.extend(self.awaited_owner(address, state, &state.order));
@@ -80,7 +80,7 @@ impl Coordinator {
         monitored.into()
     }
 
-    /// The candidates that can announce the address, in order.
+    /// The candidates that have an interface for the address, in election order.
     pub(super) fn candidates(&self, address: IpAddr, state: &AddressState) -> Vec<NodeId> {
         let declines = |id: NodeId| {
             if id == LOCAL_NODE {
@@ -95,13 +95,13 @@ impl Coordinator {
         order.filter(|id| !declines(*id)).collect()
     }
 
-    /// The peers that claim the address.
+    /// The peers that announce the address.
     pub(super) fn announcers(&self, address: IpAddr) -> Vec<NodeId> {
         self.announcers.get(&address).cloned().unwrap_or_default()
     }
 
-    /// Whether we hear enough of those who vote on an address. What the API says of them does not count: it may be as far
-    /// away as they are.
+    /// Whether we hear the majority of the first candidates. The API server's view does not count, because the API
+    /// server may be on the other side.
     pub(super) fn has_quorum(&self, state: &AddressState) -> bool {
         match self.config.partition_policy {
             PartitionPolicy::Availability => true,

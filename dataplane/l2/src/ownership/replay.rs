@@ -1,34 +1,33 @@
-//! Which datagrams are news: from peers, made for this incarnation of ours, and newer than all of their kind before.
+//! Replay protection: accepts datagrams that a known peer made for our present incarnation, each sequence number once.
 //!
-//! Of their kind, because two that are sent together, such as a heartbeat and the claims that it tells of, may overtake each
-//! other, and each means the same without the other.
+//! Sequence numbers are checked per message kind, because a heartbeat and the fragments sent after it may overtake each
+//! other and are independent.
 //!
-//! A speaker makes up its incarnation when it starts, from the clock. Should the clock have been set back since its last
-//! start, the others would take all it says for old; it learns so from what they echo, and goes beyond it.
+//! A speaker derives its incarnation from the clock at its start. If the clock was set back since its last start, peers
+//! would reject its datagrams as old; it learns that from the incarnation that they echo, and continues with a greater
+//! one.
 
 use std::collections::BTreeMap;
 
 use crate::wire::heartbeat::{Datagram, DatagramError, Message};
 
-/// Which datagrams are news: from peers, made for this incarnation of ours, and newer than all of their kind before.
+/// Tracks the incarnation and the sequence numbers of each peer.
 #[derive(Clone, Debug)]
 pub struct ReplayGuard {
-    /// Our own incarnation.
     incarnation: u64,
     peers: BTreeMap<String, Heard>,
 }
 
-/// What was heard of a peer.
+/// The newest accepted datagrams of a peer.
 #[derive(Clone, Debug, Default)]
 struct Heard {
-    /// Its last incarnation.
     incarnation: u64,
-    /// The last number that was believed, of each kind of message.
+    /// The last accepted sequence number of each message kind.
     numbers: [u64; Message::KINDS],
 }
 
 impl ReplayGuard {
-    /// A guard that knows no peers.
+    /// Creates a guard without peers.
     #[must_use]
     pub fn new(incarnation: u64) -> Self {
         Self {
@@ -37,13 +36,13 @@ impl ReplayGuard {
         }
     }
 
-    /// Our own incarnation; it can rise by what is [admitted](Self::admit).
+    /// Our incarnation; [`admit`](Self::admit) can raise it.
     #[must_use]
     pub const fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// These are the peers: the others are forgotten, and not listened to.
+    /// Replaces the set of peers; datagrams from other nodes are rejected.
     pub fn set_peers<'a>(&mut self, peers: impl IntoIterator<Item = &'a str>) {
         let mut before = std::mem::take(&mut self.peers);
         for peer in peers {
@@ -52,28 +51,30 @@ impl ReplayGuard {
         }
     }
 
-    /// What to tell a peer as `echo`: its incarnation as heard last, or 0. It is heard also from datagrams that are made
-    /// for another incarnation of ours: that is how two speakers get to know each other.
+    /// The `echo` value for a datagram to the peer: its last known incarnation, or 0. It is also learned from datagrams
+    /// for another incarnation of ours, which is how two speakers start to communicate.
     #[must_use]
     pub fn echo(&self, peer: &str) -> u64 {
         self.peers.get(peer).map_or(0, |heard| heard.incarnation)
     }
 
-    /// Takes in an authentic datagram. Whether it is to be believed:
+    /// Accepts an authentic datagram once.
     ///
     /// # Errors
-    /// When it is from a stranger, recorded earlier, or made before the sender knew us.
+    /// The sender is unknown, the datagram was made for another incarnation of ours, or it is not newer than the last
+    /// one.
     pub fn admit(&mut self, datagram: &Datagram) -> Result<(), DatagramError> {
         let heard = self
             .peers
             .get_mut(&datagram.node)
             .ok_or(DatagramError::UnknownSender)?;
         if datagram.echo != self.incarnation {
-            // They heard a greater incarnation of ours before: the clock was set back over our restart.
+            // The peer knows a greater incarnation of ours: the clock was set back during our restart.
             if datagram.echo > self.incarnation {
                 self.incarnation = datagram.echo.saturating_add(1);
             }
-            // It may be a recording: it must not make us deaf to the sender, only show us an incarnation to echo.
+            // The datagram may be a replay: it only provides an incarnation to echo, and must not make us reject the
+            // sender.
             if heard.numbers == <[u64; Message::KINDS]>::default() {
                 heard.incarnation = datagram.incarnation;
             }

@@ -1,4 +1,4 @@
-//! What speakers tell each other, and what follows from it: heartbeats, claims, and what a starting peer had before.
+//! Synchronization between speakers: heartbeats, announced sets, and the addresses that a restarted peer owned.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ impl Coordinator {
     /// Takes in an authentic datagram.
     ///
     /// # Errors
-    /// When it is not to be believed.
+    /// The sender is unknown, or the datagram is a replay.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
         self.now = self.now.max(now);
         let id = *self
@@ -22,7 +22,7 @@ impl Coordinator {
             .ok_or(DatagramError::UnknownSender)?;
         if let Err(refused) = self.replay_guard.admit(&datagram) {
             if refused == DatagramError::Echo {
-                // It does not know us yet, or not this incarnation: it gets to know us by our answer.
+                // The peer does not know our present incarnation yet; it learns it from our heartbeat.
                 self.failure_detector.respond_unverified(self.now, id);
             }
             return Err(refused);
@@ -33,7 +33,7 @@ impl Coordinator {
                 let peer = self.peers.get_mut(&id);
                 if let Some(claims) = peer.and_then(|peer| peer.assembly.add(part)) {
                     self.handle_announced_set(id, claims);
-                    // It is told at once that it has been heard.
+                    // Confirm the set at once.
                     self.failure_detector.schedule_heartbeat_now(id);
                 }
             }
@@ -84,8 +84,8 @@ impl Coordinator {
             .get(&id)
             .is_some_and(|peer| peer.macs != heartbeat.macs)
         {
-            // An interface that is down is left out, and is the node's all the same: when its cable is back, its address is
-            // seen before the next heartbeat tells it. So what it had before is remembered too, if it is not too much.
+            // A heartbeat lists only interfaces that are up. When a link of the peer returns, replies from it arrive
+            // before the next heartbeat, so earlier hardware addresses are kept too, up to a limit.
             for mac in &heartbeat.macs {
                 self.set_peer_mac(*mac, id);
             }
@@ -100,7 +100,7 @@ impl Coordinator {
         let returns = was_down && !peer.was_down;
         peer.knows = heartbeat.known_digest;
         peer.macs = heartbeat.macs;
-        // It is to send its claims at once and not with its next heartbeat but one.
+        // Request the new set now, and not with the next heartbeat.
         if std::mem::replace(&mut peer.announced_digest, heartbeat.announced_digest)
             != heartbeat.announced_digest
             && !peer.is_synced()
@@ -115,8 +115,8 @@ impl Coordinator {
         }
     }
 
-    /// A peer that could not be heard has gone on answering, perhaps for what is ours too: it may hear of our claims and let
-    /// go before we hear of its own, and whoever believed it is to learn the truth.
+    /// Announces addresses again that a returned peer may also have announced: it may withdraw before we notice that it
+    /// did, and clients may have learned its hardware address.
     fn reannounce_after_partition(&mut self, id: NodeId) {
         for (address, state) in &self.addresses {
             if state.order.contains(&id) && self.announced.announces(*address) {
@@ -125,7 +125,7 @@ impl Coordinator {
         }
     }
 
-    /// A starting peer is told what it had, as we remember it.
+    /// Sends a starting peer the addresses that it owned, as far as we know.
     fn send_owned_before(&mut self, id: NodeId) {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -144,7 +144,7 @@ impl Coordinator {
         }
     }
 
-    /// A peer has told anew what it claims.
+    /// Replaces the announced set of a peer.
     fn handle_announced_set(&mut self, id: NodeId, claims: AnnouncedSet) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -161,7 +161,7 @@ impl Coordinator {
         for (address, claims) in touched {
             self.note_announcer(address, id, claims);
             let lets_go = before.announces(address) && !claims;
-            // It answered for what is ours: whoever believed it is to learn the truth.
+            // It announced an address of ours; clients may have learned its hardware address.
             if lets_go && self.announced.announces(address) {
                 self.outputs.push_back(Output::Reannounce { address });
             }
@@ -185,7 +185,7 @@ impl Coordinator {
         }
     }
 
-    /// Sends what is due, and asks what is to be asked.
+    /// Sends due heartbeats, probes and announced sets.
     pub(super) fn send_due_messages(&mut self) {
         for id in self.failure_detector.take_due_heartbeats() {
             let heartbeat = self.our_heartbeat(id);
@@ -194,7 +194,7 @@ impl Coordinator {
         for id in self.failure_detector.take_due_probes() {
             self.probe_peer(id);
         }
-        // Until it is known what is ours, the peers are to go on with what they remember of us.
+        // Until our former addresses are known, the peers keep our addresses as they remember them.
         if self.phase != CoordinatorPhase::Running {
             return;
         }

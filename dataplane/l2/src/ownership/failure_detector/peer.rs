@@ -1,13 +1,13 @@
-//! What is known of one peer, and what follows from it and the clock.
+//! The state of one peer in the failure detector.
 
 use std::time::{Duration, Instant};
 
 use super::{FailureDetectorConfig, PeerHealth};
 
-/// How long it is remembered, at least, how late a peer has come.
+/// Minimum time for which the lateness of a peer is remembered.
 const LATENESS_WINDOW: Duration = Duration::from_secs(60);
 
-/// Who spoke to us is spoken to for so many of its intervals, whether we need it or not.
+/// A peer that was heard gets heartbeats for this many of its periods, even if it is not monitored.
 const HEARTBEAT_TARGET_PERIODS: u32 = 10;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,14 +15,14 @@ pub(super) enum PeerPhase {
     Unknown,
     Up,
     Draining,
-    /// Its heartbeats are lost, and it answers on the wire.
+    /// Its heartbeats are lost, but it replies to probes.
     HeartbeatLost,
-    /// It starts. Nobody waits for it longer than until `patience` ends with what it has not had before.
+    /// Starting. Addresses without an owner wait for it until `wait_until`.
     Starting {
         until: Instant,
         wait_until: Instant,
     },
-    /// It announced a restart, or crashed while its node lives.
+    /// It announced a restart, or its speaker crashed while its node is alive.
     Restarting {
         until: Instant,
     },
@@ -42,7 +42,7 @@ impl PeerPhase {
     }
 }
 
-/// By how much the heartbeats of a peer have come later than is usual: the most in this minute, and in the one before.
+/// The greatest lateness of a peer's heartbeats in the present and in the previous window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lateness {
     since: Option<Instant>,
@@ -69,42 +69,39 @@ impl Lateness {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) phase: PeerPhase,
-    /// We need to know of it.
     pub(super) monitored: bool,
-    /// When it was heard last, or became a peer; moved on by our own stalls.
+    /// When it was heard last or added; moved forward by our own stalls.
     pub(super) silent_since: Instant,
-    /// When it was heard last in truth.
+    /// When it was heard last; not moved.
     pub(super) last_heard: Option<Instant>,
-    /// The time between its heartbeats, as it has told.
+    /// The period that it announced.
     pub(super) period: Duration,
-    /// How much later its heartbeats have come.
     pub(super) lateness: Lateness,
-    /// When a heartbeat to it is due.
+    /// When its next heartbeat is due.
     pub(super) send_at: Instant,
-    /// When it was answered last though it could not be believed.
+    /// When we last responded to a datagram that was not verified as fresh.
     pub(super) unverified_reply_at: Option<Instant>,
-    /// When the wire is to be asked about it.
+    /// When it is probed next.
     pub(super) probe_at: Instant,
-    /// Since when its heartbeat is late, and it and the wire have been asked.
+    /// Since when its heartbeat is late, and it is requested and probed.
     pub(super) late_since: Option<Instant>,
-    /// When its speaker, and its node, answered on the wire last.
+    /// When its speaker and its node last replied to a probe.
     pub(super) speaker_replied_at: Option<Instant>,
     pub(super) node_replied_at: Option<Instant>,
 }
 
 impl Peer {
-    /// How long it may be silent: longer by as much as it has been late before and lived.
+    /// How long it may be silent, including the extension for earlier lateness.
     pub(super) fn timeout(&self, config: &FailureDetectorConfig) -> Duration {
         config.timeout_after(self.period) + self.lateness.most().min(config.max_extension(self.period))
     }
 
-    /// A heartbeat of it has come. If it lived all the time, so that nothing but time has kept it, it is noted by how much it
-    /// was late.
+    /// Notes the lateness of a received heartbeat, if only time delayed it.
     pub(super) fn note_lateness(&mut self, now: Instant, config: &FailureDetectorConfig) {
         let late = now.saturating_duration_since(self.silent_since + self.period);
         let lived = match self.phase {
             PeerPhase::Up | PeerPhase::Draining => true,
-            // It was taken for dead in error.
+            // It was down by mistake.
             PeerPhase::Down => self.last_heard.is_some() && late <= config.timeout_after(self.period),
             PeerPhase::Unknown
             | PeerPhase::HeartbeatLost
@@ -112,29 +109,29 @@ impl Peer {
             | PeerPhase::Restarting { .. } => false,
         };
         if lived {
-            // Who has answered the first question had lost a datagram, and no time.
+            // A reply to the first request means a lost datagram and not a delay.
             let usual = now <= self.late_at(config) + self.request_interval(config);
             self.lateness.note(now, if usual { Duration::ZERO } else { late });
         }
     }
 
-    /// When its next heartbeat is late: it and we have needed longer than usual.
+    /// When its heartbeat counts as late, with some tolerance for both sides.
     pub(super) fn late_at(&self, config: &FailureDetectorConfig) -> Instant {
         self.silent_since + self.period + config.request_window(self.period) / 5
     }
 
-    /// When it is taken for dead if nothing answers; there is time for an answer, also when we came late to ask.
+    /// When it times out. Leaves time for a reply even if we noticed the lateness late.
     pub(super) fn dead_at(&self, late_since: Instant, config: &FailureDetectorConfig) -> Instant {
         let margin = config.request_window(self.period).mul_f32(0.7);
         (self.silent_since + self.timeout(config)).max(late_since + margin)
     }
 
-    /// The time between two questions.
+    /// The time between two requests for a late heartbeat.
     pub(super) fn request_interval(&self, config: &FailureDetectorConfig) -> Duration {
         config.request_window(self.period) / 4
     }
 
-    /// How soon it is to have another heartbeat of ours, if that is sooner than usual.
+    /// When to send the next heartbeat if it is requested, and that is sooner than usual.
     pub(super) fn request_again_within(&self, config: &FailureDetectorConfig) -> Option<Duration> {
         match self.phase {
             _ if !self.is_requested() => None,
@@ -144,8 +141,8 @@ impl Peer {
         }
     }
 
-    /// Whether it is being asked for an answer: because its own heartbeat is late; because it was never heard, and a lost
-    /// datagram is not to make a stranger of it; or because it is down, and is to be known at once when the network is whole.
+    /// Whether a heartbeat is requested from it: because its own is late; because it was never heard, and one lost
+    /// datagram should not delay the start; or because it is down, to notice at once when the network heals.
     pub(super) fn is_requested(&self) -> bool {
         self.monitored
             && match self.phase {
@@ -161,7 +158,7 @@ impl Peer {
         self.monitored || recent(self.last_heard) || recent(self.unverified_reply_at)
     }
 
-    /// What it is, after it was silent for too long and the wire has been asked since then.
+    /// The phase of a peer that timed out, from the probe replies since then.
     pub(super) fn phase_after_timeout(&self, since: Instant, until: Instant) -> PeerPhase {
         let after = |at: Option<Instant>| at.is_some_and(|at| at >= since);
         if after(self.speaker_replied_at) {
@@ -173,13 +170,13 @@ impl Peer {
         }
     }
 
-    /// Whether its node has answered on the wire before, and neither it nor its speaker is there any more.
+    /// Whether its node used to reply to probes, and neither node nor speaker has been seen for the timeout.
     pub(super) fn has_lost_node(&self, now: Instant, silence: Duration) -> bool {
         self.node_replied_at
             .is_some_and(|at| at.max(self.silent_since) + silence <= now)
     }
 
-    /// When its phase may change by time alone.
+    /// When time alone may change its phase.
     pub(super) fn evaluate_at(&self, config: &FailureDetectorConfig) -> Option<Instant> {
         let silence = self.timeout(config);
         match self.phase {
