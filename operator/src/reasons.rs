@@ -1,8 +1,30 @@
 //! The reasons of the stack's conditions and events. They are API.
 
-/// A reason of a condition or an event.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reason {
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A reason of a condition or an event.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The text in conditions and events: the name of the variant.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// All pods run at the wanted version and no problem is known.
     AsExpected,
     /// Pods are being created or replaced.
@@ -47,35 +69,78 @@ pub enum Reason {
     AdoptionBlocked,
     /// MetalLB is being restored.
     Restoring,
+    /// Event: the stack became ready.
+    Ready,
+    /// Event: a step of an adoption completed it.
+    Adopted,
+    /// Event: MetalLB is restored.
+    Restored,
+    /// Event: the deletion of the stack waits for a person.
+    DeletionBlocked,
+    /// Event: the stack is deleted.
+    Deleted,
+    /// Event: `spec.preflight.skip` overrides a failed preflight check.
+    PreflightSkipped,
+    /// Event: an object was changed by another client and put back.
+    DriftCorrected,
+    /// Event: an upgrade starts.
+    UpgradeStarted,
+    /// Event: the spec changed during an upgrade.
+    UpgradeSuperseded,
+    /// Event: the canary ran without problems.
+    CanaryPassed,
+    /// Event: an upgrade failed and is rolled back.
+    UpgradeFailed,
+    /// Event: an upgrade is complete.
+    UpgradeSucceeded,
+    /// Event: a new heartbeat key exists, which speakers do not use yet.
+    HeartbeatKeyCreated,
+    /// Event: speakers use a new heartbeat key and drop the previous one.
+    HeartbeatKeyRotated,
 }
 
 impl Reason {
-    /// The text in conditions and events.
+    /// The reason with this text.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AsExpected => "AsExpected",
-            Self::RollingOut => "RollingOut",
-            Self::PodsNotReady => "PodsNotReady",
-            Self::PodsFailing => "PodsFailing",
-            Self::RolloutStalled => "RolloutStalled",
-            Self::WriteFailed => "WriteFailed",
-            Self::DriftConflict => "DriftConflict",
-            Self::MissingPrerequisite => "MissingPrerequisite",
-            Self::InvalidSpec => "InvalidSpec",
-            Self::Paused => "Paused",
-            Self::PreflightFailed => "PreflightFailed",
-            Self::PreflightPassed => "PreflightPassed",
-            Self::Deleting => "Deleting",
-            Self::ServicesExist => "ServicesExist",
-            Self::Upgrading => "Upgrading",
-            Self::RollingBack => "RollingBack",
-            Self::RolledBack => "RolledBack",
-            Self::UpgradePaused => "UpgradePaused",
-            Self::WaitingForApproval => "WaitingForApproval",
-            Self::Adopting => "Adopting",
-            Self::AdoptionBlocked => "AdoptionBlocked",
-            Self::Restoring => "Restoring",
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An event about the stack.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StackEvent {
+    /// Whether its type is Warning instead of Normal.
+    pub warning: bool,
+    /// Its reason.
+    pub reason: Reason,
+    /// Its text.
+    pub note: String,
+}
+
+impl StackEvent {
+    /// An event of type Normal.
+    #[must_use]
+    pub fn normal(reason: Reason, note: impl Into<String>) -> Self {
+        Self {
+            warning: false,
+            reason,
+            note: note.into(),
+        }
+    }
+
+    /// An event of type Warning.
+    #[must_use]
+    pub fn warning(reason: Reason, note: impl Into<String>) -> Self {
+        Self {
+            warning: true,
+            ..Self::normal(reason, note)
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct WorkloadHealth {
     pub updated: i32,
     /// Pods whose node stopped answering. Nothing can be done about them, so nothing waits for them.
     pub lost: i32,
+    /// The nodes of these pods.
+    pub lost_nodes: Vec<String>,
     /// Version that the workload is to run.
     pub version: Option<String>,
     /// Whether the workload has become what it is to be.
@@ -84,6 +86,7 @@ fn controller(index: &Index, namespace: &str) -> WorkloadHealth {
         ready,
         updated,
         lost: 0,
+        lost_nodes: Vec::new(),
         version: version(body),
         // No pod of an older template is left either.
         settled: is_observed(body) && updated >= desired && ready >= desired && total <= updated,
@@ -99,16 +102,18 @@ fn speaker(index: &Index, namespace: &str) -> WorkloadHealth {
     let desired = number(&status["desiredNumberScheduled"]);
     let ready = number(&status["numberReady"]);
     let updated = number(&status["updatedNumberScheduled"]);
-    let lost = pods_of(index, namespace, component.name())
+    let lost_nodes: Vec<_> = pods_of(index, namespace, component.name())
         .filter(|(_, pod)| pod.node_lost)
-        .count();
-    let lost = i32::try_from(lost).unwrap_or(i32::MAX);
+        .map(|(_, pod)| pod.node.clone())
+        .collect();
+    let lost = i32::try_from(lost_nodes.len()).unwrap_or(i32::MAX);
     WorkloadHealth {
         component,
         desired,
         ready,
         updated,
         lost,
+        lost_nodes,
         version: version(body),
         settled: is_observed(body)
             && updated.saturating_add(lost) >= desired
@@ -156,7 +161,7 @@ fn stalled(status: &Value) -> Option<String> {
     Some(
         progressing["message"]
             .as_str()
-            .unwrap_or("the Deployment makes no progress")
+            .unwrap_or("rollout of the Deployment makes no progress")
             .to_owned(),
     )
 }

@@ -18,6 +18,7 @@ use crate::deletion::{
 use crate::desired::render::Component;
 use crate::desired::validation;
 use crate::object_id::ObjectId;
+use crate::reasons::{Reason, StackEvent};
 
 /// Actions in one pass: the effect of each is observed before the next, and some take effect at once.
 const MAX_ACTIONS: usize = 8;
@@ -98,7 +99,10 @@ impl Operator {
                 DeletionAction::RemoveFinalizer => {
                     if self.remove_finalizer(&stack, FINALIZER, work).await {
                         tracing::info!("stack deletion complete; finalizer removed");
-                        self.say(false, "Deleted", deleted_message(stack.spec.deletion_policy));
+                        self.log_and_publish(StackEvent::normal(
+                            Reason::Deleted,
+                            deleted_message(stack.spec.deletion_policy),
+                        ));
                         return Lifecycle::Gone;
                     }
                     false

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
-use lb_runtime::events::EventKind;
 
 use super::{Operator, PassResult};
 use crate::apply::retry::RetryKey;
@@ -13,6 +12,7 @@ use crate::index::Live;
 use crate::keys::rotation::{KeyRotation, KeySecret, RotationPolicy, RotationStep};
 use crate::keys::secret::{self, KeyChange};
 use crate::object_id::{Kind, ObjectId};
+use crate::reasons::{Reason, StackEvent};
 
 /// Changes in one pass.
 const MAX_CHANGES: usize = 4;
@@ -95,7 +95,7 @@ impl Operator {
                 return;
             }
             KeyChange::Distribute(_) => (
-                "HeartbeatKeyCreated",
+                Reason::HeartbeatKeyCreated,
                 format!(
                     "created heartbeat key {} (replaces {generation}); speakers switch to it in {seconds} s",
                     generation + 1
@@ -109,12 +109,11 @@ impl Operator {
                 return;
             }
             KeyChange::Retire => (
-                "HeartbeatKeyRotated",
+                Reason::HeartbeatKeyRotated,
                 format!("heartbeat key {generation} is active; the previous key was removed"),
             ),
         };
-        tracing::info!(reason, "{note}");
-        self.publish(EventKind::Normal, reason, note);
+        self.log_and_publish(StackEvent::normal(reason, note));
     }
 }
 

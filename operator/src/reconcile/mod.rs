@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{Revision, UpgradeStep};
-use lb_runtime::events::{EventKind, Events};
+use lb_runtime::events::Events;
 use lb_runtime::watch::Change;
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
 use crate::observe::workload_health::stack_health;
-use crate::reasons::Reason;
+use crate::reasons::{Reason, StackEvent};
 use crate::status::{StatusInput, UpgradeInput};
 use crate::upgrade::objects::{self, SnapshotInput};
 use crate::upgrade::observer::ServiceObserver;
@@ -340,7 +340,7 @@ impl Operator {
                 return;
             }
             self.metrics.upgraded(&before, &state);
-            self.announce_upgrade(&events);
+            self.publish_all(events);
         }
         if actions.polls {
             work.again_in(TICK);
@@ -516,7 +516,7 @@ impl Operator {
                     if cause == ApplyReason::Drift {
                         let labels = [id.kind.names().2, id.key.name()];
                         self.metrics.corrections.with_label_values(&labels).inc();
-                        self.publish(EventKind::Normal, "DriftCorrected", note);
+                        self.publish(StackEvent::normal(Reason::DriftCorrected, note));
                     }
                 }
                 Err(error) => {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus};
+use lb_crds::LoadBalancerStack;
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
 
@@ -12,8 +12,8 @@ use super::{Operator, PassResult, TICK};
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
 use crate::desired::validation;
+use crate::reasons::StackEvent;
 use crate::status::{StatusInput, events, status};
-use crate::upgrade::UpgradeEvent;
 
 impl Operator {
     /// Takes in the stack as it was just written: the watch may be behind, and the next comparison starts from this.
@@ -50,7 +50,7 @@ impl Operator {
         match self.writer.status(&stack, &after).await {
             Ok(stored) => {
                 self.retries.record_success(&RetryKey::Status);
-                self.announce(&before, &after);
+                self.publish_all(events(&before, &after));
                 self.remember(stored);
                 true
             }
@@ -67,29 +67,21 @@ impl Operator {
         }
     }
 
-    pub(super) fn announce(&self, before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) {
-        for (warning, reason, note) in events(before, after) {
-            self.say(warning, &reason, note);
-        }
+    pub(super) fn publish_all(&self, events: Vec<StackEvent>) {
+        events.into_iter().for_each(|event| self.log_and_publish(event));
     }
 
-    pub(super) fn announce_upgrade(&self, events: &[UpgradeEvent]) {
-        for events in events {
-            self.say(events.warning, events.reason, events.note.clone());
-        }
-    }
-
-    pub(super) fn say(&self, warning: bool, reason: &str, note: String) {
-        if warning {
-            tracing::warn!(reason, "{note}");
-            self.publish(EventKind::Warning, reason, note);
+    pub(super) fn log_and_publish(&self, event: StackEvent) {
+        let StackEvent { reason, note, .. } = &event;
+        if event.warning {
+            tracing::warn!(%reason, "{note}");
         } else {
-            tracing::info!(reason, "{note}");
-            self.publish(EventKind::Normal, reason, note);
+            tracing::info!(%reason, "{note}");
         }
+        self.publish(event);
     }
 
-    pub(super) fn publish(&self, kind: EventKind, reason: &str, note: String) {
+    pub(super) fn publish(&self, event: StackEvent) {
         let Some(stack) = &self.stack else {
             return;
         };
@@ -99,6 +91,12 @@ impl Operator {
             "LoadBalancerStack",
             stack.uid().map(Into::into),
         );
-        self.events.publish(regarding, kind, reason, "Reconcile", note);
+        let kind = if event.warning {
+            EventKind::Warning
+        } else {
+            EventKind::Normal
+        };
+        self.events
+            .publish(regarding, kind, event.reason.as_str(), "Reconcile", event.note);
     }
 }

@@ -3,8 +3,9 @@
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{AdoptionStatus, AdoptionStep};
 
-use super::{NewCondition, Reason};
+use super::NewCondition;
 use crate::adoption::Report;
+use crate::reasons::{Reason, StackEvent};
 
 /// The line of the status.
 pub(super) fn line(report: &Report) -> AdoptionStatus {
@@ -42,21 +43,21 @@ pub(super) fn reason(report: &Report) -> Reason {
 pub(super) fn events(
     before: &LoadBalancerStackStatus,
     after: &LoadBalancerStackStatus,
-) -> Option<(bool, String, String)> {
+) -> Option<StackEvent> {
     let step = |status: &LoadBalancerStackStatus| status.adoption.as_ref().map(|adoption| adoption.step);
     let (from, to) = (step(before), step(after));
     if from == to {
         return None;
     }
-    let tell = |reason: &str, note: String| Some((false, reason.to_owned(), note));
+    let event = |reason, note: String| Some(StackEvent::normal(reason, note));
     match (from, &after.adoption) {
-        (Some(AdoptionStep::Restoring), None) => tell("Restored", "MetalLB is back as it was".to_owned()),
+        (Some(AdoptionStep::Restoring), None) => event(Reason::Restored, "MetalLB restored".to_owned()),
         (_, None) => None,
         (_, Some(adoption)) => match adoption.step {
-            AdoptionStep::Adopted => tell("Adopted", adoption.message.clone()),
-            AdoptionStep::Restoring => tell(Reason::Restoring.as_str(), adoption.message.clone()),
-            step => tell(
-                Reason::Adopting.as_str(),
+            AdoptionStep::Adopted => event(Reason::Adopted, adoption.message.clone()),
+            AdoptionStep::Restoring => event(Reason::Restoring, adoption.message.clone()),
+            step => event(
+                Reason::Adopting,
                 format!("step {}: {}", step.as_str(), adoption.message),
             ),
         },

@@ -16,16 +16,16 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use lb_crds::condition::set_condition;
+use lb_crds::condition::{find_condition, set_condition};
 use lb_crds::load_balancer_stack::{AdoptionStep, PlanStatus, PreflightCheck, UpgradeStep, VersionCount};
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
-use lb_runtime::text::truncate;
+use lb_runtime::text::{LIST_LIMIT, list_first, list_first_clauses, truncate};
 
 use crate::adoption::Report as AdoptionReport;
 use crate::deletion::DeletionReport;
 use crate::desired::render::Component;
 use crate::observe::workload_health::{StackHealth, WorkloadHealth};
-use crate::reasons::Reason;
+use crate::reasons::{Reason, StackEvent};
 use crate::upgrade::UpgradeState;
 
 mod adoption;
@@ -165,7 +165,7 @@ pub fn status(
     status
 }
 
-const PAUSED: &str = "spec.paused is true: nothing is written; set it to false to go on";
+const PAUSED: &str = "spec.paused is true: no changes are made; set it to false to resume";
 
 fn set(conditions: &mut Vec<Condition>, condition: &NewCondition, generation: i64, now: Timestamp) {
     set_condition(
@@ -210,12 +210,11 @@ fn degraded(input: &StatusInput) -> NewCondition {
     };
     let health = &input.health;
     if let Some(invalid) = &input.invalid {
-        let message = format!("{invalid} (the running stack is left as it is)");
+        let message = format!("{invalid}; running workloads are not changed");
         return condition(true, Reason::InvalidSpec, message);
     }
     if let Some(blocked) = &input.blocked {
-        let message =
-            format!("nothing is installed or changed, because {blocked}; what runs is left as it is");
+        let message = format!("installation is blocked: {blocked}; running workloads are not changed");
         return condition(true, Reason::PreflightFailed, message);
     }
     if let Some(report) = input.adoption.as_ref().filter(|report| report.blocked) {
@@ -238,23 +237,20 @@ fn degraded(input: &StatusInput) -> NewCondition {
     if let Some(stalled) = stalled {
         return condition(true, Reason::RolloutStalled, stalled.clone());
     }
-    condition(false, Reason::AsExpected, "nothing is wrong".to_owned())
+    condition(false, Reason::AsExpected, "no problems detected".to_owned())
 }
 
 /// The longest message in a condition, in bytes: the API server's answer to a wrong object can fill pages, and its end
 /// repeats its beginning. The operator's log has all of it.
 const MESSAGE_LIMIT: usize = 400;
-/// The first few, and how many more.
+/// Messages listed in one condition.
+const LISTED_MESSAGES: usize = 3;
+
 fn first_few(messages: &[&str]) -> String {
-    let few = messages
+    let messages = messages
         .iter()
-        .take(3)
         .map(|message| truncate((*message).to_owned(), MESSAGE_LIMIT));
-    let mut text = few.collect::<Vec<_>>().join("; ");
-    if messages.len() > 3 {
-        text.push_str(&format!("; and {} more", messages.len() - 3));
-    }
-    text
+    list_first_clauses(messages, LISTED_MESSAGES)
 }
 
 fn progressing(input: &StatusInput) -> NewCondition {
@@ -268,7 +264,7 @@ fn progressing(input: &StatusInput) -> NewCondition {
         return condition(
             false,
             Reason::InvalidSpec,
-            "waits for a valid spec: see condition Degraded".to_owned(),
+            "invalid spec: see condition Degraded".to_owned(),
         );
     }
     if input.paused {
@@ -278,7 +274,7 @@ fn progressing(input: &StatusInput) -> NewCondition {
         return condition(
             false,
             Reason::PreflightFailed,
-            "waits until no check fails: see condition PreflightPassed".to_owned(),
+            "waiting for preflight checks: see condition PreflightPassed".to_owned(),
         );
     }
     if let Some(report) = input.deletion.as_ref().filter(|report| !report.blocked) {
@@ -305,9 +301,9 @@ fn progressing(input: &StatusInput) -> NewCondition {
         }
         if upgrade.total > 0 {
             let wanted = if upgrade.step == UpgradeStep::RollingBack {
-                "back"
+                "rolled back"
             } else {
-                "new"
+                "updated"
             };
             message.push_str(&format!(
                 ", {} of {} speakers {wanted}",
@@ -343,14 +339,10 @@ fn progressing(input: &StatusInput) -> NewCondition {
     if rolling.is_empty() {
         // What `kubectl get` shows of a deletion that waits.
         if let Some(report) = &input.deletion {
-            let message = "the deletion waits: see condition DeletionBlocked".to_owned();
+            let message = "deletion is blocked: see condition DeletionBlocked".to_owned();
             return condition(false, report.reason, message);
         }
-        return condition(
-            false,
-            Reason::AsExpected,
-            "nothing is being rolled out".to_owned(),
-        );
+        return condition(false, Reason::AsExpected, "no rollout in progress".to_owned());
     }
     condition(true, Reason::RollingOut, rolling.join("; "))
 }
@@ -374,7 +366,7 @@ fn ready(input: &StatusInput, degraded: &NewCondition, progressing: &NewConditio
     if !input.pending.is_empty() {
         let pending: Vec<_> = input.pending.iter().map(String::as_str).collect();
         let message = format!(
-            "spec.paused is true, and these objects differ from the spec: {}",
+            "spec.paused is true; objects that differ from the spec: {}",
             first_few(&pending)
         );
         return condition(false, Reason::Paused, message);
@@ -386,14 +378,15 @@ fn ready(input: &StatusInput, degraded: &NewCondition, progressing: &NewConditio
         return condition(
             false,
             Reason::PodsNotReady,
-            format!("not all pods are ready: {counts}"),
+            format!("some pods are not ready: {counts}"),
         );
     }
     let mut message = counts(health);
     let lost = health.speaker.lost;
     if lost > 0 {
         message.push_str(&format!(
-            "; the nodes of {lost} do not answer, others announce in their place"
+            "; {lost} speakers are on unreachable nodes: {}; other nodes announce their addresses",
+            list_first(&health.speaker.lost_nodes, LIST_LIMIT)
         ));
     }
     condition(true, Reason::AsExpected, message)
@@ -406,11 +399,11 @@ fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
         let (to, from) = (&upgrade.to.version, &upgrade.from.version);
         let failure = truncate(failure.clone(), MESSAGE_LIMIT);
         return Some(if upgrade.paused {
-            let todo = "set spec.version back, or change the spec in any other way to try once more";
-            let message = format!("the upgrade to {to} failed and was stopped: {failure}; {todo}");
+            let todo = "revert spec.version, or change the spec to retry";
+            let message = format!("upgrade to {to} failed and is paused: {failure}; {todo}");
             (Reason::UpgradePaused, message)
         } else {
-            let message = format!("the upgrade to {to} failed, {from} is being brought back: {failure}");
+            let message = format!("upgrade to {to} failed: {failure}; rolling back to {from}");
             (Reason::RollingBack, message)
         });
     }
@@ -419,8 +412,8 @@ fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
     Some((
         Reason::RolledBack,
         format!(
-            "the last upgrade failed and version {}, revision {} runs again: {failure}; it is tried again when the spec or the \
-             operator changes",
+            "upgrade failed and was rolled back to version {} (revision {}): {failure}; retried when the spec or the \
+             operator version changes",
             good.version, good.revision
         ),
     ))
@@ -433,7 +426,7 @@ fn waits(plan: &PlanStatus) -> String {
         plan.hash
     );
     format!(
-        "the upgrade to {} in status.plan waits for approval: kubectl patch loadbalancerstack default --type=merge -p '{patch}'",
+        "upgrade to {} waits for approval (see status.plan): kubectl patch loadbalancerstack default --type=merge -p '{patch}'",
         plan.version
     )
 }
@@ -441,13 +434,9 @@ fn waits(plan: &PlanStatus) -> String {
 /// Whether the operator can be upgraded now, which begins an upgrade of the stack unless the spec names a version.
 fn upgradeable(input: &StatusInput, ready: &NewCondition) -> NewCondition {
     let (status, reason, message) = if ready.status {
-        (
-            true,
-            Reason::AsExpected,
-            "the operator can be upgraded".to_owned(),
-        )
+        (true, Reason::AsExpected, "operator can be upgraded".to_owned())
     } else {
-        let message = format!("wait until the stack is ready: {}", ready.message);
+        let message = format!("stack is not ready: {}", ready.message);
         (false, ready.reason, message)
     };
     let paused = input.paused && status;
@@ -470,55 +459,44 @@ fn counts(health: &StackHealth) -> String {
     format!("{}, {}", count(&health.controller), count(&health.speaker))
 }
 
-/// What changed between two statuses that is worth an event: `(warning, reason, note)`.
+/// The events for the difference between two statuses.
 #[must_use]
-pub fn events(
-    before: &LoadBalancerStackStatus,
-    after: &LoadBalancerStackStatus,
-) -> Vec<(bool, String, String)> {
-    let find = |status: &LoadBalancerStackStatus, type_: &str| {
-        let found = status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == type_);
-        found.cloned()
+pub fn events(before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) -> Vec<StackEvent> {
+    let find_true = |status: &LoadBalancerStackStatus, type_: &str| {
+        let found = find_condition(&status.conditions, type_);
+        found.filter(|condition| condition.status == "True").cloned()
     };
     let mut events = Vec::new();
-    if let Some(degraded) = find(after, "Degraded").filter(|condition| condition.status == "True") {
-        let known = find(before, "Degraded")
-            .is_some_and(|known| known.status == "True" && known.reason == degraded.reason);
-        // That an upgrade was rolled back is told where it happens.
-        if !known && degraded.reason != Reason::RolledBack.as_str() {
-            events.push((true, degraded.reason, degraded.message));
+    for type_ in ["Degraded", "DeletionBlocked"] {
+        let Some(now) = find_true(after, type_) else {
+            continue;
+        };
+        let is_known = find_true(before, type_).is_some_and(|known| known.reason == now.reason);
+        let reason = if type_ == "DeletionBlocked" {
+            Some(Reason::DeletionBlocked)
+        } else {
+            // The state machine publishes the event of a rollback.
+            Reason::parse(&now.reason).filter(|reason| *reason != Reason::RolledBack)
+        };
+        if let Some(reason) = reason.filter(|_| !is_known) {
+            events.push(StackEvent::warning(reason, now.message));
         }
     }
     events.extend(preflight::events(before, after));
     events.extend(adoption::events(before, after));
-    if let Some(blocked) = find(after, "DeletionBlocked").filter(|condition| condition.status == "True") {
-        let known = find(before, "DeletionBlocked")
-            .is_some_and(|known| known.status == "True" && known.reason == blocked.reason);
-        if !known {
-            events.push((true, "DeletionBlocked".to_owned(), blocked.message));
-        }
-    }
-    for (type_, reason) in [
-        ("Progressing", "RollingOut"),
-        ("Ready", "Ready"),
-        ("Paused", "Paused"),
+    for (type_, default) in [
+        ("Progressing", Reason::RollingOut),
+        ("Ready", Reason::Ready),
+        ("Paused", Reason::Paused),
     ] {
-        let is = |status: &LoadBalancerStackStatus| {
-            find(status, type_).filter(|condition| condition.status == "True")
-        };
-        if let Some(now) = is(after)
-            && is(before).is_none()
+        if let Some(now) = find_true(after, type_)
+            && find_true(before, type_).is_none()
         {
-            // The event says what goes on, and not only that something does.
-            let own = [Reason::Deleting, Reason::Adopting, Reason::Restoring];
-            let reason = match now.reason.as_str() {
-                now if own.iter().any(|own| own.as_str() == now) => now,
-                _ => reason,
+            let reason = match Reason::parse(&now.reason) {
+                Some(own @ (Reason::Deleting | Reason::Adopting | Reason::Restoring)) => own,
+                _ => default,
             };
-            events.push((false, reason.to_owned(), now.message));
+            events.push(StackEvent::normal(reason, now.message));
         }
     }
     events

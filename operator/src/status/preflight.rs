@@ -4,8 +4,9 @@ use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
 use lb_runtime::text::truncate;
 
-use super::{NewCondition, Reason};
+use super::NewCondition;
 use crate::preflight::failures;
+use crate::reasons::{Reason, StackEvent};
 
 /// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a whole.
 const LIMIT: usize = 2000;
@@ -39,11 +40,8 @@ pub(super) fn condition(checks: &[PreflightCheck]) -> NewCondition {
 }
 
 /// Checks that failed while nothing waits for them, and those that the spec overrode.
-pub(super) fn events(
-    before: &LoadBalancerStackStatus,
-    after: &LoadBalancerStackStatus,
-) -> Vec<(bool, String, String)> {
-    let reason = Reason::PreflightFailed.as_str();
+pub(super) fn events(before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) -> Vec<StackEvent> {
+    let reason = Reason::PreflightFailed;
     let known = |check: &PreflightCheck| {
         let mut others = before.preflight.iter();
         others.any(|other| {
@@ -54,19 +52,19 @@ pub(super) fn events(
     let waits = after
         .conditions
         .iter()
-        .any(|condition| condition.type_ == "Degraded" && condition.reason == reason);
+        .any(|condition| condition.type_ == "Degraded" && condition.reason == reason.as_str());
     let mut events = Vec::new();
     for check in after.preflight.iter().filter(|check| !known(check)) {
         let name = check.name.as_str();
         if check.result == PreflightResult::Failed && !waits {
-            events.push((true, reason.to_owned(), format!("{name}: {}", check.message)));
+            events.push(StackEvent::warning(reason, format!("{name}: {}", check.message)));
         }
         if check.overridden {
             let note = format!(
                 "spec.preflight.skip overrides the failed check {name}: {}",
                 check.message
             );
-            events.push((true, "PreflightSkipped".to_owned(), note));
+            events.push(StackEvent::warning(Reason::PreflightSkipped, note));
         }
     }
     events

@@ -179,7 +179,7 @@ fn events_tell_transitions_and_not_states() {
     let reasons = |before, after| -> Vec<String> {
         events(before, after)
             .into_iter()
-            .map(|(_, reason, _)| reason)
+            .map(|event| event.reason.to_string())
             .collect()
     };
     assert_eq!(reasons(&none, &ready), ["Ready"]);
@@ -214,13 +214,12 @@ fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
     let runs = after(&input);
     insta::assert_snapshot!("a_check_fails_and_nothing_waits", describe(&runs));
     let told = events(&LoadBalancerStackStatus::default(), &runs);
-    assert!(told.contains(&(
-        true,
-        "PreflightFailed".to_owned(),
-        "StrictArp: no strictARP".to_owned()
+    assert!(told.contains(&StackEvent::warning(
+        Reason::PreflightFailed,
+        "StrictArp: no strictARP"
     )));
     assert!(
-        !events(&runs, &runs).iter().any(|(warning, _, _)| *warning),
+        !events(&runs, &runs).iter().any(|event| event.warning),
         "told once"
     );
 
@@ -228,11 +227,7 @@ fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
     let waits = after(&input);
     insta::assert_snapshot!("a_check_fails_and_something_waits", describe(&waits));
     let told = events(&LoadBalancerStackStatus::default(), &waits);
-    assert_eq!(
-        told.iter().filter(|(warning, _, _)| *warning).count(),
-        1,
-        "{told:?}"
-    );
+    assert_eq!(told.iter().filter(|event| event.warning).count(), 1, "{told:?}");
 }
 
 #[test]
@@ -258,12 +253,12 @@ fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_no
     let told = events(&LoadBalancerStackStatus::default(), &status);
     let skipped: Vec<_> = told
         .iter()
-        .filter(|(_, reason, _)| reason == "PreflightSkipped")
+        .filter(|event| event.reason == Reason::PreflightSkipped)
         .collect();
     assert_eq!(skipped.len(), 1);
     assert!(
         skipped[0]
-            .2
+            .note
             .contains("overrides the failed check StrictArp: no strictARP"),
         "{skipped:?}"
     );
@@ -307,11 +302,7 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
         Some("False ServicesExist"),
         "a column of `kubectl get`"
     );
-    let expected = (
-        true,
-        "DeletionBlocked".to_owned(),
-        "ns/a is in the way".to_owned(),
-    );
+    let expected = StackEvent::warning(Reason::DeletionBlocked, "ns/a is in the way");
     assert_eq!(events(&before, &waits), [expected]);
     assert_eq!(events(&waits, &waits), [], "it is said once");
     let goes = StatusInput {
@@ -323,7 +314,7 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
     assert_eq!(find(&goes, "Progressing").as_deref(), Some("True Deleting"));
     let told: Vec<_> = events(&waits, &goes)
         .into_iter()
-        .map(|(_, reason, _)| reason)
+        .map(|event| event.reason.to_string())
         .collect();
     assert_eq!(told, ["Deleting"]);
     let stays = status(&waits, &mk_input(&index), at(4));
@@ -394,7 +385,7 @@ fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
         let told = ["Progressing", "Degraded", "Ready"].map(|type_| of(&after, type_).unwrap());
         assert_eq!(told, others);
         let events = events(&before, &after);
-        let reasons: Vec<_> = events.iter().map(|(_, reason, _)| reason.as_str()).collect();
+        let reasons: Vec<_> = events.iter().map(|event| event.reason.as_str()).collect();
         assert!(event.is_none_or(|event| reasons.contains(&event)), "{reasons:?}");
         before = after;
     }

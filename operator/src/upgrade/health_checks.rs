@@ -3,12 +3,15 @@
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{UpgradeStatus, UpgradeStep};
 
+use lb_runtime::text::list_first_clauses;
+
 use super::snapshot::{ClusterSnapshot, PodSnapshot};
 use super::state::seconds;
 
 /// Seconds without progress after which a problem of a pod fails the upgrade: a registry may be unavailable for a moment.
-const PATIENCE: i64 = 30;
-const NAMED: usize = 3;
+const POD_PROBLEM_GRACE_SECONDS: i64 = 30;
+/// Services named in a message.
+const LISTED_SERVICES: usize = 3;
 
 /// The first health check that fails.
 #[must_use]
@@ -25,9 +28,9 @@ pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Ti
             .pre_pull
             .as_ref()
             .and_then(|pre_pull| pre_pull.failed.as_ref())
-        && stuck >= PATIENCE
+        && stuck >= POD_PROBLEM_GRACE_SECONDS
     {
-        return Some(format!("the images cannot be pulled: {failed}"));
+        return Some(format!("image pull failed: {failed}"));
     }
     if upgrade.step >= UpgradeStep::Controller {
         if let Some(failed_check) = new_pods(upgrade, snapshot).find_map(|pod| failed_pod(pod, stuck)) {
@@ -35,13 +38,13 @@ pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Ti
         }
         if !snapshot.changed_addresses.is_empty() {
             return Some(format!(
-                "addresses have changed: {}",
-                some(&snapshot.changed_addresses)
+                "addresses changed: {}",
+                list_first_clauses(&snapshot.changed_addresses, LISTED_SERVICES)
             ));
         }
         let silent = failed_verifications(upgrade, snapshot);
         if !silent.is_empty() {
-            return Some(some(&silent));
+            return Some(list_first_clauses(&silent, LISTED_SERVICES));
         }
     }
     let deadline = snapshot.settings.progress_deadline_seconds;
@@ -58,10 +61,7 @@ pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Ti
             let problem = pod.problem.as_deref().unwrap_or("not ready");
             format!(": {}: {problem}", pod.describe())
         });
-        format!(
-            "no progress in step {} for {stuck} seconds{why}",
-            upgrade.step.as_str()
-        )
+        format!("no progress in step {} for {stuck} s{why}", upgrade.step.as_str())
     })
 }
 
@@ -85,7 +85,10 @@ fn new_pods<'a>(
 }
 
 fn failed_pod(pod: &PodSnapshot, stuck: i64) -> Option<String> {
-    let lasting = pod.problem.as_ref().filter(|_| stuck >= PATIENCE);
+    let lasting = pod
+        .problem
+        .as_ref()
+        .filter(|_| stuck >= POD_PROBLEM_GRACE_SECONDS);
     if pod.restarts > 0 {
         let times = if pod.restarts == 1 {
             "once".to_owned()
@@ -96,10 +99,7 @@ fn failed_pod(pod: &PodSnapshot, stuck: i64) -> Option<String> {
             .problem
             .as_ref()
             .map_or_else(String::new, |why| format!(": {why}"));
-        return Some(format!(
-            "{} failed and was restarted {times}{why}",
-            pod.describe()
-        ));
+        return Some(format!("{} failed and restarted {times}{why}", pod.describe()));
     }
     lasting.map(|problem| format!("{}: {problem}", pod.describe()))
 }
@@ -119,17 +119,4 @@ fn failed_verifications(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> 
         .iter()
         .filter(|silent| silent.since >= upgrade.started_time.0 && is_new(&silent.node));
     silent.map(|silent| silent.message.clone()).collect()
-}
-
-fn some(messages: &[String]) -> String {
-    let mut text = messages
-        .iter()
-        .take(NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
-    if messages.len() > NAMED {
-        text.push_str(&format!("; and {} more", messages.len() - NAMED));
-    }
-    text
 }

@@ -64,7 +64,7 @@ pub use snapshot::{
     ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, SpeakerSnapshot,
     UpgradeSettings,
 };
-pub use state::{UpgradeEvent, UpgradeState};
+pub use state::UpgradeState;
 pub use transitions::advance;
 
 #[cfg(test)]

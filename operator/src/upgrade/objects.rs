@@ -246,7 +246,7 @@ pub fn crd_refusal(wanted: &Wanted, index: &Index) -> Option<String> {
         .iter()
         .find(|stored| !versions.iter().any(|version| version["name"] == **stored))?;
     Some(format!(
-        "{} would lose version {lost}, in which objects may be stored: migrate them, and remove it from status.storedVersions",
+        "{} drops version {lost}, in which objects may be stored: migrate them and remove {lost} from status.storedVersions",
         wanted.id
     ))
 }
@@ -282,8 +282,8 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
                 && Some(pod.name.as_str()) == input.leader
                 && pod.is_active()
         });
-    let missing = "what ran before is not kept any more, so there is no way back: set spec.upgrade.onFailure to Pause to go on \
-                   without one";
+    let missing = "rollback is impossible: the ControllerRevision of the last good revision is missing: set \
+                   spec.upgrade.onFailure to Pause to upgrade without rollback";
     let settings = UpgradeSettings::of(input.upgrade);
     ClusterSnapshot {
         target: input.target.clone(),

@@ -206,11 +206,14 @@ impl ServiceObserver {
             .filter(|(_, service)| service.had != service.has);
         let describe = |(key, service): (&ObjectKey, &ServiceFacts)| {
             let has = if service.has.is_empty() {
-                "none".to_owned()
+                "no address".to_owned()
             } else {
                 service.has.join(" and ")
             };
-            format!("Service {key} had {} and has {has}", service.had.join(" and "))
+            format!(
+                "Service {key} changed from {} to {has}",
+                service.had.join(" and ")
+            )
         };
         moved.map(describe).collect()
     }
@@ -296,8 +299,8 @@ mod tests {
         assert_eq!(
             observer.changed_addresses(),
             [
-                "Service ns/a had 10.0.0.9 and has none",
-                "Service ns/b had 10.0.0.2 and has 10.0.0.3"
+                "Service ns/a changed from 10.0.0.9 to no address",
+                "Service ns/b changed from 10.0.0.2 to 10.0.0.3"
             ]
         );
         see(&mut observer, "a", "10.0.0.9", "y");

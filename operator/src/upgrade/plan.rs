@@ -1,6 +1,7 @@
 //! The plan of an upgrade, `status.plan`, which a person approves. Pure.
 
 use lb_crds::load_balancer_stack::{PlanStatus, PlannedChange};
+use lb_runtime::text::list_first_clauses;
 use serde_json::Value;
 
 use crate::desired::render::{Component, Wanted};
@@ -10,7 +11,7 @@ use crate::observe::workload_health::StackHealth;
 use crate::upgrade::UpgradeSettings;
 
 /// Fields that are named for each object.
-const NAMED: usize = 5;
+const LISTED_FIELDS: usize = 5;
 
 /// The plan for a rollout of `rendered`.
 #[must_use]
@@ -47,20 +48,15 @@ pub fn upgrade_plan(
         }
         let impact = match component {
             Component::Controller => format!(
-                "{} controllers are replaced one by one; another leads meanwhile, and no address changes",
+                "{} controllers are replaced one by one; a standby takes over; no address changes",
                 health.controller.desired
             ),
             Component::Speaker => format!(
-                "{} speakers restart, at most {} at once; each node keeps its addresses, and connections go on",
+                "{} speakers restart, at most {} at a time; nodes keep their addresses, connections continue",
                 health.speaker.desired, settings.max_unavailable
             ),
         };
-        let more = paths.len().saturating_sub(NAMED);
-        paths.truncate(NAMED);
-        let mut change = paths.join("; ");
-        if more > 0 {
-            change.push_str(&format!("; and {more} more"));
-        }
+        let change = list_first_clauses(&paths, LISTED_FIELDS);
         changes.push(PlannedChange {
             object: id.to_string(),
             change,
@@ -68,18 +64,18 @@ pub fn upgrade_plan(
         });
     }
     let steps = [
-        "pull the images on the nodes of the speakers".to_owned(),
-        "apply the metallb.io kinds, and grant what the new programs need besides".to_owned(),
+        "pull the images on all speaker nodes".to_owned(),
+        "apply the metallb.io CRDs and add RBAC rules required by the new version".to_owned(),
         "replace the controllers".to_owned(),
         format!(
-            "replace one speaker, and watch it for {} seconds",
+            "replace one speaker and observe it for {} s",
             settings.soak_seconds
         ),
         format!(
             "replace the other speakers, {} at a time",
             settings.max_unavailable
         ),
-        "watch all of them, and take back what was only needed for the upgrade".to_owned(),
+        "verify all speakers, then remove temporary RBAC rules".to_owned(),
     ];
     PlanStatus {
         hash,
@@ -121,10 +117,10 @@ fn differences(path: &str, wanted: &Value, live: &Value, found: &mut Vec<String>
         (wanted, live) if wanted != live => {
             let word = |value: &Value| match value {
                 Value::String(text) => text.clone(),
-                Value::Null => "nothing".to_owned(),
+                Value::Null => "unset".to_owned(),
                 other => other.to_string(),
             };
-            found.push(format!("{path}: {} becomes {}", word(live), word(wanted)));
+            found.push(format!("{path}: {} changes to {}", word(live), word(wanted)));
         }
         _ => {}
     }

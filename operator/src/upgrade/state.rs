@@ -26,35 +26,6 @@ pub struct UpgradeState {
     pub history: Vec<UpgradeRecord>,
 }
 
-/// An event on the stack.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct UpgradeEvent {
-    /// Whether its type is Warning.
-    pub warning: bool,
-    /// Its reason.
-    pub reason: &'static str,
-    /// Its text.
-    pub note: String,
-}
-
-impl UpgradeEvent {
-    pub(super) fn normal(reason: &'static str, note: String) -> Self {
-        Self {
-            warning: false,
-            reason,
-            note,
-        }
-    }
-
-    pub(super) fn warning(reason: &'static str, note: String) -> Self {
-        Self {
-            warning: true,
-            reason,
-            note,
-        }
-    }
-}
-
 impl UpgradeState {
     /// Reads the state from a status.
     #[must_use]

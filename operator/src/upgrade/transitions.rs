@@ -3,15 +3,16 @@
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStatus, UpgradeStep as Step};
 
+use lb_runtime::text::{LIST_LIMIT, list_first};
+
 use super::health_checks::failed_check;
 use super::pod_selection::{self, VERIFICATION_SECONDS, all_of, away, is_verified};
 use super::snapshot::ClusterSnapshot;
-use super::state::{
-    UpgradeEvent, UpgradeState, enter_step, is_downgrade, seconds, start_upgrade, step_began, time,
-};
+use super::state::{UpgradeState, enter_step, is_downgrade, seconds, start_upgrade, step_began, time};
+use crate::reasons::{Reason, StackEvent};
 
 /// Upper bound for the step Verify, in seconds.
-const LONGEST_VERIFY: i64 = 120;
+const MAX_VERIFY_SECONDS: i64 = 120;
 
 /// The state that follows from a snapshot, and the events to publish.
 #[must_use]
@@ -19,7 +20,7 @@ pub fn advance(
     state: &UpgradeState,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-) -> (UpgradeState, Vec<UpgradeEvent>) {
+) -> (UpgradeState, Vec<StackEvent>) {
     let mut next = state.clone();
     let mut events = Vec::new();
     match next.upgrade.take() {
@@ -34,7 +35,7 @@ fn advance_idle(
     state: &mut UpgradeState,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
     if snapshot.paused {
         return;
@@ -53,11 +54,11 @@ fn advance_idle(
         return;
     }
     let upgrade = start_upgrade(&from, snapshot, now);
-    events.push(UpgradeEvent::normal(
-        "UpgradeStarted",
+    events.push(StackEvent::normal(
+        Reason::UpgradeStarted,
         format!(
-            "upgrade from {} to {} begins: the spec or the operator asks for revision {} instead of {}",
-            from.version, snapshot.target.version, snapshot.target.revision, from.revision
+            "upgrading from {} to {}: desired revision changed from {} to {}",
+            from.version, snapshot.target.version, from.revision, snapshot.target.revision
         ),
     ));
     state.upgrade = Some(upgrade);
@@ -77,15 +78,15 @@ fn advance_upgrade(
     mut upgrade: UpgradeStatus,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
     suspend(&mut upgrade, snapshot, now);
     if snapshot.paused {
         state.upgrade = Some(upgrade);
         return;
     }
-    let asks_for_another = upgrade.to.revision != snapshot.target.revision;
-    if asks_for_another && !upgrade.superseded {
+    let target_changed = upgrade.to.revision != snapshot.target.revision;
+    if target_changed && !upgrade.superseded {
         return change_target(state, upgrade, snapshot, now, events);
     }
     if upgrade.paused && upgrade.generation == snapshot.generation {
@@ -98,9 +99,9 @@ fn advance_upgrade(
         upgrade.progress_time = time(now);
     }
     upgrade.generation = snapshot.generation;
-    count(&mut upgrade, snapshot, now);
+    update_progress(&mut upgrade, snapshot, now);
     if upgrade.step == Step::RollingBack {
-        if is_back(&upgrade, snapshot, now) {
+        if is_rolled_back(&upgrade, snapshot, now) {
             return finish_rollback(state, upgrade, snapshot, now, events);
         }
     } else if let Some(reason) = failed_check(&upgrade, snapshot, now) {
@@ -108,7 +109,7 @@ fn advance_upgrade(
     } else if upgrade.step == Step::Finish && is_finished(&upgrade, snapshot) {
         return finish_upgrade(state, &upgrade, now, events);
     } else {
-        step(&mut upgrade, snapshot, now, events);
+        advance_step(&mut upgrade, snapshot, now, events);
     }
     state.upgrade = Some(upgrade);
 }
@@ -116,9 +117,10 @@ fn advance_upgrade(
 /// Time in which nothing can proceed does not count as time without progress.
 fn suspend(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
     let chosen = upgrade.canary_node.is_some();
-    let nobody = upgrade.step == Step::Canary && !chosen && snapshot.speakers.pods.iter().any(|pod| pod.lost);
-    let stops = snapshot.paused || nobody;
-    match (&upgrade.suspended_time, stops) {
+    let no_candidate =
+        upgrade.step == Step::Canary && !chosen && snapshot.speakers.pods.iter().any(|pod| pod.lost);
+    let suspended = snapshot.paused || no_candidate;
+    match (&upgrade.suspended_time, suspended) {
         (None, true) => upgrade.suspended_time = Some(time(now)),
         (Some(since), false) => {
             let moved = upgrade.progress_time.0.as_second() + seconds(since.0, now);
@@ -135,35 +137,32 @@ fn change_target(
     mut upgrade: UpgradeStatus,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
     let target = &snapshot.target;
-    let goes_forward = target.revision != upgrade.from.revision
+    let starts_next = target.revision != upgrade.from.revision
         && state.failed_revision(snapshot).is_none()
         && state.is_approved(snapshot)
         && upgrade.step != Step::RollingBack;
     let reason = format!(
-        "the spec asks for version {}, revision {} now",
+        "desired version changed to {} (revision {})",
         target.version, target.revision
     );
-    if goes_forward {
+    if starts_next {
         state.add_history(&upgrade, UpgradeOutcome::Superseded, Some(reason.clone()), now);
         state.upgrade = Some(start_upgrade(&upgrade.from, snapshot, now));
-        events.push(UpgradeEvent::normal(
-            "UpgradeSuperseded",
-            format!(
-                "the upgrade to {} is left for another: {reason}",
-                upgrade.to.version
-            ),
+        events.push(StackEvent::normal(
+            Reason::UpgradeSuperseded,
+            format!("upgrade to {} superseded: {reason}", upgrade.to.version),
         ));
         return;
     }
     upgrade.superseded = true;
     upgrade.paused = false;
     if upgrade.step != Step::RollingBack {
-        events.push(UpgradeEvent::normal(
-            "UpgradeSuperseded",
-            format!("the upgrade to {} is rolled back: {reason}", upgrade.to.version),
+        events.push(StackEvent::normal(
+            Reason::UpgradeSuperseded,
+            format!("rolling back the upgrade to {}: {reason}", upgrade.to.version),
         ));
         enter_step(&mut upgrade, Step::RollingBack, &reason, now);
     }
@@ -177,22 +176,22 @@ fn handle_failure(
     reason: String,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
-    let version = &upgrade.to.version;
+    let (version, from) = (&upgrade.to.version, &upgrade.from.version);
     let step = upgrade.step.as_str();
     if snapshot.settings.rollback && snapshot.rollback_available {
-        events.push(UpgradeEvent::warning(
-            "UpgradeFailed",
-            format!("the upgrade to {version} failed in step {step} and is rolled back: {reason}"),
+        events.push(StackEvent::warning(
+            Reason::UpgradeFailed,
+            format!("upgrade to {version} failed in step {step}: {reason}; rolling back to {from}"),
         ));
         upgrade.failure = Some(reason.clone());
         enter_step(upgrade, Step::RollingBack, &reason, now);
         return;
     }
-    events.push(UpgradeEvent::warning(
-        "UpgradePaused",
-        format!("the upgrade to {version} failed in step {step} and is left as it is: {reason}"),
+    events.push(StackEvent::warning(
+        Reason::UpgradePaused,
+        format!("upgrade to {version} failed in step {step}: {reason}; paused (onFailure: Pause)"),
     ));
     upgrade.failure = Some(reason.clone());
     upgrade.paused = true;
@@ -200,7 +199,7 @@ fn handle_failure(
 }
 
 /// Updates the progress within the step.
-fn count(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
+fn update_progress(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
     let back = upgrade.step == Step::RollingBack;
     let wanted = if back { &upgrade.from } else { &upgrade.to };
     let ready = |pods: &[super::PodSnapshot], revision: &str| {
@@ -237,11 +236,11 @@ fn count(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp
 }
 
 /// Enters the next step if the current one is complete.
-fn step(
+fn advance_step(
     upgrade: &mut UpgradeStatus,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
     let here = step_began(upgrade);
     let speakers = &snapshot.speakers;
@@ -254,7 +253,7 @@ fn step(
                 && may_go_back
             {
                 upgrade.addresses_hash = Some(ledger.clone());
-                enter_step(upgrade, Step::PrePull, "nothing stands in the way", now);
+                enter_step(upgrade, Step::PrePull, "no obstacle", now);
             }
         }
         Step::PrePull => {
@@ -262,8 +261,8 @@ fn step(
                 && pre_pull.revision == upgrade.to.revision
                 && pre_pull.done >= pre_pull.desired
             {
-                let said = format!("{} nodes have the images", pre_pull.done);
-                enter_step(upgrade, Step::Crds, &said, now);
+                let message = format!("images pulled on {} nodes", pre_pull.done);
+                enter_step(upgrade, Step::Crds, &message, now);
             }
         }
         Step::Crds => {
@@ -287,16 +286,16 @@ fn step(
                 && controllers.settled
                 && controllers.has_leader
             {
-                let said = "all controllers are new, one of them leads, and no address has changed";
+                let message = "controller rollout complete; leader elected; no address changed";
                 let after = if is_downgrade(upgrade) {
                     None
                 } else {
                     speakers_step(snapshot, &revision)
                 };
-                enter_step(upgrade, after.unwrap_or(Step::Verify), said, now);
+                enter_step(upgrade, after.unwrap_or(Step::Verify), message, now);
             }
         }
-        Step::Canary => canary(upgrade, snapshot, now),
+        Step::Canary => advance_canary(upgrade, snapshot, now),
         Step::Soak => {
             let node = upgrade.canary_node.clone().unwrap_or_default();
             let pod = speakers
@@ -308,21 +307,26 @@ fn step(
                 Some(pod) if pod.revision == revision && !pod.lost => {
                     let since = pod.ready_since.map_or(now, |since| since.max(here));
                     if pod.ready && is_verified(pod, now) && seconds(since, now) >= soak {
-                        let said = format!("{} has run for {soak} seconds", pod.describe());
-                        events.push(UpgradeEvent::normal("CanaryPassed", said.clone()));
-                        enter_step(upgrade, Step::Speakers, &said, now);
+                        let message = format!("canary passed: {} ready for {soak} s", pod.describe());
+                        events.push(StackEvent::normal(Reason::CanaryPassed, message.clone()));
+                        enter_step(upgrade, Step::Speakers, &message, now);
                     }
                 }
                 // Its node is unreachable, or it was restarted, which gave it the previous template: start again.
                 Some(pod) => {
-                    let said = format!("{} is gone or lost", pod.describe());
+                    let message = format!("canary lost: {} restarted or unreachable", pod.describe());
                     upgrade.canary_node = None;
-                    enter_step(upgrade, Step::Canary, &said, now);
+                    enter_step(upgrade, Step::Canary, &message, now);
                 }
                 // Its node has left the cluster. Otherwise the pod is just being replaced.
                 None if away(speakers, &revision, false, now) == 0 => {
                     upgrade.canary_node = None;
-                    enter_step(upgrade, Step::Canary, &format!("node {node} is gone"), now);
+                    enter_step(
+                        upgrade,
+                        Step::Canary,
+                        &format!("canary lost: node {node} left the cluster"),
+                        now,
+                    );
                 }
                 None => {}
             }
@@ -333,18 +337,27 @@ fn step(
                 && all_of(speakers, &revision)
                 && away(speakers, &revision, true, now) == 0
             {
-                let lost = speakers.pods.iter().filter(|pod| pod.lost).count();
-                let said = if lost == 0 {
-                    "all speakers are new".to_owned()
+                let lost: Vec<_> = speakers
+                    .pods
+                    .iter()
+                    .filter(|pod| pod.lost)
+                    .map(|pod| pod.node.as_str())
+                    .collect();
+                let message = if lost.is_empty() {
+                    "all speakers updated".to_owned()
                 } else {
-                    format!("all speakers are new but those of {lost} nodes that do not answer")
+                    format!(
+                        "all speakers updated except on {} unreachable nodes: {}",
+                        lost.len(),
+                        list_first(&lost, LIST_LIMIT)
+                    )
                 };
                 let after = if is_downgrade(upgrade) {
                     Step::Controller
                 } else {
                     Step::Verify
                 };
-                enter_step(upgrade, after, &said, now);
+                enter_step(upgrade, after, &message, now);
             }
         }
         Step::Verify => {
@@ -354,7 +367,7 @@ fn step(
                 snapshot
                     .settings
                     .soak_seconds
-                    .clamp(VERIFICATION_SECONDS, LONGEST_VERIFY)
+                    .clamp(VERIFICATION_SECONDS, MAX_VERIFY_SECONDS)
             };
             if seconds(here, now) >= wait && away(speakers, &revision, true, now) == 0 {
                 enter_step(upgrade, Step::Finish, "", now);
@@ -371,7 +384,7 @@ fn speakers_step(snapshot: &ClusterSnapshot, revision: &str) -> Option<Step> {
     (!same_template || !all_of(speakers, revision)).then_some(Step::Canary)
 }
 
-fn canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
+fn advance_canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
     let speakers = &snapshot.speakers;
     let revision = upgrade.to.speaker.clone();
     let Some(node) = upgrade.canary_node.clone() else {
@@ -381,7 +394,7 @@ fn canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestam
             None if all_of(speakers, &revision)
                 && (speakers.pods.is_empty() || speakers.pods.iter().any(|pod| pod.is_active())) =>
             {
-                enter_step(upgrade, Step::Speakers, "there is no speaker to replace", now);
+                enter_step(upgrade, Step::Speakers, "no speaker to replace", now);
             }
             None => {}
         }
@@ -396,8 +409,8 @@ fn canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestam
     } else if pods.any(is_new)
         && (speakers.template.as_ref() == Some(&upgrade.from.speaker) || !snapshot.rollback_available)
     {
-        let said = format!("the speaker on node {node} is new");
-        enter_step(upgrade, Step::Soak, &said, now);
+        let message = format!("speaker on node {node} replaced");
+        enter_step(upgrade, Step::Soak, &message, now);
     }
 }
 
@@ -414,14 +427,14 @@ fn finish_upgrade(
     state: &mut UpgradeState,
     upgrade: &UpgradeStatus,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
     state.last_good = Some(upgrade.to.clone());
     state.add_history(upgrade, UpgradeOutcome::Succeeded, None, now);
-    events.push(UpgradeEvent::normal(
-        "UpgradeSucceeded",
+    events.push(StackEvent::normal(
+        Reason::UpgradeSucceeded,
         format!(
-            "version {}, revision {} runs, after {} seconds",
+            "upgraded to version {} (revision {}) in {} s",
             upgrade.to.version,
             upgrade.to.revision,
             seconds(upgrade.started_time.0, now)
@@ -431,7 +444,7 @@ fn finish_upgrade(
 
 /// Whether the previous revision runs again. The wait for its pods to become ready is bounded by the progress deadline: a
 /// problem that it had before is not caused by the upgrade.
-fn is_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
+fn is_rolled_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
     let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
     let late = seconds(upgrade.progress_time.0, now) > snapshot.settings.progress_deadline_seconds;
     controllers.template.as_ref() == Some(&upgrade.from.controller)
@@ -447,18 +460,18 @@ fn finish_rollback(
     upgrade: UpgradeStatus,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
-    events: &mut Vec<UpgradeEvent>,
+    events: &mut Vec<StackEvent>,
 ) {
     let (from, to) = (&upgrade.from, &upgrade.to);
     let Some(reason) = upgrade.failure.clone() else {
-        let reason = "the spec asked for something else".to_owned();
+        let reason = "spec changed during the upgrade".to_owned();
         state.add_history(&upgrade, UpgradeOutcome::Superseded, Some(reason), now);
         return;
     };
-    events.push(UpgradeEvent::warning(
-        "RolledBack",
+    events.push(StackEvent::warning(
+        Reason::RolledBack,
         format!(
-            "version {}, revision {} runs again: {} failed: {reason}",
+            "rolled back to version {} (revision {}): upgrade to {} failed: {reason}",
             from.version, from.revision, to.version
         ),
     ));

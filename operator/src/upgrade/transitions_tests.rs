@@ -8,6 +8,7 @@ use super::{
     ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, RoleRules,
     SpeakerSnapshot, TemplateSource, UpgradeSettings, advance, step_actions,
 };
+use crate::reasons::Reason;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
@@ -258,7 +259,7 @@ fn each_failed_proof_leads_back_and_says_why() {
                 snapshot.speakers.pods[2].ready = false;
             },
             31,
-            "node n3 failed and was restarted once: CrashLoopBackOff",
+            "node n3 failed and restarted once: CrashLoopBackOff",
         ),
         (Step::Canary, |_| {}, 700, "no progress in step Canary"),
     ];
@@ -431,7 +432,7 @@ fn the_way_back_begins_with_the_speakers_and_ends_with_a_rejection() {
     snapshot.speakers.on_delete = false;
     let (over, events) = advance(&state, &snapshot, at(5));
     assert_eq!(over.upgrade, None);
-    assert_eq!(events[0].reason, "RolledBack");
+    assert_eq!(events[0].reason, Reason::RolledBack);
     assert!(over.failed_revision(&snapshot).is_some());
     assert_eq!(advance(&over, &snapshot, at(6)).0, over, "it is not tried again");
     assert_eq!(
