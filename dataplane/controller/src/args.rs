@@ -1,4 +1,4 @@
-//! Arguments of the controller, and the configuration made of them once, at start.
+//! Arguments and configuration of the controller.
 
 use clap::Parser;
 use lb_runtime::CommonArgs;
@@ -6,7 +6,7 @@ use lb_runtime::CommonArgs;
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Gives each Service of type LoadBalancer an address from a pool.
+/// Assigns addresses from pools to Services of type LoadBalancer.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lb-controller", version)]
 pub struct Args {
@@ -19,15 +19,15 @@ pub struct Args {
     pub load_balancer_class: Option<String>,
 }
 
-/// What the controller knows besides what it reads from the API.
+/// Configuration of the controller.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Config {
-    /// The class of Services to serve; none serves those without a class.
+    /// The `loadBalancerClass` of its Services; `None` for Services without a class.
     pub class: Option<String>,
 }
 
 impl Args {
-    /// The configuration. An empty class, as a chart may set it, is none.
+    /// The configuration. An empty class, as a chart may set it, counts as none.
     #[must_use]
     pub fn config(&self) -> Config {
         let class = self.load_balancer_class.as_deref().map(str::trim);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_class_is_none() {
+    fn empty_class_counts_as_none() {
         let class = |args: &[&str]| Args::parse_from(args).config().class;
         assert_eq!(class(&["lb-controller"]), None);
         assert_eq!(class(&["lb-controller", "--load-balancer-class", " "]), None);

@@ -1,7 +1,6 @@
-//! The conditions of a Service. Here: whether it has the addresses that it asks for, and if not, why, so that
-//! `kubectl wait --for=condition=lb-operator.io/AddressAssigned service/web` does what its user expects; and what is to be
-//! written so that a condition says something else. Who announces the addresses is in
-//! [`announced`](crate::announced).
+//! The conditions of a Service: their text, the change that a write makes, and condition
+//! `lb-operator.io/AddressAssigned`. Condition `lb-operator.io/Announced` is in
+//! [`announcements`](crate::announcements).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,208 +11,214 @@ use lb_ipam::{Assignment, Origin, Rejection};
 use lb_runtime::text::truncate;
 use serde_json::{Value, json};
 
-/// The longest message, in bytes: as long as that of an event.
-const LONGEST: usize = 1024;
+use crate::reason::Reason;
 
-/// What a Service in trouble was told.
+/// The longest message, in bytes: the same as of an event.
+pub const MESSAGE_LIMIT: usize = 1024;
+
+/// The problem that was reported for a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Told {
-    /// What kind of trouble it is in.
-    pub trouble: Trouble,
-    /// Why.
-    pub reason: Rejection,
+pub struct Reported {
+    /// Kind of the problem.
+    pub problem: Problem,
+    /// Its cause.
+    pub rejection: Rejection,
 }
 
 /// What is wrong with a Service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Trouble {
+pub enum Problem {
     /// It has no address, or lacks one of two that it requires.
     Failed,
-    /// What it asks for cannot be understood; it keeps what it has.
-    NotUnderstood,
-    /// It has an address, and prefers to have another of the other family, which it cannot get.
+    /// The request is invalid; the Service keeps its addresses.
+    InvalidRequest,
+    /// It has an address, but lacks the second of two that it prefers.
     Incomplete,
 }
 
-/// What a condition says.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Says {
-    holds: bool,
-    reason: String,
+/// Status, reason and message of a condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConditionText {
+    status: bool,
+    reason: Reason,
     message: String,
 }
 
-/// What the condition of an object says: enough to see whether it has to be written.
+/// A condition in an object, with a digest in place of its text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Shown {
-    holds: bool,
+pub struct ShownCondition {
+    status: bool,
     since: Timestamp,
-    says: u64,
+    digest: u64,
 }
 
-/// A change of the condition.
+/// A change of a condition.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// It says this, and its status has not changed since then.
+pub enum ConditionChange {
+    /// Adds or replaces the condition.
     Set {
-        /// What it says.
-        says: Says,
+        /// Its new text.
+        text: ConditionText,
         /// Its `lastTransitionTime`.
         since: Timestamp,
     },
-    /// It goes: the Service is no load balancer any more, or has nothing that it could be about.
+    /// Removes the condition: the Service is no load balancer, or has no address that the condition could be about.
     Remove,
 }
 
-/// What is to be said about a Service that has this and was told that; nothing as long as nothing has been decided.
+/// Condition AddressAssigned of a Service with these addresses and this problem; `None` before the first decision.
 #[must_use]
-pub fn says(has: Option<&Assignment>, told: Option<&Told>) -> Option<Says> {
-    let words = |told: &Told| (camel(told.reason.word()), told.reason.lasting());
-    let (holds, reason, message) = match (has, told) {
+pub fn address_assigned(has: Option<&Assignment>, reported: Option<&Reported>) -> Option<ConditionText> {
+    let (status, reason, message) = match (has, reported) {
         (None, None) => return None,
-        (None, Some(told)) => {
-            let (reason, why) = words(told);
-            (false, reason, why)
-        }
-        (Some(has), None) if is_outside(has) => (
-            true,
-            "OutsidePools".to_owned(),
-            format!(
-                "{}: it was there before and is kept, but no node announces what is of no pool: add it to an \
-                 IPAddressPool, or ask for another in metallb.io/loadBalancerIPs",
-                describe(has)
-            ),
-        ),
-        (Some(has), None) => (true, "Assigned".to_owned(), describe(has)),
-        (Some(has), Some(told)) => {
-            let (reason, why) = words(told);
-            match told.trouble {
-                Trouble::Incomplete => (
+        (None, Some(Reported { rejection, .. })) => (false, rejection.into(), rejection.stable_message()),
+        (Some(has), None) => match outside_pools(has) {
+            Some(message) => (true, Reason::OutsidePools, message),
+            None => (true, Reason::Assigned, describe(has)),
+        },
+        (Some(has), Some(Reported { problem, rejection })) => {
+            let why = rejection.stable_message();
+            match problem {
+                Problem::Incomplete => (
                     true,
-                    "Assigned".to_owned(),
+                    Reason::Assigned,
                     format!("{}; no second address: {why}", describe(has)),
                 ),
-                Trouble::Failed | Trouble::NotUnderstood => {
-                    (false, reason, format!("{why}; {} is kept", describe(has)))
-                }
+                Problem::Failed | Problem::InvalidRequest => (
+                    false,
+                    rejection.into(),
+                    format!("{why}; the Service keeps {}", describe(has)),
+                ),
             }
         }
     };
-    Some(Says::new(holds, &reason, message))
+    Some(ConditionText::new(status, reason, message))
 }
 
-/// Whether an address is of no pool.
-#[must_use]
-pub fn is_outside(has: &Assignment) -> bool {
-    has.parts()
-        .any(|(_, origin)| matches!(origin, Origin::Outside(_)))
+/// The message about addresses that are in no pool; `None` if there are no such addresses.
+fn outside_pools(has: &Assignment) -> Option<String> {
+    let outside = has
+        .parts()
+        .filter(|(_, origin)| matches!(origin, Origin::Outside(_)));
+    let outside: Vec<_> = outside.map(|(address, _)| address.to_string()).collect();
+    (!outside.is_empty()).then(|| {
+        format!(
+            "no pool contains {}: kept but not announced: add it to an IPAddressPool, or request another address in \
+             metallb.io/loadBalancerIPs",
+            outside.join(", ")
+        )
+    })
 }
 
 fn describe(has: &Assignment) -> String {
     let part = |(address, origin): (_, &Origin)| match origin {
-        Origin::Pool(pool) => format!("{address} of pool {pool}"),
-        Origin::Outside(_) => format!("{address} of no pool"),
+        Origin::Pool(pool) => format!("{address} from pool {pool}"),
+        Origin::Outside(_) => format!("{address} in no pool"),
     };
     has.parts().map(part).collect::<Vec<_>>().join(", ")
 }
 
-/// `noPool` as conditions want it: `NoPool`.
-fn camel(word: &str) -> String {
-    let mut letters = word.chars();
-    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
-    first.into_iter().chain(letters).collect()
-}
-
-impl Says {
-    /// What a condition is to say.
+impl ConditionText {
+    /// Truncates the message to [`MESSAGE_LIMIT`].
     #[must_use]
-    pub fn new(holds: bool, reason: &str, message: String) -> Self {
+    pub fn new(status: bool, reason: Reason, message: String) -> Self {
         Self {
-            holds,
-            reason: reason.to_owned(),
-            message: truncate(message, LONGEST),
+            status,
+            reason,
+            message: truncate(message, MESSAGE_LIMIT),
         }
     }
 
-    /// Whether it says that addresses are of no pool.
+    /// Whether the condition is true.
     #[must_use]
-    pub fn is_about_outside(&self) -> bool {
-        self.reason == "OutsidePools"
+    pub fn status(&self) -> bool {
+        self.status
     }
 
-    /// The text.
+    /// Its reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// Its message.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
     fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
+        digest(self.status, self.reason.as_str(), &self.message)
     }
 }
 
-impl Shown {
-    /// What the condition of this type shows.
+fn digest(status: bool, reason: &str, message: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (status, reason, message).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl ShownCondition {
+    /// The condition of a type.
     #[must_use]
     pub fn read(conditions: &[Condition], type_: &str) -> Option<Self> {
         let condition = find_condition(conditions, type_)?;
-        let says = Says {
-            holds: condition.status == "True",
-            reason: condition.reason.clone(),
-            message: condition.message.clone(),
-        };
+        let status = condition.status == "True";
         Some(Self {
-            holds: says.holds,
+            status,
             since: condition.last_transition_time.0,
-            says: says.digest(),
+            digest: digest(status, &condition.reason, &condition.message),
         })
     }
 
-    /// What is shown after a change.
+    /// The condition after a change.
     #[must_use]
-    pub fn after(change: &Change) -> Option<Self> {
+    pub fn after(change: &ConditionChange) -> Option<Self> {
         match change {
-            Change::Set { says, since } => Some(Self {
-                holds: says.holds,
+            ConditionChange::Set { text, since } => Some(Self {
+                status: text.status,
                 since: *since,
-                says: says.digest(),
+                digest: text.digest(),
             }),
-            Change::Remove => None,
+            ConditionChange::Remove => None,
         }
+    }
+
+    /// Whether the condition is true.
+    #[must_use]
+    pub fn status(self) -> bool {
+        self.status
+    }
+
+    /// Whether the condition has this text.
+    #[must_use]
+    pub fn has_text(self, text: &ConditionText) -> bool {
+        self.digest == text.digest()
     }
 }
 
-/// Whether the condition says this.
-#[must_use]
-pub fn shows(shown: Option<Shown>, says: Option<&Says>) -> bool {
-    says.is_some_and(|says| shown.is_some_and(|shown| shown.says == says.digest()))
-}
+impl ConditionChange {
+    /// The change that gives a condition this text, if one is needed. `lastTransitionTime` stays while the status does.
+    #[must_use]
+    pub fn to(shown: Option<ShownCondition>, text: ConditionText, now: Timestamp) -> Option<Self> {
+        let since = match shown {
+            Some(shown) if shown.has_text(&text) => return None,
+            Some(shown) if shown.status == text.status => shown.since,
+            Some(_) | None => now,
+        };
+        Some(Self::Set { text, since })
+    }
 
-/// What has to be done so that the condition says this, if anything.
-#[must_use]
-pub fn change(shown: Option<Shown>, wanted: Option<Says>, now: Timestamp) -> Option<Change> {
-    let says = wanted?;
-    let since = match shown {
-        Some(shown) if shown.says == says.digest() => return None,
-        Some(shown) if shown.holds == says.holds => shown.since,
-        Some(_) | None => now,
-    };
-    Some(Change::Set { says, since })
-}
-
-impl Change {
     /// The element of a strategic merge patch of `status.conditions`, for the condition of this type.
     #[must_use]
     pub fn patch(&self, type_: &str) -> Value {
         match self {
-            Self::Set { says, since } => json!({
+            Self::Set { text, since } => json!({
                 "type": type_,
-                "status": if says.holds { "True" } else { "False" },
-                "reason": says.reason,
-                "message": says.message,
-                // In whole seconds, as all times of objects are.
+                "status": if text.status { "True" } else { "False" },
+                "reason": text.reason.as_str(),
+                "message": text.message,
+                // Kubernetes stores whole seconds.
                 "lastTransitionTime": Timestamp::from_second(since.as_second()).unwrap_or(*since).to_string(),
             }),
             Self::Remove => json!({ "type": type_, "$patch": "delete" }),
@@ -231,33 +236,33 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn failed(reason: Rejection) -> Option<Says> {
-        let trouble = Trouble::Failed;
-        says(None, Some(&Told { trouble, reason }))
+    fn failed(rejection: Rejection) -> ConditionText {
+        let problem = Problem::Failed;
+        address_assigned(None, Some(&Reported { problem, rejection })).unwrap()
     }
 
     #[test]
-    fn it_is_written_when_it_says_something_new_and_keeps_its_time_while_its_status_stays() {
+    fn transition_time_changes_only_with_the_status() {
         let no_pools = failed(Rejection::NoPools);
-        let first = change(None, no_pools.clone(), at(10)).unwrap();
-        let shown = Shown::after(&first);
-        assert_eq!(change(shown, no_pools, at(20)), None);
-        let second = change(shown, failed(Rejection::NoAutoAssign), at(20)).unwrap();
+        let first = ConditionChange::to(None, no_pools.clone(), at(10)).unwrap();
+        let shown = ShownCondition::after(&first);
+        assert_eq!(ConditionChange::to(shown, no_pools, at(20)), None);
+        let second = ConditionChange::to(shown, failed(Rejection::NoAutoAssign), at(20)).unwrap();
         assert_eq!(
             second.patch(ADDRESS_ASSIGNED)["lastTransitionTime"],
             "1970-01-01T00:00:10Z"
         );
         assert_eq!(second.patch(ADDRESS_ASSIGNED)["reason"], "NoPool");
-        assert_eq!(change(shown, None, at(30)), None, "nothing has been decided");
+        assert_eq!(address_assigned(None, None), None, "nothing has been decided");
     }
 
     #[test]
-    fn what_is_read_is_what_was_written() {
-        let written = change(None, failed(Rejection::NoPools), at(10)).unwrap();
+    fn written_condition_reads_back_as_shown() {
+        let written = ConditionChange::to(None, failed(Rejection::NoPools), at(10)).unwrap();
         let condition: Condition = serde_json::from_value(written.patch(ADDRESS_ASSIGNED)).unwrap();
         assert_eq!(
-            Shown::read(&[condition], ADDRESS_ASSIGNED),
-            Shown::after(&written)
+            ShownCondition::read(&[condition], ADDRESS_ASSIGNED),
+            ShownCondition::after(&written)
         );
     }
 }

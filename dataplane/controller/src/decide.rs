@@ -1,125 +1,90 @@
-//! Who gets which address: the index in, wanted writes and things to tell out. No I/O; time is an argument.
+//! Decides which Service gets which address. Takes the index, returns writes and events. No I/O; time is an argument.
 //!
 //! ```text
-//!  changes ──► Index ──► dirty ──► settle (keep, adopt, release) ──► serve (assign, oldest first) ──► queue ──► writes
-//!                                        ▲                                                                       │
-//!                                        └───────────────────────────── outcome ◄────────────────────────────────┘
+//!  changes ──► Index ──► dirty ──► sync (keep, adopt, release) ──► assign (oldest first) ──► queue ──► writes
+//!                                     ▲                                                                  │
+//!                                     └────────────────────────── outcome ◄──────────────────────────────┘
 //! ```
 //!
-//! Only a leader has a [`Leading`], and it is made only after everything has been listed: every address that a status
-//! shows is adopted before the first one is given. From then on the allocator is the truth, and statuses follow it.
+//! Only a leader has a [`LeaderState`]. It is created after everything has been listed: every address that a status shows
+//! is adopted before the first one is assigned. From then on the allocator decides, and statuses follow it.
 //!
-//! An address that a status still shows, or that a write under way may yet make it show, is given to nobody else, even
-//! when the decision to clear it has been taken: its Service is *leaving* it until the API server has the write that says
-//! so. So no two statuses ever show one address.
+//! An address that a status still shows, or may show by a write in flight, is assigned to no other Service, even after
+//! the decision to clear it: it is *draining* until the API server has stored the write that removes it. So two statuses
+//! never show the same address.
 
-mod send;
-mod settle;
+mod freed;
+mod pending_write;
+mod problems;
+mod service;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use lb_ipam::{Allocator, Family, Rejection, Tenant};
+use lb_ipam::{Allocator, Family, Rejection};
 use lb_runtime::ObjectKey;
 
-use crate::announced::Touched;
-use crate::condition::{self, Told, Trouble};
-use crate::flight::Flights;
+use crate::allocation_key::AllocationKey;
+use crate::announcements::AffectedServices;
+use crate::condition::Reported;
+use crate::events::ObjectEvent;
 use crate::index::Index;
-use crate::report::Report;
-use crate::service::{Role, Service};
-use crate::write::Target;
-use crate::{state, verdict};
+use crate::inflight::InFlightWrites;
+use crate::service::Role;
+use crate::target::WriteTarget;
+use crate::{config_status, configuration_state};
+use freed::FreedFamilies;
+use pending_write::PendingWrite;
 
-/// Writes under way at once: enough to write 1,000 Services in a second, few enough for the API server's queues.
-pub const MAX_UNDER_WAY: usize = 32;
-/// Of these, those that only repeat who announces an address: they may wait.
-pub const MAX_REPEATS: usize = 8;
+/// Writes in flight at once: enough to write 1,000 Services in a second, few enough for the queues of the API server.
+pub const MAX_WRITES_IN_FLIGHT: usize = 32;
+/// Of these, writes that change only condition Announced: they may wait.
+pub const MAX_ANNOUNCEMENT_WRITES: usize = 8;
 
-/// Who an address is kept for.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Holder {
-    /// The Service that has it.
-    Service(ObjectKey),
-    /// The Service whose status still shows it, or may yet. One for each address.
-    Leaving(ObjectKey, IpAddr),
-}
-
-/// Addresses that a Service's status may come to show by writes that were sent.
+/// The state of a leader beyond the index.
 #[derive(Debug)]
-struct Landing {
-    addresses: BTreeSet<IpAddr>,
-    /// The version that the writes were based on. Once another is known, its status tells what came of them.
-    version: String,
-    /// If the last of them failed without an answer: when it cannot come into force any more.
-    until: Option<Instant>,
-}
-
-/// How long the API server may work on a request whose sender has given up: its own limit is a minute.
-const LIMBO: Duration = Duration::from_secs(60);
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Service(key) | Self::Leaving(key, _) => key.fmt(f),
-        }
-    }
-}
-
-impl Tenant for Holder {
-    /// What a Service is leaving counts for no quota: it must not keep it from what it moves to.
-    fn namespace(&self) -> Option<&str> {
-        match self {
-            Self::Service(key) => Some(key.namespace()),
-            Self::Leaving(..) => None,
-        }
-    }
-}
-
-/// What a leader knows beyond the index.
-#[derive(Debug)]
-pub struct Leading {
-    allocator: Allocator<Holder>,
-    /// Services to look at.
+pub struct LeaderState {
+    allocator: Allocator<AllocationKey>,
+    /// Services to decide about.
     dirty: BTreeSet<ObjectKey>,
-    /// Services of ours without an address.
+    /// Services that wait for an address.
     pending: BTreeSet<ObjectKey>,
-    /// Services of ours that have an address, and want one of this family as well.
+    /// Services that have an address and request another one, of this family.
     incomplete: BTreeMap<ObjectKey, Family>,
-    /// What each Service in trouble was told last.
-    told: BTreeMap<ObjectKey, Told>,
-    /// Services that were told that they lose an address, and show it still.
+    /// The last problem reported for each Service.
+    reported: BTreeMap<ObjectKey, Reported>,
+    /// Services whose loss of an address was reported, but whose status still shows it.
     cleared: BTreeSet<ObjectKey>,
-    /// Services that were told of their deprecated annotations.
-    told_deprecated: BTreeSet<ObjectKey>,
-    /// The addresses that each Service is leaving.
-    leaving: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
-    landing: BTreeMap<ObjectKey, Landing>,
+    /// Services whose deprecated annotations were reported.
+    deprecation_reported: BTreeSet<ObjectKey>,
+    /// The draining addresses of each Service.
+    draining: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
+    pending_writes: BTreeMap<ObjectKey, PendingWrite>,
     /// Services to write, oldest first.
     queue: BTreeSet<(i64, ObjectKey)>,
-    /// Services of which something else is announced than their condition says, as far as is known.
-    announcements: BTreeSet<ObjectKey>,
-    /// Of the writes under way, those that only repeat who announces an address.
-    repeats: BTreeSet<ObjectKey>,
-    /// Whether all Services are to be looked at, as to who announces them.
-    announcers_listed: bool,
+    /// Services whose condition Announced may have to change.
+    announcement_changes: BTreeSet<ObjectKey>,
+    /// Of the writes in flight, those that change only condition Announced.
+    announcement_writes: BTreeSet<ObjectKey>,
+    /// Whether condition Announced of all Services has to be checked.
+    recheck_announcements: bool,
     /// Pools and advertisements to write.
-    verdicts: BTreeSet<Target>,
-    flights: Flights<Target>,
+    config_changes: BTreeSet<WriteTarget>,
+    inflight: InFlightWrites<WriteTarget>,
     pools_changed: bool,
-    /// Whether nothing has been decided yet: what statuses show then is kept, also what no pool has.
-    takes_over: bool,
-    /// What the two clocks showed when something was decided last.
+    /// Whether nothing has been decided yet: then addresses in statuses are kept even if they are in no pool.
+    taking_over: bool,
+    /// Both clocks at the last decision.
     clocks: Option<(Instant, Timestamp)>,
-    reports: Vec<Report>,
+    events: Vec<ObjectEvent>,
 }
 
-impl Leading {
-    /// Takes over: the first decision adopts every address that a status shows, oldest Service first, before anything is
-    /// given.
+impl LeaderState {
+    /// Creates the state of a new leader. Its first decision adopts every address that a status shows, oldest Service
+    /// first, before it assigns any.
     #[must_use]
     pub fn new(index: &Index) -> Self {
         Self {
@@ -127,27 +92,27 @@ impl Leading {
             dirty: index.services.keys().cloned().collect(),
             pending: BTreeSet::new(),
             incomplete: BTreeMap::new(),
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             cleared: BTreeSet::new(),
-            told_deprecated: BTreeSet::new(),
-            leaving: BTreeMap::new(),
-            landing: BTreeMap::new(),
+            deprecation_reported: BTreeSet::new(),
+            draining: BTreeMap::new(),
+            pending_writes: BTreeMap::new(),
             queue: BTreeSet::new(),
-            announcements: BTreeSet::new(),
-            repeats: BTreeSet::new(),
-            announcers_listed: false,
-            verdicts: BTreeSet::new(),
-            flights: Flights::default(),
+            announcement_changes: BTreeSet::new(),
+            announcement_writes: BTreeSet::new(),
+            recheck_announcements: false,
+            config_changes: BTreeSet::new(),
+            inflight: InFlightWrites::default(),
             pools_changed: true,
-            takes_over: true,
+            taking_over: true,
             clocks: None,
-            reports: Vec::new(),
+            events: Vec::new(),
         }
     }
 
-    /// Who has what.
+    /// The allocator with all assigned addresses.
     #[must_use]
-    pub fn allocator(&self) -> &Allocator<Holder> {
+    pub fn allocator(&self) -> &Allocator<AllocationKey> {
         &self.allocator
     }
 
@@ -157,129 +122,138 @@ impl Leading {
         self.pending.len()
     }
 
-    /// What is wrong with a Service, as it was told last.
+    /// Why a Service has no address, as last reported.
     #[must_use]
-    pub fn reason(&self, key: &ObjectKey) -> Option<&Rejection> {
-        self.told.get(key).map(|told| &told.reason)
+    pub fn rejection(&self, key: &ObjectKey) -> Option<&Rejection> {
+        self.reported.get(key).map(|reported| &reported.rejection)
     }
 
-    /// These Services have changed.
+    /// Marks changed Services for a decision.
     pub fn services_changed(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
         self.dirty.extend(keys);
     }
 
-    /// These Services are announced in another way. It has no part in who gets which address, so the Services are not
-    /// dirty.
-    pub fn announcers_changed(&mut self, touched: Touched) {
+    /// Marks Services whose announcement has changed. That does not affect which address they get.
+    pub fn announcements_changed(&mut self, touched: AffectedServices) {
         match touched {
-            Touched::These(keys) => self.announcements.extend(keys),
-            Touched::All => self.announcers_listed = true,
+            AffectedServices::Some(keys) => self.announcement_changes.extend(keys),
+            AffectedServices::All => self.recheck_announcements = true,
         }
     }
 
-    /// What pools offer has changed.
+    /// Marks the pools as changed.
     pub fn pools_changed(&mut self) {
         self.pools_changed = true;
     }
 
-    /// Decides everything that changes made necessary. What comes of it is in [`Leading::next_write`] and
-    /// [`Leading::take_reports`]. `time` is for what outlives this process.
+    /// Decides everything that changes have made necessary. Results are in [`LeaderState::next_write`] and
+    /// [`LeaderState::take_events`]. `time` is for times that outlive this process.
     pub fn decide(&mut self, index: &Index, now: Instant, time: Timestamp) {
         self.clocks = Some((now, time));
-        let wakes = self
+        let hold_down_ended = self
             .allocator
-            .next_wake()
-            .is_some_and(|wake| wake <= time.as_second());
-        self.allocator.pass_to(time.as_second());
-        let mut freed = Freed::default();
+            .next_hold_down_end()
+            .is_some_and(|end| end <= time.as_second());
+        self.allocator.advance_to(time.as_second());
+        let mut freed = FreedFamilies::default();
         if std::mem::take(&mut self.pools_changed) {
-            self.change_pools(index);
-            freed = Freed::ALL;
+            self.apply_pools(index);
+            freed = FreedFamilies::ALL;
         }
-        if wakes {
-            freed = Freed::ALL;
+        if hold_down_ended {
+            freed = FreedFamilies::ALL;
         }
-        for target in self.flights.due(now) {
-            if let Target::Service(key) = target {
+        for target in self.inflight.due(now) {
+            if let WriteTarget::Service(key) = target {
                 self.dirty.insert(key);
             }
         }
-        let landed = self
-            .landing
+        let ended = self
+            .pending_writes
             .iter()
-            .filter(|(_, landing)| landing.until.is_some_and(|until| until <= now));
-        self.dirty.extend(landed.map(|(key, _)| key.clone()));
-        let dirty = by_age(index, std::mem::take(&mut self.dirty));
-        // First everyone settles what they have, then what is free is given: an address is kept before it is given.
+            .filter(|(_, pending)| pending.uncertain_until.is_some_and(|until| until <= now));
+        self.dirty.extend(ended.map(|(key, _)| key.clone()));
+        let dirty = oldest_first(index, std::mem::take(&mut self.dirty));
+        // Keep addresses of all Services before any is assigned.
         let mut waiting = BTreeSet::new();
         for key in &dirty {
-            let settled = self.settle(index, key, now);
-            freed = freed.and(settled.freed);
+            let result = self.sync_service(index, key, now);
+            freed = freed.and(result.freed);
             self.pending.remove(key);
             self.incomplete.remove(key);
-            if settled.wants {
+            if result.wants {
                 waiting.insert(key.clone());
             }
         }
         if freed.any() {
             waiting.append(&mut self.pending);
         }
-        let hopeful = self.incomplete.iter().filter(|(_, family)| freed.of(**family));
-        waiting.extend(hopeful.map(|(key, _)| key.clone()));
-        let waiting = by_age(index, waiting);
+        let improvable = self.incomplete.iter().filter(|(_, family)| freed.of(**family));
+        waiting.extend(improvable.map(|(key, _)| key.clone()));
+        let waiting = oldest_first(index, waiting);
         for key in &waiting {
             self.incomplete.remove(key);
-            self.serve(index, key);
+            self.assign(index, key);
         }
-        self.takes_over = false;
+        self.taking_over = false;
         for key in dirty.iter().chain(&waiting) {
             self.enqueue(index, key);
         }
-        if std::mem::take(&mut self.announcers_listed) {
-            self.announcements.extend(index.services.keys().cloned());
+        if std::mem::take(&mut self.recheck_announcements) {
+            self.announcement_changes.extend(index.services.keys().cloned());
         }
-        self.judge(index, now);
+        self.update_config_changes(index, now);
     }
 
-    /// When to decide again although nothing has changed: a write that failed may be tried again, or an address that was
-    /// held back may be given to somebody who waits.
+    /// When to decide again if nothing changes: a failed write may be repeated, or an address whose hold-down has ended
+    /// may be assigned to a waiting Service.
     #[must_use]
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
-        let limbo = self.landing.values().filter_map(|landing| landing.until);
-        let writes = self.flights.next_timeout(now);
-        limbo.chain(writes).chain(self.next_wake()).min()
+        let uncertain = self
+            .pending_writes
+            .values()
+            .filter_map(|pending| pending.uncertain_until);
+        let writes = self.inflight.next_timeout(now);
+        uncertain.chain(writes).chain(self.next_hold_down_end()).min()
     }
 
-    fn next_wake(&self) -> Option<Instant> {
+    fn next_hold_down_end(&self) -> Option<Instant> {
         if self.pending.is_empty() && self.incomplete.is_empty() {
             return None;
         }
         let (instant, time) = self.clocks?;
-        let seconds = self.allocator.next_wake()?.saturating_sub(time.as_second());
+        let seconds = self
+            .allocator
+            .next_hold_down_end()?
+            .saturating_sub(time.as_second());
         let seconds = u64::try_from(seconds).unwrap_or_default();
-        // At most for a day, in case somebody sets the clock.
+        // At most a day, in case somebody sets the clock.
         Some(instant + Duration::from_secs(seconds.min(24 * 3600)))
     }
 
-    /// Whether it is known of every write what came of it.
+    /// Whether the outcome of every write is known.
     #[must_use]
-    pub fn is_certain(&self) -> bool {
-        self.flights.under_way() == 0 && self.landing.values().all(|landing| landing.until.is_none())
+    pub fn has_certain_outcomes(&self) -> bool {
+        self.inflight.in_flight() == 0
+            && self
+                .pending_writes
+                .values()
+                .all(|pending| pending.uncertain_until.is_none())
     }
 
-    /// What to tell: events and log lines, in order.
-    pub fn take_reports(&mut self) -> Vec<Report> {
-        std::mem::take(&mut self.reports)
+    /// Takes the events to publish and to log, in order.
+    pub fn take_events(&mut self) -> Vec<ObjectEvent> {
+        std::mem::take(&mut self.events)
     }
 
-    fn change_pools(&mut self, index: &Index) {
+    fn apply_pools(&mut self, index: &Index) {
         let changed = self.allocator.set_pools(index.candidates());
         for holder in changed.renamed {
-            if let Holder::Service(key) = holder {
+            if let AllocationKey::Service(key) = holder {
                 self.dirty.insert(key);
             }
         }
-        if self.takes_over {
+        if self.taking_over {
             for pool in index.pools.values() {
                 for (address, since) in pool.released.iter().rev() {
                     self.allocator.remember_release(*address, *since);
@@ -287,115 +261,49 @@ impl Leading {
             }
         }
         for cleared in changed.cleared {
-            let Holder::Service(key) = cleared.service else {
+            let AllocationKey::Service(key) = cleared.service else {
                 continue;
             };
             if let Some(service) = index.services.get(&key) {
-                self.reports.push(Report::cleared(&key, service, &cleared.reason));
+                self.events
+                    .push(ObjectEvent::cleared(&key, service, &cleared.rejection));
             }
             self.cleared.insert(key.clone());
             self.dirty.insert(key);
         }
-        // Other pools may be for them now.
+        // Other pools may match them now.
         self.dirty.extend(index.services.keys().cloned());
-        // What was of no pool may be of one now, and be shown still by a Service that lost it.
+        // An address outside pools may be in a pool now, and the status of a Service that lost it may still show it.
         for (key, service) in &index.services {
-            self.leave(key, service);
+            self.hold_draining(key, service);
         }
     }
 
-    /// Tells a Service what is wrong, once. What it was told it goes on being told as long as that says the same.
-    fn complain(&mut self, key: &ObjectKey, service: &Service, trouble: Trouble, reason: Rejection) {
-        if self
-            .told
-            .get(key)
-            .is_some_and(|told| told.trouble == trouble && told.reason.says_the_same_as(&reason))
-        {
-            return;
-        }
-        let report = match trouble {
-            Trouble::Failed => Report::failed(key, service, &reason),
-            Trouble::NotUnderstood => Report::invalid_request(key, service, &reason),
-            Trouble::Incomplete => Report::incomplete(key, service, &reason),
-        };
-        let told = Told { trouble, reason };
-        let has = self.allocator.assignment(&Holder::Service(key.clone()));
-        // Another leader has told it before.
-        if condition::shows(service.shown, condition::says(has, Some(&told)).as_ref()) {
-            self.reports.push(report.known());
-        } else {
-            self.reports.push(report);
-            self.mention_deprecated(key, service);
-        }
-        self.told.insert(key.clone(), told);
-    }
-
-    fn mention_deprecated(&mut self, key: &ObjectKey, service: &Service) {
-        if !service.deprecated.is_empty() && self.told_deprecated.insert(key.clone()) {
-            let annotations = service.deprecated.iter();
-            let reports = annotations.map(|annotation| Report::deprecated(key, service, annotation));
-            self.reports.extend(reports);
-        }
-    }
-
-    fn judge(&mut self, index: &Index, now: Instant) {
-        let pools = index.pools.keys().map(|name| Target::Pool(name.clone()));
+    fn update_config_changes(&mut self, index: &Index, now: Instant) {
+        let pools = index.pools.keys().map(|name| WriteTarget::Pool(name.clone()));
         let advertisements = index
             .advertisements
             .keys()
-            .map(|key| Target::Advertisement(key.clone()));
-        self.verdicts = pools
+            .map(|key| WriteTarget::Advertisement(key.clone()));
+        self.config_changes = pools
             .chain(advertisements)
-            .filter(|target| verdict::differs(index, &self.allocator, target))
-            .chain(Some(Target::State).filter(|_| state::differs(index, &self.allocator)))
+            .filter(|target| config_status::differs(index, &self.allocator, target))
+            .chain(
+                Some(WriteTarget::ConfigurationState)
+                    .filter(|_| configuration_state::differs(index, &self.allocator)),
+            )
             .collect();
-        for target in self.flights.due(now) {
-            if !matches!(target, Target::Service(_)) && !self.verdicts.contains(&target) {
-                self.flights.forget(&target);
+        for target in self.inflight.due(now) {
+            if !matches!(target, WriteTarget::Service(_)) && !self.config_changes.contains(&target) {
+                self.inflight.forget(&target);
             }
         }
     }
 }
 
-/// The families of which addresses have become free.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Freed {
-    v4: bool,
-    v6: bool,
-}
-
-impl Freed {
-    pub(crate) const ALL: Self = Self { v4: true, v6: true };
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            v4: self.v4 || other.v4,
-            v6: self.v6 || other.v6,
-        }
-    }
-
-    fn any(self) -> bool {
-        self.v4 || self.v6
-    }
-
-    fn of(self, family: Family) -> bool {
-        match family {
-            Family::V4 => self.v4,
-            Family::V6 => self.v6,
-        }
-    }
-
-    fn add(&mut self, address: IpAddr) {
-        match address {
-            IpAddr::V4(_) => self.v4 = true,
-            IpAddr::V6(_) => self.v6 = true,
-        }
-    }
-}
-
-/// Services in the order in which they are looked at: the oldest first, and those that are load balancers no more last,
-/// because what another Service has by right must not be kept for them.
-fn by_age(index: &Index, keys: BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
+/// Sorts Services for a decision: the oldest first, those that are no load balancers now last, because their addresses
+/// must not be kept from the others.
+fn oldest_first(index: &Index, keys: BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_cached_key(|key| {
         let service = index.services.get(key);

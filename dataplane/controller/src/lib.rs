@@ -1,23 +1,27 @@
-//! Services to addresses: which address each Service of type LoadBalancer gets, written into its status.
+//! Assigns addresses to Services of type LoadBalancer and writes them into their status.
 //!
-//! [`watch`] → [`index`] → [`decide`] → [`write`]. All but `watch`, the sending in `write`, and this file are without
-//! I/O. Several replicas run; one leads and writes, the others watch everything and are ready at once.
+//! [`watch`] → [`index`] → [`decide`] → [`write`]. Only `watch`, the sending in `write`, and the main loop do I/O. Several
+//! replicas run: one leads and writes; the others watch everything, so that they can take over at once.
 
-pub mod allocation;
-pub mod announced;
+pub mod allocation_key;
+pub mod announcements;
 pub mod args;
 pub mod condition;
+pub mod config_status;
+pub mod configuration_state;
 pub mod decide;
-pub mod extras;
-pub mod flight;
+pub mod events;
 pub mod index;
+pub mod inflight;
 pub mod metrics;
-pub mod report;
+pub mod objects;
+pub mod pool_annotations;
+pub mod reason;
 mod run;
 pub mod service;
+pub mod service_allocation;
 pub mod standby;
-pub mod state;
-pub mod verdict;
+pub mod target;
 pub mod watch;
 pub mod write;
 

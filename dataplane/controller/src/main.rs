@@ -1,4 +1,4 @@
-//! The controller: gives Services their addresses.
+//! The controller: assigns addresses to Services.
 
 use clap::Parser;
 use lb_controller::args::Args;

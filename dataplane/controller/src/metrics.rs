@@ -1,13 +1,13 @@
-//! The allocator's metrics, under MetalLB's names.
+//! The allocator's metrics, with MetalLB's names.
 
 use std::collections::BTreeSet;
 
 use lb_ipam::{Allocator, Family};
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use crate::decide::Holder;
+use crate::allocation_key::AllocationKey;
 
-/// How full the pools are, by pool. Only the leader knows, and only the leader shows it.
+/// Usage of the pools, by pool. Only the leader exposes it.
 #[derive(Debug)]
 pub struct Metrics {
     addresses: Gauges,
@@ -24,10 +24,10 @@ struct Gauges {
 }
 
 impl Metrics {
-    /// Makes and registers the metrics.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// When a metric of the same name is registered already.
+    /// If a metric of the same name is registered.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
             addresses: Gauges::new(registry, "", "IP addresses")?,
@@ -42,8 +42,8 @@ impl Metrics {
         })
     }
 
-    /// Shows what is so.
-    pub fn show(&mut self, allocator: &Allocator<Holder>) {
+    /// Sets the metrics to the present usage.
+    pub fn update(&mut self, allocator: &Allocator<AllocationKey>) {
         let mut shown = BTreeSet::new();
         for (name, pool) in allocator.pools() {
             let Ok(pool) = pool else { continue };
@@ -54,26 +54,27 @@ impl Metrics {
             let total = v4.0.saturating_add(v6.0);
             self.addresses
                 .set(name, count(total), count((v4.1 + v6.1).into()));
-            // Without sharing, a Service is one primary address: the fuller family counts them.
+            // A Service has at most one address of each family, so the fuller family counts the Services, except shared
+            // ones.
             self.services
                 .with_label_values(&[name])
                 .set(count(v4.1.max(v6.1).into()));
             shown.insert(name.to_owned());
         }
-        self.forget_others(shown);
+        self.remove_others(shown);
     }
 
-    /// Shows nothing: this process does not lead.
-    pub fn hide(&mut self) {
-        self.forget_others(BTreeSet::new());
+    /// Removes all values: this process does not lead.
+    pub fn clear(&mut self) {
+        self.remove_others(BTreeSet::new());
     }
 
-    fn forget_others(&mut self, shown: BTreeSet<String>) {
+    fn remove_others(&mut self, shown: BTreeSet<String>) {
         for gone in self.pools.difference(&shown) {
             for gauges in [&self.addresses, &self.ipv4, &self.ipv6] {
-                gauges.forget(gone);
+                gauges.remove(gone);
             }
-            // Absent is what it is to be.
+            // An absent value needs no removal.
             let _ = self.services.remove_label_values(&[gone]);
         }
         self.pools = shown;
@@ -81,17 +82,17 @@ impl Metrics {
 }
 
 impl Gauges {
-    fn new(registry: &Registry, infix: &str, what: &str) -> Result<Self, prometheus::Error> {
+    fn new(registry: &Registry, infix: &str, noun: &str) -> Result<Self, prometheus::Error> {
         Ok(Self {
             total: gauge(
                 registry,
                 &format!("metallb_allocator_{infix}addresses_total"),
-                &format!("Number of usable {what}, per pool"),
+                &format!("Number of usable {noun}, per pool"),
             )?,
             in_use: gauge(
                 registry,
                 &format!("metallb_allocator_{infix}addresses_in_use_total"),
-                &format!("Number of {what} in use, per pool"),
+                &format!("Number of {noun} in use, per pool"),
             )?,
         })
     }
@@ -101,8 +102,8 @@ impl Gauges {
         self.in_use.with_label_values(&[pool]).set(in_use);
     }
 
-    fn forget(&self, pool: &str) {
-        // Absent is what they are to be.
+    fn remove(&self, pool: &str) {
+        // Absent values need no removal.
         let _ = self.total.remove_label_values(&[pool]);
         let _ = self.in_use.remove_label_values(&[pool]);
     }
@@ -118,12 +119,12 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGaugeVec, pro
 mod tests {
     use std::collections::BTreeMap;
 
-    use lb_ipam::{Candidate, PoolSpec, Range};
+    use lb_ipam::{PoolCandidate, PoolSpec, Range};
 
     use super::*;
 
     #[test]
-    fn a_pool_that_is_gone_is_shown_no_more() {
+    fn clear_removes_all_pools() {
         let registry = Registry::new();
         let mut metrics = Metrics::new(&registry).unwrap();
         let mut allocator = Allocator::default();
@@ -135,16 +136,16 @@ mod tests {
             ],
             auto_assign: true,
             avoid_buggy_ips: false,
-            access: lb_ipam::Access::Everybody,
-            extras: lb_ipam::Extras::default(),
+            access: lb_ipam::Access::All,
+            annotations: lb_ipam::PoolAnnotations::default(),
         };
-        let candidate = Candidate {
+        let candidate = PoolCandidate {
             spec: Ok(spec),
-            found_invalid: false,
+            was_invalid: false,
             created: 0,
         };
         allocator.set_pools(BTreeMap::from([("lan".to_owned(), candidate)]));
-        metrics.show(&allocator);
+        metrics.update(&allocator);
         let values: BTreeMap<_, _> = registry
             .gather()
             .iter()
@@ -162,7 +163,7 @@ mod tests {
             i64::MAX,
             "more than a gauge can hold"
         );
-        metrics.hide();
+        metrics.clear();
         assert!(
             registry
                 .gather()

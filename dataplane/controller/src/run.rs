@@ -1,4 +1,5 @@
-//! The loop: feeds changes to the index, lets the leader decide, sends writes, tells people. A standby only tells.
+//! The main loop: feeds changes to the index, lets the leader decide, sends its writes and publishes its events. A
+//! standby only logs.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -15,29 +16,30 @@ use lb_runtime::events::Events;
 use lb_runtime::leader::{LeaderConfig, Leadership, lead};
 use lb_runtime::lease::LeaseTiming;
 use lb_runtime::metrics::ClientMetrics;
+use lb_runtime::sleep::sleep_until;
 use lb_runtime::watch::Change;
 use lb_runtime::{Context, ReadinessGate, Shutdown};
 
 use crate::args::Config;
-use crate::decide::Leading;
+use crate::decide::LeaderState;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::standby::Standby;
 use crate::watch;
-use crate::write::{Outcome, Write, Writer};
+use crate::write::{ObjectWrite, ObjectWriter, WriteOutcome};
 
-/// How long writes under way may take to end once the program has been asked to stop.
-const DRAIN: Duration = Duration::from_secs(2);
-/// How long a new leader waits for its watch to bring what the last one has written, before it lists anew.
-const CATCH_UP: Duration = Duration::from_millis(500);
+/// How long writes in flight may take to end during a shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a new leader waits until its watch has delivered the last writes of its predecessor, before it lists again.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Runs the controller until it is asked to stop.
+/// Runs the controller until shutdown.
 ///
 /// # Errors
-/// When metrics cannot be registered; everything else is retried.
+/// If metrics cannot be registered; everything else is retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let mut controller = Controller::new(&context, config).context("register metrics")?;
-    // The Lease is given back only after the last write has ended, so it has a shutdown of its own.
+    // The Lease is released only after the last write has ended, so it has a shutdown of its own.
     let release = Shutdown::default();
     let leadership = lead(
         context.client.clone(),
@@ -50,10 +52,10 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
         release.clone(),
     );
     controller.run(&context, &leadership).await;
-    // Nothing new is begun, and what is under way ends before the Lease is given back, so that nothing of ours lands after
-    // another has taken over. If it does not end, the Lease runs out by itself.
+    // No new write starts, and those in flight end before the Lease is released, so that none takes effect after
+    // another replica has taken over. If they do not end, the Lease expires.
     if controller.drain().await {
-        if let Some(newest) = controller.newest() {
+        if let Some(newest) = controller.newest_version() {
             leadership.set_handoff(newest.to_string());
         }
         release.request();
@@ -62,7 +64,7 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Something to take in.
+/// An input of the main loop.
 enum Input {
     Leads(bool),
     Service(Box<Change<Service>>),
@@ -70,37 +72,37 @@ enum Input {
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
     State(Change<ConfigurationState>),
-    GratuitousSchedule(Change<ServiceL2Status>),
-    Written(Box<(Write, Outcome)>),
-    /// A pause is over.
+    L2Status(Change<ServiceL2Status>),
+    Written(Box<(ObjectWrite, WriteOutcome)>),
+    /// A timeout has expired.
     Time,
     Stop,
 }
 
 struct Controller {
     index: Index,
-    leading: Option<Leading>,
+    leader: Option<LeaderState>,
     standby: Standby,
     leads: bool,
-    listed: Listed,
+    listed: ListProgress,
     services: BoxStream<'static, Change<Service>>,
     namespaces: BoxStream<'static, Change<Namespace>>,
     pools: BoxStream<'static, Change<IPAddressPool>>,
     advertisements: BoxStream<'static, Change<L2Advertisement>>,
     states: BoxStream<'static, Change<ConfigurationState>>,
-    announcers: BoxStream<'static, Change<ServiceL2Status>>,
-    writes: FuturesUnordered<BoxFuture<'static, (Write, Outcome)>>,
-    writer: Writer,
+    l2_statuses: BoxStream<'static, Change<ServiceL2Status>>,
+    writes: FuturesUnordered<BoxFuture<'static, (ObjectWrite, WriteOutcome)>>,
+    writer: ObjectWriter,
     events: Events,
     metrics: Metrics,
     client_metrics: ClientMetrics,
 }
 
-/// What has been listed completely. Nothing is decided before all of it has.
-struct Listed {
+/// What has been listed. Nothing is decided before all of it has.
+struct ListProgress {
     services: bool,
-    /// What the watch of Services has to bring before it is as good as a listing, and by when.
-    awaits: Option<(u64, Instant)>,
+    /// The version that the watch of Services has to reach before it is as good as a list, and until when.
+    awaited: Option<(u64, Instant)>,
     namespaces: bool,
     pools: bool,
     advertisements: bool,
@@ -110,9 +112,9 @@ struct Listed {
     advertisements_gate: ReadinessGate,
 }
 
-impl Listed {
+impl ListProgress {
     fn all(&self) -> bool {
-        self.services && self.awaits.is_none() && self.namespaces && self.pools && self.advertisements
+        self.services && self.awaited.is_none() && self.namespaces && self.pools && self.advertisements
     }
 }
 
@@ -123,12 +125,12 @@ impl Controller {
         } = context;
         Ok(Self {
             index: Index::new(config.class),
-            leading: None,
+            leader: None,
             standby: Standby::default(),
             leads: false,
-            listed: Listed {
+            listed: ListProgress {
                 services: false,
-                awaits: None,
+                awaited: None,
                 namespaces: false,
                 pools: false,
                 advertisements: false,
@@ -142,9 +144,9 @@ impl Controller {
             pools: watch::pools(client, namespace),
             advertisements: watch::advertisements(client, namespace),
             states: watch::states(client, namespace),
-            announcers: watch::announcers(client, namespace),
+            l2_statuses: watch::l2_statuses(client, namespace),
             writes: FuturesUnordered::new(),
-            writer: Writer::new(client.clone(), namespace),
+            writer: ObjectWriter::new(client.clone(), namespace),
             events: Events::new(client.clone(), REPORTER_CONTROLLER, &context.pod_name),
             metrics: Metrics::new(&context.registry)?,
             client_metrics: ClientMetrics::new(&context.registry)?,
@@ -154,29 +156,29 @@ impl Controller {
     async fn run(&mut self, context: &Context, leadership: &Leadership) {
         let mut leads = leadership.leads.clone();
         loop {
-            let timeout = match &self.leading {
-                Some(leading) => leading.next_timeout(Instant::now()),
+            let timeout = match &self.leader {
+                Some(leader) => leader.next_timeout(Instant::now()),
                 None => self.standby.poll_timeout().filter(|_| self.listed.all()),
             };
-            let patience = self.listed.awaits.map(|(_, until)| until);
-            let timeout = timeout.into_iter().chain(patience).min();
+            let catch_up = self.listed.awaited.map(|(_, until)| until);
+            let timeout = timeout.into_iter().chain(catch_up).min();
             let input = tokio::select! {
-                // Leadership and stopping first: what is decided below must not be decided by one who may not.
+                // Leadership and shutdown first, so that a replica that may not lead does not decide.
                 biased;
                 () = context.shutdown.requested() => Input::Stop,
                 Ok(()) = leads.changed() => Input::Leads(*leads.borrow_and_update()),
                 input = self.next() => input,
                 () = sleep_until(timeout) => Input::Time,
             };
-            if self.take(context, leadership, input).is_break() {
+            if self.handle(context, leadership, input).is_break() {
                 return;
             }
-            // What else has arrived belongs to the same decision: so the oldest Service is served first, and a pool
-            // that moves from one object to another clears nothing in between.
+            // Further inputs that have arrived belong to the same decision: the oldest Service is served first, and
+            // moving a range from one pool object to another clears no address.
             for _ in 0..1024 {
                 match self.next().now_or_never() {
                     Some(input) => {
-                        let _ = self.take(context, leadership, input);
+                        let _ = self.handle(context, leadership, input);
                     }
                     None => break,
                 }
@@ -195,32 +197,32 @@ impl Controller {
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(change) = self.states.next() => Input::State(change),
-            Some(change) = self.announcers.next() => Input::GratuitousSchedule(change),
+            Some(change) = self.l2_statuses.next() => Input::L2Status(change),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
             else => pending().await,
         }
     }
 
-    fn take(
+    fn handle(
         &mut self,
         context: &Context,
         leadership: &Leadership,
         input: Input,
     ) -> std::ops::ControlFlow<()> {
-        // A standby says nothing of who announces an address.
-        if !self.leads && !matches!(input, Input::GratuitousSchedule(_)) {
+        // A standby does not log announcements.
+        if !self.leads && !matches!(input, Input::L2Status(_)) {
             self.standby.changed(Instant::now());
         }
         match input {
             Input::Stop => return std::ops::ControlFlow::Break(()),
             Input::Time => {}
-            Input::Leads(leads) => self.take_leadership(context, leads, &leadership.predecessor_handoff()),
+            Input::Leads(leads) => self.handle_leadership(context, leads, &leadership.predecessor_handoff()),
             Input::Service(change) => {
                 self.client_metrics.updates.inc();
                 let listed = matches!(*change, Change::Synced);
-                let changed = self.index.service(*change);
-                if let Some(leading) = &mut self.leading {
-                    leading.services_changed(changed);
+                let changed = self.index.update_service(*change);
+                if let Some(leader) = &mut self.leader {
+                    leader.services_changed(changed);
                 }
                 if listed {
                     self.listed.services = true;
@@ -232,10 +234,10 @@ impl Controller {
                     self.listed.namespaces = true;
                     self.listed.namespaces_gate.open();
                 }
-                if self.index.namespace(change)
-                    && let Some(leading) = &mut self.leading
+                if self.index.update_namespace(change)
+                    && let Some(leader) = &mut self.leader
                 {
-                    leading.pools_changed();
+                    leader.pools_changed();
                 }
             }
             Input::Pool(change) => {
@@ -245,10 +247,10 @@ impl Controller {
                     self.listed.pools_gate.open();
                     self.client_metrics.config_loaded.set(1);
                 }
-                if self.index.pool(change)
-                    && let Some(leading) = &mut self.leading
+                if self.index.update_pool(change)
+                    && let Some(leader) = &mut self.leader
                 {
-                    leading.pools_changed();
+                    leader.pools_changed();
                 }
             }
             Input::Advertisement(change) => {
@@ -257,136 +259,133 @@ impl Controller {
                     self.listed.advertisements = true;
                     self.listed.advertisements_gate.open();
                 }
-                self.index.advertisement(change);
+                self.index.update_advertisement(change);
             }
-            // Nothing waits for it: it is told, not asked.
-            Input::State(change) => self.index.state.take(change),
-            // Nor for this: addresses are given whether somebody announces them or not.
-            Input::GratuitousSchedule(change) => {
-                let touched = self.index.announcers.take(change);
-                if let Some(leading) = &mut self.leading {
-                    leading.announcers_changed(touched);
+            // No decision depends on it.
+            Input::State(change) => self.index.configuration_state.update(change),
+            // Nor on this: addresses are assigned whether they are announced or not.
+            Input::L2Status(change) => {
+                let affected = self.index.announcements.update(change);
+                if let Some(leader) = &mut self.leader {
+                    leader.announcements_changed(affected);
                 }
             }
             Input::Written(written) => {
                 let (write, outcome) = *written;
-                if matches!(outcome, Outcome::Failed { .. }) {
+                if matches!(outcome, WriteOutcome::Failed { .. }) {
                     self.client_metrics.update_errors.inc();
                 }
-                if let Some(leading) = &mut self.leading {
-                    leading.written(&mut self.index, write, outcome, Instant::now());
+                if let Some(leader) = &mut self.leader {
+                    leader.handle_outcome(&mut self.index, write, outcome, Instant::now());
                 }
             }
         }
         std::ops::ControlFlow::Continue(())
     }
 
-    fn take_leadership(&mut self, context: &Context, leads: bool, inherited: &str) {
+    fn handle_leadership(&mut self, context: &Context, leads: bool, handoff: &str) {
         if self.leads == leads {
             return;
         }
         self.leads = leads;
-        self.leading = None;
-        self.listed.awaits = None;
+        self.leader = None;
+        self.listed.awaited = None;
         self.standby = Standby::default();
-        self.metrics.hide();
+        self.metrics.clear();
         // Writes of a lost leadership are dropped at once.
         self.writes.clear();
         if leads {
-            // What the watch has delivered may lag behind what the last leader wrote. Where that one has left word of how far
-            // it had come, it is enough to come as far.
-            match inherited.parse() {
-                Ok(newest) => self.listed.awaits = Some((newest, Instant::now() + CATCH_UP)),
+            // The watch may lag behind the last writes of the predecessor. If that one recorded its newest version, it
+            // is enough to reach it.
+            match handoff.parse() {
+                Ok(newest) => self.listed.awaited = Some((newest, Instant::now() + CATCH_UP_TIMEOUT)),
                 Err(_) => self.list_services(context),
             }
         }
     }
 
-    /// A listing that is begun now lags behind nothing.
+    /// A list that starts now lags behind nothing.
     fn list_services(&mut self, context: &Context) {
         self.listed.services = false;
         self.services = watch::services(&context.client);
     }
 
-    /// Sees whether the watch has brought what it is to bring.
+    /// Checks whether the watch has reached the awaited version.
     fn catch_up(&mut self, context: &Context) {
-        let Some((newest, until)) = self.listed.awaits else {
+        let Some((newest, until)) = self.listed.awaited else {
             return;
         };
-        if self.index.has_heard_of(newest) {
-            self.listed.awaits = None;
+        if self.index.has_reached(newest) {
+            self.listed.awaited = None;
         } else if until <= Instant::now() {
-            // A listing under way may end with it.
+            // A list in progress may reach it.
             if self.listed.services {
-                self.listed.awaits = None;
+                self.listed.awaited = None;
                 self.list_services(context);
             } else {
-                self.listed.awaits = Some((newest, Instant::now() + CATCH_UP));
+                self.listed.awaited = Some((newest, Instant::now() + CATCH_UP_TIMEOUT));
             }
         }
     }
 
-    /// Lets writes under way end. Returns whether they did.
+    /// Waits for writes in flight. Returns whether they ended.
     async fn drain(&mut self) -> bool {
-        let ended = tokio::time::timeout(DRAIN, self.writes.by_ref().collect::<Vec<_>>()).await;
+        let ended = tokio::time::timeout(DRAIN_TIMEOUT, self.writes.by_ref().collect::<Vec<_>>()).await;
         let Ok(written) = ended else {
-            tracing::warn!("writes have not ended: the lease runs out by itself");
+            tracing::warn!("shutdown with writes in flight; not releasing the Lease");
             return false;
         };
         for (write, outcome) in written {
-            if let Some(leading) = &mut self.leading {
-                leading.written(&mut self.index, write, outcome, Instant::now());
+            if let Some(leader) = &mut self.leader {
+                leader.handle_outcome(&mut self.index, write, outcome, Instant::now());
             }
         }
         true
     }
 
-    /// How far this leader knows what Services show; nothing where it is not certain, or does not lead.
-    fn newest(&self) -> Option<u64> {
-        let leading = self.leading.as_ref()?;
-        leading.is_certain().then(|| self.index.newest())
+    /// The newest version of a Service that this leader knows; `None` if it does not lead, or the outcome of a write is
+    /// unknown.
+    fn newest_version(&self) -> Option<u64> {
+        let leader = self.leader.as_ref()?;
+        leader.has_certain_outcomes().then(|| self.index.newest_version())
     }
 
-    /// Decides, if this process leads and has seen everything, and sends what comes of it.
+    /// Decides, if this replica leads and everything is listed, and sends the results.
     fn act(&mut self, namespace: &str) {
-        if self.leading.is_none() && !self.listed.all() {
+        if self.leader.is_none() && !self.listed.all() {
             return;
         }
         if !self.leads {
-            for report in self.standby.look(&self.index, Instant::now(), Timestamp::now()) {
-                report.log();
+            for event in self
+                .standby
+                .poll_events(&self.index, Instant::now(), Timestamp::now())
+            {
+                event.log();
             }
             return;
         }
-        let leading = self.leading.get_or_insert_with(|| Leading::new(&self.index));
+        let leader = self.leader.get_or_insert_with(|| LeaderState::new(&self.index));
         let (now, time) = (Instant::now(), Timestamp::now());
-        leading.decide(&self.index, now, time);
-        while let Some(write) = leading.next_write(&self.index, now, time) {
+        leader.decide(&self.index, now, time);
+        while let Some(write) = leader.next_write(&self.index, now, time) {
             self.writes.push(self.writer.clone().send(write).boxed());
         }
-        for report in leading.take_reports() {
-            report.log();
-            if report.is_known() {
+        for event in leader.take_events() {
+            event.log();
+            if event.is_log_only() {
                 continue;
             }
-            let event = report.event();
+            let text = event.text();
             self.events.publish(
-                report.regarding(namespace),
-                event.kind,
-                &event.reason,
-                event.action,
-                event.note,
+                event.regarding(namespace),
+                text.kind,
+                text.reason.as_str(),
+                text.action,
+                text.note,
             );
         }
-        self.metrics.show(leading.allocator());
-        let invalid = leading.allocator().pools().any(|(_, pool)| pool.is_err());
+        self.metrics.update(leader.allocator());
+        let invalid = leader.allocator().pools().any(|(_, pool)| pool.is_err());
         self.client_metrics.config_stale.set(invalid.into());
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! A Service as the controller remembers it: what it asks for and what it has, in a few hundred bytes.
+//! A reduced copy of a Service: its request, its addresses and its conditions, in a few hundred bytes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,90 +8,89 @@ use lb_crds::names::{
     ADDRESS_ASSIGNED, ADDRESS_POOL, ALLOW_SHARED_IP, ANNOUNCED, DEPRECATED_IP_ALLOCATED_FROM_POOL,
     IP_ALLOCATED_FROM_POOL, LOAD_BALANCER_IPS, deprecated_keys,
 };
-use lb_ipam::request::Words;
-use lb_ipam::{Addresses, DualStack, Families, Port, Rejection, Request, Sharing};
+use lb_ipam::{Addresses, Families, IpFamilyPolicy, Port, RawRequest, Rejection, Request, Sharing};
 
-use crate::allocation::Labels;
-use crate::condition::Shown;
+use crate::condition::ShownCondition;
+use crate::service_allocation::CompactLabels;
 
-/// What the controller knows of a Service.
+/// A Service that is or was a load balancer of our class.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Service {
-    /// Tells it from a namesake that was deleted before.
+pub struct CachedService {
+    /// Distinguishes Services that had the same name.
     pub uid: String,
-    /// Version of the object: the precondition of every write.
+    /// `resourceVersion`, the precondition of every write.
     pub version: String,
-    /// When it was created, in seconds since 1970: who waits longest is served first.
+    /// Creation time, in seconds since 1970: older Services are served first.
     pub created: i64,
-    /// Its labels, by which pools choose.
-    pub labels: Labels,
-    /// What it is to us.
+    /// Its labels, for the selectors of pools.
+    pub labels: CompactLabels,
+    /// Whether it is a load balancer now.
     pub role: Role,
-    /// What its status says.
-    pub status: Status,
-    /// What its condition of addresses says.
-    pub shown: Option<Shown>,
-    /// What its condition of their announcement says.
-    pub announced: Option<Shown>,
-    /// The pool that its annotation says the addresses are from.
+    /// The addresses in its status.
+    pub status: ShownStatus,
+    /// Its condition AddressAssigned.
+    pub address_assigned: Option<ShownCondition>,
+    /// Its condition Announced.
+    pub announced: Option<ShownCondition>,
+    /// The pools recorded in its annotation.
     pub pool: Option<String>,
     /// Whether that annotation has its deprecated key.
     pub deprecated_pool: bool,
-    /// Deprecated annotations that its owner should rename.
+    /// Its annotations with deprecated keys.
     pub deprecated: Vec<&'static str>,
 }
 
-/// What a Service is to this controller.
+/// Whether a Service is a load balancer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Role {
-    /// It gets addresses from us, if what it asks for can be understood.
-    Ours(Result<Request, Rejection>),
-    /// It is no load balancer (any more), and still carries what one has.
+    /// It gets addresses, if its request is valid.
+    LoadBalancer(Result<Request, Rejection>),
+    /// It is no load balancer now, but still has the status, annotation or conditions of one.
     Former,
 }
 
-/// What a Service's status says about its addresses.
+/// The `status.loadBalancer` of a Service.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Status {
-    /// The addresses.
+pub struct ShownStatus {
+    /// Its IP addresses.
     pub addresses: Addresses,
-    /// Whether there is something else as well, such as a host name, which only another controller can have written.
-    pub foreign: bool,
+    /// Whether it has other entries too, such as a host name, which another controller must have written.
+    pub other_ingress: bool,
 }
 
-impl Status {
-    /// Whether it says nothing at all.
+impl ShownStatus {
+    /// Whether it has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && !self.foreign
+        self.addresses.is_empty() && !self.other_ingress
     }
 }
 
-impl Service {
-    /// Reads a Service; none when it concerns this controller in no way, as most Services do not.
+impl CachedService {
+    /// Reads a Service; `None` if it is not and was not a load balancer of our class, as most Services.
     #[must_use]
     pub fn read(object: &v1::Service, class: Option<&str>) -> Option<Self> {
-        let none = BTreeMap::new();
-        let annotations = object.metadata.annotations.as_ref().unwrap_or(&none);
+        let no_annotations = BTreeMap::new();
+        let annotations = object.metadata.annotations.as_ref().unwrap_or(&no_annotations);
         let spec = object.spec.clone().unwrap_or_default();
         let status = status(object);
         let conditions = object
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_deref());
-        let shown = |type_| Shown::read(conditions.unwrap_or_default(), type_);
-        let (shown, announced) = (shown(ADDRESS_ASSIGNED), shown(ANNOUNCED));
+        let shown = |type_| ShownCondition::read(conditions.unwrap_or_default(), type_);
+        let (address_assigned, announced) = (shown(ADDRESS_ASSIGNED), shown(ANNOUNCED));
         let pool = annotations.get(IP_ALLOCATED_FROM_POOL);
         let old_pool = annotations.get(DEPRECATED_IP_ALLOCATED_FROM_POOL);
         let role = if spec.type_.as_deref() == Some("LoadBalancer") {
-            // Another class is another controller's business, whatever the Service carries: it may be its address.
+            // Services of another class belong to another controller: their addresses may be its own.
             if spec.load_balancer_class.as_deref() != class {
                 return None;
             }
-            Role::Ours(request(&spec, annotations))
+            Role::LoadBalancer(request(&spec, annotations))
         } else if pool.is_some()
             || old_pool.is_some()
-            || shown.is_some()
+            || address_assigned.is_some()
             || announced.is_some()
             || !status.is_empty()
         {
@@ -107,10 +106,10 @@ impl Service {
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second()),
-            labels: Labels::read(metadata.labels.as_ref()),
+            labels: CompactLabels::read(metadata.labels.as_ref()),
             role,
             status,
-            shown,
+            address_assigned,
             announced,
             pool: pool.or(old_pool).cloned(),
             deprecated_pool: old_pool.is_some(),
@@ -119,7 +118,7 @@ impl Service {
     }
 }
 
-fn status(object: &v1::Service) -> Status {
+fn status(object: &v1::Service) -> ShownStatus {
     let balancer = object
         .status
         .as_ref()
@@ -127,16 +126,16 @@ fn status(object: &v1::Service) -> Status {
     let ingress = balancer
         .and_then(|balancer| balancer.ingress.as_deref())
         .unwrap_or_default();
-    let mut status = Status::default();
+    let mut status = ShownStatus::default();
     for entry in ingress {
         let address = entry.ip.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
         let added = address.is_some_and(|address| status.addresses.add(address));
-        status.foreign |= !added || entry.hostname.is_some();
+        status.other_ingress |= !added || entry.hostname.is_some();
     }
     status
 }
 
-/// With whom a Service shares its address, by MetalLB's rules. An empty key is none.
+/// The sharing properties of a Service by MetalLB's rules. An empty key counts as no key.
 fn sharing(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Option<Sharing> {
     let key = ALLOW_SHARED_IP.value(annotations).filter(|key| !key.is_empty())?;
     let port = |port: &v1::ServicePort| {
@@ -164,15 +163,15 @@ fn sharing(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Op
 
 fn request(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Result<Request, Rejection> {
     let policy = match spec.ip_family_policy.as_deref() {
-        Some("RequireDualStack") => DualStack::Required,
-        Some("PreferDualStack") => DualStack::Preferred,
-        Some(_) | None => DualStack::No,
+        Some("RequireDualStack") => IpFamilyPolicy::RequireDualStack,
+        Some("PreferDualStack") => IpFamilyPolicy::PreferDualStack,
+        Some(_) | None => IpFamilyPolicy::SingleStack,
     };
     let families = match (&spec.cluster_ips, &spec.cluster_ip) {
         (Some(ips), _) if !ips.is_empty() => Families::of_cluster_ips(ips, policy)?,
         (_, ip) => Families::of_cluster_ips(ip.as_slice(), policy)?,
     };
-    let words = Words {
+    let raw = RawRequest {
         addresses: LOAD_BALANCER_IPS
             .find(annotations)
             .map(|found| (found.key, found.value)),
@@ -180,5 +179,5 @@ fn request(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Re
         pool: ADDRESS_POOL.value(annotations),
         sharing: sharing(spec, annotations),
     };
-    Request::read(families, words)
+    Request::parse(families, raw)
 }

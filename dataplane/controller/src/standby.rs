@@ -1,8 +1,8 @@
-//! What a replica that does not lead logs: which addresses Services got, and why others wait.
+//! Log lines of a replica that does not lead: which addresses Services got, and why others wait.
 //!
-//! `kubectl logs deployment/controller` shows one replica, whichever. So all of them say what there is to know; only the
-//! leader writes and publishes events. For a Service without an address the standby asks itself what it would do if it
-//! led, once the cluster has been quiet for a moment. No I/O; time is an argument.
+//! `kubectl logs deployment/controller` shows any one replica, so all of them log the same; only the leader writes and
+//! publishes events. For Services without an address the standby computes what it would decide as a leader, once the
+//! cluster has been quiet for a moment. No I/O; time is an argument.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,83 +11,85 @@ use jiff::Timestamp;
 use lb_ipam::{Addresses, Rejection};
 use lb_runtime::ObjectKey;
 
-use crate::decide::Leading;
+use crate::decide::LeaderState;
+use crate::events::ObjectEvent;
 use crate::index::Index;
-use crate::report::Report;
 use crate::service::Role;
 
-/// How long after a change the standby looks: by then the leader has done what can be done. Also the pause between two
-/// looks, each of which goes through all Services.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Delay of the check after a change, by which the leader has acted; also the minimum time between two checks, each of
+/// which visits all Services.
+const QUIET_TIME: Duration = Duration::from_secs(2);
 
-/// What has been logged.
+/// The state of the Services that has been logged.
 #[derive(Debug, Default)]
 pub struct Standby {
     due: Option<Instant>,
-    /// Whether the first look is over: what Services had before is no news.
-    looked: bool,
+    /// Whether the first check is over, which logs no addresses.
+    checked: bool,
     assigned: BTreeMap<ObjectKey, Addresses>,
     waiting: BTreeMap<ObjectKey, Rejection>,
 }
 
 impl Standby {
-    /// Something changed.
+    /// Schedules a check.
     pub fn changed(&mut self, now: Instant) {
-        self.due.get_or_insert(now + PATIENCE);
+        self.due.get_or_insert(now + QUIET_TIME);
     }
 
-    /// When to call [`look`](Self::look), if nothing changes.
+    /// When to call [`poll_events`](Self::poll_events), if nothing changes.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// What there is to log, if it is time.
+    /// The events to log, if a check is due.
     #[must_use]
-    pub fn look(&mut self, index: &Index, now: Instant, time: Timestamp) -> Vec<Report> {
+    pub fn poll_events(&mut self, index: &Index, now: Instant, time: Timestamp) -> Vec<ObjectEvent> {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();
         }
         self.due = None;
-        let mut reports = Vec::new();
+        let mut events = Vec::new();
         let mut assigned = BTreeMap::new();
-        let mut anybody_waits = false;
+        let mut any_waits = false;
         for (key, service) in &index.services {
-            let Role::Ours(_) = service.role else { continue };
+            let Role::LoadBalancer(_) = service.role else {
+                continue;
+            };
             let addresses = service.status.addresses;
             if addresses.is_empty() {
-                anybody_waits = true;
+                any_waits = true;
                 continue;
             }
-            if self.looked && self.assigned.get(key) != Some(&addresses) {
+            if self.checked && self.assigned.get(key) != Some(&addresses) {
                 let pool = service.pool.clone().unwrap_or_default();
-                reports.push(Report::allocated(key, service, addresses, pool));
+                events.push(ObjectEvent::assigned(key, service, addresses, pool));
             }
             assigned.insert(key.clone(), addresses);
         }
         self.assigned = assigned;
-        self.looked = true;
+        self.checked = true;
 
         let mut waiting = BTreeMap::new();
-        if anybody_waits {
-            let mut shadow = Leading::new(index);
+        if any_waits {
+            let mut shadow = LeaderState::new(index);
             shadow.decide(index, now, time);
             for (key, service) in &index.services {
                 if service.status.addresses.is_empty()
-                    && let Some(reason) = shadow.reason(key)
+                    && let Some(rejection) = shadow.rejection(key)
                 {
                     if !self
                         .waiting
                         .get(key)
-                        .is_some_and(|said| said.says_the_same_as(reason))
+                        .is_some_and(|logged| logged.has_same_cause_as(rejection))
                     {
-                        reports.push(Report::failed(key, service, reason));
+                        events.push(ObjectEvent::failed(key, service, rejection));
                     }
-                    waiting.insert(key.clone(), reason.clone());
+                    waiting.insert(key.clone(), rejection.clone());
                 }
             }
         }
         self.waiting = waiting;
-        reports
+        events
     }
 }

@@ -1,4 +1,5 @@
-//! What the controller watches: Services everywhere, namespaces; pools, advertisements and what speakers say, in the stack's namespace.
+//! The watches: Services and namespaces of the whole cluster; pools, advertisements and ServiceL2Statuses in the
+//! namespace of the stack.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -9,7 +10,7 @@ use lb_crds::names::CONFIGURATION_STATE;
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::watch::{Change, watch};
 
-/// Services of all namespaces and types: one that stops being a load balancer has to be seen.
+/// Services of all namespaces and types: a Service that stops being a load balancer has to be seen.
 #[must_use]
 pub fn services(client: &Client) -> BoxStream<'static, Change<Service>> {
     watch(Api::all(client.clone()), Config::default()).boxed()
@@ -33,7 +34,7 @@ pub fn advertisements(client: &Client, namespace: &str) -> BoxStream<'static, Ch
     watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
 }
 
-/// The one ConfigurationState that is ours.
+/// The ConfigurationState of the controller.
 #[must_use]
 pub fn states(client: &Client, namespace: &str) -> BoxStream<'static, Change<ConfigurationState>> {
     let only = Config::default().fields(&format!("metadata.name={CONFIGURATION_STATE}"));
@@ -42,6 +43,6 @@ pub fn states(client: &Client, namespace: &str) -> BoxStream<'static, Change<Con
 
 /// ServiceL2Statuses.
 #[must_use]
-pub fn announcers(client: &Client, namespace: &str) -> BoxStream<'static, Change<ServiceL2Status>> {
+pub fn l2_statuses(client: &Client, namespace: &str) -> BoxStream<'static, Change<ServiceL2Status>> {
     watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
 }

@@ -1,9 +1,8 @@
-//! What the controller writes, as patches, and the sending of them.
+//! The writes of the controller as patches, and how they are sent.
 //!
 //! Each patch carries the version of the object that the decision was based on: if the object has changed since, the
-//! API server refuses it, and the decision is made again.
+//! API server rejects it, and the controller decides again.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -22,121 +21,98 @@ use lb_ipam::Addresses;
 use lb_runtime::ObjectKey;
 use serde_json::{Map, Value, json};
 
-use crate::condition;
-use crate::report::Report;
+use crate::condition::ConditionChange;
+use crate::events::ObjectEvent;
+use crate::objects::PoolCounts;
+use crate::target::WriteTarget;
 
-/// How long one write may take. Shorter than the time between the last moment at which a leader may write and the first
-/// at which another may, so that no write of an old leader lands after a new one has listed.
-const TIMEOUT: Duration = Duration::from_secs(4);
-
-/// An object that the controller writes.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Target {
-    /// A Service.
-    Service(ObjectKey),
-    /// An IPAddressPool, by name.
-    Pool(String),
-    /// An L2Advertisement.
-    Advertisement(ObjectKey),
-    /// Our ConfigurationState.
-    State,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Service(key) => write!(f, "service {key}"),
-            Self::Pool(name) => write!(f, "pool {name}"),
-            Self::Advertisement(key) => write!(f, "l2advertisement {key}"),
-            Self::State => write!(f, "configurationstate {CONFIGURATION_STATE}"),
-        }
-    }
-}
+/// Timeout of one write. Shorter than the time between the last moment at which a leader may write and the first at
+/// which another may, so that no write of an old leader takes effect after a new one has listed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A write.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Write {
-    /// Addresses of a Service.
+pub enum ObjectWrite {
+    /// Status, conditions and annotation of a Service.
     Service(ServiceWrite),
     /// Status of a pool or an advertisement.
-    Verdict(VerdictWrite),
-    /// Our ConfigurationState.
-    State(StateWrite),
+    ConfigStatus(ConfigStatusWrite),
+    /// The controller's ConfigurationState.
+    ConfigurationState(ConfigurationStateWrite),
 }
 
-/// Status, condition and annotation of a Service, in one patch: there is no moment at which one is written and another
-/// is not.
+/// Status, conditions and annotation of a Service in one patch, so that they change at the same time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceWrite {
-    /// Which Service.
+    /// Key of the Service.
     pub key: ObjectKey,
-    /// Version that this is based on.
+    /// Version that this write is based on.
     pub version: String,
-    /// The addresses that it showed before.
+    /// The addresses in the status before.
     pub before: Addresses,
-    /// The addresses to show, or to show none; absent leaves them, and what else is in the status, alone.
+    /// The new addresses, possibly none; `None` leaves `status.loadBalancer` unchanged.
     pub status: Option<Addresses>,
-    /// The pool to name, or to name none; absent leaves it alone.
+    /// The new annotation of recorded pools, or its removal; `None` leaves it unchanged.
     pub pool: Option<Option<String>>,
-    /// Whether the deprecated form of the annotation has to go.
+    /// Whether the deprecated form of the annotation is removed.
     pub deprecated_pool: bool,
-    /// What becomes of its condition of addresses; absent leaves it alone.
-    pub condition: Option<condition::Change>,
-    /// What becomes of its condition of their announcement; absent leaves it alone.
-    pub announced: Option<condition::Change>,
+    /// Change of condition AddressAssigned.
+    pub address_assigned: Option<ConditionChange>,
+    /// Change of condition Announced.
+    pub announced: Option<ConditionChange>,
 }
 
-/// What is to be known about a pool or an advertisement.
+/// Status of a pool or an advertisement.
 #[derive(Clone, Debug, PartialEq)]
-pub struct VerdictWrite {
-    /// Which object.
-    pub target: Target,
-    /// Version that this is based on.
+pub struct ConfigStatusWrite {
+    /// The object.
+    pub target: WriteTarget,
+    /// Version that this write is based on.
     pub version: String,
-    /// The conditions, all of them.
+    /// All conditions.
     pub conditions: Vec<Condition>,
-    /// Of a pool: IPv4 and IPv6 assigned, IPv4 and IPv6 available.
-    pub counts: Option<[i64; 4]>,
-    /// Of a pool: the addresses that were released lately, and when.
+    /// Counts of a pool.
+    pub counts: Option<PoolCounts>,
+    /// Recently released addresses of a pool with their times.
     pub released: Vec<(IpAddr, i64)>,
-    /// What to tell the object's owner once it is written.
-    pub report: Option<Report>,
+    /// The event to publish after a successful write.
+    pub event: Option<ObjectEvent>,
 }
 
-/// What is to be known about the configuration as a whole.
+/// Status of the ConfigurationState.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StateWrite {
-    /// Version that this is based on; none when the object has to be created first.
+pub struct ConfigurationStateWrite {
+    /// Version that this write is based on; `None` if the object has to be created first.
     pub version: Option<String>,
-    /// The status, all of it.
+    /// The whole status.
     pub status: ConfigurationStateStatus,
 }
 
-/// What came of a write.
+/// The outcome of a write.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// It is stored; this is the object's version now.
+pub enum WriteOutcome {
+    /// The API server has stored it.
     Written {
-        /// The version.
+        /// The new version of the object.
         version: String,
     },
-    /// The object has changed meanwhile, or is gone: the watch will tell.
+    /// The object has changed or is gone; the watch will deliver that.
     Outdated,
-    /// It failed, or nobody knows.
+    /// It failed, or its outcome is unknown.
     Failed {
-        /// What the API server said.
+        /// The error.
         error: String,
     },
 }
 
-impl Write {
-    /// Which object it is about.
+impl ObjectWrite {
+    /// The written object.
     #[must_use]
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> WriteTarget {
         match self {
-            Self::Service(write) => Target::Service(write.key.clone()),
-            Self::Verdict(write) => write.target.clone(),
-            Self::State(_) => Target::State,
+            Self::Service(write) => WriteTarget::Service(write.key.clone()),
+            Self::ConfigStatus(write) => write.target.clone(),
+            Self::ConfigurationState(_) => WriteTarget::ConfigurationState,
         }
     }
 
@@ -146,17 +122,17 @@ impl Write {
     pub fn patch(&self) -> Value {
         match self {
             Self::Service(write) => write.patch(),
-            Self::Verdict(write) => write.patch(),
-            Self::State(write) => write.patch(),
+            Self::ConfigStatus(write) => write.patch(),
+            Self::ConfigurationState(write) => write.patch(),
         }
     }
 }
 
 impl ServiceWrite {
-    /// Whether it says more than who announces the addresses.
+    /// Whether it changes more than condition Announced.
     #[must_use]
-    pub fn is_about_addresses(&self) -> bool {
-        self.status.is_some() || self.pool.is_some() || self.condition.is_some()
+    pub fn changes_addresses(&self) -> bool {
+        self.status.is_some() || self.pool.is_some() || self.address_assigned.is_some()
     }
 
     fn patch(&self) -> Value {
@@ -178,7 +154,10 @@ impl ServiceWrite {
             };
             patch["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         }
-        let changes = [(ADDRESS_ASSIGNED, &self.condition), (ANNOUNCED, &self.announced)];
+        let changes = [
+            (ADDRESS_ASSIGNED, &self.address_assigned),
+            (ANNOUNCED, &self.announced),
+        ];
         let changes = changes
             .into_iter()
             .filter_map(|(type_, change)| Some(change.as_ref()?.patch(type_)));
@@ -190,13 +169,13 @@ impl ServiceWrite {
     }
 }
 
-impl StateWrite {
+impl ConfigurationStateWrite {
     fn patch(&self) -> Value {
         let mut patch = json!({
             "metadata": { "resourceVersion": self.version },
             "status": self.status,
         });
-        // What is absent from a merge patch stays.
+        // A merge patch keeps absent fields.
         if self.status.error_summary.is_empty() {
             patch["status"]["errorSummary"] = Value::Null;
         }
@@ -204,14 +183,14 @@ impl StateWrite {
     }
 }
 
-impl VerdictWrite {
+impl ConfigStatusWrite {
     fn patch(&self) -> Value {
         let mut status = json!({ "conditions": self.conditions });
-        if let Some([assigned_v4, assigned_v6, available_v4, available_v6]) = self.counts {
-            status["assignedIPv4"] = json!(assigned_v4);
-            status["assignedIPv6"] = json!(assigned_v6);
-            status["availableIPv4"] = json!(available_v4);
-            status["availableIPv6"] = json!(available_v6);
+        if let Some(counts) = self.counts {
+            status["assignedIPv4"] = json!(counts.assigned_ipv4);
+            status["assignedIPv6"] = json!(counts.assigned_ipv6);
+            status["availableIPv4"] = json!(counts.available_ipv4);
+            status["availableIPv6"] = json!(counts.available_ipv6);
             let released = self.released.iter();
             status["released"] = released
                 .map(|(address, since)| json!({ "address": address, "since": since }))
@@ -221,14 +200,14 @@ impl VerdictWrite {
     }
 }
 
-/// Sends writes.
+/// Sends writes to the API server.
 #[derive(Clone)]
-pub struct Writer {
+pub struct ObjectWriter {
     client: Client,
     namespace: String,
 }
 
-impl Writer {
+impl ObjectWriter {
     /// A writer; pools and advertisements are in `namespace`.
     #[must_use]
     pub fn new(client: Client, namespace: &str) -> Self {
@@ -238,43 +217,46 @@ impl Writer {
         }
     }
 
-    /// Sends one write and tells what came of it.
-    pub async fn send(self, write: Write) -> (Write, Outcome) {
-        let outcome = match tokio::time::timeout(TIMEOUT, self.request(&write)).await {
-            Ok(Ok(version)) => Outcome::Written { version },
+    /// Sends a write and returns it with its outcome.
+    pub async fn send(self, write: ObjectWrite) -> (ObjectWrite, WriteOutcome) {
+        let outcome = match tokio::time::timeout(WRITE_TIMEOUT, self.request(&write)).await {
+            Ok(Ok(version)) => WriteOutcome::Written { version },
             Ok(Err(error)) => outcome_of(&error),
-            Err(_) => Outcome::Failed {
-                error: format!("no answer from the API server for {} seconds", TIMEOUT.as_secs()),
+            Err(_) => WriteOutcome::Failed {
+                error: format!(
+                    "no answer from the API server for {} seconds",
+                    WRITE_TIMEOUT.as_secs()
+                ),
             },
         };
         (write, outcome)
     }
 
-    async fn request(&self, write: &Write) -> Result<String, kube::Error> {
+    async fn request(&self, write: &ObjectWrite) -> Result<String, kube::Error> {
         let patch = Patch::Merge(write.patch());
         let params = PatchParams::default();
         let client = self.client.clone();
-        if let Write::State(StateWrite { version: None, .. }) = write {
+        if let ObjectWrite::ConfigurationState(ConfigurationStateWrite { version: None, .. }) = write {
             return self.create_state().await;
         }
         let version = match write.target() {
-            Target::Service(key) => {
+            WriteTarget::Service(key) => {
                 let api: Api<Service> = Api::namespaced(client, key.namespace());
                 api.patch_status(key.name(), &params, &Patch::Strategic(write.patch()))
                     .await?
                     .resource_version()
             }
-            Target::Pool(name) => {
+            WriteTarget::Pool(name) => {
                 let api: Api<IPAddressPool> = Api::namespaced(client, &self.namespace);
                 api.patch_status(&name, &params, &patch).await?.resource_version()
             }
-            Target::Advertisement(key) => {
+            WriteTarget::Advertisement(key) => {
                 let api: Api<L2Advertisement> = Api::namespaced(client, key.namespace());
                 api.patch_status(key.name(), &params, &patch)
                     .await?
                     .resource_version()
             }
-            Target::State => {
+            WriteTarget::ConfigurationState => {
                 let api: Api<ConfigurationState> = Api::namespaced(client, &self.namespace);
                 api.patch_status(CONFIGURATION_STATE, &params, &patch)
                     .await?
@@ -284,7 +266,7 @@ impl Writer {
         Ok(version.unwrap_or_default())
     }
 
-    /// Creates the ConfigurationState, empty: its status is a write of its own.
+    /// Creates the ConfigurationState with an empty status, which a second write fills.
     async fn create_state(&self) -> Result<String, kube::Error> {
         let mut state = ConfigurationState::new(CONFIGURATION_STATE, ConfigurationStateSpec {});
         let labels = [(LABEL_COMPONENT_TYPE.to_owned(), CONTROLLER.to_owned())];
@@ -295,13 +277,13 @@ impl Writer {
     }
 }
 
-fn outcome_of(error: &kube::Error) -> Outcome {
+fn outcome_of(error: &kube::Error) -> WriteOutcome {
     match error {
-        kube::Error::Api(status) if matches!(status.code, 404 | 409) => Outcome::Outdated,
-        kube::Error::Api(status) => Outcome::Failed {
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => WriteOutcome::Outdated,
+        kube::Error::Api(status) => WriteOutcome::Failed {
             error: status.message.clone(),
         },
-        other => Outcome::Failed {
+        other => WriteOutcome::Failed {
             error: other.to_string(),
         },
     }
@@ -313,21 +295,21 @@ mod tests {
 
     fn write(status: Option<&[&str]>, pool: Option<Option<&str>>) -> Value {
         let addresses = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
-        Write::Service(ServiceWrite {
+        ObjectWrite::Service(ServiceWrite {
             key: ObjectKey::new("ns", "web"),
             version: "7".to_owned(),
             before: Addresses::default(),
             status: status.map(addresses),
             pool: pool.map(|pool| pool.map(str::to_owned)),
             deprecated_pool: false,
-            condition: None,
+            address_assigned: None,
             announced: None,
         })
         .patch()
     }
 
     #[test]
-    fn status_and_annotation_go_in_one_patch_with_a_precondition() {
+    fn one_patch_sets_status_and_annotation() {
         assert_eq!(
             write(Some(&["192.168.50.50"]), Some(Some("lan"))),
             json!({
@@ -341,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_removes_addresses_and_annotation() {
+    fn release_removes_addresses_and_annotation() {
         let patch = write(Some(&[]), Some(None));
         assert_eq!(patch["status"], json!({ "loadBalancer": { "ingress": null } }));
         assert_eq!(
@@ -351,8 +333,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_stay_are_not_written_again() {
-        // Their ipMode, if someone set it, stays with them.
+    fn unchanged_addresses_are_not_written() {
+        // An `ipMode` that somebody set stays.
         assert_eq!(write(None, Some(Some("lan"))).get("status"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets which address: each rule by name.
+//! The rules of assignment.
 
 mod support;
 
@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde_json::json;
 use support::{Cluster, annotated, mk_pool, mk_service, pool, service, showing};
 
-fn lan() -> (lb_controller::write::Target, serde_json::Value) {
+fn lan() -> (lb_controller::target::WriteTarget, serde_json::Value) {
     mk_pool("lan", &["192.168.50.50-192.168.50.59"], json!({}))
 }
 
 #[test]
-fn a_service_gets_the_first_free_address_the_pools_name_and_one_event() {
+fn assigns_first_free_address_with_pool_and_one_event() {
     let mut cluster = Cluster::new([lan(), mk_service("web", json!({}))]);
     cluster.settle();
     assert_eq!(
@@ -26,7 +26,7 @@ fn a_service_gets_the_first_free_address_the_pools_name_and_one_event() {
 }
 
 #[test]
-fn at_rest_nothing_is_written_or_said() {
+fn unrelated_changes_write_nothing() {
     let mut cluster = Cluster::new([lan(), mk_service("web", json!({}))]);
     cluster.settle();
     let (_, _) = (cluster.writes(), cluster.events());
@@ -37,7 +37,7 @@ fn at_rest_nothing_is_written_or_said() {
 }
 
 #[test]
-fn every_spelling_of_a_wish_is_honoured() {
+fn every_form_of_request_is_honored() {
     let manual = mk_pool(
         "manual",
         &["192.168.50.80/29"],
@@ -90,11 +90,11 @@ fn every_spelling_of_a_wish_is_honoured() {
 }
 
 #[test]
-fn each_impossible_wish_gets_one_event_that_says_what_to_change() {
+fn each_rejected_request_gets_one_event() {
     let mut cluster = Cluster::new([lan(), mk_service("first", json!({}))]);
     cluster.settle();
     cluster.events();
-    for (name, patch, says) in [
+    for (name, patch, expected) in [
         (
             "pool",
             annotated(&[("metallb.io/address-pool", "nowhere")]),
@@ -134,13 +134,13 @@ fn each_impossible_wish_gets_one_event_that_says_what_to_change() {
         let begins =
             format!("{name} Warning AllocationFailed: Failed to allocate IP for \"default/{name}\": ");
         assert!(
-            events.len() == 1 && events[0].starts_with(&begins) && events[0].contains(says),
+            events.len() == 1 && events[0].starts_with(&begins) && events[0].contains(expected),
             "{events:?}"
         );
-        // Everything that makes a waiting Service be tried again, and none of it changes the reason.
+        // Each of these causes a new attempt, but no other rejection.
         cluster.edit(&service(name), annotated(&[("unrelated", "1")]));
-        cluster.add(mk_service("witness", json!({})));
-        cluster.delete(&service("witness"));
+        cluster.add(mk_service("unrelated", json!({})));
+        cluster.delete(&service("unrelated"));
         cluster.edit(
             &pool("lan"),
             json!({ "spec": { "addresses": ["192.168.50.50-192.168.50.58"] } }),
@@ -160,7 +160,7 @@ fn each_impossible_wish_gets_one_event_that_says_what_to_change() {
 }
 
 #[test]
-fn a_service_without_a_pool_waits_and_is_served_when_one_appears() {
+fn waiting_service_gets_address_of_new_pool() {
     let mut cluster = Cluster::new([mk_service("web", json!({}))]);
     cluster.settle();
     assert_eq!(
@@ -173,14 +173,14 @@ fn a_service_without_a_pool_waits_and_is_served_when_one_appears() {
         cluster
             .condition(&service("web"))
             .starts_with("lb-operator.io/AddressAssigned=False NoPool: no available IPs"),
-        "its condition says so as well"
+        "the condition has the same reason"
     );
     cluster.add(lan());
     assert_eq!(cluster.address("web"), "192.168.50.50");
 }
 
 #[test]
-fn of_several_that_wait_the_oldest_is_served_first() {
+fn oldest_waiting_service_is_served_first() {
     let mut cluster = Cluster::new([
         mk_service("z-oldest", json!({})),
         mk_service("b-younger", json!({})),
@@ -201,7 +201,7 @@ fn of_several_that_wait_the_oldest_is_served_first() {
 }
 
 #[test]
-fn a_service_of_another_class_is_not_ours() {
+fn serves_only_its_load_balancer_class() {
     let classed = json!({ "spec": { "loadBalancerClass": "example.com/other" } });
     let mut cluster = Cluster::new([
         lan(),
@@ -228,7 +228,7 @@ fn a_service_of_another_class_is_not_ours() {
 }
 
 #[test]
-fn what_another_class_carries_is_never_touched() {
+fn ignores_other_load_balancer_class() {
     let mut theirs = mk_service("theirs", showing("192.168.50.50"));
     theirs.1["spec"]["loadBalancerClass"] = json!("example.com/other");
     theirs.1["metadata"]["annotations"] = json!({ "metallb.io/ip-allocated-from-pool": "lan" });
@@ -242,9 +242,13 @@ fn what_another_class_carries_is_never_touched() {
 }
 
 #[test]
-fn a_service_that_is_no_load_balancer_any_more_is_cleared_and_its_address_given_on() {
-    let wish = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.58")]);
-    let mut cluster = Cluster::new([lan(), mk_service("web", wish.clone()), mk_service("next", wish)]);
+fn former_load_balancer_releases_its_address() {
+    let request = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.58")]);
+    let mut cluster = Cluster::new([
+        lan(),
+        mk_service("web", request.clone()),
+        mk_service("next", request),
+    ]);
     cluster.settle();
     assert_eq!(cluster.address("next"), "");
     cluster.edit(&service("web"), json!({ "spec": { "type": "ClusterIP" } }));
@@ -254,7 +258,7 @@ fn a_service_that_is_no_load_balancer_any_more_is_cleared_and_its_address_given_
 }
 
 #[test]
-fn a_service_that_asks_for_something_else_is_moved() {
+fn changed_request_moves_the_service() {
     let other = mk_pool("other", &["10.0.0.0/30"], json!({}));
     let mut cluster = Cluster::new([lan(), other, mk_service("web", json!({}))]);
     cluster.settle();
@@ -275,7 +279,7 @@ fn a_service_that_asks_for_something_else_is_moved() {
     assert_eq!(cluster.address("web"), "10.0.0.2");
     cluster.events();
 
-    // It asks for what it cannot have: the address it no longer asks for is not kept either.
+    // A rejected request for another address does not keep the previous one.
     cluster.edit(
         &service("web"),
         annotated(&[("metallb.io/loadBalancerIPs", "10.9.9.9")]),
@@ -286,7 +290,7 @@ fn a_service_that_asks_for_something_else_is_moved() {
 }
 
 #[test]
-fn a_wish_that_cannot_be_understood_costs_no_address() {
+fn invalid_request_keeps_the_address() {
     let mut cluster = Cluster::new([lan(), mk_service("web", json!({}))]);
     cluster.settle();
     cluster.events();
@@ -303,33 +307,33 @@ fn a_wish_that_cannot_be_understood_costs_no_address() {
     assert!(events[0].starts_with(
         "web Warning LoadBalancerFailed: invalid requested loadbalancer IPs: invalid metallb.io/loadBalancerIPs: \"192.168.50.\""
     ));
-    // Nor does it after a restart.
+    // The same after a restart.
     let mut cluster = cluster.restarted();
     cluster.settle();
     assert_eq!(cluster.address("web"), "192.168.50.50");
 }
 
 #[test]
-fn an_address_that_is_still_shown_is_given_to_nobody_else() {
+fn shown_address_is_not_assigned_to_another_service() {
     let mut cluster = Cluster::new([lan(), mk_service("old", json!({}))]);
     cluster.settle();
-    // One asks for something else, another for the address: nothing of the first has been written yet.
+    // One requests another address, another the first one: no write has an outcome yet.
     cluster.edit(
         &service("old"),
         annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.51")]),
     );
     cluster.decide();
-    let wish = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.50")]);
-    let (target, object) = mk_service("new", wish);
+    let request = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.50")]);
+    let (target, object) = mk_service("new", request);
     cluster.objects.insert(target.clone(), object);
     cluster.edit(&target, json!({}));
     cluster.decide();
     let written = |name: &str| {
-        cluster.under_way.iter().any(|write| {
+        cluster.in_flight.iter().any(|write| {
             write.target() == service(name) && write.patch().pointer("/status/loadBalancer").is_some()
         })
     };
-    assert!(written("old") && !written("new"), "the second has nothing yet");
+    assert!(written("old") && !written("new"), "the second waits");
     cluster.settle();
     assert_eq!(
         (cluster.address("old"), cluster.address("new")),
@@ -338,7 +342,7 @@ fn an_address_that_is_still_shown_is_given_to_nobody_else() {
 }
 
 #[test]
-fn a_status_that_somebody_else_changed_is_put_right() {
+fn foreign_change_of_status_is_corrected() {
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({})), mk_service("b", json!({}))]);
     cluster.settle();
     cluster.edit(
@@ -356,7 +360,7 @@ fn a_status_that_somebody_else_changed_is_put_right() {
 }
 
 #[test]
-fn the_mode_of_an_address_that_stays_is_left_alone() {
+fn ip_mode_of_kept_address_is_preserved() {
     let mut cluster = Cluster::new([lan()]);
     let proxied = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "192.168.50.53", "ipMode": "Proxy" }] } } });
     cluster.add(mk_service("web", proxied));
@@ -369,22 +373,22 @@ fn the_mode_of_an_address_that_stays_is_left_alone() {
 }
 
 #[test]
-fn a_conflict_waits_for_the_newer_object_and_changes_nothing_else() {
+fn conflict_waits_for_newer_object() {
     let mut cluster = Cluster::new([lan(), mk_service("web", json!({}))]);
     cluster.decide();
     // Somebody edits the Service, and the watch is late.
     cluster.watching = false;
     cluster.edit(&service("web"), annotated(&[("unrelated", "1")]));
-    while !cluster.under_way.is_empty() {
+    while !cluster.in_flight.is_empty() {
         cluster.answer();
     }
     cluster.decide();
     assert!(
         !cluster
-            .under_way
+            .in_flight
             .iter()
             .any(|write| write.target() == service("web")),
-        "it would conflict again"
+        "another write would conflict again"
     );
     assert_eq!(cluster.events().len(), 0, "nothing has been assigned yet");
     cluster.catch_up();
@@ -397,7 +401,7 @@ fn a_conflict_waits_for_the_newer_object_and_changes_nothing_else() {
 }
 
 #[test]
-fn a_late_watch_causes_no_second_decision() {
+fn late_watch_causes_no_second_write() {
     let mut cluster = Cluster::new([lan(), mk_service("web", json!({}))]);
     cluster.decide();
     cluster.watching = false;
@@ -419,16 +423,16 @@ fn a_late_watch_causes_no_second_decision() {
 }
 
 #[test]
-fn a_write_that_failed_is_tried_again_after_a_pause() {
+fn failed_write_is_retried_after_delay() {
     let mut cluster = Cluster::new([lan(), mk_service("web", json!({}))]);
     cluster.decide();
-    while !cluster.under_way.is_empty() {
+    while !cluster.in_flight.is_empty() {
         cluster.fail();
     }
     cluster.decide();
-    assert!(cluster.under_way.is_empty());
+    assert!(cluster.in_flight.is_empty());
     let due = cluster
-        .leading
+        .leader
         .as_ref()
         .unwrap()
         .next_timeout(cluster.now)
@@ -436,15 +440,15 @@ fn a_write_that_failed_is_tried_again_after_a_pause() {
     cluster.pass(due - cluster.now);
     cluster.settle();
     assert_eq!(cluster.address("web"), "192.168.50.50");
-    assert_eq!(cluster.leading.as_ref().unwrap().next_timeout(cluster.now), None);
+    assert_eq!(cluster.leader.as_ref().unwrap().next_timeout(cluster.now), None);
 }
 
 #[test]
-fn a_thousand_services_have_a_thousand_addresses_and_few_writes_beyond() {
+fn thousand_services_need_few_pool_writes() {
     let services = (0..1000).map(|i| mk_service(&format!("s{i}"), json!({})));
     let mut cluster = Cluster::new(services);
     cluster.settle();
-    // All of them wait, and their conditions say so.
+    // All of them wait, and their conditions say why.
     assert_eq!((cluster.events().len(), cluster.writes().len()), (1000, 1001));
     cluster.add(mk_pool("big", &["10.0.0.0/16"], json!({})));
     assert_eq!(cluster.address("s0"), "10.0.0.0");
@@ -462,7 +466,7 @@ fn a_thousand_services_have_a_thousand_addresses_and_few_writes_beyond() {
 }
 
 #[test]
-fn a_dual_stack_service_gets_both_addresses_of_one_pool() {
+fn dual_stack_service_gets_pair_of_one_pool() {
     let spec = json!({ "spec": {
         "ipFamilyPolicy": "RequireDualStack",
         "clusterIPs": ["10.96.0.9", "fd00:96::9"],
@@ -481,19 +485,19 @@ fn a_dual_stack_service_gets_both_addresses_of_one_pool() {
 }
 
 #[test]
-fn an_address_that_a_lost_write_may_still_show_is_given_to_nobody_else() {
-    let wish = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.50")]);
-    let mut cluster = Cluster::new([lan(), mk_service("first", wish.clone())]);
+fn address_of_timed_out_write_is_not_reassigned() {
+    let request = annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.50")]);
+    let mut cluster = Cluster::new([lan(), mk_service("first", request.clone())]);
     cluster.decide();
-    while !cluster.under_way.is_empty() {
+    while !cluster.in_flight.is_empty() {
         cluster.delay();
     }
-    // The watch is late as well: the controller learns of the new wish, and not of what becomes of the write.
+    // The watch is late: the controller sees the new request, but not the outcome of the write.
     cluster.edit(
         &service("first"),
         annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.51")]),
     );
-    cluster.add(mk_service("second", wish));
+    cluster.add(mk_service("second", request));
     cluster.land_delayed();
     cluster.settle();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Two families: what a Service gets, and what becomes of it when it wants one more or one less.
+//! Dual stack: pairs of addresses, and a second address that is added or removed later.
 
 mod support;
 
@@ -17,16 +17,16 @@ fn single() -> Value {
     families("SingleStack", &["10.96.0.9"])
 }
 
-fn v4() -> (lb_controller::write::Target, Value) {
+fn v4() -> (lb_controller::target::WriteTarget, Value) {
     mk_pool("four", &["192.168.50.50-192.168.50.59"], json!({}))
 }
 
-fn v6() -> (lb_controller::write::Target, Value) {
+fn v6() -> (lb_controller::target::WriteTarget, Value) {
     mk_pool("six", &["fd00:50::/124"], json!({}))
 }
 
 #[test]
-fn a_pair_of_two_pools_names_both() {
+fn pair_of_two_pools_records_both() {
     let mut cluster = Cluster::new([v4(), v6(), mk_service("web", dual("RequireDualStack"))]);
     cluster.settle();
     assert_eq!(
@@ -39,7 +39,7 @@ fn a_pair_of_two_pools_names_both() {
     );
     assert_eq!(
         cluster.condition(&service("web")),
-        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 of pool four, fd00:50:: of pool six"
+        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 from pool four, fd00:50:: from pool six"
     );
     let mut cluster = cluster.restarted();
     cluster.settle();
@@ -47,7 +47,7 @@ fn a_pair_of_two_pools_names_both() {
 }
 
 #[test]
-fn the_second_address_comes_later_and_the_first_stays() {
+fn second_address_is_added_and_removed_alone() {
     for policy in ["PreferDualStack", "RequireDualStack"] {
         let mut cluster = Cluster::new([v4(), v6()]);
         cluster.add(mk_service("other", single()));
@@ -70,7 +70,7 @@ fn the_second_address_comes_later_and_the_first_stays() {
 }
 
 #[test]
-fn who_prefers_two_has_one_is_told_once_and_gets_the_other_when_there_is_one() {
+fn preferred_second_address_is_added_when_available() {
     let mut cluster = Cluster::new([v4(), mk_service("web", dual("PreferDualStack"))]);
     cluster.settle();
     assert_eq!(cluster.addresses("web"), "192.168.50.50");
@@ -82,24 +82,24 @@ fn who_prefers_two_has_one_is_told_once_and_gets_the_other_when_there_is_one() {
     let condition = cluster.condition(&service("web"));
     assert!(
         condition.starts_with(
-            "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 of pool four; no second address: "
+            "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 from pool four; no second address: "
         ),
         "{condition}"
     );
-    // Whatever else happens, it is not told again.
-    cluster.add(mk_service("witness", single()));
-    cluster.delete(&service("witness"));
+    // Other changes publish no second event.
+    cluster.add(mk_service("unrelated", single()));
+    cluster.delete(&service("unrelated"));
     cluster.edit(&service("web"), annotated(&[("unrelated", "1")]));
     cluster.edit(&pool("four"), annotated(&[("unrelated", "1")]));
     cluster.settle();
     assert!(!cluster.events().iter().any(|event| event.starts_with("web")));
     cluster.add(v6());
     assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::");
-    assert!(cluster.condition(&service("web")).ends_with("of pool six"));
+    assert!(cluster.condition(&service("web")).ends_with("from pool six"));
 }
 
 #[test]
-fn who_requires_two_and_had_one_keeps_it_and_is_told() {
+fn required_second_address_missing_keeps_the_first() {
     let mut cluster = Cluster::new([v4(), mk_service("web", single())]);
     cluster.settle();
     cluster.events();
@@ -114,7 +114,7 @@ fn who_requires_two_and_had_one_keeps_it_and_is_told() {
     let condition = cluster.condition(&service("web"));
     assert!(
         condition.starts_with("lb-operator.io/AddressAssigned=False NoPoolOfFamily:")
-            && condition.ends_with("; 192.168.50.50 of pool four is kept"),
+            && condition.ends_with("; the Service keeps 192.168.50.50 from pool four"),
         "{condition}"
     );
     cluster.add(v6());
@@ -122,7 +122,7 @@ fn who_requires_two_and_had_one_keeps_it_and_is_told() {
 }
 
 #[test]
-fn a_pool_edit_moves_only_the_address_that_it_takes_away() {
+fn pool_edit_moves_only_the_removed_address() {
     let mut cluster = Cluster::new([v4(), v6(), mk_service("web", dual("RequireDualStack"))]);
     cluster.settle();
     cluster.events();
@@ -145,7 +145,7 @@ fn a_pool_edit_moves_only_the_address_that_it_takes_away() {
 }
 
 #[test]
-fn an_exhausted_family_is_completed_when_an_address_of_it_is_released() {
+fn released_address_completes_a_pair() {
     let tiny = mk_pool("six", &["fd00:50::/128"], json!({}));
     let mut cluster = Cluster::new([v4(), tiny]);
     cluster.add(mk_service("first", families("SingleStack", &["fd00:96::9"])));

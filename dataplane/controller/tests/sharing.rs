@@ -1,4 +1,4 @@
-//! `allow-shared-ip`: Services that have one address together.
+//! `allow-shared-ip`: Services that share an address.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn cluster() -> Cluster {
 }
 
 #[test]
-fn tcp_and_udp_of_one_port_share_under_both_prefixes() {
+fn tcp_and_udp_share_a_port_under_both_prefixes() {
     let mut cluster = cluster();
     cluster.add(mk_service("tcp", sharing("dns", "TCP", 53)));
     let mut old = sharing("dns", "UDP", 53);
@@ -37,7 +37,7 @@ fn tcp_and_udp_of_one_port_share_under_both_prefixes() {
 }
 
 #[test]
-fn a_service_that_changes_its_key_moves_and_the_others_stay() {
+fn changed_key_moves_only_that_service() {
     let mut cluster = cluster();
     for (name, port) in [("a", 80), ("b", 81), ("c", 82)] {
         cluster.add(mk_service(name, sharing("k", "TCP", port)));
@@ -60,7 +60,7 @@ fn a_service_that_changes_its_key_moves_and_the_others_stay() {
 }
 
 #[test]
-fn a_service_that_takes_a_port_of_another_moves() {
+fn port_conflict_moves_the_changed_service() {
     let mut cluster = cluster();
     cluster.add(mk_service("a", sharing("k", "TCP", 80)));
     cluster.add(mk_service("b", sharing("k", "TCP", 81)));
@@ -76,7 +76,7 @@ fn a_service_that_takes_a_port_of_another_moves() {
 }
 
 #[test]
-fn local_traffic_is_shared_only_with_the_same_selector() {
+fn local_policy_shares_only_with_same_selector() {
     let mut cluster = cluster();
     let local = |port, app: &str| {
         let mut patch = at("10.0.0.5", sharing("k", "TCP", port));
@@ -108,7 +108,7 @@ fn local_traffic_is_shared_only_with_the_same_selector() {
 }
 
 #[test]
-fn who_waits_for_a_port_gets_it_when_it_is_given_up() {
+fn waiting_service_gets_port_once_released() {
     let mut cluster = cluster();
     cluster.add(mk_service("a", at("10.0.0.5", sharing("k", "TCP", 80))));
     cluster.add(mk_service("b", at("10.0.0.5", sharing("k", "TCP", 80))));
@@ -127,7 +127,7 @@ fn who_waits_for_a_port_gets_it_when_it_is_given_up() {
 }
 
 #[test]
-fn a_restart_keeps_what_is_shared() {
+fn restart_keeps_shared_addresses() {
     let mut cluster = cluster();
     for (name, port) in [("a", 80), ("b", 81)] {
         cluster.add(mk_service(name, sharing("k", "TCP", port)));
@@ -147,7 +147,7 @@ fn a_restart_keeps_what_is_shared() {
 }
 
 #[test]
-fn an_empty_key_is_none() {
+fn empty_key_counts_as_no_key() {
     let mut cluster = cluster();
     cluster.add(mk_service("a", sharing("", "TCP", 80)));
     cluster.add(mk_service("b", sharing("", "TCP", 81)));

@@ -1,4 +1,4 @@
-//! What a replica that does not lead logs.
+//! Log lines of a replica that does not lead.
 
 mod support;
 
@@ -8,18 +8,18 @@ use lb_controller::standby::Standby;
 use serde_json::json;
 use support::{Cluster, mk_pool, mk_service};
 
-fn look(standby: &mut Standby, cluster: &Cluster, now: &mut Instant) -> Vec<String> {
+fn check(standby: &mut Standby, cluster: &Cluster, now: &mut Instant) -> Vec<String> {
     standby.changed(*now);
     *now += Duration::from_secs(3);
     standby
-        .look(&cluster.index, *now, jiff::Timestamp::UNIX_EPOCH)
+        .poll_events(&cluster.index, *now, jiff::Timestamp::UNIX_EPOCH)
         .iter()
-        .map(|report| format!("{} {}", report.event().reason, report.event().note))
+        .map(|event| format!("{} {}", event.text().reason.as_str(), event.text().note))
         .collect()
 }
 
 #[test]
-fn it_logs_what_comes_about_and_why_others_wait_once_each() {
+fn logs_assignments_and_rejections_once() {
     let mut now = Instant::now();
     let mut standby = Standby::default();
     let mut cluster = Cluster::new([
@@ -28,16 +28,16 @@ fn it_logs_what_comes_about_and_why_others_wait_once_each() {
     ]);
     cluster.settle();
     assert_eq!(
-        look(&mut standby, &cluster, &mut now),
+        check(&mut standby, &cluster, &mut now),
         Vec::<String>::new(),
-        "what was there is no news"
+        "previous addresses are not logged"
     );
 
     cluster.add(mk_service("second", json!({})));
     cluster.settle();
     cluster.add(mk_service("third", json!({})));
     cluster.settle();
-    let logged = look(&mut standby, &cluster, &mut now);
+    let logged = check(&mut standby, &cluster, &mut now);
     assert_eq!(logged.len(), 2, "{logged:?}");
     assert!(
         logged[0].starts_with("IPAllocated") && logged[0].contains("10.0.0.2"),
@@ -48,33 +48,33 @@ fn it_logs_what_comes_about_and_why_others_wait_once_each() {
         "{logged:?}"
     );
     assert_eq!(
-        look(&mut standby, &cluster, &mut now),
+        check(&mut standby, &cluster, &mut now),
         Vec::<String>::new(),
-        "nothing twice"
+        "nothing is logged twice"
     );
 }
 
 #[test]
-fn what_the_leader_is_about_to_assign_is_no_trouble() {
+fn pending_assignment_is_not_logged() {
     let mut now = Instant::now();
     let mut standby = Standby::default();
     let mut cluster = Cluster::new([mk_pool("pool", &["10.0.0.0/28"], json!({}))]);
     cluster.settle();
     cluster.add(mk_service("new", json!({})));
-    assert_eq!(look(&mut standby, &cluster, &mut now), Vec::<String>::new());
+    assert_eq!(check(&mut standby, &cluster, &mut now), Vec::<String>::new());
 }
 
 #[test]
-fn it_waits_for_a_moment_of_quiet() {
+fn check_is_delayed_but_not_postponed() {
     let now = Instant::now();
     let mut standby = Standby::default();
     assert_eq!(standby.poll_timeout(), None);
     standby.changed(now);
     standby.changed(now + Duration::from_secs(1));
-    let due = standby.poll_timeout().expect("a look is due");
+    let due = standby.poll_timeout().expect("a check is due");
     assert!(due > now, "not at once");
     assert!(
         due <= now + Duration::from_secs(2),
-        "a stream of changes does not put it off for ever"
+        "a stream of changes does not postpone it"
     );
 }

@@ -1,5 +1,4 @@
 //! Text that users write: pool addresses, address requests of Services, label selectors. Each line of the bytes is a
-//! field.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use lb_crds::AddressRange;
 use lb_crds::names::{ADDRESS_POOL, LOAD_BALANCER_IPS};
 use lb_crds::selector::{matches, validate};
-use lb_ipam::request::Words;
-use lb_ipam::{DualStack, Families, Family, Range, Request, Wish};
+use lb_ipam::{AddressRequest, Families, Family, IpFamilyPolicy, Range, RawRequest, Request};
 
 /// Maximum length of a rejection in bytes: it becomes the message of an event.
 const MAX_REJECTION_LEN: usize = 1000;
@@ -40,15 +38,15 @@ fn check_range(text: &str) {
 fn check_request(lines: &[&str]) {
     let line = |at: usize| lines.get(at).copied().unwrap_or_default();
     let policy = match line(0) {
-        "RequireDualStack" => DualStack::Required,
-        "PreferDualStack" => DualStack::Preferred,
-        _ => DualStack::No,
+        "RequireDualStack" => IpFamilyPolicy::RequireDualStack,
+        "PreferDualStack" => IpFamilyPolicy::PreferDualStack,
+        _ => IpFamilyPolicy::SingleStack,
     };
     let cluster_ips: Vec<String> = line(1).split(' ').map(str::to_owned).collect();
     let families = match Families::of_cluster_ips(&cluster_ips, policy) {
         Ok(families) => families,
-        // The API server sets only valid cluster IPs.
-        Err(_) => Families::One(Family::V4),
+        // Cluster IPs are the API server's own.
+        Err(_) => Families::Single(Family::V4),
     };
     let annotations: BTreeMap<String, String> = [
         (LOAD_BALANCER_IPS.key, line(2)),
@@ -58,7 +56,7 @@ fn check_request(lines: &[&str]) {
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .collect();
-    let words = Words {
+    let raw = RawRequest {
         addresses: LOAD_BALANCER_IPS
             .find(&annotations)
             .map(|found| (found.key, found.value)),
@@ -66,10 +64,10 @@ fn check_request(lines: &[&str]) {
         pool: ADDRESS_POOL.value(&annotations),
         sharing: None,
     };
-    match Request::read(families, words) {
+    match Request::parse(families, raw) {
         Ok(request) => {
-            if let Wish::Addresses { addresses, .. } = request.wish {
-                assert!(families.accept(&addresses) && !addresses.is_empty());
+            if let AddressRequest::Addresses { addresses, .. } = request.address {
+                assert!(families.accepts(&addresses) && !addresses.is_empty());
             }
         }
         Err(rejection) => assert!(rejection.to_string().len() <= MAX_REJECTION_LEN, "{rejection}"),

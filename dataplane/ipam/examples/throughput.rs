@@ -1,20 +1,21 @@
-//! How many assignments and releases a second: `cargo run --release -p lb-ipam --example throughput`.
+//! Assignments and releases per second: `cargo run --release -p lb-ipam --example throughput`.
 //!
-//! Prints a table for a /24, a /8 and a /64, each with few and with many addresses in use. The last column should
-//! hardly depend on the row.
+//! Prints a table for a /24, a /8 and a /64, each with few and with many addresses in use. The rate should hardly
+//! depend on the row.
 
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a measurement for people to read, by the clock"
+    reason = "a benchmark prints its result and reads the clock"
 )]
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lb_ipam::{
-    Access, Allocator, Candidate, Extras, Families, Family, PoolSpec, Range, Request, Tenancy, Tenant, Wish,
+    Access, AddressRequest, Allocator, Families, Family, PoolAnnotations, PoolCandidate, PoolSpec, Range,
+    Request, ServiceId, SharingMode,
 };
 
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -26,7 +27,7 @@ impl std::fmt::Display for Service {
     }
 }
 
-impl Tenant for Service {
+impl ServiceId for Service {
     fn namespace(&self) -> Option<&str> {
         Some("default")
     }
@@ -46,25 +47,25 @@ fn main() {
             ranges: vec![Range::of_net(net.parse().unwrap())],
             auto_assign: true,
             avoid_buggy_ips: true,
-            access: Access::Everybody,
-            extras: Extras::default(),
+            access: Access::All,
+            annotations: PoolAnnotations::default(),
         };
-        let candidate = Candidate {
+        let candidate = PoolCandidate {
             spec: Ok(spec),
-            found_invalid: false,
+            was_invalid: false,
             created: 0,
         };
         let mut ipam = Allocator::<Service>::default();
         ipam.set_pools(BTreeMap::from([("pool".to_owned(), candidate)]));
         let request = Request {
-            families: Families::One(family),
-            wish: Wish::Any,
-            tenancy: Tenancy::Alone,
+            families: Families::Single(family),
+            address: AddressRequest::Any,
+            sharing_mode: SharingMode::Exclusive,
         };
         for service in 0..in_use {
             ipam.assign(&Service(service), &request, &|_| true).unwrap();
         }
-        // Release somewhere, assign the first free, all over the pool.
+        // Release anywhere in the pool, and assign the lowest free address.
         let rounds = 1_000_000u32;
         let start = Instant::now();
         for round in 0..rounds {

@@ -1,11 +1,11 @@
-//! What one Service has or asks for: at most one address of each family.
+//! The addresses that one Service has or requests: at most one of each family.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::range::Family;
 
-/// At most one IPv4 and one IPv6 address: 24 bytes or so, copied freely.
+/// At most one IPv4 and one IPv6 address.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Addresses {
     v4: Option<Ipv4Addr>,
@@ -13,7 +13,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Adds an address; false, and nothing is added, when there is one of its family already.
+    /// Adds an address; false if there is one of its family already, which stays.
     pub fn add(&mut self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) if self.v4.is_none() => self.v4 = Some(v4),
@@ -37,13 +37,13 @@ impl Addresses {
         self.get(Family::V4).into_iter().chain(self.get(Family::V6))
     }
 
-    /// Whether there is none.
+    /// Whether there is no address.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.v4.is_none() && self.v6.is_none()
     }
 
-    /// The address of one family alone.
+    /// The address of one family, without the other.
     #[must_use]
     pub fn only(&self, family: Family) -> Self {
         self.get(family).into_iter().collect()
@@ -51,7 +51,7 @@ impl Addresses {
 }
 
 impl FromIterator<IpAddr> for Addresses {
-    /// Collects addresses; of two of one family the first counts.
+    /// Collects addresses; only the first of each family is kept.
     fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
         let mut collected = Self::default();
         for address in addresses {
@@ -67,7 +67,7 @@ impl From<IpAddr> for Addresses {
     }
 }
 
-/// As MetalLB prints a list of addresses in its events: `["192.168.50.50" "fd00:50::1"]`.
+/// As MetalLB's events list addresses: `["192.168.50.50" "fd00:50::1"]`.
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[")?;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_at_most_one_address_of_each_family() {
+    fn holds_at_most_one_address_per_family() {
         let mut addresses = Addresses::default();
         assert!(addresses.is_empty());
         assert!(addresses.add("fd00::1".parse().unwrap()));

@@ -1,95 +1,97 @@
-//! Who has what: each Service's addresses, each address's Services, and the use of each pool.
+//! Assigns addresses of pools to Services, and tracks which Service has which address.
 //!
-//! `S` names a Service; the allocator knows nothing else about it. Pools are tried in a fixed order, so that the same
-//! cluster always comes to the same addresses: first those that are for some Services only, by priority, then those for
-//! everybody; among equals by name.
+//! `S` identifies a Service. Pools are tried in a fixed order, so that the same cluster always leads to the same
+//! addresses: first those that select Services, by priority, then those open to all; among equals by name.
 
-mod choose;
+mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addresses::Addresses;
-use crate::assignment::{Assignment, Claimed, Origin, Tenant};
-use crate::pool::{Access, Pool};
-use crate::pools::{Candidate, PoolError, Ranges, judge};
+use crate::assignment::{Assignment, Origin, RecordedPools};
+use crate::holders::{HolderIndex, ServiceId};
+use crate::pool::Pool;
+use crate::pool_error::PoolError;
+use crate::pool_spec::Access;
+use crate::pools::{PoolCandidate, RangeIndex, validate};
 use crate::range::Family;
-use crate::reason::Rejection;
+use crate::rejection::Rejection;
 use crate::request::Request;
-use crate::sharing::{Sharing, Tenancy};
-use crate::tenants::{Register, Shared};
+use crate::shared_addresses::SharedAddresses;
+use crate::sharing::{Sharing, SharingMode};
 
-/// A Service that lost addresses by a change of pools.
+/// A Service that lost addresses because pools changed.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Cleared<S> {
-    /// The Service.
+pub struct ClearedService<S> {
+    /// The Service's id.
     pub service: S,
-    /// What it had; the other address of two it has still.
+    /// Its assignment before; of two addresses it may have kept one.
     pub had: Assignment,
-    /// Why it cannot keep it.
-    pub reason: Rejection,
+    /// Why it lost the address.
+    pub rejection: Rejection,
 }
 
-/// What a change of pools means for Services; for all others it means nothing.
+/// The Services that a change of pools affects.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Changed<S> {
+pub struct PoolChanges<S> {
     /// Services that lost addresses.
-    pub cleared: Vec<Cleared<S>>,
-    /// Services that keep their addresses, which are of a pool of another name now.
+    pub cleared: Vec<ClearedService<S>>,
+    /// Services that keep their addresses, which belong to a pool of another name now.
     pub renamed: Vec<S>,
 }
 
-/// What came of a request.
+/// An accepted request.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Given {
-    /// What the Service has now.
+pub struct Assigned {
+    /// All addresses of the Service.
     pub assignment: Assignment,
-    /// Why an address of another family, which it wants too, is not among it.
-    pub lacks: Option<Rejection>,
+    /// Why the address of the second requested family could not be assigned.
+    pub incomplete: Option<Rejection>,
 }
 
-/// What a Service is to keep.
+/// Addresses for a Service to request.
 #[derive(Clone, Debug)]
-pub struct Keep<'a> {
-    /// The addresses that it has had.
+pub struct AdoptRequest<'a> {
+    /// The addresses that it has.
     pub addresses: Addresses,
-    /// The pools that they are said to be from: addresses of a pool that is invalid now are kept too.
-    pub claimed: Claimed<'a>,
-    /// How it is to have them.
-    pub tenancy: Tenancy,
-    /// Whether it keeps also what no pool has.
-    pub outside: bool,
+    /// Its recorded pools: addresses of a pool that is currently invalid are kept too.
+    pub recorded: RecordedPools<'a>,
+    /// Exclusive, shared or draining.
+    pub sharing_mode: SharingMode,
+    /// Whether it keeps addresses that no pool contains, too.
+    pub allow_outside_pools: bool,
 }
 
-/// Whether a pool that is not for everybody, by name, is for the Service in question.
-pub type Chosen<'a> = &'a dyn Fn(&str) -> bool;
+/// Whether the `serviceAllocation` of a pool, by name, matches the Service in question.
+pub type PoolFilter<'a> = &'a dyn Fn(&str) -> bool;
 
-/// Pools, and who has which address of them.
+/// The pools and the addresses assigned from them.
 #[derive(Clone, Debug)]
 pub struct Allocator<S> {
     pools: BTreeMap<String, Result<Pool, PoolError>>,
-    ranges: Ranges,
+    ranges: RangeIndex,
     holdings: BTreeMap<S, Holding>,
-    tenants: Register<S>,
-    shared: Shared,
+    holders: HolderIndex<S>,
+    shared: SharedAddresses,
     /// Seconds on a clock of the caller's choice.
     now: i64,
 }
 
-/// What a Service has, and how.
+/// The addresses of one Service.
 #[derive(Clone, Debug)]
 struct Holding {
     assignment: Assignment,
-    tenancy: Tenancy,
+    sharing_mode: SharingMode,
 }
 
-/// How a Service comes to an address.
+/// How a Service gets an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Claim {
-    /// It has had it: those who are leaving it do not stand in the way.
-    Old,
-    /// It is to get it.
+enum Acquisition {
+    /// It has the address already: draining Services do not block it.
+    Kept,
+    /// It does not have the address yet.
     New,
 }
 
@@ -97,49 +99,49 @@ impl<S> Default for Allocator<S> {
     fn default() -> Self {
         Self {
             pools: BTreeMap::new(),
-            ranges: Ranges::default(),
+            ranges: RangeIndex::default(),
             holdings: BTreeMap::new(),
-            tenants: Register::default(),
-            shared: Shared::default(),
+            holders: HolderIndex::default(),
+            shared: SharedAddresses::default(),
             now: 0,
         }
     }
 }
 
-impl<S: Tenant> Allocator<S> {
-    /// Replaces the pools. Services keep what they have as long as a valid pool has it, under whatever name, or as long
-    /// as the pool it is from exists and is invalid: a mistake in a pool moves nobody. The others lose what they have.
-    /// What was outside every pool stays, and is of a pool from now on if one has it.
-    pub fn set_pools(&mut self, candidates: BTreeMap<String, Candidate>) -> Changed<S> {
-        let (verdicts, ranges) = judge(candidates, &self.pools);
+impl<S: ServiceId> Allocator<S> {
+    /// Replaces the pools. A Service keeps an address as long as a valid pool contains it, under whatever name, or as
+    /// long as its pool exists and is invalid: an error in a pool moves no address. Addresses outside every pool stay,
+    /// and belong to a pool once one contains them.
+    pub fn set_pools(&mut self, candidates: BTreeMap<String, PoolCandidate>) -> PoolChanges<S> {
+        let (results, ranges) = validate(candidates, &self.pools);
         let mut before = std::mem::take(&mut self.pools);
         self.ranges = ranges;
         let mut unchanged = BTreeSet::new();
         let mut released = Vec::new();
-        for (name, verdict) in verdicts {
-            let pool = match (verdict, before.remove(&name)) {
-                (Ok(spec), Some(Ok(pool))) if pool.spec().counts_as(&spec) => {
+        for (name, result) in results {
+            let pool = match (result, before.remove(&name)) {
+                (Ok(spec), Some(Ok(pool))) if pool.spec().has_same_accounting(&spec) => {
                     unchanged.insert(name.clone());
                     Ok(pool.with_spec(spec))
                 }
-                (verdict, old) => {
-                    released.extend(old.iter().flatten().flat_map(all_released));
-                    verdict.map(Pool::new)
+                (result, old) => {
+                    released.extend(old.iter().flatten().flat_map(releases));
+                    result.map(Pool::new)
                 }
             };
             self.pools.insert(name, pool);
         }
-        released.extend(before.values().flatten().flat_map(all_released));
+        released.extend(before.values().flatten().flat_map(releases));
         for (address, since) in released.into_iter().rev() {
             self.remember_release(address, since);
         }
-        let changed = self.move_holdings(&unchanged);
-        self.pass_to(self.now);
+        let changed = self.reassess_holdings(&unchanged);
+        self.advance_to(self.now);
         changed
     }
 
-    /// Looks at every Service again that has something of other pools than these.
-    fn move_holdings(&mut self, unchanged: &BTreeSet<String>) -> Changed<S> {
+    /// Reassigns the origins of all Services with addresses of other pools than these.
+    fn reassess_holdings(&mut self, unchanged: &BTreeSet<String>) -> PoolChanges<S> {
         let stays = |origin: &Origin| origin.pool().is_some_and(|name| unchanged.contains(&**name));
         let affected: Vec<_> = self
             .holdings
@@ -147,18 +149,18 @@ impl<S: Tenant> Allocator<S> {
             .filter(|(_, holding)| !holding.assignment.parts().all(|(_, origin)| stays(origin)))
             .map(|(service, holding)| (service.clone(), holding.clone()))
             .collect();
-        // All of them first, so that each pool counts anew from nothing.
+        // Release all of them first, so that each pool counts from zero.
         for (service, _) in &affected {
             self.release(service);
         }
-        let mut changed = Changed {
+        let mut changed = PoolChanges {
             cleared: Vec::new(),
             renamed: Vec::new(),
         };
         for (service, holding) in affected {
             let Holding {
                 assignment: had,
-                tenancy,
+                sharing_mode,
             } = holding;
             let mut has = Assignment::default();
             let mut lost = None;
@@ -166,14 +168,18 @@ impl<S: Tenant> Allocator<S> {
                 let was_outside = matches!(origin, Origin::Outside(_));
                 match self.origin(address, origin.name(), was_outside) {
                     Ok(origin) => has.add(address, origin),
-                    Err(reason) => lost = lost.or(Some(reason)),
+                    Err(rejection) => lost = lost.or(Some(rejection)),
                 }
             }
             if !has.is_empty() {
-                self.record(&service, &has, tenancy);
+                self.record(&service, &has, sharing_mode);
             }
             match lost {
-                Some(reason) => changed.cleared.push(Cleared { service, had, reason }),
+                Some(rejection) => changed.cleared.push(ClearedService {
+                    service,
+                    had,
+                    rejection,
+                }),
                 None if has.pool_names() != had.pool_names() => changed.renamed.push(service),
                 None => {}
             }
@@ -181,35 +187,35 @@ impl<S: Tenant> Allocator<S> {
         changed
     }
 
-    /// Time passes: addresses that were held back may be given again. `now` is in seconds, and on the same clock as
+    /// Advances the clock, and frees addresses whose hold-down has ended. `now` is in seconds, on the same clock as the
     /// times given to [`Allocator::remember_release`].
-    pub fn pass_to(&mut self, now: i64) {
+    pub fn advance_to(&mut self, now: i64) {
         self.now = now;
         for pool in self.pools.values_mut().flatten() {
-            pool.wake(now);
+            pool.expire_hold_downs(now);
         }
     }
 
-    /// When an address can be given next that is held back now.
+    /// When the next hold-down ends.
     #[must_use]
-    pub fn next_wake(&self) -> Option<i64> {
+    pub fn next_hold_down_end(&self) -> Option<i64> {
         let pools = self.pools.values().flatten();
-        pools.filter_map(|pool| pool.next_wake(self.now)).min()
+        pools.filter_map(|pool| pool.next_hold_down_end(self.now)).min()
     }
 
-    /// Remembers that an address was released at some time, if nobody has it and its pool wants to know.
+    /// Restores the release time of an address, if no Service has it and its pool tracks releases.
     pub fn remember_release(&mut self, address: IpAddr, since: i64) {
         let Some((_, name)) = self.ranges.find(address) else {
             return;
         };
-        if self.tenants.who_has(address).next().is_none()
+        if self.holders.holders_of(address).next().is_none()
             && let Some(Ok(pool)) = self.pools.get_mut(&**name)
         {
             pool.remember_release(address, since.min(self.now));
         }
     }
 
-    /// The pools by name, and why the invalid ones are.
+    /// The pools by name, or why they are invalid.
     pub fn pools(&self) -> impl Iterator<Item = (&str, Result<&Pool, &PoolError>)> {
         self.pools
             .iter()
@@ -222,99 +228,108 @@ impl<S: Tenant> Allocator<S> {
         self.pools.get(name).map(Result::as_ref)
     }
 
-    /// What a Service has.
+    /// The addresses of a Service.
     #[must_use]
     pub fn assignment(&self, service: &S) -> Option<&Assignment> {
         self.holdings.get(service).map(|holding| &holding.assignment)
     }
 
-    /// How a Service has what it has.
+    /// How a Service holds its addresses.
     #[must_use]
-    pub fn tenancy(&self, service: &S) -> Option<&Tenancy> {
-        self.holdings.get(service).map(|holding| &holding.tenancy)
+    pub fn sharing_mode(&self, service: &S) -> Option<&SharingMode> {
+        self.holdings.get(service).map(|holding| &holding.sharing_mode)
     }
 
-    /// Every Service that has something, in order.
+    /// Every Service with addresses, in order.
     pub fn assignments(&self) -> impl Iterator<Item = (&S, &Assignment)> {
         self.holdings
             .iter()
             .map(|(service, holding)| (service, &holding.assignment))
     }
 
-    /// Who has an address.
-    pub fn who_has(&self, address: IpAddr) -> impl Iterator<Item = &S> {
-        self.tenants.who_has(address)
+    /// The Services that have an address.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &S> {
+        self.holders.holders_of(address)
     }
 
-    /// Gives a Service what it asks for. What it had is released first, unless it is part of what it asks for. `chosen`
-    /// says of a pool that is not for everybody, by name, whether it is for this Service.
+    /// Assigns the requested addresses to a Service. Its present addresses are released first, unless they are part of
+    /// the request. Pools with a `serviceAllocation` are used only if `pool_filter` allows them.
     ///
     /// # Errors
-    /// When it cannot be given; the Service then has nothing.
-    pub fn assign(&mut self, service: &S, request: &Request, chosen: Chosen<'_>) -> Result<Given, Rejection> {
+    /// If the request is rejected; the Service then has no address.
+    pub fn assign(
+        &mut self,
+        service: &S,
+        request: &Request,
+        pool_filter: PoolFilter<'_>,
+    ) -> Result<Assigned, Rejection> {
         let has = self.holdings.get(service).filter(|holding| {
-            request.allows(&holding.assignment)
-                && holding.tenancy == request.tenancy
-                && self.shuts_out(&holding.assignment, chosen).is_none()
+            request.permits(&holding.assignment)
+                && holding.sharing_mode == request.sharing_mode
+                && self.first_disallowed(&holding.assignment, pool_filter).is_none()
         });
         if let Some(Holding { assignment: has, .. }) = has {
             let has = has.clone();
-            let lacks = match self.one_more(service, &has, request, chosen) {
+            let incomplete = match self.second_family(service, &has, request, pool_filter) {
                 Some(Ok(more)) => {
-                    let assignment = has.and(&more);
+                    let assignment = has.merge(&more);
                     self.release(service);
-                    self.record(service, &assignment, request.tenancy.clone());
-                    return Ok(Given {
+                    self.record(service, &assignment, request.sharing_mode.clone());
+                    return Ok(Assigned {
                         assignment,
-                        lacks: None,
+                        incomplete: None,
                     });
                 }
-                Some(Err(reason)) => Some(reason),
+                Some(Err(rejection)) => Some(rejection),
                 None => None,
             };
-            return Ok(Given {
+            return Ok(Assigned {
                 assignment: has,
-                lacks,
+                incomplete,
             });
         }
         self.release(service);
-        let assignment = self.choose(service, request, chosen)?;
-        self.record(service, &assignment, request.tenancy.clone());
-        let lacks = self.one_more(service, &assignment, request, chosen);
-        Ok(Given {
+        let assignment = self.select(service, request, pool_filter)?;
+        self.record(service, &assignment, request.sharing_mode.clone());
+        let second = self.second_family(service, &assignment, request, pool_filter);
+        Ok(Assigned {
             assignment,
-            lacks: lacks.and_then(Result::err),
+            incomplete: second.and_then(Result::err),
         })
     }
 
-    /// Lets a Service keep addresses that it was given earlier, as its status says. What it had is released first. A
-    /// quota takes nothing away.
+    /// Records addresses that a Service has already, as its status shows. Its present addresses are released first.
+    /// Quotas do not apply.
     ///
     /// # Errors
-    /// When an address is of no pool, or somebody has it. The Service then has the other one of two.
-    pub fn adopt(&mut self, service: &S, keep: Keep<'_>) -> Result<(), Rejection> {
+    /// If no pool contains an address, or another Service has it. Of two addresses the Service then keeps the other.
+    pub fn adopt(&mut self, service: &S, request: AdoptRequest<'_>) -> Result<(), Rejection> {
         self.release(service);
         let mut kept = Assignment::default();
         let mut lost = None;
-        for address in keep.addresses.iter() {
-            let claimed = keep.claimed.of(Family::of(address));
+        for address in request.addresses.iter() {
+            let recorded = request.recorded.for_family(Family::of(address));
             let origin = self
-                .has_room(service, address, &keep.tenancy, Claim::Old)
-                .and_then(|()| self.origin(address, claimed, keep.outside));
+                .check_holders(service, address, &request.sharing_mode, Acquisition::Kept)
+                .and_then(|()| self.origin(address, recorded, request.allow_outside_pools));
             match origin {
                 Ok(origin) => kept.add(address, origin),
-                Err(reason) => lost = lost.or(Some(reason)),
+                Err(rejection) => lost = lost.or(Some(rejection)),
             }
         }
         if !kept.is_empty() {
-            self.record(service, &kept, keep.tenancy);
+            self.record(service, &kept, request.sharing_mode);
         }
         lost.map_or(Ok(()), Err)
     }
 
-    /// Lets a Service keep these of its addresses alone.
+    /// Releases all addresses of a Service but these.
     pub fn reduce(&mut self, service: &S, to: &Addresses) {
-        let Some(Holding { assignment, tenancy }) = self.holdings.get(service).cloned() else {
+        let Some(Holding {
+            assignment,
+            sharing_mode,
+        }) = self.holdings.get(service).cloned()
+        else {
             return;
         };
         let mut left = Assignment::default();
@@ -325,99 +340,111 @@ impl<S: Tenant> Allocator<S> {
         }
         self.release(service);
         if !left.is_empty() {
-            self.record(service, &left, tenancy);
+            self.record(service, &left, sharing_mode);
         }
     }
 
-    /// Takes back what a Service has.
+    /// Releases all addresses of a Service.
     pub fn release(&mut self, service: &S) -> Option<Assignment> {
-        let Holding { assignment, tenancy } = self.holdings.remove(service)?;
+        let Holding {
+            assignment,
+            sharing_mode,
+        } = self.holdings.remove(service)?;
         for (address, origin) in assignment.parts() {
-            let nobody = self.tenants.remove(address, service);
+            let was_last = self.holders.remove(address, service);
             if let Some(Ok(pool)) = origin.pool().and_then(|name| self.pools.get_mut(&**name)) {
-                if nobody {
-                    pool.give_back(address, self.now);
+                if was_last {
+                    pool.release(address, self.now);
                 }
                 if pool.has_quota()
-                    && let Some(namespace) = self.tenants.new_namespace(service, address)
+                    && let Some(namespace) = self.holders.uncounted_namespace(service, address)
                 {
-                    pool.count(namespace, Family::of(address), false);
+                    pool.adjust_quota_use(namespace, Family::of(address), false);
                 }
             }
-            if let Tenancy::Shares(sharing) = &tenancy {
-                self.share(&sharing.key, address);
+            if let SharingMode::Shared(sharing) = &sharing_mode {
+                self.update_shared(&sharing.key, address);
             }
         }
         Some(assignment)
     }
 
-    fn record(&mut self, service: &S, assignment: &Assignment, tenancy: Tenancy) {
+    fn record(&mut self, service: &S, assignment: &Assignment, sharing_mode: SharingMode) {
         for (address, origin) in assignment.parts() {
             if let Some(Ok(pool)) = origin.pool().and_then(|name| self.pools.get_mut(&**name)) {
-                pool.take(address);
+                pool.mark_used(address);
                 if pool.has_quota()
-                    && let Some(namespace) = self.tenants.new_namespace(service, address)
+                    && let Some(namespace) = self.holders.uncounted_namespace(service, address)
                 {
-                    pool.count(namespace, Family::of(address), true);
+                    pool.adjust_quota_use(namespace, Family::of(address), true);
                 }
             }
-            self.tenants.add(address, service);
+            self.holders.add(address, service);
         }
-        let shared_under = match &tenancy {
-            Tenancy::Shares(sharing) => Some(sharing.key.clone()),
-            Tenancy::Alone | Tenancy::Leaves => None,
+        let shared_under = match &sharing_mode {
+            SharingMode::Shared(sharing) => Some(sharing.key.clone()),
+            SharingMode::Exclusive | SharingMode::Draining => None,
         };
         let holding = Holding {
             assignment: assignment.clone(),
-            tenancy,
+            sharing_mode,
         };
         self.holdings.insert(service.clone(), holding);
         if let Some(key) = shared_under {
             for address in assignment.addresses().iter() {
-                self.share(&key, address);
+                self.update_shared(&key, address);
             }
         }
     }
 
-    /// Takes in that others share an address under a key than before.
-    fn share(&mut self, key: &str, address: IpAddr) {
-        let theirs = self
-            .who_has(address)
-            .filter_map(|service| match self.tenancy(service) {
-                Some(Tenancy::Shares(sharing)) if sharing.key == key => Some(&**sharing),
+    /// Updates the [`SharedAddresses`] of a key after a holder of the address has changed.
+    fn update_shared(&mut self, key: &str, address: IpAddr) {
+        let sharings = self
+            .holders(address)
+            .filter_map(|service| match self.sharing_mode(service) {
+                Some(SharingMode::Shared(sharing)) if sharing.key == key => Some(&**sharing),
                 Some(_) | None => None,
             });
-        let all = theirs.fold(None, |all: Option<Sharing>, one| match all {
+        let combined = sharings.fold(None, |all: Option<Sharing>, one| match all {
             None => Some(one.clone()),
             Some(mut all) => {
                 all.ports.extend(one.ports.iter().cloned());
                 Some(all)
             }
         });
-        self.shared.set(key, address, all);
+        self.shared.set(key, address, combined);
     }
 
-    /// The first pool that a Service has something of and may not use. An invalid pool shuts nobody out of what they
-    /// have.
+    /// The first address of a Service from a pool that does not allow it, with the pool. Invalid pools allow their
+    /// Services.
     #[must_use]
-    pub fn shuts_out<'a>(&self, has: &'a Assignment, chosen: Chosen<'_>) -> Option<(IpAddr, &'a str)> {
+    pub fn first_disallowed<'a>(
+        &self,
+        has: &'a Assignment,
+        pool_filter: PoolFilter<'_>,
+    ) -> Option<(IpAddr, &'a str)> {
         has.parts().find_map(|(address, origin)| {
             let name = origin.pool()?;
             match self.pools.get(&**name) {
-                Some(Ok(pool)) => (!admits(pool, chosen)).then_some((address, &**name)),
+                Some(Ok(pool)) => (!pool_allows(pool, pool_filter)).then_some((address, &**name)),
                 Some(Err(_)) | None => None,
             }
         })
     }
 
-    /// Where an address is from that a Service has had.
-    fn origin(&self, address: IpAddr, claimed: Option<&str>, outside: bool) -> Result<Origin, Rejection> {
+    /// The origin of an address that a Service has already.
+    fn origin(
+        &self,
+        address: IpAddr,
+        recorded: Option<&str>,
+        allow_outside_pools: bool,
+    ) -> Result<Origin, Rejection> {
         let invalid = |name: &&str| matches!(self.pools.get(*name), Some(Err(_)));
-        match (self.pool_of(address), claimed.filter(invalid)) {
+        match (self.pool_of(address), recorded.filter(invalid)) {
             (Ok(name), _) => Ok(Origin::Pool(name.clone())),
             (Err(Rejection::NotInAnyPool(_)), Some(invalid)) => Ok(Origin::Pool(invalid.into())),
-            (Err(_), _) if outside => Ok(Origin::Outside(claimed.map(Arc::from))),
-            (Err(reason), _) => Err(reason),
+            (Err(_), _) if allow_outside_pools => Ok(Origin::Outside(recorded.map(Arc::from))),
+            (Err(rejection), _) => Err(rejection),
         }
     }
 
@@ -427,19 +454,19 @@ impl<S: Tenant> Allocator<S> {
         };
         match self.pools.get(&**name) {
             Some(Ok(pool)) if pool.contains(address) => Ok(name),
-            Some(Ok(pool)) => Err(pool.why_left_out(address)),
+            Some(Ok(pool)) => Err(pool.unusable_reason(address)),
             Some(Err(_)) | None => Err(Rejection::NotInAnyPool(address)),
         }
     }
 }
 
-fn all_released(pool: &Pool) -> Vec<(IpAddr, i64)> {
+fn releases(pool: &Pool) -> Vec<(IpAddr, i64)> {
     pool.released(usize::MAX)
 }
 
-fn admits(pool: &Pool, chosen: Chosen<'_>) -> bool {
+fn pool_allows(pool: &Pool, pool_filter: PoolFilter<'_>) -> bool {
     match pool.spec().access {
-        Access::Everybody => true,
-        Access::Chosen { .. } => chosen(&pool.spec().name),
+        Access::All => true,
+        Access::Selected { .. } => pool_filter(&pool.spec().name),
     }
 }

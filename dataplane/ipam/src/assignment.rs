@@ -1,23 +1,22 @@
-//! What a Service has: at most one address of each family, and the pool that each is of.
+//! The addresses of one Service: at most one of each family, each with its pool.
 
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addresses::Addresses;
 use crate::range::Family;
 
-/// Where an address is from.
+/// Where an address comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
-    /// This pool; it has the address, or is invalid for the time being. The name is shared, not copied.
+    /// This pool, which contains the address or is currently invalid. The name is shared, not copied.
     Pool(Arc<str>),
-    /// No pool has it. It was there before us, and is kept. The name is of the pool that it is said to be from.
+    /// No pool contains it; the Service had it before this allocator started. With the name of the recorded pool.
     Outside(Option<Arc<str>>),
 }
 
 impl Origin {
-    /// The pool's name, also where that pool does not have the address.
+    /// The pool's name, also if that pool does not contain the address.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -26,7 +25,7 @@ impl Origin {
         }
     }
 
-    /// The pool that the address is of.
+    /// The pool, if the address belongs to one.
     #[must_use]
     pub fn pool(&self) -> Option<&Arc<str>> {
         match self {
@@ -36,7 +35,7 @@ impl Origin {
     }
 }
 
-/// What a Service has.
+/// The addresses of a Service and their origins.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Assignment {
     addresses: Addresses,
@@ -45,19 +44,19 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// The addresses.
+    /// The addresses without their origins.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
 
-    /// Whether there is none.
+    /// Whether there is no address.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty()
     }
 
-    /// Where the address of a family is from.
+    /// The origin of the address of a family.
     #[must_use]
     pub fn origin(&self, family: Family) -> Option<&Origin> {
         match family {
@@ -66,14 +65,14 @@ impl Assignment {
         }
     }
 
-    /// Each address, and where it is from.
+    /// Each address with its origin, IPv4 first.
     pub fn parts(&self) -> impl Iterator<Item = (IpAddr, &Origin)> {
         let part = |address: IpAddr| Some((address, self.origin(Family::of(address))?));
         self.addresses.iter().filter_map(part)
     }
 
-    /// The names of the pools, as the annotation `ip-allocated-from-pool` gives them: one for all addresses, or that of
-    /// the IPv4 address, a comma, and that of the IPv6 address. None where no name is known.
+    /// The value of the annotation `ip-allocated-from-pool`: one name if both addresses have the same, else the name
+    /// for IPv4, a comma and the name for IPv6. `None` if no name is known.
     #[must_use]
     pub fn pool_names(&self) -> Option<String> {
         let mut names: Vec<_> = self.parts().filter_map(|(_, origin)| origin.name()).collect();
@@ -81,7 +80,7 @@ impl Assignment {
         (!names.is_empty()).then(|| names.join(","))
     }
 
-    /// Adds an address; nothing happens when there is one of its family.
+    /// Adds an address, unless there is one of its family.
     pub(crate) fn add(&mut self, address: IpAddr, origin: Origin) {
         if self.addresses.add(address) {
             match address {
@@ -91,8 +90,8 @@ impl Assignment {
         }
     }
 
-    /// What somebody has who had this and that.
-    pub(crate) fn and(mut self, other: &Self) -> Self {
+    /// This assignment with the addresses of another added.
+    pub(crate) fn merge(mut self, other: &Self) -> Self {
         for (address, origin) in other.parts() {
             self.add(address, origin.clone());
         }
@@ -111,13 +110,13 @@ impl<'a> FromIterator<(IpAddr, &'a Arc<str>)> for Assignment {
     }
 }
 
-/// The pools that addresses are said to be from, in the words of [`Assignment::pool_names`].
+/// The pools recorded in a Service, in the format of [`Assignment::pool_names`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Claimed<'a>(pub Option<&'a str>);
+pub struct RecordedPools<'a>(pub Option<&'a str>);
 
-impl<'a> Claimed<'a> {
-    /// The pool of the address of a family.
-    pub(crate) fn of(self, family: Family) -> Option<&'a str> {
+impl<'a> RecordedPools<'a> {
+    /// The pool recorded for a family.
+    pub(crate) fn for_family(self, family: Family) -> Option<&'a str> {
         let names = self.0?;
         let name = match (names.split_once(','), family) {
             (None, _) => names,
@@ -128,25 +127,12 @@ impl<'a> Claimed<'a> {
     }
 }
 
-/// Who can have an address.
-pub trait Tenant: Clone + Ord + Display {
-    /// The namespace whose quota its addresses count for; none where they count for no quota.
-    fn namespace(&self) -> Option<&str>;
-}
-
-/// `namespace/name`, for tests and measurements.
-impl Tenant for &str {
-    fn namespace(&self) -> Option<&str> {
-        self.split_once('/').map(|(namespace, _)| namespace)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pools_are_named_once_or_one_for_each_family() {
+    fn pool_names_round_trip() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let (v4, v6) = ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
         let names =
@@ -154,12 +140,12 @@ mod tests {
         assert_eq!(names(&[]), None);
         assert_eq!(names(&[(v6, &b), (v4, &b)]).as_deref(), Some("b"));
         assert_eq!(names(&[(v6, &b), (v4, &a)]).as_deref(), Some("a,b"));
-        let claimed = |names, family| Claimed(Some(names)).of(family);
-        assert_eq!(claimed("a", Family::V6), Some("a"));
+        let recorded = |names, family| RecordedPools(Some(names)).for_family(family);
+        assert_eq!(recorded("a", Family::V6), Some("a"));
         assert_eq!(
-            (claimed("a,b", Family::V4), claimed("a,b", Family::V6)),
+            (recorded("a,b", Family::V4), recorded("a,b", Family::V6)),
             (Some("a"), Some("b"))
         );
-        assert_eq!(claimed("", Family::V4), None);
+        assert_eq!(recorded("", Family::V4), None);
     }
 }

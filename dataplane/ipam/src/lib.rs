@@ -1,44 +1,51 @@
-//! Which address a Service gets: ranges, pools, wishes and the allocator that holds them together.
+//! Address allocation: ranges, pools, address requests, and the allocator that assigns addresses to Services.
 //!
-//! Pure: no clock, no randomness, no I/O; the same calls give the same answers on every machine. Nothing is ever
-//! materialised: a /8 and a /64 cost what their assigned addresses cost, and every operation is O(log n).
+//! Pure: no clock, no random numbers, no I/O; the same calls give the same results on every machine. Memory grows with
+//! the assigned addresses, not with the size of a pool (a /8 or a /64 costs the same), and every operation is O(log n).
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`range`] | families and ranges of addresses, as numbers |
-//! | [`addresses`] | what one Service has: at most one address per family |
-//! | [`free`] | which addresses of a pool are used, and the first that is not |
-//! | `places` | a pool's addresses laid end to end |
-//! | `rest` | which addresses were released lately |
-//! | [`pool`] | one pool: ranges, switches, use |
-//! | [`pools`] | which pools of a set are valid, and why the others are not |
-//! | [`request`] | what a Service asks for |
-//! | [`reason`] | every reason not to give it, in words |
-//! | [`sharing`] | when Services may have one address together |
-//! | [`assignment`] | what a Service has, and where it is from |
-//! | `tenants` | who has an address |
-//! | [`allocator`] | who has what: assign, adopt, release |
+//! | [`range`] | address families and ranges |
+//! | [`addresses`] | the addresses of one Service: at most one of each family |
+//! | [`assignment`] | the addresses of one Service with the pool of each |
+//! | [`families`], [`request`] | which families, pool or addresses a Service requests |
+//! | [`sharing`] | when Services may share an address |
+//! | [`pool_spec`], [`pool`] | the configuration of a pool, and its usage |
+//! | [`pool_error`], [`pools`] | validation of a set of pools |
+//! | `address_space` | maps the addresses of a pool to consecutive positions |
+//! | [`interval_set`], `hold_down` | positions in use, and positions released recently |
+//! | `holders`, `shared_addresses` | the Services of each address, and the shared addresses by key |
+//! | [`rejection`] | why a Service gets no address |
+//! | [`allocator`] | assigns, adopts and releases addresses |
 
+mod address_space;
 pub mod addresses;
 pub mod allocator;
 pub mod assignment;
-pub mod free;
-mod places;
+pub mod families;
+mod hold_down;
+mod holders;
+pub mod interval_set;
 pub mod pool;
+pub mod pool_error;
+pub mod pool_spec;
 pub mod pools;
 pub mod range;
-pub mod reason;
+pub mod rejection;
 pub mod request;
-mod rest;
+mod shared_addresses;
 pub mod sharing;
-mod tenants;
 
 pub use addresses::Addresses;
-pub use allocator::{Allocator, Changed, Chosen, Cleared, Given, Keep};
-pub use assignment::{Assignment, Claimed, Origin, Tenant};
-pub use pool::{Access, Extras, Pool, PoolSpec, Strategy};
-pub use pools::{Candidate, PoolError};
+pub use allocator::{AdoptRequest, Allocator, Assigned, ClearedService, PoolChanges, PoolFilter};
+pub use assignment::{Assignment, Origin, RecordedPools};
+pub use families::{Families, IpFamilyPolicy};
+pub use holders::ServiceId;
+pub use pool::Pool;
+pub use pool_error::PoolError;
+pub use pool_spec::{Access, AllocationStrategy, PoolAnnotations, PoolSpec};
+pub use pools::PoolCandidate;
 pub use range::{Family, Range};
-pub use reason::Rejection;
-pub use request::{DualStack, Families, Request, Wish};
-pub use sharing::{Port, Sharing, Tenancy};
+pub use rejection::Rejection;
+pub use request::{AddressRequest, RawRequest, Request};
+pub use sharing::{Port, Sharing, SharingMode};

@@ -1,335 +1,281 @@
-//! One pool: its addresses, which of them are used, and which were released so lately that they are not given again.
+//! A valid pool and its usage: which addresses are assigned, and which were released recently.
 //!
-//! A released address *rests*. With a hold-down it is given to nobody for a while who does not ask for it; with the
-//! strategy `LeastRecentlyUsed` it waits until all that were released before it have been given. Time is a number of
-//! seconds, and an argument.
+//! A pool with a hold-down assigns a released address only to a Service that requests it, until the hold-down ends. With
+//! [`AllocationStrategy::LeastRecentlyUsed`] a released address is assigned again after all addresses released before it.
+//! Times are seconds on a clock of the caller.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::free::Used;
-use crate::places::Places;
+use crate::address_space::AddressSpace;
+use crate::hold_down::ReleasedAddresses;
+use crate::interval_set::IntervalSet;
+use crate::pool_spec::{AllocationStrategy, PoolSpec};
 use crate::range::{Family, Range};
-use crate::reason::Rejection;
-use crate::rest::Resting;
+use crate::rejection::{PoolUsage, Rejection};
 
-/// A pool as its owner wrote it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PoolSpec {
-    /// Name.
-    pub name: String,
-    /// Ranges, in the user's order.
-    pub ranges: Vec<Range>,
-    /// Whether Services that ask for nothing may get an address.
-    pub auto_assign: bool,
-    /// Whether IPv4 addresses that end in .0 or .255 are left out.
-    pub avoid_buggy_ips: bool,
-    /// Who may use it.
-    pub access: Access,
-    /// What MetalLB's pools do not have.
-    pub extras: Extras,
-}
-
-impl PoolSpec {
-    /// Whether a pool of one spec counts its use as one of the other does: then what it has counted stays.
-    pub(crate) fn counts_as(&self, other: &Self) -> bool {
-        self.ranges == other.ranges
-            && self.extras.namespace_quota.is_some() == other.extras.namespace_quota.is_some()
-            && self.avoid_buggy_ips == other.avoid_buggy_ips
-            && self.extras.excluded == other.extras.excluded
-    }
-}
-
-/// Who may use a pool. A pool for some is tried before those for everybody.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Access {
-    /// Every Service.
-    #[default]
-    Everybody,
-    /// The Services that its `serviceAllocation` chooses.
-    Chosen {
-        /// Pools of a lower number are tried first, those without one (0) last.
-        priority: u32,
-    },
-}
-
-impl Access {
-    /// Where the pool stands among those that a Service may use.
-    pub(crate) fn rank(self) -> (bool, u32) {
-        match self {
-            Self::Chosen { priority } => (false, priority.checked_sub(1).unwrap_or(u32::MAX)),
-            Self::Everybody => (true, 0),
-        }
-    }
-}
-
-/// What MetalLB's pools do not have; without it, a pool is as MetalLB's.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Extras {
-    /// Addresses that are given to nobody although they are in the ranges.
-    pub excluded: Vec<Range>,
-    /// Which of the free addresses is given.
-    pub strategy: Strategy,
-    /// How many seconds have to pass before a released address is given to somebody who has not asked for it.
-    pub hold_down: u32,
-    /// How many addresses of each family the Services of one namespace can have.
-    pub namespace_quota: Option<u32>,
-}
-
-/// Which of the free addresses is given.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Strategy {
-    /// The first.
-    #[default]
-    First,
-    /// The first that was never used; when there is none left, the one that was released longest ago.
-    LeastRecentlyUsed,
-}
-
-/// A valid pool and its use.
+/// A valid pool and its usage.
 #[derive(Clone, Debug)]
 pub struct Pool {
     spec: PoolSpec,
     name: Arc<str>,
-    v4: Row,
-    v6: Row,
-    /// How many addresses the Services of a namespace have, by family. Of a pool with a quota only.
-    namespaces: BTreeMap<Box<str>, [u32; 2]>,
+    v4: FamilySpace,
+    v6: FamilySpace,
+    /// Addresses of each family per namespace; filled only if the pool has a quota.
+    quota_use: BTreeMap<Box<str>, [u32; 2]>,
 }
 
 impl Pool {
-    /// A pool of which nothing is used. The ranges must not overlap each other.
+    /// A pool without assigned addresses. The ranges must not overlap each other.
     #[must_use]
     pub(crate) fn new(spec: PoolSpec) -> Self {
         Self {
-            v4: Row::new(&spec, Family::V4),
-            v6: Row::new(&spec, Family::V6),
+            v4: FamilySpace::new(&spec, Family::V4),
+            v6: FamilySpace::new(&spec, Family::V6),
             name: spec.name.as_str().into(),
-            namespaces: BTreeMap::new(),
+            quota_use: BTreeMap::new(),
             spec,
         }
     }
 
-    /// The same pool under a spec with the same addresses: its use stays.
+    /// The same pool with a spec that [accounts for addresses in the same way](PoolSpec::has_same_accounting).
     #[must_use]
     pub(crate) fn with_spec(self, spec: PoolSpec) -> Self {
         Self { spec, ..self }
     }
 
-    /// What its owner wrote.
+    /// Its configuration.
     #[must_use]
     pub fn spec(&self) -> &PoolSpec {
         &self.spec
     }
 
-    /// Its name, to be shared.
+    /// Its name, for assignments to share.
     #[must_use]
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Whether the pool has this address to give, used or not.
+    /// Whether the address is one that the pool can assign, in use or not.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.position(address).is_some()
     }
 
-    /// Why an address of its ranges is none that it has to give.
-    pub(crate) fn why_left_out(&self, address: IpAddr) -> Rejection {
+    /// Why the pool does not contain an address of its ranges.
+    pub(crate) fn unusable_reason(&self, address: IpAddr) -> Rejection {
         let pool = self.spec.name.clone();
-        let excludes = |range: &Range| range.contains(address);
-        match self.spec.extras.excluded.iter().find(|range| excludes(range)) {
-            Some(range) => Rejection::Excluded {
+        let mut excluded = self.spec.annotations.excluded.iter();
+        match excluded.find(|range: &&Range| range.contains(address)) {
+            Some(range) => Rejection::ExcludedAddress {
                 address,
                 pool,
                 range: *range,
             },
-            None => Rejection::Avoided { address, pool },
+            None => Rejection::AvoidedAddress { address, pool },
         }
     }
 
-    /// Where an address stands in the pool: the lower, the earlier it is given.
+    /// Position of an address in the pool; lower positions are assigned first.
     pub(crate) fn position(&self, address: IpAddr) -> Option<u128> {
-        self.row(Family::of(address)).places.position(address)
+        self.space(Family::of(address)).addresses.position(address)
     }
 
-    /// How many addresses of a family the pool has; 2^128 - 1 stands for that many or one more.
+    /// Number of usable addresses of a family, at most `u128::MAX`.
     #[must_use]
     pub fn capacity(&self, family: Family) -> u128 {
-        self.row(family).places.capacity()
+        self.space(family).addresses.capacity()
     }
 
-    /// How many addresses of a family are used.
+    /// Number of assigned addresses of a family.
     #[must_use]
     pub fn used(&self, family: Family) -> u64 {
-        self.row(family).in_use()
+        self.space(family).assigned()
     }
 
-    /// How many addresses of a family nobody has; 2^128 - 1 stands for that many or one more.
+    /// Number of addresses of a family that are not assigned, at most `u128::MAX`.
     #[must_use]
     pub fn free(&self, family: Family) -> u128 {
         self.capacity(family)
             .saturating_sub(u128::from(self.used(family)))
     }
 
-    /// How many addresses of a family were released so lately that they are given to nobody who does not ask for them.
+    /// Number of addresses of a family that are in hold-down.
     #[must_use]
-    pub fn held(&self, family: Family, now: i64) -> usize {
-        let resting = self.row(family).resting.newest_first();
-        resting
-            .take_while(|(_, since)| now < self.held_until(*since))
+    pub fn in_hold_down(&self, family: Family, now: i64) -> usize {
+        let released = self.space(family).released.newest_first();
+        released
+            .take_while(|(_, since)| now < self.hold_down_end(*since))
             .count()
     }
 
-    /// The addresses that were released last, as many as asked for, and when: the newest first.
+    /// Up to `limit` addresses that were released most recently, with the time of release, newest first.
     #[must_use]
-    pub fn released(&self, most: usize) -> Vec<(IpAddr, i64)> {
+    pub fn released(&self, limit: usize) -> Vec<(IpAddr, i64)> {
         let mut released: Vec<_> = [&self.v4, &self.v6]
             .into_iter()
-            .flat_map(|row| {
-                let resting = row.resting.newest_first().take(most);
-                resting.filter_map(|(position, since)| Some((row.places.address(position)?, since)))
+            .flat_map(|space| {
+                let released = space.released.newest_first().take(limit);
+                released.filter_map(|(position, since)| Some((space.addresses.address(position)?, since)))
             })
             .collect();
         released.sort_by_key(|(_, since)| std::cmp::Reverse(*since));
-        released.truncate(most);
+        released.truncate(limit);
         released
     }
 
-    /// The next address of a family to give.
+    /// The next address of a family to assign.
     pub(crate) fn next_free(&self, family: Family, now: i64) -> Option<IpAddr> {
-        let row = self.row(family);
-        let never_used = row
-            .taken
-            .first_free()
-            .and_then(|position| row.places.address(position));
+        let space = self.space(family);
+        let never_used = space
+            .unavailable
+            .lowest_absent()
+            .and_then(|position| space.addresses.address(position));
         never_used.or_else(|| {
-            // Of a pool that gives the first, those that rest are held: the others have been forgotten.
-            let (position, since) = row.resting.oldest()?;
-            (self.held_until(since) <= now).then_some(())?;
-            row.places.address(position)
+            // With `First` only addresses in hold-down are tracked: the others have expired.
+            let (position, since) = space.released.oldest()?;
+            (self.hold_down_end(since) <= now).then_some(())?;
+            space.addresses.address(position)
         })
     }
 
-    /// Marks an address as used; false when it was, or is not of this pool.
-    pub(crate) fn take(&mut self, address: IpAddr) -> bool {
-        let row = self.row_mut(Family::of(address));
-        row.places
+    /// Marks an address as used; false if it was used already, or is not of this pool.
+    pub(crate) fn mark_used(&mut self, address: IpAddr) -> bool {
+        let space = self.space_mut(Family::of(address));
+        space
+            .addresses
             .position(address)
-            .is_some_and(|position| row.resting.remove(position) || row.taken.insert(position))
+            .is_some_and(|position| space.released.remove(position) || space.unavailable.insert(position))
     }
 
-    /// Marks an address as free; false when it was, or is not of this pool.
-    pub(crate) fn give_back(&mut self, address: IpAddr, now: i64) -> bool {
-        let row = self.row(Family::of(address));
-        let position = row.places.position(address);
-        let Some(position) = position.filter(|position| row.uses(*position)) else {
+    /// Marks an address as released; false if it was not used, or is not of this pool.
+    pub(crate) fn release(&mut self, address: IpAddr, now: i64) -> bool {
+        let space = self.space(Family::of(address));
+        let position = space.addresses.position(address);
+        let Some(position) = position.filter(|position| space.is_assigned(*position)) else {
             return false;
         };
-        if self.remembers_releases() {
-            self.rest(Family::of(address), position, now);
+        if self.tracks_releases() {
+            self.start_hold_down(Family::of(address), position, now);
         } else {
-            self.row_mut(Family::of(address)).taken.remove(position);
+            self.space_mut(Family::of(address)).unavailable.remove(position);
         }
         true
     }
 
-    fn remembers_releases(&self) -> bool {
-        self.spec.extras.hold_down > 0 || self.spec.extras.strategy == Strategy::LeastRecentlyUsed
+    /// How full the pool is for a family.
+    pub(crate) fn usage(&self, family: Family, now: i64) -> PoolUsage {
+        let next_free = self.space(family).released.oldest();
+        let next_free = next_free.map_or(0, |(_, since)| self.hold_down_end(since).saturating_sub(now));
+        PoolUsage {
+            pool: self.spec.name.clone(),
+            used: self.used(family),
+            in_hold_down: self.in_hold_down(family, now),
+            next_free_in: u64::try_from(next_free).unwrap_or_default(),
+            capacity: self.capacity(family),
+        }
     }
 
-    /// Remembers that an address was released at some time, if it is free.
+    fn tracks_releases(&self) -> bool {
+        self.spec.annotations.hold_down > 0
+            || self.spec.annotations.strategy == AllocationStrategy::LeastRecentlyUsed
+    }
+
+    /// Restores the release time of an address, if it is free and the pool tracks releases.
     pub(crate) fn remember_release(&mut self, address: IpAddr, since: i64) {
-        let remembers = self.remembers_releases();
-        let row = self.row_mut(Family::of(address));
-        if let Some(position) = row.places.position(address)
+        let remembers = self.tracks_releases();
+        let space = self.space_mut(Family::of(address));
+        if let Some(position) = space.addresses.position(address)
             && remembers
-            && row.taken.insert(position)
+            && space.unavailable.insert(position)
         {
-            self.rest(Family::of(address), position, since);
+            self.start_hold_down(Family::of(address), position, since);
         }
     }
 
-    /// Lets a position rest that is marked as taken.
-    fn rest(&mut self, family: Family, position: u128, since: i64) {
-        let row = self.row_mut(family);
-        if let Some(forgotten) = row.resting.add(position, since) {
-            row.taken.remove(forgotten);
+    /// Tracks the release of a position, which stays unavailable.
+    fn start_hold_down(&mut self, family: Family, position: u128, since: i64) {
+        let space = self.space_mut(family);
+        if let Some(forgotten) = space.released.add(position, since) {
+            space.unavailable.remove(forgotten);
         }
     }
 
-    /// Forgets what has rested long enough.
-    pub(crate) fn wake(&mut self, now: i64) {
-        if self.spec.extras.strategy == Strategy::LeastRecentlyUsed {
+    /// Frees addresses whose hold-down has ended.
+    pub(crate) fn expire_hold_downs(&mut self, now: i64) {
+        if self.spec.annotations.strategy == AllocationStrategy::LeastRecentlyUsed {
             return;
         }
-        let hold_down = i64::from(self.spec.extras.hold_down);
-        for row in [&mut self.v4, &mut self.v6] {
-            while let Some((position, since)) = row.resting.oldest()
+        let hold_down = i64::from(self.spec.annotations.hold_down);
+        for space in [&mut self.v4, &mut self.v6] {
+            while let Some((position, since)) = space.released.oldest()
                 && since.saturating_add(hold_down) <= now
             {
-                row.resting.remove(position);
-                row.taken.remove(position);
+                space.released.remove(position);
+                space.unavailable.remove(position);
             }
         }
     }
 
-    /// When an address can be given next that cannot be now because it was released lately.
-    pub(crate) fn next_wake(&self, now: i64) -> Option<i64> {
+    /// When the next hold-down ends.
+    pub(crate) fn next_hold_down_end(&self, now: i64) -> Option<i64> {
         let oldest = [&self.v4, &self.v6]
             .into_iter()
-            .filter_map(|row| row.resting.oldest());
+            .filter_map(|space| space.released.oldest());
         oldest
-            .map(|(_, since)| self.held_until(since))
+            .map(|(_, since)| self.hold_down_end(since))
             .filter(|until| *until > now)
             .min()
     }
 
-    fn held_until(&self, since: i64) -> i64 {
-        since.saturating_add(i64::from(self.spec.extras.hold_down))
+    fn hold_down_end(&self, since: i64) -> i64 {
+        since.saturating_add(i64::from(self.spec.annotations.hold_down))
     }
 
-    /// Whether it matters who has how many addresses.
+    /// Whether addresses are counted per namespace.
     pub(crate) fn has_quota(&self) -> bool {
-        self.spec.extras.namespace_quota.is_some()
+        self.spec.annotations.namespace_quota.is_some()
     }
 
-    /// Whether a namespace has as many addresses of a family as it may.
-    pub(crate) fn quota_is_used_up(&self, namespace: &str, family: Family) -> bool {
-        let quota = self.spec.extras.namespace_quota;
+    /// Whether a namespace has reached its quota of addresses of a family.
+    pub(crate) fn quota_exhausted(&self, namespace: &str, family: Family) -> bool {
+        let quota = self.spec.annotations.namespace_quota;
         quota.is_some_and(|quota| {
-            let has = self.namespaces.get(namespace).map_or(0, |has| has[slot(family)]);
+            let has = self
+                .quota_use
+                .get(namespace)
+                .map_or(0, |has| has[family_index(family)]);
             has >= quota
         })
     }
 
-    /// A namespace has one more address of a family, or one less.
-    pub(crate) fn count(&mut self, namespace: &str, family: Family, more: bool) {
-        if !self.namespaces.contains_key(namespace) {
-            self.namespaces.insert(namespace.into(), [0, 0]);
+    /// Counts one address of a family more, or one less, for a namespace.
+    pub(crate) fn adjust_quota_use(&mut self, namespace: &str, family: Family, more: bool) {
+        if !self.quota_use.contains_key(namespace) {
+            self.quota_use.insert(namespace.into(), [0, 0]);
         }
-        if let Some(has) = self.namespaces.get_mut(namespace) {
-            let number = &mut has[slot(family)];
+        if let Some(has) = self.quota_use.get_mut(namespace) {
+            let number = &mut has[family_index(family)];
             *number = if more {
                 number.saturating_add(1)
             } else {
                 number.saturating_sub(1)
             };
             if *has == [0, 0] {
-                self.namespaces.remove(namespace);
+                self.quota_use.remove(namespace);
             }
         }
     }
 
-    fn row(&self, family: Family) -> &Row {
+    fn space(&self, family: Family) -> &FamilySpace {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         }
     }
 
-    fn row_mut(&mut self, family: Family) -> &mut Row {
+    fn space_mut(&mut self, family: Family) -> &mut FamilySpace {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
@@ -337,44 +283,45 @@ impl Pool {
     }
 }
 
-fn slot(family: Family) -> usize {
+fn family_index(family: Family) -> usize {
     match family {
         Family::V4 => 0,
         Family::V6 => 1,
     }
 }
 
-/// The addresses of one family, and which of them are used.
+/// The addresses of one family and their usage.
 #[derive(Clone, Debug)]
-struct Row {
-    places: Places,
-    /// The positions of addresses that are used or rest.
-    taken: Used,
-    /// The positions of addresses that were released lately.
-    resting: Resting,
+struct FamilySpace {
+    addresses: AddressSpace,
+    /// Positions that are assigned or were released recently.
+    unavailable: IntervalSet,
+    /// Positions that were released recently.
+    released: ReleasedAddresses,
 }
 
-impl Row {
+impl FamilySpace {
     fn new(spec: &PoolSpec, family: Family) -> Self {
         Self {
-            places: Places::new(spec, family),
-            taken: Used::default(),
-            resting: Resting::default(),
+            addresses: AddressSpace::new(spec, family),
+            unavailable: IntervalSet::default(),
+            released: ReleasedAddresses::default(),
         }
     }
 
-    fn in_use(&self) -> u64 {
-        self.taken.len().saturating_sub(self.resting.len())
+    fn assigned(&self) -> u64 {
+        self.unavailable.len().saturating_sub(self.released.len())
     }
 
-    fn uses(&self, position: u128) -> bool {
-        self.taken.contains(position) && !self.resting.contains(position)
+    fn is_assigned(&self, position: u128) -> bool {
+        self.unavailable.contains(position) && !self.released.contains(position)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool_spec::{Access, PoolAnnotations};
 
     fn pool(ranges: &[(&str, &str)], avoid_buggy_ips: bool) -> Pool {
         let range =
@@ -384,22 +331,22 @@ mod tests {
             ranges: ranges.iter().map(range).collect(),
             auto_assign: true,
             avoid_buggy_ips,
-            access: Access::Everybody,
-            extras: Extras::default(),
+            access: Access::All,
+            annotations: PoolAnnotations::default(),
         })
     }
 
     fn drain(pool: &mut Pool, family: Family) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(address) = pool.next_free(family, 0) {
-            assert!(pool.take(address));
+            assert!(pool.mark_used(address));
             all.push(address.to_string());
         }
         all
     }
 
     #[test]
-    fn ranges_are_used_in_the_order_they_are_listed() {
+    fn ranges_are_used_in_listed_order() {
         let mut pool = pool(
             &[
                 ("10.0.0.8", "10.0.0.9"),
@@ -424,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn buggy_addresses_are_neither_given_nor_counted_nor_contained() {
+    fn avoided_addresses_are_not_assigned_or_counted() {
         let mut pool = pool(&[("10.0.0.254", "10.0.1.1"), ("10.0.3.255", "10.0.4.0")], true);
         assert_eq!(pool.capacity(Family::V4), 2);
         assert!(!pool.contains("10.0.0.255".parse().unwrap()));
@@ -433,20 +380,20 @@ mod tests {
     }
 
     #[test]
-    fn avoiding_buggy_addresses_leaves_254_of_each_256_and_all_of_ipv6() {
+    fn avoid_buggy_ips_keeps_254_of_256_and_all_ipv6() {
         let pool = pool(&[("10.0.0.0", "10.255.255.255"), ("fd00::", "fd00::ff")], true);
         assert_eq!(pool.capacity(Family::V4), 65_536 * 254);
         assert_eq!(pool.capacity(Family::V6), 256);
     }
 
     #[test]
-    fn the_whole_of_ipv6_is_a_pool_like_any_other() {
+    fn pool_can_contain_all_of_ipv6() {
         let mut pool = pool(&[("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")], false);
         let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
-        assert!(pool.take(last));
-        assert!(!pool.take(last));
+        assert!(pool.mark_used(last));
+        assert!(!pool.mark_used(last));
         assert_eq!(pool.next_free(Family::V6, 0).unwrap().to_string(), "::");
         assert_eq!(pool.capacity(Family::V6), u128::MAX);
-        assert!(pool.give_back(last, 0));
+        assert!(pool.release(last, 0));
     }
 }

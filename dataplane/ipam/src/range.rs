@@ -1,4 +1,4 @@
-//! Families and ranges of addresses. Both families are numbers of 128 bits here, so that one code serves both.
+//! Address families and ranges. Addresses of both families are handled as 128-bit numbers.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +22,7 @@ impl Family {
         }
     }
 
-    /// The other one.
+    /// The other family.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -31,7 +31,7 @@ impl Family {
         }
     }
 
-    /// The address with this number, or none when IPv4 has no such number.
+    /// The address with this number; `None` if it exceeds the family.
     pub(crate) fn address(self, number: u128) -> Option<IpAddr> {
         match self {
             Self::V4 => u32::try_from(number).ok().map(|bits| Ipv4Addr::from(bits).into()),
@@ -40,7 +40,7 @@ impl Family {
     }
 }
 
-/// MetalLB's words for the families, which its users search their events for.
+/// As in MetalLB's events.
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -66,13 +66,13 @@ pub struct Range {
 }
 
 impl Range {
-    /// The range from `first` to `last`; none when the families differ or the order is wrong.
+    /// The range from `first` to `last`; `None` if the families differ or `last` is lower.
     #[must_use]
     pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
         (Family::of(first) == Family::of(last) && first <= last).then_some(Self { first, last })
     }
 
-    /// The range that a CIDR stands for.
+    /// All addresses of a CIDR.
     #[must_use]
     pub fn of_net(net: ipnet::IpNet) -> Self {
         Self {
@@ -81,26 +81,26 @@ impl Range {
         }
     }
 
-    /// The family of its addresses.
+    /// The family of the addresses.
     #[must_use]
     pub fn family(&self) -> Family {
         Family::of(self.first)
     }
 
-    /// Whether the address is one of the range.
+    /// Whether the range contains the address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        // IPv4 sorts before IPv6 as a whole, so the other family is never in between.
+        // All of IPv4 sorts before IPv6, so no address of the other family is in between.
         self.first <= address && address <= self.last
     }
 
-    /// Whether some address is in both ranges.
+    /// Whether the ranges have an address in common.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// What is left of the range without the holes, in order. Holes may overlap each other, and lie elsewhere.
+    /// The parts of the range outside the holes, in order. Holes may overlap and may lie outside the range.
     pub(crate) fn without(&self, holes: &[Self]) -> Vec<Self> {
         let mut holes: Vec<_> = holes.iter().filter(|hole| hole.overlaps(self)).collect();
         holes.sort();
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_of_one_family_and_runs_upwards() {
+    fn range_has_one_family_and_ascends() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(Range::new(ip("192.168.50.1"), ip("192.168.50.1")).is_some());
         assert!(Range::new(ip("192.168.50.2"), ip("192.168.50.1")).is_none());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_leave_what_is_between_them() {
+    fn without_returns_the_parts_between_holes() {
         let range =
             |first: &str, last: &str| Range::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
         let whole = range("10.0.0.0", "10.0.0.9");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_of_a_family_is_an_address_of_it() {
+    fn addresses_and_numbers_round_trip() {
         for text in [
             "0.0.0.0",
             "255.255.255.255",

@@ -1,198 +1,153 @@
-//! What a Service asks for: families, a pool, addresses. Made from the words in the Service, once, when it changes.
+//! The address request of a Service: families, pool, addresses. Parsed once, when the Service changes.
 
 use std::net::IpAddr;
 
 use crate::addresses::Addresses;
 use crate::assignment::Assignment;
+use crate::families::{Families, IpFamilyPolicy};
 use crate::range::Family;
-use crate::reason::{Rejection, excerpt};
-use crate::sharing::{Sharing, Tenancy};
-
-/// A Service's `ipFamilyPolicy`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum DualStack {
-    /// One family.
-    No,
-    /// Two where possible.
-    Preferred,
-    /// Two or nothing.
-    Required,
-}
-
-/// The families that a Service wants addresses of.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Families {
-    /// One address of this family.
-    One(Family),
-    /// An address of each family, or else of one.
-    Prefer,
-    /// An address of each family.
-    Both,
-}
+use crate::rejection::{Rejection, excerpt};
+use crate::sharing::{Sharing, SharingMode};
 
 impl Families {
-    /// The families of a Service, from its cluster IPs: they are what Kubernetes decided, whatever the spec leaves open.
+    /// The families of a Service, from its cluster IPs: those are what Kubernetes decided, whatever the spec leaves open.
     ///
     /// # Errors
-    /// When there is no cluster IP, or only one where two families are required.
-    pub fn of_cluster_ips(cluster_ips: &[String], policy: DualStack) -> Result<Self, Rejection> {
+    /// If there is no cluster IP, or only one where two families are required.
+    pub fn of_cluster_ips(cluster_ips: &[String], policy: IpFamilyPolicy) -> Result<Self, Rejection> {
         let first = cluster_ips.first().map(|text| text.parse::<IpAddr>());
         let Some(Ok(first)) = first else {
             return Err(Rejection::NoClusterIp);
         };
         let two = cluster_ips.len() > 1;
         match policy {
-            DualStack::Required if two => Ok(Self::Both),
-            DualStack::Required => Err(Rejection::NotEnoughClusterIps(cluster_ips.join(" "))),
-            DualStack::Preferred if two => Ok(Self::Prefer),
-            DualStack::Preferred | DualStack::No => Ok(Self::One(Family::of(first))),
-        }
-    }
-
-    /// Whether these addresses are all that a Service with an explicit wish may ask for.
-    #[must_use]
-    pub fn accept(self, addresses: &Addresses) -> bool {
-        let has = |family| addresses.get(family).is_some();
-        match self {
-            Self::One(family) => has(family) && !has(family.other()),
-            Self::Prefer => !addresses.is_empty(),
-            Self::Both => has(Family::V4) && has(Family::V6),
-        }
-    }
-
-    /// Of these addresses, those of wanted families.
-    #[must_use]
-    pub fn among(self, addresses: &Addresses) -> Addresses {
-        match self {
-            Self::One(family) => addresses.only(family),
-            Self::Prefer | Self::Both => *addresses,
+            IpFamilyPolicy::RequireDualStack if two => Ok(Self::RequireDualStack),
+            IpFamilyPolicy::RequireDualStack => Err(Rejection::NotEnoughClusterIps(cluster_ips.join(" "))),
+            IpFamilyPolicy::PreferDualStack if two => Ok(Self::PreferDualStack),
+            IpFamilyPolicy::PreferDualStack | IpFamilyPolicy::SingleStack => {
+                Ok(Self::Single(Family::of(first)))
+            }
         }
     }
 }
 
-impl std::fmt::Display for Families {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::One(family) => family.fmt(f),
-            Self::Prefer | Self::Both => f.write_str("dual"),
-        }
-    }
-}
-
-/// Where the address is to come from.
+/// Which address is requested.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Wish {
-    /// From any pool with `autoAssign`.
+pub enum AddressRequest {
+    /// Any address of a pool with `autoAssign`.
     Any,
-    /// From this pool.
+    /// Any address of this pool.
     Pool(String),
-    /// These addresses, and no others.
+    /// Exactly these addresses.
     Addresses {
         /// The addresses.
         addresses: Addresses,
-        /// The pool that they have to be of, where the Service names one too.
+        /// The pool that must contain them, if the Service names one too.
         pool: Option<String>,
     },
 }
 
-/// What a Service asks for.
+/// The request of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Request {
-    /// The families.
+    /// Requested families.
     pub families: Families,
-    /// Where from.
-    pub wish: Wish,
-    /// Alone, or with others: never [`Tenancy::Leaves`].
-    pub tenancy: Tenancy,
+    /// Requested pool or addresses.
+    pub address: AddressRequest,
+    /// Exclusive or shared; never [`SharingMode::Draining`].
+    pub sharing_mode: SharingMode,
 }
 
-/// The words in a Service that make a request.
+/// The fields and annotations of a Service that make up a request.
 #[derive(Clone, Debug)]
-pub struct Words<'a> {
+pub struct RawRequest<'a> {
     /// Key and value of the annotation that lists addresses.
     pub addresses: Option<(&'static str, &'a str)>,
-    /// `spec.loadBalancerIP`; empty when absent.
+    /// `spec.loadBalancerIP`; empty if absent.
     pub load_balancer_ip: &'a str,
     /// Value of the annotation that names a pool.
     pub pool: Option<&'a str>,
-    /// With whom the address may be shared.
+    /// Set if the Service has a sharing key.
     pub sharing: Option<Sharing>,
 }
 
 impl Request {
-    /// Reads a request.
+    /// Parses a request.
     ///
     /// # Errors
-    /// When the words contradict each other, or an address cannot be read.
-    pub fn read(families: Families, words: Words<'_>) -> Result<Self, Rejection> {
-        let addresses = match (words.addresses, words.load_balancer_ip) {
+    /// If fields and annotations contradict each other, or an address is invalid.
+    pub fn parse(families: Families, raw: RawRequest<'_>) -> Result<Self, Rejection> {
+        let addresses = match (raw.addresses, raw.load_balancer_ip) {
             (None, "") => None,
-            (Some((key, _)), ip) if !ip.is_empty() => return Err(Rejection::AskedTwice { key }),
-            (Some((key, list)), _) => Some(read_list(key, list)?),
+            (Some((key, _)), ip) if !ip.is_empty() => return Err(Rejection::DuplicateRequest { key }),
+            (Some((key, list)), _) => Some(parse_list(key, list)?),
             (None, ip) => {
                 let address = ip.trim().parse::<IpAddr>();
-                let address = address.map_err(|_| Rejection::BadLoadBalancerIp(excerpt(ip)))?;
+                let address = address.map_err(|_| Rejection::InvalidLoadBalancerIp(excerpt(ip)))?;
                 Some(Addresses::from(address.to_canonical()))
             }
         };
-        let pool = words.pool.map(str::to_owned);
-        let wish = match (addresses, pool) {
-            (Some(addresses), _) if !families.accept(&addresses) => {
-                return Err(Rejection::WrongFamily { addresses, families });
+        let pool = raw.pool.map(str::to_owned);
+        let address = match (addresses, pool) {
+            (Some(addresses), _) if !families.accepts(&addresses) => {
+                return Err(Rejection::FamilyMismatch { addresses, families });
             }
-            (Some(addresses), pool) => Wish::Addresses { addresses, pool },
-            (None, Some(pool)) => Wish::Pool(pool),
-            (None, None) => Wish::Any,
+            (Some(addresses), pool) => AddressRequest::Addresses { addresses, pool },
+            (None, Some(pool)) => AddressRequest::Pool(pool),
+            (None, None) => AddressRequest::Any,
         };
-        let tenancy = words
-            .sharing
-            .map_or(Tenancy::Alone, |sharing| Tenancy::Shares(Box::new(sharing)));
+        let sharing_mode = raw.sharing.map_or(SharingMode::Exclusive, |sharing| {
+            SharingMode::Shared(Box::new(sharing))
+        });
         Ok(Self {
             families,
-            wish,
-            tenancy,
+            address,
+            sharing_mode,
         })
     }
 
-    /// Whether what a Service has is all it asks for, or a part of it.
+    /// Whether the addresses that a Service has are all that it requests, or a part of it.
     #[must_use]
-    pub fn allows(&self, has: &Assignment) -> bool {
+    pub fn permits(&self, has: &Assignment) -> bool {
         let addresses = has.addresses();
         let from = |pool: &String| {
             has.parts()
                 .all(|(_, origin)| origin.name() == Some(pool.as_str()))
         };
-        let wish = match &self.wish {
-            Wish::Any => true,
-            Wish::Pool(pool) => from(pool),
-            Wish::Addresses {
-                addresses: asked,
+        let as_requested = match &self.address {
+            AddressRequest::Any => true,
+            AddressRequest::Pool(pool) => from(pool),
+            AddressRequest::Addresses {
+                addresses: requested,
                 pool,
-            } => *asked == addresses && pool.as_ref().is_none_or(from),
+            } => *requested == addresses && pool.as_ref().is_none_or(from),
         };
-        wish && !addresses.is_empty() && self.families.among(&addresses) == addresses
+        as_requested && !addresses.is_empty() && self.families.restrict(&addresses) == addresses
     }
 
-    /// The family that a Service wants an address of beside what it has. Who names addresses wants no others.
+    /// The family of which the Service still requests an address. A request for certain addresses never lacks one.
     #[must_use]
-    pub fn missing(&self, has: &Assignment) -> Option<Family> {
-        match (&self.wish, self.families) {
-            (Wish::Addresses { .. }, _) | (_, Families::One(_)) => None,
-            (Wish::Any | Wish::Pool(_), Families::Prefer | Families::Both) => [Family::V4, Family::V6]
+    pub fn missing_family(&self, has: &Assignment) -> Option<Family> {
+        match (&self.address, self.families) {
+            (AddressRequest::Addresses { .. }, _) | (_, Families::Single(_)) => None,
+            (
+                AddressRequest::Any | AddressRequest::Pool(_),
+                Families::PreferDualStack | Families::RequireDualStack,
+            ) => [Family::V4, Family::V6]
                 .into_iter()
                 .find(|family| has.origin(*family).is_none()),
         }
     }
 }
 
-fn read_list(key: &'static str, list: &str) -> Result<Addresses, Rejection> {
+fn parse_list(key: &'static str, list: &str) -> Result<Addresses, Rejection> {
     let mut addresses = Addresses::default();
     let mut count = 0;
     for text in list.split(',') {
         let address = text
             .trim()
             .parse::<IpAddr>()
-            .map_err(|_| Rejection::BadAddressList {
+            .map_err(|_| Rejection::InvalidAddressList {
                 key,
                 value: excerpt(list),
             })?;
@@ -203,7 +158,7 @@ fn read_list(key: &'static str, list: &str) -> Result<Addresses, Rejection> {
         let address = address.to_canonical();
         if !addresses.add(address) {
             let first = addresses.get(Family::of(address)).unwrap_or(address);
-            return Err(Rejection::SameFamily(first, address));
+            return Err(Rejection::DuplicateFamily(first, address));
         }
     }
     Ok(addresses)
@@ -213,49 +168,55 @@ fn read_list(key: &'static str, list: &str) -> Result<Addresses, Rejection> {
 mod tests {
     use super::*;
 
-    fn families(ips: &[&str], policy: DualStack) -> Result<Families, Rejection> {
+    fn families(ips: &[&str], policy: IpFamilyPolicy) -> Result<Families, Rejection> {
         let ips: Vec<_> = ips.iter().map(|ip| (*ip).to_owned()).collect();
         Families::of_cluster_ips(&ips, policy)
     }
 
-    fn read(list: Option<&str>, ip: &str, pool: Option<&str>) -> Result<Wish, String> {
-        let words = Words {
+    fn read(list: Option<&str>, ip: &str, pool: Option<&str>) -> Result<AddressRequest, String> {
+        let raw = RawRequest {
             addresses: list.map(|list| ("metallb.io/loadBalancerIPs", list)),
             load_balancer_ip: ip,
             pool,
             sharing: None,
         };
-        match Request::read(Families::One(Family::V4), words) {
-            Ok(request) => Ok(request.wish),
+        match Request::parse(Families::Single(Family::V4), raw) {
+            Ok(request) => Ok(request.address),
             Err(rejection) => Err(rejection.to_string()),
         }
     }
 
     #[test]
-    fn the_family_comes_from_the_cluster_ips() {
+    fn families_follow_cluster_ips() {
         assert_eq!(
-            families(&["10.96.0.9"], DualStack::No),
-            Ok(Families::One(Family::V4))
+            families(&["10.96.0.9"], IpFamilyPolicy::SingleStack),
+            Ok(Families::Single(Family::V4))
         );
         assert_eq!(
-            families(&["fd00::9"], DualStack::Preferred),
-            Ok(Families::One(Family::V6))
+            families(&["fd00::9"], IpFamilyPolicy::PreferDualStack),
+            Ok(Families::Single(Family::V6))
         );
         assert_eq!(
-            families(&["fd00::9", "10.96.0.9"], DualStack::Preferred),
-            Ok(Families::Prefer)
+            families(&["fd00::9", "10.96.0.9"], IpFamilyPolicy::PreferDualStack),
+            Ok(Families::PreferDualStack)
         );
         assert_eq!(
-            families(&["10.96.0.9", "fd00::9"], DualStack::Required),
-            Ok(Families::Both)
+            families(&["10.96.0.9", "fd00::9"], IpFamilyPolicy::RequireDualStack),
+            Ok(Families::RequireDualStack)
         );
-        assert_eq!(families(&[], DualStack::No), Err(Rejection::NoClusterIp));
-        assert_eq!(families(&["None"], DualStack::No), Err(Rejection::NoClusterIp));
-        assert!(families(&["10.96.0.9"], DualStack::Required).is_err());
+        assert_eq!(
+            families(&[], IpFamilyPolicy::SingleStack),
+            Err(Rejection::NoClusterIp)
+        );
+        assert_eq!(
+            families(&["None"], IpFamilyPolicy::SingleStack),
+            Err(Rejection::NoClusterIp)
+        );
+        assert!(families(&["10.96.0.9"], IpFamilyPolicy::RequireDualStack).is_err());
     }
 
     #[test]
-    fn an_address_is_asked_for_in_one_place_only() {
+    fn addresses_in_annotation_and_spec_are_rejected() {
         let error = read(Some("192.168.50.50"), "192.168.50.50", None).unwrap_err();
         assert!(
             error
@@ -264,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_cannot_be_read_are_named() {
+    fn invalid_addresses_are_quoted() {
         for (list, ip, part) in [
             (
                 Some("nonsense"),
@@ -300,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_text_the_beginning_is_repeated() {
+    fn long_input_is_truncated_in_messages() {
         let long = "é".repeat(5000);
         for error in [
             read(Some(&long), "", None).unwrap_err(),
@@ -312,17 +273,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_may_be_named_along_with_an_address() {
+    fn pool_and_address_can_be_requested_together() {
         let addresses = Addresses::from("192.168.50.7".parse::<IpAddr>().unwrap());
-        let wish = read(Some(" 192.168.50.7 "), "", Some("lan")).unwrap();
+        let request = read(Some(" 192.168.50.7 "), "", Some("lan")).unwrap();
         assert_eq!(
-            wish,
-            Wish::Addresses {
+            request,
+            AddressRequest::Addresses {
                 addresses,
                 pool: Some("lan".to_owned())
             }
         );
-        assert_eq!(read(None, "", Some("lan")), Ok(Wish::Pool("lan".to_owned())));
-        assert_eq!(read(None, "", None), Ok(Wish::Any));
+        assert_eq!(
+            read(None, "", Some("lan")),
+            Ok(AddressRequest::Pool("lan".to_owned()))
+        );
+        assert_eq!(read(None, "", None), Ok(AddressRequest::Any));
     }
 }

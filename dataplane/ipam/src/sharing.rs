@@ -1,8 +1,8 @@
-//! When Services may have one address together: the same key in the annotation `allow-shared-ip`, no port in common, and
-//! backends that a node can tell apart by nothing but the port.
+//! When Services may share an address: they have the same key in the annotation `allow-shared-ip` and no port in
+//! common, and any node that is eligible for one of them is eligible for the other.
 //!
-//! With `externalTrafficPolicy: Local` a node owns an address only while it has an endpoint, so Services whose endpoints
-//! are on different nodes cannot have one owner: their selectors have to be the same.
+//! With `externalTrafficPolicy: Local` only nodes with an endpoint are eligible, so Services with that policy can share
+//! an address only if their selectors are the same.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,9 +10,9 @@ use std::fmt;
 /// A port of a Service: `TCP/80`.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Port {
-    /// The protocol, as Kubernetes writes it.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
-    /// The number.
+    /// The port number.
     pub number: u16,
 }
 
@@ -22,66 +22,65 @@ impl fmt::Display for Port {
     }
 }
 
-/// What a Service brings along that shares its address.
+/// The properties of a Service that decide with which others it can share an address.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Sharing {
-    /// Those with the same key share.
+    /// Value of the annotation `allow-shared-ip`.
     pub key: String,
-    /// Its ports.
+    /// All ports of the Service.
     pub ports: BTreeSet<Port>,
-    /// What decides which nodes may own the address: the selector with `externalTrafficPolicy: Local`, and nothing
-    /// otherwise.
+    /// Selector of the Service if its `externalTrafficPolicy` is `Local`, otherwise empty.
     pub backend: String,
 }
 
-/// Why two Services cannot share.
+/// Why two Services cannot share an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Conflict {
-    /// The other Service has no key.
+pub enum SharingConflict {
+    /// One of them has no key.
     NotShared,
-    /// The other Service has another key.
+    /// The keys differ.
     Key,
-    /// Both have the port.
+    /// Both have this port.
     Port(Port),
-    /// The endpoints of one of them decide who may own the address, and the other's are others.
+    /// The policies or the selectors differ, and at least one policy is `Local`.
     Backend,
 }
 
 impl Sharing {
-    /// What stands against sharing an address with another Service.
+    /// Why the address cannot be shared with another Service; `None` if it can.
     #[must_use]
-    pub fn conflict_with(&self, other: &Self) -> Option<Conflict> {
+    pub fn conflict_with(&self, other: &Self) -> Option<SharingConflict> {
         if self.key != other.key {
-            return Some(Conflict::Key);
+            return Some(SharingConflict::Key);
         }
         if let Some(port) = self.ports.intersection(&other.ports).next() {
-            return Some(Conflict::Port(port.clone()));
+            return Some(SharingConflict::Port(port.clone()));
         }
-        (self.backend != other.backend).then_some(Conflict::Backend)
+        (self.backend != other.backend).then_some(SharingConflict::Backend)
     }
 }
 
-/// How a Service has its addresses.
+/// How a Service holds its addresses.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Tenancy {
-    /// Nobody else can have them.
+pub enum SharingMode {
+    /// No other Service can have them.
     #[default]
-    Alone,
-    /// Others can have them too, if they fit.
-    Shares(Box<Sharing>),
-    /// It has them no more, but its status may show them still: they are not given to anybody who has not got them
-    /// already.
-    Leaves,
+    Exclusive,
+    /// Other Services without a conflict can have them too.
+    Shared(Box<Sharing>),
+    /// The Service has lost them, but its status may still show them: only Services that have them already can keep
+    /// them.
+    Draining,
 }
 
-impl Tenancy {
-    /// What stands against coming to an address that somebody else has.
-    pub(crate) fn conflict_with(&self, other: &Self) -> Option<Conflict> {
+impl SharingMode {
+    /// Why an address cannot be assigned while another Service has it; `None` if it can.
+    pub(crate) fn conflict_with(&self, other: &Self) -> Option<SharingConflict> {
         match (self, other) {
-            (Self::Leaves, _) | (_, Self::Leaves) => None,
-            (Self::Shares(one), Self::Shares(other)) => one.conflict_with(other),
-            (Self::Alone, Self::Alone | Self::Shares(_)) | (Self::Shares(_), Self::Alone) => {
-                Some(Conflict::NotShared)
+            (Self::Draining, _) | (_, Self::Draining) => None,
+            (Self::Shared(one), Self::Shared(other)) => one.conflict_with(other),
+            (Self::Exclusive, Self::Exclusive | Self::Shared(_)) | (Self::Shared(_), Self::Exclusive) => {
+                Some(SharingConflict::NotShared)
             }
         }
     }
@@ -104,17 +103,17 @@ mod tests {
     }
 
     #[test]
-    fn key_ports_and_backend_decide() {
+    fn sharing_requires_same_key_and_backend_and_distinct_ports() {
         let web = sharing("k", &[("TCP", 80), ("TCP", 443)], "");
         assert_eq!(web.conflict_with(&sharing("k", &[("UDP", 443)], "")), None);
         assert_eq!(
             web.conflict_with(&sharing("other", &[("UDP", 53)], "")),
-            Some(Conflict::Key)
+            Some(SharingConflict::Key)
         );
         let conflict = web.conflict_with(&sharing("k", &[("TCP", 443)], ""));
-        assert!(matches!(conflict, Some(Conflict::Port(port)) if port.to_string() == "TCP/443"));
+        assert!(matches!(conflict, Some(SharingConflict::Port(port)) if port.to_string() == "TCP/443"));
         let local = sharing("k", &[("UDP", 53)], "app=dns");
-        assert_eq!(web.conflict_with(&local), Some(Conflict::Backend));
+        assert_eq!(web.conflict_with(&local), Some(SharingConflict::Backend));
         assert_eq!(
             local.conflict_with(&sharing("k", &[("TCP", 53)], "app=dns")),
             None

@@ -1,7 +1,7 @@
-//! The allocator against a model that looks at every address: whatever happens, no address is given twice, none leaks,
-//! nobody moves without cause, and the one that is given is the one that the pool's rules say.
+//! The allocator against a model that scans every address: no address is assigned twice, none leaks, no Service moves
+//! without cause, and the assigned address is the one that the rules of the pool select.
 
-#![allow(clippy::unwrap_used, reason = "what the model makes is right")]
+#![allow(clippy::unwrap_used, reason = "the model builds valid values")]
 
 mod support;
 
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_ipam::{
-    Access, Addresses, Candidate, Claimed, Extras, Families, Family, Keep, Origin, PoolSpec, Range, Request,
-    Strategy as Order, Tenancy, Tenant, Wish,
+    Access, AddressRequest, Addresses, AdoptRequest, AllocationStrategy as Order, Families, Family, Origin,
+    PoolAnnotations, PoolCandidate, PoolSpec, Range, RecordedPools, Request, ServiceId, SharingMode,
 };
 use proptest::prelude::*;
 use support::Ipam;
@@ -18,10 +18,10 @@ use support::Ipam;
 const SERVICES: [&str; 6] = ["x/a", "x/b", "x/c", "y/d", "y/e", "y/f"];
 const POOLS: [&str; 3] = ["p", "q", "r"];
 const FAMILIES: [Families; 4] = [
-    Families::One(Family::V4),
-    Families::One(Family::V6),
-    Families::Prefer,
-    Families::Both,
+    Families::Single(Family::V4),
+    Families::Single(Family::V6),
+    Families::PreferDualStack,
+    Families::RequireDualStack,
 ];
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
@@ -35,7 +35,7 @@ enum Step {
     Edit(usize, Option<Draft>),
 }
 
-/// A pool to be.
+/// The random properties of a pool.
 #[derive(Clone, Debug)]
 struct Draft {
     v4: Option<(u8, u8)>,
@@ -70,7 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let service = 0..SERVICES.len();
     let pool = 0..POOLS.len();
     let families = 0..FAMILIES.len();
-    // Addresses around the end of a /24, so that .255 and .0 are among them.
+    // Addresses interval_of the end of a /24, so that .255 and .0 are among them.
     let address = 248..=255u8;
     let step = prop_oneof![
         4 => (service.clone(), families.clone()).prop_map(|(s, f)| Step::Any(s, f)),
@@ -83,7 +83,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
-/// Number `n` of a row that begins at 10.0.0.0 or fd00::.
+/// Address `n` after 10.0.0.0 or fd00::.
 fn nth(family: Family, n: u32) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from(0x0a00_0000 + n).into(),
@@ -92,7 +92,7 @@ fn nth(family: Family, n: u32) -> IpAddr {
 }
 
 impl Draft {
-    fn candidate(&self, name: &str) -> Candidate {
+    fn candidate(&self, name: &str) -> PoolCandidate {
         let range = |family, (first, len): (u8, u8)| {
             let first = u32::from(first);
             Range::new(nth(family, first), nth(family, first + u32::from(len))).unwrap()
@@ -105,17 +105,17 @@ impl Draft {
             ranges: v4.into_iter().chain(v6).collect(),
             auto_assign: self.auto_assign,
             avoid_buggy_ips: self.avoid_buggy_ips,
-            access: Access::Everybody,
-            extras: Extras {
+            access: Access::All,
+            annotations: PoolAnnotations {
                 excluded: self.excluded.into_iter().flat_map(excluded).collect(),
                 strategy: self.order,
                 hold_down: self.hold_down,
                 namespace_quota: self.namespace_quota,
             },
         };
-        Candidate {
+        PoolCandidate {
             spec: Ok(spec),
-            found_invalid: false,
+            was_invalid: false,
             created: 0,
         }
     }
@@ -123,23 +123,23 @@ impl Draft {
 
 #[derive(Clone, Default)]
 struct Model {
-    candidates: BTreeMap<String, Candidate>,
-    /// The valid ones, by name.
+    candidates: BTreeMap<String, PoolCandidate>,
+    /// Valid pools by name.
     pools: BTreeMap<String, PoolSpec>,
     owners: BTreeMap<IpAddr, &'static str>,
-    /// When each address was released that its pool remembers. No two of one family are released in one second.
+    /// Release times that pools track. No two addresses of one family are released in the same second.
     released: BTreeMap<IpAddr, i64>,
     now: i64,
 }
 
 impl Model {
-    /// The addresses that a pool can give, lowest first, by looking at each one.
+    /// The addresses that a pool can assign, lowest first, found by testing each one.
     fn scan(spec: &PoolSpec, family: Family) -> Vec<IpAddr> {
         let in_any = |ranges: &[Range], address| ranges.iter().any(|range| range.contains(address));
         (0..512)
             .filter(|n| !(family == Family::V4 && spec.avoid_buggy_ips && matches!(n % 256, 0 | 255)))
             .map(|n| nth(family, n))
-            .filter(|address| in_any(&spec.ranges, *address) && !in_any(&spec.extras.excluded, *address))
+            .filter(|address| in_any(&spec.ranges, *address) && !in_any(&spec.annotations.excluded, *address))
             .collect()
     }
 
@@ -154,7 +154,7 @@ impl Model {
             .filter_map(|address| self.owners.get(address))
             .filter(|owner| owner.namespace() == service.namespace())
             .count();
-        let quota = spec.extras.namespace_quota;
+        let quota = spec.annotations.namespace_quota;
         quota.is_some_and(|quota| mine >= quota as usize)
     }
 
@@ -167,20 +167,20 @@ impl Model {
             .filter(|address| !self.owners.contains_key(address))
             .collect();
         let since = |address: &IpAddr| self.released.get(address).copied();
-        let ready = |since: i64| since + i64::from(spec.extras.hold_down) <= self.now;
+        let ready = |since: i64| since + i64::from(spec.annotations.hold_down) <= self.now;
         let never = free.iter().copied().find(|address| since(address).is_none());
         let oldest = free
             .iter()
             .copied()
             .filter(|address| since(address).is_some_and(ready))
             .min_by_key(since);
-        match spec.extras.strategy {
+        match spec.annotations.strategy {
             Order::First => free.into_iter().find(|address| since(address).is_none_or(ready)),
             Order::LeastRecentlyUsed => never.or(oldest),
         }
     }
 
-    /// What a Service gets that has nothing.
+    /// The addresses for a Service without any.
     fn fresh(&self, pools: &[&PoolSpec], families: Families, service: &'static str) -> Addresses {
         let of_any = |family| pools.iter().find_map(|spec| self.next(spec, family, service));
         let pair = |spec: &&PoolSpec| {
@@ -190,19 +190,19 @@ impl Model {
             ])
         };
         match families {
-            Families::One(family) => of_any(family).into_iter().collect(),
-            Families::Prefer | Families::Both => {
+            Families::Single(family) => of_any(family).into_iter().collect(),
+            Families::PreferDualStack | Families::RequireDualStack => {
                 let pair = pools.iter().find_map(pair).map(|pair| pair.into_iter().collect());
                 let apart: Addresses = BOTH.into_iter().filter_map(of_any).collect();
-                let enough = families == Families::Prefer || families.accept(&apart);
+                let enough = families == Families::PreferDualStack || families.accepts(&apart);
                 pair.unwrap_or(if enough { apart } else { Addresses::default() })
             }
         }
     }
 
-    /// What a Service has after asking these pools, which come in the order in which they are tried.
+    /// The addresses of a Service after a request to these pools, which are in the order in which they are tried.
     fn asked(&self, ipam: &Ipam, pools: &[&PoolSpec], request: &Request, service: &'static str) -> Addresses {
-        let Some(has) = ipam.assignment(&service).filter(|has| request.allows(has)) else {
+        let Some(has) = ipam.assignment(&service).filter(|has| request.permits(has)) else {
             let mut without = self.clone();
             without.take_owners(
                 &self
@@ -222,8 +222,8 @@ impl Model {
             pools.iter().copied().partition(|spec| own(spec));
         let pools: Vec<_> = first.into_iter().chain(then).collect();
         let more = match request.families {
-            Families::One(_) => None,
-            Families::Prefer | Families::Both => BOTH
+            Families::Single(_) => None,
+            Families::PreferDualStack | Families::RequireDualStack => BOTH
                 .into_iter()
                 .find(|family| has.origin(*family).is_none())
                 .and_then(|family| pools.iter().find_map(|spec| self.next(spec, family, service))),
@@ -231,7 +231,7 @@ impl Model {
         has.addresses().iter().chain(more).collect()
     }
 
-    /// Takes in who has what now: what has lost its owner was released just now.
+    /// Replaces the owners: an address that lost its owner is released now.
     fn take_owners(&mut self, owners: &BTreeMap<IpAddr, &'static str>) {
         for address in self.owners.keys() {
             if !owners.contains_key(address) {
@@ -243,19 +243,19 @@ impl Model {
         released.retain(|address, since| {
             !self.owners.contains_key(address)
                 && self.pool_of(*address).is_some_and(|spec| {
-                    spec.extras.strategy == Order::LeastRecentlyUsed
-                        || *since + i64::from(spec.extras.hold_down) > self.now
+                    spec.annotations.strategy == Order::LeastRecentlyUsed
+                        || *since + i64::from(spec.annotations.hold_down) > self.now
                 })
         });
         self.released = released;
     }
 }
 
-/// What a Service has after it has asked.
+/// The addresses of a Service after a request.
 fn ask(ipam: &mut Ipam, request: &Request, service: &'static str) -> Addresses {
-    let given = ipam.assign(&service, request, &|_| true);
-    given
-        .map(|given| given.assignment.addresses())
+    let assigned = ipam.assign(&service, request, &|_| true);
+    assigned
+        .map(|assigned| assigned.assignment.addresses())
         .unwrap_or_default()
 }
 
@@ -264,7 +264,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut model = Model::default();
     for step in steps {
         model.now += 1;
-        ipam.pass_to(model.now);
+        ipam.advance_to(model.now);
         model.take_owners(&model.owners.clone());
         let before: BTreeMap<_, _> = ipam.assignments().map(|(s, a)| (*s, a.clone())).collect();
         match step {
@@ -272,8 +272,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let service = SERVICES[service];
                 let request = Request {
                     families: FAMILIES[families],
-                    wish: Wish::Any,
-                    tenancy: Tenancy::Alone,
+                    address: AddressRequest::Any,
+                    sharing_mode: SharingMode::Exclusive,
                 };
                 let pools: Vec<_> = model.pools.values().filter(|spec| spec.auto_assign).collect();
                 let expected = model.asked(&ipam, &pools, &request, service);
@@ -283,8 +283,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let (service, pool) = (SERVICES[service], POOLS[pool]);
                 let request = Request {
                     families: FAMILIES[families],
-                    wish: Wish::Pool(pool.to_owned()),
-                    tenancy: Tenancy::Alone,
+                    address: AddressRequest::Pool(pool.to_owned()),
+                    sharing_mode: SharingMode::Exclusive,
                 };
                 let pools: Vec<_> = model.pools.get(pool).into_iter().collect();
                 let expected = model.asked(&ipam, &pools, &request, service);
@@ -294,12 +294,12 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let (service, address) = (SERVICES[service], nth(Family::V4, n.into()));
                 let addresses = Addresses::from(address);
                 let request = Request {
-                    families: Families::One(Family::V4),
-                    wish: Wish::Addresses {
+                    families: Families::Single(Family::V4),
+                    address: AddressRequest::Addresses {
                         addresses,
                         pool: None,
                     },
-                    tenancy: Tenancy::Alone,
+                    sharing_mode: SharingMode::Exclusive,
                 };
                 let kept = before
                     .get(service)
@@ -319,13 +319,13 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let (service, address) = (SERVICES[service], nth(Family::V4, n.into()));
                 let taken = model.owners.get(&address).is_some_and(|owner| *owner != service);
                 let invalid = matches!(ipam.pool(POOLS[pool]), Some(Err(_)));
-                let keep = Keep {
+                let request = AdoptRequest {
                     addresses: address.into(),
-                    claimed: Claimed(Some(POOLS[pool])),
-                    tenancy: Tenancy::Alone,
-                    outside,
+                    recorded: RecordedPools(Some(POOLS[pool])),
+                    sharing_mode: SharingMode::Exclusive,
+                    allow_outside_pools: outside,
                 };
-                let adopted = ipam.adopt(&service, keep).is_ok();
+                let adopted = ipam.adopt(&service, request).is_ok();
                 let allowed = outside || model.pool_of(address).is_some();
                 prop_assert!(!(adopted && taken) && (adopted || taken || !allowed));
                 prop_assert!(adopted == (allowed && !taken) || invalid);
@@ -355,13 +355,18 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
             }
         }
-        // What is so after every step.
+        // Invariants after every step.
         let mut owners = BTreeMap::new();
         for (service, assignment) in ipam.assignments() {
             prop_assert!(!assignment.is_empty());
             for (address, origin) in assignment.parts() {
-                prop_assert_eq!(owners.insert(address, *service), None, "given twice: {}", address);
-                prop_assert_eq!(ipam.who_has(address).collect::<Vec<_>>(), [service]);
+                prop_assert_eq!(
+                    owners.insert(address, *service),
+                    None,
+                    "assigned twice: {}",
+                    address
+                );
+                prop_assert_eq!(ipam.holders(address).collect::<Vec<_>>(), [service]);
                 if let Some(spec) = model.pool_of(address) {
                     prop_assert_eq!(origin.name(), Some(spec.name.as_str()));
                 }
@@ -389,7 +394,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn it_gives_what_the_rules_say_nothing_twice_and_moves_nobody_without_cause(steps in steps()) {
+    fn allocator_agrees_with_exhaustive_model(steps in steps()) {
         run(steps)?;
     }
 }

@@ -1,10 +1,10 @@
-//! Sharing under any sequence of calls: who shares an address always fits, and nothing is lost or counted twice.
+//! Sharing under any sequence of calls: holders of an address never conflict, and no address is lost or counted twice.
 
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_ipam::{Family, Port, Request, Sharing, Tenancy};
+use lb_ipam::{Family, Port, Request, Sharing, SharingMode};
 use proptest::prelude::*;
 use support::{auto, exactly, mk_ipam, mk_pool};
 
@@ -14,10 +14,10 @@ const SERVICES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 enum Step {
     Assign {
         service: usize,
-        tenancy: Tenancy,
+        sharing_mode: SharingMode,
         at: Option<u8>,
     },
-    Leave {
+    Drain {
         service: usize,
         at: u8,
     },
@@ -26,13 +26,13 @@ enum Step {
     },
 }
 
-fn tenancy() -> impl Strategy<Value = Tenancy> {
+fn sharing_mode() -> impl Strategy<Value = SharingMode> {
     let sharing = (0u8..2, prop::collection::btree_set(0u16..4, 1..3), 0u8..2);
     prop_oneof![
-        1 => Just(Tenancy::Alone),
+        1 => Just(SharingMode::Exclusive),
         4 => sharing.prop_map(|(key, ports, backend)| {
             let port = |number| Port { protocol: "TCP".to_owned(), number };
-            Tenancy::Shares(Box::new(Sharing {
+            SharingMode::Shared(Box::new(Sharing {
                 key: key.to_string(),
                 ports: ports.into_iter().map(port).collect(),
                 backend: backend.to_string(),
@@ -44,9 +44,9 @@ fn tenancy() -> impl Strategy<Value = Tenancy> {
 fn step() -> impl Strategy<Value = Step> {
     let service = 0..SERVICES.len();
     prop_oneof![
-        4 => (service.clone(), tenancy(), prop::option::of(0u8..4))
-            .prop_map(|(service, tenancy, at)| Step::Assign { service, tenancy, at }),
-        1 => (service.clone(), 0u8..4).prop_map(|(service, at)| Step::Leave { service, at }),
+        4 => (service.clone(), sharing_mode(), prop::option::of(0u8..4))
+            .prop_map(|(service, sharing_mode, at)| Step::Assign { service, sharing_mode, at }),
+        1 => (service.clone(), 0u8..4).prop_map(|(service, at)| Step::Drain { service, at }),
         2 => service.prop_map(|service| Step::Release { service }),
     ]
 }
@@ -57,33 +57,33 @@ fn address(number: u8) -> String {
 
 proptest! {
     #[test]
-    fn who_shares_an_address_fits_and_nothing_is_lost(steps in prop::collection::vec(step(), 1..60)) {
+    fn holders_of_an_address_never_conflict_and_none_is_lost(steps in prop::collection::vec(step(), 1..60)) {
         let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
         for step in steps {
             match step {
-                Step::Assign { service, tenancy, at } => {
+                Step::Assign { service, sharing_mode, at } => {
                     let request = at.map_or(auto(support::V4), |at| exactly(&[&address(at)], None));
-                    let request = Request { tenancy, ..request };
+                    let request = Request { sharing_mode, ..request };
                     if at.is_none() && ipam.assignment(&SERVICES[service]).is_none() {
-                        // Who asks for nothing gets the first address that it could have by asking for it.
+                        // Without a requested address the Service gets the first one that it could request.
                         let possible = |number: &u8| {
                             let exactly = exactly(&[&address(*number)], None);
-                            let exactly = Request { tenancy: request.tenancy.clone(), ..exactly };
+                            let exactly = Request { sharing_mode: request.sharing_mode.clone(), ..exactly };
                             ipam.clone().assign(&SERVICES[service], &exactly, &|_| true).is_ok()
                         };
                         let first = (0..4).find(possible).map(address);
-                        let given = ipam.clone().assign(&SERVICES[service], &request, &|_| true).ok();
-                        let given = given.and_then(|given| given.assignment.addresses().iter().next());
-                        prop_assert_eq!(given.map(|address| address.to_string()), first);
+                        let assigned = ipam.clone().assign(&SERVICES[service], &request, &|_| true).ok();
+                        let assigned = assigned.and_then(|assigned| assigned.assignment.addresses().iter().next());
+                        prop_assert_eq!(assigned.map(|address| address.to_string()), first);
                     }
-                    if let Ok(given) = ipam.assign(&SERVICES[service], &request, &|_| true) {
+                    if let Ok(assigned) = ipam.assign(&SERVICES[service], &request, &|_| true) {
                         let again = ipam.assign(&SERVICES[service], &request, &|_| true);
-                        prop_assert_eq!(Ok(given), again, "asking again changes nothing");
+                        prop_assert_eq!(Ok(assigned), again, "a second request changes nothing");
                     }
                 }
-                Step::Leave { service, at } => {
-                    let left = support::adopt(&mut ipam, SERVICES[service], &[&address(at)], None, Tenancy::Leaves);
-                    prop_assert!(left.is_ok(), "one can always be leaving");
+                Step::Drain { service, at } => {
+                    let drained = support::adopt(&mut ipam, SERVICES[service], &[&address(at)], None, SharingMode::Draining);
+                    prop_assert!(drained.is_ok(), "a Service can always drain an address");
                 }
                 Step::Release { service } => {
                     ipam.release(&SERVICES[service]);
@@ -96,16 +96,16 @@ proptest! {
                 }
             }
             for (address, services) in &by_address {
-                prop_assert_eq!(&ipam.who_has(*address).copied().collect::<BTreeSet<_>>(), services);
-                let living: Vec<_> = services
+                prop_assert_eq!(&ipam.holders(*address).copied().collect::<BTreeSet<_>>(), services);
+                let active: Vec<_> = services
                     .iter()
-                    .filter_map(|service| ipam.tenancy(service))
-                    .filter(|tenancy| **tenancy != Tenancy::Leaves)
+                    .filter_map(|service| ipam.sharing_mode(service))
+                    .filter(|sharing_mode| **sharing_mode != SharingMode::Draining)
                     .collect();
-                for (position, one) in living.iter().enumerate() {
-                    for other in &living[position + 1..] {
-                        let (Tenancy::Shares(one), Tenancy::Shares(other)) = (one, other) else {
-                            return Err(TestCaseError::fail(format!("{address} is had by one alone and by another")));
+                for (position, one) in active.iter().enumerate() {
+                    for other in &active[position + 1..] {
+                        let (SharingMode::Shared(one), SharingMode::Shared(other)) = (one, other) else {
+                            return Err(TestCaseError::fail(format!("{address} is exclusive and has another holder")));
                         };
                         prop_assert_eq!(one.conflict_with(other), None);
                     }

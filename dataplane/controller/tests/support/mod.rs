@@ -1,12 +1,24 @@
-//! A cluster in a struct: objects with versions, merge patches with preconditions, and a leader that decides. What the
-//! API server does to a patch is done here too, so that decisions meet their own consequences.
+//! A cluster in a struct: objects with versions, patches with preconditions, and a controller that leads. Patches change
+//! the objects, and the watch delivers the change, so that decisions meet their own consequences.
+//!
+//! ```text
+//! let mut cluster = Cluster::new([mk_pool("lan", &["10.0.0.0/30"], json!({}))]);
+//! cluster.add(mk_service("web", json!({})));          // create it, decide, answer all writes
+//! assert_eq!(cluster.address("web"), "10.0.0.0");
+//! cluster.edit(&service("web"), json!({ "spec": { "type": "ClusterIP" } }));
+//! cluster.decide();                                   // writes are sent and wait in `in_flight`
+//! cluster.fail();                                     // one of answer, fail, lose_answer, delay
+//! cluster.settle();                                   // decide and answer until nothing changes
+//! let mut cluster = cluster.restarted();              // another replica takes over
+//! assert_eq!(cluster.events(), Vec::<String>::new());
+//! ```
 
 #![allow(
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "each test file uses its own part, and a test that finds something missing is to fail there"
+    reason = "each test file uses a part of it, and a missing object fails the test"
 )]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,50 +26,51 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
-use lb_controller::decide::Leading;
+use lb_controller::decide::LeaderState;
 use lb_controller::index::Index;
-use lb_controller::write::{Outcome, Target, Write};
+use lb_controller::target::WriteTarget;
+use lb_controller::write::{ObjectWrite, WriteOutcome};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 use serde_json::{Value, json};
 
-/// The cluster and the one controller that leads in it.
+/// A cluster with one leading controller.
 pub(crate) struct Cluster {
-    pub(crate) objects: BTreeMap<Target, Value>,
-    /// What speakers say, by Service; the watch of it delivers at once.
+    pub(crate) objects: BTreeMap<WriteTarget, Value>,
+    /// The ServiceL2Statuses by Service; their watch delivers at once.
     announced: BTreeMap<String, Value>,
     version: u64,
     clock: i64,
     pub(crate) now: Instant,
     pub(crate) index: Index,
-    pub(crate) leading: Option<Leading>,
-    /// Writes sent and not yet answered.
-    pub(crate) under_way: VecDeque<Write>,
-    /// Writes that the controller has given up on and the API server has not looked at yet.
-    delayed: Vec<Write>,
-    /// Whether the watch delivers; without, changes wait in `undelivered`.
+    pub(crate) leader: Option<LeaderState>,
+    /// Writes without an outcome.
+    pub(crate) in_flight: VecDeque<ObjectWrite>,
+    /// Timed-out writes that the API server has not processed yet.
+    delayed: Vec<ObjectWrite>,
+    /// Whether the watch delivers; otherwise changes wait in `undelivered`.
     pub(crate) watching: bool,
-    undelivered: Vec<Target>,
+    undelivered: Vec<WriteTarget>,
     events: Vec<String>,
-    /// Every write that was answered, in words.
+    /// Every stored write, as text.
     pub(crate) writes: Vec<String>,
 }
 
-pub(crate) fn service(name: &str) -> Target {
-    Target::Service(ObjectKey::new("default", name))
+pub(crate) fn service(name: &str) -> WriteTarget {
+    WriteTarget::Service(ObjectKey::new("default", name))
 }
 
-pub(crate) fn pool(name: &str) -> Target {
-    Target::Pool(name.to_owned())
+pub(crate) fn pool(name: &str) -> WriteTarget {
+    WriteTarget::Pool(name.to_owned())
 }
 
-pub(crate) fn advertisement(name: &str) -> Target {
-    Target::Advertisement(ObjectKey::new("metallb-system", name))
+pub(crate) fn advertisement(name: &str) -> WriteTarget {
+    WriteTarget::Advertisement(ObjectKey::new("metallb-system", name))
 }
 
-/// A Service of type LoadBalancer, with what a test adds.
-pub(crate) fn mk_service(name: &str, patch: Value) -> (Target, Value) {
+/// A Service of type LoadBalancer with a patch.
+pub(crate) fn mk_service(name: &str, patch: Value) -> (WriteTarget, Value) {
     let mut object = json!({
         "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}") },
         "spec": { "type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"] },
@@ -67,7 +80,7 @@ pub(crate) fn mk_service(name: &str, patch: Value) -> (Target, Value) {
     (service(name), object)
 }
 
-pub(crate) fn mk_pool(name: &str, addresses: &[&str], patch: Value) -> (Target, Value) {
+pub(crate) fn mk_pool(name: &str, addresses: &[&str], patch: Value) -> (WriteTarget, Value) {
     let mut object = json!({
         "metadata": { "name": name, "namespace": "metallb-system", "generation": 1, "uid": format!("uid-{name}") },
         "spec": { "addresses": addresses },
@@ -76,7 +89,7 @@ pub(crate) fn mk_pool(name: &str, addresses: &[&str], patch: Value) -> (Target, 
     (pool(name), object)
 }
 
-pub(crate) fn mk_advertisement(name: &str, spec: Value) -> (Target, Value) {
+pub(crate) fn mk_advertisement(name: &str, spec: Value) -> (WriteTarget, Value) {
     let object = json!({
         "metadata": { "name": name, "namespace": "metallb-system", "generation": 1, "uid": format!("uid-{name}") },
         "spec": spec,
@@ -95,13 +108,13 @@ pub(crate) fn showing(address: &str) -> Value {
     json!({ "status": { "loadBalancer": { "ingress": [{ "ip": address, "ipMode": "VIP" }] } } })
 }
 
-fn no_answer() -> Outcome {
-    Outcome::Failed {
-        error: "no answer".to_owned(),
+fn no_response() -> WriteOutcome {
+    WriteOutcome::Failed {
+        error: "no response".to_owned(),
     }
 }
 
-/// The part of a strategic merge patch that a merge patch does not have: conditions are merged by their type.
+/// Merges conditions by type, as a strategic merge patch does.
 fn merge_conditions(object: &mut Value, patch: &mut Value) {
     let Some(Value::Array(changes)) = patch
         .get_mut("status")
@@ -143,12 +156,15 @@ fn merge(object: &mut Value, patch: &Value) {
 }
 
 impl Cluster {
-    /// A cluster with these objects, all listed, and a new leader that has decided nothing yet.
-    pub(crate) fn new(objects: impl IntoIterator<Item = (Target, Value)>) -> Self {
+    /// A cluster with these objects, all listed, and a leader that has decided nothing yet.
+    pub(crate) fn new(objects: impl IntoIterator<Item = (WriteTarget, Value)>) -> Self {
         Self::of_class(None, objects)
     }
 
-    pub(crate) fn of_class(class: Option<&str>, objects: impl IntoIterator<Item = (Target, Value)>) -> Self {
+    pub(crate) fn of_class(
+        class: Option<&str>,
+        objects: impl IntoIterator<Item = (WriteTarget, Value)>,
+    ) -> Self {
         let mut cluster = Self {
             objects: BTreeMap::new(),
             announced: BTreeMap::new(),
@@ -156,8 +172,8 @@ impl Cluster {
             clock: 1_700_000_000,
             now: Instant::now(),
             index: Index::new(class.map(str::to_owned)),
-            leading: None,
-            under_way: VecDeque::new(),
+            leader: None,
+            in_flight: VecDeque::new(),
             delayed: Vec::new(),
             watching: true,
             undelivered: Vec::new(),
@@ -167,15 +183,15 @@ impl Cluster {
         for (target, object) in objects {
             cluster.create(target, object);
         }
-        cluster.index.state.take(Change::Synced);
-        cluster.leading = Some(Leading::new(&cluster.index));
+        cluster.index.configuration_state.update(Change::Synced);
+        cluster.leader = Some(LeaderState::new(&cluster.index));
         cluster
     }
 
-    /// The same objects with another controller: a restart, or another replica that takes over.
+    /// The same objects with another controller, after a restart or a failover.
     pub(crate) fn restarted(self) -> Self {
         let mut objects: Vec<_> = self.objects.into_iter().collect();
-        // The listing is in no useful order.
+        // The list has no useful order.
         objects.reverse();
         let mut cluster = Self::new(objects);
         cluster.clock = self.clock;
@@ -186,7 +202,7 @@ impl Cluster {
         cluster
     }
 
-    /// A speaker writes the status of a Service; nothing is decided yet.
+    /// A speaker writes the ServiceL2Status of a Service; nothing is decided yet.
     pub(crate) fn announce(&mut self, name: &str, mut status: Value) {
         status["serviceName"] = json!(name);
         status["serviceNamespace"] = json!("default");
@@ -196,37 +212,37 @@ impl Cluster {
             "status": status,
         });
         self.announced.insert(name.to_owned(), status);
-        self.hear(Change::Apply(serde_json::from_value(object).unwrap()));
+        self.deliver_status(Change::Apply(serde_json::from_value(object).unwrap()));
     }
 
-    /// A speaker deletes the status of a Service; nothing is decided yet.
+    /// A speaker deletes the ServiceL2Status of a Service; nothing is decided yet.
     pub(crate) fn withdraw(&mut self, name: &str) {
         self.announced.remove(name);
-        self.hear(Change::Delete(ObjectKey::new(
+        self.deliver_status(Change::Delete(ObjectKey::new(
             "metallb-system",
             format!("l2-{name}"),
         )));
     }
 
-    /// All statuses have been listed.
+    /// The list of ServiceL2Statuses is complete.
     pub(crate) fn list_announcers(&mut self) {
-        self.hear(Change::Synced);
+        self.deliver_status(Change::Synced);
     }
 
-    fn hear(&mut self, change: Change<ServiceL2Status>) {
-        let touched = self.index.announcers.take(change);
-        if let Some(leading) = &mut self.leading {
-            leading.announcers_changed(touched);
+    fn deliver_status(&mut self, change: Change<ServiceL2Status>) {
+        let touched = self.index.announcements.update(change);
+        if let Some(leader) = &mut self.leader {
+            leader.announcements_changed(touched);
         }
     }
 
-    /// Whether there is such an object.
-    pub(crate) fn has(&self, target: &Target) -> bool {
+    /// Whether the object exists.
+    pub(crate) fn has(&self, target: &WriteTarget) -> bool {
         self.objects.contains_key(target)
     }
 
-    /// A user makes an object; nothing is decided yet.
-    pub(crate) fn create(&mut self, target: Target, mut object: Value) {
+    /// A user creates an object; nothing is decided yet.
+    pub(crate) fn create(&mut self, target: WriteTarget, mut object: Value) {
         if object["metadata"].get("creationTimestamp").is_none() {
             self.clock += 1;
             let time = Timestamp::from_second(self.clock).unwrap();
@@ -235,7 +251,7 @@ impl Cluster {
         self.store(target, object);
     }
 
-    fn store(&mut self, target: Target, mut object: Value) {
+    fn store(&mut self, target: WriteTarget, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.objects.insert(target.clone(), object);
@@ -250,66 +266,66 @@ impl Cluster {
         for target in std::mem::take(&mut self.undelivered) {
             let object = self.objects.get(&target).cloned();
             match target {
-                Target::Service(key) => {
+                WriteTarget::Service(key) => {
                     let change = match object {
                         Some(object) => Change::Apply(serde_json::from_value::<Service>(object).unwrap()),
                         None => Change::Delete(key),
                     };
-                    let changed = self.index.service(change);
-                    if let Some(leading) = &mut self.leading {
-                        leading.services_changed(changed);
+                    let changed = self.index.update_service(change);
+                    if let Some(leader) = &mut self.leader {
+                        leader.services_changed(changed);
                     }
                 }
-                Target::Pool(name) => {
+                WriteTarget::Pool(name) => {
                     let change = match object {
                         Some(object) => {
                             Change::Apply(serde_json::from_value::<IPAddressPool>(object).unwrap())
                         }
                         None => Change::Delete(ObjectKey::new("metallb-system", name)),
                     };
-                    if self.index.pool(change)
-                        && let Some(leading) = &mut self.leading
+                    if self.index.update_pool(change)
+                        && let Some(leader) = &mut self.leader
                     {
-                        leading.pools_changed();
+                        leader.pools_changed();
                     }
                 }
-                Target::Advertisement(key) => {
+                WriteTarget::Advertisement(key) => {
                     let change = match object {
                         Some(object) => {
                             Change::Apply(serde_json::from_value::<L2Advertisement>(object).unwrap())
                         }
                         None => Change::Delete(key),
                     };
-                    self.index.advertisement(change);
+                    self.index.update_advertisement(change);
                 }
-                Target::State => {
+                WriteTarget::ConfigurationState => {
                     let change = match object {
                         Some(object) => {
                             Change::Apply(serde_json::from_value::<ConfigurationState>(object).unwrap())
                         }
                         None => Change::Delete(ObjectKey::new("metallb-system", "controller")),
                     };
-                    self.index.state.take(change);
+                    self.index.configuration_state.update(change);
                 }
             }
         }
     }
 
-    /// A user makes a Service; nothing is decided yet.
+    /// A user creates a Service; nothing is decided yet.
     pub(crate) fn create_service(&mut self, name: &str) {
         let (target, object) = mk_service(name, json!({}));
         self.create(target, object);
     }
 
-    /// A user makes an object, and the controller does what it does.
-    pub(crate) fn add(&mut self, (target, object): (Target, Value)) {
+    /// A user creates an object, and the controller converges.
+    pub(crate) fn add(&mut self, (target, object): (WriteTarget, Value)) {
         self.create(target, object);
         self.settle();
     }
 
     /// A user edits an object; nothing is decided yet.
-    pub(crate) fn edit(&mut self, target: &Target, patch: Value) {
-        let mut object = self.objects.get(target).expect("there is such an object").clone();
+    pub(crate) fn edit(&mut self, target: &WriteTarget, patch: Value) {
+        let mut object = self.objects.get(target).expect("the object exists").clone();
         merge(&mut object, &patch);
         if patch.get("spec").is_some()
             && let Some(generation) = object["metadata"]["generation"].as_i64()
@@ -320,8 +336,8 @@ impl Cluster {
     }
 
     /// A user deletes an object; nothing is decided yet.
-    pub(crate) fn delete(&mut self, target: &Target) {
-        self.objects.remove(target).expect("there is such an object");
+    pub(crate) fn delete(&mut self, target: &WriteTarget) {
+        self.objects.remove(target).expect("the object exists");
         self.undelivered.push(target.clone());
         self.deliver();
     }
@@ -332,112 +348,116 @@ impl Cluster {
         self.deliver();
     }
 
-    /// The controller decides and sends; nothing is answered yet.
+    /// The controller decides and sends; no write has an outcome yet.
     pub(crate) fn decide(&mut self) {
-        let leading = self.leading.as_mut().unwrap();
+        let leader = self.leader.as_mut().unwrap();
         let time = Timestamp::from_second(self.clock).unwrap();
-        leading.decide(&self.index, self.now, time);
-        while let Some(write) = leading.next_write(&self.index, self.now, time) {
+        leader.decide(&self.index, self.now, time);
+        while let Some(write) = leader.next_write(&self.index, self.now, time) {
             assert!(
                 !self
-                    .under_way
+                    .in_flight
                     .iter()
                     .any(|other| other.target() == write.target()),
                 "two writes of one object"
             );
-            self.under_way.push_back(write);
+            self.in_flight.push_back(write);
         }
-        for report in leading.take_reports().iter().filter(|report| !report.is_known()) {
-            let event = report.event();
-            let about = report.regarding("metallb-system");
+        for event in leader.take_events().iter().filter(|event| !event.is_log_only()) {
+            let text = event.text();
+            let about = event.regarding("metallb-system");
             let about = about.key.name();
             self.events.push(format!(
                 "{about} {:?} {}: {}",
-                event.kind, event.reason, event.note
+                text.kind,
+                text.reason.as_str(),
+                text.note
             ));
         }
     }
 
-    /// The API server answers the first write under way.
+    /// The API server processes the first write in flight.
     pub(crate) fn answer(&mut self) {
-        let write = self.under_way.pop_front().expect("a write under way");
+        let write = self.in_flight.pop_front().expect("a write under way");
         let outcome = self.apply(&write);
-        self.tell(write, outcome);
+        self.report_outcome(write, outcome);
     }
 
-    /// The first write under way fails before the API server does anything.
+    /// The first write in flight fails before the API server processes it.
     pub(crate) fn fail(&mut self) {
-        let write = self.under_way.pop_front().expect("a write under way");
-        self.tell(write, no_answer());
+        let write = self.in_flight.pop_front().expect("a write under way");
+        self.report_outcome(write, no_response());
     }
 
-    /// The API server does the first write under way, and its answer is lost.
+    /// The API server stores the first write in flight, but its response is lost.
     pub(crate) fn lose_answer(&mut self) {
-        let write = self.under_way.pop_front().expect("a write under way");
+        let write = self.in_flight.pop_front().expect("a write under way");
         self.apply(&write);
-        self.tell(write, no_answer());
+        self.report_outcome(write, no_response());
     }
 
-    /// The controller gives up on the first write under way, and the API server has not looked at it yet.
+    /// The first write in flight times out before the API server processes it.
     pub(crate) fn delay(&mut self) {
-        let write = self.under_way.pop_front().expect("a write under way");
+        let write = self.in_flight.pop_front().expect("a write under way");
         self.delayed.push(write.clone());
-        self.tell(write, no_answer());
+        self.report_outcome(write, no_response());
     }
 
-    /// The API server looks at a write that was given up on.
+    /// The API server processes a write that has timed out.
     pub(crate) fn land_delayed(&mut self) {
         if let Some(write) = self.delayed.pop() {
             self.apply(&write);
         }
     }
 
-    fn apply(&mut self, write: &Write) -> Outcome {
+    fn apply(&mut self, write: &ObjectWrite) -> WriteOutcome {
         let (mut patch, target) = (write.patch(), write.target());
-        if matches!(write, Write::State(write) if write.version.is_none()) && !self.has(&target) {
+        if matches!(write, ObjectWrite::ConfigurationState(write) if write.version.is_none())
+            && !self.has(&target)
+        {
             let object =
                 json!({ "metadata": { "name": "controller", "namespace": "metallb-system" }, "spec": {} });
             self.store(target, object);
-            return Outcome::Written {
+            return WriteOutcome::Written {
                 version: self.version.to_string(),
             };
         }
         let Some(mut object) = self.objects.get(&target).cloned() else {
-            return Outcome::Outdated;
+            return WriteOutcome::Outdated;
         };
         if object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] {
-            return Outcome::Outdated;
+            return WriteOutcome::Outdated;
         }
         self.writes.push(format!("{target} {patch}"));
-        if matches!(target, Target::Service(_)) {
+        if matches!(target, WriteTarget::Service(_)) {
             merge_conditions(&mut object, &mut patch);
         }
         merge(&mut object, &patch);
         self.store(target.clone(), object);
-        if matches!(target, Target::Service(_)) && patch.pointer("/status/loadBalancer").is_some() {
-            self.assert_alone(&target);
+        if matches!(target, WriteTarget::Service(_)) && patch.pointer("/status/loadBalancer").is_some() {
+            self.assert_unshared(&target);
         }
-        Outcome::Written {
+        WriteOutcome::Written {
             version: self.version.to_string(),
         }
     }
 
-    fn tell(&mut self, write: Write, outcome: Outcome) {
-        let leading = self.leading.as_mut().unwrap();
-        leading.written(&mut self.index, write, outcome, self.now);
+    fn report_outcome(&mut self, write: ObjectWrite, outcome: WriteOutcome) {
+        let leader = self.leader.as_mut().unwrap();
+        leader.handle_outcome(&mut self.index, write, outcome, self.now);
     }
 
-    /// Decides and answers until nothing is left to do.
+    /// Decides and answers until nothing changes.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             self.decide();
-            if self.under_way.is_empty() {
+            if self.in_flight.is_empty() {
                 return;
             }
             self.answer();
         }
         panic!(
-            "it never comes to rest: {:#?}",
+            "the cluster does not converge: {:#?}",
             self.writes.iter().rev().take(5).collect::<Vec<_>>()
         );
     }
@@ -447,32 +467,32 @@ impl Cluster {
         self.clock += i64::try_from(time.as_secs()).unwrap();
     }
 
-    /// The address that a Service shows, or nothing.
+    /// The first address in the status of a Service, or an empty string.
     pub(crate) fn address(&self, name: &str) -> &str {
-        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let object = self.objects.get(&service(name)).expect("the Service exists");
         object["status"]["loadBalancer"]["ingress"][0]["ip"]
             .as_str()
             .unwrap_or_default()
     }
 
-    /// The pool that a Service names, or nothing.
+    /// The recorded pool of a Service, or an empty string.
     pub(crate) fn pool_of(&self, name: &str) -> &str {
-        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let object = self.objects.get(&service(name)).expect("the Service exists");
         let annotation = &object["metadata"]["annotations"]["metallb.io/ip-allocated-from-pool"];
         annotation.as_str().unwrap_or_default()
     }
 
-    /// Why a Service has no address, as it was told last.
+    /// Why a Service has no address, as last reported.
     pub(crate) fn reason(&self, name: &str) -> Option<String> {
-        let leading = self.leading.as_ref().unwrap();
-        leading
-            .reason(&ObjectKey::new("default", name))
+        let leader = self.leader.as_ref().unwrap();
+        leader
+            .rejection(&ObjectKey::new("default", name))
             .map(ToString::to_string)
     }
 
-    /// The addresses that a Service shows, with a comma between two.
+    /// The addresses in the status of a Service, joined by commas.
     pub(crate) fn addresses(&self, name: &str) -> String {
-        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let object = self.objects.get(&service(name)).expect("the Service exists");
         let ingress = object["status"]["loadBalancer"]["ingress"].as_array().cloned();
         let ip = |entry: &Value| entry["ip"].as_str().unwrap_or_default().to_owned();
         ingress
@@ -483,9 +503,9 @@ impl Cluster {
             .join(",")
     }
 
-    /// The condition of an object: status, reason and message.
-    pub(crate) fn condition(&self, target: &Target) -> String {
-        let conditions = &self.objects.get(target).expect("there is such an object")["status"]["conditions"];
+    /// Condition AddressAssigned or Valid of an object: status, reason and message.
+    pub(crate) fn condition(&self, target: &WriteTarget) -> String {
+        let conditions = &self.objects.get(target).expect("the object exists")["status"]["conditions"];
         let announced = |condition: &&Value| condition["type"] == "lb-operator.io/Announced";
         let condition = conditions
             .as_array()
@@ -503,9 +523,9 @@ impl Cluster {
         )
     }
 
-    /// The condition of a Service that tells who announces it; none if there is none.
+    /// Condition Announced of a Service, if it has one.
     pub(crate) fn announcement(&self, name: &str) -> Option<String> {
-        let object = self.objects.get(&service(name)).expect("there is such a Service");
+        let object = self.objects.get(&service(name)).expect("the Service exists");
         let conditions = object["status"]["conditions"].as_array()?;
         let condition = conditions
             .iter()
@@ -524,13 +544,13 @@ impl Cluster {
         std::mem::take(&mut self.events)
     }
 
-    /// The writes that were answered since the last call.
+    /// The stored writes since the last call.
     pub(crate) fn writes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.writes)
     }
 
-    /// What all of this is about: no other Service shows an address of this one, unless the two share it.
-    fn assert_alone(&self, target: &Target) {
+    /// No other Service shows an address of this one, unless the two share it.
+    fn assert_unshared(&self, target: &WriteTarget) {
         let key = |object: &Value| {
             let annotation =
                 |prefix: &str| object["metadata"]["annotations"][format!("{prefix}/allow-shared-ip")].clone();
@@ -548,14 +568,14 @@ impl Cluster {
         for ingress in shown(&self.objects[target]) {
             for (other, object) in &self.objects {
                 let shares = own_key.is_some() && key(object) == own_key;
-                let is_other = matches!(other, Target::Service(_)) && other != target && !shares;
+                let is_other = matches!(other, WriteTarget::Service(_)) && other != target && !shares;
                 let same = |entry: &Value| entry["ip"] == ingress["ip"];
                 assert!(
                     !(is_other
                         && object["status"]["loadBalancer"]["ingress"]
                             .as_array()
                             .is_some_and(|list| list.iter().any(same))),
-                    "{} is shown by {target} and by {other}",
+                    "{} is shown by {target} and {other}",
                     ingress["ip"]
                 );
             }

@@ -1,17 +1,26 @@
-//! Builders shared by the tests.
+//! Builders for pools, requests and allocators, and one-line assertions:
+//!
+//! ```text
+//! let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
+//! assert_eq!(assign(&mut ipam, "ns/web", &auto(V4)), "lan: [\"10.0.0.0\"]");
+//! let same = exactly(&["10.0.0.0"], None);
+//! assert!(assign(&mut ipam, "ns/late", &same).contains("in use by ns/web"));
+//! ipam.release(&"ns/web");
+//! assert_eq!(holder(&ipam, "10.0.0.0"), None);
+//! ```
 
 #![allow(
     dead_code,
     clippy::unwrap_used,
-    reason = "each test file uses its own part, and what a test writes down is right"
+    reason = "each test file uses a part of it, and a wrong literal fails its test"
 )]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_ipam::{
-    Access, Addresses, Allocator, Candidate, Claimed, Extras, Families, Family, Keep, PoolSpec, Range,
-    Rejection, Request, Tenancy, Wish,
+    Access, AddressRequest, Addresses, AdoptRequest, Allocator, Families, Family, PoolAnnotations,
+    PoolCandidate, PoolSpec, Range, RecordedPools, Rejection, Request, SharingMode,
 };
 
 pub(crate) type Ipam = Allocator<&'static str>;
@@ -32,57 +41,57 @@ pub(crate) fn range(text: &str) -> Range {
     }
 }
 
-pub(crate) fn mk_pool(name: &str, ranges: &[&str]) -> Candidate {
-    Candidate {
+pub(crate) fn mk_pool(name: &str, ranges: &[&str]) -> PoolCandidate {
+    PoolCandidate {
         spec: Ok(PoolSpec {
             name: name.to_owned(),
             ranges: ranges.iter().map(|text| range(text)).collect(),
             auto_assign: true,
             avoid_buggy_ips: false,
-            access: Access::Everybody,
-            extras: Extras::default(),
+            access: Access::All,
+            annotations: PoolAnnotations::default(),
         }),
-        found_invalid: false,
+        was_invalid: false,
         created: 0,
     }
 }
 
-pub(crate) fn with(mut pool: Candidate, change: impl FnOnce(&mut PoolSpec)) -> Candidate {
+pub(crate) fn with(mut pool: PoolCandidate, change: impl FnOnce(&mut PoolSpec)) -> PoolCandidate {
     if let Ok(spec) = &mut pool.spec {
         change(spec);
     }
     pool
 }
 
-pub(crate) fn mk_pools(pools: impl IntoIterator<Item = Candidate>) -> BTreeMap<String, Candidate> {
+pub(crate) fn mk_pools(pools: impl IntoIterator<Item = PoolCandidate>) -> BTreeMap<String, PoolCandidate> {
     pools
         .into_iter()
         .map(|pool| (pool.spec.as_ref().unwrap().name.clone(), pool))
         .collect()
 }
 
-pub(crate) fn mk_ipam(pools: impl IntoIterator<Item = Candidate>) -> Ipam {
+pub(crate) fn mk_ipam(pools: impl IntoIterator<Item = PoolCandidate>) -> Ipam {
     let mut ipam = Ipam::default();
     assert!(ipam.set_pools(mk_pools(pools)).cleared.is_empty());
     ipam
 }
 
-pub(crate) const V4: Families = Families::One(Family::V4);
-pub(crate) const V6: Families = Families::One(Family::V6);
+pub(crate) const V4: Families = Families::Single(Family::V4);
+pub(crate) const V6: Families = Families::Single(Family::V6);
 
 pub(crate) fn auto(families: Families) -> Request {
     Request {
         families,
-        wish: Wish::Any,
-        tenancy: Tenancy::Alone,
+        address: AddressRequest::Any,
+        sharing_mode: SharingMode::Exclusive,
     }
 }
 
 pub(crate) fn from(pool: &str) -> Request {
     Request {
         families: V4,
-        wish: Wish::Pool(pool.to_owned()),
-        tenancy: Tenancy::Alone,
+        address: AddressRequest::Pool(pool.to_owned()),
+        sharing_mode: SharingMode::Exclusive,
     }
 }
 
@@ -90,50 +99,50 @@ pub(crate) fn exactly(list: &[&str], pool: Option<&str>) -> Request {
     let addresses = addresses(list);
     let family = Family::of(addresses.iter().next().unwrap());
     let families = if addresses.iter().count() == 2 {
-        Families::Both
+        Families::RequireDualStack
     } else {
-        Families::One(family)
+        Families::Single(family)
     };
     let pool = pool.map(str::to_owned);
     Request {
         families,
-        wish: Wish::Addresses { addresses, pool },
-        tenancy: Tenancy::Alone,
+        address: AddressRequest::Addresses { addresses, pool },
+        sharing_mode: SharingMode::Exclusive,
     }
 }
 
-/// What an assignment gives, in words: `pool: addresses`, or the reason.
+/// The outcome of an assignment: `pool: addresses`, or the rejection.
 pub(crate) fn assign(ipam: &mut Ipam, service: &'static str, request: &Request) -> String {
     match ipam.assign(&service, request, &|_| true) {
-        Ok(given) => {
-            let pools = given.assignment.pool_names().unwrap_or_default();
-            format!("{pools}: {}", given.assignment.addresses())
+        Ok(assigned) => {
+            let pools = assigned.assignment.pool_names().unwrap_or_default();
+            format!("{pools}: {}", assigned.assignment.addresses())
         }
-        Err(reason) => reason.to_string(),
+        Err(rejection) => rejection.to_string(),
     }
 }
 
-/// Lets a Service keep addresses of pools.
+/// Adopts addresses for a Service.
 pub(crate) fn adopt(
     ipam: &mut Ipam,
     service: &'static str,
     list: &[&str],
     pool: Option<&str>,
-    tenancy: Tenancy,
+    sharing_mode: SharingMode,
 ) -> Result<(), Rejection> {
-    let keep = Keep {
+    let request = AdoptRequest {
         addresses: addresses(list),
-        claimed: Claimed(pool),
-        tenancy,
-        outside: false,
+        recorded: RecordedPools(pool),
+        sharing_mode,
+        allow_outside_pools: false,
     };
-    ipam.adopt(&service, keep)
+    ipam.adopt(&service, request)
 }
 
-/// The one who has an address.
-pub(crate) fn who(ipam: &Ipam, address: &str) -> Option<&'static str> {
-    let mut tenants = ipam.who_has(ip(address));
-    let first = tenants.next().copied();
-    assert!(tenants.next().is_none(), "{address} is shared");
+/// The only Service that has an address, if any.
+pub(crate) fn holder(ipam: &Ipam, address: &str) -> Option<&'static str> {
+    let mut holders = ipam.holders(ip(address));
+    let first = holders.next().copied();
+    assert!(holders.next().is_none(), "{address} is shared");
     first
 }

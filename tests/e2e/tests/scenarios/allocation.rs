@@ -98,13 +98,13 @@ fn a_service_can_be_waited_for(harness: &Harness) -> anyhow::Result<()> {
     harness.admin(&format!("{wait}=false --timeout=30s"))?;
     assert_eq!(
         condition(harness, "awaited")?,
-        "False NoMatchingPool: unknown pool \"awaited\": create that IPAddressPool, or ask for another pool"
+        "False NoMatchingPool: unknown pool \"awaited\": create that IPAddressPool, or request another pool"
     );
     pool(harness, "awaited", "192.168.50.70/32", "")?;
     harness.admin(&format!("{wait} --timeout=30s"))?;
     assert_eq!(
         condition(harness, "awaited")?,
-        "True Assigned: 192.168.50.70 of pool awaited"
+        "True Assigned: 192.168.50.70 from pool awaited"
     );
     harness.admin("kubectl patch service awaited --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'")?;
     eventually("the condition to go", SHORT_TIMEOUT, || {

@@ -236,7 +236,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     // P13, P14: waiting for an address, and a pool that does more.
     let said = harness.run_section("P13")?;
     assert!(said[0].contains("condition met"), "{said:?}");
-    assert_eq!(said[1], "192.168.50.50 of pool web-services");
+    assert_eq!(said[1], "192.168.50.50 from pool web-services");
     assert!(said[2].contains("condition met"), "{said:?}");
     assert!(said[3].contains("announces 192.168.50.50"), "{said:?}");
     assert!(said[4].contains("Valid"), "{said:?}");

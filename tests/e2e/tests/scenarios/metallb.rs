@@ -41,7 +41,11 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
     serves(&harness)?;
     harness.apply_service("four", "web", "", "")?;
     assert_eq!(harness.wait_for_address("four")?, "192.168.50.200");
-    harness.wait_for_event("Service", "stray", "AddressOutsidePools 192.168.50.98 of no pool")?;
+    harness.wait_for_event(
+        "Service",
+        "stray",
+        "AddressOutsidePools no pool contains 192.168.50.98",
+    )?;
     harness.admin("kubectl delete service four")?;
     assert_eq!(
         harness.admin(ADDRESSES)?,

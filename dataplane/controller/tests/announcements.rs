@@ -1,5 +1,5 @@
-//! What a Service's condition says of who announces its address: what the speakers say, once, and never before an address
-//! that is to be given.
+//! Condition Announced of a Service: copied from the report of the speaker, written only on a change, and after
+//! addresses.
 
 mod support;
 
@@ -35,47 +35,47 @@ fn with(mut status: Value, type_: &str, holds: &str, message: &str) -> Value {
     status
 }
 
-/// A speaker says something, and the condition follows.
-fn says(cluster: &mut Cluster, status: Value) -> Option<String> {
+/// A speaker writes a status, and the condition follows.
+fn announce(cluster: &mut Cluster, status: Value) -> Option<String> {
     cluster.announce("web", status);
     cluster.settle();
     cluster.announcement("web")
 }
 
 #[test]
-fn it_names_the_owner_as_soon_as_there_is_one_and_not_before() {
+fn condition_names_owner_once_announced() {
     let mut cluster = cluster();
     assert_eq!(cluster.announcement("web"), None);
-    // A speaker makes the object before it can write its status.
-    assert_eq!(says(&mut cluster, json!({})), None);
+    // A speaker creates the object before it can write its status.
+    assert_eq!(announce(&mut cluster, json!({})), None);
     assert_eq!(
-        says(&mut cluster, by("n2", FIRST)).as_deref(),
+        announce(&mut cluster, by("n2", FIRST)).as_deref(),
         Some("True Announced: node n2 announces 192.168.50.50 on eth0")
     );
     assert_eq!(cluster.writes().len(), 1);
     assert_eq!(
-        says(&mut cluster, by("n3", FIRST)).as_deref(),
+        announce(&mut cluster, by("n3", FIRST)).as_deref(),
         Some("True Announced: node n3 announces 192.168.50.50 on eth0")
     );
     assert_eq!(
         cluster.condition(&service("web")),
-        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 of pool lan",
+        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 from pool lan",
         "the other condition is left alone"
     );
 }
 
 #[test]
-fn all_interfaces_several_and_a_second_address_have_words() {
+fn message_lists_interfaces_and_second_address() {
     let mut cluster = cluster();
     assert_eq!(
-        says(&mut cluster, json!({ "node": "n2" })).as_deref(),
+        announce(&mut cluster, json!({ "node": "n2" })).as_deref(),
         Some("True Announced: node n2 announces 192.168.50.50"),
-        "as MetalLB's speakers say it"
+        "as MetalLB's speakers write it"
     );
     let two =
         json!({ "node": "n2", "interfaces": [{ "name": "eth0" }, { "name": "eth1" }], "address": FIRST });
     assert_eq!(
-        says(&mut cluster, two).as_deref(),
+        announce(&mut cluster, two).as_deref(),
         Some("True Announced: node n2 announces 192.168.50.50 on eth0, eth1")
     );
     cluster.edit(
@@ -83,52 +83,59 @@ fn all_interfaces_several_and_a_second_address_have_words() {
         json!({ "spec": { "ipFamilyPolicy": "PreferDualStack", "clusterIPs": ["10.96.0.9", "fd00:96::9"] } }),
     );
     assert_eq!(
-        says(&mut cluster, by("n2", FIRST)).as_deref(),
+        announce(&mut cluster, by("n2", FIRST)).as_deref(),
         Some(
-            "True Announced: node n2 announces 192.168.50.50 on eth0; fd00:50:: has an owner of its own, which the \
-             events of the Service name"
+            "True Announced: node n2 announces 192.168.50.50 on eth0; for fd00:50:: see: kubectl \
+             describe service web -n default"
         )
     );
 }
 
 #[test]
-fn a_conflict_and_a_question_without_an_answer_are_repeated_as_the_speaker_says_them() {
+fn conflict_and_missing_reply_make_condition_false() {
     let mut cluster = cluster();
     let unheard = with(by("n2", FIRST), "Verified", "False", "node n3 asked");
     assert_eq!(
-        says(&mut cluster, unheard).as_deref(),
+        announce(&mut cluster, unheard).as_deref(),
         Some("False NoReply: node n3 asked")
     );
-    let stranger = with(
+    let conflict = with(
         by("n2", FIRST),
         "AddressConflict",
         "True",
         "a host at 02:00:00:00:00:09",
     );
     assert_eq!(
-        says(&mut cluster, stranger).as_deref(),
+        announce(&mut cluster, conflict).as_deref(),
         Some("False AddressConflict: a host at 02:00:00:00:00:09")
     );
-    let heard = with(by("n2", FIRST), "Verified", "True", "node n3 asked");
+    let watched_version = with(by("n2", FIRST), "Verified", "True", "node n3 asked");
     assert_eq!(
-        says(&mut cluster, heard).as_deref(),
+        announce(&mut cluster, watched_version).as_deref(),
         Some("True Announced: node n2 announces 192.168.50.50 on eth0")
     );
 }
 
 #[test]
-fn when_nobody_announces_it_any_more_it_says_where_to_look_and_when_its_address_goes_it_goes() {
+fn not_announced_points_to_events() {
     let mut cluster = cluster();
-    says(&mut cluster, by("n2", FIRST));
+    announce(&mut cluster, by("n2", FIRST));
     cluster.withdraw("web");
     cluster.settle();
     assert_eq!(
         cluster.announcement("web").as_deref(),
         Some(
-            "False NotAnnounced: no node announces 192.168.50.50 any more: for the reason see the events of the \
-             Service, kubectl describe service web -n default"
+            "False NotAnnounced: no node announces 192.168.50.50: see: kubectl describe service web -n default"
         )
     );
+}
+
+#[test]
+fn condition_is_removed_with_the_address() {
+    let mut cluster = cluster();
+    announce(&mut cluster, by("n2", FIRST));
+    cluster.withdraw("web");
+    cluster.settle();
     cluster.edit(&service("web"), json!({ "spec": { "type": "ClusterIP" } }));
     cluster.settle();
     assert_eq!(cluster.announcement("web"), None);
@@ -137,32 +144,44 @@ fn when_nobody_announces_it_any_more_it_says_where_to_look_and_when_its_address_
 }
 
 #[test]
-fn what_is_said_of_an_address_that_it_had_before_says_nothing_of_the_new_one() {
+fn interface_name_with_comma_is_shown_unchanged() {
     let mut cluster = cluster();
-    says(&mut cluster, by("n2", FIRST));
+    let status = json!({
+        "node": "n2", "interfaces": [{ "name": "lan,1" }, { "name": "eth1" }], "address": FIRST,
+    });
+    assert_eq!(
+        announce(&mut cluster, status).as_deref(),
+        Some("True Announced: node n2 announces 192.168.50.50 on lan,1, eth1")
+    );
+}
+
+#[test]
+fn record_of_previous_address_is_ignored() {
+    let mut cluster = cluster();
+    announce(&mut cluster, by("n2", FIRST));
     let other = json!({ "metadata": { "annotations": { "metallb.io/loadBalancerIPs": "192.168.50.55" } } });
     cluster.edit(&service("web"), other);
     cluster.settle();
     assert_eq!(cluster.address("web"), "192.168.50.55");
     cluster.writes();
     cluster.settle();
-    assert_eq!(cluster.writes().len(), 0, "its owner is still to be found");
+    assert_eq!(cluster.writes().len(), 0, "the new owner has not reported yet");
     assert_eq!(
-        says(&mut cluster, by("n3", "192.168.50.55")).as_deref(),
+        announce(&mut cluster, by("n3", "192.168.50.55")).as_deref(),
         Some("True Announced: node n3 announces 192.168.50.55 on eth0")
     );
 }
 
 #[test]
-fn a_restart_a_relist_and_the_same_said_again_write_nothing() {
+fn restart_relist_and_repeated_status_write_nothing() {
     let mut cluster = cluster();
     cluster.add(mk_service("gone", json!({})));
     cluster.announce("gone", by("n1", "192.168.50.51"));
-    says(&mut cluster, by("n2", FIRST));
+    announce(&mut cluster, by("n2", FIRST));
     cluster.withdraw("gone");
     cluster.settle();
     cluster.writes();
-    says(&mut cluster, by("n2", FIRST));
+    announce(&mut cluster, by("n2", FIRST));
     cluster.list_announcers();
     cluster.settle();
     assert_eq!(cluster.writes(), Vec::<String>::new());
@@ -172,9 +191,9 @@ fn a_restart_a_relist_and_the_same_said_again_write_nothing() {
 }
 
 #[test]
-fn nothing_is_said_before_all_has_been_listed() {
+fn condition_waits_for_complete_list() {
     let mut cluster = cluster();
-    says(&mut cluster, by("n2", FIRST));
+    announce(&mut cluster, by("n2", FIRST));
     // Another controller has seen the Service, and no status yet.
     let mut cluster = Cluster::new(cluster.objects);
     cluster.settle();
@@ -190,7 +209,7 @@ fn nothing_is_said_before_all_has_been_listed() {
 }
 
 #[test]
-fn addresses_are_given_before_anything_is_said_of_who_announces_them() {
+fn addresses_are_written_before_announcements() {
     let mut cluster = cluster();
     for number in 0..9 {
         cluster.create_service(&format!("old-{number}"));
@@ -202,43 +221,39 @@ fn addresses_are_given_before_anything_is_said_of_who_announces_them() {
         cluster.announce(&format!("old-{number}"), by("n1", &address));
     }
     cluster.create_service("new");
-    // Both are there to be done: the address is given first, and alone.
+    // Both are due: the address is written first, and alone.
     cluster.decide();
-    assert_eq!(cluster.under_way.len(), 1);
+    assert_eq!(cluster.in_flight.len(), 1);
     cluster.answer();
     assert!(cluster.writes()[0].contains("default/new"));
     cluster.decide();
-    let repeats = cluster
-        .under_way
+    let announcement_writes = cluster
+        .in_flight
         .iter()
         .filter(|write| write.patch()["status"]["conditions"][0]["type"] == "lb-operator.io/Announced");
-    assert_eq!(repeats.count(), 8, "a few at a time");
+    assert_eq!(announcement_writes.count(), 8, "up to the limit");
     // A new Service does not wait for them.
     cluster.create_service("newer");
     cluster.decide();
-    let last = cluster.under_way.back().map(|write| write.target());
+    let last = cluster.in_flight.back().map(|write| write.target());
     assert_eq!(last, Some(service("newer")));
     cluster.settle();
     assert!(cluster.announcement("old-8").is_some());
 }
 
 #[test]
-fn a_write_that_fails_or_is_refused_is_made_again() {
+fn failed_or_conflicting_write_is_retried() {
     let mut cluster = cluster();
     cluster.announce("web", by("n2", FIRST));
     cluster.decide();
     cluster.fail();
     cluster.decide();
-    assert!(cluster.under_way.is_empty(), "after a pause");
+    assert!(cluster.in_flight.is_empty(), "not before the delay ends");
     cluster.pass(Duration::from_secs(1));
     cluster.watching = false;
     cluster.edit(&service("web"), json!({ "metadata": { "labels": { "a": "b" } } }));
     cluster.settle();
-    assert_eq!(
-        cluster.announcement("web"),
-        None,
-        "the Service has changed meanwhile"
-    );
+    assert_eq!(cluster.announcement("web"), None, "the Service has changed");
     cluster.catch_up();
     cluster.settle();
     assert!(cluster.announcement("web").is_some());

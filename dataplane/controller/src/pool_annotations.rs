@@ -1,47 +1,47 @@
-//! What a pool says beyond MetalLB's fields: its annotations under `lb-operator.io/`.
+//! Parses a pool's annotations under `lb-operator.io/`.
 
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 use lb_crds::AddressRange;
 use lb_crds::names::{ALLOCATION_STRATEGY, EXCLUDED_ADDRESSES, HOLD_DOWN, NAMESPACE_QUOTA};
-use lb_ipam::reason::excerpt;
-use lb_ipam::{Extras, PoolError, Range, Strategy};
+use lb_ipam::rejection::excerpt;
+use lb_ipam::{AllocationStrategy, PoolAnnotations, PoolError, Range};
 
-/// The longest hold-down: 30 days. Longer ones are slips of the pen.
-const LONGEST_HOLD_DOWN: i64 = 30 * 24 * 3600;
+/// The longest hold-down, 30 days: a longer one is a typing error.
+const MAX_HOLD_DOWN_SECONDS: i64 = 30 * 24 * 3600;
 
-/// Reads the annotations of a pool.
+/// Parses the annotations of a pool.
 ///
 /// # Errors
-/// When one cannot be read; the text names it and says what to write.
-pub fn read(annotations: &BTreeMap<String, String>) -> Result<Extras, PoolError> {
+/// If one is invalid; the text names it and says what to write.
+pub fn read(annotations: &BTreeMap<String, String>) -> Result<PoolAnnotations, PoolError> {
     let value = |key: &str| {
         annotations
             .get(key)
             .map(|value| value.trim())
             .filter(|value| !value.is_empty())
     };
-    Ok(Extras {
+    Ok(PoolAnnotations {
         excluded: value(EXCLUDED_ADDRESSES).map_or(Ok(Vec::new()), excluded)?,
-        strategy: value(ALLOCATION_STRATEGY).map_or(Ok(Strategy::First), strategy)?,
+        strategy: value(ALLOCATION_STRATEGY).map_or(Ok(AllocationStrategy::First), strategy)?,
         hold_down: value(HOLD_DOWN).map_or(Ok(0), hold_down)?,
         namespace_quota: value(NAMESPACE_QUOTA).map(quota).transpose()?,
     })
 }
 
-fn wrong(key: &str, value: &str, write: &str) -> PoolError {
+fn invalid(key: &str, value: &str, write: &str) -> PoolError {
     PoolError::Annotation(format!(
         "metadata.annotations[{key}]: {:?}: write {write}",
         excerpt(value)
     ))
 }
 
-fn strategy(value: &str) -> Result<Strategy, PoolError> {
+fn strategy(value: &str) -> Result<AllocationStrategy, PoolError> {
     match value {
-        "first" => Ok(Strategy::First),
-        "leastRecentlyUsed" => Ok(Strategy::LeastRecentlyUsed),
-        _ => Err(wrong(ALLOCATION_STRATEGY, value, "first or leastRecentlyUsed")),
+        "first" => Ok(AllocationStrategy::First),
+        "leastRecentlyUsed" => Ok(AllocationStrategy::LeastRecentlyUsed),
+        _ => Err(invalid(ALLOCATION_STRATEGY, value, "first or leastRecentlyUsed")),
     }
 }
 
@@ -49,15 +49,15 @@ fn hold_down(value: &str) -> Result<u32, PoolError> {
     let duration = value.parse::<SignedDuration>().ok();
     duration
         .map(|duration| duration.as_secs())
-        .filter(|seconds| (0..=LONGEST_HOLD_DOWN).contains(seconds))
+        .filter(|seconds| (0..=MAX_HOLD_DOWN_SECONDS).contains(seconds))
         .and_then(|seconds| u32::try_from(seconds).ok())
-        .ok_or_else(|| wrong(HOLD_DOWN, value, "a time from 0s to 720h, such as 90s, 10m or 1h"))
+        .ok_or_else(|| invalid(HOLD_DOWN, value, "a time from 0s to 720h, such as 90s, 10m or 1h"))
 }
 
 fn quota(value: &str) -> Result<u32, PoolError> {
     value
         .parse()
-        .map_err(|_| wrong(NAMESPACE_QUOTA, value, "a number of addresses, such as 5"))
+        .map_err(|_| invalid(NAMESPACE_QUOTA, value, "a number of addresses, such as 5"))
 }
 
 fn excluded(value: &str) -> Result<Vec<Range>, PoolError> {
@@ -81,26 +81,26 @@ fn excluded(value: &str) -> Result<Vec<Range>, PoolError> {
 mod tests {
     use super::*;
 
-    fn read_one(key: &str, value: &str) -> Result<Extras, String> {
+    fn read_one(key: &str, value: &str) -> Result<PoolAnnotations, String> {
         read(&BTreeMap::from([(key.to_owned(), value.to_owned())])).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn annotations_are_read_and_empty_ones_are_none() {
+    fn parses_annotations_and_ignores_empty_ones() {
         let none = BTreeMap::new();
-        assert_eq!(read(&none), Ok(Extras::default()));
+        assert_eq!(read(&none), Ok(PoolAnnotations::default()));
         for key in [
             ALLOCATION_STRATEGY,
             HOLD_DOWN,
             EXCLUDED_ADDRESSES,
             NAMESPACE_QUOTA,
         ] {
-            assert_eq!(read_one(key, " "), Ok(Extras::default()));
+            assert_eq!(read_one(key, " "), Ok(PoolAnnotations::default()));
         }
         let strategy = read_one(ALLOCATION_STRATEGY, "leastRecentlyUsed")
             .unwrap()
             .strategy;
-        assert_eq!(strategy, Strategy::LeastRecentlyUsed);
+        assert_eq!(strategy, AllocationStrategy::LeastRecentlyUsed);
         for (text, seconds) in [("90s", 90), ("10m", 600), ("1h30m", 5400), ("720h", 2_592_000)] {
             assert_eq!(read_one(HOLD_DOWN, text).unwrap().hold_down, seconds, "{text}");
         }
@@ -113,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_and_says_what_to_write() {
-        for (key, value, says) in [
+    fn invalid_values_are_quoted_with_the_expected_form() {
+        for (key, value, expected) in [
             (
                 ALLOCATION_STRATEGY,
                 "random",
@@ -134,7 +134,7 @@ mod tests {
         ] {
             let error = read_one(key, value).unwrap_err();
             assert!(
-                error.starts_with(&format!("metadata.annotations[{key}]: ")) && error.contains(says),
+                error.starts_with(&format!("metadata.annotations[{key}]: ")) && error.contains(expected),
                 "{error}"
             );
         }

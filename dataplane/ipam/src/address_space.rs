@@ -1,84 +1,84 @@
-//! A pool's addresses laid end to end, per family.
+//! Maps the usable addresses of a pool to consecutive positions, per family.
 //!
-//! Each usable address has a position: 0 for the first address of the first range, and so on in the order in which the
-//! user listed the ranges, as MetalLB scans them. Addresses that `avoidBuggyIPs` or an exclusion leaves out have no
-//! position, so the search for a free one never meets them, and counts are exact.
+//! Position 0 is the first address of the first range; ranges follow in the order of `spec.addresses`, as MetalLB scans
+//! them. Addresses left out by `avoidBuggyIPs` or an exclusion have no position, so a search for a free address never
+//! meets them, and counts are exact.
 
 use std::net::IpAddr;
 
-use crate::pool::PoolSpec;
+use crate::pool_spec::PoolSpec;
 use crate::range::{Family, Range, number};
 
-/// The addresses of one family in a row.
+/// The usable addresses of one family.
 #[derive(Clone, Debug)]
-pub(crate) struct Places {
+pub(crate) struct AddressSpace {
     family: Family,
     numbering: Numbering,
-    /// In order of position.
-    pieces: Vec<Piece>,
-    /// Indices of `pieces`, in order of address.
+    /// Ordered by position.
+    runs: Vec<AddressRun>,
+    /// Indices into `runs`, ordered by address.
     by_address: Vec<usize>,
-    /// The last position; none when the row is empty.
+    /// The last position; `None` if there is no address.
     last: Option<u128>,
 }
 
-/// Consecutive addresses at consecutive positions. `first` and `last` are numbers of [`Numbering`].
+/// Consecutive addresses at consecutive positions. `first` and `last` are in the numbers of [`Numbering`].
 #[derive(Clone, Copy, Debug)]
-struct Piece {
+struct AddressRun {
     first: u128,
     last: u128,
     position: u128,
 }
 
-impl Places {
+impl AddressSpace {
     pub(crate) fn new(spec: &PoolSpec, family: Family) -> Self {
         let numbering = match family {
             Family::V4 if spec.avoid_buggy_ips => Numbering::WithoutBuggy,
             Family::V4 | Family::V6 => Numbering::Plain,
         };
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut runs: Vec<AddressRun> = Vec::new();
         let mut last = None;
         let ranges = spec.ranges.iter().filter(|range| range.family() == family);
-        for range in ranges.flat_map(|range| range.without(&spec.extras.excluded)) {
+        for range in ranges.flat_map(|range| range.without(&spec.annotations.excluded)) {
             let Some((first_number, last_number)) = numbering.ends(&range) else {
                 continue;
             };
-            // Ranges do not overlap, so only a row of all 2^128 addresses has no position left, and no further range.
+            // Ranges do not overlap: positions end only after all 2^128 addresses, and then no range is left.
             let Some(position) = last.map_or(Some(0), |last: u128| last.checked_add(1)) else {
                 break;
             };
-            pieces.push(Piece {
+            runs.push(AddressRun {
                 first: first_number,
                 last: last_number,
                 position,
             });
             last = Some(position.saturating_add(last_number - first_number));
         }
-        let mut by_address: Vec<usize> = (0..pieces.len()).collect();
-        by_address.sort_by_key(|index| pieces.get(*index).map(|piece| piece.first));
+        let mut by_address: Vec<usize> = (0..runs.len()).collect();
+        by_address.sort_by_key(|index| runs.get(*index).map(|run| run.first));
         Self {
             family,
             numbering,
-            pieces,
+            runs,
             by_address,
             last,
         }
     }
 
-    /// How many there are; 2^128 - 1 stands for that many or one more.
+    /// Number of addresses, at most `u128::MAX`.
     pub(crate) fn capacity(&self) -> u128 {
         self.last.map_or(0, |last| last.saturating_add(1))
     }
 
-    /// Where an address stands.
+    /// The position of an address, if it is usable.
     pub(crate) fn position(&self, address: IpAddr) -> Option<u128> {
         let wanted = self.numbering.number_of(number(address))?;
-        let piece = |index: &usize| self.pieces.get(*index);
+        let run = |index: &usize| self.runs.get(*index);
         let after = self
             .by_address
-            .partition_point(|index| piece(index).is_some_and(|piece| piece.first <= wanted));
-        let piece = self.by_address.get(after.checked_sub(1)?).and_then(piece)?;
-        (wanted <= piece.last).then(|| piece.position + (wanted - piece.first))
+            .partition_point(|index| run(index).is_some_and(|run| run.first <= wanted));
+        let run = self.by_address.get(after.checked_sub(1)?).and_then(run)?;
+        (wanted <= run.last).then(|| run.position + (wanted - run.first))
     }
 
     /// The address at a position.
@@ -86,19 +86,19 @@ impl Places {
         if position > self.last? {
             return None;
         }
-        let after = self.pieces.partition_point(|piece| piece.position <= position);
-        let piece = self.pieces.get(after.checked_sub(1)?)?;
-        let number = piece.first + (position - piece.position);
+        let after = self.runs.partition_point(|run| run.position <= position);
+        let run = self.runs.get(after.checked_sub(1)?)?;
+        let number = run.first + (position - run.position);
         self.family.address(self.numbering.address_number(number))
     }
 }
 
-/// How the usable addresses of a family are counted.
+/// Maps usable addresses to consecutive numbers.
 #[derive(Clone, Copy, Debug)]
 enum Numbering {
-    /// Every address has its own number.
+    /// Every address is usable.
     Plain,
-    /// 254 numbers for each 256 addresses: those that end in .0 and .255 have none.
+    /// Addresses that end in .0 or .255 are not usable: 254 numbers for each 256 addresses.
     WithoutBuggy,
 }
 
@@ -108,7 +108,7 @@ impl Numbering {
             Self::Plain => Some(address),
             Self::WithoutBuggy => match address % 256 {
                 0 | 255 => None,
-                rest => Some(address / 256 * 254 + rest - 1),
+                host => Some(address / 256 * 254 + host - 1),
             },
         }
     }
@@ -120,7 +120,7 @@ impl Numbering {
         }
     }
 
-    /// The numbers of the first and the last usable address of a range; none when it has no usable address.
+    /// The numbers of the first and the last usable address of a range, if it has one.
     fn ends(self, range: &Range) -> Option<(u128, u128)> {
         let (first, last) = (number(range.first()), number(range.last()));
         // The next or the previous usable address is at most two away.

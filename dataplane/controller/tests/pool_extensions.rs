@@ -1,23 +1,23 @@
-//! Beyond MetalLB: conditions of Services, hold-down, strategies, exclusions, quotas, and addresses that no pool has.
+//! Features beyond MetalLB: condition AddressAssigned, hold-down, strategies, exclusions, quotas, and addresses in no pool.
 
 mod support;
 
 use std::time::Duration;
 
-use lb_controller::write::Target;
+use lb_controller::target::WriteTarget;
 use serde_json::{Value, json};
 use support::{Cluster, annotated, mk_pool, mk_service, pool, service, showing};
 
-fn lan(annotations: &[(&str, &str)]) -> (Target, Value) {
+fn lan(annotations: &[(&str, &str)]) -> (WriteTarget, Value) {
     mk_pool("lan", &["192.168.50.50-192.168.50.52"], annotated(annotations))
 }
 
-fn hold_down() -> (Target, Value) {
+fn hold_down() -> (WriteTarget, Value) {
     lan(&[("lb-operator.io/hold-down", "10m")])
 }
 
 #[test]
-fn the_condition_of_a_service_says_whether_it_is_satisfied_and_goes_with_its_address() {
+fn address_assigned_follows_the_request() {
     let mut cluster = Cluster::new([mk_service("web", json!({}))]);
     cluster.settle();
     assert_eq!(
@@ -27,7 +27,7 @@ fn the_condition_of_a_service_says_whether_it_is_satisfied_and_goes_with_its_add
     cluster.add(lan(&[]));
     assert_eq!(
         cluster.condition(&service("web")),
-        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 of pool lan"
+        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 from pool lan"
     );
     cluster.edit(
         &service("web"),
@@ -37,7 +37,7 @@ fn the_condition_of_a_service_says_whether_it_is_satisfied_and_goes_with_its_add
     assert_eq!(
         cluster.condition(&service("web")),
         "lb-operator.io/AddressAssigned=False InvalidRequest: invalid metallb.io/loadBalancerIPs: \"192.168.50.\": write one IP \
-         address, or one of each family separated by a comma; 192.168.50.50 of pool lan is kept"
+         address, or one of each family separated by a comma; the Service keeps 192.168.50.50 from pool lan"
     );
     cluster.edit(&service("web"), json!({ "spec": { "type": "ClusterIP" } }));
     cluster.settle();
@@ -46,7 +46,7 @@ fn the_condition_of_a_service_says_whether_it_is_satisfied_and_goes_with_its_add
 }
 
 #[test]
-fn another_leader_does_not_tell_those_who_wait_once_more() {
+fn new_leader_repeats_no_event() {
     let mut cluster = Cluster::new([mk_service("web", json!({}))]);
     cluster.settle();
     assert_eq!(cluster.events().len(), 1);
@@ -57,14 +57,14 @@ fn another_leader_does_not_tell_those_who_wait_once_more() {
 }
 
 #[test]
-fn conditions_of_others_are_left_alone_and_those_who_wait_are_not_written_again() {
+fn foreign_conditions_are_preserved() {
     let theirs = json!({ "type": "example.com/Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2023-11-14T22:13:20Z" });
     let mut cluster = Cluster::new([lan(&[])]);
-    for name in ["a", "b", "c", "waits"] {
+    for name in ["a", "b", "c", "waiting"] {
         cluster.add(mk_service(name, json!({ "status": { "conditions": [theirs] } })));
     }
     let types = |cluster: &Cluster| {
-        let list = cluster.objects[&service("waits")]["status"]["conditions"]
+        let list = cluster.objects[&service("waiting")]["status"]["conditions"]
             .as_array()
             .cloned();
         list.unwrap_or_default()
@@ -84,7 +84,7 @@ fn conditions_of_others_are_left_alone_and_those_who_wait_are_not_written_again(
 }
 
 #[test]
-fn a_released_address_is_held_back_and_then_given_to_who_waits() {
+fn waiting_service_gets_address_after_hold_down() {
     let mut cluster = Cluster::new([hold_down()]);
     for name in ["a", "b", "c"] {
         cluster.add(mk_service(name, json!({})));
@@ -95,11 +95,11 @@ fn a_released_address_is_held_back_and_then_given_to_who_waits() {
     assert_eq!(cluster.address("next"), "");
     let reason = cluster.reason("next").unwrap();
     assert!(
-        reason.contains("(2 of 3 in use, 1 released too lately: lb-operator.io/hold-down)"),
+        reason.contains("(2 of 3 in use, 1 in hold-down for another 600 s)"),
         "{reason}"
     );
     let due = cluster
-        .leading
+        .leader
         .as_ref()
         .unwrap()
         .next_timeout(cluster.now)
@@ -111,7 +111,7 @@ fn a_released_address_is_held_back_and_then_given_to_who_waits() {
 }
 
 #[test]
-fn another_leader_holds_back_what_the_last_one_released() {
+fn hold_down_survives_failover() {
     let mut cluster = Cluster::new([hold_down()]);
     for name in ["a", "b"] {
         cluster.add(mk_service(name, json!({})));
@@ -123,7 +123,7 @@ fn another_leader_holds_back_what_the_last_one_released() {
     assert_eq!(cluster.writes(), Vec::<String>::new());
     cluster.add(mk_service("c", json!({})));
     assert_eq!(cluster.address("c"), "192.168.50.52", "not 192.168.50.50");
-    // Who asks for it gets it all the same.
+    // A Service that requests it gets it in hold-down, too.
     cluster.add(mk_service(
         "d",
         annotated(&[("metallb.io/loadBalancerIPs", "192.168.50.50")]),
@@ -132,7 +132,7 @@ fn another_leader_holds_back_what_the_last_one_released() {
 }
 
 #[test]
-fn the_strategy_of_a_pool_survives_a_restart() {
+fn allocation_strategy_survives_restart() {
     let mut cluster = Cluster::new([lan(&[(
         "lb-operator.io/allocation-strategy",
         "leastRecentlyUsed",
@@ -154,7 +154,7 @@ fn the_strategy_of_a_pool_survives_a_restart() {
 }
 
 #[test]
-fn an_exclusion_moves_who_is_on_it_and_a_quota_holds_new_ones_back() {
+fn exclusion_moves_service_and_quota_blocks_new_ones() {
     let mut cluster = Cluster::new([lan(&[])]);
     cluster.add(mk_service("a", json!({})));
     cluster.edit(
@@ -171,7 +171,7 @@ fn an_exclusion_moves_who_is_on_it_and_a_quota_holds_new_ones_back() {
         cluster
             .reason("b")
             .unwrap()
-            .contains("for namespace default: it has the 1 that its quota allows")
+            .contains("for namespace default: quota of 1 addresses per IP family reached")
     );
     cluster.delete(&service("a"));
     cluster.settle();
@@ -179,7 +179,7 @@ fn an_exclusion_moves_who_is_on_it_and_a_quota_holds_new_ones_back() {
 }
 
 #[test]
-fn an_annotation_that_cannot_be_read_makes_the_pool_invalid_and_moves_nobody() {
+fn invalid_annotation_makes_pool_invalid() {
     let mut cluster = Cluster::new([lan(&[]), mk_service("a", json!({}))]);
     cluster.settle();
     cluster.edit(&pool("lan"), annotated(&[("lb-operator.io/hold-down", "soon")]));
@@ -190,7 +190,7 @@ fn an_annotation_that_cannot_be_read_makes_the_pool_invalid_and_moves_nobody() {
         "Valid=False InvalidAnnotation: metadata.annotations[lb-operator.io/hold-down]: \"soon\": write a time from 0s to \
          720h, such as 90s, 10m or 1h"
     );
-    let state = &cluster.objects[&Target::State]["status"];
+    let state = &cluster.objects[&WriteTarget::ConfigurationState]["status"];
     assert_eq!(state["result"], "Invalid");
     assert!(
         state["errorSummary"]
@@ -201,7 +201,7 @@ fn an_annotation_that_cannot_be_read_makes_the_pool_invalid_and_moves_nobody() {
     );
     cluster.edit(&pool("lan"), annotated(&[("lb-operator.io/hold-down", "10s")]));
     cluster.settle();
-    let state = &cluster.objects[&Target::State]["status"];
+    let state = &cluster.objects[&WriteTarget::ConfigurationState]["status"];
     assert_eq!(
         (&state["result"], state.get("errorSummary")),
         (&json!("Valid"), None)
@@ -210,27 +210,27 @@ fn an_annotation_that_cannot_be_read_makes_the_pool_invalid_and_moves_nobody() {
 }
 
 #[test]
-fn who_takes_over_keeps_addresses_of_no_pool_and_says_so_once() {
-    let strange = mk_service("strange", showing("10.9.9.9"));
-    let mut cluster = Cluster::new([lan(&[]), strange, mk_service("web", json!({}))]);
+fn addresses_outside_pools_are_kept_on_adoption() {
+    let outside = mk_service("outside", showing("10.9.9.9"));
+    let mut cluster = Cluster::new([lan(&[]), outside, mk_service("web", json!({}))]);
     cluster.settle();
     assert_eq!(
-        (cluster.address("strange"), cluster.address("web")),
+        (cluster.address("outside"), cluster.address("web")),
         ("10.9.9.9", "192.168.50.50")
     );
-    let says = "10.9.9.9 of no pool: it was there before and is kept, but no node announces what is of no pool: add it to an \
-                IPAddressPool, or ask for another in metallb.io/loadBalancerIPs";
+    let message = "no pool contains 10.9.9.9: kept but not announced: add it to an IPAddressPool, or request another \
+                   address in metallb.io/loadBalancerIPs";
     assert!(
         cluster
             .events()
-            .contains(&format!("strange Warning AddressOutsidePools: {says}"))
+            .contains(&format!("outside Warning AddressOutsidePools: {message}"))
     );
     assert_eq!(
-        cluster.condition(&service("strange")),
-        format!("lb-operator.io/AddressAssigned=True OutsidePools: {says}")
+        cluster.condition(&service("outside")),
+        format!("lb-operator.io/AddressAssigned=True OutsidePools: {message}")
     );
-    // Neither a look at it, nor another leader, nor an edit of a pool is a reason to move it.
-    cluster.edit(&service("strange"), annotated(&[("unrelated", "1")]));
+    // No new decision, failover or edit of a pool moves it.
+    cluster.edit(&service("outside"), annotated(&[("unrelated", "1")]));
     cluster.edit(
         &pool("lan"),
         json!({ "spec": { "addresses": ["192.168.50.50-192.168.50.59"] } }),
@@ -238,23 +238,23 @@ fn who_takes_over_keeps_addresses_of_no_pool_and_says_so_once() {
     cluster.settle();
     let mut cluster = cluster.restarted();
     cluster.settle();
-    assert_eq!(cluster.address("strange"), "10.9.9.9");
+    assert_eq!(cluster.address("outside"), "10.9.9.9");
     assert_eq!((cluster.events(), cluster.writes()), (Vec::new(), Vec::new()));
     cluster.add(mk_pool("old", &["10.9.9.0/24"], json!({})));
     assert_eq!(
-        (cluster.address("strange"), cluster.pool_of("strange")),
+        (cluster.address("outside"), cluster.pool_of("outside")),
         ("10.9.9.9", "old")
     );
     cluster.edit(
-        &service("strange"),
+        &service("outside"),
         annotated(&[("metallb.io/address-pool", "lan")]),
     );
     cluster.settle();
-    assert_eq!(cluster.address("strange"), "192.168.50.51");
+    assert_eq!(cluster.address("outside"), "192.168.50.51");
 }
 
 #[test]
-fn what_somebody_writes_into_a_status_later_is_not_kept_if_no_pool_has_it() {
+fn later_address_outside_pools_is_not_kept() {
     let mut cluster = Cluster::new([lan(&[("lb-operator.io/namespace-quota", "0")])]);
     cluster.add(mk_service("web", json!({})));
     cluster.edit(&service("web"), showing("10.9.9.9"));

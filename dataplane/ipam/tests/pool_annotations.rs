@@ -1,77 +1,81 @@
-//! What MetalLB's pools do not have: strategies, hold-down, exclusions, quotas; and addresses that no pool has.
+//! Pool settings beyond MetalLB's: strategies, hold-down, exclusions and quotas; and addresses outside all pools.
 
 mod support;
 
-use lb_ipam::{Candidate, Claimed, Extras, Families, Keep, Origin, Strategy, Tenancy};
+use lb_ipam::{
+    AdoptRequest, AllocationStrategy, Families, Origin, PoolAnnotations, PoolCandidate, RecordedPools,
+    SharingMode,
+};
 use support::{
     Ipam, V4, V6, addresses, assign, auto, exactly, from, ip, mk_ipam, mk_pool, mk_pools, range, with,
 };
 
-fn pool(ranges: &[&str], extras: Extras) -> Candidate {
-    with(mk_pool("lan", ranges), |spec| spec.extras = extras)
+fn pool(ranges: &[&str], annotations: PoolAnnotations) -> PoolCandidate {
+    with(mk_pool("lan", ranges), |spec| spec.annotations = annotations)
 }
 
-fn held_for(hold_down: u32) -> Extras {
-    Extras {
+fn with_hold_down(hold_down: u32) -> PoolAnnotations {
+    PoolAnnotations {
         hold_down,
-        ..Extras::default()
+        ..PoolAnnotations::default()
     }
 }
 
-fn least_recently_used() -> Extras {
-    Extras {
-        strategy: Strategy::LeastRecentlyUsed,
-        ..Extras::default()
+fn least_recently_used() -> PoolAnnotations {
+    PoolAnnotations {
+        strategy: AllocationStrategy::LeastRecentlyUsed,
+        ..PoolAnnotations::default()
     }
 }
 
-/// The last number of the address that a Service gets.
+/// The last octet of the assigned address, or the rejection.
 fn get(ipam: &mut Ipam, service: &'static str) -> String {
-    let given = assign(ipam, service, &auto(V4));
-    given
+    let assigned = assign(ipam, service, &auto(V4));
+    assigned
         .strip_prefix("lan: [\"10.0.0.")
         .and_then(|rest| rest.strip_suffix("\"]"))
-        .map_or(given.clone(), str::to_owned)
+        .map_or(assigned.clone(), str::to_owned)
 }
 
 #[test]
-fn a_released_address_is_held_back_for_as_long_as_the_pool_says() {
-    let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], held_for(60))]);
-    ipam.pass_to(1000);
+fn released_address_is_in_hold_down() {
+    let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], with_hold_down(60))]);
+    ipam.advance_to(1000);
     assert_eq!(
         (get(&mut ipam, "a"), get(&mut ipam, "b")),
         ("0".to_owned(), "1".to_owned())
     );
     ipam.release(&"a");
     assert_eq!(get(&mut ipam, "c"), "2");
-    assert_eq!(ipam.next_wake(), Some(1060));
-    ipam.pass_to(1059);
+    assert_eq!(ipam.next_hold_down_end(), Some(1060));
+    ipam.advance_to(1059);
     assert_eq!(get(&mut ipam, "d"), "3");
-    let reason = get(&mut ipam, "e");
+    let rejection = get(&mut ipam, "e");
     assert!(
-        reason.contains(
-            "pool \"lan\" is exhausted (3 of 4 in use, 1 released too lately: lb-operator.io/hold-down)"
-        ),
-        "{reason}"
+        rejection.contains("pool \"lan\" is exhausted (3 of 4 in use, 1 in hold-down for another 1 s)"),
+        "{rejection}"
     );
-    ipam.pass_to(1060);
-    assert_eq!((ipam.next_wake(), get(&mut ipam, "e")), (None, "0".to_owned()));
+    ipam.advance_to(1060);
+    assert_eq!(
+        (ipam.next_hold_down_end(), get(&mut ipam, "e")),
+        (None, "0".to_owned())
+    );
 }
 
 #[test]
-fn who_asks_for_a_held_address_gets_it() {
-    let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], held_for(60))]);
+fn requested_address_ignores_hold_down() {
+    let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], with_hold_down(60))]);
     get(&mut ipam, "a");
     ipam.release(&"a");
     assert_eq!(
         assign(&mut ipam, "a", &exactly(&["10.0.0.0"], None)),
         "lan: [\"10.0.0.0\"]"
     );
-    assert_eq!(ipam.next_wake(), None);
+    assert_eq!(ipam.next_hold_down_end(), None);
 }
 
 #[test]
-fn the_address_that_was_released_longest_ago_comes_last_and_first_of_the_used() {
+fn least_recently_used_prefers_unused_then_oldest_release() {
     let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], least_recently_used())]);
     for (service, last) in [("a", "0"), ("b", "1"), ("c", "2")] {
         assert_eq!(get(&mut ipam, service), last);
@@ -85,53 +89,53 @@ fn the_address_that_was_released_longest_ago_comes_last_and_first_of_the_used() 
 }
 
 #[test]
-fn a_strategy_and_a_hold_down_go_together() {
-    let extras = Extras {
+fn hold_down_applies_to_least_recently_used() {
+    let annotations = PoolAnnotations {
         hold_down: 10,
         ..least_recently_used()
     };
-    let mut ipam = mk_ipam([pool(&["10.0.0.0/31"], extras)]);
+    let mut ipam = mk_ipam([pool(&["10.0.0.0/31"], annotations)]);
     get(&mut ipam, "a");
     get(&mut ipam, "b");
-    ipam.pass_to(5);
+    ipam.advance_to(5);
     ipam.release(&"a");
-    assert!(get(&mut ipam, "c").contains("1 released too lately"));
-    assert_eq!(ipam.next_wake(), Some(15));
-    ipam.pass_to(15);
+    assert!(get(&mut ipam, "c").contains("1 in hold-down for another 10 s"));
+    assert_eq!(ipam.next_hold_down_end(), Some(15));
+    ipam.advance_to(15);
     assert_eq!(get(&mut ipam, "c"), "0");
 }
 
 #[test]
-fn releases_are_remembered_through_edits_and_by_a_successor() {
-    let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], held_for(60))]);
+fn releases_survive_pool_edits_and_failover() {
+    let mut ipam = mk_ipam([pool(&["10.0.0.0/30"], with_hold_down(60))]);
     get(&mut ipam, "a");
     get(&mut ipam, "b");
-    ipam.pass_to(7);
+    ipam.advance_to(7);
     ipam.release(&"a");
-    ipam.set_pools(mk_pools([pool(&["10.0.0.0/29"], held_for(60))]));
+    ipam.set_pools(mk_pools([pool(&["10.0.0.0/29"], with_hold_down(60))]));
     assert_eq!(get(&mut ipam, "c"), "2", "the pool has grown");
     let released = ipam.pool("lan").unwrap().unwrap().released(10);
     assert_eq!(released, [(ip("10.0.0.0"), 7)]);
 
-    let mut successor = mk_ipam([pool(&["10.0.0.0/29"], held_for(60))]);
-    successor.pass_to(10);
+    let mut successor = mk_ipam([pool(&["10.0.0.0/29"], with_hold_down(60))]);
+    successor.advance_to(10);
     for (address, since) in released {
         successor.remember_release(address, since);
     }
     assert_eq!(
-        (get(&mut successor, "x"), successor.next_wake()),
+        (get(&mut successor, "x"), successor.next_hold_down_end()),
         ("1".to_owned(), Some(67))
     );
-    // A pool that holds nothing back any more gives it at once.
-    successor.set_pools(mk_pools([pool(&["10.0.0.0/29"], Extras::default())]));
+    // Without a hold-down it is assigned at once.
+    successor.set_pools(mk_pools([pool(&["10.0.0.0/29"], PoolAnnotations::default())]));
     assert_eq!(get(&mut successor, "y"), "0");
 }
 
 #[test]
-fn excluded_addresses_are_given_to_nobody_and_not_counted() {
-    let excluded = Extras {
+fn excluded_addresses_are_not_assigned_or_counted() {
+    let excluded = PoolAnnotations {
         excluded: vec![range("10.0.0.1-10.0.0.2")],
-        ..Extras::default()
+        ..PoolAnnotations::default()
     };
     let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
     assert_eq!(
@@ -141,8 +145,8 @@ fn excluded_addresses_are_given_to_nobody_and_not_counted() {
     let changed = ipam.set_pools(mk_pools([pool(&["10.0.0.0/30"], excluded)]));
     assert_eq!(changed.cleared.len(), 1);
     assert_eq!(
-        changed.cleared[0].reason.to_string(),
-        "\"10.0.0.1\" is not allowed in config: pool \"lan\" excludes 10.0.0.1-10.0.0.2: ask for another address, or change \
+        changed.cleared[0].rejection.to_string(),
+        "\"10.0.0.1\" is not allowed in config: pool \"lan\" excludes 10.0.0.1-10.0.0.2: request another address, or change \
          the pool's annotation lb-operator.io/excluded-addresses"
     );
     assert_eq!(get(&mut ipam, "b"), "3");
@@ -152,43 +156,43 @@ fn excluded_addresses_are_given_to_nobody_and_not_counted() {
     let others = mk_pools([pool_of_everything_excluded(), mk_pool("other", &["10.0.0.1/32"])]);
     let mut ipam = Ipam::default();
     ipam.set_pools(others);
-    assert!(ipam.pool("lan").unwrap().is_err(), "nothing is left of it");
+    assert!(ipam.pool("lan").unwrap().is_err(), "no address is left");
 }
 
-fn pool_of_everything_excluded() -> Candidate {
+fn pool_of_everything_excluded() -> PoolCandidate {
     let excluded = vec![range("10.0.0.0-10.0.0.255")];
     pool(
         &["10.0.0.0/30"],
-        Extras {
+        PoolAnnotations {
             excluded,
-            ..Extras::default()
+            ..PoolAnnotations::default()
         },
     )
 }
 
 #[test]
-fn a_namespace_gets_what_its_quota_allows_and_no_more() {
-    let quota = Extras {
+fn namespace_quota_is_enforced_per_family() {
+    let quota = PoolAnnotations {
         namespace_quota: Some(2),
-        ..Extras::default()
+        ..PoolAnnotations::default()
     };
     let mut ipam = mk_ipam([pool(&["10.0.0.0/29", "fd00::/125"], quota)]);
     assert_eq!(
         (get(&mut ipam, "x/a"), get(&mut ipam, "x/b")),
         ("0".to_owned(), "1".to_owned())
     );
-    let says = "no available IPs in pool lan for namespace x: it has the 2 that its quota allows: delete a Service there, \
-                share an address, or raise the pool's annotation lb-operator.io/namespace-quota";
-    assert_eq!(get(&mut ipam, "x/c"), says);
-    assert_eq!(assign(&mut ipam, "x/c", &exactly(&["10.0.0.7"], None)), says);
-    assert_eq!(assign(&mut ipam, "x/c", &from("lan")), says);
+    let exceeded = "no available IPs in pool lan for namespace x: quota of 2 addresses per IP family reached: delete a Service \
+                there, share an address, or raise the pool's annotation lb-operator.io/namespace-quota";
+    assert_eq!(get(&mut ipam, "x/c"), exceeded);
+    assert_eq!(assign(&mut ipam, "x/c", &exactly(&["10.0.0.7"], None)), exceeded);
+    assert_eq!(assign(&mut ipam, "x/c", &from("lan")), exceeded);
     assert_eq!(
         assign(&mut ipam, "x/c", &auto(V6)),
         "lan: [\"fd00::\"]",
-        "the other family has its own"
+        "each family has its own quota"
     );
     assert_eq!(get(&mut ipam, "y/a"), "2");
-    // Who moves within the pool needs no more than before.
+    // A move within the pool does not need another address of the quota.
     assert_eq!(
         assign(&mut ipam, "x/a", &exactly(&["10.0.0.7"], None)),
         "lan: [\"10.0.0.7\"]"
@@ -198,14 +202,14 @@ fn a_namespace_gets_what_its_quota_allows_and_no_more() {
 }
 
 #[test]
-fn a_shared_address_counts_once_and_a_lower_quota_takes_nothing_away() {
-    let quota = |quota| Extras {
+fn quota_counts_shared_addresses_once_and_evicts_nothing() {
+    let quota = |quota| PoolAnnotations {
         namespace_quota: Some(quota),
-        ..Extras::default()
+        ..PoolAnnotations::default()
     };
     let shares = |port| {
         let mut request = auto(V4);
-        request.tenancy = Tenancy::Shares(Box::new(lb_ipam::Sharing {
+        request.sharing_mode = SharingMode::Shared(Box::new(lb_ipam::Sharing {
             key: "k".to_owned(),
             ports: [lb_ipam::Port {
                 protocol: "TCP".to_owned(),
@@ -220,12 +224,12 @@ fn a_shared_address_counts_once_and_a_lower_quota_takes_nothing_away() {
     for (service, port) in [("x/a", 80), ("x/b", 81), ("y/c", 82)] {
         assert_eq!(assign(&mut ipam, service, &shares(port)), "lan: [\"10.0.0.0\"]");
     }
-    // Every address moves to a pool that counts anew.
+    // Every address moves to a pool that counts from zero.
     let changed = ipam.set_pools(mk_pools([pool(&["10.0.0.0/28"], quota(1))]));
     assert!(changed.cleared.is_empty());
     assert!(get(&mut ipam, "x/d").contains("quota"));
     ipam.release(&"x/a");
-    assert!(get(&mut ipam, "x/d").contains("quota"), "x/b has it still");
+    assert!(get(&mut ipam, "x/d").contains("quota"), "x/b still has it");
     ipam.release(&"x/b");
     assert_eq!(get(&mut ipam, "x/d"), "1");
     ipam.set_pools(mk_pools([pool(&["10.0.0.0/28"], quota(0))]));
@@ -234,27 +238,27 @@ fn a_shared_address_counts_once_and_a_lower_quota_takes_nothing_away() {
 }
 
 #[test]
-fn an_address_that_no_pool_has_is_kept_until_a_pool_has_it_or_its_service_wants_another() {
+fn address_outside_pools_is_kept_until_request_changes() {
     let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.0/30"])]);
-    let keep = |claimed| Keep {
+    let request = |recorded| AdoptRequest {
         addresses: addresses(&["10.9.9.9", "fd00::9"]),
-        claimed: Claimed(claimed),
-        tenancy: Tenancy::Alone,
-        outside: true,
+        recorded: RecordedPools(recorded),
+        sharing_mode: SharingMode::Exclusive,
+        allow_outside_pools: true,
     };
-    assert_eq!(ipam.adopt(&"x", keep(Some("old"))), Ok(()));
+    assert_eq!(ipam.adopt(&"x", request(Some("old"))), Ok(()));
     let has = ipam.assignment(&"x").unwrap();
     assert_eq!(has.pool_names().as_deref(), Some("old"));
     assert!(
         has.parts()
             .all(|(_, origin)| matches!(origin, Origin::Outside(_)))
     );
-    let taken = ipam.adopt(&"y", keep(None)).unwrap_err().to_string();
-    assert!(taken.contains("in use by x"), "{taken}");
+    let in_use = ipam.adopt(&"y", request(None)).unwrap_err().to_string();
+    assert!(in_use.contains("in use by x"), "{in_use}");
 
-    // Neither a look at it nor an edit of other pools moves it.
+    // Neither a new decision nor an edit of other pools moves it.
     assert_eq!(
-        assign(&mut ipam, "x", &auto(Families::Both)),
+        assign(&mut ipam, "x", &auto(Families::RequireDualStack)),
         "old: [\"10.9.9.9\" \"fd00::9\"]"
     );
     let grown = [mk_pool("lan", &["10.0.0.0/28"]), mk_pool("new", &["10.9.9.0/24"])];

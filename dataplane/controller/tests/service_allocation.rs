@@ -1,9 +1,6 @@
-//! `serviceAllocation`: which Services a pool is for, and in which order pools are tried.
+//! `serviceAllocation`: which Services may use a pool, and in which order pools are tried.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that finds something missing is to fail there"
-)]
+#![allow(clippy::unwrap_used, reason = "a missing object fails the test")]
 
 mod support;
 
@@ -25,16 +22,16 @@ fn labelled(labels: Value) -> Value {
 fn label_namespace(cluster: &mut Cluster, labels: Value) {
     let object = json!({ "metadata": { "name": "default", "labels": labels } });
     let change = Change::Apply(serde_json::from_value::<Namespace>(object).unwrap());
-    if cluster.index.namespace(change)
-        && let Some(leading) = &mut cluster.leading
+    if cluster.index.update_namespace(change)
+        && let Some(leader) = &mut cluster.leader
     {
-        leading.pools_changed();
+        leader.pools_changed();
     }
     cluster.settle();
 }
 
 #[test]
-fn a_pool_for_a_namespace_is_tried_first_and_serves_no_other() {
+fn pool_of_namespace_comes_first_and_serves_no_other() {
     let mut cluster = Cluster::new([
         mk_pool("a-general", &["10.0.0.0/30"], json!({})),
         mk_pool(
@@ -73,7 +70,7 @@ fn a_pool_for_a_namespace_is_tried_first_and_serves_no_other() {
 }
 
 #[test]
-fn services_are_chosen_by_their_labels_and_served_once_they_have_them() {
+fn service_selector_follows_labels() {
     let selector = json!({ "serviceSelectors": [{ "matchLabels": { "tier": "web" } }] });
     let mut cluster = Cluster::new([mk_pool("web", &["10.0.0.0/30"], allocated(selector))]);
     cluster.add(mk_service("plain", json!({})));
@@ -89,21 +86,21 @@ fn services_are_chosen_by_their_labels_and_served_once_they_have_them() {
 }
 
 #[test]
-fn a_namespace_that_gets_the_label_is_served() {
+fn namespace_selector_follows_labels() {
     let selector = json!({ "namespaceSelectors": [{ "matchLabels": { "team": "x" } }] });
     let mut cluster = Cluster::new([mk_pool("x", &["10.0.0.0/30"], allocated(selector))]);
     cluster.add(mk_service("a", json!({})));
     assert_eq!(cluster.address("a"), "");
     label_namespace(&mut cluster, json!({ "team": "x" }));
     assert_eq!(cluster.address("a"), "10.0.0.0");
-    // Labels that no pool looks at change nothing.
+    // CompactLabels that no pool selects change nothing.
     cluster.writes();
     label_namespace(&mut cluster, json!({ "team": "x", "more": "1" }));
     assert!(cluster.writes().is_empty());
 }
 
 #[test]
-fn who_is_no_longer_chosen_moves_and_is_told_why_once() {
+fn unselected_service_moves_with_one_event() {
     let mut cluster = Cluster::new([
         mk_pool("general", &["10.0.0.0/30"], json!({})),
         mk_pool(
@@ -119,16 +116,16 @@ fn who_is_no_longer_chosen_moves_and_is_told_why_once() {
     cluster.settle();
     assert_eq!(cluster.address("a"), "10.0.0.0");
     let events = cluster.events();
-    let told = events
+    let cleared = events
         .iter()
         .filter(|event| event.contains("ClearAssignment"))
         .count();
-    assert_eq!(told, 1, "{events:?}");
+    assert_eq!(cleared, 1, "{events:?}");
     assert!(events[0].contains("serviceAllocation"), "{events:?}");
 }
 
 #[test]
-fn a_pool_that_becomes_more_attractive_moves_nobody() {
+fn better_pool_moves_no_service() {
     let mut cluster = Cluster::new([mk_pool("general", &["10.0.0.0/30"], json!({}))]);
     cluster.add(mk_service("a", json!({})));
     cluster.add(mk_pool(
@@ -144,7 +141,7 @@ fn a_pool_that_becomes_more_attractive_moves_nobody() {
 }
 
 #[test]
-fn a_selector_that_says_nothing_is_named_and_disturbs_nobody() {
+fn invalid_selector_is_named_and_affects_no_service() {
     let nonsense = json!({ "serviceSelectors": [{ "matchLabels": { "not a key!": "x" } }] });
     let mut cluster = Cluster::new([
         mk_pool("bad", &["10.0.1.0/30"], allocated(nonsense)),

@@ -1,4 +1,4 @@
-//! An assigned address stays: through restarts, relists, and what happens to pools.
+//! Assigned addresses stay through restarts, relists and changes of pools.
 
 mod support;
 
@@ -7,12 +7,12 @@ use support::{
     Cluster, advertisement, annotated, mk_advertisement, mk_pool, mk_service, pool, service, showing,
 };
 
-fn lan() -> (lb_controller::write::Target, serde_json::Value) {
+fn lan() -> (lb_controller::target::WriteTarget, serde_json::Value) {
     mk_pool("lan", &["192.168.50.50-192.168.50.59"], json!({}))
 }
 
 #[test]
-fn a_restart_moves_nobody_writes_nothing_and_says_nothing() {
+fn restart_moves_no_address_and_writes_nothing() {
     let mut cluster = Cluster::new([lan()]);
     for name in ["c", "b", "a"] {
         cluster.add(mk_service(name, json!({})));
@@ -29,8 +29,8 @@ fn a_restart_moves_nobody_writes_nothing_and_says_nothing() {
 }
 
 #[test]
-fn addresses_in_use_are_kept_before_any_is_given() {
-    // The one that waits is older, and its name comes first.
+fn shown_addresses_are_adopted_before_any_is_assigned() {
+    // The waiting Service is older, and its name comes first.
     let waiting = mk_service("a-waiting", json!({}));
     let has = mk_service("z-has", showing("192.168.50.50"));
     let mut cluster = Cluster::new([lan(), waiting, has]);
@@ -42,7 +42,7 @@ fn addresses_in_use_are_kept_before_any_is_given() {
 }
 
 #[test]
-fn of_two_that_show_one_address_the_older_keeps_it() {
+fn duplicate_address_kept_by_older_service() {
     let mut cluster = Cluster::new([
         lan(),
         mk_service("older", showing("192.168.50.50")),
@@ -65,16 +65,16 @@ fn of_two_that_show_one_address_the_older_keeps_it() {
 }
 
 #[test]
-fn a_relist_without_a_service_releases_its_address() {
+fn relist_without_service_releases_its_address() {
     use lb_runtime::watch::Change;
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({})), mk_service("b", json!({}))]);
     cluster.settle();
     cluster.objects.remove(&service("a"));
-    cluster.index.service(Change::Listing);
+    cluster.index.update_service(Change::Listing);
     cluster.edit(&service("b"), json!({}));
-    let gone = cluster.index.service(Change::Synced);
+    let gone = cluster.index.update_service(Change::Synced);
     assert_eq!(gone.len(), 1);
-    cluster.leading.as_mut().unwrap().services_changed(gone);
+    cluster.leader.as_mut().unwrap().services_changed(gone);
     cluster.add(mk_service("c", json!({})));
     assert_eq!(
         (cluster.address("b"), cluster.address("c")),
@@ -83,21 +83,21 @@ fn a_relist_without_a_service_releases_its_address() {
 }
 
 #[test]
-fn a_service_that_cannot_be_read_keeps_its_address() {
+fn undecodable_service_keeps_its_address() {
     use lb_runtime::ObjectKey;
     use lb_runtime::watch::Change;
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({}))]);
     cluster.settle();
     let error = "spec.ports: invalid type".to_owned();
     let key = ObjectKey::new("default", "a");
-    let changed = cluster.index.service(Change::Invalid { key, error });
-    cluster.leading.as_mut().unwrap().services_changed(changed);
+    let changed = cluster.index.update_service(Change::Invalid { key, error });
+    cluster.leader.as_mut().unwrap().services_changed(changed);
     cluster.add(mk_service("b", json!({})));
     assert_eq!(cluster.address("b"), "192.168.50.51");
 }
 
 #[test]
-fn a_pool_edit_that_removes_an_address_moves_only_that_service() {
+fn pool_edit_moves_only_services_of_removed_addresses() {
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({})), mk_service("b", json!({}))]);
     cluster.settle();
     cluster.events();
@@ -119,7 +119,7 @@ fn a_pool_edit_that_removes_an_address_moves_only_that_service() {
 }
 
 #[test]
-fn a_deleted_pool_clears_its_services_and_they_wait_with_a_reason() {
+fn deleted_pool_clears_its_services() {
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({}))]);
     cluster.settle();
     cluster.events();
@@ -137,7 +137,7 @@ fn a_deleted_pool_clears_its_services_and_they_wait_with_a_reason() {
 }
 
 #[test]
-fn a_pool_that_becomes_invalid_moves_nobody_and_is_told() {
+fn invalid_pool_keeps_services_and_publishes_one_event() {
     let other = mk_pool("other", &["10.0.0.0/30"], json!({}));
     let mut cluster = Cluster::new([lan(), other, mk_service("a", json!({}))]);
     cluster.add(mk_service(
@@ -166,7 +166,7 @@ fn a_pool_that_becomes_invalid_moves_nobody_and_is_told() {
         ["lan Warning InvalidAddresses: spec.addresses[0] \"192.168.50.5x\" is not an IP address"]
     );
 
-    // Nor does a restart while it is invalid, and a second one is not told again.
+    // A restart changes nothing, and publishes no second event.
     let mut cluster = cluster.restarted();
     cluster.settle();
     assert_eq!(
@@ -186,7 +186,7 @@ fn a_pool_that_becomes_invalid_moves_nobody_and_is_told() {
 }
 
 #[test]
-fn of_overlapping_pools_one_is_in_force_and_the_other_names_field_and_pool() {
+fn overlapping_pool_is_invalid_and_names_the_other() {
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({}))]);
     cluster.settle();
     cluster.add(mk_pool(
@@ -209,7 +209,7 @@ fn of_overlapping_pools_one_is_in_force_and_the_other_names_field_and_pool() {
 }
 
 #[test]
-fn a_pool_under_a_new_name_keeps_its_services() {
+fn renamed_pool_keeps_its_services() {
     let mut cluster = Cluster::new([lan(), mk_service("a", json!({}))]);
     cluster.settle();
     cluster.events();
@@ -224,12 +224,12 @@ fn a_pool_under_a_new_name_keeps_its_services() {
     let events = cluster.events();
     assert!(
         !events.iter().any(|event| event.starts_with("a ")),
-        "nothing happened to the Service: {events:?}"
+        "the Service has no event: {events:?}"
     );
 }
 
 #[test]
-fn a_pools_status_counts_what_is_assigned_and_available() {
+fn pool_status_counts_assigned_and_available() {
     let mut cluster = Cluster::new([mk_pool("p", &["10.0.0.0/30", "fd00::/64"], json!({}))]);
     cluster.add(mk_service("a", json!({})));
     let status = |cluster: &Cluster| {
@@ -243,7 +243,7 @@ fn a_pools_status_counts_what_is_assigned_and_available() {
 }
 
 #[test]
-fn an_advertisement_of_a_pool_that_does_not_exist_says_so_until_it_does() {
+fn advertisement_of_unknown_pool_is_invalid() {
     let mut cluster = Cluster::new([mk_advertisement("l2", json!({ "ipAddressPools": ["lan"] }))]);
     cluster.settle();
     assert_eq!(
@@ -264,7 +264,7 @@ fn an_advertisement_of_a_pool_that_does_not_exist_says_so_until_it_does() {
 }
 
 #[test]
-fn the_deprecated_annotation_of_the_pool_is_replaced() {
+fn deprecated_pool_annotation_is_replaced() {
     let mut old = mk_service("web", showing("192.168.50.55"));
     old.1["metadata"]["annotations"] = json!({ "metallb.universe.tf/ip-allocated-from-pool": "lan" });
     let mut cluster = Cluster::new([lan(), old]);
@@ -275,5 +275,5 @@ fn the_deprecated_annotation_of_the_pool_is_replaced() {
     );
     let annotations = &cluster.objects[&service("web")]["metadata"]["annotations"];
     assert_eq!(annotations.as_object().map(serde_json::Map::len), Some(1));
-    assert!(cluster.events().is_empty(), "to the Service nothing happened");
+    assert!(cluster.events().is_empty(), "the Service has no event");
 }

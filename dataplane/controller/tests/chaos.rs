@@ -1,5 +1,5 @@
-//! Whatever users do, and however late, lost or refused writes and watches are: no two Services ever show one address,
-//! and once everything has calmed down each Service has what it asks for or has been told why not.
+//! Random actions of users with late, lost and rejected writes and watches: no two Services ever show the same address,
+//! and at the end each Service has its requested address or a reported rejection.
 
 mod support;
 
@@ -16,7 +16,7 @@ const POOLS: [&str; 2] = ["p", "q"];
 #[derive(Clone, Debug)]
 enum Step {
     Add(usize, usize),
-    Wish(usize, usize),
+    AddressRequest(usize, usize),
     Families(usize, usize),
     Type(usize, bool),
     Delete(usize),
@@ -33,23 +33,24 @@ enum Step {
     Restart,
 }
 
-/// A pool to be.
+/// The random properties of a pool.
 #[derive(Clone, Debug)]
 struct Draft {
     v4: (u8, u8),
     v6: Option<(u8, u8)>,
-    extras: usize,
+    annotations: usize,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let service = 0..SERVICES.len();
-    let wish = 0..5usize;
+    let request = 0..5usize;
     let v6 = prop::option::weighted(0.5, (0..8u8, 0..5u8));
-    let draft = ((0..8u8, 0..5u8), v6, 0..5usize).prop_map(|(v4, v6, extras)| Draft { v4, v6, extras });
+    let draft =
+        ((0..8u8, 0..5u8), v6, 0..5usize).prop_map(|(v4, v6, annotations)| Draft { v4, v6, annotations });
     let pool = (0..POOLS.len(), prop::option::weighted(0.8, draft));
     let step = prop_oneof![
-        3 => (service.clone(), wish.clone()).prop_map(|(s, w)| Step::Add(s, w)),
-        2 => (service.clone(), wish).prop_map(|(s, w)| Step::Wish(s, w)),
+        3 => (service.clone(), request.clone()).prop_map(|(s, w)| Step::Add(s, w)),
+        2 => (service.clone(), request).prop_map(|(s, w)| Step::AddressRequest(s, w)),
         2 => (service.clone(), 0..4usize).prop_map(|(s, f)| Step::Families(s, f)),
         1 => (service.clone(), any::<bool>()).prop_map(|(s, on)| Step::Type(s, on)),
         1 => service.clone().prop_map(Step::Delete),
@@ -68,7 +69,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..80)
 }
 
-fn wish(number: usize) -> Value {
+fn request(number: usize) -> Value {
     let address = |last: u8| annotated(&[("metallb.io/loadBalancerIPs", &format!("10.0.0.{last}"))]);
     match number {
         0 => address(2),
@@ -100,24 +101,24 @@ fn pool_patch(draft: &Draft) -> Value {
         .v6
         .map(|(first, len)| format!("fd00::{first}-fd00::{}", first + len));
     let addresses: Vec<_> = [v4].into_iter().chain(v6).collect();
-    let extras = match draft.extras {
+    let annotations = match draft.annotations {
         0 => json!({ "lb-operator.io/hold-down": "5s" }),
         1 => json!({ "lb-operator.io/allocation-strategy": "leastRecentlyUsed" }),
         2 => json!({ "lb-operator.io/namespace-quota": "1" }),
         3 => json!({ "lb-operator.io/excluded-addresses": "10.0.0.3/32" }),
         _ => json!({ "lb-operator.io/hold-down": null }),
     };
-    json!({ "metadata": { "annotations": extras }, "spec": { "addresses": addresses } })
+    json!({ "metadata": { "annotations": annotations }, "spec": { "addresses": addresses } })
 }
 
 fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
     match step {
         Step::Add(s, w) if !cluster.has(&service(SERVICES[*s])) => {
-            let (target, object) = mk_service(SERVICES[*s], wish(*w));
+            let (target, object) = mk_service(SERVICES[*s], request(*w));
             cluster.create(target, object);
         }
-        Step::Wish(s, w) if cluster.has(&service(SERVICES[*s])) => {
-            cluster.edit(&service(SERVICES[*s]), wish(*w));
+        Step::AddressRequest(s, w) if cluster.has(&service(SERVICES[*s])) => {
+            cluster.edit(&service(SERVICES[*s]), request(*w));
         }
         Step::Families(s, f) if cluster.has(&service(SERVICES[*s])) => {
             cluster.edit(&service(SERVICES[*s]), families(*f));
@@ -137,10 +138,10 @@ fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
             }
         }
         Step::Decide => cluster.decide(),
-        Step::Answer if !cluster.under_way.is_empty() => cluster.answer(),
-        Step::Fail if !cluster.under_way.is_empty() => cluster.fail(),
-        Step::LoseAnswer if !cluster.under_way.is_empty() => cluster.lose_answer(),
-        Step::Delay if !cluster.under_way.is_empty() => cluster.delay(),
+        Step::Answer if !cluster.in_flight.is_empty() => cluster.answer(),
+        Step::Fail if !cluster.in_flight.is_empty() => cluster.fail(),
+        Step::LoseAnswer if !cluster.in_flight.is_empty() => cluster.lose_answer(),
+        Step::Delay if !cluster.in_flight.is_empty() => cluster.delay(),
         Step::LandDelayed => cluster.land_delayed(),
         Step::Watch(true) => cluster.catch_up(),
         Step::Watch(false) => cluster.watching = false,
@@ -157,14 +158,14 @@ fn do_step(mut cluster: Cluster, step: &Step) -> Cluster {
 }
 
 proptest! {
-    // Enough to find what is wrong within a few runs; ten times as many were run when this was written.
+    // Enough to find errors within a few runs; ten times as many were run when this was written.
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn no_two_services_ever_show_one_address_and_all_comes_to_rest(steps in steps()) {
+    fn addresses_stay_unique_and_the_cluster_converges(steps in steps()) {
         let mut cluster = Cluster::new([]);
         cluster.list_announcers();
         for step in &steps {
-            // Every answered write checks that the address it shows is shown by nobody else.
+            // Every stored write asserts that no other Service shows its address.
             cluster = do_step(cluster, step);
         }
         cluster.catch_up();
@@ -172,7 +173,7 @@ proptest! {
         cluster.pass(Duration::from_secs(3600));
         cluster.settle();
 
-        let told: BTreeMap<_, _> = SERVICES.iter().map(|name| (*name, cluster.reason(name))).collect();
+        let rejections: BTreeMap<_, _> = SERVICES.iter().map(|name| (*name, cluster.reason(name))).collect();
         for name in SERVICES {
             let Some(object) = cluster.objects.get(&service(name)) else { continue };
             let balancer = object["spec"]["type"] == "LoadBalancer";
@@ -180,20 +181,20 @@ proptest! {
             prop_assert!(balancer || address.is_empty(), "{} shows {}", name, address);
             prop_assert_eq!(address.is_empty(), cluster.pool_of(name).is_empty());
             if balancer && address.is_empty() {
-                prop_assert!(told[name].is_some(), "{} waits and was told nothing", name);
+                prop_assert!(rejections[name].is_some(), "{} waits without a rejection", name);
             }
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let announced = cluster.announcement(name);
-            prop_assert!(announced.is_none() || !address.is_empty(), "nobody announces nothing");
+            prop_assert!(announced.is_none() || !address.is_empty(), "Announced without an address");
             prop_assert_eq!(conditions.len(), usize::from(balancer) + usize::from(announced.is_some()));
             if balancer {
                 let assigned = |condition: &&Value| condition["type"] == "lb-operator.io/AddressAssigned";
                 let satisfied = conditions.iter().find(assigned).is_some_and(|it| it["status"] == "True");
                 let incomplete = object["spec"]["ipFamilyPolicy"] == "PreferDualStack";
-                prop_assert!(satisfied == told[name].is_none() || (satisfied && incomplete));
+                prop_assert!(satisfied == rejections[name].is_none() || (satisfied && incomplete));
             }
         }
-        // At rest: a decision about everything moves nobody. One who waits may be told another of several reasons, once.
+        // A decision about everything moves no address. A waiting Service may have another of several rejections, once.
         let targets: Vec<_> = cluster.objects.keys().cloned().collect();
         let addresses = |cluster: &Cluster| {
             let here = SERVICES.into_iter().filter(|name| cluster.has(&service(name)));
@@ -209,7 +210,7 @@ proptest! {
             prop_assert_eq!(addresses(&cluster), before.clone());
             prop_assert!(round == 0 || cluster.writes().is_empty());
         }
-        // Nor does another controller change anything.
+        // Another controller changes nothing, either.
         let mut cluster = cluster.restarted();
         cluster.settle();
         prop_assert_eq!(cluster.writes(), Vec::<String>::new(), "a restart writes nothing");
