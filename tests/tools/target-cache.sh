@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Keeps the compiled registry dependencies of target/ in $LB_CACHE, so that a fresh clone does not compile them again.
 #
-#   target-cache.sh restore     copies them into a target directory that has none
+#   target-cache.sh restore     copies them into a new target directory
 #   target-cache.sh save NAME   copies them from the target directory, unless they are kept already; NAME is test or demo
 #
 # Kept by a hash of Cargo.lock, the profiles and the compiler. Crates of the workspace are left out, and cargo's own fingerprints

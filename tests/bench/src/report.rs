@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_both_beside_each_other_and_the_list_has_them_one_by_one() {
+    fn table_compares_both_and_list_has_each_figure() {
         let report = Report {
             ours: vec![Figure::new("1,000 Services", Unit::Seconds, vec![0.5]).goal(1.0)],
             metallb: vec![

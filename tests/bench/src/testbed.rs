@@ -184,7 +184,7 @@ impl Testbed {
         self.pod_after("a new controller to be ready", old, is_ready)
     }
 
-    /// The time when a controller other than these is active: it holds the Lease or, with MetalLB, which has none, it
+    /// The time when a controller other than these is active: it holds the Lease or, with MetalLB, which has no Lease, it
     /// runs.
     #[must_use]
     pub fn acts_after(&self, old: &[Pod]) -> JoinHandle<anyhow::Result<Instant>> {

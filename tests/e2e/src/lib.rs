@@ -1,4 +1,4 @@
-//! What the end-to-end scenarios share.
+//! Support for the end-to-end scenarios.
 //!
 //! | module | contents |
 //! | --- | --- |

@@ -1,7 +1,7 @@
 //! Takes a lab down when the process that started it ends, for whatever reason.
 //!
 //! The janitor is a process in a session of its own, out of reach of Ctrl-C. It reads one line from its standard input:
-//! `keep` ends it; the end of the input means that the other process is gone. The token tells it whether a lab of the
+//! `keep` ends it; the end of the input means that the other process is gone. By the token it knows whether a lab of the
 //! same name has been started since.
 
 use std::io::Write as _;

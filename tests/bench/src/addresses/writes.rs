@@ -170,7 +170,7 @@ mod tests {
         apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"exempt\",priority_level=\"exempt\"} 5\n";
 
     #[test]
-    fn only_the_controllers_flow_schemas_count_and_leases_count_apart() {
+    fn counts_only_own_flow_schemas_and_leases_separately() {
         let writes = read(METRICS).unwrap();
         assert_eq!(writes.to_string(), "1200000 to events, 9 to leases");
         assert_eq!(writes.beyond_leases(), 1_200_000);

@@ -63,30 +63,30 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_measured_from_the_last_answer_before_to_the_first_after() {
+    fn gap_includes_answers_just_outside_the_interval() {
         let start = Instant::now();
         let times = times(start, &[0, 10, 20, 500, 510, 520]);
         let gap = |from, to| times.longest_gap(start + ms(from), start + ms(to));
         assert_eq!(gap(0, 520), ms(480));
         assert_eq!(gap(100, 200), ms(480));
         assert_eq!(gap(500, 520), ms(10));
-        assert_eq!(gap(520, 900), ms(380), "it lasts until now");
+        assert_eq!(gap(520, 900), ms(380), "an open gap counts");
     }
 
     #[test]
-    fn without_any_answer_all_of_the_time_is_a_gap() {
+    fn interval_without_answers_is_one_gap() {
         let start = Instant::now();
         assert_eq!(Times::default().longest_gap(start, start + ms(70)), ms(70));
     }
 
     #[test]
-    fn it_is_steady_only_after_so_long_without_a_gap() {
+    fn steady_needs_the_span_without_a_gap() {
         let start = Instant::now();
         let times = times(start, &[0, 10, 20, 500, 510, 520]);
         let steady = |now, span| times.steady(start + ms(now), ms(span), ms(100));
         assert!(steady(520, 20));
         assert!(!steady(520, 200), "there was a gap");
-        assert!(!steady(700, 20), "none came of late");
-        assert!(!steady(20, 50), "it has not gone on for so long");
+        assert!(!steady(700, 20), "no recent answer");
+        assert!(!steady(20, 50), "too short");
     }
 }

@@ -1,9 +1,9 @@
-//! Which Service gets which address, on a real API server: every wish, and every reason to wait.
+//! The address of each Service on a real API server: every way to request one, and every reason for none.
 
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 #[test]
-fn services_get_what_they_ask_for_or_are_told_why_not() -> anyhow::Result<()> {
+fn services_get_requested_addresses_or_a_reason() -> anyhow::Result<()> {
     let harness = Harness::start_lab_or_use_external("addresses", 1)?;
     harness.install()?;
 
@@ -63,7 +63,7 @@ fn explicit_wishes_are_honoured_under_every_spelling(harness: &Harness) -> anyho
         harness.apply_service(name, "web", annotation, spec)?;
         assert_eq!(harness.wait_for_address(name)?, wanted, "{name}");
     }
-    // As in MetalLB, an empty annotation asks for nothing.
+    // As in MetalLB, an empty annotation requests nothing.
     harness.apply_service("ip-empty", "web", "'metallb.io/loadBalancerIPs': ''", "")?;
     assert_eq!(harness.wait_for_address("ip-empty")?, "192.168.50.51");
     let pool = harness.admin("kubectl get service ip-spec -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")?;
@@ -109,7 +109,7 @@ fn impossible_wishes_get_one_event_that_says_what_to_change(harness: &Harness) -
     ] {
         harness.apply_service(name, "web", annotation, spec)?;
         let events = harness.wait_for_event("Service", name, says)?;
-        // Something unrelated changes: the reason stays the same, so no second event.
+        // An unrelated change leaves the reason as it is, so there is no second event.
         harness.admin(&format!("kubectl annotate service {name} touched=1"))?;
         harness.apply_service(
             &format!("{name}-witness"),
@@ -177,7 +177,7 @@ fn pools_are_for_those_that_they_choose(harness: &Harness) -> anyhow::Result<()>
     assert_eq!(harness.current_address("blue")?, "");
     harness.admin("kubectl label namespace default team=blue")?;
     assert_eq!(harness.wait_for_address("blue")?, "192.168.50.92");
-    // Who asks for nothing gets an address of the pool that is for it before one that is for everybody.
+    // Without a request, a pool reserved for the Service comes before one for all.
     harness.apply_service("blue-too", "web", "", "")?;
     assert_eq!(harness.wait_for_address("blue-too")?, "192.168.50.93");
     harness.admin("kubectl delete service blue blue-too && kubectl delete ipaddresspool team -n metallb-system && kubectl label namespace default team-")?;

@@ -1,5 +1,5 @@
-//! A running MetalLB is replaced, and comes back, while a client works with what both serve: MetalLB itself, from its manifest,
-//! whose workloads have the names of ours.
+//! A running MetalLB is replaced and restored while a client uses the Services. MetalLB comes from its own manifest;
+//! its workloads have the names of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,10 +12,10 @@ use lb_e2e::client::traffic::{Traffic, TrafficReport};
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use serde_json::Value;
 
-/// The longest that the whole of it may take, one way, on a machine that is busy.
-const WAY: Duration = Duration::from_secs(180);
-/// Services of one address each, besides the one that the client works with: so many that every node announces some.
-const OTHERS: usize = 6;
+/// Limit for one direction, on a busy machine.
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(180);
+/// Services with one address each, besides the client's: enough for every node to announce some.
+const OTHER_SERVICES: usize = 6;
 const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spec.type==\"LoadBalancer\")]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
 /// Uid and image of every pod in the stack's namespace.
 const METALLB: &str = "kubectl get pods -n metallb-system -o jsonpath='{range .items[*]}{.metadata.uid} {.spec.containers[0].image}{\"\\n\"}{end}'";
@@ -25,17 +25,17 @@ struct Place {
     four: Ipv4Addr,
     six: Ipv6Addr,
     others: Vec<Ipv4Addr>,
-    /// What every Service has.
+    /// The addresses of all Services.
     addresses: String,
 }
 
 #[test]
-fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow::Result<()> {
+fn adoption_and_restore_keep_every_address() -> anyhow::Result<()> {
     let place = Place::with_metallb("adoption")?;
-    place.nothing_is_installed_beside_it_unless_the_spec_says_so()?;
-    place.what_somebody_else_keeps_is_left_alone()?;
+    place.nothing_is_installed_without_adopt()?;
+    place.objects_of_a_gitops_tool_are_left_alone()?;
 
-    let (account, moved) = place.under_traffic("adoption", |place| {
+    let (account, moved) = place.with_traffic("adoption", |place| {
         place.set(r#"{"adopt":true}"#)?;
         place.reaches("Adopted")
     })?;
@@ -44,17 +44,17 @@ fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow
     assert!(moved.is_empty(), "two nodes answered for {moved:?}");
     assert!(account.arp < Duration::from_millis(500), "ARP was not answered");
     place.ours_serve()?;
-    place.what_is_put_back_is_told()?;
+    place.recreated_workload_is_reported()?;
 
-    let (_, _) = place.under_traffic("the way back", |place| {
+    let (_, _) = place.with_traffic("the way back", |place| {
         place.set(r#"{"adopt":false}"#)?;
         place.metallb_serves()
     })?;
     let degraded = place.condition("Degraded")?;
     assert!(degraded.contains("spec.adopt"), "refused as before: {degraded}");
 
-    // Back in the middle: MetalLB's speakers have not ended yet.
-    let (account, moved) = place.under_traffic("back in the middle", |place| {
+    // Back in the middle: MetalLB's speakers are still running.
+    let (account, moved) = place.with_traffic("back in the middle", |place| {
         place.set(r#"{"adopt":true}"#)?;
         place.reaches("Speakers")?;
         place.set(r#"{"adopt":false}"#)?;
@@ -64,7 +64,7 @@ fn metallb_is_adopted_and_comes_back_with_every_address_where_it_was() -> anyhow
     assert_eq!(account.lost(), 0, "requests were lost: {:?}", account.lost);
     assert!(moved.is_empty(), "two nodes answered for {moved:?}");
 
-    // A stack that is deleted gives back what it has adopted, whoever has an address.
+    // A deleted stack restores MetalLB, even while Services have addresses.
     place.set(r#"{"adopt":true}"#)?;
     place.reaches("Adopted")?;
     place
@@ -79,7 +79,7 @@ impl Place {
         let harness = Harness::start_lab(name, 3)?;
         crate::metallb::metallb(&harness)?;
         harness.apply_backend("web", 2)?;
-        // Its webhook has to be up before it takes pools.
+        // MetalLB accepts pools only when its webhook is ready.
         let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
                     spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
                     apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}";
@@ -91,7 +91,7 @@ impl Place {
         let (four, six) = both.split_once(' ').context("two addresses")?;
         let (four, six) = (four.parse()?, six.parse()?);
         let mut others = Vec::new();
-        for number in 0..OTHERS {
+        for number in 0..OTHER_SERVICES {
             let name = format!("other-{number}");
             harness.apply_service(&name, "web", "", "")?;
             others.push(harness.wait_for_address(&name)?.parse()?);
@@ -111,8 +111,8 @@ impl Place {
         Ok(place)
     }
 
-    /// Without `adopt` the stack is refused, says which field would be needed, and MetalLB is as it was.
-    fn nothing_is_installed_beside_it_unless_the_spec_says_so(&self) -> anyhow::Result<()> {
+    /// Without `adopt`, the stack is rejected, the message names the field, and MetalLB is unchanged.
+    fn nothing_is_installed_without_adopt(&self) -> anyhow::Result<()> {
         let before = self.harness.admin(METALLB)?;
         self.harness
             .admin("helm install lb-operator charts/lb-operator --wait --timeout 120s")?;
@@ -129,8 +129,8 @@ impl Place {
         Ok(())
     }
 
-    /// What a GitOps tool keeps is not adopted, and the condition says what to do.
-    fn what_somebody_else_keeps_is_left_alone(&self) -> anyhow::Result<()> {
+    /// Objects of a GitOps tool are not adopted, and the condition says what to do.
+    fn objects_of_a_gitops_tool_are_left_alone(&self) -> anyhow::Result<()> {
         let before = self.metallb()?;
         let mark = "kubectl annotate deployment controller -n metallb-system argocd.argoproj.io/tracking-id";
         self.harness.admin(&format!("{mark}=lan"))?;
@@ -146,8 +146,8 @@ impl Place {
         Ok(())
     }
 
-    /// A workload of MetalLB that somebody makes again is told, nothing is done against it, and ours go on.
-    fn what_is_put_back_is_told(&self) -> anyhow::Result<()> {
+    /// A workload of MetalLB that is created again is reported and left alone; ours keep running.
+    fn recreated_workload_is_reported(&self) -> anyhow::Result<()> {
         self.harness.apply(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: metallb-controller, namespace: metallb-system, \
              labels: {app.kubernetes.io/name: metallb}}\nspec:\n  replicas: 0\n  selector: {matchLabels: {made: again}}\n  \
@@ -166,8 +166,8 @@ impl Place {
         })
     }
 
-    /// Lets a client work through all that is done. Also tells the addresses for which two nodes have answered.
-    fn under_traffic(
+    /// Runs a client during the whole action. Also returns the addresses that two nodes have answered for.
+    fn with_traffic(
         &self,
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
@@ -177,7 +177,7 @@ impl Place {
         let probes: Vec<Probe<Answers>> = self.others.iter().map(probe).collect::<Result<_, _>>()?;
         let traffic = Traffic::start_without_ndp(lab, self.four, self.six)?;
         let begun = Instant::now();
-        let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
+        let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.summary()));
         let end = Instant::now();
         let account = traffic.end()?;
         println!("{what}: {account}");
@@ -206,7 +206,7 @@ impl Place {
         Ok((account, moved))
     }
 
-    /// Waits until the adoption is as far as that, and looks all the time at who gives addresses.
+    /// Waits until the adoption is at a step, and checks all the time which controllers assign addresses.
     fn reaches(&self, step: &str) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut last = String::new();
@@ -224,14 +224,14 @@ impl Place {
             if now == step {
                 return Ok(());
             }
-            if start.elapsed() > WAY {
-                bail!("waited {WAY:?} in vain for step {step}");
+            if start.elapsed() > ADOPTION_TIMEOUT {
+                bail!("waited {ADOPTION_TIMEOUT:?} in vain for step {step}");
             }
             std::thread::sleep(Duration::from_millis(250));
         }
     }
 
-    /// Whose controllers run, by repository of their image.
+    /// The repositories of the running controllers' images.
     fn allocators(&self) -> anyhow::Result<BTreeSet<String>> {
         let text = self.harness.admin(
             "kubectl get pods -n metallb-system -l component=controller \
@@ -243,7 +243,7 @@ impl Place {
             .collect())
     }
 
-    /// All is ours, works, and says so.
+    /// Everything is ours, works, and is reported as such.
     fn ours_serve(&self) -> anyhow::Result<()> {
         self.harness.run_section("1.2")?;
         let adopted = self.condition("Adopted")?;
@@ -256,7 +256,7 @@ impl Place {
             images.keys().all(|image| image.starts_with("lb-operator.io/")),
             "{images:?}"
         );
-        // Pools can be changed though nobody answers MetalLB's webhook, and new Services get addresses.
+        // Pools can be changed although MetalLB's webhook is gone, and new Services get addresses.
         self.harness.apply_pool("more", "192.168.50.90-192.168.50.91")?;
         self.harness
             .apply_service("new", "web", "metallb.io/address-pool: more", "")?;
@@ -270,9 +270,9 @@ impl Place {
         Ok(())
     }
 
-    /// MetalLB is back, and nothing of ours is beside it.
+    /// MetalLB is back, and none of our workloads runs.
     fn metallb_serves(&self) -> anyhow::Result<()> {
-        eventually("MetalLB to be back alone", WAY, || {
+        eventually("MetalLB to be back alone", ADOPTION_TIMEOUT, || {
             let images = self.images()?;
             let is_back = ["controller:v", "speaker:v"].iter().all(|part| {
                 images
@@ -293,7 +293,7 @@ impl Place {
         for address in self.others.iter().chain([&self.four]) {
             self.harness.wait_for_owner(&address.to_string(), LONG_TIMEOUT)?;
         }
-        // Its webhook says no again.
+        // Its webhook rejects invalid objects again.
         let bad = "kubectl apply --dry-run=server -f - <<'EOF'\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n\
                    metadata: {name: bad, namespace: metallb-system}\nspec: {addresses: [192.168.50.70-192.168.50.80]}\nEOF";
         eventually(
@@ -303,14 +303,14 @@ impl Place {
         )
     }
 
-    /// MetalLB's pods. Those of ours that only pull images do not count.
+    /// MetalLB's pods, without pods of ours that only pull images.
     fn metallb(&self) -> anyhow::Result<Vec<String>> {
         let pods = self.harness.admin(METALLB)?;
         let metallb = pods.lines().filter(|pod| pod.contains(" quay.io/metallb/"));
         Ok(metallb.map(str::to_owned).collect())
     }
 
-    /// The images of all pods in the stack's namespace, and how many have each.
+    /// The images of all pods in the stack's namespace, with their numbers.
     fn images(&self) -> anyhow::Result<BTreeMap<String, usize>> {
         let text = self.harness.admin(METALLB)?;
         let mut images = BTreeMap::new();
@@ -324,8 +324,8 @@ impl Place {
         self.harness.stack_status()
     }
 
-    /// For a message.
-    fn tell(&self) -> String {
+    /// A summary for messages.
+    fn summary(&self) -> String {
         match self.status() {
             Ok(status) => format!(
                 "conditions: {}\nadoption: {}\npods: {:?}",

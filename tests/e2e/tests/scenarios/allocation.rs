@@ -1,10 +1,10 @@
-//! What pools can do beyond a list of addresses, on a real API server: two families, edits that grow, shrink, split and
-//! remove, strategies, exclusions and quotas, the condition on a Service, and bad input of every kind.
+//! Features of pools on a real API server: two families; edits that grow, shrink, split and remove; strategies,
+//! exclusions and quotas; the condition on a Service; invalid input of every kind.
 
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 #[test]
-fn pools_do_all_that_they_say() -> anyhow::Result<()> {
+fn pools_apply_edits_strategies_exclusions_and_quotas() -> anyhow::Result<()> {
     let harness = Harness::start_lab_or_use_external("allocation", 1)?;
     harness.install()?;
 
@@ -17,7 +17,7 @@ fn pools_do_all_that_they_say() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pool and its annotations under `lb-operator.io/`, given as `key: value, …`.
+/// Applies a pool with annotations under `lb-operator.io/`, given as `key: value, …`.
 fn pool(harness: &Harness, name: &str, addresses: &str, annotations: &str) -> anyhow::Result<()> {
     harness.apply(&format!(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: metallb-system, \
@@ -26,7 +26,7 @@ fn pool(harness: &Harness, name: &str, addresses: &str, annotations: &str) -> an
     Ok(())
 }
 
-/// A Service that asks for a pool.
+/// Applies a Service that requests a pool.
 fn from(harness: &Harness, name: &str, pool: &str) -> anyhow::Result<()> {
     harness.apply_service(name, "web", &format!("metallb.io/address-pool: {pool}"), "")
 }
@@ -37,8 +37,8 @@ fn delete(harness: &Harness, services: &str, pools: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Waits until a Service shows these addresses.
-fn shows(harness: &Harness, service: &str, addresses: &str) -> anyhow::Result<()> {
+/// Waits until a Service has these addresses.
+fn wait_for_addresses(harness: &Harness, service: &str, addresses: &str) -> anyhow::Result<()> {
     eventually(&format!("{service} to show {addresses:?}"), SHORT_TIMEOUT, || {
         Ok((harness.current_address(service)? == addresses).then_some(()))
     })
@@ -60,24 +60,24 @@ fn a_pair_comes_from_two_pools_and_a_second_address_later(harness: &Harness) -> 
          spec: {addresses: ['fc00:50::60-fc00:50::69']}",
     )?;
     harness.apply_service("pair", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-    shows(harness, "pair", "192.168.50.60 fc00:50::60")?;
+    wait_for_addresses(harness, "pair", "192.168.50.60 fc00:50::60")?;
     let names = harness.admin(
         "kubectl get service pair -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'",
     )?;
     assert_eq!(names, "four,six");
 
     harness.apply_service("later", "web", "", "  ipFamilyPolicy: SingleStack\n")?;
-    shows(harness, "later", "192.168.50.61")?;
+    wait_for_addresses(harness, "later", "192.168.50.61")?;
     harness.admin("kubectl delete service pair")?;
     harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
     )?;
-    shows(harness, "later", "192.168.50.61 fc00:50::60")?;
+    wait_for_addresses(harness, "later", "192.168.50.61 fc00:50::60")?;
     harness.wait_for_event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
     harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"SingleStack\",\"ipFamilies\":[\"IPv4\"]}}'",
     )?;
-    shows(harness, "later", "192.168.50.61")?;
+    wait_for_addresses(harness, "later", "192.168.50.61")?;
 
     harness.admin("kubectl delete ipaddresspool six -n metallb-system")?;
     harness.admin(
@@ -121,14 +121,14 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
         ("e3", "192.168.50.73"),
     ] {
         from(harness, name, "edited")?;
-        shows(harness, name, address)?;
+        wait_for_addresses(harness, name, address)?;
     }
     let versions =
         || harness.admin("kubectl get service e2 e3 -o jsonpath='{.items[*].metadata.resourceVersion}'");
     let before = versions()?;
-    // It grows by one at the end and shrinks by one at the beginning.
+    // It grows by one address at the end and shrinks by one at the beginning.
     pool(harness, "edited", "192.168.50.72-192.168.50.74", "")?;
-    shows(harness, "e1", "192.168.50.74")?;
+    wait_for_addresses(harness, "e1", "192.168.50.74")?;
     harness.wait_for_event(
         "Service",
         "e1",
@@ -136,7 +136,7 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
     )?;
     assert_eq!(versions()?, before, "the others were not touched");
 
-    // It is split: a part goes to another pool, which is in force as soon as the first lets go of it.
+    // It is split: a part moves to another pool, which becomes valid as soon as the first has released it.
     harness.admin("kubectl annotate service e3 metallb.io/address-pool-")?;
     pool(harness, "split", "192.168.50.73/32", "")?;
     pool(harness, "edited", "192.168.50.72/32, 192.168.50.74/32", "")?;
@@ -151,7 +151,7 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
 
     // It is removed.
     harness.admin("kubectl delete ipaddresspool edited -n metallb-system")?;
-    shows(harness, "e2", "")?;
+    wait_for_addresses(harness, "e2", "")?;
     harness.wait_for_event("Service", "e2", "unknown pool \"edited\"")?;
     assert_eq!(harness.current_address("e3")?, "192.168.50.73");
     delete(harness, "e1 e2 e3", "split")
@@ -166,9 +166,9 @@ fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()
          lb-operator.io/allocation-strategy: leastRecentlyUsed, lb-operator.io/hold-down: 5s",
     )?;
     from(harness, "r1", "rules")?;
-    shows(harness, "r1", "192.168.50.77")?;
+    wait_for_addresses(harness, "r1", "192.168.50.77")?;
     from(harness, "r2", "rules")?;
-    shows(harness, "r2", "192.168.50.78")?;
+    wait_for_addresses(harness, "r2", "192.168.50.78")?;
     from(harness, "r3", "rules")?;
     harness.wait_for_event(
         "Service",
@@ -179,18 +179,18 @@ fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()
     eventually("the counts", SHORT_TIMEOUT, || {
         Ok((harness.admin(counts)? == "2 1").then_some(()))
     })?;
-    // The one that was never used comes first, and the quota has room again.
+    // An unused address comes first, and the quota has room again.
     harness.admin("kubectl delete service r1")?;
-    shows(harness, "r3", "192.168.50.79")?;
+    wait_for_addresses(harness, "r3", "192.168.50.79")?;
     harness.admin("kubectl delete service r2")?;
     let released =
         "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.released[*].address}'";
     eventually("the released addresses", SHORT_TIMEOUT, || {
         Ok((harness.admin(released)? == "192.168.50.78 192.168.50.77").then_some(()))
     })?;
-    // The first of the two to be released is the first to be given, once it has been held back for long enough.
+    // Of two released addresses, the first released is assigned first, once its hold-down is over.
     from(harness, "r4", "rules")?;
-    shows(harness, "r4", "192.168.50.77")?;
+    wait_for_addresses(harness, "r4", "192.168.50.77")?;
     delete(harness, "r3 r4", "rules")
 }
 
@@ -223,7 +223,7 @@ fn the_configuration_state_names_what_is_invalid(harness: &Harness) -> anyhow::R
 fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()> {
     pool(harness, "good", "192.168.50.90-192.168.50.94", "")?;
     from(harness, "undisturbed", "good")?;
-    shows(harness, "undisturbed", "192.168.50.90")?;
+    wait_for_addresses(harness, "undisturbed", "192.168.50.90")?;
     let long = "x".repeat(10_000);
     for (name, annotation, says) in [
         (
@@ -278,7 +278,7 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
         );
         harness.admin(&format!("kubectl delete service {name}"))?;
     }
-    // Bytes that are no UTF-8: the API server stores what it makes of them.
+    // Bytes that are not UTF-8: the API server replaces them.
     harness.admin(
         "printf '{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{\"name\":\"bytes\",\"annotations\":\
          {\"metallb.io/loadBalancerIPs\":\"\\xff\\xfe\"}},\"spec\":{\"type\":\"LoadBalancer\",\"ports\":[{\"port\":80}]}}' \
@@ -287,7 +287,7 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
     harness.wait_for_event("Service", "bytes", "invalid metallb.io/loadBalancerIPs")?;
     harness.admin("kubectl delete service bytes")?;
 
-    // Pools: what the schema cannot see becomes a condition, and the others go on.
+    // Pools: errors that the schema cannot detect become a condition, and other pools keep working.
     for (name, addresses, says) in [
         (
             "reversed",
@@ -315,12 +315,12 @@ fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()
         })?;
         harness.wait_for_event("IPAddressPool", name, says.split(':').next().unwrap_or_default())?;
     }
-    // Host bits are no mistake: the network counts, as in MetalLB.
+    // Host bits are accepted: the network counts, as in MetalLB.
     pool(harness, "host-bits", "192.168.50.99/31", "")?;
     from(harness, "of-host-bits", "host-bits")?;
-    shows(harness, "of-host-bits", "192.168.50.98")?;
+    wait_for_addresses(harness, "of-host-bits", "192.168.50.98")?;
     from(harness, "still-served", "good")?;
-    shows(harness, "still-served", "192.168.50.91")?;
+    wait_for_addresses(harness, "still-served", "192.168.50.91")?;
     assert_eq!(harness.current_address("undisturbed")?, "192.168.50.90");
     delete(
         harness,

@@ -1,15 +1,15 @@
-//! The API on a real API server: the definitions are accepted, valid objects too, and invalid ones are refused with a
-//! message that names the field and says what to do.
+//! The API on a real API server: definitions and valid objects are accepted; invalid ones are rejected with a message
+//! that names the field and the remedy.
 
 use lb_e2e::harness::Harness;
 
 #[test]
-fn valid_objects_are_accepted_and_invalid_ones_are_refused_by_field() -> anyhow::Result<()> {
+fn invalid_objects_are_rejected_by_field() -> anyhow::Result<()> {
     let harness = Harness::start_lab_or_use_external("api", 1)?;
     if harness.is_lab() {
         harness.admin("kubectl apply --server-side -f crds/")?;
     } else {
-        // Helm does not take over what it has not made: other scenarios install the chart on this cluster.
+        // Helm does not adopt objects of others, and other scenarios install the chart on this cluster.
         harness.install()?;
     }
     harness.admin("kubectl wait crd --all --for=condition=Established --timeout=30s")?;
@@ -46,8 +46,8 @@ fn stack(name: &str, spec: &str) -> String {
     )
 }
 
-/// The API server refuses it, and says these words.
-fn refused(harness: &Harness, manifest: &str, says: &[&str]) {
+/// The API server rejects it with a message that contains these words.
+fn assert_rejected(harness: &Harness, manifest: &str, says: &[&str]) {
     let error = match harness.apply(manifest) {
         Ok(_) => panic!("accepted:\n{manifest}"),
         Err(error) => format!("{error:#}"),
@@ -67,7 +67,7 @@ fn valid_pools_are_accepted_with_their_defaults(harness: &Harness) -> anyhow::Re
         "[' 192.168.50.10 - 192.168.50.20 ']",
         "[192.168.50.7-192.168.50.7]",
         "['fc00:50::100-fc00:50::1ff', 'fc00:51::/64']",
-        // Host bits are MetalLB's users' habit: the network counts.
+        // MetalLB's users write host bits: the network counts.
         "[192.168.50.77/24]",
     ] {
         harness.apply(&pool(&format!("{{addresses: {addresses}}}")))?;
@@ -97,24 +97,24 @@ fn invalid_pools_are_refused(harness: &Harness) -> anyhow::Result<()> {
         ("['192.168.50.10-fc00::1']", "one family"),
         ("['::ffff:192.168.50.1-::ffff:192.168.50.9']", form),
     ] {
-        refused(
+        assert_rejected(
             harness,
             &pool(&format!("{{addresses: {addresses}}}")),
             &["spec.addresses", says],
         );
     }
-    refused(harness, &pool("{}"), &["spec.addresses"]);
-    refused(
+    assert_rejected(harness, &pool("{}"), &["spec.addresses"]);
+    assert_rejected(
         harness,
         &pool("{addresses: [10.0.0.0/24], autoAssign: maybe}"),
         &["spec.autoAssign"],
     );
-    refused(
+    assert_rejected(
         harness,
         &pool("{addresses: [10.0.0.0/24], serviceAllocation: {namespaces: [a, a]}}"),
         &["spec.serviceAllocation.namespaces", "duplicates"],
     );
-    refused(
+    assert_rejected(
         harness,
         &pool(
             "{addresses: [10.0.0.0/24], serviceAllocation: {serviceSelectors: [{matchExpressions: [{key: a, operator: In}]}]}}",
@@ -124,8 +124,8 @@ fn invalid_pools_are_refused(harness: &Harness) -> anyhow::Result<()> {
             "need values",
         ],
     );
-    // A field that does not exist is said by a client that asks for it, as kubectl does.
-    refused(
+    // Unknown fields are reported to clients that request it, as kubectl does.
+    assert_rejected(
         harness,
         &pool("{addresses: [10.0.0.0/24], autoassign: true}"),
         &["spec.autoassign"],
@@ -142,7 +142,7 @@ fn valid_advertisements_are_accepted(harness: &Harness) -> anyhow::Result<()> {
     ] {
         harness.apply(&advertisement(spec))?;
     }
-    // MetalLB takes it without a spec.
+    // MetalLB accepts it without a spec.
     harness.apply("apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: bare, namespace: metallb-system}")?;
     Ok(())
 }
@@ -164,13 +164,13 @@ fn invalid_advertisements_are_refused(harness: &Harness) -> anyhow::Result<()> {
             ["spec.nodeSelectors[0]", "key"],
         ),
     ] {
-        refused(harness, &advertisement(spec), &says);
+        assert_rejected(harness, &advertisement(spec), &says);
     }
     Ok(())
 }
 
 fn what_a_status_says_of_its_service_never_changes(harness: &Harness) -> anyhow::Result<()> {
-    // Not in the stack's namespace, where speakers remove what is about no Service.
+    // Not in the stack's namespace, where speakers remove status objects without a Service.
     harness.apply("apiVersion: metallb.io/v1beta1\nkind: ServiceL2Status\nmetadata: {name: l2-tried, namespace: default}\nspec: {}")?;
     let patch = |status: &str| {
         harness.admin(&format!(
@@ -186,7 +186,7 @@ fn what_a_status_says_of_its_service_never_changes(harness: &Harness) -> anyhow:
 }
 
 fn stacks_are_checked(harness: &Harness) -> anyhow::Result<()> {
-    refused(
+    assert_rejected(
         harness,
         &stack("second", "{}"),
         &["metadata.name must be default"],
@@ -267,19 +267,19 @@ fn stacks_are_checked(harness: &Harness) -> anyhow::Result<()> {
             ["spec.speaker.excludedInterfaces[0]", "1"],
         ),
     ] {
-        refused(harness, &stack("default", spec), &says);
+        assert_rejected(harness, &stack("default", spec), &says);
     }
     if !harness.is_lab() {
-        // The stack that a cluster has is not for trying things.
+        // An external cluster's stack is not changed.
         return Ok(());
     }
     harness.apply(&stack("default", "{loadBalancerClass: example.com/lan}"))?;
-    refused(
+    assert_rejected(
         harness,
         &stack("default", "{loadBalancerClass: example.com/other}"),
         &["spec.loadBalancerClass cannot be changed"],
     );
-    refused(
+    assert_rejected(
         harness,
         &stack(
             "default",

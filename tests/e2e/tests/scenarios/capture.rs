@@ -1,4 +1,4 @@
-//! What a client hears on one of its interfaces, with the time at which the kernel received it.
+//! Announcements that a client receives on an interface, with the kernel's receive times.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::Context;
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
-/// An announcement of an address to all: gratuitous ARP, or an unsolicited advertisement.
+/// A broadcast announcement of an address: gratuitous ARP or an unsolicited neighbor advertisement.
 #[derive(Clone, Debug)]
 pub(crate) struct Announcement {
     /// Seconds since 1970.
     pub(crate) at: f64,
     pub(crate) address: String,
-    /// The hardware address that it gives to it. Who answers in another's place gives that one's.
+    /// The announced MAC address: in a proxy reply, the owner's.
     pub(crate) mac: String,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Listens on an interface of the client's.
+    /// Captures on an interface of the client.
     pub(crate) fn on(harness: &Harness, interface: &str) -> anyhow::Result<Self> {
         let argv = [
             "tcpdump",
@@ -69,7 +69,7 @@ impl Capture {
                 }
             }
         });
-        // From this line on it hears everything.
+        // After this line it captures everything.
         let stderr = BufReader::new(stderr.context("tcpdump has no messages")?);
         for line in stderr.lines() {
             if line?.contains("listening on ") {
@@ -79,7 +79,7 @@ impl Capture {
         anyhow::bail!("tcpdump does not listen on {interface}")
     }
 
-    /// The announcements of an address so far, from a moment on.
+    /// The announcements of an address since a time.
     pub(crate) fn of(&self, address: &str, since: f64) -> Vec<Announcement> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let of = heard
@@ -88,7 +88,7 @@ impl Capture {
         of.cloned().collect()
     }
 
-    /// How long after a moment the address is announced by this hardware address for the first time.
+    /// Time from `since` to the first announcement of the address with this MAC address.
     pub(crate) fn delay(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
         eventually(&format!("{mac} to announce {address}"), SHORT_TIMEOUT, || {
             let heard = self.of(address, since);
@@ -97,8 +97,8 @@ impl Capture {
         })
     }
 
-    /// The same, where an announcement may be the last of an earlier series: a new one begins with two, 100 ms apart, and
-    /// later ones of a series are a second apart.
+    /// The same, ignoring announcements at the end of an earlier series: a series begins with two, 100 ms apart, and
+    /// its later ones are a second apart.
     pub(crate) fn delay_of_series(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
         eventually(
             &format!("{mac} to announce {address} anew"),
@@ -144,7 +144,7 @@ fn read(line: &str) -> Option<Announcement> {
     let address = match words.nth(1)? {
         "ff:ff:ff:ff:ff:ff," => after("Reply ").or_else(|| {
             let asked = after("Request who-has ")?;
-            // Who asks for its own address does not ask.
+            // A gratuitous request asks for its sender's own address.
             (after(" tell ")? == asked).then_some(asked)
         })?,
         "33:33:00:00:00:01," if line.contains("neighbor advertisement") => after("tgt is ")?,

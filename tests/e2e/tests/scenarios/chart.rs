@@ -1,5 +1,4 @@
-//! The chart as its users meet it: `helm lint`, the objects it renders against Kubernetes' own schemas, values that are
-//! wrong, and the images it runs.
+//! The chart: `helm lint`, rendered objects against Kubernetes' schemas, invalid values, and the images that it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,7 +29,7 @@ fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
 }
 
 #[test]
-fn helm_lint_finds_nothing() -> anyhow::Result<()> {
+fn helm_lint_passes() -> anyhow::Result<()> {
     for values in [&[][..], &["--values", FULL]] {
         let args = [&["lint", "--strict", CHART][..], values].concat();
         let printed = tool("helm", &args)?;
@@ -40,19 +39,19 @@ fn helm_lint_finds_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_the_chart_renders_fits_kubernetes_schemas() -> anyhow::Result<()> {
+fn rendered_chart_matches_kubernetes_schemas() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let samples = std::fs::read_to_string(repository().join(CHART).join("examples/stack.yaml"))?;
     for values in [&[][..], &["--values", FULL]] {
         let args = [&["template", "lb-operator", CHART][..], values].concat();
         let manifests = format!("{}\n---\n{samples}", tool("helm", &args)?);
-        let checked = conform(directory.path(), &manifests)?;
+        let checked = validate(directory.path(), &manifests)?;
         assert!(checked.contains("Invalid: 0, Errors: 0"), "{checked}");
         assert!(!checked.contains("Valid: 0,"), "it looks at something: {checked}");
     }
-    // The check itself can fail.
+    // The check can fail.
     let wrong = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {replicas: many, template: {}, selector: {}, colour: red}";
-    let said = conform(directory.path(), wrong)
+    let said = validate(directory.path(), wrong)
         .expect_err("a wrong Deployment is found")
         .to_string();
     assert!(said.contains("replicas") && said.contains("colour"), "{said}");
@@ -60,7 +59,7 @@ fn what_the_chart_renders_fits_kubernetes_schemas() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_wrong_value_is_refused_by_name() {
+fn invalid_value_is_rejected_by_name() {
     for (value, says) in [
         ("replicas=none", "replicas"),
         ("logLevel=loud", "logLevel"),
@@ -76,7 +75,7 @@ fn a_wrong_value_is_refused_by_name() {
 }
 
 #[test]
-fn every_image_is_small_and_says_what_it_is() -> anyhow::Result<()> {
+fn images_are_small_and_labeled() -> anyhow::Result<()> {
     let images = operator_images();
     assert_eq!(images.len(), 3, "run `make image`");
     for image in images {
@@ -119,8 +118,8 @@ fn read_archive(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-/// Checks manifests with kubeconform. Only the ServiceMonitor is left out: Kubernetes has no schema of it.
-fn conform(directory: &Path, manifests: &str) -> anyhow::Result<String> {
+/// Validates manifests with kubeconform, except the ServiceMonitor, for which Kubernetes has no schema.
+fn validate(directory: &Path, manifests: &str) -> anyhow::Result<String> {
     write_schemas(directory, manifests)?;
     let template = format!(
         "{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json",
@@ -157,7 +156,7 @@ fn conform(directory: &Path, manifests: &str) -> anyhow::Result<String> {
     Ok(printed)
 }
 
-/// Writes a JSON schema for each kind in the manifests, from Kubernetes' OpenAPI document and from our own definitions.
+/// Writes a JSON schema for each kind in the manifests, from Kubernetes' OpenAPI document and our own definitions.
 fn write_schemas(directory: &Path, manifests: &str) -> anyhow::Result<()> {
     let path = cache().join("openapi.json");
     let text = std::fs::read(&path).with_context(|| format!("read {}: run `make setup`", path.display()))?;
@@ -204,14 +203,14 @@ fn own_schema(kind: &str) -> anyhow::Result<Option<Value>> {
     };
     let mut schema =
         serde_json::to_value(&definition)?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
-    // `metadata` is Kubernetes' own, and may hold anything here.
+    // `metadata` has Kubernetes' schema, and is not checked here.
     let metadata = schema["properties"]["metadata"].take();
     strict(&mut schema);
     schema["properties"]["metadata"] = metadata;
     Ok(Some(schema))
 }
 
-/// One definition with all that it refers to.
+/// A definition with all definitions that it refers to.
 fn standalone(name: &str, definitions: &serde_json::Map<String, Value>) -> Value {
     let mut queue = vec![name.to_owned()];
     let mut reached = BTreeSet::new();
@@ -221,7 +220,7 @@ fn standalone(name: &str, definitions: &serde_json::Map<String, Value>) -> Value
             continue;
         }
         let mut schema = match name.rsplit('.').next() {
-            // What the document calls strings, the API takes as numbers too.
+            // The document types these as strings, but the API accepts numbers too.
             Some("IntOrString" | "Quantity") => json!({"type": ["string", "number"]}),
             _ => definitions[&name].clone(),
         };
@@ -232,7 +231,7 @@ fn standalone(name: &str, definitions: &serde_json::Map<String, Value>) -> Value
     json!({"$ref": format!("#/definitions/{name}"), "definitions": parts})
 }
 
-/// No field that the schema does not name.
+/// Rejects fields that the schema does not name.
 fn strict(schema: &mut Value) {
     if let Value::Object(keywords) = schema {
         if keywords.get("properties").is_some_and(Value::is_object)

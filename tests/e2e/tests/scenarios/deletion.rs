@@ -1,4 +1,4 @@
-//! The end of a stack: what holds it up, what goes on meanwhile, and what is left.
+//! Deletion of a stack: what blocks it, what keeps running until then, and what remains.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -9,7 +9,7 @@ const POLICY: &str =
     "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"deletionPolicy\":\"POLICY\"}}'";
 
 #[test]
-fn a_stack_ends_as_its_policy_says() -> anyhow::Result<()> {
+fn stack_deletion_follows_its_policy() -> anyhow::Result<()> {
     let harness = Harness::start_lab("deletion", 2)?;
     harness.install()?;
     harness.apply_pool("kept", "192.168.50.50-192.168.50.59")?;
@@ -21,10 +21,10 @@ fn a_stack_ends_as_its_policy_says() -> anyhow::Result<()> {
     for address in &addresses {
         harness.wait_for_answer(address, "web")?;
     }
-    services_hold_it_up(&harness, &addresses)?;
-    an_orphaned_stack_serves_on_and_is_taken_over(&harness, &addresses)?;
-    a_withdrawn_stack_leaves_what_users_wrote(&harness, &addresses)?;
-    without_services_nothing_holds_it_up(&harness)
+    services_block_deletion(&harness, &addresses)?;
+    orphaned_stack_keeps_serving_and_is_taken_over(&harness, &addresses)?;
+    withdrawn_stack_leaves_objects_of_users(&harness, &addresses)?;
+    deletion_without_services_completes(&harness)
 }
 
 fn condition(harness: &Harness) -> anyhow::Result<String> {
@@ -57,8 +57,8 @@ fn is_gone(harness: &Harness) -> anyhow::Result<()> {
     })
 }
 
-/// The default: the deletion waits, says for what, and what runs is kept as before.
-fn services_hold_it_up(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
+/// By default the deletion waits and names the Services, and workloads are kept as before.
+fn services_block_deletion(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     harness.admin("kubectl delete loadbalancerstack default --wait=false")?;
     let said = eventually("a condition that names the Services", SHORT_TIMEOUT, || {
         Ok(Some(condition(harness)?).filter(|said| said.starts_with("True ServicesExist")))
@@ -69,7 +69,7 @@ fn services_hold_it_up(harness: &Harness, addresses: &[String; 2]) -> anyhow::Re
     );
     assert!(said.contains("spec.deletionPolicy"), "it says what to do: {said}");
     harness.wait_for_event("LoadBalancerStack", "default", "DeletionBlocked")?;
-    // It is still repaired, and still gives addresses.
+    // They are still repaired, and addresses are still assigned.
     harness.admin("kubectl delete networkpolicy metallb-controller -n metallb-system --wait=false")?;
     eventually("the NetworkPolicy to be made again", SHORT_TIMEOUT, || {
         Ok(harness
@@ -81,7 +81,7 @@ fn services_hold_it_up(harness: &Harness, addresses: &[String; 2]) -> anyhow::Re
     harness.wait_for_answer(&harness.wait_for_address("three")?, "web")?;
     harness.admin("kubectl delete service three")?;
     harness.wait_for_answer(&addresses[0], "web")?;
-    // A stack that is paused is left alone in its end as in its life.
+    // A paused stack is left alone during its deletion too.
     harness
         .admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"paused\":true}}'")?;
     eventually("a condition that says that it is paused", SHORT_TIMEOUT, || {
@@ -90,8 +90,8 @@ fn services_hold_it_up(harness: &Harness, addresses: &[String; 2]) -> anyhow::Re
     Ok(())
 }
 
-/// The policy may be changed while the deletion waits: the objects stay, and a new stack owns them.
-fn an_orphaned_stack_serves_on_and_is_taken_over(
+/// The policy can be changed while the deletion waits: the objects stay, and a new stack owns them.
+fn orphaned_stack_keeps_serving_and_is_taken_over(
     harness: &Harness,
     addresses: &[String; 2],
 ) -> anyhow::Result<()> {
@@ -108,7 +108,7 @@ fn an_orphaned_stack_serves_on_and_is_taken_over(
     for address in addresses {
         harness.wait_for_answer(address, "web")?;
     }
-    // A new stack takes over what is there.
+    // A new stack takes over the existing objects.
     harness.install_stack()?;
     assert_eq!(uids(harness)?, before, "it adopts, and restarts nothing");
     let uid = harness.admin("kubectl get loadbalancerstack default -o jsonpath='{.metadata.uid}'")?;
@@ -124,7 +124,7 @@ fn an_orphaned_stack_serves_on_and_is_taken_over(
     Ok(())
 }
 
-/// What a takeover writes, it writes once.
+/// Everything that taking over writes is written once.
 fn at_rest(harness: &Harness) -> anyhow::Result<()> {
     let versions = "kubectl get loadbalancerstack,deployments,daemonsets,secrets,serviceaccounts,roles,clusterroles -n metallb-system \
          -o jsonpath='{.items[*].metadata.resourceVersion}'";
@@ -134,19 +134,16 @@ fn at_rest(harness: &Harness) -> anyhow::Result<()> {
         let quiet = now == last;
         last = now;
         if !quiet {
-            // The thing under test is that nothing happens: there is no event to wait for.
+            // The test is that nothing happens, so there is no event to wait for.
             std::thread::sleep(std::time::Duration::from_secs(3));
         }
         Ok(quiet.then_some(()))
     })
 }
 
-/// Everything goes but what users wrote, and nobody announces or keeps an address.
-fn a_withdrawn_stack_leaves_what_users_wrote(
-    harness: &Harness,
-    addresses: &[String; 2],
-) -> anyhow::Result<()> {
-    // An address that is from elsewhere is none of ours to take.
+/// Everything except users' objects is deleted, and no address is announced or kept.
+fn withdrawn_stack_leaves_objects_of_users(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
+    // An address from elsewhere is not ours to release.
     harness.apply("apiVersion: v1\nkind: Service\nmetadata: {name: foreign}\nspec:\n  type: LoadBalancer\n  loadBalancerClass: example.com/other\n  ports: [{port: 80}]")?;
     harness.admin("kubectl patch service foreign --subresource=status --type=merge -p '{\"status\":{\"loadBalancer\":{\"ingress\":[{\"ip\":\"203.0.113.9\"}]}}}'")?;
     harness.admin(&POLICY.replace("POLICY", "Withdraw"))?;
@@ -166,7 +163,7 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
         assert!(owners.is_empty(), "{owners:?} still answer for {address}");
     }
     assert_eq!(harness.current_address("foreign")?, "203.0.113.9");
-    // What the DaemonSet and the Deployment made goes with them, by Kubernetes' own hand.
+    // Kubernetes deletes what the DaemonSet and the Deployment created.
     eventually("nothing of the stack's own to be left", SHORT_TIMEOUT, || {
         let left = harness.admin(
             "kubectl get clusterroles,clusterrolebindings -o name -l app.kubernetes.io/managed-by=lb-operator; \
@@ -177,7 +174,7 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
         Ok(Some(()))
     })?;
     harness.admin("kubectl get ipaddresspool/kept l2advertisement/kept -n metallb-system")?;
-    // And back: the addresses are given anew.
+    // And back: addresses are assigned again.
     harness.install_stack()?;
     for service in ["one", "two"] {
         harness.wait_for_answer(&harness.wait_for_address(service)?, "web")?;
@@ -185,8 +182,8 @@ fn a_withdrawn_stack_leaves_what_users_wrote(
     Ok(())
 }
 
-/// A deletion that waits goes on by itself once the Services are gone.
-fn without_services_nothing_holds_it_up(harness: &Harness) -> anyhow::Result<()> {
+/// A waiting deletion continues when the Services are gone.
+fn deletion_without_services_completes(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl delete loadbalancerstack default --wait=false")?;
     eventually("the deletion to wait", SHORT_TIMEOUT, || {
         Ok(condition(harness)?
@@ -195,7 +192,7 @@ fn without_services_nothing_holds_it_up(harness: &Harness) -> anyhow::Result<()>
     })?;
     harness.admin("kubectl delete service one two")?;
     is_gone(harness)?;
-    // Without an operator, one command lets a stack go.
+    // Without an operator, one command completes the deletion.
     harness.admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
     eventually("the stack to be held", SHORT_TIMEOUT, || {
         let held =

@@ -1,8 +1,8 @@
-//! The walls between the crates: what each may pull in, held by looking at what the build really resolves.
+//! Dependency rules between crates, checked against the dependencies that cargo resolves.
 
 use std::process::Command;
 
-/// The names of the crates that a crate of ours depends on, directly or not, on this platform.
+/// The direct and indirect dependencies of a crate on this platform.
 fn dependencies(of: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args([
@@ -48,7 +48,7 @@ fn assert_without(of: &str, unwanted: &[&str]) {
 }
 
 #[test]
-fn the_pure_crates_pull_in_no_runtime_client_or_system_call() {
+fn pure_crates_use_no_runtime_client_or_system_call() {
     for of in ["lb-ipam", "lb-l2"] {
         assert_without(
             of,
@@ -68,12 +68,12 @@ fn the_pure_crates_pull_in_no_runtime_client_or_system_call() {
 }
 
 #[test]
-fn the_api_types_pull_in_no_runtime_and_no_client() {
+fn api_types_use_no_runtime_and_no_client() {
     assert_without("lb-crds", &["tokio", "kube-client", "hyper", "lb-runtime"]);
 }
 
 #[test]
-fn the_bundle_is_made_without_a_cluster() {
+fn bundle_is_built_without_a_cluster() {
     assert_without(
         "lb-olm",
         &["tokio", "kube-client", "hyper", "lb-runtime", "lb-operator"],
@@ -81,7 +81,7 @@ fn the_bundle_is_made_without_a_cluster() {
 }
 
 #[test]
-fn each_program_stays_in_its_room() {
+fn programs_do_not_use_each_others_crates() {
     assert_without("lb-controller", &["lb-net", "lb-l2", "lb-speaker"]);
     assert_without("lb-speaker", &["lb-ipam", "lb-controller"]);
     assert_without(
@@ -89,6 +89,22 @@ fn each_program_stays_in_its_room() {
         &["lb-net", "lb-l2", "lb-ipam", "lb-controller", "lb-speaker"],
     );
     assert_without("lb-net", &["kube", "lb-crds", "lb-runtime"]);
+}
+
+#[test]
+fn test_crates_build_alone() {
+    assert_without("lb-lab", &["tokio", "kube", "lb-crds", "lb-tools", "lb-e2e"]);
+    assert_without("lb-tools", &["tokio", "kube", "lb-crds", "lb-lab", "lb-e2e"]);
+    assert_without(
+        "lb-e2e",
+        &[
+            "lb-tools",
+            "lb-bench",
+            "lb-operator",
+            "lb-controller",
+            "lb-speaker",
+        ],
+    );
 }
 
 #[test]

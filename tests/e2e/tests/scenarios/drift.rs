@@ -1,5 +1,5 @@
-//! What somebody edits or deletes by hand, kind by kind; who is told, and how soon it is repaired. Steps of the scenario of
-//! the operator.
+//! Manual edits and deletions of each kind: how soon they are repaired, and how they are reported. Steps of the
+//! operator's scenario.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use lb_e2e::process::Process;
 
-/// Every object of a stack that may be deleted without taking what users wrote with it.
+/// Every object of a stack that can be deleted without users' objects.
 const OBJECTS: &[&str] = &[
     "serviceaccount/controller",
     "serviceaccount/speaker",
@@ -29,14 +29,14 @@ const OBJECTS: &[&str] = &[
     "deployment/controller",
     "daemonset/speaker",
 ];
-/// Those that outlive it.
-const KEPT: &[&str] = &["namespace/metallb-system", "crd/ipaddresspools.metallb.io"];
+/// Objects that outlive the stack.
+const RETAINED_OBJECTS: &[&str] = &["namespace/metallb-system", "crd/ipaddresspools.metallb.io"];
 
-/// Longest repair in milliseconds: a second, and what it takes kubectl to see it on a machine that does other things.
+/// Limit for a repair, in milliseconds: one second, and time for kubectl on a busy machine.
 const LIMIT: u128 = 3000;
 
-/// Changes a thing, waits until it is put right, and returns how long that took in milliseconds, with what it takes to ask
-/// once. One shell does it, so that no more than that is counted.
+/// Makes a change, waits for its repair, and returns the milliseconds in between. A single shell does both, so that
+/// only one query is counted on top.
 fn milliseconds(harness: &Harness, change: &str, question: &str, answer: &str) -> anyhow::Result<u128> {
     let text = harness.admin(&format!(
         "{{ {change}; }} >/dev/null && start=$(date +%s%N); for try in $(seq 1000); do now=$({question} 2>/dev/null || true); \
@@ -47,7 +47,7 @@ fn milliseconds(harness: &Harness, change: &str, question: &str, answer: &str) -
         .with_context(|| format!("{text:?} is no number"))
 }
 
-/// How long the repair of an edit took in milliseconds, and of what.
+/// The duration of the repair of an edit in milliseconds, and its object.
 fn edit(harness: &Harness, object: &str) -> anyhow::Result<(u128, String)> {
     let label = "{.metadata.labels.app\\.kubernetes\\.io/version}";
     let took = milliseconds(
@@ -59,7 +59,7 @@ fn edit(harness: &Harness, object: &str) -> anyhow::Result<(u128, String)> {
     Ok((took, format!("edit of {object}")))
 }
 
-/// How long the repair of a deletion took in milliseconds, and of what.
+/// The duration of the repair of a deletion in milliseconds, and its object.
 fn delete(harness: &Harness, object: &str) -> anyhow::Result<(u128, String)> {
     let uid = format!("kubectl get {object} -n metallb-system -o jsonpath='{{.metadata.uid}}'");
     let before = harness.admin(&uid)?;
@@ -72,8 +72,8 @@ fn delete(harness: &Harness, object: &str) -> anyhow::Result<(u128, String)> {
     Ok((took, format!("deletion of {object}")))
 }
 
-/// The one kind that not every cluster has, once it is there.
-pub(crate) fn a_monitor_is_repaired(harness: &Harness) -> anyhow::Result<()> {
+/// The only kind that some clusters lack.
+pub(crate) fn monitor_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     for (took, what) in [
         edit(harness, "servicemonitor/metallb")?,
         delete(harness, "servicemonitor/metallb")?,
@@ -89,7 +89,7 @@ pub(crate) fn a_monitor_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each object is edited and, if it goes with the stack, deleted.
+/// Every object is edited and, if it belongs to the stack, deleted.
 pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     let start = Instant::now();
     harness.admin("kubectl get networkpolicy metallb-controller -n metallb-system -o name")?;
@@ -99,7 +99,7 @@ pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     for object in OBJECTS {
         all.extend([edit(harness, object)?, delete(harness, object)?]);
     }
-    for object in KEPT {
+    for object in RETAINED_OBJECTS {
         all.push(edit(harness, object)?);
     }
     for (took, what) in &all {
@@ -124,7 +124,7 @@ pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     counted(harness)
 }
 
-/// The pod of the operator that leads.
+/// The pod of the leading operator.
 fn leader(harness: &Harness) -> anyhow::Result<String> {
     harness.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")
 }
@@ -135,7 +135,7 @@ fn metrics(harness: &Harness, pod: &str) -> anyhow::Result<String> {
     ))
 }
 
-/// Each kind that was repaired has been counted.
+/// The metric counts every repaired kind.
 fn counted(harness: &Harness) -> anyhow::Result<()> {
     let text = metrics(harness, &leader(harness)?)?;
     for kind in [
@@ -167,8 +167,8 @@ fn counted(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `kubectl scale` is undone, and answered with the field that says it.
-pub(crate) fn scaling_is_answered(harness: &Harness) -> anyhow::Result<()> {
+/// `kubectl scale` is reverted, and the event names the field to set.
+pub(crate) fn scaling_is_reverted(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl scale deployment controller -n metallb-system --replicas=3")?;
     harness.wait_for_event(
         "LoadBalancerStack",
@@ -179,8 +179,8 @@ pub(crate) fn scaling_is_answered(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The number of controllers is an autoscaler's as long as the stack does not say one.
-pub(crate) fn an_autoscalers_number_is_left_alone(harness: &Harness) -> anyhow::Result<()> {
+/// Unless the stack sets the number of controllers, an autoscaler does.
+pub(crate) fn replicas_of_an_autoscaler_are_left_alone(harness: &Harness) -> anyhow::Result<()> {
     let get = |field: &str| {
         harness.admin(&format!(
             "kubectl get deployment controller -n metallb-system -o jsonpath='{{{field}}}'"
@@ -213,8 +213,8 @@ pub(crate) fn an_autoscalers_number_is_left_alone(harness: &Harness) -> anyhow::
     becomes("2")
 }
 
-/// What is turned off goes, and comes back.
-pub(crate) fn what_is_turned_off_is_pruned(harness: &Harness) -> anyhow::Result<()> {
+/// Disabled components are removed, and created again when enabled.
+pub(crate) fn disabled_components_are_removed(harness: &Harness) -> anyhow::Result<()> {
     let patch = |mode: &str| {
         harness.admin(&format!(
             "kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{{\"podDisruptionBudget\":{mode},\"networkPolicy\":{mode}}}}}'"
@@ -233,7 +233,7 @@ pub(crate) fn what_is_turned_off_is_pruned(harness: &Harness) -> anyhow::Result<
     count(3)
 }
 
-/// Each operator takes less than 20 MB.
+/// Each operator uses less than 20 MB.
 pub(crate) fn memory_is_small(harness: &Harness) -> anyhow::Result<()> {
     let text = harness.admin("kubectl get pods -l app.kubernetes.io/name=lb-operator -o json")?;
     let mut list: serde_json::Value = serde_json::from_str(&text)?;
@@ -252,9 +252,9 @@ pub(crate) fn memory_is_small(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The operator that leads stops where it stands, and an object is edited: the other one repairs it, once it may take the
-/// lead. The first then goes on as if nothing had been, and does no harm.
-pub(crate) fn another_operator_repairs_what_the_first_did_not(harness: &Harness) -> anyhow::Result<()> {
+/// The leading operator is stopped, and an object is edited: the other operator repairs it after the Lease has expired.
+/// The first continues later and does no harm.
+pub(crate) fn standby_repairs_after_the_leader_hangs(harness: &Harness) -> anyhow::Result<()> {
     let first = leader(harness)?;
     let node = harness.admin(&format!(
         "kubectl get pod {first} -o jsonpath='{{.spec.nodeName}}'"
@@ -282,7 +282,7 @@ pub(crate) fn another_operator_repairs_what_the_first_did_not(harness: &Harness)
     Ok(())
 }
 
-/// How long the repair of a label took in milliseconds.
+/// The duration of the repair of a label in milliseconds.
 fn component_edit(harness: &Harness) -> anyhow::Result<u128> {
     milliseconds(
         harness,

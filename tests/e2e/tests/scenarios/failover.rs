@@ -1,12 +1,12 @@
-//! Nodes that die or are cut off: the address answers again from another node, and once the cluster has noticed, at
-//! most one node answers for it.
+//! Nodes that fail or are disconnected: another node answers for the address, and once the cluster has noticed, at most
+//! one.
 
 use std::time::{Duration, Instant};
 
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 #[test]
-fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> anyhow::Result<()> {
+fn addresses_of_a_failed_node_move_to_one_owner() -> anyhow::Result<()> {
     let harness = Harness::start_lab("failover", 3)?;
     harness.install()?;
     harness.apply_pool("lan", "192.168.50.50-192.168.50.99")?;
@@ -20,7 +20,7 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
     let unique: std::collections::BTreeSet<_> = addresses.iter().collect();
     assert_eq!(unique.len(), addresses.len(), "one address each: {addresses:?}");
 
-    // A cut cable.
+    // An unplugged cable.
     let address = &addresses[0];
     let owner = harness.wait_for_owner(address, SHORT_TIMEOUT)?;
     let number = number(&owner);
@@ -33,7 +33,7 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
     );
     harness.wait_for_answer(address, "web")?;
     harness.lab().join(number)?;
-    settled(&harness, &addresses)?;
+    wait_until_settled(&harness, &addresses)?;
 
     // Power off, and on again.
     let owner = harness.wait_for_owner(address, SHORT_TIMEOUT)?;
@@ -47,9 +47,9 @@ fn the_addresses_of_a_dead_or_cut_off_node_move_and_come_back_to_one_owner() -> 
     );
     harness.wait_for_answer(address, "web")?;
     harness.lab().start(number)?;
-    settled(&harness, &addresses)?;
+    wait_until_settled(&harness, &addresses)?;
 
-    // Through all of it no Service changed its address.
+    // No Service has changed its address.
     for (i, address) in addresses.iter().enumerate() {
         assert_eq!(&harness.current_address(&format!("web-{i}"))?, address);
     }
@@ -73,8 +73,8 @@ fn another_owner(harness: &Harness, address: &str, than: &str) -> anyhow::Result
     )
 }
 
-/// All nodes are ready again, and every address has exactly one owner, for several looks in a row.
-fn settled(harness: &Harness, addresses: &[String]) -> anyhow::Result<()> {
+/// All nodes are ready, and every address has exactly one owner, several times in a row.
+fn wait_until_settled(harness: &Harness, addresses: &[String]) -> anyhow::Result<()> {
     harness.admin("kubectl wait node --all --for=condition=Ready --timeout=120s")?;
     for workload in ["daemonset/speaker", "deployment/controller"] {
         harness.admin(&format!(

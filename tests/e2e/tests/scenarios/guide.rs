@@ -1,10 +1,10 @@
-//! The guide, run as its readers run it: its commands verbatim and in its order, on a real cluster, and after each step
-//! what the guide promises.
+//! The guide, run as its readers run it: the commands verbatim and in order, on a real cluster, with a check of every
+//! promise.
 
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 #[test]
-fn the_guide_works_as_written() -> anyhow::Result<()> {
+fn guide_works_as_written() -> anyhow::Result<()> {
     let mut harness = Harness::start_lab("guide", 3)?;
 
     // Step 1
@@ -124,7 +124,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     );
     assert_eq!(events()?, before, "no event while the owner stays the same");
 
-    // Troubleshooting finds what it promises.
+    // Troubleshooting commands print what the guide shows.
     let log = harness.run_section("T1")?;
     assert!(
         log[0].contains("nginx-test-lb"),
@@ -136,7 +136,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     let security = harness.run_section("T3")?.concat();
     assert!(security.contains("NET_RAW"), "{security}");
 
-    // Restart of controller and speakers: addresses and owner unchanged, and the restart stays done.
+    // Restart of controller and speakers: addresses and owner are unchanged.
     harness.run_section("T4")?;
     for workload in ["deployment/controller", "daemonset/speaker"] {
         harness.admin(&format!(
@@ -154,7 +154,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     assert_eq!(harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?, next);
     both_backends_answer(&harness)?;
 
-    // P1: a second pool that overlaps says so and disturbs nobody; then two pools and a manual one.
+    // P1: an overlapping pool is reported and affects no other; then two pools and a manual one.
     harness.run_section("P1")?;
     let message = eventually("a condition on the overlapping pool", SHORT_TIMEOUT, || {
         let message = condition(&harness, "ipaddresspool", "web-services")?;
@@ -166,7 +166,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     );
     assert_eq!(harness.current_address("nginx-test-lb")?, "192.168.50.50");
     harness.admin("kubectl delete ipaddresspool default-pool -n metallb-system")?;
-    // The same address is in web-services now: the Service keeps it, and is announced again with an advertisement.
+    // The same address is in web-services now: the Service keeps it, and an advertisement announces it again.
     harness.admin("kubectl patch l2advertisement default-l2 -n metallb-system --type=merge -p '{\"spec\":{\"ipAddressPools\":[]}}'")?;
     assert_eq!(harness.wait_for_owner("192.168.50.50", SHORT_TIMEOUT)?, owner);
     assert_eq!(
@@ -195,7 +195,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         Ok(answer.ok().filter(|answer| answer.contains("game")))
     })?;
 
-    // P4, P6: the YAML of MetalLB's guide over what the operator made.
+    // P4, P6: YAML of MetalLB's guide, applied over objects of the operator.
     harness.run_section("P4")?;
     harness.run_section("P6")?;
     harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=60s")?;
@@ -205,7 +205,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     assert!(list.contains("nginx-test-lb\t192.168.50.50"), "{list}");
     assert!(harness.run_section("P8")?.concat().contains("lb-operator.io/"));
 
-    // P9, P10: the objects that it shows; an ingress controller's Service gets the address that is reserved for it.
+    // P9, P10: the objects shown there; an ingress controller's Service gets the address reserved for it.
     harness.admin("kubectl create namespace ingress-nginx")?;
     for manifest in lb_e2e::guide::section("P9").manifests {
         harness.apply(&manifest)?;
@@ -233,7 +233,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
         harness.wait_for_address("dns-tcp")?
     );
 
-    // P13, P14: waiting for an address, and a pool that does more.
+    // P13, P14: waiting for an address, and a pool with more features.
     let said = harness.run_section("P13")?;
     assert!(said[0].contains("condition met"), "{said:?}");
     assert_eq!(said[1], "192.168.50.50 from pool web-services");
@@ -246,7 +246,7 @@ fn the_guide_works_as_written() -> anyhow::Result<()> {
     harness.apply_service("careful", "web", "metallb.io/address-pool: careful", "")?;
     assert_eq!(harness.wait_for_address("careful")?, "192.168.52.0");
 
-    // 4.9: cleaning up gives the address back, and nobody answers for it any more.
+    // 4.9: cleaning up releases the address, and no node answers for it.
     harness.run_section("4.9")?;
     eventually("silence on the released address", LONG_TIMEOUT, || {
         Ok(harness.owners("192.168.50.50")?.is_empty().then_some(()))

@@ -1,5 +1,5 @@
-//! The key of the heartbeats is replaced while clients go on asking: no speaker refuses another, no address moves, and what the
-//! old key makes is worth nothing afterwards.
+//! The heartbeat key is rotated while clients send requests: no speaker rejects another, no address moves, and
+//! heartbeats with the old key are worthless afterwards.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use lb_lab::LabConfig;
 use crate::speaker::metric;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// Forged datagrams at a time.
-const FORGED: u64 = 20;
+/// Number of forged datagrams.
+const FORGED_DATAGRAMS: u64 = 20;
 
 #[test]
-fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
-    // Kubelets that look at their pods every two seconds, up to three with the part at random, and an operator that knows.
+fn key_rotation_rejects_no_heartbeat() -> anyhow::Result<()> {
+    // Kubelets check their pods every two seconds, three with jitter, and the operator knows.
     let harness = Harness::start_lab_with(LabConfig {
         kubelet_sync_period: Some(Duration::from_secs(2)),
         ..LabConfig::named("keys")
@@ -40,11 +40,11 @@ fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     let owners = harness.owners_of(&addresses)?;
     let old = key(&harness)?;
 
-    // The forger has the key, and nothing else: what it makes is taken for a recording.
-    assert_eq!(forge(&harness, &old, "echo")?, FORGED);
+    // The attacker has only the key: its datagrams are rejected as replayed.
+    assert_eq!(forge(&harness, &old, "echo")?, FORGED_DATAGRAMS);
     let before = quiet(&harness)?;
 
-    let took = clients_notice_nothing_while(&harness, &addresses, || rotate(&harness))?;
+    let took = with_clients_unaffected(&harness, &addresses, || rotate(&harness))?;
     println!(
         "heartbeat key replaced on three nodes in {:.1} s",
         took.as_secs_f64()
@@ -66,22 +66,22 @@ fn a_key_is_replaced_and_no_heartbeat_is_refused() -> anyhow::Result<()> {
     assert_ne!(new, old);
     assert_eq!(
         forge(&harness, &old, "authentication")?,
-        FORGED,
+        FORGED_DATAGRAMS,
         "the old key is of no use"
     );
     assert_eq!(
         forge(&harness, &new, "echo")?,
-        FORGED,
+        FORGED_DATAGRAMS,
         "it is the key that they were refused for"
     );
     assert_eq!(harness.owners_of(&addresses)?, owners);
     assert_eq!(Counts::of(&harness)?.moved, before.moved);
 
-    nothing_more_is_written(&harness)?;
+    no_more_keys_are_written(&harness)?;
     Ok(())
 }
 
-/// Asks for a rotation, and waits until every speaker has forgotten the old key. Returns how long that took.
+/// Requests a rotation, and waits until every speaker has dropped the old key. Returns the duration.
 fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
     let start = Instant::now();
     harness.admin(
@@ -111,9 +111,9 @@ fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Clients that forget the owner before each request go on asking for the addresses; each gets every answer, and all of them
-/// from the same hardware address.
-fn clients_notice_nothing_while<T>(
+/// Clients that drop the owner from their neighbor table before each request get every answer, and all from the same
+/// MAC address.
+fn with_clients_unaffected<T>(
     harness: &Harness,
     addresses: &[String],
     act: impl FnOnce() -> anyhow::Result<T>,
@@ -155,7 +155,7 @@ fn clients_notice_nothing_while<T>(
     })
 }
 
-/// What the speakers have counted.
+/// The speakers' counters.
 #[derive(Debug, PartialEq)]
 struct Counts {
     refused: Vec<u64>,
@@ -176,7 +176,7 @@ impl Counts {
     }
 }
 
-/// Waits until the speakers know each other: they hear each other, and refuse nothing.
+/// Waits until the speakers receive each other's heartbeats and reject none.
 fn quiet(harness: &Harness) -> anyhow::Result<Counts> {
     let mut before = Counts::of(harness)?;
     eventually("speakers that know each other", SHORT_TIMEOUT, || {
@@ -195,7 +195,7 @@ fn quiet(harness: &Harness) -> anyhow::Result<Counts> {
     })
 }
 
-/// The key that makes heartbeats.
+/// The current key for heartbeats.
 fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
     let hex = harness.admin(
         "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.data.current}' | base64 -d | od -An -v -tx1",
@@ -205,11 +205,11 @@ fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
         .collect()
 }
 
-/// From the client, sends the first node datagrams that this key has made, in the name of the others: that they give up all
-/// they have. Returns how many of them the speaker refuses for this reason.
+/// Sends datagrams signed with this key from the client to the first node, which withdraw all addresses of the others.
+/// Returns the number that the speaker rejects for this reason.
 fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
     let keys = HeartbeatKeys::new([key]).context("the key is too short")?;
-    let forged: Vec<_> = (0..FORGED)
+    let forged: Vec<_> = (0..FORGED_DATAGRAMS)
         .map(|number| {
             keys.seal(&Datagram {
                 node: NODES[1 + number as usize % 2].to_owned(),
@@ -228,11 +228,11 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
             })
         })
         .collect();
-    let refused = || {
+    let rejected = || {
         let name = format!("lb_speaker_heartbeats_refused_total{{reason=\"{reason}\"}}");
         metric(harness, NODES[0], &name)
     };
-    let before = refused()?;
+    let before = rejected()?;
     let sender = harness.lab().on_client(move || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         for datagram in forged {
@@ -245,19 +245,19 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
         .map_err(|_| anyhow::anyhow!("the forger panicked"))??;
     let mut counted = 0;
     eventually("the forged datagrams to be counted", SHORT_TIMEOUT, || {
-        counted = refused()? - before;
-        Ok((counted >= FORGED).then_some(counted))
+        counted = rejected()? - before;
+        Ok((counted >= FORGED_DATAGRAMS).then_some(counted))
     })
-    .with_context(|| format!("{counted} of {FORGED} were refused because of {reason}"))
+    .with_context(|| format!("{counted} of {FORGED_DATAGRAMS} were refused because of {reason}"))
 }
 
-/// A request that was met is met once, also by an operator that starts anew.
-fn nothing_more_is_written(harness: &Harness) -> anyhow::Result<()> {
+/// A request for a rotation is served once, even if an operator restarts.
+fn no_more_keys_are_written(harness: &Harness) -> anyhow::Result<()> {
     let version = "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.metadata.resourceVersion}'";
     let before = harness.admin(version)?;
     harness.admin("kubectl rollout restart deployment/lb-operator")?;
     harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
-    // It leads once it has something to say of a change.
+    // An event about a change proves that it leads.
     harness
         .admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;
     eventually("the operator to put a label back", SHORT_TIMEOUT, || {
@@ -272,7 +272,7 @@ fn nothing_more_is_written(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many keys there have been, and which entries the Secret has.
+/// Number of keys so far, and the entries of the Secret.
 fn entries(harness: &Harness) -> anyhow::Result<String> {
     let generation = "{{index .metadata.annotations \"lb-operator.io/key-generation\"}}";
     let names = "{{range $name, $_ := .data}} {{$name}}{{end}}";

@@ -1,5 +1,4 @@
-//! The lab keeps its promises: labs stand side by side, cables and power do what they say, and nothing is left behind,
-//! however a lab ends.
+//! The lab itself: labs run side by side, cables and power work, and nothing is left behind, however a lab ends.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,7 +72,7 @@ fn nodes_of(lab: &Lab) -> anyhow::Result<String> {
 }
 
 #[test]
-fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
+fn two_labs_run_side_by_side_and_leave_nothing_behind() -> anyhow::Result<()> {
     let one = up("side-a", 2)?;
     let two = up("side-b", 1)?;
     assert_eq!(nodes_of(&one)?, "node/n1\nnode/n2\n");
@@ -90,14 +89,14 @@ fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
             "{address} does not answer"
         );
     }
-    // The labs have the same addresses and do not meet.
+    // The labs have the same addresses and do not reach each other.
     assert!(!succeeds(
         &two,
         "client",
         &["ping", "-c1", "-W1", "192.168.50.12"]
     )?);
 
-    // A cable.
+    // Cables.
     let ping = ["ping", "-c1", "-W1", "192.168.50.12"];
     one.cut(2)?;
     assert!(
@@ -109,7 +108,7 @@ fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
         Ok(succeeds(&one, "client", &ping)?.then_some(()))
     })?;
 
-    // A program that stands still, and goes on.
+    // A stopped program continues.
     assert_eq!(one.freeze(2, "kubelet")?, 1);
     assert_eq!(one.thaw(2, "kubelet")?, 1);
     let error = one
@@ -143,8 +142,8 @@ fn two_labs_stand_side_by_side_and_leave_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_lab_whose_owner_is_killed_half_way_is_taken_down() -> anyhow::Result<()> {
-    // Once while the machines are being made, and once while the cluster starts.
+fn lab_of_a_killed_process_is_taken_down() -> anyhow::Result<()> {
+    // Once while machines are being created, and once while the cluster starts.
     for sign in ["/run/netns/killed-client", "/run/netns/killed-n2"] {
         let mut process = Command::new(lb_lab::program()?)
             .args(["up", "--name", "killed", "--nodes", "2"])
@@ -162,10 +161,10 @@ fn a_lab_whose_owner_is_killed_half_way_is_taken_down() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes a lab down that no object stands for, whatever the test comes to.
-struct TakenDown(&'static str);
+/// Takes a lab down, whatever the result of the test.
+struct LabCleanup(&'static str);
 
-impl Drop for TakenDown {
+impl Drop for LabCleanup {
     fn drop(&mut self) {
         if let Err(error) = Lab::down(self.0) {
             eprintln!("{error:#}");
@@ -174,7 +173,7 @@ impl Drop for TakenDown {
 }
 
 #[test]
-fn the_lab_program_is_safe_to_repeat() -> anyhow::Result<()> {
+fn lab_program_is_idempotent() -> anyhow::Result<()> {
     let program = lb_lab::program()?;
     let lab = |args: &[&str]| {
         Command::new(&program)
@@ -182,7 +181,7 @@ fn the_lab_program_is_safe_to_repeat() -> anyhow::Result<()> {
             .args(args)
             .output()
     };
-    let _taken_down = TakenDown("again");
+    let _taken_down = LabCleanup("again");
     let failure = lab(&["cut", "1"])?;
     let said = String::from_utf8_lossy(&failure.stderr).into_owned();
     assert!(

@@ -1,24 +1,24 @@
-//! Controllers that come and go while a thousand Services are made: killed, stopped dead and woken too late, told to end,
-//! restarted. No address is lost, moved, or given twice.
+//! Controllers that come and go while a thousand Services are created: killed, stopped and continued too late,
+//! terminated, restarted. No address is lost, moved or assigned twice.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 
-/// Longer than a leader that ends in order takes, and much shorter than the 15 s after which its Lease would run out.
-const IN_ORDER: Duration = Duration::from_secs(5);
+/// Longer than an orderly hand-over, and much shorter than the 15 s after which a Lease expires.
+const MAX_HANDOVER: Duration = Duration::from_secs(5);
 
 #[test]
-fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Result<()> {
-    let harness = Harness::start_lab("takeover", 2)?;
+fn services_keep_their_address_across_leader_failover() -> anyhow::Result<()> {
+    let harness = Harness::start_lab("leader-failover", 2)?;
     harness.install()?;
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: many, namespace: metallb-system}\n\
          spec: {addresses: [10.20.0.0/16]}",
     )?;
 
-    let killed = a_thousand_services_while(&harness, "killed", |leader| {
+    let killed = create_thousand_services_while(&harness, "killed", |leader| {
         harness.lab().kill(leader, "lb-controller")
     })?;
     println!(
@@ -27,11 +27,11 @@ fn leaders_come_and_go_and_every_service_keeps_its_one_address() -> anyhow::Resu
     );
 
     let mut frozen = None;
-    a_thousand_services_while(&harness, "frozen", |leader| {
+    create_thousand_services_while(&harness, "frozen", |leader| {
         frozen = Some(leader);
         harness.lab().freeze(leader, "lb-controller")
     })?;
-    // It wakes up with what it had in mind, and must not do any of it.
+    // It continues with outdated plans, and must not carry them out.
     let before = addresses(&harness)?;
     if let Some(leader) = frozen {
         harness.lab().thaw(leader, "lb-controller")?;
@@ -73,8 +73,8 @@ fn holder(harness: &Harness) -> anyhow::Result<String> {
         .admin("kubectl get lease metallb-controller -n metallb-system -o jsonpath='{.spec.holderIdentity}'")
 }
 
-/// The number of the node that the leader is on.
-fn node_of_leader(harness: &Harness) -> anyhow::Result<usize> {
+/// The number of the leader's node.
+fn leader_node(harness: &Harness) -> anyhow::Result<usize> {
     let pod = eventually("a leader", LONG_TIMEOUT, || {
         Ok(Some(holder(harness)?).filter(|holder| !holder.is_empty()))
     })?;
@@ -85,7 +85,7 @@ fn node_of_leader(harness: &Harness) -> anyhow::Result<usize> {
     Ok(number.parse()?)
 }
 
-/// What each Service shows.
+/// The addresses of each Service.
 fn addresses(harness: &Harness) -> anyhow::Result<BTreeMap<String, String>> {
     let text = harness.admin(
         "kubectl get services -l batch -o jsonpath='{range .items[*]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'",
@@ -106,13 +106,13 @@ fn assert_unique(addresses: &BTreeMap<String, String>) {
     }
 }
 
-/// A shell function that makes a number of Services, several at a time.
+/// Creates a number of Services, several at a time.
 fn make(harness: &Harness, batch: &str, number: usize) -> anyhow::Result<()> {
     harness.admin(&create(batch, number)).map(drop)
 }
 
 fn create(batch: &str, number: usize) -> String {
-    // kube-proxy has nothing to do with them: there is nothing behind them.
+    // kube-proxy has no work: the Services have no pods.
     format!(
         "make() {{ for i in $(seq $1 4 {number}); do echo '{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{{\"name\":\"'{batch}-$i'\",\
          \"labels\":{{\"batch\":\"{batch}\",\"service.kubernetes.io/service-proxy-name\":\"none\"}}}},\"spec\":{{\"type\":\"LoadBalancer\",\
@@ -121,15 +121,15 @@ fn create(batch: &str, number: usize) -> String {
     )
 }
 
-/// Makes a thousand Services, does something to the leader when three hundred of them have been served, and follows what
-/// each of them shows: nothing, then one address that no other has, and never another. Returns the time from then until
-/// all have been served.
-fn a_thousand_services_while(
+/// Creates a thousand Services, does something to the leader when three hundred of them have addresses, and checks each
+/// Service: first no address, then a unique one, and never another. Returns the time from then until all have
+/// addresses.
+fn create_thousand_services_while(
     harness: &Harness,
     batch: &str,
-    strike: impl FnOnce(usize) -> anyhow::Result<usize>,
+    action: impl FnOnce(usize) -> anyhow::Result<usize>,
 ) -> anyhow::Result<Duration> {
-    let leader = node_of_leader(harness)?;
+    let leader = leader_node(harness)?;
     let directory = harness.lab().logs();
     let log = directory.join(format!("{batch}.services"));
     let shown = || -> anyhow::Result<BTreeMap<String, Vec<String>>> {
@@ -157,7 +157,7 @@ fn a_thousand_services_while(
             Ok((shown()?.len() >= 300).then_some(()))
         })?;
         let struck = Instant::now();
-        strike(leader)?;
+        action(leader)?;
         let made = making.join();
         made.map_err(|_| anyhow::anyhow!("the makers panicked"))??;
         let took = struck.elapsed();
@@ -182,7 +182,7 @@ fn a_leader_that_is_told_to_end_hands_over(harness: &Harness) -> anyhow::Result<
     harness.admin(&format!(
         "kubectl delete pod {first} -n metallb-system --wait=false"
     ))?;
-    eventually("another leader", IN_ORDER, || {
+    eventually("another leader", MAX_HANDOVER, || {
         let now = holder(harness)?;
         Ok((!now.is_empty() && now != first).then_some(()))
     })?;

@@ -1,5 +1,5 @@
-//! Every scenario, in one program: two of them run at a time, each in a lab of its own, because most of what they do is wait
-//! for a cluster to notice something.
+//! Every scenario, each in a lab of its own. `tests/tools/run-scenarios.sh` runs two at a time, because scenarios
+//! mostly wait for a cluster to notice something.
 
 #![allow(
     clippy::expect_used,

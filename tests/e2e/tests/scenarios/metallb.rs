@@ -1,5 +1,5 @@
-//! MetalLB itself in the lab, and the way from it to us and back: every Service keeps its address, also where the pools
-//! have other names and another order by then, and one address is in none of them.
+//! The way from MetalLB to this project and back: every Service keeps its address, even when pools get other names and
+//! another order, and when one address is in no pool.
 
 use std::process::Command;
 
@@ -8,11 +8,11 @@ use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 const ADDRESSES: &str = "kubectl get services -o jsonpath='{range .items[?(@.spec.type==\"LoadBalancer\")]}{.metadata.name}={.status.loadBalancer.ingress[*].ip} {end}'";
 
 #[test]
-fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_back() -> anyhow::Result<()> {
-    let harness = Harness::start_lab("peer", 2)?;
+fn services_keep_their_address_from_metallb_and_back() -> anyhow::Result<()> {
+    let harness = Harness::start_lab("metallb", 2)?;
     metallb(&harness)?;
     harness.apply_backend("web", 2)?;
-    // Its webhook has to be up before it takes pools.
+    // MetalLB accepts pools only when its webhook is ready.
     eventually("MetalLB to take a pool", LONG_TIMEOUT, || {
         Ok(harness.apply_pool("lan", "192.168.50.50-192.168.50.99").ok())
     })?;
@@ -28,7 +28,7 @@ fn services_of_metallb_keep_their_addresses_when_we_take_over_and_when_it_comes_
     serves(&harness)?;
     let before = harness.admin(ADDRESSES)?;
 
-    // Out with it, in with us. Its kinds and their objects stay; the pools are cut anew before we come.
+    // MetalLB is removed; its CRDs and their objects stay. Pools are divided differently before our installation.
     harness.admin(
         "kubectl delete -n metallb-system deployment/controller daemonset/speaker service/metallb-webhook-service --wait \
          && kubectl delete validatingwebhookconfiguration metallb-webhook-configuration",

@@ -1,5 +1,5 @@
-//! What the NetworkPolicies of operator and stack let pass, as a network that enforces them would. The lab's does not: an
-//! evaluator says it.
+//! The flows that the NetworkPolicies of operator and stack allow, as an evaluator computes them: the lab's network
+//! does not enforce them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,7 +25,7 @@ fn flow(name: &str, from: &Value, to: &Value, port: (u16, &str), protocol: &str)
     json!({"name": name, "from": from, "to": to, "port": port.0, "portName": port.1, "protocol": protocol})
 }
 
-/// Flows that are to pass, and flows that are not.
+/// Flows, and whether the policies must allow them.
 fn table() -> Vec<(Value, bool)> {
     let controller = pod(
         "metallb-system",
@@ -38,7 +38,7 @@ fn table() -> Vec<(Value, bool)> {
     let prometheus = pod("monitoring", &json!({"app": "prometheus"}));
     let neighbour = pod("metallb-system", &json!({"app": "other"}));
     let dns = pod("kube-system", &json!({"k8s-app": "kube-dns"}));
-    // Pods on their node's network are nodes to a policy: no policy governs them.
+    // Pods on their node's network are outside of all policies.
     let node = outside("192.168.50.11");
     let other_node = outside("192.168.50.12");
     let lan = outside("192.168.50.200");
@@ -95,7 +95,7 @@ fn table() -> Vec<(Value, bool)> {
         ("heartbeats between nodes", &node, &other_node, (7946, ""), "UDP"),
         ("metrics for Prometheus", &prometheus, &node, metrics, "TCP"),
         ("to the API server", &node, &other_node, (6443, ""), "TCP"),
-        // If a network were to take them for pods all the same, no policy selects them.
+        // Even if a network treats them as pods, no policy selects them.
         ("heartbeats between pods", &speaker, &speaker, (7946, ""), "UDP"),
         (
             "others of the namespace",
@@ -130,8 +130,8 @@ fn evaluate(policies: &Value, flows: &[Value]) -> anyhow::Result<BTreeMap<String
         .collect())
 }
 
-/// The policies as the cluster has them.
-pub(crate) fn policies_let_pass_what_they_should(harness: &Harness) -> anyhow::Result<()> {
+/// Checks the policies in the cluster.
+pub(crate) fn policies_allow_exactly_the_expected_flows(harness: &Harness) -> anyhow::Result<()> {
     let policies: Value = serde_json::from_str(&harness.admin("kubectl get networkpolicies -A -o json")?)?;
     let names: Vec<_> = policies["items"]
         .as_array()
@@ -163,7 +163,7 @@ pub(crate) fn policies_let_pass_what_they_should(harness: &Harness) -> anyhow::R
             "{name}: egress {egress}, ingress {ingress}"
         );
     }
-    // The evaluator can tell: without policies all of it passes.
+    // Without policies the evaluator allows every flow.
     let free = evaluate(&json!({"items": []}), &flows)?;
     assert!(free.values().all(|(egress, ingress)| *egress && *ingress));
     println!("network policies: {} flows as they should be", table.len());

@@ -1,5 +1,4 @@
-//! The bundle and the catalog: as fresh as what they are made of, in the form that OLM's own tools ask for, and good to
-//! install.
+//! The bundle and the catalog: up to date, valid for OLM's own tools, and installable.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,9 +13,9 @@ use semver::Version;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The newest version of Kubernetes that the lab runs: no API of the bundle may be gone there.
+/// The newest version of Kubernetes that the lab runs: the bundle must not use an API that it has removed.
 const NEWEST_KUBERNETES: &str = "1.35.0";
-/// Where the operator is installed; OLM's user chooses it.
+/// The operator's namespace; OLM's user chooses it.
 const NAMESPACE: &str = "olm-operators";
 
 fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
@@ -44,7 +43,7 @@ fn input() -> anyhow::Result<BundleInput> {
     lb_olm::repository::input(repository(), &helm())
 }
 
-/// A bundle and a catalog as a release has them: with the digests of the images that `make image` built.
+/// A bundle and a catalog as in a release: with the digests of the images that `make image` built.
 fn release() -> anyhow::Result<(tempfile::TempDir, BundleInput)> {
     let mut digests = Vec::new();
     for image in operator_images() {
@@ -84,7 +83,7 @@ fn csv(directory: &Path) -> anyhow::Result<Value> {
     read(&directory.join("bundle/manifests/lb-operator.clusterserviceversion.yaml"))
 }
 
-/// The objects of the bundle, but for the ClusterServiceVersion.
+/// The objects of the bundle, except the ClusterServiceVersion.
 fn objects(directory: &Path) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for entry in std::fs::read_dir(directory.join("bundle/manifests"))? {
@@ -97,7 +96,7 @@ fn objects(directory: &Path) -> anyhow::Result<Vec<Value>> {
 }
 
 #[test]
-fn what_is_committed_is_fresh() -> anyhow::Result<()> {
+fn committed_bundle_is_up_to_date() -> anyhow::Result<()> {
     let input = input()?;
     let mut expected: BTreeSet<_> = input
         .releases
@@ -132,14 +131,14 @@ fn what_is_committed_is_fresh() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything that the chart grants and runs is granted and run here, but for what OLM does itself.
+/// The bundle grants and runs everything that the chart does, except what OLM does itself.
 #[test]
-fn chart_and_bundle_differ_in_what_olm_does_itself_and_nothing_else() -> anyhow::Result<()> {
+fn chart_and_bundle_differ_only_in_the_work_of_olm() -> anyhow::Result<()> {
     let rendered = lb_olm::repository::render(repository(), &helm())?;
     let mut chart = Vec::new();
     for document in serde_yaml::Deserializer::from_str(&rendered) {
         let object = Value::deserialize(document)?;
-        // A template that renders nothing is a document all the same.
+        // A template that renders nothing is an empty document.
         chart.extend((!object.is_null()).then_some(object));
     }
     let of_kind = |kind: &str| {
@@ -201,7 +200,7 @@ fn rules(holder: &Value) -> anyhow::Result<Vec<Value>> {
 }
 
 #[test]
-fn olms_own_tools_find_no_fault() -> anyhow::Result<()> {
+fn olm_tools_accept_bundle_and_catalog() -> anyhow::Result<()> {
     let (release, _) = release()?;
     for directory in [committed(), release.path().to_owned()] {
         let bundle = directory.join("bundle").display().to_string();
@@ -210,7 +209,7 @@ fn olms_own_tools_find_no_fault() -> anyhow::Result<()> {
         let catalog = directory.join("catalog").display().to_string();
         tool("opm", &["validate", &catalog])?;
 
-        // What the catalog says of the bundle is what opm makes of it.
+        // The catalog's entry for the bundle equals the one that opm renders.
         let version = env!("CARGO_PKG_VERSION");
         let rendered = tool(
             "opm",
@@ -229,7 +228,7 @@ fn olms_own_tools_find_no_fault() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_tools_can_find_fault() -> anyhow::Result<()> {
+fn olm_tools_reject_a_broken_bundle() -> anyhow::Result<()> {
     let (release, _) = release()?;
     let bundle = release.path().join("bundle").display().to_string();
     let manifests = release.path().join("bundle/manifests");
@@ -239,7 +238,7 @@ fn the_tools_can_find_fault() -> anyhow::Result<()> {
         ("categories: Networking", "categories: Nets", "Nets"),
         ("email: maintainers@lb-operator.io", "email: nobody", "nobody"),
         ("minKubeVersion: 1.31.0", "minKubeVersion: new", "new"),
-        // Warnings, which are not in the list.
+        // Warnings that are not in the list.
         ("name: lb-operator.v", "name: lb-operator-", "naming convention"),
         (
             "  - customresourcedefinitions\n          verbs:\n          - get",
@@ -271,7 +270,7 @@ fn the_tools_can_find_fault() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_release_names_every_image_by_its_digest_and_says_that_it_can_be_mirrored() -> anyhow::Result<()> {
+fn release_names_images_by_digest_and_supports_mirroring() -> anyhow::Result<()> {
     let (release, _) = release()?;
     let text = std::fs::read_to_string(
         release
@@ -299,7 +298,7 @@ fn a_release_names_every_image_by_its_digest_and_says_that_it_can_be_mirrored() 
 }
 
 #[test]
-fn a_release_after_others_replaces_the_last_and_is_reached_from_all_it_can_take_over() -> anyhow::Result<()> {
+fn release_replaces_the_last_and_skips_older_ones() -> anyhow::Result<()> {
     let (catalog, now) = release()?;
     let next = |version: &str, releases: &[&str]| -> anyhow::Result<BundleInput> {
         let mut input = now.clone();
@@ -331,14 +330,14 @@ fn a_release_after_others_replaces_the_last_and_is_reached_from_all_it_can_take_
 }
 
 #[test]
-fn installed_as_olm_does_the_bundle_brings_a_stack_up() -> anyhow::Result<()> {
+fn bundle_installs_a_stack_as_olm_does() -> anyhow::Result<()> {
     let (release, _) = release()?;
     let csv = csv(release.path())?;
     let harness = Harness::start_lab("olm", 2)?;
-    know_by_digest(&harness)?;
+    tag_images_by_digest(&harness)?;
     install(&harness, release.path(), &csv)?;
 
-    // The samples of the catalog are all that a user writes.
+    // The catalog's samples are all that a user writes.
     let examples = csv["metadata"]["annotations"]["alm-examples"].as_str();
     let examples: Vec<Value> = serde_json::from_str(examples.context("no examples")?)?;
     for example in &examples {
@@ -359,11 +358,11 @@ fn installed_as_olm_does_the_bundle_brings_a_stack_up() -> anyhow::Result<()> {
         ))?;
         assert!(image.contains("@sha256:"), "{workload} runs {image}");
     }
-    the_kinds_are_olms(&harness)
+    crds_belong_to_olm(&harness)
 }
 
-/// The operator neither writes the kinds nor may.
-fn the_kinds_are_olms(harness: &Harness) -> anyhow::Result<()> {
+/// The operator does not write CRDs, and has no permission to.
+fn crds_belong_to_olm(harness: &Harness) -> anyhow::Result<()> {
     let account = format!("system:serviceaccount:{NAMESPACE}:lb-operator");
     for verb in ["create", "patch", "delete"] {
         let may = harness.admin(&format!(
@@ -383,8 +382,8 @@ fn the_kinds_are_olms(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The nodes know our images by tag; a registry would know them by digest too.
-fn know_by_digest(harness: &Harness) -> anyhow::Result<()> {
+/// Nodes know our images by tag only; a registry would know their digests too.
+fn tag_images_by_digest(harness: &Harness) -> anyhow::Result<()> {
     let lab = harness.lab();
     for node in lab.nodes() {
         for image in operator_images() {
@@ -412,7 +411,7 @@ fn know_by_digest(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What OLM makes of a bundle: the kinds, an account with its rules, the Deployment, and the other objects.
+/// Installs a bundle as OLM does: the CRDs, a service account with its rules, the Deployment, and the other objects.
 fn install(harness: &Harness, directory: &Path, csv: &Value) -> anyhow::Result<()> {
     let mut manifests =
         vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})];
@@ -463,7 +462,7 @@ fn install(harness: &Harness, directory: &Path, csv: &Value) -> anyhow::Result<(
     let mut deployments = Vec::new();
     for deployment in install["deployments"].as_array().into_iter().flatten() {
         let mut spec = deployment["spec"].clone();
-        // As OLM does: the pods know which ClusterServiceVersion they are of.
+        // As OLM does: pods name their ClusterServiceVersion.
         spec["template"]["metadata"]["annotations"]["operatorframework.io/csv"] = json!(name);
         deployments.push(deployment["name"].as_str().context("no name")?.to_owned());
         manifests.push(json!({
@@ -475,7 +474,7 @@ fn install(harness: &Harness, directory: &Path, csv: &Value) -> anyhow::Result<(
     let text: Vec<_> = manifests.iter().map(Value::to_string).collect();
     let file = directory.join("install.yaml");
     std::fs::write(&file, text.join("\n---\n"))?;
-    // Kinds as large as the stack's are too much for kubectl's own annotation.
+    // CRDs as large as the stack's do not fit into kubectl's annotation.
     harness.admin(&format!("kubectl apply --server-side -f {}", file.display()))?;
     harness.admin(&format!(
         "kubectl wait {} --for=condition=Established --timeout=60s",

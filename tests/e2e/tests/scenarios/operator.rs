@@ -1,20 +1,20 @@
-//! The stack on a real cluster: what the operator makes, repairs, leaves alone, and says.
+//! The stack on a real cluster: the objects that the operator creates, repairs and leaves alone, and its reports.
 
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 use crate::drift;
-use crate::netpol::policies_let_pass_what_they_should;
+use crate::netpol::policies_allow_exactly_the_expected_flows;
 
 #[test]
-fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
+fn operator_creates_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     let harness = Harness::start_lab_or_use_external("operator", 2)?;
     if harness.is_lab() {
-        crate::preflight::nothing_is_installed_before_the_checks_pass(&harness)?;
+        crate::preflight::failed_checks_block_installation(&harness)?;
     } else {
         harness.install()?;
     }
 
-    // `kubectl get` answers: is it up, which version?
+    // `kubectl get` shows whether it is up, and its version.
     let line = harness.admin("kubectl get loadbalancerstack default --no-headers")?;
     assert!(
         line.contains("True") && line.contains(env!("CARGO_PKG_VERSION")),
@@ -25,31 +25,31 @@ fn the_operator_makes_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     let (wanted, observed) = text.split_once(' ').unwrap_or_default();
     assert_eq!(wanted, observed);
 
-    policies_let_pass_what_they_should(&harness)?;
+    policies_allow_exactly_the_expected_flows(&harness)?;
     what_is_edited_or_deleted_is_repaired(&harness)?;
-    drift::scaling_is_answered(&harness)?;
-    drift::an_autoscalers_number_is_left_alone(&harness)?;
-    drift::what_is_turned_off_is_pruned(&harness)?;
+    drift::scaling_is_reverted(&harness)?;
+    drift::replicas_of_an_autoscaler_are_left_alone(&harness)?;
+    drift::disabled_components_are_removed(&harness)?;
     what_others_own_is_left_alone(&harness)?;
-    at_rest_nothing_is_written(&harness)?;
+    nothing_is_written_at_rest(&harness)?;
     a_spec_change_rolls_out_and_is_reported(&harness)?;
     an_impossible_stack_is_refused_or_says_why(&harness)?;
     if harness.is_lab() {
-        crate::preflight::a_check_that_fails_stops_a_change_and_no_repair(&harness)?;
+        crate::preflight::failed_check_blocks_changes_but_not_repairs(&harness)?;
     }
     the_guides_yaml_does_no_harm(&harness)?;
     if harness.is_lab() {
-        // Neither is for a cluster that somebody uses.
-        prometheus_is_served_once_it_is_there(&harness)?;
-        drift::a_monitor_is_repaired(&harness)?;
+        // Neither is done on an external cluster.
+        monitors_are_created_once_prometheus_is_there(&harness)?;
+        drift::monitor_is_repaired(&harness)?;
         drift::memory_is_small(&harness)?;
-        drift::another_operator_repairs_what_the_first_did_not(&harness)?;
+        drift::standby_repairs_after_the_leader_hangs(&harness)?;
         the_stack_outlives_the_operator(&harness)?;
     }
     Ok(())
 }
 
-fn prometheus_is_served_once_it_is_there(harness: &Harness) -> anyhow::Result<()> {
+fn monitors_are_created_once_prometheus_is_there(harness: &Harness) -> anyhow::Result<()> {
     let monitor = "kubectl get servicemonitor metallb -n metallb-system -o jsonpath='{.spec.selector.matchLabels.app} {.spec.endpoints[*].port}'";
     assert!(
         harness.admin(monitor).is_err(),
@@ -65,7 +65,7 @@ fn prometheus_is_served_once_it_is_there(harness: &Harness) -> anyhow::Result<()
         Ok(harness.admin(monitor).ok())
     })?;
     assert_eq!(selected, "metallb monitoring");
-    // What it selects: a Service for each program, with that port.
+    // It selects a Service for each program, with that port.
     let services = harness.admin(
         "kubectl get services -n metallb-system -l app=metallb -o jsonpath='{.items[*].spec.ports[*].name}'",
     )?;
@@ -102,7 +102,7 @@ fn what_is_edited_or_deleted_is_repaired(harness: &Harness) -> anyhow::Result<()
     Ok(())
 }
 
-/// Somebody takes a replica away, and the operator puts it back.
+/// A replica is taken away, and the operator restores it.
 fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SHORT_TIMEOUT, || {
@@ -118,7 +118,7 @@ fn what_others_own_is_left_alone(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl rollout restart daemonset speaker -n metallb-system")?;
     harness.admin("kubectl rollout status deployment controller -n metallb-system --timeout=120s")?;
     harness.admin("kubectl rollout status daemonset speaker -n metallb-system --timeout=120s")?;
-    // An edit of ours makes the operator apply once more; what it does not own must outlive that.
+    // An edit makes the operator apply again; fields that it does not own must survive.
     harness.admin("kubectl annotate loadbalancerstack default touched=1 --overwrite")?;
     replicas_are_repaired(harness)?;
     assert_eq!(
@@ -137,8 +137,8 @@ fn what_others_own_is_left_alone(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The resource versions of all that the operator writes stay the same while nothing changes.
-fn at_rest_nothing_is_written(harness: &Harness) -> anyhow::Result<()> {
+/// The resource versions of all written objects stay the same while nothing changes.
+fn nothing_is_written_at_rest(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
     let versions = "kubectl get loadbalancerstack,serviceaccounts,services,pdb,networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings,crds \
          -n metallb-system -o jsonpath='{range .items[*]}{.kind}/{.metadata.name}={.metadata.resourceVersion}{\"\\n\"}{end}'";
@@ -150,7 +150,7 @@ fn at_rest_nothing_is_written(harness: &Harness) -> anyhow::Result<()> {
         if quiet {
             return Ok(Some(()));
         }
-        // The thing under test is that nothing happens: there is no event to wait for.
+        // The test is that nothing happens, so there is no event to wait for.
         std::thread::sleep(std::time::Duration::from_secs(10));
         Ok(None)
     })
@@ -176,7 +176,7 @@ fn an_impossible_stack_is_refused_or_says_why(harness: &Harness) -> anyhow::Resu
     );
     let message = refused.expect_err("a second stack is refused").to_string();
     assert!(message.contains("default"), "{message}");
-    // What only the operator sees: the condition names the field, and the running stack is left alone.
+    // Errors that only the operator detects: the condition names the field, and the running stack is left alone.
     let workloads = "kubectl get deployment/controller daemonset/speaker -n metallb-system \
                      -o jsonpath='{range .items[*]}{.metadata.uid} {.metadata.generation} {end}'";
     let before = harness.admin(workloads)?;
@@ -225,5 +225,5 @@ fn the_guides_yaml_does_no_harm(harness: &Harness) -> anyhow::Result<()> {
     let pdb = harness
         .admin("kubectl get pdb metallb-speaker -n metallb-system -o jsonpath='{.spec.minAvailable}'")?;
     assert_eq!(pdb, "1");
-    at_rest_nothing_is_written(harness)
+    nothing_is_written_at_rest(harness)
 }

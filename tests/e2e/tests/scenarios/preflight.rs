@@ -1,5 +1,5 @@
-//! Checks that fail for real, on a real cluster: before the first installation, and while a stack runs. Steps of the scenario
-//! of the operator, which has the cluster.
+//! Preflight checks that fail on a real cluster: before the first installation, and while a stack runs. Steps of the
+//! operator's scenario.
 
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
@@ -7,13 +7,14 @@ const LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const PROXY: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kube-proxy, namespace: kube-system}\n\
                      data:\n  config.conf: |\n    apiVersion: kubeproxy.config.k8s.io/v1alpha1\n    \
                      kind: KubeProxyConfiguration\n    mode: ipvs\n    ipvs:\n      strictARP: false";
-/// What the operator has made in the stack's namespace.
-const MADE: &str = "kubectl get deployments,daemonsets,serviceaccounts,roles -n metallb-system \
+/// The operator's objects in the stack's namespace.
+const OPERATOR_OBJECTS: &str = "kubectl get deployments,daemonsets,serviceaccounts,roles -n metallb-system \
                     -l app.kubernetes.io/managed-by=lb-operator -o name";
 
-/// All nodes excluded, a pool with the address of a node, kube-proxy in IPVS mode without strictARP, and kinds that somebody
-/// else has made: nothing is installed, and each is named; put right or skipped, the installation goes on by itself.
-pub(crate) fn nothing_is_installed_before_the_checks_pass(harness: &Harness) -> anyhow::Result<()> {
+/// All nodes are excluded, a pool has the address of a node, kube-proxy is in IPVS mode without strictARP, and another
+/// manager owns the CRDs: nothing is installed, and each problem is named. When they are fixed or skipped, the
+/// installation continues.
+pub(crate) fn failed_checks_block_installation(harness: &Harness) -> anyhow::Result<()> {
     harness.admin(&format!("kubectl label nodes --all {LABEL}="))?;
     harness.admin(
         "kubectl apply --server-side -f crds/metallb.io_ipaddresspools.yaml -f crds/metallb.io_l2advertisements.yaml \
@@ -48,16 +49,16 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(harness: &Harness) -> 
     }
     let degraded = condition(harness, "Degraded")?;
     assert!(degraded.starts_with("True PreflightFailed"), "{degraded}");
-    assert_eq!(harness.admin(MADE)?, "", "nothing is installed");
+    assert_eq!(harness.admin(OPERATOR_OBJECTS)?, "", "nothing is installed");
 
-    // Put right: seen without a change of the stack.
+    // Fixes are detected without a change of the stack.
     harness.admin(&format!("kubectl label nodes --all {LABEL}-"))?;
     harness.admin("kubectl delete ipaddresspool/nodes l2advertisement/nodes -n metallb-system")?;
     results(
         harness,
         &["ExcludedNodes=Passed", "PoolOverlap=Passed", "StrictArp=Failed"],
     )?;
-    assert_eq!(harness.admin(MADE)?, "", "one check is enough");
+    assert_eq!(harness.admin(OPERATOR_OBJECTS)?, "", "one check is enough");
     patch(harness, r#"{"preflight":{"skip":["StrictArp"]}}"#)?;
     results(harness, &["StrictArp=Skipped"])?;
     let overridden = "kubectl get loadbalancerstack default \
@@ -75,9 +76,9 @@ pub(crate) fn nothing_is_installed_before_the_checks_pass(harness: &Harness) -> 
     results(harness, &["StrictArp=Passed", "CRDOwnership=Passed"]).map(drop)
 }
 
-/// While a stack runs as its spec says, a check that fails is only told. A change of the workloads waits, repairs do not, and
-/// taking the change back is no change.
-pub(crate) fn a_check_that_fails_stops_a_change_and_no_repair(harness: &Harness) -> anyhow::Result<()> {
+/// While a stack runs as specified, a failed check is only reported. A change of the workloads waits, repairs do not,
+/// and reverting the change is not a change.
+pub(crate) fn failed_check_blocks_changes_but_not_repairs(harness: &Harness) -> anyhow::Result<()> {
     let pods = "kubectl get pods -n metallb-system -l app=metallb -o jsonpath='{.items[*].metadata.uid}'";
     let before = harness.admin(pods)?;
     harness.apply(PROXY)?;
@@ -101,13 +102,13 @@ pub(crate) fn a_check_that_fails_stops_a_change_and_no_repair(harness: &Harness)
     assert!(passed.starts_with("False"), "it is still told: {passed}");
     assert_eq!(harness.admin(pods)?, before, "no pod is replaced");
     harness.admin("kubectl delete configmap kube-proxy -n kube-system")?;
-    // A change of the spec that changes no workload has the cluster looked at again.
+    // A change of the spec that changes no workload repeats the checks.
     patch(harness, r#"{"preflight":{"skip":[]}}"#)?;
     results(harness, &["StrictArp=Passed"])?;
     patch(harness, r#"{"preflight":null}"#)
 }
 
-/// Each check, a line: its name, its result and its message.
+/// Each check on one line: name, result and message.
 fn checks(harness: &Harness) -> anyhow::Result<String> {
     harness.admin(
         "kubectl get loadbalancerstack default \
@@ -115,7 +116,7 @@ fn checks(harness: &Harness) -> anyhow::Result<String> {
     )
 }
 
-/// Waits until the checks have these results, and returns what they say.
+/// Waits until the checks have these results, and returns their lines.
 fn results(harness: &Harness, wanted: &[&str]) -> anyhow::Result<String> {
     let mut last = String::new();
     let found = eventually(&format!("the checks to be {wanted:?}"), SHORT_TIMEOUT, || {

@@ -1,5 +1,5 @@
-//! Who answers for an address, and where: interfaces, nodes, traffic policy, and what a hostile machine on the LAN can
-//! send, with real ARP on the real segment.
+//! The node and interface that answer for an address: interfaces, nodes, traffic policy, and hostile frames, with real
+//! ARP on a real segment.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,7 +10,7 @@ use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use nix::sched::{CloneFlags, setns};
 
 #[test]
-fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> anyhow::Result<()> {
+fn one_eligible_node_answers_on_the_right_interfaces() -> anyhow::Result<()> {
     let harness = Harness::start_lab("speaker", 3)?;
     harness.install()?;
     harness.apply_backend("web", 3)?;
@@ -21,9 +21,9 @@ fn an_address_is_answered_for_by_one_eligible_node_on_the_right_interfaces() -> 
     only_chosen_nodes_answer(&harness)?;
     an_excluded_node_hands_over(&harness)?;
     local_traffic_stays_on_nodes_with_endpoints(&harness)?;
-    addresses_are_spread_over_the_nodes(&harness)?;
+    addresses_spread_over_nodes(&harness)?;
     services_that_share_an_address_have_one_owner(&harness)?;
-    an_ipv6_address_is_answered_for_and_handed_over(&harness)?;
+    ipv6_address_is_announced_and_handed_over(&harness)?;
     malformed_frames_are_counted_and_ignored(&harness)?;
     Ok(())
 }
@@ -48,7 +48,7 @@ pub(crate) fn service(harness: &Harness, name: &str, pool: &str, extra: &str) ->
     harness.wait_for_address(name)
 }
 
-/// The client gets an answer by HTTP.
+/// The client gets an HTTP answer.
 fn serves(harness: &Harness, address: &str) -> anyhow::Result<String> {
     eventually(&format!("an answer from {address}"), SHORT_TIMEOUT, || {
         Ok(harness
@@ -57,7 +57,7 @@ fn serves(harness: &Harness, address: &str) -> anyhow::Result<String> {
     })
 }
 
-/// Waits until the condition that tells who announces a Service's address has this status and says this.
+/// Waits until the condition `Announced` of a Service has this status and contains this text.
 pub(crate) fn announced(harness: &Harness, name: &str, status: &str, text: &str) -> anyhow::Result<String> {
     let type_ = "lb-operator.io/Announced";
     harness.admin(&format!(
@@ -199,7 +199,8 @@ fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
         &format!("node {next} announces {address}"),
     )?;
     harness.admin(&format!("kubectl label node {owner} {label}-"))?;
-    // Who returns takes nothing back: there is nothing to wait for, so a look at the next address that it gets has to do.
+    // A node that returns takes nothing back. There is no event for that, so the next address that it does get has to
+    // do.
     let other = service(harness, "other", "lan", "")?;
     harness.wait_for_owner(&other, SHORT_TIMEOUT)?;
     assert_eq!(
@@ -239,7 +240,7 @@ fn local_traffic_stays_on_nodes_with_endpoints(harness: &Harness) -> anyhow::Res
         client.starts_with("192.168.50.20"),
         "the client's address is kept: {client}"
     );
-    // The endpoint moves, and the address with it.
+    // The address follows the endpoint.
     harness.apply(&pod("n3"))?;
     harness.admin(
         "kubectl wait pod/only-n3 --for=condition=Ready --timeout=60s && kubectl delete pod only-n2",
@@ -248,15 +249,15 @@ fn local_traffic_stays_on_nodes_with_endpoints(harness: &Harness) -> anyhow::Res
         Ok((harness.owners(&address)? == BTreeSet::from(["n3".to_owned()])).then_some(()))
     })?;
     serves(harness, &address)?;
-    // Without an endpoint nobody answers.
+    // Without an endpoint no node answers.
     harness.admin("kubectl delete pod only-n3")?;
     silent(harness, &address)?;
     harness.admin("kubectl delete service local")?;
     Ok(())
 }
 
-/// Each address goes to the node that MetalLB would choose: ascending SHA-256 of node and address.
-fn addresses_are_spread_over_the_nodes(harness: &Harness) -> anyhow::Result<()> {
+/// Each address goes to the node that MetalLB would elect: ascending SHA-256 of node and address.
+fn addresses_spread_over_nodes(harness: &Harness) -> anyhow::Result<()> {
     use sha2::{Digest as _, Sha256};
     let mut owners = BTreeSet::new();
     for number in 0..8 {
@@ -303,7 +304,7 @@ fn services_that_share_an_address_have_one_owner(harness: &Harness) -> anyhow::R
     for name in ["shared-tcp", "shared-udp"] {
         harness.wait_for_event("Service", name, &format!("announcing from node \"{owner}\""))?;
     }
-    // One of them goes: the address stays with the other.
+    // One Service is deleted: the address stays with the other.
     harness.admin("kubectl delete service shared-tcp")?;
     eventually("an answer by UDP", SHORT_TIMEOUT, || {
         Ok(harness.client(&by_udp).ok().filter(|answer| answer == "echo"))
@@ -314,8 +315,7 @@ fn services_that_share_an_address_have_one_owner(harness: &Harness) -> anyhow::R
     Ok(())
 }
 
-/// A number from the metrics of the speaker on a node, summed over its labels.
-fn an_ipv6_address_is_answered_for_and_handed_over(harness: &Harness) -> anyhow::Result<()> {
+fn ipv6_address_is_announced_and_handed_over(harness: &Harness) -> anyhow::Result<()> {
     pool(harness, "six", "fc00:50::600-fc00:50::60f")?;
     advertise(harness, "six", "{ipAddressPools: [six]}")?;
     let families = "  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n";
@@ -329,7 +329,7 @@ fn an_ipv6_address_is_answered_for_and_handed_over(harness: &Harness) -> anyhow:
         &format!("announcing from node \"{owner}\" with protocol \"layer2\""),
     )?;
 
-    // The owner goes: the client learns of the next one from its advertisement to all, without being told.
+    // The owner leaves: the client learns the next one from its unsolicited advertisement.
     let exclude = "node.kubernetes.io/exclude-from-external-load-balancers";
     harness.admin(&format!("kubectl label node {owner} {exclude}="))?;
     let next = eventually("another owner in the client's table", SHORT_TIMEOUT, || {
@@ -374,7 +374,7 @@ fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result
 
     let good = request(&address)?;
     let mut bad = Vec::new();
-    // Each field that says what kind of ARP it is, changed in turn: hardware type, protocol type, the two lengths.
+    // Each field that defines the kind of ARP, changed in turn: hardware type, protocol type, the two lengths.
     for (position, value) in [
         (14, 0xff),
         (15, 6),
@@ -390,7 +390,7 @@ fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result
         bad.push(frame);
     }
     let cut: Vec<_> = (14..42).map(|length| good[..length].to_vec()).collect();
-    // For somebody else: the kernel's filter keeps it from the speaker.
+    // For another address: the kernel's filter holds it back from the speaker.
     let other = request("192.168.50.249")?;
     let sent = bad.len() as u64;
     let frames: Vec<_> = bad
@@ -411,14 +411,14 @@ fn malformed_frames_are_counted_and_ignored(harness: &Harness) -> anyhow::Result
         "no malformed frame counts as a request"
     );
 
-    // It goes on answering.
+    // It still answers.
     assert_eq!(harness.wait_for_owner(&address, SHORT_TIMEOUT)?, owner);
     serves(harness, &address)?;
     assert_eq!(restarts()?, before, "nothing was restarted");
     Ok(())
 }
 
-/// An ARP request as a machine on the LAN sends it to all.
+/// A broadcast ARP request.
 fn request(target: &str) -> anyhow::Result<Vec<u8>> {
     let target: std::net::Ipv4Addr = target.parse()?;
     let mut frame = vec![0xff; 6];
@@ -432,7 +432,7 @@ fn request(target: &str) -> anyhow::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Sends frames as they are from the client's first interface.
+/// Sends raw frames from the client's first interface.
 fn send_from_client(harness: &Harness, frames: Vec<Vec<u8>>) -> anyhow::Result<()> {
     let namespace = format!("/run/netns/{}-client", harness.lab().name());
     // A thread of its own enters the namespace and ends in it.
@@ -445,7 +445,7 @@ fn send_from_client(harness: &Harness, frames: Vec<Vec<u8>>) -> anyhow::Result<(
         runtime.block_on(async {
             let socket = lb_net::PacketSocket::arp(index)?;
             for frame in &frames {
-                // A full queue is no failure of what is tested.
+                // A full queue is not a failure of the tested program.
                 let mut tries = 0;
                 while let Err(error) = socket.send(frame) {
                     tries += 1;

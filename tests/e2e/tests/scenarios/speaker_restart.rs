@@ -1,5 +1,5 @@
-//! What happens to an address when its speaker restarts, and when somebody forges heartbeats: seen from a client on the LAN
-//! that has to ask anew for the owner each time.
+//! Restarts of an address's speaker, and forged heartbeats, seen by a LAN client that resolves the address before each
+//! request.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use crate::speaker::{metric, pool, service};
 
 #[test]
-fn an_address_stays_through_restarts_and_forgers_change_nothing() -> anyhow::Result<()> {
-    let harness = Harness::start_lab("announcing", 3)?;
+fn address_survives_speaker_restarts_and_forged_heartbeats() -> anyhow::Result<()> {
+    let harness = Harness::start_lab("speaker-restart", 3)?;
     harness.install()?;
     harness.apply_backend("web", 3)?;
     harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
@@ -33,23 +33,23 @@ fn an_address_stays_through_restarts_and_forgers_change_nothing() -> anyhow::Res
     })?;
 
     forged_heartbeats_are_refused_and_counted(&harness)?;
-    a_restart_is_not_noticed(&harness, &four, &four)?;
-    a_restart_is_not_noticed(&harness, &six, &format!("[{six}]"))?;
+    clients_notice_no_restart(&harness, &four, &four)?;
+    clients_notice_no_restart(&harness, &six, &format!("[{six}]"))?;
     Ok(())
 }
 
 fn forged_heartbeats_are_refused_and_counted(harness: &Harness) -> anyhow::Result<()> {
-    let refused = || {
+    let rejected = || {
         metric(
             harness,
             "n1",
             "lb_speaker_heartbeats_refused_total{reason=\"truncated\"}",
         )
     };
-    let before = refused()?;
+    let before = rejected()?;
     harness.client("for i in $(seq 20); do echo forged > /dev/udp/192.168.50.11/7947; done")?;
     eventually("the forged datagrams to be counted", SHORT_TIMEOUT, || {
-        Ok((refused()? >= before + 20).then_some(()))
+        Ok((rejected()? >= before + 20).then_some(()))
     })?;
     let received = || metric(harness, "n1", "lb_speaker_heartbeats_received_total");
     let before = received()?;
@@ -58,11 +58,11 @@ fn forged_heartbeats_are_refused_and_counted(harness: &Harness) -> anyhow::Resul
     })
 }
 
-/// The owner's speaker is deleted, while a client that forgets the owner before each request goes on asking.
-fn a_restart_is_not_noticed(harness: &Harness, address: &str, host: &str) -> anyhow::Result<()> {
+/// The owner's speaker is deleted while a client drops the owner from its neighbor table before each request.
+fn clients_notice_no_restart(harness: &Harness, address: &str, host: &str) -> anyhow::Result<()> {
     let owner = |harness: &Harness| {
         if address.contains(':') {
-            // A client learns the owner of what it has a packet for.
+            // A client resolves an address when it has a packet for it.
             harness.client(&format!("curl -s -o /dev/null -m 2 http://{host}/clientip"))?;
             harness.neighbor(address)
         } else {

@@ -1,8 +1,8 @@
-//! What becomes of addresses when power, the API server, heartbeats or the LAN itself fail: measured by a client on the LAN,
-//! in IPv4 and IPv6, by its requests, its table of neighbours and who answers it.
+//! Failures of power, the API server, heartbeats and the LAN: measured by a client on the LAN, in IPv4 and IPv6, by its
+//! requests, its neighbor table and the nodes that answer it.
 //!
-//! Three nodes may have the addresses; the pod behind them runs on a fourth that may not, so that each outage is of the
-//! address and not of the pod.
+//! Three nodes are eligible; the pod runs on a fourth node that is not, so that each outage is one of the address and
+//! not of the pod.
 
 mod partition;
 mod power;
@@ -12,10 +12,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use sha2::{Digest as _, Sha256};
 
-/// The nodes that may have the addresses.
+/// The eligible nodes.
 const CANDIDATES: [&str; 3] = ["n1", "n2", "n3"];
 
-/// A Service with an address of each family. For both, the nodes have the same order.
+/// A Service with an address of each family. Both have the same election order.
 struct Dual {
     name: &'static str,
     four: Ipv4Addr,
@@ -23,7 +23,7 @@ struct Dual {
 }
 
 #[test]
-fn addresses_outlive_failures_of_power_api_server_heartbeats_and_lan() -> anyhow::Result<()> {
+fn addresses_survive_power_api_heartbeat_and_lan_failures() -> anyhow::Result<()> {
     let harness = Harness::start_lab("faults", 4)?;
     harness.admin("kubectl label node n4 node.kubernetes.io/exclude-from-external-load-balancers=")?;
     harness.install()?;
@@ -40,21 +40,21 @@ fn addresses_outlive_failures_of_power_api_server_heartbeats_and_lan() -> anyhow
         serves(&harness, service)?;
     }
 
-    partition::lost_heartbeats_move_nothing(&harness, &one)?;
-    partition::each_side_serves_and_one_owner_is_left(&harness, &one)?;
-    power::an_address_moves_and_stays(&harness, &one)?;
-    power::it_moves_without_the_api_server(&harness, &two)?;
-    power::two_failures_at_once(&harness, [&one, &two])?;
+    partition::lost_heartbeats_move_no_address(&harness, &one)?;
+    partition::each_side_serves_and_one_owner_remains(&harness, &one)?;
+    power::address_moves_and_stays(&harness, &one)?;
+    power::address_moves_without_the_api_server(&harness, &two)?;
+    power::two_nodes_fail_at_once(&harness, [&one, &two])?;
 
     set(&harness, "partitionPolicy: Majority, failback: Immediate")?;
-    owned(&harness, &one, "n1")?;
-    owned(&harness, &two, "n2")?;
+    wait_until_owned(&harness, &one, "n1")?;
+    wait_until_owned(&harness, &two, "n2")?;
     partition::a_minority_withdraws_before_the_majority_claims(&harness, &one)?;
-    power::who_returns_takes_it_back(&harness, &two)?;
+    power::returning_node_takes_the_address_back(&harness, &two)?;
     Ok(())
 }
 
-/// A Service whose addresses belong to these nodes in this order.
+/// A Service whose addresses have this election order.
 fn dual(harness: &Harness, name: &'static str, order: [&str; 3]) -> anyhow::Result<Dual> {
     let in_order = |address: &str| {
         let mut nodes = CANDIDATES;
@@ -78,34 +78,34 @@ fn dual(harness: &Harness, name: &'static str, order: [&str; 3]) -> anyhow::Resu
     Ok(service)
 }
 
-/// The client gets an answer by HTTP from both addresses.
+/// The client gets an HTTP answer from both addresses.
 fn serves(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
     harness.wait_for_answer(&service.four.to_string(), "web")?;
     harness.wait_for_answer(&format!("[{}]", service.six), "web")
 }
 
-/// The nodes that the client has in its table of neighbours for the two addresses.
-fn neighbours(harness: &Harness, service: &Dual) -> anyhow::Result<[String; 2]> {
+/// The nodes in the client's neighbor table for the two addresses.
+fn neighbors(harness: &Harness, service: &Dual) -> anyhow::Result<[String; 2]> {
     Ok([
         harness.neighbor(&service.four.to_string())?,
         harness.neighbor(&service.six.to_string())?,
     ])
 }
 
-/// Waits until the client has this node in its table for both addresses, and then gets an answer. It talks to them first:
-/// of an address that it has not used for a minute its kernel forgets the neighbour, and learns none from announcements.
-fn owned(harness: &Harness, service: &Dual, by: &str) -> anyhow::Result<()> {
+/// Waits until the client's neighbor table has this node for both addresses, and then for an answer. The client uses
+/// the addresses first: the kernel drops a neighbor after a minute without use, and adds none because of an
+/// announcement.
+fn wait_until_owned(harness: &Harness, service: &Dual, by: &str) -> anyhow::Result<()> {
     serves(harness, service)?;
     eventually(
         &format!("{by} to have the addresses of {}", service.name),
         SHORT_TIMEOUT,
-        || Ok((neighbours(harness, service)? == [by, by]).then_some(())),
+        || Ok((neighbors(harness, service)? == [by, by]).then_some(())),
     )?;
     serves(harness, service)
 }
 
-/// Sets fields of the stack's speakers, and waits until all of them run with them: one after the other, each proved before
-/// the next, though none for long.
+/// Sets fields of the stack's speakers, and waits for the rollout, with a short soak time.
 pub(crate) fn set(harness: &Harness, fields: &str) -> anyhow::Result<()> {
     let before = harness.admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
     harness.admin(&format!(
@@ -119,7 +119,7 @@ pub(crate) fn set(harness: &Harness, fields: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives a node its power back, and waits until its speaker hears the others.
+/// Switches a node on, and waits until its speaker receives the others' heartbeats.
 fn start(harness: &Harness, node: usize) -> anyhow::Result<()> {
     harness.lab().start(node)?;
     let name = format!("n{node}");

@@ -1,4 +1,5 @@
-//! Speakers that do not hear each other: because heartbeats alone are lost, or because the LAN has fallen apart.
+//! Speakers that do not receive each other's heartbeats: because only heartbeats are lost, or because of a partition of
+//! the LAN.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +8,23 @@ use lb_e2e::client::{Probe, ndp};
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use lb_l2::MacAddr;
 
-use super::{Dual, neighbours, owned, serves};
+use super::{Dual, neighbors, serves, wait_until_owned};
 
-/// Between one question and the next.
+/// Interval between two requests.
 const PERIOD: Duration = Duration::from_millis(5);
-/// In a time as long as this nothing that is to happen at once is outstanding.
-const WHILE: Duration = Duration::from_millis(1500);
-/// The client's interfaces: on the side where most are, and on that of the node that is apart.
-const NEAR: &str = "eth0";
-const FAR: &str = "eth1";
+/// Everything that must happen at once has happened after this time.
+const SETTLE_TIME: Duration = Duration::from_millis(1500);
+/// The client's interfaces: on the majority's side, and on the minority's.
+const MAJORITY_SIDE: &str = "eth0";
+const MINORITY_SIDE: &str = "eth1";
 
-/// A client that asks for both addresses of a Service on one side.
-struct Ears {
+/// A client that probes both addresses of a Service on one side.
+struct SideClient {
     four: Probe<Answers>,
     six: Probe<Answers>,
 }
 
-impl Ears {
+impl SideClient {
     fn open(harness: &Harness, side: &'static str, service: &Dual) -> anyhow::Result<Self> {
         Ok(Self {
             four: arp::probe_on(harness.lab(), side, service.four, PERIOD)?,
@@ -36,8 +37,8 @@ impl Ears {
         [("IPv4", &self.four), ("IPv6", &self.six)]
     }
 
-    /// Waits until both are answered by somebody else than this one.
-    fn hear_another(&self, than: MacAddr) -> anyhow::Result<()> {
+    /// Waits until both are answered by another node than this one.
+    fn wait_for_another(&self, than: MacAddr) -> anyhow::Result<()> {
         for (family, probe) in self.each() {
             eventually(&format!("another owner, {family}"), SHORT_TIMEOUT, || {
                 let another = |answers: &Answers| answers.from.iter().any(|from| from.mac != than);
@@ -62,24 +63,24 @@ fn mac(harness: &Harness, node: &str) -> anyhow::Result<MacAddr> {
     Ok(MacAddr(harness.lab().mac_address(node)?))
 }
 
-/// The owner and its two successors do not hear each other by UDP any more, and the address stays where it is.
-pub(super) fn lost_heartbeats_move_nothing(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
-    owned(harness, service, "n1")?;
+/// UDP between the owner and its two successors is lost, and the address stays where it is.
+pub(super) fn lost_heartbeats_move_no_address(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    wait_until_owned(harness, service, "n1")?;
     let rule = |what: &str| {
         format!(
             "iptables -{what} INPUT -p udp --dport 7947 -j DROP; ip6tables -{what} INPUT -p udp --dport 7947 -j DROP"
         )
     };
     let n1 = mac(harness, "n1")?;
-    let ears = Ears::open(harness, NEAR, service)?;
+    let ears = SideClient::open(harness, MAJORITY_SIDE, service)?;
     ears.hear(n1)?;
     let received = || crate::speaker::metric(harness, "n1", "lb_speaker_heartbeats_received_total");
     for node in super::CANDIDATES {
         harness.run_on(node, &rule("I"))?;
     }
     let before = received()?;
-    // Twenty times as long as a silent node is waited for.
-    std::thread::sleep(2 * WHILE);
+    // Twenty times the failure timeout.
+    std::thread::sleep(2 * SETTLE_TIME);
     let after = received()?;
     for node in super::CANDIDATES {
         harness.run_on(node, &rule("D"))?;
@@ -88,35 +89,35 @@ pub(super) fn lost_heartbeats_move_nothing(harness: &Harness, service: &Dual) ->
     eventually("heartbeats again", SHORT_TIMEOUT, || {
         Ok((received()? > after).then_some(()))
     })?;
-    std::thread::sleep(WHILE);
+    std::thread::sleep(SETTLE_TIME);
     for (family, probe) in ears.each() {
         let from: Vec<_> = probe.inspect(|answers| answers.from.iter().map(|from| from.mac).collect());
         assert_eq!(from, [n1], "{family}: nobody else has answered");
     }
-    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+    assert_eq!(neighbors(harness, service)?, ["n1", "n1"]);
     serves(harness, service)
 }
 
 /// `Availability`.
-pub(super) fn each_side_serves_and_one_owner_is_left(
+pub(super) fn each_side_serves_and_one_owner_remains(
     harness: &Harness,
     service: &Dual,
 ) -> anyhow::Result<()> {
     let lab = harness.lab();
     let n1 = mac(harness, "n1")?;
     let (near, far) = (
-        Ears::open(harness, NEAR, service)?,
-        Ears::open(harness, FAR, service)?,
+        SideClient::open(harness, MAJORITY_SIDE, service)?,
+        SideClient::open(harness, MINORITY_SIDE, service)?,
     );
     near.hear(n1)?;
     let cut = Instant::now();
     lab.partition(&[1])?;
-    near.hear_another(n1)?;
+    near.wait_for_another(n1)?;
     far.hear(n1)?;
     serves(harness, service)?;
-    std::thread::sleep(WHILE);
+    std::thread::sleep(SETTLE_TIME);
     let apart = Instant::now();
-    std::thread::sleep(WHILE);
+    std::thread::sleep(SETTLE_TIME);
     for ((family, near), (_, far)) in near.each().into_iter().zip(far.each()) {
         let [near_now, far_now] = [near, far].map(|probe| probe.inspect(|answers| answers.since(apart)));
         assert_eq!(near_now.len(), 1, "{family}: one owner on the one side");
@@ -129,23 +130,23 @@ pub(super) fn each_side_serves_and_one_owner_is_left(
 
     let healed = Instant::now();
     lab.heal_partition()?;
-    std::thread::sleep(2 * WHILE);
+    std::thread::sleep(2 * SETTLE_TIME);
     for (family, probe) in near.each() {
         let (now, others) = probe.inspect(|answers| {
             let others = answers.from.iter().filter(|from| from.mac != n1);
             let last = others.map(|from| from.last).max();
-            (answers.since(healed + WHILE), last)
+            (answers.since(healed + SETTLE_TIME), last)
         });
         assert_eq!(now, [n1], "{family}: the first in the order is left, alone");
         let two = others.map_or(Duration::ZERO, |last| last.saturating_duration_since(healed));
         println!("Availability, {family}: the second owner answers for {two:?} after the LAN is one again");
         assert!(two < Duration::from_secs(1), "{family}: two owners for {two:?}");
     }
-    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+    assert_eq!(neighbors(harness, service)?, ["n1", "n1"]);
     serves(harness, service)
 }
 
-/// `Majority`, and with `failback: Immediate` the first in the order has it again in the end.
+/// `Majority`. With `failback: Immediate`, the first candidate has the address again in the end.
 pub(super) fn a_minority_withdraws_before_the_majority_claims(
     harness: &Harness,
     service: &Dual,
@@ -153,16 +154,16 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     let lab = harness.lab();
     let n1 = mac(harness, "n1")?;
     let (near, far) = (
-        Ears::open(harness, NEAR, service)?,
-        Ears::open(harness, FAR, service)?,
+        SideClient::open(harness, MAJORITY_SIDE, service)?,
+        SideClient::open(harness, MINORITY_SIDE, service)?,
     );
     near.hear(n1)?;
     let cut = Instant::now();
     lab.partition(&[1])?;
-    near.hear_another(n1)?;
-    std::thread::sleep(WHILE);
+    near.wait_for_another(n1)?;
+    std::thread::sleep(SETTLE_TIME);
     let apart = Instant::now();
-    std::thread::sleep(WHILE);
+    std::thread::sleep(SETTLE_TIME);
     for ((family, near), (_, far)) in near.each().into_iter().zip(far.each()) {
         let last = far.inspect(|answers| answers.from.iter().map(|from| from.last).max());
         let last = last.expect("the minority answered until it withdrew");
@@ -198,10 +199,10 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
             SHORT_TIMEOUT,
             || {
                 let now = Instant::now();
-                let of_late = now.checked_sub(WHILE).unwrap_or(now);
+                let of_late = now.checked_sub(SETTLE_TIME).unwrap_or(now);
                 Ok((probe.inspect(|answers| answers.since(of_late)) == [n1]).then_some(()))
             },
         )?;
     }
-    owned(harness, service, "n1")
+    wait_until_owned(harness, service, "n1")
 }

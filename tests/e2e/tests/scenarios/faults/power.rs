@@ -1,21 +1,21 @@
-//! Nodes that lose power, seen by a client that makes a new request every ten milliseconds.
+//! Nodes that are switched off, seen by a client that makes a new request every ten milliseconds.
 
 use std::time::{Duration, Instant};
 
 use lb_e2e::client::{Probe, http};
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
-use super::{Dual, neighbours, owned, serves, start};
+use super::{Dual, neighbors, serves, start, wait_until_owned};
 
 const PERIOD: Duration = Duration::from_millis(10);
-/// It goes on when it has for so long without a gap worth the name.
+/// Time without a gap after which the address has recovered.
 const STEADY: Duration = Duration::from_secs(1);
 const GAP: Duration = Duration::from_millis(300);
 /// The longest outage that a client may notice.
 const MOST: Duration = Duration::from_secs(1);
 
-/// Takes the power of nodes at the same moment, and measures for how long the client gets no answer from each address.
-fn strike(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual]) -> anyhow::Result<()> {
+/// Switches nodes off at the same moment, and measures how long the client gets no answer from each address.
+fn power_off(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual]) -> anyhow::Result<()> {
     let lab = harness.lab();
     let mut probes: Vec<(String, Probe<http::Requests>)> = Vec::new();
     for service in services {
@@ -61,36 +61,36 @@ fn strike(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual]) ->
     Ok(())
 }
 
-/// The addresses are where they were while nodes started. The client talks to them first, see [`owned`].
-fn stayed(harness: &Harness, service: &Dual, on: &str) -> anyhow::Result<()> {
+/// The addresses did not move while nodes started. The client uses them first, see [`wait_until_owned`].
+fn assert_not_moved(harness: &Harness, service: &Dual, on: &str) -> anyhow::Result<()> {
     serves(harness, service)?;
-    assert_eq!(neighbours(harness, service)?, [on, on], "it stays where it is");
+    assert_eq!(neighbors(harness, service)?, [on, on], "it stays where it is");
     Ok(())
 }
 
-/// With all defaults, and `failback: Never` among them.
-pub(super) fn an_address_moves_and_stays(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
-    owned(harness, service, "n1")?;
-    strike(harness, "power off", &[1], &[service])?;
-    assert_eq!(neighbours(harness, service)?, ["n2", "n2"]);
+/// With all defaults, including `failback: Never`.
+pub(super) fn address_moves_and_stays(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    wait_until_owned(harness, service, "n1")?;
+    power_off(harness, "power off", &[1], &[service])?;
+    assert_eq!(neighbors(harness, service)?, ["n2", "n2"]);
     start(harness, 1)?;
-    // It takes nothing back. There is nothing to wait for, so a look at an address that it does take has to do.
+    // It takes nothing back. There is no event for that, so an address that it does get has to do.
     let new = super::dual(harness, "new", ["n1", "n3", "n2"])?;
     serves(harness, &new)?;
-    owned(harness, &new, "n1")?;
-    stayed(harness, service, "n2")?;
+    wait_until_owned(harness, &new, "n1")?;
+    assert_not_moved(harness, service, "n2")?;
     harness.admin("kubectl delete service new")?;
     Ok(())
 }
 
-/// The API server is gone before the owner is, and knows what has become when it is back.
-pub(super) fn it_moves_without_the_api_server(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+/// The API server fails before the owner, and learns of the failover when it is back.
+pub(super) fn address_moves_without_the_api_server(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
     let lab = harness.lab();
-    owned(harness, service, "n2")?;
+    wait_until_owned(harness, service, "n2")?;
     lab.stop_api_server()?;
     assert!(harness.admin("kubectl get nodes --request-timeout=2s").is_err());
-    strike(harness, "power off, no API server", &[2], &[service])?;
-    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+    power_off(harness, "power off, no API server", &[2], &[service])?;
+    assert_eq!(neighbors(harness, service)?, ["n1", "n1"]);
     lab.start_api_server()?;
     let statuses = format!(
         "kubectl get servicel2statuses -n metallb-system -l metallb.io/service-name={} -o jsonpath='{{.items[*].status.node}}'",
@@ -101,34 +101,34 @@ pub(super) fn it_moves_without_the_api_server(harness: &Harness, service: &Dual)
     })?;
     harness.wait_for_event("Service", service.name, "announcing from node \"n1\"")?;
     assert_eq!(
-        neighbours(harness, service)?,
+        neighbors(harness, service)?,
         ["n1", "n1"],
         "nothing moves when it is back"
     );
     start(harness, 2)?;
-    stayed(harness, service, "n1")?;
+    assert_not_moved(harness, service, "n1")?;
     assert_eq!(harness.admin(&statuses)?, "n1");
     Ok(())
 }
 
-/// Of three nodes, those lose power that have the addresses and that come next.
-pub(super) fn two_failures_at_once(harness: &Harness, services: [&Dual; 2]) -> anyhow::Result<()> {
-    strike(harness, "power off of two nodes", &[1, 2], &services)?;
+/// Of three nodes, the owner and the backup fail.
+pub(super) fn two_nodes_fail_at_once(harness: &Harness, services: [&Dual; 2]) -> anyhow::Result<()> {
+    power_off(harness, "power off of two nodes", &[1, 2], &services)?;
     for service in services {
-        assert_eq!(neighbours(harness, service)?, ["n3", "n3"]);
+        assert_eq!(neighbors(harness, service)?, ["n3", "n3"]);
     }
     start(harness, 1)?;
     start(harness, 2)?;
     services
         .into_iter()
-        .try_for_each(|service| stayed(harness, service, "n3"))
+        .try_for_each(|service| assert_not_moved(harness, service, "n3"))
 }
 
-/// `failback: Immediate`, and `Majority` at the same time.
-pub(super) fn who_returns_takes_it_back(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
-    owned(harness, service, "n2")?;
-    strike(harness, "power off, Majority", &[2], &[service])?;
-    assert_eq!(neighbours(harness, service)?, ["n1", "n1"]);
+/// `failback: Immediate` and `Majority` at the same time.
+pub(super) fn returning_node_takes_the_address_back(harness: &Harness, service: &Dual) -> anyhow::Result<()> {
+    wait_until_owned(harness, service, "n2")?;
+    power_off(harness, "power off, Majority", &[2], &[service])?;
+    assert_eq!(neighbors(harness, service)?, ["n1", "n1"]);
     start(harness, 2)?;
-    owned(harness, service, "n2")
+    wait_until_owned(harness, service, "n2")
 }

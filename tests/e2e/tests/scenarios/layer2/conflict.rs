@@ -1,4 +1,5 @@
-//! A stranger, which is the machine of the control plane, has an address of a Service for real: its kernel answers for it.
+//! Address conflicts: another host, the machine of the control plane, gets an address of a Service, and its kernel
+//! answers for it.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -8,11 +9,11 @@ use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use crate::capture::Capture;
 use crate::speaker::{announced, metric};
 
-/// The machine that is no node.
-const STRANGER: &str = "cp";
+/// The conflicting host, which is not a node.
+const CONFLICTING_HOST: &str = "cp";
 
 fn hardware(harness: &Harness) -> anyhow::Result<String> {
-    Ok(lb_l2::MacAddr(harness.lab().mac_address(STRANGER)?).to_string())
+    Ok(lb_l2::MacAddr(harness.lab().mac_address(CONFLICTING_HOST)?).to_string())
 }
 
 fn service(harness: &Harness, name: &str, family: &str) -> anyhow::Result<String> {
@@ -21,62 +22,78 @@ fn service(harness: &Harness, name: &str, family: &str) -> anyhow::Result<String
     harness.wait_for_address(name)
 }
 
-/// The stranger takes the address, and says so as a host does that gets one.
+/// The host adds the address and announces it, as a host does with a new address.
 fn move_in(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    harness.run_on(STRANGER, &format!("ip address add {address}/32 dev eth0"))?;
+    harness.run_on(CONFLICTING_HOST, &format!("ip address add {address}/32 dev eth0"))?;
     say(harness, address)
 }
 
 fn say(harness: &Harness, address: &str) -> anyhow::Result<()> {
     harness.run_on(
-        STRANGER,
+        CONFLICTING_HOST,
         &format!("arping -q -U -c 1 -I eth0 -s {address} {address}"),
     )?;
     Ok(())
 }
 
 fn move_out(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    harness.run_on(STRANGER, &format!("ip address del {address}/32 dev eth0"))?;
+    harness.run_on(CONFLICTING_HOST, &format!("ip address del {address}/32 dev eth0"))?;
     harness.client(&format!("ip neigh flush to {address} dev eth0"))?;
     Ok(())
 }
 
-/// In IPv6, without a word: only somebody who asks can know.
-pub(super) fn a_stranger_that_says_nothing_moves_in(harness: &Harness) -> anyhow::Result<String> {
+/// In IPv6, without an announcement: only a probe detects it.
+pub(super) fn silent_host_takes_the_address(harness: &Harness) -> anyhow::Result<String> {
     let address = service(harness, "silent", "IPv6")?;
     harness.wait_for_answer(&format!("[{address}]"), "web")?;
-    harness.run_on(STRANGER, &format!("ip address add {address}/128 dev eth0 nodad"))?;
+    harness.run_on(
+        CONFLICTING_HOST,
+        &format!("ip address add {address}/128 dev eth0 nodad"),
+    )?;
     Ok(address)
 }
 
-/// The next owner, which looks after the owner every half minute, has met it.
-pub(super) fn the_silent_stranger_is_told_too(harness: &Harness, address: &str) -> anyhow::Result<()> {
+/// The backup, which verifies the owner every 30 seconds, has detected it.
+pub(super) fn silent_conflict_is_reported(harness: &Harness, address: &str) -> anyhow::Result<()> {
     let told = eventually("the silent stranger to be told", 2 * SHORT_TIMEOUT, || {
         let events = harness.events("Service", "silent")?;
         Ok(events.contains("addressConflict").then_some(events))
     })?;
     assert!(told.contains(&hardware(harness)?), "{told}");
-    harness.run_on(STRANGER, &format!("ip address del {address}/128 dev eth0"))?;
+    harness.run_on(
+        CONFLICTING_HOST,
+        &format!("ip address del {address}/128 dev eth0"),
+    )?;
     harness.admin("kubectl delete service silent")?;
     Ok(())
 }
 
-/// A host that asks before it takes an IPv6 address gets told that it is taken, and leaves it.
-pub(super) fn a_probe_for_duplicates_is_answered(harness: &Harness) -> anyhow::Result<()> {
+/// Duplicate address detection of another host (RFC 4862, section 5.4) finds the address in use, and the host does not
+/// use it.
+pub(super) fn duplicate_address_detection_is_answered(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "probed", "IPv6")?;
     harness.wait_for_answer(&format!("[{address}]"), "web")?;
-    harness.run_on(STRANGER, &format!("ip address add {address}/128 dev eth0"))?;
+    harness.run_on(
+        CONFLICTING_HOST,
+        &format!("ip address add {address}/128 dev eth0"),
+    )?;
     eventually("the stranger to find it taken", SHORT_TIMEOUT, || {
-        let shown = harness.run_on(STRANGER, &format!("ip address show dev eth0 to {address}"))?;
+        let shown = harness.run_on(
+            CONFLICTING_HOST,
+            &format!("ip address show dev eth0 to {address}"),
+        )?;
         Ok(shown.contains("dadfailed").then_some(()))
     })?;
-    harness.run_on(STRANGER, &format!("ip address del {address}/128 dev eth0"))?;
+    harness.run_on(
+        CONFLICTING_HOST,
+        &format!("ip address del {address}/128 dev eth0"),
+    )?;
     harness.admin("kubectl delete service probed")?;
     Ok(())
 }
 
-/// `Warn`, the default: both go on.
-pub(super) fn a_stranger_is_told(harness: &Harness) -> anyhow::Result<()> {
+/// `Warn`, the default: both keep answering.
+pub(super) fn conflict_is_reported(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "four", "IPv4")?;
     let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     let stranger = hardware(harness)?;
@@ -103,8 +120,9 @@ pub(super) fn a_stranger_is_told(harness: &Harness) -> anyhow::Result<()> {
     harness.wait_for_answer(&address, "web")
 }
 
-/// `Defend`: each time that the stranger speaks up, but at most once in ten seconds, the owner has the last word.
-pub(super) fn the_address_is_defended(harness: &Harness) -> anyhow::Result<()> {
+/// `Defend`: after each announcement of the other host, but at most once in ten seconds, the owner announces the
+/// address.
+pub(super) fn address_is_defended(harness: &Harness) -> anyhow::Result<()> {
     let address = harness.wait_for_address("four")?;
     let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     harness.wait_for_answer(&address, "web")?;
@@ -123,7 +141,7 @@ pub(super) fn the_address_is_defended(harness: &Harness) -> anyhow::Result<()> {
     eventually("the client to know the owner again", SHORT_TIMEOUT, || {
         Ok((harness.neighbor(&address)? == owner).then_some(()))
     })?;
-    // It goes on for more than ten seconds.
+    // It continues for more than ten seconds.
     for _ in 0..12 {
         say(harness, &address)?;
         std::thread::sleep(std::time::Duration::from_secs(1));
@@ -135,7 +153,7 @@ pub(super) fn the_address_is_defended(harness: &Harness) -> anyhow::Result<()> {
         .iter()
         .filter(|heard| heard.mac == mac)
     {
-        // A defence is a series of announcements, at most 1.1 s apart.
+        // A defense is a series of announcements, at most 1.1 s apart.
         if heard.at > last + 2.0 {
             starts.push(heard.at);
         }
@@ -155,8 +173,8 @@ pub(super) fn the_address_is_defended(harness: &Harness) -> anyhow::Result<()> {
     harness.wait_for_answer(&address, "web")
 }
 
-/// `Yield`: the address is the stranger's for as long as it is there.
-pub(super) fn the_address_is_left_to_the_stranger(harness: &Harness) -> anyhow::Result<()> {
+/// `Yield`: the other host has the address for as long as it answers.
+pub(super) fn address_is_yielded(harness: &Harness) -> anyhow::Result<()> {
     let address = harness.wait_for_address("four")?;
     let stranger = hardware(harness)?;
     harness.wait_for_owner(&address, SHORT_TIMEOUT)?;

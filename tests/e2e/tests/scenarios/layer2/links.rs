@@ -1,5 +1,5 @@
-//! Links under an address: down and up, another hardware address, interfaces that appear and vanish. Each is done several
-//! times, and the median counts: the machine that this runs on may have other things to do.
+//! Changes of links under an address: down and up, another MAC address, new and removed interfaces. Each change is
+//! repeated and its median counts, because the machine may be busy.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 
 use crate::capture::Capture;
 
-/// How soon announcements follow a link.
-const FOLLOWS: Duration = Duration::from_millis(50);
-/// How often each is done.
-const TIMES: u8 = 5;
-/// The interface that appears: on the first LAN, beside eth0.
+/// Limit for announcements after a change of a link.
+const MAX_ANNOUNCEMENT_DELAY: Duration = Duration::from_millis(50);
+/// Repetitions of each change.
+const REPETITIONS: u8 = 5;
+/// The new interface, on the first LAN beside eth0.
 const NEW: &str = "lan2";
 const NEW_MAC: &str = "02:1b:00:02:00:0b";
 
 pub(super) fn announcements_follow_links(harness: &Harness) -> anyhow::Result<()> {
-    // A network manager puts addresses back that the kernel takes from a link that goes down.
+    // A network manager adds addresses again that the kernel removes from a link that goes down.
     for node in ["n1", "n2"] {
         harness.run_on(node, "echo 1 >/proc/sys/net/ipv6/conf/eth1/keep_addr_on_down")?;
     }
@@ -33,10 +33,10 @@ pub(super) fn announcements_follow_links(harness: &Harness) -> anyhow::Result<()
     ))?;
     let named = dual(harness, "named")?;
     let second = dual(harness, "second")?;
-    a_link_that_comes_up_is_announced_on(harness, &named)?;
+    restored_link_gets_announcements(harness, &named)?;
     an_interface_appears_and_vanishes(harness, &named)?;
     another_hardware_address_is_announced(harness, &second)?;
-    an_address_leaves_a_link_that_is_down(harness, &second)?;
+    address_leaves_a_failed_link(harness, &second)?;
     harness.admin("kubectl delete service named second")?;
     Ok(())
 }
@@ -52,21 +52,21 @@ fn dual(harness: &Harness, name: &str) -> anyhow::Result<[String; 2]> {
     Ok([four.to_owned(), six.to_owned()])
 }
 
-/// Changes a link of a node, and returns the moment just before.
+/// Changes a link of a node, and returns the time just before.
 fn change(harness: &Harness, node: &str, how: &str) -> anyhow::Result<f64> {
     let at = harness.run_on(node, &format!("echo $EPOCHREALTIME; exec ip link set {how}"))?;
     Ok(at.trim().parse()?)
 }
 
-/// The hardware address that the client knows for an address, on whichever of its interfaces.
+/// The MAC address in the client's neighbor table for an address, on either interface.
 fn known(harness: &Harness, address: &str) -> anyhow::Result<String> {
     let text = harness.client(&format!("ip neigh show to {address}"))?;
     let mut words = text.split_whitespace().skip_while(|word| *word != "lladdr");
     Ok(words.nth(1).unwrap_or_default().to_owned())
 }
 
-/// Waits until the client knows this hardware address, and then gets an answer from there.
-fn learns(harness: &Harness, addresses: &[String; 2], mac: &str) -> anyhow::Result<()> {
+/// Waits until the client's neighbor table has this MAC address, and then for an answer from there.
+fn wait_until_client_learns(harness: &Harness, addresses: &[String; 2], mac: &str) -> anyhow::Result<()> {
     for address in addresses {
         eventually(
             &format!("the client to know {address} at {mac}"),
@@ -83,43 +83,43 @@ fn learns(harness: &Harness, addresses: &[String; 2], mac: &str) -> anyhow::Resu
     Ok(())
 }
 
-/// Prints what was measured, and holds its median against the goal.
-fn judge(what: &str, family: &str, mut delays: Vec<Duration>) {
+/// Prints the delays and compares their median with the limit.
+fn assert_median(what: &str, family: &str, mut delays: Vec<Duration>) {
     delays.sort_unstable();
     println!("{what}, {family}: announced after {delays:?}");
     let median = delays[delays.len() / 2];
     assert!(
-        median <= FOLLOWS,
-        "{what}, {family}: {median:?} is more than {FOLLOWS:?}"
+        median <= MAX_ANNOUNCEMENT_DELAY,
+        "{what}, {family}: {median:?} is more than {MAX_ANNOUNCEMENT_DELAY:?}"
     );
 }
 
-/// The address is announced on two interfaces; the one goes and comes.
-fn a_link_that_comes_up_is_announced_on(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
+/// The address is announced on two interfaces; one goes down and up.
+fn restored_link_gets_announcements(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     let capture = Capture::on(harness, "eth1")?;
     let mut delays = [Vec::new(), Vec::new()];
-    for _ in 0..TIMES {
+    for _ in 0..REPETITIONS {
         change(harness, "n1", "eth1 down")?;
-        // The client's end has no carrier now, so nothing of before is still on its way.
+        // The client's end has no carrier now, so no earlier frame is still on its way.
         let up = change(harness, "n1", "eth1 up")?;
         for (address, delays) in addresses.iter().zip(&mut delays) {
             delays.push(capture.delay(address, "02:1b:00:01:00:0b", up)?);
         }
     }
     let [four, six] = delays;
-    judge("link up", "IPv4", four);
-    judge("link up", "IPv6", six);
+    assert_median("link up", "IPv4", four);
+    assert_median("link up", "IPv6", six);
     Ok(())
 }
 
 fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     let lab = harness.lab().name().to_owned();
     let eth0 = "02:1b:00:00:00:0b";
-    learns(harness, addresses, eth0)?;
+    wait_until_client_learns(harness, addresses, eth0)?;
     let capture = Capture::on(harness, "eth0")?;
     let mut appeared = [Vec::new(), Vec::new()];
     let mut vanished = [Vec::new(), Vec::new()];
-    for _ in 0..TIMES {
+    for _ in 0..REPETITIONS {
         harness.admin(&format!(
             "ip -n {lab}-lan link add n1-2 type veth peer name {NEW} address {NEW_MAC} netns {lab}-n1\n\
              ip -n {lab}-lan link set n1-2 master br0 up"
@@ -129,7 +129,7 @@ fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2])
         for (address, delays) in addresses.iter().zip(&mut appeared) {
             delays.push(capture.delay(address, NEW_MAC, up)?);
         }
-        // Now there are two interfaces on the same LAN, and both answer: the client may know the one or the other.
+        // Two interfaces are on the same LAN, and both answer: the client may know either.
         let [four, six] = addresses;
         harness.wait_for_answer(four, "web")?;
         harness.wait_for_answer(&format!("[{six}]"), "web")?;
@@ -138,13 +138,13 @@ fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2])
         for (address, delays) in addresses.iter().zip(&mut vanished) {
             delays.push(capture.delay_of_series(address, eth0, gone)?);
         }
-        learns(harness, addresses, eth0)?;
+        wait_until_client_learns(harness, addresses, eth0)?;
     }
     let ([four, six], [four_gone, six_gone]) = (appeared, vanished);
-    judge("new interface", "IPv4", four);
-    judge("new interface", "IPv6", six);
-    judge("interface gone", "IPv4", four_gone);
-    judge("interface gone", "IPv6", six_gone);
+    assert_median("new interface", "IPv4", four);
+    assert_median("new interface", "IPv6", six);
+    assert_median("interface gone", "IPv4", four_gone);
+    assert_median("interface gone", "IPv6", six_gone);
     Ok(())
 }
 
@@ -152,13 +152,13 @@ fn another_hardware_address_is_announced(harness: &Harness, addresses: &[String;
     let capture = Capture::on(harness, "eth1")?;
     let mut delays = [Vec::new(), Vec::new()];
     for (index, (address, delays)) in addresses.iter().zip(&mut delays).enumerate() {
-        for time in 0..TIMES {
+        for time in 0..REPETITIONS {
             let before = known(harness, address)?;
             let node = node_of(&before);
-            // The last turn puts back what the lab has given it.
+            // The last repetition restores the lab's own MAC address.
             let number = node.trim_start_matches('n').parse::<u8>()? + 10;
             let own = format!("02:1b:00:01:00:{number:02x}");
-            let mac = if time + 1 == TIMES {
+            let mac = if time + 1 == REPETITIONS {
                 own
             } else {
                 format!("02:1b:00:01:0{}:{number:02x}", 2 * time + 1 + index as u8)
@@ -171,21 +171,21 @@ fn another_hardware_address_is_announced(harness: &Harness, addresses: &[String;
         }
     }
     let [four, six] = delays;
-    judge("another hardware address", "IPv4", four);
-    judge("another hardware address", "IPv6", six);
+    assert_median("another hardware address", "IPv4", four);
+    assert_median("another hardware address", "IPv6", six);
     harness.wait_for_answer(&addresses[0], "web")?;
     harness.wait_for_answer(&format!("[{}]", addresses[1]), "web")
 }
 
-/// The lab's number is in the last part, whatever else is changed.
+/// The last part of a MAC address is the node's number in the lab, and never changes.
 fn node_of(mac: &str) -> String {
     let last = mac.rsplit(':').next().unwrap_or_default();
     let number = u8::from_str_radix(last, 16).unwrap_or_default();
     format!("n{}", number.saturating_sub(10))
 }
 
-/// The owner's interface is down while its node lives: the other node has one, and keeps the address.
-fn an_address_leaves_a_link_that_is_down(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
+/// The owner's interface goes down while its node runs: the other node takes the address, and keeps it.
+fn address_leaves_a_failed_link(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     let capture = Capture::on(harness, "eth1")?;
     for address in addresses {
         let before = known(harness, address)?;

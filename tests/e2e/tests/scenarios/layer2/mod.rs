@@ -1,4 +1,4 @@
-//! What happens on the wire itself: links that come, go and change under an address, and strangers that take it.
+//! Events on the LAN: links that come, go and change under an address, and conflicts with other hosts.
 
 mod conflict;
 mod links;
@@ -6,8 +6,8 @@ mod links;
 use lb_e2e::harness::Harness;
 
 #[test]
-fn announcements_follow_links_and_strangers_are_told_defended_against_or_yielded_to() -> anyhow::Result<()> {
-    let harness = Harness::start_lab("wire", 2)?;
+fn announcements_follow_links_and_conflict_policy() -> anyhow::Result<()> {
+    let harness = Harness::start_lab("layer2", 2)?;
     harness.install()?;
     harness.apply_backend("web", 2)?;
     harness.apply(
@@ -16,14 +16,14 @@ fn announcements_follow_links_and_strangers_are_told_defended_against_or_yielded
          apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}\n\
          spec: {ipAddressPools: [lan]}",
     )?;
-    let six = conflict::a_stranger_that_says_nothing_moves_in(&harness)?;
-    conflict::a_probe_for_duplicates_is_answered(&harness)?;
-    conflict::a_stranger_is_told(&harness)?;
+    let six = conflict::silent_host_takes_the_address(&harness)?;
+    conflict::duplicate_address_detection_is_answered(&harness)?;
+    conflict::conflict_is_reported(&harness)?;
     links::announcements_follow_links(&harness)?;
-    conflict::the_silent_stranger_is_told_too(&harness, &six)?;
+    conflict::silent_conflict_is_reported(&harness, &six)?;
 
     crate::faults::set(&harness, "conflictPolicy: Defend")?;
-    conflict::the_address_is_defended(&harness)?;
+    conflict::address_is_defended(&harness)?;
     crate::faults::set(&harness, "conflictPolicy: Yield")?;
-    conflict::the_address_is_left_to_the_stranger(&harness)
+    conflict::address_is_yielded(&harness)
 }

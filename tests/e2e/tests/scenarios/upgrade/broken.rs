@@ -1,25 +1,25 @@
-//! Releases whose speaker is broken: each is found out, rolled back by itself, and left alone from then on.
+//! Releases with a faulty speaker: each is detected, rolled back automatically, and not tried again.
 
 use std::time::Duration;
 
 use lb_tools::releases::{LIFETIME, Release};
 
 use super::following::{Leader, Statuses};
-use super::{Place, UPGRADE, good};
+use super::{Place, UPGRADE_TIMEOUT, good};
 
 #[test]
-fn a_broken_release_is_rolled_back_and_not_tried_again() -> anyhow::Result<()> {
+fn faulty_release_is_rolled_back_and_not_retried() -> anyhow::Result<()> {
     let place = Place::next("broken", &good())?;
     is_rolled_back(&place, Release::Crashing, Duration::from_secs(5))?;
     is_rolled_back(&place, Release::Silent, Duration::from_secs(5))?;
-    // It is watched for longer than it lives: so it dies where it harms nobody.
+    // The soak time is longer than its lifetime, so it exits in the canary, where it does no harm.
     is_rolled_back(&place, Release::Dying, LIFETIME + Duration::from_secs(15))
 }
 
 fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Result<()> {
     let version = release.version();
     let what = format!("{release:?} {version}");
-    place.under_traffic(&what, |place| {
+    place.with_traffic(&what, |place| {
         let past = place.past()?;
         let statuses = Statuses::follow(&place.harness)?;
         let leader = Leader::find(place)?;
@@ -28,24 +28,24 @@ fn is_rolled_back(place: &Place, release: Release, soak: Duration) -> anyhow::Re
             soak.as_secs()
         ))?;
         if matches!(release, Release::Crashing) {
-            // Whoever leads next goes on with the way back.
-            while statuses.next(UPGRADE)?["upgrade"]["step"] != "RollingBack" {}
+            // The next leader continues the rollback.
+            while statuses.next(UPGRADE_TIMEOUT)?["upgrade"]["step"] != "RollingBack" {}
             leader.kill(place)?;
             let left = place.status()?["upgrade"]["step"].take();
             assert_eq!(left, "RollingBack", "it was killed in the middle");
         }
-        let record = place.over(past)?;
+        let record = place.wait_for_completion(past)?;
         assert_eq!(record["outcome"], "RolledBack", "{record}");
         assert_eq!(record["to"], version, "{record}");
         place.runs(&good())?;
-        it_is_told(place, release)?;
-        it_is_not_tried_again(place, past + 1)
+        failure_is_reported(place, release)?;
+        release_is_not_retried(place, past + 1)
     })?;
     Ok(())
 }
 
-/// The condition names pod, node and reason, and the status remembers what was rejected.
-fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
+/// The condition names pod, node and reason, and the status lists the failed revision.
+fn failure_is_reported(place: &Place, release: Release) -> anyhow::Result<()> {
     place
         .harness
         .admin("kubectl wait lbs default --for=condition=Degraded --timeout=30s")?;
@@ -77,8 +77,8 @@ fn it_is_told(place: &Place, release: Release) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What makes the operator look again is no reason to try again: only the spec is.
-fn it_is_not_tried_again(place: &Place, past: usize) -> anyhow::Result<()> {
+/// Only a change of the spec is a reason to try again.
+fn release_is_not_retried(place: &Place, past: usize) -> anyhow::Result<()> {
     let before = place.pods()?;
     place
         .harness
@@ -90,7 +90,7 @@ fn it_is_not_tried_again(place: &Place, past: usize) -> anyhow::Result<()> {
         "kubectl delete pod --wait -n default -l app.kubernetes.io/name=lb-operator && \
          kubectl rollout status deployment/lb-operator --timeout=60s",
     )?;
-    // The thing under test is that nothing happens: there is no event to wait for.
+    // The test is that nothing happens, so there is no event to wait for.
     std::thread::sleep(Duration::from_secs(5));
     let status = place.status()?;
     assert!(status["upgrade"].is_null(), "{}", status["upgrade"]);

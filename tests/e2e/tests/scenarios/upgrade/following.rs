@@ -1,4 +1,4 @@
-//! Following an upgrade closely: its status in the moment that it changes, and the operator that leads.
+//! Watches an upgrade: the status at the moment of each change, and the leading operator.
 
 use std::io::BufReader;
 use std::process::{Child, Stdio};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::Place;
 
-/// The stack's status, each time that it changes.
+/// The stack's status at each change.
 pub(super) struct Statuses {
     process: Child,
     statuses: Receiver<Value>,
@@ -47,14 +47,14 @@ impl Statuses {
 
 impl Drop for Statuses {
     fn drop(&mut self) {
-        // What it has started ends with it only if it is asked to end.
+        // Its children end with it only after SIGTERM.
         let id = self.process.id().try_into().map(Pid::from_raw);
         let _ = id.map(|id| kill(id, Signal::SIGTERM));
         let _ = self.process.wait();
     }
 }
 
-/// The operator that leads, on the node of this number, ends without a word.
+/// The leading operator, on the node with this number, is killed.
 pub(super) struct Leader(usize);
 
 impl Leader {

@@ -1,5 +1,5 @@
-//! Upgrades that nothing is wrong with: one minor version up, with the operator, and down again; restarts by hand; one that
-//! waits for a person, and one that is paused in the middle.
+//! Successful upgrades: one minor version up, with the operator, and down again; manual restarts; an upgrade that waits
+//! for approval, and one that is paused.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use lb_e2e::harness::{SHORT_TIMEOUT, eventually};
 use lb_tools::releases::CURRENT_VERSION;
 
 #[test]
-fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
+fn upgrade_and_downgrade_break_no_connection() -> anyhow::Result<()> {
     let place = Place::present("upgrade")?;
-    place.answered_throughout("upgrade", |place| {
+    place.with_traffic_and_resolution("upgrade", |place| {
         let past = place.past()?;
         place
             .harness
             .admin(&format!("helm upgrade lb-operator {} --wait", place.next))?;
-        place.arrives(past, &good())
+        place.wait_for_success(past, &good())
     })?;
-    place.answered_throughout("downgrade", |place| {
+    place.with_traffic_and_resolution("downgrade", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{CURRENT_VERSION}\"}}"))?;
-        place.arrives(past, CURRENT_VERSION)
+        place.wait_for_success(past, CURRENT_VERSION)
     })?;
-    place.answered_throughout("restart of controllers and speakers", |place| {
+    place.with_traffic_and_resolution("restart of controllers and speakers", |place| {
         let before = place.pods()?;
         for workload in ["deployment/controller", "daemonset/speaker"] {
             place.harness.admin(&format!(
@@ -35,13 +35,13 @@ fn an_upgrade_and_a_downgrade_break_and_refuse_nothing() -> anyhow::Result<()> {
         assert!(before.is_disjoint(&after), "{before:?}, {after:?}");
         Ok(())
     })?;
-    place.answered_throughout("manual approval", an_upgrade_waits_for_approval)?;
-    place.answered_throughout("pause in the middle", a_paused_upgrade_stays_where_it_is)?;
+    place.with_traffic_and_resolution("manual approval", upgrade_waits_for_approval)?;
+    place.with_traffic_and_resolution("pause in the middle", paused_upgrade_does_not_continue)?;
     Ok(())
 }
 
-/// While the stack is paused nothing goes on and nothing is repaired; after that, both.
-fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
+/// While the stack is paused, it is neither upgraded nor repaired; afterwards it is.
+fn paused_upgrade_does_not_continue(place: &Place) -> anyhow::Result<()> {
     let past = place.past()?;
     place.set(&format!(
         "{{\"version\":\"{CURRENT_VERSION}\",\"upgrade\":{{\"approval\":\"Automatic\",\"approvedPlan\":null}}}}"
@@ -56,7 +56,7 @@ fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
         .harness
         .admin("kubectl delete pdb metallb-speaker -n metallb-system")?;
     let (step, pods) = (place.status()?["upgrade"]["step"].take(), place.pods()?);
-    // The thing under test is that nothing happens, for longer than the step would last: there is no event to wait for.
+    // The test is that nothing happens for longer than the step takes, so there is no event to wait for.
     std::thread::sleep(Duration::from_secs(10));
     assert_eq!(place.status()?["upgrade"]["step"], step);
     assert_eq!(place.pods()?, pods);
@@ -65,11 +65,11 @@ fn a_paused_upgrade_stays_where_it_is(place: &Place) -> anyhow::Result<()> {
     eventually("the budget to be there again", SHORT_TIMEOUT, || {
         Ok((!place.harness.admin(budget)?.is_empty()).then_some(()))
     })?;
-    place.arrives(past, CURRENT_VERSION)
+    place.wait_for_success(past, CURRENT_VERSION)
 }
 
-/// With `approval: Manual` the plan is shown, and nothing happens before it is approved.
-fn an_upgrade_waits_for_approval(place: &Place) -> anyhow::Result<()> {
+/// With `approval: Manual`, the plan is shown, and nothing happens until it is approved.
+fn upgrade_waits_for_approval(place: &Place) -> anyhow::Result<()> {
     let (past, before) = (place.past()?, place.pods()?);
     place.set(&format!(
         "{{\"version\":\"{}\",\"upgrade\":{{\"approval\":\"Manual\"}}}}",
@@ -90,5 +90,5 @@ fn an_upgrade_waits_for_approval(place: &Place) -> anyhow::Result<()> {
     assert!(message.contains(hash), "it says how to approve: {message}");
     assert_eq!(place.pods()?, before, "nothing has restarted");
     place.set(&format!("{{\"upgrade\":{{\"approvedPlan\":\"{hash}\"}}}}"))?;
-    place.arrives(past, &good())
+    place.wait_for_success(past, &good())
 }

@@ -1,5 +1,5 @@
-//! What comes in between of an upgrade: the end of its operator at each step, the end of the API server, the loss of the
-//! node with the first new speaker.
+//! Upgrades that are interrupted: by the end of the operators at each step, a failure of the API server, and the loss
+//! of the canary's node.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -9,25 +9,25 @@ use anyhow::{Context as _, bail};
 use lb_tools::releases::CURRENT_VERSION;
 
 use super::following::Statuses;
-use super::{Place, UPGRADE, good};
+use super::{Place, UPGRADE_TIMEOUT, good};
 
-/// Steps whose operators end without a word; at all others they are asked to end.
-const KILLED: [&str; 3] = ["Controller", "Canary", "Speakers"];
+/// Steps at which operators are killed; at all others they are terminated.
+const STEPS_WITH_SIGKILL: [&str; 3] = ["Controller", "Canary", "Speakers"];
 
 #[test]
-fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
+fn upgrade_survives_operator_and_api_server_failures() -> anyhow::Result<()> {
     let place = Place::next("interrupted", CURRENT_VERSION)?;
-    place.answered_throughout("operators ended at every step", |place| {
+    place.with_traffic_and_resolution("operators ended at every step", |place| {
         let past = place.past()?;
         let statuses = Statuses::follow(&place.harness)?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
-        let hit = end_the_operators_at_every_step(place, past, &statuses)?;
+        let hit = end_operators_at_every_step(place, past, &statuses)?;
         for step in ["PrePull", "Controller", "Canary", "Soak", "Speakers"] {
             assert!(hit.contains(step), "none ended at {step}: {hit:?}");
         }
-        place.arrives(past, &good())
+        place.wait_for_success(past, &good())
     })?;
-    place.answered_throughout("API server restarted in the middle", |place| {
+    place.with_traffic_and_resolution("API server restarted in the middle", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{CURRENT_VERSION}\"}}"))?;
         at(place, "Soak")?;
@@ -35,15 +35,15 @@ fn an_upgrade_outlives_its_operator_and_the_api_server() -> anyhow::Result<()> {
         lab.stop_api_server()?;
         std::thread::sleep(Duration::from_secs(5));
         lab.start_api_server()?;
-        place.arrives(past, CURRENT_VERSION)
+        place.wait_for_success(past, CURRENT_VERSION)
     })?;
     Ok(())
 }
 
 #[test]
-fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back() -> anyhow::Result<()> {
+fn upgrade_continues_without_a_lost_node_and_updates_it_later() -> anyhow::Result<()> {
     let place = Place::next("cut", CURRENT_VERSION)?;
-    place.answered_throughout("node of the first new speaker cut", |place| {
+    place.with_traffic_and_resolution("node of the first new speaker cut", |place| {
         let past = place.past()?;
         place.set(&format!("{{\"version\":\"{}\"}}", good()))?;
         at(place, "Soak")?;
@@ -65,22 +65,22 @@ fn an_upgrade_goes_on_around_a_node_that_is_lost_and_takes_it_in_when_it_is_back
         assert!(rejected, "a lost node is no failure: {status}");
         lab.join(number)?;
         wait_for_node(place, number, "True")?;
-        place.arrives(past, &good())
+        place.wait_for_success(past, &good())
     })?;
-    place.answered_throughout("a node comes back while the owners' speakers restart", |place| {
+    place.with_traffic_and_resolution("a node comes back while the owners' speakers restart", |place| {
         let nodes = place.harness.lab().nodes();
         let bystander = nodes.iter().position(|node| !place.owners.contains(node));
         let bystander = bystander.context("all nodes own something")? + 1;
         for owner in BTreeSet::from_iter(&place.owners) {
-            restart_while_another_returns(place, owner, bystander)?;
+            restart_while_another_node_returns(place, owner, bystander)?;
         }
         Ok(())
     })?;
     Ok(())
 }
 
-/// The node that returns has never heard that there is somebody to wait for.
-fn restart_while_another_returns(place: &Place, owner: &str, bystander: usize) -> anyhow::Result<()> {
+/// The node that returns has never received a heartbeat, so it does not know that a speaker restarts.
+fn restart_while_another_node_returns(place: &Place, owner: &str, bystander: usize) -> anyhow::Result<()> {
     let lab = place.harness.lab();
     lab.cut(bystander)?;
     wait_for_node(place, bystander, "Unknown")?;
@@ -111,9 +111,9 @@ pub(super) fn at(place: &Place, step: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends both operators each time that a step begins: so nobody goes on with it, and the step is the one that it was. Returns the
-/// steps. The way back, and an operator that goes on for another, are the matter of `broken`.
-fn end_the_operators_at_every_step(
+/// Ends both operators at the beginning of each step, so that neither continues it. Returns the steps. Rollbacks, and
+/// operators that continue another's work, are tested in `broken`.
+fn end_operators_at_every_step(
     place: &Place,
     past: usize,
     statuses: &Statuses,
@@ -122,7 +122,7 @@ fn end_the_operators_at_every_step(
     let mut hit = BTreeSet::new();
     let mut renewals = Vec::new();
     loop {
-        let status = statuses.next(UPGRADE)?;
+        let status = statuses.next(UPGRADE_TIMEOUT)?;
         if status["history"][past].is_object() {
             break;
         }
@@ -136,7 +136,7 @@ fn end_the_operators_at_every_step(
         let lab = harness.lab();
         let ended = (1..=lab.nodes().len()).filter(|node| {
             let program = "lb-operator";
-            let ended = if KILLED.contains(&step) {
+            let ended = if STEPS_WITH_SIGKILL.contains(&step) {
                 lab.kill(*node, program)
             } else {
                 lab.terminate(*node, program)
@@ -145,7 +145,7 @@ fn end_the_operators_at_every_step(
         });
         if ended.count() > 0 {
             hit.insert(step.to_owned());
-            // A container that has ended for the third time would not be started again for a while.
+            // After a third exit, the kubelet would delay the restart of a container.
             let renew = "kubectl delete pod --wait=false -l app.kubernetes.io/name=lb-operator";
             renewals.push(harness.admin_command(renew).stdout(Stdio::null()).spawn()?);
         }

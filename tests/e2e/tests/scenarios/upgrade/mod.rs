@@ -1,7 +1,7 @@
-//! Upgrades, as a client on the LAN lives through them: good ones, broken ones that are rolled back, and ones that
-//! something comes in between of. Releases are real images: see `lb_tools::releases`.
+//! Upgrades as a client on the LAN sees them: successful ones, faulty ones that are rolled back, and interrupted ones.
+//! Releases are real images: see `lb_tools::releases`.
 //!
-//! A test stands on a [`Place`]: an operator of the next minor version, which manages the present one as well, a stack, and a
+//! Each test uses a [`Place`]: an operator of the next minor version, which manages the current one too, a stack, and a
 //! Service with an address of each family.
 
 mod broken;
@@ -22,31 +22,31 @@ use sha2::{Digest as _, Sha256};
 
 use crate::capture::{Announcement, Capture};
 
-/// The longest that a client which knows nothing yet may go without an answer while a speaker restarts.
-const UNANSWERED: Duration = Duration::from_secs(1);
-/// The longest that a whole upgrade or rollback may take, on a machine that is busy.
-const UPGRADE: Duration = Duration::from_secs(240);
+/// The longest time without an answer for a client with a cold neighbor table, while a speaker restarts.
+const MAX_RESOLUTION_GAP: Duration = Duration::from_secs(1);
+/// Limit for an upgrade or a rollback, on a busy machine.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Where upgrades are tried.
+/// A lab for upgrades.
 struct Place {
     harness: Harness,
     /// The chart of the next version.
     next: String,
     four: Ipv4Addr,
     six: Ipv6Addr,
-    /// The nodes that had the two addresses at the start.
+    /// The owners of the two addresses at the start.
     owners: [String; 2],
 }
 
 impl Place {
-    /// A lab with operator and stack of the present version.
+    /// A lab with operator and stack of the current version.
     fn present(name: &str) -> anyhow::Result<Self> {
         let harness = Harness::start_lab_with_releases(name, 3)?;
         let next = chart(&harness)?;
         Self::set_up(harness, next, false, CURRENT_VERSION)
     }
 
-    /// A lab with the operator of the next version and a stack of this one.
+    /// A lab with an operator of the next version and a stack of this one.
     fn next(name: &str, version: &str) -> anyhow::Result<Self> {
         let harness = Harness::start_lab_with_releases(name, 3)?;
         let next = chart(&harness)?;
@@ -56,7 +56,7 @@ impl Place {
     fn set_up(harness: Harness, next: String, ahead: bool, version: &str) -> anyhow::Result<Self> {
         let chart = if ahead { &next } else { "charts/lb-operator" };
         harness.admin(&format!("helm install lb-operator {chart} --wait --timeout 120s"))?;
-        // An operator of the version that the stack is to have is followed.
+        // An operator of the version that the stack shall get.
         let line = if ahead {
             format!("version: {version}, ")
         } else {
@@ -83,8 +83,9 @@ impl Place {
             six,
             owners: [String::new(), String::new()],
         };
-        // The pod stands where the IPv4 address will be: a node that is cut for another reason takes neither along.
-        // It has a processor's share: a pod without any is starved for seconds by labs that start, and its clients give up.
+        // The pod runs on the future owner of the IPv4 address, so a node that is disconnected for another reason
+        // affects neither. It requests processor time: without, starting labs would starve it for seconds, and its
+        // clients would time out.
         let nodes = place.harness.lab().nodes();
         let owner = nodes
             .iter()
@@ -97,28 +98,25 @@ impl Place {
         ))?;
         place.harness.wait_for_answer(&four.to_string(), "web")?;
         place.harness.wait_for_answer(&format!("[{six}]"), "web")?;
-        place.owners = place.neighbours()?;
+        place.owners = place.neighbors()?;
         Ok(place)
     }
 
-    /// Lets a client work through all that is done, and holds it against what was promised: nothing broken, nothing lost,
-    /// and the addresses where they were.
-    fn under_traffic(
+    /// Runs a client during the whole action, and checks that no connection broke, no request was lost, and no address
+    /// moved.
+    fn with_traffic(
         &self,
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<TrafficReport> {
         let capture = Capture::on(&self.harness, "eth0")?;
         let traffic = Traffic::start(self.harness.lab(), self.four, self.six)?;
-        let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.tell()));
+        let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.summary()));
         let account = traffic.end()?;
         println!("{what}: {account}");
         let strangers = self.announced_by_others(&capture)?;
         if !account.broken.is_empty() || account.lost() > 0 || !strangers.is_empty() {
-            println!(
-                "announced by others: {strangers:?}\n{}",
-                self.told_by_the_speakers()
-            );
+            println!("announced by others: {strangers:?}\n{}", self.speaker_logs());
         }
         worked?;
         assert_eq!(account.broken, [], "{what}: connections broke");
@@ -132,20 +130,20 @@ impl Place {
             strangers.is_empty(),
             "{what}: announced by others than the owners"
         );
-        self.addresses_are_kept(what)?;
+        self.assert_addresses_kept(what)?;
         Ok(account)
     }
 
-    /// The same, and who asks anew for who has an address is answered within a second at all times: by the owner, or by who
-    /// stands in for it.
-    fn answered_throughout(
+    /// The same, and a client with a cold neighbor table is answered within a second at any time: by the owner, or by a
+    /// proxy reply.
+    fn with_traffic_and_resolution(
         &self,
         what: &str,
         work: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let account = self.under_traffic(what, work)?;
-        if account.arp.max(account.ndp) > UNANSWERED {
-            println!("{}", self.told_by_the_speakers());
+        let account = self.with_traffic(what, work)?;
+        if account.arp.max(account.ndp) > MAX_RESOLUTION_GAP {
+            println!("{}", self.speaker_logs());
             bail!(
                 "{what}: nobody answered ARP for {:?}, NDP for {:?}",
                 account.arp,
@@ -155,7 +153,7 @@ impl Place {
         Ok(())
     }
 
-    /// What a client heard of the addresses from others than their owners: it breaks connections, if only for a moment.
+    /// Announcements with another MAC address than the owner's, which break connections for a moment.
     fn announced_by_others(&self, capture: &Capture) -> anyhow::Result<Vec<Announcement>> {
         let nodes = self.harness.nodes_by_mac()?;
         let addresses = [self.four.to_string(), self.six.to_string()];
@@ -166,8 +164,8 @@ impl Place {
         Ok(heard.collect())
     }
 
-    /// The Service's addresses are what they were, and on the nodes that they were on.
-    fn addresses_are_kept(&self, what: &str) -> anyhow::Result<()> {
+    /// The Service's addresses and their owners are unchanged.
+    fn assert_addresses_kept(&self, what: &str) -> anyhow::Result<()> {
         assert_eq!(
             self.harness.current_address("web")?,
             format!("{} {}", self.four, self.six),
@@ -175,11 +173,11 @@ impl Place {
         );
         self.harness.wait_for_answer(&self.four.to_string(), "web")?;
         self.harness.wait_for_answer(&format!("[{}]", self.six), "web")?;
-        assert_eq!(self.neighbours()?, self.owners, "{what}: an address moved");
+        assert_eq!(self.neighbors()?, self.owners, "{what}: an address moved");
         Ok(())
     }
 
-    fn neighbours(&self) -> anyhow::Result<[String; 2]> {
+    fn neighbors(&self) -> anyhow::Result<[String; 2]> {
         Ok([
             self.harness.neighbor(&self.four.to_string())?,
             self.harness.neighbor(&self.six.to_string())?,
@@ -191,8 +189,8 @@ impl Place {
         self.harness.stack_status()
     }
 
-    /// For a message: the conditions and the upgrade.
-    fn tell(&self) -> String {
+    /// Conditions and upgrade, for a message.
+    fn summary(&self) -> String {
         match self.status() {
             Ok(status) => format!(
                 "conditions: {}\nupgrade: {}\nhistory: {}",
@@ -202,9 +200,9 @@ impl Place {
         }
     }
 
-    /// For a message: who announced the addresses when, and what the speakers that still run have to tell. What it cannot tell
-    /// must not hide what went wrong.
-    fn told_by_the_speakers(&self) -> String {
+    /// Announcements with their times, and the running speakers' logs, for a message. A failure here must not hide the
+    /// reason of the message.
+    fn speaker_logs(&self) -> String {
         let told = self.harness.admin(
             r#"kubectl get events.events.k8s.io --sort-by=.eventTime \
                -o jsonpath='{range .items[*]}{.eventTime} {.regarding.name} {.reason} {.note}{"\n"}{end}'
@@ -221,38 +219,38 @@ impl Place {
         Ok(())
     }
 
-    /// How many upgrades are over.
+    /// Number of completed upgrades.
     fn past(&self) -> anyhow::Result<usize> {
         Ok(self.status()?["history"].as_array().map_or(0, Vec::len))
     }
 
-    /// Waits until one more upgrade is over than there were, and returns the record of it.
-    fn over(&self, past: usize) -> anyhow::Result<Value> {
+    /// Waits until one more upgrade than `past` is complete, and returns its record.
+    fn wait_for_completion(&self, past: usize) -> anyhow::Result<Value> {
         let start = Instant::now();
         loop {
-            // For a while the API server may not answer.
+            // The API server may fail for a while.
             if let Ok(mut status) = self.status()
                 && let Some(record) = status["history"].get_mut(past)
             {
                 return Ok(record.take());
             }
-            if start.elapsed() > UPGRADE {
-                bail!("waited {UPGRADE:?} in vain for an upgrade to be over");
+            if start.elapsed() > UPGRADE_TIMEOUT {
+                bail!("waited {UPGRADE_TIMEOUT:?} in vain for an upgrade to be over");
             }
-            // More often would take the time of the processors that all of this runs on.
+            // More frequent requests would cost processor time that everything here shares.
             std::thread::sleep(Duration::from_millis(500));
         }
     }
 
-    /// Waits until an upgrade to this version is over, and looks at whether all of it went well.
-    fn arrives(&self, past: usize, version: &str) -> anyhow::Result<()> {
-        let record = self.over(past)?;
+    /// Waits until an upgrade to this version is complete, and checks its result.
+    fn wait_for_success(&self, past: usize, version: &str) -> anyhow::Result<()> {
+        let record = self.wait_for_completion(past)?;
         assert_eq!(record["outcome"], "Succeeded", "{record}");
         assert_eq!(record["to"], version, "{record}");
         self.runs(version)
     }
 
-    /// Everything runs at this version, and nothing else does.
+    /// Everything runs at this version.
     fn runs(&self, version: &str) -> anyhow::Result<()> {
         self.harness.admin(&format!(
             "kubectl wait lbs default --for=jsonpath='{{.status.version}}'={version} --timeout=60s"
@@ -279,7 +277,7 @@ impl Place {
         Ok(text.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// The pods of the stack, by uid, so that a restart is seen.
+    /// The uids of the stack's pods, which change in a restart.
     fn pods(&self) -> anyhow::Result<BTreeSet<String>> {
         let text = self.harness.admin(
             "kubectl get pods -n metallb-system -l 'app=metallb,component in (controller,speaker)' \
@@ -299,7 +297,7 @@ impl Place {
     }
 }
 
-/// The version that nothing is wrong with.
+/// The version without a fault.
 fn good() -> String {
     Release::Good.version()
 }
