@@ -58,7 +58,7 @@ fn phases(start: Instant) -> [(&'static str, ApiMembership); 4] {
 }
 
 #[test]
-fn every_event_in_every_phase_has_its_place_in_the_table() {
+fn transition_table_covers_every_event_in_every_phase() {
     let start = epoch();
     let now = start + 3 * SECOND;
     let up = ApiState::Ready;
@@ -92,7 +92,7 @@ fn every_event_in_every_phase_has_its_place_in_the_table() {
 }
 
 #[test]
-fn a_grace_ends_at_its_time_and_not_before() {
+fn grace_period_ends_exactly_on_time() {
     let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
@@ -109,7 +109,7 @@ fn a_grace_ends_at_its_time_and_not_before() {
 }
 
 #[test]
-fn a_grace_that_ended_unnoticed_is_not_revived_by_the_next_event() {
+fn expired_grace_period_is_not_revived_by_an_event() {
     let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
@@ -119,7 +119,7 @@ fn a_grace_that_ended_unnoticed_is_not_revived_by_the_next_event() {
 }
 
 #[test]
-fn a_rolling_restart_keeps_the_node_a_candidate_throughout() {
+fn node_stays_candidate_during_a_rolling_restart() {
     let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
@@ -142,7 +142,7 @@ fn a_rolling_restart_keeps_the_node_a_candidate_throughout() {
 }
 
 #[test]
-fn a_failed_node_is_down_even_when_its_news_comes_after_that_of_the_pod() {
+fn failed_node_is_absent_even_if_its_event_comes_last() {
     let start = epoch();
     let mut membership = membership();
     membership.speaker_ready(start, "n");
@@ -153,7 +153,7 @@ fn a_failed_node_is_down_even_when_its_news_comes_after_that_of_the_pod() {
 }
 
 #[test]
-fn a_recorded_owner_is_held_once_at_our_start_whatever_order_the_lists_come_in() {
+fn recorded_owner_gets_one_grace_period_at_startup() {
     let start = epoch();
     for events in [
         [Event::UnreadyOnReadyNode, Event::Hold],
@@ -174,7 +174,7 @@ fn a_recorded_owner_is_held_once_at_our_start_whatever_order_the_lists_come_in()
 }
 
 #[test]
-fn a_speaker_never_doubts_itself() {
+fn local_node_is_always_ready() {
     let now = epoch();
     for event in EVENTS {
         let mut membership = membership();
@@ -190,7 +190,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn without_a_ready_speaker_a_node_is_candidate_for_one_grace_at_most(
+    fn node_without_ready_speaker_has_one_grace_period(
         events in prop::collection::vec((event(), 0..4000_u64), 0..100),
     ) {
         let start = epoch();

@@ -60,7 +60,7 @@ fn steps(world: World) -> [Action; 3] {
 }
 
 #[test]
-fn a_node_that_returns_takes_nothing_back() {
+fn returning_node_takes_nothing_back() {
     assert_eq!(
         steps([FREE, OWNER, FREE]),
         [Action::None, Action::Keep, Action::None]
@@ -68,7 +68,7 @@ fn a_node_that_returns_takes_nothing_back() {
 }
 
 #[test]
-fn of_two_owners_the_first_in_the_order_stays() {
+fn first_of_two_owners_in_order_remains() {
     assert_eq!(
         steps([FREE, OWNER, OWNER]),
         [Action::None, Action::Keep, Action::Withdraw]
@@ -76,7 +76,7 @@ fn of_two_owners_the_first_in_the_order_stays() {
 }
 
 #[test]
-fn the_first_that_lives_takes_over_from_a_dead_one_and_asks_the_wire() {
+fn first_live_candidate_probes_and_replaces_failed_owner() {
     let dead = node(PeerHealth::Down, true);
     assert_eq!(
         steps([dead, FREE, FREE])[1..],
@@ -85,14 +85,14 @@ fn the_first_that_lives_takes_over_from_a_dead_one_and_asks_the_wire() {
 }
 
 #[test]
-fn who_restarts_keeps_its_address() {
+fn restarting_owner_keeps_its_address() {
     let until = epoch() + Duration::from_secs(10);
     let held = node(PeerHealth::Restarting { until }, true);
     assert_eq!(steps([FREE, held, FREE])[0], Action::None);
 }
 
 #[test]
-fn who_drains_or_is_chosen_no_more_goes_on_until_the_next_has_claimed() {
+fn leaving_owner_announces_until_its_successor_does() {
     let drains = node(PeerHealth::Draining, true);
     let unchosen = Node {
         candidate: false,
@@ -110,7 +110,7 @@ fn who_drains_or_is_chosen_no_more_goes_on_until_the_next_has_claimed() {
 }
 
 #[test]
-fn who_may_be_there_and_was_not_heard_yet_is_waited_for() {
+fn waits_for_a_preceding_unknown_candidate() {
     let unknown = node(PeerHealth::Unknown, false);
     assert_eq!(steps([unknown, FREE, FREE])[1..], [Action::Wait, Action::Wait]);
     assert_eq!(
@@ -143,7 +143,7 @@ fn placed(world: &World, me: usize, preferred: Option<usize>, offer: HandOverOff
 }
 
 #[test]
-fn who_is_preferred_goes_first_where_nobody_has_it_and_else_takes_nothing() {
+fn preferred_node_goes_first_only_without_an_owner() {
     let asks = Action::Claim { probe: true };
     let free = [FREE, FREE, FREE];
     assert_eq!(placed(&free, 2, Some(2), HandOverOffer::None), asks);
@@ -160,7 +160,7 @@ fn who_is_preferred_goes_first_where_nobody_has_it_and_else_takes_nothing() {
 }
 
 #[test]
-fn an_offer_is_taken_by_whom_it_is_made_to_and_then_let_go() {
+fn offer_moves_the_address_to_the_named_node_only() {
     let world = [FREE, OWNER, FREE];
     let take = Action::Claim { probe: false };
     assert_eq!(placed(&world, 2, Some(2), HandOverOffer::From("b")), take);
@@ -219,7 +219,7 @@ fn next(world: &World) -> World {
 }
 
 #[test]
-fn in_every_world_one_at_most_claims_and_soon_one_has_it_if_one_can() {
+fn every_state_has_one_claimer_and_converges_to_one_owner() {
     for world in worlds() {
         let claims = |step: &Action| matches!(step, Action::Claim { .. });
         let alive = |at: &usize| matches!(world[*at].view, PeerHealth::Up | PeerHealth::Draining);

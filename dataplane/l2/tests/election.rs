@@ -31,7 +31,7 @@ const VECTORS: &[(&str, [&str; 6])] = &[
 ];
 
 #[test]
-fn the_order_is_that_of_metallb() {
+fn order_equals_metallbs() {
     for (address, nodes) in VECTORS {
         let mut sorted = *nodes;
         sorted.sort_unstable();
@@ -45,25 +45,25 @@ fn the_order_is_that_of_metallb() {
 }
 
 #[test]
-fn an_ipv6_address_is_hashed_in_its_canonical_text_however_it_was_written() {
+fn ipv6_address_is_hashed_as_canonical_text() {
     let long: IpAddr = "2001:0DB8:0:0:1:0:0:0001".parse().unwrap();
     assert_eq!(order(long, ["n1", "n2", "n3"]), ["n3", "n1", "n2"]);
 }
 
 #[test]
-fn an_ipv4_mapped_address_has_the_order_of_the_ipv4_address() {
+fn ipv4_mapped_address_has_the_order_of_ipv4() {
     // Go has one representation for both, and prints it as IPv4.
     let mapped: IpAddr = "::ffff:192.168.50.200".parse().unwrap();
     assert_eq!(order(mapped, ["n3", "n2", "n1"]), ["n1", "n2", "n3"]);
 }
 
 #[test]
-fn without_candidates_there_is_no_owner() {
+fn no_candidates_means_no_owner() {
     assert_eq!(owner(IpAddr::V4(Ipv4Addr::LOCALHOST), []), None);
 }
 
 #[test]
-fn a_name_given_twice_counts_once() {
+fn duplicate_names_count_once() {
     assert_eq!(
         order("192.168.50.200".parse().unwrap(), ["n2", "n1", "n2"]),
         ["n1", "n2"]
@@ -89,7 +89,7 @@ fn names(nodes: &[String]) -> impl Iterator<Item = &str> {
 
 proptest! {
     #[test]
-    fn the_order_does_not_depend_on_that_of_the_input(address in address(), nodes in nodes()) {
+    fn order_is_independent_of_input_order(address in address(), nodes in nodes()) {
         let sorted: BTreeSet<&str> = names(&nodes).collect();
         let ordered = order(address, names(&nodes));
         prop_assert_eq!(&ordered, &order(address, sorted.iter().copied()));
@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn a_loser_that_leaves_moves_nothing(
+    fn leaving_non_owner_moves_nothing(
         address in address(),
         nodes in nodes(),
         pick in any::<prop::sample::Index>(),
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn when_the_winner_leaves_the_second_follows(address in address(), nodes in nodes()) {
+    fn second_candidate_replaces_a_leaving_owner(address in address(), nodes in nodes()) {
         let ordered = order(address, names(&nodes));
         let left = ordered.iter().copied().skip(1);
         prop_assert_eq!(owner(address, left.clone()), ordered.get(1).copied());

@@ -56,7 +56,7 @@ fn known() -> (FailureDetector, Instant) {
 }
 
 #[test]
-fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
+fn unheard_peer_is_unknown_until_the_timeout() {
     let now = epoch();
     let mut peers = FailureDetector::new(now, config());
     peers.set_monitored(now, &BTreeSet::from([N2, N3]));
@@ -75,7 +75,7 @@ fn who_was_never_heard_is_unknown_for_as_long_as_the_others_may_be_silent() {
 
 /// An interface of ours was away: that they were silent says nothing.
 #[test]
-fn who_is_down_is_asked_and_has_its_time_again_when_we_can_hear_again() {
+fn reset_timers_gives_down_peers_a_new_timeout() {
     let (mut peers, now) = known();
     peers.set_monitored(now, &BTreeSet::from([N2, N3]));
     let now = pass(&mut peers, now, ms(1000));
@@ -95,7 +95,7 @@ fn who_is_down_is_asked_and_has_its_time_again_when_we_can_hear_again() {
 }
 
 #[test]
-fn all_come_to_speak_at_the_same_time_and_no_more_often() {
+fn heartbeats_of_all_peers_synchronize_at_the_same_rate() {
     // Three that have started at different times.
     let start = epoch();
     let ids = [NodeId(1), N2, N3];
@@ -131,7 +131,7 @@ fn all_come_to_speak_at_the_same_time_and_no_more_often() {
 }
 
 #[test]
-fn silence_for_three_intervals_is_death_and_less_is_not() {
+fn peer_is_down_exactly_at_the_failure_timeout() {
     let (mut peers, now) = known();
     let now = pass(&mut peers, now, ms(249));
     assert_eq!(peers.health(N2), PeerHealth::Up);
@@ -155,7 +155,7 @@ fn found_out_after(peers: &mut FailureDetector, from: Instant) -> u128 {
 }
 
 #[test]
-fn who_came_late_and_lived_is_given_more_time_for_as_long_as_that_is_not_long_ago() {
+fn lateness_extends_the_timeout_for_one_to_two_minutes() {
     let (mut peers, now) = known();
     let mut now = pass(&mut peers, now, ms(245));
     peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
@@ -175,7 +175,7 @@ fn who_came_late_and_lived_is_given_more_time_for_as_long_as_that_is_not_long_ag
 }
 
 #[test]
-fn who_was_taken_for_dead_in_error_is_given_more_time_but_no_more_than_half() {
+fn false_failure_extends_the_timeout_by_half_at_most() {
     for (late, more) in [(60, 60), (249, 125), (251, 0), (60_000, 0)] {
         let (mut peers, now) = known();
         let now = pass(&mut peers, now, PERIOD + ms(late));
@@ -186,7 +186,7 @@ fn who_was_taken_for_dead_in_error_is_given_more_time_but_no_more_than_half() {
 }
 
 #[test]
-fn who_restarts_is_waited_for_until_its_grace_is_over_and_no_longer() {
+fn restarting_peer_is_down_at_the_end_of_its_grace() {
     let (mut peers, now) = known();
     let grace = Duration::from_secs(10);
     peers.handle_heartbeat(now, N2, SpeakerState::Restarting { grace }, PERIOD);
@@ -203,7 +203,7 @@ fn who_restarts_is_waited_for_until_its_grace_is_over_and_no_longer() {
 }
 
 #[test]
-fn who_drains_lives_until_it_is_silent() {
+fn draining_peer_stays_alive_until_the_timeout() {
     let (mut peers, now) = known();
     peers.handle_heartbeat(now, N2, SpeakerState::Draining, PERIOD);
     let now = pass(&mut peers, now, ms(200));
@@ -213,7 +213,7 @@ fn who_drains_lives_until_it_is_silent() {
 }
 
 #[test]
-fn a_stall_of_ours_kills_nobody() {
+fn local_stall_fails_no_peer() {
     let (mut peers, now) = known();
     // We were not on a processor for two seconds; what they sent meanwhile is still to be read.
     let now = now + Duration::from_secs(2);
@@ -250,7 +250,7 @@ fn pass_on_the_wire(
 }
 
 #[test]
-fn what_the_wire_shows_of_a_silent_peer_decides_what_it_is() {
+fn probe_replies_decide_the_state_of_a_silent_peer() {
     // Its heartbeats are lost: it answers for its addresses.
     let (mut peers, now) = known();
     let both = [Evidence::Node, Evidence::Speaker];
@@ -276,7 +276,7 @@ fn what_the_wire_shows_of_a_silent_peer_decides_what_it_is() {
 }
 
 #[test]
-fn with_many_peers_each_is_spoken_to_less_often_and_knows_it() {
+fn many_peers_lengthen_the_announced_period() {
     let now = epoch();
     let mut peers = FailureDetector::new(now, config());
     let many: BTreeSet<_> = (1..=100).map(NodeId).collect();
@@ -291,7 +291,7 @@ fn with_many_peers_each_is_spoken_to_less_often_and_knows_it() {
 }
 
 #[test]
-fn each_peer_gets_a_heartbeat_each_period_and_after_a_stall_one_not_forty() {
+fn stall_is_followed_by_a_single_heartbeat() {
     let (mut peers, now) = known();
     let mut sent = 0;
     let mut count = |peers: &mut FailureDetector, now| {
@@ -336,7 +336,7 @@ fn pass_asking(
 }
 
 #[test]
-fn whose_heartbeat_is_late_is_asked_three_times_before_it_is_taken_for_dead() {
+fn late_heartbeat_is_requested_four_times_before_failure() {
     let (mut peers, mut now) = known();
     let start = now;
     let mut asked = Vec::new();
@@ -352,7 +352,7 @@ fn whose_heartbeat_is_late_is_asked_three_times_before_it_is_taken_for_dead() {
 }
 
 #[test]
-fn when_all_are_late_at_once_few_of_them_are_asked_often() {
+fn requests_are_limited_when_all_peers_are_late() {
     let now = epoch();
     let mut peers = FailureDetector::new(now, config());
     let many: BTreeSet<_> = (1..=40).map(NodeId).collect();
@@ -375,7 +375,7 @@ proptest! {
     /// Heartbeats come each period, with a delay of up to 8 ms, answers after up to 10 ms, and some are lost. As long as a
     /// heartbeat arrives, or a question with its answer, the peer lives.
     #[test]
-    fn lost_datagrams_kill_nobody_while_a_question_is_answered(
+    fn peer_stays_up_while_a_request_is_answered(
         lost in prop::collection::vec(any::<bool>(), 1..100),
         delays in prop::collection::vec(0..8u64, 100),
         after in 0..10u64,

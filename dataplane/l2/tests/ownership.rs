@@ -2,10 +2,10 @@
 
 #[path = "support/balanced.rs"]
 mod balanced;
+#[path = "support/network.rs"]
+mod network;
 #[path = "support/partition.rs"]
 mod partition;
-#[path = "support/segment.rs"]
-mod segment;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,19 +14,19 @@ use std::net::IpAddr;
 use lb_l2::MacAddr;
 use lb_l2::ownership::election::order;
 use lb_l2::ownership::{ConflictPolicy, HeartbeatLoad, PartitionPolicy};
-use segment::{FAIR, Segment, Weather, ms};
+use network::{LOSSLESS, Network, NetworkConditions, ms};
 
-const SETTLED: u64 = 2000;
+const CONVERGENCE_MS: u64 = 2000;
 
-fn settled(seed: u64, nodes: usize, addresses: usize) -> Segment {
-    let mut lan = Segment::new(seed, nodes, addresses, FAIR);
-    lan.run(ms(SETTLED));
+fn converged(seed: u64, nodes: usize, addresses: usize) -> Network {
+    let mut lan = Network::new(seed, nodes, addresses, LOSSLESS);
+    lan.run(ms(CONVERGENCE_MS));
     lan.sole_owners();
     lan
 }
 
 /// The longest time for which an address has had no owner that is switched on, from here on.
-fn outage(lan: &mut Segment, address: IpAddr, time: u64) -> u64 {
+fn outage(lan: &mut Network, address: IpAddr, time: u64) -> u64 {
     let mut longest = 0;
     let mut silent = 0;
     for _ in 0..time {
@@ -42,8 +42,8 @@ fn outage(lan: &mut Segment, address: IpAddr, time: u64) -> u64 {
 }
 
 #[test]
-fn metallbs_order_picks_the_first_owners() {
-    let lan = settled(1, 5, 40);
+fn initial_owners_follow_metallbs_election_order() {
+    let lan = converged(1, 5, 40);
     for (address, owner) in lan.sole_owners() {
         let first = order(address, ["n0", "n1", "n2", "n3", "n4"])[0];
         assert_eq!(format!("n{owner}"), first);
@@ -57,13 +57,13 @@ fn metallbs_order_picks_the_first_owners() {
 }
 
 #[test]
-fn a_node_without_power_is_replaced_within_a_quarter_of_a_second() {
+fn failover_takes_at_most_250_milliseconds() {
     for seed in 0..40 {
-        let mut lan = settled(seed, 3, 30);
+        let mut lan = converged(seed, 3, 30);
         let address = lan.addresses[0];
         let owner = lan.owners(address)[0];
         let before = lan.sole_owners();
-        let wait = lan.dice.roll(200);
+        let wait = lan.rng.below(200);
         lan.run(ms(wait));
         lan.power_off(owner);
         let outage = outage(&mut lan, address, 1000);
@@ -83,7 +83,7 @@ fn a_node_without_power_is_replaced_within_a_quarter_of_a_second() {
 #[test]
 fn two_failures_at_once_are_covered() {
     for seed in 0..40 {
-        let mut lan = settled(seed, 6, 60);
+        let mut lan = converged(seed, 6, 60);
         let address = lan.addresses[0];
         let owner = lan.owners(address)[0];
         let names: Vec<_> = (0..6).map(|n| format!("n{n}")).collect();
@@ -100,9 +100,9 @@ fn two_failures_at_once_are_covered() {
 }
 
 #[test]
-fn a_restarted_or_crashed_speaker_keeps_its_addresses() {
+fn speaker_keeps_addresses_across_restart_and_crash() {
     for seed in 0..20 {
-        let mut lan = settled(seed, 3, 30);
+        let mut lan = converged(seed, 3, 30);
         let before = lan.sole_owners();
         for node in 0..3 {
             if seed % 2 == 0 {
@@ -112,11 +112,11 @@ fn a_restarted_or_crashed_speaker_keeps_its_addresses() {
             }
             lan.start_after(node, ms(2500));
             lan.run(ms(1000));
-            let stood_in = lan.stand_ins.len();
+            let stood_in = lan.proxies.len();
             let had = before.values().filter(|owner| **owner == node).count();
             assert_eq!(stood_in, had, "seed {seed}: others answer in its place");
             lan.run(ms(4000));
-            assert!(lan.stand_ins.is_empty());
+            assert!(lan.proxies.is_empty());
             assert_eq!(lan.sole_owners(), before, "seed {seed}, n{node}");
         }
         let moved = lan
@@ -130,9 +130,9 @@ fn a_restarted_or_crashed_speaker_keeps_its_addresses() {
 /// Where owners are not the first in their order, because they took over or were handed addresses, a restart still moves
 /// nothing: the first would be ready to take whatever a starting speaker seemed not to have.
 #[test]
-fn a_restarted_speaker_keeps_what_it_has_taken_over() {
+fn restart_keeps_addresses_acquired_by_failover() {
     for seed in 0..20 {
-        let mut lan = settled(seed, 3, 30);
+        let mut lan = converged(seed, 3, 30);
         lan.drain(0, true);
         lan.run(ms(500));
         lan.drain(0, false);
@@ -141,7 +141,7 @@ fn a_restarted_speaker_keeps_what_it_has_taken_over() {
         assert!(before.values().all(|owner| *owner != 0));
         for node in [1, 2, 0] {
             lan.leave(node);
-            let after = lan.dice.roll(2000);
+            let after = lan.rng.below(2000);
             lan.start_after(node, ms(100 + after));
             lan.run(ms(4000));
             assert_eq!(lan.sole_owners(), before, "seed {seed}, n{node}");
@@ -151,16 +151,16 @@ fn a_restarted_speaker_keeps_what_it_has_taken_over() {
 
 /// One is always there, so that somebody remembers what each has had.
 #[test]
-fn speakers_that_restart_at_the_same_time_keep_their_addresses() {
+fn simultaneous_restarts_keep_addresses() {
     for seed in 0..40 {
-        let mut lan = settled(seed, 4, 40);
-        lan.hunger = [0, 40, 160][seed as usize % 3];
+        let mut lan = converged(seed, 4, 40);
+        lan.max_cpu_wait_ms = [0, 40, 160][seed as usize % 3];
         let before = lan.sole_owners();
-        let stays = lan.dice.roll(4) as usize;
+        let stays = lan.rng.below(4) as usize;
         for node in (0..4).filter(|node| *node != stays) {
-            let (pause, away) = (lan.dice.roll(1500), 500 + lan.dice.roll(3000));
+            let (pause, away) = (lan.rng.below(1500), 500 + lan.rng.below(3000));
             lan.run(ms(pause));
-            if lan.dice.roll(3) == 0 {
+            if lan.rng.below(3) == 0 {
                 lan.kill(node);
             } else {
                 lan.leave(node);
@@ -177,28 +177,28 @@ fn speakers_that_restart_at_the_same_time_keep_their_addresses() {
 
 /// Records are written after the fact, and where the API server was away perhaps not at all.
 #[test]
-fn a_record_that_is_behind_the_times_takes_nothing_from_who_has_it() {
+fn outdated_record_takes_no_address_from_its_owner() {
     for seed in 0..40 {
-        let weather = Weather {
+        let conditions = NetworkConditions {
             loss: 20 * (seed % 4),
-            ..FAIR
+            ..LOSSLESS
         };
-        let mut lan = Segment::new(seed, 3, 30, weather);
-        lan.run(ms(SETTLED));
+        let mut lan = Network::new(seed, 3, 30, conditions);
+        lan.run(ms(CONVERGENCE_MS));
         let before = lan.sole_owners();
         for node in 0..3 {
             lan.leave(node);
-            lan.stale.insert(node, lan.addresses.clone());
+            lan.outdated_records.insert(node, lan.addresses.clone());
             lan.start_after(node, ms(500));
-            one_at_most(seed, &mut lan, 3000);
+            assert_at_most_one_owner(seed, &mut lan, 3000);
             assert_eq!(lan.sole_owners(), before, "seed {seed}, n{node}");
         }
     }
 }
 
 #[test]
-fn who_does_not_come_back_loses_its_addresses_when_the_grace_ends() {
-    let mut lan = settled(3, 3, 30);
+fn absent_speaker_loses_addresses_after_grace_period() {
+    let mut lan = converged(3, 3, 30);
     let address = lan.addresses[0];
     let owner = lan.owners(address)[0];
     lan.leave(owner);
@@ -207,7 +207,7 @@ fn who_does_not_come_back_loses_its_addresses_when_the_grace_ends() {
     lan.run(ms(400));
     assert_ne!(lan.sole_owners()[&address], owner);
     // A node that dies meanwhile costs no more than usual.
-    let mut lan = settled(4, 3, 30);
+    let mut lan = converged(4, 3, 30);
     let owner = lan.owners(address)[0];
     lan.leave(owner);
     lan.run(ms(1000));
@@ -216,24 +216,24 @@ fn who_does_not_come_back_loses_its_addresses_when_the_grace_ends() {
 }
 
 #[test]
-fn lost_heartbeats_alone_move_nothing() {
+fn lost_heartbeats_alone_move_no_address() {
     for seed in 0..20 {
-        let mut lan = settled(seed, 5, 50);
+        let mut lan = converged(seed, 5, 50);
         let before = lan.sole_owners();
         // A fifth of them, for half a minute.
-        lan.weather = Weather {
+        lan.conditions = NetworkConditions {
             loss: 200,
-            doubled: 100,
+            duplicated: 100,
             delay: 20_000,
             drift: 0,
         };
         lan.run(ms(30_000));
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
         // All of them: the wire says who lives.
-        lan.walled = true;
+        lan.drop_all_heartbeats = true;
         lan.run(ms(5000));
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
-        lan.walled = false;
+        lan.drop_all_heartbeats = false;
         lan.run(ms(2000));
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
         assert_eq!(lan.causes.len(), 50, "seed {seed}");
@@ -242,11 +242,11 @@ fn lost_heartbeats_alone_move_nothing() {
 
 /// Their nodes live, so nothing may move: neither at rest nor when they restart, which then takes its time as well.
 #[test]
-fn speakers_that_wait_for_a_processor_move_nothing() {
+fn cpu_starvation_moves_no_address() {
     for seed in 0..60 {
-        let mut lan = settled(seed, 4, 40);
+        let mut lan = converged(seed, 4, 40);
         let before = lan.sole_owners();
-        lan.hunger = 20 << (seed % 5);
+        lan.max_cpu_wait_ms = 20 << (seed % 5);
         lan.run(ms(30_000));
         assert_eq!(lan.causes.len(), 40, "seed {seed}: {:?}", &lan.causes[40..]);
         for node in 0..4 {
@@ -255,7 +255,7 @@ fn speakers_that_wait_for_a_processor_move_nothing() {
             } else {
                 lan.kill(node);
             }
-            let after = lan.dice.roll(3000);
+            let after = lan.rng.below(3000);
             lan.start_after(node, ms(100 + after));
             lan.run(ms(8000));
             let moved = |(node, address, _): &&(usize, IpAddr, _)| before[address] != *node;
@@ -268,17 +268,17 @@ fn speakers_that_wait_for_a_processor_move_nothing() {
 
 /// Whoever asks while an owner restarts is answered within a second, by it or by who stands in.
 #[test]
-fn a_restart_of_speakers_that_wait_for_a_processor_leaves_no_long_gap() {
+fn restart_under_cpu_starvation_leaves_short_gaps_only() {
     for seed in 0..20 {
-        let mut lan = settled(seed, 3, 30);
-        lan.hunger = 160;
+        let mut lan = converged(seed, 3, 30);
+        lan.max_cpu_wait_ms = 160;
         for node in 0..3 {
             lan.leave(node);
             lan.start_after(node, ms(800));
             let mut silent = BTreeMap::<IpAddr, u64>::new();
             for _ in 0..3000 {
                 lan.run(ms(1));
-                let stood_in: BTreeSet<_> = lan.stand_ins.keys().map(|(_, address)| *address).collect();
+                let stood_in: BTreeSet<_> = lan.proxies.keys().map(|(_, address)| *address).collect();
                 for address in lan.addresses.clone() {
                     let answered = stood_in.contains(&address) || !lan.owners(address).is_empty();
                     let gap = silent.entry(address).or_default();
@@ -291,9 +291,9 @@ fn a_restart_of_speakers_that_wait_for_a_processor_leaves_no_long_gap() {
 }
 
 #[test]
-fn speakers_that_never_hear_each_other_elect_by_the_api_and_the_wire() {
-    let mut lan = Segment::new(5, 4, 40, FAIR);
-    lan.walled = true;
+fn unheard_speakers_elect_by_api_state_and_probes() {
+    let mut lan = Network::new(5, 4, 40, LOSSLESS);
+    lan.drop_all_heartbeats = true;
     lan.run(ms(3000));
     for (address, owner) in lan.sole_owners() {
         assert_eq!(format!("n{owner}"), order(address, ["n0", "n1", "n2", "n3"])[0]);
@@ -302,10 +302,10 @@ fn speakers_that_never_hear_each_other_elect_by_the_api_and_the_wire() {
 }
 
 #[test]
-fn a_hand_over_never_leaves_an_address_without_an_owner() {
+fn hand_over_always_leaves_an_owner() {
     for seed in 0..20 {
-        let mut lan = settled(seed, 4, 40);
-        lan.weather.loss = 100;
+        let mut lan = converged(seed, 4, 40);
+        lan.conditions.loss = 100;
         for node in 0..4 {
             lan.drain(node, true);
             for _ in 0..1500 {
@@ -326,8 +326,8 @@ fn a_hand_over_never_leaves_an_address_without_an_owner() {
 }
 
 #[test]
-fn an_address_on_nodes_that_all_drain_stays() {
-    let mut lan = settled(8, 3, 30);
+fn address_stays_when_all_nodes_drain() {
+    let mut lan = converged(8, 3, 30);
     for node in 0..3 {
         lan.drain(node, true);
         lan.run(ms(500));
@@ -342,8 +342,8 @@ fn an_address_on_nodes_that_all_drain_stays() {
 }
 
 #[test]
-fn a_node_that_may_not_have_an_address_any_more_hands_it_over() {
-    let mut lan = settled(9, 3, 3);
+fn excluded_owner_hands_its_address_over() {
+    let mut lan = converged(9, 3, 3);
     let address = lan.addresses[0];
     for _ in 0..2 {
         let owner = lan.owners(address)[0];
@@ -358,7 +358,7 @@ fn a_node_that_may_not_have_an_address_any_more_hands_it_over() {
 }
 
 /// For so many milliseconds no address has two owners.
-fn one_at_most(seed: u64, lan: &mut Segment, time: u64) {
+fn assert_at_most_one_owner(seed: u64, lan: &mut Network, time: u64) {
     for _ in 0..time {
         lan.run(ms(1));
         for address in lan.addresses.clone() {
@@ -369,9 +369,9 @@ fn one_at_most(seed: u64, lan: &mut Segment, time: u64) {
 }
 
 #[test]
-fn with_failback_a_node_takes_its_addresses_back_without_a_gap() {
-    let mut lan = Segment::with(11, 3, 30, FAIR, PartitionPolicy::Availability, true);
-    lan.run(ms(SETTLED));
+fn failback_leaves_no_gap() {
+    let mut lan = Network::with(11, 3, 30, LOSSLESS, PartitionPolicy::Availability, true);
+    lan.run(ms(CONVERGENCE_MS));
     let before = lan.sole_owners();
     let address = lan.addresses[0];
     let owner = before[&address];
@@ -384,10 +384,10 @@ fn with_failback_a_node_takes_its_addresses_back_without_a_gap() {
 }
 
 #[test]
-fn with_failback_a_node_takes_its_addresses_back_as_soon_as_the_network_is_calm() {
+fn failback_waits_until_the_network_is_stable() {
     for seed in 0..10 {
-        let mut lan = Segment::with(seed, 3, 30, FAIR, PartitionPolicy::Majority, true);
-        lan.run(ms(SETTLED));
+        let mut lan = Network::with(seed, 3, 30, LOSSLESS, PartitionPolicy::Majority, true);
+        lan.run(ms(CONVERGENCE_MS));
         let before = lan.sole_owners();
         for calm in [1000, 2000, 4000] {
             lan.split(&[0], 1);
@@ -396,7 +396,7 @@ fn with_failback_a_node_takes_its_addresses_back_as_soon_as_the_network_is_calm(
             assert_ne!(apart, before);
             lan.heal();
             // Two peers return together to the node that was alone: it waits a second, and each time twice as long.
-            one_at_most(seed, &mut lan, calm - 200);
+            assert_at_most_one_owner(seed, &mut lan, calm - 200);
             assert_eq!(lan.sole_owners(), apart, "seed {seed}: before {calm} ms");
             // Who is down is spoken to each 800 ms, so that they hear each other by then.
             lan.run(ms(1200));
@@ -406,17 +406,17 @@ fn with_failback_a_node_takes_its_addresses_back_as_soon_as_the_network_is_calm(
 }
 
 #[test]
-fn a_stranger_is_told_and_left_alone_or_not() {
+fn conflict_is_reported_and_handled_by_policy() {
     let stranger = MacAddr([2, 0xbb, 0, 0, 0, 1]);
     for (policy, owners) in [
         (ConflictPolicy::Warn, 1),
         (ConflictPolicy::Defend, 1),
         (ConflictPolicy::Yield, 0),
     ] {
-        let mut lan = Segment::new(12, 3, 3, FAIR);
+        let mut lan = Network::new(12, 3, 3, LOSSLESS);
         lan.set_conflicts(policy);
         let address = lan.addresses[0];
-        lan.strangers.insert(address, stranger);
+        lan.conflicting_hosts.insert(address, stranger);
         lan.run(ms(15_000));
         assert_eq!(lan.owners(address).len(), owners, "{policy:?}");
         assert!(
@@ -425,15 +425,15 @@ fn a_stranger_is_told_and_left_alone_or_not() {
                 .all(|(_, at, mac)| (*at, *mac) == (address, stranger))
         );
         assert!(!lan.conflicts.is_empty());
-        lan.strangers.clear();
+        lan.conflicting_hosts.clear();
         lan.run(ms(12_000));
         lan.sole_owners();
     }
 }
 
 #[test]
-fn another_speaker_sees_whether_the_owner_answers() {
-    let mut lan = settled(13, 3, 30);
+fn backup_verifies_every_address() {
+    let mut lan = converged(13, 3, 30);
     lan.run(ms(40_000));
     let verified: std::collections::BTreeSet<_> = lan
         .verified
@@ -445,32 +445,33 @@ fn another_speaker_sees_whether_the_owner_answers() {
 }
 
 #[test]
-fn a_lost_frame_says_nothing_of_the_owner_and_silence_does_until_it_is_heard_again() {
-    let mut lan = settled(15, 3, 30);
+fn verification_tolerates_lost_frames_but_not_silence() {
+    let mut lan = converged(15, 3, 30);
     lan.run(ms(6000));
-    let silent = |lan: &Segment| lan.verified.iter().filter(|(_, _, answered)| !answered).count();
+    let silent = |lan: &Network| lan.verified.iter().filter(|(_, _, answered)| !answered).count();
     // One question of ten: of some three hundred that are asked alone, thirty would go unanswered.
-    lan.lost_questions = 100;
+    lan.probe_loss = 100;
     lan.run(ms(300_000));
     assert!(silent(&lan) <= 3, "{} of 30 addresses", silent(&lan));
     // Those are told once; what comes now is told of all.
-    lan.lost_questions = 0;
+    lan.probe_loss = 0;
     lan.run(ms(45_000));
     lan.verified.clear();
-    lan.lost_questions = 1000;
+    lan.probe_loss = 1000;
     lan.run(ms(45_000));
     assert_eq!(silent(&lan), 30);
     lan.verified.clear();
-    lan.lost_questions = 0;
+    lan.probe_loss = 0;
     lan.run(ms(45_000));
     assert_eq!((lan.verified.len(), silent(&lan)), (30, 0));
 }
 
 #[test]
-fn a_conflict_is_over_when_the_address_is_none_of_ours_any_more() {
-    let mut lan = Segment::new(16, 3, 1, FAIR);
+fn releasing_an_address_resolves_its_conflict() {
+    let mut lan = Network::new(16, 3, 1, LOSSLESS);
     let address = lan.addresses[0];
-    lan.strangers.insert(address, MacAddr([2, 0xbb, 0, 0, 0, 1]));
+    lan.conflicting_hosts
+        .insert(address, MacAddr([2, 0xbb, 0, 0, 0, 1]));
     lan.run(ms(15_000));
     assert!(!lan.conflicts.is_empty() && lan.over.is_empty());
     lan.release(address);
@@ -484,9 +485,9 @@ fn a_conflict_is_over_when_the_address_is_none_of_ours_any_more() {
 
 /// Ten addresses a node, as with a thousand nodes and ten thousand addresses: what a node sends depends on that alone.
 #[test]
-fn many_nodes_send_no_more_than_five_hundred_heartbeats_a_second_each() {
+fn two_hundred_nodes_stay_within_the_heartbeat_rate() {
     const NODES: usize = 200;
-    let mut lan = Segment::new(14, NODES, 10 * NODES, FAIR);
+    let mut lan = Network::new(14, NODES, 10 * NODES, LOSSLESS);
     lan.run(ms(2000));
     let owners = lan.sole_owners();
     lan.sent.fill(0);

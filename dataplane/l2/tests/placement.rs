@@ -72,7 +72,7 @@ fn least_most(scene: &OwnershipInput, nodes: u32) -> usize {
 }
 
 #[test]
-fn the_first_in_the_order_has_an_address_where_balance_does_not_care() {
+fn election_order_breaks_ties() {
     let scene = OwnershipInput::from([(address(0), vec![2, 0, 1]), (address(1), vec![2, 1, 0])]);
     assert_eq!(
         placed(&scene, &Placed::new()),
@@ -85,7 +85,7 @@ fn the_first_in_the_order_has_an_address_where_balance_does_not_care() {
 }
 
 #[test]
-fn who_may_not_have_it_any_more_counts_for_nothing() {
+fn owner_that_is_no_candidate_is_ignored() {
     let scene = OwnershipInput::from([(address(0), vec![1])]);
     assert_eq!(
         placed(&scene, &Placed::from([(address(0), 7)])),
@@ -94,7 +94,7 @@ fn who_may_not_have_it_any_more_counts_for_nothing() {
 }
 
 #[test]
-fn addresses_are_pushed_along_where_none_can_go_directly() {
+fn chain_of_moves_balances_without_a_direct_move() {
     // 0 has three that only 0 and 1 may have, 1 has three that 1 and 2 may have, 2 has none.
     let scene: OwnershipInput = (0..6)
         .map(|at| (address(at), if at < 3 { vec![0, 1] } else { vec![1, 2] }))
@@ -107,7 +107,7 @@ fn addresses_are_pushed_along_where_none_can_go_directly() {
 
 proptest! {
     #[test]
-    fn with_equal_candidates_none_has_more_than_the_average_rounded_up(
+    fn equal_candidates_get_the_average_with_minimal_moves(
         addresses in 0..80_usize, nodes in 1..9_u32, owners in prop::collection::vec(0..12_u32, 80), seed in any::<u64>(),
     ) {
         let all: Vec<_> = (0..nodes).collect();
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn the_greatest_number_is_the_least_possible(
+    fn greatest_load_is_minimal(
         candidates in prop::collection::vec(prop::collection::btree_set(0..6_u32, 0..4), 0..30),
         owners in prop::collection::vec(0..6_u32, 30),
     ) {
@@ -143,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn who_leaves_moves_only_its_own_and_who_joins_its_share_at_most(
+    fn leaving_and_joining_nodes_move_only_their_share(
         addresses in 1..100_usize, nodes in 2..10_u32, seed in any::<u64>(),
     ) {
         let all: Vec<_> = (0..nodes).collect();
@@ -169,7 +169,7 @@ proptest! {
     clippy::disallowed_methods,
     reason = "what is measured is the time that it takes"
 )]
-fn ten_thousand_addresses_are_placed_at_once() {
+fn ten_thousand_addresses_are_placed_quickly() {
     let mut seed = 1;
     let scene: OwnershipInput = (0..10_000)
         .map(|at| {

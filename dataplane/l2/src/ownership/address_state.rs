@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "where time begins")]
-    fn what_another_node_has_by_a_record_is_left_to_it_for_a_while_and_not_for_ever() {
+    fn deferred_claim_waits_until_its_deadline_only() {
         let start = Instant::now();
         let [ours, other]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
         let config = CoordinatorConfig {

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_be_a_node_is_asked_for_again_before_it_is_called_a_stranger() {
+    fn unidentified_host_is_probed_again_before_a_conflict() {
         let address: IpAddr = [192, 0, 2, 1].into();
         // Seconds until the host is known as a node.
         for (known_after, asks, tells) in [(Some(0), 0, [0, 0]), (Some(3), 1, [1, 1]), (None, 1, [1, 0])] {
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "where time begins")]
-    fn a_stranger_that_stays_is_looked_after_by_one_deadline_and_forgotten_when_it_is_gone() {
+    fn persistent_conflict_uses_one_deadline_and_expires() {
         let start = Instant::now();
         let address: IpAddr = [192, 0, 2, 1].into();
         let mut speaker = Coordinator::new(start, 1, mk_config());

@@ -2,31 +2,31 @@
 
 use std::net::IpAddr;
 
-use super::segment::{FAIR, Segment, Weather, ms};
+use super::network::{LOSSLESS, Network, NetworkConditions, ms};
 
 /// No node has two more than another.
-fn assert_balanced(lan: &Segment, nodes: &[usize], seed: u64) {
+fn assert_balanced(lan: &Network, nodes: &[usize], seed: u64) {
     let loads = lan.loads();
     let most = nodes.iter().map(|node| loads[*node]).max().unwrap_or(0);
     let fewest = nodes.iter().map(|node| loads[*node]).min().unwrap_or(0);
     assert!(most <= fewest + 1, "seed {seed}: {loads:?}");
 }
 
-fn balanced(seed: u64, nodes: usize, addresses: usize, weather: Weather) -> Segment {
-    let mut lan = Segment::new(seed, nodes, addresses, weather);
+fn balanced(seed: u64, nodes: usize, addresses: usize, conditions: NetworkConditions) -> Network {
+    let mut lan = Network::new(seed, nodes, addresses, conditions);
     lan.run(ms(1500));
     lan.balance(25);
     assert_balanced(&lan, &(0..nodes).collect::<Vec<_>>(), seed);
     lan
 }
 
-fn moves(lan: &Segment) -> usize {
+fn moves(lan: &Network) -> usize {
     let moved = |(_, _, cause): &&(usize, IpAddr, &str)| *cause != "initial" && *cause != "restored";
     lan.causes.iter().filter(moved).count()
 }
 
 /// Runs, and sees that at every moment somebody that is switched on has each address, and at the end only one.
-fn without_a_gap(lan: &mut Segment, seconds: u64, seed: u64) {
+fn run_without_gap(lan: &mut Network, seconds: u64, seed: u64) {
     for _ in 0..seconds {
         lan.balance(0);
         lan.record();
@@ -42,9 +42,9 @@ fn without_a_gap(lan: &mut Segment, seconds: u64, seed: u64) {
 }
 
 #[test]
-fn addresses_are_spread_and_then_rest() {
+fn balanced_addresses_do_not_move() {
     for seed in 0..10 {
-        let mut lan = balanced(seed, 5, 43, FAIR);
+        let mut lan = balanced(seed, 5, 43, LOSSLESS);
         let (before, moved) = (lan.sole_owners(), moves(&lan));
         lan.balance(60);
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
@@ -53,31 +53,31 @@ fn addresses_are_spread_and_then_rest() {
 }
 
 #[test]
-fn a_node_that_returns_gets_its_share_without_a_gap_and_slowly() {
+fn returning_node_gets_its_share_slowly_and_without_gap() {
     for seed in 0..8 {
-        let weather = if seed % 2 == 0 {
-            FAIR
+        let conditions = if seed % 2 == 0 {
+            LOSSLESS
         } else {
-            Weather {
+            NetworkConditions {
                 loss: 50,
-                doubled: 50,
+                duplicated: 50,
                 delay: 5000,
                 drift: 1,
             }
         };
-        let mut lan = balanced(seed, 4, 80, weather);
+        let mut lan = balanced(seed, 4, 80, conditions);
         lan.power_off(0);
         lan.balance(20);
         assert_balanced(&lan, &[1, 2, 3], seed);
         lan.power_on(0);
         lan.run(ms(6000));
         let moved = moves(&lan);
-        without_a_gap(&mut lan, 6, seed);
+        run_without_gap(&mut lan, 6, seed);
         // Three nodes, eight a second at most, after five seconds.
         assert!(moves(&lan) - moved <= 2 * 3 * 8, "seed {seed}");
-        without_a_gap(&mut lan, 30, seed);
+        run_without_gap(&mut lan, 30, seed);
         assert_balanced(&lan, &[0, 1, 2, 3], seed);
-        if weather.loss == 0 {
+        if conditions.loss == 0 {
             assert_eq!(
                 moves(&lan) - moved,
                 20,
@@ -88,9 +88,9 @@ fn a_node_that_returns_gets_its_share_without_a_gap_and_slowly() {
 }
 
 #[test]
-fn a_restart_moves_nothing_in_balance_either() {
+fn restart_moves_no_balanced_address() {
     for seed in 0..10 {
-        let mut lan = balanced(seed, 3, 31, FAIR);
+        let mut lan = balanced(seed, 3, 31, LOSSLESS);
         let before = lan.sole_owners();
         let moved = moves(&lan);
         for node in 0..3 {
@@ -104,9 +104,9 @@ fn a_restart_moves_nothing_in_balance_either() {
 }
 
 #[test]
-fn failover_is_as_fast_as_in_the_order() {
+fn balanced_failover_takes_at_most_250_milliseconds() {
     for seed in 0..20 {
-        let mut lan = balanced(seed, 4, 40, FAIR);
+        let mut lan = balanced(seed, 4, 40, LOSSLESS);
         let address = lan.addresses[0];
         let owner = lan.owners(address)[0];
         lan.power_off(owner);
@@ -116,16 +116,16 @@ fn failover_is_as_fast_as_in_the_order() {
     }
 }
 
-/// With the API server gone the opinions are what they were, and each speaker may have stopped at another moment.
+/// With the API server gone the preferences are what they were, and each speaker may have stopped at another moment.
 #[test]
-fn speakers_of_different_opinions_never_stay_two_owners_and_do_not_flap() {
+fn speakers_with_different_preferences_agree_on_one_owner() {
     for seed in 0..20 {
-        let mut lan = Segment::new(seed, 5, 30, FAIR);
+        let mut lan = Network::new(seed, 5, 30, LOSSLESS);
         lan.run(ms(1500));
         for address in lan.addresses.clone() {
             for node in 0..5 {
-                let target = usize::try_from(lan.dice.roll(5)).unwrap_or_default();
-                lan.persuade(node, address, target);
+                let target = usize::try_from(lan.rng.below(5)).unwrap_or_default();
+                lan.set_preferred(node, address, target);
             }
         }
         let started = moves(&lan);
@@ -153,15 +153,15 @@ fn speakers_of_different_opinions_never_stay_two_owners_and_do_not_flap() {
 }
 
 #[test]
-fn a_split_in_the_middle_of_a_move_heals_to_one_owner() {
+fn partition_during_hand_over_heals_to_one_owner() {
     for seed in 0..20 {
-        let mut lan = balanced(seed, 5, 50, FAIR);
+        let mut lan = balanced(seed, 5, 50, LOSSLESS);
         lan.power_off(1);
         lan.balance(10);
         lan.power_on(1);
         lan.balance(9);
         // Offers are under way now.
-        let wait = lan.dice.roll(3000);
+        let wait = lan.rng.below(3000);
         lan.look(&[0, 1, 2, 3, 4]);
         lan.run(ms(wait));
         lan.split(&[1, 2], 1);

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Event, Process, Segment, ms};
+use super::{Event, Network, Process, ms};
 
-impl Segment {
+impl Network {
     /// A process has something to do: it takes in all that has arrived, and then looks at the clock. If it has no processor,
     /// it does so later.
     pub(super) fn turn(&mut self, node: usize) {
@@ -34,7 +34,7 @@ impl Segment {
                 };
                 let _ = process.coordinator.handle_datagram(local, datagram);
             }
-            Event::Sighted {
+            Event::Reply {
                 to,
                 run,
                 address,
@@ -46,7 +46,7 @@ impl Segment {
                 };
                 process.coordinator.handle_reply(local, address, mac);
             }
-            Event::NodeSighted { to, run, node } => {
+            Event::NodeReply { to, run, node } => {
                 let local = self.local(to);
                 let (name, mac) = (self.hosts[node].name.clone(), self.hosts[node].mac);
                 let Some(process) = self.process(to, run) else {
@@ -54,7 +54,7 @@ impl Segment {
                 };
                 process.coordinator.handle_node_reply(local, &name, mac);
             }
-            Event::Wake(_) | Event::Fed(_) | Event::Start(_) => return false,
+            Event::Wake(_) | Event::CpuAvailable(_) | Event::Start(_) => return false,
         }
         true
     }
@@ -68,12 +68,14 @@ impl Segment {
     }
 
     fn is_starving(&self, node: usize) -> bool {
-        self.hosts[node].starves.is_some_and(|until| until > self.now)
+        self.hosts[node]
+            .cpu_wait_until
+            .is_some_and(|until| until > self.now)
     }
 
     /// How long a process has to wait for a processor.
     pub(super) fn waits(&self, node: usize) -> Duration {
-        let until = self.hosts[node].starves;
+        let until = self.hosts[node].cpu_wait_until;
         until.map_or(Duration::ZERO, |until: Instant| {
             until.saturating_duration_since(self.now)
         })
@@ -81,11 +83,11 @@ impl Segment {
 
     /// A process has had its turn: now others have theirs.
     fn starve(&mut self, node: usize) {
-        if self.hunger == 0 || self.hosts[node].process.is_none() {
+        if self.max_cpu_wait_ms == 0 || self.hosts[node].process.is_none() {
             return;
         }
-        let wait = ms(self.dice.roll(self.hunger));
-        self.hosts[node].starves = Some(self.now + wait);
-        self.plan(wait, Event::Fed(node));
+        let wait = ms(self.rng.below(self.max_cpu_wait_ms));
+        self.hosts[node].cpu_wait_until = Some(self.now + wait);
+        self.plan(wait, Event::CpuAvailable(node));
     }
 }

@@ -2,9 +2,9 @@
 
 use lb_l2::MacAddr;
 
-use super::Segment;
+use super::Network;
 
-impl Segment {
+impl Network {
     /// These nodes hear each other, and nobody else does.
     pub(crate) fn split(&mut self, nodes: &[usize], side: u32) {
         for node in nodes {
@@ -19,7 +19,7 @@ impl Segment {
     }
 
     /// Pulls a node's cable out: it reaches nobody, and notices at once that it has no interface for anything.
-    pub(crate) fn unplug(&mut self, node: usize) {
+    pub(crate) fn link_down(&mut self, node: usize) {
         self.split(&[node], 1);
         self.unplugged.insert(node);
         self.tell_macs(node, Vec::new());
@@ -28,7 +28,7 @@ impl Segment {
     }
 
     /// Puts the cable back, which the node notices before it has heard anybody.
-    pub(crate) fn plug_in(&mut self, node: usize) {
+    pub(crate) fn link_up(&mut self, node: usize) {
         self.heal();
         self.unplugged.remove(&node);
         self.tell_macs(node, vec![self.hosts[node].mac]);

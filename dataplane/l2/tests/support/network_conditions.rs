@@ -1,4 +1,4 @@
-//! What a simulated segment does to those on it, and the dice that decide about it.
+//! What a simulated segment does to those on it, and the rng that decide about it.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ pub(crate) fn ms(millis: u64) -> Duration {
 }
 
 /// Small and good enough: xorshift64*.
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn below(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -23,19 +23,19 @@ impl Dice {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Weather {
+pub(crate) struct NetworkConditions {
     /// Of a thousand datagrams, how many are lost, and how many come twice.
     pub(crate) loss: u64,
-    pub(crate) doubled: u64,
+    pub(crate) duplicated: u64,
     /// The longest time that one takes, in microseconds; each takes its own.
     pub(crate) delay: u64,
     /// The clocks of the nodes run faster or slower by so many of a thousand at most.
     pub(crate) drift: u64,
 }
 
-pub(crate) const FAIR: Weather = Weather {
+pub(crate) const LOSSLESS: NetworkConditions = NetworkConditions {
     loss: 0,
-    doubled: 0,
+    duplicated: 0,
     delay: 300,
     drift: 0,
 };

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use lb_l2::ownership::PartitionPolicy;
 use lb_l2::ownership::election::order;
 
-use super::segment::{FAIR, Segment, Weather, ms};
-use super::{SETTLED, one_at_most, settled};
+use super::network::{LOSSLESS, Network, NetworkConditions, ms};
+use super::{CONVERGENCE_MS, assert_at_most_one_owner, converged};
 
 /// Each side serves, and has one owner of each address.
-fn owners_on_both_sides(seed: u64, lan: &Segment) -> BTreeMap<IpAddr, [usize; 2]> {
+fn owners_on_both_sides(seed: u64, lan: &Network) -> BTreeMap<IpAddr, [usize; 2]> {
     let owners = |address: &IpAddr| {
         let owners = lan.owners(*address);
         assert_eq!(owners.len(), 2, "seed {seed}: {address} has {owners:?}");
@@ -28,9 +28,9 @@ fn first_of(address: IpAddr, nodes: usize, [one, other]: &[usize; 2]) -> usize {
 }
 
 #[test]
-fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
+fn both_partition_sides_announce_and_one_owner_remains() {
     for seed in 0..30 {
-        let mut lan = settled(seed, 5, 50);
+        let mut lan = converged(seed, 5, 50);
         lan.split(&[3, 4], 1);
         lan.run(ms(1000));
         let both = owners_on_both_sides(seed, &lan);
@@ -40,7 +40,7 @@ fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
         for (address, owner) in lan.sole_owners() {
             let again = |(at, node, which): &(_, _, _)| *at >= healed && (*node, *which) == (owner, address);
             assert!(
-                lan.again.iter().any(again),
+                lan.reannounced.iter().any(again),
                 "seed {seed}: whoever believed the other owner of {address} is told"
             );
             assert_eq!(
@@ -53,14 +53,14 @@ fn each_side_of_a_split_network_serves_and_after_healing_one_remains() {
 }
 
 #[test]
-fn with_fences_the_minority_withdraws_before_the_majority_claims() {
+fn minority_withdraws_before_majority_claims() {
     for seed in 0..30 {
-        let weather = Weather { drift: 2, ..FAIR };
-        let mut lan = Segment::with(seed, 5, 50, weather, PartitionPolicy::Majority, false);
-        lan.run(ms(SETTLED));
+        let conditions = NetworkConditions { drift: 2, ..LOSSLESS };
+        let mut lan = Network::with(seed, 5, 50, conditions, PartitionPolicy::Majority, false);
+        lan.run(ms(CONVERGENCE_MS));
         lan.sole_owners();
         lan.split(&[1, 3], 1);
-        one_at_most(seed, &mut lan, 1500);
+        assert_at_most_one_owner(seed, &mut lan, 1500);
         for (address, owner) in lan.sole_owners() {
             assert!(
                 ![1, 3].contains(&owner),
@@ -69,58 +69,58 @@ fn with_fences_the_minority_withdraws_before_the_majority_claims() {
         }
         let before = lan.sole_owners();
         lan.heal();
-        one_at_most(seed, &mut lan, 1000);
+        assert_at_most_one_owner(seed, &mut lan, 1000);
         assert_eq!(lan.sole_owners(), before);
     }
 }
 
 #[test]
-fn a_node_whose_cable_is_back_takes_nothing_that_others_have() {
+fn node_with_restored_link_takes_no_address() {
     for seed in 0..10 {
-        let mut lan = settled(seed, 3, 30);
+        let mut lan = converged(seed, 3, 30);
         let node = lan.sole_owners()[&lan.addresses[0]];
-        lan.unplug(node);
+        lan.link_down(node);
         lan.run(ms(2000 + 700 * seed));
         let before = lan.sole_owners();
         assert!(
             before.values().all(|owner| *owner != node),
             "seed {seed}: others have what it had"
         );
-        lan.plug_in(node);
-        one_at_most(seed, &mut lan, 5000);
+        lan.link_up(node);
+        assert_at_most_one_owner(seed, &mut lan, 5000);
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
     }
 }
 
 /// It does not know of the restart, and hears nothing of who restarts: it has to learn from others who is to be waited for.
 #[test]
-fn a_node_that_returns_while_another_restarts_takes_nothing_of_it() {
+fn returning_node_takes_nothing_from_a_restarting_owner() {
     for seed in 0..80 {
-        let mut lan = settled(seed, 3 + seed as usize % 2, 30);
-        lan.hunger = [0, 0, 40, 160][seed as usize % 4];
-        lan.weather.loss = 20 * (seed % 3);
+        let mut lan = converged(seed, 3 + seed as usize % 2, 30);
+        lan.max_cpu_wait_ms = [0, 0, 40, 160][seed as usize % 4];
+        lan.conditions.loss = 20 * (seed % 3);
         let node = lan.sole_owners()[&lan.addresses[0]];
-        lan.unplug(node);
+        lan.link_down(node);
         lan.run(ms(2000));
         let before = lan.sole_owners();
         let other = before[&lan.addresses[0]];
-        let (leaves, returns) = (lan.dice.roll(1500), lan.dice.roll(1500));
+        let (leaves, returns) = (lan.rng.below(1500), lan.rng.below(1500));
         lan.run(ms(leaves));
         lan.leave(other);
         lan.start_after(other, ms(3000));
         lan.run(ms(returns));
-        lan.plug_in(node);
-        one_at_most(seed, &mut lan, 6000);
+        lan.link_up(node);
+        assert_at_most_one_owner(seed, &mut lan, 6000);
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
     }
 }
 
 /// It has all addresses by then. Of both owners one remains, as always: that one restarts makes no difference.
 #[test]
-fn a_split_that_ends_while_an_owner_restarts_ends_as_any_other() {
+fn partition_heals_normally_while_an_owner_restarts() {
     for seed in 0..60 {
-        let mut lan = settled(seed, 4, 40);
-        lan.hunger = [0, 0, 40, 160][seed as usize % 4];
+        let mut lan = converged(seed, 4, 40);
+        lan.max_cpu_wait_ms = [0, 0, 40, 160][seed as usize % 4];
         let node = lan.sole_owners()[&lan.addresses[0]];
         lan.split(&[node], 1);
         lan.run(ms(2000));
@@ -133,7 +133,7 @@ fn a_split_that_ends_while_an_owner_restarts_ends_as_any_other() {
         let other = if one == node { another } else { one };
         lan.leave(other);
         lan.start_after(other, ms(3000));
-        let returns = lan.dice.roll(2000);
+        let returns = lan.rng.below(2000);
         lan.run(ms(returns));
         lan.heal();
         lan.run(ms(8000));

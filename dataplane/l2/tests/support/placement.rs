@@ -1,9 +1,9 @@
 //! Balance on a simulated segment: what the API server shows, and what speakers conclude from it.
 
-use super::{BTreeMap, IpAddr, Segment, ms};
+use super::{BTreeMap, IpAddr, Network, ms};
 use lb_l2::ownership::placement::{PlacementInput, compute_placement};
 
-impl Segment {
+impl Network {
     /// Lets time pass while all speakers look at what the API server shows, each second.
     pub(crate) fn balance(&mut self, seconds: u64) {
         let everybody: Vec<_> = (0..self.hosts.len()).collect();
@@ -30,8 +30,9 @@ impl Segment {
             .iter()
             .zip(&self.orders)
             .map(|(address, order)| {
-                let may =
-                    |node: &&usize| self.hosts[**node].powered && !self.barred.contains(&(**node, *address));
+                let may = |node: &&usize| {
+                    self.hosts[**node].powered && !self.excluded.contains(&(**node, *address))
+                };
                 order.iter().filter(may).take(16).copied().collect()
             })
             .collect();
@@ -47,15 +48,15 @@ impl Segment {
         let placed = compute_placement(&known);
         for node in nodes {
             for (address, target) in &placed {
-                self.persuade(*node, *address, *target);
+                self.set_preferred(*node, *address, *target);
             }
             self.work(*node);
         }
     }
 
     /// In the eyes of a node another one is to have an address.
-    pub(crate) fn persuade(&mut self, node: usize, address: IpAddr, target: usize) {
-        self.opinions.insert((node, address), target);
+    pub(crate) fn set_preferred(&mut self, node: usize, address: IpAddr, target: usize) {
+        self.preferences.insert((node, address), target);
         if let Some(process) = &mut self.hosts[node].process {
             process
                 .coordinator

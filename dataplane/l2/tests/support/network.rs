@@ -1,4 +1,4 @@
-//! Speakers on a simulated segment under a virtual clock: heartbeats get lost, delayed, doubled and overtaken, clocks
+//! Speakers on a simulated segment under a virtual clock: heartbeats get lost, delayed, duplicated and overtaken, clocks
 //! drift, processes crash and start, nodes lose power, and the network falls apart and heals. All from one seed.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
@@ -26,10 +26,10 @@ mod links;
 mod network_conditions;
 #[path = "placement.rs"]
 mod placement;
-pub(crate) use network_conditions::{Dice, FAIR, Weather, ms};
+pub(crate) use network_conditions::{LOSSLESS, NetworkConditions, Rng, ms};
 
 /// So often a speaker says that it restarts.
-const FAREWELLS: usize = 3;
+const RESTART_ANNOUNCEMENTS: usize = 3;
 
 struct Process {
     coordinator: Coordinator,
@@ -50,7 +50,7 @@ struct Host {
     pace: u64,
     wakes: Option<Instant>,
     /// Until when its process has no processor; and what has arrived since then.
-    starves: Option<Instant>,
+    cpu_wait_until: Option<Instant>,
     inbox: Vec<Event>,
 }
 
@@ -59,19 +59,19 @@ enum Event {
         to: usize,
         datagram: Datagram,
     },
-    Sighted {
+    Reply {
         to: usize,
         run: u32,
         address: IpAddr,
         mac: MacAddr,
     },
-    NodeSighted {
+    NodeReply {
         to: usize,
         run: u32,
         node: usize,
     },
     Wake(usize),
-    Fed(usize),
+    CpuAvailable(usize),
     Start(usize),
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Change {
     pub(crate) announced: bool,
 }
 
-pub(crate) struct Segment {
+pub(crate) struct Network {
     pub(crate) now: Instant,
     pub(crate) start: Instant,
     events: BTreeMap<(Instant, u64), Event>,
@@ -94,50 +94,50 @@ pub(crate) struct Segment {
     /// The nodes in the order of each address.
     orders: Vec<Vec<usize>>,
     names: Vec<String>,
-    pub(crate) weather: Weather,
-    pub(crate) dice: Dice,
+    pub(crate) conditions: NetworkConditions,
+    pub(crate) rng: Rng,
     pub(crate) changes: Vec<Change>,
     pub(crate) causes: Vec<(usize, IpAddr, &'static str)>,
     pub(crate) conflicts: Vec<(usize, IpAddr, MacAddr)>,
     pub(crate) over: Vec<(usize, IpAddr)>,
     /// Who announced what again, and when.
-    pub(crate) again: Vec<(Instant, usize, IpAddr)>,
+    pub(crate) reannounced: Vec<(Instant, usize, IpAddr)>,
     pub(crate) verified: Vec<(usize, IpAddr, bool)>,
     /// Of a thousand questions to the wire, so many get lost.
-    pub(crate) lost_questions: u64,
+    pub(crate) probe_loss: u64,
     /// Who answers in whose place.
-    pub(crate) stand_ins: BTreeMap<(usize, IpAddr), usize>,
+    pub(crate) proxies: BTreeMap<(usize, IpAddr), usize>,
     /// Heartbeats and others that each node has sent.
     pub(crate) sent: Vec<u64>,
     /// Strangers on the segment.
-    pub(crate) strangers: BTreeMap<IpAddr, MacAddr>,
+    pub(crate) conflicting_hosts: BTreeMap<IpAddr, MacAddr>,
     /// Addresses that a node may not have.
-    pub(crate) barred: BTreeSet<(usize, IpAddr)>,
+    pub(crate) excluded: BTreeSet<(usize, IpAddr)>,
     /// Nodes without a carrier.
     unplugged: BTreeSet<usize>,
     /// Which node is to have each address, in the eyes of each node.
-    opinions: BTreeMap<(usize, IpAddr), usize>,
+    preferences: BTreeMap<(usize, IpAddr), usize>,
     /// The owner of each address, as the API server shows it.
     records: BTreeMap<IpAddr, usize>,
     /// What records give to a node though it has it no more.
-    pub(crate) stale: BTreeMap<usize, Vec<IpAddr>>,
+    pub(crate) outdated_records: BTreeMap<usize, Vec<IpAddr>>,
     /// Heartbeats between none of the nodes arrive.
-    pub(crate) walled: bool,
+    pub(crate) drop_all_heartbeats: bool,
     /// Processes have to wait for a processor for up to so many milliseconds, again and again.
-    pub(crate) hunger: u64,
+    pub(crate) max_cpu_wait_ms: u64,
     policy: PartitionPolicy,
     failback: bool,
     conflicts_policy: ConflictPolicy,
     heartbeats: FailureDetectorConfig,
 }
 
-impl Segment {
-    pub(crate) fn new(seed: u64, nodes: usize, addresses: usize, weather: Weather) -> Self {
+impl Network {
+    pub(crate) fn new(seed: u64, nodes: usize, addresses: usize, conditions: NetworkConditions) -> Self {
         Self::with(
             seed,
             nodes,
             addresses,
-            weather,
+            conditions,
             PartitionPolicy::Availability,
             false,
         )
@@ -148,11 +148,11 @@ impl Segment {
         seed: u64,
         nodes: usize,
         addresses: usize,
-        weather: Weather,
+        conditions: NetworkConditions,
         policy: PartitionPolicy,
         failback: bool,
     ) -> Self {
-        let mut dice = Dice::new(seed);
+        let mut rng = Rng::new(seed);
         let start = epoch();
         let names: Vec<_> = (0..nodes).map(|node| format!("n{node}")).collect();
         let addresses: Vec<_> = (0..addresses)
@@ -177,41 +177,41 @@ impl Segment {
                     side: 0,
                     process: None,
                     started: 0,
-                    pace: 1_000_000 + dice.roll(2 * weather.drift * 1000 + 1) - weather.drift * 1000,
+                    pace: 1_000_000 + rng.below(2 * conditions.drift * 1000 + 1) - conditions.drift * 1000,
                     wakes: None,
-                    starves: None,
+                    cpu_wait_until: None,
                     inbox: Vec::new(),
                 })
                 .collect(),
             addresses,
             orders,
             names,
-            weather,
-            dice,
+            conditions,
+            rng,
             changes: Vec::new(),
             causes: Vec::new(),
             conflicts: Vec::new(),
             over: Vec::new(),
-            again: Vec::new(),
+            reannounced: Vec::new(),
             verified: Vec::new(),
-            lost_questions: 0,
-            stand_ins: BTreeMap::new(),
+            probe_loss: 0,
+            proxies: BTreeMap::new(),
             sent: vec![0; nodes],
-            strangers: BTreeMap::new(),
-            barred: BTreeSet::new(),
+            conflicting_hosts: BTreeMap::new(),
+            excluded: BTreeSet::new(),
             unplugged: BTreeSet::new(),
-            opinions: BTreeMap::new(),
+            preferences: BTreeMap::new(),
             records: BTreeMap::new(),
-            stale: BTreeMap::new(),
-            walled: false,
-            hunger: 0,
+            outdated_records: BTreeMap::new(),
+            drop_all_heartbeats: false,
+            max_cpu_wait_ms: 0,
             policy,
             failback,
             conflicts_policy: ConflictPolicy::Warn,
             heartbeats: FailureDetectorConfig::default(),
         };
         for node in 0..nodes {
-            let at = ms(segment.dice.roll(50));
+            let at = ms(segment.rng.below(50));
             segment.plan(at, Event::Start(node));
         }
         segment
@@ -250,11 +250,11 @@ impl Segment {
                 self.hosts[node].wakes = None;
                 self.turn(node);
             }
-            Event::Fed(node) => {
-                self.hosts[node].starves = None;
+            Event::CpuAvailable(node) => {
+                self.hosts[node].cpu_wait_until = None;
                 self.turn(node);
             }
-            Event::Deliver { to, .. } | Event::Sighted { to, .. } | Event::NodeSighted { to, .. } => {
+            Event::Deliver { to, .. } | Event::Reply { to, .. } | Event::NodeReply { to, .. } => {
                 self.hosts[to].inbox.push(event);
                 self.turn(to);
             }
@@ -308,7 +308,7 @@ impl Segment {
         self.tell_nodes(node);
         self.tell_candidates(node, None);
         if let Some(process) = &mut self.hosts[node].process {
-            for address in self.stale.get(&node).into_iter().flatten() {
+            for address in self.outdated_records.get(&node).into_iter().flatten() {
                 process.coordinator.restore_owned(*address);
             }
             process.coordinator.start(local);
@@ -336,11 +336,11 @@ impl Segment {
             if only.is_some_and(|only| only != *address) {
                 continue;
             }
-            let may = |node: &&usize| !self.barred.contains(&(**node, *address));
+            let may = |node: &&usize| !self.excluded.contains(&(**node, *address));
             let mut nodes: Vec<_> = self.orders[at].iter().filter(may).copied().collect();
             nodes.truncate(16);
             let order: Vec<_> = nodes.iter().map(|node| self.names[*node].as_str()).collect();
-            let preferred = self.opinions.get(&(to, *address));
+            let preferred = self.preferences.get(&(to, *address));
             let preferred = preferred.map(|node| self.names[*node].as_str());
             if let Some(process) = &mut self.hosts[to].process {
                 process.coordinator.set_candidates(
@@ -357,7 +357,7 @@ impl Segment {
 
     /// Bars a node from an address, as a change of a selector does.
     pub(crate) fn bar(&mut self, node: usize, address: IpAddr) {
-        self.barred.insert((node, address));
+        self.excluded.insert((node, address));
         for to in 0..self.hosts.len() {
             self.tell_candidates(to, Some(address));
             self.work(to);
@@ -386,11 +386,11 @@ impl Segment {
         }
         let due = process.coordinator.poll_timeout();
         for output in outputs {
-            self.obey(node, output);
+            self.apply(node, output);
         }
         if let Some(due) = due {
             // No machine wakes up at the very moment.
-            let late = Duration::from_micros(self.dice.roll(1000));
+            let late = Duration::from_micros(self.rng.below(1000));
             let at = self.global(node, due).max(self.now) + late;
             if self.hosts[node].wakes.is_none_or(|wakes| at < wakes) {
                 self.hosts[node].wakes = Some(at);
@@ -400,18 +400,18 @@ impl Segment {
     }
 
     fn delay(&mut self) -> Duration {
-        Duration::from_micros(50 + self.dice.roll(self.weather.delay + 1))
+        Duration::from_micros(50 + self.rng.below(self.conditions.delay + 1))
     }
 
-    fn obey(&mut self, node: usize, output: Output) {
+    fn apply(&mut self, node: usize, output: Output) {
         let now = self.now;
         match output {
             Output::Send { to, datagram } => {
                 self.sent[node] += 1;
                 let to = self.number(&to);
-                let times = match self.dice.roll(1000) {
-                    roll if roll < self.weather.loss || self.walled => 0,
-                    roll if roll >= 1000 - self.weather.doubled => 2,
+                let times = match self.rng.below(1000) {
+                    roll if roll < self.conditions.loss || self.drop_all_heartbeats => 0,
+                    roll if roll >= 1000 - self.conditions.duplicated => 2,
                     _ => 1,
                 };
                 for _ in 0..times {
@@ -435,20 +435,22 @@ impl Segment {
                 self.change(node, address, true);
             }
             Output::Withdraw { address, .. } => self.change(node, address, false),
-            Output::ProbeAddress { .. }
-                if self.lost_questions > 0 && self.dice.roll(1000) < self.lost_questions => {}
+            Output::ProbeAddress { .. } if self.probe_loss > 0 && self.rng.below(1000) < self.probe_loss => {}
             Output::ProbeAddress { address } => {
                 let answering: Vec<_> = (0..self.hosts.len())
                     .filter(|other| *other != node && self.connected(node, *other))
                     .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
                     .collect();
-                let stranger = self.strangers.get(&address).map(|mac| (*mac, Duration::ZERO));
+                let stranger = self
+                    .conflicting_hosts
+                    .get(&address)
+                    .map(|mac| (*mac, Duration::ZERO));
                 let run = self.run_of(node);
                 for (mac, waits) in answering.into_iter().chain(stranger) {
                     let after = self.delay() + waits + self.delay();
                     self.plan(
                         after,
-                        Event::Sighted {
+                        Event::Reply {
                             to: node,
                             run,
                             address,
@@ -464,7 +466,7 @@ impl Segment {
                     let after = self.delay() + self.delay();
                     self.plan(
                         after,
-                        Event::NodeSighted {
+                        Event::NodeReply {
                             to: node,
                             run,
                             node: other,
@@ -478,13 +480,13 @@ impl Segment {
             } => self.verified.push((node, address, answered)),
             Output::StartProxy { address, node: owner } => {
                 let owner = self.number(&owner);
-                self.stand_ins.insert((node, address), owner);
+                self.proxies.insert((node, address), owner);
             }
             Output::StopProxy { address } => {
-                self.stand_ins.remove(&(node, address));
+                self.proxies.remove(&(node, address));
             }
             Output::ConflictResolved { address } => self.over.push((node, address)),
-            Output::Reannounce { address } => self.again.push((now, node, address)),
+            Output::Reannounce { address } => self.reannounced.push((now, node, address)),
         }
     }
 
@@ -500,7 +502,7 @@ impl Segment {
     /// With which hardware address a node answers for an address.
     fn answers_as(&self, node: usize, address: IpAddr) -> Option<MacAddr> {
         let own = self.answers(node, address).then_some(node);
-        let stood_in_for = self.stand_ins.get(&(node, address)).copied();
+        let stood_in_for = self.proxies.get(&(node, address)).copied();
         Some(self.hosts[own.or(stood_in_for)?].mac)
     }
 
@@ -546,15 +548,15 @@ impl Segment {
     /// The process ends without a word; its node lives.
     pub(crate) fn kill(&mut self, node: usize) {
         let host = &mut self.hosts[node];
-        (host.process, host.wakes, host.starves) = (None, None, None);
+        (host.process, host.wakes, host.cpu_wait_until) = (None, None, None);
         host.inbox.clear();
-        self.stand_ins.retain(|(on, _), _| *on != node);
+        self.proxies.retain(|(on, _), _| *on != node);
     }
 
     /// The process says that it restarts, and ends.
     pub(crate) fn leave(&mut self, node: usize) {
         let local = self.local(node);
-        for _ in 0..FAREWELLS {
+        for _ in 0..RESTART_ANNOUNCEMENTS {
             if let Some(process) = &mut self.hosts[node].process {
                 process.coordinator.prepare_restart(local);
             }
