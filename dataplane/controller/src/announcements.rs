@@ -48,7 +48,7 @@ struct Announcer {
     interfaces: Box<[Box<str>]>,
 }
 
-/// What is wrong with an announced address, in the words of the speaker.
+/// A problem of an announced address, with the message of the speaker.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct AnnouncementProblem {
     reason: Reason,

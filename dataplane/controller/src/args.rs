@@ -46,7 +46,7 @@ mod tests {
         let class = |args: &[&str]| Args::parse_from(args).config().class;
         assert_eq!(class(&["lb-controller"]), None);
         assert_eq!(class(&["lb-controller", "--load-balancer-class", " "]), None);
-        let given = class(&["lb-controller", "--load-balancer-class", "example.com/lan"]);
-        assert_eq!(given.as_deref(), Some("example.com/lan"));
+        let trimmed = class(&["lb-controller", "--load-balancer-class", "example.com/lan"]);
+        assert_eq!(trimmed.as_deref(), Some("example.com/lan"));
     }
 }

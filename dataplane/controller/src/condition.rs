@@ -1,6 +1,6 @@
 //! The conditions of a Service: their text, the change that a write makes, and condition
 //! `lb-operator.io/AddressAssigned`. Condition `lb-operator.io/Announced` is in
-//! [`announcements`](crate::announcements).
+//! module `announcements`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -25,7 +25,7 @@ pub struct Reported {
     pub rejection: Rejection,
 }
 
-/// What is wrong with a Service.
+/// Kinds of problems of a Service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Problem {
     /// It has no address, or lacks one of two that it requires.

@@ -41,7 +41,7 @@ pub struct EventText {
     pub kind: EventKind,
     /// Its reason.
     pub reason: Reason,
-    /// What the controller did or tried.
+    /// The action that the controller took or tried.
     pub action: &'static str,
     /// Its message.
     pub note: String,

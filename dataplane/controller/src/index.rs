@@ -27,7 +27,7 @@ pub struct Index {
     pub configuration_state: CachedConfigurationState,
     /// The content of the ServiceL2Statuses.
     pub announcements: Announcements,
-    /// Labels by namespace, without namespaces that have none.
+    /// Labels by namespace; namespaces without labels are left out.
     namespaces: BTreeMap<String, CompactLabels>,
     /// Services of the list that the watch is delivering.
     listing: Option<BTreeSet<ObjectKey>>,

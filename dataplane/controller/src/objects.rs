@@ -18,7 +18,7 @@ use crate::service_allocation::AllocationRules;
 /// The condition of pools and advertisements.
 pub const VALID: &str = "Valid";
 
-/// What writes and events need of an object.
+/// The identity and version of an object, for writes and events.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ObjectRef {
     /// Distinguishes objects that had the same name.

@@ -98,7 +98,7 @@ struct Controller {
     client_metrics: ClientMetrics,
 }
 
-/// What has been listed. Nothing is decided before all of it has.
+/// The progress of the first lists. Nothing is decided before all of them are complete.
 struct ListProgress {
     services: bool,
     /// The version that the watch of Services has to reach before it is as good as a list, and until when.

@@ -1,8 +1,8 @@
 //! Log lines of a replica that does not lead: which addresses Services got, and why others wait.
 //!
 //! `kubectl logs deployment/controller` shows any one replica, so all of them log the same; only the leader writes and
-//! publishes events. For Services without an address the standby computes what it would decide as a leader, once the
-//! cluster has been quiet for a moment. No I/O; time is an argument.
+//! publishes events. For Services without an address the standby makes the decision of a leader without acting on it,
+//! once the cluster has been quiet for a moment. No I/O; time is an argument.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -13,7 +13,7 @@ pub enum PoolError {
     Entry {
         /// Index of the entry, from 0.
         index: usize,
-        /// What is wrong with it, and what to write instead.
+        /// The fault, and how to write the entry.
         reason: String,
     },
     /// Two entries of the pool overlap.

@@ -71,6 +71,6 @@ pub enum AllocationStrategy {
     /// The first.
     #[default]
     First,
-    /// The first that was never used; if there is none, the one released longest ago.
+    /// The first that was never used; after all were used, the one released longest ago.
     LeastRecentlyUsed,
 }

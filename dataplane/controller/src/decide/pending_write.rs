@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long the API server may work on a request whose sender has given up: its own limit is a minute.
+/// How long the API server may work on a request whose sender has timed out: its own limit is a minute.
 pub(super) const UNCERTAIN_WINDOW: Duration = Duration::from_secs(60);
 
 /// The sent writes of a Service whose effect is not known yet.

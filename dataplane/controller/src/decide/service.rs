@@ -94,8 +94,8 @@ impl LeaderState {
         SyncResult { freed, wants }
     }
 
-    /// Adopts the addresses in the status of a Service that has none, if it may have them. The first decision of a
-    /// leader also adopts addresses in no pool: no user has changed anything.
+    /// Adopts the addresses in the status of a Service without an assignment, if it may have them. The first decision
+    /// of a leader also adopts addresses in no pool: no user has changed anything.
     fn adopt_shown(
         &mut self,
         key: &ObjectKey,
