@@ -1,4 +1,4 @@
-//! Which nodes take part in elections: the transition table, and the bound on the grace.
+//! The API server's view of speakers: the transition table, and the bound on grace periods.
 
 mod support;
 
@@ -45,7 +45,7 @@ fn feed(membership: &mut ApiMembership, now: Instant, node: &str, event: Event) 
     }
 }
 
-/// Brings a peer into each of the four phases, at `start`.
+/// A peer in each of the four phases, entered at `start`.
 fn phases(start: Instant) -> [(&'static str, ApiMembership); 4] {
     let new = membership();
     let mut up = membership();
@@ -66,7 +66,7 @@ fn transition_table_covers_every_event_in_every_phase() {
     let held = ApiState::Restarting { until: start + GRACE };
     let held_from_now = ApiState::Restarting { until: now + GRACE };
     let table = [
-        // Ready, unready on a ready node, unready on a failed node, Pod gone, Node gone, hold
+        // Ready, unready on a ready node, unready on a failed node, Pod gone, Node gone, hold.
         ("new", [up, down, down, down, down, held_from_now]),
         ("up", [up, held_from_now, down, held_from_now, down, up]),
         ("held", [up, held, down, held, down, held]),
@@ -131,7 +131,7 @@ fn node_stays_candidate_during_a_rolling_restart() {
     assert!(membership.is_candidate("n"));
     membership.speaker_ready(start + 6 * SECOND, "n");
     assert_eq!(membership.state("n"), ApiState::Ready);
-    // A second restart gets a grace of its own.
+    // A second restart gets its own grace period.
     membership.speaker_gone(start + 30 * SECOND, "n");
     assert_eq!(
         membership.state("n"),
@@ -198,7 +198,7 @@ proptest! {
         let mut membership = membership();
         let mut last_ready_or_first_held = None;
         for (event, ms) in events {
-            // Deleting the Node makes it a new one: that is the other way to earn a grace.
+            // A deleted Node counts as new and may get another grace period.
             if matches!(event, Event::Ready | Event::NodeGone) {
                 last_ready_or_first_held = None;
             }

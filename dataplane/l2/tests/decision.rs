@@ -1,4 +1,4 @@
-//! Who answers: the rules by name, and all worlds of three nodes at once.
+//! The ownership decision: single rules, and an exhaustive check of all states of three nodes.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::epoch;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 
-/// What a node is, in a world where all see the same.
+/// The state of a node, which all nodes agree on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Node {
     view: PeerHealth,
@@ -125,7 +125,7 @@ fn waits_for_a_preceding_unknown_candidate() {
     );
 }
 
-/// Who is preferred in the eyes of each, and whom the owner offers it to.
+/// The decision of node `me` with this preference and offer.
 fn placed(world: &World, me: usize, preferred: Option<usize>, offer: HandOverOffer<&'static str>) -> Action {
     let claimants = (0..3).filter(|at| *at != me && world[*at].has);
     let claimants: Vec<_> = claimants.map(|at| NODES[at]).collect();
@@ -176,7 +176,7 @@ fn offer_moves_the_address_to_the_named_node_only() {
         Action::Withdraw
     );
     assert_eq!(placed(&both, 2, Some(2), HandOverOffer::From("b")), Action::Keep);
-    // Without an offer the order decides, whoever is preferred.
+    // Without an offer the election order decides, whatever the preference.
     assert_eq!(placed(&both, 1, Some(2), HandOverOffer::None), Action::Keep);
     assert_eq!(placed(&both, 2, Some(2), HandOverOffer::None), Action::Withdraw);
 }
@@ -203,7 +203,7 @@ fn worlds() -> Vec<World> {
     worlds
 }
 
-/// What each living node does, done. A held one does nothing: it is not there at the moment.
+/// The state after each live node has acted on its decision. A restarting node does not act.
 fn next(world: &World) -> World {
     let mut next = *world;
     for me in 0..3 {
@@ -229,7 +229,7 @@ fn every_state_has_one_claimer_and_converges_to_one_owner() {
             .count();
         assert!(claiming <= 1, "{world:?}");
 
-        // Once they have heard of each other's claims, nothing changes any more.
+        // Once the nodes have heard each other's announcements, nothing changes.
         let settled = next(&next(&world));
         assert_eq!(next(&settled), settled, "{world:?}");
         let owners = |world: &World| {
@@ -242,7 +242,7 @@ fn every_state_has_one_claimer_and_converges_to_one_owner() {
         let kept =
             |node: &Node| node.candidate && node.has && matches!(node.view, PeerHealth::Restarting { .. });
         if world.iter().any(able) || world.iter().any(kept) {
-            // A held node that is no candidate, or not the first, lets go when it is back.
+            // A restarting node that is no candidate, or not the first, withdraws when it is back.
             let held = settled
                 .iter()
                 .filter(|node| matches!(node.view, PeerHealth::Restarting { .. }) && node.has)
@@ -252,7 +252,7 @@ fn every_state_has_one_claimer_and_converges_to_one_owner() {
                 "{world:?} becomes {settled:?}"
             );
         }
-        // Make before break: at no step has nobody it who had it, as long as somebody can.
+        // Make before break: an announced address stays announced as long as some node can.
         let answered = |world: &World| {
             world
                 .iter()

@@ -1,4 +1,4 @@
-//! The owner of an address: MetalLB's order, and what it promises about change.
+//! The election order: equality with MetalLB's, and stability when nodes change.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use lb_l2::ownership::election::{order, owner};
 use proptest::prelude::*;
 
-/// `printf '%s' "$node#$address" | sha256sum | sort`: computed with coreutils, not with this code.
+/// Computed with coreutils: `printf '%s' "$node#$address" | sha256sum | sort`.
 const VECTORS: &[(&str, [&str; 6])] = &[
     (
         "192.168.50.200",
@@ -52,7 +52,7 @@ fn ipv6_address_is_hashed_as_canonical_text() {
 
 #[test]
 fn ipv4_mapped_address_has_the_order_of_ipv4() {
-    // Go has one representation for both, and prints it as IPv4.
+    // Go has one representation for both and prints it as IPv4.
     let mapped: IpAddr = "::ffff:192.168.50.200".parse().unwrap();
     assert_eq!(order(mapped, ["n3", "n2", "n1"]), ["n1", "n2", "n3"]);
 }

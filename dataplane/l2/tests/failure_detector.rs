@@ -1,4 +1,4 @@
-//! Who lives: each arrow of the table, our own stalls, and a lossy network.
+//! The failure detector: each transition, local stalls, and lossy networks.
 
 #![allow(clippy::unwrap_used, reason = "what a test writes down is right")]
 
@@ -16,7 +16,7 @@ use support::epoch;
 
 const N2: NodeId = NodeId(2);
 const N3: NodeId = NodeId(3);
-/// Between two heartbeats: four fifths of the failure timeout, which is 250 ms.
+/// The heartbeat period: four fifths of the failure timeout of 250 ms.
 const PERIOD: Duration = Duration::from_millis(200);
 
 fn config() -> FailureDetectorConfig {
@@ -30,7 +30,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Lets time pass as the program does: in steps as long as the machine asks for.
+/// Advances the clock in the steps that the detector asks for.
 fn pass(peers: &mut FailureDetector, from: Instant, time: Duration) -> Instant {
     let end = from + time;
     let mut now = from;
@@ -73,7 +73,7 @@ fn unheard_peer_is_unknown_until_the_timeout() {
     assert!(peers.all_heard_or_timed_out());
 }
 
-/// An interface of ours was away: that they were silent says nothing.
+/// An interface of ours was down, so the silence of the peers means nothing.
 #[test]
 fn reset_timers_gives_down_peers_a_new_timeout() {
     let (mut peers, now) = known();
@@ -96,7 +96,7 @@ fn reset_timers_gives_down_peers_a_new_timeout() {
 
 #[test]
 fn heartbeats_of_all_peers_synchronize_at_the_same_rate() {
-    // Three that have started at different times.
+    // Three detectors that start at different times.
     let start = epoch();
     let ids = [NodeId(1), N2, N3];
     let mut all: Vec<_> = [0, 17, 29]
@@ -142,7 +142,7 @@ fn peer_is_down_exactly_at_the_failure_timeout() {
     assert_eq!(peers.health(N2), PeerHealth::Up);
 }
 
-/// After how many milliseconds of silence a peer that was heard just now is taken for dead.
+/// Milliseconds of silence until a peer that has just been heard is no longer up.
 fn found_out_after(peers: &mut FailureDetector, from: Instant) -> u128 {
     let mut now = from;
     while peers.health(N2) == PeerHealth::Up {
@@ -215,19 +215,19 @@ fn draining_peer_stays_alive_until_the_timeout() {
 #[test]
 fn local_stall_fails_no_peer() {
     let (mut peers, now) = known();
-    // We were not on a processor for two seconds; what they sent meanwhile is still to be read.
+    // We stalled for two seconds; the heartbeats sent since then are still to be read.
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
     assert_eq!(peers.health(N2), PeerHealth::Up);
     peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
-    // Those that are dead are found out all the same.
+    // A failed peer is detected after a stall, too.
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
     pass(&mut peers, now, ms(250));
     assert_eq!(peers.health(N2), PeerHealth::Down);
 }
 
-/// Lets time pass, and tells what the wire shows about the peer each time that it is asked.
+/// Advances the clock, and answers each probe of the peer with this evidence.
 fn pass_on_the_wire(
     peers: &mut FailureDetector,
     from: Instant,
@@ -251,16 +251,16 @@ fn pass_on_the_wire(
 
 #[test]
 fn probe_replies_decide_the_state_of_a_silent_peer() {
-    // Its heartbeats are lost: it answers for its addresses.
+    // Its heartbeats are lost, but it replies for its addresses.
     let (mut peers, now) = known();
     let both = [Evidence::Node, Evidence::Speaker];
     let now = pass_on_the_wire(&mut peers, now, ms(5000), &both);
     assert_eq!(peers.health(N2), PeerHealth::Up);
-    // Then it dies.
+    // Then it fails.
     pass_on_the_wire(&mut peers, now, ms(310), &[]);
     assert_eq!(peers.health(N2), PeerHealth::Down);
 
-    // Its speaker has crashed: only its node answers. It is waited for.
+    // Its speaker crashed: only its node replies, so it counts as restarting.
     let (mut peers, now) = known();
     let now = pass_on_the_wire(&mut peers, now, ms(300), &[Evidence::Node]);
     assert!(matches!(peers.health(N2), PeerHealth::Restarting { .. }));
@@ -268,7 +268,7 @@ fn probe_replies_decide_the_state_of_a_silent_peer() {
     assert!(matches!(peers.health(N2), PeerHealth::Restarting { .. }));
     pass_on_the_wire(&mut peers, later, ms(100), &[Evidence::Node]);
     assert_eq!(peers.health(N2), PeerHealth::Down, "its grace is over");
-    // Or its node dies too.
+    // Its node fails as well.
     let (mut peers, now) = known();
     let now = pass_on_the_wire(&mut peers, now, ms(3000), &[Evidence::Node]);
     pass_on_the_wire(&mut peers, now, ms(310), &[]);
@@ -308,8 +308,8 @@ fn stall_is_followed_by_a_single_heartbeat() {
     assert_eq!(nobodys.poll_timeout(), None);
 }
 
-/// Lets time pass for one that is asked for an answer when its heartbeat is late, and answers `after` that, while it lives.
-/// `lost` tells of each question whether it or its answer gets lost; `answer` is when one under way arrives.
+/// Advances the clock; a live peer answers a requested heartbeat after `after`. `lost` gives for each request whether
+/// it or its reply is lost; `answer` is when the next reply arrives.
 fn pass_asking(
     peers: &mut FailureDetector,
     from: Instant,
@@ -372,8 +372,8 @@ fn requests_are_limited_when_all_peers_are_late() {
 }
 
 proptest! {
-    /// Heartbeats come each period, with a delay of up to 8 ms, answers after up to 10 ms, and some are lost. As long as a
-    /// heartbeat arrives, or a question with its answer, the peer lives.
+    /// Heartbeats arrive up to 8 ms late, replies after up to 10 ms, and some are lost. The peer stays up as long as a
+    /// heartbeat or a requested one arrives.
     #[test]
     fn peer_stays_up_while_a_request_is_answered(
         lost in prop::collection::vec(any::<bool>(), 1..100),
@@ -383,7 +383,7 @@ proptest! {
     ) {
         let (mut peers, start) = known();
         let mut now = start;
-        // Of three questions one arrives, and its answer.
+        // One of three requests is answered.
         let mut answer = None;
         let mut questions = (0..).map(|each| each % 3 != question);
         for (number, lost) in lost.iter().enumerate() {
@@ -394,7 +394,7 @@ proptest! {
                 peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
             }
         }
-        // None of the answers has come later than the last of these.
+        // No reply was later than the last of these.
         pass(&mut peers, now, ms(250 + 50));
         prop_assert_eq!(peers.health(N2), PeerHealth::Down, "found out within three intervals and what it was late by");
     }

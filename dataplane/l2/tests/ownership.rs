@@ -1,4 +1,4 @@
-//! Speakers among each other, on a simulated segment: who answers, when, and that nothing moves without a cause.
+//! Several speakers on a simulated network: who announces an address, when, and that no address moves without a cause.
 
 #[path = "support/balanced.rs"]
 mod balanced;
@@ -25,7 +25,7 @@ fn converged(seed: u64, nodes: usize, addresses: usize) -> Network {
     lan
 }
 
-/// The longest time for which an address has had no owner that is switched on, from here on.
+/// The longest time in milliseconds without a powered owner of the address, during the next `time` milliseconds.
 fn outage(lan: &mut Network, address: IpAddr, time: u64) -> u64 {
     let mut longest = 0;
     let mut silent = 0;
@@ -72,7 +72,7 @@ fn failover_takes_at_most_250_milliseconds() {
         for (address, was) in before {
             assert!(was == owner || after[&address] == was, "only what it had moves");
         }
-        // It returns, and takes nothing back.
+        // It returns and takes nothing back.
         lan.power_on(owner);
         lan.run(ms(8000));
         assert!(lan.is_running(owner));
@@ -127,8 +127,8 @@ fn speaker_keeps_addresses_across_restart_and_crash() {
     }
 }
 
-/// Where owners are not the first in their order, because they took over or were handed addresses, a restart still moves
-/// nothing: the first would be ready to take whatever a starting speaker seemed not to have.
+/// Here the owners are not the first in election order, so the first candidate would take any address that a starting
+/// speaker seemed not to own.
 #[test]
 fn restart_keeps_addresses_acquired_by_failover() {
     for seed in 0..20 {
@@ -149,7 +149,7 @@ fn restart_keeps_addresses_acquired_by_failover() {
     }
 }
 
-/// One is always there, so that somebody remembers what each has had.
+/// One speaker always runs, and remembers the addresses of the others.
 #[test]
 fn simultaneous_restarts_keep_addresses() {
     for seed in 0..40 {
@@ -175,7 +175,7 @@ fn simultaneous_restarts_keep_addresses() {
     }
 }
 
-/// Records are written after the fact, and where the API server was away perhaps not at all.
+/// Records are written after the fact, or not at all while the API server is away.
 #[test]
 fn outdated_record_takes_no_address_from_its_owner() {
     for seed in 0..40 {
@@ -206,7 +206,7 @@ fn absent_speaker_loses_addresses_after_grace_period() {
     assert!(lan.owners(address).is_empty(), "held");
     lan.run(ms(400));
     assert_ne!(lan.sole_owners()[&address], owner);
-    // A node that dies meanwhile costs no more than usual.
+    // A node that fails during the restart is replaced as fast as any other.
     let mut lan = converged(4, 3, 30);
     let owner = lan.owners(address)[0];
     lan.leave(owner);
@@ -220,7 +220,7 @@ fn lost_heartbeats_alone_move_no_address() {
     for seed in 0..20 {
         let mut lan = converged(seed, 5, 50);
         let before = lan.sole_owners();
-        // A fifth of them, for half a minute.
+        // 20 % loss for 30 seconds.
         lan.conditions = NetworkConditions {
             loss: 200,
             duplicated: 100,
@@ -229,7 +229,7 @@ fn lost_heartbeats_alone_move_no_address() {
         };
         lan.run(ms(30_000));
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
-        // All of them: the wire says who lives.
+        // Without any heartbeat, probe replies show which peers are alive.
         lan.drop_all_heartbeats = true;
         lan.run(ms(5000));
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
@@ -240,7 +240,7 @@ fn lost_heartbeats_alone_move_no_address() {
     }
 }
 
-/// Their nodes live, so nothing may move: neither at rest nor when they restart, which then takes its time as well.
+/// The nodes are alive, so no address may move, neither at rest nor during a slow restart.
 #[test]
 fn cpu_starvation_moves_no_address() {
     for seed in 0..60 {
@@ -266,7 +266,7 @@ fn cpu_starvation_moves_no_address() {
     }
 }
 
-/// Whoever asks while an owner restarts is answered within a second, by it or by who stands in.
+/// During a restart a client gets a reply within a second, from the owner or from its backup.
 #[test]
 fn restart_under_cpu_starvation_leaves_short_gaps_only() {
     for seed in 0..20 {
@@ -347,17 +347,17 @@ fn excluded_owner_hands_its_address_over() {
     let address = lan.addresses[0];
     for _ in 0..2 {
         let owner = lan.owners(address)[0];
-        lan.bar(owner, address);
+        lan.exclude(owner, address);
         assert_eq!(outage(&mut lan, address, 500), 0);
         assert_ne!(lan.sole_owners()[&address], owner);
     }
     let last = lan.owners(address)[0];
-    lan.bar(last, address);
+    lan.exclude(last, address);
     lan.run(ms(2500));
     assert!(lan.owners(address).is_empty(), "nobody may have it");
 }
 
-/// For so many milliseconds no address has two owners.
+/// Runs for `time` milliseconds and asserts that no address ever has two owners.
 fn assert_at_most_one_owner(seed: u64, lan: &mut Network, time: u64) {
     for _ in 0..time {
         lan.run(ms(1));
@@ -395,10 +395,10 @@ fn failback_waits_until_the_network_is_stable() {
             let apart = lan.sole_owners();
             assert_ne!(apart, before);
             lan.heal();
-            // Two peers return together to the node that was alone: it waits a second, and each time twice as long.
+            // Two peers return together to the isolated node: it waits one second, and twice as long each further time.
             assert_at_most_one_owner(seed, &mut lan, calm - 200);
             assert_eq!(lan.sole_owners(), apart, "seed {seed}: before {calm} ms");
-            // Who is down is spoken to each 800 ms, so that they hear each other by then.
+            // Peers that are down get a heartbeat every 800 ms, so they hear each other by then.
             lan.run(ms(1200));
             assert_eq!(lan.sole_owners(), before, "seed {seed}: after {calm} ms");
         }
@@ -449,11 +449,11 @@ fn verification_tolerates_lost_frames_but_not_silence() {
     let mut lan = converged(15, 3, 30);
     lan.run(ms(6000));
     let silent = |lan: &Network| lan.verified.iter().filter(|(_, _, answered)| !answered).count();
-    // One question of ten: of some three hundred that are asked alone, thirty would go unanswered.
+    // 10 % probe loss would fail about 30 of 300 verifications if each had a single probe.
     lan.probe_loss = 100;
     lan.run(ms(300_000));
     assert!(silent(&lan) <= 3, "{} of 30 addresses", silent(&lan));
-    // Those are told once; what comes now is told of all.
+    // Clear the failed ones, so that the next result of every address is reported.
     lan.probe_loss = 0;
     lan.run(ms(45_000));
     lan.verified.clear();
@@ -483,7 +483,8 @@ fn releasing_an_address_resolves_its_conflict() {
     assert_eq!(lan.over, told);
 }
 
-/// Ten addresses a node, as with a thousand nodes and ten thousand addresses: what a node sends depends on that alone.
+/// Ten addresses per node, as in a cluster of 1,000 nodes and 10,000 addresses; the load of a node depends on this
+/// ratio alone.
 #[test]
 fn two_hundred_nodes_stay_within_the_heartbeat_rate() {
     const NODES: usize = 200;
@@ -502,7 +503,7 @@ fn two_hundred_nodes_stay_within_the_heartbeat_rate() {
         total / NODES as u64
     );
     assert!(*most <= 500, "{most}");
-    // And a node that dies is replaced in time all the same.
+    // A failed node is still replaced in time.
     let address = lan.addresses[0];
     lan.power_off(owners[&address]);
     let outage = outage(&mut lan, address, 1500);

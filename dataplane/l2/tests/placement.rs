@@ -1,4 +1,4 @@
-//! Who is to have which address: balance, few moves, the same answer each time, and fast.
+//! Placement: balance, few moves, deterministic results, and speed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 type Placed = BTreeMap<IpAddr, u32>;
 
-/// Addresses with their candidates in some order.
+/// The candidates of each address.
 type OwnershipInput = BTreeMap<IpAddr, Vec<u32>>;
 
 fn address(number: usize) -> IpAddr {
@@ -37,7 +37,7 @@ fn moves(before: &Placed, after: &Placed) -> usize {
     before.iter().filter(moved).count()
 }
 
-/// Small and good enough: a multiplication and a shift.
+/// A linear congruential generator.
 fn roll(seed: &mut u64, sides: u32) -> u32 {
     *seed = seed
         .wrapping_mul(6_364_136_223_846_793_005)
@@ -45,7 +45,7 @@ fn roll(seed: &mut u64, sides: u32) -> u32 {
     u32::try_from((*seed >> 33) % u64::from(sides)).unwrap_or_default()
 }
 
-/// Every node may have every address, in an order of its own.
+/// Every node is a candidate of every address, in random order.
 fn equal(addresses: usize, nodes: &[u32], mut seed: u64) -> OwnershipInput {
     let order = |at: usize| {
         let mut ranked: Vec<_> = nodes.iter().map(|node| (roll(&mut seed, 1000), *node)).collect();
@@ -55,7 +55,7 @@ fn equal(addresses: usize, nodes: &[u32], mut seed: u64) -> OwnershipInput {
     (0..addresses).map(order).collect()
 }
 
-/// The least possible greatest number: all sets of nodes are asked how many addresses have no candidate outside of it.
+/// The least possible greatest load: the maximum over all sets of nodes of the addresses bound to the set, per node.
 fn least_most(scene: &OwnershipInput, nodes: u32) -> usize {
     let sets = 1..1_u32 << nodes;
     let within = |set: u32| {
@@ -95,7 +95,7 @@ fn owner_that_is_no_candidate_is_ignored() {
 
 #[test]
 fn chain_of_moves_balances_without_a_direct_move() {
-    // 0 has three that only 0 and 1 may have, 1 has three that 1 and 2 may have, 2 has none.
+    // Node 0 owns three that only 0 and 1 may own, node 1 three that only 1 and 2 may own, node 2 none at all.
     let scene: OwnershipInput = (0..6)
         .map(|at| (address(at), if at < 3 { vec![0, 1] } else { vec![1, 2] }))
         .collect();
@@ -112,14 +112,14 @@ proptest! {
     ) {
         let all: Vec<_> = (0..nodes).collect();
         let scene = equal(addresses, &all, seed);
-        // Some are of nodes that are not there any more.
+        // Some owners are removed nodes.
         let owners: Placed = owners.iter().enumerate().take(addresses).map(|(at, node)| (address(at), *node)).collect();
         let after = placed(&scene, &owners);
         prop_assert_eq!(after.len(), addresses);
         let loads = loads(&after, all);
         let average = |up: bool| if up { addresses.div_ceil(nodes as usize) } else { addresses / nodes as usize };
         prop_assert!(loads.values().all(|load| (average(false)..=average(true)).contains(load)), "{:?}", loads);
-        // No fewer moves do: each node keeps as many as it may.
+        // The number of moves is minimal: each node keeps as many as it may.
         let mut had: Vec<usize> = (0..nodes).map(|node| owners.values().filter(|owner| **owner == node).count()).collect();
         had.sort_unstable_by(|a, b| b.cmp(a));
         let larger = addresses % nodes as usize;
@@ -162,8 +162,8 @@ proptest! {
     }
 }
 
-/// Ten thousand addresses, a thousand nodes, sixteen candidates each: from nothing, after a tenth of the nodes left, after
-/// they returned, and from all of them on few nodes.
+/// 10,000 addresses, 1,000 nodes, 16 candidates each: unowned, after a tenth of the nodes left, after they returned,
+/// and crowded on few nodes.
 #[test]
 #[allow(
     clippy::disallowed_methods,
@@ -220,6 +220,6 @@ fn ten_thousand_addresses_are_placed_quickly() {
     assert_eq!(most, 10);
     let (_, most) = timed("at rest", &scene, &all);
     assert_eq!(most, 10);
-    // Unoptimized it takes less than a tenth of a second; the rest is for a machine that does other things too.
+    // An unoptimized build takes less than 100 ms; the rest is for busy machines.
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }

@@ -1,10 +1,10 @@
-//! Balance among speakers: addresses go where they are to be, without a gap, and only when both sides agree.
+//! Balanced placement: addresses move to their preferred nodes without a gap, and only if both sides agree.
 
 use std::net::IpAddr;
 
 use super::network::{LOSSLESS, Network, NetworkConditions, ms};
 
-/// No node has two more than another.
+/// No node owns two more addresses than another.
 fn assert_balanced(lan: &Network, nodes: &[usize], seed: u64) {
     let loads = lan.loads();
     let most = nodes.iter().map(|node| loads[*node]).max().unwrap_or(0);
@@ -25,7 +25,7 @@ fn moves(lan: &Network) -> usize {
     lan.causes.iter().filter(moved).count()
 }
 
-/// Runs, and sees that at every moment somebody that is switched on has each address, and at the end only one.
+/// Runs and asserts that every address always has a powered owner, and exactly one at the end.
 fn run_without_gap(lan: &mut Network, seconds: u64, seed: u64) {
     for _ in 0..seconds {
         lan.balance(0);
@@ -73,7 +73,7 @@ fn returning_node_gets_its_share_slowly_and_without_gap() {
         lan.run(ms(6000));
         let moved = moves(&lan);
         run_without_gap(&mut lan, 6, seed);
-        // Three nodes, eight a second at most, after five seconds.
+        // Three nodes, eight offers per second, after a delay of five seconds.
         assert!(moves(&lan) - moved <= 2 * 3 * 8, "seed {seed}");
         run_without_gap(&mut lan, 30, seed);
         assert_balanced(&lan, &[0, 1, 2, 3], seed);
@@ -116,7 +116,7 @@ fn balanced_failover_takes_at_most_250_milliseconds() {
     }
 }
 
-/// With the API server gone the preferences are what they were, and each speaker may have stopped at another moment.
+/// Without the API server preferences stay as they were, possibly different on each speaker.
 #[test]
 fn speakers_with_different_preferences_agree_on_one_owner() {
     for seed in 0..20 {
@@ -138,12 +138,12 @@ fn speakers_with_different_preferences_agree_on_one_owner() {
             }
         }
         lan.sole_owners();
-        // From each to another that is of the same opinion: that one is where it ends.
+        // Each address moves only between nodes that agree.
         assert!(moves(&lan) - started <= 30, "seed {seed}");
         let before = lan.sole_owners();
         lan.run(ms(60_000));
         assert_eq!(lan.sole_owners(), before, "seed {seed}");
-        // And when one dies, another has it in time, whatever who thinks.
+        // A failed owner is replaced in time, whatever the preferences.
         let address = lan.addresses[0];
         lan.power_off(before[&address]);
         let outage = super::outage(&mut lan, address, 2000);
@@ -160,7 +160,7 @@ fn partition_during_hand_over_heals_to_one_owner() {
         lan.balance(10);
         lan.power_on(1);
         lan.balance(9);
-        // Offers are under way now.
+        // Offers are open now.
         let wait = lan.rng.below(3000);
         lan.look(&[0, 1, 2, 3, 4]);
         lan.run(ms(wait));

@@ -1,12 +1,11 @@
-//! Processes that share a processor with too many others: what they do comes late, though what arrives arrives in time.
+//! CPU starvation: a process acts late, although its packets arrive in time.
 
 use std::time::{Duration, Instant};
 
 use super::{Event, Network, Process, ms};
 
 impl Network {
-    /// A process has something to do: it takes in all that has arrived, and then looks at the clock. If it has no processor,
-    /// it does so later.
+    /// Lets a process take in all that has arrived, and then handle its timers; later, if it has no CPU.
     pub(super) fn turn(&mut self, node: usize) {
         if self.is_starving(node) {
             return;
@@ -21,7 +20,7 @@ impl Network {
         }
     }
 
-    /// Whether anybody took it in.
+    /// Returns whether a process took it in.
     fn take_in(&mut self, event: Event) -> bool {
         match event {
             Event::Deliver { to, datagram } => {
@@ -59,7 +58,7 @@ impl Network {
         true
     }
 
-    /// The process that asked, if it still runs.
+    /// The process that sent the probe, if it still runs.
     fn process(&mut self, node: usize, run: u32) -> Option<&mut Process> {
         self.hosts[node]
             .process
@@ -73,7 +72,7 @@ impl Network {
             .is_some_and(|until| until > self.now)
     }
 
-    /// How long a process has to wait for a processor.
+    /// How long a process has to wait for the CPU.
     pub(super) fn waits(&self, node: usize) -> Duration {
         let until = self.hosts[node].cpu_wait_until;
         until.map_or(Duration::ZERO, |until: Instant| {
@@ -81,7 +80,7 @@ impl Network {
         })
     }
 
-    /// A process has had its turn: now others have theirs.
+    /// Makes a process wait for the CPU after it has run.
     fn starve(&mut self, node: usize) {
         if self.max_cpu_wait_ms == 0 || self.hosts[node].process.is_none() {
             return;

@@ -1,11 +1,11 @@
-//! Who can reach whom.
+//! Links and partitions.
 
 use lb_l2::MacAddr;
 
 use super::Network;
 
 impl Network {
-    /// These nodes hear each other, and nobody else does.
+    /// Puts the nodes on a side of a partition; only nodes of one side hear each other.
     pub(crate) fn split(&mut self, nodes: &[usize], side: u32) {
         for node in nodes {
             self.hosts[*node].side = side;
@@ -18,7 +18,7 @@ impl Network {
         }
     }
 
-    /// Pulls a node's cable out: it reaches nobody, and notices at once that it has no interface for anything.
+    /// Takes the link of a node down; the node notices at once that it has no interface.
     pub(crate) fn link_down(&mut self, node: usize) {
         self.split(&[node], 1);
         self.unplugged.insert(node);
@@ -27,7 +27,7 @@ impl Network {
         self.work(node);
     }
 
-    /// Puts the cable back, which the node notices before it has heard anybody.
+    /// Takes the link up; the node notices before it hears any peer.
     pub(crate) fn link_up(&mut self, node: usize) {
         self.heal();
         self.unplugged.remove(&node);

@@ -1,9 +1,8 @@
-//! What the tests of time-driven machines share.
+//! Shared by the tests of time-driven state machines.
 
 use std::time::Instant;
 
-/// The start of a virtual clock. An `Instant` cannot be made from nothing, so tests take one reading and only
-/// add to it.
+/// The start of a virtual clock. An `Instant` cannot be constructed, so tests read the clock once and add to it.
 #[allow(
     clippy::disallowed_methods,
     reason = "the value does not matter, only differences to it do"

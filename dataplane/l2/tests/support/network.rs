@@ -1,5 +1,19 @@
-//! Speakers on a simulated segment under a virtual clock: heartbeats get lost, delayed, duplicated and overtaken, clocks
-//! drift, processes crash and start, nodes lose power, and the network falls apart and heals. All from one seed.
+//! Simulates several speakers on one network under a virtual clock, from one seed: heartbeats are lost, delayed,
+//! duplicated and reordered, clocks drift, processes crash and restart, nodes lose power, and the network is
+//! partitioned and heals.
+//!
+//! ```text
+//! let mut lan = Network::new(seed, 3, 30, LOSSLESS);   // 3 nodes, 30 addresses; every speaker starts
+//! lan.run(ms(2000));                                    // until all addresses have owners
+//! let owners = lan.sole_owners();                       // asserts exactly one owner per address
+//! lan.power_off(0);
+//! lan.run(ms(250));                                     // the failure timeout
+//! assert!(lan.sole_owners().values().all(|node| *node != 0));
+//! ```
+//!
+//! Faults: `kill`, `leave` and `start_after`, `power_off` and `power_on`, `split` and `heal`, `link_down` and
+//! `link_up`; the fields `conditions`, `drop_all_heartbeats`, `probe_loss`, `max_cpu_wait_ms` and `conflicting_hosts`
+//! change at any time.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
@@ -28,13 +42,13 @@ mod network_conditions;
 mod placement;
 pub(crate) use network_conditions::{LOSSLESS, NetworkConditions, Rng, ms};
 
-/// So often a speaker says that it restarts.
+/// How often a speaker announces its restart.
 const RESTART_ANNOUNCEMENTS: usize = 3;
 
 struct Process {
     coordinator: Coordinator,
     run: u32,
-    /// What it has on the wire.
+    /// The addresses that it announces.
     answers: BTreeSet<IpAddr>,
 }
 
@@ -42,14 +56,14 @@ struct Host {
     name: String,
     mac: MacAddr,
     powered: bool,
-    /// The part of the network that it is in.
+    /// Its side of a partition.
     side: u32,
     process: Option<Process>,
     started: u64,
-    /// Its clock runs by this factor, in parts of a million.
+    /// The speed of its clock, in millionths.
     pace: u64,
     wakes: Option<Instant>,
-    /// Until when its process has no processor; and what has arrived since then.
+    /// Until when its process waits for the CPU, and what has arrived since then.
     cpu_wait_until: Option<Instant>,
     inbox: Vec<Event>,
 }
@@ -75,7 +89,7 @@ enum Event {
     Start(usize),
 }
 
-/// Something that an address went through.
+/// An address was announced or withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) at: Instant,
@@ -91,7 +105,7 @@ pub(crate) struct Network {
     planned: u64,
     hosts: Vec<Host>,
     pub(crate) addresses: Vec<IpAddr>,
-    /// The nodes in the order of each address.
+    /// The election order of each address.
     orders: Vec<Vec<usize>>,
     names: Vec<String>,
     pub(crate) conditions: NetworkConditions,
@@ -100,30 +114,30 @@ pub(crate) struct Network {
     pub(crate) causes: Vec<(usize, IpAddr, &'static str)>,
     pub(crate) conflicts: Vec<(usize, IpAddr, MacAddr)>,
     pub(crate) over: Vec<(usize, IpAddr)>,
-    /// Who announced what again, and when.
+    /// Repeated announcements: when, by which node, of which address.
     pub(crate) reannounced: Vec<(Instant, usize, IpAddr)>,
     pub(crate) verified: Vec<(usize, IpAddr, bool)>,
-    /// Of a thousand questions to the wire, so many get lost.
+    /// Lost probes, per thousand.
     pub(crate) probe_loss: u64,
-    /// Who answers in whose place.
+    /// The restarting owner, by the node that sends proxy replies and the address.
     pub(crate) proxies: BTreeMap<(usize, IpAddr), usize>,
-    /// Heartbeats and others that each node has sent.
+    /// Datagrams sent by each node.
     pub(crate) sent: Vec<u64>,
-    /// Strangers on the segment.
+    /// Conflicting hosts on the network.
     pub(crate) conflicting_hosts: BTreeMap<IpAddr, MacAddr>,
-    /// Addresses that a node may not have.
+    /// Pairs of a node and an address that it may not own.
     pub(crate) excluded: BTreeSet<(usize, IpAddr)>,
-    /// Nodes without a carrier.
+    /// Nodes whose link is down.
     unplugged: BTreeSet<usize>,
-    /// Which node is to have each address, in the eyes of each node.
+    /// The preferred owner of each address, as each node sees it.
     preferences: BTreeMap<(usize, IpAddr), usize>,
-    /// The owner of each address, as the API server shows it.
+    /// The owner of each address, according to the API server.
     records: BTreeMap<IpAddr, usize>,
-    /// What records give to a node though it has it no more.
+    /// Addresses that outdated records still assign to a node.
     pub(crate) outdated_records: BTreeMap<usize, Vec<IpAddr>>,
-    /// Heartbeats between none of the nodes arrive.
+    /// Every heartbeat is lost.
     pub(crate) drop_all_heartbeats: bool,
-    /// Processes have to wait for a processor for up to so many milliseconds, again and again.
+    /// Upper bound of the time that a process waits for the CPU, again and again.
     pub(crate) max_cpu_wait_ms: u64,
     policy: PartitionPolicy,
     failback: bool,
@@ -143,7 +157,7 @@ impl Network {
         )
     }
 
-    /// Everybody starts, and what nobody had is claimed.
+    /// Schedules the start of all speakers.
     pub(crate) fn with(
         seed: u64,
         nodes: usize,
@@ -226,7 +240,7 @@ impl Network {
         self.events.insert((self.now + after, self.planned), event);
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(entry) = self.events.first_entry()
@@ -261,13 +275,13 @@ impl Network {
         }
     }
 
-    /// What the clock of a node shows.
+    /// The time on the clock of a node.
     fn local(&self, node: usize) -> Instant {
         let true_time = u64::try_from((self.now - self.start).as_micros()).unwrap();
         self.start + Duration::from_micros(true_time * self.hosts[node].pace / 1_000_000)
     }
 
-    /// When the clock of a node shows this.
+    /// The time at which the clock of a node shows `local`.
     fn global(&self, node: usize, local: Instant) -> Instant {
         let micros = u64::try_from((local - self.start).as_micros()).unwrap();
         self.start + Duration::from_micros(micros * 1_000_000 / self.hosts[node].pace + 1)
@@ -355,8 +369,8 @@ impl Network {
         }
     }
 
-    /// Bars a node from an address, as a change of a selector does.
-    pub(crate) fn bar(&mut self, node: usize, address: IpAddr) {
+    /// Excludes a node from an address, as a changed selector does.
+    pub(crate) fn exclude(&mut self, node: usize, address: IpAddr) {
         self.excluded.insert((node, address));
         for to in 0..self.hosts.len() {
             self.tell_candidates(to, Some(address));
@@ -364,7 +378,7 @@ impl Network {
         }
     }
 
-    /// Takes an address from its Service: no node has to do with it any more.
+    /// Removes the address from its Service, so that no node is a candidate.
     pub(crate) fn release(&mut self, address: IpAddr) {
         for node in 0..self.hosts.len() {
             if let Some(process) = &mut self.hosts[node].process {
@@ -389,7 +403,7 @@ impl Network {
             self.apply(node, output);
         }
         if let Some(due) = due {
-            // No machine wakes up at the very moment.
+            // Wake-ups are late by up to a millisecond.
             let late = Duration::from_micros(self.rng.below(1000));
             let at = self.global(node, due).max(self.now) + late;
             if self.hosts[node].wakes.is_none_or(|wakes| at < wakes) {
@@ -499,7 +513,7 @@ impl Network {
         process.is_some_and(|process| process.answers.contains(&address))
     }
 
-    /// With which hardware address a node answers for an address.
+    /// The hardware address with which a node replies for an address.
     fn answers_as(&self, node: usize, address: IpAddr) -> Option<MacAddr> {
         let own = self.answers(node, address).then_some(node);
         let stood_in_for = self.proxies.get(&(node, address)).copied();
@@ -528,14 +542,14 @@ impl Network {
         });
     }
 
-    /// Who answers for an address, and is switched on.
+    /// The powered nodes that announce the address.
     pub(crate) fn owners(&self, address: IpAddr) -> Vec<usize> {
         (0..self.hosts.len())
             .filter(|node| self.hosts[*node].powered && self.answers(*node, address))
             .collect()
     }
 
-    /// The only owner of each address.
+    /// The owner of each address; asserts that it is the only one.
     pub(crate) fn sole_owners(&self) -> BTreeMap<IpAddr, usize> {
         let owner = |address: &IpAddr| {
             let owners = self.owners(*address);
@@ -545,7 +559,7 @@ impl Network {
         self.addresses.iter().map(owner).collect()
     }
 
-    /// The process ends without a word; its node lives.
+    /// Ends the process without notice; its node stays up.
     pub(crate) fn kill(&mut self, node: usize) {
         let host = &mut self.hosts[node];
         (host.process, host.wakes, host.cpu_wait_until) = (None, None, None);
@@ -553,7 +567,7 @@ impl Network {
         self.proxies.retain(|(on, _), _| *on != node);
     }
 
-    /// The process says that it restarts, and ends.
+    /// Announces a restart, and ends the process.
     pub(crate) fn leave(&mut self, node: usize) {
         let local = self.local(node);
         for _ in 0..RESTART_ANNOUNCEMENTS {

@@ -1,4 +1,4 @@
-//! What a simulated segment does to those on it, and the rng that decide about it.
+//! Loss, delay and clock drift of a simulated network, and its random numbers.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ pub(crate) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Small and good enough: xorshift64*.
+/// xorshift64*.
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -24,12 +24,12 @@ impl Rng {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NetworkConditions {
-    /// Of a thousand datagrams, how many are lost, and how many come twice.
+    /// Lost and duplicated datagrams, per thousand.
     pub(crate) loss: u64,
     pub(crate) duplicated: u64,
-    /// The longest time that one takes, in microseconds; each takes its own.
+    /// Upper bound of the delay in microseconds; each datagram has its own.
     pub(crate) delay: u64,
-    /// The clocks of the nodes run faster or slower by so many of a thousand at most.
+    /// Upper bound of the clock drift of a node, per thousand.
     pub(crate) drift: u64,
 }
 

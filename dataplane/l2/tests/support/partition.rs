@@ -1,4 +1,4 @@
-//! Nodes that cannot reach each other for a while, and can again.
+//! Partitions and restored links.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use lb_l2::ownership::election::order;
 use super::network::{LOSSLESS, Network, NetworkConditions, ms};
 use super::{CONVERGENCE_MS, assert_at_most_one_owner, converged};
 
-/// Each side serves, and has one owner of each address.
+/// The owner of each address on both sides; asserts that there are two.
 fn owners_on_both_sides(seed: u64, lan: &Network) -> BTreeMap<IpAddr, [usize; 2]> {
     let owners = |address: &IpAddr| {
         let owners = lan.owners(*address);
@@ -19,7 +19,7 @@ fn owners_on_both_sides(seed: u64, lan: &Network) -> BTreeMap<IpAddr, [usize; 2]
     lan.addresses.iter().map(owners).collect()
 }
 
-/// Which of two of so many nodes goes first in the order of an address.
+/// Which of two nodes is the first in the election order of an address.
 fn first_of(address: IpAddr, nodes: usize, [one, other]: &[usize; 2]) -> usize {
     let names: Vec<_> = (0..nodes).map(|node| format!("n{node}")).collect();
     let order = order(address, names.iter().map(String::as_str));
@@ -92,7 +92,8 @@ fn node_with_restored_link_takes_no_address() {
     }
 }
 
-/// It does not know of the restart, and hears nothing of who restarts: it has to learn from others who is to be waited for.
+/// The returning node does not know of the restart and hears nothing of the restarting owner: it learns it from the
+/// backup.
 #[test]
 fn returning_node_takes_nothing_from_a_restarting_owner() {
     for seed in 0..80 {
@@ -115,7 +116,8 @@ fn returning_node_takes_nothing_from_a_restarting_owner() {
     }
 }
 
-/// It has all addresses by then. Of both owners one remains, as always: that one restarts makes no difference.
+/// At the end of the partition the isolated node owns all addresses; one of the two owners remains, whether or not one
+/// restarts.
 #[test]
 fn partition_heals_normally_while_an_owner_restarts() {
     for seed in 0..60 {

@@ -1,10 +1,10 @@
-//! Balance on a simulated segment: what the API server shows, and what speakers conclude from it.
+//! Placement on the simulated network: the records of the API server, and the preferences that follow.
 
 use super::{BTreeMap, IpAddr, Network, ms};
 use lb_l2::ownership::placement::{PlacementInput, compute_placement};
 
 impl Network {
-    /// Lets time pass while all speakers look at what the API server shows, each second.
+    /// Advances the clock; every second all speakers recompute placement.
     pub(crate) fn balance(&mut self, seconds: u64) {
         let everybody: Vec<_> = (0..self.hosts.len()).collect();
         for _ in 0..seconds {
@@ -14,7 +14,7 @@ impl Network {
         }
     }
 
-    /// The API server is shown who has what.
+    /// Records the present owners.
     pub(crate) fn record(&mut self) {
         for address in self.addresses.clone() {
             if let [owner] = self.owners(address)[..] {
@@ -23,7 +23,7 @@ impl Network {
         }
     }
 
-    /// These speakers see what the API server shows, and conclude from it who is to have what.
+    /// Recomputes the preferences of these speakers from the records.
     pub(crate) fn look(&mut self, nodes: &[usize]) {
         let orders: Vec<Vec<usize>> = self
             .addresses
@@ -54,7 +54,7 @@ impl Network {
         }
     }
 
-    /// In the eyes of a node another one is to have an address.
+    /// Sets the preferred owner of an address on one node.
     pub(crate) fn set_preferred(&mut self, node: usize, address: IpAddr, target: usize) {
         self.preferences.insert((node, address), target);
         if let Some(process) = &mut self.hosts[node].process {
@@ -64,7 +64,7 @@ impl Network {
         }
     }
 
-    /// How many addresses each node has.
+    /// The number of addresses of each node.
     pub(crate) fn loads(&self) -> Vec<usize> {
         let mut loads = vec![0; self.hosts.len()];
         for owner in self.sole_owners().into_values() {
