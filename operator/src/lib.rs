@@ -2,7 +2,7 @@
 //!
 //! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`rollout`] (which
 //! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write`,
-//! `preflight::collect`, `adoption::look` and `operator` are pure.
+//! `preflight::collect`, `adoption::observe` and `operator` are pure.
 
 pub mod adoption;
 pub mod apply;

@@ -1,42 +1,42 @@
-//! What MetalLB was made of, as it is written down before the first change and made again on the way back. Pure.
+//! The backup of MetalLB's manifests, created before the first change and used to restore MetalLB. Pure.
 //!
-//! The record is a ControllerRevision: its content cannot be changed. It has no owner, so that it outlives the stack.
+//! It is a ControllerRevision, whose content is immutable, and has no owner, so that it outlives the stack.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{RECORD, Workload};
+use super::{BACKUP_NAME, MetalLbWorkload};
 use crate::desired::render::{APPLIED, MANAGED_BY, MANAGER};
 use crate::object_id::{Kind, ObjectId};
 use crate::upgrade::objects::REVISION_LABEL;
 
-/// Annotations that the cluster itself writes.
-const CLUSTERS_OWN: [&str; 3] = [
+/// Annotations that the cluster writes.
+const CLUSTER_ANNOTATIONS: [&str; 3] = [
     "deployment.kubernetes.io/revision",
     "deprecated.daemonset.template.generation",
     "kubectl.kubernetes.io/last-applied-configuration",
 ];
 
-/// What was recorded.
+/// The saved manifests.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Record {
-    /// MetalLB's workloads, and the objects of others that ours go over, as they are to be made again.
+pub struct Backup {
+    /// MetalLB's workloads, and other objects that the stack overwrites, in the order of their restore.
     objects: Vec<(ObjectId, Value)>,
-    /// The uids of the workloads when they were recorded.
+    /// The uids of the saved workloads.
     uids: Vec<String>,
 }
 
-impl Record {
-    /// The name of the record in a stack's namespace.
+impl Backup {
+    /// The ControllerRevision in a stack's namespace.
     #[must_use]
     pub fn id(namespace: &str) -> ObjectId {
-        ObjectId::new(Kind::ControllerRevision, namespace, RECORD)
+        ObjectId::new(Kind::ControllerRevision, namespace, BACKUP_NAME)
     }
 
-    /// The object to make. `overlaid` are objects of the names of ours that are not ours.
+    /// The ControllerRevision. `overlaid` are existing objects that the stack overwrites.
     #[must_use]
-    pub fn object(namespace: &str, workloads: &[Workload], overlaid: &[(ObjectId, Value)]) -> Value {
+    pub fn object(namespace: &str, workloads: &[MetalLbWorkload], overlaid: &[(ObjectId, Value)]) -> Value {
         let uids: Vec<_> = workloads.iter().map(|found| &found.uid).collect();
         let entry = |id: &ObjectId, body: &Value| {
             let (group, version, kind, _) = id.kind.names();
@@ -59,11 +59,11 @@ impl Record {
             "kind": "ControllerRevision",
             "metadata": {
                 "namespace": namespace,
-                "name": RECORD,
+                "name": BACKUP_NAME,
                 "labels": { MANAGED_BY: MANAGER, REVISION_LABEL: "true" },
             },
             "revision": 1,
-            // As `kubectl apply` takes it, for whoever has no operator any more.
+            // A List for `kubectl apply`, to restore MetalLB without the operator.
             "data": {
                 "apiVersion": "v1",
                 "kind": "List",
@@ -73,7 +73,7 @@ impl Record {
         })
     }
 
-    /// Reads a record. `data` is that of the ControllerRevision.
+    /// Reads a backup from the data of the ControllerRevision.
     #[must_use]
     pub fn read(data: &Value) -> Self {
         let items = data["items"].as_array().into_iter().flatten();
@@ -91,19 +91,19 @@ impl Record {
         }
     }
 
-    /// Whether a workload is one of those that were recorded, and not a namesake that came later.
+    /// Whether the workload of this uid was saved; a recreated one has another uid.
     #[must_use]
-    pub fn knows(&self, uid: &str) -> bool {
+    pub fn contains_uid(&self, uid: &str) -> bool {
         self.uids.iter().any(|other| other == uid)
     }
 
-    /// Whether the object is one of the record's.
+    /// Whether the backup contains the object.
     #[must_use]
     pub fn has(&self, id: &ObjectId) -> bool {
         self.objects.iter().any(|(other, _)| other == id)
     }
 
-    /// The objects, in the order in which they are to be made again.
+    /// The objects in the order of their restore.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectId, &Value)> {
         self.objects.iter().map(|(id, body)| (id, body))
     }
@@ -113,13 +113,13 @@ impl Record {
         self.objects.iter().filter(move |(id, _)| is_workload(id))
     }
 
-    /// The workloads, by name.
+    /// The workloads as `Kind namespace/name`.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.workloads().map(|(id, _)| id.to_string()).collect()
     }
 
-    /// The Helm release that the workloads belong to, as `namespace/name`.
+    /// The Helm release of the workloads, as `namespace/name`.
     #[must_use]
     pub fn release(&self) -> Option<String> {
         self.workloads().find_map(|(_, body)| {
@@ -132,7 +132,7 @@ impl Record {
     }
 }
 
-/// An object without what the API server writes into it.
+/// An object without fields that the API server sets.
 fn clean(body: &Value) -> Value {
     let mut body = body.clone();
     if let Some(fields) = body.as_object_mut() {
@@ -143,16 +143,16 @@ fn clean(body: &Value) -> Value {
     };
     metadata.retain(|field, _| matches!(field.as_str(), "labels" | "annotations" | "ownerReferences"));
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-        annotations.retain(|name, _| !CLUSTERS_OWN.contains(&name.as_str()));
+        annotations.retain(|name, _| !CLUSTER_ANNOTATIONS.contains(&name.as_str()));
     }
-    // What is null cannot be applied.
+    // A null value cannot be applied.
     metadata.retain(|_, value| !value.is_null());
     body
 }
 
-/// The merge patch that makes an object of ours what it was before. `labels` are those that it has now.
+/// The merge patch that restores an object that the stack overwrote. `labels` are its present labels.
 #[must_use]
-pub fn undo(recorded: &Value, labels: &Value) -> Value {
+pub fn restore_patch(recorded: &Value, labels: &Value) -> Value {
     let mut patch = recorded.clone();
     let metadata = &mut patch["metadata"];
     let names = labels

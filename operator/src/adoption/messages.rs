@@ -1,25 +1,26 @@
-//! What there is to say of an adoption, in words for the user. Pure.
+//! Messages about an adoption. Pure.
 
 use lb_crds::load_balancer_stack::AdoptionStep;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 
-use super::{Back, Block, Keeper, RECORD, Record, Seen, Step, Wait};
+use super::{
+    AdoptionAction, AdoptionBlocker, AdoptionInput, AdoptionWait, BACKUP_NAME, Backup, RecreatedObject,
+    RestoreAction, WorkloadManager,
+};
 
-/// Names that a message lists; the rest is counted.
-const LISTED: usize = 5;
-
-/// What a condition says of an adoption.
+/// The state of an adoption for the conditions.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Report {
-    /// How far it is.
+pub struct AdoptionReport {
+    /// The step in progress.
     pub step: AdoptionStep,
-    /// Whether a person has to do something.
+    /// Whether the user must act.
     pub blocked: bool,
-    /// What happens, or what to do.
+    /// Message of the conditions.
     pub message: String,
 }
 
-impl Report {
-    fn goes_on(step: AdoptionStep, message: &str) -> Self {
+impl AdoptionReport {
+    fn progress(step: AdoptionStep, message: &str) -> Self {
         Self {
             step,
             blocked: false,
@@ -27,149 +28,156 @@ impl Report {
         }
     }
 
-    /// What there is to say on the way back.
+    /// The report of a restore action.
     #[must_use]
-    pub fn back(back: &Back) -> Self {
-        let message = match back {
-            Back::Resume | Back::Delete(_) | Back::Wait => {
-                "controller and speakers of the stack end, so that MetalLB can come back"
+    pub fn of_restore(action: &RestoreAction) -> Self {
+        let message = match action {
+            RestoreAction::RestoreAdvertisements | RestoreAction::DeleteOwned(_) | RestoreAction::Wait => {
+                "deleting controller and speakers of the stack before MetalLB is restored"
             }
-            Back::Label(_) | Back::Restore => "MetalLB is made again as it was",
-            Back::Forget => "MetalLB is back",
+            RestoreAction::LabelPods(_) | RestoreAction::RestoreObjects => {
+                "restoring MetalLB from its backup"
+            }
+            RestoreAction::DeleteBackup => "MetalLB is restored",
         };
-        Self::goes_on(AdoptionStep::Restoring, message)
+        AdoptionReport::progress(AdoptionStep::Restoring, message)
     }
 }
 
-/// What there is to say while a step is carried out.
+/// The report of an action; `None` if there is nothing to adopt.
 #[must_use]
-pub fn report(step: &Step, seen: &Seen) -> Option<Report> {
-    let say = |step, message| Some(Report::goes_on(step, message));
+pub fn report(step: &AdoptionAction, seen: &AdoptionInput) -> Option<AdoptionReport> {
+    let say = |step, message| Some(AdoptionReport::progress(step, message));
     match step {
-        Step::Rest => None,
-        Step::Blocked(block) => Some(Report {
-            step: stage(seen),
+        AdoptionAction::None => None,
+        AdoptionAction::Blocked(blocker) => Some(AdoptionReport {
+            step: reached_step(seen),
             blocked: true,
-            message: explain(block),
+            message: blocked_message(blocker),
         }),
-        Step::PrePull => say(
+        AdoptionAction::PrePull => say(
             AdoptionStep::PrePull,
-            "the nodes pull the images; MetalLB is not touched yet",
+            "the nodes are pulling the images; MetalLB is unchanged",
         ),
-        Step::Record => say(AdoptionStep::Record, "what MetalLB is made of is written down"),
-        Step::Relax | Step::EndControllers(_) | Step::Wait(Wait::ControllersEnd) => say(
+        AdoptionAction::SaveBackup => say(AdoptionStep::Record, "saving MetalLB's manifests"),
+        AdoptionAction::RelaxWebhook
+        | AdoptionAction::DeleteControllers(_)
+        | AdoptionAction::Wait(AdoptionWait::ControllersDeleted) => say(
             AdoptionStep::Controller,
-            "MetalLB's controller ends; Services keep their addresses, new ones get none before ours leads",
+            "replacing MetalLB's controller; Services keep their addresses, new Services wait for the new controller",
         ),
-        Step::Wait(Wait::Controllers) => say(
+        AdoptionAction::Wait(AdoptionWait::ControllersReady) => say(
             AdoptionStep::Controller,
-            "MetalLB's controller has ended, and ours starts",
+            "MetalLB's controller has terminated; the new controller is starting",
         ),
-        Step::Part(_) | Step::Label(_) | Step::Wait(Wait::Parting) => say(
+        AdoptionAction::OrphanSpeakers(_)
+        | AdoptionAction::LabelPods(_)
+        | AdoptionAction::Wait(AdoptionWait::SpeakersOrphaned) => say(
             AdoptionStep::Speakers,
-            "MetalLB's speakers go on without their DaemonSet, so that ours can start beside them",
+            "deleting MetalLB's DaemonSet; its speakers keep running while the new ones start",
         ),
-        Step::Wait(Wait::Speakers) => say(
+        AdoptionAction::Wait(AdoptionWait::SpeakersReady) => say(
             AdoptionStep::Speakers,
-            "our speakers start beside MetalLB's, and announce what the same node has announced",
+            "starting the new speakers beside MetalLB's; each node keeps announcing its addresses",
         ),
-        Step::Halt | Step::Wait(Wait::Standstill) => say(
+        AdoptionAction::WithdrawSpeakers | AdoptionAction::Wait(AdoptionWait::Withdrawal) => say(
             AdoptionStep::HandOver,
-            "MetalLB's speakers stop to announce: for them the L2Advertisements choose no node meanwhile",
+            "MetalLB's speakers withdraw: L2Advertisements temporarily select no node",
         ),
-        Step::EndSpeakers(_) | Step::Wait(Wait::SpeakersEnd) => {
-            say(AdoptionStep::HandOver, "MetalLB's speakers end")
+        AdoptionAction::DeleteSpeakers(_) | AdoptionAction::Wait(AdoptionWait::SpeakersDeleted) => {
+            say(AdoptionStep::HandOver, "deleting MetalLB's speakers")
         }
-        Step::Resume | Step::Wait(Wait::Replacing) => {
-            say(AdoptionStep::HandOver, "our speakers start in place of MetalLB's")
-        }
-        Step::Adopted => Some(Report::goes_on(AdoptionStep::Adopted, &adopted(seen))),
+        AdoptionAction::RestoreAdvertisements | AdoptionAction::Wait(AdoptionWait::SpeakersReplaced) => say(
+            AdoptionStep::HandOver,
+            "starting the new speakers in place of MetalLB's",
+        ),
+        AdoptionAction::Adopted => Some(AdoptionReport::progress(
+            AdoptionStep::Adopted,
+            &adopted_message(seen),
+        )),
     }
 }
 
-/// How far it is when it cannot go on.
-fn stage(seen: &Seen) -> AdoptionStep {
+/// The step in which a blocked adoption is.
+fn reached_step(seen: &AdoptionInput) -> AdoptionStep {
     let has = |speaker: bool| seen.found.pods.iter().any(|pod| pod.speaker == speaker);
     match &seen.record {
         None => AdoptionStep::PrePull,
         Some(_) if !seen.ours.exists => AdoptionStep::Controller,
-        Some(_) if !seen.ours.speakers_made => AdoptionStep::Speakers,
+        Some(_) if !seen.ours.speakers_created => AdoptionStep::Speakers,
         Some(_) if has(true) => AdoptionStep::HandOver,
         Some(_) => AdoptionStep::Adopted,
     }
 }
 
-fn adopted(seen: &Seen) -> String {
-    let objects = seen.record.as_ref().map(Record::names).unwrap_or_default();
-    let release = seen.record.as_ref().and_then(Record::release);
+fn adopted_message(seen: &AdoptionInput) -> String {
+    let objects = seen.record.as_ref().map(Backup::names).unwrap_or_default();
+    let release = seen.record.as_ref().and_then(Backup::release);
     let kept = release.map_or_else(String::new, |release| {
         format!(
-            "; before Helm release {release} is uninstalled, annotate the metallb.io kinds with \
-             helm.sh/resource-policy=keep, or all pools go with them"
+            "; before uninstalling Helm release {release}, annotate the metallb.io CRDs with \
+             helm.sh/resource-policy=keep, or all pools are deleted"
         )
     });
     format!(
-        "MetalLB ({}) is replaced. To go back, set spec.adopt to false. To close the way back and to remove what is left of \
-         MetalLB, delete controllerrevision {RECORD} in the stack's namespace first{kept}",
-        few(&objects)
+        "MetalLB ({}) is replaced; to restore it, set spec.adopt to false; to keep the stack and uninstall MetalLB, first delete \
+         controllerrevision {BACKUP_NAME} in the stack's namespace{kept}",
+        list_first(&objects, LIST_LIMIT)
     )
 }
 
-fn explain(block: &Block) -> String {
-    match block {
-        Block::Bgp(objects) => format!(
-            "MetalLB is not adopted, because it announces by BGP ({}), and this stack in layer 2 only: delete the \
-             BGPAdvertisements if nobody needs them, or set spec.adopt to false",
-            few(objects)
+fn blocked_message(blocker: &AdoptionBlocker) -> String {
+    match blocker {
+        AdoptionBlocker::Bgp(objects) => format!(
+            "MetalLB cannot be adopted: it announces by BGP ({}), and the stack only by ARP and NDP; delete the BGPAdvertisements \
+             if they are not needed, or set spec.adopt to false",
+            list_first(objects, LIST_LIMIT)
         ),
-        Block::Kept(object, keeper) => {
-            let (who, how, mark) = match keeper {
-                Keeper::MetalLbOperator => (
+        AdoptionBlocker::ManagedElsewhere(object, manager) => {
+            let (name, todo, mark) = match manager {
+                WorkloadManager::MetalLbOperator => (
                     "MetalLB's operator",
                     "delete its object with kubectl delete metallb --all --cascade=orphan and uninstall that operator",
                     "the owner reference",
                 ),
-                Keeper::ArgoCd => (
+                WorkloadManager::ArgoCd => (
                     "Argo CD",
                     "remove it from the application without pruning",
                     "the annotation argocd.argoproj.io/tracking-id and the label argocd.argoproj.io/instance",
                 ),
-                Keeper::Flux => (
+                WorkloadManager::Flux => (
                     "Flux",
                     "remove it from the Kustomization or HelmRelease without pruning",
                     "the labels of toolkit.fluxcd.io",
                 ),
             };
             format!(
-                "MetalLB is not adopted, because {who} keeps {object} and would put it back: {how}, and see that {mark} is gone \
-                 from it"
+                "MetalLB cannot be adopted: {name} manages {object} and would recreate it; {todo}, and check that {mark} is \
+                 removed from it"
             )
         }
-        Block::Port(object) => format!(
-            "MetalLB is not adopted, because {object} has port 7472 of every node, which the stack's speakers need to start \
-             beside it: upgrade MetalLB to 0.16 or later, or give it another port (argument --port, containerPort and hostPort, \
-             such as 9120), and wait until its speakers have been restarted"
+        AdoptionBlocker::PortConflict(object) => format!(
+            "MetalLB cannot be adopted: {object} uses port 7472 of every node, which the stack's speakers need; upgrade MetalLB \
+             to 0.16 or later, or give it another port (argument --port, containerPort and hostPort, such as 9120) and wait until \
+             its speakers have restarted"
         ),
-        Block::Denied(rights) => format!(
-            "MetalLB is not adopted, because the operator is not allowed to: {}. Its own ClusterRole covers MetalLB's usual \
-             names; bind it to one more for others, as docs/adoption.md shows",
-            few(rights)
+        AdoptionBlocker::MissingPermissions(denied) => format!(
+            "MetalLB cannot be adopted: the operator lacks the permissions {}; its ClusterRole covers MetalLB's usual names, bind \
+             another one for other names (docs/adoption.md)",
+            list_first(denied, LIST_LIMIT)
         ),
-        Block::Images(trouble) => {
-            format!("MetalLB is not adopted, because an image cannot be had: {trouble}; MetalLB is as it was")
+        AdoptionBlocker::ImagePullFailed(error) => {
+            format!("MetalLB cannot be adopted: image pull failed: {error}; MetalLB is unchanged")
         }
-        Block::PutBack(objects) => format!(
-            "somebody has put back {}, and nothing is done against it: see its managedFields for whom, stop them and delete it; \
-             or set spec.adopt to false",
-            few(objects)
-        ),
+        AdoptionBlocker::Recreated(objects) => {
+            let name = |object: &RecreatedObject| match &object.manager {
+                Some(manager) => format!("{} (by {manager})", object.id),
+                None => object.id.to_string(),
+            };
+            format!(
+                "recreated by another client: {}; stop that client, then delete the object, or set spec.adopt to false",
+                list_first(objects.iter().map(name), LIST_LIMIT)
+            )
+        }
     }
-}
-
-fn few(items: &[String]) -> String {
-    let mut text = items.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
-    if items.len() > LISTED {
-        text.push_str(&format!(" and {} more", items.len() - LISTED));
-    }
-    text
 }

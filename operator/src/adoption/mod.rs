@@ -1,27 +1,28 @@
-//! Taking over from a running MetalLB, step by step, and the way back. Pure: what is seen gives the step that is due, and
-//! nothing is remembered between steps, so that another operator goes on where this one stopped.
+//! Adoption: replaces a running MetalLB step by step, and restores it. Pure: the observed state determines the next action and
+//! nothing is remembered between steps, so that another operator replica continues where this one stopped.
 //!
 //! | step | what is done | why now |
 //! | --- | --- | --- |
-//! | PrePull | the nodes pull our images | nothing of MetalLB is touched before ours can start |
-//! | Record | MetalLB's workloads are written down | the way back: what is not recorded is not removed |
-//! | Controller | MetalLB's controller is deleted; ours starts once its pods are gone | two allocators give one address twice |
-//! | Speakers | MetalLB's DaemonSet is deleted and its pods stay; ours start beside them | see below |
-//! | HandOver | MetalLB's speakers are made to stand still, then end | see below |
-//! | Adopted | nothing; the record stays until a person deletes it | the way back is open |
+//! | PrePull | the nodes pull the images of the stack | MetalLB is not changed before the stack can start |
+//! | Record | the manifests of MetalLB's workloads are saved | only saved workloads are deleted, so that they can be restored |
+//! | Controller | MetalLB's controller is deleted; the stack's starts once its pods are gone | two allocators assign one address twice |
+//! | Speakers | MetalLB's DaemonSet is deleted with its pods orphaned; the stack's speakers start beside them | see below |
+//! | HandOver | MetalLB's speakers withdraw, then are deleted | see below |
+//! | Adopted | nothing; the backup stays until the user deletes it | MetalLB can be restored |
 //!
-//! **One answering node per address.** MetalLB's speakers know nothing of ours and elect among themselves: when one of them
-//! ends, another takes what it had. So a hand-over node by node would move every address, most of them twice, and each move
-//! breaks connections. Instead ours start beside them: each announces what MetalLB's records (ServiceL2Status) say that its own
-//! node has, and the others wait for it. Two processes of one node answer with the same hardware address, so nobody notices.
-//! Then MetalLB's speakers are made to stand still, by one change of what all of them read ([`pause`](lb_crds::l2_advertisement::pause)): whether
-//! one has read it or not, nobody but the present owner would announce. What stands still may end in any order.
+//! **One answering node per address.** MetalLB's speakers do not know the stack's and elect among themselves: when one of them
+//! terminates, another takes over its addresses. A hand-over node by node would move every address, most of them twice, and
+//! each move breaks connections. Instead the stack's speakers start beside them: each announces the addresses that MetalLB's
+//! ServiceL2Statuses attribute to its own node, and the others wait for it. Two processes on one node answer with the same MAC
+//! address, so clients notice nothing. Then MetalLB's speakers are paused by one change of the L2Advertisements
+//! ([`pause`](lb_crds::l2_advertisement::pause)): whether a speaker has seen it or not, only the present owner announces. Paused
+//! speakers may be deleted in any order.
 //!
-//! A MetalLB before 0.16 has the port of our probes, so that two speakers have no room on a node: it is not adopted before it
-//! has been given another one.
+//! A MetalLB before 0.16 uses the port of the stack's probes, so that two speakers cannot run on one node: it is not adopted
+//! until it uses another port.
 //!
-//! What somebody puts back, such as MetalLB's operator, Helm or a GitOps tool, is not fought over: it is told, and everything
-//! else waits.
+//! Objects that another client recreates, such as MetalLB's operator, Helm or a GitOps tool, are reported and not changed;
+//! adoption waits.
 
 pub mod backup;
 mod messages;
@@ -39,58 +40,58 @@ use crate::deletion::OwnedObject;
 use crate::desired::render::{Component, PORT, Wanted, pre_pull};
 use crate::object_id::{Kind, ObjectId};
 
-pub use backup::Record;
-pub use messages::{Report, report};
+pub use backup::Backup;
+pub use messages::{AdoptionReport, report};
 
-/// Name of the ControllerRevision that holds what MetalLB was made of.
-pub const RECORD: &str = "metallb-before-adoption";
-/// Label of MetalLB's pods once their DaemonSet is gone; its value is that of their label `component`, which they lose: ours
-/// would take them for its own otherwise.
-pub const PARTED: &str = "lb-operator.io/metallb";
-/// How long MetalLB's speakers have to read that they are to stand still, at least; and how long their records are waited
-/// for at most: those of a node that is lost go only with MetalLB.
-pub const HALT: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
-/// How long a workload has to stay away before the next step: who puts it back does so at once.
-pub const CALM: Duration = Duration::from_secs(3);
+/// Name of the ControllerRevision that holds MetalLB's manifests.
+pub const BACKUP_NAME: &str = "metallb-before-adoption";
+/// Label of MetalLB's pods after their DaemonSet was deleted. Its value is that of their label `component`, which is removed
+/// because the stack's DaemonSet would adopt them by it.
+pub const ORPHANED_POD_LABEL: &str = "lb-operator.io/metallb";
+/// How long MetalLB's speakers are given to see that they are paused: at least, and at most while ServiceL2Statuses remain.
+/// Those of a lost node are removed only with MetalLB.
+pub const WITHDRAWAL_WAIT: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
+/// How long a workload must be absent before the next step: a client that recreates it does so at once.
+pub const MIN_ABSENCE: Duration = Duration::from_secs(3);
 
-/// MetalLB as it is in the stack's namespace.
+/// MetalLB in the stack's namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Found {
-    /// Its controller's Deployment and its speakers' DaemonSet.
-    pub workloads: Vec<Workload>,
-    /// Its pods.
-    pub pods: Vec<Pod>,
-    /// Whether changes of pools fail while its controller, which checks them, is away.
+pub struct MetalLb {
+    /// The controller's Deployment and the speakers' DaemonSet.
+    pub workloads: Vec<MetalLbWorkload>,
+    /// Controller and speaker pods.
+    pub pods: Vec<MetalLbPod>,
+    /// Whether changes of pools are refused while the controller, which validates them, does not run.
     pub strict_webhook: bool,
-    /// What it announces by BGP.
+    /// BGPAdvertisements.
     pub bgp: Vec<String>,
-    /// Nodes from which it announces something, as its records say.
+    /// Nodes that announce addresses according to ServiceL2Statuses.
     pub announcing: BTreeSet<String>,
-    /// Advertisements that its speakers act upon.
-    pub active: usize,
-    /// Advertisements by which they stand still, or did.
-    pub halted: usize,
-    /// What the operator would have to be allowed, and is not.
+    /// L2Advertisements that its speakers follow.
+    pub active_advertisements: usize,
+    /// L2Advertisements that are paused, or have an annotation left from it.
+    pub withdrawn: usize,
+    /// Permissions for the adoption that the operator lacks.
     pub denied: Vec<String>,
 }
 
 /// A workload of MetalLB.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Workload {
-    /// Which object.
+pub struct MetalLbWorkload {
+    /// Kind, namespace and name.
     pub id: ObjectId,
-    /// Its uid.
+    /// Tells it from a recreated one.
     pub uid: String,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// Who keeps it, and what to do about that.
-    pub keeper: Option<Keeper>,
-    /// All of it.
+    /// The tool that would recreate it.
+    pub managed_by: Option<WorkloadManager>,
+    /// The whole object.
     pub body: Value,
 }
 
-impl Workload {
-    /// Whether its pods have a port on their node that our speakers need.
+impl MetalLbWorkload {
+    /// Whether its pods use a host port that the stack's speakers need.
     fn has_our_port(&self) -> bool {
         let containers = self.body["spec"]["template"]["spec"]["containers"].as_array();
         let ports = containers
@@ -102,11 +103,22 @@ impl Workload {
                 .into_iter()
                 .any(|port| port["containerPort"] == PORT || port["hostPort"] == PORT)
     }
+
+    /// The field manager that wrote its spec last.
+    fn last_writer(&self) -> Option<String> {
+        let entries = self.body["metadata"]["managedFields"].as_array();
+        let of_spec = entries
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry["subresource"].as_str().is_none_or(str::is_empty));
+        let last = of_spec.max_by_key(|entry| entry["time"].as_str().unwrap_or_default().to_owned())?;
+        last["manager"].as_str().map(str::to_owned)
+    }
 }
 
-/// Somebody who puts a workload back when it is removed.
+/// A tool that recreates a workload after it was deleted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Keeper {
+pub enum WorkloadManager {
     /// MetalLB's own operator.
     MetalLbOperator,
     /// <https://argoproj.github.io/cd>
@@ -117,196 +129,210 @@ pub enum Keeper {
 
 /// A pod of MetalLB.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Pod {
-    /// Its name.
+pub struct MetalLbPod {
+    /// `metadata.name`.
     pub name: String,
-    /// Its uid.
+    /// Precondition of its deletion.
     pub uid: String,
-    /// Its node.
+    /// `spec.nodeName`.
     pub node: String,
-    /// Whether it is a speaker; else it is a controller.
+    /// Whether it is a speaker or a controller.
     pub speaker: bool,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// Its label [`PARTED`].
-    pub parted: Option<String>,
+    /// Its label [`ORPHANED_POD_LABEL`].
+    pub orphaned_component: Option<String>,
     /// Its label `component`.
     pub component: Option<String>,
 }
 
-/// How far our own part is.
+/// Progress of the stack's own workloads.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Ours {
-    /// Whether one of our workloads exists, but for the one that pulls images.
+pub struct StackProgress {
+    /// Whether a workload exists, other than the one that pulls images.
     pub exists: bool,
-    /// Whether the controllers run.
+    /// Whether the controllers are ready.
     pub controllers: bool,
-    /// Whether there are as many speakers as there are to be, running or not.
-    pub speakers_made: bool,
-    /// Whether the speakers run.
+    /// Whether all speaker pods were created, ready or not.
+    pub speakers_created: bool,
+    /// Whether the speakers are ready.
     pub speakers: bool,
 }
 
-/// How far the images are.
+/// Progress of pulling the stack's images.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Images {
-    /// They are being pulled.
+pub enum ImagePull {
+    /// Some nodes do not have them.
     #[default]
-    Waits,
+    Pending,
     /// All nodes have them.
-    Pulled,
-    /// One cannot be had.
+    Complete,
+    /// A node cannot pull an image, for this reason.
     Failed(String),
 }
 
-/// What the next step depends on.
+/// The observed state that determines the next action.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// What was written down when it began; none before.
-    pub record: Option<Record>,
+pub struct AdoptionInput {
+    /// The saved manifests; `None` before they are saved.
+    pub record: Option<Backup>,
     /// MetalLB.
-    pub found: Found,
-    /// Whether no check stands against an installation.
-    pub checked: bool,
-    /// How far the images are.
-    pub images: Images,
-    /// What runs of ours.
-    pub ours: Ours,
-    /// How long there has been no Deployment of MetalLB's, and no DaemonSet.
-    pub away_for: [Duration; 2],
-    /// How long there has been no advertisement that MetalLB's speakers act upon.
-    pub still_for: Duration,
+    pub found: MetalLb,
+    /// Whether all preflight checks have passed or are overridden.
+    pub preflight_passed: bool,
+    /// Progress of the image pulls.
+    pub images: ImagePull,
+    /// Progress of the stack's workloads.
+    pub ours: StackProgress,
+    /// How long MetalLB has had no Deployment, and no DaemonSet.
+    pub absent_for: [Duration; 2],
+    /// How long MetalLB's speakers have had no L2Advertisement to follow.
+    pub withdrawn_for: Duration,
 }
 
-/// What is due.
+/// The next action of an adoption.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Nothing: there is nothing to adopt, or the checks say why not.
-    Rest,
-    /// A person has to do something.
-    Blocked(Block),
-    /// The images are to be pulled.
+pub enum AdoptionAction {
+    /// None: MetalLB does not exist, or a preflight check failed.
+    None,
+    /// None: the user must act.
+    Blocked(AdoptionBlocker),
+    /// Have the nodes pull the stack's images.
     PrePull,
-    /// What MetalLB is made of is to be written down.
-    Record,
-    /// Changes of pools are not to fail without MetalLB's controller.
-    Relax,
-    /// MetalLB's controllers are to be deleted.
-    EndControllers(Vec<OwnedObject>),
-    /// Its DaemonSets are to be deleted, and their pods are to stay.
-    Part(Vec<OwnedObject>),
-    /// Pods without a DaemonSet are to be kept from ours.
-    Label(Vec<Pod>),
-    /// MetalLB's speakers are to announce nothing any more.
-    Halt,
-    /// Pods are to end.
-    EndSpeakers(Vec<Pod>),
-    /// The advertisements are to be as they were.
-    Resume,
-    /// Something comes about by itself.
-    Wait(Wait),
-    /// All is done; the way back is open.
+    /// Save MetalLB's manifests.
+    SaveBackup,
+    /// Set the webhook's failurePolicy to Ignore.
+    RelaxWebhook,
+    /// Delete MetalLB's Deployments.
+    DeleteControllers(Vec<OwnedObject>),
+    /// Delete MetalLB's DaemonSets and orphan their pods.
+    OrphanSpeakers(Vec<OwnedObject>),
+    /// Relabel orphaned pods, so that the stack's DaemonSet does not adopt them.
+    LabelPods(Vec<MetalLbPod>),
+    /// Pause MetalLB's speakers.
+    WithdrawSpeakers,
+    /// Delete MetalLB's speaker pods.
+    DeleteSpeakers(Vec<MetalLbPod>),
+    /// Restore the node selectors of the L2Advertisements.
+    RestoreAdvertisements,
+    /// Wait for a change.
+    Wait(AdoptionWait),
+    /// None: adoption is complete and MetalLB can be restored.
     Adopted,
 }
 
-/// What is waited for.
+/// What an adoption waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wait {
-    /// MetalLB's controllers end.
-    ControllersEnd,
-    /// Ours start.
-    Controllers,
-    /// MetalLB's DaemonSets go.
-    Parting,
-    /// Our speakers start beside MetalLB's.
-    Speakers,
-    /// MetalLB's speakers stop to announce.
-    Standstill,
-    /// MetalLB's speakers end.
-    SpeakersEnd,
-    /// Our speakers start in their place.
-    Replacing,
+pub enum AdoptionWait {
+    /// MetalLB's controllers terminate.
+    ControllersDeleted,
+    /// The stack's controllers become ready.
+    ControllersReady,
+    /// MetalLB's DaemonSets are deleted.
+    SpeakersOrphaned,
+    /// The stack's speakers become ready beside MetalLB's.
+    SpeakersReady,
+    /// MetalLB's speakers withdraw.
+    Withdrawal,
+    /// MetalLB's speakers terminate.
+    SpeakersDeleted,
+    /// The stack's speakers become ready in place of MetalLB's.
+    SpeakersReplaced,
 }
 
-/// Why a person has to do something.
+/// Why the user must act.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Block {
-    /// MetalLB announces by BGP, which ours do not.
+pub enum AdoptionBlocker {
+    /// MetalLB announces by BGP, which the stack does not support.
     Bgp(Vec<String>),
-    /// Somebody would put a workload back.
-    Kept(String, Keeper),
-    /// Its speakers have a port of ours, so that two have no room on a node.
-    Port(String),
-    /// The operator is not allowed to do it.
-    Denied(Vec<String>),
-    /// An image cannot be had.
-    Images(String),
-    /// Somebody has put these back.
-    PutBack(Vec<String>),
+    /// A tool would recreate a workload.
+    ManagedElsewhere(String, WorkloadManager),
+    /// MetalLB's speakers use a port of the stack's speakers.
+    PortConflict(String),
+    /// The operator lacks these permissions.
+    MissingPermissions(Vec<String>),
+    /// An image cannot be pulled.
+    ImagePullFailed(String),
+    /// Another client recreated these objects.
+    Recreated(Vec<RecreatedObject>),
 }
 
-/// Which of our objects may be made now.
+/// An object that another client created again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecreatedObject {
+    /// Kind, namespace and name.
+    pub id: ObjectId,
+    /// The field manager that created it, if it is known.
+    pub manager: Option<String>,
+}
+
+/// The objects of the stack that may be created now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Admitted {
+pub enum AllowedObjects {
     /// None.
-    Nothing,
-    /// None but the one that pulls images.
+    None,
+    /// Only the DaemonSet that pulls images.
     PrePull,
-    /// All but the speakers.
+    /// All except the speakers.
     Controllers,
     /// All.
     All,
 }
 
-/// The step that is due on the way forward.
+/// The next action of an adoption.
 #[must_use]
-pub fn step(seen: &Seen) -> Step {
+pub fn next_action(seen: &AdoptionInput) -> AdoptionAction {
     match &seen.record {
-        None => begin(seen),
-        Some(record) => go_on(seen, record),
+        None => first_action(seen),
+        Some(record) => action_after_backup(seen, record),
     }
 }
 
-fn begin(seen: &Seen) -> Step {
+fn first_action(seen: &AdoptionInput) -> AdoptionAction {
     let found = &seen.found;
-    if found.workloads.is_empty() || !seen.checked {
-        return Step::Rest;
+    if found.workloads.is_empty() || !seen.preflight_passed {
+        return AdoptionAction::None;
     }
     if !found.bgp.is_empty() {
-        return Step::Blocked(Block::Bgp(found.bgp.clone()));
+        return AdoptionAction::Blocked(AdoptionBlocker::Bgp(found.bgp.clone()));
     }
-    let kept = |workload: &Workload| Some((workload.id.to_string(), workload.keeper?));
-    if let Some((object, keeper)) = found.workloads.iter().find_map(kept) {
-        return Step::Blocked(Block::Kept(object, keeper));
+    let managed = |workload: &MetalLbWorkload| Some((workload.id.to_string(), workload.managed_by?));
+    if let Some((object, managed_by)) = found.workloads.iter().find_map(managed) {
+        return AdoptionAction::Blocked(AdoptionBlocker::ManagedElsewhere(object, managed_by));
     }
     if let Some(workload) = found.workloads.iter().find(|workload| workload.has_our_port()) {
-        return Step::Blocked(Block::Port(workload.id.to_string()));
+        return AdoptionAction::Blocked(AdoptionBlocker::PortConflict(workload.id.to_string()));
     }
     if !found.denied.is_empty() {
-        return Step::Blocked(Block::Denied(found.denied.clone()));
+        return AdoptionAction::Blocked(AdoptionBlocker::MissingPermissions(found.denied.clone()));
     }
     match &seen.images {
-        // Ours run already, and somebody has installed MetalLB beside them.
-        _ if seen.ours.exists => Step::Record,
-        Images::Waits => Step::PrePull,
-        Images::Failed(trouble) => Step::Blocked(Block::Images(trouble.clone())),
-        Images::Pulled => Step::Record,
+        // MetalLB was installed beside a running stack.
+        _ if seen.ours.exists => AdoptionAction::SaveBackup,
+        ImagePull::Pending => AdoptionAction::PrePull,
+        ImagePull::Failed(trouble) => {
+            AdoptionAction::Blocked(AdoptionBlocker::ImagePullFailed(trouble.clone()))
+        }
+        ImagePull::Complete => AdoptionAction::SaveBackup,
     }
 }
 
-fn go_on(seen: &Seen, record: &Record) -> Step {
+fn action_after_backup(seen: &AdoptionInput, record: &Backup) -> AdoptionAction {
     let found = &seen.found;
-    let strangers: Vec<_> = found
+    let recreated: Vec<_> = found
         .workloads
         .iter()
-        .filter(|workload| !record.knows(&workload.uid))
-        .map(|workload| workload.id.to_string())
+        .filter(|workload| !record.contains_uid(&workload.uid))
+        .map(|workload| RecreatedObject {
+            id: workload.id.clone(),
+            manager: workload.last_writer(),
+        })
         .collect();
-    if !strangers.is_empty() {
-        return Step::Blocked(Block::PutBack(strangers));
+    if !recreated.is_empty() {
+        return AdoptionAction::Blocked(AdoptionBlocker::Recreated(recreated));
     }
     if found.strict_webhook {
-        return Step::Relax;
+        return AdoptionAction::RelaxWebhook;
     }
     let of = |kind: Kind| {
         let all = found.workloads.iter().filter(move |found| found.id.kind == kind);
@@ -319,108 +345,119 @@ fn go_on(seen: &Seen, record: &Record) -> Step {
     let staying = |kind| of(kind).filter(|owned| !owned.terminating).collect::<Vec<_>>();
     let deployments = staying(Kind::Deployment);
     if !deployments.is_empty() {
-        return Step::EndControllers(deployments);
+        return AdoptionAction::DeleteControllers(deployments);
     }
-    let [no_controller, no_speaker] = seen.away_for;
+    let [no_controller, no_speaker] = seen.absent_for;
     let controllers = found.pods.iter().any(|pod| !pod.speaker);
-    if of(Kind::Deployment).next().is_some() || controllers || (!seen.ours.exists && no_controller < CALM) {
-        return Step::Wait(Wait::ControllersEnd);
+    if of(Kind::Deployment).next().is_some()
+        || controllers
+        || (!seen.ours.exists && no_controller < MIN_ABSENCE)
+    {
+        return AdoptionAction::Wait(AdoptionWait::ControllersDeleted);
     }
-    if !seen.ours.controllers && !seen.ours.speakers_made {
-        return Step::Wait(Wait::Controllers);
+    if !seen.ours.controllers && !seen.ours.speakers_created {
+        return AdoptionAction::Wait(AdoptionWait::ControllersReady);
     }
     let daemon_sets = staying(Kind::DaemonSet);
     if !daemon_sets.is_empty() {
-        return Step::Part(daemon_sets);
+        return AdoptionAction::OrphanSpeakers(daemon_sets);
     }
     let speakers: Vec<_> = found.pods.iter().filter(|pod| pod.speaker).cloned().collect();
-    let unparted: Vec<_> = speakers
+    let unlabeled: Vec<_> = speakers
         .iter()
-        .filter(|pod| pod.parted.is_none() && !pod.terminating)
+        .filter(|pod| pod.orphaned_component.is_none() && !pod.terminating)
         .cloned()
         .collect();
     let parting = of(Kind::DaemonSet).next().is_some();
-    if parting || (!unparted.is_empty() && no_speaker < CALM) {
-        return Step::Wait(Wait::Parting);
+    if parting || (!unlabeled.is_empty() && no_speaker < MIN_ABSENCE) {
+        return AdoptionAction::Wait(AdoptionWait::SpeakersOrphaned);
     }
-    if !unparted.is_empty() {
-        return Step::Label(unparted);
+    if !unlabeled.is_empty() {
+        return AdoptionAction::LabelPods(unlabeled);
     }
     hand_over(seen, &speakers)
 }
 
-/// MetalLB's speakers end; ours are there.
-fn hand_over(seen: &Seen, speakers: &[Pod]) -> Step {
+/// The actions after MetalLB's speakers were orphaned.
+fn hand_over(seen: &AdoptionInput, speakers: &[MetalLbPod]) -> AdoptionAction {
     if speakers.is_empty() {
-        // Until ours run, the advertisements tell them that they are taking over.
+        // Until the speakers are ready, the paused L2Advertisements tell them to take over.
         return if !seen.ours.speakers {
-            Step::Wait(Wait::Replacing)
-        } else if seen.found.halted > 0 {
-            Step::Resume
+            AdoptionAction::Wait(AdoptionWait::SpeakersReplaced)
+        } else if seen.found.withdrawn > 0 {
+            AdoptionAction::RestoreAdvertisements
         } else {
-            Step::Adopted
+            AdoptionAction::Adopted
         };
     }
     let ending = speakers.iter().any(|pod| pod.terminating);
     if !seen.ours.speakers && !ending {
-        return Step::Wait(Wait::Speakers);
+        return AdoptionAction::Wait(AdoptionWait::SpeakersReady);
     }
     let staying: Vec<_> = speakers.iter().filter(|pod| !pod.terminating).cloned().collect();
-    let [least, most] = HALT;
-    let announces = |pod: &Pod| seen.found.announcing.contains(&pod.node);
+    let [least, most] = WITHDRAWAL_WAIT;
+    let announces = |pod: &MetalLbPod| seen.found.announcing.contains(&pod.node);
     if staying.is_empty() {
-        Step::Wait(Wait::SpeakersEnd)
-    } else if seen.found.active > 0 {
-        Step::Halt
-    } else if seen.still_for < least || (seen.still_for < most && staying.iter().any(announces)) {
-        Step::Wait(Wait::Standstill)
+        AdoptionAction::Wait(AdoptionWait::SpeakersDeleted)
+    } else if seen.found.active_advertisements > 0 {
+        AdoptionAction::WithdrawSpeakers
+    } else if seen.withdrawn_for < least || (seen.withdrawn_for < most && staying.iter().any(announces)) {
+        AdoptionAction::Wait(AdoptionWait::Withdrawal)
     } else {
-        Step::EndSpeakers(staying)
+        AdoptionAction::DeleteSpeakers(staying)
     }
 }
 
-/// Which of our objects may be made while a step is due. What was begun is kept up.
+/// The objects that may be created while an action is due. Existing workloads are always maintained.
 #[must_use]
-pub fn admitted(step: &Step, seen: &Seen) -> Admitted {
+pub fn allowed_objects(step: &AdoptionAction, seen: &AdoptionInput) -> AllowedObjects {
     let ours = &seen.ours;
     match step {
-        Step::Rest => Admitted::All,
-        _ if ours.speakers_made || (ours.exists && seen.record.is_none()) => Admitted::All,
-        Step::Wait(Wait::Speakers | Wait::Standstill | Wait::SpeakersEnd | Wait::Replacing)
-        | Step::Halt
-        | Step::EndSpeakers(_)
-        | Step::Resume
-        | Step::Adopted => Admitted::All,
-        Step::Wait(Wait::Controllers | Wait::Parting) | Step::Part(_) | Step::Label(_) => {
-            Admitted::Controllers
-        }
-        // It has not begun: nothing is needed yet.
-        Step::Blocked(Block::Bgp(_) | Block::Kept(..) | Block::Port(_) | Block::Denied(_)) => {
-            Admitted::Nothing
-        }
-        Step::Blocked(_)
-        | Step::PrePull
-        | Step::Record
-        | Step::Relax
-        | Step::EndControllers(_)
-        | Step::Wait(Wait::ControllersEnd) => {
+        AdoptionAction::None => AllowedObjects::All,
+        _ if ours.speakers_created || (ours.exists && seen.record.is_none()) => AllowedObjects::All,
+        AdoptionAction::Wait(
+            AdoptionWait::SpeakersReady
+            | AdoptionWait::Withdrawal
+            | AdoptionWait::SpeakersDeleted
+            | AdoptionWait::SpeakersReplaced,
+        )
+        | AdoptionAction::WithdrawSpeakers
+        | AdoptionAction::DeleteSpeakers(_)
+        | AdoptionAction::RestoreAdvertisements
+        | AdoptionAction::Adopted => AllowedObjects::All,
+        AdoptionAction::Wait(AdoptionWait::ControllersReady | AdoptionWait::SpeakersOrphaned)
+        | AdoptionAction::OrphanSpeakers(_)
+        | AdoptionAction::LabelPods(_) => AllowedObjects::Controllers,
+        // Adoption has not begun.
+        AdoptionAction::Blocked(
+            AdoptionBlocker::Bgp(_)
+            | AdoptionBlocker::ManagedElsewhere(..)
+            | AdoptionBlocker::PortConflict(_)
+            | AdoptionBlocker::MissingPermissions(_),
+        ) => AllowedObjects::None,
+        AdoptionAction::Blocked(_)
+        | AdoptionAction::PrePull
+        | AdoptionAction::SaveBackup
+        | AdoptionAction::RelaxWebhook
+        | AdoptionAction::DeleteControllers(_)
+        | AdoptionAction::Wait(AdoptionWait::ControllersDeleted) => {
             if ours.exists {
-                Admitted::Controllers
+                AllowedObjects::Controllers
             } else {
-                Admitted::PrePull
+                AllowedObjects::PrePull
             }
         }
     }
 }
 
-impl Admitted {
-    /// Whether an object may be made or changed.
+impl AllowedObjects {
+    /// Whether an object may be created or changed.
     #[must_use]
     pub fn allows(self, wanted: &Wanted) -> bool {
         let id = &wanted.id;
         let is = |kind: Kind, name: &str| id.kind == kind && id.key.name() == name;
         match self {
-            Self::Nothing => false,
+            Self::None => false,
             Self::All => true,
             Self::Controllers => !is(Kind::DaemonSet, Component::Speaker.name()),
             Self::PrePull => is(Kind::DaemonSet, pre_pull::NAME),
@@ -428,63 +465,63 @@ impl Admitted {
     }
 }
 
-/// What the next step back depends on.
+/// The observed state that determines the next action of a restore.
 #[derive(Clone, Debug, Default)]
-pub struct Behind {
-    /// What the stack owns, without what the record has.
+pub struct RestoreInput {
+    /// The objects of the stack, without those in the backup.
     pub owned: Vec<OwnedObject>,
-    /// Our controllers that have not ended, without those of lost nodes.
+    /// Controller pods of the stack that still exist, without those on lost nodes.
     pub controllers: usize,
-    /// Our speakers that have not ended, without those of lost nodes.
+    /// Speaker pods of the stack that still exist, without those on lost nodes.
     pub speakers: usize,
-    /// MetalLB's pods that still run without a DaemonSet.
-    pub parted: Vec<Pod>,
-    /// Objects of the record that are not there as they were.
+    /// Orphaned pods of MetalLB that still run.
+    pub orphaned_component: Vec<MetalLbPod>,
+    /// Whether an object of the backup is missing or overwritten.
     pub missing: bool,
-    /// MetalLB's speakers stand still, or did.
-    pub halted: bool,
+    /// Whether MetalLB's speakers are paused, or the L2Advertisements have an annotation left from it.
+    pub withdrawn: bool,
 }
 
-/// What is due on the way back.
+/// The next action of a restore.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Back {
-    /// The advertisements are to be as they were.
-    Resume,
-    /// These are to be deleted, in this order.
-    Delete(Vec<OwnedObject>),
-    /// Our controllers, speakers or other objects are on their way out.
+pub enum RestoreAction {
+    /// Restore the node selectors of the L2Advertisements.
+    RestoreAdvertisements,
+    /// Delete these objects in this order.
+    DeleteOwned(Vec<OwnedObject>),
+    /// Wait until objects of the stack are deleted.
     Wait,
-    /// Pods get the labels back by which their DaemonSet knows them.
-    Label(Vec<Pod>),
-    /// The objects of the record are to be made again.
-    Restore,
-    /// MetalLB is back: the record is to go.
-    Forget,
+    /// Restore the labels of orphaned pods, so that their DaemonSet adopts them.
+    LabelPods(Vec<MetalLbPod>),
+    /// Create the objects of the backup again.
+    RestoreObjects,
+    /// MetalLB is restored: delete the backup.
+    DeleteBackup,
 }
 
-/// The step that is due on the way back: ours leave first.
+/// The next action of a restore. The objects of the stack are deleted first.
 #[must_use]
-pub fn back(behind: &Behind) -> Back {
-    // MetalLB's speakers that are still there announce again before ours end.
-    if behind.halted {
-        return Back::Resume;
+pub fn next_restore_action(behind: &RestoreInput) -> RestoreAction {
+    // Existing speakers of MetalLB announce again before the stack's are deleted.
+    if behind.withdrawn {
+        return RestoreAction::RestoreAdvertisements;
     }
     let of = |kind| behind.owned.iter().filter(move |owned| owned.id.kind == kind);
     let end = |objects: Vec<&OwnedObject>, pods: usize| {
         let (going, staying): (Vec<_>, Vec<_>) =
             objects.into_iter().cloned().partition(|owned| owned.terminating);
         if !staying.is_empty() {
-            Some(Back::Delete(staying))
+            Some(RestoreAction::DeleteOwned(staying))
         } else {
-            (!going.is_empty() || pods > 0).then_some(Back::Wait)
+            (!going.is_empty() || pods > 0).then_some(RestoreAction::Wait)
         }
     };
     end(of(Kind::Deployment).collect(), behind.controllers)
         .or_else(|| end(of(Kind::DaemonSet).collect(), behind.speakers))
         .or_else(|| end(behind.owned.iter().rev().collect(), 0))
-        .unwrap_or_else(|| match (&behind.parted[..], behind.missing) {
-            ([], true) => Back::Restore,
-            ([], false) => Back::Forget,
-            (pods, _) => Back::Label(pods.to_vec()),
+        .unwrap_or_else(|| match (&behind.orphaned_component[..], behind.missing) {
+            ([], true) => RestoreAction::RestoreObjects,
+            ([], false) => RestoreAction::DeleteBackup,
+            (pods, _) => RestoreAction::LabelPods(pods.to_vec()),
         })
 }

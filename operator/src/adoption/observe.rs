@@ -1,8 +1,8 @@
-//! Looks at MetalLB in the stack's namespace: the reads of an adoption.
+//! Reads the state of MetalLB in the stack's namespace.
 //!
 //! Reads: Deployments, DaemonSets and pods of the namespace; the configuration of MetalLB's webhook; its L2Advertisements and
-//! BGPAdvertisements; its ServiceL2Statuses; access reviews about the operator itself. Before something has begun and while it is
-//! under way, once a second; afterwards every half minute. A stack that does not adopt is not looked at.
+//! BGPAdvertisements; its ServiceL2Statuses; access reviews of the operator. Once a second before and during an adoption, and
+//! every half minute afterwards; never without `spec.adopt`.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ use lb_crds::names::{CONTROLLER, LABEL_COMPONENT, LABEL_NODE};
 use lb_crds::{L2Advertisement, ServiceL2Status};
 use serde_json::{Value, json};
 
-use super::{Found, Keeper, PARTED, Pod, Workload};
+use super::{MetalLb, MetalLbPod, MetalLbWorkload, ORPHANED_POD_LABEL, WorkloadManager};
 use crate::object_id::{Kind, ObjectId};
 use crate::preflight::{LoadBalancerProduct, detect};
 
-/// Name of the configuration of MetalLB's webhook, in its manifest, its chart and its operator.
+/// Name of MetalLB's webhook configuration in its manifest, chart and operator.
 pub const WEBHOOK: &str = "metallb-webhook-configuration";
-/// How long a look may take.
+/// For all reads of one pass.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Objects of each kind that are looked at: MetalLB has three or four in its namespace, and a pod for each node.
-const MOST: u32 = 5000;
-/// What is done to a workload, and to put it back.
+/// Of each kind: MetalLB has three or four objects in its namespace, and a pod per node.
+const MAX_ITEMS: u32 = 5000;
+/// The verbs that an adoption and a restore need.
 const VERBS: [&str; 3] = ["create", "patch", "delete"];
 
-/// How the API client addresses the webhook's configuration.
+/// API resource of webhook configurations.
 #[must_use]
-pub fn webhooks() -> ApiResource {
+pub fn webhook_configurations() -> ApiResource {
     let kind = GroupVersionKind::gvk(
         "admissionregistration.k8s.io",
         "v1",
@@ -41,13 +41,18 @@ pub fn webhooks() -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, "validatingwebhookconfigurations")
 }
 
-/// MetalLB in a namespace, as far as it serves Services of this class. `whole`: also what only matters before it begins.
+/// MetalLB in a namespace, if it serves Services of this class. `whole`: include what matters only before an adoption begins.
 ///
 /// # Errors
-/// When the API server refuses, or does not answer.
-pub async fn look(client: &Client, namespace: &str, class: Option<&str>, whole: bool) -> kube::Result<Found> {
+/// If the API server refuses or does not answer.
+pub async fn observe_metallb(
+    client: &Client,
+    namespace: &str,
+    class: Option<&str>,
+    whole: bool,
+) -> kube::Result<MetalLb> {
     let all = async {
-        let mut found = Found::default();
+        let mut found = MetalLb::default();
         for kind in [Kind::Deployment, Kind::DaemonSet] {
             found
                 .workloads
@@ -60,10 +65,10 @@ pub async fn look(client: &Client, namespace: &str, class: Option<&str>, whole: 
         }
         for advertisement in advertisements(client, namespace).await? {
             if pause::needs_resume(&advertisement) {
-                found.halted += 1;
+                found.withdrawn += 1;
             }
             if !pause::is_paused(&advertisement) {
-                found.active += 1;
+                found.active_advertisements += 1;
             }
         }
         if whole && !found.workloads.is_empty() {
@@ -85,57 +90,57 @@ async fn workloads(
     kind: Kind,
     namespace: &str,
     class: Option<&str>,
-) -> kube::Result<Vec<Workload>> {
+) -> kube::Result<Vec<MetalLbWorkload>> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.api_resource());
     let mut found = Vec::new();
-    for object in api.list(&ListParams::default().limit(MOST)).await? {
+    for object in api.list(&ListParams::default().limit(MAX_ITEMS)).await? {
         let name = object.name_any();
         let is_metallb = detect::product(&name, object.labels()) == Some(LoadBalancerProduct::MetalLb);
         if !is_metallb || !detect::metallb(&object.data["spec"]["template"]["spec"]).includes(class) {
             continue;
         }
-        found.push(Workload {
+        found.push(MetalLbWorkload {
             id: ObjectId::new(kind, namespace, &name),
             uid: object.uid().unwrap_or_default(),
             terminating: object.metadata.deletion_timestamp.is_some(),
-            keeper: keeper(&object),
+            managed_by: workload_manager(&object),
             body: serde_json::to_value(&object).map_err(kube::Error::SerdeError)?,
         });
     }
     Ok(found)
 }
 
-fn keeper(object: &DynamicObject) -> Option<Keeper> {
+fn workload_manager(object: &DynamicObject) -> Option<WorkloadManager> {
     if object
         .owner_references()
         .iter()
         .any(|owner| owner.kind == "MetalLB")
     {
-        return Some(Keeper::MetalLbOperator);
+        return Some(WorkloadManager::MetalLbOperator);
     }
     let marks = || object.labels().keys().chain(object.annotations().keys());
     if marks().any(|mark| mark.starts_with("argocd.argoproj.io/")) {
-        return Some(Keeper::ArgoCd);
+        return Some(WorkloadManager::ArgoCd);
     }
     marks()
         .any(|mark| mark.contains("toolkit.fluxcd.io/"))
-        .then_some(Keeper::Flux)
+        .then_some(WorkloadManager::Flux)
 }
 
-async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<Pod>> {
+async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<MetalLbPod>> {
     let api: Api<v1::Pod> = Api::namespaced(client.clone(), namespace);
-    let pods = api.list(&ListParams::default().limit(MOST)).await?;
+    let pods = api.list(&ListParams::default().limit(MAX_ITEMS)).await?;
     let of_metallb = |pod: &v1::Pod| {
         let label = |name: &str| pod.labels().get(name).map(String::as_str);
         let is_metallb = detect::product(&pod.name_any(), pod.labels()) == Some(LoadBalancerProduct::MetalLb);
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let is_over = matches!(phase, Some("Succeeded" | "Failed"));
         let component = label(LABEL_COMPONENT);
-        let parted = label(PARTED);
+        let orphaned_component = label(ORPHANED_POD_LABEL);
         let which = component.or_else(|| label("app.kubernetes.io/component"));
-        // Others of the same application, such as its own operator, are none of ours.
-        let is_part = parted.is_some() || matches!(which, Some("controller" | "speaker"));
-        ((is_metallb || parted.is_some()) && is_part && !is_over).then(|| Pod {
+        // Other pods with this label, such as MetalLB's operator, are not adopted.
+        let is_part = orphaned_component.is_some() || matches!(which, Some("controller" | "speaker"));
+        ((is_metallb || orphaned_component.is_some()) && is_part && !is_over).then(|| MetalLbPod {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
             node: pod
@@ -143,9 +148,9 @@ async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<Pod>> {
                 .as_ref()
                 .and_then(|spec| spec.node_name.clone())
                 .unwrap_or_default(),
-            speaker: parted.is_some() || which != Some(CONTROLLER),
+            speaker: orphaned_component.is_some() || which != Some(CONTROLLER),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            parted: parted.map(str::to_owned),
+            orphaned_component: orphaned_component.map(str::to_owned),
             component: component.map(str::to_owned),
         })
     };
@@ -153,15 +158,18 @@ async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<Pod>> {
 }
 
 async fn strict_webhook(client: &Client, namespace: &str) -> kube::Result<bool> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhooks());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhook_configurations());
     let object = api.get_opt(WEBHOOK).await?;
     Ok(object.is_some_and(|object| is_strict(&object.data, namespace)))
 }
 
-/// Whether a webhook that is served from the namespace is asked for leave.
+/// Whether a webhook that is served from the namespace has failurePolicy Fail.
 #[must_use]
 pub fn is_strict(configuration: &Value, namespace: &str) -> bool {
-    let mut all = configuration["webhooks"].as_array().into_iter().flatten();
+    let mut all = configuration["webhook_configurations"]
+        .as_array()
+        .into_iter()
+        .flatten();
     all.any(|webhook| {
         webhook["failurePolicy"] == "Fail" && webhook["clientConfig"]["service"]["namespace"] == namespace
     })
@@ -172,7 +180,7 @@ async fn announcing(client: &Client, namespace: &str) -> kube::Result<Vec<String
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     match api.list(&ListParams::default()).await {
         Ok(list) => {
-            // Ours say which address they are about.
+            // Those of the stack have an address, MetalLB's do not.
             let is_metallbs = |record: &&DynamicObject| record.data["status"]["address"].is_null();
             let node = |record: &DynamicObject| record.labels().get(LABEL_NODE).cloned();
             Ok(list.iter().filter(is_metallbs).filter_map(node).collect())
@@ -185,12 +193,12 @@ async fn announcing(client: &Client, namespace: &str) -> kube::Result<Vec<String
 /// The L2Advertisements.
 ///
 /// # Errors
-/// When the API server refuses, or does not answer.
+/// If the API server refuses or does not answer.
 pub async fn advertisements(client: &Client, namespace: &str) -> kube::Result<Vec<L2Advertisement>> {
     let resource = ApiResource::erase::<L2Advertisement>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let read = |mut object: DynamicObject| {
-        // MetalLB's own kind lets it be left out.
+        // In MetalLB's CRD the spec is optional.
         if object.data["spec"].is_null() {
             object.data["spec"] = json!({});
         }
@@ -198,7 +206,7 @@ pub async fn advertisements(client: &Client, namespace: &str) -> kube::Result<Ve
             .try_parse()
             .map_err(|error| kube::Error::Service(error.into()))
     };
-    match api.list(&ListParams::default().limit(MOST)).await {
+    match api.list(&ListParams::default().limit(MAX_ITEMS)).await {
         Ok(list) => list.into_iter().map(read).collect(),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -209,7 +217,7 @@ async fn bgp(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
     let kind = GroupVersionKind::gvk("metallb.io", "v1beta1", "BGPAdvertisement");
     let resource = ApiResource::from_gvk_with_plural(&kind, "bgpadvertisements");
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    match api.list_metadata(&ListParams::default().limit(MOST)).await {
+    match api.list_metadata(&ListParams::default().limit(MAX_ITEMS)).await {
         Ok(list) => Ok(list
             .iter()
             .map(|object| format!("BGPAdvertisement {namespace}/{}", object.name_any()))
@@ -219,7 +227,7 @@ async fn bgp(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
     }
 }
 
-/// What the operator may not do to a workload.
+/// The permissions for a workload that the operator lacks.
 async fn denied(client: &Client, id: &ObjectId) -> kube::Result<Vec<String>> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let (group, _, _, plural) = id.kind.names();

@@ -1,17 +1,17 @@
-//! Each thing that can be seen, and the step that follows; then whole adoptions against a small model of the cluster.
+//! Each observable state and the action that follows; then whole adoptions against a small model of the cluster.
 
 use lb_crds::load_balancer_stack::AdoptionStep;
 use serde_json::json;
 
 use super::*;
 
-fn mk_workload(kind: Kind, name: &str, ports: &[i32]) -> Workload {
+fn mk_workload(kind: Kind, name: &str, ports: &[i32]) -> MetalLbWorkload {
     let ports: Vec<_> = ports.iter().map(|port| json!({"containerPort": port})).collect();
-    Workload {
+    MetalLbWorkload {
         id: ObjectId::new(kind, "metallb-system", name),
         uid: format!("uid of {name}"),
         terminating: false,
-        keeper: None,
+        managed_by: None,
         body: json!({
             "metadata": {"name": name, "uid": "x", "resourceVersion": "7", "labels": {"app": "metallb"},
                          "annotations": {"deployment.kubernetes.io/revision": "3", "own": "kept"}},
@@ -21,20 +21,20 @@ fn mk_workload(kind: Kind, name: &str, ports: &[i32]) -> Workload {
     }
 }
 
-fn mk_pod(node: &str, speaker: bool) -> Pod {
-    Pod {
+fn mk_pod(node: &str, speaker: bool) -> MetalLbPod {
+    MetalLbPod {
         name: format!("{}-{node}", if speaker { "speaker" } else { "controller" }),
         uid: format!("pod {node} {speaker}"),
         node: node.to_owned(),
         speaker,
         component: Some(if speaker { "speaker" } else { "controller" }.to_owned()),
-        ..Pod::default()
+        ..MetalLbPod::default()
     }
 }
 
 /// MetalLB on three nodes, two of which announce something.
-fn mk_found(ports: &[i32]) -> Found {
-    Found {
+fn mk_metallb(ports: &[i32]) -> MetalLb {
+    MetalLb {
         workloads: vec![
             mk_workload(Kind::Deployment, "controller", &[]),
             mk_workload(Kind::DaemonSet, "speaker", ports),
@@ -47,34 +47,34 @@ fn mk_found(ports: &[i32]) -> Found {
         ],
         strict_webhook: true,
         announcing: ["n1", "n2"].map(str::to_owned).into(),
-        active: 2,
-        ..Found::default()
+        active_advertisements: 2,
+        ..MetalLb::default()
     }
 }
 
-fn mk_record(found: &Found) -> Record {
-    let object = Record::object("metallb-system", &found.workloads, &[]);
-    Record::read(&object["data"])
+fn mk_backup(found: &MetalLb) -> Backup {
+    let object = Backup::object("metallb-system", &found.workloads, &[]);
+    Backup::read(&object["data"])
 }
 
 /// Just before it begins.
-fn mk_seen() -> Seen {
-    Seen {
-        found: mk_found(&[9120]),
-        checked: true,
-        images: Images::Pulled,
-        ..Seen::default()
+fn mk_input() -> AdoptionInput {
+    AdoptionInput {
+        found: mk_metallb(&[9120]),
+        preflight_passed: true,
+        images: ImagePull::Complete,
+        ..AdoptionInput::default()
     }
 }
 
 #[test]
-fn nothing_begins_before_it_can_be_brought_to_an_end() {
-    type Change = fn(&mut Seen);
+fn adoption_begins_only_if_it_can_complete() {
+    type Change = fn(&mut AdoptionInput);
     let bgp: Change = |seen| seen.found.bgp = vec!["BGPAdvertisement metallb-system/lan".to_owned()];
-    let kept: Change = |seen| seen.found.workloads[1].keeper = Some(Keeper::MetalLbOperator);
+    let kept: Change = |seen| seen.found.workloads[1].managed_by = Some(WorkloadManager::MetalLbOperator);
     let denied: Change = |seen| seen.found.denied = vec!["delete Deployment lan/x".to_owned()];
-    let failed: Change = |seen| seen.images = Images::Failed("not found".to_owned());
-    let port: Change = |seen| seen.found = mk_found(&[7472]);
+    let failed: Change = |seen| seen.images = ImagePull::Failed("not found".to_owned());
+    let port: Change = |seen| seen.found = mk_metallb(&[7472]);
     let blocked: [(Change, &str); 5] = [
         (port, "give it another port"),
         (bgp, "BGPAdvertisement metallb-system/lan"),
@@ -83,99 +83,124 @@ fn nothing_begins_before_it_can_be_brought_to_an_end() {
         (failed, "not found"),
     ];
     for (change, says) in blocked {
-        let mut seen = mk_seen();
+        let mut seen = mk_input();
         change(&mut seen);
-        let due = step(&seen);
-        assert!(matches!(due, Step::Blocked(_)), "{due:?}");
+        let due = next_action(&seen);
+        assert!(matches!(due, AdoptionAction::Blocked(_)), "{due:?}");
         let report = report(&due, &seen).unwrap();
         assert!(report.blocked && report.message.contains(says), "{report:?}");
         let may = match due {
             // It may be had in a while.
-            Step::Blocked(Block::Images(_)) => Admitted::PrePull,
-            _ => Admitted::Nothing,
+            AdoptionAction::Blocked(AdoptionBlocker::ImagePullFailed(_)) => AllowedObjects::PrePull,
+            _ => AllowedObjects::None,
         };
-        assert_eq!(admitted(&due, &seen), may);
+        assert_eq!(allowed_objects(&due, &seen), may);
     }
-    let others: [(Change, Step, Admitted); 5] = [
-        (|_| {}, Step::Record, Admitted::PrePull),
+    let others: [(Change, AdoptionAction, AllowedObjects); 5] = [
+        (|_| {}, AdoptionAction::SaveBackup, AllowedObjects::PrePull),
         (
-            |seen| seen.images = Images::Waits,
-            Step::PrePull,
-            Admitted::PrePull,
+            |seen| seen.images = ImagePull::Pending,
+            AdoptionAction::PrePull,
+            AllowedObjects::PrePull,
         ),
         // The checks hold back what they have to.
-        (|seen| seen.checked = false, Step::Rest, Admitted::All),
-        (|seen| seen.found = Found::default(), Step::Rest, Admitted::All),
+        (
+            |seen| seen.preflight_passed = false,
+            AdoptionAction::None,
+            AllowedObjects::All,
+        ),
+        (
+            |seen| seen.found = MetalLb::default(),
+            AdoptionAction::None,
+            AllowedObjects::All,
+        ),
         // Somebody has installed MetalLB beside a stack that runs, which is kept up.
         (
             |seen| {
-                seen.images = Images::Waits;
+                seen.images = ImagePull::Pending;
                 seen.ours.exists = true;
             },
-            Step::Record,
-            Admitted::All,
+            AdoptionAction::SaveBackup,
+            AllowedObjects::All,
         ),
     ];
     for (change, wanted, may) in others {
-        let mut seen = mk_seen();
+        let mut seen = mk_input();
         change(&mut seen);
-        let due = step(&seen);
-        assert_eq!((&due, admitted(&due, &seen)), (&wanted, may));
+        let due = next_action(&seen);
+        assert_eq!((&due, allowed_objects(&due, &seen)), (&wanted, may));
     }
 }
 
 #[test]
-fn what_somebody_puts_back_is_told_and_left_alone() {
-    let mut seen = mk_seen();
-    seen.record = Some(mk_record(&seen.found));
+fn recreated_objects_are_reported_and_not_changed() {
+    let mut seen = mk_input();
+    seen.record = Some(mk_backup(&seen.found));
     seen.found.workloads[0].uid = "another".to_owned();
+    seen.found.workloads[0].body["metadata"]["managedFields"] = json!([
+        {"manager": "kubectl", "time": "2026-01-01T00:00:00Z"},
+        {"manager": "helm", "time": "2026-01-02T00:00:00Z"},
+        {"manager": "kube-controller-manager", "time": "2026-01-03T00:00:00Z", "subresource": "status"},
+    ]);
     // How far it was, and what is kept up meanwhile.
     let cases = [
-        (Ours::default(), Admitted::PrePull, AdoptionStep::Controller),
         (
-            Ours {
+            StackProgress::default(),
+            AllowedObjects::PrePull,
+            AdoptionStep::Controller,
+        ),
+        (
+            StackProgress {
                 exists: true,
                 controllers: true,
-                ..Ours::default()
+                ..StackProgress::default()
             },
-            Admitted::Controllers,
+            AllowedObjects::Controllers,
             AdoptionStep::Speakers,
         ),
         (
-            Ours {
+            StackProgress {
                 exists: true,
                 controllers: true,
-                speakers_made: true,
+                speakers_created: true,
                 speakers: true,
             },
-            Admitted::All,
+            AllowedObjects::All,
             AdoptionStep::HandOver,
         ),
     ];
     for (ours, may, stage) in cases {
         seen.ours = ours;
-        let due = step(&seen);
-        let names = vec!["Deployment metallb-system/controller".to_owned()];
-        assert_eq!(due, Step::Blocked(Block::PutBack(names)));
-        assert_eq!(admitted(&due, &seen), may);
+        let due = next_action(&seen);
+        let recreated = vec![RecreatedObject {
+            id: ObjectId::new(Kind::Deployment, "metallb-system", "controller"),
+            manager: Some("helm".to_owned()),
+        }];
+        assert_eq!(
+            due,
+            AdoptionAction::Blocked(AdoptionBlocker::Recreated(recreated))
+        );
+        assert_eq!(allowed_objects(&due, &seen), may);
         let report = report(&due, &seen).unwrap();
         assert_eq!((report.step, report.blocked), (stage, true));
+        let object = "Deployment metallb-system/controller (by helm)";
+        assert!(report.message.contains(object), "{report:?}");
     }
 }
 
-/// A cluster in which all that is asked for comes about one look later.
+/// A cluster in which all that is asked for comes about one observe_metallb later.
 struct Cluster {
-    seen: Seen,
+    seen: AdoptionInput,
     /// What has happened, in order.
     history: Vec<&'static str>,
 }
 
 impl Cluster {
     fn new(ports: &[i32]) -> Self {
-        let seen = Seen {
-            found: mk_found(ports),
-            images: Images::Waits,
-            ..mk_seen()
+        let seen = AdoptionInput {
+            found: mk_metallb(ports),
+            images: ImagePull::Pending,
+            ..mk_input()
         };
         Self {
             seen,
@@ -205,85 +230,92 @@ impl Cluster {
             let since = if has(kind) {
                 Duration::ZERO
             } else {
-                seen.away_for[away] + Duration::from_secs(1)
+                seen.absent_for[away] + Duration::from_secs(1)
             };
-            seen.away_for[away] = since;
+            seen.absent_for[away] = since;
         }
         seen.found.pods.retain(|pod| !pod.terminating);
-        if seen.found.active == 0 {
+        if seen.found.active_advertisements == 0 {
             seen.found.announcing.clear();
-            seen.still_for += Duration::from_secs(1);
+            seen.withdrawn_for += Duration::from_secs(1);
         }
     }
 
     /// Takes the step that is due, as the operator does.
-    fn take(&mut self) -> Step {
-        let due = step(&self.seen);
-        let may = admitted(&due, &self.seen);
-        if matches!(may, Admitted::Controllers | Admitted::All) {
+    fn take(&mut self) -> AdoptionAction {
+        let due = next_action(&self.seen);
+        let may = allowed_objects(&due, &self.seen);
+        if matches!(may, AllowedObjects::Controllers | AllowedObjects::All) {
             assert!(self.nodes(false).is_empty(), "one allocator: {due:?}");
             self.seen.ours.exists = true;
             self.seen.ours.controllers = true;
         }
-        if may == Admitted::All {
+        if may == AllowedObjects::All {
             for pod in self.seen.found.pods.iter().filter(|pod| pod.speaker) {
-                assert!(pod.parted.is_some(), "ours would take it for its own: {due:?}");
+                assert!(
+                    pod.orphaned_component.is_some(),
+                    "ours would take it for its own: {due:?}"
+                );
             }
-            self.seen.ours.speakers_made = true;
+            self.seen.ours.speakers_created = true;
             self.seen.ours.speakers = true;
         }
         let seen = &mut self.seen;
         match &due {
-            Step::PrePull => seen.images = Images::Pulled,
-            Step::Record => {
-                seen.record = Some(mk_record(&seen.found));
+            AdoptionAction::PrePull => seen.images = ImagePull::Complete,
+            AdoptionAction::SaveBackup => {
+                seen.record = Some(mk_backup(&seen.found));
                 self.history.push("record");
             }
-            Step::Relax => {
+            AdoptionAction::RelaxWebhook => {
                 seen.found.strict_webhook = false;
                 self.history.push("relax");
             }
-            Step::EndControllers(_) => {
+            AdoptionAction::DeleteControllers(_) => {
                 seen.found.workloads[0].terminating = true;
                 self.history.push("controller");
             }
-            Step::Part(_) => {
+            AdoptionAction::OrphanSpeakers(_) => {
                 seen.found.workloads[0].terminating = true;
                 self.history.push("part");
             }
-            Step::Label(_) => {
+            AdoptionAction::LabelPods(_) => {
                 for pod in seen.found.pods.iter_mut().filter(|pod| pod.speaker) {
-                    pod.parted = Some("speaker".to_owned());
+                    pod.orphaned_component = Some("speaker".to_owned());
                 }
                 self.history.push("label");
             }
-            Step::EndSpeakers(pods) => {
+            AdoptionAction::DeleteSpeakers(pods) => {
                 assert!(seen.ours.speakers, "ours answer before");
-                assert_eq!(seen.found.active, 0, "they would elect anew");
+                assert_eq!(seen.found.active_advertisements, 0, "they would elect anew");
                 assert!(seen.found.announcing.is_empty());
                 for pod in &mut seen.found.pods {
                     pod.terminating |= pods.iter().any(|other| other.uid == pod.uid);
                 }
                 self.history.push("speakers");
             }
-            Step::Halt => {
+            AdoptionAction::WithdrawSpeakers => {
                 assert!(seen.ours.speakers, "ours answer before");
-                (seen.found.active, seen.found.halted) = (0, seen.found.active);
+                (seen.found.active_advertisements, seen.found.withdrawn) =
+                    (0, seen.found.active_advertisements);
                 self.history.push("halt");
             }
-            Step::Resume => {
+            AdoptionAction::RestoreAdvertisements => {
                 assert!(seen.found.pods.is_empty());
-                (seen.found.active, seen.found.halted) = (seen.found.halted, 0);
+                (seen.found.active_advertisements, seen.found.withdrawn) = (seen.found.withdrawn, 0);
                 self.history.push("resume");
             }
-            Step::Rest | Step::Blocked(_) | Step::Wait(_) | Step::Adopted => {}
+            AdoptionAction::None
+            | AdoptionAction::Blocked(_)
+            | AdoptionAction::Wait(_)
+            | AdoptionAction::Adopted => {}
         }
         due
     }
 }
 
 #[test]
-fn an_adoption_has_one_allocator_and_ours_answer_before_metallbs_speakers_end() {
+fn new_speakers_are_ready_before_metallb_speakers_are_deleted() {
     let mut cluster = Cluster::new(&[9120, 7946]);
     let mut looks = 0;
     loop {
@@ -291,7 +323,7 @@ fn an_adoption_has_one_allocator_and_ours_answer_before_metallbs_speakers_end() 
         assert!(looks < 100, "it comes to an end: {:?}", cluster.history);
         let due = cluster.take();
         assert!(report(&due, &cluster.seen).is_some());
-        if due == Step::Adopted {
+        if due == AdoptionAction::Adopted {
             break;
         }
         cluster.come_about();
@@ -308,11 +340,11 @@ fn an_adoption_has_one_allocator_and_ours_answer_before_metallbs_speakers_end() 
     ];
     assert_eq!(cluster.history, order);
     assert_eq!(
-        admitted(&step(&cluster.seen), &cluster.seen),
-        Admitted::All,
+        allowed_objects(&next_action(&cluster.seen), &cluster.seen),
+        AllowedObjects::All,
         "it is kept up"
     );
-    let said = report(&Step::Adopted, &cluster.seen).unwrap().message;
+    let said = report(&AdoptionAction::Adopted, &cluster.seen).unwrap().message;
     for part in [
         "spec.adopt to false",
         "delete controllerrevision metallb-before-adoption",
@@ -322,82 +354,92 @@ fn an_adoption_has_one_allocator_and_ours_answer_before_metallbs_speakers_end() 
 }
 
 #[test]
-fn the_records_of_a_lost_node_are_not_waited_for_for_ever() {
-    let mut seen = mk_seen();
-    seen.record = Some(mk_record(&seen.found));
+fn statuses_of_a_lost_node_delay_deletion_15_s_at_most() {
+    let mut seen = mk_input();
+    seen.record = Some(mk_backup(&seen.found));
     seen.found.workloads.clear();
     seen.found.pods.retain(|pod| pod.speaker);
     for pod in &mut seen.found.pods {
-        pod.parted = Some("speaker".to_owned());
+        pod.orphaned_component = Some("speaker".to_owned());
     }
     seen.found.strict_webhook = false;
-    (seen.found.active, seen.found.halted) = (0, 1);
-    seen.ours = Ours {
+    (seen.found.active_advertisements, seen.found.withdrawn) = (0, 1);
+    seen.ours = StackProgress {
         exists: true,
         controllers: true,
-        speakers_made: true,
+        speakers_created: true,
         speakers: true,
     };
-    seen.away_for = [CALM; 2];
-    let [least, most] = HALT;
-    seen.still_for = most - least;
-    assert_eq!(step(&seen), Step::Wait(Wait::Standstill));
-    seen.still_for = most;
-    assert!(matches!(step(&seen), Step::EndSpeakers(pods) if pods.len() == 3));
+    seen.absent_for = [MIN_ABSENCE; 2];
+    let [least, most] = WITHDRAWAL_WAIT;
+    seen.withdrawn_for = most - least;
+    assert_eq!(next_action(&seen), AdoptionAction::Wait(AdoptionWait::Withdrawal));
+    seen.withdrawn_for = most;
+    assert!(matches!(next_action(&seen), AdoptionAction::DeleteSpeakers(pods) if pods.len() == 3));
 }
 
 #[test]
-fn on_the_way_back_ours_leave_first() {
+fn restore_deletes_the_stack_first() {
     let owned = |kind: Kind| OwnedObject {
         id: ObjectId::new(kind, "metallb-system", "x"),
         uid: kind.to_string(),
         terminating: false,
     };
-    let mut behind = Behind {
+    let mut behind = RestoreInput {
         owned: [Kind::ClusterRole, Kind::Deployment, Kind::DaemonSet]
             .map(owned)
             .to_vec(),
         controllers: 2,
         speakers: 3,
-        parted: vec![mk_pod("n1", true)],
+        orphaned_component: vec![mk_pod("n1", true)],
         missing: true,
-        halted: true,
+        withdrawn: true,
     };
-    assert_eq!(back(&behind), Back::Resume, "MetalLB's announce before ours end");
-    behind.halted = false;
+    assert_eq!(
+        next_restore_action(&behind),
+        RestoreAction::RestoreAdvertisements,
+        "MetalLB's announce before ours end"
+    );
+    behind.withdrawn = false;
     for (kind, pods) in [
         (Kind::Deployment, true),
         (Kind::DaemonSet, true),
         (Kind::ClusterRole, false),
     ] {
-        assert_eq!(back(&behind), Back::Delete(vec![owned(kind)]));
+        assert_eq!(
+            next_restore_action(&behind),
+            RestoreAction::DeleteOwned(vec![owned(kind)])
+        );
         for owned in behind.owned.iter_mut().filter(|owned| owned.id.kind == kind) {
             owned.terminating = true;
         }
-        assert_eq!(back(&behind), Back::Wait);
+        assert_eq!(next_restore_action(&behind), RestoreAction::Wait);
         behind.owned.retain(|owned| owned.id.kind != kind);
         if pods {
-            assert_eq!(back(&behind), Back::Wait, "its pods end");
+            assert_eq!(next_restore_action(&behind), RestoreAction::Wait, "its pods end");
         }
         match kind {
             Kind::Deployment => behind.controllers = 0,
             _ => behind.speakers = 0,
         }
     }
-    assert_eq!(back(&behind), Back::Label(vec![mk_pod("n1", true)]));
-    behind.parted.clear();
-    assert_eq!(back(&behind), Back::Restore);
+    assert_eq!(
+        next_restore_action(&behind),
+        RestoreAction::LabelPods(vec![mk_pod("n1", true)])
+    );
+    behind.orphaned_component.clear();
+    assert_eq!(next_restore_action(&behind), RestoreAction::RestoreObjects);
     behind.missing = false;
-    assert_eq!(back(&behind), Back::Forget);
+    assert_eq!(next_restore_action(&behind), RestoreAction::DeleteBackup);
 }
 
 #[test]
-fn a_record_holds_what_is_needed_to_make_it_again_and_no_more() {
+fn backup_contains_what_a_restore_needs() {
     let account = ObjectId::new(Kind::ServiceAccount, "metallb-system", "speaker");
     let theirs = json!({"metadata": {"labels": {"app": "metallb"}, "resourceVersion": "9"}, "secrets": []});
-    let object = Record::object(
+    let object = Backup::object(
         "metallb-system",
-        &mk_found(&[]).workloads,
+        &mk_metallb(&[]).workloads,
         &[(account.clone(), theirs)],
     );
     assert_eq!(
@@ -405,8 +447,8 @@ fn a_record_holds_what_is_needed_to_make_it_again_and_no_more() {
         Value::Null,
         "it outlives the stack"
     );
-    let record = Record::read(&object["data"]);
-    assert!(record.knows("uid of speaker") && !record.knows("another"));
+    let record = Backup::read(&object["data"]);
+    assert!(record.contains_uid("uid of speaker") && !record.contains_uid("another"));
     assert!(record.has(&account));
     let (id, body) = record.objects().nth(1).unwrap();
     assert_eq!(
@@ -423,10 +465,10 @@ fn a_record_holds_what_is_needed_to_make_it_again_and_no_more() {
     );
     assert!(body["status"].is_null() && body["spec"]["replicas"] == 1);
 
-    // Ours went over the account: our labels and our owner go.
+    // StackProgress went over the account: our labels and our owner go.
     let (_, recorded) = record.objects().next().unwrap();
     let now = json!({"app": "metallb", "app.kubernetes.io/managed-by": "lb-operator"});
-    let patch = backup::undo(recorded, &now);
+    let patch = backup::restore_patch(recorded, &now);
     assert_eq!(
         patch["metadata"]["labels"],
         json!({"app": "metallb", "app.kubernetes.io/managed-by": null})

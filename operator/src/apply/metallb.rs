@@ -1,5 +1,5 @@
-//! The writes of an adoption. Workloads and pods are deleted by uid; what is put back is applied under a field manager of its
-//! own, so that whoever kept it before finds its own fields.
+//! Writes of an adoption. Workloads and pods are deleted by uid; restored objects are applied under a separate field manager,
+//! so that their former manager keeps its own fields.
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,15 +11,15 @@ use lb_crds::names::LABEL_COMPONENT;
 use serde_json::{Value, json};
 
 use super::{WriteError, Writer, in_time};
-use crate::adoption::observe::{WEBHOOK, advertisements, is_strict, look, webhooks};
-use crate::adoption::{Found, PARTED, Pod as Peer, backup};
+use crate::adoption::observe::{WEBHOOK, advertisements, is_strict, observe_metallb, webhook_configurations};
+use crate::adoption::{MetalLb, MetalLbPod, ORPHANED_POD_LABEL, backup};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::Live;
 use crate::object_id::{Kind, ObjectId};
 
-/// Field manager of what is put back.
+/// Field manager of restored objects.
 const RESTORER: &str = "lb-operator-adoption";
-/// Annotation of the webhook's configuration: those of its webhooks whose failures were made none.
+/// Annotation of the webhook configuration: names of the webhooks whose failurePolicy was set to Ignore.
 const RELAXED: &str = "lb-operator.io/relaxed";
 
 fn fails(what: impl Into<String>) -> impl FnOnce(kube::Error) -> WriteError {
@@ -38,28 +38,28 @@ fn params() -> PatchParams {
 }
 
 impl Writer {
-    /// Looks at MetalLB.
+    /// Reads the state of MetalLB.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn metallb(
+    /// If the API server refuses or does not answer.
+    pub async fn observe_metallb(
         &self,
         namespace: &str,
         class: Option<&str>,
         whole: bool,
-    ) -> Result<Found, WriteError> {
-        let found = look(&self.client, namespace, class, whole).await;
-        found.map_err(fails("look at MetalLB"))
+    ) -> Result<MetalLb, WriteError> {
+        let found = observe_metallb(&self.client, namespace, class, whole).await;
+        found.map_err(fails("read the state of MetalLB"))
     }
 
-    /// Those of the objects that exist and are not the operator's.
+    /// Those of the objects that exist and are not managed by the operator.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn others(&self, ids: &[ObjectId]) -> Result<Vec<(ObjectId, Value)>, WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn foreign_objects(&self, ids: &[ObjectId]) -> Result<Vec<(ObjectId, Value)>, WriteError> {
         let mut others = Vec::new();
         for id in ids {
-            let what = || format!("look at {id}");
+            let what = || format!("read {id}");
             let answer = in_time(what, self.api(id).get_opt(id.key.name())).await?;
             let Some(object) = answer.map_err(fails(what()))? else {
                 continue;
@@ -72,11 +72,11 @@ impl Writer {
         Ok(others)
     }
 
-    /// Makes an object that is in nobody's way, and returns how it is stored.
+    /// Creates the backup and returns the stored object.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn keep(&self, id: &ObjectId, body: &Value) -> Result<Live, WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn create_backup(&self, id: &ObjectId, body: &Value) -> Result<Live, WriteError> {
         let what = || format!("write {id}");
         let params = PatchParams::apply(RESTORER);
         let api = self.api(id);
@@ -85,11 +85,11 @@ impl Writer {
         Ok(Live::new(id.kind, stored))
     }
 
-    /// Deletes a DaemonSet, and leaves its pods.
+    /// Deletes a DaemonSet and orphans its pods.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn part(&self, id: &ObjectId, uid: &str) -> Result<(), WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn orphan_daemonset(&self, id: &ObjectId, uid: &str) -> Result<(), WriteError> {
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Orphan),
             preconditions: Some(Preconditions {
@@ -98,7 +98,7 @@ impl Writer {
             }),
             ..DeleteParams::default()
         };
-        let what = || format!("delete {id} and leave its pods");
+        let what = || format!("delete {id} and orphan its pods");
         match in_time(what, self.api(id).delete(id.key.name(), &params)).await? {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
@@ -106,18 +106,19 @@ impl Writer {
         }
     }
 
-    /// Takes from a pod of MetalLB the label by which our DaemonSet would take it for its own, or gives it back.
+    /// Moves the label `component` of an orphaned pod to [`ORPHANED_POD_LABEL`], so that the stack's DaemonSet does not adopt the
+    /// pod, or moves it back.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn label(&self, namespace: &str, pod: &Peer) -> Result<(), WriteError> {
-        let labels = match &pod.parted {
+    /// If the API server refuses or does not answer.
+    pub async fn label_pod(&self, namespace: &str, pod: &MetalLbPod) -> Result<(), WriteError> {
+        let labels = match &pod.orphaned_component {
             None => json!({
                 LABEL_COMPONENT: null,
-                PARTED: pod.component.clone().unwrap_or_default(),
+                ORPHANED_POD_LABEL: pod.component.clone().unwrap_or_default(),
             }),
-            Some(component) if component.is_empty() => json!({ PARTED: null }),
-            Some(component) => json!({ LABEL_COMPONENT: component, PARTED: null }),
+            Some(component) if component.is_empty() => json!({ ORPHANED_POD_LABEL: null }),
+            Some(component) => json!({ LABEL_COMPONENT: component, ORPHANED_POD_LABEL: null }),
         };
         // The uid is a precondition: a patch that would change it is refused.
         let patch = Patch::Merge(json!({ "metadata": { "uid": pod.uid, "labels": labels } }));
@@ -131,16 +132,16 @@ impl Writer {
         }
     }
 
-    /// Has MetalLB's speakers announce nothing, or announce again.
+    /// Pauses MetalLB's speakers, or resumes them.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn halt(&self, namespace: &str, halted: bool) -> Result<(), WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn withdraw_speakers(&self, namespace: &str, withdrawn: bool) -> Result<(), WriteError> {
         let what = || format!("change nodeSelectors of the L2Advertisements in {namespace}");
         let all = in_time(what, advertisements(&self.client, namespace)).await?;
         let api: Api<L2Advertisement> = Api::namespaced(self.client.clone(), namespace);
         for object in all.map_err(fails(what()))? {
-            let patch = match halted {
+            let patch = match withdrawn {
                 true if !pause::is_paused(&object) => pause::pause(&object),
                 false if pause::needs_resume(&object) => pause::resume(&object),
                 true | false => continue,
@@ -148,7 +149,7 @@ impl Writer {
             let (name, params, patch) = (object.name_any(), params(), Patch::Merge(patch));
             match in_time(what, api.patch(&name, &params, &patch)).await? {
                 Ok(_) => {}
-                // Somebody changes it, or has deleted it: it is looked at again.
+                // It was changed or deleted: it is read again.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(source) => return Err(fails(what())(source)),
             }
@@ -156,23 +157,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether MetalLB's speakers stand still, or did.
+    /// Whether an L2Advertisement is paused, or has an annotation left from it.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn is_halted(&self, namespace: &str) -> Result<bool, WriteError> {
-        let what = || format!("look at the L2Advertisements in {namespace}");
+    /// If the API server refuses or does not answer.
+    pub async fn is_withdrawn(&self, namespace: &str) -> Result<bool, WriteError> {
+        let what = || format!("list the L2Advertisements in {namespace}");
         let all = in_time(what, advertisements(&self.client, namespace)).await?;
         Ok(all.map_err(fails(what()))?.iter().any(pause::needs_resume))
     }
 
-    /// Ends pods.
+    /// Deletes MetalLB's speaker pods.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn end(&self, namespace: &str, pods: &[Peer]) -> Result<(), WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn delete_speakers(&self, namespace: &str, pods: &[MetalLbPod]) -> Result<(), WriteError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let what = || "end MetalLB's speakers".to_owned();
+        let what = || "delete MetalLB's speakers".to_owned();
         let all = pods.iter().map(|pod| {
             let params = DeleteParams::default().preconditions(Preconditions {
                 uid: Some(pod.uid.clone()),
@@ -191,13 +192,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Has changes of pools not fail while nobody checks them, or fail again as before.
+    /// Sets the webhook's failurePolicy to Ignore while no controller answers it, or back to Fail.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn relax(&self, namespace: &str, relaxed: bool) -> Result<(), WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn relax_webhook(&self, namespace: &str, relaxed: bool) -> Result<(), WriteError> {
         let what = || format!("set failurePolicy in ValidatingWebhookConfiguration {WEBHOOK}");
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &webhooks());
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &webhook_configurations());
         let answer = in_time(what, api.get_opt(WEBHOOK)).await?;
         let Some(object) = answer.map_err(fails(what()))? else {
             return Ok(());
@@ -207,7 +208,7 @@ impl Writer {
         if !strict && (relaxed || before.is_none()) {
             return Ok(());
         }
-        let mut list = object.data["webhooks"].clone();
+        let mut list = object.data["webhook_configurations"].clone();
         let mut names: Vec<_> = before
             .iter()
             .flat_map(|names| names.split(','))
@@ -229,33 +230,36 @@ impl Writer {
         };
         let patch = Patch::Merge(json!({
             "metadata": { "resourceVersion": object.resource_version(), "annotations": { RELAXED: mark } },
-            "webhooks": list,
+            "webhook_configurations": list,
         }));
         let params = params();
         match in_time(what, api.patch(WEBHOOK, &params, &patch)).await? {
             Ok(_) => Ok(()),
-            // Its certificate was just renewed, or it is gone: it is looked at again.
+            // Its certificate was renewed, or it is gone: it is read again.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(source) => Err(fails(what())(source)),
         }
     }
 
-    /// Which of the objects of a record are not there as they were.
+    /// Objects of the backup that are missing or overwritten.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn missing(&self, record: &backup::Record) -> Result<Vec<(ObjectId, Missing)>, WriteError> {
+    /// If the API server refuses or does not answer.
+    pub async fn missing_objects(
+        &self,
+        record: &backup::Backup,
+    ) -> Result<Vec<(ObjectId, MissingObject)>, WriteError> {
         let mut missing = Vec::new();
         for (id, _) in record.objects() {
-            let what = || format!("look at {id}");
+            let what = || format!("read {id}");
             let answer = in_time(what, self.api(id).get_opt(id.key.name())).await?;
             match answer.map_err(fails(what()))? {
-                None => missing.push((id.clone(), Missing::Absent)),
+                None => missing.push((id.clone(), MissingObject::Absent)),
                 Some(object) if object.metadata.deletion_timestamp.is_some() => {
-                    missing.push((id.clone(), Missing::Going));
+                    missing.push((id.clone(), MissingObject::Terminating));
                 }
                 Some(object) if object.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER) => {
-                    missing.push((id.clone(), Missing::Ours(json!(object.labels()))));
+                    missing.push((id.clone(), MissingObject::Overwritten(json!(object.labels()))));
                 }
                 // It was never away, or somebody else has made it again.
                 Some(_) => {}
@@ -264,12 +268,17 @@ impl Writer {
         Ok(missing)
     }
 
-    /// Makes an object of a record again: anew, or out of ours, which has these labels.
+    /// Restores an object of the backup. `ours`: the labels of the stack's object that overwrote it.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn restore(&self, id: &ObjectId, body: &Value, ours: Option<&Value>) -> Result<(), WriteError> {
-        let what = || format!("put back {id}");
+    /// If the API server refuses or does not answer.
+    pub async fn restore_object(
+        &self,
+        id: &ObjectId,
+        body: &Value,
+        ours: Option<&Value>,
+    ) -> Result<(), WriteError> {
+        let what = || format!("restore {id}");
         let api = self.api(id);
         let answer = match ours {
             None => {
@@ -277,7 +286,7 @@ impl Writer {
                 in_time(what, api.patch(id.key.name(), &params, &Patch::Apply(body))).await?
             }
             Some(labels) => {
-                let patch = Patch::Merge(backup::undo(body, labels));
+                let patch = Patch::Merge(backup::restore_patch(body, labels));
                 let params = params();
                 in_time(what, api.patch(id.key.name(), &params, &patch)).await?
             }
@@ -285,12 +294,12 @@ impl Writer {
         answer.map(drop).map_err(fails(what()))
     }
 
-    /// Deletes a record: the way back is closed.
+    /// Deletes the backup: MetalLB can no longer be restored.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
-    pub async fn forget(&self, namespace: &str) -> Result<(), WriteError> {
-        let id = backup::Record::id(namespace);
+    /// If the API server refuses or does not answer.
+    pub async fn delete_backup(&self, namespace: &str) -> Result<(), WriteError> {
+        let id = backup::Backup::id(namespace);
         let what = || format!("delete {id}");
         match in_time(
             what,
@@ -305,18 +314,19 @@ impl Writer {
     }
 }
 
-/// How an object of a record is not as it was.
+/// How an object differs from the backup.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Missing {
-    /// It is not there.
+pub enum MissingObject {
+    /// It does not exist.
     Absent,
-    /// It is on its way out.
-    Going,
-    /// It is ours, with these labels.
-    Ours(Value),
+    /// It is being deleted.
+    Terminating,
+    /// The stack has overwritten it; its present labels.
+    Overwritten(Value),
 }
 
-/// Objects that can be compared with ours: not the workloads, which are recorded as such, and not what only ours have.
+/// Whether MetalLB may have an object of this name that the stack overwrites: workloads are saved separately, and some kinds
+/// exist only in a stack.
 #[must_use]
 pub fn may_be_overlaid(id: &ObjectId) -> bool {
     id.kind.goes_with_the_stack()

@@ -1,4 +1,4 @@
-//! Carries out what [`crate::adoption`] says about a running MetalLB.
+//! Performs the actions of [`crate::adoption`].
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,11 @@ use lb_crds::load_balancer_stack::DeletionPolicy;
 
 use super::{Operator, PassResult, TICK};
 use crate::adoption::{
-    self, Admitted, Back, Behind, Found, Images, Ours, RECORD, Record, Report, Seen, Step,
+    self, AdoptionAction, AdoptionInput, AdoptionReport, AllowedObjects, BACKUP_NAME, Backup, ImagePull,
+    MetalLb, RestoreAction, RestoreInput, StackProgress,
 };
 use crate::apply::WriteError;
-use crate::apply::metallb::{Missing, may_be_overlaid};
+use crate::apply::metallb::{MissingObject, may_be_overlaid};
 use crate::deletion::OwnedObject;
 use crate::desired::config::StackConfig;
 use crate::desired::render::{Component, Wanted, pre_pull};
@@ -20,42 +21,42 @@ use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
 use crate::upgrade::objects;
 use crate::upgrade::{self, UpgradeState};
 
-/// How often MetalLB is looked at when nothing is to be done about it: it may be put back.
-const RESTING: Duration = Duration::from_secs(30);
-/// Most steps back in a row.
-const MOST: usize = 8;
+/// How often MetalLB is read when no action is due: it may be recreated.
+const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+/// Restore actions in one pass.
+const MAX_ITEMS: usize = 8;
 
-/// What the operator remembers of MetalLB between two looks.
+/// What the operator remembers between two reads of MetalLB.
 #[derive(Debug, Default)]
-pub(super) struct Adoption {
-    /// Since when there is no Deployment of MetalLB's, and no DaemonSet.
+pub(super) struct AdoptionMemory {
+    /// Since when MetalLB has no Deployment, and no DaemonSet.
     away: [Option<Instant>; 2],
-    /// Since when there is no advertisement that MetalLB's speakers act upon.
+    /// Since when MetalLB's speakers have no L2Advertisement to follow.
     still: Option<Instant>,
-    /// When there was nothing to do last.
+    /// When no action was due last.
     rested: Option<Instant>,
-    /// What there was to say last.
-    said: Option<Report>,
+    /// The latest report.
+    said: Option<AdoptionReport>,
 }
 
-impl Adoption {
-    /// How long each has been away.
-    fn away_for(&mut self, now: Instant, found: &Found) -> [Duration; 2] {
-        let mut away_for = [Duration::ZERO; 2];
+impl AdoptionMemory {
+    /// How long MetalLB has had no Deployment, and no DaemonSet.
+    fn absent_for(&mut self, now: Instant, found: &MetalLb) -> [Duration; 2] {
+        let mut absent_for = [Duration::ZERO; 2];
         for (place, kind) in [Kind::Deployment, Kind::DaemonSet].into_iter().enumerate() {
             if found.workloads.iter().any(|workload| workload.id.kind == kind) {
                 self.away[place] = None;
             } else {
                 let since = *self.away[place].get_or_insert(now);
-                away_for[place] = now.saturating_duration_since(since);
+                absent_for[place] = now.saturating_duration_since(since);
             }
         }
-        away_for
+        absent_for
     }
 
-    /// How long MetalLB's speakers have had nothing to announce.
-    fn still_for(&mut self, now: Instant, found: &Found) -> Duration {
-        if found.active > 0 {
+    /// How long MetalLB's speakers have had no L2Advertisement to follow.
+    fn withdrawn_for(&mut self, now: Instant, found: &MetalLb) -> Duration {
+        if found.active_advertisements > 0 {
             self.still = None;
             return Duration::ZERO;
         }
@@ -64,18 +65,18 @@ impl Adoption {
 }
 
 impl Operator {
-    /// The record of an adoption, if one has begun and its way back is open.
-    fn record(&self, namespace: &str) -> Option<Record> {
-        let live = self.index.get(&Record::id(namespace))?;
-        (!live.terminating).then(|| Record::read(&live.body["data"]))
+    /// The backup of an adoption that has begun.
+    fn backup(&self, namespace: &str) -> Option<Backup> {
+        let live = self.index.get(&Backup::id(namespace))?;
+        (!live.terminating).then(|| Backup::read(&live.body["data"]))
     }
 
-    /// Whether MetalLB is being replaced, or is and may come back.
-    pub(super) fn has_begun_to_adopt(&self, namespace: &str) -> bool {
-        self.index.get(&Record::id(namespace)).is_some()
+    /// Whether MetalLB is being replaced, or is replaced and can be restored.
+    pub(super) fn adoption_has_begun(&self, namespace: &str) -> bool {
+        self.index.get(&Backup::id(namespace)).is_some()
     }
 
-    /// Takes the step that is due on the way forward, and says what may be made of ours meanwhile.
+    /// Performs the action that is due; returns the objects of the stack that may be created.
     pub(super) async fn adopt(
         &mut self,
         stack: &LoadBalancerStack,
@@ -84,143 +85,151 @@ impl Operator {
         observed: &StackHealth,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
-    ) -> (Admitted, Option<Report>) {
+    ) -> (AllowedObjects, Option<AdoptionReport>) {
         let namespace = &plan.namespace;
-        let record = self.record(namespace);
-        let ours = self.ours(namespace, observed);
+        let record = self.backup(namespace);
+        let ours = self.stack_progress(namespace, observed);
         if !stack.spec.adopt {
-            self.adoption = Adoption::default();
-            return (Admitted::All, None);
+            self.adoption = AdoptionMemory::default();
+            return (AllowedObjects::All, None);
         }
-        // While nobody can look, what was let be made before may be kept up, and no more: our DaemonSet has the name of the
-        // one in MetalLB's manifest.
+        // While MetalLB cannot be read, existing objects are maintained and none are added: the stack's DaemonSet has the name
+        // of the one in MetalLB's manifest.
         let kept_up = match record {
-            None if ours.exists || self.preflight.report.blocked_by.is_some() => Admitted::All,
-            Some(_) if ours.speakers_made => Admitted::All,
-            Some(_) if ours.exists => Admitted::Controllers,
-            None | Some(_) => Admitted::Nothing,
+            None if ours.exists || self.preflight.report.blocked_by.is_some() => AllowedObjects::All,
+            Some(_) if ours.speakers_created => AllowedObjects::All,
+            Some(_) if ours.exists => AllowedObjects::Controllers,
+            None | Some(_) => AllowedObjects::None,
         };
         let now = Instant::now();
         if let Some(at) = self.adoption.rested
-            && at + RESTING > now
+            && at + IDLE_INTERVAL > now
             && ours.exists
         {
-            work.again_in((at + RESTING).saturating_duration_since(now));
-            return (Admitted::All, self.adoption.said.clone());
+            work.again_in((at + IDLE_INTERVAL).saturating_duration_since(now));
+            return (AllowedObjects::All, self.adoption.said.clone());
         }
         let class = plan.load_balancer_class.as_deref();
-        let found = match self.writer.metallb(namespace, class, record.is_none()).await {
+        let found = match self
+            .writer
+            .observe_metallb(namespace, class, record.is_none())
+            .await
+        {
             Ok(found) => found,
             Err(error) => {
                 work.waits(error.to_string(), TICK);
                 return (kept_up, self.adoption.said.clone());
             }
         };
-        let seen = Seen {
-            away_for: self.adoption.away_for(now, &found),
-            still_for: self.adoption.still_for(now, &found),
-            checked: self.preflight.report.is_known() && self.preflight.report.blocked_by.is_none(),
-            images: self.images(namespace),
+        let seen = AdoptionInput {
+            absent_for: self.adoption.absent_for(now, &found),
+            withdrawn_for: self.adoption.withdrawn_for(now, &found),
+            preflight_passed: self.preflight.report.is_known() && self.preflight.report.blocked_by.is_none(),
+            images: self.image_pull(namespace),
             record,
             found,
             ours,
         };
-        let step = adoption::step(&seen);
+        let step = adoption::next_action(&seen);
         let report = adoption::report(&step, &seen);
-        let admitted = adoption::admitted(&step, &seen);
-        let rests = matches!(step, Step::Adopted | Step::Rest) && seen.ours.exists;
+        let allowed_objects = adoption::allowed_objects(&step, &seen);
+        let rests = matches!(step, AdoptionAction::Adopted | AdoptionAction::None) && seen.ours.exists;
         self.adoption.rested = rests.then_some(now);
         self.adoption.said.clone_from(&report);
-        work.again_in(if rests { RESTING } else { TICK });
+        work.again_in(if rests { IDLE_INTERVAL } else { TICK });
         if leads() && !stack.spec.paused {
             tracing::debug!(?step, "adoption");
-            self.take(&step, &seen, plan, rendered, work).await;
+            self.perform_action(&step, &seen, plan, rendered, work).await;
         }
-        (admitted, report)
+        (allowed_objects, report)
     }
 
-    /// How far our own part is.
-    fn ours(&self, namespace: &str, observed: &StackHealth) -> Ours {
+    /// Progress of the stack's workloads.
+    fn stack_progress(&self, namespace: &str, observed: &StackHealth) -> StackProgress {
         let workload = |kind, component: Component| ObjectId::new(kind, namespace, component.name());
         let deployment = self.index.get(&workload(Kind::Deployment, Component::Controller));
         let speakers = self.index.get(&workload(Kind::DaemonSet, Component::Speaker));
         let pods = pods_of(&self.index, namespace, Component::Speaker.name()).count();
         let desired = speakers.and_then(|live| live.body["status"]["desiredNumberScheduled"].as_u64());
         let desired = desired.and_then(|desired| usize::try_from(desired).ok());
-        Ours {
+        StackProgress {
             exists: deployment.is_some() || speakers.is_some(),
             controllers: deployment.is_some() && observed.controller.settled,
-            speakers_made: speakers.is_some_and(|live| is_observed(&live.body))
+            speakers_created: speakers.is_some_and(|live| is_observed(&live.body))
                 && desired.is_some_and(|desired| pods >= desired),
             speakers: speakers.is_some() && observed.speaker.settled,
         }
     }
 
-    /// How far the images are.
-    fn images(&self, namespace: &str) -> Images {
+    /// Progress of the image pulls.
+    fn image_pull(&self, namespace: &str) -> ImagePull {
         match objects::pre_pull_progress(&self.index, None, namespace) {
             Some(upgrade::PrePullSnapshot {
                 failed: Some(trouble),
                 ..
-            }) => Images::Failed(trouble),
-            Some(pulled) if pulled.done >= pulled.desired => Images::Pulled,
-            Some(_) | None => Images::Waits,
+            }) => ImagePull::Failed(trouble),
+            Some(pulled) if pulled.done >= pulled.desired => ImagePull::Complete,
+            Some(_) | None => ImagePull::Pending,
         }
     }
 
-    async fn take(
+    async fn perform_action(
         &mut self,
-        step: &Step,
-        seen: &Seen,
+        step: &AdoptionAction,
+        seen: &AdoptionInput,
         plan: &StackConfig,
         rendered: &[Wanted],
         work: &mut PassResult,
     ) {
         let namespace = &plan.namespace;
         let done = match step {
-            Step::Rest | Step::Blocked(_) | Step::PrePull | Step::Wait(_) | Step::Adopted => return,
-            Step::Record => self.write_record(seen, namespace, rendered).await,
-            Step::Relax => self.writer.relax(namespace, true).await,
-            Step::EndControllers(owned) => {
+            AdoptionAction::None
+            | AdoptionAction::Blocked(_)
+            | AdoptionAction::PrePull
+            | AdoptionAction::Wait(_)
+            | AdoptionAction::Adopted => return,
+            AdoptionAction::SaveBackup => self.save_backup(seen, namespace, rendered).await,
+            AdoptionAction::RelaxWebhook => self.writer.relax_webhook(namespace, true).await,
+            AdoptionAction::DeleteControllers(owned) => {
                 let mut done = Ok(());
                 for OwnedObject { id, uid, .. } in owned {
                     done = done.and(self.writer.delete(id, uid).await);
                 }
                 done
             }
-            Step::Part(owned) => {
+            AdoptionAction::OrphanSpeakers(owned) => {
                 let mut done = Ok(());
                 for OwnedObject { id, uid, .. } in owned {
-                    done = done.and(self.writer.part(id, uid).await);
+                    done = done.and(self.writer.orphan_daemonset(id, uid).await);
                 }
                 done
             }
-            Step::Label(pods) => {
+            AdoptionAction::LabelPods(pods) => {
                 let mut done = Ok(());
                 for pod in pods {
-                    done = done.and(self.writer.label(namespace, pod).await);
+                    done = done.and(self.writer.label_pod(namespace, pod).await);
                 }
                 done
             }
-            Step::Halt => self.writer.halt(namespace, true).await,
-            Step::Resume => self.writer.halt(namespace, false).await,
-            Step::EndSpeakers(pods) => {
+            AdoptionAction::WithdrawSpeakers => self.writer.withdraw_speakers(namespace, true).await,
+            AdoptionAction::RestoreAdvertisements => self.writer.withdraw_speakers(namespace, false).await,
+            AdoptionAction::DeleteSpeakers(pods) => {
                 let nodes: Vec<_> = pods.iter().map(|pod| pod.node.as_str()).collect();
-                tracing::info!(?nodes, "MetalLB's speakers end");
-                self.writer.end(namespace, pods).await
+                tracing::info!(?nodes, "deleting MetalLB's speakers");
+                self.writer.delete_speakers(namespace, pods).await
             }
         };
         if let Err(error) = done {
             work.write_failed = true;
             work.waits(error.to_string(), TICK);
         } else {
-            tracing::info!(?step, "adoption: step taken");
+            tracing::info!(?step, "adoption action done");
         }
     }
 
-    async fn write_record(
+    async fn save_backup(
         &mut self,
-        seen: &Seen,
+        seen: &AdoptionInput,
         namespace: &str,
         rendered: &[Wanted],
     ) -> Result<(), WriteError> {
@@ -228,23 +237,23 @@ impl Operator {
             .iter()
             .map(|wanted| wanted.id.clone())
             .filter(|id| may_be_overlaid(id) && self.index.get(id).is_none());
-        let overlaid = self.writer.others(&not_ours.collect::<Vec<_>>()).await?;
-        let body = Record::object(namespace, &seen.found.workloads, &overlaid);
-        let id = Record::id(namespace);
-        let live = self.writer.keep(&id, &body).await?;
+        let overlaid = self.writer.foreign_objects(&not_ours.collect::<Vec<_>>()).await?;
+        let body = Backup::object(namespace, &seen.found.workloads, &overlaid);
+        let id = Backup::id(namespace);
+        let live = self.writer.create_backup(&id, &body).await?;
         self.index.apply(id, live);
         Ok(())
     }
 
-    /// Takes the steps that are due on the way back. `None`: there is no way back to go, or it has been gone.
-    pub(super) async fn give_back(
+    /// Performs the restore actions that are due. `None`: there is nothing to restore.
+    pub(super) async fn restore_metallb(
         &mut self,
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
-    ) -> Option<Report> {
-        let record = self.record(namespace)?;
+    ) -> Option<AdoptionReport> {
+        let record = self.backup(namespace)?;
         let deleting = stack.metadata.deletion_timestamp.is_some();
         let orphans = deleting && stack.spec.deletion_policy == DeletionPolicy::Orphan;
         let goes_back = (deleting && !orphans) || (!deleting && !stack.spec.adopt);
@@ -252,13 +261,13 @@ impl Operator {
             return None;
         }
         let mut report = None;
-        for _ in 0..MOST {
+        for _ in 0..MAX_ITEMS {
             work.again_in(TICK);
             let due = if orphans {
-                // What serves stays, and so MetalLB stays away.
+                // The workloads stay, so MetalLB is not restored.
                 self.orphaned(namespace).await
             } else {
-                self.back_due(stack, namespace, &record).await
+                self.next_restore_action(stack, namespace, &record).await
             };
             let due = match due {
                 Ok(due) => due,
@@ -267,12 +276,15 @@ impl Operator {
                     break;
                 }
             };
-            report = Some(Report::back(&due));
-            if !leads() || due == Back::Wait {
+            report = Some(AdoptionReport::of_restore(&due));
+            if !leads() || due == RestoreAction::Wait {
                 break;
             }
-            match self.step_back(&due, namespace, &record, leads, work).await {
-                Ok(true) if due == Back::Forget => return None,
+            match self
+                .perform_restore_action(&due, namespace, &record, leads, work)
+                .await
+            {
+                Ok(true) if due == RestoreAction::DeleteBackup => return None,
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
@@ -285,122 +297,134 @@ impl Operator {
         report
     }
 
-    async fn orphaned(&self, namespace: &str) -> Result<Back, WriteError> {
-        let halted = self.writer.is_halted(namespace).await?;
-        Ok(if halted { Back::Resume } else { Back::Forget })
+    async fn orphaned(&self, namespace: &str) -> Result<RestoreAction, WriteError> {
+        let withdrawn = self.writer.is_withdrawn(namespace).await?;
+        Ok(if withdrawn {
+            RestoreAction::RestoreAdvertisements
+        } else {
+            RestoreAction::DeleteBackup
+        })
     }
 
-    async fn back_due(
+    async fn next_restore_action(
         &mut self,
         stack: &LoadBalancerStack,
         namespace: &str,
-        record: &Record,
-    ) -> Result<Back, WriteError> {
+        record: &Backup,
+    ) -> Result<RestoreAction, WriteError> {
         let uid = stack.metadata.uid.clone().unwrap_or_default();
         let class = stack.spec.load_balancer_class.as_deref();
         let pods = |component: Component| {
             let pods = pods_of(&self.index, namespace, component.name());
             pods.filter(|(_, pod)| !pod.node_lost).count()
         };
-        let mut behind = Behind {
+        let mut behind = RestoreInput {
             owned: self.owned(&uid),
             controllers: pods(Component::Controller),
             speakers: pods(Component::Speaker),
-            halted: self.writer.is_halted(namespace).await?,
-            ..Behind::default()
+            withdrawn: self.writer.is_withdrawn(namespace).await?,
+            ..RestoreInput::default()
         };
-        // What ours went over is made what it was, and not deleted: MetalLB's pods may be using it.
+        // Overwritten objects are restored and not deleted: MetalLB's pods may use them.
         let is_workload = |id: &ObjectId| matches!(id.kind, Kind::Deployment | Kind::DaemonSet);
         behind
             .owned
             .retain(|owned| is_workload(&owned.id) || !record.has(&owned.id));
         if matches!(
-            adoption::back(&behind),
-            Back::Resume | Back::Delete(_) | Back::Wait
+            adoption::next_restore_action(&behind),
+            RestoreAction::RestoreAdvertisements | RestoreAction::DeleteOwned(_) | RestoreAction::Wait
         ) {
-            return Ok(adoption::back(&behind));
+            return Ok(adoption::next_restore_action(&behind));
         }
-        let found = self.writer.metallb(namespace, class, false).await?;
-        let parted = found.pods.into_iter().filter(|pod| pod.parted.is_some());
-        behind.parted = parted.filter(|pod| !pod.terminating).collect();
-        behind.missing = !self.writer.missing(record).await?.is_empty();
-        Ok(adoption::back(&behind))
+        let found = self.writer.observe_metallb(namespace, class, false).await?;
+        let orphaned_component = found
+            .pods
+            .into_iter()
+            .filter(|pod| pod.orphaned_component.is_some());
+        behind.orphaned_component = orphaned_component.filter(|pod| !pod.terminating).collect();
+        behind.missing = !self.writer.missing_objects(record).await?.is_empty();
+        Ok(adoption::next_restore_action(&behind))
     }
 
-    /// Takes one step back. Returns whether the next may follow at once.
-    async fn step_back(
+    /// Performs a restore action. Returns whether the next may follow at once.
+    async fn perform_restore_action(
         &mut self,
-        due: &Back,
+        due: &RestoreAction,
         namespace: &str,
-        record: &Record,
+        record: &Backup,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
     ) -> Result<bool, WriteError> {
         match due {
-            Back::Delete(owned) => return Ok(self.delete_owned(owned, leads, work).await),
-            Back::Wait => return Ok(false),
-            Back::Resume => self.writer.halt(namespace, false).await?,
-            Back::Label(pods) => {
+            RestoreAction::DeleteOwned(owned) => return Ok(self.delete_owned(owned, leads, work).await),
+            RestoreAction::Wait => return Ok(false),
+            RestoreAction::RestoreAdvertisements => self.writer.withdraw_speakers(namespace, false).await?,
+            RestoreAction::LabelPods(pods) => {
                 for pod in pods {
-                    self.writer.label(namespace, pod).await?;
+                    self.writer.label_pod(namespace, pod).await?;
                 }
             }
-            Back::Restore => {
+            RestoreAction::RestoreObjects => {
                 let mut done = true;
-                for (id, missing) in self.writer.missing(record).await? {
+                for (id, missing) in self.writer.missing_objects(record).await? {
                     let Some((_, body)) = record.objects().find(|(other, _)| **other == id) else {
                         continue;
                     };
                     match missing {
-                        Missing::Going => {
+                        MissingObject::Terminating => {
                             done = false;
                             continue;
                         }
-                        Missing::Absent => self.writer.restore(&id, body, None).await?,
-                        Missing::Ours(labels) => self.writer.restore(&id, body, Some(&labels)).await?,
+                        MissingObject::Absent => self.writer.restore_object(&id, body, None).await?,
+                        MissingObject::Overwritten(labels) => {
+                            self.writer.restore_object(&id, body, Some(&labels)).await?
+                        }
                     }
-                    tracing::info!(object = %id, "put back as MetalLB had it");
+                    tracing::info!(object = %id, "restored from MetalLB's backup");
                     self.applied.forget(&id);
                     self.index.discard(&id);
                 }
-                self.writer.relax(namespace, false).await?;
+                self.writer.relax_webhook(namespace, false).await?;
                 return Ok(done);
             }
-            Back::Forget => {
-                self.writer.forget(namespace).await?;
-                self.index.discard(&Record::id(namespace));
-                // What was seen meanwhile is no reason to install anything: MetalLB was away.
+            RestoreAction::DeleteBackup => {
+                self.writer.delete_backup(namespace).await?;
+                self.index.discard(&Backup::id(namespace));
+                // Facts collected while MetalLB was absent must not allow an installation.
                 self.preflight = super::preflight::PreflightState::default();
-                self.adoption = Adoption::default();
+                self.adoption = AdoptionMemory::default();
                 if let Some(status) = self.stack.as_mut().and_then(|stack| stack.status.as_mut()) {
                     UpgradeState::from_status(status).uninstalled().write_to(status);
                 }
-                tracing::info!(record = RECORD, "the way back has been gone, or is given up");
+                tracing::info!(
+                    record = BACKUP_NAME,
+                    "adoption backup deleted: MetalLB was restored or is abandoned"
+                );
             }
         }
         Ok(true)
     }
 }
 
-/// Of what is to be done, what an adoption lets be done now.
-pub(super) fn admit<'a>(todo: Difference<'a>, admitted: Admitted) -> Difference<'a> {
+/// The writes that an adoption allows now.
+pub(super) fn retain_allowed<'a>(todo: Difference<'a>, allowed_objects: AllowedObjects) -> Difference<'a> {
     Difference {
         apply: todo
             .apply
             .into_iter()
-            .filter(|(wanted, _)| admitted.allows(wanted))
+            .filter(|(wanted, _)| allowed_objects.allows(wanted))
             .collect(),
         prune: todo.prune,
     }
 }
 
-/// What is wanted besides: the workload that pulls images, before anything is touched.
-pub(super) fn besides(
-    admitted: Admitted,
-    report: Option<&Report>,
+/// The DaemonSet that pulls images before MetalLB is changed.
+pub(super) fn pre_pull_workload(
+    allowed_objects: AllowedObjects,
+    report: Option<&AdoptionReport>,
     plan: &StackConfig,
     revision: &str,
 ) -> Option<Wanted> {
-    let begins = admitted == Admitted::PrePull && report.is_some();
+    let begins = allowed_objects == AllowedObjects::PrePull && report.is_some();
     begins.then(|| pre_pull::render(plan, revision)).flatten()
 }

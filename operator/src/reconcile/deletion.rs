@@ -31,7 +31,7 @@ pub(super) enum Lifecycle {
     /// It is being deleted.
     Deleting(DeletionReport),
     /// MetalLB, which it had adopted, is being restored.
-    Restoring(adoption::Report),
+    Restoring(adoption::AdoptionReport),
     /// It does not exist, or has no finalizer of this operator.
     Gone,
 }
@@ -64,7 +64,7 @@ impl Operator {
     ) -> Lifecycle {
         let mut last = None;
         if let Some(stack) = self.stack.clone()
-            && let Some(report) = self.give_back(&stack, namespace, leads, work).await
+            && let Some(report) = self.restore_metallb(&stack, namespace, leads, work).await
         {
             return Lifecycle::Restoring(report);
         }

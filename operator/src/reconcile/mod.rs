@@ -14,7 +14,7 @@ use lb_runtime::events::Events;
 use lb_runtime::watch::Change;
 use serde_json::Value;
 
-use crate::adoption::Admitted;
+use crate::adoption::AllowedObjects;
 use crate::apply::retry::{Failure, Retries, RetryKey};
 use crate::apply::{WriteError, Writer};
 use crate::args::OperatorConfig;
@@ -67,7 +67,7 @@ pub struct Operator {
     resumed: bool,
     rotation: KeyRotation,
     preflight: preflight::PreflightState,
-    adoption: adoption::Adoption,
+    adoption: adoption::AdoptionMemory,
     /// There while the stack is being deleted.
     blockers: Option<ServiceBlockers>,
     /// Since when no Service has had an address of a stack that is being deleted.
@@ -100,7 +100,7 @@ impl Operator {
             retries: Retries::default(),
             rotation: KeyRotation::default(),
             preflight: preflight::PreflightState::default(),
-            adoption: adoption::Adoption::default(),
+            adoption: adoption::AdoptionMemory::default(),
             blockers: None,
             clear_since: None,
         }
@@ -284,9 +284,9 @@ impl Operator {
         self.run_preflight(stack, plan);
         input.preflight.clone_from(&self.preflight.report.checks);
         let health = input.health.clone();
-        let (admitted, adoption) = self.adopt(stack, plan, &rendered, &health, leads, work).await;
+        let (allowed_objects, adoption) = self.adopt(stack, plan, &rendered, &health, leads, work).await;
         input.adoption = adoption;
-        self.advance_upgrade(plan, &rendered, admitted, input, leads, work)
+        self.advance_upgrade(plan, &rendered, allowed_objects, input, leads, work)
             .await;
         if !stack.spec.paused {
             self.rotate_keys(stack, &plan.namespace, leads, work).await;
@@ -299,7 +299,7 @@ impl Operator {
         &mut self,
         plan: &StackConfig,
         rendered: &[Wanted],
-        admitted: Admitted,
+        allowed_objects: AllowedObjects,
         input: &mut StatusInput,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
@@ -350,13 +350,18 @@ impl Operator {
         }
         let mut wanted = self.desired_objects(rendered, plan, &target, &state, &actions);
         let adoption = input.adoption.as_ref();
-        wanted.extend(adoption::besides(admitted, adoption, plan, &target.revision));
+        wanted.extend(adoption::pre_pull_workload(
+            allowed_objects,
+            adoption,
+            plan,
+            &target.revision,
+        ));
         if snapshot.paused {
             input.pending = self.pending(&wanted, plan);
             input.blocked = None;
             return;
         }
-        self.apply(&wanted, plan, admitted, leads, work).await;
+        self.apply(&wanted, plan, allowed_objects, leads, work).await;
         input.blocked = input.blocked.take().or(work.blocked.take());
         self.restart(&plan.namespace, &actions.restarts, leads, work)
             .await;
@@ -473,18 +478,18 @@ impl Operator {
         &mut self,
         wanted: &[Wanted],
         plan: &StackConfig,
-        admitted: Admitted,
+        allowed_objects: AllowedObjects,
         leads: &impl Fn() -> bool,
         work: &mut PassResult,
     ) {
         let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
         // What was begun is brought to an end: MetalLB's controller is gone, and somebody has to give addresses.
-        let todo = if self.has_begun_to_adopt(&plan.namespace) {
+        let todo = if self.adoption_has_begun(&plan.namespace) {
             todo
         } else {
             self.hold_first_installation(todo, work)
         };
-        let todo = adoption::admit(todo, admitted);
+        let todo = adoption::retain_allowed(todo, allowed_objects);
         for (wanted, cause) in todo.apply {
             if !leads() {
                 return;

@@ -4,11 +4,11 @@ use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{AdoptionStatus, AdoptionStep};
 
 use super::NewCondition;
-use crate::adoption::Report;
+use crate::adoption::AdoptionReport;
 use crate::reasons::{Reason, StackEvent};
 
 /// The line of the status.
-pub(super) fn line(report: &Report) -> AdoptionStatus {
+pub(super) fn line(report: &AdoptionReport) -> AdoptionStatus {
     AdoptionStatus {
         step: report.step,
         message: report.message.clone(),
@@ -16,7 +16,7 @@ pub(super) fn line(report: &Report) -> AdoptionStatus {
 }
 
 /// Whether MetalLB is replaced.
-pub(super) fn condition(report: &Report) -> NewCondition {
+pub(super) fn condition(report: &AdoptionReport) -> NewCondition {
     NewCondition {
         type_: "Adopted",
         status: report.step == AdoptionStep::Adopted && !report.blocked,
@@ -26,7 +26,7 @@ pub(super) fn condition(report: &Report) -> NewCondition {
 }
 
 /// One word for how it goes.
-pub(super) fn reason(report: &Report) -> Reason {
+pub(super) fn reason(report: &AdoptionReport) -> Reason {
     match report.step {
         _ if report.blocked => Reason::AdoptionBlocked,
         AdoptionStep::Adopted => Reason::AsExpected,

@@ -21,7 +21,7 @@ use lb_crds::load_balancer_stack::{AdoptionStep, PlanStatus, PreflightCheck, Upg
 use lb_crds::{ComponentStatus, LoadBalancerStackStatus};
 use lb_runtime::text::{LIST_LIMIT, list_first, list_first_clauses, truncate};
 
-use crate::adoption::Report as AdoptionReport;
+use crate::adoption::AdoptionReport;
 use crate::deletion::DeletionReport;
 use crate::desired::render::Component;
 use crate::observe::workload_health::{StackHealth, WorkloadHealth};

@@ -66,7 +66,7 @@ mod tests {
 
     use super::super::tests::{mk_input, mk_settled};
     use super::*;
-    use crate::adoption::Report as AdoptionReport;
+    use crate::adoption::AdoptionReport;
     use crate::deletion::DeletionReport;
     use crate::observe::workload_health::tests::mk_speaker;
     use crate::status::{Reason, status};
