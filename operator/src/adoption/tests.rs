@@ -57,7 +57,7 @@ fn mk_backup(found: &MetalLb) -> Backup {
     Backup::read(&object["data"])
 }
 
-/// Just before it begins.
+/// The state before the first change.
 fn mk_input() -> AdoptionInput {
     AdoptionInput {
         found: mk_metallb(&[9120]),
@@ -90,7 +90,7 @@ fn adoption_begins_only_if_it_can_complete() {
         let report = report(&due, &seen).unwrap();
         assert!(report.blocked && report.message.contains(says), "{report:?}");
         let may = match due {
-            // It may be had in a while.
+            // The pull may succeed later.
             AdoptionAction::Blocked(AdoptionBlocker::ImagePullFailed(_)) => AllowedObjects::PrePull,
             _ => AllowedObjects::None,
         };
@@ -103,7 +103,7 @@ fn adoption_begins_only_if_it_can_complete() {
             AdoptionAction::PrePull,
             AllowedObjects::PrePull,
         ),
-        // The checks hold back what they have to.
+        // The checks block an installation themselves.
         (
             |seen| seen.preflight_passed = false,
             AdoptionAction::None,
@@ -114,7 +114,7 @@ fn adoption_begins_only_if_it_can_complete() {
             AdoptionAction::None,
             AllowedObjects::All,
         ),
-        // Somebody has installed MetalLB beside a stack that runs, which is kept up.
+        // MetalLB was installed beside a running stack.
         (
             |seen| {
                 seen.images = ImagePull::Pending;
@@ -142,7 +142,7 @@ fn recreated_objects_are_reported_and_not_changed() {
         {"manager": "helm", "time": "2026-01-02T00:00:00Z"},
         {"manager": "kube-controller-manager", "time": "2026-01-03T00:00:00Z", "subresource": "status"},
     ]);
-    // How far it was, and what is kept up meanwhile.
+    // Progress of the stack, the allowed objects, and the step.
     let cases = [
         (
             StackProgress::default(),
@@ -188,10 +188,10 @@ fn recreated_objects_are_reported_and_not_changed() {
     }
 }
 
-/// A cluster in which all that is asked for comes about one observe_metallb later.
+/// A cluster in which every action has taken effect at the next read.
 struct Cluster {
     seen: AdoptionInput,
-    /// What has happened, in order.
+    /// The actions that were performed, in order.
     history: Vec<&'static str>,
 }
 
@@ -213,8 +213,8 @@ impl Cluster {
         pods.map(|pod| pod.node.as_str()).collect()
     }
 
-    /// What was deleted is gone, and what was made is there.
-    fn come_about(&mut self) {
+    /// Actions take effect: deleted objects disappear.
+    fn take_effect(&mut self) {
         let seen = &mut self.seen;
         seen.found.workloads.retain(|workload| !workload.terminating);
         let has = |kind| {
@@ -241,7 +241,7 @@ impl Cluster {
         }
     }
 
-    /// Takes the step that is due, as the operator does.
+    /// Performs the next action, as the operator does.
     fn take(&mut self) -> AdoptionAction {
         let due = next_action(&self.seen);
         let may = allowed_objects(&due, &self.seen);
@@ -286,8 +286,11 @@ impl Cluster {
                 self.history.push("label");
             }
             AdoptionAction::DeleteSpeakers(pods) => {
-                assert!(seen.ours.speakers, "ours answer before");
-                assert_eq!(seen.found.active_advertisements, 0, "they would elect anew");
+                assert!(seen.ours.speakers, "the new speakers are ready");
+                assert_eq!(
+                    seen.found.active_advertisements, 0,
+                    "they would elect another owner"
+                );
                 assert!(seen.found.announcing.is_empty());
                 for pod in &mut seen.found.pods {
                     pod.terminating |= pods.iter().any(|other| other.uid == pod.uid);
@@ -295,7 +298,7 @@ impl Cluster {
                 self.history.push("speakers");
             }
             AdoptionAction::WithdrawSpeakers => {
-                assert!(seen.ours.speakers, "ours answer before");
+                assert!(seen.ours.speakers, "the new speakers are ready");
                 (seen.found.active_advertisements, seen.found.withdrawn) =
                     (0, seen.found.active_advertisements);
                 self.history.push("halt");
@@ -326,7 +329,7 @@ fn new_speakers_are_ready_before_metallb_speakers_are_deleted() {
         if due == AdoptionAction::Adopted {
             break;
         }
-        cluster.come_about();
+        cluster.take_effect();
     }
     let order = [
         "record",

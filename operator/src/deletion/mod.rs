@@ -102,7 +102,7 @@ pub enum DeletionBlocker {
     Paused,
 }
 
-/// What a deletion waits for.
+/// The next event that a deletion needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DeletionWait {
     /// The list of Services. Until it is complete the stack is reconciled as usual.

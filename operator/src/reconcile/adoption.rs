@@ -26,7 +26,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// Restore actions in one pass.
 const MAX_ITEMS: usize = 8;
 
-/// What the operator remembers between two reads of MetalLB.
+/// State that is kept between two reads of MetalLB.
 #[derive(Debug, Default)]
 pub(super) struct AdoptionMemory {
     /// Since when MetalLB has no Deployment, and no DaemonSet.

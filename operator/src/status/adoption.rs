@@ -1,4 +1,4 @@
-//! What the status says of an adoption.
+//! The status and events of an adoption.
 
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{AdoptionStatus, AdoptionStep};
@@ -39,7 +39,7 @@ pub(super) fn reason(report: &AdoptionReport) -> Reason {
     }
 }
 
-/// Each step of an adoption, and its end; what blocks it is told as what degrades the stack.
+/// Each step of an adoption, and its end; a blocked adoption is reported by the condition Degraded.
 pub(super) fn events(
     before: &LoadBalancerStackStatus,
     after: &LoadBalancerStackStatus,

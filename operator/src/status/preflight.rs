@@ -1,4 +1,4 @@
-//! What the status says of the checks before an installation or a change.
+//! Condition and events of the preflight checks.
 
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
@@ -48,7 +48,7 @@ pub(super) fn events(before: &LoadBalancerStackStatus, after: &LoadBalancerStack
             (other.name, other.result, other.overridden) == (check.name, check.result, check.overridden)
         })
     };
-    // What waits is told by the condition Degraded.
+    // A blocked change is reported by the condition Degraded.
     let waits = after
         .conditions
         .iter()
