@@ -60,7 +60,7 @@ case ${1:-} in
         --out "$images/$program.tar"
     done ;;
   release-program)
-    # Thin LTO links in half of the time; nobody measures this program.
+    # Thin LTO links in half of the time; its size and speed do not matter.
     build "$(programs_directory tests/tools/test-releases)" cargo rustc --release --locked --target "$triple" -p lb-test-releases -- -C lto=thin \
       : lb-test-releases ;;
   releases)

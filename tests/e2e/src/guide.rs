@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_cut_into_commands_and_a_here_document_stays_whole() {
+    fn splits_blocks_into_commands_and_keeps_here_documents() {
         let text = "### 4.8: Try\n```bash\n# comment\nkubectl get pods \\\n  -o wide\n\ncurl http://a\nfor i in 1; do\n  curl b\ndone\n\
                     kubectl apply -f - <<'EOF'\na: 1\n\n# kept\nEOF\n```\n```\noutput\n```\n```yaml\nkind: A\n```\n";
         let sections = sections(text);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guide_has_the_steps_that_the_demo_walks_through() {
+    fn guide_has_the_sections_of_the_demo() {
         for number in ["1.1", "2.1", "3.1", "4.1", "4.8", "4.9", "T4", "P1"] {
             assert!(!section(number).commands.is_empty());
         }

@@ -31,20 +31,20 @@ impl Process {
     /// When the pod does not run, or has more than one container or process.
     pub fn of(lab: &Lab, pod: &Pod) -> anyhow::Result<Self> {
         let name = pod.name_any();
-        let not_running = || format!("pod {name} does not run");
+        let not_running = || format!("pod {name} is not running");
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let statuses = pod
             .status
             .as_ref()
             .and_then(|status| status.container_statuses.as_deref());
         let [status] = statuses.unwrap_or_default() else {
-            bail!("pod {name} has not one container");
+            bail!("pod {name} has more or less than one container");
         };
         let id = status.container_id.as_deref().with_context(not_running)?;
         let id = id.rsplit('/').next().unwrap_or(id);
         match lab.container(node.with_context(not_running)?, id)?[..] {
             [pid] => Ok(Self { pid }),
-            ref other => bail!("pod {name} has {} processes, not one", other.len()),
+            ref other => bail!("pod {name} has {} processes instead of one", other.len()),
         }
     }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_told_in_bytes() {
+    fn parses_memory_in_bytes() {
         let status = "Name:\tlb-controller\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n";
         assert_eq!(bytes(status, "VmRSS"), Some(10_485_760));
         assert_eq!(bytes(status, "VmHWM"), Some(20_971_520));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_is_found_behind_any_name() {
+    fn parses_processor_time_after_any_name() {
         let stat = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 25 17 0 0";
         assert_eq!(ticks(stat), Some(42));
     }

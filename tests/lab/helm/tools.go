@@ -1,6 +1,6 @@
 //go:build tools
 
-// Pins the Helm that the scenarios install the chart with.
+// Pins Helm, which installs the chart in the lab.
 package tools
 
 import _ "helm.sh/helm/v3/cmd/helm"

@@ -1,5 +1,5 @@
-// The Kubernetes binaries that the lab runs, in one program that looks at the name it was started by: one link
-// step instead of six, and one file to cache.
+// All Kubernetes binaries of the lab in one program, selected by the name that it is started by: one link step instead of six, and
+// one file to cache.
 package main
 
 import (
@@ -30,7 +30,7 @@ var programs = map[string]func() *cobra.Command{
 	"kubectl":                 kubectl.NewDefaultKubectlCommand,
 }
 
-// The command that a constructor makes. From v1.35 on the kubelet's takes a context.
+// Calls a constructor. From v1.35 on, the kubelet's takes a context.
 func command(constructor any) *cobra.Command {
 	switch construct := constructor.(type) {
 	case func() *cobra.Command:
@@ -38,7 +38,7 @@ func command(constructor any) *cobra.Command {
 	case func(context.Context) *cobra.Command:
 		return construct(context.Background())
 	default:
-		panic(fmt.Sprintf("a constructor of a kind not known yet: %T", constructor))
+		panic(fmt.Sprintf("unsupported constructor type %T", constructor))
 	}
 }
 

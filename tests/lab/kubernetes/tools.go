@@ -1,6 +1,6 @@
 //go:build tools
 
-// Keeps the test backend in the module graph, so that it is built at the version of the cluster.
+// Keeps agnhost in the module graph, so that it is built at the version of the cluster.
 package main
 
 import _ "k8s.io/kubernetes/test/images/agnhost"

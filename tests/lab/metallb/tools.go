@@ -1,6 +1,6 @@
 //go:build tools
 
-// Pins the MetalLB that the lab installs as the peer: its programs are built from this module, its manifest is read from it.
+// Pins MetalLB: `lab install metallb` uses its programs and its manifest.
 package tools
 
 import (

@@ -1,6 +1,6 @@
 //go:build tools
 
-// Pins the kubeconform that checks what the chart renders.
+// Pins kubeconform, which validates the rendered chart.
 package tools
 
 import _ "github.com/yannh/kubeconform/cmd/kubeconform"

@@ -1,8 +1,7 @@
-// Says which flows NetworkPolicies let pass. Reads JSON from the standard input, and writes what it finds as JSON: for each
-// flow by name, whether the policies over who sends it and those over who receives it allow it.
+// Evaluates which flows NetworkPolicies allow. Reads policies and flows as JSON from standard input and writes for each flow, by
+// name, whether the policies of its source (egress) and of its destination (ingress) allow it.
 //
-// The lab's network does not enforce NetworkPolicies; the matcher of cyclonus, which tests networks that do, says what one
-// that does would let pass.
+// The lab's network does not enforce NetworkPolicies. This uses the matcher of cyclonus, which tests networks that do.
 package main
 
 import (
@@ -29,7 +28,7 @@ type flow struct {
 	Protocol corev1.Protocol `json:"protocol"`
 }
 
-// Without a namespace it is no pod that a policy can govern: a machine outside, or a pod on its node's network.
+// A peer without a namespace is outside of all policies: a machine outside the cluster, or a pod on its node's network.
 type peer struct {
 	IP              string            `json:"ip"`
 	Namespace       string            `json:"namespace"`
@@ -69,7 +68,7 @@ func main() {
 	verdicts := map[string]verdict{}
 	for _, flow := range in.Flows {
 		if _, twice := verdicts[flow.Name]; twice {
-			fail(fmt.Errorf("two flows are called %q", flow.Name))
+			fail(fmt.Errorf("duplicate flow name %q", flow.Name))
 		}
 		result := policy.IsTrafficAllowed(&matcher.Traffic{
 			Source:           flow.From.traffic(),

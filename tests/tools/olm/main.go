@@ -1,5 +1,5 @@
-// Checks an OLM bundle with every validator of operator-framework/api, those of OperatorHub included. It fails on every
-// error, and on every warning that is not expected here.
+// Checks an OLM bundle with every validator of operator-framework/api, including those of OperatorHub. Fails on every error and on
+// every unexpected warning.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A warning that is expected, with the reason. One that does not come any more fails too: the list stays short.
+// An expected warning, with the reason. An expected warning that does not appear is an error too, so that the list stays short.
 type expected struct {
 	text   *regexp.Regexp
 	reason string
@@ -22,29 +22,29 @@ type expected struct {
 var warnings = []expected{
 	{
 		regexp.MustCompile(`Kind=(ServiceL2Status|ConfigurationState): provided API should have an example annotation$`),
-		"programs write them and people read them: an example to make one from would mislead",
+		"written by programs only, so an example to create one from would mislead",
 	},
 	{
 		regexp.MustCompile(`removed in v1\.25\..* Migrate the API\(s\) for ((endpointslices|events): \(\["ClusterServiceVersion[^)]*"\]\),?)+ *$`),
-		"these are RBAC rules, which name groups and resources and no versions; the programs use v1 of both",
+		"RBAC rules name groups and resources without versions; the programs use v1 of both",
 	},
 	{
 		regexp.MustCompile(`unable to inspect the image`),
-		"that needs a registry and Docker, which a test has not; where images are built, their architecture is known",
+		"needs a registry and Docker; the build sets the architecture of the images",
 	},
 	{
 		regexp.MustCompile(`node affinity configuration for the image.*(\.|supported: \["error/error"\]) *$`),
-		"guessed from the images that could not be inspected",
+		"derived from the images that could not be inspected",
 	},
 }
 
 func main() {
 	if len(os.Args) != 3 {
-		fail("usage: bundle-validate DIRECTORY KUBERNETES: a bundle, and the newest version of Kubernetes that it is for")
+		fail("usage: bundle-validate DIRECTORY KUBERNETES: a bundle, and the newest version of Kubernetes that it supports")
 	}
 	logrus.SetOutput(os.Stderr)
 	logrus.SetLevel(logrus.ErrorLevel)
-	// No Docker and no podman: what is checked is not to depend on what the machine has.
+	// Hides docker and podman: the result must not depend on the machine.
 	if err := os.Setenv("PATH", ""); err != nil {
 		fail(err.Error())
 	}
@@ -72,11 +72,11 @@ func main() {
 	for index, warning := range warnings {
 		if !seen[index] {
 			faults++
-			fmt.Printf("no longer warned of, take it off the list: %s\n", warning.text)
+			fmt.Printf("expected warning did not appear, remove it from the list: %s\n", warning.text)
 		}
 	}
 	if faults > 0 {
-		fail(fmt.Sprintf("faults: %d", faults))
+		fail(fmt.Sprintf("%d problems found: fix the bundle, or add an expected warning with its reason", faults))
 	}
 	summary, err := json.Marshal(map[string]any{
 		"csv": bundle.CSV.GetName(), "objects": len(bundle.Objects), "validators": len(validation.AllValidators),

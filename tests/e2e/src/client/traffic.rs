@@ -173,8 +173,8 @@ impl fmt::Display for TrafficReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} s: {} of {} connections broken {:?}, the others waited {:.3} s at most; {} of {} new requests lost \
-             {:?}, the slowest took {:.3} s; nobody answered ARP for {:.3} s, NDP for {:.3} s at the longest",
+            "{:.0} s: {} of {} connections broken {:?}, longest wait of the others {:.3} s; {} of {} new requests lost \
+             {:?}, slowest answer {:.3} s; longest time without an answer: ARP {:.3} s, NDP {:.3} s",
             self.time.as_secs_f64(),
             self.broken.len(),
             self.opened,

@@ -7,17 +7,17 @@ fn services_get_requested_addresses_or_a_reason() -> anyhow::Result<()> {
     let harness = Harness::start_lab_or_use_external("addresses", 1)?;
     harness.install()?;
 
-    a_pending_service_is_told_why_and_served_once_a_pool_appears(&harness)?;
-    explicit_wishes_are_honoured_under_every_spelling(&harness)?;
-    impossible_wishes_get_one_event_that_says_what_to_change(&harness)?;
-    an_exhausted_pool_says_so_and_a_released_address_is_given_on(&harness)?;
-    a_service_of_another_class_or_type_is_left_alone_or_released(&harness)?;
-    pools_are_for_those_that_they_choose(&harness)?;
-    invalid_pools_carry_a_condition_and_disturb_nobody(&harness)?;
+    pending_service_gets_a_reason_and_then_a_new_pool(&harness)?;
+    requests_work_in_every_spelling(&harness)?;
+    impossible_requests_get_one_event_with_the_remedy(&harness)?;
+    exhausted_pool_is_reported_and_reuses_released_addresses(&harness)?;
+    other_class_is_left_alone_and_other_type_released(&harness)?;
+    pools_serve_only_selected_services(&harness)?;
+    invalid_pools_get_a_condition_and_affect_no_other(&harness)?;
     Ok(())
 }
 
-fn a_pending_service_is_told_why_and_served_once_a_pool_appears(harness: &Harness) -> anyhow::Result<()> {
+fn pending_service_gets_a_reason_and_then_a_new_pool(harness: &Harness) -> anyhow::Result<()> {
     harness.apply_service("early", "web", "", "")?;
     harness.wait_for_event("Service", "early", "AllocationFailed")?;
     assert_eq!(harness.current_address("early")?, "");
@@ -28,7 +28,7 @@ fn a_pending_service_is_told_why_and_served_once_a_pool_appears(harness: &Harnes
     Ok(())
 }
 
-fn explicit_wishes_are_honoured_under_every_spelling(harness: &Harness) -> anyhow::Result<()> {
+fn requests_work_in_every_spelling(harness: &Harness) -> anyhow::Result<()> {
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: manual, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.80/29], autoAssign: false}",
@@ -74,7 +74,7 @@ fn explicit_wishes_are_honoured_under_every_spelling(harness: &Harness) -> anyho
     Ok(())
 }
 
-fn impossible_wishes_get_one_event_that_says_what_to_change(harness: &Harness) -> anyhow::Result<()> {
+fn impossible_requests_get_one_event_with_the_remedy(harness: &Harness) -> anyhow::Result<()> {
     for (name, annotation, spec, says) in [
         (
             "no-pool",
@@ -112,20 +112,20 @@ fn impossible_wishes_get_one_event_that_says_what_to_change(harness: &Harness) -
         // An unrelated change leaves the reason as it is, so there is no second event.
         harness.admin(&format!("kubectl annotate service {name} touched=1"))?;
         harness.apply_service(
-            &format!("{name}-witness"),
+            &format!("{name}-observer"),
             "web",
             "metallb.io/address-pool: lan",
             "",
         )?;
-        harness.wait_for_address(&format!("{name}-witness"))?;
+        harness.wait_for_address(&format!("{name}-observer"))?;
         let warnings = harness.events("Service", name)?.matches("Warning").count();
         assert_eq!(warnings, 1, "{name}: {events}");
-        harness.admin(&format!("kubectl delete service {name} {name}-witness"))?;
+        harness.admin(&format!("kubectl delete service {name} {name}-observer"))?;
     }
     Ok(())
 }
 
-fn an_exhausted_pool_says_so_and_a_released_address_is_given_on(harness: &Harness) -> anyhow::Result<()> {
+fn exhausted_pool_is_reported_and_reuses_released_addresses(harness: &Harness) -> anyhow::Result<()> {
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: tiny, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.90-192.168.50.91], autoAssign: false}",
@@ -143,7 +143,7 @@ fn an_exhausted_pool_says_so_and_a_released_address_is_given_on(harness: &Harnes
     Ok(())
 }
 
-fn a_service_of_another_class_or_type_is_left_alone_or_released(harness: &Harness) -> anyhow::Result<()> {
+fn other_class_is_left_alone_and_other_type_released(harness: &Harness) -> anyhow::Result<()> {
     harness.apply_service("classed", "web", "", "  loadBalancerClass: example.com/other\n")?;
     harness.apply_service("changes", "web", "metallb.io/loadBalancerIPs: 192.168.50.58", "")?;
     assert_eq!(harness.wait_for_address("changes")?, "192.168.50.58");
@@ -167,7 +167,7 @@ fn a_service_of_another_class_or_type_is_left_alone_or_released(harness: &Harnes
     Ok(())
 }
 
-fn pools_are_for_those_that_they_choose(harness: &Harness) -> anyhow::Result<()> {
+fn pools_serve_only_selected_services(harness: &Harness) -> anyhow::Result<()> {
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: team, namespace: metallb-system}\nspec:\n  \
          addresses: [192.168.50.92-192.168.50.93]\n  serviceAllocation: {priority: 1, namespaceSelectors: [{matchLabels: {team: blue}}]}",
@@ -184,7 +184,7 @@ fn pools_are_for_those_that_they_choose(harness: &Harness) -> anyhow::Result<()>
     Ok(())
 }
 
-fn invalid_pools_carry_a_condition_and_disturb_nobody(harness: &Harness) -> anyhow::Result<()> {
+fn invalid_pools_get_a_condition_and_affect_no_other(harness: &Harness) -> anyhow::Result<()> {
     let before = harness.current_address("early")?;
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: overlapping, namespace: metallb-system}\n\

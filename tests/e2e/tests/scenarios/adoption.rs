@@ -83,7 +83,7 @@ impl Place {
         let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan, namespace: metallb-system}\n\
                     spec: {addresses: [192.168.50.60-192.168.50.79, \"fc00:50::600-fc00:50::60f\"]}\n---\n\
                     apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: lan, namespace: metallb-system}";
-        eventually("MetalLB to take a pool", LONG_TIMEOUT, || {
+        eventually("MetalLB to accept a pool", LONG_TIMEOUT, || {
             Ok(harness.apply(pool).ok())
         })?;
         harness.apply_service("web", "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
@@ -153,7 +153,7 @@ impl Place {
              labels: {app.kubernetes.io/name: metallb}}\nspec:\n  replicas: 0\n  selector: {matchLabels: {made: again}}\n  \
              template:\n    metadata: {labels: {made: again}}\n    spec: {containers: [{name: it, image: it}]}",
         )?;
-        eventually("it to be told", LONG_TIMEOUT, || {
+        eventually("a report of it", LONG_TIMEOUT, || {
             let degraded = self.condition("Degraded")?;
             let is = degraded.starts_with("True AdoptionBlocked") && degraded.contains("metallb-controller");
             Ok(is.then_some(()))
@@ -195,7 +195,7 @@ impl Place {
             owners(*address, answers.since(begun).len(), &mut moved);
         }
         println!(
-            "{what}: {} more addresses; nobody answered for one of them for {:.3} s at the longest; two answered: {moved:?}",
+            "{what}: {} more addresses; longest time without an answer for one of them {:.3} s; answered by two nodes: {moved:?}",
             self.others.len(),
             silence.as_secs_f64()
         );
@@ -225,7 +225,7 @@ impl Place {
                 return Ok(());
             }
             if start.elapsed() > ADOPTION_TIMEOUT {
-                bail!("waited {ADOPTION_TIMEOUT:?} in vain for step {step}");
+                bail!("waited {ADOPTION_TIMEOUT:?} for step {step}");
             }
             std::thread::sleep(Duration::from_millis(250));
         }
@@ -272,7 +272,7 @@ impl Place {
 
     /// MetalLB is back, and none of our workloads runs.
     fn metallb_serves(&self) -> anyhow::Result<()> {
-        eventually("MetalLB to be back alone", ADOPTION_TIMEOUT, || {
+        eventually("MetalLB to run alone again", ADOPTION_TIMEOUT, || {
             let images = self.images()?;
             let is_back = ["controller:v", "speaker:v"].iter().all(|part| {
                 images

@@ -8,12 +8,12 @@ fn pools_apply_edits_strategies_exclusions_and_quotas() -> anyhow::Result<()> {
     let harness = Harness::start_lab_or_use_external("allocation", 1)?;
     harness.install()?;
 
-    a_pair_comes_from_two_pools_and_a_second_address_later(&harness)?;
-    a_service_can_be_waited_for(&harness)?;
-    an_edit_moves_only_those_whose_address_it_takes_away(&harness)?;
-    a_pool_holds_back_excludes_and_limits(&harness)?;
-    the_configuration_state_names_what_is_invalid(&harness)?;
-    bad_input_is_told_and_disturbs_nobody(&harness)?;
+    dual_stack_uses_two_pools_and_adds_a_family_later(&harness)?;
+    kubectl_wait_works_for_a_service(&harness)?;
+    pool_edit_moves_only_services_that_lose_their_address(&harness)?;
+    pool_applies_hold_down_exclusions_and_quota(&harness)?;
+    configuration_state_names_invalid_objects(&harness)?;
+    invalid_input_is_reported_and_affects_no_other(&harness)?;
     Ok(())
 }
 
@@ -39,7 +39,7 @@ fn delete(harness: &Harness, services: &str, pools: &str) -> anyhow::Result<()> 
 
 /// Waits until a Service has these addresses.
 fn wait_for_addresses(harness: &Harness, service: &str, addresses: &str) -> anyhow::Result<()> {
-    eventually(&format!("{service} to show {addresses:?}"), SHORT_TIMEOUT, || {
+    eventually(&format!("{service} to have {addresses:?}"), SHORT_TIMEOUT, || {
         Ok((harness.current_address(service)? == addresses).then_some(()))
     })
 }
@@ -52,7 +52,7 @@ fn condition(harness: &Harness, service: &str) -> anyhow::Result<String> {
     ))
 }
 
-fn a_pair_comes_from_two_pools_and_a_second_address_later(harness: &Harness) -> anyhow::Result<()> {
+fn dual_stack_uses_two_pools_and_adds_a_family_later(harness: &Harness) -> anyhow::Result<()> {
     harness.apply(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: four, namespace: metallb-system}\n\
          spec: {addresses: [192.168.50.60-192.168.50.69]}\n---\n\
@@ -92,7 +92,7 @@ fn a_pair_comes_from_two_pools_and_a_second_address_later(harness: &Harness) -> 
     delete(harness, "later", "four")
 }
 
-fn a_service_can_be_waited_for(harness: &Harness) -> anyhow::Result<()> {
+fn kubectl_wait_works_for_a_service(harness: &Harness) -> anyhow::Result<()> {
     let wait = "kubectl wait service/awaited --for=condition=lb-operator.io/AddressAssigned";
     from(harness, "awaited", "awaited")?;
     harness.admin(&format!("{wait}=false --timeout=30s"))?;
@@ -113,7 +113,7 @@ fn a_service_can_be_waited_for(harness: &Harness) -> anyhow::Result<()> {
     delete(harness, "awaited", "awaited")
 }
 
-fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> anyhow::Result<()> {
+fn pool_edit_moves_only_services_that_lose_their_address(harness: &Harness) -> anyhow::Result<()> {
     pool(harness, "edited", "192.168.50.71-192.168.50.73", "")?;
     for (name, address) in [
         ("e1", "192.168.50.71"),
@@ -143,7 +143,7 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
     let named = || {
         harness.admin("kubectl get service e3 -o jsonpath='{.metadata.annotations.metallb\\.io/ip-allocated-from-pool}'")
     };
-    eventually("e3 to be of the other pool", SHORT_TIMEOUT, || {
+    eventually("e3 to belong to the other pool", SHORT_TIMEOUT, || {
         Ok((named()? == "split").then_some(()))
     })?;
     assert_eq!(harness.current_address("e3")?, "192.168.50.73");
@@ -157,7 +157,7 @@ fn an_edit_moves_only_those_whose_address_it_takes_away(harness: &Harness) -> an
     delete(harness, "e1 e2 e3", "split")
 }
 
-fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()> {
+fn pool_applies_hold_down_exclusions_and_quota(harness: &Harness) -> anyhow::Result<()> {
     pool(
         harness,
         "rules",
@@ -194,7 +194,7 @@ fn a_pool_holds_back_excludes_and_limits(harness: &Harness) -> anyhow::Result<()
     delete(harness, "r3 r4", "rules")
 }
 
-fn the_configuration_state_names_what_is_invalid(harness: &Harness) -> anyhow::Result<()> {
+fn configuration_state_names_invalid_objects(harness: &Harness) -> anyhow::Result<()> {
     let state = || {
         harness.admin(
             "kubectl get configurationstates -n metallb-system -l metallb.io/component-type=controller -o jsonpath='{range .items[*]}\
@@ -220,7 +220,7 @@ fn the_configuration_state_names_what_is_invalid(harness: &Harness) -> anyhow::R
     becomes("controller Valid Reconciled ")
 }
 
-fn bad_input_is_told_and_disturbs_nobody(harness: &Harness) -> anyhow::Result<()> {
+fn invalid_input_is_reported_and_affects_no_other(harness: &Harness) -> anyhow::Result<()> {
     pool(harness, "good", "192.168.50.90-192.168.50.94", "")?;
     from(harness, "undisturbed", "good")?;
     wait_for_addresses(harness, "undisturbed", "192.168.50.90")?;

@@ -16,12 +16,12 @@ fn invalid_objects_are_rejected_by_field() -> anyhow::Result<()> {
     harness.admin("kubectl create namespace metallb-system --dry-run=client -o yaml | kubectl apply -f -")?;
 
     valid_pools_are_accepted_with_their_defaults(&harness)?;
-    invalid_pools_are_refused(&harness)?;
+    invalid_pools_are_rejected(&harness)?;
     valid_advertisements_are_accepted(&harness)?;
-    invalid_advertisements_are_refused(&harness)?;
-    what_a_status_says_of_its_service_never_changes(&harness)?;
+    invalid_advertisements_are_rejected(&harness)?;
+    service_of_a_status_is_immutable(&harness)?;
     stacks_are_checked(&harness)?;
-    explain_reads_well(&harness)?;
+    kubectl_explain_describes_fields(&harness)?;
     harness.admin(
         "kubectl delete ipaddresspool/tried l2advertisement/tried l2advertisement/bare -n metallb-system",
     )?;
@@ -83,7 +83,7 @@ fn valid_pools_are_accepted_with_their_defaults(harness: &Harness) -> anyhow::Re
     Ok(())
 }
 
-fn invalid_pools_are_refused(harness: &Harness) -> anyhow::Result<()> {
+fn invalid_pools_are_rejected(harness: &Harness) -> anyhow::Result<()> {
     let form = "must be a CIDR";
     for (addresses, says) in [
         ("[]", "at least 1 items"),
@@ -147,7 +147,7 @@ fn valid_advertisements_are_accepted(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn invalid_advertisements_are_refused(harness: &Harness) -> anyhow::Result<()> {
+fn invalid_advertisements_are_rejected(harness: &Harness) -> anyhow::Result<()> {
     for (spec, says) in [
         ("{ipAddressPools: [a, a]}", ["spec.ipAddressPools", "duplicates"]),
         ("{ipAddressPools: a}", ["spec.ipAddressPools", "array"]),
@@ -169,7 +169,7 @@ fn invalid_advertisements_are_refused(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn what_a_status_says_of_its_service_never_changes(harness: &Harness) -> anyhow::Result<()> {
+fn service_of_a_status_is_immutable(harness: &Harness) -> anyhow::Result<()> {
     // Not in the stack's namespace, where speakers remove status objects without a Service.
     harness.apply("apiVersion: metallb.io/v1beta1\nkind: ServiceL2Status\nmetadata: {name: l2-tried, namespace: default}\nspec: {}")?;
     let patch = |status: &str| {
@@ -291,7 +291,7 @@ fn stacks_are_checked(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn explain_reads_well(harness: &Harness) -> anyhow::Result<()> {
+fn kubectl_explain_describes_fields(harness: &Harness) -> anyhow::Result<()> {
     for (path, says) in [
         ("ipaddresspool.spec.addresses", "192.168.50.50-192.168.50.250"),
         ("l2advertisement.spec.interfaces", "eth0"),

@@ -90,18 +90,22 @@ impl Capture {
 
     /// Time from `since` to the first announcement of the address with this MAC address.
     pub(crate) fn delay(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
-        eventually(&format!("{mac} to announce {address}"), SHORT_TIMEOUT, || {
-            let heard = self.of(address, since);
-            let first = heard.into_iter().find(|heard| heard.mac == mac);
-            Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
-        })
+        eventually(
+            &format!("an announcement of {address} by {mac}"),
+            SHORT_TIMEOUT,
+            || {
+                let heard = self.of(address, since);
+                let first = heard.into_iter().find(|heard| heard.mac == mac);
+                Ok(first.map(|first| Duration::from_secs_f64(first.at - since)))
+            },
+        )
     }
 
     /// The same, ignoring announcements at the end of an earlier series: a series begins with two, 100 ms apart, and
     /// its later ones are a second apart.
     pub(crate) fn delay_of_series(&self, address: &str, mac: &str, since: f64) -> anyhow::Result<Duration> {
         eventually(
-            &format!("{mac} to announce {address} anew"),
+            &format!("another announcement of {address} by {mac}"),
             SHORT_TIMEOUT,
             || {
                 let mut heard = self.of(address, since);

@@ -84,7 +84,7 @@ fn services_block_deletion(harness: &Harness, addresses: &[String; 2]) -> anyhow
     // A paused stack is left alone during its deletion too.
     harness
         .admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"paused\":true}}'")?;
-    eventually("a condition that says that it is paused", SHORT_TIMEOUT, || {
+    eventually("a condition that says paused", SHORT_TIMEOUT, || {
         Ok(condition(harness)?.starts_with("True Paused").then_some(()))
     })?;
     Ok(())
@@ -164,7 +164,7 @@ fn withdrawn_stack_leaves_objects_of_users(harness: &Harness, addresses: &[Strin
     }
     assert_eq!(harness.current_address("foreign")?, "203.0.113.9");
     // Kubernetes deletes what the DaemonSet and the Deployment created.
-    eventually("nothing of the stack's own to be left", SHORT_TIMEOUT, || {
+    eventually("deletion of the stack's objects", SHORT_TIMEOUT, || {
         let left = harness.admin(
             "kubectl get clusterroles,clusterrolebindings -o name -l app.kubernetes.io/managed-by=lb-operator; \
              kubectl get deployments,daemonsets,replicasets,pods,serviceaccounts,roles,rolebindings,secrets,services,pdb,networkpolicies,controllerrevisions \

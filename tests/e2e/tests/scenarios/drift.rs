@@ -109,17 +109,17 @@ pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     }
     let (took, what) = slowest;
     println!(
-        "drift: {} changes repaired, the slowest, {what}, after {took} ms, in which kubectl was asked (about {asking} ms each time)",
+        "drift: {} changes repaired, the slowest, {what}, after {took} ms, in which kubectl was run (about {asking} ms each time)",
         all.len()
     );
     assert!(took < LIMIT, "{what} took {took} ms");
-    let told = harness.events("LoadBalancerStack", "default")?;
+    let reported = harness.events("LoadBalancerStack", "default")?;
     for what in [
         "DriftCorrected ClusterRole metallb-controller: metadata.labels.app.kubernetes.io/version was changed by kubectl-label",
         "DriftCorrected PodDisruptionBudget metallb-system/metallb-speaker was deleted by another client; recreated; \
          to remove it, set spec.podDisruptionBudget.mode to Disabled",
     ] {
-        assert!(told.contains(what), "{what:?} is not among\n{told}");
+        assert!(reported.contains(what), "{what:?} is not among\n{reported}");
     }
     counted(harness)
 }
@@ -269,16 +269,16 @@ pub(crate) fn standby_repairs_after_the_leader_hangs(harness: &Harness) -> anyho
     println!("drift: repaired {took} ms after the operator that led stopped and an object was edited");
     let second = leader(harness)?;
     assert_ne!(second, first);
-    let told = "kubectl get events -A --field-selector involvedObject.kind=LoadBalancerStack,reason=DriftCorrected \
+    let reported = "kubectl get events -A --field-selector involvedObject.kind=LoadBalancerStack,reason=DriftCorrected \
                 -o jsonpath='{range .items[*]}{.reportingInstance} {.message}{\"\\n\"}{end}'";
     let expected = format!("{second} Role metallb-system/lb-speaker: metadata.labels.component was changed");
     eventually("an event of the second operator", SHORT_TIMEOUT, || {
-        Ok(harness.admin(told)?.contains(&expected).then_some(()))
+        Ok(harness.admin(reported)?.contains(&expected).then_some(()))
     })?;
     harness.lab().thaw(node, "lb-operator")?;
     component_edit(harness)?;
     harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
-    assert_eq!(leader(harness)?, second, "the first one has lost the lead");
+    assert_eq!(leader(harness)?, second, "the first operator no longer leads");
     Ok(())
 }
 

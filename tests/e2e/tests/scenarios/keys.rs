@@ -51,7 +51,7 @@ fn key_rotation_rejects_no_heartbeat() -> anyhow::Result<()> {
     );
 
     let after = Counts::of(&harness)?;
-    assert_eq!(after.refused, before.refused, "no speaker refused another");
+    assert_eq!(after.refused, before.refused, "no speaker rejected another");
     assert_eq!(after.moved, before.moved, "no address moved");
     assert!(
         after
@@ -67,12 +67,12 @@ fn key_rotation_rejects_no_heartbeat() -> anyhow::Result<()> {
     assert_eq!(
         forge(&harness, &old, "authentication")?,
         FORGED_DATAGRAMS,
-        "the old key is of no use"
+        "the old key is useless"
     );
     assert_eq!(
         forge(&harness, &new, "echo")?,
         FORGED_DATAGRAMS,
-        "it is the key that they were refused for"
+        "they were rejected because of the key"
     );
     assert_eq!(harness.owners_of(&addresses)?, owners);
     assert_eq!(Counts::of(&harness)?.moved, before.moved);
@@ -242,7 +242,7 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
     })?;
     sender
         .join()
-        .map_err(|_| anyhow::anyhow!("the forger panicked"))??;
+        .map_err(|_| anyhow::anyhow!("the attacker panicked"))??;
     let mut counted = 0;
     eventually("the forged datagrams to be counted", SHORT_TIMEOUT, || {
         counted = rejected()? - before;

@@ -79,7 +79,7 @@ fn two_labs_run_side_by_side_and_leave_nothing_behind() -> anyhow::Result<()> {
     assert_eq!(nodes_of(&two)?, "node/n1\n");
     assert!(
         traces("side-a").len() > 10 && traces("side-b").len() > 10,
-        "what is looked for below is there"
+        "the traces looked for below exist"
     );
 
     // Dual stack, on both LANs.
@@ -99,10 +99,7 @@ fn two_labs_run_side_by_side_and_leave_nothing_behind() -> anyhow::Result<()> {
     // Cables.
     let ping = ["ping", "-c1", "-W1", "192.168.50.12"];
     one.cut(2)?;
-    assert!(
-        !succeeds(&one, "client", &ping)?,
-        "a node without a cable answers"
-    );
+    assert!(!succeeds(&one, "client", &ping)?, "an unplugged node answers");
     one.join(2)?;
     eventually("the node to answer again", SHORT_TIMEOUT, || {
         Ok(succeeds(&one, "client", &ping)?.then_some(()))
@@ -119,7 +116,10 @@ fn two_labs_run_side_by_side_and_leave_nothing_behind() -> anyhow::Result<()> {
 
     // Power.
     one.crash(2)?;
-    assert!(!succeeds(&one, "client", &ping)?, "a node without power answers");
+    assert!(
+        !succeeds(&one, "client", &ping)?,
+        "a node that is switched off answers"
+    );
     let error = one
         .command("n2", &["true"])
         .expect_err("no command runs on it")
@@ -135,7 +135,7 @@ fn two_labs_run_side_by_side_and_leave_nothing_behind() -> anyhow::Result<()> {
 
     drop(one);
     assert_eq!(traces("side-a"), Vec::<String>::new());
-    assert_eq!(nodes_of(&two)?, "node/n1\n", "the other lab goes on");
+    assert_eq!(nodes_of(&two)?, "node/n1\n", "the other lab keeps running");
     drop(two);
     assert_eq!(traces("side-b"), Vec::<String>::new());
     Ok(())
@@ -154,7 +154,7 @@ fn lab_of_a_killed_process_is_taken_down() -> anyhow::Result<()> {
         })?;
         process.kill()?;
         process.wait()?;
-        eventually("nothing to be left", LONG_TIMEOUT, || {
+        eventually("the lab to be removed", LONG_TIMEOUT, || {
             Ok(traces("killed").is_empty().then_some(()))
         })?;
     }

@@ -22,7 +22,7 @@ fn services_keep_their_address_across_leader_failover() -> anyhow::Result<()> {
         harness.lab().kill(leader, "lb-controller")
     })?;
     println!(
-        "killed amid 1,000 creations: all of them served {:.1} s after",
+        "killed during 1,000 creations: all have an address {:.1} s later",
         killed.as_secs_f64()
     );
 
@@ -51,9 +51,9 @@ fn services_keep_their_address_across_leader_failover() -> anyhow::Result<()> {
     );
     assert_unique(&after);
 
-    let handed_over = a_leader_that_is_told_to_end_hands_over(&harness)?;
+    let handed_over = terminated_leader_hands_over(&harness)?;
     println!(
-        "told to end: another leads after {:.2} s",
+        "terminated: another leads after {:.2} s",
         handed_over.as_secs_f64()
     );
 
@@ -176,7 +176,7 @@ fn create_thousand_services_while(
     })
 }
 
-fn a_leader_that_is_told_to_end_hands_over(harness: &Harness) -> anyhow::Result<Duration> {
+fn terminated_leader_hands_over(harness: &Harness) -> anyhow::Result<Duration> {
     let first = holder(harness)?;
     let started = Instant::now();
     harness.admin(&format!(

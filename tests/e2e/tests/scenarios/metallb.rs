@@ -13,7 +13,7 @@ fn services_keep_their_address_from_metallb_and_back() -> anyhow::Result<()> {
     metallb(&harness)?;
     harness.apply_backend("web", 2)?;
     // MetalLB accepts pools only when its webhook is ready.
-    eventually("MetalLB to take a pool", LONG_TIMEOUT, || {
+    eventually("MetalLB to accept a pool", LONG_TIMEOUT, || {
         Ok(harness.apply_pool("lan", "192.168.50.50-192.168.50.99").ok())
     })?;
     for (name, annotations) in [

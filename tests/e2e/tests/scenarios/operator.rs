@@ -26,25 +26,25 @@ fn operator_creates_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     assert_eq!(wanted, observed);
 
     policies_allow_exactly_the_expected_flows(&harness)?;
-    what_is_edited_or_deleted_is_repaired(&harness)?;
+    edits_and_deletions_are_repaired(&harness)?;
     drift::scaling_is_reverted(&harness)?;
     drift::replicas_of_an_autoscaler_are_left_alone(&harness)?;
     drift::disabled_components_are_removed(&harness)?;
-    what_others_own_is_left_alone(&harness)?;
+    fields_of_other_managers_are_left_alone(&harness)?;
     nothing_is_written_at_rest(&harness)?;
-    a_spec_change_rolls_out_and_is_reported(&harness)?;
-    an_impossible_stack_is_refused_or_says_why(&harness)?;
+    spec_change_rolls_out_and_is_reported(&harness)?;
+    impossible_stack_is_rejected_with_a_reason(&harness)?;
     if harness.is_lab() {
         crate::preflight::failed_check_blocks_changes_but_not_repairs(&harness)?;
     }
-    the_guides_yaml_does_no_harm(&harness)?;
+    yaml_of_the_guide_does_no_harm(&harness)?;
     if harness.is_lab() {
         // Neither is done on an external cluster.
         monitors_are_created_once_prometheus_is_there(&harness)?;
         drift::monitor_is_repaired(&harness)?;
         drift::memory_is_small(&harness)?;
         drift::standby_repairs_after_the_leader_hangs(&harness)?;
-        the_stack_outlives_the_operator(&harness)?;
+        stack_outlives_the_operator(&harness)?;
     }
     Ok(())
 }
@@ -74,14 +74,14 @@ fn monitors_are_created_once_prometheus_is_there(harness: &Harness) -> anyhow::R
     Ok(())
 }
 
-fn the_stack_outlives_the_operator(harness: &Harness) -> anyhow::Result<()> {
+fn stack_outlives_the_operator(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("helm uninstall lb-operator --wait")?;
     harness
         .admin("kubectl get loadbalancerstack default && kubectl get daemonset speaker -n metallb-system")?;
     Ok(())
 }
 
-fn what_is_edited_or_deleted_is_repaired(harness: &Harness) -> anyhow::Result<()> {
+fn edits_and_deletions_are_repaired(harness: &Harness) -> anyhow::Result<()> {
     drift::every_kind_is_repaired(harness)?;
     harness.admin(
         "kubectl label namespace metallb-system pod-security.kubernetes.io/enforce=restricted --overwrite",
@@ -112,7 +112,7 @@ fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
     })
 }
 
-fn what_others_own_is_left_alone(harness: &Harness) -> anyhow::Result<()> {
+fn fields_of_other_managers_are_left_alone(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl label deployment controller -n metallb-system team=network")?;
     harness.admin("kubectl rollout restart deployment controller -n metallb-system")?;
     harness.admin("kubectl rollout restart daemonset speaker -n metallb-system")?;
@@ -156,7 +156,7 @@ fn nothing_is_written_at_rest(harness: &Harness) -> anyhow::Result<()> {
     })
 }
 
-fn a_spec_change_rolls_out_and_is_reported(harness: &Harness) -> anyhow::Result<()> {
+fn spec_change_rolls_out_and_is_reported(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"controller\":{\"replicas\":1}}}'")?;
     eventually("one controller", LONG_TIMEOUT, || {
         let ready = harness.admin("kubectl get deployment controller -n metallb-system -o jsonpath='{.spec.replicas} {.status.readyReplicas}'")?;
@@ -170,7 +170,7 @@ fn a_spec_change_rolls_out_and_is_reported(harness: &Harness) -> anyhow::Result<
     Ok(())
 }
 
-fn an_impossible_stack_is_refused_or_says_why(harness: &Harness) -> anyhow::Result<()> {
+fn impossible_stack_is_rejected_with_a_reason(harness: &Harness) -> anyhow::Result<()> {
     let refused = harness.apply(
         "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {name: second}\nspec: {}",
     );
@@ -219,7 +219,7 @@ fn patch(spec: &str) -> String {
     format!("kubectl patch loadbalancerstack default --type=merge -p '{{\"spec\":{spec}}}'")
 }
 
-fn the_guides_yaml_does_no_harm(harness: &Harness) -> anyhow::Result<()> {
+fn yaml_of_the_guide_does_no_harm(harness: &Harness) -> anyhow::Result<()> {
     harness.run_section("P4")?;
     harness.run_section("P6")?;
     let pdb = harness

@@ -99,7 +99,7 @@ pub(crate) fn failed_check_blocks_changes_but_not_repairs(harness: &Harness) -> 
     patch(harness, r#"{"logLevel":null}"#)?;
     harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=30s")?;
     let passed = condition(harness, "PreflightPassed")?;
-    assert!(passed.starts_with("False"), "it is still told: {passed}");
+    assert!(passed.starts_with("False"), "still reported: {passed}");
     assert_eq!(harness.admin(pods)?, before, "no pod is replaced");
     harness.admin("kubectl delete configmap kube-proxy -n kube-system")?;
     // A change of the spec that changes no workload repeats the checks.

@@ -16,10 +16,10 @@ fn one_eligible_node_answers_on_the_right_interfaces() -> anyhow::Result<()> {
     harness.apply_backend("web", 3)?;
     harness.apply_pool("lan", "192.168.50.60-192.168.50.79")?;
 
-    an_address_is_announced_as_soon_as_there_is_an_advertisement(&harness)?;
+    address_is_announced_once_advertised(&harness)?;
     only_chosen_interfaces_answer(&harness)?;
     only_chosen_nodes_answer(&harness)?;
-    an_excluded_node_hands_over(&harness)?;
+    excluded_node_hands_over(&harness)?;
     local_traffic_stays_on_nodes_with_endpoints(&harness)?;
     addresses_spread_over_nodes(&harness)?;
     services_that_share_an_address_have_one_owner(&harness)?;
@@ -81,13 +81,13 @@ fn silent(harness: &Harness, address: &str) -> anyhow::Result<()> {
     })
 }
 
-fn an_address_is_announced_as_soon_as_there_is_an_advertisement(harness: &Harness) -> anyhow::Result<()> {
+fn address_is_announced_once_advertised(harness: &Harness) -> anyhow::Result<()> {
     pool(harness, "quiet", "192.168.50.80-192.168.50.89")?;
     let address = service(harness, "quiet", "quiet", "")?;
     let event = harness.wait_for_event("Service", "quiet", "notAnnounced")?;
     assert!(
         event.contains("no L2Advertisement announces pool \"quiet\""),
-        "it names the pool that no advertisement announces: {event}"
+        "it names the pool without an advertisement: {event}"
     );
     assert!(harness.owners(&address)?.is_empty());
     advertise(harness, "quiet", "{ipAddressPools: [quiet]}")?;
@@ -168,7 +168,7 @@ fn only_chosen_nodes_answer(harness: &Harness) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
+fn excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "plain", "lan", "")?;
     let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     announced(
@@ -206,7 +206,7 @@ fn an_excluded_node_hands_over(harness: &Harness) -> anyhow::Result<()> {
     assert_eq!(
         harness.wait_for_owner(&address, SHORT_TIMEOUT)?,
         next,
-        "it stays where it is"
+        "it does not move"
     );
     harness.admin("kubectl delete service other")?;
     harness.admin("kubectl delete service plain")?;

@@ -32,13 +32,13 @@ fn address_survives_speaker_restarts_and_forged_heartbeats() -> anyhow::Result<(
         Ok(harness.client(&ask).ok())
     })?;
 
-    forged_heartbeats_are_refused_and_counted(&harness)?;
+    forged_heartbeats_are_rejected_and_counted(&harness)?;
     clients_notice_no_restart(&harness, &four, &four)?;
     clients_notice_no_restart(&harness, &six, &format!("[{six}]"))?;
     Ok(())
 }
 
-fn forged_heartbeats_are_refused_and_counted(harness: &Harness) -> anyhow::Result<()> {
+fn forged_heartbeats_are_rejected_and_counted(harness: &Harness) -> anyhow::Result<()> {
     let rejected = || {
         metric(
             harness,

@@ -49,7 +49,7 @@ fn addresses_survive_power_api_heartbeat_and_lan_failures() -> anyhow::Result<()
     set(&harness, "partitionPolicy: Majority, failback: Immediate")?;
     wait_until_owned(&harness, &one, "n1")?;
     wait_until_owned(&harness, &two, "n2")?;
-    partition::a_minority_withdraws_before_the_majority_claims(&harness, &one)?;
+    partition::minority_withdraws_before_majority_claims(&harness, &one)?;
     power::returning_node_takes_the_address_back(&harness, &two)?;
     Ok(())
 }
@@ -98,7 +98,7 @@ fn neighbors(harness: &Harness, service: &Dual) -> anyhow::Result<[String; 2]> {
 fn wait_until_owned(harness: &Harness, service: &Dual, by: &str) -> anyhow::Result<()> {
     serves(harness, service)?;
     eventually(
-        &format!("{by} to have the addresses of {}", service.name),
+        &format!("{by} to own the addresses of {}", service.name),
         SHORT_TIMEOUT,
         || Ok((neighbors(harness, service)? == [by, by]).then_some(())),
     )?;

@@ -85,14 +85,14 @@ pub(super) fn lost_heartbeats_move_no_address(harness: &Harness, service: &Dual)
     for node in super::CANDIDATES {
         harness.run_on(node, &rule("D"))?;
     }
-    assert_eq!(before, after, "heartbeats are lost indeed");
+    assert_eq!(before, after, "heartbeats are lost");
     eventually("heartbeats again", SHORT_TIMEOUT, || {
         Ok((received()? > after).then_some(()))
     })?;
     std::thread::sleep(SETTLE_TIME);
     for (family, probe) in ears.each() {
         let from: Vec<_> = probe.inspect(|answers| answers.from.iter().map(|from| from.mac).collect());
-        assert_eq!(from, [n1], "{family}: nobody else has answered");
+        assert_eq!(from, [n1], "{family}: no other node has answered");
     }
     assert_eq!(neighbors(harness, service)?, ["n1", "n1"]);
     serves(harness, service)
@@ -147,7 +147,7 @@ pub(super) fn each_side_serves_and_one_owner_remains(
 }
 
 /// `Majority`. With `failback: Immediate`, the first candidate has the address again in the end.
-pub(super) fn a_minority_withdraws_before_the_majority_claims(
+pub(super) fn minority_withdraws_before_majority_claims(
     harness: &Harness,
     service: &Dual,
 ) -> anyhow::Result<()> {
@@ -195,7 +195,7 @@ pub(super) fn a_minority_withdraws_before_the_majority_claims(
     lab.heal_partition()?;
     for (family, probe) in near.each() {
         eventually(
-            &format!("n1 to have it alone again, {family}"),
+            &format!("n1 to be the only owner again, {family}"),
             SHORT_TIMEOUT,
             || {
                 let now = Instant::now();

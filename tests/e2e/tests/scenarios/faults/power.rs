@@ -64,7 +64,7 @@ fn power_off(harness: &Harness, what: &str, nodes: &[usize], services: &[&Dual])
 /// The addresses did not move while nodes started. The client uses them first, see [`wait_until_owned`].
 fn assert_not_moved(harness: &Harness, service: &Dual, on: &str) -> anyhow::Result<()> {
     serves(harness, service)?;
-    assert_eq!(neighbors(harness, service)?, [on, on], "it stays where it is");
+    assert_eq!(neighbors(harness, service)?, [on, on], "it does not move");
     Ok(())
 }
 
@@ -103,7 +103,7 @@ pub(super) fn address_moves_without_the_api_server(harness: &Harness, service: &
     assert_eq!(
         neighbors(harness, service)?,
         ["n1", "n1"],
-        "nothing moves when it is back"
+        "nothing moves after its return"
     );
     start(harness, 2)?;
     assert_not_moved(harness, service, "n1")?;

@@ -55,11 +55,11 @@ pub(super) fn silent_host_takes_the_address(harness: &Harness) -> anyhow::Result
 
 /// The backup, which verifies the owner every 30 seconds, has detected it.
 pub(super) fn silent_conflict_is_reported(harness: &Harness, address: &str) -> anyhow::Result<()> {
-    let told = eventually("the silent stranger to be told", 2 * SHORT_TIMEOUT, || {
+    let reported = eventually("a report of the silent conflict", 2 * SHORT_TIMEOUT, || {
         let events = harness.events("Service", "silent")?;
         Ok(events.contains("addressConflict").then_some(events))
     })?;
-    assert!(told.contains(&hardware(harness)?), "{told}");
+    assert!(reported.contains(&hardware(harness)?), "{reported}");
     harness.run_on(
         CONFLICTING_HOST,
         &format!("ip address del {address}/128 dev eth0"),
@@ -77,7 +77,7 @@ pub(super) fn duplicate_address_detection_is_answered(harness: &Harness) -> anyh
         CONFLICTING_HOST,
         &format!("ip address add {address}/128 dev eth0"),
     )?;
-    eventually("the stranger to find it taken", SHORT_TIMEOUT, || {
+    eventually("the other host to detect the duplicate", SHORT_TIMEOUT, || {
         let shown = harness.run_on(
             CONFLICTING_HOST,
             &format!("ip address show dev eth0 to {address}"),
@@ -96,23 +96,23 @@ pub(super) fn duplicate_address_detection_is_answered(harness: &Harness) -> anyh
 pub(super) fn conflict_is_reported(harness: &Harness) -> anyhow::Result<()> {
     let address = service(harness, "four", "IPv4")?;
     let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
-    let stranger = hardware(harness)?;
+    let other_host = hardware(harness)?;
     let conflict = || metric(harness, &owner, "lb_speaker_address_conflict");
     assert_eq!(conflict()?, 0);
     move_in(harness, &address)?;
-    let told = harness.wait_for_event("Service", "four", "addressConflict")?;
+    let reported = harness.wait_for_event("Service", "four", "addressConflict")?;
     assert!(
-        told.contains(&format!(
-            "host {stranger} outside the cluster also answers for {address}"
+        reported.contains(&format!(
+            "host {other_host} outside the cluster also answers for {address}"
         )),
-        "{told}"
+        "{reported}"
     );
     assert_eq!(conflict()?, 1);
     let says = announced(harness, "four", "False", "AddressConflict: host ")?;
-    assert!(says.to_lowercase().contains(&stranger), "{says}");
+    assert!(says.to_lowercase().contains(&other_host), "{says}");
     assert_eq!(
         harness.owners(&address)?,
-        BTreeSet::from([owner.clone(), stranger]),
+        BTreeSet::from([owner.clone(), other_host]),
         "both answer"
     );
     move_out(harness, &address)?;
@@ -130,14 +130,14 @@ pub(super) fn address_is_defended(harness: &Harness) -> anyhow::Result<()> {
     let mac = format!("02:1b:00:00:00:{:02x}", 10 + number);
     let capture = Capture::on(harness, "eth0")?;
     move_in(harness, &address)?;
-    let stranger = hardware(harness)?;
-    let first = eventually("the stranger to be heard", SHORT_TIMEOUT, || {
+    let other_host = hardware(harness)?;
+    let first = eventually("the other host's announcement", SHORT_TIMEOUT, || {
         let heard = capture.of(&address, 0.0);
-        Ok(heard.into_iter().find(|heard| heard.mac == stranger))
+        Ok(heard.into_iter().find(|heard| heard.mac == other_host))
     })?;
     let since = first.at;
     let delay = capture.delay(&address, &mac, since)?;
-    println!("Defend: announced {delay:?} after the stranger");
+    println!("Defend: announced {delay:?} after the other host");
     eventually("the client to know the owner again", SHORT_TIMEOUT, || {
         Ok((harness.neighbor(&address)? == owner).then_some(()))
     })?;
@@ -176,11 +176,11 @@ pub(super) fn address_is_defended(harness: &Harness) -> anyhow::Result<()> {
 /// `Yield`: the other host has the address for as long as it answers.
 pub(super) fn address_is_yielded(harness: &Harness) -> anyhow::Result<()> {
     let address = harness.wait_for_address("four")?;
-    let stranger = hardware(harness)?;
+    let other_host = hardware(harness)?;
     harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     move_in(harness, &address)?;
-    eventually("the address to be the stranger's alone", SHORT_TIMEOUT, || {
-        Ok((harness.owners(&address)? == BTreeSet::from([stranger.clone()])).then_some(()))
+    eventually("only the other host to answer", SHORT_TIMEOUT, || {
+        Ok((harness.owners(&address)? == BTreeSet::from([other_host.clone()])).then_some(()))
     })?;
     harness.wait_for_event("Service", "four", "addressConflict")?;
     move_out(harness, &address)?;
@@ -188,7 +188,7 @@ pub(super) fn address_is_yielded(harness: &Harness) -> anyhow::Result<()> {
     let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
     assert!(owner.starts_with('n'), "a node: {owner}");
     println!(
-        "Yield: taken again by {owner} {:?} after the stranger went",
+        "Yield: acquired again by {owner} {:?} after the other host released it",
         gone.elapsed()
     );
     harness.wait_for_answer(&address, "web")

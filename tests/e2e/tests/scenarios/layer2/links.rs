@@ -34,8 +34,8 @@ pub(super) fn announcements_follow_links(harness: &Harness) -> anyhow::Result<()
     let named = dual(harness, "named")?;
     let second = dual(harness, "second")?;
     restored_link_gets_announcements(harness, &named)?;
-    an_interface_appears_and_vanishes(harness, &named)?;
-    another_hardware_address_is_announced(harness, &second)?;
+    interface_appears_and_disappears(harness, &named)?;
+    new_mac_address_is_announced(harness, &second)?;
     address_leaves_a_failed_link(harness, &second)?;
     harness.admin("kubectl delete service named second")?;
     Ok(())
@@ -69,7 +69,7 @@ fn known(harness: &Harness, address: &str) -> anyhow::Result<String> {
 fn wait_until_client_learns(harness: &Harness, addresses: &[String; 2], mac: &str) -> anyhow::Result<()> {
     for address in addresses {
         eventually(
-            &format!("the client to know {address} at {mac}"),
+            &format!("{address} at {mac} in the client's neighbor table"),
             SHORT_TIMEOUT,
             || Ok((known(harness, address)? == mac).then_some(())),
         )?;
@@ -112,7 +112,7 @@ fn restored_link_gets_announcements(harness: &Harness, addresses: &[String; 2]) 
     Ok(())
 }
 
-fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
+fn interface_appears_and_disappears(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     let lab = harness.lab().name().to_owned();
     let eth0 = "02:1b:00:00:00:0b";
     wait_until_client_learns(harness, addresses, eth0)?;
@@ -148,7 +148,7 @@ fn an_interface_appears_and_vanishes(harness: &Harness, addresses: &[String; 2])
     Ok(())
 }
 
-fn another_hardware_address_is_announced(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
+fn new_mac_address_is_announced(harness: &Harness, addresses: &[String; 2]) -> anyhow::Result<()> {
     let capture = Capture::on(harness, "eth1")?;
     let mut delays = [Vec::new(), Vec::new()];
     for (index, (address, delays)) in addresses.iter().zip(&mut delays).enumerate() {
@@ -165,7 +165,7 @@ fn another_hardware_address_is_announced(harness: &Harness, addresses: &[String;
             };
             let at = change(harness, &node, &format!("eth1 address {mac}"))?;
             delays.push(capture.delay(address, &mac, at)?);
-            eventually("the client to know it", SHORT_TIMEOUT, || {
+            eventually("the client's neighbor table to have it", SHORT_TIMEOUT, || {
                 Ok((known(harness, address)? == mac).then_some(()))
             })?;
         }
@@ -200,13 +200,13 @@ fn address_leaves_a_failed_link(harness: &Harness, addresses: &[String; 2]) -> a
         let delay = capture.delay(address, theirs, down)?;
         println!("link down: {other} announces {address} after {delay:?}");
         assert!(delay < Duration::from_secs(1), "{delay:?}");
-        eventually("the client to know it", SHORT_TIMEOUT, || {
+        eventually("the client's neighbor table to have it", SHORT_TIMEOUT, || {
             Ok((known(harness, address)? == theirs).then_some(()))
         })?;
         let start = Instant::now();
         change(harness, &node, "eth1 up")?;
         std::thread::sleep(Duration::from_millis(500).saturating_sub(start.elapsed()));
-        assert_eq!(known(harness, address)?, theirs, "it stays where it is");
+        assert_eq!(known(harness, address)?, theirs, "it does not move");
     }
     harness.wait_for_answer(&addresses[0], "web")?;
     harness.wait_for_answer(&format!("[{}]", addresses[1]), "web")

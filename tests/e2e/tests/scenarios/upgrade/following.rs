@@ -41,7 +41,7 @@ impl Statuses {
 
     pub(super) fn next(&self, within: Duration) -> anyhow::Result<Value> {
         let next = self.statuses.recv_timeout(within);
-        next.context("the stack's status does not change any more, or is not told")
+        next.context("the watch of the stack's status ended or timed out")
     }
 }
 

@@ -114,9 +114,9 @@ impl Place {
         let worked = work(self).with_context(|| format!("{what}: the stack says\n{}", self.summary()));
         let account = traffic.end()?;
         println!("{what}: {account}");
-        let strangers = self.announced_by_others(&capture)?;
-        if !account.broken.is_empty() || account.lost() > 0 || !strangers.is_empty() {
-            println!("announced by others: {strangers:?}\n{}", self.speaker_logs());
+        let others = self.announcements_of_others(&capture)?;
+        if !account.broken.is_empty() || account.lost() > 0 || !others.is_empty() {
+            println!("announced by others: {others:?}\n{}", self.speaker_logs());
         }
         worked?;
         assert_eq!(account.broken, [], "{what}: connections broke");
@@ -126,10 +126,7 @@ impl Place {
             "{what}: requests were lost: {:?}",
             account.lost
         );
-        assert!(
-            strangers.is_empty(),
-            "{what}: announced by others than the owners"
-        );
+        assert!(others.is_empty(), "{what}: announced by others than the owners");
         self.assert_addresses_kept(what)?;
         Ok(account)
     }
@@ -145,7 +142,7 @@ impl Place {
         if account.arp.max(account.ndp) > MAX_RESOLUTION_GAP {
             println!("{}", self.speaker_logs());
             bail!(
-                "{what}: nobody answered ARP for {:?}, NDP for {:?}",
+                "{what}: no answer by ARP for {:?}, by NDP for {:?}",
                 account.arp,
                 account.ndp
             );
@@ -154,7 +151,7 @@ impl Place {
     }
 
     /// Announcements with another MAC address than the owner's, which break connections for a moment.
-    fn announced_by_others(&self, capture: &Capture) -> anyhow::Result<Vec<Announcement>> {
+    fn announcements_of_others(&self, capture: &Capture) -> anyhow::Result<Vec<Announcement>> {
         let nodes = self.harness.nodes_by_mac()?;
         let addresses = [self.four.to_string(), self.six.to_string()];
         let heard = addresses.iter().zip(&self.owners).flat_map(|(address, owner)| {
@@ -203,12 +200,12 @@ impl Place {
     /// Announcements with their times, and the running speakers' logs, for a message. A failure here must not hide the
     /// reason of the message.
     fn speaker_logs(&self) -> String {
-        let told = self.harness.admin(
+        let reported = self.harness.admin(
             r#"kubectl get events.events.k8s.io --sort-by=.eventTime \
                -o jsonpath='{range .items[*]}{.eventTime} {.regarding.name} {.reason} {.note}{"\n"}{end}'
                kubectl logs -n metallb-system -l component=speaker --prefix --tail=-1"#,
         );
-        told.unwrap_or_else(|error| format!("{error:#}"))
+        reported.unwrap_or_else(|error| format!("{error:#}"))
     }
 
     /// Sets fields of the spec, as JSON.
@@ -235,7 +232,7 @@ impl Place {
                 return Ok(record.take());
             }
             if start.elapsed() > UPGRADE_TIMEOUT {
-                bail!("waited {UPGRADE_TIMEOUT:?} in vain for an upgrade to be over");
+                bail!("waited {UPGRADE_TIMEOUT:?} for the upgrade to complete");
             }
             // More frequent requests would cost processor time that everything here shares.
             std::thread::sleep(Duration::from_millis(500));
@@ -256,7 +253,7 @@ impl Place {
             "kubectl wait lbs default --for=jsonpath='{{.status.version}}'={version} --timeout=60s"
         ))?;
         for program in ["controller", "speaker"] {
-            eventually(&format!("{program}s of {version} alone"), SHORT_TIMEOUT, || {
+            eventually(&format!("only {program}s of {version}"), SHORT_TIMEOUT, || {
                 let images = self.images(program)?;
                 let wanted = format!("lb-operator.io/{program}:{version}");
                 Ok((images == BTreeSet::from([wanted])).then_some(()))
