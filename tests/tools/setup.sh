@@ -72,8 +72,7 @@ run_lane() {
   for step in "${steps[@]}"; do
     IFS='|' read -r lane title command <<<"$step"
     [ "$lane" = "$1" ] || continue
-    echo >>"$started"
-    say "$(wc -l <"$started")/${#steps[@]} $title"
+    say "$(flock "$started" sh -c 'echo >>"$1"; wc -l <"$1"' - "$started")/${#steps[@]} $title"
     log=$cache/logs/$(tr -cs 'a-zA-Z0-9.\n' - <<<"${title%% (*}" | cut -c1-60).log
     # Not in a condition, where the shell would ignore errors inside of the step.
     set +e
