@@ -1,20 +1,20 @@
-//! Arguments of the operator, and the configuration made of them once, at start.
+//! Command-line arguments and the configuration derived from them.
 
 use clap::{ArgAction, Parser};
 use lb_runtime::CommonArgs;
 
-/// The version of this operator, and of the stacks it installs.
+/// Version of this operator and of the stacks that it installs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Keeps what a LoadBalancerStack stands for installed and running.
+/// Installs, upgrades and repairs the load balancer that a LoadBalancerStack describes
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lb-operator", version)]
 pub struct Args {
-    /// Arguments that all three programs take.
+    /// Arguments of all programs.
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// Image of the controller.
+    /// Image of the controller
     #[arg(
         long,
         env = "RELATED_IMAGE_CONTROLLER",
@@ -22,7 +22,7 @@ pub struct Args {
     )]
     pub controller_image: String,
 
-    /// Image of the speaker.
+    /// Image of the speaker
     #[arg(
         long,
         env = "RELATED_IMAGE_SPEAKER",
@@ -30,40 +30,40 @@ pub struct Args {
     )]
     pub speaker_image: String,
 
-    /// Namespace that the operator itself runs in: its Lease lives there.
+    /// Namespace of the operator and its Lease
     #[arg(long, env = "LB_OPERATOR_NAMESPACE", default_value = "default")]
     pub operator_namespace: String,
 
-    /// Name of the Lease that decides which replica of the operator acts.
+    /// Name of the Lease for leader election
     #[arg(long, env = "LB_LEASE_NAME", default_value = "lb-operator")]
     pub lease_name: String,
 
-    /// Whether the operator installs and keeps the metallb.io kinds. OLM installs them itself, with the operator.
+    /// Install and update the metallb.io CRDs; false if OLM installs them with the operator
     #[arg(long, env = "LB_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]
     pub manage_crds: bool,
 }
 
-/// What the operator knows besides the stack.
+/// Configuration of the operator.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OperatorConfig {
-    /// Version of this operator; a stack without a version of its own follows it.
+    /// Version of this operator, and of a stack without `spec.version`.
     pub version: String,
     /// Image of the controller at that version.
     pub controller_image: String,
     /// Image of the speaker at that version.
     pub speaker_image: String,
-    /// Namespace of a stack that names none.
+    /// Namespace of a stack without `spec.namespace`.
     pub namespace: String,
     /// Namespace of the operator's Lease.
     pub operator_namespace: String,
     /// Name of the operator's Lease.
     pub lease_name: String,
-    /// Whether the metallb.io kinds are the operator's to install.
+    /// Whether the operator installs and updates the metallb.io CRDs.
     pub manage_crds: bool,
 }
 
 impl Args {
-    /// The configuration.
+    /// Derives the configuration.
     #[must_use]
     pub fn config(&self) -> OperatorConfig {
         OperatorConfig {

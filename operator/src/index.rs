@@ -1,5 +1,5 @@
-//! What exists, as the watches told it: the objects that the operator keeps, and the troubles of the stack's pods.
-//! One task owns it. Objects are cut down to what is compared or reported; the rest is dropped at once.
+//! Existing objects and pods, from the watches and the answers to writes. Owned by a single task. Only fields that are
+//! compared or reported are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,31 +13,31 @@ use crate::keys::secret;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::pods::PodFacts;
 
-/// An object as it exists.
+/// An existing object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Live {
-    /// Its uid.
+    /// UID.
     pub uid: String,
-    /// Its version, if it is a number as every API server makes it.
+    /// Resource version; `None` if it is not a number.
     version: Option<u64>,
-    /// Of a Secret: which entries it has.
+    /// Entries of the Secret with the heartbeat keys.
     keys: secret::KeyEntries,
-    /// A Secret without a key that speakers can use.
+    /// Whether it is a Secret without a usable heartbeat key.
     useless: bool,
-    /// What others than the operator own of it.
+    /// Fields owned by other field managers.
     other_owners: Vec<FieldOwner>,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// Its fields, without those that only the API server cares for.
+    /// Its fields, without those that only matter to the API server.
     pub body: Value,
 }
 
 impl Live {
-    /// Takes from an object what is of interest.
+    /// Extracts the relevant fields.
     #[must_use]
     pub fn new(kind: Kind, mut object: DynamicObject) -> Self {
-        // What is secret is not kept. Without a key a Secret is shown as one of no type, which nobody wants: so it is put
-        // right as any other object is.
+        // Key material is not kept. A Secret without a key is stored without its type, so that it differs from the desired
+        // Secret and is corrected as drift.
         let keys = match kind {
             Kind::Secret => secret::strip_keys(&mut object),
             _ => secret::KeyEntries::default(),
@@ -49,7 +49,7 @@ impl Live {
             Value::Object(fields) => fields,
             _ => Map::new(),
         };
-        // Of a definition, in which versions its objects are stored.
+        // For CRDs, `status.storedVersions`.
         if !matches!(
             kind,
             Kind::Deployment | Kind::DaemonSet | Kind::CustomResourceDefinition
@@ -79,37 +79,37 @@ impl Live {
         }
     }
 
-    /// Its version, if it is a number as every API server makes it.
+    /// Resource version; `None` if it is not a number.
     #[must_use]
     pub fn version(&self) -> Option<u64> {
         self.version
     }
 
-    /// Whether it is a Secret without a key that speakers can use.
+    /// Whether it is a Secret without a usable heartbeat key.
     #[must_use]
     pub fn lacks_its_key(&self) -> bool {
         self.useless
     }
 
-    /// Of the Secret with the keys of the heartbeats: which entries it has.
+    /// Entries of the Secret with the heartbeat keys.
     #[must_use]
     pub fn keys(&self) -> secret::KeyEntries {
         self.keys
     }
 
-    /// What others than the operator own of it.
+    /// Fields owned by other field managers.
     #[must_use]
     pub fn other_owners(&self) -> &[FieldOwner] {
         &self.other_owners
     }
 
-    /// Its annotations.
+    /// `metadata.annotations`.
     #[must_use]
     pub fn annotations(&self) -> &Value {
         &self.body["metadata"]["annotations"]
     }
 
-    /// The digest of what was last applied to it.
+    /// Digest of the last applied configuration.
     #[must_use]
     pub fn applied(&self) -> Option<&str> {
         self.body
@@ -118,7 +118,7 @@ impl Live {
             .as_str()
     }
 
-    /// Its owner references.
+    /// `metadata.ownerReferences`.
     #[must_use]
     pub fn owners(&self) -> &[Value] {
         let owners = self
@@ -128,27 +128,26 @@ impl Live {
         owners.map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether an object of this uid owns it.
+    /// Whether an owner reference has this UID.
     #[must_use]
     pub fn is_owned_by(&self, uid: &str) -> bool {
         self.owners().iter().any(|owner| owner["uid"] == uid)
     }
 }
 
-/// Everything that exists.
+/// Existing objects and pods.
 #[derive(Debug, Default)]
 pub struct Index {
     objects: BTreeMap<ObjectId, Live>,
-    /// What had been applied to objects that are gone: it tells a deletion by somebody from an object that never was.
+    /// Applied digests of deleted objects: they tell a deletion by another client from an object that never existed.
     gone: BTreeMap<ObjectId, String>,
     pods: BTreeMap<ObjectKey, PodFacts>,
-    /// Uids of pods that were deleted by us and may not be known to be on their way out.
+    /// UIDs of pods that the operator deleted and the watch may still report as running.
     doomed: BTreeSet<String>,
 }
 
 impl Index {
-    /// An object exists and looks like this. What is older than what is known is ignored: the answer to a write
-    /// overtakes the watch.
+    /// Adds or updates an object. Older versions are ignored, because the answer to a write can be ahead of the watch.
     pub fn apply(&mut self, id: ObjectId, live: Live) {
         let newer = self.objects.get(&id).is_none_or(|known| {
             known.version.is_none() || live.version.is_none() || known.version <= live.version
@@ -159,14 +158,14 @@ impl Index {
         }
     }
 
-    /// The object of this uid is gone. A namesake that came after it stays.
+    /// Removes an object. Another object of the same name is kept.
     pub fn delete(&mut self, id: &ObjectId, uid: &str) {
         if self.objects.get(id).is_some_and(|known| known.uid == uid) {
             self.remove(id);
         }
     }
 
-    /// The object is to be gone, and the operator saw to it.
+    /// Removes an object that the operator deleted.
     pub fn discard(&mut self, id: &ObjectId) {
         self.objects.remove(id);
         self.gone.remove(id);
@@ -184,7 +183,7 @@ impl Index {
         }
     }
 
-    /// A complete listing of a kind: what is not in it is gone.
+    /// Replaces all objects of a kind with a complete list.
     pub fn reset(&mut self, kind: Kind, listed: Vec<(ObjectId, Live)>) {
         let is_gone = |id: &&ObjectId| id.kind == kind && !listed.iter().any(|(other, _)| other == *id);
         let gone: Vec<_> = self.objects.keys().filter(is_gone).cloned().collect();
@@ -196,14 +195,14 @@ impl Index {
         }
     }
 
-    /// A pod of the stack exists.
+    /// Adds or updates a pod.
     pub fn apply_pod(&mut self, pod: &Pod) {
         let mut facts = PodFacts::of(pod);
         facts.terminating |= self.doomed.contains(&facts.uid);
         self.pods.insert(ObjectKey::of(pod), facts);
     }
 
-    /// A pod was deleted by us: the watch may tell of it as it was for a while.
+    /// Marks a pod as deleted by the operator: the watch may report its previous state for a while.
     pub fn doom(&mut self, uid: &str) {
         self.doomed.insert(uid.to_owned());
         for pod in self.pods.values_mut().filter(|pod| pod.uid == uid) {
@@ -211,26 +210,26 @@ impl Index {
         }
     }
 
-    /// A pod is gone, or cannot be understood.
+    /// Removes a pod.
     pub fn delete_pod(&mut self, key: &ObjectKey) {
         if let Some(gone) = self.pods.remove(key) {
             self.doomed.remove(&gone.uid);
         }
     }
 
-    /// One object.
+    /// An object.
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<&Live> {
         self.objects.get(id)
     }
 
-    /// What had been applied to an object that is gone.
+    /// Digest that had been applied to an object that is gone.
     #[must_use]
     pub fn applied_before(&self, id: &ObjectId) -> Option<&str> {
         self.gone.get(id).map(String::as_str)
     }
 
-    /// Every object, in order of application.
+    /// All objects, in order of application.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectId, &Live)> {
         self.objects.iter()
     }

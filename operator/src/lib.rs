@@ -1,8 +1,8 @@
-//! LoadBalancerStack to a running, upgraded stack.
+//! The operator: installs, upgrades and repairs the load balancer that a LoadBalancerStack describes.
 //!
-//! The way of a change: [`watch`] → [`index`] → [`stack`] (spec to plan) → [`render`] (plan to objects) → [`rollout`] (which
-//! of them now: [`upgrade`]) → [`diff`] → [`write`], and [`observe`] → [`status`]. All but `watch`, `write`,
-//! `preflight::collect`, `adoption::observe` and `operator` are pure.
+//! Data flow: [`watch`] → [`index`] → [`desired`] (spec to objects) → [`upgrade`] (which of them now) → [`drift`]
+//! (differences) → [`apply`], and [`observe`] → [`status`]. [`reconcile`] runs it. Only `watch`, `apply`,
+//! `preflight::collect`, `adoption::observe` and `reconcile` perform I/O.
 
 pub mod adoption;
 pub mod apply;
@@ -34,6 +34,7 @@ use lb_crds::names;
 use lb_runtime::events::Events;
 use lb_runtime::leader::{LeaderConfig, lead};
 use lb_runtime::lease::LeaseTiming;
+use lb_runtime::sleep_until;
 use lb_runtime::watch::Change;
 use lb_runtime::{Context, ReadinessGate};
 
@@ -46,10 +47,10 @@ use crate::preflight::collect::collect_facts;
 use crate::reconcile::Operator;
 use crate::watch::{Event, events, objects};
 
-/// Runs the operator until it is asked to stop.
+/// Runs the operator until shutdown.
 ///
 /// # Errors
-/// When metrics cannot be registered; everything else is retried.
+/// If metrics cannot be registered; everything else is retried.
 pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new(&context.registry).context("register metrics")?;
     let mut gates = Gates::new(&context);
@@ -77,7 +78,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut blockers: Option<BoxStream<'static, Event>> = None;
     let mut again: Option<tokio::time::Instant> = None;
     loop {
-        // The replica that waits looks as well: it may have to go on from here.
+        // The standby observes as well, because it may have to continue the upgrade.
         match operator.observed_namespace() {
             Some(namespace) if observations.is_none() => {
                 observations = Some(watch::observations(&context.client, &namespace))
@@ -107,7 +108,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             () = sleep_until(again) => again = None,
             () = context.shutdown.requested() => break,
         }
-        // What else has arrived belongs to the same comparison.
+        // Events that arrived in the meantime belong to the same reconciliation.
         while let Some(Some(event)) = changes.next().now_or_never() {
             take(event, &mut operator, &mut gates, &mut monitors, &context);
         }
@@ -130,7 +131,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Hands an event to the operator; starts and ends the watch of a kind that comes and goes.
+/// Passes an event to the operator; starts and stops the watch of ServiceMonitors.
 fn take(
     event: Event,
     operator: &mut Operator,
@@ -163,18 +164,11 @@ async fn seen(look: &mut Option<BoxFuture<'static, ClusterFacts>>) -> ClusterFac
     }
 }
 
-async fn sleep_until(due: Option<tokio::time::Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
 fn after(pause: Duration) -> tokio::time::Instant {
     tokio::time::Instant::now() + pause
 }
 
-/// Nothing is decided before everything has been listed once.
+/// Reconciliation starts after everything has been listed once.
 struct Gates {
     stack: (ReadinessGate, bool),
     pods: (ReadinessGate, bool),

@@ -1,4 +1,4 @@
-//! The operator: keeps what a LoadBalancerStack stands for installed and running.
+//! The program lb-operator.
 
 use clap::Parser;
 use lb_operator::args::Args;

@@ -1,4 +1,4 @@
-//! The operator's own metrics.
+//! Metrics of the operator.
 
 use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStep};
 use prometheus::{
@@ -7,112 +7,109 @@ use prometheus::{
 
 use crate::upgrade::UpgradeState;
 
-/// Seconds that upgrades and their steps take, from a setting on one node to a version on a hundred.
-const BUCKETS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0];
+/// Seconds: from a changed setting on one node to a new version on a hundred.
+const UPGRADE_BUCKETS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0];
 
-/// Seconds that a comparison takes, from one that writes nothing to one in which an API server does not answer.
+/// Seconds: from a reconciliation without writes to one in which the API server does not answer.
 const RECONCILE_BUCKETS: [f64; 8] = [0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 15.0];
 
-/// What the operator counts.
+/// Metrics of the operator.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// `lb_operator_reconcile_total`: times that the stack was compared with what exists.
+    /// `lb_operator_reconcile_total`.
     pub reconciles: IntCounter,
-    /// `lb_operator_reconcile_duration_seconds`: how long a comparison took, with the writes that it led to.
+    /// `lb_operator_reconcile_duration_seconds`.
     pub reconcile_seconds: Histogram,
-    /// `lb_operator_reconcile_errors_total`: those in which something could not be written.
+    /// `lb_operator_reconcile_errors_total`.
     pub errors: IntCounter,
-    /// `lb_operator_writes_total`: writes, by kind. Constant while nothing changes.
+    /// `lb_operator_writes_total`, by kind. Constant while nothing changes.
     pub writes: IntCounterVec,
-    /// `lb_operator_drift_corrections_total`: objects put back, by kind and name.
+    /// `lb_operator_drift_corrections_total`, by kind and name.
     pub corrections: IntCounterVec,
-    /// `lb_operator_condition`: 1 while a condition of the stack is True, by type.
+    /// `lb_operator_condition`, by type.
     pub conditions: IntGaugeVec,
-    /// `lb_operator_upgrade_step`: 1 for the step of the upgrade that is under way.
+    /// `lb_operator_upgrade_step`, by step.
     pub step: IntGaugeVec,
-    /// `lb_operator_upgrade_duration_seconds`: how long upgrades took, by outcome.
+    /// `lb_operator_upgrade_duration_seconds`, by outcome.
     pub upgrade_seconds: HistogramVec,
-    /// `lb_operator_upgrade_step_duration_seconds`: how long their steps took, by step.
+    /// `lb_operator_upgrade_step_duration_seconds`, by step.
     pub step_seconds: HistogramVec,
-    /// `lb_operator_rollbacks_total`: upgrades that failed and were rolled back.
+    /// `lb_operator_rollbacks_total`.
     pub rollbacks: IntCounter,
-    /// `lb_operator_heartbeat_key_generation`: how many keys of the heartbeats there have been.
+    /// `lb_operator_heartbeat_key_generation`.
     pub key_generation: IntGauge,
-    /// `lb_operator_heartbeat_key_since_timestamp_seconds`: since when the present one is in use; its age is `time()` less this.
+    /// `lb_operator_heartbeat_key_since_timestamp_seconds`; the age of the key is `time()` minus this.
     pub key_since: IntGauge,
 }
 
 impl Metrics {
-    /// Makes and registers the metrics.
+    /// Creates and registers the metrics.
     ///
     /// # Errors
-    /// When a metric of the same name is registered already.
+    /// If a metric with the same name is already registered.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
-            reconciles: IntCounter::new(
-                "lb_operator_reconcile_total",
-                "Times that the stack was compared with what exists.",
-            )?,
+            reconciles: IntCounter::new("lb_operator_reconcile_total", "Reconciliations of the stack.")?,
             reconcile_seconds: Histogram::with_opts(
                 HistogramOpts::new(
                     "lb_operator_reconcile_duration_seconds",
-                    "How long a comparison took, with the writes that it led to.",
+                    "Duration of reconciliations, including their writes.",
                 )
                 .buckets(RECONCILE_BUCKETS.to_vec()),
             )?,
             errors: IntCounter::new(
                 "lb_operator_reconcile_errors_total",
-                "Comparisons after which something could not be written.",
+                "Reconciliations with failed writes.",
             )?,
             writes: IntCounterVec::new(
-                Opts::new("lb_operator_writes_total", "Objects written or deleted."),
+                Opts::new(
+                    "lb_operator_writes_total",
+                    "Objects that were written or deleted.",
+                ),
                 &["kind"],
             )?,
             corrections: IntCounterVec::new(
                 Opts::new(
                     "lb_operator_drift_corrections_total",
-                    "Objects put back after somebody changed or deleted them.",
+                    "Objects restored after another client changed or deleted them.",
                 ),
                 &["kind", "name"],
             )?,
             conditions: IntGaugeVec::new(
                 Opts::new(
                     "lb_operator_condition",
-                    "1 while the condition of the stack is True.",
+                    "1 if the condition of the stack is True, otherwise 0.",
                 ),
                 &["type"],
             )?,
             step: IntGaugeVec::new(
                 Opts::new(
                     "lb_operator_upgrade_step",
-                    "1 for the step of the upgrade that is under way.",
+                    "1 for the current step of the upgrade, otherwise 0.",
                 ),
                 &["step"],
             )?,
             upgrade_seconds: HistogramVec::new(
-                HistogramOpts::new("lb_operator_upgrade_duration_seconds", "How long upgrades took.")
-                    .buckets(BUCKETS.to_vec()),
+                HistogramOpts::new("lb_operator_upgrade_duration_seconds", "Duration of upgrades.")
+                    .buckets(UPGRADE_BUCKETS.to_vec()),
                 &["outcome"],
             )?,
             step_seconds: HistogramVec::new(
                 HistogramOpts::new(
                     "lb_operator_upgrade_step_duration_seconds",
-                    "How long steps of upgrades took.",
+                    "Duration of the steps of upgrades.",
                 )
-                .buckets(BUCKETS.to_vec()),
+                .buckets(UPGRADE_BUCKETS.to_vec()),
                 &["step"],
             )?,
-            rollbacks: IntCounter::new(
-                "lb_operator_rollbacks_total",
-                "Upgrades that failed and were rolled back.",
-            )?,
+            rollbacks: IntCounter::new("lb_operator_rollbacks_total", "Upgrades that were rolled back.")?,
             key_generation: IntGauge::new(
                 "lb_operator_heartbeat_key_generation",
-                "How many keys of the heartbeats there have been, the present one included.",
+                "Number of the current heartbeat key; it increases with every rotation.",
             )?,
             key_since: IntGauge::new(
                 "lb_operator_heartbeat_key_since_timestamp_seconds",
-                "When the present key of the heartbeats came into use, in seconds since 1970.",
+                "Unix time at which the current heartbeat key was activated.",
             )?,
         };
         registry.register(Box::new(metrics.step.clone()))?;
@@ -130,7 +127,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts what has happened between two states of the machine of upgrades.
+    /// Records the difference between two states of an upgrade.
     pub fn upgraded(&self, before: &UpgradeState, after: &UpgradeState) {
         let step = after.upgrade.as_ref().map(|upgrade| upgrade.step);
         for any in UpgradeStep::ALL {

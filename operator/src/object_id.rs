@@ -1,47 +1,47 @@
-//! The kinds of object that the operator keeps, and how one object is named. Pure.
+//! Kinds and IDs of the objects that the operator manages. Pure.
 
 use std::fmt;
 
 use kube::api::{ApiResource, GroupVersionKind};
 use lb_runtime::ObjectKey;
 
-/// The kinds, in the order in which they are applied: what others need comes first.
+/// Kinds in order of application: dependencies come first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// The namespace of the stack.
+    /// Namespace of the stack.
     Namespace,
-    /// The metallb.io kinds.
+    /// The metallb.io CRDs.
     CustomResourceDefinition,
-    /// Who the programs are.
+    /// Identity of a component.
     ServiceAccount,
-    /// What the speakers know each other by.
+    /// Heartbeat keys.
     Secret,
-    /// What they may do in the whole cluster.
+    /// Cluster-wide permissions.
     ClusterRole,
-    /// Gives it to them.
+    /// Binds a ClusterRole to a ServiceAccount.
     ClusterRoleBinding,
-    /// What they may do in the stack's namespace.
+    /// Permissions in the stack's namespace.
     Role,
-    /// Gives it to them.
+    /// Binds a Role to a ServiceAccount.
     RoleBinding,
-    /// Who may reach them.
+    /// Access to the metrics of the controllers.
     NetworkPolicy,
-    /// How many of them an eviction may take.
+    /// Limit of evictions.
     PodDisruptionBudget,
-    /// Where Prometheus finds them.
+    /// Scrape target of Prometheus.
     Service,
-    /// What ran last with everything in order.
+    /// Stored revision of the stack.
     ControllerRevision,
-    /// The controller.
+    /// Workload of the controllers.
     Deployment,
-    /// The speaker.
+    /// Workload of the speakers.
     DaemonSet,
-    /// Tells the Prometheus Operator to scrape them.
+    /// Scrape configuration of the Prometheus Operator.
     ServiceMonitor,
 }
 
 impl Kind {
-    /// Every kind, in order.
+    /// All kinds, in order.
     pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::CustomResourceDefinition,
@@ -92,17 +92,16 @@ impl Kind {
         }
     }
 
-    /// How the API client addresses the kind.
+    /// For the API client.
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version, kind, plural) = self.names();
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
     }
 
-    /// Whether the objects of this kind go when the stack goes, and when they are no longer wanted.
+    /// Whether objects of this kind are deleted with the stack, and when they become obsolete.
     ///
-    /// Not so the namespace and the metallb.io kinds: users' pools live in the one and are defined by the other, and
-    /// removing a stack must not remove what users wrote.
+    /// Namespaces and CRDs are not: they contain and define pools and advertisements, which users wrote.
     #[must_use]
     pub fn goes_with_the_stack(self) -> bool {
         !matches!(self, Self::Namespace | Self::CustomResourceDefinition)
@@ -115,17 +114,17 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Names one object. The order is the order of application.
+/// ID of an object. IDs sort in order of application.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ObjectId {
-    /// Its kind.
+    /// Kind.
     pub kind: Kind,
-    /// Its namespace and name.
+    /// Namespace and name.
     pub key: ObjectKey,
 }
 
 impl ObjectId {
-    /// A name from its parts; the namespace is empty for a cluster-scoped kind.
+    /// An ID; `namespace` is empty for cluster-scoped kinds.
     #[must_use]
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! The operator's watches, merged into one stream of events.
 //!
-//! Reads: the stack named `default`; every object that carries the operator's label, kind by kind; the stack's pods;
-//! whether the ServiceMonitor kind exists. Small by construction: the API server selects by label and name.
+//! They cover the stack named `default`, all objects with the operator's label, the stack's pods, and the CRD
+//! ServiceMonitor. The API server filters by label and name.
 
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 use kube::api::{Api, DynamicObject};
@@ -21,33 +21,33 @@ use crate::object_id::{Kind, ObjectId};
 use crate::upgrade::objects::REVISION_LABEL;
 use crate::upgrade::observer::Observation;
 
-/// Name of the one stack.
+/// Name of the stack; there can be only one.
 pub const STACK: &str = names::STACK;
-/// The kind that tells the Prometheus Operator what to scrape.
+/// CRD of the Prometheus Operator that selects scrape targets.
 const MONITOR_DEFINITION: &str = "servicemonitors.monitoring.coreos.com";
 
-/// Something changed.
+/// A change in the cluster.
 #[derive(Debug)]
 pub enum Event {
     /// The stack.
     Stack(Box<Change<LoadBalancerStack>>),
-    /// An object exists and looks like this.
+    /// An object was added or changed.
     Applied(ObjectId, Box<Live>),
-    /// The object of this uid is gone, or lost the operator's label.
+    /// The object with this UID was deleted or lost the operator's label.
     Deleted(ObjectId, String),
-    /// Every object of a kind.
+    /// The complete list of a kind.
     Listed(Kind, Vec<(ObjectId, Live)>),
     /// A pod of the stack.
     Pod(Box<Change<Pod>>),
-    /// Whether the ServiceMonitor kind exists.
+    /// Whether the CRD ServiceMonitor exists.
     Monitors(bool),
-    /// Something that a deletion waits for.
+    /// A change of an object that may block a deletion.
     Blocker(Box<BlockerEvent>),
-    /// Something that the proofs of an upgrade are made of.
+    /// A change of an object that the health checks of an upgrade observe.
     Observation(Box<Observation>),
 }
 
-/// The watches that run all the time.
+/// The watches that always run.
 pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
     let mut streams = SelectAll::new();
     streams.push(stack(client));
@@ -61,7 +61,7 @@ pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
     streams
 }
 
-/// The watches that run while an upgrade is under way. `namespace` is that of the stack.
+/// The watches during an upgrade.
 pub fn observations(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     let any = watcher::Config::default();
     let nodes = watch::<Node>(Api::all(client.clone()), any.clone()).map(Observation::Node);
@@ -77,7 +77,7 @@ pub fn observations(client: &Client, namespace: &str) -> BoxStream<'static, Even
         .boxed()
 }
 
-/// The watches that run while the stack is being deleted. `namespace` is that of the stack.
+/// The watches while the stack is being deleted.
 pub fn deletion_blockers(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     let any = watcher::Config::default();
     let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(BlockerEvent::Service);
@@ -109,11 +109,11 @@ fn pods(client: &Client) -> BoxStream<'static, Event> {
 pub fn objects(client: &Client, kind: Kind) -> BoxStream<'static, Event> {
     let mut only = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
     if kind == Kind::ControllerRevision {
-        // The DaemonSet's controller gives its own the labels of the pods.
+        // The DaemonSet controller copies the labels of the pods to its own ControllerRevisions.
         only = only.labels(&format!("{MANAGED_BY}={MANAGER},{REVISION_LABEL}=true"));
     }
     if kind == Kind::Secret {
-        // By name, so that the right to read Secrets is the right to read this one.
+        // By name, because the operator is permitted to read only this Secret.
         only = only.fields(&format!("metadata.name={}", secret::SECRET_NAME));
     }
     raw(client, kind, only)
@@ -166,7 +166,7 @@ fn monitor_definition(client: &Client) -> BoxStream<'static, Event> {
         .boxed()
 }
 
-/// Whether the API server serves the kind by now.
+/// Whether the API server serves the CRD.
 fn is_established(definition: &DynamicObject) -> bool {
     let conditions = definition.data.pointer("/status/conditions");
     let conditions = conditions.and_then(serde_json::Value::as_array);
@@ -177,7 +177,7 @@ fn is_established(definition: &DynamicObject) -> bool {
     })
 }
 
-/// Watches a kind, whatever its fields, for ever. Errors are logged and retried with backoff.
+/// Watches a kind without a schema. Errors are logged and retried with backoff.
 fn raw(
     client: &Client,
     kind: Kind,
@@ -188,7 +188,7 @@ fn raw(
         .default_backoff()
         .filter_map(move |event| async move {
             event
-                .inspect_err(|error| tracing::warn!(%kind, %error, "watch interrupted: trying again"))
+                .inspect_err(|error| tracing::warn!(%kind, %error, "watch interrupted; retrying"))
                 .ok()
         })
 }

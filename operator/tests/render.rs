@@ -362,11 +362,11 @@ fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
     let cases = [
         (
             json!({"podDisruptionBudget": {"controllerMinAvailable": 2}}),
-            "spec.podDisruptionBudget.controllerMinAvailable: 2 of 2 controllers leaves none",
+            "spec.podDisruptionBudget.controllerMinAvailable: 2 of 2 controllers permits no eviction",
         ),
         (
             json!({"version": "9.9.9"}),
-            "spec.version: this operator is of version 0.1.0 and can not install 9.9.9: upgrade",
+            "spec.version: operator version 0.1.0 cannot install the newer version 9.9.9: upgrade",
         ),
         (
             json!({"speaker": {"excludedInterfaces": ["ok", "("]}}),
@@ -403,9 +403,7 @@ fn an_operator_installs_its_own_minor_version_up_to_itself_and_the_one_before() 
     assert!(image("0.3.2").unwrap_err().contains("upgrade the operator first"));
     let old = image("0.1.9").unwrap_err();
     assert!(
-        old.starts_with(
-            "spec.version: this operator of version 0.3.1 installs 0.2 and 0.3 and no longer 0.1.9: "
-        ),
+        old.starts_with("spec.version: operator version 0.3.1 installs 0.2 and 0.3 but not 0.1.9: "),
         "{old}"
     );
 }

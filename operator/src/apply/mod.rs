@@ -1,5 +1,5 @@
-//! The operator's writes: server-side apply under one field manager, deletion, and the stack's status. Fields that
-//! others own, such as the annotation of `kubectl rollout restart`, are never touched.
+//! Writes of the operator: server-side apply with one field manager, deletions, and the stack's status. Fields of other
+//! managers, such as the annotation of `kubectl rollout restart`, are not changed.
 
 use std::time::Duration;
 
@@ -21,93 +21,93 @@ mod deletion;
 pub mod metallb;
 pub mod retry;
 
-/// How long one write may take: an API server that hangs must not keep the operator from its other work.
+/// Time limit of one request: an API server that hangs must not block the operator.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A write that did not succeed.
+/// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// An object could not be applied.
+    /// An object was not applied.
     #[error("apply {id}: {}", explain(.source))]
     Apply {
-        /// Which object.
+        /// The object.
         id: ObjectId,
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// No keys could be made.
+    /// Heartbeat keys were not generated.
     #[error("create heartbeat keys: {source}")]
     Keys {
-        /// Why not.
+        /// Cause.
         source: secret::RandomnessError,
     },
-    /// An object could not be deleted.
+    /// An object was not deleted.
     #[error("delete {id}: {}", explain(.source))]
     Delete {
-        /// Which object.
+        /// The object.
         id: ObjectId,
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// A pod could not be replaced.
+    /// A pod was not deleted.
     #[error("delete pod {name}: {}", explain(.source))]
     Restart {
-        /// Which pod.
+        /// The pod.
         name: String,
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// Nobody can tell which controller leads.
+    /// The leader of the controllers is unknown.
     #[error("read the controllers' Lease: {}", explain(.source))]
     Leader {
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// The stack's finalizers could not be written.
+    /// The stack's finalizers were not written.
     #[error("write the stack's finalizers: {}", explain(.source))]
     Finalizers {
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// An object could not be given up.
+    /// An owner reference was not removed.
     #[error("remove the owner from {id}: {}", explain(.source))]
     Disown {
-        /// Which object.
+        /// The object.
         id: ObjectId,
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// A Service's addresses could not be taken from it.
+    /// The addresses of a Service were not cleared.
     #[error("clear the status of Service {service}: {}", explain(.source))]
     Clear {
-        /// Which Service.
+        /// The Service.
         service: ObjectKey,
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// Something about MetalLB could not be done.
+    /// A request of an adoption failed.
     #[error("{what}: {}", explain(.source))]
     Adoption {
-        /// What was tried.
+        /// The request.
         what: String,
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// The status could not be written.
+    /// The status was not written.
     #[error("write the stack's status: {}", explain(.source))]
     Status {
-        /// Why not.
+        /// Cause.
         source: Box<kube::Error>,
     },
-    /// No answer came.
+    /// The API server did not answer.
     #[error("{what}: no answer from the API server for {} seconds", TIMEOUT.as_secs())]
     Timeout {
-        /// What was tried.
+        /// The request.
         what: String,
     },
 }
 
-/// The API server's own words, without the frame around them.
+/// The API server's message without the client's prefix.
 fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
@@ -115,7 +115,7 @@ fn explain(error: &kube::Error) -> String {
     }
 }
 
-/// Makes the writes.
+/// Sends the requests.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
@@ -128,10 +128,10 @@ impl Writer {
         Self { client }
     }
 
-    /// Applies an object, taking its fields from whoever else may own them, and returns how it is stored.
+    /// Applies an object, takes over its fields from other managers, and returns the stored object.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
+    /// If the API server refuses or does not answer.
     pub async fn apply(&self, wanted: &Wanted) -> Result<Live, WriteError> {
         let id = &wanted.id;
         let params = PatchParams::apply(MANAGER).force();
@@ -153,7 +153,7 @@ impl Writer {
         }
     }
 
-    /// Gives a Secret a key. Not if it has changed since it had this version: somebody else has given it one.
+    /// Adds a key to a Secret unless it has changed since this version, which means that it already has one.
     async fn fill(&self, id: &ObjectId, version: u64) -> Result<Live, WriteError> {
         let made = secret::first_key_patch(version).map_err(|source| WriteError::Keys { source })?;
         let params = PatchParams {
@@ -174,10 +174,10 @@ impl Writer {
         Ok(Live::new(id.kind, answer))
     }
 
-    /// Changes the keys in the Secret of this version. `None`: it has changed meanwhile, which the watch will tell.
+    /// Changes the keys in this version of the Secret. `None` if it has changed in between; the watch reports how.
     ///
     /// # Errors
-    /// When there is no randomness, or the API server refuses or does not answer.
+    /// If no random numbers are available, or the API server refuses or does not answer.
     pub async fn change_keys(
         &self,
         id: &ObjectId,
@@ -208,10 +208,10 @@ impl Writer {
         }
     }
 
-    /// Deletes the object of this uid; that it is gone already is as good.
+    /// Deletes the object with this UID; succeeds if it is already gone.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
+    /// If the API server refuses or does not answer.
     pub async fn delete(&self, id: &ObjectId, uid: &str) -> Result<(), WriteError> {
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(uid.to_owned()),
@@ -221,7 +221,7 @@ impl Writer {
         let answer = in_time(|| format!("delete {id}"), api.delete(id.key.name(), &params)).await?;
         match answer {
             Ok(_) => Ok(()),
-            // 404: gone; 409: a namesake of another uid took its place, which the watch will tell about.
+            // 404: gone; 409: another object took its name, which the watch reports.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(source) => Err(WriteError::Delete {
                 id: id.clone(),
@@ -230,10 +230,10 @@ impl Writer {
         }
     }
 
-    /// Deletes the pod of this uid, so that its workload makes another; that it is gone already is as good.
+    /// Deletes the pod with this UID so that its workload replaces it; succeeds if it is already gone.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
+    /// If the API server refuses or does not answer.
     pub async fn restart(&self, namespace: &str, pod: &PodRestart) -> Result<(), WriteError> {
         let params = DeleteParams::default().preconditions(Preconditions {
             uid: Some(pod.uid.clone()),
@@ -251,10 +251,10 @@ impl Writer {
         }
     }
 
-    /// The pod that holds the controllers' Lease, if one does.
+    /// The pod that holds the controllers' Lease.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
+    /// If the API server refuses or does not answer.
     pub async fn leader(&self, namespace: &str) -> Result<Option<String>, WriteError> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
         let what = || "read the controllers' Lease".to_owned();
@@ -265,10 +265,10 @@ impl Writer {
         Ok(lease.and_then(|lease| lease.spec?.holder_identity))
     }
 
-    /// Writes the stack's status, if the stack is still as it was seen, and returns the stack as it is stored.
+    /// Writes the stack's status if the stack has not changed, and returns the stored stack.
     ///
     /// # Errors
-    /// When the API server refuses, or does not answer.
+    /// If the API server refuses or does not answer.
     pub async fn status(
         &self,
         stack: &LoadBalancerStack,
@@ -279,7 +279,7 @@ impl Writer {
         let body = json!({
             "apiVersion": "lb-operator.io/v1alpha1",
             "kind": "LoadBalancerStack",
-            // An upgrade's state must not be overwritten by who has not seen the present one.
+            // Another operator may have advanced the upgrade: its state must not be overwritten.
             "metadata": { "name": name, "resourceVersion": stack.resource_version() },
             "status": status,
         });

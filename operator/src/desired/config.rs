@@ -1,83 +1,83 @@
-//! What a stack comes to once every default is filled in and every field is checked: all that rendering needs.
+//! A stack with validated fields and defaults: the input of rendering.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 
-/// A checked stack.
+/// The configuration of a stack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StackConfig {
-    /// The stack that owns the objects.
+    /// Owner of the objects.
     pub owner: StackOwner,
-    /// Namespace that everything runs in.
+    /// Namespace of the stack.
     pub namespace: String,
     /// Version to run.
     pub version: String,
-    /// `LB_LOG_LEVEL` of both programs.
+    /// `LB_LOG_LEVEL` of both components.
     pub log_level: String,
-    /// The class of Services to serve; `None` serves Services without a class.
+    /// Load balancer class of the Services; `None` for Services without a class.
     pub load_balancer_class: Option<String>,
-    /// How images are pulled.
+    /// Pull policy of both images.
     pub pull_policy: String,
-    /// Secrets, in the stack's namespace, to pull them with.
+    /// Pull secrets in the stack's namespace.
     pub pull_secrets: Vec<String>,
-    /// Replicas of the controller.
+    /// Number of controllers.
     pub controller_replicas: i32,
-    /// The controller's pods.
+    /// Pods of the controllers.
     pub controller: PodConfig,
-    /// The speaker's pods.
+    /// Pods of the speakers.
     pub speaker: PodConfig,
-    /// Whether nodes with the exclude label announce all the same.
+    /// Whether nodes with the label `node.kubernetes.io/exclude-from-external-load-balancers` announce.
     pub ignore_exclude_label: bool,
-    /// Interfaces never announced on, as regular expressions; `None` leaves it to the speaker's own list.
+    /// Interfaces that never announce, as regular expressions; `None` for the speaker's default.
     pub excluded_interfaces: Option<Vec<String>>,
-    /// Settings of the speaker that the stack names, as environment variables; it has its own defaults for the others.
+    /// Environment variables for speaker settings in the spec; others have the speaker's default.
     pub speaker_settings: Vec<(&'static str, String)>,
-    /// Whether the metallb.io kinds are among the objects; somebody else installs them otherwise.
+    /// Whether the operator applies the metallb.io CRDs.
     pub crds: bool,
-    /// Whether a running MetalLB is to be replaced.
+    /// Whether an existing MetalLB is adopted.
     pub adopt: bool,
-    /// The ServiceMonitor, if there is to be one.
+    /// Settings of the ServiceMonitor; `None` for no ServiceMonitor.
     pub service_monitor: Option<MonitorConfig>,
-    /// Whether there is to be a NetworkPolicy.
+    /// Whether to render a NetworkPolicy.
     pub network_policy: bool,
-    /// Whom it lets in; `None` lets in every pod of the cluster.
+    /// Sources that the NetworkPolicy permits; `None` for all pods of the cluster.
     pub metrics_from: Option<Vec<NetworkPolicyPeer>>,
-    /// How many controllers their PodDisruptionBudget keeps; `None` for no budget.
+    /// `minAvailable` of the controllers' PodDisruptionBudget; `None` for no budget.
     pub controller_min_available: Option<i32>,
     /// The same for the speakers.
     pub speaker_min_available: Option<i32>,
 }
 
-/// What can be set about the ServiceMonitor.
+/// Settings of the ServiceMonitor.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MonitorConfig {
-    /// Labels besides those of every object.
+    /// Additional labels.
     pub labels: BTreeMap<String, String>,
-    /// Time between two questions for metrics; `None` leaves it to Prometheus.
+    /// Scrape interval; `None` for the default of Prometheus.
     pub interval: Option<String>,
 }
 
-/// The stack that owns what is rendered.
+/// The stack that owns the objects.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StackOwner {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its uid.
+    /// UID.
     pub uid: String,
 }
 
-/// What can be set about the pods of both programs. What is absent takes the options's own default.
+/// Settings of the pods of a component. Absent fields have the component's default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodConfig {
-    /// The image to run.
+    /// Image.
     pub image: String,
     /// Requests and limits.
     pub resources: Option<ResourceRequirements>,
     /// Priority class.
     pub priority_class: Option<String>,
-    /// Labels that a node must have, besides running Linux.
+    /// Labels that a node must have, in addition to `kubernetes.io/os=linux`.
     pub node_selector: BTreeMap<String, String>,
     /// Taints to tolerate.
     pub tolerations: Option<Vec<Toleration>>,
@@ -88,7 +88,7 @@ pub struct PodConfig {
 }
 
 impl PodConfig {
-    /// Labels that a node must have for a pod to run there.
+    /// Labels that a node must have, including `kubernetes.io/os=linux`.
     #[must_use]
     pub fn selector(&self) -> BTreeMap<String, String> {
         let mut selector = self.node_selector.clone();
@@ -101,7 +101,7 @@ impl PodConfig {
 pub(crate) mod tests {
     use super::*;
 
-    /// The config of a stack without a field set, on a cluster with the ServiceMonitor kind.
+    /// The configuration of a stack with an empty spec, on a cluster with the CRD ServiceMonitor.
     pub(crate) fn mk_config() -> StackConfig {
         let workload = |name| PodConfig {
             image: format!("lb-operator.io/{name}:0.1.0"),

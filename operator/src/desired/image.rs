@@ -1,18 +1,18 @@
-//! References to images, and how a stack redirects them. Pure.
+//! Image references and their overrides. Pure.
 
-/// A reference to an image: `registry/path:tag@digest`.
+/// An image reference: `registry/path:tag@digest`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Image {
     /// Registry and path.
     repository: String,
-    /// Tag, with its colon, or empty.
+    /// Tag with its colon, or empty.
     tag: String,
-    /// Digest, with its at sign, or empty.
+    /// Digest with its at sign, or empty.
     digest: String,
 }
 
 impl Image {
-    /// Splits a reference. Anything is accepted: the kubelet says best what it cannot pull.
+    /// Parses a reference. Invalid references are accepted: the kubelet reports them best.
     #[must_use]
     pub fn parse(reference: &str) -> Self {
         let (name, digest) = match reference.split_once('@') {
@@ -32,7 +32,7 @@ impl Image {
         }
     }
 
-    /// The same image from another registry; `registry` may have a path of its own.
+    /// Replaces the registry; `registry` may include a path.
     #[must_use]
     pub fn from_registry(mut self, registry: &str) -> Self {
         let path = match self.repository.split_once('/') {
@@ -43,7 +43,7 @@ impl Image {
         self
     }
 
-    /// An image of another name at the same version. A digest says what the bytes of the former were: it goes.
+    /// Replaces registry and path, and removes the digest, which belongs to the previous image.
     #[must_use]
     pub fn from_repository(mut self, repository: &str) -> Self {
         self.repository = repository.to_owned();
@@ -51,22 +51,22 @@ impl Image {
         self
     }
 
-    /// Whether its bytes are given, and not only a tag.
+    /// Whether it has a digest.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         !self.digest.is_empty()
     }
 
-    /// The same image of another version. A digest says what the bytes of the former were: it goes.
+    /// Replaces the tag, and removes the digest, which belongs to the previous version.
     #[must_use]
     pub fn tagged(mut self, version: &str) -> Self {
-        // What follows a plus sign cannot be part of a tag.
+        // A tag cannot contain a plus sign.
         self.tag = format!(":{}", version.replace('+', "_"));
         self.digest.clear();
         self
     }
 
-    /// Pinned to these very bytes, whatever their tag.
+    /// Replaces tag and digest by a digest.
     #[must_use]
     pub fn pinned(mut self, digest: &str) -> Self {
         self.tag.clear();

@@ -1,4 +1,4 @@
-//! The desired state: from the spec to the objects of the stack. Pure.
+//! The desired state: the spec with its defaults, and the objects rendered from it. Pure.
 
 pub mod config;
 pub mod image;

@@ -1,7 +1,7 @@
-//! From a stack's spec to a config: defaults filled in, every field checked. Pure.
+//! Validation of a stack's spec, and its defaults. Pure.
 //!
-//! What the API server's schema cannot see is checked here, before anything is written: a stack that cannot be
-//! carried out leaves what runs as it is, and says in a condition which field is wrong and what to do.
+//! Checks that the CRD's schema cannot express run here, before anything is written. An invalid spec changes no running
+//! workload; a condition names the field, the reason and the remedy.
 
 use std::cmp::Ordering;
 
@@ -17,78 +17,78 @@ use crate::desired::config::{MonitorConfig, PodConfig, StackConfig, StackOwner};
 use crate::desired::image::Image;
 use crate::desired::render::Component;
 
-/// API version of the stack's kind.
+/// API version of LoadBalancerStack.
 pub const API_VERSION: &str = "lb-operator.io/v1alpha1";
-/// Replicas of the controller: one leads, one stands by.
+/// Default number of controllers: a leader and a standby.
 const REPLICAS: i32 = 2;
 
-/// What is wrong with a spec: which field, and what to do.
+/// An invalid field of the spec.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SpecError {
-    /// The version cannot be read.
+    /// The version is not valid.
     #[error(
-        "spec.version: {0:?} is not a version: write it like 0.1.0, or remove the field to follow the operator"
+        "spec.version: {0:?} is not a version such as 0.1.0: correct it, or remove the field to follow the operator"
     )]
     VersionSyntax(String),
     /// The version is newer than the operator.
     #[error(
-        "spec.version: this operator is of version {own} and can not install {asked}: upgrade the operator first, or \
-         remove the field to follow it"
+        "spec.version: operator version {own} cannot install the newer version {asked}: upgrade the operator first, or \
+         remove the field to follow the operator"
     )]
     VersionTooNew {
-        /// The version asked for.
+        /// The desired version.
         asked: Version,
         /// The operator's version.
         own: Version,
     },
-    /// The version is older than the one before the operator's.
+    /// The version is older than the previous minor version.
     #[error(
-        "spec.version: this operator of version {own} installs {} and no longer {asked}: remove the field to \
-         follow the operator, or go back to an operator that installs that version", installs(.own)
+        "spec.version: operator version {own} installs {} but not {asked}: remove the field to follow the operator, \
+         or install an operator of that version", installs(.own)
     )]
     VersionTooOld {
-        /// The version asked for.
+        /// The desired version.
         asked: Version,
         /// The operator's version.
         own: Version,
     },
-    /// The image of another version cannot be told from the operator's own.
+    /// The image of another version cannot be derived from a digest.
     #[error(
-        "spec.version: the operator's image of the {component} is pinned by a digest, which is that of version {own}: set \
+        "spec.version: the operator's image of the {component} has the digest of version {own}: set \
          spec.images.{component}.digest to the digest of {asked}, or remove spec.version to follow the operator"
     )]
     Pinned {
-        /// Which options.
+        /// The component.
         component: &'static str,
-        /// The version asked for.
+        /// The desired version.
         asked: String,
         /// The operator's version.
         own: String,
     },
-    /// No controller may ever be evicted.
+    /// The PodDisruptionBudget would block every eviction.
     #[error(
-        "spec.podDisruptionBudget.controllerMinAvailable: {kept} of {replicas} controllers leaves none that may be evicted, and \
-         every drain of their nodes would wait for ever: make it less than spec.controller.replicas, or remove it"
+        "spec.podDisruptionBudget.controllerMinAvailable: {kept} of {replicas} controllers permits no eviction \
+         and blocks every drain of their nodes: set it below spec.controller.replicas, or remove it"
     )]
     Budget {
-        /// How many are to be left.
+        /// Minimum of available controllers.
         kept: i32,
-        /// How many there are.
+        /// Number of controllers.
         replicas: i32,
     },
-    /// A regular expression cannot be read.
+    /// A regular expression is not valid.
     #[error("spec.speaker.excludedInterfaces[{index}]: {pattern:?} is not a regular expression: {error}")]
     Interfaces {
-        /// Which entry.
+        /// Index of the entry.
         index: usize,
         /// The entry.
         pattern: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         error: String,
     },
 }
 
-/// The namespace of a stack, also when the rest of it cannot be carried out.
+/// The namespace of a stack, even if its spec is invalid.
 #[must_use]
 pub fn namespace(stack: &LoadBalancerStack, operator: &OperatorConfig) -> String {
     stack
@@ -99,20 +99,20 @@ pub fn namespace(stack: &LoadBalancerStack, operator: &OperatorConfig) -> String
         .clone()
 }
 
-/// What the spec asks for and this cluster does not have.
+/// An API that the spec requires and the cluster does not have.
 #[must_use]
 pub fn missing_prerequisite(stack: &LoadBalancerStack, monitors_exist: bool) -> Option<String> {
     (monitor_mode(stack) == InstallMode::Enabled && !monitors_exist).then(|| {
-        "spec.monitoring.serviceMonitor.mode: it is Enabled and this cluster has no kind ServiceMonitor: install the \
+        "spec.monitoring.serviceMonitor.mode: it is Enabled but the cluster has no CRD ServiceMonitor: install the \
          Prometheus Operator, or set it to Auto"
             .to_owned()
     })
 }
 
-/// The config for a stack. `monitors_exist` tells whether the cluster has the kind ServiceMonitor.
+/// Validates a stack and fills in the defaults. `monitors_exist`: whether the cluster has the CRD ServiceMonitor.
 ///
 /// # Errors
-/// When a field cannot be carried out.
+/// If a field is not valid.
 pub fn stack_config(
     stack: &LoadBalancerStack,
     operator: &OperatorConfig,
@@ -128,8 +128,8 @@ pub fn stack_config(
     let budget = spec.pod_disruption_budget.unwrap_or_default();
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
     let speaker_settings = settings(&speaker);
-    // What is rendered is the same for every version that is installed. Where a version needs something else, its own
-    // rendering begins at `StackConfig::version`.
+    // All supported versions have the same objects. A version that needs others can be told by
+    // `StackConfig::version`.
     let version = version(spec.version.as_deref(), operator)?;
     let image = |component| image(component, &version, operator, &images);
     let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
@@ -183,7 +183,7 @@ pub fn stack_config(
     })
 }
 
-/// How many controllers and speakers the PodDisruptionBudgets keep.
+/// `minAvailable` of the PodDisruptionBudgets of controllers and speakers.
 fn kept(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2], SpecError> {
     if !is_on(Some(budget.mode)) {
         return Ok([None; 2]);
@@ -191,16 +191,16 @@ fn kept(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2],
     let controllers = match budget.controller_min_available {
         Some(kept) if kept >= replicas => return Err(SpecError::Budget { kept, replicas }),
         Some(kept) => Some(kept),
-        // With a single replica a budget could never be met: it would block every drain of that node for ever.
+        // With a single replica, a budget would block every drain of its node.
         None => (replicas > 1).then_some(1),
     };
     Ok([controllers, Some(budget.speaker_min_available.unwrap_or(1))])
 }
 
-/// What the stack says about announcing, as the speaker's variables.
+/// Environment variables for the announcement settings of the speakers.
 fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
     let heartbeat = speaker.heartbeat.clone().unwrap_or_default();
-    // The default is not passed on.
+    // The speaker's own default.
     let placement = speaker
         .placement
         .filter(|placement| *placement != Placement::HashOrder);
@@ -229,7 +229,7 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
     named.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// An operator installs its own minor version, up to itself, and the one before.
+/// An operator installs versions up to its own, of its minor version and the previous one.
 fn version(asked: Option<&str>, operator: &OperatorConfig) -> Result<String, SpecError> {
     let Some(asked) = asked else {
         return Ok(operator.version.clone());
@@ -253,11 +253,11 @@ fn installs(own: &Version) -> String {
     }
 }
 
-/// A speaker given an expression that it cannot read does not start, on any node: that must not get as far.
+/// A speaker with an invalid expression does not start, on any node.
 fn check_interfaces(patterns: &[String]) -> Result<(), SpecError> {
     for (index, pattern) in patterns.iter().enumerate() {
         if let Err(error) = regex::Regex::new(pattern) {
-            // The crate draws a picture of several lines; its last line says what is wrong.
+            // The error of the crate spans several lines; the last one has the reason.
             let error = error.to_string();
             let error = error.lines().last().unwrap_or_default();
             return Err(SpecError::Interfaces {
@@ -270,8 +270,8 @@ fn check_interfaces(patterns: &[String]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The image of a options. Of another version than the operator's it has the same name and another tag, and no digest but
-/// one that the stack gives.
+/// The image of a component. Another version than the operator's has the same repository and another tag, and only a
+/// digest from the spec.
 fn image(
     component: Component,
     version: &str,

@@ -1,4 +1,4 @@
-//! StackHealth state: pods, and the health of the workloads. Pure.
+//! Observed state: pods, and the health of the workloads. Pure.
 
 pub mod pods;
 pub mod workload_health;

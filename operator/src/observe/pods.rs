@@ -1,4 +1,4 @@
-//! What is of interest about a pod of the stack: where it is, whether it is ready, and if not, why not. Pure.
+//! The relevant facts of a pod: node, readiness and problem. Pure.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::desired::render::REVISION;
 
-/// Why a container waits, when waiting longer will not help by itself.
+/// Waiting reasons that do not resolve without intervention.
 const STUCK: &[&str] = &[
     "CrashLoopBackOff",
     "CreateContainerConfigError",
@@ -20,55 +20,55 @@ const STUCK: &[&str] = &[
     "RunContainerError",
 ];
 
-/// A pod, cut down to what a status tells about it.
+/// The relevant facts of a pod.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PodFacts {
-    /// Its label `component`.
+    /// Label `component`.
     pub component: String,
-    /// The node that it is bound to; empty while it is unscheduled.
+    /// Node; empty while unscheduled.
     pub node: String,
-    /// Whether it is ready.
+    /// Condition Ready.
     pub ready: bool,
-    /// Whether its node stopped answering, so that nothing about it can change before the node returns.
+    /// Whether its node is unreachable. Nothing about the pod can change before the node returns.
     pub node_lost: bool,
-    /// What keeps it from running.
+    /// Why it does not run.
     pub problem: Option<PodProblem>,
-    /// Its uid.
+    /// UID.
     pub uid: String,
-    /// Its label `app.kubernetes.io/version`.
+    /// Label `app.kubernetes.io/version`.
     pub version: String,
-    /// Revision of the template that it was made of.
+    /// Revision of its template.
     pub revision: String,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// Since when it is ready.
+    /// When it became ready.
     pub ready_since: Option<Timestamp>,
-    /// How often a container was started again after it failed. That its node went down is no failure of it.
+    /// Restarts of its containers after a failure; restarts because the node went down do not count.
     pub restarts: i32,
-    /// How its images and their programs do: of interest in a pod that is there to pull them.
+    /// Result of running its images once; relevant in pods that pull images.
     pub image_check: ImageCheck,
 }
 
-/// Whether every program of a pod could be started once, and ended well.
+/// Whether every container of a pod ran once and succeeded.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ImageCheck {
-    /// Not yet.
+    /// Not all containers have finished.
     #[default]
     Pending,
-    /// All of them.
+    /// All containers succeeded.
     Passed,
-    /// One could not.
+    /// A container failed.
     Failed(PodProblem),
 }
 
-/// What keeps a pod from running.
+/// Why a pod does not run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PodProblem {
-    /// The container, if one is to blame.
+    /// The container, if the problem is specific to one.
     pub container: Option<String>,
-    /// The kubelet's or the scheduler's word for it.
+    /// Reason from the kubelet or the scheduler.
     pub reason: String,
-    /// Their explanation.
+    /// Message from the kubelet or the scheduler.
     pub message: String,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for PodProblem {
 }
 
 impl PodFacts {
-    /// The facts of a pod.
+    /// Extracts the facts of a pod.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
         let label = |name| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name));
@@ -123,8 +123,8 @@ fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a str> {
     Some(&found.status)
 }
 
-/// The node controller takes `Ready` from the pods of a node that is lost and leaves all else as the kubelet last
-/// said it: containers that are ready in a pod that is not.
+/// When a node becomes unreachable, the node controller sets `Ready` to False and leaves the kubelet's last report: ready
+/// containers in a pod that is not ready.
 fn is_node_lost(status: &PodStatus) -> bool {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     !containers.is_empty()
@@ -151,7 +151,7 @@ fn problem(status: &PodStatus) -> Option<PodProblem> {
     })
 }
 
-/// A container whose node went down has ended too, and the kubelet does not know how.
+/// A container whose node went down has terminated too, with an unknown result.
 fn failures(container: &ContainerStatus) -> i32 {
     let ended = container
         .last_state
@@ -190,7 +190,7 @@ fn container_problem(container: &ContainerStatus) -> Option<PodProblem> {
         .reason
         .as_ref()
         .filter(|reason| STUCK.contains(&reason.as_str()))?;
-    // A crash loop explains itself only by how the last run ended.
+    // The reason CrashLoopBackOff does not say why the last run ended.
     let ended = container
         .last_state
         .as_ref()

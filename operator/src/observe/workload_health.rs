@@ -1,4 +1,4 @@
-//! From what exists to how the stack is doing: counts of each program, and what keeps them from running. Pure.
+//! Health of both workloads: pod counts and problems. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,60 +9,60 @@ use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::pods::PodFacts;
 
-/// Troubles listed in a message; the rest is counted.
+/// Problems named in a message.
 const LISTED: usize = 3;
 
-/// How one program is doing.
+/// Health of one workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WorkloadHealth {
-    /// Which program.
+    /// Which component.
     pub component: Component,
-    /// Pods that there are to be.
+    /// Desired pods.
     pub desired: i32,
-    /// Pods that are ready.
+    /// Ready pods.
     pub ready: i32,
-    /// Pods of the present template.
+    /// Pods of the current template.
     pub updated: i32,
-    /// Pods whose node stopped answering. Nothing can be done about them, so nothing waits for them.
+    /// Pods on unreachable nodes. They block nothing, because nothing can be done about them.
     pub lost: i32,
     /// The nodes of these pods.
     pub lost_nodes: Vec<String>,
-    /// Version that the workload is to run.
+    /// Version of the current template.
     pub version: Option<String>,
-    /// Whether the workload has become what it is to be.
+    /// Whether the rollout is complete: all pods are updated and ready, except on unreachable nodes.
     pub settled: bool,
-    /// What Kubernetes says when the workload makes no progress.
+    /// Message of Kubernetes if the rollout makes no progress.
     pub stalled: Option<String>,
-    /// How many pods there are of each version.
+    /// Pods of each version.
     pub versions: BTreeMap<String, i32>,
 }
 
-/// How the stack is doing.
+/// Health of the stack.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StackHealth {
-    /// The controller.
+    /// The controllers.
     pub controller: WorkloadHealth,
     /// The speakers.
     pub speaker: WorkloadHealth,
-    /// What keeps pods from running, one sentence each; the first few, then how many more.
+    /// Why pods do not run: the first few, then the number of the others.
     pub problems: Vec<String>,
 }
 
 impl StackHealth {
-    /// Both programs.
+    /// Both workloads.
     #[must_use]
     pub fn components(&self) -> [&WorkloadHealth; 2] {
         [&self.controller, &self.speaker]
     }
 
-    /// Whether both programs are what they are to be.
+    /// Whether both rollouts are complete.
     #[must_use]
     pub fn settled(&self) -> bool {
         self.controller.settled && self.speaker.settled
     }
 }
 
-/// Looks at the workloads and pods in the stack's namespace.
+/// Assesses the workloads and pods in a namespace.
 #[must_use]
 pub fn stack_health(index: &Index, namespace: &str) -> StackHealth {
     StackHealth {
@@ -88,7 +88,7 @@ fn controller(index: &Index, namespace: &str) -> WorkloadHealth {
         lost: 0,
         lost_nodes: Vec::new(),
         version: version(body),
-        // No pod of an older template is left either.
+        // No pods of an older template remain.
         settled: is_observed(body) && updated >= desired && ready >= desired && total <= updated,
         stalled: stalled(status),
         versions: versions(index, namespace, component),
@@ -130,7 +130,7 @@ fn body<'a>(index: &'a Index, kind: Kind, namespace: &str, component: Component)
         .map_or(ABSENT, |live| &live.body)
 }
 
-/// Whether the status is about the present spec, and not about one before it.
+/// Whether the status is about the current spec.
 pub(crate) fn is_observed(body: &Value) -> bool {
     match (
         body["metadata"]["generation"].as_i64(),
@@ -185,7 +185,7 @@ fn versions(index: &Index, namespace: &str, component: Component) -> BTreeMap<St
 }
 
 fn problems(index: &Index, namespace: &str) -> Vec<String> {
-    // Pods that pull images end again and again, as they should: see `render::pre_pull`.
+    // Pods that pull images terminate repeatedly by design: see `render::pre_pull`.
     let pods = index
         .pods(namespace)
         .filter(|(_, pod)| pod.component != pre_pull::NAME);

@@ -1,8 +1,8 @@
-//! The operator's one task: events into the index, and, while this process leads, from the index to writes.
+//! The operator: applies events to the index, and while this process leads, reconciles the stack from the index.
 //!
 //! ```text
 //! watches ──► Index ──► StackConfig ──► render ──► difference ──► preflight ──► apply, delete ──► Index
-//!                └───────────► observe ──► status ──────► patch, events
+//!                └───────────► health ──► status ─────► patch, events
 //! ```
 
 use std::time::{Duration, Instant};
@@ -46,10 +46,10 @@ mod status;
 
 use deletion::Lifecycle;
 
-/// How often an upgrade is looked at when nothing changes: some of its steps wait for time alone.
+/// Interval of reconciliations during an upgrade, because some of its steps only wait for time to pass.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The state of the operator.
+/// State of the operator.
 pub struct Operator {
     operator_config: OperatorConfig,
     writer: Writer,
@@ -61,28 +61,28 @@ pub struct Operator {
     applied: diff::AppliedObjects,
     drift_limiter: DriftLimiter,
     retries: Retries,
-    /// There while an upgrade is under way.
+    /// Exists during an upgrade.
     observer: Option<ServiceObserver>,
-    /// Whether an upgrade that was under way when this process began has been taken over.
+    /// Whether this process has taken over an upgrade that was already in progress.
     resumed: bool,
     rotation: KeyRotation,
     preflight: preflight::PreflightState,
     adoption: adoption::AdoptionMemory,
-    /// There while the stack is being deleted.
+    /// Exists while the stack is being deleted.
     blockers: Option<ServiceBlockers>,
-    /// Since when no Service has had an address of a stack that is being deleted.
+    /// Since when no Service has had an address of the stack that is being deleted.
     clear_since: Option<Instant>,
 }
 
-/// What came of one comparison.
+/// Result of a reconciliation.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Outcome {
-    /// When to try again even if nothing changes.
+    /// When to reconcile again even if nothing changes.
     pub again_in: Option<Duration>,
 }
 
 impl Operator {
-    /// An operator that knows nothing yet.
+    /// An operator with an empty index.
     #[must_use]
     pub fn new(operator_config: OperatorConfig, writer: Writer, events: Events, metrics: Metrics) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl Operator {
         }
     }
 
-    /// Takes in an event.
+    /// Applies an event to the index.
     pub fn handle(&mut self, event: Event) {
         match event {
             Event::Stack(change) => match *change {
@@ -117,9 +117,9 @@ impl Operator {
                         self.metrics.conditions.reset();
                     }
                 }
-                // Only a newer version of the API could bring this about: what runs is left alone.
+                // Only a newer version of the API could cause this. Running workloads are not changed.
                 Change::Invalid { key, error } => {
-                    tracing::error!(stack = %key, error, "stack not understood and ignored: upgrade the operator");
+                    tracing::error!(stack = %key, error, "cannot decode LoadBalancerStack; ignored until the operator is upgraded");
                 }
                 Change::Listing | Change::Synced => {}
             },
@@ -150,8 +150,7 @@ impl Operator {
         }
     }
 
-    /// Brings about what the stack asks for, as far as it is not so already, and tells about it in the status.
-    /// `leads` is asked before each write.
+    /// Reconciles the stack and updates its status. `leads` is checked before each write.
     pub async fn reconcile(&mut self, leads: impl Fn() -> bool) -> Outcome {
         let Some(stack) = self.stack.clone() else {
             return Outcome::default();
@@ -200,10 +199,10 @@ impl Operator {
         };
         match lifecycle {
             Lifecycle::Gone => {}
-            // To put back what is being taken down would hold up the deletion.
+            // Correcting drift would delay the deletion.
             Lifecycle::Deleting(report) => input.deletion = Some(report),
             Lifecycle::Restoring(report) => {
-                // The next installation is a first one.
+                // The next rollout is a first installation.
                 input.upgrade.state = input.upgrade.state.uninstalled();
                 input.adoption = Some(report);
             }
@@ -220,7 +219,7 @@ impl Operator {
         }
         input.failures.append(&mut work.failures);
         input.health = stack_health(&self.index, &namespace);
-        // What waits for the checks is not looked at yet: the status goes on being about the spec before.
+        // Before the preflight checks have run, the status remains that of the previous spec.
         let waits = input.blocked.is_some() && input.preflight.is_empty();
         if leads() && !waits {
             self.update_status(&input, &mut work).await;
@@ -233,8 +232,8 @@ impl Operator {
         }
     }
 
-    /// What is to be applied now. The number of controllers is left out where the stack names none and an autoscaler has
-    /// set one.
+    /// The desired objects for `actions`. The number of controllers is omitted if the spec does not set it and an autoscaler
+    /// does.
     fn desired_objects(
         &self,
         rendered: &[Wanted],
@@ -262,7 +261,7 @@ impl Operator {
         each.collect()
     }
 
-    /// Brings about what a plan asks for.
+    /// Applies the desired state.
     async fn reconcile_stack(
         &mut self,
         plan: &StackConfig,
@@ -294,7 +293,7 @@ impl Operator {
         self.schedule_preflight(stack, plan, input.blocked.is_some(), work);
     }
 
-    /// Goes on with an upgrade if there is one, and carries out its actions.
+    /// Advances the upgrade, if there is one, and applies its actions.
     async fn advance_upgrade(
         &mut self,
         plan: &StackConfig,
@@ -334,7 +333,7 @@ impl Operator {
         let state = input.upgrade.state.clone();
         input.blocked = self.blocks_upgrade(&state);
         if state != before {
-            // Nothing follows from a state that is not written: whoever goes on from here has to know it.
+            // The state is written before anything is applied: another operator may have to continue from it.
             if !leads() || !self.update_status(input, work).await {
                 input.upgrade.state = before;
                 return;
@@ -367,7 +366,7 @@ impl Operator {
             .await;
     }
 
-    /// What the machine of upgrades sees.
+    /// The input of the upgrade state machine.
     fn snapshot(
         &self,
         plan: &StackConfig,
@@ -392,7 +391,7 @@ impl Operator {
             leader,
         };
         let first = objects::snapshot(&snapshot_input, &Difference::default());
-        // Whether everything is as wanted is asked of what is wanted now, and not of what is to be in the end.
+        // Whether everything is applied is a question about the current step, not about the target.
         let present = step_actions(state, &first, Timestamp::now());
         let wanted = self.desired_objects(rendered, plan, target, state, &present);
         let todo = difference(&wanted, &self.index, &self.applied, &plan.owner.uid);
@@ -403,7 +402,7 @@ impl Operator {
         snapshot
     }
 
-    /// The pod that leads the controllers, while an upgrade waits for a new one to lead.
+    /// The pod that leads the controllers, read only while an upgrade waits for a new leader.
     async fn controller_leader(
         &self,
         plan: &StackConfig,
@@ -418,7 +417,7 @@ impl Operator {
         }
     }
 
-    /// Replaces pods.
+    /// Deletes pods so that their workloads replace them.
     async fn restart(
         &mut self,
         namespace: &str,
@@ -447,7 +446,7 @@ impl Operator {
         }
     }
 
-    /// The namespace whose proofs of an upgrade are to be watched; none while nothing is under way.
+    /// The namespace to observe for the health checks of an upgrade; `None` without an upgrade.
     #[must_use]
     pub fn observed_namespace(&mut self) -> Option<String> {
         let stack = self.stack.as_ref()?;
@@ -464,7 +463,7 @@ impl Operator {
         Some(validation::namespace(stack, &self.operator_config))
     }
 
-    /// What differs from the spec and is left so.
+    /// Objects that differ from the spec while the stack is paused.
     fn pending(&self, wanted: &[Wanted], plan: &StackConfig) -> Vec<String> {
         let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
         let apply = todo.apply.iter().map(|(wanted, _)| wanted.id.to_string());
@@ -473,7 +472,7 @@ impl Operator {
             .collect()
     }
 
-    /// Applies what is missing or different, and deletes what is no longer wanted.
+    /// Applies objects that are missing or different, and deletes obsolete ones.
     async fn apply(
         &mut self,
         wanted: &[Wanted],
@@ -483,7 +482,7 @@ impl Operator {
         work: &mut PassResult,
     ) {
         let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
-        // What was begun is brought to an end: MetalLB's controller is gone, and somebody has to give addresses.
+        // An adoption that has begun is completed: MetalLB's controller is gone, and no other assigns addresses.
         let todo = if self.adoption_has_begun(&plan.namespace) {
             todo
         } else {
@@ -526,7 +525,7 @@ impl Operator {
                 }
                 Err(error) => {
                     self.failed(key, &wanted.digest, &error, work);
-                    // Without its namespace nothing else can succeed: one message says more than twenty.
+                    // Without its namespace no other object can be created: one error is enough.
                     if id.kind == Kind::Namespace {
                         return;
                     }
@@ -548,7 +547,7 @@ impl Operator {
                     self.applied.forget(&id);
                     self.index.discard(&id);
                     self.retries.record_success(&key);
-                    tracing::info!(object = %id, "removed: no longer wanted");
+                    tracing::info!(object = %id, "deleted obsolete object");
                 }
                 Err(error) => self.failed(key, &uid, &error, work),
             }
@@ -566,18 +565,18 @@ impl Operator {
     }
 }
 
-/// What went wrong in one comparison, and when to try again.
+/// Errors of a reconciliation, and when to retry.
 #[derive(Debug, Default)]
 struct PassResult {
     failures: Vec<(Reason, String)>,
-    /// Why an installation waits.
+    /// Why the installation is blocked.
     blocked: Option<String>,
     write_failed: bool,
     again_in: Option<Duration>,
 }
 
 impl PassResult {
-    /// A write failed, now or before, and its time has not come.
+    /// Records a write that failed and is not due for a retry yet.
     fn waits(&mut self, message: String, wait: Duration) {
         self.failures.push((Reason::WriteFailed, message));
         self.again_in(wait);

@@ -1,4 +1,4 @@
-//! Tells how the stack is doing: in its status, and in events.
+//! Writes the stack's status and publishes events.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::reasons::StackEvent;
 use crate::status::{StatusInput, events, status};
 
 impl Operator {
-    /// Takes in the stack as it was just written: the watch may be behind, and the next comparison starts from this.
+    /// Records the stack as stored: the watch may lag behind, and the next reconciliation starts from it.
     pub(super) fn remember(&mut self, stored: LoadBalancerStack) {
         if self
             .stack
@@ -27,7 +27,7 @@ impl Operator {
         }
     }
 
-    /// Writes the status if it says something new, and tells in events what changed. Returns whether it says it now.
+    /// Writes the status if it changed, and publishes events for the changes. Returns whether the stored status is current.
     pub(super) async fn update_status(&mut self, input: &StatusInput, work: &mut PassResult) -> bool {
         let Some(stack) = self.stack.clone() else {
             return false;
@@ -54,7 +54,7 @@ impl Operator {
                 self.remember(stored);
                 true
             }
-            // Deleted, or changed in between; the watch will tell.
+            // Deleted or changed in between: the watch reports it.
             Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if matches!(s.code, 404 | 409)) =>
             {
                 work.again_in(TICK);

@@ -1,18 +1,18 @@
-//! What the stack's status says. Pure: the input and the status before it give the status after it.
+//! The stack's status, derived from the previous status and the current input. Pure.
 //!
 //! | condition | True means |
 //! | --- | --- |
-//! | `Ready` | the spec is valid, everything is applied, both programs run at the wanted version, nothing is wrong |
+//! | `Ready` | the spec is valid and applied, both components run the target version, no problem is known |
 //! | `Progressing` | pods are being created or replaced |
-//! | `Degraded` | something failed and will not get better without a person |
-//! | `PreflightPassed` | no check of `status.preflight` failed; absent before they were made |
-//! | `Upgradeable` | nothing is under way or wrong: the operator can be upgraded now |
-//! | `DeletionBlocked` | the stack is to be deleted and waits for a person; absent unless it is being deleted |
-//! | `Adopted` | MetalLB is replaced; absent where there is nothing to adopt |
-//! | `Paused` | `spec.paused` is set: nothing is written; absent otherwise |
+//! | `Degraded` | something failed and needs a person |
+//! | `PreflightPassed` | no check of `status.preflight` failed; absent before the checks have run |
+//! | `Upgradeable` | the stack is ready, so the operator can be upgraded |
+//! | `DeletionBlocked` | the deletion of the stack waits for a person; absent unless it is being deleted |
+//! | `Adopted` | MetalLB is replaced; absent without an adoption |
+//! | `Paused` | `spec.paused` is set: no changes are made; absent otherwise |
 //!
-//! A condition keeps its transition time as long as it keeps its status, and a status that says what the one before
-//! it said is not written: at rest there are no writes.
+//! A condition keeps its transition time while its status does not change. An unchanged status is not written: without
+//! changes there are no writes.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -32,53 +32,53 @@ mod adoption;
 mod phase;
 mod preflight;
 
-/// Everything that a status is made of.
+/// Input of [`status`].
 #[derive(Clone, Debug)]
 pub struct StatusInput {
-    /// Generation of the stack that this is about.
+    /// `metadata.generation` of the stack.
     pub generation: i64,
     /// Version of the operator.
     pub operator_version: String,
     /// Version to run; `None` while the spec is invalid.
     pub target_version: Option<String>,
-    /// Whether the spec says to write nothing.
+    /// `spec.paused`.
     pub paused: bool,
-    /// What is wrong with the spec.
+    /// Why the spec is invalid.
     pub invalid: Option<String>,
-    /// What could not be done, and why.
+    /// Failed writes and other problems of this reconciliation.
     pub failures: Vec<(Reason, String)>,
-    /// Objects that differ from the spec and are left so because it is paused.
+    /// Objects that differ from the spec while the stack is paused.
     pub pending: Vec<String>,
-    /// How the programs are doing.
+    /// Health of both workloads.
     pub health: StackHealth,
-    /// What came of the checks; empty before they were made.
+    /// Results of the preflight checks; empty before they have run.
     pub preflight: Vec<PreflightCheck>,
-    /// Why nothing is installed or changed, while something is to be.
+    /// Why an installation or change is blocked.
     pub blocked: Option<String>,
-    /// What there is to say of the stack's deletion.
+    /// Progress of the stack's deletion.
     pub deletion: Option<DeletionReport>,
-    /// What there is to say of the adoption of MetalLB.
+    /// Progress of the adoption of MetalLB.
     pub adoption: Option<AdoptionReport>,
-    /// How input are doing.
+    /// Progress of upgrades.
     pub upgrade: UpgradeInput,
 }
 
-/// How input are doing.
+/// Progress of upgrades.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpgradeInput {
-    /// What the machine remembers.
+    /// Stored state of the state machine.
     pub state: UpgradeState,
     /// The plan that waits for approval.
     pub plan: Option<PlanStatus>,
-    /// Why the spec's revision is not tried.
+    /// Why the desired revision failed.
     pub rejected: Option<String>,
-    /// What keeps the present upgrade from beginning.
+    /// Why the current upgrade cannot start.
     pub obstacle: Option<String>,
-    /// Whether the present upgrade waits because nothing is kept that it could be rolled back to.
+    /// Whether it cannot start because no revision is stored to roll back to.
     pub no_rollback: bool,
 }
 
-/// A condition that is to be.
+/// A condition to set.
 struct NewCondition {
     type_: &'static str,
     status: bool,
@@ -86,7 +86,7 @@ struct NewCondition {
     message: String,
 }
 
-/// The status after `before`, given the input.
+/// The new status.
 #[must_use]
 pub fn status(
     before: &LoadBalancerStackStatus,
@@ -152,7 +152,7 @@ pub fn status(
     status.operator_version = Some(input.operator_version.clone());
     if let Some(target) = &input.target_version {
         status.target_version = Some(target.clone());
-        // What runs changes only once all of it runs.
+        // The reported version changes only when all pods run it.
         let runs =
             |component: &WorkloadHealth| component.settled && component.version.as_ref() == Some(target);
         if health.components().into_iter().all(runs) {
@@ -240,8 +240,8 @@ fn degraded(input: &StatusInput) -> NewCondition {
     condition(false, Reason::AsExpected, "no problems detected".to_owned())
 }
 
-/// The longest message in a condition, in bytes: the API server's answer to a wrong object can fill pages, and its end
-/// repeats its beginning. The operator's log has all of it.
+/// Longest message in a condition, in bytes: the API server's answer to an invalid object can fill pages and repeat
+/// itself. The log has all of it.
 const MESSAGE_LIMIT: usize = 400;
 /// Messages listed in one condition.
 const LISTED_MESSAGES: usize = 3;
@@ -337,7 +337,7 @@ fn progressing(input: &StatusInput) -> NewCondition {
         })
         .collect();
     if rolling.is_empty() {
-        // What `kubectl get` shows of a deletion that waits.
+        // Shown by `kubectl get` while the deletion is blocked.
         if let Some(report) = &input.deletion {
             let message = "deletion is blocked: see condition DeletionBlocked".to_owned();
             return condition(false, report.reason, message);
@@ -373,7 +373,7 @@ fn ready(input: &StatusInput, degraded: &NewCondition, progressing: &NewConditio
     }
     let health = &input.health;
     if !health.settled() {
-        // Only while paused: otherwise this is progress.
+        // Only while paused; otherwise Progressing is True.
         let counts = counts(health);
         return condition(
             false,
@@ -392,7 +392,7 @@ fn ready(input: &StatusInput, degraded: &NewCondition, progressing: &NewConditio
     condition(true, Reason::AsExpected, message)
 }
 
-/// What is wrong because an upgrade failed.
+/// Reason and message of a failed upgrade.
 fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
     if let Some(upgrade) = &input.state.upgrade {
         let failure = upgrade.failure.as_ref()?;
@@ -419,7 +419,7 @@ fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
     ))
 }
 
-/// What a plan waits for.
+/// How to approve a plan.
 fn waits(plan: &PlanStatus) -> String {
     let patch = format!(
         "{{\"spec\":{{\"upgrade\":{{\"approvedPlan\":\"{}\"}}}}}}",
@@ -431,7 +431,7 @@ fn waits(plan: &PlanStatus) -> String {
     )
 }
 
-/// Whether the operator can be upgraded now, which begins an upgrade of the stack unless the spec names a version.
+/// Whether the operator can be upgraded. Its upgrade starts one of the stack unless the spec names a version.
 fn upgradeable(input: &StatusInput, ready: &NewCondition) -> NewCondition {
     let (status, reason, message) = if ready.status {
         (true, Reason::AsExpected, "operator can be upgraded".to_owned())

@@ -1,4 +1,4 @@
-//! The controller: a Deployment of which one replica leads and the others wait, ready at once.
+//! Deployment of the controllers: one replica leads, the others are on standby.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{PodSecurityContext, Toleration, TopologySpreadConstraint};
@@ -9,7 +9,7 @@ use super::{Component, Objects, RenderError, named};
 use crate::desired::config::StackConfig;
 use crate::object_id::Kind;
 
-/// An unprivileged user; the image is built for it.
+/// The unprivileged user of the image.
 const USER: i64 = 65532;
 
 pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
@@ -47,7 +47,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    // A new replica is ready before an old one goes: there is always one to lead.
+                    // A new replica is ready before an old one is deleted: there is always one that can lead.
                     max_surge: Some(IntOrString::Int(1)),
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
@@ -60,7 +60,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     objects.add(Kind::Deployment, Some(component), &deployment)
 }
 
-/// Runs on control-plane nodes too, and leaves a lost node after 30 seconds rather than after the 300 that Kubernetes adds by itself.
+/// Control-plane nodes are tolerated. An unreachable node is left after 30 seconds instead of Kubernetes' default of 300.
 fn tolerations() -> Vec<Toleration> {
     let lost = ["not-ready", "unreachable"].map(|condition| Toleration {
         key: Some(format!("node.kubernetes.io/{condition}")),

@@ -1,4 +1,4 @@
-//! The metallb.io kinds. They outlive the stack: pools and advertisements are the users'.
+//! The metallb.io CRDs. They are not deleted with the stack, because pools and advertisements belong to users.
 
 use super::{Objects, RenderError};
 use crate::object_id::Kind;

@@ -1,15 +1,16 @@
-//! From a config to the objects that are to exist. Pure: the same config gives the same objects.
+//! Renders the objects of a stack from its configuration. Pure and deterministic.
 //!
-//! Every object gets labels that the operator finds it by, a digest of what was wanted of it, and, unless users' data
-//! depends on it, an owner reference to the stack. Names and selectors are API: the workloads' selectors cannot be
-//! changed once they exist, and the names are those that users of MetalLB know.
+//! Every object has labels by which the operator finds it and a digest of its desired fields. All but those that hold
+//! user data have an owner reference to the stack. Names and selectors are API: Kubernetes does not permit changes of
+//! selectors, and users of MetalLB know the names.
 
 mod controller;
 mod crds;
 mod monitoring;
 mod namespace;
+mod network_policy;
+mod pdb;
 mod pod;
-mod policy;
 pub mod pre_pull;
 pub mod rbac;
 mod speaker;
@@ -25,31 +26,31 @@ use sha2::{Digest, Sha256};
 use crate::desired::config::{StackConfig, StackOwner};
 use crate::object_id::{Kind, ObjectId};
 
-/// Label by which the operator finds its own objects.
+/// Label by which the operator finds its objects.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// Its value; also the name of the field manager.
+/// Value of [`MANAGED_BY`], and the field manager.
 pub const MANAGER: &str = names::REPORTER_OPERATOR;
-/// Annotation that holds a digest of what was last wanted of an object: it tells a wish that changed from drift.
+/// Annotation with the digest of the last applied configuration: it tells a changed configuration from drift.
 pub const APPLIED: &str = "lb-operator.io/applied";
-/// Label of a pod, and of the template that it was made of: a digest of the template.
+/// Label of a pod and its template: a digest of the template.
 pub const REVISION: &str = "lb-operator.io/revision";
-/// Port of metrics and probes of both programs.
+/// Port of metrics and probes of both components.
 pub(crate) const PORT: i32 = names::MONITORING_PORT as i32;
-/// Name of that port, as the guide's ServiceMonitor asks for it.
+/// Name of that port, as in the guide's ServiceMonitor.
 pub(crate) const PORT_NAME: &str = names::MONITORING_PORT_NAME;
 
-/// An object that is to exist: exactly the fields that the operator owns.
+/// A desired object, with exactly the fields that the operator owns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
-    /// Which object.
+    /// ID.
     pub id: ObjectId,
-    /// What to apply.
+    /// The fields to apply.
     pub body: Value,
-    /// Digest of it, also found in its annotation [`APPLIED`].
+    /// Digest of the body, also in its annotation [`APPLIED`].
     pub digest: String,
 }
 
-/// An object could not be turned into JSON.
+/// An object was not serialized to JSON.
 #[derive(Debug, thiserror::Error)]
 #[error("render {id}")]
 pub struct RenderError {
@@ -58,10 +59,10 @@ pub struct RenderError {
     source: serde_json::Error,
 }
 
-/// The objects that a config stands for, in the order in which they are to be applied.
+/// The desired objects, in order of application.
 ///
 /// # Errors
-/// When an object cannot be expressed as JSON, which no config brings about.
+/// If an object cannot be serialized, which no configuration causes.
 pub fn render(config: &StackConfig) -> Result<Vec<Wanted>, RenderError> {
     let mut objects = Objects {
         owner: &config.owner,
@@ -73,7 +74,8 @@ pub fn render(config: &StackConfig) -> Result<Vec<Wanted>, RenderError> {
         crds::render(&mut objects)?;
     }
     rbac::render(config, &mut objects)?;
-    policy::render(config, &mut objects)?;
+    network_policy::render(config, &mut objects)?;
+    pdb::render(config, &mut objects)?;
     controller::render(config, &mut objects)?;
     speaker::render(config, &mut objects)?;
     monitoring::render(config, &mut objects)?;
@@ -81,17 +83,17 @@ pub fn render(config: &StackConfig) -> Result<Vec<Wanted>, RenderError> {
     Ok(objects.wanted)
 }
 
-/// The two programs of the data plane.
+/// A component of the data plane.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Component {
     /// Assigns addresses.
     Controller,
-    /// Announces them.
+    /// Announces addresses.
     Speaker,
 }
 
 impl Component {
-    /// Its name: of its workload, its ServiceAccount, its container and the label `component`.
+    /// Name of its workload, ServiceAccount and container, and value of the label `component`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -100,7 +102,7 @@ impl Component {
         }
     }
 
-    /// The labels that its workload selects pods by. Kubernetes refuses to change them: they are the same for ever.
+    /// Labels in the selector of its workload, which is immutable.
     pub(crate) fn selector_labels(self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (names::LABEL_APP.to_owned(), names::APP.to_owned()),
@@ -124,7 +126,7 @@ impl Component {
     }
 }
 
-/// Labels of every object of a stack.
+/// Labels of all objects of a stack.
 pub(crate) fn common_labels(version: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", names::APP),
@@ -137,7 +139,7 @@ pub(crate) fn common_labels(version: &str) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Collects objects and gives each what all have in common.
+/// Collects objects and adds their common metadata.
 pub(crate) struct Objects<'a> {
     owner: &'a StackOwner,
     version: &'a str,
@@ -145,7 +147,7 @@ pub(crate) struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// Adds an object. `component` is the options that it belongs to, if it belongs to one.
+    /// Adds an object; `component` is `None` for objects of both components.
     fn add(
         &mut self,
         kind: Kind,
@@ -172,7 +174,7 @@ impl Objects<'_> {
         } else {
             format!("{group}/{version}")
         };
-        // A status, even an empty one, is not the operator's to write.
+        // The status is not the operator's to write, not even an empty one.
         if let Some(body) = body.as_object_mut() {
             body.remove("status");
         }
@@ -194,7 +196,7 @@ impl Objects<'_> {
                 "name": self.owner.name,
                 "uid": self.owner.uid,
                 "controller": true,
-                // So that `kubectl delete --cascade=foreground` waits for the speakers.
+                // `kubectl delete --cascade=foreground` waits for the speakers.
                 "blockOwnerDeletion": true,
             }]);
         }
@@ -203,7 +205,7 @@ impl Objects<'_> {
 }
 
 impl Wanted {
-    /// An object to apply, with the digest of it among its annotations.
+    /// An object with the digest of its body in its annotations.
     pub(crate) fn seal(id: ObjectId, mut body: Value) -> Self {
         if let Some(annotations) = body
             .pointer_mut("/metadata/annotations")
@@ -225,7 +227,7 @@ impl Wanted {
     }
 }
 
-/// Gives a template a label with a digest of it, unless it has one: any change of the template gives its pods another.
+/// Adds a label with a digest of the template, unless it has one.
 fn stamp(template: &mut Value) {
     if template
         .pointer("/metadata/labels")
@@ -255,7 +257,7 @@ pub(crate) fn digest(value: &Value) -> String {
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Metadata with a name in a namespace.
+/// Metadata with name and namespace.
 pub(crate) fn named(namespace: &str, name: impl Into<String>) -> ObjectMeta {
     ObjectMeta {
         namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),

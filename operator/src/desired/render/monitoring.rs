@@ -1,5 +1,5 @@
-//! Where Prometheus finds the programs: a headless Service for each, and a ServiceMonitor over both where that kind
-//! exists. The ServiceMonitor is the guide's own example.
+//! Scrape targets for Prometheus: a headless Service for each component, and a ServiceMonitor for both if its CRD exists.
+//! The ServiceMonitor is the one of the guide.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -39,9 +39,9 @@ fn service(namespace: &str, component: Component) -> Service {
     Service {
         metadata: named(namespace, format!("metallb-{}-monitoring", component.name())),
         spec: Some(ServiceSpec {
-            // Prometheus scrapes each pod; no address in front of them is of use.
+            // Prometheus scrapes each pod separately.
             cluster_ip: Some("None".to_owned()),
-            // What is not ready is what one wants to see most.
+            // Pods that are not ready are the most interesting ones.
             publish_not_ready_addresses: Some(true),
             ports: Some(vec![ServicePort {
                 name: Some(PORT_NAME.to_owned()),

@@ -10,7 +10,7 @@ use crate::object_id::Kind;
 
 pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
     let mut metadata = named("", &config.namespace);
-    // The speaker uses the host's network and NET_RAW: both are outside the baseline profile.
+    // Host network and NET_RAW are not permitted by the baseline profile.
     metadata.labels = Some(BTreeMap::from(["enforce", "audit", "warn"].map(|mode| {
         (
             format!("pod-security.kubernetes.io/{mode}"),

@@ -1,4 +1,4 @@
-//! What the pods of both programs have in common: environment, probes, port, image, security, priority.
+//! Common parts of the pods of both components: environment, probes, port, image, security and priority.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,18 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::{Component, PORT, PORT_NAME};
 use crate::desired::config::{PodConfig, StackConfig};
 
-/// What differs between the two programs' containers.
+/// Options that differ between the containers of the components.
 pub(super) struct ContainerOptions {
     pub(super) component: Component,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<EnvVar>,
-    /// Capabilities kept; all others are dropped.
+    /// Capabilities to add; all others are dropped.
     pub(super) capabilities: Vec<String>,
-    /// Used unless the stack names another.
+    /// Priority class unless the spec sets one.
     pub(super) priority_class: &'static str,
 }
 
-/// The template of a options's pods. The caller adds what only its own options needs.
+/// The pod template of a component. The caller adds fields that only this component has.
 pub(super) fn template(
     config: &StackConfig,
     workload: &PodConfig,
@@ -54,7 +54,7 @@ pub(super) fn template(
             priority_class_name: Some(priority_class),
             node_selector: Some(node_selector),
             affinity: workload.affinity.clone(),
-            // Not 0: the API server would drop the pod at once, and a second one could start beside it.
+            // With 0, the API server would remove the pod at once, and a second one could start beside it.
             termination_grace_period_seconds: Some(10),
             enable_service_links: Some(false),
             image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
@@ -96,9 +96,9 @@ fn container(config: &StackConfig, workload: &PodConfig, options: ContainerOptio
             ..ContainerPort::default()
         }]),
         resources: Some(workload.resources.clone().unwrap_or_else(default_resources)),
-        // Slow to restart: a options that is late, not stuck, on a busy node must not lose its addresses for it.
+        // Restarts late: a program that is slow on a busy node must not lose its addresses.
         liveness_probe: Some(probe("/healthz", 10, 6, 5)),
-        // Quick to become ready, slower to lose it.
+        // Becomes ready quickly, and loses it more slowly.
         readiness_probe: Some(probe("/readyz", 2, 5, 2)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -117,7 +117,7 @@ fn container(config: &StackConfig, workload: &PodConfig, options: ContainerOptio
     }
 }
 
-/// Requests without limits: a options of the data plane is not to be killed or throttled for a busy minute.
+/// Requests without limits: the data plane must not be killed or throttled during a load peak.
 fn default_resources() -> ResourceRequirements {
     ResourceRequirements {
         requests: Some(BTreeMap::from([
@@ -165,7 +165,7 @@ pub(super) fn env_from(name: &str, field: &str) -> EnvVar {
     }
 }
 
-/// Control-plane nodes are tolerated whatever their taint's effect, under the present label and the one before it.
+/// Tolerates control-plane nodes with any taint effect, by the current label and its predecessor.
 pub(super) fn control_plane_tolerations() -> Vec<Toleration> {
     ["control-plane", "master"]
         .map(|role| Toleration {

@@ -1,8 +1,8 @@
-//! The DaemonSet that pulls the images of an upgrade before anything restarts: on the nodes of the speakers, each image
-//! runs once and tells its version. That proves that the image is there and is made for the machine.
+//! The DaemonSet that pulls the images of an upgrade before anything restarts. On each speaker node, every image runs once
+//! and prints its version. That proves that the image exists and matches the architecture.
 //!
-//! Our images hold one options and nothing that sleeps, so the containers end, and the kubelet starts them again, less and
-//! less often, for the minute that the DaemonSet lives. It has no token, no capability and no network of the host.
+//! The images contain a single program and nothing else, so the containers terminate, and the kubelet restarts them with
+//! backoff while the DaemonSet exists. It has no token, no capabilities and no host network.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use super::{Component, Objects, REVISION, Wanted, pod};
 use crate::desired::config::StackConfig;
 use crate::object_id::{Kind, ObjectId};
 
-/// Its name, and the label `component` of its pods.
+/// Name of the DaemonSet, and label `component` of its pods.
 pub const NAME: &str = "speaker-prepull";
 
-/// The DaemonSet for the images of a config. `revision` is the one that they are pulled for.
+/// Renders the DaemonSet for the images of `revision`.
 #[must_use]
 pub fn render(config: &StackConfig, revision: &str) -> Option<Wanted> {
     let id = ObjectId::new(Kind::DaemonSet, &config.namespace, NAME);

@@ -1,7 +1,7 @@
-//! Who the two programs are and what they may do. Each verb here is one that the options uses, and no other.
+//! ServiceAccounts and permissions of both components: exactly the verbs that each component uses.
 //!
-//! The API server lets the operator grant only what the operator may do itself: the chart's ClusterRole holds every
-//! one of these rules, and a test compares the two.
+//! The operator can only grant permissions that it has itself. The chart's ClusterRole therefore contains all of these
+//! rules, which a test checks.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{
@@ -23,7 +23,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
             ..ServiceAccount::default()
         };
         objects.add(Kind::ServiceAccount, Some(component), &account)?;
-        // Not MetalLB's own names: while a cluster moves over, its roles are still in use.
+        // MetalLB's roles have other names, because both are in use during a migration.
         let name = format!("metallb-{}", component.name());
         let subjects = Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
             subjects: subjects.clone(),
         };
         objects.add(Kind::ClusterRoleBinding, Some(component), &binding)?;
-        // Nor the chart's: a Role metallb-controller is in use while the controller of its release runs.
+        // The chart's Role metallb-controller is in use while the controller of a Helm release runs.
         let name = format!("lb-{}", component.name());
         let role = Role {
             metadata: named(&config.namespace, &name),
@@ -60,13 +60,13 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     Ok(())
 }
 
-/// What a options may do in every namespace.
+/// Cluster-wide rules of a component.
 #[must_use]
 pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
     let mut rules = match component {
         Component::Controller => vec![
             rule("", &["services"], READ),
-            // Status and the pool annotation go in one patch of the status; Services themselves are never written.
+            // Status and pool annotation are written with one patch of the status; nothing else of a Service is written.
             rule("", &["services/status"], &["patch"]),
             rule("", &["namespaces"], READ),
         ],
@@ -75,12 +75,12 @@ pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
             rule("discovery.k8s.io", &["endpointslices"], READ),
         ],
     };
-    // Events go to the namespace of the object that they are about.
+    // Events are created in the namespace of the object that they are about.
     rules.push(rule("events.k8s.io", &["events"], &["create", "patch"]));
     rules
 }
 
-/// What a options may do in the stack's namespace.
+/// Rules of a component in the stack's namespace.
 #[must_use]
 pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
     let mut rules = vec![rule("metallb.io", &["ipaddresspools", "l2advertisements"], READ)];
@@ -91,7 +91,7 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
                 &["ipaddresspools/status", "l2advertisements/status"],
                 &["patch"],
             ));
-            // What they say is repeated on the Services, which the speakers may not write.
+            // Repeated on the Services, which the speakers may not write.
             rules.push(rule("metallb.io", &["servicel2statuses"], &["list", "watch"]));
             rules.push(rule("metallb.io", &["configurationstates"], &["create"]));
             for (resource, verbs) in [

@@ -1,4 +1,4 @@
-//! The speaker: a DaemonSet on the host's network, with NET_RAW and no other privilege.
+//! DaemonSet of the speakers: host network, and NET_RAW as the only capability.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
@@ -12,12 +12,12 @@ use crate::desired::config::StackConfig;
 use crate::keys::secret;
 use crate::object_id::Kind;
 
-/// Name of the volume with the keys of the heartbeats.
+/// Name of the volume with the heartbeat keys.
 const KEYS_VOLUME: &str = "heartbeat-keys";
 
 pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), RenderError> {
     let component = Component::Speaker;
-    // Its content is made when it is written: see `keys`.
+    // The keys are generated when the Secret is written: see `keys`.
     let keys = Secret {
         metadata: named(&config.namespace, secret::SECRET_NAME),
         type_: Some("Opaque".to_owned()),
@@ -49,11 +49,11 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
         spec.host_network = Some(true);
         mount_keys(spec);
         spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
-        // As MetalLB's, so that no node of a cluster that moves over starts or stops announcing. Taints by which
-        // Kubernetes marks a sick or cordoned node are tolerated by every DaemonSet.
+        // As in MetalLB, so that no node of a migrated cluster starts or stops announcing. Every DaemonSet tolerates the
+        // taints of unhealthy and cordoned nodes.
         let own = config.speaker.tolerations.clone();
         spec.tolerations = Some(own.unwrap_or_else(pod::control_plane_tolerations));
-        // Root, because an added capability reaches only root's processes; all other capabilities are dropped.
+        // Only processes of root receive an added capability; all other capabilities are dropped.
         spec.security_context = Some(PodSecurityContext {
             run_as_user: Some(0),
             run_as_group: Some(0),
@@ -69,7 +69,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDaemonSet {
                     max_unavailable: Some(IntOrString::Int(1)),
-                    // Two speakers on one node would compete for the metrics port.
+                    // Two speakers on one node would conflict on the metrics port.
                     max_surge: Some(IntOrString::Int(0)),
                 }),
             }),
@@ -80,7 +80,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     objects.add(Kind::DaemonSet, Some(component), &daemon_set)
 }
 
-/// As files, which the kubelet brings up to date when the keys change, and not as a right to read Secrets.
+/// Mounts the keys as files, which the kubelet updates. The speaker needs no permission to read Secrets.
 fn mount_keys(spec: &mut PodSpec) {
     spec.volumes = Some(vec![Volume {
         name: KEYS_VOLUME.to_owned(),
@@ -101,8 +101,8 @@ fn mount_keys(spec: &mut PodSpec) {
     }
 }
 
-/// As arguments, because a regular expression may contain any separator that a variable could use. An empty list
-/// becomes one empty expression, which excludes nothing: without an argument the speaker would use its own list.
+/// Arguments instead of a variable, because a regular expression may contain any separator. An empty list becomes one
+/// empty expression, which excludes nothing: without an argument the speaker would use its default.
 fn excluded_interfaces(config: &StackConfig) -> Vec<String> {
     let argument = |pattern: &str| format!("--exclude-interfaces={pattern}");
     match config.excluded_interfaces.as_deref() {
