@@ -33,9 +33,10 @@ pub fn sample(text: &str, command: &str) -> Option<String> {
     Some(output.join("\n"))
 }
 
-/// Output without what differs between two clusters: runs of digits are equal, ages are equal, spaces count once.
+/// Output without what differs between two clusters: runs of digits are equal, ages are equal, white space
+/// only separates words.
 #[must_use]
-pub fn shape(output: &str) -> Vec<Vec<String>> {
+pub fn shape(output: &str) -> Vec<String> {
     let word = |word: &str| {
         let mut shape = String::new();
         for letter in word.chars() {
@@ -52,11 +53,7 @@ pub fn shape(output: &str) -> Vec<Vec<String>> {
             shape
         }
     };
-    output
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| line.split_whitespace().map(word).collect())
-        .collect()
+    output.split_whitespace().map(word).collect()
 }
 
 /// Runs a documented command, and compares what it prints with the sample of the page.

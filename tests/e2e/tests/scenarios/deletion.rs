@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use lb_e2e::documents::check_sample;
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 
 const POLICY: &str =
@@ -68,6 +69,12 @@ fn services_block_deletion(harness: &Harness, addresses: &[String; 2]) -> anyhow
         "{said}"
     );
     assert!(said.contains("spec.deletionPolicy"), "it says what to do: {said}");
+    for command in [
+        "kubectl get lbs",
+        "kubectl get lbs default -o jsonpath='{.status.conditions[?(@.type==\"DeletionBlocked\")].message}'",
+    ] {
+        check_sample(harness, "docs/uninstall.md", command)?;
+    }
     harness.wait_for_event("LoadBalancerStack", "default", "DeletionBlocked")?;
     // They are still repaired, and addresses are still assigned.
     harness.admin("kubectl delete networkpolicy metallb-controller -n metallb-system --wait=false")?;
