@@ -1,5 +1,5 @@
-//! What is counted of each address, and which are announced, under MetalLB's names. There are thousands of addresses: so
-//! their counters are plain numbers, and take the form that Prometheus has for them only while it reads.
+//! MetalLB's metrics with a label for the address. Thousands of addresses: so the counters are plain numbers, converted while
+//! Prometheus reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 /// The protocol of ARP and NDP, in metrics and events.
 pub const PROTOCOL: &str = "layer2";
 
-/// A number that only grows.
+/// A monotonic counter.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct AtomicCounter(AtomicU64);
 
-impl Count {
-    /// One more.
+impl AtomicCounter {
+    /// Adds one.
     pub fn inc(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// The present value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -35,15 +35,15 @@ impl Count {
 #[derive(Debug, Default)]
 pub struct AddressCounters {
     /// `metallb_layer2_requests_received`.
-    pub requests: Count,
+    pub requests: AtomicCounter,
     /// `metallb_layer2_responses_sent`.
-    pub responses: Count,
+    pub responses: AtomicCounter,
     /// `metallb_layer2_gratuitous_sent`.
-    pub gratuitous: Count,
+    pub gratuitous: AtomicCounter,
 }
 
-/// Which of the counters.
-type Which = fn(&AddressCounters) -> &Count;
+/// Selects one of the counters.
+type Selector = fn(&AddressCounters) -> &AtomicCounter;
 
 /// The counters of all addresses, and the Services that are announced. Clones share them.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub(crate) struct AddressMetrics(Arc<Shared>);
 struct Shared {
     node: String,
     announced: Desc,
-    counters: [(Desc, Which); 3],
+    counters: [(Desc, Selector); 3],
     state: Mutex<State>,
 }
 
@@ -64,7 +64,7 @@ struct State {
 }
 
 impl AddressMetrics {
-    /// Nothing has been counted on this node yet.
+    /// Metrics of this node, without any address.
     pub(crate) fn new(node: &str) -> Result<Self, prometheus::Error> {
         let by_ip = |name, help| Opts::new(name, help).variable_label("ip").describe();
         let announced = Opts::new(
@@ -103,12 +103,12 @@ impl AddressMetrics {
         })))
     }
 
-    /// The counters of an address, which go on from where they were when it was here before.
+    /// The counters of an address. They continue when the address returns to this node.
     pub(crate) fn address(&self, address: IpAddr) -> Arc<AddressCounters> {
         self.0.lock().counters.entry(address).or_default().clone()
     }
 
-    /// The address of a Service is announced, or is no longer.
+    /// Sets whether the address of a Service is announced.
     pub(crate) fn set_announced(&self, service: &ObjectKey, address: IpAddr, announced: bool) {
         let (pair, mut state) = ((service.clone(), address), self.0.lock());
         if announced {
@@ -150,7 +150,7 @@ impl Collector for AddressMetrics {
         let counters = self.0.counters.iter().map(|(desc, count)| {
             let metrics = state.counters.iter().map(|(address, counters)| {
                 let mut counter = Counter::default();
-                // Prometheus has no other numbers.
+                // Prometheus has only floating-point numbers.
                 counter.set_value(count(counters).get() as f64);
                 let mut metric = Metric::from_label(labels([("ip", &address.to_string())]));
                 metric.set_counter(counter);
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_told_as_metallb_tells_them() {
+    fn addresses_are_exposed_as_by_metallb() {
         let registry = Registry::new();
         let counts = AddressMetrics::new("n1").unwrap();
         registry.register(Box::new(counts.clone())).unwrap();

@@ -1,18 +1,21 @@
-//! Arguments of the speaker, and the configuration made of them once, at start.
+//! Command line of the speaker, and its configuration.
 
+use std::error::Error;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-use lb_l2::ownership;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Parser};
+use lb_l2::ownership::{ConflictPolicy, PartitionPolicy};
 use lb_runtime::CommonArgs;
 
-use crate::interface_selection::{Excluded, ExcludedError};
+use crate::interface_selection::{ExcludedInterfaces, ExcludedInterfacesError};
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Answers on the LAN for the addresses of Services that this node owns.
+/// Announces the addresses of Services that this node owns, by ARP and NDP.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lb-speaker", version)]
 pub struct Args {
@@ -28,25 +31,25 @@ pub struct Args {
     #[arg(long, env = "LB_LOAD_BALANCER_CLASS")]
     pub load_balancer_class: Option<String>,
 
-    /// Announce also from nodes with the label node.kubernetes.io/exclude-from-external-load-balancers.
+    /// Also announce from nodes with the label node.kubernetes.io/exclude-from-external-load-balancers.
     #[arg(long, env = "LB_IGNORE_EXCLUDE_LB")]
     pub ignore_exclude_lb: bool,
 
-    /// Regular expression of interface names never to announce on; may be given several times, and then replaces the
-    /// built-in list (docker, cni, cali, flannel, veth and the like). An empty one excludes nothing.
+    /// Regular expression of interface names to exclude; may be repeated. Replaces the built-in list (docker, cni, cali, flannel,
+    /// veth and others). An empty expression excludes nothing.
     #[arg(long = "exclude-interfaces", value_name = "REGEX")]
     pub exclude_interfaces: Option<Vec<String>>,
 
-    /// Seconds that a node which lives keeps its addresses while its speaker restarts.
+    /// Seconds that a live node keeps its addresses while its speaker restarts.
     #[arg(long, env = "LB_RESTART_GRACE", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub restart_grace: u64,
 
-    /// Directory with the keys that authenticate heartbeats: `current` makes them, the other files are believed too.
-    /// Without it speakers do not speak to each other, and failures are found out through the API server only.
+    /// Directory with the keys that authenticate heartbeats: `current` for those sent, all files for those received. Without it
+    /// there are no heartbeats, and node failures are detected through the API server only.
     #[arg(long, env = "LB_HEARTBEAT_KEYS", value_name = "DIRECTORY")]
     pub heartbeat_keys: Option<PathBuf>,
 
-    /// UDP port of the heartbeats, on every node.
+    /// UDP port of the heartbeats, the same on every node.
     #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
     pub heartbeat_port: u16,
 
@@ -54,144 +57,107 @@ pub struct Args {
     #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(100..=5000))]
     pub failure_timeout_ms: u64,
 
-    /// What to do when speakers cannot hear each other: each side announces (availability), or only one that sees the
-    /// majority of the first candidates of an address does (majority).
-    #[arg(
-        long,
-        env = "LB_PARTITION_POLICY",
-        value_enum,
-        ignore_case = true,
-        default_value_t
-    )]
+    /// Which side of a network partition announces: every side (availability), or only the side that sees a majority of the
+    /// first candidates of an address (majority).
+    #[arg(long, env = "LB_PARTITION_POLICY", ignore_case = true, default_value = PartitionPolicy::default().as_str(),
+          value_parser = policy_parser::<PartitionPolicy>(PartitionPolicy::ALL.map(PartitionPolicy::as_str)))]
     pub partition_policy: PartitionPolicy,
 
     /// Whether a node that returns takes its addresses back, which breaks their connections once more.
-    #[arg(long, env = "LB_FAILBACK", value_enum, ignore_case = true, default_value_t)]
-    pub failback: Failback,
+    #[arg(long, env = "LB_FAILBACK", ignore_case = true, default_value = "never", action = ArgAction::Set,
+          value_parser = choice_parser("never", "immediate"))]
+    pub failback: bool,
 
-    /// Which node an address goes to: the first in MetalLB's order (hash-order), or such that no node has more than the
-    /// others (balanced).
-    #[arg(long, env = "LB_PLACEMENT", value_enum, ignore_case = true, default_value_t)]
-    pub placement: Placement,
+    /// The node that an address is placed on: the first in MetalLB's order (hash-order), or so that all nodes have the same
+    /// number of addresses (balanced).
+    #[arg(long = "placement", env = "LB_PLACEMENT", ignore_case = true, default_value = "hash-order", action = ArgAction::Set,
+          value_parser = placement_parser())]
+    pub balanced: bool,
 
-    /// What to do when a stranger on the LAN answers for an address: tell it, also announce the address again, or leave
-    /// it to the stranger.
-    #[arg(
-        long,
-        env = "LB_CONFLICT_POLICY",
-        value_enum,
-        ignore_case = true,
-        default_value_t
-    )]
+    /// How to react when a host outside the cluster answers for an address: report it (warn), also announce the address again
+    /// (defend), or withdraw the address while the conflict lasts (yield).
+    #[arg(long, env = "LB_CONFLICT_POLICY", ignore_case = true, default_value = ConflictPolicy::default().as_str(),
+          value_parser = policy_parser::<ConflictPolicy>(ConflictPolicy::ALL.map(ConflictPolicy::as_str)))]
     pub conflict_policy: ConflictPolicy,
 
-    /// Seconds between two announcements of an address that nothing has happened to; 0 for none.
+    /// Seconds between two periodic announcements of an address; 0 to disable them.
     #[arg(long, env = "LB_ANNOUNCE_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub announce_interval: u64,
 }
 
-/// `--partition-policy`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum PartitionPolicy {
-    /// Each side serves.
-    #[default]
-    Availability,
-    /// The majority serves.
-    Majority,
+/// Parses one of the words of a policy, and lists them in `--help`.
+fn policy_parser<P>(words: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = P>
+where
+    P: FromStr<Err: Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<P>())
 }
 
-/// `--failback`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Failback {
-    /// Addresses stay where they are.
-    #[default]
-    Never,
-    /// The first candidate takes them back.
-    Immediate,
+/// Parses `--placement` to whether it is balanced. The alias is the word of the API.
+fn placement_parser() -> impl TypedValueParser<Value = bool> {
+    let words = [
+        PossibleValue::new("hash-order").alias("hashorder"),
+        PossibleValue::new("balanced"),
+    ];
+    PossibleValuesParser::new(words).map(|word| word.eq_ignore_ascii_case("balanced"))
 }
 
-/// `--placement`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Placement {
-    /// The first in the order.
-    #[default]
-    #[value(alias = "hashorder")]
-    HashOrder,
-    /// Each node as many as the others.
-    Balanced,
+/// Parses one of two words, and lists them in `--help`.
+fn choice_parser(no: &'static str, yes: &'static str) -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new([no, yes]).map(move |word| word.eq_ignore_ascii_case(yes))
 }
 
-/// `--conflict-policy`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum ConflictPolicy {
-    /// Tell it.
-    #[default]
-    Warn,
-    /// Announce the address again.
-    Defend,
-    /// Leave the address to the stranger.
-    Yield,
-}
-
-/// What the speaker knows besides what it reads from the API.
+/// The configuration of the speaker.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Version of this speaker, which its heartbeats tell the others.
+    /// Version of this speaker, for its heartbeats.
     pub version: String,
-    /// Name of our Node.
+    /// Name of this node.
     pub node: String,
-    /// The class of Services to announce; none announces those without a class.
+    /// The class of Services to announce; `None` for those without a class.
     pub class: Option<String>,
-    /// Whether the exclude label of nodes has no meaning.
+    /// Whether the exclude label of nodes is ignored.
     pub ignore_exclude_label: bool,
-    /// InterfaceSelection never to announce on.
-    pub excluded: Excluded,
-    /// How long a node keeps its addresses while its speaker is away.
-    pub grace: Duration,
-    /// The directory of the heartbeats' keys; none for no heartbeats.
-    pub keys: Option<PathBuf>,
+    /// Interfaces that are never announced on.
+    pub excluded: ExcludedInterfaces,
+    /// How long a live node keeps its addresses while its speaker restarts.
+    pub restart_grace: Duration,
+    /// The directory of the heartbeat keys; `None` for no heartbeats.
+    pub heartbeat_keys: Option<PathBuf>,
     /// UDP port of the heartbeats.
     pub heartbeat_port: u16,
     /// Time without a heartbeat after which a peer is suspected to have failed.
     pub failure_timeout: Duration,
-    /// What to do in a partition.
-    pub policy: ownership::PartitionPolicy,
+    /// Which side of a network partition announces.
+    pub partition_policy: PartitionPolicy,
     /// Whether a node that returns takes its addresses back.
     pub failback: bool,
     /// Whether addresses are spread evenly.
     pub balanced: bool,
-    /// What to do when a stranger answers for an address.
-    pub conflicts: ownership::ConflictPolicy,
-    /// Time between two announcements of an address at rest; none for no such announcements.
-    pub refresh: Option<Duration>,
+    /// How to react to an address conflict.
+    pub conflict_policy: ConflictPolicy,
+    /// Time between two periodic announcements of an address; `None` for none.
+    pub announce_interval: Option<Duration>,
 }
 
-/// Why there is no configuration.
+/// Invalid arguments.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A regular expression is none.
+    /// A regular expression is invalid.
     #[error(transparent)]
-    Excluded(#[from] ExcludedError),
-    /// The first in the order would take back what balance gives to others.
-    #[error("--placement=balanced and --failback=immediate contradict each other: give one of them only")]
+    Excluded(#[from] ExcludedInterfacesError),
+    /// The first candidate would take back the addresses that are balanced to others.
+    #[error("--placement=balanced and --failback=immediate contradict each other: use only one of them")]
     BalancedFailback,
 }
 
 impl Args {
-    /// The configuration. An empty class, as a chart may set it, is none.
+    /// The configuration. An empty class, as a chart may set it, counts as no class.
     ///
     /// # Errors
-    /// When one of the regular expressions is none, or the arguments contradict each other.
+    /// When a regular expression is invalid, or the arguments contradict each other.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        let balanced = match self.placement {
-            Placement::HashOrder => false,
-            Placement::Balanced => true,
-        };
-        let failback = match self.failback {
-            Failback::Never => false,
-            Failback::Immediate => true,
-        };
-        if balanced && failback {
+        if self.balanced && self.failback {
             return Err(ConfigError::BalancedFailback);
         }
         let class = self.load_balancer_class.as_deref().map(str::trim);
@@ -201,25 +167,19 @@ impl Args {
             class: class.filter(|class| !class.is_empty()).map(str::to_owned),
             ignore_exclude_label: self.ignore_exclude_lb,
             excluded: match &self.exclude_interfaces {
-                Some(patterns) => Excluded::new(patterns)?,
-                None => Excluded::usual()?,
+                Some(patterns) => ExcludedInterfaces::new(patterns)?,
+                None => ExcludedInterfaces::built_in()?,
             },
-            grace: Duration::from_secs(self.restart_grace),
-            keys: self.heartbeat_keys.clone(),
+            restart_grace: Duration::from_secs(self.restart_grace),
+            heartbeat_keys: self.heartbeat_keys.clone(),
             heartbeat_port: self.heartbeat_port,
             failure_timeout: Duration::from_millis(self.failure_timeout_ms),
-            policy: match self.partition_policy {
-                PartitionPolicy::Availability => ownership::PartitionPolicy::Availability,
-                PartitionPolicy::Majority => ownership::PartitionPolicy::Majority,
-            },
-            failback,
-            balanced,
-            conflicts: match self.conflict_policy {
-                ConflictPolicy::Warn => ownership::ConflictPolicy::Warn,
-                ConflictPolicy::Defend => ownership::ConflictPolicy::Defend,
-                ConflictPolicy::Yield => ownership::ConflictPolicy::Yield,
-            },
-            refresh: (self.announce_interval > 0).then(|| Duration::from_secs(self.announce_interval)),
+            partition_policy: self.partition_policy,
+            failback: self.failback,
+            balanced: self.balanced,
+            conflict_policy: self.conflict_policy,
+            announce_interval: (self.announce_interval > 0)
+                .then(|| Duration::from_secs(self.announce_interval)),
         })
     }
 }
@@ -234,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_class_is_none() {
+    fn empty_class_counts_as_no_class() {
         assert_eq!(config(&["--load-balancer-class", " "]).unwrap().class, None);
         let given = config(&["--load-balancer-class", "example.com/lan"])
             .unwrap()
@@ -243,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_virtual_interfaces_are_excluded_unless_others_are_named() {
-        let usual = config(&[]).unwrap().excluded;
-        assert!(usual.contains("lo") && usual.contains("cni0") && !usual.contains("eth0"));
+    fn given_patterns_replace_the_built_in_list() {
+        let built_in = config(&[]).unwrap().excluded;
+        assert!(built_in.contains("lo") && built_in.contains("cni0") && !built_in.contains("eth0"));
         let own = config(&[
             "--exclude-interfaces=^eth[0-9]{1,2}$",
             "--exclude-interfaces=^tap",
@@ -262,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn balance_and_failback_contradict_each_other() {
+    fn balanced_placement_excludes_failback() {
         assert!(!config(&["--failback=immediate"]).unwrap().balanced);
         assert!(config(&["--placement=Balanced"]).unwrap().balanced);
         let error = config(&["--placement=balanced", "--failback=immediate"]).unwrap_err();
@@ -270,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_expression_is_an_error_that_names_it() {
+    fn invalid_expression_is_named_in_the_error() {
         let error = config(&["--exclude-interfaces=eth(", "--exclude-interfaces=^lo$"]).unwrap_err();
         assert!(error.to_string().contains("\"eth(\""), "{error}");
     }

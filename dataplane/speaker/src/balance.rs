@@ -1,9 +1,9 @@
-//! With `Balanced`: the opinion about who is to have each address, made from what all speakers see alike, the API server's
-//! objects. Reads the candidates as [`decide`](crate::decide) found them, and the owners as the ServiceL2Statuses name them;
-//! the coordinator acts on it, if the other side is of the same opinion.
+//! Balanced placement: the preferred owner of each address. Computed from objects of the API server, which all speakers see
+//! alike: the candidates that [`decide`](crate::decide) found, and the owners that the ServiceL2Statuses name. The coordinator
+//! moves an address when both nodes prefer the same target.
 //!
-//! A ServiceL2Status tells of the first address of its Service only. So the first addresses are balanced, each once whoever
-//! shares it, and the second address of a Service follows the first one where it may.
+//! A ServiceL2Status covers the first address of its Service only. So the first addresses are balanced, shared ones once, and
+//! the second address of a Service follows the first if it can.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,30 +17,30 @@ use crate::decide::MAX_CANDIDATES;
 use crate::k8s::index::Index;
 use crate::peers::Peers;
 
-/// Least time between two looks: what changes together is looked at together.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Minimum time between two computations, so that changes are batched.
+const RECOMPUTE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is to have each address.
+/// The preferred owner of each address.
 #[derive(Debug, Default)]
 pub struct Balance {
-    /// Numbers of nodes, because ten thousand addresses name sixteen each.
+    /// Numbers of nodes: ten thousand addresses have sixteen candidates each.
     numbers: BTreeMap<Arc<str>, u32>,
-    /// The candidates of each address in order, by number: the first of them, as all speakers see them.
+    /// The first candidates of each address in order, by number, the same on all speakers.
     orders: BTreeMap<IpAddr, Box<[u32]>>,
     targets: BTreeMap<IpAddr, Arc<str>>,
     changed: bool,
-    looked: Option<Instant>,
+    computed_at: Option<Instant>,
 }
 
 impl Balance {
-    /// Something may have changed that the opinion is made from.
-    pub fn touch(&mut self) {
+    /// Marks the inputs as changed.
+    pub fn mark_changed(&mut self) {
         self.changed = true;
     }
 
-    /// These may have the address, in this order; nobody may if it is empty.
-    pub fn set_order(&mut self, address: IpAddr, order: &[&str]) {
-        // We ourselves may stand behind the others, for us alone.
+    /// Sets the election order of an address; empty without candidates.
+    pub fn set_candidates(&mut self, address: IpAddr, order: &[&str]) {
+        // The local node may follow behind, on this speaker only.
         let common = order.get(..MAX_CANDIDATES).unwrap_or(order);
         let numbers: Box<[u32]> = common.iter().map(|name| self.number(name)).collect();
         let before = if numbers.is_empty() {
@@ -51,25 +51,25 @@ impl Balance {
         self.changed |= before.as_ref() != self.orders.get(&address);
     }
 
-    /// The node that is to have the address.
+    /// The preferred owner of the address.
     #[must_use]
     pub fn target(&self, address: IpAddr) -> Option<&str> {
         self.targets.get(&address).map(|name| &**name)
     }
 
-    /// When to look again; none when nothing has changed.
+    /// When to call [`recompute`](Self::recompute); `None` when nothing changed.
     #[must_use]
-    pub fn due(&self) -> Option<Instant> {
-        let looked = self.looked.filter(|_| self.changed)?;
-        Some(looked + PAUSE)
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let computed_at = self.computed_at.filter(|_| self.changed)?;
+        Some(computed_at + RECOMPUTE_INTERVAL)
     }
 
-    /// Looks again, if something has changed and it is time; returns the addresses that are to be somewhere else now.
-    pub fn look(&mut self, now: Instant, index: &Index, peers: &Peers) -> Vec<IpAddr> {
-        if !self.changed || self.looked.is_some_and(|at| now < at + PAUSE) {
+    /// Computes the preferred owners if that is due. Returns the addresses whose preferred owner changed.
+    pub fn recompute(&mut self, now: Instant, index: &Index, peers: &Peers) -> Vec<IpAddr> {
+        if !self.changed || self.computed_at.is_some_and(|at| now < at + RECOMPUTE_INTERVAL) {
             return Vec::new();
         }
-        (self.changed, self.looked) = (false, Some(now));
+        (self.changed, self.computed_at) = (false, Some(now));
         let targets = self.targets(index, peers);
         let before = std::mem::replace(&mut self.targets, targets);
         let after = &self.targets;
@@ -90,16 +90,16 @@ impl Balance {
     }
 
     fn targets(&self, index: &Index, peers: &Peers) -> BTreeMap<IpAddr, Arc<str>> {
-        // Nodes by the order of their names, which is the same for all speakers. One that is being drained is to get nothing,
-        // and neither is one whose speaker the API server does not show, though some of us may hear it.
+        // Nodes in the order of their names, the same on all speakers. Draining nodes get no address, and neither do nodes whose
+        // speaker only some peers hear.
         let names: Vec<_> = self.numbers.iter().collect();
-        let fit = |name: &str| {
+        let is_target = |name: &str| {
             let node = index.nodes.get(name);
-            node.is_some_and(|node| !node.leaving) && peers.api(name) != ApiState::Absent
+            node.is_some_and(|node| !node.draining) && peers.api(name) != ApiState::Absent
         };
         let mut ranks = vec![None; names.len()];
         for (rank, (name, number)) in (0_u32..).zip(&names) {
-            if let Some(place) = ranks.get_mut(**number as usize).filter(|_| fit(name)) {
+            if let Some(place) = ranks.get_mut(**number as usize).filter(|_| is_target(name)) {
                 *place = Some(rank);
             }
         }
@@ -119,7 +119,7 @@ impl Balance {
                 candidates,
                 owner: None,
             });
-            // While an owner has changed, or MetalLB's objects are still there, there may be more than one.
+            // After a change of owner, or with objects of MetalLB, there may be several.
             let owners = index.statuses_of(key).filter_map(|(_, record)| {
                 let number = self.numbers.get(&record.node)?;
                 rank(number).filter(|owner| candidates.contains(owner))

@@ -1,7 +1,8 @@
-//! Which nodes may announce an address, in which order, and on which interfaces we would. A pure function of what is known:
-//! every speaker that knows the same comes to the same candidates. Which of them does is the coordinator's to say.
+//! Decides which nodes are candidates for an address, in which order, and on which interfaces this node would announce it.
+//! A pure function: speakers with the same view of the cluster compute the same candidates. The coordinator of lb-l2
+//! decides which candidate owns the address.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,59 +13,59 @@ use crate::interface_selection::InterfaceSelection;
 use crate::k8s::index::Index;
 use crate::k8s::objects::{Advertisement, Node, Service};
 use crate::peers::Peers;
-use crate::reasons::{Ineligible, Reason};
+use crate::reasons::{Ineligible, NodeList, UnannouncedReason};
 use crate::small_map::SmallMap;
 
-/// The longest order that is made: one address does not lose so many nodes at the same time.
+/// The maximum length of an election order: an address does not lose that many nodes at the same time.
 pub const MAX_CANDIDATES: usize = 16;
 
-/// What a decision is made from.
+/// The input of a decision.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    /// Name of our Node.
-    pub me: &'a str,
+pub struct DecisionInput<'a> {
+    /// Name of this node.
+    pub local_node: &'a str,
     /// The state of the cluster.
     pub index: &'a Index,
     /// Which nodes have speakers.
     pub peers: &'a Peers,
-    /// Whether the exclude label of nodes has no meaning.
+    /// Whether the exclude label of nodes is ignored.
     pub ignore_exclude_label: bool,
 }
 
-/// Who may announce an address.
+/// The candidates for an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Decision<'a> {
-    /// These nodes may.
+    /// At least one node is eligible.
     Candidates {
-        /// In the order in which they would: the first [`MAX_CANDIDATES`], and we ourselves if we may.
+        /// The election order: the first [`MAX_CANDIDATES`], and this node if it is eligible.
         order: Vec<&'a str>,
-        /// What we would announce, or what stands against us.
-        mine: Result<Announcement, Ineligible>,
+        /// The announcement of this node, or why it is not eligible.
+        local: Result<Announcement, Ineligible>,
     },
-    /// Nobody may.
-    Nobody {
+    /// No node can announce the address.
+    NoCandidates {
         /// Why.
-        reason: Reason,
-        /// Whether it is ours to tell: we would be first in the order if nothing stood against anybody.
-        ours_to_tell: bool,
+        reason: UnannouncedReason,
+        /// Whether this node reports the reason: it is first in the order of all nodes with a speaker.
+        we_report: bool,
     },
     /// No Service has the address.
     Unused,
 }
 
-/// What we announce.
+/// How this node announces an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Announcement {
-    /// The pool that the address is from.
+    /// The pool that contains the address.
     pub pool: Arc<str>,
-    /// The Services behind it, with their uids: several when they share it.
+    /// The Services that have the address, with their uids: several if they share it.
     pub services: SmallMap<ObjectKey, Arc<str>>,
-    /// Where.
+    /// The interfaces to announce on.
     pub interfaces: InterfaceSelection,
 }
 
-/// What concerns one Service in the election of its address.
-struct Claim<'a> {
+/// A Service that has the address and can be announced, with the advertisements that apply to it.
+struct AdvertisedService<'a> {
     key: &'a ObjectKey,
     service: &'a Service,
     pool: &'a Arc<str>,
@@ -73,79 +74,80 @@ struct Claim<'a> {
 
 /// Decides about one address.
 #[must_use]
-pub fn decide<'a>(view: &View<'a>, address: IpAddr) -> Decision<'a> {
-    let mut claims = Vec::new();
-    let mut reason = None;
-    for (key, service) in view.index.having(address) {
-        match claim(view.index, key, service, address) {
-            Ok(claim) => claims.push(claim),
-            Err(why) => {
-                reason.get_or_insert(why);
+pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
+    let mut services = Vec::new();
+    let mut first_reason = None;
+    for (key, service) in input.index.having(address) {
+        match advertised_service(input.index, key, service, address) {
+            Ok(service) => services.push(service),
+            Err(reason) => {
+                first_reason.get_or_insert(reason);
             }
         }
     }
-    if claims.is_empty() {
-        return match reason {
-            Some(reason) => nobody(view, address, reason),
+    if services.is_empty() {
+        return match first_reason {
+            Some(reason) => no_candidates(input, address, reason),
             None => Decision::Unused,
         };
     }
-    // The address has one owner, whoever shares it: a node that may announce it for one Service is a candidate.
-    let mut because = BTreeSet::new();
+    // A shared address has one owner: a node that is eligible for one of its Services is a candidate.
+    let mut ineligible: BTreeMap<_, NodeList> = BTreeMap::new();
     let mut candidates = Vec::new();
-    let mut mine = Err(Ineligible::NotSelected);
-    for (name, node) in &view.index.nodes {
-        let result = eligible(view, &claims, name, node);
+    let mut local = Err(Ineligible::NotSelected);
+    for (name, node) in &input.index.nodes {
+        let result = eligible(input, &services, name, node);
         match result {
             Ok(()) => candidates.push(name.as_str()),
-            Err(why) => {
-                because.insert(why);
-            }
+            Err(reason) => ineligible.entry(reason).or_default().push(name),
         }
-        if name == view.me {
-            mine = result;
+        if name == input.local_node {
+            local = result;
         }
     }
     let mut order = election::order(address, candidates);
     if order.is_empty() {
-        return nobody(view, address, Reason::NoNode { because });
+        let reason = UnannouncedReason::NoEligibleNode { nodes: ineligible };
+        return no_candidates(input, address, reason);
     }
     if order.len() > MAX_CANDIDATES {
-        let us = order.drain(MAX_CANDIDATES..).find(|name| *name == view.me);
-        order.extend(us);
+        let local_node = order
+            .drain(MAX_CANDIDATES..)
+            .find(|name| *name == input.local_node);
+        order.extend(local_node);
     }
-    let mine = mine.and_then(|()| announcement(view, &claims).ok_or(Ineligible::NotSelected));
-    Decision::Candidates { order, mine }
+    let local = local.and_then(|()| announcement(input, &services).ok_or(Ineligible::NotSelected));
+    Decision::Candidates { order, local }
 }
 
-/// What has to hold whichever node announces: a pool, an advertisement of it for this Service, and an endpoint.
-fn claim<'a>(
+/// The conditions that do not depend on the node: a pool, an advertisement of it for this Service, and an endpoint.
+fn advertised_service<'a>(
     index: &'a Index,
     key: &'a ObjectKey,
     service: &'a Service,
     address: IpAddr,
-) -> Result<Claim<'a>, Reason> {
-    let (name, pool) = index.pool_of(service, address).ok_or(Reason::NoPool)?;
+) -> Result<AdvertisedService<'a>, UnannouncedReason> {
+    let (name, pool) = index.pool_of(service, address).ok_or(UnannouncedReason::NoPool)?;
     let mut advertisements: Vec<_> = index
         .advertisements
         .values()
-        .filter(|advertisement| advertisement.chooses_pool(name, pool))
+        .filter(|advertisement| advertisement.selects_pool(name, pool))
         .collect();
     if advertisements.is_empty() {
-        return Err(Reason::NoAdvertisement {
+        return Err(UnannouncedReason::NoAdvertisement {
             pool: name.to_string(),
         });
     }
-    advertisements.retain(|advertisement| advertisement.chooses_service(service));
+    advertisements.retain(|advertisement| advertisement.selects_service(service));
     if advertisements.is_empty() {
-        return Err(Reason::ServiceNotSelected {
+        return Err(UnannouncedReason::ServiceNotSelected {
             pool: name.to_string(),
         });
     }
     if !index.has_endpoint(key) {
-        return Err(Reason::NoEndpoint);
+        return Err(UnannouncedReason::NoEndpoint);
     }
-    Ok(Claim {
+    Ok(AdvertisedService {
         key,
         service,
         pool: name,
@@ -153,11 +155,16 @@ fn claim<'a>(
     })
 }
 
-/// Whether a node may announce for one of the Services; if not, what stands against it for the first of them.
-fn eligible(view: &View<'_>, claims: &[Claim<'_>], name: &str, node: &Node) -> Result<(), Ineligible> {
+/// Whether a node is eligible for one of the Services; if not, the reason for the first of them.
+fn eligible(
+    input: &DecisionInput<'_>,
+    services: &[AdvertisedService<'_>],
+    name: &str,
+    node: &Node,
+) -> Result<(), Ineligible> {
     let mut result = Err(Ineligible::NotSelected);
-    for (position, claim) in claims.iter().enumerate() {
-        let this = eligible_for(view, claim, name, node);
+    for (position, service) in services.iter().enumerate() {
+        let this = eligible_for(input, service, name, node);
         if this.is_ok() {
             return this;
         }
@@ -168,17 +175,22 @@ fn eligible(view: &View<'_>, claims: &[Claim<'_>], name: &str, node: &Node) -> R
     result
 }
 
-/// The rules of MetalLB, in the order in which a user would look for the cause, and one of our own: a node that is said to
-/// be switched off. Whether the node is ready has no meaning, and what interfaces it has it tells the others itself.
-fn eligible_for(view: &View<'_>, claim: &Claim<'_>, name: &str, node: &Node) -> Result<(), Ineligible> {
-    if !claim
+/// MetalLB's rules, in the order in which a user would look for the cause, and one more: the out-of-service taint. The
+/// node's condition `Ready` does not matter, and its interfaces are known to the node alone, which may decline.
+fn eligible_for(
+    input: &DecisionInput<'_>,
+    service: &AdvertisedService<'_>,
+    name: &str,
+    node: &Node,
+) -> Result<(), Ineligible> {
+    if !service
         .advertisements
         .iter()
-        .any(|advertisement| advertisement.chooses_node(node))
+        .any(|advertisement| advertisement.selects_node(node))
     {
         return Err(Ineligible::NotSelected);
     }
-    if node.excluded() && !view.ignore_exclude_label {
+    if node.excluded() && !input.ignore_exclude_label {
         return Err(Ineligible::Excluded);
     }
     if node.network_unavailable {
@@ -187,45 +199,45 @@ fn eligible_for(view: &View<'_>, claim: &Claim<'_>, name: &str, node: &Node) -> 
     if node.out_of_service {
         return Err(Ineligible::OutOfService);
     }
-    if claim.service.local && !view.index.has_endpoint_on(claim.key, name) {
+    if service.service.local && !input.index.has_endpoint_on(service.key, name) {
         return Err(Ineligible::NoLocalEndpoint);
     }
-    if !view.peers.has_speaker(name) {
+    if !input.peers.has_speaker(name) {
         return Err(Ineligible::NoSpeaker);
     }
     Ok(())
 }
 
-fn announcement(view: &View<'_>, claims: &[Claim<'_>]) -> Option<Announcement> {
-    let node = view.index.nodes.get(view.me)?;
-    let ours = claims
+fn announcement(input: &DecisionInput<'_>, services: &[AdvertisedService<'_>]) -> Option<Announcement> {
+    let node = input.index.nodes.get(input.local_node)?;
+    let announced = services
         .iter()
-        .filter(|claim| eligible_for(view, claim, view.me, node).is_ok());
+        .filter(|service| eligible_for(input, service, input.local_node, node).is_ok());
     let mut interfaces = InterfaceSelection::Named(BTreeSet::new());
-    let mut services = Vec::new();
-    for claim in ours {
-        for advertisement in claim.advertisements.iter().filter(|one| one.chooses_node(node)) {
+    let mut uids = Vec::new();
+    for service in announced {
+        for advertisement in service.advertisements.iter().filter(|one| one.selects_node(node)) {
             interfaces.add(&advertisement.interfaces);
         }
-        services.push((claim.key.clone(), claim.service.uid.clone()));
+        uids.push((service.key.clone(), service.service.uid.clone()));
     }
     Some(Announcement {
-        pool: claims.first()?.pool.clone(),
-        services: services.into_iter().collect(),
+        pool: services.first()?.pool.clone(),
+        services: uids.into_iter().collect(),
         interfaces,
     })
 }
 
-/// All speakers see it; one tells.
-fn nobody<'a>(view: &View<'a>, address: IpAddr, reason: Reason) -> Decision<'a> {
-    let alive = view
+/// All speakers come to this decision; one of them reports it.
+fn no_candidates<'a>(input: &DecisionInput<'a>, address: IpAddr, reason: UnannouncedReason) -> Decision<'a> {
+    let alive = input
         .index
         .nodes
         .keys()
-        .filter(|name| view.peers.has_speaker(name));
-    let teller = election::owner(address, alive.map(String::as_str));
-    Decision::Nobody {
+        .filter(|name| input.peers.has_speaker(name));
+    let reporter = election::owner(address, alive.map(String::as_str));
+    Decision::NoCandidates {
         reason,
-        ours_to_tell: teller.is_none_or(|teller| teller == view.me),
+        we_report: reporter.is_none_or(|reporter| reporter == input.local_node),
     }
 }

@@ -1,4 +1,4 @@
-//! Things to do later, each at most once: a queue ordered by time that also knows its members.
+//! A delay queue that holds each key at most once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -20,8 +20,8 @@ impl<K: Ord> Default for DelayQueue<K> {
 }
 
 impl<K: Clone + Ord> DelayQueue<K> {
-    /// Enters a key; if it is there already, the earlier time counts.
-    pub fn enter(&mut self, key: K, at: Instant) {
+    /// Inserts a key. A key that is queued already keeps the earlier time.
+    pub fn insert(&mut self, key: K, at: Instant) {
         if self.due.get(&key).is_some_and(|before| *before <= at) {
             return;
         }
@@ -30,15 +30,15 @@ impl<K: Clone + Ord> DelayQueue<K> {
         self.due.insert(key, at);
     }
 
-    /// Takes a key out.
+    /// Removes a key.
     pub fn remove(&mut self, key: &K) {
         if let Some(at) = self.due.remove(key) {
             self.queue.remove(&(at, key.clone()));
         }
     }
 
-    /// Takes out the first key that is due, if there is one.
-    pub fn pop(&mut self, now: Instant) -> Option<K> {
+    /// Removes and returns the first key that is due.
+    pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         let (at, _) = self.queue.first()?;
         if *at > now {
             return None;
@@ -50,7 +50,7 @@ impl<K: Clone + Ord> DelayQueue<K> {
 
     /// When the first key is due.
     #[must_use]
-    pub fn next(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Instant> {
         self.queue.first().map(|(at, _)| *at)
     }
 }
@@ -62,18 +62,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_once_in_the_order_of_their_earliest_times() {
+    fn each_key_is_due_once_at_its_earliest_time() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut queue = DelayQueue::default();
         for (key, seconds) in [("a", 3), ("b", 2), ("a", 1), ("b", 5), ("c", 0)] {
-            queue.enter(key, at(seconds));
+            queue.insert(key, at(seconds));
         }
         queue.remove(&"c");
-        assert_eq!(queue.next(), Some(at(1)));
-        assert_eq!(queue.pop(at(0)), None);
-        assert_eq!(queue.pop(at(9)), Some("a"));
-        assert_eq!(queue.pop(at(9)), Some("b"));
-        assert_eq!((queue.pop(at(9)), queue.next()), (None, None));
+        assert_eq!(queue.next_due(), Some(at(1)));
+        assert_eq!(queue.pop_due(at(0)), None);
+        assert_eq!(queue.pop_due(at(9)), Some("a"));
+        assert_eq!(queue.pop_due(at(9)), Some("b"));
+        assert_eq!((queue.pop_due(at(9)), queue.next_due()), (None, None));
     }
 }

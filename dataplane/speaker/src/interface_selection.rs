@@ -1,5 +1,5 @@
-//! On which interfaces an address is announced: what the advertisements name, what the links are fit for, and what
-//! the configuration excludes.
+//! Selects the interfaces that an address is announced on: by the advertisements, the properties of the links, and the
+//! excluded names.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use lb_net::{Link, LinkAddress};
 use regex::{Regex, RegexSet};
 
-/// What MetalLB excludes: interfaces that container networks and the host's own virtual networks make.
-const USUAL: [&str; 14] = [
+/// The interfaces that MetalLB excludes: those of container networks and of virtual networks within the host.
+const DEFAULT_EXCLUDED: [&str; 14] = [
     "^docker.*",
     "^cbr.*",
     "^dummy.*",
@@ -26,26 +26,26 @@ const USUAL: [&str; 14] = [
     "^lxc.*",
 ];
 
-/// The interfaces that the advertisements of an address ask for.
+/// The interfaces that the advertisements of an address select.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum InterfaceSelection {
-    /// Every interface that is fit.
+    /// Every suitable interface.
     All,
-    /// Those with these names, as far as they are fit.
+    /// The suitable ones among those with these names.
     Named(BTreeSet<Arc<str>>),
 }
 
 impl InterfaceSelection {
-    /// Whether the interface with this name is asked for.
+    /// Whether the interface with this name is selected.
     #[must_use]
-    pub fn include(&self, name: &str) -> bool {
+    pub fn includes(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Named(names) => names.contains(name),
         }
     }
 
-    /// The names, as a ServiceL2Status lists them; none for all.
+    /// The names as a ServiceL2Status lists them; empty for all.
     #[must_use]
     pub fn names(&self) -> Box<[Arc<str>]> {
         match self {
@@ -54,7 +54,7 @@ impl InterfaceSelection {
         }
     }
 
-    /// Adds what another advertisement asks for: a list without names stands for all.
+    /// Adds the interfaces of another advertisement. An empty list stands for all.
     pub fn add(&mut self, list: &[Arc<str>]) {
         match self {
             Self::All => {}
@@ -64,15 +64,14 @@ impl InterfaceSelection {
     }
 }
 
-/// Whether an address is to be announced on a link, as far as their networks are concerned: where the link has addresses
-/// of the family that are known beyond it, one of their networks covers the address, or it has none. IPv6 needs a link that
-/// takes part in it, which then has a link-local address.
+/// Whether the networks of a link allow to announce the address on it: one of them contains the address, or the link has no
+/// global address of the family.
 #[must_use]
 pub fn covers(link: &Link, address: IpAddr) -> bool {
     !has_network(link, address) || networks(link, address).any(|own| own.contains(address))
 }
 
-/// Whether the link has an address of the family that is known beyond it.
+/// Whether the link has a global address of the family.
 #[must_use]
 pub fn has_network(link: &Link, address: IpAddr) -> bool {
     networks(link, address).next().is_some()
@@ -83,9 +82,9 @@ fn networks(link: &Link, address: IpAddr) -> impl Iterator<Item = &LinkAddress> 
     of_family.filter(move |own| own.address.is_ipv4() == address.is_ipv4() && !is_link_local(own.address))
 }
 
-/// Whether the link takes part in the family of the address.
+/// Whether the link can carry the family of the address. With IPv6 enabled, a link has a link-local address.
 #[must_use]
-pub fn speaks(link: &Link, address: IpAddr) -> bool {
+pub fn supports_family(link: &Link, address: IpAddr) -> bool {
     address.is_ipv4() || link.addresses.iter().any(|own| own.address.is_ipv6())
 }
 
@@ -96,51 +95,53 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// InterfaceSelection never to announce on.
+/// Patterns of interface names that are never announced on.
 #[derive(Clone, Debug)]
-pub struct Excluded(RegexSet);
+pub struct ExcludedInterfaces(RegexSet);
 
-/// A pattern that is no regular expression.
+/// A pattern is not a regular expression.
 #[derive(Debug, thiserror::Error)]
 #[error("--exclude-interfaces: {pattern:?} is not a regular expression")]
-pub struct ExcludedError {
+pub struct ExcludedInterfacesError {
     pattern: String,
     #[source]
     source: regex::Error,
 }
 
-impl Excluded {
-    /// InterfaceSelection whose name one of the patterns matches. An empty pattern matches none.
+impl ExcludedInterfaces {
+    /// Compiles the patterns. An empty pattern excludes nothing.
     ///
     /// # Errors
-    /// When a pattern is no regular expression.
-    pub fn new<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, ExcludedError> {
+    /// When a pattern is not a regular expression.
+    pub fn new<P: AsRef<str>>(
+        patterns: impl IntoIterator<Item = P>,
+    ) -> Result<Self, ExcludedInterfacesError> {
         let mut checked = Vec::new();
         for pattern in patterns {
             let pattern = pattern.as_ref();
-            let fail = |source| ExcludedError {
+            let fail = |source| ExcludedInterfacesError {
                 pattern: pattern.to_owned(),
                 source,
             };
-            // One by one, because the error of the set does not say which.
+            // One by one, because the error of a set does not name the pattern.
             Regex::new(pattern).map_err(fail)?;
             if !pattern.is_empty() {
                 checked.push(pattern.to_owned());
             }
         }
-        let fail = |source| ExcludedError {
+        let fail = |source| ExcludedInterfacesError {
             pattern: checked.join(" "),
             source,
         };
         RegexSet::new(&checked).map(Self).map_err(fail)
     }
 
-    /// The built-in list.
+    /// The built-in patterns.
     ///
     /// # Errors
-    /// Never in practice: a test compiles the list.
-    pub fn usual() -> Result<Self, ExcludedError> {
-        Self::new(USUAL)
+    /// Never in practice: a test compiles them.
+    pub fn built_in() -> Result<Self, ExcludedInterfacesError> {
+        Self::new(DEFAULT_EXCLUDED)
     }
 
     /// Whether the interface with this name is excluded.
@@ -149,8 +150,8 @@ impl Excluded {
         self.0.is_match(name)
     }
 
-    /// Whether ARP can be answered on the link: it is up, has carrier and an Ethernet address, can broadcast and uses
-    /// ARP, is not the loopback, no part of a bond or bridge (which speaks in its place), and not excluded.
+    /// Whether the link is suitable: it is up with carrier, is an Ethernet interface that broadcasts and uses ARP, is
+    /// neither the loopback nor a member of a bond or bridge, and is not excluded.
     #[must_use]
     pub fn admits(&self, link: &Link) -> bool {
         link.up
@@ -184,8 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn only_an_ethernet_interface_that_works_is_fit() {
-        let excluded = Excluded::usual().unwrap();
+    fn only_working_ethernet_interfaces_are_admitted() {
+        let excluded = ExcludedInterfaces::built_in().unwrap();
         assert!(excluded.admits(&link()));
         let spoil: [fn(&mut Link); 8] = [
             |link| link.up = false,
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_belongs_on_a_link_whose_network_covers_it_or_that_has_none() {
+    fn links_cover_addresses_of_their_networks() {
         let with = |addresses: &[(&str, u8)]| Link {
             addresses: addresses
                 .iter()
@@ -222,18 +223,18 @@ mod tests {
         let (near, far) = ("fd00:50::2".parse().unwrap(), "fd00:51::2".parse().unwrap());
         assert!(covers(&both, near) && !covers(&both, far));
         let bare = with(&[("fe80::1", 64)]);
-        assert!(covers(&bare, far) && speaks(&bare, far) && !speaks(&with(&[]), far));
+        assert!(covers(&bare, far) && supports_family(&bare, far) && !supports_family(&with(&[]), far));
     }
 
     #[test]
-    fn one_advertisement_without_a_list_asks_for_all_interfaces() {
+    fn an_empty_interface_list_selects_all() {
         let mut interfaces = InterfaceSelection::Named(BTreeSet::new());
         interfaces.add(&["eth0".into()]);
         interfaces.add(&["eth1".into()]);
         assert_eq!(interfaces.names().join(","), "eth0,eth1");
-        assert!(interfaces.include("eth1") && !interfaces.include("eth2"));
+        assert!(interfaces.includes("eth1") && !interfaces.includes("eth2"));
         interfaces.add(&[]);
-        assert!(interfaces.include("eth2"));
+        assert!(interfaces.includes("eth2"));
         interfaces.add(&["eth0".into()]);
         assert_eq!(interfaces, InterfaceSelection::All);
         assert!(interfaces.names().is_empty());

@@ -1,4 +1,4 @@
-//! What the speaker counts, under MetalLB's names where it has them.
+//! The metrics of the speaker: MetalLB's names where it has them, otherwise with the prefix `lb_speaker_`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ pub use crate::address_metrics::{AddressCounters, PROTOCOL};
 /// The metrics of the speaker. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    counts: AddressMetrics,
+    addresses: AddressMetrics,
     malformed: IntCounterVec,
     ignored: IntCounterVec,
-    gained: IntCounterVec,
-    takeover: Histogram,
+    acquired: IntCounterVec,
+    failover: Histogram,
     conflicts: IntCounterVec,
     conflicting: IntGaugeVec,
     verifications: IntCounterVec,
@@ -35,11 +35,11 @@ pub struct Metrics {
     dropped: IntCounter,
 }
 
-/// Seconds; the goal is a quarter of one.
-const TAKEOVER_BUCKETS: [f64; 10] = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 5.0, 30.0];
+/// In seconds. The goal of a failover is 0.25 s.
+const FAILOVER_BUCKETS: [f64; 10] = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 5.0, 30.0];
 
 impl Metrics {
-    /// Makes and registers the metrics of the speaker on this node.
+    /// Registers the metrics of the speaker on this node.
     ///
     /// # Errors
     /// When a metric of the same name is registered already.
@@ -49,43 +49,42 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let counts = AddressMetrics::new(node)?;
-        registry.register(Box::new(counts.clone()))?;
-        let takeover = Histogram::with_opts(
+        let addresses = AddressMetrics::new(node)?;
+        registry.register(Box::new(addresses.clone()))?;
+        let failover = Histogram::with_opts(
             HistogramOpts::new(
                 "lb_speaker_failover_duration_seconds",
-                "Time from the last sign of life of the node that had an address to its announcement from this node",
+                "Time from the last heartbeat of a failed owner to the announcement of its address by this node, in seconds",
             )
-            .buckets(TAKEOVER_BUCKETS.to_vec()),
+            .buckets(FAILOVER_BUCKETS.to_vec()),
         )?;
         let conflicting = IntGaugeVec::new(
             Opts::new(
                 "lb_speaker_address_conflict",
-                "1 while a stranger on the LAN answers for the address too",
+                "1 while a host outside the cluster answers for the address too",
             ),
             &["ip"],
         )?;
         let sent = IntCounter::new(
             "lb_speaker_heartbeats_sent_total",
-            "Datagrams sent to other speakers",
+            "Heartbeat datagrams sent to other speakers",
         )?;
         let received = IntCounter::new(
             "lb_speaker_heartbeats_received_total",
-            "Authentic datagrams received from other speakers",
+            "Authentic heartbeat datagrams received from other speakers",
         )?;
         let dropped = IntCounter::new(
-            "lb_speaker_sightings_dropped_total",
-            "Answers and announcements of other hosts that came too fast to be looked at",
+            "lb_speaker_observed_replies_dropped_total",
+            "ARP and NDP replies of other hosts that exceeded the rate limit",
         )?;
         let keys = IntGauge::new(
             "lb_speaker_heartbeat_keys",
-            "Keys by which datagrams of other speakers are believed: one, or two while it is being replaced. With none \
-             nothing is sent or believed",
+            "Valid heartbeat keys: one, or two during a rotation. Without a key no heartbeats are sent or accepted",
         )?;
         let all: [Box<dyn Collector>; 6] = [
             Box::new(keys.clone()),
             Box::new(dropped.clone()),
-            Box::new(takeover.clone()),
+            Box::new(failover.clone()),
             Box::new(conflicting.clone()),
             Box::new(sent.clone()),
             Box::new(received.clone()),
@@ -94,21 +93,21 @@ impl Metrics {
             registry.register(collector)?;
         }
         Ok(Self {
-            gained: counters(
+            acquired: counters(
                 "lb_speaker_failovers_total",
-                "Addresses that came to this node, by cause: first, resumed, take_over or hand_over",
+                "Addresses acquired by this node, by cause: initial, restored, failover or hand_over",
                 "cause",
             )?,
-            takeover,
+            failover,
             conflicts: counters(
                 "lb_speaker_conflicts_total",
-                "Times that a stranger on the LAN was seen to answer for the address",
+                "Conflicts detected: a host outside the cluster answered for the address",
                 "ip",
             )?,
             conflicting,
             verifications: counters(
                 "lb_speaker_verifications_total",
-                "Times that another node asked the wire for an address of this node, by whether it was answered",
+                "Verifications of addresses of this node by other nodes, by whether they received a reply",
                 "answered",
             )?,
             sent,
@@ -117,18 +116,18 @@ impl Metrics {
             dropped,
             refused: counters(
                 "lb_speaker_heartbeats_refused_total",
-                "Datagrams that were not believed, by reason",
+                "Rejected heartbeat datagrams, by reason",
                 "reason",
             )?,
-            counts,
+            addresses,
             malformed: counters(
                 "lb_speaker_malformed_frames_total",
-                "Frames that are neither ARP nor neighbour discovery as it should be, by what is wrong with them",
+                "Malformed ARP and NDP frames, by reason",
                 "reason",
             )?,
             ignored: counters(
                 "lb_speaker_ignored_frames_total",
-                "Well-formed frames that got no answer, by reason",
+                "Well-formed ARP and NDP frames without a reply, by reason",
                 "reason",
             )?,
         })
@@ -137,49 +136,49 @@ impl Metrics {
     /// The counters of an address.
     #[must_use]
     pub fn address(&self, address: IpAddr) -> Arc<AddressCounters> {
-        self.counts.address(address)
+        self.addresses.address(address)
     }
 
-    /// We announce the address of a Service.
+    /// The address of a Service is announced.
     pub fn announced(&self, service: &ObjectKey, address: IpAddr) {
-        self.counts.set_announced(service, address, true);
+        self.addresses.set_announced(service, address, true);
     }
 
-    /// We announce it no longer.
+    /// The address of a Service is not announced any longer.
     pub fn withdrawn(&self, service: &ObjectKey, address: IpAddr) {
-        self.counts.set_announced(service, address, false);
+        self.addresses.set_announced(service, address, false);
     }
 
-    /// An address came to us.
-    pub fn gained(&self, cause: &AcquireReason, now: Instant) {
-        self.gained.with_label_values(&[cause.as_str()]).inc();
+    /// This node acquired an address.
+    pub fn acquired(&self, cause: &AcquireReason, now: Instant) {
+        self.acquired.with_label_values(&[cause.as_str()]).inc();
         if let AcquireReason::Failover { last_heard, .. } = cause {
-            self.takeover
+            self.failover
                 .observe(now.saturating_duration_since(*last_heard).as_secs_f64());
         }
     }
 
-    /// A stranger answers for an address.
+    /// A conflict was detected.
     pub fn conflict(&self, address: IpAddr) {
         let ip = &[&*address.to_string()];
         self.conflicts.with_label_values(ip).inc();
         self.conflicting.with_label_values(ip).set(1);
     }
 
-    /// The stranger is gone.
+    /// A conflict was resolved.
     pub fn conflict_over(&self, address: IpAddr) {
-        // It fails when there was no such series, which is as well.
+        // An error means that the series does not exist.
         let _ = self.conflicting.remove_label_values(&[&*address.to_string()]);
     }
 
-    /// Another node has asked the wire for an address of ours.
+    /// Another node verified an address of this node.
     pub fn verified(&self, answered: bool) {
         let answered = if answered { "true" } else { "false" };
         self.verifications.with_label_values(&[answered]).inc();
     }
 
-    /// Somebody seen on the wire was not looked at.
-    pub fn sighting_dropped(&self) {
+    /// A reply exceeded the rate limit.
+    pub fn reply_dropped(&self) {
         self.dropped.inc();
     }
 
@@ -193,22 +192,22 @@ impl Metrics {
         self.received.inc();
     }
 
-    /// There are so many keys.
+    /// Sets the number of keys.
     pub fn keys(&self, keys: usize) {
         self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
-    /// A datagram was not believed.
+    /// A datagram was rejected.
     pub fn heartbeat_refused(&self, refused: DatagramError) {
         self.refused.with_label_values(&[refused.as_str()]).inc();
     }
 
-    /// A frame could not be read.
+    /// A malformed frame was received.
     pub fn malformed(&self, reason: &str) {
         self.malformed.with_label_values(&[reason]).inc();
     }
 
-    /// A frame got no answer.
+    /// A well-formed frame was ignored.
     pub fn ignored(&self, reason: IgnoreReason) {
         self.ignored.with_label_values(&[reason.as_str()]).inc();
     }

@@ -1,5 +1,5 @@
-//! Where the nodes of other speakers are on the wire: which address is whose, on which interface it can be asked for, and
-//! from which hardware address a node answers there.
+//! The nodes on the local segments: which address belongs to which node, through which interface it is reachable, and the
+//! hardware address of each node there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,38 +11,40 @@ use lb_net::LinkAddress;
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::index::Index;
 
-/// The nodes on the wire.
+/// Addresses of nodes and their hardware addresses.
 #[derive(Debug, Default)]
 pub struct NodeMacs {
-    /// The node of each address of a node.
+    /// Node by address.
     nodes: BTreeMap<IpAddr, String>,
-    /// The addresses of our open interfaces, by name.
-    ports: Vec<(Arc<str>, LinkAddress)>,
-    /// The hardware address of each node, by interface of ours.
-    faces: BTreeMap<String, BTreeMap<String, MacAddr>>,
+    /// Addresses of our open interfaces, with the name of the interface.
+    interfaces: Vec<(Arc<str>, LinkAddress)>,
+    /// Hardware address of each node, by our interface.
+    macs: BTreeMap<String, BTreeMap<String, MacAddr>>,
 }
 
 impl NodeMacs {
-    /// Takes in what the API says of the nodes.
+    /// Sets the addresses of the nodes from the API.
     pub fn set_nodes(&mut self, index: &Index) {
         self.nodes = index
             .nodes
             .iter()
             .flat_map(|(name, node)| node.addresses.iter().map(|address| (*address, name.clone())))
             .collect();
-        self.faces.retain(|node, _| index.nodes.contains_key(node));
+        self.macs.retain(|node, _| index.nodes.contains_key(node));
     }
 
-    /// Takes in the addresses of the interfaces that are open.
-    pub fn set_ports(&mut self, ports: Vec<(Arc<str>, LinkAddress)>) {
-        let before = std::mem::replace(&mut self.ports, ports);
-        let of = |ports: &[(Arc<str>, LinkAddress)], interface: &str| -> BTreeSet<LinkAddress> {
-            let ports = ports.iter().filter(|(name, _)| **name == *interface);
-            ports.map(|(_, address)| *address).collect()
+    /// Sets the addresses of the open interfaces.
+    pub fn set_interfaces(&mut self, interfaces: Vec<(Arc<str>, LinkAddress)>) {
+        let before = std::mem::replace(&mut self.interfaces, interfaces);
+        let addresses_of = |all: &[(Arc<str>, LinkAddress)], interface: &str| -> BTreeSet<LinkAddress> {
+            let own = all.iter().filter(|(name, _)| **name == *interface);
+            own.map(|(_, address)| *address).collect()
         };
-        // Behind an interface that has changed may be another network now. Others, of pods for one, come and go all the time.
-        for faces in self.faces.values_mut() {
-            faces.retain(|interface, _| of(&before, interface) == of(&self.ports, interface));
+        // A changed interface may be attached to another network. The others stay: interfaces of pods change all the time.
+        for macs in self.macs.values_mut() {
+            macs.retain(|interface, _| {
+                addresses_of(&before, interface) == addresses_of(&self.interfaces, interface)
+            });
         }
     }
 
@@ -52,11 +54,11 @@ impl NodeMacs {
         self.nodes.get(&address).map(String::as_str)
     }
 
-    /// The interfaces behind which the address can be asked for; none when a router is in between.
+    /// The interfaces whose network contains the address; `None` when it is behind a router.
     #[must_use]
-    pub fn way_to(&self, address: IpAddr) -> Option<InterfaceSelection> {
+    pub fn interfaces_to(&self, address: IpAddr) -> Option<InterfaceSelection> {
         let names: BTreeSet<_> = self
-            .ports
+            .interfaces
             .iter()
             .filter(|(_, link)| link.contains(address))
             .map(|(name, _)| name.clone())
@@ -64,16 +66,16 @@ impl NodeMacs {
         (!names.is_empty()).then_some(InterfaceSelection::Named(names))
     }
 
-    /// A node has answered on an interface from a hardware address. Returns whether that is news.
-    pub fn saw(&mut self, node: &str, interface: &str, mac: MacAddr) -> bool {
-        let faces = self.faces.entry(node.to_owned()).or_default();
-        faces.insert(interface.to_owned(), mac) != Some(mac)
+    /// Records the hardware address of a node on an interface. Returns whether it is new.
+    pub fn record(&mut self, node: &str, interface: &str, mac: MacAddr) -> bool {
+        let macs = self.macs.entry(node.to_owned()).or_default();
+        macs.insert(interface.to_owned(), mac) != Some(mac)
     }
 
-    /// From where a node answers, by interface of ours.
-    pub fn faces(&self, node: &str) -> impl Iterator<Item = (&str, MacAddr)> {
-        let faces = self.faces.get(node).into_iter().flatten();
-        faces.map(|(interface, mac)| (interface.as_str(), *mac))
+    /// The hardware addresses of a node, by our interface.
+    pub fn macs_of(&self, node: &str) -> impl Iterator<Item = (&str, MacAddr)> {
+        let macs = self.macs.get(node).into_iter().flatten();
+        macs.map(|(interface, mac)| (interface.as_str(), *mac))
     }
 }
 
@@ -89,15 +91,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_can_be_asked_for_where_its_network_is() {
+    fn addresses_are_probed_on_interfaces_of_their_network() {
         let mut node_macs = NodeMacs::default();
-        node_macs.set_ports(vec![
+        node_macs.set_interfaces(vec![
             ("eth0".into(), link("192.168.50.11", 24)),
             ("eth0".into(), link("fd00::11", 64)),
             ("eth1".into(), link("192.168.51.11", 32)),
         ]);
         let way = |address: &str| {
-            let way = node_macs.way_to(address.parse().unwrap());
+            let way = node_macs.interfaces_to(address.parse().unwrap());
             way.map(|way| way.names().join(","))
         };
         assert_eq!(way("192.168.50.200").as_deref(), Some("eth0"));
@@ -107,34 +109,34 @@ mod tests {
     }
 
     #[test]
-    fn from_where_a_node_answers_is_known_until_the_interface_changes() {
+    fn macs_of_nodes_are_kept_until_the_interface_changes() {
         let mut node_macs = NodeMacs::default();
-        let ports = || {
+        let interfaces = || {
             vec![
                 ("eth0".into(), link("192.168.50.11", 24)),
                 ("eth1".into(), link("fd00::11", 64)),
             ]
         };
-        let faces = |node_macs: &NodeMacs| -> Vec<String> {
+        let macs = |node_macs: &NodeMacs| -> Vec<String> {
             node_macs
-                .faces("n2")
+                .macs_of("n2")
                 .map(|(interface, _)| interface.to_owned())
                 .collect()
         };
-        node_macs.set_ports(ports());
+        node_macs.set_interfaces(interfaces());
         let mac = MacAddr([2, 0, 0, 0, 0, 2]);
         for interface in ["eth0", "eth1"] {
-            assert!(node_macs.saw("n2", interface, mac) && !node_macs.saw("n2", interface, mac));
+            assert!(node_macs.record("n2", interface, mac) && !node_macs.record("n2", interface, mac));
         }
-        // A pod's interface has come.
-        let mut more = ports();
+        // The interface of a pod was added.
+        let mut more = interfaces();
         more.push(("veth0".into(), link("169.254.1.1", 32)));
-        node_macs.set_ports(more);
-        assert_eq!(faces(&node_macs), ["eth0", "eth1"]);
-        node_macs.set_ports(ports().split_off(1));
-        assert_eq!(faces(&node_macs), ["eth1"]);
-        node_macs.set_ports(ports());
-        assert_eq!(faces(&node_macs), ["eth1"], "it was away");
-        assert!(node_macs.saw("n2", "eth1", MacAddr([2, 0, 0, 0, 0, 3])));
+        node_macs.set_interfaces(more);
+        assert_eq!(macs(&node_macs), ["eth0", "eth1"]);
+        node_macs.set_interfaces(interfaces().split_off(1));
+        assert_eq!(macs(&node_macs), ["eth1"]);
+        node_macs.set_interfaces(interfaces());
+        assert_eq!(macs(&node_macs), ["eth1"], "forgotten with the interface");
+        assert!(node_macs.record("n2", "eth1", MacAddr([2, 0, 0, 0, 0, 3])));
     }
 }

@@ -1,4 +1,4 @@
-//! Which nodes have speakers, and what the API says of them: what is known of a peer that was not heard yet.
+//! The speakers of the other nodes, as the API server shows them and as their heartbeats are received.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,50 +8,50 @@ use lb_l2::ownership::api_membership::ApiMembership;
 
 use crate::k8s::index::Index;
 
-/// The speakers as the API shows them.
+/// The nodes with speakers.
 #[derive(Debug)]
 pub struct Peers {
-    me: String,
+    local_node: String,
     members: ApiMembership,
     /// Nodes that have a speaker, ready or not.
     with_speaker: BTreeSet<String>,
-    /// Those whose heartbeats are heard, whatever the API says.
+    /// Nodes whose heartbeats are received.
     heard: BTreeSet<String>,
 }
 
 impl Peers {
-    /// Nobody but ourselves. `grace` is how long a node is waited for while its speaker is away.
+    /// Only the local node. `grace` is how long a node remains a candidate while its speaker restarts.
     #[must_use]
-    pub fn new(me: &str, grace: Duration) -> Self {
+    pub fn new(local_node: &str, grace: Duration) -> Self {
         Self {
-            me: me.to_owned(),
-            members: ApiMembership::new(me, grace),
+            local_node: local_node.to_owned(),
+            members: ApiMembership::new(local_node, grace),
             with_speaker: BTreeSet::new(),
             heard: BTreeSet::new(),
         }
     }
 
-    /// Whether a node can be a candidate: the API shows a speaker there that lives or restarts, or it is heard.
+    /// Whether the node has a speaker: ready or restarting according to the API, or with heartbeats.
     #[must_use]
     pub fn has_speaker(&self, node: &str) -> bool {
-        node == self.me || self.members.is_candidate(node) || self.heard.contains(node)
+        node == self.local_node || self.members.is_candidate(node) || self.heard.contains(node)
     }
 
-    /// What the API says of a node's speaker.
+    /// The state of a node's speaker according to the API.
     #[must_use]
     pub fn api(&self, node: &str) -> ApiState {
         self.members.state(node)
     }
 
-    /// These nodes are heard. Returns whether that makes a difference to who can be a candidate.
+    /// Sets the nodes whose heartbeats are received. Returns whether the candidates may differ.
     pub fn set_heard(&mut self, heard: BTreeSet<String>) -> bool {
         let before = std::mem::replace(&mut self.heard, heard);
         let mut differ = before.symmetric_difference(&self.heard);
         differ.any(|node| !self.members.is_candidate(node))
     }
 
-    /// Something about the node or its speaker changed.
-    pub fn look(&mut self, now: Instant, index: &Index, name: &str) {
+    /// Updates the state of a node from the index.
+    pub fn update(&mut self, now: Instant, index: &Index, name: &str) {
         let Some(node) = index.nodes.get(name) else {
             self.with_speaker.remove(name);
             self.members.node_gone(now, name);
@@ -62,7 +62,7 @@ impl Peers {
         match ready {
             Some(true) => self.members.speaker_ready(now, name),
             Some(false) => self.members.speaker_unready(now, name, node.ready),
-            // Gone with its node not ready is no restart.
+            // Not a restart, because the node failed too.
             None if !node.ready => self.members.speaker_unready(now, name, false),
             None if was_there => self.members.speaker_gone(now, name),
             None => {}
@@ -74,18 +74,18 @@ impl Peers {
         }
     }
 
-    /// Ends the graces that are over.
+    /// Ends grace periods that have expired.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.members.handle_timeout(now);
     }
 
-    /// When the first grace ends.
+    /// When the first grace period ends.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.members.poll_timeout()
     }
 
-    /// Whether the API says otherwise of a node than at the last call.
+    /// Whether the API state of a node changed since the last call.
     pub fn take_changed(&mut self) -> bool {
         self.members.take_changed()
     }

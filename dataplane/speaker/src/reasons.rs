@@ -1,45 +1,73 @@
-//! Why an address is not announced: by nobody, or not from a certain node. Each text says what to change.
+//! Why an address is not announced: by any node, or by this one. Each message says what to change.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use lb_l2::ownership::ReleaseReason;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 
-/// Why a node may not announce an address.
+/// Why a node is not eligible to announce an address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Ineligible {
-    /// No advertisement's `nodeSelectors` choose it.
+    /// No advertisement selects it.
     NotSelected,
-    /// It carries the exclude label.
+    /// It has the exclude label.
     Excluded,
-    /// It says itself that its network is not set up.
+    /// Its condition `NetworkUnavailable` is `True`.
     NetworkUnavailable,
-    /// It is said to be switched off for good.
+    /// It has the taint of a node that was shut down.
     OutOfService,
-    /// `externalTrafficPolicy: Local`, and no endpoint there.
+    /// `externalTrafficPolicy` is `Local`, and the node has no endpoint that can serve.
     NoLocalEndpoint,
-    /// No live speaker there.
+    /// It has no speaker that is ready or restarts.
     NoSpeaker,
 }
 
 impl fmt::Display for Ineligible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotSelected => "the nodeSelectors of its L2Advertisements do not choose it",
-            Self::Excluded => "it has the label node.kubernetes.io/exclude-from-external-load-balancers",
-            Self::NetworkUnavailable => "its condition NetworkUnavailable is True",
-            Self::OutOfService => "it has the taint node.kubernetes.io/out-of-service",
-            Self::NoLocalEndpoint => "externalTrafficPolicy is Local and no ready endpoint is there",
-            Self::NoSpeaker => "its speaker is not ready",
+            Self::NotSelected => "not selected by the nodeSelectors of any L2Advertisement",
+            Self::Excluded => "excluded by label node.kubernetes.io/exclude-from-external-load-balancers",
+            Self::NetworkUnavailable => "network unavailable (condition NetworkUnavailable)",
+            Self::OutOfService => "out of service (taint node.kubernetes.io/out-of-service)",
+            Self::NoLocalEndpoint => "without a ready endpoint (externalTrafficPolicy: Local)",
+            Self::NoSpeaker => "speaker not ready",
         })
     }
 }
 
-/// Why nobody announces an address.
+/// Nodes for a message: the first few by name, and their number.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NodeList {
+    names: Vec<String>,
+    count: usize,
+}
+
+impl NodeList {
+    /// Adds a node.
+    pub fn push(&mut self, name: &str) {
+        if self.names.len() < LIST_LIMIT {
+            self.names.push(name.to_owned());
+        }
+        self.count += 1;
+    }
+}
+
+impl fmt::Display for NodeList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&list_first(&self.names, LIST_LIMIT))?;
+        match self.count - self.names.len() {
+            0 => Ok(()),
+            others => write!(f, " and {others} more"),
+        }
+    }
+}
+
+/// Why no node announces an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Reason {
-    /// No pool has it.
+pub enum UnannouncedReason {
+    /// No pool contains it.
     NoPool,
     /// No advertisement announces its pool.
     NoAdvertisement {
@@ -53,80 +81,133 @@ pub enum Reason {
     },
     /// No endpoint can serve.
     NoEndpoint,
-    /// No node may.
-    NoNode {
-        /// What stands against the nodes: each reason holds for one node at least.
-        because: BTreeSet<Ineligible>,
+    /// No node is eligible.
+    NoEligibleNode {
+        /// The nodes, by reason.
+        nodes: BTreeMap<Ineligible, NodeList>,
     },
 }
 
-impl Reason {
-    /// The reason in words, for logs and the event.
+impl UnannouncedReason {
+    /// Whether the other reason has the same cause, though for other nodes perhaps: it is not reported again.
     #[must_use]
-    pub fn describe(&self, address: IpAddr) -> String {
+    pub fn has_cause_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NoEligibleNode { nodes }, Self::NoEligibleNode { nodes: others }) => {
+                nodes.keys().eq(others.keys())
+            }
+            _ => self == other,
+        }
+    }
+
+    /// The message, for logs and the event.
+    #[must_use]
+    pub fn message(&self, address: IpAddr) -> String {
         match self {
-            Self::NoPool => {
-                format!(
-                    "{address} is in no IPAddressPool: put it back into one, or the Service gets another address"
-                )
-            }
-            Self::NoAdvertisement { pool } => {
-                format!(
-                    "no L2Advertisement announces pool {pool:?}: create one, or name the pool in one that exists"
-                )
-            }
+            Self::NoPool => format!(
+                "no IPAddressPool contains {address}: add it to a pool again, or the Service gets another address"
+            ),
+            Self::NoAdvertisement { pool } => format!(
+                "no L2Advertisement announces pool {pool:?}: create one, or add the pool to an existing one"
+            ),
             Self::ServiceNotSelected { pool } => format!(
-                "the serviceSelectors of the L2Advertisements of pool {pool:?} do not choose this Service: \
-                 label it, or change them"
+                "the serviceSelectors of the L2Advertisements of pool {pool:?} do not match this Service: label it, or \
+                 change them"
             ),
             Self::NoEndpoint => {
-                "no endpoint of the Service is ready: check its selector and its Pods".to_owned()
+                "the Service has no ready endpoint: check its selector and its Pods".to_owned()
             }
-            Self::NoNode { because } if because.is_empty() => "there is no node".to_owned(),
-            Self::NoNode { because } => {
-                let because: Vec<_> = because.iter().map(Ineligible::to_string).collect();
-                format!(
-                    "no node may announce {address}; against a node stands: {}",
-                    because.join("; ")
-                )
+            Self::NoEligibleNode { nodes } if nodes.is_empty() => {
+                format!("no eligible node for {address}: the cluster has no nodes")
+            }
+            Self::NoEligibleNode { nodes } => {
+                let groups: Vec<_> = nodes
+                    .iter()
+                    .map(|(reason, nodes)| format!("{nodes} {reason}"))
+                    .collect();
+                format!("no eligible node for {address}: {}", groups.join("; "))
             }
         }
     }
 }
 
-/// Why an announcement ended, for the log.
+/// Why this node withdraws an address, for the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum WithdrawReason {
-    /// No Service has the address any more.
-    Released,
-    /// Nobody may announce it.
-    Nobody(Reason),
-    /// The coordinator has let go of it.
-    LetGo(ReleaseReason, Option<Ineligible>),
+    /// No Service has the address.
+    Unused,
+    /// No node can announce it.
+    Unannounced(UnannouncedReason),
+    /// The coordinator released it; with the reason why this node is not eligible, if it is not.
+    Released(ReleaseReason, Option<Ineligible>),
 }
 
 impl WithdrawReason {
-    /// The reason in words.
+    /// The message.
     #[must_use]
-    pub fn describe(&self, address: IpAddr) -> String {
-        let (why, ineligible) = match self {
-            Self::Released => return "no Service has the address any more".to_owned(),
-            Self::Nobody(reason) => return reason.describe(address),
-            Self::LetGo(why, ineligible) => (why, ineligible),
+    pub fn message(&self, address: IpAddr) -> String {
+        let (reason, ineligible) = match self {
+            Self::Unused => return "no Service has the address".to_owned(),
+            Self::Unannounced(reason) => return reason.message(address),
+            Self::Released(reason, ineligible) => (reason, ineligible),
         };
-        let why = match why {
+        let reason = match reason {
             ReleaseReason::Moved { to } => format!("node {to} owns the address"),
             ReleaseReason::NotCandidate => {
-                "this node may not have it, and no other took it in time".to_owned()
+                "this node is no longer eligible and no other node took over in time".to_owned()
             }
-            ReleaseReason::NoCandidates => "no node may announce it".to_owned(),
-            ReleaseReason::NoInterface => "no interface of this node is fit for it".to_owned(),
-            ReleaseReason::NoQuorum => "this node sees no majority of the nodes that may have it".to_owned(),
-            ReleaseReason::Conflict => "a stranger answers for it".to_owned(),
+            ReleaseReason::NoCandidates => "no eligible node".to_owned(),
+            ReleaseReason::NoInterface => "no suitable interface on this node".to_owned(),
+            ReleaseReason::NoQuorum => "this node reaches no majority of the eligible nodes".to_owned(),
+            ReleaseReason::Conflict => "address conflict: another host answers".to_owned(),
         };
         match ineligible {
-            None => why,
-            Some(ineligible) => format!("{why}; of this node: {ineligible}"),
+            None => reason,
+            Some(ineligible) => format!("{reason} (this node: {ineligible})"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ineligible_nodes_are_named_and_grouped_by_reason() {
+        let mut nodes: BTreeMap<_, NodeList> = BTreeMap::new();
+        for name in ["n1", "n2"] {
+            nodes.entry(Ineligible::Excluded).or_default().push(name);
+        }
+        nodes.entry(Ineligible::NoSpeaker).or_default().push("n3");
+        let reason = UnannouncedReason::NoEligibleNode { nodes };
+        assert_eq!(
+            reason.message([192, 168, 50, 50].into()),
+            "no eligible node for 192.168.50.50: n1, n2 excluded by label \
+             node.kubernetes.io/exclude-from-external-load-balancers; n3 speaker not ready"
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_nodes_is_cut() {
+        let mut nodes = NodeList::default();
+        for number in 1..=8 {
+            nodes.push(&format!("n{number}"));
+        }
+        assert_eq!(nodes.to_string(), "n1, n2, n3, n4, n5 and 3 more");
+    }
+
+    #[test]
+    fn other_nodes_with_the_same_reasons_are_not_another_cause() {
+        let reason = |ineligible, name| {
+            let mut nodes = NodeList::default();
+            nodes.push(name);
+            UnannouncedReason::NoEligibleNode {
+                nodes: [(ineligible, nodes)].into(),
+            }
+        };
+        let first = reason(Ineligible::Excluded, "n1");
+        assert!(first.has_cause_of(&reason(Ineligible::Excluded, "n2")));
+        assert!(!first.has_cause_of(&reason(Ineligible::NoSpeaker, "n1")));
+        assert!(!first.has_cause_of(&UnannouncedReason::NoEndpoint));
     }
 }

@@ -1,105 +1,99 @@
-//! The speaker's state and its one way of working: take in what changed, decide, announce.
+//! The state of the speaker: takes in changes, decides, and announces.
 //!
 //! ```text
 //! updates ──► Index ──► dirty addresses ──► decide ──► candidates ──┐
-//!               └──► Peers ─────────────────────► nodes ────────────┼──► Coordinator ──► hold, end ──► Announcer
-//!            datagrams of peers, sightings on the wire ─────────────┘         └───────► datagrams, questions
+//!               └──► Peers ─────────────────────► nodes ────────────┼──► Coordinator ──► Announcer, Reporter
+//!            datagrams of peers, replies on the network ────────────┘         └───────► datagrams, probes
 //! ```
 //!
-//! Does no I/O but through the [`Announcer`]; time is an argument. Nothing is announced before every watch has listed and
-//! the links are known: a speaker that has seen half of the cluster would take addresses that are not its own. What is
-//! held, and what people are told of it, is in [`held`](crate::announcements).
+//! All I/O is in the [`Announcer`], and time is an argument. Nothing is announced before every watch has completed its list
+//! and the links are known: with a partial view, a speaker would claim addresses of other nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
 use lb_l2::MacAddr;
 use lb_l2::ownership::failure_detector::{FailureDetectorConfig, PeerHealth};
-use lb_l2::ownership::{self, Candidates, Coordinator, Output};
+use lb_l2::ownership::{self, AcquireReason, Candidates, Coordinator, Output, ReleaseReason};
 use lb_l2::wire::heartbeat::{Datagram, DatagramError};
 use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
 use tokio::sync::mpsc;
 
-use crate::announcements::ActiveAnnouncement;
+use crate::announcements::Announcements;
 use crate::args::Config;
 use crate::balance::Balance;
-use crate::decide::{Decision, View, decide};
-use crate::delay_queue::DelayQueue;
+use crate::decide::{Announcement, Decision, DecisionInput, decide};
 use crate::interface_selection::InterfaceSelection;
-use crate::k8s::events::ServiceEvent;
+use crate::k8s::events::{EventReason, ServiceEvent};
 use crate::k8s::index::{Affected, Index, Kind, Update};
+use crate::k8s::l2_status::DesiredStatus;
 use crate::metrics::Metrics;
 use crate::node_macs::NodeMacs;
 use crate::packet::ObservedReply;
 use crate::packet::announcer::Announcer;
 use crate::peers::Peers;
-use crate::reasons::Reason;
+use crate::reasons::WithdrawReason;
+use crate::reporter::Reporter;
+use crate::verification::{AddressHealth, ConflictingHost, Verification};
 
-/// Most addresses decided in one step: packets are answered and heartbeats sent between steps.
-const BATCH: usize = 256;
-/// How long nobody announces an address before it is told: its endpoints or its advertisement may be on their way.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum number of addresses decided in one step, so that heartbeats are sent in between.
+const MAX_DECISIONS_PER_STEP: usize = 256;
 /// How long a starting speaker leaves an address to the node that MetalLB announces it from, for our speaker there to start.
-const ADOPTION: Duration = Duration::from_secs(30);
-/// How long a restarting speaker is waited for that has never been heard: nobody answers in its place then.
-const ALONE: Duration = Duration::from_secs(10);
-/// How long an address that no node has an interface for may be on its way to one that has.
-const SEARCH: Duration = Duration::from_secs(2);
+const METALLB_OWNER_GRACE: Duration = Duration::from_secs(30);
+/// Upper bound of the grace for a restarting speaker that was never heard: no backup sends proxy replies for it.
+const MAX_UNHEARD_GRACE: Duration = Duration::from_secs(10);
 
-/// How far the speaker has come.
+/// The phase of the start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Phase {
-    /// Not everything has been listed: nothing is decided.
+enum Phase {
+    /// Waiting for the initial lists; nothing is decided.
     Listing,
-    /// The candidates of all addresses are being found.
-    Reading,
-    /// The first decisions are being made, together with the peers.
+    /// Finding the candidates of all addresses.
+    FindingCandidates,
+    /// The coordinator makes its first decisions, together with the peers.
     Starting,
-    /// Everything has been decided at least once.
+    /// Every address was decided once.
     Running,
 }
 
 /// The state of the speaker.
 #[derive(Debug)]
 pub struct Speaker {
-    pub(crate) config: Config,
-    pub(crate) metrics: Metrics,
-    pub(crate) index: Index,
-    pub(crate) peers: Peers,
-    pub(crate) coordinator: Coordinator,
-    pub(crate) announcer: Announcer,
+    config: Config,
+    metrics: Metrics,
+    // Inputs.
+    index: Index,
+    peers: Peers,
     node_macs: NodeMacs,
-    /// The addresses that we answer for in the place of another node, and that node.
-    stands_in: BTreeMap<IpAddr, Arc<str>>,
-    /// Who is to have what; none where the order alone decides.
-    balance: Option<Balance>,
-    /// What is to be sent to other speakers, by node.
-    datagrams: Vec<(Arc<str>, Datagram)>,
+    /// Watches whose initial list is incomplete.
     unlisted: BTreeSet<Kind>,
     links_known: bool,
     phase: Phase,
-    /// Nodes, their speakers or our links changed: the coordinator is to be told.
+    /// Nodes, their speakers or our links changed since the coordinator was updated.
     nodes_changed: bool,
+    /// Addresses to decide.
     dirty: BTreeSet<IpAddr>,
-    pub(crate) held: BTreeMap<IpAddr, ActiveAnnouncement>,
-    /// The strangers that answer for addresses, and since when.
-    pub(crate) strangers: BTreeMap<IpAddr, (MacAddr, Instant)>,
-    /// Addresses whose interfaces are to be looked at.
-    pub(crate) looks: BTreeSet<IpAddr>,
-    /// Addresses that nobody announces and that are ours to tell about.
-    pub(crate) unannounced: BTreeMap<IpAddr, Reason>,
-    pub(crate) to_tell: DelayQueue<IpAddr>,
-    /// Services whose ServiceL2Status is to be looked at.
-    pub(crate) records: DelayQueue<ObjectKey>,
-    pub(crate) news: Vec<ServiceEvent>,
+    // Decisions.
+    coordinator: Coordinator,
+    /// The preferred owners with balanced placement.
+    balance: Option<Balance>,
+    // Outputs.
+    announcer: Announcer,
+    announcements: Announcements,
+    /// Addresses with proxy replies, and the node that owns each.
+    proxied: BTreeMap<IpAddr, Arc<str>>,
+    /// Datagrams to send, with the receiving node.
+    datagrams: Vec<(Arc<str>, Datagram)>,
+    reporter: Reporter,
 }
 
 impl Speaker {
-    /// A speaker that knows nothing yet. `incarnation` is greater than that of any start before on this node, as the time
-    /// since 1970 in nanoseconds is.
+    /// A speaker without any knowledge of the cluster. `incarnation` increases with each start on this node, as the
+    /// nanoseconds since 1970 do.
     #[must_use]
     pub fn new(now: Instant, incarnation: u64, config: Config, metrics: Metrics) -> Self {
         let coordinator = ownership::CoordinatorConfig {
@@ -107,47 +101,43 @@ impl Speaker {
             version: config.version.clone(),
             failure_detector: FailureDetectorConfig {
                 failure_timeout: config.failure_timeout,
-                grace: config.grace,
-                max_grace: config.grace,
+                grace: config.restart_grace,
+                max_grace: config.restart_grace,
                 ..FailureDetectorConfig::default()
             },
-            partition_policy: config.policy,
+            partition_policy: config.partition_policy,
             failback: config.failback,
-            conflict_policy: config.conflicts,
+            conflict_policy: config.conflict_policy,
         };
+        let (excluded, interval) = (config.excluded.clone(), config.announce_interval);
         Self {
             index: Index::default(),
-            peers: Peers::new(&config.node, config.grace.min(ALONE)),
-            coordinator: Coordinator::new(now, incarnation, coordinator),
-            announcer: Announcer::new(config.excluded.clone(), config.refresh, metrics.clone()),
+            peers: Peers::new(&config.node, config.restart_grace.min(MAX_UNHEARD_GRACE)),
             node_macs: NodeMacs::default(),
-            stands_in: BTreeMap::new(),
-            balance: config.balanced.then(Balance::default),
-            datagrams: Vec::new(),
             unlisted: Kind::ALL.into_iter().collect(),
             links_known: false,
             phase: Phase::Listing,
             nodes_changed: false,
             dirty: BTreeSet::new(),
-            held: BTreeMap::new(),
-            strangers: BTreeMap::new(),
-            looks: BTreeSet::new(),
-            unannounced: BTreeMap::new(),
-            to_tell: DelayQueue::default(),
-            records: DelayQueue::default(),
-            news: Vec::new(),
+            coordinator: Coordinator::new(now, incarnation, coordinator),
+            balance: config.balanced.then(Balance::default),
+            announcer: Announcer::new(excluded, interval, metrics.clone()),
+            announcements: Announcements::default(),
+            proxied: BTreeMap::new(),
+            datagrams: Vec::new(),
+            reporter: Reporter::new(&config.node, metrics.clone()),
             config,
             metrics,
         }
     }
 
-    /// What is known of the cluster.
+    /// The state of the cluster.
     #[must_use]
     pub fn index(&self) -> &Index {
         &self.index
     }
 
-    /// Takes in a change of a watched object.
+    /// Handles a change of a watched object.
     pub fn update(&mut self, now: Instant, update: Update) {
         let synced = match &update {
             Update::Synced(kind) => self.unlisted.remove(kind).then_some(*kind),
@@ -160,91 +150,92 @@ impl Speaker {
                 Update::Service(..) | Update::Status(..) | Update::Node(..) | Update::Speaker(..)
             )
         {
-            balance.touch();
+            balance.mark_changed();
         }
-        let touched = self.index.update(update);
-        // Before that the one watch may be ahead of the other.
+        let affected = self.index.update(update);
+        // Until both are listed, one watch may be ahead of the other.
         let nodes_known = !self.unlisted.contains(&Kind::Nodes) && !self.unlisted.contains(&Kind::Speakers);
         if nodes_known && matches!(synced, Some(Kind::Nodes | Kind::Speakers)) {
             for node in self.index.nodes.keys() {
-                self.peers.look(now, &self.index, node);
+                self.peers.update(now, &self.index, node);
             }
-        } else if nodes_known && let Some(node) = &touched.peer {
-            self.peers.look(now, &self.index, node);
+        } else if nodes_known && let Some(node) = &affected.peer {
+            self.peers.update(now, &self.index, node);
         }
-        // At the start everything is looked at anyway.
+        // Everything is decided after the initial lists.
         if self.phase == Phase::Listing {
             return;
         }
         let Affected {
-            everything,
+            all_addresses,
             addresses,
             peer: _,
             statuses,
-        } = touched;
-        if everything {
-            self.everything();
+        } = affected;
+        if all_addresses {
+            self.mark_all_dirty();
         }
         self.dirty.extend(addresses);
         for service in statuses {
-            self.records.enter(service, now);
+            self.reporter.schedule_status(service, now);
         }
     }
 
-    /// Takes in a change of the links. Returns whether an interface to announce on came (again).
+    /// Handles a change of the links. Returns whether an interface was opened.
     pub fn set_links(&mut self, now: Instant, links: Snapshot) -> bool {
         self.links_known = true;
-        self.looks.extend(self.held.keys());
-        let came = self.announcer.set_links(now, links);
-        self.coordinator.set_macs(now, self.announcer.open_macs());
-        self.node_macs.set_ports(self.announcer.port_addresses());
+        self.announcements.mark_all_interfaces_dirty();
+        let opened = self.announcer.set_links(now, links);
+        self.coordinator.set_macs(now, self.announcer.macs());
+        self.node_macs
+            .set_interfaces(self.announcer.interface_addresses());
         self.nodes_changed = true;
         if self.phase != Phase::Listing {
-            self.everything();
+            self.mark_all_dirty();
         }
-        came
+        opened
     }
 
-    /// Takes in an authentic datagram of another speaker.
+    /// Handles an authentic datagram of another speaker.
     ///
     /// # Errors
-    /// When it is not to be believed.
-    pub fn receive(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
+    /// When the datagram is rejected, such as a replayed one.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
         self.coordinator.handle_datagram(now, datagram)
     }
 
-    /// Takes in that somebody was seen on the wire with an address.
-    pub fn sighted(&mut self, now: Instant, sighting: &ObservedReply) {
+    /// Handles a reply or an announcement of another host.
+    pub fn handle_reply(&mut self, now: Instant, reply: &ObservedReply) {
         let ObservedReply {
             interface,
             address,
             mac,
-        } = sighting;
-        if let Some(node) = self.node_macs.node_of(*address) {
-            let node = node.to_owned();
-            self.coordinator.handle_node_reply(now, &node, *mac);
-            if self.node_macs.saw(&node, interface, *mac) {
-                let stands_in = self.stands_in.iter().filter(|(_, owner)| ***owner == *node);
-                for address in stands_in.map(|(address, _)| *address).collect::<Vec<_>>() {
-                    self.stand_in(address, &node);
-                }
-            }
-        } else {
+        } = reply;
+        let Some(node) = self.node_macs.node_of(*address) else {
             self.coordinator.handle_reply(now, *address, *mac);
+            return;
+        };
+        let node = node.to_owned();
+        self.coordinator.handle_node_reply(now, &node, *mac);
+        if self.node_macs.record(&node, interface, *mac) {
+            let proxied = self.proxied.iter().filter(|(_, owner)| ***owner == *node);
+            for address in proxied.map(|(address, _)| *address).collect::<Vec<_>>() {
+                self.start_proxy(address, &node);
+            }
         }
     }
 
-    /// Takes in what has arrived on the wire and was not looked at yet: to be called before time is said to have passed.
-    pub fn listen(&self) {
-        self.announcer.listen();
+    /// Handles frames that have arrived and were not read yet: call before the time is said to have passed.
+    pub fn read_pending(&self) {
+        self.announcer.read_pending();
     }
 
-    /// Who is seen on the wire; for [`sighted`](Self::sighted). To be taken once.
-    pub fn sightings(&mut self) -> mpsc::Receiver<ObservedReply> {
-        self.announcer.sightings()
+    /// Replies and announcements of other hosts, for [`handle_reply`](Self::handle_reply). Can be taken once.
+    pub fn replies(&mut self) -> mpsc::Receiver<ObservedReply> {
+        self.announcer.replies()
     }
 
-    /// What is to be sent to other speakers, with the addresses of their nodes.
+    /// The datagrams to send, with the addresses of the receiving node.
     pub fn take_datagrams(&mut self) -> Vec<(Vec<IpAddr>, Datagram)> {
         let addressed = |(to, datagram): (Arc<str>, Datagram)| {
             let node = self.index.nodes.get(&*to)?;
@@ -256,62 +247,62 @@ impl Speaker {
             .collect()
     }
 
-    /// The process is about to end and to be started again: the peers are to wait for it.
-    pub fn leave(&mut self, now: Instant) {
+    /// Asks the peers to keep our addresses while this process is replaced by another one.
+    pub fn prepare_restart(&mut self, now: Instant) {
         self.coordinator.prepare_restart(now);
     }
 
-    /// Does what is to be done now, or a part of it; returns what to tell people.
+    /// Does a batch of the work that is due. Returns the events to publish.
     #[must_use]
     pub fn step(&mut self, now: Instant) -> Vec<ServiceEvent> {
-        self.look_at_nodes(now);
+        self.update_nodes(now);
         if self.phase == Phase::Listing && self.unlisted.is_empty() && self.links_known {
-            self.everything();
-            self.phase = Phase::Reading;
+            self.mark_all_dirty();
+            self.phase = Phase::FindingCandidates;
             tracing::info!(
                 node = self.config.node,
                 nodes = self.index.nodes.len(),
                 services = self.index.services.len(),
-                "everything listed"
+                "initial list complete"
             );
         }
         if self.phase != Phase::Listing {
-            for _ in 0..BATCH {
+            for _ in 0..MAX_DECISIONS_PER_STEP {
                 let Some(address) = self.dirty.pop_first() else {
                     break;
                 };
-                self.settle(now, address);
+                self.update_candidates(now, address);
             }
         }
-        self.look_at_balance(now);
-        if self.phase == Phase::Reading && self.dirty.is_empty() {
-            self.inherit(now);
+        self.update_preferred_owners(now);
+        if self.phase == Phase::FindingCandidates && self.dirty.is_empty() {
+            self.restore_owned(now);
             self.coordinator.start(now);
             self.phase = Phase::Starting;
         }
-        self.coordinator.handle_timeout(now, BATCH);
+        self.coordinator.handle_timeout(now, MAX_DECISIONS_PER_STEP);
         while let Some(output) = self.coordinator.poll_output() {
-            self.obey(now, output);
+            self.handle_output(now, output);
         }
         self.announcer.flush(now);
-        self.look(now);
-        while let Some(address) = self.to_tell.pop(now) {
-            self.tell(address);
-        }
+        self.update_interfaces(now);
+        self.reporter.report_unannounced(now, &self.index, |address| {
+            self.coordinator.owner(address).is_some()
+        });
         if self.phase == Phase::Starting && self.coordinator.is_running() && !self.is_busy() {
             self.phase = Phase::Running;
-            // Not before: a status that names us is stale only once we know that we do not own the address.
-            let services = self.index.statuses.values().map(|record| &record.service);
+            // Not earlier: a status that names this node is stale only if this node does not own the address.
+            let services = self.index.statuses.values().map(|status| &status.service);
             for service in services.chain(self.index.services.keys()) {
-                self.records.enter(service.clone(), now);
+                self.reporter.schedule_status(service.clone(), now);
             }
             tracing::info!(
                 node = self.config.node,
-                announced = self.held.len(),
-                "all addresses decided"
+                announced = self.announcements.len(),
+                "initial ownership decisions complete"
             );
         }
-        std::mem::take(&mut self.news)
+        self.reporter.take_events()
     }
 
     /// Whether [`step`](Self::step) has more to do at once.
@@ -320,93 +311,128 @@ impl Speaker {
         self.phase != Phase::Listing && !self.dirty.is_empty() || self.coordinator.is_busy()
     }
 
-    /// Whether what came in since the last step asks for nothing before [`poll_timeout`](Self::poll_timeout).
+    /// Whether the inputs since the last step need no work before [`poll_timeout`](Self::poll_timeout).
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.phase == Phase::Running
-            && self.dirty.is_empty()
-            && !self.nodes_changed
-            && self.coordinator.is_idle()
+    pub fn is_idle(&self) -> bool {
+        self.is_running() && self.dirty.is_empty() && !self.nodes_changed && self.coordinator.is_idle()
     }
 
-    /// Whether every address has been decided once.
+    /// Whether every address was decided once.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running
     }
 
-    /// When to call [`step`](Self::step) at the latest, if nothing changes.
+    /// When to call [`step`](Self::step) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         [
             self.announcer.poll_timeout(),
             self.peers.poll_timeout(),
             self.coordinator.poll_timeout(),
-            self.to_tell.next(),
-            self.balance.as_ref().and_then(Balance::due),
+            self.reporter.poll_timeout(),
+            self.balance.as_ref().and_then(Balance::poll_timeout),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// The next Service whose ServiceL2Status is to be looked at.
-    pub fn pop_record(&mut self, now: Instant) -> Option<ObjectKey> {
-        if self.phase == Phase::Running {
-            self.records.pop(now)
+    /// The next Service whose ServiceL2Status may need a write.
+    pub fn pop_due_status(&mut self, now: Instant) -> Option<ObjectKey> {
+        if self.is_running() {
+            self.reporter.pop_due_status(now)
         } else {
             None
         }
     }
 
-    /// Look at the ServiceL2Status of this Service then.
-    pub fn enter_record(&mut self, service: ObjectKey, at: Instant) {
-        self.records.enter(service, at);
+    /// Checks the ServiceL2Status of this Service at that time.
+    pub fn schedule_status(&mut self, service: ObjectKey, at: Instant) {
+        self.reporter.schedule_status(service, at);
     }
 
-    /// When the next ServiceL2Status is to be looked at.
+    /// When the next ServiceL2Status is due.
     #[must_use]
-    pub fn next_record(&self) -> Option<Instant> {
-        if self.phase == Phase::Running {
-            self.records.next()
-        } else {
-            None
-        }
+    pub fn next_status_due(&self) -> Option<Instant> {
+        self.reporter.next_status_due().filter(|_| self.is_running())
     }
 
-    pub(crate) fn decision(&self, address: IpAddr) -> Decision<'_> {
-        let view = View {
-            me: &self.config.node,
+    /// The ServiceL2Status of a Service, if this node owns its first address. `now` and `time` are the same moment.
+    #[must_use]
+    pub fn desired_status(
+        &self,
+        service: &ObjectKey,
+        now: Instant,
+        time: Timestamp,
+    ) -> Option<DesiredStatus> {
+        let address = self.index.services.get(service)?.first()?;
+        let active = self.announcements.get(address)?;
+        if active.interfaces.is_empty() || !active.announcement.services.contains_key(service) {
+            return None;
+        }
+        let seconds = |at: Instant| {
+            let elapsed = now.saturating_duration_since(at).as_secs();
+            time.as_second() - i64::try_from(elapsed).unwrap_or_default()
+        };
+        Some(DesiredStatus {
+            address,
+            interfaces: active.announcement.interfaces.names(),
+            health: AddressHealth {
+                verification: active.verification.as_ref().map(|last| Verification {
+                    by: last.by.clone(),
+                    answered: last.answered,
+                    since: seconds(last.since),
+                }),
+                conflict: self.reporter.conflict(address).map(|conflict| ConflictingHost {
+                    mac: conflict.mac,
+                    since: seconds(conflict.since),
+                }),
+            },
+        })
+    }
+
+    fn decision(&self, address: IpAddr) -> Decision<'_> {
+        let input = DecisionInput {
+            local_node: &self.config.node,
             index: &self.index,
             peers: &self.peers,
             ignore_exclude_label: self.config.ignore_exclude_label,
         };
-        decide(&view, address)
+        decide(&input, address)
     }
 
-    fn everything(&mut self) {
+    /// The interfaces on which this node would announce the address, if it is eligible.
+    fn selected_interfaces(&self, address: IpAddr) -> Option<InterfaceSelection> {
+        match self.decision(address) {
+            Decision::Candidates { local, .. } => local.ok().map(|announcement| announcement.interfaces),
+            Decision::NoCandidates { .. } | Decision::Unused => None,
+        }
+    }
+
+    fn mark_all_dirty(&mut self) {
         self.dirty.extend(self.index.addresses());
-        // Of those that no Service has any more, the coordinator may not have heard yet.
-        self.dirty.extend(self.held.keys());
+        // The coordinator may still own addresses that no Service has.
+        self.dirty.extend(self.announcements.addresses());
     }
 
-    /// Tells the coordinator which nodes there are.
-    fn look_at_nodes(&mut self, now: Instant) {
+    /// Updates the nodes in the coordinator.
+    fn update_nodes(&mut self, now: Instant) {
         self.peers.handle_timeout(now);
         let changed = self.peers.take_changed();
         if changed && let Some(balance) = &mut self.balance {
-            balance.touch();
+            balance.mark_changed();
         }
-        let mut others = changed;
+        let mut candidates_changed = changed;
         if self.coordinator.take_peers_changed() {
             let heard = self.coordinator.peers();
             let heard = heard.filter(|peer| peer.heard && peer.health != PeerHealth::Down);
-            others |= self
+            candidates_changed |= self
                 .peers
                 .set_heard(heard.map(|peer| peer.node.to_owned()).collect());
         }
-        if others && self.phase != Phase::Listing {
-            self.everything();
+        if candidates_changed && self.phase != Phase::Listing {
+            self.mark_all_dirty();
         }
         if self.unlisted.contains(&Kind::Nodes)
             || self.unlisted.contains(&Kind::Speakers)
@@ -425,159 +451,270 @@ impl Speaker {
             on_link: node
                 .addresses
                 .iter()
-                .any(|address| node_macs.way_to(*address).is_some()),
+                .any(|address| node_macs.interfaces_to(*address).is_some()),
         });
         self.coordinator.set_nodes(now, nodes);
-        let leaving = self
+        let draining = self
             .index
             .nodes
             .get(&self.config.node)
-            .is_none_or(|node| node.leaving);
-        self.coordinator.set_draining(leaving);
+            .is_none_or(|node| node.draining);
+        self.coordinator.set_draining(draining);
     }
 
-    /// Finds out who is to have what, once the candidates are known.
-    fn look_at_balance(&mut self, now: Instant) {
+    /// Updates the preferred owners once the candidates are known.
+    fn update_preferred_owners(&mut self, now: Instant) {
         if self.phase == Phase::Listing || !self.dirty.is_empty() {
             return;
         }
         if let Some(balance) = &mut self.balance {
-            for address in balance.look(now, &self.index, &self.peers) {
+            for address in balance.recompute(now, &self.index, &self.peers) {
                 self.coordinator.set_preferred(address, balance.target(address));
             }
         }
     }
 
-    /// What the records say was ours before this process began. Of a Service with two addresses they tell about the first only:
-    /// the other may be another node's, whose claim may not have been heard yet, and to announce it for a moment would take
-    /// its connections. The peers remember whose it was; where none does, the wire is asked as for any address. MetalLB has all
-    /// addresses of a Service on one node.
-    fn inherit(&mut self, now: Instant) {
-        for record in self.index.statuses.values() {
-            let Some(service) = self.index.services.get(&record.service) else {
+    /// Restores the addresses that this node owned before this process started, by the ServiceL2Statuses.
+    ///
+    /// A status names the owner of the first address only. The second may belong to another node whose heartbeats have not
+    /// arrived yet: announcing it would break its connections. The peers know its owner; if they do not, it is probed like
+    /// any other address. MetalLB announces all addresses of a Service from one node.
+    fn restore_owned(&mut self, now: Instant) {
+        for status in self.index.statuses.values() {
+            let Some(service) = self.index.services.get(&status.service) else {
                 continue;
             };
-            let is_ours = *record.node == *self.config.node;
-            let is_anothers = record.is_metallbs() && self.index.nodes.contains_key(&*record.node);
+            let is_ours = *status.node == *self.config.node;
+            let is_of_metallb = status.is_of_metallb() && self.index.nodes.contains_key(&*status.node);
             for address in &service.addresses {
-                if is_ours && record.address.is_none_or(|told| told == *address) {
+                if is_ours && status.address.is_none_or(|own| own == *address) {
                     self.coordinator.restore_owned(*address);
-                } else if is_anothers {
-                    self.coordinator.defer_claim(*address, now + ADOPTION);
+                } else if is_of_metallb {
+                    self.coordinator.defer_claim(*address, now + METALLB_OWNER_GRACE);
                 }
             }
         }
     }
 
-    /// Finds the candidates of an address.
-    fn settle(&mut self, now: Instant, address: IpAddr) {
-        let decision = self.decision(address);
-        let reason = match &decision {
-            Decision::Nobody {
-                reason,
-                ours_to_tell: true,
-            } => Some(reason.clone()),
-            Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => None,
-        };
-        match decision {
-            Decision::Candidates { order, mine } => {
-                let fit = |interfaces: &InterfaceSelection| self.announcer.fit(address, interfaces);
-                let declined = mine.as_ref().is_ok_and(|mine| !fit(&mine.interfaces));
-                let tells = declined && order.first() == Some(&&*self.config.node);
+    /// Decides about an address and updates its candidates in the coordinator.
+    fn update_candidates(&mut self, now: Instant, address: IpAddr) {
+        let (order, local, unannounced) = match self.decision(address) {
+            Decision::Candidates { order, local } => {
                 let order: Vec<_> = order.into_iter().map(str::to_owned).collect();
-                let order: Vec<_> = order.iter().map(String::as_str).collect();
-                let candidates = Candidates {
-                    order: &order,
-                    no_interface: declined,
-                    preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
-                };
-                self.coordinator.set_candidates(address, Some(candidates));
-                if let Some(balance) = &mut self.balance {
-                    balance.set_order(address, &order);
-                }
-                if let Ok(announcement) = mine
-                    && self.coordinator.announces(address)
-                {
-                    self.hold(now, address, announcement, None);
-                }
-                self.unannounced.remove(&address);
-                self.to_tell.remove(&address);
-                if tells {
-                    self.to_tell.enter(address, now + SEARCH);
-                }
+                (order, Some(local), None)
             }
-            Decision::Nobody { .. } | Decision::Unused => {
-                self.coordinator.set_candidates(address, None);
-                if let Some(balance) = &mut self.balance {
-                    balance.set_order(address, &[]);
-                }
-                match reason {
-                    None => {
-                        self.unannounced.remove(&address);
-                        self.to_tell.remove(&address);
-                    }
-                    Some(reason) if self.unannounced.get(&address) != Some(&reason) => {
-                        self.unannounced.insert(address, reason);
-                        self.to_tell.remove(&address);
-                        self.to_tell.enter(address, now + PATIENCE);
-                    }
-                    Some(_) => {}
-                }
-            }
-        }
-    }
-
-    /// Answers for the address in the place of the node, where it is known from where that one answers.
-    fn stand_in(&mut self, address: IpAddr, node: &str) {
-        let interfaces = match self.decision(address) {
-            Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
-            Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => return,
+            Decision::NoCandidates { reason, we_report } => (Vec::new(), None, we_report.then_some(reason)),
+            Decision::Unused => (Vec::new(), None, None),
         };
-        let faces = self.node_macs.faces(node);
-        for (interface, mac) in faces.filter(|(interface, _)| interfaces.include(interface)) {
-            self.announcer.stand_in(address, interface, mac);
+        let order: Vec<_> = order.iter().map(String::as_str).collect();
+        if let Some(balance) = &mut self.balance {
+            balance.set_candidates(address, &order);
         }
+        let Some(local) = local else {
+            self.coordinator.set_candidates(address, None);
+            match unannounced {
+                None => self.reporter.clear_unannounced(address),
+                Some(reason) => self.reporter.unannounced(now, address, reason),
+            }
+            return;
+        };
+        let no_interface = local
+            .as_ref()
+            .is_ok_and(|announcement| !self.announcer.can_announce(address, &announcement.interfaces));
+        let candidates = Candidates {
+            order: &order,
+            no_interface,
+            preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
+        };
+        self.coordinator.set_candidates(address, Some(candidates));
+        if let Ok(announcement) = local
+            && self.coordinator.announces(address)
+        {
+            self.set_announcement(now, address, announcement, false);
+        }
+        let is_first = order.first() == Some(&&*self.config.node);
+        self.reporter
+            .has_candidates(now, address, no_interface && is_first);
     }
 
-    /// Does what the coordinator says.
-    fn obey(&mut self, now: Instant, output: Output) {
+    fn handle_output(&mut self, now: Instant, output: Output) {
         match output {
             Output::Send { to, datagram } => self.datagrams.push((to, datagram)),
             Output::Announce { address, reason } => self.announce(now, address, reason),
             Output::Withdraw { address, reason } => self.withdraw(now, address, reason),
-            Output::Reannounce { address } => self.announcer.again(now, address),
+            Output::Reannounce { address } => self.announcer.reannounce(now, address),
             Output::ProbeAddress { address } => {
-                let interfaces = match self.decision(address) {
-                    Decision::Candidates { mine: Ok(mine), .. } => mine.interfaces,
-                    Decision::Candidates { .. } | Decision::Nobody { .. } | Decision::Unused => {
-                        InterfaceSelection::All
-                    }
-                };
-                self.announcer.ask(now, address, &interfaces);
+                let interfaces = self.selected_interfaces(address);
+                let interfaces = interfaces.unwrap_or(InterfaceSelection::All);
+                self.announcer.probe(now, address, &interfaces);
             }
             Output::ProbeNode { node } => {
                 let addresses = self.index.nodes.get(&*node).map(|node| node.addresses.clone());
                 for address in addresses.into_iter().flatten() {
-                    if let Some(interfaces) = self.node_macs.way_to(address) {
-                        self.announcer.ask(now, address, &interfaces);
+                    if let Some(interfaces) = self.node_macs.interfaces_to(address) {
+                        self.announcer.probe(now, address, &interfaces);
                     }
                 }
             }
             Output::StartProxy { address, node } => {
-                self.stand_in(address, &node);
-                self.stands_in.insert(address, node);
+                self.start_proxy(address, &node);
+                self.proxied.insert(address, node);
             }
             Output::StopProxy { address } => {
-                self.stands_in.remove(&address);
-                self.announcer.stand_down(address);
+                self.proxied.remove(&address);
+                self.announcer.stop_proxy(address);
             }
-            Output::ConflictDetected { address, mac } => self.conflict(now, address, mac),
-            Output::ConflictResolved { address } => self.conflict_over(now, address),
+            Output::ConflictDetected { address, mac } => self.conflict_detected(now, address, mac),
+            Output::ConflictResolved { address } => {
+                self.reporter.conflict_resolved(address);
+                self.schedule_statuses(now, address);
+            }
             Output::Verified {
                 address,
                 by,
                 answered,
-            } => self.verified(now, address, by, answered),
+            } => self.verified(now, address, &by, answered),
+        }
+    }
+
+    /// Starts announcing an address that this node owns now.
+    fn announce(&mut self, now: Instant, address: IpAddr, reason: AcquireReason) {
+        // The objects may have changed since the candidates were set; then another decision is due and handles it.
+        let Decision::Candidates {
+            local: Ok(announcement),
+            ..
+        } = self.decision(address)
+        else {
+            return;
+        };
+        self.metrics.acquired(&reason, now);
+        let node = &self.config.node;
+        match &reason {
+            AcquireReason::Failover { from, last_heard } => {
+                let silent_for = now.saturating_duration_since(*last_heard);
+                tracing::info!(ip = %address, node, %from, ?silent_for, "failover: took over the address");
+            }
+            AcquireReason::HandOver { from } => {
+                tracing::info!(ip = %address, node, %from, "hand-over: received the address");
+            }
+            AcquireReason::Initial | AcquireReason::Restored => {}
+        }
+        self.set_announcement(now, address, announcement, reason == AcquireReason::Restored);
+    }
+
+    /// Announces an address, or changes its announcement.
+    fn set_announcement(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        announcement: Announcement,
+        restored: bool,
+    ) {
+        let interfaces = announcement.interfaces.clone();
+        let Some(change) = self.announcements.set(address, announcement, restored) else {
+            return;
+        };
+        if change.selection_changed {
+            self.announcer.announce(now, address, interfaces);
+        }
+        for service in &change.removed_services {
+            self.reporter.withdrawn(now, service, address);
+        }
+        for service in self.announcements.services(address) {
+            self.reporter.announced(now, service, address);
+        }
+    }
+
+    fn withdraw(&mut self, now: Instant, address: IpAddr, reason: ReleaseReason) {
+        let reason = match self.decision(address) {
+            Decision::Unused => WithdrawReason::Unused,
+            Decision::NoCandidates { reason, .. } => WithdrawReason::Unannounced(reason),
+            Decision::Candidates { local, .. } => WithdrawReason::Released(reason, local.err()),
+        };
+        let Some(active) = self.announcements.remove(address) else {
+            return;
+        };
+        self.announcer.withdraw(address);
+        let (node, reason) = (&self.config.node, reason.message(address));
+        for service in active.announcement.services.keys() {
+            tracing::info!(%service, ip = %address, node, reason, "withdrawn");
+            self.reporter.withdrawn(now, service, address);
+        }
+    }
+
+    /// Reports changes of the interfaces that addresses are announced on.
+    fn update_interfaces(&mut self, now: Instant) {
+        for address in self.announcements.take_interfaces_dirty() {
+            let interfaces = self.announcer.interfaces_of(address);
+            let Some(change) = self.announcements.set_interfaces(address, interfaces) else {
+                continue;
+            };
+            let Some(active) = self.announcements.get(address) else {
+                continue;
+            };
+            let available = !active.interfaces.is_empty();
+            if change.availability_changed {
+                for service in active.announcement.services.keys() {
+                    self.reporter.availability_changed(now, service, available);
+                }
+            }
+            if !available {
+                continue;
+            }
+            let (node, pool) = (&self.config.node, &active.announcement.pool);
+            for (service, uid) in active.announcement.services.iter() {
+                let is_new = change.new_services.contains(service);
+                if is_new || change.changed {
+                    let interfaces = active.interfaces.join(",");
+                    tracing::info!(%service, ip = %address, node, interfaces, %pool, "announcing");
+                }
+                if is_new {
+                    self.reporter.push_event(ServiceEvent {
+                        service: service.clone(),
+                        uid: uid.clone(),
+                        address,
+                        reason: EventReason::Announcing,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Sends proxy replies on the interfaces where the hardware address of the owner is known.
+    fn start_proxy(&mut self, address: IpAddr, owner: &str) {
+        let Some(interfaces) = self.selected_interfaces(address) else {
+            return;
+        };
+        let macs = self.node_macs.macs_of(owner);
+        for (interface, mac) in macs.filter(|(interface, _)| interfaces.includes(interface)) {
+            self.announcer.start_proxy(address, interface, mac);
+        }
+    }
+
+    fn conflict_detected(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
+        self.reporter.conflict_detected(now, &self.index, address, mac);
+        self.schedule_statuses(now, address);
+    }
+
+    /// Another node has verified an address of ours.
+    fn verified(&mut self, now: Instant, address: IpAddr, by: &Arc<str>, answered: bool) {
+        self.metrics.verified(answered);
+        if self.announcements.set_verification(now, address, by, answered) {
+            self.schedule_statuses(now, address);
+        }
+        if answered {
+            tracing::debug!(ip = %address, %by, "verified by another node");
+        } else {
+            tracing::warn!(ip = %address, %by, "verification failed: peer got no ARP/NDP reply");
+            // The last announcement may have been lost too.
+            self.announcer.reannounce(now, address);
+        }
+    }
+
+    /// Checks the ServiceL2Statuses of all Services that have the address.
+    fn schedule_statuses(&mut self, now: Instant, address: IpAddr) {
+        for service in self.announcements.services(address) {
+            self.reporter.schedule_status(service.clone(), now);
         }
     }
 }

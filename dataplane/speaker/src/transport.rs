@@ -1,8 +1,8 @@
-//! The channel between speakers: authenticated datagrams over UDP.
+//! Transport of heartbeats: authenticated UDP datagrams.
 //!
-//! The keys are files in a directory, as a mounted Secret has them: `current` makes datagrams, and every other file
-//! (`next`, `previous`) is believed too. They are read again when the Secret changes, so keys can be rotated under way.
-//! Without a usable key nothing is sent and nothing believed: there is no way to speak unauthenticated.
+//! The keys are files in a directory, as in a mounted Secret: `current` authenticates our datagrams, and the others (`next`,
+//! `previous`) are accepted as well. Changes are read at runtime, so keys can be rotated. Without a valid key nothing is sent
+//! or accepted: unauthenticated heartbeats do not exist.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,16 +16,16 @@ use lb_net::{DirectoryWatch, UdpPort};
 
 use crate::metrics::Metrics;
 
-/// How often the keys are looked at where the kernel does not tell of changes.
-pub const LOOK: Duration = Duration::from_secs(10);
-/// The file with the key that makes datagrams.
-const CURRENT: &str = "current";
-/// The link to the present files that the kubelet replaces when a Secret changes.
-const DATA: &str = "..data";
-/// How often reading is tried when that link changes under way.
-const TRIES: usize = 3;
-/// The longest key that is read.
-const MAX_KEY: u64 = 4096;
+/// How often the keys are read when the kernel does not report changes.
+pub const KEY_POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// The file with the key that authenticates our datagrams.
+const CURRENT_KEY: &str = "current";
+/// The symbolic link to the present files, which the kubelet replaces when a Secret changes.
+const DATA_LINK: &str = "..data";
+/// How often reading is tried while that link changes.
+const MAX_READ_TRIES: usize = 3;
+/// Maximum length of a key.
+const MAX_KEY_LEN: u64 = 4096;
 
 /// The socket and the keys.
 #[derive(Debug)]
@@ -33,88 +33,89 @@ pub struct HeartbeatTransport {
     socket: UdpPort,
     port: u16,
     directory: PathBuf,
-    /// What tells that the files have changed.
+    /// Reports changes of the files.
     watch: Option<DirectoryWatch>,
     keys: Option<HeartbeatKeys>,
-    /// What was read last, so that only a change is told.
+    /// The keys as last read.
     read: Vec<Vec<u8>>,
-    failed: bool,
+    read_failed: bool,
     metrics: Metrics,
 }
 
 impl HeartbeatTransport {
-    /// Opens the port. To be called within a tokio runtime.
+    /// Opens the port. Call within a Tokio runtime.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// When the port is in use or not permitted.
     pub fn open(port: u16, directory: &Path, metrics: Metrics) -> anyhow::Result<Self> {
         let socket = UdpPort::bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
-        let mut heartbeats = Self {
+        let mut transport = Self {
             socket,
             port,
             directory: directory.to_owned(),
-            // Before the first look: nothing is missed in between.
-            watch: watch(directory),
+            // Before the first read, so that no change is missed.
+            watch: watch_directory(directory),
             keys: None,
             read: Vec::new(),
-            failed: false,
+            read_failed: false,
             metrics,
         };
-        heartbeats.look();
-        Ok(heartbeats)
+        transport.read_keys();
+        Ok(transport)
     }
 
-    /// Whether [`HeartbeatTransport::changed`] tells when to look; if not, look every [`LOOK`].
+    /// Whether [`keys_changed`](Self::keys_changed) reports changes. If not, call [`read_keys`](Self::read_keys) every
+    /// [`KEY_POLL_INTERVAL`].
     #[must_use]
-    pub fn is_told(&self) -> bool {
+    pub fn watches_keys(&self) -> bool {
         self.watch.is_some()
     }
 
-    /// Waits until the files with the keys change. May be cancelled without loss.
+    /// Waits until the key files change. Cancel safe.
     ///
     /// # Errors
-    /// When that will not be told any more.
-    pub async fn changed(&self) -> io::Result<()> {
+    /// When the watch has ended.
+    pub async fn keys_changed(&self) -> io::Result<()> {
         match &self.watch {
             Some(watch) => watch.changed().await,
             None => std::future::pending().await,
         }
     }
 
-    /// The files have changed, or nothing will be told of them any more.
-    pub fn told(&mut self, told: io::Result<()>) {
-        if let Err(error) = told {
-            tracing::debug!(%error, "the directory with the keys is watched anew");
-            self.watch = watch(&self.directory);
+    /// Handles the result of [`keys_changed`](Self::keys_changed).
+    pub fn handle_key_change(&mut self, result: io::Result<()>) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "watch of the key directory ended; watching again");
+            self.watch = watch_directory(&self.directory);
         }
-        self.look();
+        self.read_keys();
     }
 
-    /// Reads the keys again, if they have changed.
-    pub fn look(&mut self) {
-        match read(&self.directory) {
+    /// Reads the keys, and uses them if they changed.
+    pub fn read_keys(&mut self) {
+        match read_keys(&self.directory) {
             Ok(read) if read == self.read => {}
             Ok(read) => match HeartbeatKeys::new(read.iter().map(Vec::as_slice)) {
                 Some(keys) => {
-                    tracing::info!(keys = read.len(), "keys of the heartbeats read");
+                    tracing::info!(keys = read.len(), "loaded heartbeat keys");
                     self.metrics.keys(read.len());
-                    (self.keys, self.read, self.failed) = (Some(keys), read, false);
+                    (self.keys, self.read, self.read_failed) = (Some(keys), read, false);
                 }
-                None => self.fail("there is no key that can be used"),
+                None => self.report_failure("no valid key"),
             },
-            Err(error) => self.fail(&error.to_string()),
+            Err(error) => self.report_failure(&error.to_string()),
         }
     }
 
-    /// Those of before stay in force.
-    fn fail(&mut self, error: &str) {
-        if !std::mem::replace(&mut self.failed, true) {
+    /// Logs the first of a series of failures. The previous keys stay in use.
+    fn report_failure(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.read_failed, true) {
             let directory = self.directory.display();
-            tracing::warn!(%directory, error, "keys of the heartbeats cannot be read");
+            tracing::warn!(%directory, error, "failed to read heartbeat keys; using the previous ones");
         }
     }
 
-    /// Sends a datagram to the first of the addresses that can be reached. One that is lost is made up for by the next.
+    /// Sends a datagram to the first reachable address. A lost one is not sent again.
     pub fn send(&self, addresses: &[IpAddr], datagram: &Datagram) {
         let Some(keys) = &self.keys else { return };
         let bytes = keys.seal(datagram);
@@ -124,28 +125,27 @@ impl HeartbeatTransport {
                     self.metrics.heartbeat_sent();
                     return;
                 }
-                Err(error) => tracing::trace!(%address, %error, "datagram not sent"),
+                Err(error) => tracing::trace!(%address, %error, "failed to send datagram"),
             }
         }
     }
 
-    /// Waits for datagrams to read. May be cancelled without loss.
+    /// Waits for datagrams. Cancel safe.
     pub async fn readable(&self) {
         self.socket.readable().await;
     }
 
-    /// Reads what has arrived: those datagrams that a key of ours has made. So many are looked at and no more, because
-    /// whoever can send to the port could keep us here for ever.
-    pub fn receive(&self, most: usize) -> Vec<Datagram> {
+    /// Receives at most `limit` datagrams, and returns the authentic ones: a flood must not keep this process busy for ever.
+    pub fn receive(&self, limit: usize) -> Vec<Datagram> {
         let mut datagrams = Vec::new();
         let mut buffer = [0; MAX_DATAGRAM_LEN + 1];
-        for _ in 0..most {
+        for _ in 0..limit {
             let len = match self.socket.try_receive(&mut buffer) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Such as "port unreachable" for a datagram that was sent before.
+                // For example "port unreachable" for a datagram that we sent.
                 Err(error) => {
-                    tracing::trace!(%error, "datagram not received");
+                    tracing::trace!(%error, "failed to receive datagram");
                     continue;
                 }
             };
@@ -159,33 +159,32 @@ impl HeartbeatTransport {
                     self.metrics.heartbeat_received();
                     datagrams.push(datagram);
                 }
-                Err(refused) => self.refuse(refused),
+                Err(error) => self.count_rejected(error),
             }
         }
         datagrams
     }
 
-    /// Counts a datagram that is not to be believed.
-    pub fn refuse(&self, refused: DatagramError) {
-        self.metrics.heartbeat_refused(refused);
+    /// Counts a rejected datagram.
+    pub fn count_rejected(&self, error: DatagramError) {
+        self.metrics.heartbeat_refused(error);
     }
 }
 
-fn watch(directory: &Path) -> Option<DirectoryWatch> {
+fn watch_directory(directory: &Path) -> Option<DirectoryWatch> {
     DirectoryWatch::open(directory)
         .inspect_err(|error| {
-            let (directory, every) = (directory.display(), LOOK);
-            tracing::info!(%directory, %error, ?every, "changes of the keys are not told by the kernel: looking for them");
+            let (directory, every) = (directory.display(), KEY_POLL_INTERVAL);
+            tracing::info!(%directory, %error, ?every, "inotify unavailable on key directory; polling");
         })
         .ok()
 }
 
-/// The keys in their order, all from the same version of the Secret: half of the one before and half of the next could lack
-/// one that is in both.
-fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let link = directory.join(DATA);
+/// The keys in order, all from the same version of the Secret.
+fn read_keys(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let link = directory.join(DATA_LINK);
     let mut version = link.read_link().ok();
-    for _ in 1..TRIES {
+    for _ in 1..MAX_READ_TRIES {
         let keys = read_version(directory, version.as_deref());
         let now = link.read_link().ok();
         if now == version {
@@ -196,36 +195,36 @@ fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
     read_version(directory, version.as_deref())
 }
 
-/// The keys in the directory that the link names, or, if there is no link, in this one: the current one first. Another one
-/// that cannot be used is told and left out: it must not cost the use of those that can.
+/// The keys of one version: the files behind the link, or without a link those of the directory, with the current key first.
+/// Other keys that are invalid are ignored.
 fn read_version(directory: &Path, version: Option<&Path>) -> io::Result<Vec<Vec<u8>>> {
     let directory = &version.map_or_else(|| directory.to_owned(), |version| directory.join(version));
     let mut names = BTreeSet::new();
     for entry in directory.read_dir()? {
         let name = entry?.file_name();
-        // The kubelet keeps the files in hidden directories, and links to them.
-        if !name.to_string_lossy().starts_with('.') && name != CURRENT {
+        // The kubelet keeps the files in hidden directories, with links to them.
+        if !name.to_string_lossy().starts_with('.') && name != CURRENT_KEY {
             names.insert(name);
         }
     }
-    let mut keys = vec![key(&directory.join(CURRENT))?];
+    let mut keys = vec![read_key(&directory.join(CURRENT_KEY))?];
     for name in names {
-        match key(&directory.join(name)) {
+        match read_key(&directory.join(name)) {
             Ok(key) => keys.push(key),
-            Err(error) => tracing::debug!(%error, "key left out"),
+            Err(error) => tracing::debug!(%error, "ignoring invalid key"),
         }
     }
     Ok(keys)
 }
 
-fn key(path: &Path) -> io::Result<Vec<u8>> {
-    let wrong = |what| io::Error::other(format!("{} is too {what}", path.display()));
-    if path.metadata()?.len() > MAX_KEY {
-        return Err(wrong("long"));
+fn read_key(path: &Path) -> io::Result<Vec<u8>> {
+    let invalid = |what| io::Error::other(format!("{} is too {what}", path.display()));
+    if path.metadata()?.len() > MAX_KEY_LEN {
+        return Err(invalid("long"));
     }
     let key = std::fs::read(path)?;
     if key.len() < MIN_KEY_LEN {
-        return Err(wrong("short"));
+        return Err(invalid("short"));
     }
     Ok(key)
 }

@@ -24,18 +24,18 @@ impl Mount {
         Self(directory)
     }
 
-    /// Brings another version of the Secret, in the kubelet's way: all its files at once, by replacing a link.
-    fn bring(&self, version: &str, keys: &[Entry]) {
+    /// Publishes another version of the Secret as the kubelet does: all files at once, by replacing a link.
+    fn publish(&self, version: &str, keys: &[Entry]) {
         let files = self.0.join(version);
         std::fs::create_dir(&files).unwrap();
         for (name, key) in keys {
             std::fs::write(files.join(name), key).unwrap();
         }
-        let before = self.0.join(DATA).read_link().ok();
+        let before = self.0.join(DATA_LINK).read_link().ok();
         symlink(version, self.0.join("..data_tmp")).unwrap();
-        std::fs::rename(self.0.join("..data_tmp"), self.0.join(DATA)).unwrap();
+        std::fs::rename(self.0.join("..data_tmp"), self.0.join(DATA_LINK)).unwrap();
         for (name, _) in keys {
-            let _ = symlink(format!("{DATA}/{name}"), self.0.join(name));
+            let _ = symlink(format!("{DATA_LINK}/{name}"), self.0.join(name));
         }
         if let Some(before) = before {
             std::fs::remove_dir_all(self.0.join(before)).unwrap();
@@ -70,9 +70,9 @@ fn mk_datagram() -> Datagram {
 fn mk_speaker(mount: &Mount) -> (HeartbeatTransport, Registry, SocketAddr) {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry, "n1").unwrap();
-    let heartbeats = HeartbeatTransport::open(0, &mount.0, metrics).unwrap();
-    let port = heartbeats.socket.port().unwrap();
-    (heartbeats, registry, (Ipv4Addr::LOCALHOST, port).into())
+    let transport = HeartbeatTransport::open(0, &mount.0, metrics).unwrap();
+    let port = transport.socket.port().unwrap();
+    (transport, registry, (Ipv4Addr::LOCALHOST, port).into())
 }
 
 /// The metric with these labels as the exposition shows it; 0 when it is not there.
@@ -86,61 +86,59 @@ fn metric(registry: &Registry, name: &str) -> u64 {
     line.unwrap_or(0)
 }
 
-/// Somebody sends what a key has made; returns whether it is believed.
-async fn believed(heartbeats: &HeartbeatTransport, to: SocketAddr, key: &[u8]) -> bool {
+/// Sends a datagram authenticated by a key. Returns whether it is accepted.
+async fn accepted(transport: &HeartbeatTransport, to: SocketAddr, key: &[u8]) -> bool {
     let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let sealed = HeartbeatKeys::new([key]).unwrap().seal(&mk_datagram());
     sender.send_to(&sealed, to).await.unwrap();
-    tokio::time::timeout(WAIT, heartbeats.readable()).await.unwrap();
-    !heartbeats.receive(1).is_empty()
+    tokio::time::timeout(WAIT, transport.readable()).await.unwrap();
+    !transport.receive(1).is_empty()
 }
 
 #[test]
-fn the_current_key_comes_first_and_one_that_cannot_be_used_is_left_out() {
+fn current_key_is_first_and_invalid_keys_are_ignored() {
     let mount = Mount::new("order");
     let write = |name: &str, key: &[u8]| std::fs::write(mount.0.join(name), key).unwrap();
     write("next", &[1; 32]);
-    assert!(read(&mount.0).is_err(), "there is no current one");
-    write(CURRENT, &[2; 32]);
+    assert!(read_keys(&mount.0).is_err(), "without a current key");
+    write(CURRENT_KEY, &[2; 32]);
     write("previous", &[3; 15]);
     write(".hidden", &[4; 32]);
-    let keys = read(&mount.0).unwrap();
+    let keys = read_keys(&mount.0).unwrap();
     assert_eq!(keys, [[2; 32], [1; 32]]);
-    write(CURRENT, &[2; 15]);
-    assert!(read(&mount.0).is_err());
+    write(CURRENT_KEY, &[2; 15]);
+    assert!(read_keys(&mount.0).is_err());
 }
 
 #[tokio::test]
-async fn keys_that_the_kubelet_brings_are_used_without_a_restart_and_without_looking() {
+async fn rotated_keys_are_used_without_restart_or_polling() {
     let (a, b) = ([1; 32], [2; 32]);
     let mount = Mount::new("rotation");
-    mount.bring("..1", &[(CURRENT, &a)]);
-    let (mut heartbeats, registry, address) = mk_speaker(&mount);
-    assert!(heartbeats.is_told());
-    assert!(believed(&heartbeats, address, &a).await);
-    assert!(!believed(&heartbeats, address, &b).await);
-    // Each version of a rotation: which key makes datagrams, and which are believed.
+    mount.publish("..1", &[(CURRENT_KEY, &a)]);
+    let (mut transport, registry, address) = mk_speaker(&mount);
+    assert!(transport.watches_keys());
+    assert!(accepted(&transport, address, &a).await);
+    assert!(!accepted(&transport, address, &b).await);
+    // Each version of a rotation: the key that authenticates, and whether the old one is accepted.
     let versions: [(&str, &[Entry], [u8; 32], bool); 3] = [
-        ("..2", &[(CURRENT, &a), ("next", &b)], a, true),
-        ("..3", &[(CURRENT, &b), ("previous", &a)], b, true),
-        ("..4", &[(CURRENT, &b)], b, false),
+        ("..2", &[(CURRENT_KEY, &a), ("next", &b)], a, true),
+        ("..3", &[(CURRENT_KEY, &b), ("previous", &a)], b, true),
+        ("..4", &[(CURRENT_KEY, &b)], b, false),
     ];
-    for (version, keys, makes, old_believed) in versions {
-        mount.bring(version, keys);
-        while heartbeats.read.len() != keys.len() || heartbeats.read[0] != makes {
-            let told = tokio::time::timeout(WAIT, heartbeats.changed()).await.unwrap();
-            heartbeats.told(told);
+    for (version, keys, makes, old_accepted) in versions {
+        mount.publish(version, keys);
+        while transport.read.len() != keys.len() || transport.read[0] != makes {
+            let result = tokio::time::timeout(WAIT, transport.keys_changed())
+                .await
+                .unwrap();
+            transport.handle_key_change(result);
         }
-        assert_eq!(
-            believed(&heartbeats, address, &a).await,
-            old_believed,
-            "{version}"
-        );
-        assert!(believed(&heartbeats, address, &b).await, "{version}");
+        assert_eq!(accepted(&transport, address, &a).await, old_accepted, "{version}");
+        assert!(accepted(&transport, address, &b).await, "{version}");
         assert_eq!(metric(&registry, "lb_speaker_heartbeat_keys"), keys.len() as u64);
         let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        heartbeats.port = other.local_addr().unwrap().port();
-        heartbeats.send(&[Ipv4Addr::LOCALHOST.into()], &mk_datagram());
+        transport.port = other.local_addr().unwrap().port();
+        transport.send(&[Ipv4Addr::LOCALHOST.into()], &mk_datagram());
         let mut buffer = [0; MAX_DATAGRAM_LEN];
         let received = tokio::time::timeout(WAIT, other.recv(&mut buffer))
             .await
@@ -157,13 +155,13 @@ async fn keys_that_the_kubelet_brings_are_used_without_a_restart_and_without_loo
 }
 
 #[tokio::test]
-async fn without_a_key_nothing_is_sent_and_nothing_is_believed_until_there_is_one() {
+async fn without_a_key_nothing_is_sent_or_accepted() {
     let key = [1; 32];
     let mount = Mount::new("without");
-    for (version, keys) in [("..1", &[][..]), ("..2", &[(CURRENT, &[7; 8][..])][..])] {
-        mount.bring(version, keys);
-        let (mut heartbeats, registry, address) = mk_speaker(&mount);
-        assert!(!believed(&heartbeats, address, &key).await, "{version}");
+    for (version, keys) in [("..1", &[][..]), ("..2", &[(CURRENT_KEY, &[7; 8][..])][..])] {
+        mount.publish(version, keys);
+        let (mut transport, registry, address) = mk_speaker(&mount);
+        assert!(!accepted(&transport, address, &key).await, "{version}");
         assert_eq!(
             metric(
                 &registry,
@@ -172,19 +170,21 @@ async fn without_a_key_nothing_is_sent_and_nothing_is_believed_until_there_is_on
             1
         );
         assert_eq!(metric(&registry, "lb_speaker_heartbeat_keys"), 0);
-        heartbeats.port = address.port();
-        heartbeats.send(&[Ipv4Addr::LOCALHOST.into()], &mk_datagram());
+        transport.port = address.port();
+        transport.send(&[Ipv4Addr::LOCALHOST.into()], &mk_datagram());
         assert_eq!(metric(&registry, "lb_speaker_heartbeats_sent_total"), 0);
     }
-    let (mut heartbeats, _, address) = mk_speaker(&mount);
-    mount.bring("..3", &[(CURRENT, &key)]);
-    while heartbeats.keys.is_none() {
-        let told = tokio::time::timeout(WAIT, heartbeats.changed()).await.unwrap();
-        heartbeats.told(told);
+    let (mut transport, _, address) = mk_speaker(&mount);
+    mount.publish("..3", &[(CURRENT_KEY, &key)]);
+    while transport.keys.is_none() {
+        let result = tokio::time::timeout(WAIT, transport.keys_changed())
+            .await
+            .unwrap();
+        transport.handle_key_change(result);
     }
-    assert!(believed(&heartbeats, address, &key).await);
-    // One that is lost stays in force: the other speakers still have it.
-    mount.bring("..4", &[]);
-    heartbeats.look();
-    assert!(believed(&heartbeats, address, &key).await);
+    assert!(accepted(&transport, address, &key).await);
+    // A lost key stays in use: the other speakers still have it.
+    mount.publish("..4", &[]);
+    transport.read_keys();
+    assert!(accepted(&transport, address, &key).await);
 }

@@ -1,4 +1,4 @@
-//! Who is to have which address: made from what all speakers see alike, in any order, and seldom.
+//! Balanced placement: the same result on all speakers, in any order of updates, and computed at most once a second.
 
 mod support;
 
@@ -26,8 +26,8 @@ fn addresses(at: usize) -> (String, String) {
     (format!("192.168.50.6{at}"), format!("fd00:50::6{at}"))
 }
 
-/// What the speaker of a node makes of it, having learned of the addresses from the first on or from the last.
-fn opinion(world: &World, backwards: bool) -> BTreeMap<IpAddr, String> {
+/// The preferred owners, with the addresses added in order or backwards.
+fn targets(world: &World, backwards: bool) -> BTreeMap<IpAddr, String> {
     let mut balance = Balance::default();
     let mut all: Vec<_> = world.index.addresses().collect();
     if backwards {
@@ -36,28 +36,28 @@ fn opinion(world: &World, backwards: bool) -> BTreeMap<IpAddr, String> {
     for address in &all {
         let nodes = world.index.nodes.keys().map(String::as_str);
         let order = election::order(*address, nodes.filter(|node| world.peers.has_speaker(node)));
-        balance.set_order(*address, &order);
+        balance.set_candidates(*address, &order);
     }
-    balance.look(world.now, &world.index, &world.peers);
+    balance.recompute(world.now, &world.index, &world.peers);
     let target = |address: &IpAddr| Some((*address, balance.target(*address)?.to_owned()));
     all.iter().filter_map(target).collect()
 }
 
-fn loads(opinion: &BTreeMap<IpAddr, String>) -> BTreeMap<&str, usize> {
+fn loads(targets: &BTreeMap<IpAddr, String>) -> BTreeMap<&str, usize> {
     let mut loads = BTreeMap::new();
-    for node in opinion.values() {
+    for node in targets.values() {
         *loads.entry(node.as_str()).or_default() += 1;
     }
     loads
 }
 
 #[test]
-fn all_speakers_come_to_the_same_and_second_addresses_follow() {
+fn all_speakers_agree_and_second_addresses_follow() {
     let mut world = world();
     for at in 0..5 {
-        world.tell(mk_status(&format!("s{at}"), "n1"));
+        world.update(mk_status(&format!("s{at}"), "n1"));
     }
-    let first = opinion(&world, false);
+    let first = targets(&world, false);
     assert_eq!(loads(&first), BTreeMap::from([("n1", 4), ("n2", 4), ("n3", 4)]));
     for at in 0..6 {
         let (v4, v6) = addresses(at);
@@ -70,23 +70,23 @@ fn all_speakers_come_to_the_same_and_second_addresses_follow() {
             .and_then(|address| first.get(&address))
             .is_some_and(|node| node == "n1")
     });
-    assert_eq!(kept.count(), 2, "who has it keeps what balance allows");
-    world.see_as("n3");
-    assert_eq!(opinion(&world, true), first);
+    assert_eq!(kept.count(), 2, "owners keep as many as balance allows");
+    world.switch_to("n3");
+    assert_eq!(targets(&world, true), first);
 }
 
 #[test]
-fn who_is_drained_or_has_no_speaker_gets_nothing_and_who_restarts_keeps_its_place() {
+fn only_draining_nodes_and_nodes_without_speaker_lose_addresses() {
     let mut world = world();
-    let before = opinion(&world, false);
-    world.tell(mk_speaker("n2", false));
-    assert_eq!(opinion(&world, false), before, "it restarts");
-    world.pass(GRACE + Duration::from_secs(1));
+    let before = targets(&world, false);
+    world.update(mk_speaker("n2", false));
+    assert_eq!(targets(&world, false), before, "it restarts");
+    world.advance(GRACE + Duration::from_secs(1));
     assert_eq!(
-        loads(&opinion(&world, false)),
+        loads(&targets(&world, false)),
         BTreeMap::from([("n1", 6), ("n3", 6)])
     );
-    world.tell(mk_speaker("n2", true));
+    world.update(mk_speaker("n2", true));
     let Update::Node(name, Some(mut node)) = mk_node_with(
         "n3",
         &serde_json::json!({}),
@@ -94,30 +94,36 @@ fn who_is_drained_or_has_no_speaker_gets_nothing_and_who_restarts_keeps_its_plac
     ) else {
         return;
     };
-    node.leaving = true;
-    world.tell(Update::Node(name, Some(node)));
+    node.draining = true;
+    world.update(Update::Node(name, Some(node)));
     assert_eq!(
-        loads(&opinion(&world, false)),
+        loads(&targets(&world, false)),
         BTreeMap::from([("n1", 6), ("n2", 6)])
     );
 }
 
 #[test]
-fn it_is_looked_at_once_a_second_and_only_after_a_change() {
+fn targets_are_computed_once_a_second_after_a_change() {
     let world = world();
     let mut balance = Balance::default();
     let address = addresses(0).0.parse().ok();
     let Some(address) = address else { return };
-    balance.set_order(address, &["n2", "n1"]);
-    assert_eq!(balance.look(world.now, &world.index, &world.peers), [address]);
-    assert_eq!((balance.target(address), balance.due()), (Some("n2"), None));
-    balance.set_order(address, &["n2", "n1"]);
-    assert_eq!(balance.due(), None, "nothing has changed");
-    balance.set_order(address, &["n1"]);
+    balance.set_candidates(address, &["n2", "n1"]);
+    assert_eq!(
+        balance.recompute(world.now, &world.index, &world.peers),
+        [address]
+    );
+    assert_eq!(
+        (balance.target(address), balance.poll_timeout()),
+        (Some("n2"), None)
+    );
+    balance.set_candidates(address, &["n2", "n1"]);
+    assert_eq!(balance.poll_timeout(), None, "nothing has changed");
+    balance.set_candidates(address, &["n1"]);
     let due = world.now + Duration::from_secs(1);
-    assert_eq!(balance.due(), Some(due));
+    assert_eq!(balance.poll_timeout(), Some(due));
     let early = due - Duration::from_millis(1);
-    assert!(balance.look(early, &world.index, &world.peers).is_empty());
-    assert_eq!(balance.look(due, &world.index, &world.peers), [address]);
+    assert!(balance.recompute(early, &world.index, &world.peers).is_empty());
+    assert_eq!(balance.recompute(due, &world.index, &world.peers), [address]);
     assert_eq!(balance.target(address), Some("n1"));
 }

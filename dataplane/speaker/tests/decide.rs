@@ -1,4 +1,4 @@
-//! Who owns an address: every rule of eligibility, and what is said when nobody may.
+//! The rules of eligibility, and the reasons when no node is eligible.
 
 #![allow(
     clippy::panic,
@@ -8,14 +8,13 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lb_speaker::decide::{Announcement, Decision, MAX_CANDIDATES, View, decide};
+use lb_speaker::decide::{Announcement, Decision, DecisionInput, MAX_CANDIDATES, decide};
 use lb_speaker::interface_selection::InterfaceSelection;
 use lb_speaker::k8s::index::Update;
 use lb_speaker::k8s::objects::Node;
-use lb_speaker::reasons::{Ineligible, Reason};
+use lb_speaker::reasons::{Ineligible, UnannouncedReason};
 use serde_json::json;
 use support::{
     GRACE, WEB, World, cluster, endpoint, key, mk_advertisement, mk_node_with, mk_pool, mk_service, mk_slice,
@@ -24,39 +23,39 @@ use support::{
 
 const READY: &str = r#"[{"type": "Ready", "status": "True"}]"#;
 
-/// What one node finds about an address.
+/// The decision of one node.
 #[derive(Clone, Debug, PartialEq)]
 enum Found {
-    /// The first of the candidates is itself.
+    /// The node is the first candidate.
     Mine(Announcement),
     Other {
         owner: String,
         ineligible: Option<Ineligible>,
     },
-    Nobody {
-        reason: Reason,
-        ours_to_tell: bool,
+    NoCandidates {
+        reason: UnannouncedReason,
+        we_report: bool,
     },
     Unused,
 }
 
 fn found(decision: Decision<'_>, me: &str) -> Found {
     match decision {
-        Decision::Candidates { order, mine } => match mine {
+        Decision::Candidates { order, local } => match local {
             Ok(announcement) if order[0] == me => Found::Mine(announcement),
-            mine => Found::Other {
+            local => Found::Other {
                 owner: order[0].to_owned(),
-                ineligible: mine.err(),
+                ineligible: local.err(),
             },
         },
-        Decision::Nobody { reason, ours_to_tell } => Found::Nobody { reason, ours_to_tell },
+        Decision::NoCandidates { reason, we_report } => Found::NoCandidates { reason, we_report },
         Decision::Unused => Found::Unused,
     }
 }
 
 fn decision_on(world: &World, me: &str, address: &str) -> Found {
-    let view = View {
-        me,
+    let view = DecisionInput {
+        local_node: me,
         index: &world.index,
         peers: &world.peers,
         ignore_exclude_label: false,
@@ -69,12 +68,12 @@ fn decision(changes: impl IntoIterator<Item = Update>) -> Found {
     decision_on(&World::new(cluster().into_iter().chain(changes)), "n1", WEB)
 }
 
-/// The owner in the eyes of n1.
+/// The first candidate according to n1.
 fn owner(changes: impl IntoIterator<Item = Update>) -> String {
     match decision(changes) {
         Found::Mine(_) => "n1".to_owned(),
         Found::Other { owner, .. } => owner,
-        Found::Nobody { reason, .. } => panic!("nobody: {reason:?}"),
+        Found::NoCandidates { reason, .. } => panic!("nobody: {reason:?}"),
         Found::Unused => panic!("unused"),
     }
 }
@@ -86,20 +85,20 @@ fn announcement(changes: impl IntoIterator<Item = Update>) -> Announcement {
     }
 }
 
-fn nobody(changes: impl IntoIterator<Item = Update>) -> Reason {
+fn unannounced(changes: impl IntoIterator<Item = Update>) -> UnannouncedReason {
     match decision(changes) {
-        Found::Nobody { reason, .. } => reason,
+        Found::NoCandidates { reason, .. } => reason,
         other => panic!("not nobody: {other:?}"),
     }
 }
 
-/// A ready node with a label or without.
+/// A ready node with these labels.
 fn node(name: &str, labels: &serde_json::Value) -> Update {
     mk_node_with(name, labels, &serde_json::from_str(READY).unwrap())
 }
 
 #[test]
-fn the_first_node_in_metallbs_order_owns_the_address_and_all_nodes_agree() {
+fn all_nodes_agree_on_metallbs_order() {
     let world = World::new(cluster());
     assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
     for other in ["n2", "n3"] {
@@ -112,14 +111,14 @@ fn the_first_node_in_metallbs_order_owns_the_address_and_all_nodes_agree() {
 }
 
 #[test]
-fn an_announcement_names_the_pool_the_services_and_all_interfaces_by_default() {
+fn announcement_selects_all_interfaces_by_default() {
     let announcement = announcement([]);
     assert_eq!(&*announcement.pool, "lan");
     assert_eq!(announcement.services.keys().collect::<Vec<_>>(), [&key("web")]);
     assert_eq!(announcement.interfaces, InterfaceSelection::All);
 }
 
-/// The default cluster as n1 sees it, with this in the eyes of all.
+/// The default cluster with these changes.
 fn with(changes: impl IntoIterator<Item = Update>) -> World {
     World::new(cluster().into_iter().chain(changes))
 }
@@ -129,20 +128,20 @@ fn unready_node(name: &str) -> Update {
 }
 
 #[test]
-fn a_node_without_a_live_speaker_is_no_candidate() {
+fn node_without_live_speaker_is_no_candidate() {
     let mut world = with([unready_node("n1"), mk_speaker("n1", false)]);
-    world.see_as("n2");
+    world.switch_to("n2");
     assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
     let mut world = with([Update::Speaker("speaker-n1".to_owned(), None)]);
-    world.see_as("n2");
+    world.switch_to("n2");
     assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
 }
 
 #[test]
-fn who_is_heard_is_a_candidate_whatever_the_api_says_and_we_ourselves_always_are() {
+fn heard_and_local_nodes_are_candidates_despite_the_api() {
     let mut world = with([unready_node("n1"), mk_speaker("n1", false)]);
     assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
-    world.see_as("n2");
+    world.switch_to("n2");
     assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
     assert!(world.peers.set_heard(["n1".to_owned()].into()));
     let other = Found::Other {
@@ -153,18 +152,18 @@ fn who_is_heard_is_a_candidate_whatever_the_api_says_and_we_ourselves_always_are
 }
 
 #[test]
-fn a_restarting_speaker_is_a_candidate_for_its_grace() {
+fn restarting_speaker_is_candidate_for_its_grace() {
     let mut world = with([]);
-    world.see_as("n2");
-    world.tell(mk_speaker("n1", false));
-    world.pass(GRACE - Duration::from_millis(1));
+    world.switch_to("n2");
+    world.update(mk_speaker("n1", false));
+    world.advance(GRACE - Duration::from_millis(1));
     assert!(matches!(decision_on(&world, "n2", WEB), Found::Other { .. }));
-    world.pass(Duration::from_millis(1));
+    world.advance(Duration::from_millis(1));
     assert!(matches!(decision_on(&world, "n2", WEB), Found::Mine(_)));
 }
 
 #[test]
-fn a_node_that_is_out_of_service_is_no_candidate() {
+fn node_out_of_service_is_no_candidate() {
     let out = Update::Node(
         "n1".to_owned(),
         Some(Node::read(support::from(json!({
@@ -176,15 +175,15 @@ fn a_node_that_is_out_of_service_is_no_candidate() {
 }
 
 #[test]
-fn a_long_order_is_cut_and_has_us_in_it() {
+fn long_order_is_cut_and_contains_the_local_node() {
     let many = (10..60).flat_map(|n| {
         let name = format!("m{n}");
         [node(&name, &json!({})), mk_speaker(&name, true)]
     });
     let world = with(many);
     for me in ["n1", "n2", "n3"] {
-        let view = View {
-            me,
+        let view = DecisionInput {
+            local_node: me,
             index: &world.index,
             peers: &world.peers,
             ignore_exclude_label: false,
@@ -197,7 +196,7 @@ fn a_long_order_is_cut_and_has_us_in_it() {
 }
 
 #[test]
-fn a_node_whose_network_is_unavailable_is_no_candidate() {
+fn node_with_unavailable_network_is_no_candidate() {
     let conditions =
         json!([{"type": "Ready", "status": "True"}, {"type": "NetworkUnavailable", "status": "True"}]);
     assert_eq!(owner([mk_node_with("n1", &json!({}), &conditions)]), "n2");
@@ -207,7 +206,7 @@ fn a_node_whose_network_is_unavailable_is_no_candidate() {
 }
 
 #[test]
-fn the_exclude_label_takes_a_node_out_whatever_its_value_unless_it_is_ignored() {
+fn exclude_label_counts_with_any_value_unless_ignored() {
     let label = json!({"node.kubernetes.io/exclude-from-external-load-balancers": "false"});
     let excluded = || cluster().into_iter().chain([node("n1", &label)]);
     let world = World::new(excluded());
@@ -216,8 +215,8 @@ fn the_exclude_label_takes_a_node_out_whatever_its_value_unless_it_is_ignored() 
         ineligible: Some(Ineligible::Excluded),
     };
     assert_eq!(decision_on(&world, "n1", WEB), expected);
-    let view = View {
-        me: "n1",
+    let view = DecisionInput {
+        local_node: "n1",
         index: &world.index,
         peers: &world.peers,
         ignore_exclude_label: true,
@@ -229,13 +228,13 @@ fn the_exclude_label_takes_a_node_out_whatever_its_value_unless_it_is_ignored() 
 }
 
 #[test]
-fn readiness_and_cordon_of_the_node_have_no_meaning_while_its_speaker_is_ready() {
+fn readiness_of_the_node_is_ignored_with_a_ready_speaker() {
     let conditions = json!([{"type": "Ready", "status": "False"}]);
     assert_eq!(owner([mk_node_with("n1", &json!({}), &conditions)]), "n1");
 }
 
 #[test]
-fn node_selectors_are_alternatives_within_and_between_advertisements() {
+fn node_selectors_are_alternatives() {
     let rack = |rack: &str| json!({"matchLabels": {"rack": rack}});
     let nodes = || {
         [
@@ -260,7 +259,7 @@ fn node_selectors_are_alternatives_within_and_between_advertisements() {
 }
 
 #[test]
-fn an_advertisement_announces_pools_by_name_or_by_label_and_all_pools_without_either() {
+fn pools_are_selected_by_name_or_label_or_all() {
     let announce = |spec: &serde_json::Value| decision([mk_advertisement("lan", spec)]);
     let tier = |tier: &str| json!([{"matchLabels": {"tier": tier}}]);
     for announced in [
@@ -271,16 +270,16 @@ fn an_advertisement_announces_pools_by_name_or_by_label_and_all_pools_without_ei
     ] {
         assert!(matches!(announce(&announced), Found::Mine(_)), "{announced}");
     }
-    for silent in [
+    for other in [
         json!({"ipAddressPools": ["other"]}),
         json!({"ipAddressPoolSelectors": tier("other")}),
     ] {
-        assert!(matches!(announce(&silent), Found::Nobody { .. }), "{silent}");
+        assert!(matches!(announce(&other), Found::NoCandidates { .. }), "{other}");
     }
 }
 
 #[test]
-fn service_selectors_limit_an_advertisement_to_some_services() {
+fn service_selectors_limit_an_advertisement() {
     let app = |app: &str| {
         mk_advertisement(
             "lan",
@@ -289,39 +288,46 @@ fn service_selectors_limit_an_advertisement_to_some_services() {
     };
     assert_eq!(owner([app("web")]), "n1");
     assert_eq!(
-        nobody([app("other")]),
-        Reason::ServiceNotSelected {
+        unannounced([app("other")]),
+        UnannouncedReason::ServiceNotSelected {
             pool: "lan".to_owned()
         }
     );
 }
 
 #[test]
-fn with_traffic_policy_local_only_nodes_with_an_endpoint_that_serves_are_candidates() {
+fn traffic_policy_local_requires_an_endpoint_on_the_node() {
     let local = || {
         mk_service("web", &[WEB], |object| {
             object["spec"]["externalTrafficPolicy"] = json!("Local")
         })
     };
     assert_eq!(owner([local(), mk_slice("web", &["n3", "n2"])]), "n2");
-    let because = match nobody([local(), mk_slice("web", &["elsewhere"])]) {
-        Reason::NoNode { because } => because,
+    let nodes = match unannounced([local(), mk_slice("web", &["elsewhere"])]) {
+        UnannouncedReason::NoEligibleNode { nodes } => nodes,
         other => panic!("{other:?}"),
     };
-    assert_eq!(because, BTreeSet::from([Ineligible::NoLocalEndpoint]));
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), [&Ineligible::NoLocalEndpoint]);
+    assert_eq!(nodes[&Ineligible::NoLocalEndpoint].to_string(), "n1, n2, n3");
     // Cluster: any endpoint will do, wherever it is.
     assert_eq!(owner([mk_slice("web", &["n3"])]), "n1");
 }
 
 #[test]
-fn without_an_endpoint_that_can_serve_nobody_announces() {
+fn without_an_endpoint_no_node_announces() {
     let not_ready = endpoint("n1", &json!({"ready": false}));
-    assert_eq!(nobody([mk_slice_of("web", &[not_ready])]), Reason::NoEndpoint);
-    assert_eq!(nobody([Update::Slice(key("web-abc"), None)]), Reason::NoEndpoint);
+    assert_eq!(
+        unannounced([mk_slice_of("web", &[not_ready])]),
+        UnannouncedReason::NoEndpoint
+    );
+    assert_eq!(
+        unannounced([Update::Slice(key("web-abc"), None)]),
+        UnannouncedReason::NoEndpoint
+    );
 }
 
 #[test]
-fn an_endpoint_serves_when_it_is_ready_or_of_unknown_readiness_or_terminating_and_serving() {
+fn ready_unknown_and_serving_endpoints_can_serve() {
     let serves = [
         json!({"ready": true}),
         json!({}),
@@ -336,53 +342,56 @@ fn an_endpoint_serves_when_it_is_ready_or_of_unknown_readiness_or_terminating_an
     }
     let not = json!({"ready": false, "serving": false, "terminating": true});
     assert_eq!(
-        nobody([mk_slice_of("web", &[endpoint("n1", &not)])]),
-        Reason::NoEndpoint
+        unannounced([mk_slice_of("web", &[endpoint("n1", &not)])]),
+        UnannouncedReason::NoEndpoint
     );
 }
 
 #[test]
-fn an_address_in_no_pool_is_not_announced() {
-    assert_eq!(nobody([mk_pool("lan", &["192.168.60.0/24"])]), Reason::NoPool);
+fn address_outside_all_pools_is_not_announced() {
+    assert_eq!(
+        unannounced([mk_pool("lan", &["192.168.60.0/24"])]),
+        UnannouncedReason::NoPool
+    );
 }
 
 #[test]
-fn an_unreadable_entry_takes_nothing_from_the_rest_of_its_pool() {
+fn invalid_pool_entry_does_not_affect_the_others() {
     assert_eq!(owner([mk_pool("lan", &["nonsense", "192.168.50.0/24"])]), "n1");
 }
 
 #[test]
-fn of_two_pools_with_the_address_the_one_noted_by_the_controller_counts() {
+fn pool_noted_by_the_controller_is_preferred() {
     let twin = || mk_pool("a-twin", &["192.168.50.0/24"]);
     assert_eq!(&*announcement([twin()]).pool, "a-twin", "the first by name");
     let noted = mk_service("web", &[WEB], |object| {
         object["metadata"]["annotations"] = json!({"metallb.io/ip-allocated-from-pool": "lan"});
     });
     assert_eq!(&*announcement([twin(), noted]).pool, "lan");
-    let wrong = mk_service("web", &[WEB], |object| {
+    let invalid = mk_service("web", &[WEB], |object| {
         object["metadata"]["annotations"] = json!({"metallb.io/ip-allocated-from-pool": "gone"});
     });
-    assert_eq!(&*announcement([wrong]).pool, "lan");
+    assert_eq!(&*announcement([invalid]).pool, "lan");
 }
 
 #[test]
-fn without_an_advertisement_of_its_pool_nobody_announces_an_address() {
+fn pool_without_advertisement_is_not_announced() {
     let gone = Update::Advertisement("lan".to_owned(), None);
-    let reason = nobody([gone]);
+    let reason = unannounced([gone]);
     assert_eq!(
         reason,
-        Reason::NoAdvertisement {
+        UnannouncedReason::NoAdvertisement {
             pool: "lan".to_owned()
         }
     );
     assert_eq!(
-        reason.describe(WEB.parse().unwrap()),
-        "no L2Advertisement announces pool \"lan\": create one, or name the pool in one that exists"
+        reason.message(WEB.parse().unwrap()),
+        "no L2Advertisement announces pool \"lan\": create one, or add the pool to an existing one"
     );
 }
 
 #[test]
-fn interfaces_are_those_of_all_advertisements_that_choose_this_node() {
+fn interfaces_are_the_union_of_matching_advertisements() {
     let named = |name: &str, spec: serde_json::Value| mk_advertisement(name, &spec);
     let elsewhere = json!([{"matchLabels": {"rack": "z"}}]);
     let lists = || {
@@ -423,19 +432,19 @@ fn election_is_per_address_and_not_per_service() {
 }
 
 #[test]
-fn services_that_share_an_address_have_one_owner_and_are_announced_together() {
+fn services_sharing_an_address_are_announced_together() {
     let two = announcement([mk_service("dns", &[WEB], |_| {}), mk_slice("dns", &["n3"])]);
     assert_eq!(
         two.services.keys().collect::<Vec<_>>(),
         [&key("dns"), &key("web")]
     );
-    // One of them without endpoints takes nothing from the other.
+    // One without endpoints does not affect the other.
     let one = announcement([mk_service("dns", &[WEB], |_| {})]);
     assert_eq!(one.services.keys().collect::<Vec<_>>(), [&key("web")]);
 }
 
 #[test]
-fn services_of_another_class_or_type_have_no_addresses_for_us() {
+fn services_of_another_class_or_type_are_ignored() {
     let other_class = mk_service("web", &[WEB], |object| {
         object["spec"]["loadBalancerClass"] = json!("example.com/other");
     });
@@ -447,16 +456,16 @@ fn services_of_another_class_or_type_have_no_addresses_for_us() {
 }
 
 #[test]
-fn one_live_node_tells_why_nobody_announces() {
+fn one_live_node_reports_the_reason() {
     let gone = || Update::Advertisement("lan".to_owned(), None);
     let world = World::new(cluster().into_iter().chain([gone()]));
-    let tells = |world: &World, me: &str| match decision_on(world, me, WEB) {
-        Found::Nobody { ours_to_tell, .. } => ours_to_tell,
+    let reports = |world: &World, me: &str| match decision_on(world, me, WEB) {
+        Found::NoCandidates { we_report, .. } => we_report,
         other => panic!("{other:?}"),
     };
-    let tellers: Vec<_> = ["n1", "n2", "n3"]
+    let reporters: Vec<_> = ["n1", "n2", "n3"]
         .into_iter()
-        .filter(|me| tells(&world, me))
+        .filter(|me| reports(&world, me))
         .collect();
-    assert_eq!(tellers, ["n1"]);
+    assert_eq!(reporters, ["n1"]);
 }

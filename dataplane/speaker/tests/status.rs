@@ -1,14 +1,14 @@
-//! What is written about owners: only differences, and never over what another node says of itself.
+//! Writes of ServiceL2Statuses: only differences, and never over the status of another owner.
 
 mod support;
 
 use std::net::IpAddr;
 
-use lb_speaker::k8s::l2_status::{DesiredStatus, StatusAction, action, applied_object, object_name};
+use lb_speaker::k8s::l2_status::{DesiredStatus, StatusAction, applied_object, next_action, object_name};
 use lb_speaker::k8s::objects::ReportedStatus;
 use lb_speaker::verification::{AddressHealth, ConflictingHost, Verification};
 use serde_json::json;
-use support::{WEB, from, key, mk_record};
+use support::{WEB, from, key, mk_reported_status};
 
 const ME: (&str, &str) = ("n1", "uid-n1");
 
@@ -16,7 +16,7 @@ fn web() -> IpAddr {
     IpAddr::from([192, 168, 50, 52])
 }
 
-fn says(interfaces: &[&str], health: AddressHealth) -> DesiredStatus {
+fn desired(interfaces: &[&str], health: AddressHealth) -> DesiredStatus {
     DesiredStatus {
         address: web(),
         interfaces: interfaces.iter().map(|name| (*name).into()).collect(),
@@ -24,37 +24,49 @@ fn says(interfaces: &[&str], health: AddressHealth) -> DesiredStatus {
     }
 }
 
-fn decide(wanted: Option<DesiredStatus>, records: &[(&str, ReportedStatus)]) -> Option<StatusAction> {
-    let records = records.iter().map(|(name, record)| (*name, record));
-    action(ME, &key("web"), wanted, records)
+fn action(
+    desired_status: Option<DesiredStatus>,
+    statuses: &[(&str, ReportedStatus)],
+) -> Option<StatusAction> {
+    let statuses = statuses.iter().map(|(name, record)| (*name, record));
+    next_action(ME, &key("web"), desired_status, statuses)
 }
 
-fn next(wanted: Option<&[&str]>, records: &[(&str, ReportedStatus)]) -> Option<StatusAction> {
-    decide(wanted.map(|names| says(names, AddressHealth::default())), records)
+fn next(desired_status: Option<&[&str]>, statuses: &[(&str, ReportedStatus)]) -> Option<StatusAction> {
+    action(
+        desired_status.map(|names| desired(names, AddressHealth::default())),
+        statuses,
+    )
 }
 
-fn write(interfaces: &[&str], alone: bool) -> Option<StatusAction> {
-    let says = says(interfaces, AddressHealth::default());
-    Some(StatusAction::Write { says, alone })
+fn write(interfaces: &[&str], status_only: bool) -> Option<StatusAction> {
+    let desired = desired(interfaces, AddressHealth::default());
+    Some(StatusAction::Write { desired, status_only })
 }
 
-/// Our status of `web`, with what was said of it before.
+/// Our status of `web` with this health.
 fn shown(health: &AddressHealth) -> [(String, ReportedStatus); 1] {
     // Through the API and back.
-    let object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
+    let object = applied_object("metallb-system", ME, &key("web"), &desired(&[], health.clone()));
     [(object_name(&key("web")), ReportedStatus::read(from(object)))]
 }
 
 fn after(shown: &[(String, ReportedStatus)], health: AddressHealth) -> Option<AddressHealth> {
-    let records: Vec<_> = shown
+    let statuses: Vec<_> = shown
         .iter()
         .map(|(name, record)| (&**name, record.clone()))
         .collect();
-    let action = decide(Some(says(&[], health)), &records);
-    let alone = matches!(action, None | Some(StatusAction::Write { alone: true, .. }));
-    assert!(alone, "the status alone is to be written: {action:?}");
+    let action = action(Some(desired(&[], health)), &statuses);
+    let status_only = matches!(
+        action,
+        None | Some(StatusAction::Write {
+            status_only: true,
+            ..
+        })
+    );
+    assert!(status_only, "only the status should be written: {action:?}");
     match action {
-        Some(StatusAction::Write { says, .. }) => Some(says.health),
+        Some(StatusAction::Write { desired, .. }) => Some(desired.health),
         Some(StatusAction::Delete { .. }) | None => None,
     }
 }
@@ -88,42 +100,51 @@ fn delete(name: &str) -> Option<StatusAction> {
 }
 
 #[test]
-fn the_owner_writes_what_is_not_there_or_says_something_else() {
+fn owner_writes_missing_and_different_statuses() {
     let name = object_name(&key("web"));
     assert_eq!(next(Some(&[]), &[]), write(&[], false));
     assert_eq!(
-        next(Some(&[]), &[(&name, mk_record("web", "n2", &[]))]),
+        next(Some(&[]), &[(&name, mk_reported_status("web", "n2", &[]))]),
         write(&[], false)
     );
     assert_eq!(
-        next(Some(&["eth0"]), &[(&name, mk_record("web", "n1", &[]))]),
+        next(Some(&["eth0"]), &[(&name, mk_reported_status("web", "n1", &[]))]),
         write(&["eth0"], true)
     );
-    let mut other = mk_record("web", "n1", &[]);
+    let mut other = mk_reported_status("web", "n1", &[]);
     other.address = Some([192, 168, 50, 60].into());
     assert_eq!(next(Some(&[]), &[(&name, other)]), write(&[], true));
-    let mut reborn = mk_record("web", "n1", &[]);
+    let mut reborn = mk_reported_status("web", "n1", &[]);
     reborn.owner = Some("uid-of-a-former-n1".into());
     assert_eq!(next(Some(&[]), &[(&name, reborn)]), write(&[], false));
 }
 
 #[test]
-fn nothing_is_written_when_it_says_so_already() {
+fn unchanged_status_is_not_written() {
     let name = object_name(&key("web"));
-    assert_eq!(next(Some(&[]), &[(&name, mk_record("web", "n1", &[]))]), None);
     assert_eq!(
-        next(Some(&["eth0"]), &[(&name, mk_record("web", "n1", &["eth0"]))]),
+        next(Some(&[]), &[(&name, mk_reported_status("web", "n1", &[]))]),
+        None
+    );
+    assert_eq!(
+        next(
+            Some(&["eth0"]),
+            &[(&name, mk_reported_status("web", "n1", &["eth0"]))]
+        ),
         None
     );
     assert_eq!(next(None, &[]), None);
 }
 
 #[test]
-fn a_status_that_names_us_and_should_not_is_deleted_in_the_version_seen() {
+fn stale_status_is_deleted_in_the_known_version() {
     let name = object_name(&key("web"));
-    assert_eq!(next(None, &[(&name, mk_record("web", "n1", &[]))]), delete(&name));
-    // Beside our own, as MetalLB left it.
-    let ours = mk_record("web", "n1", &[]);
+    assert_eq!(
+        next(None, &[(&name, mk_reported_status("web", "n1", &[]))]),
+        delete(&name)
+    );
+    // In addition to our own, left by MetalLB.
+    let ours = mk_reported_status("web", "n1", &[]);
     assert_eq!(
         next(Some(&[]), &[("l2-x7k2p", ours.clone()), (&name, ours)]),
         delete("l2-x7k2p")
@@ -131,25 +152,25 @@ fn a_status_that_names_us_and_should_not_is_deleted_in_the_version_seen() {
 }
 
 #[test]
-fn what_another_node_says_of_itself_is_left_alone() {
+fn status_of_another_node_is_kept() {
     let name = object_name(&key("web"));
-    assert_eq!(next(None, &[(&name, mk_record("web", "n2", &[]))]), None);
-    let ours = mk_record("web", "n1", &[]);
+    assert_eq!(next(None, &[(&name, mk_reported_status("web", "n2", &[]))]), None);
+    let ours = mk_reported_status("web", "n1", &[]);
     assert_eq!(
         next(
             Some(&[]),
-            &[(&name, ours), ("l2-x7k2p", mk_record("web", "n2", &[]))]
+            &[(&name, ours), ("l2-x7k2p", mk_reported_status("web", "n2", &[]))]
         ),
         None
     );
 }
 
 #[test]
-fn every_service_has_one_name_for_its_status_that_is_a_valid_one() {
+fn object_name_is_stable_and_unique_per_service() {
     let name = object_name(&key("web"));
     assert_eq!(name, object_name(&key("web")));
     assert_ne!(name, object_name(&lb_runtime::ObjectKey::new("other", "web")));
-    // Fixed for ever: speakers of different versions must agree.
+    // Fixed: speakers of different versions must agree.
     assert_eq!(name, "l2-82b3ade9d00cd1642a4d");
 }
 
@@ -208,7 +229,7 @@ fn health_without_its_typed_fields_is_rewritten() {
         ..seen("n2", true, 100)
     };
     for field in ["verifiedBy", "conflictingMAC"] {
-        let mut object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
+        let mut object = applied_object("metallb-system", ME, &key("web"), &desired(&[], health.clone()));
         object["status"]
             .as_object_mut()
             .unwrap()
@@ -229,11 +250,11 @@ fn typed_fields_are_read_whatever_the_messages_say() {
         conflict: conflict(1, 100).conflict,
         ..seen("n2", false, 100)
     };
-    let mut object = applied_object("metallb-system", ME, &key("web"), &says(&[], health.clone()));
+    let mut object = applied_object("metallb-system", ME, &key("web"), &desired(&[], health.clone()));
     assert_eq!(object["status"]["verifiedBy"], json!("n2"));
     assert_eq!(object["status"]["conflictingMAC"], json!("02:00:00:00:00:01"));
     for condition in object["status"]["conditions"].as_array_mut().unwrap() {
-        condition["message"] = json!("node n9 saw 02:00:00:00:00:99");
+        condition["message"] = json!("node n9 observe 02:00:00:00:00:99");
     }
     assert_eq!(ReportedStatus::read(from(object)).health, Some(health));
 }
@@ -244,7 +265,7 @@ fn fields_of_a_conflict_that_is_over_are_left_out() {
         "metallb-system",
         ME,
         &key("web"),
-        &says(&[], AddressHealth::default()),
+        &desired(&[], AddressHealth::default()),
     );
     let status = object["status"].as_object().unwrap();
     assert!(!status.contains_key("verifiedBy") && !status.contains_key("conflictingMAC"));

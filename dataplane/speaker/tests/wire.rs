@@ -1,4 +1,4 @@
-//! The speaker on a real Ethernet segment: what a client sees, for what the API says. Needs root and `arping`.
+//! The speaker on a real Ethernet segment, as a client observes it. Needs root and `arping`.
 
 #[path = "support/lan.rs"]
 mod lan;
@@ -24,11 +24,11 @@ use support::{
 /// An address whose order of nodes is n3, n1, n2.
 const BEHIND_N3: &str = "192.168.50.50";
 
-/// Longer than the first four bursts of a series, shorter than the grace of a restarting speaker.
+/// Longer than the first four bursts of a series, shorter than the restart grace.
 const SOME_BURSTS: Duration = Duration::from_millis(1500);
 
 #[test]
-fn the_owner_is_heard_and_answers_until_it_withdraws() -> Result<()> {
+fn owner_announces_and_answers_until_it_withdraws() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         rig.start(cluster()).await;
         ensure!(
@@ -44,18 +44,18 @@ fn the_owner_is_heard_and_answers_until_it_withdraws() -> Result<()> {
             !rig.during(lan.answered("lan0", "192.168.50.60")).await?,
             "not an address of ours"
         );
-        ensure!(rig.told() == ["announcing"]);
+        ensure!(rig.take_events() == ["announcing"]);
         ensure!(rig.metric("metallb_speaker_announced", "default/web") == Some(1.0));
         let requests = rig.metric("metallb_layer2_requests_received", WEB);
         ensure!(requests >= Some(1.0) && requests == rig.metric("metallb_layer2_responses_sent", WEB));
         ensure!(rig.metric("metallb_layer2_gratuitous_sent", WEB) >= Some(4.0));
 
-        rig.tell([Update::Slice(key("web-abc"), None)]);
+        rig.update([Update::Slice(key("web-abc"), None)]);
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?, "withdrawn");
         ensure!(rig.metric("metallb_speaker_announced", "default/web").is_none());
-        ensure!(rig.told().is_empty());
+        ensure!(rig.take_events().is_empty());
 
-        rig.tell([mk_slice("web", &["n2"])]);
+        rig.update([mk_slice("web", &["n2"])]);
         let heard = rig.during(lan.heard(WEB, SOME_BURSTS)).await?;
         ensure!(
             (3..=5).contains(&heard),
@@ -67,54 +67,54 @@ fn the_owner_is_heard_and_answers_until_it_withdraws() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_announced_before_everything_has_been_listed() -> Result<()> {
+fn nothing_is_announced_before_the_initial_lists() -> Result<()> {
     Lan::run(async |lan, mut rig| {
-        rig.tell(cluster());
+        rig.update(cluster());
         for kind in Kind::ALL {
             if kind != Kind::Speakers {
-                rig.tell([Update::Synced(kind)]);
+                rig.update([Update::Synced(kind)]);
             }
         }
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.during(lan.heard(WEB, Duration::from_millis(500))).await? == 0);
-        rig.tell([Update::Synced(Kind::Speakers)]);
-        rig.probed().await;
-        rig.probed().await;
+        rig.update([Update::Synced(Kind::Speakers)]);
+        rig.wait_for_probes().await;
+        rig.wait_for_probes().await;
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         Ok(())
     })
 }
 
 #[test]
-fn a_restarted_speaker_goes_on_without_an_event_and_is_heard_once_more() -> Result<()> {
+fn restarted_speaker_announces_again_without_an_event() -> Result<()> {
     Lan::run(async |lan, mut rig| {
-        rig.tell(cluster().into_iter().chain([mk_status("web", "n1")]));
-        rig.tell(Kind::ALL.map(Update::Synced));
+        rig.update(cluster().into_iter().chain([mk_status("web", "n1")]));
+        rig.update(Kind::ALL.map(Update::Synced));
         ensure!(rig.during(lan.heard(WEB, SOME_BURSTS)).await? >= 3);
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
-        ensure!(rig.told().is_empty(), "no change of owner");
-        // One that another node owned before is news.
-        rig.tell([
+        ensure!(rig.take_events().is_empty(), "no change of owner");
+        // An address that another node owned before has an event.
+        rig.update([
             mk_status("dns", "n2"),
             mk_service("dns", &["192.168.50.53"], |_| {}),
             mk_slice("dns", &["n1"]),
         ]);
-        rig.probed().await;
+        rig.wait_for_probes().await;
         ensure!(rig.during(lan.answered("lan0", "192.168.50.53")).await?);
-        ensure!(rig.told() == ["announcing"]);
+        ensure!(rig.take_events() == ["announcing"]);
         Ok(())
     })
 }
 
 #[test]
-fn a_record_speaks_for_the_address_that_it_names_and_for_no_other() -> Result<()> {
+fn status_restores_only_the_address_that_it_names() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let web = mk_service("web", &[WEB, BEHIND_N3], |_| {});
-        rig.tell(cluster().into_iter().chain([web, mk_status("web", "n1")]));
-        rig.tell(Kind::ALL.map(Update::Synced));
+        rig.update(cluster().into_iter().chain([web, mk_status("web", "n1")]));
+        rig.update(Kind::ALL.map(Update::Synced));
         ensure!(
             rig.during(lan.heard(BEHIND_N3, SOME_BURSTS)).await? == 0,
-            "n3 has it"
+            "n3 owns it"
         );
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?);
@@ -123,54 +123,54 @@ fn a_record_speaks_for_the_address_that_it_names_and_for_no_other() -> Result<()
 }
 
 #[test]
-fn an_address_that_somebody_has_is_not_taken_unless_that_is_a_stranger() -> Result<()> {
+fn address_of_a_conflicting_host_is_claimed_and_reported() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         lan.client_ip(&format!("address add {WEB}/32 dev lan0"))?;
         rig.start(cluster()).await;
-        // A stranger is told once it is clear that it is no node, and MetalLB would not have noticed it either.
+        // The conflict is reported once the host is known not to be a node; as with MetalLB, the address is announced.
         rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
-        let mut told = rig.told();
-        told.sort_unstable();
-        ensure!(told == ["announcing", "conflict"], "{told:?}");
+        let mut events = rig.take_events();
+        events.sort_unstable();
+        ensure!(events == ["announcing", "conflict"], "{events:?}");
         ensure!(rig.metric("lb_speaker_address_conflict", WEB) == Some(1.0));
         Ok(())
     })
 }
 
 #[test]
-fn without_heartbeats_the_api_says_who_lives() -> Result<()> {
+fn without_heartbeats_the_api_shows_failures() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let web = mk_service("web", &[BEHIND_N3], |_| {});
         rig.start(cluster().into_iter().chain([web])).await;
         ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 owns it");
 
         // A rolling restart of n3's speaker.
-        rig.tell([Update::Speaker("speaker-n3".to_owned(), None)]);
+        rig.update([Update::Speaker("speaker-n3".to_owned(), None)]);
         ensure!(
             !rig.during(lan.answered("lan0", BEHIND_N3)).await?,
             "held for its owner"
         );
-        rig.tell([mk_speaker("n3", false)]);
+        rig.update([mk_speaker("n3", false)]);
         ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "still held");
-        rig.tell([mk_speaker("n3", true)]);
+        rig.update([mk_speaker("n3", true)]);
 
         // The node dies.
         let unknown = json!([{"type": "Ready", "status": "Unknown"}]);
-        rig.tell([mk_node_with("n3", &json!({}), &unknown), mk_speaker("n3", false)]);
-        rig.probed().await;
-        ensure!(rig.during(lan.answered("lan0", BEHIND_N3)).await?, "taken over");
-        ensure!(rig.told() == ["announcing"]);
+        rig.update([mk_node_with("n3", &json!({}), &unknown), mk_speaker("n3", false)]);
+        rig.wait_for_probes().await;
+        ensure!(rig.during(lan.answered("lan0", BEHIND_N3)).await?, "failover");
+        ensure!(rig.take_events() == ["announcing"]);
 
-        // It comes back, and takes nothing back.
-        rig.tell([support::mk_node("n3"), mk_speaker("n3", true)]);
-        ensure!(rig.during(lan.answered("lan0", BEHIND_N3)).await?, "it stays");
+        // It returns and takes no address back.
+        rig.update([support::mk_node("n3"), mk_speaker("n3", true)]);
+        ensure!(rig.during(lan.answered("lan0", BEHIND_N3)).await?, "no failback");
         Ok(())
     })
 }
 
-/// On a node where pods come and go, and their interfaces with them.
+/// Pods come and go, and their interfaces with them.
 #[test]
-fn an_owner_that_restarts_is_stood_in_for_also_where_links_have_changed_just_before() -> Result<()> {
+fn proxy_replies_continue_after_link_changes() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let n3 = mk_node_at("n3", lan::CLIENT.into());
         let web = mk_service("web", &[BEHIND_N3], |_| {});
@@ -201,26 +201,26 @@ fn an_owner_that_restarts_is_stood_in_for_also_where_links_have_changed_just_bef
         rig.peer = Some(peer);
         rig.start(cluster().into_iter().chain([n3, web])).await;
         ensure!(rig.peer.as_ref().is_some_and(|peer| peer.announces(address)));
-        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 has it");
+        ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 owns it");
 
         lan.node_ip("link add pod0 type veth peer name pod1")?;
-        rig.probed().await;
+        rig.wait_for_probes().await;
         if let Some(peer) = &mut rig.peer {
             peer.prepare_restart(Instant::now());
         }
-        rig.probed().await;
+        rig.wait_for_probes().await;
         rig.peer = None;
         ensure!(
             rig.during(lan.answered("lan0", BEHIND_N3)).await?,
-            "in the place of n3"
+            "proxy reply for n3"
         );
-        ensure!(rig.told().is_empty(), "it is n3's all the same");
+        ensure!(rig.take_events().is_empty(), "n3 still owns it");
         Ok(())
     })
 }
 
 #[test]
-fn a_link_that_comes_back_is_announced_on_again_and_answered() -> Result<()> {
+fn address_is_announced_again_when_its_link_returns() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         rig.start(cluster()).await;
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
@@ -228,39 +228,42 @@ fn a_link_that_comes_back_is_announced_on_again_and_answered() -> Result<()> {
         rig.during(tokio::time::sleep(Duration::from_secs(5))).await;
         lan.client_ip("link set lan0 down")?;
         rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
-        ensure!(rig.record("web").is_none(), "this node has no interface for it");
+        ensure!(
+            rig.desired_status("web").is_none(),
+            "this node has no interface for it"
+        );
         lan.client_ip("link set lan0 up")?;
         let heard = rig.during(lan.heard(WEB, 2 * SOME_BURSTS)).await?;
         ensure!(heard >= 2, "{heard}");
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
-        ensure!(rig.told().last() == Some(&"announcing"));
+        ensure!(rig.take_events().last() == Some(&"announcing"));
         Ok(())
     })
 }
 
 #[test]
-fn only_the_interfaces_that_the_advertisement_names_are_announced_on() -> Result<()> {
+fn only_interfaces_of_the_advertisement_are_used() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let only = |names: &[&str]| mk_advertisement("lan", &json!({"interfaces": names}));
         rig.start(cluster().into_iter().chain([only(&["lan1"])])).await;
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.during(lan.answered("lan1", WEB)).await?);
-        ensure!(rig.record("web").map(|says| says.interfaces) == Some(["lan1".into()].into()));
-        rig.tell([only(&["lan0"])]);
+        ensure!(rig.desired_status("web").map(|status| status.interfaces) == Some(["lan1".into()].into()));
+        rig.update([only(&["lan0"])]);
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(!rig.during(lan.answered("lan1", WEB)).await?);
-        rig.tell([only(&[])]);
+        rig.update([only(&[])]);
         ensure!(
             rig.during(lan.answered("lan0", WEB)).await? && !rig.during(lan.answered("lan1", WEB)).await?
         );
-        ensure!(rig.record("web").map(|says| says.interfaces) == Some(Box::default()));
-        ensure!(rig.told() == ["announcing"]);
+        ensure!(rig.desired_status("web").map(|status| status.interfaces) == Some(Box::default()));
+        ensure!(rig.take_events() == ["announcing"]);
         Ok(())
     })
 }
 
 #[test]
-fn when_one_interface_goes_the_address_is_announced_again_on_the_others() -> Result<()> {
+fn loss_of_an_interface_reannounces_on_the_others() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let only = |names: &[&str]| mk_advertisement("lan", &json!({"interfaces": names}));
         let both = only(&["lan0", "lan1"]);
@@ -275,25 +278,25 @@ fn when_one_interface_goes_the_address_is_announced_again_on_the_others() -> Res
         lan.client_ip("link set lan1 up")?;
         rig.during(tokio::time::sleep(series)).await;
         ensure!(rig.during(lan.heard(WEB, SOME_BURSTS)).await? == 0);
-        rig.tell([only(&["lan0"])]);
+        rig.update([only(&["lan0"])]);
         let heard = rig.during(lan.heard(WEB, SOME_BURSTS)).await?;
-        ensure!(heard >= 2, "it is not advertised there any more: {heard}");
-        ensure!(rig.told() == ["announcing"]);
+        ensure!(heard >= 2, "no longer advertised there: {heard}");
+        ensure!(rig.take_events() == ["announcing"]);
         Ok(())
     })
 }
 
 #[test]
-fn a_missing_interface_is_told_once_and_served_when_it_appears() -> Result<()> {
+fn missing_interface_is_reported_once_and_used_later() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         let late = mk_advertisement("lan", &json!({"interfaces": ["late0"]}));
         rig.start(cluster().into_iter().chain([late])).await;
         rig.during(tokio::time::sleep(Duration::from_millis(2500))).await;
-        ensure!(rig.told() == ["no interface"]);
-        ensure!(rig.record("web").is_none(), "nothing is announced");
-        rig.tell([mk_slice("web", &["n1"])]);
+        ensure!(rig.take_events() == ["no interface"]);
+        ensure!(rig.desired_status("web").is_none(), "nothing is announced");
+        rig.update([mk_slice("web", &["n1"])]);
         rig.during(tokio::time::sleep(Duration::from_millis(200))).await;
-        ensure!(rig.told().is_empty());
+        ensure!(rig.take_events().is_empty());
         let (node, client) = (&lan.node, &lan.client);
         lan.node_ip(&format!(
             "link add late0 netns {node} type veth peer name late0 netns {client}"
@@ -305,14 +308,14 @@ fn a_missing_interface_is_told_once_and_served_when_it_appears() -> Result<()> {
         rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
         ensure!(rig.during(lan.answered("late0", WEB)).await?);
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
-        ensure!(rig.told() == ["announcing"]);
-        ensure!(rig.record("web").is_some());
+        ensure!(rig.take_events() == ["announcing"]);
+        ensure!(rig.desired_status("web").is_some());
         Ok(())
     })
 }
 
 #[test]
-fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
+fn malformed_and_conflicting_frames_are_counted() -> Result<()> {
     Lan::run(async |lan, mut rig| {
         rig.start(cluster()).await;
         let request = ArpFrame {
@@ -335,16 +338,16 @@ fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
         rig.during(tokio::time::sleep(Duration::from_millis(1500))).await;
         ensure!(rig.metric("lb_speaker_malformed_frames_total", "hardware_length") == Some(1.0));
         ensure!(
-            rig.told() == ["announcing"],
-            "it may be a node, and does not answer"
+            rig.take_events() == ["announcing"],
+            "it may be a node, and did not reply to a probe"
         );
         rig.during(lan.send(gratuitous.encode().to_vec())).await?;
         rig.during(tokio::time::sleep(Duration::from_millis(200))).await;
         ensure!(rig.metric("lb_speaker_conflicts_total", WEB) == Some(1.0));
-        ensure!(rig.told() == ["conflict"]);
-        let record = rig.record("web").context("a status to write")?;
-        let conflict = record.health.conflict.context("a conflict")?;
-        ensure!(conflict.mac == MacAddr([2, 0, 0, 0, 0, 9]) && record.address.to_string() == WEB);
+        ensure!(rig.take_events() == ["conflict"]);
+        let status = rig.desired_status("web").context("no status")?;
+        let conflict = status.health.conflict.context("no conflict")?;
+        ensure!(conflict.mac == MacAddr([2, 0, 0, 0, 0, 9]) && status.address.to_string() == WEB);
         ensure!(rig.metric("metallb_layer2_responses_sent", WEB) == Some(0.0));
         ensure!(rig.during(lan.answered("lan0", WEB)).await?);
         Ok(())
@@ -352,7 +355,7 @@ fn malformed_and_foreign_frames_are_counted_and_not_answered() -> Result<()> {
 }
 
 #[test]
-fn what_nobody_announces_is_told_once_after_a_while() -> Result<()> {
+fn unannounced_address_is_reported_once_after_a_delay() -> Result<()> {
     Lan::run(async |_lan, mut rig| {
         rig.start(
             cluster()
@@ -361,21 +364,21 @@ fn what_nobody_announces_is_told_once_after_a_while() -> Result<()> {
         )
         .await;
         rig.during(tokio::time::sleep(Duration::from_secs(8))).await;
-        ensure!(rig.told().is_empty(), "it may be on its way");
+        ensure!(rig.take_events().is_empty(), "within the delay");
         rig.during(tokio::time::sleep(Duration::from_secs(3))).await;
-        ensure!(rig.told() == ["not announced"]);
-        rig.tell([mk_slice("web", &["n1"])]);
+        ensure!(rig.take_events() == ["not announced"]);
+        rig.update([mk_slice("web", &["n1"])]);
         rig.during(tokio::time::sleep(Duration::from_secs(11))).await;
-        ensure!(rig.told().is_empty(), "the reason is the same");
-        rig.tell([mk_advertisement("lan", &json!({}))]);
-        rig.probed().await;
-        ensure!(rig.told() == ["announcing"]);
+        ensure!(rig.take_events().is_empty(), "the reason is the same");
+        rig.update([mk_advertisement("lan", &json!({}))]);
+        rig.wait_for_probes().await;
+        ensure!(rig.take_events() == ["announcing"]);
         Ok(())
     })
 }
 
 #[test]
-fn an_ipv6_address_is_answered_for_to_its_group_and_to_the_owner_itself() -> Result<()> {
+fn ipv6_address_answers_multicast_and_unicast() -> Result<()> {
     const SIX: &str = "fd00:50::10";
     Lan::run(async |lan, mut rig| {
         lan.client_ip("-6 address add fd00:50::20/64 dev lan0 nodad")?;
@@ -396,18 +399,18 @@ fn an_ipv6_address_is_answered_for_to_its_group_and_to_the_owner_itself() -> Res
         );
         ensure!(
             rig.during(lan.answered("lan0", WEB)).await?,
-            "nor does IPv4 suffer"
+            "IPv4 is not affected"
         );
-        ensure!(rig.told() == ["announcing", "announcing"]);
+        ensure!(rig.take_events() == ["announcing", "announcing"]);
         let requests = rig.metric("metallb_layer2_requests_received", SIX);
         ensure!(requests >= Some(2.0) && requests == rig.metric("metallb_layer2_responses_sent", SIX));
         ensure!(rig.metric("metallb_layer2_gratuitous_sent", SIX) >= Some(2.0));
 
-        // Withdrawn, it is forgotten; announced again, the client learns it from the advertisements to all.
-        rig.tell([Update::Slice(key("web-abc"), None)]);
+        // Withdrawn, it is forgotten; announced again, the client learns it from unsolicited advertisements.
+        rig.update([Update::Slice(key("web-abc"), None)]);
         lan.client_ip(&format!("-6 neigh flush dev lan0 to {SIX}"))?;
         ensure!(rig.during(lan.neighbour(SIX)).await?.is_none(), "withdrawn");
-        rig.tell([mk_slice("web", &["n1"])]);
+        rig.update([mk_slice("web", &["n1"])]);
         ensure!(rig.during(lan.neighbour(SIX)).await? == mac, "announced again");
         Ok(())
     })

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{AddressState, Coordinator, Output, ReleaseReason};
+use super::{AddressState, Coordinator, Output, ReleaseReason, UnknownPolicy};
 use crate::MacAddr;
 use crate::ownership::failure_detector::NodeId;
 
@@ -67,6 +67,32 @@ pub enum ConflictPolicy {
     Defend,
     /// Report it, and withdraw the address until the conflicting host is gone (RFC 5227 section 2.4 (a)).
     Yield,
+}
+
+impl ConflictPolicy {
+    /// All policies.
+    pub const ALL: [Self; 3] = [Self::Warn, Self::Defend, Self::Yield];
+
+    /// The word for a command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Defend => "defend",
+            Self::Yield => "yield",
+        }
+    }
+}
+
+impl std::str::FromStr for ConflictPolicy {
+    type Err = UnknownPolicy;
+
+    fn from_str(word: &str) -> Result<Self, UnknownPolicy> {
+        let policy = Self::ALL
+            .into_iter()
+            .find(|policy| word.eq_ignore_ascii_case(policy.as_str()));
+        policy.ok_or_else(|| UnknownPolicy(word.to_owned()))
+    }
 }
 
 impl Coordinator {

@@ -53,7 +53,7 @@ pub use output::{AcquireReason, Output, ReleaseReason};
 use peer::PeerState;
 pub use peer::{HeartbeatLoad, NodeInfo, PeerSummary};
 use probe::ProbeQueue;
-pub use quorum::PartitionPolicy;
+pub use quorum::{PartitionPolicy, UnknownPolicy};
 
 const LOCAL_NODE: NodeId = NodeId(0);
 /// How long a starting speaker waits for its peers to send the addresses that it owned and those that they announce.

@@ -20,6 +20,36 @@ pub enum PartitionPolicy {
     Majority,
 }
 
+impl PartitionPolicy {
+    /// All policies.
+    pub const ALL: [Self; 2] = [Self::Availability, Self::Majority];
+
+    /// The word for a command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Availability => "availability",
+            Self::Majority => "majority",
+        }
+    }
+}
+
+/// A word names no policy.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("unknown policy {0:?}")]
+pub struct UnknownPolicy(pub(super) String);
+
+impl std::str::FromStr for PartitionPolicy {
+    type Err = UnknownPolicy;
+
+    fn from_str(word: &str) -> Result<Self, UnknownPolicy> {
+        let policy = Self::ALL
+            .into_iter()
+            .find(|policy| word.eq_ignore_ascii_case(policy.as_str()));
+        policy.ok_or_else(|| UnknownPolicy(word.to_owned()))
+    }
+}
+
 impl Coordinator {
     /// Recomputes the monitored peers of an address.
     pub(super) fn update_monitored_peers(&mut self, address: IpAddr) {

@@ -1,4 +1,4 @@
-//! What the speaker tells people: events on the Service, with MetalLB's reasons and words where it has them.
+//! Events on Services, with the reasons and texts of MetalLB where it has them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use lb_runtime::events::{EventKind, Events, reference};
 
 use crate::metrics::PROTOCOL;
 
-/// Something to tell about an address of a Service.
+/// An event about an address of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServiceEvent {
     /// The Service.
@@ -19,27 +19,27 @@ pub struct ServiceEvent {
     pub uid: Arc<str>,
     /// The address.
     pub address: IpAddr,
-    /// What it is.
-    pub matter: EventReason,
+    /// The reason.
+    pub reason: EventReason,
 }
 
-/// What there is to tell.
+/// The reason of an event.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EventReason {
-    /// This node announces it now, and did not before.
+    /// This node started to announce the address.
     Announcing,
-    /// This node owns it and has no interface for it.
+    /// This node should own the address and has no interface for it.
     NoInterface,
-    /// No node announces it, for this reason.
+    /// No node announces the address, with the message why.
     NotAnnounced(String),
-    /// A stranger on the LAN answers for it.
+    /// A host outside the cluster answers for the address, with its hardware address.
     Conflict(MacAddr),
 }
 
 impl EventReason {
-    /// The matter in words.
+    /// The message of the event.
     #[must_use]
-    pub fn describe(&self, address: IpAddr, node: &str) -> String {
+    pub fn message(&self, address: IpAddr, node: &str) -> String {
         let ip = address.to_string();
         match self {
             Self::Announcing => format!("announcing from node {node:?} with protocol {PROTOCOL:?}"),
@@ -56,7 +56,7 @@ impl EventReason {
     }
 }
 
-/// Publishes news as events.
+/// Publishes events on Services.
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     events: Events,
@@ -64,7 +64,7 @@ pub struct EventPublisher {
 }
 
 impl EventPublisher {
-    /// A reporter for the speaker in this pod, on this node.
+    /// A publisher for the speaker in this pod, on this node.
     #[must_use]
     pub fn new(client: kube::Client, pod: &str, node: &str) -> Self {
         Self {
@@ -74,21 +74,27 @@ impl EventPublisher {
     }
 
     /// Queues the event.
-    pub fn publish(&self, news: ServiceEvent) {
-        let (kind, reason, action, note) = event(&news, &self.node);
-        let service = reference(&news.service, "v1", "Service", Some(news.uid));
+    pub fn publish(&self, event: ServiceEvent) {
+        let (kind, reason, action, note) = fields(&event, &self.node);
+        let service = reference(&event.service, "v1", "Service", Some(event.uid));
         self.events.publish(service, kind, reason, action, note);
     }
 }
 
-fn event(news: &ServiceEvent, node: &str) -> (EventKind, &'static str, &'static str, String) {
-    let (kind, reason) = match &news.matter {
+/// Kind, reason, action and note of an event.
+fn fields(event: &ServiceEvent, node: &str) -> (EventKind, &'static str, &'static str, String) {
+    let (kind, reason) = match &event.reason {
         EventReason::Announcing => (EventKind::Normal, "nodeAssigned"),
         EventReason::NoInterface => (EventKind::Warning, "announceFailed"),
         EventReason::NotAnnounced(_) => (EventKind::Warning, "notAnnounced"),
         EventReason::Conflict(_) => (EventKind::Warning, "addressConflict"),
     };
-    (kind, reason, "Announce", news.matter.describe(news.address, node))
+    (
+        kind,
+        reason,
+        "Announce",
+        event.reason.message(event.address, node),
+    )
 }
 
 #[cfg(test)]
@@ -96,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_have_the_reasons_and_words_of_metallb() {
-        let news = |matter| ServiceEvent {
+    fn events_have_metallbs_reasons_and_texts() {
+        let event = |reason| ServiceEvent {
             service: ObjectKey::new("default", "web"),
             uid: "1".into(),
             address: IpAddr::from([192, 168, 50, 50]),
-            matter,
+            reason,
         };
-        let (_, reason, _, note) = event(&news(EventReason::Announcing), "n1");
+        let (_, reason, _, note) = fields(&event(EventReason::Announcing), "n1");
         assert_eq!(
             (reason, &*note),
             (
@@ -111,7 +117,7 @@ mod tests {
                 r#"announcing from node "n1" with protocol "layer2""#
             )
         );
-        let (_, reason, _, note) = event(&news(EventReason::NoInterface), "n1");
+        let (_, reason, _, note) = fields(&event(EventReason::NoInterface), "n1");
         assert_eq!(reason, "announceFailed");
         assert_eq!(
             note,

@@ -1,5 +1,5 @@
-//! What the speaker knows of the cluster: one plain struct, fed by the watches. Each update tells what has to be looked
-//! at again, so that one changed EndpointSlice among thousands costs one decision.
+//! The state of the cluster: one plain struct, updated by the watches. Each update returns the affected addresses, so that a
+//! changed EndpointSlice among thousands costs one decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// One change of a watched object; none when it is gone, or does not concern us (any more).
+/// A change of a watched object; `None` when it was deleted or is not relevant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
     /// A Service.
@@ -73,22 +73,22 @@ pub enum Update {
     Speaker(String, Option<Speaker>),
     /// A ServiceL2Status, by name.
     Status(ObjectKey, Option<ReportedStatus>),
-    /// An object that cannot be read: what was known of it stays, because to withdraw an address over it would be worse.
+    /// An object that cannot be decoded: the previous version is kept, so that no address is withdrawn.
     Invalid(Kind, ObjectKey, String),
-    /// All objects of the kind have been delivered.
+    /// The initial list of the kind is complete.
     Synced(Kind),
 }
 
-/// What has to be looked at again after an update.
+/// The decisions that an update affects.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Affected {
-    /// Every address: candidates or advertisements changed.
-    pub everything: bool,
-    /// These addresses.
+    /// All addresses: nodes, pools or advertisements changed.
+    pub all_addresses: bool,
+    /// Single addresses.
     pub addresses: Vec<IpAddr>,
-    /// The node whose speaker's state may have changed.
+    /// The node whose speaker may have changed its state.
     pub peer: Option<String>,
-    /// Services whose ServiceL2Status may have to change.
+    /// Services whose ServiceL2Status may need a write.
     pub statuses: Vec<ObjectKey>,
 }
 
@@ -100,7 +100,7 @@ struct Endpoints {
     nodes: Box<[Arc<str>]>,
 }
 
-/// The state of the cluster, as far as it concerns announcing: about 1 KB for each Service, with keys and names shared.
+/// The relevant state of the cluster: about 1 KB per Service, with shared keys and names.
 #[derive(Debug, Default)]
 pub struct Index {
     /// Services with addresses.
@@ -119,37 +119,37 @@ pub struct Index {
     by_address: BTreeSet<(IpAddr, ObjectKey)>,
     /// Services with the names of their ServiceL2Statuses.
     statuses_of: BTreeSet<(ObjectKey, ObjectKey)>,
-    /// What each slice says of its Service. A deleted one is known by name only.
+    /// Endpoints by slice: of a deleted slice only the name is known.
     slices: BTreeMap<ObjectKey, Endpoints>,
-    /// Services with their slices.
+    /// Services with the names of their slices.
     slices_of: BTreeSet<(ObjectKey, ObjectKey)>,
-    /// Interner of nodes, pools and interfaces, and uids of nodes.
-    names: Interner,
-    /// Pools and advertisements that are wrong.
-    wrong: BTreeSet<(Kind, String)>,
+    /// Names of nodes, pools and interfaces, and uids of nodes.
+    interner: Interner,
+    /// Pools and advertisements with errors.
+    invalid: BTreeSet<(Kind, String)>,
 }
 
 impl Index {
-    /// Takes in an update.
+    /// Applies an update.
     pub fn update(&mut self, update: Update) -> Affected {
         match update {
             Update::Service(key, service) => self.service(key, service),
             Update::Slice(key, slice) => self.slice(key, slice),
             Update::Node(name, node) => self.node(name, node),
             Update::Pool(name, pool) => {
-                self.judge(
+                self.set_error(
                     Kind::Pools,
                     &name,
                     pool.as_ref().and_then(|pool| pool.error.as_deref()),
                 );
-                everything_if(replace(&mut self.pools, name.into(), pool))
+                all_addresses_if(replace(&mut self.pools, name.into(), pool))
             }
             Update::Advertisement(name, advertisement) => {
                 let error = advertisement
                     .as_ref()
                     .and_then(|advertisement| advertisement.error.as_deref());
-                self.judge(Kind::Advertisements, &name, error);
-                everything_if(replace(&mut self.advertisements, name, advertisement))
+                self.set_error(Kind::Advertisements, &name, error);
+                all_addresses_if(replace(&mut self.advertisements, name, advertisement))
             }
             Update::Speaker(name, speaker) => {
                 let node = speaker
@@ -165,9 +165,9 @@ impl Index {
             Update::Status(name, record) => self.status(name, record),
             Update::Invalid(kind, key, error) => {
                 match kind {
-                    Kind::Pools | Kind::Advertisements => self.judge(kind, key.name(), Some(&error)),
+                    Kind::Pools | Kind::Advertisements => self.set_error(kind, key.name(), Some(&error)),
                     Kind::Services | Kind::EndpointSlices | Kind::Nodes | Kind::Speakers | Kind::Statuses => {
-                        tracing::warn!(kind = kind.as_str(), object = %key, error, "object cannot be read: left as it was");
+                        tracing::warn!(kind = kind.as_str(), object = %key, error, "cannot decode object; keeping the previous version");
                     }
                 }
                 Affected::default()
@@ -178,15 +178,15 @@ impl Index {
 
     /// The Services that have this address, by key.
     pub fn having(&self, address: IpAddr) -> impl Iterator<Item = (&ObjectKey, &Service)> {
-        beside(&self.by_address, address).filter_map(|key| self.services.get_key_value(key))
+        values_of(&self.by_address, address).filter_map(|key| self.services.get_key_value(key))
     }
 
-    /// Every address that a Service has; one that several share comes several times.
+    /// The addresses of all Services. A shared one occurs several times.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.by_address.iter().map(|(address, _)| *address)
     }
 
-    /// Whether some endpoint of the Service can serve.
+    /// Whether an endpoint of the Service can serve.
     #[must_use]
     pub fn has_endpoint(&self, service: &ObjectKey) -> bool {
         self.endpoints_of(service).any(|endpoints| endpoints.serving)
@@ -204,11 +204,11 @@ impl Index {
     }
 
     fn endpoints_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Endpoints> {
-        beside(&self.slices_of, service.clone()).filter_map(|slice| self.slices.get(slice))
+        values_of(&self.slices_of, service.clone()).filter_map(|slice| self.slices.get(slice))
     }
 
-    /// The pool that a Service's address is from: the one that the controller noted, if it has the address; else the
-    /// first by name that has it.
+    /// The pool of an address: the one that the controller noted on the Service if it contains the address, otherwise the
+    /// first by name that does.
     #[must_use]
     pub fn pool_of(&self, service: &Service, address: IpAddr) -> Option<(&Arc<str>, &Pool)> {
         let noted = service
@@ -220,10 +220,10 @@ impl Index {
             .or_else(|| self.pools.iter().find(|(_, pool)| pool.contains(address)))
     }
 
-    /// Whether the speaker of a node is ready; none when it has no speaker.
+    /// Whether the speaker of a node is ready; `None` without a speaker.
     #[must_use]
     pub fn speaker_ready(&self, node: &str) -> Option<bool> {
-        // During a restart the old Pod and the new one may be there together: one that is ready is enough.
+        // During a restart the old and the new Pod may coexist.
         let speakers = self.speakers.values().filter(|speaker| speaker.node == node);
         speakers
             .map(|speaker| speaker.ready)
@@ -232,21 +232,21 @@ impl Index {
 
     /// The ServiceL2Statuses of a Service, by name.
     pub fn statuses_of(&self, service: &ObjectKey) -> impl Iterator<Item = (&str, &ReportedStatus)> {
-        let names = beside(&self.statuses_of, service.clone());
+        let names = values_of(&self.statuses_of, service.clone());
         names.filter_map(|name| Some((name.name(), &**self.statuses.get(name)?)))
     }
 
-    /// Whether a pool or an advertisement is wrong, so that what it says is not in force as a whole.
+    /// Whether a part of a pool or an advertisement is ignored because of an error.
     #[must_use]
-    pub fn has_wrong_configuration(&self) -> bool {
-        !self.wrong.is_empty()
+    pub fn has_invalid_configuration(&self) -> bool {
+        !self.invalid.is_empty()
     }
 
     fn service(&mut self, key: ObjectKey, service: Option<Service>) -> Affected {
         if self.services.get(&key) == service.as_ref() {
             return Affected::default();
         }
-        let key = self.one_key(key);
+        let key = self.shared_key(key);
         let mut addresses = BTreeSet::new();
         let mut uid = None;
         if let Some(before) = self.services.remove(&key) {
@@ -258,9 +258,9 @@ impl Index {
         }
         if let Some(mut service) = service {
             if let Some(pool) = &mut service.pool {
-                self.names.share(pool);
+                self.interner.share(pool);
             }
-            // Who announces the address holds the one that was there before.
+            // Announcements refer to the previous copy.
             if let Some(uid) = uid.filter(|uid| *uid == service.uid) {
                 service.uid = uid;
             }
@@ -282,7 +282,7 @@ impl Index {
         if self.slices.get(&key) == new.as_ref() {
             return Affected::default();
         }
-        // The label can change, and then the endpoints belong to another Service.
+        // The label may have changed to another Service.
         let mut touched = BTreeSet::new();
         if let Some(before) = self.slices.remove(&key) {
             self.slices_of.remove(&(before.service.clone(), key.clone()));
@@ -304,14 +304,18 @@ impl Index {
 
     fn endpoints(&mut self, key: &ObjectKey, slice: Slice) -> Endpoints {
         Endpoints {
-            service: self.one_key(ObjectKey::new(key.namespace(), slice.service)),
+            service: self.shared_key(ObjectKey::new(key.namespace(), slice.service)),
             serving: slice.serving,
-            nodes: slice.nodes.iter().map(|node| self.names.intern(node)).collect(),
+            nodes: slice
+                .nodes
+                .iter()
+                .map(|node| self.interner.intern(node))
+                .collect(),
         }
     }
 
-    /// The one copy of the key of a Service, which its slices and statuses name as well.
-    fn one_key(&self, service: ObjectKey) -> ObjectKey {
+    /// The shared copy of the key of a Service, which its slices and statuses refer to as well.
+    fn shared_key(&self, service: ObjectKey) -> ObjectKey {
         let with_slice = || {
             let mut pairs = self.slices_of.range((service.clone(), ObjectKey::default())..);
             pairs.next().map(|(key, _)| key).filter(|key| **key == service)
@@ -324,12 +328,12 @@ impl Index {
         let ready = |node: Option<&Node>| node.map(|node| node.ready);
         let before = self.nodes.get(&name);
         let peer = ready(before) != ready(node.as_ref());
-        // Readiness alone concerns the election only through the speaker.
+        // Readiness affects candidates only through the speaker.
         let rest = |node: Option<&Node>| node.cloned().map(|node| Node { ready: true, ..node });
-        let everything = rest(before) != rest(node.as_ref());
+        let all_addresses = rest(before) != rest(node.as_ref());
         replace(&mut self.nodes, name.clone(), node);
         Affected {
-            everything,
+            all_addresses,
             peer: peer.then_some(name),
             ..Affected::default()
         }
@@ -342,20 +346,20 @@ impl Index {
             statuses.push(before.service.clone());
         }
         if let Some(mut record) = record {
-            self.names.share(&mut record.node);
+            self.interner.share(&mut record.node);
             record
                 .interfaces
                 .iter_mut()
-                .for_each(|name| self.names.share(name));
+                .for_each(|name| self.interner.share(name));
             if let Some(health) = &mut record.health
                 && let Some(verification) = &mut health.verification
             {
-                self.names.share(&mut verification.by);
+                self.interner.share(&mut verification.by);
             }
             if let Some(owner) = &mut record.owner {
-                self.names.share(owner);
+                self.interner.share(owner);
             }
-            record.service = self.one_key(record.service);
+            record.service = self.shared_key(record.service);
             if !statuses.contains(&record.service) {
                 statuses.push(record.service.clone());
             }
@@ -368,7 +372,7 @@ impl Index {
         }
     }
 
-    fn judge(&mut self, kind: Kind, name: &str, error: Option<&str>) {
+    fn set_error(&mut self, kind: Kind, name: &str, error: Option<&str>) {
         let entry = (kind, name.to_owned());
         match error {
             Some(error) => {
@@ -376,25 +380,25 @@ impl Index {
                     kind = kind.as_str(),
                     name,
                     error,
-                    "part of the configuration is not in force"
+                    "part of the configuration is ignored"
                 );
-                self.wrong.insert(entry);
+                self.invalid.insert(entry);
             }
             None => {
-                self.wrong.remove(&entry);
+                self.invalid.remove(&entry);
             }
         }
     }
 }
 
-/// What stands beside the first of each pair, in order.
-fn beside<A: Ord, B: Default + Ord>(pairs: &BTreeSet<(A, B)>, first: A) -> impl Iterator<Item = &B> {
+/// The second values of the pairs with this first value, in order.
+fn values_of<A: Ord, B: Default + Ord>(pairs: &BTreeSet<(A, B)>, first: A) -> impl Iterator<Item = &B> {
     let from = (first, B::default());
     let pairs = pairs.range(&from..);
     pairs.take_while(move |pair| pair.0 == from.0).map(|pair| &pair.1)
 }
 
-/// Puts a value in its place, or takes it out; returns whether that changed anything.
+/// Inserts or removes a value. Returns whether that changed the map.
 fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, name: K, value: Option<V>) -> bool {
     if map.get(&name) == value.as_ref() {
         return false;
@@ -406,9 +410,9 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, name: K, value: Optio
     true
 }
 
-fn everything_if(changed: bool) -> Affected {
+fn all_addresses_if(changed: bool) -> Affected {
     Affected {
-        everything: changed,
+        all_addresses: changed,
         ..Affected::default()
     }
 }

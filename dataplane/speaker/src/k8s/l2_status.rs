@@ -1,7 +1,7 @@
 //! ServiceL2Status: one object per Service, which names the owner of its first address.
 //!
-//! Compared with what the watch shows; only differences are written. A new owner overwrites the status of the old one;
-//! who no longer owns deletes a status only while it still names itself. The object goes with the Node.
+//! Only differences from the watched objects are written. A new owner overwrites the status of the previous one; a node that
+//! is not the owner deletes a status only while it names that node. The object is owned by the Node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,34 +11,32 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
 use lb_crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
-use lb_runtime::ObjectKey;
 use lb_runtime::error::chain;
+use lb_runtime::{Backoff, ObjectKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::k8s::index::Update;
+use crate::k8s::index::{Index, Update};
 use crate::k8s::objects::ReportedStatus;
-use crate::speaker::Speaker;
 use crate::verification::AddressHealth;
 
-/// Field manager of all speakers: the new owner takes over all that the old one applied.
-const MANAGER: &str = "lb-speaker";
-/// Requests under way at once.
-const IN_FLIGHT: usize = 4;
-/// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// While two speakers each believe to own an address, as after a partition, they do not overwrite each other more
-/// often than this.
-const REPEAT: Duration = Duration::from_secs(5);
-/// The longest pause after failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Field manager of all speakers, so that a new owner replaces all fields of the previous one.
+const FIELD_MANAGER: &str = "lb-speaker";
+/// Maximum number of requests in flight.
+const MAX_REQUESTS: usize = 4;
+/// Timeout of a request.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Minimum time before the same status is written again: two owners of an address, as in a partition, overwrite each other.
+const MIN_REWRITE_INTERVAL: Duration = Duration::from_secs(5);
+/// Delays after failed writes.
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
 
-/// Name of the status of a Service: the same for whoever owns it, and never too long.
+/// Name of the status of a Service: independent of the owner, and of fixed length.
 #[must_use]
 pub fn object_name(service: &ObjectKey) -> String {
     let hash = Sha256::digest(service.to_string());
@@ -47,28 +45,28 @@ pub fn object_name(service: &ObjectKey) -> String {
         .fold("l2-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
-/// What a status says of its owner.
+/// The status that the owner wants.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DesiredStatus {
-    /// The address that it is about.
+    /// The first address of the Service.
     pub address: IpAddr,
-    /// The interfaces; none for all.
+    /// The selected interfaces; empty for all.
     pub interfaces: Box<[Arc<str>]>,
     /// The health of the address, as other nodes see it.
     pub health: AddressHealth,
 }
 
-/// What is to be done about the statuses of a Service.
+/// The next write about a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StatusAction {
     /// Write the status.
     Write {
-        /// What it has to say.
-        says: DesiredStatus,
-        /// Whether the rest of the object is as it should be.
-        alone: bool,
+        /// The status.
+        desired: DesiredStatus,
+        /// Whether the rest of the object is up to date.
+        status_only: bool,
     },
-    /// Delete this object, if it has still this version.
+    /// Delete this object if it still has this version.
     Delete {
         /// Its name.
         name: String,
@@ -77,204 +75,216 @@ pub enum StatusAction {
     },
 }
 
-/// Compares what the status of a Service should say with what there is; the next thing to do, if any. `wanted` is none
-/// when we do not own it; `node` is our name and uid.
-pub fn action<'a>(
+/// The next write that brings the statuses of a Service to the desired one, if any. `desired` is `None` when this node does
+/// not own the address; `node` is the name and uid of this node.
+pub fn next_action<'a>(
     node: (&str, &str),
     service: &ObjectKey,
-    wanted: Option<DesiredStatus>,
-    records: impl IntoIterator<Item = (&'a str, &'a ReportedStatus)>,
+    desired: Option<DesiredStatus>,
+    statuses: impl IntoIterator<Item = (&'a str, &'a ReportedStatus)>,
 ) -> Option<StatusAction> {
-    let (me, uid) = node;
-    let own = object_name(service);
+    let (local_node, uid) = node;
+    let own_name = object_name(service);
     let mut found = None;
     let mut stale = None;
-    for (name, record) in records {
-        if wanted.is_some() && name == own {
-            found = Some(record);
-        } else if *record.node == *me {
+    for (name, status) in statuses {
+        if desired.is_some() && name == own_name {
+            found = Some(status);
+        } else if *status.node == *local_node {
             stale = Some(StatusAction::Delete {
                 name: name.to_owned(),
-                version: record.version.clone(),
+                version: status.version.clone(),
             });
         }
     }
-    let Some(mut says) = wanted else {
+    let Some(mut desired) = desired else {
         return stale;
     };
-    // What another node's status says, or one of a namesake of this node, is not about us.
-    let ours = found.filter(|record| {
-        *record.node == *me && record.service == *service && record.owner.as_deref() == Some(uid)
+    // The status of another node, or of a deleted node of the same name, is not ours.
+    let ours = found.filter(|status| {
+        *status.node == *local_node && status.service == *service && status.owner.as_deref() == Some(uid)
     });
-    if let Some(record) = ours
-        && record.address == Some(says.address)
+    if let Some(status) = ours
+        && status.address == Some(desired.address)
     {
-        if let Some(reported) = &record.health {
-            says.health = says.health.merged_with(reported);
+        if let Some(reported) = &status.health {
+            desired.health = desired.health.merged_with(reported);
         }
-        if record.interfaces == says.interfaces && record.health.as_ref() == Some(&says.health) {
+        if status.interfaces == desired.interfaces && status.health.as_ref() == Some(&desired.health) {
             return stale;
         }
     }
     Some(StatusAction::Write {
-        says,
-        alone: ours.is_some(),
+        desired,
+        status_only: ours.is_some(),
     })
 }
 
-/// Why a status was not written.
+/// A failed write.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
-    #[error("cannot {action} ServiceL2Status {name}")]
+    #[error("failed to {action} ServiceL2Status {name}")]
     Request {
         action: &'static str,
         name: String,
         #[source]
         source: kube::Error,
     },
-    #[error("the API server did not answer within {} s", PATIENCE.as_secs())]
+    #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
     Timeout,
 }
 
-type Flight = BoxFuture<'static, (ObjectKey, Result<Option<Update>, WriteError>)>;
+/// The end of a write.
+#[derive(Debug)]
+pub struct WriteResult {
+    /// The Service.
+    pub service: ObjectKey,
+    /// When to check its status again.
+    pub check_at: Instant,
+    /// The object as written.
+    pub update: Option<Update>,
+}
 
-/// Writes statuses, a few at a time.
+type Request = BoxFuture<'static, (ObjectKey, Result<Option<Update>, WriteError>)>;
+
+/// Writes ServiceL2Statuses, a few at the same time.
 pub struct StatusWriter {
     api: Api<ServiceL2Status>,
     namespace: String,
-    me: String,
-    flights: FuturesUnordered<Flight>,
+    node: String,
+    requests: FuturesUnordered<Request>,
+    /// Services with a request in flight.
     busy: BTreeSet<ObjectKey>,
-    /// What we wrote within the last [`REPEAT`], and when; and how many there were when the older were forgotten.
+    /// The statuses written within the last [`MIN_REWRITE_INTERVAL`].
     written: BTreeMap<ObjectKey, (Instant, DesiredStatus)>,
-    kept: usize,
-    failures: BTreeMap<ObjectKey, u32>,
+    /// Length of `written` after the last removal of old entries.
+    retained: usize,
+    backoffs: BTreeMap<ObjectKey, Backoff>,
 }
 
 impl StatusWriter {
-    /// A writer of statuses in `namespace`, for the node `me`.
+    /// A writer for objects in `namespace` about `node`.
     #[must_use]
-    pub fn new(client: kube::Client, namespace: &str, me: &str) -> Self {
+    pub fn new(client: kube::Client, namespace: &str, node: &str) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
-            me: me.to_owned(),
-            flights: FuturesUnordered::new(),
+            node: node.to_owned(),
+            requests: FuturesUnordered::new(),
             busy: BTreeSet::new(),
             written: BTreeMap::new(),
-            kept: 0,
-            failures: BTreeMap::new(),
+            retained: 0,
+            backoffs: BTreeMap::new(),
         }
     }
 
-    /// Starts the writes that are due, as many as may be under way.
-    pub fn step(&mut self, now: Instant, speaker: &mut Speaker) {
-        while self.has_room()
-            && let Some(service) = speaker.pop_record(now)
-        {
-            // One that is under way is looked at again when it has landed.
-            if !self.busy.contains(&service) {
-                self.look(now, service, speaker);
-            }
-        }
-    }
-
-    /// Whether another write may start.
+    /// Whether another request may start.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.flights.len() < IN_FLIGHT
+        self.requests.len() < MAX_REQUESTS
     }
 
-    /// Waits for a write under way to end, and returns what it changed. For ever if there is none. May be cancelled
-    /// without loss.
-    pub async fn landed(&mut self, speaker: &mut Speaker) -> Option<Update> {
-        let Some((service, result)) = self.flights.next().await else {
-            return std::future::pending().await;
-        };
-        let now = Instant::now();
-        self.busy.remove(&service);
-        match result {
-            Ok(update) => {
-                self.failures.remove(&service);
-                speaker.enter_record(service, now);
-                update
-            }
-            Err(error) => {
-                let failures = self.failures.entry(service.clone()).or_default();
-                let pause = Duration::from_secs(1 << (*failures).min(10)).min(LONGEST_PAUSE);
-                *failures += 1;
-                self.written.remove(&service);
-                let error = chain(&error);
-                tracing::warn!(%service, error, again_in = ?pause, "status not written");
-                speaker.enter_record(service, now + pause);
-                None
-            }
+    /// Starts the write that the status of a Service needs, if any. Returns when to check again if it is too early.
+    pub fn write(
+        &mut self,
+        now: Instant,
+        service: ObjectKey,
+        desired: Option<DesiredStatus>,
+        index: &Index,
+    ) -> Option<Instant> {
+        // It is checked again when the request has completed.
+        if self.busy.contains(&service) {
+            return None;
         }
-    }
-
-    /// Notes what is written. After a start that is a status for each address of ours, and a moment later nothing depends
-    /// on them any more.
-    fn note(&mut self, now: Instant, service: ObjectKey, says: DesiredStatus) {
-        if self.written.len() > 2 * self.kept {
-            self.written.retain(|_, (at, _)| now < *at + REPEAT);
-            self.kept = self.written.len();
-        }
-        self.written.insert(service, (now, says));
-    }
-
-    fn key(&self, name: String) -> ObjectKey {
-        ObjectKey::new(&self.namespace, name)
-    }
-
-    fn look(&mut self, now: Instant, service: ObjectKey, speaker: &mut Speaker) {
-        let index = speaker.index();
-        let uid = index.nodes.get(&self.me).map_or("", |node| node.uid.as_str());
-        let wanted = speaker.record_of(&service, now, Timestamp::now());
-        let is_ours = wanted.is_some();
-        let node = (&*self.me, uid);
-        let flight = match action(node, &service, wanted, index.statuses_of(&service)) {
-            Some(StatusAction::Write { says, alone }) => {
+        let uid = index.nodes.get(&self.node).map_or("", |node| node.uid.as_str());
+        let is_owner = desired.is_some();
+        let node = (&*self.node, uid);
+        let request = match next_action(node, &service, desired, index.statuses_of(&service)) {
+            Some(StatusAction::Write { desired, status_only }) => {
                 if let Some((at, last)) = self.written.get(&service)
-                    && *last == says
-                    && now < *at + REPEAT
+                    && *last == desired
+                    && now < *at + MIN_REWRITE_INTERVAL
                 {
-                    let again = *at + REPEAT;
-                    speaker.enter_record(service, again);
-                    return;
+                    return Some(*at + MIN_REWRITE_INTERVAL);
                 }
-                let object = applied_object(&self.namespace, node, &service, &says);
-                self.note(now, service.clone(), says);
-                write(self.api.clone(), self.key(object_name(&service)), object, alone).boxed()
+                let object = applied_object(&self.namespace, node, &service, &desired);
+                self.record_write(now, service.clone(), desired);
+                let key = self.key(object_name(&service));
+                apply(self.api.clone(), key, object, status_only).boxed()
             }
             Some(StatusAction::Delete { name, version }) => {
                 delete(self.api.clone(), self.key(name), version).boxed()
             }
             None => {
-                if !is_ours {
+                if !is_owner {
                     self.written.remove(&service);
                 }
-                return;
+                return None;
             }
         };
         self.busy.insert(service.clone());
         let timed = async move {
-            let result = tokio::time::timeout(PATIENCE, flight).await;
+            let result = tokio::time::timeout(WRITE_TIMEOUT, request).await;
             (service, result.unwrap_or(Err(WriteError::Timeout)))
         };
-        self.flights.push(timed.boxed());
+        self.requests.push(timed.boxed());
+        None
+    }
+
+    /// Waits for a request to complete; never returns without one in flight. Cancel safe.
+    pub async fn completed(&mut self) -> WriteResult {
+        let Some((service, result)) = self.requests.next().await else {
+            return std::future::pending().await;
+        };
+        let now = Instant::now();
+        self.busy.remove(&service);
+        let (check_at, update) = match result {
+            Ok(update) => {
+                self.backoffs.remove(&service);
+                (now, update)
+            }
+            Err(error) => {
+                let backoff = self.backoffs.entry(service.clone());
+                let delay = backoff
+                    .or_insert_with(|| Backoff::new(FIRST_RETRY_DELAY, MAX_RETRY_DELAY))
+                    .next_delay();
+                self.written.remove(&service);
+                let error = chain(&error);
+                tracing::warn!(%service, error, retry_in = ?delay, "failed to write ServiceL2Status; retrying");
+                (now + delay, None)
+            }
+        };
+        WriteResult {
+            service,
+            check_at,
+            update,
+        }
+    }
+
+    /// Records a write, and removes old entries: after a start there is one for each address, needed for a moment only.
+    fn record_write(&mut self, now: Instant, service: ObjectKey, desired: DesiredStatus) {
+        if self.written.len() > 2 * self.retained {
+            self.written.retain(|_, (at, _)| now < *at + MIN_REWRITE_INTERVAL);
+            self.retained = self.written.len();
+        }
+        self.written.insert(service, (now, desired));
+    }
+
+    fn key(&self, name: String) -> ObjectKey {
+        ObjectKey::new(&self.namespace, name)
     }
 }
 
 /// The ServiceL2Status of a Service as this node applies it. A field without a value is left out: server-side apply removes
-/// it, because all speakers share one field manager. `node` is our name and uid.
+/// it, because all speakers share one field manager. `node` is the name and uid of this node.
 #[must_use]
 pub fn applied_object(
     namespace: &str,
-    (me, uid): (&str, &str),
+    (local_node, uid): (&str, &str),
     service: &ObjectKey,
-    says: &DesiredStatus,
+    desired: &DesiredStatus,
 ) -> Value {
-    let interfaces: Vec<_> = says
+    let interfaces: Vec<_> = desired
         .interfaces
         .iter()
         .map(|name| json!({"name": **name}))
@@ -286,28 +296,28 @@ pub fn applied_object(
             "name": object_name(service),
             "namespace": namespace,
             "labels": {
-                LABEL_NODE: label(me),
+                LABEL_NODE: label(local_node),
                 LABEL_SERVICE_NAME: label(service.name()),
                 LABEL_SERVICE_NAMESPACE: label(service.namespace()),
             },
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": me, "uid": uid}],
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": local_node, "uid": uid}],
         },
         "spec": {},
         "status": {
-            "node": me,
+            "node": local_node,
             "serviceName": service.name(),
             "serviceNamespace": service.namespace(),
             "interfaces": interfaces,
-            "address": says.address,
-            "conditions": says.health.conditions(says.address),
+            "address": desired.address,
+            "conditions": desired.health.conditions(desired.address),
         },
     });
-    let verified_by = says
+    let verified_by = desired
         .health
         .verification
         .as_ref()
         .map(|verification| verification.by.to_string());
-    let conflicting_mac = says.health.conflict.map(|host| host.mac.to_string());
+    let conflicting_mac = desired.health.conflict.map(|host| host.mac.to_string());
     for (field, value) in [("verifiedBy", verified_by), ("conflictingMAC", conflicting_mac)] {
         if let Some(value) = value {
             object["status"][field] = value.into();
@@ -316,40 +326,40 @@ pub fn applied_object(
     object
 }
 
-/// A label takes 63 bytes; the name of a Node may be longer, and is then cut. The status has it whole.
+/// A label value: names longer than its 63 bytes are cut. The status contains the whole name.
 fn label(name: &str) -> &str {
     let cut = name.get(..63).unwrap_or(name);
     cut.trim_end_matches(['-', '.'])
 }
 
-async fn write(
+async fn apply(
     api: Api<ServiceL2Status>,
     key: ObjectKey,
     mut object: Value,
-    alone: bool,
+    status_only: bool,
 ) -> Result<Option<Update>, WriteError> {
     let name = key.name();
-    let apply = PatchParams::apply(MANAGER).force();
+    let params = PatchParams::apply(FIELD_MANAGER).force();
     let status = object.as_object_mut().and_then(|object| object.remove("status"));
     let fail = |action| {
         let name = name.to_owned();
         move |source| WriteError::Request { action, name, source }
     };
-    // The object first: its status is a resource of its own and cannot create it.
-    if !alone {
-        api.patch(name, &apply, &Patch::Apply(&object))
+    // The object first, because the status subresource cannot create it.
+    if !status_only {
+        api.patch(name, &params, &Patch::Apply(&object))
             .await
             .map_err(fail("apply"))?;
     }
-    // The second request says nothing of the metadata, and so changes nothing of it.
+    // Without metadata, which stays as the first request left it.
     let body = json!({
         "apiVersion": object.get("apiVersion"),
         "kind": object.get("kind"),
         "status": status,
     });
-    let written = api.patch_status(name, &apply, &Patch::Apply(&body)).await;
-    let record = ReportedStatus::read(written.map_err(fail("apply the status of"))?);
-    Ok(Some(Update::Status(key, Some(record))))
+    let written = api.patch_status(name, &params, &Patch::Apply(&body)).await;
+    let status = ReportedStatus::read(written.map_err(fail("apply the status of"))?);
+    Ok(Some(Update::Status(key, Some(status))))
 }
 
 async fn delete(
@@ -367,7 +377,7 @@ async fn delete(
     {
         Ok(_) => Ok(Some(Update::Status(key, None))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Update::Status(key, None))),
-        // The new owner was here first; the watch will tell.
+        // The new owner has overwritten it; an update follows from the watch.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(source) => Err(WriteError::Request {
             action: "delete",

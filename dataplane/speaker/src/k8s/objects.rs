@@ -1,4 +1,4 @@
-//! Kubernetes objects as the speaker remembers them: what decisions need, and nothing else.
+//! The parts of Kubernetes objects that decisions need.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,29 +18,29 @@ use lb_runtime::ObjectKey;
 use crate::k8s::labels::{LabelText, Labels};
 use crate::verification::AddressHealth;
 
-/// Label of an EndpointSlice: the Service that it belongs to.
+/// Label of an EndpointSlice: its Service.
 pub const LABEL_SERVICE: &str = "kubernetes.io/service-name";
 
-/// Taint of a Node that is known to be switched off (Kubernetes' non-graceful node shutdown).
+/// Taint of a Node that was shut down (Kubernetes' non-graceful node shutdown).
 const TAINT_OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
-/// A Service with addresses that we may have to announce.
+/// A load balancer Service with addresses.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Service {
-    /// Tells it from a namesake that was deleted before.
+    /// Distinguishes it from a deleted object of the same name.
     pub uid: Arc<str>,
-    /// What `serviceSelectors` look at.
+    /// Labels, for `serviceSelectors`.
     pub labels: LabelText,
-    /// The addresses in its status, in their order.
+    /// The addresses of its status, in order.
     pub addresses: Box<[IpAddr]>,
-    /// The pool that the controller says they are from.
+    /// The pool of the addresses according to the controller.
     pub pool: Option<Arc<str>>,
-    /// `externalTrafficPolicy: Local`: only nodes with an endpoint may announce.
+    /// `externalTrafficPolicy: Local`: only nodes with an endpoint are eligible.
     pub local: bool,
 }
 
 impl Service {
-    /// Reads a Service; none when it is no load balancer of our class or has no address.
+    /// Reads a Service; `None` without type LoadBalancer, our class, or an address.
     #[must_use]
     pub fn read(object: v1::Service, class: Option<&str>) -> Option<Self> {
         let spec = object.spec?;
@@ -72,26 +72,26 @@ impl Service {
         })
     }
 
-    /// The address whose owner speaks for the Service in its ServiceL2Status, as in MetalLB: the first.
+    /// The address whose owner writes the ServiceL2Status, as in MetalLB.
     #[must_use]
     pub fn first(&self) -> Option<IpAddr> {
         self.addresses.first().copied()
     }
 }
 
-/// What an EndpointSlice says about its Service.
+/// An EndpointSlice.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Slice {
     /// Name of the Service, in the same namespace.
     pub service: String,
-    /// Whether some endpoint can serve.
+    /// Whether an endpoint can serve.
     pub serving: bool,
     /// The nodes of the endpoints that can serve.
     pub nodes: BTreeSet<String>,
 }
 
 impl Slice {
-    /// Reads a slice; none when it belongs to no Service.
+    /// Reads a slice; `None` without a Service.
     #[must_use]
     pub fn read(object: EndpointSlice) -> Option<Self> {
         let service = object.metadata.labels?.remove(LABEL_SERVICE)?;
@@ -109,8 +109,7 @@ impl Slice {
     }
 }
 
-/// As in MetalLB: an endpoint that is ready (unknown counts as ready, says the API), or one that is terminating and
-/// still serves.
+/// As in MetalLB: an endpoint that is ready (the API counts unknown as ready), or terminating and serving.
 fn can_serve(conditions: Option<&EndpointConditions>) -> bool {
     conditions.is_none_or(|conditions| conditions.ready.unwrap_or(true) || conditions.serving == Some(true))
 }
@@ -118,19 +117,19 @@ fn can_serve(conditions: Option<&EndpointConditions>) -> bool {
 /// A Node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Node {
-    /// Tells it from a namesake that was deleted before.
+    /// Distinguishes it from a deleted object of the same name.
     pub uid: String,
-    /// What `nodeSelectors` look at.
+    /// Labels, for `nodeSelectors`.
     pub labels: Labels,
     /// Its condition `NetworkUnavailable` is `True`.
     pub network_unavailable: bool,
-    /// Its condition `Ready` is `True`. No matter to the election but through its speaker.
+    /// Its condition `Ready` is `True`. Matters only while its speaker is not ready.
     pub ready: bool,
-    /// It is being drained or deleted: what it has is to go to other nodes, before it is taken away.
-    pub leaving: bool,
-    /// Somebody has said that it is switched off for good: the taint `node.kubernetes.io/out-of-service`.
+    /// It is cordoned or being deleted: its addresses are handed over to other nodes.
+    pub draining: bool,
+    /// It has the taint `node.kubernetes.io/out-of-service`.
     pub out_of_service: bool,
-    /// Its addresses in the network of the nodes.
+    /// Its internal addresses.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -152,7 +151,7 @@ impl Node {
             uid: object.metadata.uid.unwrap_or_default(),
             network_unavailable: holds("NetworkUnavailable"),
             ready: holds("Ready"),
-            leaving: spec.unschedulable == Some(true) || object.metadata.deletion_timestamp.is_some(),
+            draining: spec.unschedulable == Some(true) || object.metadata.deletion_timestamp.is_some(),
             out_of_service: taints.iter().any(|taint| taint.key == TAINT_OUT_OF_SERVICE),
             addresses: addresses
                 .iter()
@@ -163,7 +162,7 @@ impl Node {
         }
     }
 
-    /// Whether the node is excluded from load balancing; the value of the label has no meaning.
+    /// Whether the node has the exclude label, with any value.
     #[must_use]
     pub fn excluded(&self) -> bool {
         self.labels.contains_key(LABEL_EXCLUDE)
@@ -173,17 +172,17 @@ impl Node {
 /// An IPAddressPool.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Pool {
-    /// What `ipAddressPoolSelectors` look at.
+    /// Labels, for `ipAddressPoolSelectors`.
     pub labels: Labels,
-    /// The entries of `addresses` that can be read.
+    /// The valid entries of `addresses`.
     pub ranges: Vec<AddressRange>,
-    /// The first entry that cannot be read, and why.
+    /// The error of the first invalid entry.
     pub error: Option<String>,
 }
 
 impl Pool {
-    /// Reads a pool. An entry that cannot be read takes nothing from the others: their addresses may be in use, and
-    /// the controller tells the user.
+    /// Reads a pool. The valid entries stay in force, because their addresses may be in use; the controller reports the
+    /// invalid ones.
     #[must_use]
     pub fn read(object: IPAddressPool) -> Self {
         let mut pool = Self {
@@ -202,7 +201,7 @@ impl Pool {
         pool
     }
 
-    /// Whether the address is one of the pool's.
+    /// Whether the pool contains the address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.contains(address))
@@ -216,9 +215,9 @@ pub struct Advertisement {
     pool_selectors: Vec<LabelSelector>,
     node_selectors: Vec<LabelSelector>,
     service_selectors: Vec<LabelSelector>,
-    /// InterfaceSelection to announce on; none means all.
+    /// Names of the interfaces to announce on; empty for all.
     pub interfaces: Vec<Arc<str>>,
-    /// The first selector that says nothing, and why. It chooses nothing.
+    /// The error of the first invalid selector, which selects nothing.
     pub error: Option<String>,
 }
 
@@ -249,41 +248,41 @@ impl Advertisement {
         }
     }
 
-    /// Whether it announces the addresses of this pool: by name or by label, and without either all pools.
+    /// Whether it selects the pool: by name or by label, and without either every pool.
     #[must_use]
-    pub fn chooses_pool(&self, name: &str, pool: &Pool) -> bool {
+    pub fn selects_pool(&self, name: &str, pool: &Pool) -> bool {
         (self.pools.is_empty() && self.pool_selectors.is_empty())
-            || self.pools.iter().any(|chosen| chosen == name)
+            || self.pools.iter().any(|selected| selected == name)
             || self
                 .pool_selectors
                 .iter()
                 .any(|selector| matches(selector, &pool.labels))
     }
 
-    /// Whether it announces the addresses of this Service.
+    /// Whether it selects the Service.
     #[must_use]
-    pub fn chooses_service(&self, service: &Service) -> bool {
+    pub fn selects_service(&self, service: &Service) -> bool {
         any_matches(&self.service_selectors, &service.labels)
     }
 
-    /// Whether this node may announce.
+    /// Whether it selects the node.
     #[must_use]
-    pub fn chooses_node(&self, node: &Node) -> bool {
+    pub fn selects_node(&self, node: &Node) -> bool {
         any_matches(&self.node_selectors, &node.labels)
     }
 }
 
-/// A speaker's Pod.
+/// The Pod of a speaker.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Speaker {
-    /// The Node that it runs on.
+    /// Its Node.
     pub node: String,
-    /// Its condition `Ready` is `True`. One that is being deleted answers to its very end, so deletion alone says nothing.
+    /// Its condition `Ready` is `True`. A terminating speaker announces until it ends.
     pub ready: bool,
 }
 
 impl Speaker {
-    /// Reads a speaker's Pod; none while it has no node.
+    /// Reads a Pod; `None` before it is scheduled.
     #[must_use]
     pub fn read(object: v1::Pod) -> Option<Self> {
         let conditions = object
@@ -299,33 +298,33 @@ impl Speaker {
     }
 }
 
-/// What a ServiceL2Status says.
+/// A ServiceL2Status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReportedStatus {
-    /// The node that it names as owner.
+    /// The owner of the address.
     pub node: Arc<str>,
     /// The Service.
     pub service: ObjectKey,
-    /// The interfaces that it lists.
+    /// The selected interfaces; empty for all.
     pub interfaces: Box<[Arc<str>]>,
-    /// The address that it is about; none if MetalLB has written it.
+    /// The first address of the Service; `None` if MetalLB has written the object.
     pub address: Option<IpAddr>,
-    /// The health that it reports; `None` when that cannot be read.
+    /// The reported health; `None` when a condition lacks its field.
     pub health: Option<AddressHealth>,
-    /// The object that it goes with, by uid.
+    /// The uid of the Node that owns the object.
     pub owner: Option<Arc<str>>,
-    /// Version of the object: the precondition of deleting it.
+    /// The resource version, a precondition of deletion.
     pub version: Box<str>,
 }
 
 impl ReportedStatus {
-    /// Whether MetalLB has written it.
+    /// Whether MetalLB has written the object.
     #[must_use]
-    pub fn is_metallbs(&self) -> bool {
+    pub fn is_of_metallb(&self) -> bool {
         self.address.is_none()
     }
 
-    /// Reads a ServiceL2Status. What the status does not say (yet) is taken from the labels.
+    /// Reads a ServiceL2Status. Empty fields of the status are taken from the labels.
     #[must_use]
     pub fn read(object: ServiceL2Status) -> Self {
         let status = object.status.unwrap_or_default();

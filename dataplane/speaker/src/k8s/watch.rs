@@ -1,4 +1,4 @@
-//! What the speaker watches, as one queue of updates. Whole objects live no longer than it takes to read them.
+//! The watches, as one queue of updates. Whole objects are dropped as soon as they are read.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -21,14 +21,14 @@ use crate::k8s::objects::{
     Advertisement, LABEL_SERVICE, Node, Pool, ReportedStatus, Service, Slice, Speaker,
 };
 
-/// Updates that may wait for the speaker; a watch that is ahead of it waits.
-const QUEUE: usize = 512;
-/// Objects that a listing asks for at a time: they are in memory as a whole until the last of them was read, and take ten
-/// times more there than what is kept of them.
-const PAGE: u32 = 100;
+/// Capacity of the queue; a watch that finds it full waits.
+const UPDATE_QUEUE_LEN: usize = 512;
+/// Objects per page of a list. Until the last one is read, a page is in memory as a whole, at ten times the size of the
+/// parts that are kept.
+const PAGE_SIZE: u32 = 100;
 
-/// Everything that is watched, for ever: one task a kind. `class` is the class of Services that are ours. To be called
-/// within a tokio runtime.
+/// Watches every kind in a task of its own, until the receiver is dropped. `class` is the load balancer class of Services to
+/// announce. Call within a Tokio runtime.
 #[must_use]
 pub fn updates(
     client: &Client,
@@ -36,13 +36,13 @@ pub fn updates(
     class: Option<String>,
     refresh: &Refresh,
 ) -> mpsc::Receiver<Update> {
-    let (sink, updates) = mpsc::channel(QUEUE);
+    let (sink, updates) = mpsc::channel(UPDATE_QUEUE_LEN);
     let sink = Sink {
         updates: sink,
         refresh: refresh.clone(),
     };
     let speakers = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={SPEAKER}");
-    // The API server leaves out all other Services; one that changes its type is shown as deleted.
+    // The API server filters; a Service that changes its type is reported as deleted.
     sink.clone().feed(
         Api::all(client.clone()),
         Selection::default().fields("spec.type=LoadBalancer"),
@@ -54,7 +54,7 @@ pub fn updates(
             )
         },
     );
-    // Headless Services have slices, and never an address.
+    // Headless Services never have an address.
     sink.clone().feed(
         Api::all(client.clone()),
         Selection::default().labels(&format!("{LABEL_SERVICE},!service.kubernetes.io/headless")),
@@ -96,7 +96,7 @@ pub fn updates(
     updates
 }
 
-/// Where the watches put what they see.
+/// The queue of the watches.
 #[derive(Clone)]
 struct Sink {
     updates: mpsc::Sender<Update>,
@@ -114,7 +114,7 @@ impl Sink {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         tokio::spawn(async move {
-            let selection = selection.page_size(PAGE);
+            let selection = selection.page_size(PAGE_SIZE);
             let mut changes = pin!(watch_refreshed(api, selection, &self.refresh));
             while let Some(change) = changes.next().await {
                 let update = match change {
@@ -124,7 +124,7 @@ impl Sink {
                     Change::Synced => Update::Synced(kind),
                     Change::Listing => continue,
                 };
-                // The speaker is gone, and the process is about to be.
+                // The process ends.
                 if self.updates.send(update).await.is_err() {
                     return;
                 }

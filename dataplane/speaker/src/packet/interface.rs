@@ -1,18 +1,14 @@
-//! One interface that we announce on, with a voice for each protocol.
-//!
-//! What happens on one interface stays there: an error ends at most the tasks of its voices, never those of another.
+//! One interface that addresses are announced on, with a responder thread for each protocol. Errors stay with their interface.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_l2::MacAddr;
-use lb_l2::{Arp, Ndp};
+use lb_l2::{Arp, MacAddr, Ndp};
 use lb_net::SocketError;
-
 use lb_runtime::error::chain;
 
+use super::responder_thread::{ReplySender, ResponderThread};
 use crate::metrics::Metrics;
-use crate::packet::responder_thread::{ObservedReplies, ResponderThread};
 
 /// An open interface. Dropping it closes it.
 #[derive(Debug)]
@@ -21,28 +17,28 @@ pub(crate) struct Interface {
     name: Arc<str>,
     mac: MacAddr,
     metrics: Metrics,
-    sightings: ObservedReplies,
+    replies: ReplySender,
     arp: ResponderThread<Arp>,
-    /// Open from the first IPv6 address on: all IPv6 packets of the node pass its filter.
+    /// Opened for the first IPv6 address only, because all ICMPv6 packets of the node pass its filter.
     ndp: Option<ResponderThread<Ndp>>,
-    /// Whether the interface can take part in IPv6: it joins groups.
-    deaf: bool,
+    /// Whether opening `ndp` failed, so that it is logged once.
+    ndp_unavailable: bool,
 }
 
 impl Interface {
-    /// Opens the interface; nothing is answered yet. To be called within a tokio runtime.
+    /// Opens the interface without any address. Call within a Tokio runtime.
     pub(crate) fn open(
         index: u32,
         name: String,
         mac: MacAddr,
         metrics: Metrics,
-        sightings: ObservedReplies,
+        replies: ReplySender,
     ) -> Result<Self, SocketError> {
         Ok(Self {
-            arp: ResponderThread::open(index, &name, mac, metrics.clone(), sightings.clone())?,
+            arp: ResponderThread::open(index, &name, mac, metrics.clone(), replies.clone())?,
             ndp: None,
-            deaf: false,
-            sightings,
+            ndp_unavailable: false,
+            replies,
             index,
             name: name.into(),
             mac,
@@ -50,13 +46,12 @@ impl Interface {
         })
     }
 
-    /// Name of the interface.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Takes the name and the MAC that the interface has now; returns whether either is new.
-    pub(crate) fn rename(&mut self, name: &str, mac: MacAddr) -> bool {
+    /// Sets the present name and MAC. Returns whether either changed.
+    pub(crate) fn update(&mut self, name: &str, mac: MacAddr) -> bool {
         if *self.name == *name && self.mac == mac {
             return false;
         }
@@ -69,7 +64,7 @@ impl Interface {
         true
     }
 
-    /// Whether we answer for the address here.
+    /// Whether the address is announced here.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => self.arp.has(v4),
@@ -77,12 +72,11 @@ impl Interface {
         }
     }
 
-    /// The hardware address of the interface.
     pub(crate) fn mac(&self) -> MacAddr {
         self.mac
     }
 
-    /// Starts answering for the address, as soon as the filter is applied. Returns whether it is new here.
+    /// Starts answering for the address once the filter is applied. Returns whether it is new here.
     pub(crate) fn insert(&mut self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => self.arp.insert(v4),
@@ -90,28 +84,28 @@ impl Interface {
         }
     }
 
-    /// Starts answering for the address with the hardware address of its owner.
-    pub(crate) fn stand_in(&mut self, address: IpAddr, owner: MacAddr) {
+    /// Starts proxy replies for the address with the hardware address of its owner.
+    pub(crate) fn start_proxy(&mut self, address: IpAddr, owner: MacAddr) {
         match address {
-            IpAddr::V4(v4) => self.arp.stand_in(v4, owner),
+            IpAddr::V4(v4) => self.arp.start_proxy(v4, owner),
             IpAddr::V6(v6) => {
                 if let Some(ndp) = self.ndp() {
-                    ndp.stand_in(v6, owner);
+                    ndp.start_proxy(v6, owner);
                 }
             }
         }
     }
 
-    /// Stops answering for the address if we only stand in.
-    pub(crate) fn stand_down(&mut self, address: IpAddr) {
+    /// Stops proxy replies for the address.
+    pub(crate) fn stop_proxy(&mut self, address: IpAddr) {
         match (address, &mut self.ndp) {
-            (IpAddr::V4(v4), _) => self.arp.stand_down(v4),
-            (IpAddr::V6(v6), Some(ndp)) => ndp.stand_down(v6),
+            (IpAddr::V4(v4), _) => self.arp.stop_proxy(v4),
+            (IpAddr::V6(v6), Some(ndp)) => ndp.stop_proxy(v6),
             (IpAddr::V6(_), None) => {}
         }
     }
 
-    /// Stops answering for the address at once, also requests that the kernel has queued already.
+    /// Stops answering for the address at once, including requests that the kernel has queued.
     pub(crate) fn remove(&mut self, address: IpAddr) {
         match (address, &mut self.ndp) {
             (IpAddr::V4(v4), _) => self.arp.remove(v4),
@@ -120,35 +114,35 @@ impl Interface {
         }
     }
 
-    /// Asks who has the address, once the filter is applied.
-    pub(crate) fn ask(&mut self, address: IpAddr) {
+    /// Sends a probe for the address once the filter is applied.
+    pub(crate) fn probe(&mut self, address: IpAddr) {
         match address {
-            IpAddr::V4(v4) => self.arp.ask(v4),
+            IpAddr::V4(v4) => self.arp.probe(v4),
             IpAddr::V6(v6) => {
                 if let Some(ndp) = self.ndp() {
-                    ndp.ask(v6);
+                    ndp.probe(v6);
                 }
             }
         }
     }
 
-    /// Nobody waits for answers about the address any more.
-    pub(crate) fn unwatch(&mut self, address: IpAddr) {
+    /// Stops receiving replies to probes for the address.
+    pub(crate) fn stop_watching(&mut self, address: IpAddr) {
         match (address, &mut self.ndp) {
-            (IpAddr::V4(v4), _) => self.arp.unwatch(v4),
-            (IpAddr::V6(v6), Some(ndp)) => ndp.unwatch(v6),
+            (IpAddr::V4(v4), _) => self.arp.stop_watching(v4),
+            (IpAddr::V6(v6), Some(ndp)) => ndp.stop_watching(v6),
             (IpAddr::V6(_), None) => {}
         }
     }
 
-    /// Brings the kernel's filters up to date, and sends the questions that waited for it. Returns whether they are.
+    /// Updates the kernel filters and sends the probes that waited for them. Returns whether both filters are up to date.
     pub(crate) fn apply_filter(&mut self) -> bool {
         let arp = self.arp.apply_filter(&self.name);
-        self.arp.send_questions(&self.name);
+        self.arp.send_probes(&self.name);
         let ndp = match &mut self.ndp {
             Some(ndp) => {
                 let applied = ndp.apply_filter(&self.name);
-                ndp.send_questions(&self.name);
+                ndp.send_probes(&self.name);
                 applied
             }
             None => true,
@@ -156,24 +150,24 @@ impl Interface {
         arp && ndp
     }
 
-    /// Takes in what has arrived and was not looked at yet.
-    pub(crate) fn listen(&self) {
-        self.arp.listen(&self.name);
+    /// Handles frames that have arrived and that the threads have not read yet.
+    pub(crate) fn read_pending(&self) {
+        self.arp.read_pending(&self.name);
         if let Some(ndp) = &self.ndp {
-            ndp.listen(&self.name);
+            ndp.read_pending(&self.name);
         }
     }
 
-    /// Sends one burst of gratuitous ARP, or an unsolicited advertisement.
-    pub(crate) fn burst(&self, address: IpAddr) {
+    /// Sends one gratuitous ARP burst or unsolicited neighbor advertisement.
+    pub(crate) fn send_gratuitous(&self, address: IpAddr) {
         match (address, &self.ndp) {
-            (IpAddr::V4(v4), _) => self.arp.burst(&self.name, v4),
-            (IpAddr::V6(v6), Some(ndp)) => ndp.burst(&self.name, v6),
+            (IpAddr::V4(v4), _) => self.arp.send_gratuitous(&self.name, v4),
+            (IpAddr::V6(v6), Some(ndp)) => ndp.send_gratuitous(&self.name, v6),
             (IpAddr::V6(_), None) => {}
         }
     }
 
-    /// The voice for IPv6, opened when it is needed first; none while it cannot be opened.
+    /// The NDP thread, opened on first use; `None` while it cannot be opened.
     fn ndp(&mut self) -> Option<&mut ResponderThread<Ndp>> {
         if self.ndp.is_none() {
             match ResponderThread::open(
@@ -181,20 +175,20 @@ impl Interface {
                 &self.name,
                 self.mac,
                 self.metrics.clone(),
-                self.sightings.clone(),
+                self.replies.clone(),
             ) {
                 Ok(ndp) => {
                     self.ndp = Some(ndp);
-                    self.deaf = false;
+                    self.ndp_unavailable = false;
                 }
-                // It went away meanwhile: the next snapshot says so.
+                // The next snapshot of the links shows it.
                 Err(SocketError::InterfaceDown(_) | SocketError::InterfaceGone(_)) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut self.deaf, true) {
+                    if !std::mem::replace(&mut self.ndp_unavailable, true) {
                         tracing::warn!(
                             interface = %self.name,
                             error = chain(&error),
-                            "cannot speak NDP"
+                            "failed to open the NDP socket; not announcing IPv6 addresses here"
                         );
                     }
                 }

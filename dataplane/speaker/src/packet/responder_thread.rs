@@ -1,8 +1,7 @@
-//! One protocol on one interface: its socket, the addresses that we answer for, and the thread that answers. ARP and
-//! neighbour discovery differ in their frames; the rest is this.
+//! One protocol on one interface: its socket, the addresses it answers for, and the thread that answers.
 //!
-//! Who asks waits for the answer before it can send its first packet. A thread that does nothing else gives it sooner than a
-//! task would: the way from the kernel through the runtime and back takes as long again as all the rest.
+//! A dedicated thread, because a host that resolves an address sends no packet before the reply arrives: the way through
+//! the async runtime would double the latency.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{PipeReader, PipeWriter};
@@ -14,14 +13,13 @@ use lb_l2::responder::{AddressResolution, FrameOutcome, Responder};
 use lb_l2::{Arp, MacAddr, Ndp};
 use lb_net::packet_socket::{FRAME_BUFFER_LEN, Fit};
 use lb_net::{PacketSocket, SocketError};
-use tokio::sync::mpsc;
-
 use lb_runtime::error::chain;
+use tokio::sync::mpsc;
 
 use crate::metrics::{AddressCounters, Metrics};
 
-/// Pause after an error that says neither "down" nor "gone", so that one that lasts does not keep us busy.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Delay before a failed receive is retried.
+const RECEIVE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A protocol with its packet socket.
 pub(crate) trait Protocol: AddressResolution {
@@ -41,112 +39,111 @@ impl Protocol for Ndp {
     }
 }
 
-/// Somebody was seen on the wire with an address.
+/// A reply or an announcement of another host was received.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ObservedReply {
-    /// The interface that it was seen on.
+    /// The interface that received it.
     pub interface: String,
     /// The address.
     pub address: IpAddr,
-    /// The hardware address of who has it.
+    /// The hardware address that it gives for the address.
     pub mac: MacAddr,
 }
 
-/// Where sightings go.
-pub(crate) type ObservedReplies = mpsc::Sender<ObservedReply>;
+/// Channel to the speaker.
+pub(crate) type ReplySender = mpsc::Sender<ObservedReply>;
 
-/// Most sightings of one interface and protocol in a second: what is beyond is a flood, and says nothing new.
-const MOST_SIGHTINGS: u32 = 2000;
-const SECOND: Duration = Duration::from_secs(1);
+/// Maximum rate of replies passed on, per interface and protocol. A flood adds no information.
+const MAX_REPLIES_PER_WINDOW: u32 = 2000;
+const REPLY_WINDOW: Duration = Duration::from_secs(1);
 
-/// Most frames taken in at a time by who has other things to do.
-const UNREAD: usize = 64;
-/// Bytes of a thread's stack: a frame, and what it takes to log an error.
-const STACK: usize = 128 * 1024;
+/// Maximum number of frames that the speaker reads at a time.
+const MAX_PENDING_FRAMES: usize = 64;
+/// Stack size in bytes: enough for a frame and for logging an error.
+const STACK_SIZE: usize = 128 * 1024;
 
-/// A protocol on an interface. Dropping it ends its answers at once, and then its thread, which closes the socket.
+/// A protocol on an interface. Dropping it stops the replies at once, then ends the thread, which closes the socket.
 #[derive(Debug)]
-pub(crate) struct ResponderThread<L: Protocol> {
-    shared: Arc<Shared<L>>,
+pub(crate) struct ResponderThread<P: Protocol> {
+    shared: Arc<Shared<P>>,
     /// The thread ends when this is closed.
-    _alive: PipeWriter,
-    /// The kernel's filter does not fit the addresses.
+    _stop: PipeWriter,
+    /// Whether the kernel filter is out of date.
     stale: bool,
     coarse: bool,
 }
 
 #[derive(Debug)]
-struct Shared<L: Protocol> {
+struct Shared<P: Protocol> {
     socket: PacketSocket,
-    state: Mutex<State<L>>,
+    state: Mutex<State<P>>,
     metrics: Metrics,
-    sightings: ObservedReplies,
+    replies: ReplySender,
 }
 
 #[derive(Debug)]
-struct State<L: Protocol> {
+struct State<P: Protocol> {
     mac: MacAddr,
-    responder: Responder<L>,
-    /// Of each address that is answered for; none where we stand in.
-    counters: BTreeMap<L::Address, Option<Arc<AddressCounters>>>,
-    /// Addresses that were asked about.
-    watched: BTreeSet<L::Address>,
-    /// The questions to be sent once the filter lets the answers in.
-    questions: Vec<L::Address>,
-    /// Since when so many sightings were passed on.
+    responder: Responder<P>,
+    /// By address that is answered for; `None` for proxy replies.
+    counters: BTreeMap<P::Address, Option<Arc<AddressCounters>>>,
+    /// Addresses that were probed.
+    watched: BTreeSet<P::Address>,
+    /// Probes to send once the filter accepts the replies.
+    probes: Vec<P::Address>,
+    /// Start of the present window, and the number of replies in it.
     window: (Instant, u32),
 }
 
-impl<L: Protocol> ResponderThread<L> {
-    /// Opens a socket; nothing is answered yet.
+impl<P: Protocol> ResponderThread<P> {
+    /// Opens the socket and starts the thread, without any address.
     pub(crate) fn open(
         index: u32,
         name: &str,
         mac: MacAddr,
         metrics: Metrics,
-        sightings: ObservedReplies,
+        replies: ReplySender,
     ) -> Result<Self, SocketError> {
         let shared = Arc::new(Shared {
-            socket: L::open(index)?,
+            socket: P::open(index)?,
             state: Mutex::new(State {
                 mac,
                 responder: Responder::new(),
                 counters: BTreeMap::new(),
                 watched: BTreeSet::new(),
-                questions: Vec::new(),
+                probes: Vec::new(),
                 window: (Instant::now(), 0),
             }),
             metrics,
-            sightings,
+            replies,
         });
         let failed = |action| move |source| SocketError::Failed { action, source };
-        let (end, alive) = std::io::pipe().map_err(failed("make a pipe"))?;
-        let (answering, interface) = (shared.clone(), name.to_owned());
+        let (stopped, stop) = std::io::pipe().map_err(failed("make a pipe"))?;
+        let (thread_shared, interface) = (shared.clone(), name.to_owned());
         std::thread::Builder::new()
-            .name(format!("{} {name}", L::NAME))
-            .stack_size(STACK)
-            .spawn(move || answer(&answering, &end, &interface))
+            .name(format!("{} {name}", P::NAME))
+            .stack_size(STACK_SIZE)
+            .spawn(move || run(&thread_shared, &stopped, &interface))
             .map_err(failed("start a thread"))?;
         Ok(Self {
             shared,
-            _alive: alive,
+            _stop: stop,
             stale: false,
             coarse: false,
         })
     }
 
-    /// The interface has this MAC from now on.
     pub(crate) fn set_mac(&self, mac: MacAddr) {
         self.shared.lock().mac = mac;
     }
 
-    /// Whether we answer for the address here, as its owner.
-    pub(crate) fn has(&self, address: L::Address) -> bool {
+    /// Whether the address is announced here.
+    pub(crate) fn has(&self, address: P::Address) -> bool {
         matches!(self.shared.lock().counters.get(&address), Some(Some(_)))
     }
 
-    /// Starts answering for the address, as soon as the filter is applied. Returns whether it is new here.
-    pub(crate) fn insert(&mut self, address: L::Address) -> bool {
+    /// Starts answering for the address once the filter is applied. Returns whether it is new here.
+    pub(crate) fn insert(&mut self, address: P::Address) -> bool {
         let mut state = self.shared.lock();
         self.stale |= state.responder.insert(address);
         if matches!(state.counters.get(&address), Some(Some(_))) {
@@ -157,8 +154,8 @@ impl<L: Protocol> ResponderThread<L> {
         true
     }
 
-    /// Starts answering for the address with the hardware address of its owner, unless it is our own.
-    pub(crate) fn stand_in(&mut self, address: L::Address, owner: MacAddr) {
+    /// Starts proxy replies with the hardware address of the owner, unless the address is announced here.
+    pub(crate) fn start_proxy(&mut self, address: P::Address, owner: MacAddr) {
         let mut state = self.shared.lock();
         if state.responder.insert_proxy(address, owner) {
             state.counters.insert(address, None);
@@ -166,8 +163,8 @@ impl<L: Protocol> ResponderThread<L> {
         }
     }
 
-    /// Stops answering for the address if we only stand in.
-    pub(crate) fn stand_down(&mut self, address: L::Address) {
+    /// Stops proxy replies for the address.
+    pub(crate) fn stop_proxy(&mut self, address: P::Address) {
         let mut state = self.shared.lock();
         if matches!(state.counters.get(&address), Some(None)) {
             state.responder.remove(&address);
@@ -176,8 +173,8 @@ impl<L: Protocol> ResponderThread<L> {
         }
     }
 
-    /// Stops answering for the address at once, also requests that the kernel has queued already.
-    pub(crate) fn remove(&mut self, address: L::Address) {
+    /// Stops answering for the address at once, including requests that the kernel has queued.
+    pub(crate) fn remove(&mut self, address: P::Address) {
         let mut state = self.shared.lock();
         if state.responder.remove(&address) {
             state.counters.remove(&address);
@@ -185,32 +182,32 @@ impl<L: Protocol> ResponderThread<L> {
         }
     }
 
-    /// Asks who has the address, as soon as the filter lets the answers in.
-    pub(crate) fn ask(&mut self, address: L::Address) {
+    /// Sends a probe for the address once the filter accepts the replies.
+    pub(crate) fn probe(&mut self, address: P::Address) {
         let mut state = self.shared.lock();
-        state.questions.push(address);
+        state.probes.push(address);
         self.stale |= state.watched.insert(address) && !state.counters.contains_key(&address);
     }
 
-    /// Nobody waits for answers about these addresses any more.
-    pub(crate) fn unwatch(&mut self, address: L::Address) {
+    /// Stops receiving replies to probes for the address.
+    pub(crate) fn stop_watching(&mut self, address: P::Address) {
         let mut state = self.shared.lock();
         self.stale |= state.watched.remove(&address) && !state.counters.contains_key(&address);
     }
 
-    /// Sends the questions.
-    pub(crate) fn send_questions(&self, name: &str) {
+    /// Sends the queued probes.
+    pub(crate) fn send_probes(&self, name: &str) {
         let mut state = self.shared.lock();
         let mac = state.mac;
-        for address in std::mem::take(&mut state.questions) {
-            if let Err(error) = self.shared.socket.send(L::probe(mac, address).as_ref()) {
+        for address in std::mem::take(&mut state.probes) {
+            if let Err(error) = self.shared.socket.send(P::probe(mac, address).as_ref()) {
                 let ip: IpAddr = address.into();
-                tracing::debug!(interface = name, %ip, %error, "question not sent");
+                tracing::debug!(interface = name, %ip, %error, "failed to send probe");
             }
         }
     }
 
-    /// Brings the kernel's filter up to date. Returns whether it is.
+    /// Updates the kernel filter. Returns whether it is up to date.
     pub(crate) fn apply_filter(&mut self, name: &str) -> bool {
         if !self.stale {
             return true;
@@ -227,9 +224,9 @@ impl<L: Protocol> ResponderThread<L> {
                 if coarse && !self.coarse {
                     tracing::info!(
                         interface = name,
-                        protocol = L::NAME,
+                        protocol = P::NAME,
                         addresses = state.counters.len(),
-                        "more addresses than a kernel filter holds: some requests for others wake the speaker up"
+                        "too many addresses for an exact BPF filter; using a coarse filter"
                     );
                 }
                 self.coarse = coarse;
@@ -238,45 +235,45 @@ impl<L: Protocol> ResponderThread<L> {
             Err(error) => {
                 tracing::warn!(
                     interface = name,
-                    protocol = L::NAME,
+                    protocol = P::NAME,
                     error = chain(&error),
-                    "packet filter not updated: trying again"
+                    "failed to update the BPF filter; retrying"
                 );
                 false
             }
         }
     }
 
-    /// Takes in what has arrived and was not looked at yet, some frames of it: the thread may not have had its turn.
-    pub(crate) fn listen(&self, name: &str) {
+    /// Handles frames that have arrived: on a busy host the thread may not have run yet.
+    pub(crate) fn read_pending(&self, name: &str) {
         let mut buffer = [0; FRAME_BUFFER_LEN];
-        // An error is found again when sending, and told by the link watcher.
-        let mut left = UNREAD;
-        while left > 0 && matches!(self.shared.next(name, &mut buffer), Ok(true)) {
+        // Errors are handled by the thread.
+        let mut left = MAX_PENDING_FRAMES;
+        while left > 0 && matches!(self.shared.handle_next(name, &mut buffer), Ok(true)) {
             left -= 1;
         }
     }
 
-    /// Sends one burst for the address.
-    pub(crate) fn burst(&self, name: &str, address: L::Address) {
+    /// Sends one gratuitous burst for the address.
+    pub(crate) fn send_gratuitous(&self, name: &str, address: P::Address) {
         let state = self.shared.lock();
         let Some(Some(counters)) = state.counters.get(&address) else {
             return;
         };
-        for frame in L::announcement(state.mac, address) {
+        for frame in P::announcement(state.mac, address) {
             match self.shared.socket.send(frame.as_ref()) {
                 Ok(()) => counters.gratuitous.inc(),
-                // The next burst of the series makes up for it; when the link comes back, a new series starts.
+                // The next burst of the series follows; when the link comes back, a new series starts.
                 Err(error) => {
                     let ip: IpAddr = address.into();
-                    tracing::debug!(interface = name, %ip, %error, "announcement not sent");
+                    tracing::debug!(interface = name, %ip, %error, "failed to send gratuitous packet");
                 }
             }
         }
     }
 }
 
-impl<L: Protocol> Drop for ResponderThread<L> {
+impl<P: Protocol> Drop for ResponderThread<P> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.responder = Responder::new();
@@ -285,27 +282,26 @@ impl<L: Protocol> Drop for ResponderThread<L> {
     }
 }
 
-impl<L: Protocol> Shared<L> {
-    fn lock(&self) -> MutexGuard<'_, State<L>> {
+impl<P: Protocol> Shared<P> {
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in the next frame that is there; whether there was one. No frame is ever in between, read and not taken in:
-    /// after this has said that there is none, all that had arrived counts, whichever thread has read it, and however long
-    /// that one has waited for a processor since.
-    fn next(&self, name: &str, buffer: &mut [u8]) -> Result<bool, SocketError> {
+    /// Reads and handles one frame. Returns whether there was one. Both happen under the lock: when this returns `false`,
+    /// every frame that had arrived is handled, whichever thread has read it.
+    fn handle_next(&self, name: &str, buffer: &mut [u8]) -> Result<bool, SocketError> {
         let mut state = self.lock();
         let Some(len) = self.socket.recv(buffer)? else {
             return Ok(false);
         };
-        self.judge(&mut state, name, buffer.get(..len).unwrap_or_default());
+        self.handle_frame(&mut state, name, buffer.get(..len).unwrap_or_default());
         Ok(true)
     }
 
-    fn judge(&self, state: &mut State<L>, name: &str, frame: &[u8]) {
+    fn handle_frame(&self, state: &mut State<P>, name: &str, frame: &[u8]) {
         match state.responder.handle(state.mac, frame) {
             FrameOutcome::Reply { frame, address } => {
-                // Who asked waits for it: everything else comes later.
+                // First of all: the requesting host waits for it.
                 let sent = self.socket.send(frame.as_ref());
                 if let Some(Some(counters)) = state.counters.get(&address) {
                     counters.requests.inc();
@@ -315,56 +311,56 @@ impl<L: Protocol> Shared<L> {
                 }
                 if let Err(error) = sent {
                     let ip: IpAddr = address.into();
-                    tracing::debug!(%ip, %error, "answer not sent");
+                    tracing::debug!(%ip, %error, "failed to send reply");
                 }
             }
             FrameOutcome::ReplySeen { address, mac } => {
-                // A filter that is too coarse lets others in as well.
+                // A coarse filter accepts other addresses too.
                 if !state.counters.contains_key(&address) && !state.watched.contains(&address) {
                     return;
                 }
                 let now = Instant::now();
-                if state.window.0 + SECOND <= now {
+                if state.window.0 + REPLY_WINDOW <= now {
                     state.window = (now, 0);
                 }
                 state.window.1 += 1;
-                let sighting = ObservedReply {
+                let reply = ObservedReply {
                     interface: name.to_owned(),
                     address: address.into(),
                     mac,
                 };
-                if state.window.1 > MOST_SIGHTINGS || self.sightings.try_send(sighting).is_err() {
-                    self.metrics.sighting_dropped();
+                if state.window.1 > MAX_REPLIES_PER_WINDOW || self.replies.try_send(reply).is_err() {
+                    self.metrics.reply_dropped();
                 }
             }
             FrameOutcome::Ignore(reason) => self.metrics.ignored(reason),
-            FrameOutcome::Malformed(error) => self.metrics.malformed(L::error_label(error)),
+            FrameOutcome::Malformed(error) => self.metrics.malformed(P::error_label(error)),
         }
     }
 }
 
-fn answer<L: Protocol>(shared: &Shared<L>, end: &PipeReader, name: &str) {
+fn run<P: Protocol>(shared: &Shared<P>, stopped: &PipeReader, name: &str) {
     let mut buffer = [0; FRAME_BUFFER_LEN];
     loop {
-        let received = match shared.socket.wait_readable(end) {
-            Ok(true) => shared.next(name, &mut buffer),
+        let received = match shared.socket.wait_readable(stopped) {
+            Ok(true) => shared.handle_next(name, &mut buffer),
             Ok(false) => return,
             Err(error) => Err(error),
         };
         match received {
             Ok(_) => {}
-            // Told once; the socket works again when the interface does.
+            // The kernel reports it once; the socket works again when the interface does.
             Err(SocketError::InterfaceDown(_)) => tracing::debug!(interface = name, "interface is down"),
-            // The link watcher says so as well, and then this port is dropped.
+            // The link watcher reports it too, and then this interface is dropped.
             Err(SocketError::InterfaceGone(_)) => return,
             Err(error) => {
                 tracing::warn!(
                     interface = name,
-                    protocol = L::NAME,
+                    protocol = P::NAME,
                     error = chain(&error),
-                    "cannot receive: trying again"
+                    "failed to receive; retrying"
                 );
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(RECEIVE_RETRY_DELAY);
             }
         }
     }

@@ -1,5 +1,19 @@
-//! A node and a client in network namespaces, joined by two Ethernet segments (`lan0` and `lan1` at both ends), and
-//! the speaker `n1` running in the node's, without an API server: the test says what the API would say.
+//! A LAN simulator: a node and a client in network namespaces, joined by two Ethernet segments (`lan0` and `lan1` at both ends).
+//! The speaker `n1` runs in the node's namespace without an API server: the test supplies the objects.
+//!
+//! ```ignore
+//! Lan::run(async |lan, mut rig| {
+//!     rig.start(cluster()).await; // objects, then the end of the initial lists
+//!     ensure!(rig.during(lan.answered("lan0", WEB)).await?); // arping from the client
+//!     ensure!(rig.take_events() == ["announcing"]);
+//!     rig.update([Update::Slice(key("web-abc"), None)]); // the last endpoint is gone
+//!     ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
+//!     lan.client_ip("link set lan0 down")?; // the link fails
+//!     rig.during(tokio::time::sleep(Duration::from_secs(2))).await;
+//!     ensure!(rig.desired_status("web").is_none());
+//!     Ok(())
+//! })
+//! ```
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,7 +46,7 @@ use tokio::sync::mpsc::Receiver;
 /// The client's address on the first segment.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
 
-/// Removes its namespaces, and with them the links, when dropped, also by a panic.
+/// The namespaces, removed with their links when dropped, also by a panic.
 pub(crate) struct Lan {
     pub(crate) node: String,
     pub(crate) client: String,
@@ -81,7 +95,7 @@ impl Lan {
         ip(&format!("-n {} {arguments}", self.client))
     }
 
-    /// Whether somebody answers the client for the address on this interface, within a second.
+    /// Whether the client receives an ARP reply for the address on this interface within a second.
     pub(crate) async fn answered(&self, interface: &str, address: &str) -> Result<bool> {
         let command = format!(
             "netns exec {} arping -I {interface} -f -c 2 -w 1 {address}",
@@ -91,16 +105,16 @@ impl Lan {
         Ok(output.status.success())
     }
 
-    /// Asks from the client for an IPv6 address on `lan0`, as a host does that has a packet for it. Returns the hardware
-    /// address that it learns and, once that is old, asks the owner itself whether it is still there.
+    /// Resolves an IPv6 address from the client on `lan0`. Returns the hardware address that the client learns, after it has
+    /// confirmed it by a unicast probe.
     pub(crate) async fn neighbour(&self, address: &str) -> Result<Option<String>> {
         let (client, address) = (self.client.clone(), address.to_owned());
-        let ask = move || -> Result<Option<String>> {
-            // Nobody answers the ping: that the address is known is what counts.
+        let probe = move || -> Result<Option<String>> {
+            // No host answers the ping; only the resolution counts.
             run(&format!(
                 "netns exec {client} ping -6 -c 1 -W 1 -I lan0 {address}"
             ))?;
-            // What is learned from an advertisement that nobody asked for has to be confirmed first.
+            // An address learned from an unsolicited advertisement is confirmed first.
             let known = |state: &str| -> Result<Option<String>> {
                 let output = run(&format!(
                     "-n {client} -6 neigh show {address} dev lan0 nud {state}"
@@ -120,12 +134,12 @@ impl Lan {
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            anyhow::bail!("the owner does not answer when it is asked itself")
+            anyhow::bail!("the owner does not answer a unicast probe")
         };
-        tokio::task::spawn_blocking(ask).await?
+        tokio::task::spawn_blocking(probe).await?
     }
 
-    /// The gratuitous requests for the address that the client hears on `lan0` in this time.
+    /// Number of gratuitous ARP requests for the address that the client receives on `lan0` in this time.
     pub(crate) async fn heard(&self, address: &str, time: Duration) -> Result<usize> {
         let client = self.client.clone();
         let address: Ipv4Addr = address.parse()?;
@@ -167,7 +181,7 @@ impl Lan {
 impl Drop for Lan {
     fn drop(&mut self) {
         for namespace in [&self.node, &self.client] {
-            // Nothing to do about a failure here; the name says where it came from.
+            // A failure leaves a namespace behind, whose name shows the origin.
             let _ = ip(&format!("netns delete {namespace}"));
         }
     }
@@ -220,15 +234,15 @@ pub(crate) async fn link(name: &str) -> Result<Link> {
         .context("no such interface")
 }
 
-/// The speaker, and what it told.
+/// The speaker and its outputs.
 pub(crate) struct Rig {
     pub(crate) speaker: Speaker,
     pub(crate) registry: Registry,
-    pub(crate) news: Vec<ServiceEvent>,
-    /// Another speaker, whose node is the client.
+    pub(crate) events: Vec<ServiceEvent>,
+    /// Another speaker, on the client.
     pub(crate) peer: Option<Coordinator>,
     links: LocalBoxStream<'static, Snapshot>,
-    sightings: Receiver<ObservedReply>,
+    replies: Receiver<ObservedReply>,
 }
 
 impl Rig {
@@ -238,43 +252,43 @@ impl Rig {
         let metrics = Metrics::new(&registry, "n1")?;
         let mut speaker = Speaker::new(Instant::now(), 1, config, metrics);
         Ok(Self {
-            sightings: speaker.sightings(),
+            replies: speaker.replies(),
             speaker,
             registry,
-            news: Vec::new(),
+            events: Vec::new(),
             peer: None,
             links: lb_speaker::packet::links()?,
         })
     }
 
-    /// Tells the speaker what the API says.
-    pub(crate) fn tell(&mut self, updates: impl IntoIterator<Item = Update>) {
+    /// Supplies objects of the API.
+    pub(crate) fn update(&mut self, updates: impl IntoIterator<Item = Update>) {
         for update in updates {
             self.speaker.update(Instant::now(), update);
         }
     }
 
-    /// Tells the speaker that everything has been listed, and lets it start.
+    /// Tells the speaker that all_addresses has been listed, and lets it start.
     pub(crate) async fn start(&mut self, updates: impl IntoIterator<Item = Update>) {
-        self.tell(updates);
-        self.tell(Kind::ALL.map(Update::Synced));
+        self.update(updates);
+        self.update(Kind::ALL.map(Update::Synced));
         while !self.speaker.is_running() {
             self.during(tokio::time::sleep(Duration::from_millis(10))).await;
         }
-        self.probed().await;
+        self.wait_for_probes().await;
     }
 
-    /// Lets the time pass that an address is probed for before it is announced first.
-    pub(crate) async fn probed(&mut self) {
+    /// Waits as long as an address is probed before its first announcement.
+    pub(crate) async fn wait_for_probes(&mut self) {
         self.during(tokio::time::sleep(Duration::from_millis(300))).await;
     }
 
-    /// Lets the speaker work while `work` goes on, as the program does.
+    /// Runs the speaker while `work` runs, as the program does.
     pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
-            self.news.extend(self.speaker.step(Instant::now()));
-            let peers = self.talk();
+            self.events.extend(self.speaker.step(Instant::now()));
+            let peers = self.exchange_datagrams();
             let due = [self.speaker.poll_timeout(), peers];
             let due = due.into_iter().flatten().min();
             let sleep = async {
@@ -288,23 +302,23 @@ impl Rig {
                 Some(snapshot) = self.links.next() => {
                     self.speaker.set_links(Instant::now(), snapshot);
                 }
-                Some(sighting) = self.sightings.recv() => {
-                    self.speaker.sighted(Instant::now(), &sighting);
+                Some(reply) = self.replies.recv() => {
+                    self.speaker.handle_reply(Instant::now(), &reply);
                 }
                 () = sleep => {}
             }
         }
     }
 
-    /// Brings what the speaker and its peer have to say to each other, if there is one. Returns when the peer is to be called.
-    fn talk(&mut self) -> Option<Instant> {
+    /// Exchanges datagrams of the speaker and its peer, if there is one. Returns the next timeout of the peer.
+    fn exchange_datagrams(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let client = IpAddr::V4(CLIENT);
         let datagrams = self.speaker.take_datagrams().into_iter();
         let to_the_peer = datagrams.filter(|(to, _)| to.contains(&client));
         let peer = self.peer.as_mut()?;
         for (_, datagram) in to_the_peer {
-            // Before they know each other, neither is believed.
+            // Datagrams are rejected until both sides have verified each other.
             let _ = peer.handle_datagram(now, datagram);
         }
         peer.handle_timeout(now, 64);
@@ -312,32 +326,32 @@ impl Rig {
             if let lb_l2::ownership::Output::Send { to, datagram } = output
                 && &*to == "n1"
             {
-                let _ = self.speaker.receive(now, datagram);
+                let _ = self.speaker.handle_datagram(now, datagram);
             }
         }
         peer.poll_timeout()
     }
 
-    /// What was told since the last call, as the events' reasons would have it.
-    pub(crate) fn told(&mut self) -> Vec<&'static str> {
-        let news = std::mem::take(&mut self.news);
-        let reason = |news: ServiceEvent| match news.matter {
+    /// The events since the last call, by reason.
+    pub(crate) fn take_events(&mut self) -> Vec<&'static str> {
+        let events = std::mem::take(&mut self.events);
+        let reason = |event: ServiceEvent| match event.reason {
             lb_speaker::k8s::events::EventReason::Announcing => "announcing",
             lb_speaker::k8s::events::EventReason::NoInterface => "no interface",
             lb_speaker::k8s::events::EventReason::NotAnnounced(_) => "not announced",
             lb_speaker::k8s::events::EventReason::Conflict(_) => "conflict",
         };
-        news.into_iter().map(reason).collect()
+        events.into_iter().map(reason).collect()
     }
 
-    /// What the ServiceL2Status of a Service has to say of this node.
-    pub(crate) fn record(&self, service: &str) -> Option<DesiredStatus> {
+    /// The ServiceL2Status of a Service by this node.
+    pub(crate) fn desired_status(&self, service: &str) -> Option<DesiredStatus> {
         let time = Timestamp::UNIX_EPOCH;
         self.speaker
-            .record_of(&ObjectKey::new("default", service), Instant::now(), time)
+            .desired_status(&ObjectKey::new("default", service), Instant::now(), time)
     }
 
-    /// The value of a counter or gauge with one of these label values; none when there is no such series.
+    /// The value of a counter or gauge with this label value; `None` without such a series.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Option<f64> {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name)?;

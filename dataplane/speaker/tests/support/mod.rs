@@ -1,4 +1,4 @@
-//! Objects as tests need them: small, from JSON, read by the speaker's own readers.
+//! Builders of small objects for tests: JSON, decoded by the speaker's own readers.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::expect_used, reason = "a helper of a test fails the test")]
@@ -18,7 +18,7 @@ pub(crate) const WEB: &str = "192.168.50.52";
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 pub(crate) fn from<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("the object is as the API has it")
+    serde_json::from_value(value).expect("valid object")
 }
 
 /// A Service of type LoadBalancer in the namespace `default`, with these addresses; `edit` changes its JSON.
@@ -111,11 +111,11 @@ pub(crate) fn mk_status(service: &str, node: &str) -> Update {
     let name = lb_speaker::k8s::l2_status::object_name(&key(service));
     Update::Status(
         ObjectKey::new("metallb-system", name),
-        Some(mk_record(service, node, &[])),
+        Some(mk_reported_status(service, node, &[])),
     )
 }
 
-pub(crate) fn mk_record(service: &str, node: &str, interfaces: &[&str]) -> ReportedStatus {
+pub(crate) fn mk_reported_status(service: &str, node: &str, interfaces: &[&str]) -> ReportedStatus {
     let interfaces: Vec<_> = interfaces.iter().map(|name| json!({"name": name})).collect();
     let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": format!("uid-{node}")});
     ReportedStatus::read(from(json!({
@@ -135,7 +135,7 @@ pub(crate) fn key(name: &str) -> ObjectKey {
     ObjectKey::new("default", name)
 }
 
-/// The default cluster of the tests: three nodes with speakers, a pool, an advertisement of everything, and the
+/// The default cluster of the tests: three nodes with speakers, a pool, an advertisement of all_addresses, and the
 /// Service `web` with one address and an endpoint on each node.
 ///
 /// The order of the nodes for 192.168.50.52 is n1, n2, n3.
@@ -152,7 +152,7 @@ pub(crate) fn cluster() -> Vec<Update> {
     updates
 }
 
-/// An index and the peers that follow from it, as seen from n1.
+/// An index and its peers, as seen from n1.
 pub(crate) struct World {
     pub(crate) index: Index,
     pub(crate) peers: Peers,
@@ -171,27 +171,27 @@ impl World {
             peers: Peers::new("n1", GRACE),
             now,
         };
-        world.see_as("n1");
+        world.switch_to("n1");
         world
     }
 
-    /// Starts over as the speaker of another node.
-    pub(crate) fn see_as(&mut self, me: &str) {
-        self.peers = Peers::new(me, GRACE);
+    /// Switches to the view of the speaker on another node.
+    pub(crate) fn switch_to(&mut self, local_node: &str) {
+        self.peers = Peers::new(local_node, GRACE);
         for node in self.index.nodes.keys() {
-            self.peers.look(self.now, &self.index, node);
+            self.peers.update(self.now, &self.index, node);
         }
     }
 
-    /// Takes in one more change.
-    pub(crate) fn tell(&mut self, update: Update) {
+    /// Applies a change.
+    pub(crate) fn update(&mut self, update: Update) {
         if let Some(node) = self.index.update(update).peer {
-            self.peers.look(self.now, &self.index, &node);
+            self.peers.update(self.now, &self.index, &node);
         }
     }
 
-    /// Time passes.
-    pub(crate) fn pass(&mut self, time: Duration) {
+    /// Advances the clock.
+    pub(crate) fn advance(&mut self, time: Duration) {
         self.now += time;
         self.peers.handle_timeout(self.now);
     }
