@@ -1,4 +1,4 @@
-//! The chart and the operator say the same: the operator may do what it does and grant what it grants.
+//! The chart grants the operator every permission that it uses or grants to others.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What a stack becomes, object by object. A change here is a change to every cluster: look at it twice.
+//! The rendered objects of a stack. A change here changes every cluster: review it carefully.
 
 #![allow(
     clippy::unwrap_used,

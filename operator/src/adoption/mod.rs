@@ -221,7 +221,7 @@ pub enum AdoptionAction {
     Adopted,
 }
 
-/// What an adoption waits for.
+/// The event that the next step of an adoption needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AdoptionWait {
     /// MetalLB's controllers terminate.
@@ -381,7 +381,7 @@ fn action_after_backup(seen: &AdoptionInput, record: &Backup) -> AdoptionAction 
 /// The actions after MetalLB's speakers were orphaned.
 fn hand_over(seen: &AdoptionInput, speakers: &[MetalLbPod]) -> AdoptionAction {
     if speakers.is_empty() {
-        // Until the speakers are ready, the paused L2Advertisements tell them to take over.
+        // Until the speakers are ready, the paused L2Advertisements make them take over.
         return if !seen.ours.speakers {
             AdoptionAction::Wait(AdoptionWait::SpeakersReplaced)
         } else if seen.found.withdrawn > 0 {

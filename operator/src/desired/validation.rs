@@ -128,7 +128,7 @@ pub fn stack_config(
     let budget = spec.pod_disruption_budget.unwrap_or_default();
     check_interfaces(speaker.excluded_interfaces.as_deref().unwrap_or_default())?;
     let speaker_settings = settings(&speaker);
-    // All supported versions have the same objects. A version that needs others can be told by
+    // All supported versions have the same objects. A version that needs others is recognized by
     // `StackConfig::version`.
     let version = version(spec.version.as_deref(), operator)?;
     let image = |component| image(component, &version, operator, &images);

@@ -341,7 +341,7 @@ fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
         found.map(|found| format!("{} {}", found.status, found.reason))
     };
     let mut before = LoadBalancerStackStatus::default();
-    // What there is to say, the conditions Adopted, Progressing, Degraded and Ready, and the reason of an event.
+    // The report, the conditions Adopted, Progressing, Degraded and Ready, and the reason of an event.
     let cases = [
         (
             report(AdoptionStep::Controller, false),

@@ -1,4 +1,4 @@
-//! What actions make of the objects, without a cluster.
+//! The objects that each action leads to, without a cluster.
 
 use kube::api::DynamicObject;
 
@@ -46,7 +46,7 @@ fn find<'a>(wanted: &'a [Wanted], kind: Kind, name: &str) -> &'a Wanted {
     found.next().unwrap()
 }
 
-/// A cluster that runs the config, with what is kept of it, and the state of that.
+/// A cluster that runs the config, its stored revision, and the upgrade state.
 fn mk_running() -> (Index, UpgradeState, Vec<Wanted>) {
     let config = mk_config();
     let rendered = render(&config).unwrap();
@@ -153,7 +153,7 @@ fn roles_grant_what_both_need_until_the_end() {
     let config = mk_config();
     let mut rendered = render(&config).unwrap();
     let target = revision(&rendered, &config.version);
-    // The new program needs another right, and one of the former ones no more.
+    // The new program needs an additional rule, and one of the old rules not.
     let role = rendered
         .iter_mut()
         .find(|wanted| wanted.id.kind == Kind::ClusterRole && wanted.id.key.name() == "metallb-speaker")

@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(
             observer.changed_addresses(),
             Vec::<String>::new(),
-            "a first address is none that changed"
+            "a first address is not a change"
         );
         see(&mut observer, "a", "10.0.0.9", "y");
         assert_eq!(

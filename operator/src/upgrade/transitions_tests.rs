@@ -1,4 +1,4 @@
-//! A table of cases: in which step, what is snapshot, and what follows.
+//! A table of cases: step, snapshot, and the expected transition.
 
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{Revision, UpgradeOutcome, UpgradeStep as Step};

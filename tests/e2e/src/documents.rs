@@ -56,7 +56,7 @@ pub fn shape(output: &str) -> Vec<String> {
     output.split_whitespace().map(word).collect()
 }
 
-/// Runs a documented command, and compares what it prints with the sample of the page.
+/// Runs a documented command, and compares its output with the sample of the page.
 ///
 /// # Errors
 /// When the page has no such sample, the command fails, or its output has another shape.

@@ -466,7 +466,7 @@ impl Harness {
     /// Waits for the speaker pod on a node and returns its name.
     ///
     /// # Errors
-    /// When there is none in time.
+    /// When no speaker is ready in time.
     pub fn speaker_on(&self, node: &str) -> anyhow::Result<String> {
         eventually(&format!("a speaker on {node}"), LONG_TIMEOUT, || {
             let name = self.admin(&format!(

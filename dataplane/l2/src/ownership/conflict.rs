@@ -16,7 +16,7 @@ const IDENTIFICATION_TIMEOUT: Duration = Duration::from_secs(1);
 /// `DEFEND_INTERVAL` of RFC 5227 section 1.1.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is known of foreign hosts that reply for an address.
+/// Hosts outside the cluster that replied for an address.
 #[derive(Debug, Default)]
 pub(super) struct ConflictState {
     conflicting: Option<ConflictingHost>,

@@ -63,7 +63,7 @@ struct Host {
     /// The speed of its clock, in millionths.
     pace: u64,
     wakes: Option<Instant>,
-    /// Until when its process waits for the CPU, and what has arrived since then.
+    /// The process waits for the CPU until this time, and handles nothing before it.
     cpu_wait_until: Option<Instant>,
     inbox: Vec<Event>,
 }

@@ -11,7 +11,7 @@ use crate::upgrade::{
     StepActions, TemplateSource, UpgradeSettings, UpgradeState, advance, step_actions,
 };
 
-/// What is wrong with an image.
+/// The fault of an image.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Image {
     Good,
@@ -53,7 +53,7 @@ pub(super) struct Running {
     started: i64,
     ready_at: i64,
     pub(super) gone_at: Option<i64>,
-    /// Since when other nodes ask for its addresses in vain.
+    /// Since this time other nodes get no reply for its addresses.
     silent: Option<i64>,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct SimCluster {
     pub(super) state: UpgradeState,
     uids: u64,
     pub(super) chaos: bool,
-    /// Nodes whose speaker we have deleted and that have none that is ready yet.
+    /// Nodes whose speaker was deleted here and whose new speaker is not ready yet.
     ours: BTreeSet<String>,
     /// Restarts that we have ordered: node, and of which revision.
     pub(super) restarts: Vec<(String, String)>,
@@ -481,7 +481,7 @@ impl SimCluster {
             self.story()
         );
         let controller = number(&self.controller_template);
-        // A node that was away may come back with what was given up meanwhile: that is no doing of this upgrade.
+        // A node that was away may return with a revision that failed while it was away: this upgrade did not start it.
         let Some(upgrade) = self.state.upgrade.as_ref() else {
             return;
         };
@@ -538,7 +538,7 @@ impl SimCluster {
         self.generation += 1;
     }
 
-    /// Nothing is under way, and what is good runs on every node that answers.
+    /// No upgrade is in progress, and the last good revision runs on every reachable node.
     pub(super) fn is_at_rest(&self) -> bool {
         let good = self.state.last_good.clone().unwrap_or_default();
         self.state.upgrade.is_none()
