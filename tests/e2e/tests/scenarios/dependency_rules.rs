@@ -155,6 +155,15 @@ fn only_two_modules_may_contain_unsafe_code() {
     }
 }
 
+/// The operator and the speakers share this time without a common crate.
+#[test]
+fn upgrade_waits_longer_than_a_verification_takes() {
+    let written = std::time::Duration::from_secs(1);
+    let waits =
+        u64::try_from(lb_operator::upgrade::pod_selection::VERIFICATION_SECONDS).expect("a positive time");
+    assert!(waits >= (lb_l2::ownership::MAX_VERIFICATION_DELAY + written).as_secs());
+}
+
 /// All Rust files below a directory.
 fn rust_files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(directory).expect("list a directory");
