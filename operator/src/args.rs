@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_arguments_the_images_are_those_of_this_version() {
+    fn default_images_have_own_version() {
         let config = Args::parse_from(["lb-operator"]).config();
         assert_eq!(
             config.controller_image,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kinds_are_the_operators_unless_it_is_told_otherwise() {
+    fn crds_are_managed_by_default() {
         assert!(Args::parse_from(["lb-operator"]).config().manage_crds);
         let told = Args::parse_from(["lb-operator", "--manage-crds", "false"]);
         assert!(!told.config().manage_crds);

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_a_write_is_not_undone_by_an_older_watch_event() {
+    fn older_watch_event_is_ignored() {
         let id = ObjectId::new(Kind::Deployment, "ns", "controller");
         let mut index = Index::default();
         index.apply(id.clone(), mk_live("a", 7, 2));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deletion_of_a_predecessor_leaves_its_namesake() {
+    fn deletion_of_another_uid_is_ignored() {
         let id = ObjectId::new(Kind::Deployment, "ns", "controller");
         let mut index = Index::default();
         index.apply(id.clone(), mk_live("b", 9, 2));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_removes_what_is_not_in_it_and_leaves_other_kinds() {
+    fn list_replaces_only_its_kind() {
         let (a, b) = (
             ObjectId::new(Kind::Deployment, "ns", "a"),
             ObjectId::new(Kind::Deployment, "ns", "b"),

@@ -24,7 +24,6 @@ pub mod upgrade;
 pub mod watch;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
@@ -53,7 +52,7 @@ use crate::watch::{Event, events, objects};
 /// If metrics cannot be registered; everything else is retried.
 pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new(&context.registry).context("register metrics")?;
-    let mut gates = Gates::new(&context);
+    let mut gates = StartupGates::new(&context);
     let leadership = lead(
         context.client.clone(),
         LeaderConfig {
@@ -73,10 +72,10 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
-    let mut look: Option<BoxFuture<'static, ClusterFacts>> = None;
+    let mut facts_query: Option<BoxFuture<'static, ClusterFacts>> = None;
     let mut observations: Option<BoxStream<'static, Event>> = None;
     let mut blockers: Option<BoxStream<'static, Event>> = None;
-    let mut again: Option<tokio::time::Instant> = None;
+    let mut next_reconcile: Option<tokio::time::Instant> = None;
     loop {
         // The standby observes as well, because it may have to continue the upgrade.
         match operator.observed_namespace() {
@@ -95,22 +94,22 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         }
         tokio::select! {
             Some(event) = changes.next() => {
-                take(event, &mut operator, &mut gates, &mut monitors, &context);
+                dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
             }
             Some(event) = next(&mut monitors) => operator.handle(event),
-            facts = seen(&mut look) => {
-                look = None;
+            facts = query_result(&mut facts_query) => {
+                facts_query = None;
                 operator.store_facts(facts);
             }
             Some(event) = next(&mut observations) => operator.handle(event),
             Some(event) = next(&mut blockers) => operator.handle(event),
             Ok(()) = leads.changed() => {}
-            () = sleep_until(again) => again = None,
+            () = sleep_until(next_reconcile) => next_reconcile = None,
             () = context.shutdown.requested() => break,
         }
         // Events that arrived in the meantime belong to the same reconciliation.
         while let Some(Some(event)) = changes.next().now_or_never() {
-            take(event, &mut operator, &mut gates, &mut monitors, &context);
+            dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
         }
         for stream in [&mut observations, &mut blockers] {
             while let Some(Some(event)) = next(stream).now_or_never() {
@@ -121,10 +120,10 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             operator.stand_by();
             continue;
         }
-        let outcome = operator.reconcile(|| *leads.borrow()).await;
-        again = outcome.again_in.map(after);
+        let requeue_after = operator.reconcile(|| *leads.borrow()).await;
+        next_reconcile = requeue_after.map(|delay| tokio::time::Instant::now() + delay);
         if let Some(request) = operator.take_facts_request() {
-            look = Some(collect_facts(context.client.clone(), request).boxed());
+            facts_query = Some(collect_facts(context.client.clone(), request).boxed());
         }
     }
     leadership.released().await;
@@ -132,14 +131,14 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
 }
 
 /// Passes an event to the operator; starts and stops the watch of ServiceMonitors.
-fn take(
+fn dispatch(
     event: Event,
     operator: &mut Operator,
-    gates: &mut Gates,
+    gates: &mut StartupGates,
     monitors: &mut Option<BoxStream<'static, Event>>,
     context: &Context,
 ) {
-    gates.see(&event);
+    gates.update(&event);
     match &event {
         Event::Monitors(true) if monitors.is_none() => {
             *monitors = Some(objects(&context.client, Kind::ServiceMonitor));
@@ -157,25 +156,21 @@ async fn next(stream: &mut Option<BoxStream<'static, Event>>) -> Option<Event> {
     }
 }
 
-async fn seen(look: &mut Option<BoxFuture<'static, ClusterFacts>>) -> ClusterFacts {
-    match look {
-        Some(look) => look.await,
+async fn query_result(query: &mut Option<BoxFuture<'static, ClusterFacts>>) -> ClusterFacts {
+    match query {
+        Some(query) => query.await,
         None => std::future::pending().await,
     }
 }
 
-fn after(pause: Duration) -> tokio::time::Instant {
-    tokio::time::Instant::now() + pause
-}
-
 /// Reconciliation starts after everything has been listed once.
-struct Gates {
+struct StartupGates {
     stack: (ReadinessGate, bool),
     pods: (ReadinessGate, bool),
     objects: (ReadinessGate, BTreeSet<Kind>),
 }
 
-impl Gates {
+impl StartupGates {
     fn new(context: &Context) -> Self {
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::ServiceMonitor);
         Self {
@@ -185,7 +180,7 @@ impl Gates {
         }
     }
 
-    fn see(&mut self, event: &Event) {
+    fn update(&mut self, event: &Event) {
         match event {
             Event::Stack(change) if matches!(**change, Change::Synced) => {
                 self.stack.0.open();

@@ -1,4 +1,4 @@
-//! The chart grants the operator every permission that it uses or grants to others.
+//! The chart's permissions match the operator: everything that it writes, reads and grants, and no more.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +34,7 @@ fn has(list: Option<&Vec<String>>, item: &str) -> bool {
     list.is_some_and(|list| list.iter().any(|other| other == item))
 }
 
-/// Whether the rules allow a verb on a resource, under the given name if there is one and under any otherwise.
+/// Whether the rules allow a verb on a resource, with this name or with any name.
 fn allows(rules: &[PolicyRule], verb: &str, group: &str, resource: &str, name: Option<&str>) -> bool {
     rules.iter().any(|rule| {
         rule.verbs.iter().any(|other| other == verb)
@@ -49,7 +49,7 @@ fn allows(rules: &[PolicyRule], verb: &str, group: &str, resource: &str, name: O
 }
 
 #[test]
-fn the_operator_holds_every_permission_that_it_grants() {
+fn operator_has_every_permission_it_grants() {
     let held = operator_rules();
     for component in [Component::Controller, Component::Speaker] {
         for rule in cluster_rules(component)
@@ -77,7 +77,7 @@ fn the_operator_holds_every_permission_that_it_grants() {
 }
 
 #[test]
-fn the_operator_may_write_every_object_that_it_keeps() {
+fn operator_may_write_every_rendered_object() {
     let held = operator_rules();
     let stack: LoadBalancerStack = serde_yaml::from_str(&chart("examples/stack.yaml")).unwrap();
     let config = OperatorConfig {
@@ -93,7 +93,7 @@ fn the_operator_may_write_every_object_that_it_keeps() {
     for wanted in render(&config).unwrap() {
         let (group, _, _, plural) = wanted.id.kind.names();
         let name = Some(wanted.id.key.name());
-        // One Secret by its name, and no others.
+        // Only the Secret with the heartbeat keys.
         let seen = name.filter(|_| wanted.id.kind == Kind::Secret);
         for verb in ["list", "watch"] {
             assert!(allows(&held, verb, group, plural, seen), "{verb} {}", wanted.id);
@@ -113,7 +113,7 @@ fn the_operator_may_write_every_object_that_it_keeps() {
 }
 
 #[test]
-fn the_operator_may_look_at_what_its_checks_ask_for_and_no_more() {
+fn operator_may_read_only_preflight_objects() {
     let held = operator_rules();
     for (verb, group, resource, name) in [
         ("get", "apiextensions.k8s.io", "customresourcedefinitions", None),
@@ -137,7 +137,7 @@ fn the_operator_may_look_at_what_its_checks_ask_for_and_no_more() {
 }
 
 #[test]
-fn no_rule_of_the_operator_names_everything() {
+fn operator_rules_have_no_wildcards() {
     for rule in operator_rules() {
         let lists = [rule.api_groups, rule.resources, Some(rule.verbs)];
         assert!(lists.into_iter().flatten().flatten().all(|item| item != "*"));
@@ -145,7 +145,7 @@ fn no_rule_of_the_operator_names_everything() {
 }
 
 #[test]
-fn the_chart_carries_the_version_of_the_workspace() {
+fn chart_has_workspace_version() {
     for line in chart("Chart.yaml").lines() {
         if let Some(version) = line
             .strip_prefix("version: ")
@@ -157,7 +157,7 @@ fn the_chart_carries_the_version_of_the_workspace() {
 }
 
 #[test]
-fn the_chart_installs_the_kind_of_the_stack() {
+fn chart_installs_stack_crd() {
     let name = LoadBalancerStack::crd_name();
     assert!(chart("templates/loadbalancerstack-crd.yaml").contains(name));
     assert!(
@@ -167,7 +167,7 @@ fn the_chart_installs_the_kind_of_the_stack() {
 }
 
 #[test]
-fn the_operator_may_hold_the_one_stack_and_no_other() {
+fn operator_may_patch_only_the_default_stack() {
     let held = operator_rules();
     let may = |name| allows(&held, "patch", "lb-operator.io", "loadbalancerstacks", Some(name));
     assert!(may("default"), "its finalizer is a field of it");
@@ -175,7 +175,7 @@ fn the_operator_may_hold_the_one_stack_and_no_other() {
 }
 
 #[test]
-fn the_operator_may_replace_metallb_under_its_usual_names_and_no_other_workload() {
+fn operator_may_replace_only_metallb_workloads() {
     let held = operator_rules();
     for verb in ["create", "patch", "delete"] {
         for (resource, names) in [

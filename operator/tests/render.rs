@@ -1,4 +1,4 @@
-//! The rendered objects of a stack. A change here changes every cluster: review it carefully.
+//! The rendered objects of a stack. A change of the snapshots is a change in every cluster: review it carefully.
 
 #![allow(
     clippy::unwrap_used,
@@ -82,7 +82,7 @@ fn get<T: DeserializeOwned>(objects: &[Wanted], kind: Kind, name: &str) -> T {
     serde_json::from_value(wanted.body.clone()).unwrap()
 }
 
-/// All objects but the CRDs, which have golden files of their own, without the digests that change with any field.
+/// All objects except the CRDs, which are tested separately, without the digests, which change with any field.
 fn golden(objects: &[Wanted]) -> String {
     let mut text = String::new();
     for wanted in objects {
@@ -104,7 +104,7 @@ fn pod_templates(objects: &[Wanted]) -> [PodTemplateSpec; 2] {
 }
 
 #[test]
-fn an_empty_spec_is_a_production_install() {
+fn empty_spec_renders_production_install() {
     insta::assert_snapshot!("empty_spec", golden(&objects(json!({}))));
 }
 
@@ -152,7 +152,7 @@ fn every_field_reaches_the_objects() {
 }
 
 #[test]
-fn placement_is_told_where_it_is_not_the_speakers_own() {
+fn default_placement_is_not_rendered() {
     for (placement, told) in [("HashOrder", None), ("Balanced", Some("balanced"))] {
         let objects = objects(json!({"speaker": {"placement": placement}}));
         let [_, speaker] = pod_templates(&objects);
@@ -182,7 +182,7 @@ fn selectors_never_change() {
 }
 
 #[test]
-fn everything_is_owned_by_the_stack_but_what_holds_users_data() {
+fn all_but_user_data_is_owned_by_stack() {
     for wanted in objects(json!({})) {
         let owner = &wanted.body["metadata"]["ownerReferences"][0]["name"];
         let keeps = matches!(wanted.id.kind, Kind::Namespace | Kind::CustomResourceDefinition);
@@ -191,7 +191,7 @@ fn everything_is_owned_by_the_stack_but_what_holds_users_data() {
 }
 
 #[test]
-fn the_metallb_kinds_are_installed() {
+fn metallb_crds_are_rendered() {
     let objects = objects(json!({}));
     for name in ["ipaddresspools", "l2advertisements", "servicel2statuses"] {
         let _: Value = get(
@@ -203,7 +203,7 @@ fn the_metallb_kinds_are_installed() {
 }
 
 #[test]
-fn the_metallb_kinds_are_left_to_who_manages_them() {
+fn unmanaged_crds_are_not_rendered() {
     let config = OperatorConfig {
         manage_crds: false,
         ..mk_config()
@@ -218,7 +218,7 @@ fn the_metallb_kinds_are_left_to_who_manages_them() {
 }
 
 #[test]
-fn the_speaker_has_net_raw_and_no_other_privilege() {
+fn speaker_has_only_net_raw() {
     let [_, speaker] = pod_templates(&objects(json!({})));
     let spec = speaker.spec.unwrap();
     let security = spec.containers[0].security_context.clone().unwrap();
@@ -237,7 +237,7 @@ fn the_speaker_has_net_raw_and_no_other_privilege() {
 }
 
 #[test]
-fn the_controller_meets_the_restricted_profile() {
+fn controller_meets_restricted_profile() {
     let [controller, _] = pod_templates(&objects(json!({})));
     let spec = controller.spec.unwrap();
     let pod = spec.security_context.unwrap();
@@ -249,7 +249,7 @@ fn the_controller_meets_the_restricted_profile() {
 }
 
 #[test]
-fn the_guides_own_yaml_says_what_ours_says() {
+fn objects_match_the_guide() {
     let objects = objects(json!({}));
     let guide: Value = serde_yaml::from_str(GUIDE_BUDGET).unwrap();
     let ours: Value = get(&objects, Kind::PodDisruptionBudget, "metallb-speaker");
@@ -265,7 +265,7 @@ fn the_guides_own_yaml_says_what_ours_says() {
 }
 
 #[test]
-fn the_service_monitor_selects_both_services_by_label_and_port() {
+fn service_monitor_selects_both_services() {
     let objects = objects(json!({}));
     for component in ["controller", "speaker"] {
         let name = format!("metallb-{component}-monitoring");
@@ -277,13 +277,13 @@ fn the_service_monitor_selects_both_services_by_label_and_port() {
 }
 
 #[test]
-fn scaling_the_controller_to_two_is_what_it_is_already() {
+fn controller_has_two_replicas_by_default() {
     let controller: Deployment = get(&objects(json!({})), Kind::Deployment, "controller");
     assert_eq!(controller.spec.unwrap().replicas, Some(2));
 }
 
 #[test]
-fn restarting_a_rollout_sets_nothing_that_the_operator_owns() {
+fn restart_annotation_is_not_owned() {
     for template in pod_templates(&objects(json!({}))) {
         let annotations = template.metadata.unwrap().annotations.unwrap();
         assert!(!annotations.contains_key("kubectl.kubernetes.io/restartedAt"));
@@ -291,7 +291,7 @@ fn restarting_a_rollout_sets_nothing_that_the_operator_owns() {
 }
 
 #[test]
-fn a_single_replica_has_no_budget_that_would_block_drains() {
+fn single_replica_has_no_budget() {
     let objects = objects(json!({"controller": {"replicas": 1}}));
     let budgets = objects
         .iter()
@@ -303,7 +303,7 @@ fn a_single_replica_has_no_budget_that_would_block_drains() {
 }
 
 #[test]
-fn what_is_disabled_is_not_rendered() {
+fn disabled_objects_are_not_rendered() {
     let objects = objects(json!({
         "monitoring": {"serviceMonitor": {"mode": "Disabled"}},
         "networkPolicy": {"mode": "Disabled"},
@@ -319,7 +319,7 @@ fn what_is_disabled_is_not_rendered() {
 }
 
 #[test]
-fn the_parts_take_the_fields_that_people_need_and_keep_the_labels_that_find_them() {
+fn optional_objects_take_settings_and_keep_labels() {
     let monitoring =
         json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]);
     let objects = objects(json!({
@@ -347,7 +347,7 @@ fn the_parts_take_the_fields_that_people_need_and_keep_the_labels_that_find_them
 }
 
 #[test]
-fn a_service_monitor_waits_for_its_kind() {
+fn service_monitor_needs_its_crd() {
     let empty = stack_config(&mk_stack(json!({})), &mk_config(), false).unwrap();
     assert_eq!(empty.service_monitor, None);
     let _: NetworkPolicy = get(
@@ -358,7 +358,7 @@ fn a_service_monitor_waits_for_its_kind() {
 }
 
 #[test]
-fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
+fn invalid_field_is_named_with_remedy() {
     let cases = [
         (
             json!({"podDisruptionBudget": {"controllerMinAvailable": 2}}),
@@ -382,7 +382,7 @@ fn a_field_that_cannot_be_carried_out_is_named_with_what_to_do() {
 }
 
 #[test]
-fn an_operator_installs_its_own_minor_version_up_to_itself_and_the_one_before() {
+fn operator_installs_own_and_previous_minor_version() {
     let config = OperatorConfig {
         version: "0.3.1".to_owned(),
         speaker_image: "lb-operator.io/speaker:0.3.1".to_owned(),
@@ -409,7 +409,7 @@ fn an_operator_installs_its_own_minor_version_up_to_itself_and_the_one_before() 
 }
 
 #[test]
-fn the_image_of_another_version_is_not_guessed_from_a_digest() {
+fn image_version_is_not_derived_from_digest() {
     let pinned = |name: &str| format!("lb-operator.io/{name}@sha256:{}", "a".repeat(64));
     let config = OperatorConfig {
         controller_image: pinned("controller"),
@@ -430,7 +430,7 @@ fn the_image_of_another_version_is_not_guessed_from_a_digest() {
 }
 
 #[test]
-fn an_empty_list_of_excluded_interfaces_excludes_none_and_an_absent_one_the_usual() {
+fn empty_excluded_interfaces_exclude_nothing() {
     let args = |spec| {
         let [_, speaker] = pod_templates(&objects(spec));
         speaker.spec.unwrap().containers[0].args.clone()

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_kept_as_it_is() {
+    fn reference_survives_round_trip() {
         for reference in [
             "lb-operator.io/speaker:0.1.0",
             "speaker",
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_takes_the_place_of_the_host_and_keeps_the_path() {
+    fn registry_replaces_host_and_keeps_path() {
         let cases = [
             ("lb-operator.io/speaker:0.1.0", "mirror:5000/speaker:0.1.0"),
             ("speaker:0.1.0", "mirror:5000/speaker:0.1.0"),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn another_repository_keeps_the_tag_and_loses_the_digest() {
+    fn repository_keeps_tag_and_drops_digest() {
         let image = Image::parse("r.io/speaker:0.1.0@sha256:ab").from_repository("m/s");
         assert_eq!(image.to_string(), "m/s:0.1.0");
         assert_eq!(image.pinned("sha256:cd").to_string(), "m/s@sha256:cd");

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_cannot_be_pulled_is_trouble_that_names_the_container() {
+    fn image_pull_failure_names_container() {
         let state =
             json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"x\""}});
         let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &json!({}))]}));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loop_tells_how_the_last_run_ended() {
+    fn crash_loop_includes_last_exit_code() {
         let state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}});
         let last = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &last)]}));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_being_created_is_no_trouble() {
+    fn container_creation_is_no_problem() {
         let state = json!({"waiting": {"reason": "ContainerCreating"}});
         let facts = mk_facts(json!({"containerStatuses": [mk_container(false, &state, &json!({}))]}));
         assert_eq!(facts.problem, None);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_fits_no_node_is_trouble() {
+    fn unschedulable_pod_is_a_problem() {
         let facts = mk_facts(json!({"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"},
         ]}));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_containers_in_a_pod_that_is_not_mean_a_lost_node() {
+    fn unready_pod_with_ready_containers_is_on_lost_node() {
         let state = json!({"running": {}});
         let facts = mk_facts(json!({
             "conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}],

@@ -265,7 +265,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_workload_is_settled_once_its_status_is_about_its_present_spec_and_complete() {
+    fn settled_needs_observed_and_complete_status() {
         // (generation, observed, [desired, total, updated, ready]) and whether that is settled
         let cases = [
             (1, 1, [2, 2, 2, 2], true),
@@ -283,12 +283,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_not_settled() {
+    fn missing_workload_is_not_settled() {
         assert!(!stack_health(&Index::default(), "metallb-system").settled());
     }
 
     #[test]
-    fn a_powered_off_node_does_not_keep_the_stack_waiting() {
+    fn unreachable_node_does_not_block_settling() {
         let mut index = Index::default();
         mk_speaker(&mut index, 1, 1, [3, 3, 2]);
         assert!(!stack_health(&index, "metallb-system").speaker.settled);
@@ -307,7 +307,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_trouble_names_pod_node_container_and_reason_and_many_are_counted() {
+    fn problems_name_pod_and_node_up_to_a_limit() {
         let mut index = Index::default();
         for number in 0..5 {
             mk_pod(

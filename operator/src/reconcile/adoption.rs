@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, PassResult, TICK};
+use super::{Operator, PassOutcome, TICK};
 use crate::adoption::{
     self, AdoptionAction, AdoptionInput, AdoptionReport, AllowedObjects, BACKUP_NAME, Backup, ImagePull,
     MetalLb, RestoreAction, RestoreInput, StackProgress,
@@ -80,13 +80,13 @@ impl Operator {
     pub(super) async fn adopt(
         &mut self,
         stack: &LoadBalancerStack,
-        plan: &StackConfig,
+        config: &StackConfig,
         rendered: &[Wanted],
         observed: &StackHealth,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> (AllowedObjects, Option<AdoptionReport>) {
-        let namespace = &plan.namespace;
+        let namespace = &config.namespace;
         let record = self.backup(namespace);
         let ours = self.stack_progress(namespace, observed);
         if !stack.spec.adopt {
@@ -106,10 +106,10 @@ impl Operator {
             && at + IDLE_INTERVAL > now
             && ours.exists
         {
-            work.again_in((at + IDLE_INTERVAL).saturating_duration_since(now));
+            outcome.requeue_in((at + IDLE_INTERVAL).saturating_duration_since(now));
             return (AllowedObjects::All, self.adoption.said.clone());
         }
-        let class = plan.load_balancer_class.as_deref();
+        let class = config.load_balancer_class.as_deref();
         let found = match self
             .writer
             .observe_metallb(namespace, class, record.is_none())
@@ -117,7 +117,7 @@ impl Operator {
         {
             Ok(found) => found,
             Err(error) => {
-                work.waits(error.to_string(), TICK);
+                outcome.record_failure(error.to_string(), TICK);
                 return (kept_up, self.adoption.said.clone());
             }
         };
@@ -136,10 +136,10 @@ impl Operator {
         let rests = matches!(step, AdoptionAction::Adopted | AdoptionAction::None) && seen.ours.exists;
         self.adoption.rested = rests.then_some(now);
         self.adoption.said.clone_from(&report);
-        work.again_in(if rests { IDLE_INTERVAL } else { TICK });
+        outcome.requeue_in(if rests { IDLE_INTERVAL } else { TICK });
         if leads() && !stack.spec.paused {
             tracing::debug!(?step, "adoption");
-            self.perform_action(&step, &seen, plan, rendered, work).await;
+            self.perform_action(&step, &seen, config, rendered, outcome).await;
         }
         (allowed_objects, report)
     }
@@ -177,11 +177,11 @@ impl Operator {
         &mut self,
         step: &AdoptionAction,
         seen: &AdoptionInput,
-        plan: &StackConfig,
+        config: &StackConfig,
         rendered: &[Wanted],
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
-        let namespace = &plan.namespace;
+        let namespace = &config.namespace;
         let done = match step {
             AdoptionAction::None
             | AdoptionAction::Blocked(_)
@@ -220,8 +220,8 @@ impl Operator {
             }
         };
         if let Err(error) = done {
-            work.write_failed = true;
-            work.waits(error.to_string(), TICK);
+            outcome.write_failed = true;
+            outcome.record_failure(error.to_string(), TICK);
         } else {
             tracing::info!(?step, "adoption action done");
         }
@@ -251,7 +251,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> Option<AdoptionReport> {
         let record = self.backup(namespace)?;
         let deleting = stack.metadata.deletion_timestamp.is_some();
@@ -262,7 +262,7 @@ impl Operator {
         }
         let mut report = None;
         for _ in 0..MAX_ITEMS {
-            work.again_in(TICK);
+            outcome.requeue_in(TICK);
             let due = if orphans {
                 // The workloads stay, so MetalLB is not restored.
                 self.orphaned(namespace).await
@@ -272,7 +272,7 @@ impl Operator {
             let due = match due {
                 Ok(due) => due,
                 Err(error) => {
-                    work.waits(error.to_string(), TICK);
+                    outcome.record_failure(error.to_string(), TICK);
                     break;
                 }
             };
@@ -281,15 +281,15 @@ impl Operator {
                 break;
             }
             match self
-                .perform_restore_action(&due, namespace, &record, leads, work)
+                .perform_restore_action(&due, namespace, &record, leads, outcome)
                 .await
             {
                 Ok(true) if due == RestoreAction::DeleteBackup => return None,
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    work.write_failed = true;
-                    work.waits(error.to_string(), TICK);
+                    outcome.write_failed = true;
+                    outcome.record_failure(error.to_string(), TICK);
                     break;
                 }
             }
@@ -353,10 +353,10 @@ impl Operator {
         namespace: &str,
         record: &Backup,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> Result<bool, WriteError> {
         match due {
-            RestoreAction::DeleteOwned(owned) => return Ok(self.delete_owned(owned, leads, work).await),
+            RestoreAction::DeleteOwned(owned) => return Ok(self.delete_owned(owned, leads, outcome).await),
             RestoreAction::Wait => return Ok(false),
             RestoreAction::RestoreAdvertisements => self.writer.withdraw_speakers(namespace, false).await?,
             RestoreAction::LabelPods(pods) => {
@@ -422,9 +422,9 @@ pub(super) fn retain_allowed<'a>(todo: Difference<'a>, allowed_objects: AllowedO
 pub(super) fn pre_pull_workload(
     allowed_objects: AllowedObjects,
     report: Option<&AdoptionReport>,
-    plan: &StackConfig,
+    config: &StackConfig,
     revision: &str,
 ) -> Option<Wanted> {
     let begins = allowed_objects == AllowedObjects::PrePull && report.is_some();
-    begins.then(|| pre_pull::render(plan, revision)).flatten()
+    begins.then(|| pre_pull::render(config, revision)).flatten()
 }

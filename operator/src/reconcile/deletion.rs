@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, PassResult};
+use super::{Operator, PassOutcome};
 use crate::adoption;
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
@@ -60,11 +60,11 @@ impl Operator {
         &mut self,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> Lifecycle {
         let mut last = None;
         if let Some(stack) = self.stack.clone()
-            && let Some(report) = self.restore_metallb(&stack, namespace, leads, work).await
+            && let Some(report) = self.restore_metallb(&stack, namespace, leads, outcome).await
         {
             return Lifecycle::Restoring(report);
         }
@@ -81,23 +81,23 @@ impl Operator {
                 | DeletionAction::Wait(DeletionWait::ServiceList, _) => return Lifecycle::Active(report),
                 DeletionAction::Ignore => return Lifecycle::Gone,
                 DeletionAction::Wait(_, wait) => {
-                    wait.iter().for_each(|wait| work.again_in(*wait));
+                    wait.iter().for_each(|wait| outcome.requeue_in(*wait));
                     false
                 }
                 _ if !leads() || !is_new => false,
                 DeletionAction::AddFinalizer => {
                     // Installation does not wait for the finalizer.
-                    self.add_finalizer(&stack, work).await;
+                    self.add_finalizer(&stack, outcome).await;
                     return Lifecycle::Active(None);
                 }
                 DeletionAction::RemoveForegroundFinalizer => {
-                    self.remove_finalizer(&stack, FOREGROUND, work).await
+                    self.remove_finalizer(&stack, FOREGROUND, outcome).await
                 }
-                DeletionAction::RemoveOwner(ids) => self.remove_owner(&stack, ids, leads, work).await,
-                DeletionAction::Delete(owned) => self.delete_owned(owned, leads, work).await,
-                DeletionAction::ClearServices => self.clear_services(leads, work).await,
+                DeletionAction::RemoveOwner(ids) => self.remove_owner(&stack, ids, leads, outcome).await,
+                DeletionAction::Delete(owned) => self.delete_owned(owned, leads, outcome).await,
+                DeletionAction::ClearServices => self.clear_services(leads, outcome).await,
                 DeletionAction::RemoveFinalizer => {
-                    if self.remove_finalizer(&stack, FINALIZER, work).await {
+                    if self.remove_finalizer(&stack, FINALIZER, outcome).await {
                         tracing::info!("stack deletion complete; finalizer removed");
                         self.log_and_publish(StackEvent::normal(
                             Reason::Deleted,
@@ -113,7 +113,7 @@ impl Operator {
             }
             last = Some(due);
         }
-        work.again_in(Duration::ZERO);
+        outcome.requeue_in(Duration::ZERO);
         last.as_ref()
             .and_then(report)
             .map_or(Lifecycle::Gone, Lifecycle::Deleting)
@@ -165,32 +165,32 @@ impl Operator {
             .collect()
     }
 
-    async fn add_finalizer(&mut self, stack: &LoadBalancerStack, work: &mut PassResult) {
+    async fn add_finalizer(&mut self, stack: &LoadBalancerStack, outcome: &mut PassOutcome) {
         let mut finalizers = stack.finalizers().to_vec();
         finalizers.push(FINALIZER.to_owned());
-        self.write_finalizers(stack, &finalizers, work).await;
+        self.write_finalizers(stack, &finalizers, outcome).await;
     }
 
     async fn remove_finalizer(
         &mut self,
         stack: &LoadBalancerStack,
         without: &str,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> bool {
         let all = stack.finalizers().iter();
         let finalizers: Vec<_> = all.filter(|other| *other != without).cloned().collect();
-        self.write_finalizers(stack, &finalizers, work).await
+        self.write_finalizers(stack, &finalizers, outcome).await
     }
 
     async fn write_finalizers(
         &mut self,
         stack: &LoadBalancerStack,
         finalizers: &[String],
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> bool {
         let target = finalizers.join(",");
         if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &target) {
-            work.waits(message.to_owned(), wait);
+            outcome.record_failure(message.to_owned(), wait);
             return false;
         }
         match self.writer.set_finalizers(stack, finalizers).await {
@@ -206,7 +206,7 @@ impl Operator {
             // The stack has changed or is gone: the watch reports it.
             Ok(None) => false,
             Err(error) => {
-                self.failed(RetryKey::Finalizers, &target, &error, work);
+                self.failed(RetryKey::Finalizers, &target, &error, outcome);
                 false
             }
         }
@@ -217,7 +217,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         ids: &[ObjectId],
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> bool {
         let owner = stack.uid().unwrap_or_default();
         let mut done = true;
@@ -226,12 +226,12 @@ impl Operator {
                 continue;
             };
             let key = RetryKey::RemoveOwner(id.clone());
-            if !leads() || self.must_retry_later(&key, &owner, work) {
+            if !leads() || self.must_retry_later(&key, &owner, outcome) {
                 done = false;
                 continue;
             }
             let answer = self.writer.remove_owner(id, &live, &owner).await;
-            done &= match self.record_result(key, &owner, answer, id.kind.names().2, work) {
+            done &= match self.record_result(key, &owner, answer, id.kind.names().2, outcome) {
                 Some(Some(stored)) => {
                     self.applied.forget(id);
                     self.index.apply(id.clone(), stored);
@@ -247,18 +247,18 @@ impl Operator {
         &mut self,
         owned: &[OwnedObject],
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> bool {
         let mut done = true;
         for OwnedObject { id, uid, .. } in owned {
             let key = RetryKey::Delete(id.clone());
-            if !leads() || self.must_retry_later(&key, uid, work) {
+            if !leads() || self.must_retry_later(&key, uid, outcome) {
                 done = false;
                 continue;
             }
             let answer = self.writer.delete(id, uid).await;
             if self
-                .record_result(key, uid, answer, id.kind.names().2, work)
+                .record_result(key, uid, answer, id.kind.names().2, outcome)
                 .is_some()
             {
                 self.applied.forget(id);
@@ -273,7 +273,7 @@ impl Operator {
 
     /// The operator clears the Services because the controller must be gone first: it would assign the address again. The
     /// operator holds the permission anyway, as it grants it to the controller.
-    async fn clear_services(&mut self, leads: &impl Fn() -> bool, work: &mut PassResult) -> bool {
+    async fn clear_services(&mut self, leads: &impl Fn() -> bool, outcome: &mut PassOutcome) -> bool {
         let services = self
             .blockers
             .as_ref()
@@ -282,12 +282,12 @@ impl Operator {
         let mut done = true;
         for (service, version) in services.unwrap_or_default() {
             let key = RetryKey::ClearService(service.clone());
-            if !leads() || self.must_retry_later(&key, &version, work) {
+            if !leads() || self.must_retry_later(&key, &version, outcome) {
                 done = false;
                 continue;
             }
             let answer = self.writer.clear_service(&service, &version).await;
-            match self.record_result(key, &version, answer, "Service", work) {
+            match self.record_result(key, &version, answer, "Service", outcome) {
                 Some(true) => {
                     tracing::info!(%service, "cleared Service status: stack is being deleted");
                     if let Some(blockers) = &mut self.blockers {
@@ -301,10 +301,10 @@ impl Operator {
     }
 
     /// Whether a failed write is not due for a retry yet.
-    fn must_retry_later(&self, key: &RetryKey, target: &str, work: &mut PassResult) -> bool {
+    fn must_retry_later(&self, key: &RetryKey, target: &str, outcome: &mut PassOutcome) -> bool {
         let waits = self.retries.waits(Instant::now(), key, target);
         waits.is_some_and(|(message, wait)| {
-            work.waits(message.to_owned(), wait);
+            outcome.record_failure(message.to_owned(), wait);
             true
         })
     }
@@ -316,7 +316,7 @@ impl Operator {
         target: &str,
         answer: Result<T, WriteError>,
         kind: &str,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> Option<T> {
         match answer {
             Ok(answer) => {
@@ -325,7 +325,7 @@ impl Operator {
                 Some(answer)
             }
             Err(error) => {
-                self.failed(key, target, &error, work);
+                self.failed(key, target, &error, outcome);
                 None
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
 
-use super::{Operator, PassResult};
+use super::{Operator, PassOutcome};
 use crate::apply::retry::RetryKey;
 use crate::desired::render::Component;
 use crate::index::Live;
@@ -30,7 +30,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
         let id = ObjectId::new(Kind::Secret, namespace, secret::SECRET_NAME);
         let policy = RotationPolicy::of(stack);
@@ -49,7 +49,7 @@ impl Operator {
                 .step(Instant::now(), Timestamp::now(), &secret, &policy, lost);
             let change = match step {
                 RotationStep::Wait(wait) => {
-                    wait.into_iter().for_each(|wait| work.again_in(wait));
+                    wait.into_iter().for_each(|wait| outcome.requeue_in(wait));
                     return;
                 }
                 RotationStep::Apply(change) => change,
@@ -58,7 +58,7 @@ impl Operator {
                 return;
             }
             if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::KeyRotation, "") {
-                work.waits(message.to_owned(), wait);
+                outcome.record_failure(message.to_owned(), wait);
                 return;
             }
             match self.writer.change_keys(&id, version, &change).await {
@@ -71,7 +71,7 @@ impl Operator {
                 // Another client has changed it: the watch reports how.
                 Ok(None) => return,
                 Err(error) => {
-                    self.failed(RetryKey::KeyRotation, "", &error, work);
+                    self.failed(RetryKey::KeyRotation, "", &error, outcome);
                     return;
                 }
             }

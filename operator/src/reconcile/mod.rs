@@ -74,13 +74,6 @@ pub struct Operator {
     clear_since: Option<Instant>,
 }
 
-/// Result of a reconciliation.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub struct Outcome {
-    /// When to reconcile again even if nothing changes.
-    pub again_in: Option<Duration>,
-}
-
 impl Operator {
     /// An operator with an empty index.
     #[must_use]
@@ -150,37 +143,34 @@ impl Operator {
         }
     }
 
-    /// Reconciles the stack and updates its status. `leads` is checked before each write.
-    pub async fn reconcile(&mut self, leads: impl Fn() -> bool) -> Outcome {
-        let Some(stack) = self.stack.clone() else {
-            return Outcome::default();
-        };
+    /// Reconciles the stack and updates its status. `leads` is checked before each write. Returns when to
+    /// reconcile again even if nothing changes.
+    pub async fn reconcile(&mut self, leads: impl Fn() -> bool) -> Option<Duration> {
+        let stack = self.stack.clone()?;
         let _timer = self.metrics.reconcile_seconds.start_timer();
-        let mut work = PassResult::default();
+        let mut outcome = PassOutcome::default();
         let lifecycle = self
             .advance_lifecycle(
                 &validation::namespace(&stack, &self.operator_config),
                 &leads,
-                &mut work,
+                &mut outcome,
             )
             .await;
         if matches!(lifecycle, Lifecycle::Gone) {
-            return Outcome {
-                again_in: work.again_in,
-            };
+            return outcome.requeue_after;
         }
         self.metrics.reconciles.inc();
-        let plan = validation::stack_config(&stack, &self.operator_config, self.monitors_exist);
-        let namespace = plan.as_ref().map_or_else(
+        let config = validation::stack_config(&stack, &self.operator_config, self.monitors_exist);
+        let namespace = config.as_ref().map_or_else(
             |_| validation::namespace(&stack, &self.operator_config),
-            |plan| plan.namespace.clone(),
+            |config| config.namespace.clone(),
         );
         let mut input = StatusInput {
             generation: stack.metadata.generation.unwrap_or_default(),
             operator_version: self.operator_config.version.clone(),
-            target_version: plan.as_ref().ok().map(|plan| plan.version.clone()),
+            target_version: config.as_ref().ok().map(|config| config.version.clone()),
             paused: stack.spec.paused,
-            invalid: plan.as_ref().err().map(ToString::to_string),
+            invalid: config.as_ref().err().map(ToString::to_string),
             failures: Vec::new(),
             pending: Vec::new(),
             health: stack_health(&self.index, &namespace),
@@ -208,28 +198,26 @@ impl Operator {
             }
             Lifecycle::Active(report) => {
                 input.deletion = report;
-                match &plan {
-                    Ok(plan) => {
-                        self.reconcile_stack(plan, &stack, &mut input, &leads, &mut work)
+                match &config {
+                    Ok(config) => {
+                        self.reconcile_stack(config, &stack, &mut input, &leads, &mut outcome)
                             .await
                     }
                     Err(_) => input.upgrade.state.suspend(Timestamp::now()),
                 }
             }
         }
-        input.failures.append(&mut work.failures);
+        input.failures.append(&mut outcome.failures);
         input.health = stack_health(&self.index, &namespace);
         // Before the preflight checks have run, the status remains that of the previous spec.
         let waits = input.blocked.is_some() && input.preflight.is_empty();
         if leads() && !waits {
-            self.update_status(&input, &mut work).await;
+            self.update_status(&input, &mut outcome).await;
         }
-        if work.write_failed {
+        if outcome.write_failed {
             self.metrics.errors.inc();
         }
-        Outcome {
-            again_in: work.again_in,
-        }
+        outcome.requeue_after
     }
 
     /// The desired objects for `actions`. The number of controllers is omitted if the spec does not set it and an autoscaler
@@ -237,7 +225,7 @@ impl Operator {
     fn desired_objects(
         &self,
         rendered: &[Wanted],
-        plan: &StackConfig,
+        config: &StackConfig,
         target: &Revision,
         state: &UpgradeState,
         actions: &StepActions,
@@ -245,7 +233,7 @@ impl Operator {
         let stack = self.stack.as_ref();
         let own = stack.and_then(|stack| stack.spec.controller.as_ref());
         let leaves = own.and_then(|own| own.replicas).is_none();
-        let wanted = objects::desired_objects(rendered, plan, target, state, actions, &self.index);
+        let wanted = objects::desired_objects(rendered, config, target, state, actions, &self.index);
         let each = wanted.into_iter().map(|mut wanted| {
             let autoscaled = leaves
                 && wanted.id.kind == Kind::Deployment
@@ -264,53 +252,55 @@ impl Operator {
     /// Applies the desired state.
     async fn reconcile_stack(
         &mut self,
-        plan: &StackConfig,
+        config: &StackConfig,
         stack: &LoadBalancerStack,
         input: &mut StatusInput,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
-        let rendered = match render(plan) {
+        let rendered = match render(config) {
             Ok(rendered) => rendered,
             Err(error) => {
-                work.failures.push((Reason::WriteFailed, error.to_string()));
+                outcome.failures.push((Reason::WriteFailed, error.to_string()));
                 return;
             }
         };
         if let Some(missing) = validation::missing_prerequisite(stack, self.monitors_exist) {
-            work.failures.push((Reason::MissingPrerequisite, missing));
+            outcome.failures.push((Reason::MissingPrerequisite, missing));
         }
-        self.run_preflight(stack, plan);
+        self.run_preflight(stack, config);
         input.preflight.clone_from(&self.preflight.report.checks);
         let health = input.health.clone();
-        let (allowed_objects, adoption) = self.adopt(stack, plan, &rendered, &health, leads, work).await;
+        let (allowed_objects, adoption) = self
+            .adopt(stack, config, &rendered, &health, leads, outcome)
+            .await;
         input.adoption = adoption;
-        self.advance_upgrade(plan, &rendered, allowed_objects, input, leads, work)
+        self.advance_upgrade(config, &rendered, allowed_objects, input, leads, outcome)
             .await;
         if !stack.spec.paused {
-            self.rotate_keys(stack, &plan.namespace, leads, work).await;
+            self.rotate_keys(stack, &config.namespace, leads, outcome).await;
         }
-        self.schedule_preflight(stack, plan, input.blocked.is_some(), work);
+        self.schedule_preflight(stack, config, input.blocked.is_some(), outcome);
     }
 
     /// Advances the upgrade, if there is one, and applies its actions.
     async fn advance_upgrade(
         &mut self,
-        plan: &StackConfig,
+        config: &StackConfig,
         rendered: &[Wanted],
         allowed_objects: AllowedObjects,
         input: &mut StatusInput,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
-        let target = objects::revision(rendered, &plan.version);
+        let target = objects::revision(rendered, &config.version);
         let before = input.upgrade.state.clone();
-        let leader = match self.controller_leader(plan, &before, input).await {
+        let leader = match self.controller_leader(config, &before, input).await {
             Ok(leader) => leader,
-            Err(error) => return work.waits(error.to_string(), TICK),
+            Err(error) => return outcome.record_failure(error.to_string(), TICK),
         };
         let now = Timestamp::now();
-        let snapshot = self.snapshot(plan, rendered, &target, &before, input, leader.as_deref());
+        let snapshot = self.snapshot(config, rendered, &target, &before, input, leader.as_deref());
         let mut state = before.clone();
         if !std::mem::replace(&mut self.resumed, true) {
             state.resume(now);
@@ -321,7 +311,7 @@ impl Operator {
             plan: actions.needs_approval.then(|| {
                 let hash = state.plan_hash(&snapshot);
                 let (health, settings) = (&input.health, &snapshot.settings);
-                upgrade_plan(hash, &plan.version, rendered, &self.index, health, settings)
+                upgrade_plan(hash, &config.version, rendered, &self.index, health, settings)
             }),
             rejected: state
                 .failed_revision(&snapshot)
@@ -334,7 +324,7 @@ impl Operator {
         input.blocked = self.blocks_upgrade(&state);
         if state != before {
             // The state is written before anything is applied: another operator may have to continue from it.
-            if !leads() || !self.update_status(input, work).await {
+            if !leads() || !self.update_status(input, outcome).await {
                 input.upgrade.state = before;
                 return;
             }
@@ -342,34 +332,34 @@ impl Operator {
             self.publish_all(events);
         }
         if actions.polls {
-            work.again_in(TICK);
+            outcome.requeue_in(TICK);
         }
         if let Some(refused) = snapshot.crds_refused.filter(|_| actions.apply_crds) {
-            work.failures.push((Reason::WriteFailed, refused));
+            outcome.failures.push((Reason::WriteFailed, refused));
         }
-        let mut wanted = self.desired_objects(rendered, plan, &target, &state, &actions);
+        let mut wanted = self.desired_objects(rendered, config, &target, &state, &actions);
         let adoption = input.adoption.as_ref();
         wanted.extend(adoption::pre_pull_workload(
             allowed_objects,
             adoption,
-            plan,
+            config,
             &target.revision,
         ));
         if snapshot.paused {
-            input.pending = self.pending(&wanted, plan);
+            input.pending = self.pending(&wanted, config);
             input.blocked = None;
             return;
         }
-        self.apply(&wanted, plan, allowed_objects, leads, work).await;
-        input.blocked = input.blocked.take().or(work.blocked.take());
-        self.restart(&plan.namespace, &actions.restarts, leads, work)
+        self.apply(&wanted, config, allowed_objects, leads, outcome).await;
+        input.blocked = input.blocked.take().or(outcome.blocked.take());
+        self.restart(&config.namespace, &actions.restarts, leads, outcome)
             .await;
     }
 
     /// The input of the upgrade state machine.
     fn snapshot(
         &self,
-        plan: &StackConfig,
+        config: &StackConfig,
         rendered: &[Wanted],
         target: &Revision,
         state: &UpgradeState,
@@ -377,7 +367,7 @@ impl Operator {
         leader: Option<&str>,
     ) -> ClusterSnapshot {
         let snapshot_input = SnapshotInput {
-            config: plan,
+            config,
             rendered,
             target,
             state,
@@ -393,8 +383,8 @@ impl Operator {
         let first = objects::snapshot(&snapshot_input, &Difference::default());
         // Whether everything is applied is a question about the current step, not about the target.
         let present = step_actions(state, &first, Timestamp::now());
-        let wanted = self.desired_objects(rendered, plan, target, state, &present);
-        let todo = difference(&wanted, &self.index, &self.applied, &plan.owner.uid);
+        let wanted = self.desired_objects(rendered, config, target, state, &present);
+        let todo = difference(&wanted, &self.index, &self.applied, &config.owner.uid);
         let mut snapshot = objects::snapshot(&snapshot_input, &todo);
         snapshot.obstacle = snapshot
             .obstacle
@@ -405,13 +395,13 @@ impl Operator {
     /// The pod that leads the controllers, read only while an upgrade waits for a new leader.
     async fn controller_leader(
         &self,
-        plan: &StackConfig,
+        config: &StackConfig,
         state: &UpgradeState,
         input: &StatusInput,
     ) -> Result<Option<String>, WriteError> {
         let step = state.upgrade.as_ref().map(|upgrade| upgrade.step);
         if step == Some(UpgradeStep::Controller) && input.health.controller.settled {
-            self.writer.leader(&plan.namespace).await
+            self.writer.leader(&config.namespace).await
         } else {
             Ok(None)
         }
@@ -423,7 +413,7 @@ impl Operator {
         namespace: &str,
         pods: &[PodRestart],
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
         for pod in pods {
             if !leads() {
@@ -431,7 +421,7 @@ impl Operator {
             }
             let key = RetryKey::RestartPod(pod.name.clone());
             if let Some((message, wait)) = self.retries.waits(Instant::now(), &key, &pod.uid) {
-                work.waits(message.to_owned(), wait);
+                outcome.record_failure(message.to_owned(), wait);
                 continue;
             }
             match self.writer.restart(namespace, pod).await {
@@ -441,7 +431,7 @@ impl Operator {
                     self.retries.record_success(&key);
                     tracing::info!(pod = pod.name, node = pod.node, "speaker replaced");
                 }
-                Err(error) => self.failed(key, &pod.uid, &error, work),
+                Err(error) => self.failed(key, &pod.uid, &error, outcome),
             }
         }
     }
@@ -464,8 +454,8 @@ impl Operator {
     }
 
     /// Objects that differ from the spec while the stack is paused.
-    fn pending(&self, wanted: &[Wanted], plan: &StackConfig) -> Vec<String> {
-        let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
+    fn pending(&self, wanted: &[Wanted], config: &StackConfig) -> Vec<String> {
+        let todo = difference(wanted, &self.index, &self.applied, &config.owner.uid);
         let apply = todo.apply.iter().map(|(wanted, _)| wanted.id.to_string());
         apply
             .chain(todo.prune.iter().map(|(id, _)| id.to_string()))
@@ -476,17 +466,17 @@ impl Operator {
     async fn apply(
         &mut self,
         wanted: &[Wanted],
-        plan: &StackConfig,
+        config: &StackConfig,
         allowed_objects: AllowedObjects,
         leads: &impl Fn() -> bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
-        let todo = difference(wanted, &self.index, &self.applied, &plan.owner.uid);
+        let todo = difference(wanted, &self.index, &self.applied, &config.owner.uid);
         // An adoption that has begun is completed: MetalLB's controller is gone, and no other assigns addresses.
-        let todo = if self.adoption_has_begun(&plan.namespace) {
+        let todo = if self.adoption_has_begun(&config.namespace) {
             todo
         } else {
-            self.hold_first_installation(todo, work)
+            self.hold_first_installation(todo, outcome)
         };
         let todo = adoption::retain_allowed(todo, allowed_objects);
         for (wanted, cause) in todo.apply {
@@ -496,14 +486,14 @@ impl Operator {
             let id = &wanted.id;
             let key = RetryKey::Apply(id.clone());
             if let Some((message, wait)) = self.retries.waits(Instant::now(), &key, &wanted.digest) {
-                work.waits(message.to_owned(), wait);
+                outcome.record_failure(message.to_owned(), wait);
                 continue;
             }
             if cause == ApplyReason::Drift
                 && let Err(wait) = self.drift_limiter.try_correct(Instant::now(), id)
             {
-                work.again_in(wait);
-                work.failures.push((
+                outcome.requeue_in(wait);
+                outcome.failures.push((
                     Reason::DriftConflict,
                     attribution::conflict_message(wanted, self.index.get(id)),
                 ));
@@ -524,7 +514,7 @@ impl Operator {
                     }
                 }
                 Err(error) => {
-                    self.failed(key, &wanted.digest, &error, work);
+                    self.failed(key, &wanted.digest, &error, outcome);
                     // Without its namespace no other object can be created: one error is enough.
                     if id.kind == Kind::Namespace {
                         return;
@@ -538,7 +528,7 @@ impl Operator {
             }
             let key = RetryKey::Delete(id.clone());
             if let Some((message, wait)) = self.retries.waits(Instant::now(), &key, &uid) {
-                work.waits(message.to_owned(), wait);
+                outcome.record_failure(message.to_owned(), wait);
                 continue;
             }
             match self.writer.delete(&id, &uid).await {
@@ -549,40 +539,40 @@ impl Operator {
                     self.retries.record_success(&key);
                     tracing::info!(object = %id, "deleted obsolete object");
                 }
-                Err(error) => self.failed(key, &uid, &error, work),
+                Err(error) => self.failed(key, &uid, &error, outcome),
             }
         }
     }
 
-    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, work: &mut PassResult) {
+    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, outcome: &mut PassOutcome) {
         let message = error.to_string();
         let wait = self
             .retries
             .record_failure(Instant::now(), key, target, Failure::of(error));
-        tracing::warn!(error = message, again_in = ?wait, "write failed");
-        work.write_failed = true;
-        work.waits(message, wait);
+        tracing::warn!(error = message, retry_in = ?wait, "write failed");
+        outcome.write_failed = true;
+        outcome.record_failure(message, wait);
     }
 }
 
 /// Errors of a reconciliation, and when to retry.
 #[derive(Debug, Default)]
-struct PassResult {
+struct PassOutcome {
     failures: Vec<(Reason, String)>,
     /// Why the installation is blocked.
     blocked: Option<String>,
     write_failed: bool,
-    again_in: Option<Duration>,
+    requeue_after: Option<Duration>,
 }
 
-impl PassResult {
+impl PassOutcome {
     /// Records a write that failed and is not due for a retry yet.
-    fn waits(&mut self, message: String, wait: Duration) {
+    fn record_failure(&mut self, message: String, wait: Duration) {
         self.failures.push((Reason::WriteFailed, message));
-        self.again_in(wait);
+        self.requeue_in(wait);
     }
 
-    fn again_in(&mut self, wait: Duration) {
-        self.again_in = Some(self.again_in.map_or(wait, |other| other.min(wait)));
+    fn requeue_in(&mut self, wait: Duration) {
+        self.requeue_after = Some(self.requeue_after.map_or(wait, |other| other.min(wait)));
     }
 }

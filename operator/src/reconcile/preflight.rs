@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{PreflightName, UpgradeStep};
 
-use super::{Operator, PassResult};
+use super::{Operator, PassOutcome};
 use crate::desired::config::StackConfig;
 use crate::drift::diff::Difference;
 use crate::preflight::collect::FactsRequest;
@@ -38,20 +38,20 @@ impl Operator {
     }
 
     /// Runs the checks.
-    pub(super) fn run_preflight(&mut self, stack: &LoadBalancerStack, plan: &StackConfig) {
+    pub(super) fn run_preflight(&mut self, stack: &LoadBalancerStack, config: &StackConfig) {
         let generation = stack.metadata.generation.unwrap_or_default();
-        self.preflight.report = self.preflight.schedule.report(plan, skipped(stack), generation);
+        self.preflight.report = self.preflight.schedule.report(config, skipped(stack), generation);
     }
 
     /// Holds the writes of a first installation that is blocked; the reason is stored in `work`.
     pub(super) fn hold_first_installation<'a>(
         &self,
         todo: Difference<'a>,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) -> Difference<'a> {
         match &self.preflight.report.blocked_by {
             Some(reason) if is_first_installation(&todo, &self.index, self.has_run()) => {
-                work.blocked = Some(reason.clone());
+                outcome.blocked = Some(reason.clone());
                 Difference::default()
             }
             Some(_) | None => todo,
@@ -76,9 +76,9 @@ impl Operator {
     pub(super) fn schedule_preflight(
         &mut self,
         stack: &LoadBalancerStack,
-        plan: &StackConfig,
+        config: &StackConfig,
         waits: bool,
-        work: &mut PassResult,
+        outcome: &mut PassOutcome,
     ) {
         let generation = stack.metadata.generation.unwrap_or_default();
         let fails = failures(&self.preflight.report.checks).is_some();
@@ -90,11 +90,11 @@ impl Operator {
             Some(Duration::ZERO) => {
                 self.preflight.request = Some(FactsRequest {
                     generation,
-                    namespace: plan.namespace.clone(),
-                    node_selector: plan.speaker.selector(),
+                    namespace: config.namespace.clone(),
+                    node_selector: config.speaker.selector(),
                 });
             }
-            Some(wait) => work.again_in(wait),
+            Some(wait) => outcome.requeue_in(wait),
             None => {}
         }
     }

@@ -8,7 +8,7 @@ use lb_crds::LoadBalancerStack;
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
 
-use super::{Operator, PassResult, TICK};
+use super::{Operator, PassOutcome, TICK};
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
 use crate::desired::validation;
@@ -28,7 +28,7 @@ impl Operator {
     }
 
     /// Writes the status if it changed, and publishes events for the changes. Returns whether the stored status is current.
-    pub(super) async fn update_status(&mut self, input: &StatusInput, work: &mut PassResult) -> bool {
+    pub(super) async fn update_status(&mut self, input: &StatusInput, outcome: &mut PassOutcome) -> bool {
         let Some(stack) = self.stack.clone() else {
             return false;
         };
@@ -44,7 +44,7 @@ impl Operator {
             return true;
         }
         if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Status, "") {
-            work.waits(message.to_owned(), wait);
+            outcome.record_failure(message.to_owned(), wait);
             return false;
         }
         match self.writer.status(&stack, &after).await {
@@ -57,11 +57,11 @@ impl Operator {
             // Deleted or changed in between: the watch reports it.
             Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if matches!(s.code, 404 | 409)) =>
             {
-                work.again_in(TICK);
+                outcome.requeue_in(TICK);
                 false
             }
             Err(error) => {
-                self.failed(RetryKey::Status, "", &error, work);
+                self.failed(RetryKey::Status, "", &error, outcome);
                 false
             }
         }

@@ -1,4 +1,4 @@
-//! Tables of situations and what the status says about them.
+//! Tables of inputs with their conditions and events.
 
 use lb_crds::load_balancer_stack::{PreflightName, PreflightResult, StackPhase};
 
@@ -7,6 +7,7 @@ use crate::index::Index;
 use crate::observe::workload_health::stack_health;
 use crate::observe::workload_health::tests::{mk_controller, mk_pod, mk_speaker};
 use crate::preflight::failures;
+use crate::reasons::StackEvent;
 
 pub(super) fn mk_input(index: &Index) -> StatusInput {
     StatusInput {
@@ -58,12 +59,12 @@ fn after(input: &StatusInput) -> LoadBalancerStackStatus {
 }
 
 #[test]
-fn a_settled_stack_is_ready_and_tells_its_version() {
+fn settled_stack_is_ready() {
     insta::assert_snapshot!(describe(&after(&mk_input(&mk_settled()))));
 }
 
 #[test]
-fn a_stack_being_installed_is_progressing_and_has_no_version_yet() {
+fn installation_is_progressing_without_version() {
     let mut index = Index::default();
     mk_controller(&mut index, 1, 1, [2, 2, 2, 1]);
     mk_speaker(&mut index, 1, 0, [0, 0, 0]);
@@ -71,7 +72,7 @@ fn a_stack_being_installed_is_progressing_and_has_no_version_yet() {
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_degrades_the_stack_and_is_named() {
+fn image_pull_failure_degrades_stack() {
     let mut index = mk_settled();
     mk_speaker(&mut index, 2, 2, [3, 1, 2]);
     mk_pod(
@@ -86,7 +87,7 @@ fn an_image_that_cannot_be_pulled_degrades_the_stack_and_is_named() {
 }
 
 #[test]
-fn an_invalid_spec_is_named_and_the_running_version_is_kept() {
+fn invalid_spec_keeps_running_version() {
     let before = after(&mk_input(&mk_settled()));
     let input = StatusInput {
         invalid: Some("spec.speaker.excludedInterfaces[0]: bad".to_owned()),
@@ -97,7 +98,7 @@ fn an_invalid_spec_is_named_and_the_running_version_is_kept() {
 }
 
 #[test]
-fn a_paused_stack_says_so_until_it_is_resumed() {
+fn paused_condition_exists_only_while_paused() {
     let before = after(&mk_input(&mk_settled()));
     let input = StatusInput {
         paused: true,
@@ -115,7 +116,7 @@ fn a_paused_stack_says_so_until_it_is_resumed() {
 }
 
 #[test]
-fn a_paused_stack_that_differs_from_its_spec_is_not_ready() {
+fn paused_stack_with_drift_is_not_ready() {
     let input = StatusInput {
         paused: true,
         pending: vec!["Deployment metallb-system/controller".to_owned()],
@@ -125,7 +126,7 @@ fn a_paused_stack_that_differs_from_its_spec_is_not_ready() {
 }
 
 #[test]
-fn failures_are_counted_beyond_the_third() {
+fn failures_beyond_the_third_are_counted() {
     let failure = |number| (Reason::WriteFailed, format!("apply object {number}: refused"));
     let input = StatusInput {
         failures: (0..5).map(failure).collect(),
@@ -135,7 +136,7 @@ fn failures_are_counted_beyond_the_third() {
 }
 
 #[test]
-fn a_failure_of_many_pages_is_cut() {
+fn long_failure_is_truncated() {
     let input = StatusInput {
         failures: vec![(Reason::WriteFailed, "refused ".repeat(1000))],
         ..mk_input(&mk_settled())
@@ -145,7 +146,7 @@ fn a_failure_of_many_pages_is_cut() {
 }
 
 #[test]
-fn a_status_that_says_nothing_new_is_equal_to_the_one_before() {
+fn unchanged_input_gives_equal_status() {
     let input = mk_input(&mk_settled());
     let first = status(&LoadBalancerStackStatus::default(), &input, at(1));
     let second = status(&first, &input, at(1000));
@@ -153,7 +154,7 @@ fn a_status_that_says_nothing_new_is_equal_to_the_one_before() {
 }
 
 #[test]
-fn transition_times_change_only_with_the_status_of_a_condition() {
+fn transition_time_changes_only_with_status() {
     let settled = mk_input(&mk_settled());
     let first = status(&LoadBalancerStackStatus::default(), &settled, at(1));
     let mut index = mk_settled();
@@ -173,7 +174,7 @@ fn transition_times_change_only_with_the_status_of_a_condition() {
 }
 
 #[test]
-fn events_tell_transitions_and_not_states() {
+fn events_report_transitions_only() {
     let none = LoadBalancerStackStatus::default();
     let ready = after(&mk_input(&mk_settled()));
     let reasons = |before, after| -> Vec<String> {
@@ -204,7 +205,7 @@ fn mk_check(name: PreflightName, result: PreflightResult, message: &str) -> Pref
 }
 
 #[test]
-fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
+fn failed_check_degrades_only_blocked_stack() {
     let mut input = mk_input(&mk_settled());
     input.preflight = vec![mk_check(
         PreflightName::StrictArp,
@@ -212,7 +213,7 @@ fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
         "no strictARP",
     )];
     let runs = after(&input);
-    insta::assert_snapshot!("a_check_fails_and_nothing_waits", describe(&runs));
+    insta::assert_snapshot!("failed_check_without_blocked_change", describe(&runs));
     let told = events(&LoadBalancerStackStatus::default(), &runs);
     assert!(told.contains(&StackEvent::warning(
         Reason::PreflightFailed,
@@ -225,13 +226,13 @@ fn a_check_that_fails_is_told_and_degrades_only_what_waits_for_it() {
 
     input.blocked = failures(&input.preflight);
     let waits = after(&input);
-    insta::assert_snapshot!("a_check_fails_and_something_waits", describe(&waits));
+    insta::assert_snapshot!("failed_check_with_blocked_change", describe(&waits));
     let told = events(&LoadBalancerStackStatus::default(), &waits);
     assert_eq!(told.iter().filter(|event| event.warning).count(), 1, "{told:?}");
 }
 
 #[test]
-fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_none() {
+fn only_overridden_checks_are_events() {
     let mut input = mk_input(&mk_settled());
     input.preflight = vec![
         PreflightCheck {
@@ -275,7 +276,7 @@ fn a_check_that_is_overridden_is_an_event_and_a_passed_one_that_is_skipped_is_no
 }
 
 #[test]
-fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready() {
+fn blocked_deletion_keeps_stack_ready() {
     let index = mk_settled();
     let report = |blocked, reason, message: &str| DeletionReport {
         blocked,
@@ -322,7 +323,7 @@ fn a_deletion_that_waits_is_a_condition_and_a_warning_and_what_runs_stays_ready(
 }
 
 #[test]
-fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
+fn adoption_steps_set_conditions_and_events() {
     let mut index = Index::default();
     mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
     mk_speaker(&mut index, 1, 1, [3, 3, 3]);
@@ -341,7 +342,7 @@ fn an_adoption_is_told_step_by_step_and_what_blocks_it_degrades_the_stack() {
         found.map(|found| format!("{} {}", found.status, found.reason))
     };
     let mut before = LoadBalancerStackStatus::default();
-    // The report, the conditions Adopted, Progressing, Degraded and Ready, and the reason of an event.
+    // Report, condition Adopted, conditions Progressing, Degraded and Ready, reason of the event.
     let cases = [
         (
             report(AdoptionStep::Controller, false),

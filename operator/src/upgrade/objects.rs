@@ -292,7 +292,7 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
         paused: input.paused,
         obstacle: (!rollback_available && settings.rollback).then(|| missing.to_owned()),
         settings,
-        ledger: input.observer.and_then(ServiceObserver::ledger),
+        ledger: input.observer.and_then(ServiceObserver::address_hash),
         changed_addresses: input
             .observer
             .map(ServiceObserver::changed_addresses)
@@ -358,8 +358,14 @@ pub struct SnapshotInput<'a> {
 }
 
 fn pods(input: &SnapshotInput<'_>, component: &str) -> Vec<PodSnapshot> {
-    let lost = input.observer.map(ServiceObserver::lost).unwrap_or_default();
-    let owners = input.observer.map(ServiceObserver::owners).unwrap_or_default();
+    let lost = input
+        .observer
+        .map(ServiceObserver::unreachable_nodes)
+        .unwrap_or_default();
+    let services = input
+        .observer
+        .map(ServiceObserver::announced_services)
+        .unwrap_or_default();
     let of = input
         .index
         .pods(&input.config.namespace)
@@ -378,7 +384,7 @@ fn pods(input: &SnapshotInput<'_>, component: &str) -> Vec<PodSnapshot> {
         control_plane: input
             .observer
             .is_some_and(|observer| observer.is_control_plane(&pod.node)),
-        announced_services: owners.get(pod.node.as_str()).copied().unwrap_or_default(),
+        announced_services: services.get(pod.node.as_str()).copied().unwrap_or_default(),
     })
     .collect()
 }
@@ -392,7 +398,9 @@ pub fn pre_pull_progress(
 ) -> Option<PrePullSnapshot> {
     let id = ObjectId::new(Kind::DaemonSet, namespace, pre_pull::NAME);
     let live = index.get(&id)?;
-    let lost = observer.map(ServiceObserver::lost).unwrap_or_default();
+    let lost = observer
+        .map(ServiceObserver::unreachable_nodes)
+        .unwrap_or_default();
     let skipped = |pod: &PodFacts| {
         let unscheduled = pod
             .problem
@@ -417,9 +425,9 @@ pub fn pre_pull_progress(
             ImageCheck::Passed | ImageCheck::Pending => None,
         });
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let there_are_to_be = live.body["status"]["desiredNumberScheduled"].as_i64();
+    let desired_number = live.body["status"]["desiredNumberScheduled"].as_i64();
     // Before the DaemonSet controller has counted the nodes, the number is unknown.
-    let counted = there_are_to_be.filter(|_| is_observed(&live.body));
+    let counted = desired_number.filter(|_| is_observed(&live.body));
     let desired = counted
         .and_then(|desired| i32::try_from(desired).ok())
         .unwrap_or(i32::MAX);

@@ -1,4 +1,4 @@
-//! The objects that each action leads to, without a cluster.
+//! Desired objects for given actions, without a cluster.
 
 use kube::api::DynamicObject;
 
@@ -22,7 +22,7 @@ fn mk_actions(source: TemplateSource, on_delete: bool, rules: RoleRules, keep: &
     }
 }
 
-/// Makes everything exist as it is wanted.
+/// Stores the desired objects as existing ones.
 fn store(index: &mut Index, wanted: &[Wanted]) {
     for wanted in wanted {
         if wanted.body.get("kind").is_none() {
@@ -31,7 +31,7 @@ fn store(index: &mut Index, wanted: &[Wanted]) {
         let mut body = wanted.body.clone();
         body["metadata"]["uid"] = json!(wanted.id.to_string());
         if wanted.id.kind == Kind::Secret {
-            // Its content is made when it is written.
+            // The keys are generated when the Secret is written.
             body["data"] = json!({"current": "A".repeat(44)});
         }
         let object: DynamicObject = serde_json::from_value(body).unwrap();
@@ -46,7 +46,7 @@ fn find<'a>(wanted: &'a [Wanted], kind: Kind, name: &str) -> &'a Wanted {
     found.next().unwrap()
 }
 
-/// A cluster that runs the config, its stored revision, and the upgrade state.
+/// A cluster that runs the configuration, with its stored revision and upgrade state.
 fn mk_running() -> (Index, UpgradeState, Vec<Wanted>) {
     let config = mk_config();
     let rendered = render(&config).unwrap();
@@ -68,7 +68,7 @@ fn mk_running() -> (Index, UpgradeState, Vec<Wanted>) {
 }
 
 #[test]
-fn a_revision_changes_with_the_pods_and_with_nothing_else() {
+fn revision_changes_only_with_pod_templates() {
     let of = |config: &StackConfig| revision(&render(config).unwrap(), &config.version);
     let before = of(&mk_config());
     let same = of(&StackConfig {
@@ -93,7 +93,7 @@ fn a_revision_changes_with_the_pods_and_with_nothing_else() {
 }
 
 #[test]
-fn what_ran_before_is_wanted_exactly_as_it_was_and_other_changes_are_not_held_up() {
+fn previous_template_is_kept_while_other_fields_follow() {
     let (index, state, applied) = mk_running();
     let config = StackConfig {
         version: "0.1.1".to_owned(),
@@ -120,7 +120,7 @@ fn what_ran_before_is_wanted_exactly_as_it_was_and_other_changes_are_not_held_up
 }
 
 #[test]
-fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
+fn on_delete_changes_only_the_daemon_set() {
     let (mut index, state, _) = mk_running();
     let config = mk_config();
     let rendered = render(&config).unwrap();
@@ -148,12 +148,12 @@ fn only_the_strategy_differs_while_at_work_and_a_second_pass_writes_nothing() {
 }
 
 #[test]
-fn roles_grant_what_both_need_until_the_end() {
+fn roles_grant_both_rules_during_upgrade() {
     let (index, state, _) = mk_running();
     let config = mk_config();
     let mut rendered = render(&config).unwrap();
     let target = revision(&rendered, &config.version);
-    // The new program needs an additional rule, and one of the old rules not.
+    // The new version needs another rule and no longer one of the previous rules.
     let role = rendered
         .iter_mut()
         .find(|wanted| wanted.id.kind == Kind::ClusterRole && wanted.id.key.name() == "metallb-speaker")
@@ -173,7 +173,7 @@ fn roles_grant_what_both_need_until_the_end() {
 }
 
 #[test]
-fn a_definition_that_would_lose_a_stored_version_is_refused_and_not_applied() {
+fn crd_without_a_stored_version_is_not_applied() {
     let (mut index, state, applied) = mk_running();
     let config = mk_config();
     let rendered = render(&config).unwrap();

@@ -36,27 +36,27 @@ pub enum Observation {
 pub struct ServiceObserver {
     /// Load balancer class of the stack.
     class: Option<String>,
-    nodes: BTreeMap<String, NodeFacts>,
-    services: BTreeMap<ObjectKey, ServiceFacts>,
+    nodes: BTreeMap<String, ObservedNode>,
+    services: BTreeMap<ObjectKey, ObservedService>,
     announced: BTreeMap<ObjectKey, Announced>,
     listed: [bool; 3],
 }
 
 #[derive(Debug)]
-struct NodeFacts {
+struct ObservedNode {
     ready: bool,
     control_plane: bool,
 }
 
 #[derive(Debug)]
-struct ServiceFacts {
+struct ObservedService {
     uid: String,
     /// Digest of the fields with which a user influences the addresses.
-    wish: String,
+    spec_digest: String,
     /// The first addresses with this digest.
-    had: Vec<String>,
+    initial: Vec<String>,
     /// The current addresses.
-    has: Vec<String>,
+    current: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl ServiceObserver {
             .status
             .and_then(|status| status.conditions)
             .unwrap_or_default();
-        let facts = NodeFacts {
+        let facts = ObservedNode {
             ready: conditions
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
@@ -131,9 +131,10 @@ impl ServiceObserver {
             return;
         }
         let annotations = service.metadata.annotations.unwrap_or_default();
-        let wishes = [ADDRESS_POOL, LOAD_BALANCER_IPS, ALLOW_SHARED_IP].map(|wish| wish.value(&annotations));
-        let wish = digest(&json!([
-            wishes,
+        let spec_digestes = [ADDRESS_POOL, LOAD_BALANCER_IPS, ALLOW_SHARED_IP]
+            .map(|spec_digest| spec_digest.value(&annotations));
+        let spec_digest = digest(&json!([
+            spec_digestes,
             spec.load_balancer_ip,
             spec.ip_families,
             spec.ip_family_policy,
@@ -150,13 +151,17 @@ impl ServiceObserver {
         let has: Vec<_> = ingress.into_iter().filter_map(|entry| entry.ip).collect();
         let uid = service.metadata.uid.unwrap_or_default();
         match self.services.get_mut(&key) {
-            Some(known) if known.uid == uid && known.wish == wish && !known.had.is_empty() => known.has = has,
+            Some(known)
+                if known.uid == uid && known.spec_digest == spec_digest && !known.initial.is_empty() =>
+            {
+                known.current = has
+            }
             _ => {
-                let facts = ServiceFacts {
+                let facts = ObservedService {
                     uid,
-                    wish,
-                    had: has.clone(),
-                    has,
+                    spec_digest,
+                    initial: has.clone(),
+                    current: has,
                 };
                 self.services.insert(key, facts);
             }
@@ -185,13 +190,13 @@ impl ServiceObserver {
 
     /// Hash of the addresses of all Services; `None` until all objects are listed.
     #[must_use]
-    pub fn ledger(&self) -> Option<String> {
+    pub fn address_hash(&self) -> Option<String> {
         self.listed.iter().all(|listed| *listed).then(|| {
             let all: Vec<_> = self
                 .services
                 .iter()
-                .filter(|(_, service)| !service.has.is_empty())
-                .map(|(key, service)| json!([key.to_string(), service.has]))
+                .filter(|(_, service)| !service.current.is_empty())
+                .map(|(key, service)| json!([key.to_string(), service.current]))
                 .collect();
             digest(&json!(all))
         })
@@ -203,16 +208,16 @@ impl ServiceObserver {
         let moved = self
             .services
             .iter()
-            .filter(|(_, service)| service.had != service.has);
-        let describe = |(key, service): (&ObjectKey, &ServiceFacts)| {
-            let has = if service.has.is_empty() {
+            .filter(|(_, service)| service.initial != service.current);
+        let describe = |(key, service): (&ObjectKey, &ObservedService)| {
+            let has = if service.current.is_empty() {
                 "no address".to_owned()
             } else {
-                service.has.join(" and ")
+                service.current.join(" and ")
             };
             format!(
                 "Service {key} changed from {} to {has}",
-                service.had.join(" and ")
+                service.initial.join(" and ")
             )
         };
         moved.map(describe).collect()
@@ -236,7 +241,7 @@ impl ServiceObserver {
 
     /// Number of Services that each node announces.
     #[must_use]
-    pub fn owners(&self) -> BTreeMap<&str, usize> {
+    pub fn announced_services(&self) -> BTreeMap<&str, usize> {
         let mut owners = BTreeMap::new();
         for announced in self.announced.values() {
             *owners.entry(announced.node.as_str()).or_default() += 1;
@@ -246,7 +251,7 @@ impl ServiceObserver {
 
     /// Nodes that are not Ready.
     #[must_use]
-    pub fn lost(&self) -> BTreeSet<&str> {
+    pub fn unreachable_nodes(&self) -> BTreeSet<&str> {
         let lost = self.nodes.iter().filter(|(_, node)| !node.ready);
         lost.map(|(name, _)| name.as_str()).collect()
     }
@@ -271,31 +276,31 @@ mod tests {
         .unwrap()
     }
 
-    fn see(observer: &mut ServiceObserver, name: &str, address: &str, pool: &str) {
+    fn set_service(observer: &mut ServiceObserver, name: &str, address: &str, pool: &str) {
         observer.handle(Observation::Service(Change::Apply(mk_service(
             name, address, pool,
         ))));
     }
 
     #[test]
-    fn an_address_that_changes_by_itself_is_noticed_and_one_that_was_asked_for_is_not() {
+    fn reports_only_address_changes_nobody_requested() {
         let mut observer = ServiceObserver::new(None);
-        see(&mut observer, "a", "10.0.0.1", "x");
-        see(&mut observer, "b", "", "x");
-        see(&mut observer, "b", "10.0.0.2", "x");
+        set_service(&mut observer, "a", "10.0.0.1", "x");
+        set_service(&mut observer, "b", "", "x");
+        set_service(&mut observer, "b", "10.0.0.2", "x");
         assert_eq!(
             observer.changed_addresses(),
             Vec::<String>::new(),
             "a first address is not a change"
         );
-        see(&mut observer, "a", "10.0.0.9", "y");
+        set_service(&mut observer, "a", "10.0.0.9", "y");
         assert_eq!(
             observer.changed_addresses(),
             Vec::<String>::new(),
             "another pool was asked for"
         );
-        see(&mut observer, "a", "", "y");
-        see(&mut observer, "b", "10.0.0.3", "x");
+        set_service(&mut observer, "a", "", "y");
+        set_service(&mut observer, "b", "10.0.0.3", "x");
         assert_eq!(
             observer.changed_addresses(),
             [
@@ -303,30 +308,30 @@ mod tests {
                 "Service ns/b changed from 10.0.0.2 to 10.0.0.3"
             ]
         );
-        see(&mut observer, "a", "10.0.0.9", "y");
+        set_service(&mut observer, "a", "10.0.0.9", "y");
         observer.handle(Observation::Service(Change::Delete(ObjectKey::new("ns", "b"))));
         assert_eq!(
             observer.changed_addresses(),
             Vec::<String>::new(),
-            "it has it again; the other is gone"
+            "the first has its address again, the other is deleted"
         );
     }
 
     #[test]
-    fn the_ledger_is_known_when_everything_is_listed() {
+    fn address_hash_needs_complete_lists() {
         let mut observer = ServiceObserver::new(None);
-        see(&mut observer, "a", "10.0.0.1", "x");
+        set_service(&mut observer, "a", "10.0.0.1", "x");
         observer.handle(Observation::Service(Change::Synced));
         observer.handle(Observation::Node(Change::Synced));
-        assert_eq!(observer.ledger(), None);
+        assert_eq!(observer.address_hash(), None);
         observer.handle(Observation::Announced(Change::Synced));
-        let before = observer.ledger().unwrap();
-        see(&mut observer, "a", "10.0.0.2", "x");
-        assert_ne!(observer.ledger().unwrap(), before);
+        let before = observer.address_hash().unwrap();
+        set_service(&mut observer, "a", "10.0.0.2", "x");
+        assert_ne!(observer.address_hash().unwrap(), before);
     }
 
     #[test]
-    fn what_speakers_say_is_not_answered_names_the_service_and_the_node() {
+    fn failed_verification_names_service_and_node() {
         let mut observer = ServiceObserver::new(None);
         let status: ServiceL2Status = serde_json::from_value(json!({
             "metadata": {"name": "l2-a", "namespace": "metallb-system"},
@@ -341,6 +346,6 @@ mod tests {
         let silent = observer.failed_verifications();
         assert_eq!(silent.first().unwrap().message, "Service ns/web: node n2 asked");
         assert_eq!(silent.first().unwrap().node, "n1");
-        assert_eq!(observer.owners().get("n1"), Some(&1));
+        assert_eq!(observer.announced_services().get("n1"), Some(&1));
     }
 }

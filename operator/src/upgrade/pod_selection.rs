@@ -15,12 +15,12 @@ const SETTLE_SECONDS: i64 = 2;
 /// Whether a speaker has been ready for long enough.
 #[must_use]
 pub fn is_verified(pod: &PodSnapshot, now: Timestamp) -> bool {
-    let proof = if pod.announced_services > 0 {
+    let wait = if pod.announced_services > 0 {
         VERIFICATION_SECONDS
     } else {
         SETTLE_SECONDS
     };
-    pod.ready && pod.ready_since.is_some_and(|since| seconds(since, now) >= proof)
+    pod.ready && pod.ready_since.is_some_and(|since| seconds(since, now) >= wait)
 }
 
 /// The canary: preferably a ready speaker that announces nothing, not on the control plane.
@@ -42,14 +42,14 @@ pub fn next<'a>(
     speakers: &'a SpeakerSnapshot,
     revision: &str,
     max_unavailable: i32,
-    patient: bool,
+    verified: bool,
     now: Timestamp,
 ) -> Vec<&'a PodSnapshot> {
     let is_old = |pod: &&PodSnapshot| pod.is_active() && pod.revision != revision;
     let mut old: Vec<_> = speakers.pods.iter().filter(is_old).collect();
     old.sort_by_key(|pod| (pod.ready, pod.control_plane, pod.announced_services, &pod.node));
-    let away = away(speakers, revision, patient, now);
-    let idle = number(old.iter().filter(|pod| !pod.ready).count());
+    let away = away(speakers, revision, verified, now);
+    let idle = count_i32(old.iter().filter(|pod| !pod.ready).count());
     let mut room = max_unavailable.saturating_sub(away);
     let mut room_for_idle = max_unavailable.saturating_sub(away.saturating_sub(idle));
     let chosen = old.into_iter().filter(|pod| {
@@ -62,12 +62,12 @@ pub fn next<'a>(
 
 /// Speakers that are missing or not ready, or with `verified` of `revision` and not verified yet; without unreachable nodes.
 #[must_use]
-pub fn away(speakers: &SpeakerSnapshot, revision: &str, patient: bool, now: Timestamp) -> i32 {
+pub fn away(speakers: &SpeakerSnapshot, revision: &str, verified: bool, now: Timestamp) -> i32 {
     let is_away = |pod: &&PodSnapshot| {
-        let unproven = patient && pod.revision == revision && !is_verified(pod, now);
+        let unproven = verified && pod.revision == revision && !is_verified(pod, now);
         !pod.lost && (pod.terminating || !pod.ready || unproven)
     };
-    let away = number(speakers.pods.iter().filter(is_away).count());
+    let away = count_i32(speakers.pods.iter().filter(is_away).count());
     missing(speakers).saturating_add(away)
 }
 
@@ -76,7 +76,7 @@ pub fn away(speakers: &SpeakerSnapshot, revision: &str, patient: bool, now: Time
 pub fn missing(speakers: &SpeakerSnapshot) -> i32 {
     speakers
         .desired
-        .saturating_sub(number(speakers.pods.len()))
+        .saturating_sub(count_i32(speakers.pods.len()))
         .max(0)
 }
 
@@ -90,6 +90,6 @@ pub fn all_of(speakers: &SpeakerSnapshot, revision: &str) -> bool {
             .all(|pod| pod.lost || (!pod.terminating && pod.revision == revision))
 }
 
-fn number(count: usize) -> i32 {
+fn count_i32(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }

@@ -1,4 +1,4 @@
-//! A table of cases: step, snapshot, and the expected transition.
+//! Tables of steps and snapshots with the transitions that follow.
 
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{Revision, UpgradeOutcome, UpgradeStep as Step};
@@ -36,7 +36,7 @@ fn mk_speaker(node: &str, revision: &str) -> PodSnapshot {
     }
 }
 
-/// Three nodes that run `old`, and a spec that asks for `new`.
+/// Three nodes that run `old`, and a spec with `new`.
 fn mk_snapshot() -> ClusterSnapshot {
     let controller = |name: &str| PodSnapshot {
         announced_services: 0,
@@ -91,7 +91,7 @@ fn step_of(state: &UpgradeState) -> Option<Step> {
     state.upgrade.as_ref().map(|upgrade| upgrade.step)
 }
 
-/// Where one call leads from a step.
+/// The step after one transition.
 fn leads(step: Step, change: impl FnOnce(&mut ClusterSnapshot), second: i64) -> (Option<Step>, UpgradeState) {
     let mut snapshot = mk_snapshot();
     change(&mut snapshot);
@@ -116,7 +116,7 @@ fn with_new_speakers(snapshot: &mut ClusterSnapshot, ready_at: i64) {
 }
 
 #[test]
-fn each_step_is_left_for_the_next_when_it_is_done_and_not_before() {
+fn step_ends_only_when_complete() {
     type Change = fn(&mut ClusterSnapshot);
     let cases: [(Step, Change, i64, Step); 15] = [
         (Step::Preflight, |_| {}, 1, Step::PrePull),
@@ -200,7 +200,7 @@ fn each_step_is_left_for_the_next_when_it_is_done_and_not_before() {
 }
 
 #[test]
-fn each_failed_proof_leads_back_and_says_why() {
+fn failed_health_check_rolls_back_with_reason() {
     type Change = fn(&mut ClusterSnapshot);
     let cases: [(Step, Change, i64, &str); 7] = [
         (
@@ -272,7 +272,7 @@ fn each_failed_proof_leads_back_and_says_why() {
 }
 
 #[test]
-fn what_was_silent_before_or_runs_what_ran_before_is_not_held_against_the_upgrade() {
+fn earlier_or_unrelated_failures_are_ignored() {
     for (node, since) in [("n2", -5), ("n1", 5)] {
         let (now, _) = leads(
             Step::Soak,
@@ -291,7 +291,7 @@ fn what_was_silent_before_or_runs_what_ran_before_is_not_held_against_the_upgrad
 }
 
 #[test]
-fn an_upgrade_that_is_to_pause_stays_as_it_is_until_the_spec_changes() {
+fn paused_upgrade_waits_for_spec_change() {
     let mut snapshot = mk_snapshot();
     snapshot.settings.rollback = false;
     snapshot.changed_addresses = vec!["web had a".to_owned()];
@@ -309,11 +309,11 @@ fn an_upgrade_that_is_to_pause_stays_as_it_is_until_the_spec_changes() {
 }
 
 #[test]
-fn the_canary_gets_the_new_template_alone() {
+fn only_the_canary_gets_the_new_template() {
     let mut state = mk_state(Step::Canary);
     let mut snapshot = mk_snapshot();
     with_new_controllers(&mut snapshot);
-    // The first that announces nothing.
+    // The first speaker that announces nothing.
     snapshot.speakers.pods[1].announced_services = 0;
     state = advance(&state, &snapshot, at(1)).0;
     assert_eq!(state.upgrade.as_ref().unwrap().canary_node.as_deref(), Some("n2"));
@@ -322,14 +322,14 @@ fn the_canary_gets_the_new_template_alone() {
         (now.speaker, now.on_delete, now.restarts.len()),
         (TemplateSource::Target, true, 0)
     );
-    // The DaemonSet has the template, and its controller knows.
+    // The DaemonSet has the template, and its controller has observed it.
     snapshot.speakers.template = Some("new-s".to_owned());
     let restart = step_actions(&state, &snapshot, at(2)).restarts;
     assert_eq!(
         restart.iter().map(|pod| pod.node.as_str()).collect::<Vec<_>>(),
         ["n2"]
     );
-    // Its successor exists: the template is the former one again.
+    // Its replacement exists: the template is the previous one again.
     snapshot.speakers.pods[1] = PodSnapshot {
         ready: false,
         ready_since: None,
@@ -348,7 +348,7 @@ fn the_canary_gets_the_new_template_alone() {
         step_of(&advance(&state, &snapshot, at(64)).0),
         Some(Step::Speakers)
     );
-    // Its node dies: another one is chosen.
+    // Its node fails: another canary is selected.
     snapshot.speakers.pods[1].lost = true;
     state = advance(&state, &snapshot, at(63)).0;
     assert_eq!(step_of(&state), Some(Step::Canary));
@@ -357,7 +357,7 @@ fn the_canary_gets_the_new_template_alone() {
 }
 
 #[test]
-fn the_spec_changes_in_the_middle() {
+fn spec_change_supersedes_upgrade() {
     let mut snapshot = mk_snapshot();
     snapshot.target = mk_revision("old", "0.1.0");
     let (back, _) = advance(&mk_state(Step::Speakers), &snapshot, at(5));
@@ -380,7 +380,7 @@ fn the_spec_changes_in_the_middle() {
 }
 
 #[test]
-fn a_plan_waits_for_approval_and_changes_nothing() {
+fn unapproved_plan_changes_nothing() {
     let mut snapshot = mk_snapshot();
     snapshot.settings.needs_approval = true;
     let state = UpgradeState {
@@ -410,7 +410,7 @@ fn a_plan_waits_for_approval_and_changes_nothing() {
 }
 
 #[test]
-fn the_way_back_begins_with_the_speakers_and_ends_with_a_rejection() {
+fn rollback_restores_speakers_first() {
     let mut state = mk_state(Step::RollingBack);
     state.upgrade.as_mut().unwrap().failure = Some("it broke".to_owned());
     let mut snapshot = mk_snapshot();

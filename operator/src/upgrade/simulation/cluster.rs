@@ -1,5 +1,5 @@
-//! The cluster of the simulation: a DaemonSet controller, kubelets, images of which some are broken, nodes that die, return and
-//! join, and an operator that is killed anywhere, under a virtual clock.
+//! The simulated cluster: workload controllers, kubelets, images with faults, nodes that fail, return and join, and an
+//! operator that is killed at random.
 
 use std::collections::BTreeSet;
 
@@ -11,35 +11,35 @@ use crate::upgrade::{
     StepActions, TemplateSource, UpgradeSettings, UpgradeState, advance, step_actions,
 };
 
-/// The fault of an image.
+/// Fault of an image.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Image {
     Good,
     CannotBePulled,
     Crashes,
-    NeverAnswers,
+    NeverReplies,
     DiesAfter(i64),
     NeverReady,
 }
 
-/// Random numbers that are the same for each run (xorshift).
+/// Deterministic random numbers (xorshift).
 pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    pub(super) fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % sides
+        self.0 % limit
     }
 
-    fn one_in(&mut self, sides: u64) -> bool {
-        self.roll(sides) == 0
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
     }
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(super) struct SimNode {
     name: String,
     pub(super) up: bool,
     control_plane: bool,
@@ -48,24 +48,24 @@ pub(super) struct Node {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Running {
+pub(super) struct SimPod {
     pub(super) pod: PodSnapshot,
     started: i64,
     ready_at: i64,
     pub(super) gone_at: Option<i64>,
-    /// Since this time other nodes get no reply for its addresses.
+    /// When other nodes reported that it does not reply.
     silent: Option<i64>,
 }
 
 pub(super) struct SimCluster {
-    dice: Rng,
+    rng: Rng,
     pub(super) now: i64,
-    pub(super) nodes: Vec<Node>,
-    pub(super) speakers: Vec<Running>,
-    controllers: Vec<Running>,
+    pub(super) nodes: Vec<SimNode>,
+    pub(super) speakers: Vec<SimPod>,
+    controllers: Vec<SimPod>,
     pub(super) speaker_template: String,
     on_delete: bool,
-    /// When the DaemonSet's controller will have snapshot the template.
+    /// When the DaemonSet controller observes the template.
     observed_at: i64,
     controller_template: String,
     pre_pull: Option<(String, i64)>,
@@ -77,9 +77,9 @@ pub(super) struct SimCluster {
     pub(super) state: UpgradeState,
     uids: u64,
     pub(super) chaos: bool,
-    /// Nodes whose speaker was deleted here and whose new speaker is not ready yet.
-    ours: BTreeSet<String>,
-    /// Restarts that we have ordered: node, and of which revision.
+    /// Nodes whose speaker the operator deleted, until a replacement is ready.
+    restarting: BTreeSet<String>,
+    /// Restarts by the operator: node and previous revision.
     pub(super) restarts: Vec<(String, String)>,
     log: Vec<String>,
 }
@@ -106,7 +106,7 @@ fn at(second: i64) -> Timestamp {
 impl SimCluster {
     pub(super) fn new(seed: u64, nodes: u64, images: &[Image]) -> Self {
         let mut cluster = Self {
-            dice: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            rng: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: 0,
             nodes: Vec::new(),
             speakers: Vec::new(),
@@ -131,7 +131,7 @@ impl SimCluster {
             state: UpgradeState::default(),
             uids: 0,
             chaos: false,
-            ours: BTreeSet::new(),
+            restarting: BTreeSet::new(),
             restarts: Vec::new(),
             log: Vec::new(),
         };
@@ -150,8 +150,8 @@ impl SimCluster {
 
     pub(super) fn join(&mut self) {
         let name = format!("n{}", self.nodes.len());
-        let announced_services = self.dice.roll(3);
-        self.nodes.push(Node {
+        let announced_services = self.rng.below(3);
+        self.nodes.push(SimNode {
             control_plane: self.nodes.is_empty(),
             name,
             up: true,
@@ -164,10 +164,10 @@ impl SimCluster {
         self.images.get(number(revision)).copied().unwrap_or(Image::Good)
     }
 
-    fn mk_pod(&mut self, kind: &str, node: &str, revision: &str) -> Running {
+    fn mk_pod(&mut self, kind: &str, node: &str, revision: &str) -> SimPod {
         self.uids += 1;
         let name = format!("{kind}-{}", self.uids);
-        Running {
+        SimPod {
             pod: PodSnapshot {
                 uid: name.clone(),
                 name,
@@ -176,30 +176,30 @@ impl SimCluster {
                 ..PodSnapshot::default()
             },
             started: self.now,
-            ready_at: self.now + 1 + i64::try_from(self.dice.roll(4)).unwrap(),
+            ready_at: self.now + 1 + i64::try_from(self.rng.below(4)).unwrap(),
             gone_at: None,
             silent: None,
         }
     }
 
-    /// The controllers of Kubernetes and the kubelets do a second's work.
-    fn cluster(&mut self) {
+    /// One second of the workload controllers and the kubelets.
+    fn run_kubernetes(&mut self) {
         let now = self.now;
-        self.kubelets();
+        self.run_kubelets();
         self.speakers
             .retain(|pod| pod.gone_at.is_none_or(|gone| gone > now));
         self.controllers
             .retain(|pod| pod.gone_at.is_none_or(|gone| gone > now));
         if now >= self.observed_at {
-            self.daemon_set();
+            self.run_daemon_set_controller();
         }
-        self.deployment();
+        self.run_deployment_controller();
         let images = self.pre_pull.clone();
         for index in 0..self.nodes.len() {
             let bad = images
                 .as_ref()
                 .is_some_and(|(revision, _)| self.image(revision) == Image::CannotBePulled);
-            let lucky = self.dice.one_in(3);
+            let lucky = self.rng.one_in(3);
             let node = &mut self.nodes[index];
             node.pulled = images.is_some() && !bad && (node.pulled || (node.up && lucky));
         }
@@ -215,11 +215,11 @@ impl SimCluster {
             .filter(|node| node.up)
             .map(|node| node.name.clone())
             .collect();
-        self.ours
+        self.restarting
             .retain(|node| !ready.contains(node) && up.contains(node));
     }
 
-    fn kubelets(&mut self) {
+    fn run_kubelets(&mut self) {
         let now = self.now;
         let images = self.images.clone();
         let up: BTreeSet<_> = self
@@ -233,7 +233,7 @@ impl SimCluster {
             pod.lost = !pod.node.is_empty() && !up.contains(&pod.node);
             if pod.lost {
                 pod.ready = false;
-                // It does not go before its node is back.
+                // The pod remains until its node is back.
                 running.gone_at = running.gone_at.map(|_| now + 2);
                 continue;
             }
@@ -241,7 +241,7 @@ impl SimCluster {
             let starts = now >= running.ready_at;
             match images.get(number(&pod.revision)).copied().unwrap_or(Image::Good) {
                 Image::Good => pod.ready = starts,
-                Image::NeverAnswers => {
+                Image::NeverReplies => {
                     pod.ready = starts;
                     if starts && now >= running.ready_at + 6 {
                         running.silent.get_or_insert(now);
@@ -271,10 +271,10 @@ impl SimCluster {
         }
     }
 
-    fn daemon_set(&mut self) {
+    fn run_daemon_set_controller(&mut self) {
         for index in 0..self.nodes.len() {
             let node = self.nodes[index].clone();
-            if !self.speakers.iter().any(|pod| pod.pod.node == node.name) && self.dice.one_in(2) {
+            if !self.speakers.iter().any(|pod| pod.pod.node == node.name) && self.rng.one_in(2) {
                 let template = self.speaker_template.clone();
                 let mut pod = self.mk_pod("speaker", &node.name, &template);
                 pod.pod.control_plane = node.control_plane;
@@ -285,7 +285,7 @@ impl SimCluster {
         if self.on_delete {
             return;
         }
-        // RollingUpdate, maxUnavailable 1: unready ones of an old template go at once.
+        // RollingUpdate, maxUnavailable 1: unready pods of an old template are deleted first.
         let away = self.speakers.iter().filter(|pod| !pod.pod.ready).count();
         let template = self.speaker_template.clone();
         let now = self.now;
@@ -303,7 +303,7 @@ impl SimCluster {
         }
     }
 
-    fn deployment(&mut self) {
+    fn run_deployment_controller(&mut self) {
         let template = self.controller_template.clone();
         let now = self.now;
         let new = self.controllers.iter().filter(|pod| pod.pod.revision == template);
@@ -335,8 +335,8 @@ impl SimCluster {
     }
 
     pub(super) fn snapshot(&self) -> ClusterSnapshot {
-        let pods = |running: &[Running]| -> Vec<PodSnapshot> {
-            let pod = |running: &Running| PodSnapshot {
+        let pods = |running: &[SimPod]| -> Vec<PodSnapshot> {
+            let pod = |running: &SimPod| PodSnapshot {
                 terminating: running.gone_at.is_some(),
                 ..running.pod.clone()
             };
@@ -366,7 +366,7 @@ impl SimCluster {
                 .filter_map(|pod| {
                     Some(FailedVerification {
                         node: pod.pod.node.clone(),
-                        message: format!("{} does not answer", pod.pod.node),
+                        message: format!("{} does not reply", pod.pod.node),
                         since: at(pod.silent?),
                     })
                 })
@@ -401,15 +401,15 @@ impl SimCluster {
         }
     }
 
-    /// One pass of the operator, which may be killed anywhere in it.
-    fn operator(&mut self) {
-        if self.chaos && self.dice.one_in(6) {
+    /// One reconciliation, which may be killed at any point.
+    fn run_operator(&mut self) {
+        if self.chaos && self.rng.one_in(6) {
             return;
         }
         let snapshot = self.snapshot();
         let (next, events) = advance(&self.state, &snapshot, at(self.now));
-        if self.chaos && self.dice.one_in(8) {
-            // Killed before the status is written.
+        if self.chaos && self.rng.one_in(8) {
+            // Killed before the status was written.
             return;
         }
         for events in events {
@@ -417,17 +417,17 @@ impl SimCluster {
                 .push(format!("{:>5} {}: {}", self.now, events.reason, events.note));
         }
         self.state = next;
-        if self.chaos && self.dice.one_in(8) {
-            // Killed before anything follows from it.
+        if self.chaos && self.rng.one_in(8) {
+            // Killed before the actions were applied.
             return;
         }
         if !self.paused {
             let actions = step_actions(&self.state, &snapshot, at(self.now));
-            self.carry_out(&actions, &snapshot);
+            self.apply(&actions, &snapshot);
         }
     }
 
-    fn carry_out(&mut self, actions: &StepActions, snapshot: &ClusterSnapshot) {
+    fn apply(&mut self, actions: &StepActions, snapshot: &ClusterSnapshot) {
         let former = self.state.upgrade.as_ref().map(|upgrade| upgrade.from.clone());
         let former = former
             .or(self.state.last_good.clone())
@@ -451,7 +451,7 @@ impl SimCluster {
             &self.speaker_template,
         );
         if speaker != self.speaker_template || actions.on_delete != self.on_delete {
-            self.observed_at = self.now + 1 + i64::try_from(self.dice.roll(2)).unwrap();
+            self.observed_at = self.now + 1 + i64::try_from(self.rng.below(2)).unwrap();
         }
         self.speaker_template = speaker;
         self.on_delete = actions.on_delete;
@@ -462,26 +462,26 @@ impl SimCluster {
             _ => {}
         }
         for restart in &actions.restarts {
-            let gone = self.now + 1 + i64::try_from(self.dice.roll(2)).unwrap();
+            let gone = self.now + 1 + i64::try_from(self.rng.below(2)).unwrap();
             if let Some(pod) = self.speakers.iter_mut().find(|pod| pod.pod.uid == restart.uid) {
                 pod.gone_at = Some(gone);
                 self.restarts
                     .push((restart.node.clone(), pod.pod.revision.clone()));
-                self.ours.insert(restart.node.clone());
+                self.restarting.insert(restart.node.clone());
             }
         }
     }
 
-    fn check(&self) {
+    fn check_invariants(&self) {
         let allowed = usize::try_from(self.settings.max_unavailable).unwrap();
         assert!(
-            self.ours.len() <= allowed,
-            "{} down by our doing\n{}",
-            self.ours.len(),
-            self.story()
+            self.restarting.len() <= allowed,
+            "{} speakers down because of the operator\n{}",
+            self.restarting.len(),
+            self.history_text()
         );
         let controller = number(&self.controller_template);
-        // A node that was away may return with a revision that failed while it was away: this upgrade did not start it.
+        // A node that returns may run a revision of an earlier upgrade.
         let Some(upgrade) = self.state.upgrade.as_ref() else {
             return;
         };
@@ -496,12 +496,12 @@ impl SimCluster {
                 pod.pod.revision != upgrade.to.speaker || number(&pod.pod.revision) <= controller,
                 "speaker {} ahead of controller {controller}\n{}",
                 pod.pod.revision,
-                self.story()
+                self.history_text()
             );
         }
     }
 
-    pub(super) fn story(&self) -> String {
+    pub(super) fn history_text(&self) -> String {
         let upgrade = self.state.upgrade.as_ref();
         format!(
             "{}\nat {} in {:?}, templates {} {}, on_delete {}, pods {:#?}",
@@ -515,22 +515,22 @@ impl SimCluster {
         )
     }
 
-    pub(super) fn second(&mut self) {
+    pub(super) fn advance_second(&mut self) {
         self.now += 1;
-        self.cluster();
-        self.operator();
-        self.check();
+        self.run_kubernetes();
+        self.run_operator();
+        self.check_invariants();
     }
 
     pub(super) fn run_until(&mut self, limit: i64, done: impl Fn(&Self) -> bool) {
         let end = self.now + limit;
         while self.now < end {
-            self.second();
+            self.advance_second();
             if done(self) {
                 return;
             }
         }
-        panic!("not done after {limit} seconds\n{}", self.story());
+        panic!("not done after {limit} seconds\n{}", self.history_text());
     }
 
     pub(super) fn ask_for(&mut self, target: usize) {
