@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
     pub heartbeat_port: u16,
 
-    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. HeartbeatTransport are sent every 4/5 of it.
+    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. Heartbeats are sent every 4/5 of it.
     #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(100..=5000))]
     pub failure_timeout_ms: u64,
 
@@ -227,6 +227,19 @@ mod tests {
         assert!(config(&["--placement=Balanced"]).unwrap().balanced);
         let error = config(&["--placement=balanced", "--failback=immediate"]).unwrap_err();
         assert!(error.to_string().contains("--failback"), "{error}");
+    }
+
+    #[test]
+    fn policies_are_parsed_in_any_case() {
+        let policies = config(&["--partition-policy=Majority", "--conflict-policy=Yield"]).unwrap();
+        assert_eq!(policies.partition_policy, PartitionPolicy::Majority);
+        assert_eq!(policies.conflict_policy, ConflictPolicy::Yield);
+        let default = config(&["--placement=HashOrder", "--failback=Never"]).unwrap();
+        assert!(!default.balanced && !default.failback);
+        assert_eq!(default.partition_policy, PartitionPolicy::Availability);
+        let unknown = ["lb-speaker", "--node-name=n1", "--conflict-policy=ignore"];
+        let error = Args::try_parse_from(unknown).unwrap_err().to_string();
+        assert!(error.contains("warn, defend, yield"), "{error}");
     }
 
     #[test]

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_of_nodes_is_cut() {
+    fn long_lists_of_nodes_are_cut() {
         let mut nodes = NodeList::default();
         for number in 1..=8 {
             nodes.push(&format!("n{number}"));

@@ -9,15 +9,16 @@
 //! All I/O is in the [`Announcer`], and time is an argument. Nothing is announced before every watch has completed its list
 //! and the links are known: with a partial view, a speaker would claim addresses of other nodes.
 
+mod outputs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
-use lb_l2::MacAddr;
 use lb_l2::ownership::failure_detector::{FailureDetectorConfig, PeerHealth};
-use lb_l2::ownership::{self, AcquireReason, Candidates, Coordinator, Output, ReleaseReason};
+use lb_l2::ownership::{self, Candidates, Coordinator};
 use lb_l2::wire::heartbeat::{Datagram, DatagramError};
 use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
@@ -26,9 +27,9 @@ use tokio::sync::mpsc;
 use crate::announcements::Announcements;
 use crate::args::Config;
 use crate::balance::Balance;
-use crate::decide::{Announcement, Decision, DecisionInput, decide};
+use crate::decide::{Decision, DecisionInput, decide};
 use crate::interface_selection::InterfaceSelection;
-use crate::k8s::events::{EventReason, ServiceEvent};
+use crate::k8s::events::ServiceEvent;
 use crate::k8s::index::{Affected, Index, Kind, Update};
 use crate::k8s::l2_status::DesiredStatus;
 use crate::metrics::Metrics;
@@ -36,7 +37,6 @@ use crate::node_macs::NodeMacs;
 use crate::packet::ObservedReply;
 use crate::packet::announcer::Announcer;
 use crate::peers::Peers;
-use crate::reasons::WithdrawReason;
 use crate::reporter::Reporter;
 use crate::verification::{AddressHealth, ConflictingHost, Verification};
 
@@ -535,186 +535,5 @@ impl Speaker {
         let is_first = order.first() == Some(&&*self.config.node);
         self.reporter
             .has_candidates(now, address, no_interface && is_first);
-    }
-
-    fn handle_output(&mut self, now: Instant, output: Output) {
-        match output {
-            Output::Send { to, datagram } => self.datagrams.push((to, datagram)),
-            Output::Announce { address, reason } => self.announce(now, address, reason),
-            Output::Withdraw { address, reason } => self.withdraw(now, address, reason),
-            Output::Reannounce { address } => self.announcer.reannounce(now, address),
-            Output::ProbeAddress { address } => {
-                let interfaces = self.selected_interfaces(address);
-                let interfaces = interfaces.unwrap_or(InterfaceSelection::All);
-                self.announcer.probe(now, address, &interfaces);
-            }
-            Output::ProbeNode { node } => {
-                let addresses = self.index.nodes.get(&*node).map(|node| node.addresses.clone());
-                for address in addresses.into_iter().flatten() {
-                    if let Some(interfaces) = self.node_macs.interfaces_to(address) {
-                        self.announcer.probe(now, address, &interfaces);
-                    }
-                }
-            }
-            Output::StartProxy { address, node } => {
-                self.start_proxy(address, &node);
-                self.proxied.insert(address, node);
-            }
-            Output::StopProxy { address } => {
-                self.proxied.remove(&address);
-                self.announcer.stop_proxy(address);
-            }
-            Output::ConflictDetected { address, mac } => self.conflict_detected(now, address, mac),
-            Output::ConflictResolved { address } => {
-                self.reporter.conflict_resolved(address);
-                self.schedule_statuses(now, address);
-            }
-            Output::Verified {
-                address,
-                by,
-                answered,
-            } => self.verified(now, address, &by, answered),
-        }
-    }
-
-    /// Starts announcing an address that this node owns now.
-    fn announce(&mut self, now: Instant, address: IpAddr, reason: AcquireReason) {
-        // The objects may have changed since the candidates were set; then another decision is due and handles it.
-        let Decision::Candidates {
-            local: Ok(announcement),
-            ..
-        } = self.decision(address)
-        else {
-            return;
-        };
-        self.metrics.acquired(&reason, now);
-        let node = &self.config.node;
-        match &reason {
-            AcquireReason::Failover { from, last_heard } => {
-                let silent_for = now.saturating_duration_since(*last_heard);
-                tracing::info!(ip = %address, node, %from, ?silent_for, "failover: took over the address");
-            }
-            AcquireReason::HandOver { from } => {
-                tracing::info!(ip = %address, node, %from, "hand-over: received the address");
-            }
-            AcquireReason::Initial | AcquireReason::Restored => {}
-        }
-        self.set_announcement(now, address, announcement, reason == AcquireReason::Restored);
-    }
-
-    /// Announces an address, or changes its announcement.
-    fn set_announcement(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        announcement: Announcement,
-        restored: bool,
-    ) {
-        let interfaces = announcement.interfaces.clone();
-        let Some(change) = self.announcements.set(address, announcement, restored) else {
-            return;
-        };
-        if change.selection_changed {
-            self.announcer.announce(now, address, interfaces);
-        }
-        for service in &change.removed_services {
-            self.reporter.withdrawn(now, service, address);
-        }
-        for service in self.announcements.services(address) {
-            self.reporter.announced(now, service, address);
-        }
-    }
-
-    fn withdraw(&mut self, now: Instant, address: IpAddr, reason: ReleaseReason) {
-        let reason = match self.decision(address) {
-            Decision::Unused => WithdrawReason::Unused,
-            Decision::NoCandidates { reason, .. } => WithdrawReason::Unannounced(reason),
-            Decision::Candidates { local, .. } => WithdrawReason::Released(reason, local.err()),
-        };
-        let Some(active) = self.announcements.remove(address) else {
-            return;
-        };
-        self.announcer.withdraw(address);
-        let (node, reason) = (&self.config.node, reason.message(address));
-        for service in active.announcement.services.keys() {
-            tracing::info!(%service, ip = %address, node, reason, "withdrawn");
-            self.reporter.withdrawn(now, service, address);
-        }
-    }
-
-    /// Reports changes of the interfaces that addresses are announced on.
-    fn update_interfaces(&mut self, now: Instant) {
-        for address in self.announcements.take_interfaces_dirty() {
-            let interfaces = self.announcer.interfaces_of(address);
-            let Some(change) = self.announcements.set_interfaces(address, interfaces) else {
-                continue;
-            };
-            let Some(active) = self.announcements.get(address) else {
-                continue;
-            };
-            let available = !active.interfaces.is_empty();
-            if change.availability_changed {
-                for service in active.announcement.services.keys() {
-                    self.reporter.availability_changed(now, service, available);
-                }
-            }
-            if !available {
-                continue;
-            }
-            let (node, pool) = (&self.config.node, &active.announcement.pool);
-            for (service, uid) in active.announcement.services.iter() {
-                let is_new = change.new_services.contains(service);
-                if is_new || change.changed {
-                    let interfaces = active.interfaces.join(",");
-                    tracing::info!(%service, ip = %address, node, interfaces, %pool, "announcing");
-                }
-                if is_new {
-                    self.reporter.push_event(ServiceEvent {
-                        service: service.clone(),
-                        uid: uid.clone(),
-                        address,
-                        reason: EventReason::Announcing,
-                    });
-                }
-            }
-        }
-    }
-
-    /// Sends proxy replies on the interfaces where the hardware address of the owner is known.
-    fn start_proxy(&mut self, address: IpAddr, owner: &str) {
-        let Some(interfaces) = self.selected_interfaces(address) else {
-            return;
-        };
-        let macs = self.node_macs.macs_of(owner);
-        for (interface, mac) in macs.filter(|(interface, _)| interfaces.includes(interface)) {
-            self.announcer.start_proxy(address, interface, mac);
-        }
-    }
-
-    fn conflict_detected(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
-        self.reporter.conflict_detected(now, &self.index, address, mac);
-        self.schedule_statuses(now, address);
-    }
-
-    /// Another node has verified an address of ours.
-    fn verified(&mut self, now: Instant, address: IpAddr, by: &Arc<str>, answered: bool) {
-        self.metrics.verified(answered);
-        if self.announcements.set_verification(now, address, by, answered) {
-            self.schedule_statuses(now, address);
-        }
-        if answered {
-            tracing::debug!(ip = %address, %by, "verified by another node");
-        } else {
-            tracing::warn!(ip = %address, %by, "verification failed: peer got no ARP/NDP reply");
-            // The last announcement may have been lost too.
-            self.announcer.reannounce(now, address);
-        }
-    }
-
-    /// Checks the ServiceL2Statuses of all Services that have the address.
-    fn schedule_statuses(&mut self, now: Instant, address: IpAddr) {
-        for service in self.announcements.services(address) {
-            self.reporter.schedule_status(service.clone(), now);
-        }
     }
 }

@@ -175,7 +175,7 @@ fn object_name_is_stable_and_unique_per_service() {
 }
 
 #[test]
-fn a_verification_is_rewritten_only_when_its_result_changes() {
+fn verification_is_rewritten_only_when_its_result_changes() {
     let first = after(&shown(&AddressHealth::default()), seen("n2", true, 100)).expect("it is new");
     assert_eq!(first, seen("n2", true, 100));
     let shown = shown(&first);
@@ -196,7 +196,7 @@ fn a_verification_is_rewritten_only_when_its_result_changes() {
 }
 
 #[test]
-fn a_new_owner_or_address_starts_without_health() {
+fn new_owner_or_address_starts_without_health() {
     let [(name, record)] = shown(&seen("n2", false, 100));
     let mut of_another = record.clone();
     of_another.node = "n3".into();
@@ -207,7 +207,7 @@ fn a_new_owner_or_address_starts_without_health() {
 }
 
 #[test]
-fn a_conflict_is_written_once_and_cleared_when_over() {
+fn conflict_is_written_once_and_cleared_when_over() {
     let first = after(&shown(&AddressHealth::default()), conflict(1, 100)).expect("it is new");
     let shown = shown(&first);
     assert_eq!(after(&shown, conflict(1, 200)), None);
