@@ -23,7 +23,7 @@ pub struct Live {
     /// Entries of the Secret with the heartbeat keys.
     keys: secret::KeyEntries,
     /// Whether it is a Secret without a usable heartbeat key.
-    useless: bool,
+    lacks_key: bool,
     /// Fields owned by other field managers.
     other_owners: Vec<FieldOwner>,
     /// Whether it is being deleted.
@@ -42,7 +42,7 @@ impl Live {
             Kind::Secret => secret::strip_keys(&mut object),
             _ => secret::KeyEntries::default(),
         };
-        let useless = kind == Kind::Secret && !keys.current;
+        let lacks_key = kind == Kind::Secret && !keys.current;
         let metadata = object.metadata;
         let other_owners = FieldOwner::others_of(&metadata);
         let mut body = match object.data {
@@ -56,7 +56,7 @@ impl Live {
         ) {
             body.remove("status");
         }
-        if useless {
+        if lacks_key {
             body.remove("type");
         }
         body.insert(
@@ -72,7 +72,7 @@ impl Live {
             uid: metadata.uid.unwrap_or_default(),
             version: metadata.resource_version.and_then(|version| version.parse().ok()),
             keys,
-            useless,
+            lacks_key,
             other_owners,
             terminating: metadata.deletion_timestamp.is_some(),
             body: Value::Object(body),
@@ -87,8 +87,8 @@ impl Live {
 
     /// Whether it is a Secret without a usable heartbeat key.
     #[must_use]
-    pub fn lacks_its_key(&self) -> bool {
-        self.useless
+    pub fn lacks_key(&self) -> bool {
+        self.lacks_key
     }
 
     /// Entries of the Secret with the heartbeat keys.
@@ -143,7 +143,7 @@ pub struct Index {
     gone: BTreeMap<ObjectId, String>,
     pods: BTreeMap<ObjectKey, PodFacts>,
     /// UIDs of pods that the operator deleted and the watch may still report as running.
-    doomed: BTreeSet<String>,
+    deleted_pods: BTreeSet<String>,
 }
 
 impl Index {
@@ -166,7 +166,7 @@ impl Index {
     }
 
     /// Removes an object that the operator deleted.
-    pub fn discard(&mut self, id: &ObjectId) {
+    pub fn remove_deleted(&mut self, id: &ObjectId) {
         self.objects.remove(id);
         self.gone.remove(id);
     }
@@ -198,13 +198,13 @@ impl Index {
     /// Adds or updates a pod.
     pub fn apply_pod(&mut self, pod: &Pod) {
         let mut facts = PodFacts::of(pod);
-        facts.terminating |= self.doomed.contains(&facts.uid);
+        facts.terminating |= self.deleted_pods.contains(&facts.uid);
         self.pods.insert(ObjectKey::of(pod), facts);
     }
 
     /// Marks a pod as deleted by the operator: the watch may report its previous state for a while.
-    pub fn doom(&mut self, uid: &str) {
-        self.doomed.insert(uid.to_owned());
+    pub fn mark_deleted(&mut self, uid: &str) {
+        self.deleted_pods.insert(uid.to_owned());
         for pod in self.pods.values_mut().filter(|pod| pod.uid == uid) {
             pod.terminating = true;
         }
@@ -213,7 +213,7 @@ impl Index {
     /// Removes a pod.
     pub fn delete_pod(&mut self, key: &ObjectKey) {
         if let Some(gone) = self.pods.remove(key) {
-            self.doomed.remove(&gone.uid);
+            self.deleted_pods.remove(&gone.uid);
         }
     }
 
@@ -225,7 +225,7 @@ impl Index {
 
     /// Digest that had been applied to an object that is gone.
     #[must_use]
-    pub fn applied_before(&self, id: &ObjectId) -> Option<&str> {
+    pub fn last_applied(&self, id: &ObjectId) -> Option<&str> {
         self.gone.get(id).map(String::as_str)
     }
 

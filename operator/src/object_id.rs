@@ -103,7 +103,7 @@ impl Kind {
     ///
     /// Namespaces and CRDs are not: they contain and define pools and advertisements, which users wrote.
     #[must_use]
-    pub fn goes_with_the_stack(self) -> bool {
+    pub fn is_deleted_with_stack(self) -> bool {
         !matches!(self, Self::Namespace | Self::CustomResourceDefinition)
     }
 }

@@ -1,4 +1,4 @@
-//! The chart's permissions match the operator: everything that it writes, reads and grants, and no more.
+//! The chart's permissions match the operator: everything that it writes, reads and grants, and nothing else.
 
 #![allow(
     clippy::unwrap_used,
@@ -105,7 +105,7 @@ fn operator_may_write_every_rendered_object() {
         let deletes = allows(&held, "delete", group, plural, name);
         assert_eq!(
             deletes,
-            wanted.id.kind.goes_with_the_stack(),
+            wanted.id.kind.is_deleted_with_stack(),
             "delete {}",
             wanted.id
         );

@@ -329,7 +329,7 @@ pub enum MissingObject {
 /// exist only in a stack.
 #[must_use]
 pub fn may_be_overlaid(id: &ObjectId) -> bool {
-    id.kind.goes_with_the_stack()
+    id.kind.is_deleted_with_stack()
         && !matches!(
             id.kind,
             Kind::Deployment | Kind::DaemonSet | Kind::Secret | Kind::ControllerRevision

@@ -148,7 +148,7 @@ impl Writer {
         })?;
         let live = Live::new(id.kind, answer);
         match live.version() {
-            Some(version) if live.lacks_its_key() => self.fill(id, version).await,
+            Some(version) if live.lacks_key() => self.fill(id, version).await,
             Some(_) | None => Ok(live),
         }
     }

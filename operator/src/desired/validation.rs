@@ -67,12 +67,12 @@ pub enum SpecError {
     },
     /// The PodDisruptionBudget would block every eviction.
     #[error(
-        "spec.podDisruptionBudget.controllerMinAvailable: {kept} of {replicas} controllers permits no eviction \
+        "spec.podDisruptionBudget.controllerMinAvailable: {min_available} of {replicas} controllers permits no eviction \
          and blocks every drain of their nodes: set it below spec.controller.replicas, or remove it"
     )]
     Budget {
         /// Minimum of available controllers.
-        kept: i32,
+        min_available: i32,
         /// Number of controllers.
         replicas: i32,
     },
@@ -134,7 +134,7 @@ pub fn stack_config(
     let image = |component| image(component, &version, operator, &images);
     let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
     let controller_replicas = controller.replicas.unwrap_or(REPLICAS);
-    let [controller_min_available, speaker_min_available] = kept(&budget, controller_replicas)?;
+    let [controller_min_available, speaker_min_available] = min_available(&budget, controller_replicas)?;
     Ok(StackConfig {
         owner: StackOwner {
             name: stack.name_any(),
@@ -184,13 +184,18 @@ pub fn stack_config(
 }
 
 /// `minAvailable` of the PodDisruptionBudgets of controllers and speakers.
-fn kept(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2], SpecError> {
+fn min_available(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2], SpecError> {
     if !is_on(Some(budget.mode)) {
         return Ok([None; 2]);
     }
     let controllers = match budget.controller_min_available {
-        Some(kept) if kept >= replicas => return Err(SpecError::Budget { kept, replicas }),
-        Some(kept) => Some(kept),
+        Some(min_available) if min_available >= replicas => {
+            return Err(SpecError::Budget {
+                min_available,
+                replicas,
+            });
+        }
+        Some(min_available) => Some(min_available),
         // With a single replica, a budget would block every drain of its node.
         None => (replicas > 1).then_some(1),
     };

@@ -95,7 +95,7 @@ pub fn difference<'a>(
     let prune = index
         .objects()
         .filter(|(id, live)| {
-            id.kind.goes_with_the_stack()
+            id.kind.is_deleted_with_stack()
                 && !live.terminating
                 && live.is_owned_by(owner)
                 && !wanted.iter().any(|wanted| wanted.id == **id)
@@ -108,7 +108,7 @@ pub fn difference<'a>(
 fn apply_reason(wanted: &Wanted, index: &Index, applied: &AppliedObjects) -> Option<ApplyReason> {
     let live = index.get(&wanted.id);
     let Some(live) = live else {
-        let is_drift = index.applied_before(&wanted.id) == Some(&wanted.digest);
+        let is_drift = index.last_applied(&wanted.id) == Some(&wanted.digest);
         return Some(if is_drift {
             ApplyReason::Drift
         } else {

@@ -165,7 +165,7 @@ fn only_deletion_by_another_client_is_drift() {
         Some(ApplyReason::Drift)
     );
     assert_eq!(
-        reason_after(|index, id, _| index.discard(id)),
+        reason_after(|index, id, _| index.remove_deleted(id)),
         Some(ApplyReason::Missing)
     );
 }
@@ -238,12 +238,12 @@ fn namespace_and_crds_are_never_deleted() {
     let wanted = mk_wanted();
     let index = mk_index(&wanted);
     let todo = difference(&[], &index, &AppliedObjects::default(), "stack-uid");
-    assert!(todo.prune.iter().all(|(id, _)| id.kind.goes_with_the_stack()));
+    assert!(todo.prune.iter().all(|(id, _)| id.kind.is_deleted_with_stack()));
     assert_eq!(
         todo.prune.len(),
         wanted
             .iter()
-            .filter(|wanted| wanted.id.kind.goes_with_the_stack())
+            .filter(|wanted| wanted.id.kind.is_deleted_with_stack())
             .count()
     );
 }

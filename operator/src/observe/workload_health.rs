@@ -76,10 +76,10 @@ fn controller(index: &Index, namespace: &str) -> WorkloadHealth {
     let component = Component::Controller;
     let body = body(index, Kind::Deployment, namespace, component);
     let status = &body["status"];
-    let desired = number(&body["spec"]["replicas"]);
-    let ready = number(&status["readyReplicas"]);
-    let updated = number(&status["updatedReplicas"]);
-    let total = number(&status["replicas"]);
+    let desired = as_i32(&body["spec"]["replicas"]);
+    let ready = as_i32(&status["readyReplicas"]);
+    let updated = as_i32(&status["updatedReplicas"]);
+    let total = as_i32(&status["replicas"]);
     WorkloadHealth {
         component,
         desired,
@@ -99,9 +99,9 @@ fn speaker(index: &Index, namespace: &str) -> WorkloadHealth {
     let component = Component::Speaker;
     let body = body(index, Kind::DaemonSet, namespace, component);
     let status = &body["status"];
-    let desired = number(&status["desiredNumberScheduled"]);
-    let ready = number(&status["numberReady"]);
-    let updated = number(&status["updatedNumberScheduled"]);
+    let desired = as_i32(&status["desiredNumberScheduled"]);
+    let ready = as_i32(&status["numberReady"]);
+    let updated = as_i32(&status["updatedNumberScheduled"]);
     let lost_nodes: Vec<_> = pods_of(index, namespace, component.name())
         .filter(|(_, pod)| pod.node_lost)
         .map(|(_, pod)| pod.node.clone())
@@ -141,7 +141,7 @@ pub(crate) fn is_observed(body: &Value) -> bool {
     }
 }
 
-fn number(value: &Value) -> i32 {
+fn as_i32(value: &Value) -> i32 {
     value
         .as_i64()
         .and_then(|number| i32::try_from(number).ok())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, PassOutcome, TICK};
+use super::{Operator, ReconcileOutcome, TICK};
 use crate::adoption::{
     self, AdoptionAction, AdoptionInput, AdoptionReport, AllowedObjects, BACKUP_NAME, Backup, ImagePull,
     MetalLb, RestoreAction, RestoreInput, StackProgress,
@@ -84,7 +84,7 @@ impl Operator {
         rendered: &[Wanted],
         observed: &StackHealth,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> (AllowedObjects, Option<AdoptionReport>) {
         let namespace = &config.namespace;
         let record = self.backup(namespace);
@@ -179,7 +179,7 @@ impl Operator {
         seen: &AdoptionInput,
         config: &StackConfig,
         rendered: &[Wanted],
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         let namespace = &config.namespace;
         let done = match step {
@@ -251,7 +251,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> Option<AdoptionReport> {
         let record = self.backup(namespace)?;
         let deleting = stack.metadata.deletion_timestamp.is_some();
@@ -353,7 +353,7 @@ impl Operator {
         namespace: &str,
         record: &Backup,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> Result<bool, WriteError> {
         match due {
             RestoreAction::DeleteOwned(owned) => return Ok(self.delete_owned(owned, leads, outcome).await),
@@ -382,14 +382,14 @@ impl Operator {
                     }
                     tracing::info!(object = %id, "restored from MetalLB's backup");
                     self.applied.forget(&id);
-                    self.index.discard(&id);
+                    self.index.remove_deleted(&id);
                 }
                 self.writer.relax_webhook(namespace, false).await?;
                 return Ok(done);
             }
             RestoreAction::DeleteBackup => {
                 self.writer.delete_backup(namespace).await?;
-                self.index.discard(&Backup::id(namespace));
+                self.index.remove_deleted(&Backup::id(namespace));
                 // Facts collected while MetalLB was absent must not allow an installation.
                 self.preflight = super::preflight::PreflightState::default();
                 self.adoption = AdoptionMemory::default();

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, PassOutcome};
+use super::{Operator, ReconcileOutcome};
 use crate::adoption;
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
@@ -60,7 +60,7 @@ impl Operator {
         &mut self,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> Lifecycle {
         let mut last = None;
         if let Some(stack) = self.stack.clone()
@@ -165,7 +165,7 @@ impl Operator {
             .collect()
     }
 
-    async fn add_finalizer(&mut self, stack: &LoadBalancerStack, outcome: &mut PassOutcome) {
+    async fn add_finalizer(&mut self, stack: &LoadBalancerStack, outcome: &mut ReconcileOutcome) {
         let mut finalizers = stack.finalizers().to_vec();
         finalizers.push(FINALIZER.to_owned());
         self.write_finalizers(stack, &finalizers, outcome).await;
@@ -175,7 +175,7 @@ impl Operator {
         &mut self,
         stack: &LoadBalancerStack,
         without: &str,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> bool {
         let all = stack.finalizers().iter();
         let finalizers: Vec<_> = all.filter(|other| *other != without).cloned().collect();
@@ -186,7 +186,7 @@ impl Operator {
         &mut self,
         stack: &LoadBalancerStack,
         finalizers: &[String],
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> bool {
         let target = finalizers.join(",");
         if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &target) {
@@ -217,7 +217,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         ids: &[ObjectId],
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> bool {
         let owner = stack.uid().unwrap_or_default();
         let mut done = true;
@@ -247,7 +247,7 @@ impl Operator {
         &mut self,
         owned: &[OwnedObject],
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> bool {
         let mut done = true;
         for OwnedObject { id, uid, .. } in owned {
@@ -262,7 +262,7 @@ impl Operator {
                 .is_some()
             {
                 self.applied.forget(id);
-                self.index.discard(id);
+                self.index.remove_deleted(id);
                 tracing::info!(object = %id, "deleted object of a deleted stack");
             } else {
                 done = false;
@@ -273,7 +273,7 @@ impl Operator {
 
     /// The operator clears the Services because the controller must be gone first: it would assign the address again. The
     /// operator holds the permission anyway, as it grants it to the controller.
-    async fn clear_services(&mut self, leads: &impl Fn() -> bool, outcome: &mut PassOutcome) -> bool {
+    async fn clear_services(&mut self, leads: &impl Fn() -> bool, outcome: &mut ReconcileOutcome) -> bool {
         let services = self
             .blockers
             .as_ref()
@@ -301,7 +301,7 @@ impl Operator {
     }
 
     /// Whether a failed write is not due for a retry yet.
-    fn must_retry_later(&self, key: &RetryKey, target: &str, outcome: &mut PassOutcome) -> bool {
+    fn must_retry_later(&self, key: &RetryKey, target: &str, outcome: &mut ReconcileOutcome) -> bool {
         let waits = self.retries.waits(Instant::now(), key, target);
         waits.is_some_and(|(message, wait)| {
             outcome.record_failure(message.to_owned(), wait);
@@ -316,7 +316,7 @@ impl Operator {
         target: &str,
         answer: Result<T, WriteError>,
         kind: &str,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> Option<T> {
         match answer {
             Ok(answer) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
 
-use super::{Operator, PassOutcome};
+use super::{Operator, ReconcileOutcome};
 use crate::apply::retry::RetryKey;
 use crate::desired::render::Component;
 use crate::index::Live;
@@ -30,7 +30,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         namespace: &str,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         let id = ObjectId::new(Kind::Secret, namespace, secret::SECRET_NAME);
         let policy = RotationPolicy::of(stack);
@@ -119,7 +119,7 @@ impl Operator {
 
 /// The observed state of the Secret and its version; `None` if it is being deleted or has no key.
 fn key_secret(live: &Live) -> Option<(KeySecret, u64)> {
-    if live.terminating || live.lacks_its_key() {
+    if live.terminating || live.lacks_key() {
         return None;
     }
     let secret = KeySecret {

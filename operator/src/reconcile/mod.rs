@@ -148,7 +148,7 @@ impl Operator {
     pub async fn reconcile(&mut self, leads: impl Fn() -> bool) -> Option<Duration> {
         let stack = self.stack.clone()?;
         let _timer = self.metrics.reconcile_seconds.start_timer();
-        let mut outcome = PassOutcome::default();
+        let mut outcome = ReconcileOutcome::default();
         let lifecycle = self
             .advance_lifecycle(
                 &validation::namespace(&stack, &self.operator_config),
@@ -256,7 +256,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         input: &mut StatusInput,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         let rendered = match render(config) {
             Ok(rendered) => rendered,
@@ -291,7 +291,7 @@ impl Operator {
         allowed_objects: AllowedObjects,
         input: &mut StatusInput,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         let target = objects::revision(rendered, &config.version);
         let before = input.upgrade.state.clone();
@@ -413,7 +413,7 @@ impl Operator {
         namespace: &str,
         pods: &[PodRestart],
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         for pod in pods {
             if !leads() {
@@ -427,7 +427,7 @@ impl Operator {
             match self.writer.restart(namespace, pod).await {
                 Ok(()) => {
                     self.metrics.writes.with_label_values(&["Pod"]).inc();
-                    self.index.doom(&pod.uid);
+                    self.index.mark_deleted(&pod.uid);
                     self.retries.record_success(&key);
                     tracing::info!(pod = pod.name, node = pod.node, "speaker replaced");
                 }
@@ -469,7 +469,7 @@ impl Operator {
         config: &StackConfig,
         allowed_objects: AllowedObjects,
         leads: &impl Fn() -> bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         let todo = difference(wanted, &self.index, &self.applied, &config.owner.uid);
         // An adoption that has begun is completed: MetalLB's controller is gone, and no other assigns addresses.
@@ -535,7 +535,7 @@ impl Operator {
                 Ok(()) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.applied.forget(&id);
-                    self.index.discard(&id);
+                    self.index.remove_deleted(&id);
                     self.retries.record_success(&key);
                     tracing::info!(object = %id, "deleted obsolete object");
                 }
@@ -544,7 +544,7 @@ impl Operator {
         }
     }
 
-    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, outcome: &mut PassOutcome) {
+    fn failed(&mut self, key: RetryKey, target: &str, error: &WriteError, outcome: &mut ReconcileOutcome) {
         let message = error.to_string();
         let wait = self
             .retries
@@ -557,7 +557,7 @@ impl Operator {
 
 /// Errors of a reconciliation, and when to retry.
 #[derive(Debug, Default)]
-struct PassOutcome {
+struct ReconcileOutcome {
     failures: Vec<(Reason, String)>,
     /// Why the installation is blocked.
     blocked: Option<String>,
@@ -565,7 +565,7 @@ struct PassOutcome {
     requeue_after: Option<Duration>,
 }
 
-impl PassOutcome {
+impl ReconcileOutcome {
     /// Records a write that failed and is not due for a retry yet.
     fn record_failure(&mut self, message: String, wait: Duration) {
         self.failures.push((Reason::WriteFailed, message));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{PreflightName, UpgradeStep};
 
-use super::{Operator, PassOutcome};
+use super::{Operator, ReconcileOutcome};
 use crate::desired::config::StackConfig;
 use crate::drift::diff::Difference;
 use crate::preflight::collect::FactsRequest;
@@ -47,7 +47,7 @@ impl Operator {
     pub(super) fn hold_first_installation<'a>(
         &self,
         todo: Difference<'a>,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) -> Difference<'a> {
         match &self.preflight.report.blocked_by {
             Some(reason) if is_first_installation(&todo, &self.index, self.has_run()) => {
@@ -78,7 +78,7 @@ impl Operator {
         stack: &LoadBalancerStack,
         config: &StackConfig,
         waits: bool,
-        outcome: &mut PassOutcome,
+        outcome: &mut ReconcileOutcome,
     ) {
         let generation = stack.metadata.generation.unwrap_or_default();
         let fails = failures(&self.preflight.report.checks).is_some();

@@ -8,7 +8,7 @@ use lb_crds::LoadBalancerStack;
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
 
-use super::{Operator, PassOutcome, TICK};
+use super::{Operator, ReconcileOutcome, TICK};
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
 use crate::desired::validation;
@@ -28,7 +28,11 @@ impl Operator {
     }
 
     /// Writes the status if it changed, and publishes events for the changes. Returns whether the stored status is current.
-    pub(super) async fn update_status(&mut self, input: &StatusInput, outcome: &mut PassOutcome) -> bool {
+    pub(super) async fn update_status(
+        &mut self,
+        input: &StatusInput,
+        outcome: &mut ReconcileOutcome,
+    ) -> bool {
         let Some(stack) = self.stack.clone() else {
             return false;
         };

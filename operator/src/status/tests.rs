@@ -214,21 +214,25 @@ fn failed_check_degrades_only_blocked_stack() {
     )];
     let runs = after(&input);
     insta::assert_snapshot!("failed_check_without_blocked_change", describe(&runs));
-    let told = events(&LoadBalancerStackStatus::default(), &runs);
-    assert!(told.contains(&StackEvent::warning(
+    let published = events(&LoadBalancerStackStatus::default(), &runs);
+    assert!(published.contains(&StackEvent::warning(
         Reason::PreflightFailed,
         "StrictArp: no strictARP"
     )));
     assert!(
         !events(&runs, &runs).iter().any(|event| event.warning),
-        "told once"
+        "published once"
     );
 
     input.blocked = failures(&input.preflight);
     let waits = after(&input);
     insta::assert_snapshot!("failed_check_with_blocked_change", describe(&waits));
-    let told = events(&LoadBalancerStackStatus::default(), &waits);
-    assert_eq!(told.iter().filter(|event| event.warning).count(), 1, "{told:?}");
+    let published = events(&LoadBalancerStackStatus::default(), &waits);
+    assert_eq!(
+        published.iter().filter(|event| event.warning).count(),
+        1,
+        "{published:?}"
+    );
 }
 
 #[test]
@@ -251,8 +255,8 @@ fn only_overridden_checks_are_events() {
         ),
     ];
     let status = after(&input);
-    let told = events(&LoadBalancerStackStatus::default(), &status);
-    let skipped: Vec<_> = told
+    let published = events(&LoadBalancerStackStatus::default(), &status);
+    let skipped: Vec<_> = published
         .iter()
         .filter(|event| event.reason == Reason::PreflightSkipped)
         .collect();
@@ -305,7 +309,7 @@ fn blocked_deletion_keeps_stack_ready() {
     );
     let expected = StackEvent::warning(Reason::DeletionBlocked, "ns/a is in the way");
     assert_eq!(events(&before, &waits), [expected]);
-    assert_eq!(events(&waits, &waits), [], "it is said once");
+    assert_eq!(events(&waits, &waits), [], "published once");
     let goes = StatusInput {
         deletion: Some(report(false, Reason::Deleting, "the speakers end")),
         ..mk_input(&index)
@@ -313,11 +317,11 @@ fn blocked_deletion_keeps_stack_ready() {
     let goes = status(&waits, &goes, at(3));
     assert_eq!(find(&goes, "DeletionBlocked").as_deref(), Some("False Deleting"));
     assert_eq!(find(&goes, "Progressing").as_deref(), Some("True Deleting"));
-    let told: Vec<_> = events(&waits, &goes)
+    let published: Vec<_> = events(&waits, &goes)
         .into_iter()
         .map(|event| event.reason.to_string())
         .collect();
-    assert_eq!(told, ["Deleting"]);
+    assert_eq!(published, ["Deleting"]);
     let stays = status(&waits, &mk_input(&index), at(4));
     assert_eq!(find(&stays, "DeletionBlocked"), None);
 }
@@ -383,8 +387,8 @@ fn adoption_steps_set_conditions_and_events() {
         input.adoption = adoption;
         let after = status(&before, &input, now);
         assert_eq!(of(&after, "Adopted").as_deref(), adopted);
-        let told = ["Progressing", "Degraded", "Ready"].map(|type_| of(&after, type_).unwrap());
-        assert_eq!(told, others);
+        let actual = ["Progressing", "Degraded", "Ready"].map(|type_| of(&after, type_).unwrap());
+        assert_eq!(actual, others);
         let events = events(&before, &after);
         let reasons: Vec<_> = events.iter().map(|event| event.reason.as_str()).collect();
         assert!(event.is_none_or(|event| reasons.contains(&event)), "{reasons:?}");

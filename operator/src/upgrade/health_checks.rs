@@ -16,7 +16,7 @@ const LISTED_SERVICES: usize = 3;
 /// The first health check that fails.
 #[must_use]
 pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> Option<String> {
-    let stuck = seconds(upgrade.progress_time.0, now);
+    let stalled_seconds = seconds(upgrade.progress_time.0, now);
     let suspended = upgrade.suspended_time.is_some();
     if let Some(refused) = &snapshot.crds_refused
         && upgrade.step == UpgradeStep::Crds
@@ -28,13 +28,13 @@ pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Ti
             .pre_pull
             .as_ref()
             .and_then(|pre_pull| pre_pull.failed.as_ref())
-        && stuck >= POD_PROBLEM_GRACE_SECONDS
+        && stalled_seconds >= POD_PROBLEM_GRACE_SECONDS
     {
         return Some(format!("image pull failed: {failed}"));
     }
     if upgrade.step >= UpgradeStep::Controller {
-        if let Some(failed_check) = new_pods(upgrade, snapshot).find_map(|pod| failed_pod(pod, stuck)) {
-            return Some(failed_check);
+        if let Some(failure) = new_pods(upgrade, snapshot).find_map(|pod| failed_pod(pod, stalled_seconds)) {
+            return Some(failure);
         }
         if !snapshot.changed_addresses.is_empty() {
             return Some(format!(
@@ -42,9 +42,9 @@ pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Ti
                 list_first_clauses(&snapshot.changed_addresses, LISTED_SERVICES)
             ));
         }
-        let silent = failed_verifications(upgrade, snapshot);
-        if !silent.is_empty() {
-            return Some(list_first_clauses(&silent, LISTED_SERVICES));
+        let failed = failed_verifications(upgrade, snapshot);
+        if !failed.is_empty() {
+            return Some(list_first_clauses(&failed, LISTED_SERVICES));
         }
     }
     let deadline = snapshot.settings.progress_deadline_seconds;
@@ -55,13 +55,16 @@ pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Ti
         UpgradeStep::Soak | UpgradeStep::Verify => new_pods(upgrade, snapshot).any(|pod| !pod.ready),
         _ => true,
     };
-    (waits && !suspended && stuck > deadline).then(|| {
+    (waits && !suspended && stalled_seconds > deadline).then(|| {
         let first = new_pods(upgrade, snapshot).find(|pod| !pod.ready);
         let why = first.map_or_else(String::new, |pod| {
             let problem = pod.problem.as_deref().unwrap_or("not ready");
             format!(": {}: {problem}", pod.describe())
         });
-        format!("no progress in step {} for {stuck} s{why}", upgrade.step.as_str())
+        format!(
+            "no progress in step {} for {stalled_seconds} s{why}",
+            upgrade.step.as_str()
+        )
     })
 }
 
@@ -84,11 +87,11 @@ fn new_pods<'a>(
     controllers.chain(speakers).filter(|pod| pod.is_active())
 }
 
-fn failed_pod(pod: &PodSnapshot, stuck: i64) -> Option<String> {
+fn failed_pod(pod: &PodSnapshot, stalled_seconds: i64) -> Option<String> {
     let lasting = pod
         .problem
         .as_ref()
-        .filter(|_| stuck >= POD_PROBLEM_GRACE_SECONDS);
+        .filter(|_| stalled_seconds >= POD_PROBLEM_GRACE_SECONDS);
     if pod.restarts > 0 {
         let times = if pod.restarts == 1 {
             "once".to_owned()
@@ -114,9 +117,9 @@ fn failed_verifications(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> 
                 .iter()
                 .any(|pod| pod.node == node && pod.revision == upgrade.to.speaker)
     };
-    let silent = snapshot
+    let failed = snapshot
         .failed_verifications
         .iter()
-        .filter(|silent| silent.since >= upgrade.started_time.0 && is_new(&silent.node));
-    silent.map(|silent| silent.message.clone()).collect()
+        .filter(|failed| failed.since >= upgrade.started_time.0 && is_new(&failed.node));
+    failed.map(|failed| failed.message.clone()).collect()
 }

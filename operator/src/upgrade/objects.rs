@@ -114,7 +114,7 @@ pub fn desired_objects(
     actions: &StepActions,
     index: &Index,
 ) -> Vec<Wanted> {
-    let former = previous_revision(state, index, &config.namespace);
+    let previous = previous_revision(state, index, &config.namespace);
     let mut all: Vec<_> = rendered
         .iter()
         .filter(|wanted| {
@@ -128,18 +128,18 @@ pub fn desired_objects(
             Kind::Deployment => workload(
                 wanted,
                 actions.controller,
-                former.map(|f| &f["controller"]),
+                previous.map(|f| &f["controller"]),
                 index,
             ),
             Kind::DaemonSet => {
-                let wanted = workload(wanted, actions.speaker, former.map(|f| &f["speaker"]), index);
+                let wanted = workload(wanted, actions.speaker, previous.map(|f| &f["speaker"]), index);
                 if actions.on_delete {
                     on_delete(wanted)
                 } else {
                     wanted
                 }
             }
-            kind if is_role(kind) => role(wanted, actions.rules, former),
+            kind if is_role(kind) => role(wanted, actions.rules, previous),
             _ => wanted.clone(),
         })
         .collect();
@@ -176,12 +176,12 @@ fn unchanged(id: ObjectId, live: &Live) -> Wanted {
 }
 
 /// A workload with the selected pod template. Its other fields follow the spec, because they restart nothing.
-fn workload(rendered: &Wanted, source: TemplateSource, former: Option<&Value>, index: &Index) -> Wanted {
-    match (source, former) {
-        (TemplateSource::Previous, Some(former)) if former.is_object() => {
+fn workload(rendered: &Wanted, source: TemplateSource, previous: Option<&Value>, index: &Index) -> Wanted {
+    match (source, previous) {
+        (TemplateSource::Previous, Some(previous)) if previous.is_object() => {
             let mut body = rendered.body.clone();
-            body["spec"]["template"] = former["spec"]["template"].clone();
-            body["metadata"]["labels"] = former["metadata"]["labels"].clone();
+            body["spec"]["template"] = previous["spec"]["template"].clone();
+            body["metadata"]["labels"] = previous["metadata"]["labels"].clone();
             Wanted::seal(rendered.id.clone(), body)
         }
         (TemplateSource::Current, _) | (TemplateSource::Previous, None | Some(_)) => {
@@ -204,10 +204,10 @@ fn on_delete(wanted: Wanted) -> Wanted {
 }
 
 /// A role with the selected rules.
-fn role(rendered: &Wanted, rules: RoleRules, former: Option<&Value>) -> Wanted {
+fn role(rendered: &Wanted, rules: RoleRules, previous: Option<&Value>) -> Wanted {
     let kind = rendered.id.kind.to_string();
-    let before = former.and_then(|former| {
-        let mut roles = former["roles"].as_array()?.iter();
+    let before = previous.and_then(|previous| {
+        let mut roles = previous["roles"].as_array()?.iter();
         let role = roles.find(|role| role["kind"] == kind && role["name"] == rendered.id.key.name())?;
         role["rules"].as_array()
     });
@@ -424,7 +424,7 @@ pub fn pre_pull_progress(
             ImageCheck::Failed(problem) => Some(format!("{} on node {}: {problem}", key.name(), pod.node)),
             ImageCheck::Passed | ImageCheck::Pending => None,
         });
-    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let count_i32 = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let desired_number = live.body["status"]["desiredNumberScheduled"].as_i64();
     // Before the DaemonSet controller has counted the nodes, the number is unknown.
     let counted = desired_number.filter(|_| is_observed(&live.body));
@@ -433,8 +433,8 @@ pub fn pre_pull_progress(
         .unwrap_or(i32::MAX);
     Some(PrePullSnapshot {
         revision,
-        desired: desired.saturating_sub(number(away)),
-        done: number(passed),
+        desired: desired.saturating_sub(count_i32(away)),
+        done: count_i32(passed),
         failed,
     })
 }

@@ -158,7 +158,7 @@ fn roles_grant_both_rules_during_upgrade() {
         .iter_mut()
         .find(|wanted| wanted.id.kind == Kind::ClusterRole && wanted.id.key.name() == "metallb-speaker")
         .unwrap();
-    let former = role.body["rules"].as_array().unwrap().clone();
+    let previous = role.body["rules"].as_array().unwrap().clone();
     role.body["rules"] = json!([{"apiGroups": [""], "resources": ["news"], "verbs": ["get"]}]);
     *role = Wanted::seal(role.id.clone(), role.body.clone());
     let rules = |rules| {
@@ -167,8 +167,8 @@ fn roles_grant_both_rules_during_upgrade() {
         let role = find(&all, Kind::ClusterRole, "metallb-speaker");
         role.body["rules"].as_array().unwrap().clone()
     };
-    assert_eq!(rules(RoleRules::Previous), former);
-    assert_eq!(rules(RoleRules::Both).len(), former.len() + 1);
+    assert_eq!(rules(RoleRules::Previous), previous);
+    assert_eq!(rules(RoleRules::Both).len(), previous.len() + 1);
     assert_eq!(rules(RoleRules::Target).len(), 1);
 }
 

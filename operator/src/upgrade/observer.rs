@@ -343,9 +343,9 @@ mod tests {
         }))
         .unwrap();
         observer.handle(Observation::Announced(Change::Apply(status)));
-        let silent = observer.failed_verifications();
-        assert_eq!(silent.first().unwrap().message, "Service ns/web: node n2 asked");
-        assert_eq!(silent.first().unwrap().node, "n1");
+        let failed = observer.failed_verifications();
+        assert_eq!(failed.first().unwrap().message, "Service ns/web: node n2 asked");
+        assert_eq!(failed.first().unwrap().node, "n1");
         assert_eq!(observer.announced_services().get("n1"), Some(&1));
     }
 }

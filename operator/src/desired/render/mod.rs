@@ -189,7 +189,7 @@ impl Objects<'_> {
         );
         let metadata = &mut body["metadata"];
         merge(&mut metadata["labels"], labels);
-        if id.kind.goes_with_the_stack() {
+        if id.kind.is_deleted_with_stack() {
             metadata["ownerReferences"] = json!([{
                 "apiVersion": "lb-operator.io/v1alpha1",
                 "kind": "LoadBalancerStack",

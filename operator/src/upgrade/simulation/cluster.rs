@@ -54,7 +54,7 @@ pub(super) struct SimPod {
     ready_at: i64,
     pub(super) gone_at: Option<i64>,
     /// When other nodes reported that it does not reply.
-    silent: Option<i64>,
+    unanswered_since: Option<i64>,
 }
 
 pub(super) struct SimCluster {
@@ -93,7 +93,7 @@ pub(super) fn revision(number: usize) -> Revision {
     }
 }
 
-fn number(name: &str) -> usize {
+fn image_index(name: &str) -> usize {
     name.get(1..)
         .and_then(|rest| rest.parse().ok())
         .unwrap_or_default()
@@ -161,7 +161,10 @@ impl SimCluster {
     }
 
     fn image(&self, revision: &str) -> Image {
-        self.images.get(number(revision)).copied().unwrap_or(Image::Good)
+        self.images
+            .get(image_index(revision))
+            .copied()
+            .unwrap_or(Image::Good)
     }
 
     fn mk_pod(&mut self, kind: &str, node: &str, revision: &str) -> SimPod {
@@ -178,7 +181,7 @@ impl SimCluster {
             started: self.now,
             ready_at: self.now + 1 + i64::try_from(self.rng.below(4)).unwrap(),
             gone_at: None,
-            silent: None,
+            unanswered_since: None,
         }
     }
 
@@ -239,12 +242,16 @@ impl SimCluster {
             }
             let age = now - running.started;
             let starts = now >= running.ready_at;
-            match images.get(number(&pod.revision)).copied().unwrap_or(Image::Good) {
+            match images
+                .get(image_index(&pod.revision))
+                .copied()
+                .unwrap_or(Image::Good)
+            {
                 Image::Good => pod.ready = starts,
                 Image::NeverReplies => {
                     pod.ready = starts;
                     if starts && now >= running.ready_at + 6 {
-                        running.silent.get_or_insert(now);
+                        running.unanswered_since.get_or_insert(now);
                     }
                 }
                 Image::CannotBePulled => pod.problem = starts.then(|| "ErrImagePull".to_owned()),
@@ -367,7 +374,7 @@ impl SimCluster {
                     Some(FailedVerification {
                         node: pod.pod.node.clone(),
                         message: format!("{} does not reply", pod.pod.node),
-                        since: at(pod.silent?),
+                        since: at(pod.unanswered_since?),
                     })
                 })
                 .collect(),
@@ -428,25 +435,25 @@ impl SimCluster {
     }
 
     fn apply(&mut self, actions: &StepActions, snapshot: &ClusterSnapshot) {
-        let former = self.state.upgrade.as_ref().map(|upgrade| upgrade.from.clone());
-        let former = former
+        let previous = self.state.upgrade.as_ref().map(|upgrade| upgrade.from.clone());
+        let previous = previous
             .or(self.state.last_good.clone())
             .unwrap_or(snapshot.target.clone());
-        let template = |source, former: &str, new: &str, has: &str| match source {
-            TemplateSource::Previous => former.to_owned(),
+        let template = |source, previous: &str, new: &str, has: &str| match source {
+            TemplateSource::Previous => previous.to_owned(),
             TemplateSource::Target => new.to_owned(),
             TemplateSource::Current => has.to_owned(),
         };
         let new = &snapshot.target;
         self.controller_template = template(
             actions.controller,
-            &former.controller,
+            &previous.controller,
             &new.controller,
             &self.controller_template,
         );
         let speaker = template(
             actions.speaker,
-            &former.speaker,
+            &previous.speaker,
             &new.speaker,
             &self.speaker_template,
         );
@@ -480,7 +487,7 @@ impl SimCluster {
             self.restarting.len(),
             self.history_text()
         );
-        let controller = number(&self.controller_template);
+        let controller = image_index(&self.controller_template);
         // A node that returns may run a revision of an earlier upgrade.
         let Some(upgrade) = self.state.upgrade.as_ref() else {
             return;
@@ -493,7 +500,7 @@ impl SimCluster {
         }
         for pod in self.speakers.iter().filter(|pod| !pod.pod.lost) {
             assert!(
-                pod.pod.revision != upgrade.to.speaker || number(&pod.pod.revision) <= controller,
+                pod.pod.revision != upgrade.to.speaker || image_index(&pod.pod.revision) <= controller,
                 "speaker {} ahead of controller {controller}\n{}",
                 pod.pod.revision,
                 self.history_text()
