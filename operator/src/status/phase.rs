@@ -46,16 +46,16 @@ pub(super) fn phase(input: &StatusInput, ready: bool, degraded: bool) -> StackPh
 /// A person has to act before anything proceeds. An upgrade that has passed its step Preflight proceeds whatever else
 /// waits.
 fn is_blocked(input: &StatusInput) -> bool {
-    let begins = match &input.upgrade.state.upgrade {
-        Some(upgrade) => upgrade.step == UpgradeStep::Preflight,
+    let can_start = match &input.upgrade.state.upgrade {
+        Some(upgrade) if upgrade.step == UpgradeStep::Preflight => !input.upgrade.no_rollback,
+        Some(_) => return false,
         None => true,
     };
-    begins
-        && (input.blocked.is_some()
-            || input.upgrade.plan.is_some()
-            || input.upgrade.no_rollback
-            || input.deletion.as_ref().is_some_and(|report| report.blocked)
-            || input.adoption.as_ref().is_some_and(|report| report.blocked))
+    !can_start
+        || input.blocked.is_some()
+        || input.upgrade.plan.is_some()
+        || input.deletion.as_ref().is_some_and(|report| report.blocked)
+        || input.adoption.as_ref().is_some_and(|report| report.blocked)
 }
 
 #[cfg(test)]
@@ -192,6 +192,10 @@ mod tests {
             }),
             ("no revision to roll back to", Blocked, |input| {
                 set_upgrade(input, UpgradeStep::Preflight, None, false);
+                input.upgrade.no_rollback = true;
+            }),
+            ("first installation, no revision stored", Installing, |input| {
+                unsettle(input);
                 input.upgrade.no_rollback = true;
             }),
             ("waiting for approval", Blocked, |input| {
