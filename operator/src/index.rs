@@ -15,7 +15,7 @@ use crate::observe::pods::PodFacts;
 
 /// An existing object.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Live {
+pub struct LiveObject {
     /// UID.
     pub uid: String,
     /// Resource version; `None` if it is not a number.
@@ -32,7 +32,7 @@ pub struct Live {
     pub body: Value,
 }
 
-impl Live {
+impl LiveObject {
     /// Extracts the relevant fields.
     #[must_use]
     pub fn new(kind: Kind, mut object: DynamicObject) -> Self {
@@ -138,7 +138,7 @@ impl Live {
 /// Existing objects and pods.
 #[derive(Debug, Default)]
 pub struct Index {
-    objects: BTreeMap<ObjectId, Live>,
+    objects: BTreeMap<ObjectId, LiveObject>,
     /// Applied digests of deleted objects: they tell a deletion by another client from an object that never existed.
     gone: BTreeMap<ObjectId, String>,
     pods: BTreeMap<ObjectKey, PodFacts>,
@@ -148,7 +148,7 @@ pub struct Index {
 
 impl Index {
     /// Adds or updates an object. Older versions are ignored, because the answer to a write can be ahead of the watch.
-    pub fn apply(&mut self, id: ObjectId, live: Live) {
+    pub fn apply(&mut self, id: ObjectId, live: LiveObject) {
         let newer = self.objects.get(&id).is_none_or(|known| {
             known.version.is_none() || live.version.is_none() || known.version <= live.version
         });
@@ -176,7 +176,7 @@ impl Index {
             .objects
             .remove(id)
             .as_ref()
-            .and_then(Live::applied)
+            .and_then(LiveObject::applied)
             .map(str::to_owned);
         if let Some(applied) = applied {
             self.gone.insert(id.clone(), applied);
@@ -184,7 +184,7 @@ impl Index {
     }
 
     /// Replaces all objects of a kind with a complete list.
-    pub fn reset(&mut self, kind: Kind, listed: Vec<(ObjectId, Live)>) {
+    pub fn reset(&mut self, kind: Kind, listed: Vec<(ObjectId, LiveObject)>) {
         let is_gone = |id: &&ObjectId| id.kind == kind && !listed.iter().any(|(other, _)| other == *id);
         let gone: Vec<_> = self.objects.keys().filter(is_gone).cloned().collect();
         for id in gone {
@@ -219,7 +219,7 @@ impl Index {
 
     /// An object.
     #[must_use]
-    pub fn get(&self, id: &ObjectId) -> Option<&Live> {
+    pub fn get(&self, id: &ObjectId) -> Option<&LiveObject> {
         self.objects.get(id)
     }
 
@@ -230,7 +230,7 @@ impl Index {
     }
 
     /// All objects, in order of application.
-    pub fn objects(&self) -> impl Iterator<Item = (&ObjectId, &Live)> {
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectId, &LiveObject)> {
         self.objects.iter()
     }
 
@@ -246,7 +246,7 @@ impl Index {
 mod tests {
     use super::*;
 
-    fn mk_live(uid: &str, version: u64, replicas: i32) -> Live {
+    fn mk_live(uid: &str, version: u64, replicas: i32) -> LiveObject {
         let object: DynamicObject = serde_json::from_value(json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {
@@ -256,7 +256,7 @@ mod tests {
             "spec": {"replicas": replicas},
         }))
         .unwrap();
-        Live::new(Kind::Deployment, object)
+        LiveObject::new(Kind::Deployment, object)
     }
 
     fn replicas(index: &Index, id: &ObjectId) -> Option<i64> {

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use crate::deletion::blockers::BlockerEvent;
 use crate::desired::render::{MANAGED_BY, MANAGER};
-use crate::index::Live;
+use crate::index::LiveObject;
 use crate::keys::secret;
 use crate::object_id::{Kind, ObjectId};
 use crate::upgrade::objects::REVISION_LABEL;
@@ -32,11 +32,11 @@ pub enum Event {
     /// The stack.
     Stack(Box<Change<LoadBalancerStack>>),
     /// An object was added or changed.
-    Applied(ObjectId, Box<Live>),
+    Applied(ObjectId, Box<LiveObject>),
     /// The object with this UID was deleted or lost the operator's label.
     Deleted(ObjectId, String),
     /// The complete list of a kind.
-    Listed(Kind, Vec<(ObjectId, Live)>),
+    Listed(Kind, Vec<(ObjectId, LiveObject)>),
     /// A pod of the stack.
     Pod(Box<Change<Pod>>),
     /// Whether the CRD ServiceMonitor exists.
@@ -193,11 +193,11 @@ fn raw(
         })
 }
 
-fn identify(kind: Kind, object: DynamicObject) -> (ObjectId, Live) {
+fn identify(kind: Kind, object: DynamicObject) -> (ObjectId, LiveObject) {
     let id = ObjectId::new(
         kind,
         object.namespace().as_deref().unwrap_or_default(),
         &object.name_any(),
     );
-    (id, Live::new(kind, object))
+    (id, LiveObject::new(kind, object))
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use lb_crds::LoadBalancerStack;
 use lb_operator::args::OperatorConfig;
-use lb_operator::desired::render::{Wanted, render};
+use lb_operator::desired::render::{DesiredObject, render};
 use lb_operator::desired::validation::stack_config;
 use lb_operator::object_id::Kind;
 use serde::de::DeserializeOwned;
@@ -70,11 +70,11 @@ fn mk_stack(spec: Value) -> LoadBalancerStack {
     .unwrap()
 }
 
-fn objects(spec: Value) -> Vec<Wanted> {
+fn objects(spec: Value) -> Vec<DesiredObject> {
     render(&stack_config(&mk_stack(spec), &mk_config(), true).unwrap()).unwrap()
 }
 
-fn get<T: DeserializeOwned>(objects: &[Wanted], kind: Kind, name: &str) -> T {
+fn get<T: DeserializeOwned>(objects: &[DesiredObject], kind: Kind, name: &str) -> T {
     let wanted = objects
         .iter()
         .find(|wanted| wanted.id.kind == kind && wanted.id.key.name() == name)
@@ -83,7 +83,7 @@ fn get<T: DeserializeOwned>(objects: &[Wanted], kind: Kind, name: &str) -> T {
 }
 
 /// All objects except the CRDs, which are tested separately, without the digests, which change with any field.
-fn golden(objects: &[Wanted]) -> String {
+fn golden(objects: &[DesiredObject]) -> String {
     let mut text = String::new();
     for wanted in objects {
         if wanted.id.kind == Kind::CustomResourceDefinition {
@@ -97,7 +97,7 @@ fn golden(objects: &[Wanted]) -> String {
     text
 }
 
-fn pod_templates(objects: &[Wanted]) -> [PodTemplateSpec; 2] {
+fn pod_templates(objects: &[DesiredObject]) -> [PodTemplateSpec; 2] {
     let controller: Deployment = get(objects, Kind::Deployment, "controller");
     let speaker: DaemonSet = get(objects, Kind::DaemonSet, "speaker");
     [controller.spec.unwrap().template, speaker.spec.unwrap().template]

@@ -37,7 +37,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::deletion::OwnedObject;
-use crate::desired::render::{Component, PORT, Wanted, pre_pull};
+use crate::desired::render::{Component, DesiredObject, PORT, pre_pull};
 use crate::object_id::{Kind, ObjectId};
 
 pub use backup::Backup;
@@ -453,7 +453,7 @@ pub fn allowed_objects(step: &AdoptionAction, seen: &AdoptionInput) -> AllowedOb
 impl AllowedObjects {
     /// Whether an object may be created or changed.
     #[must_use]
-    pub fn allows(self, wanted: &Wanted) -> bool {
+    pub fn allows(self, wanted: &DesiredObject) -> bool {
         let id = &wanted.id;
         let is = |kind: Kind, name: &str| id.kind == kind && id.key.name() == name;
         match self {

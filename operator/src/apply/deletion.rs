@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{WriteError, Writer, in_time};
 use crate::desired::render::MANAGER;
-use crate::index::Live;
+use crate::index::LiveObject;
 use crate::object_id::ObjectId;
 
 fn params() -> PatchParams {
@@ -57,9 +57,9 @@ impl Writer {
     pub async fn remove_owner(
         &self,
         id: &ObjectId,
-        live: &Live,
+        live: &LiveObject,
         owner: &str,
-    ) -> Result<Option<Live>, WriteError> {
+    ) -> Result<Option<LiveObject>, WriteError> {
         let others: Vec<Value> = live
             .owners()
             .iter()
@@ -79,7 +79,7 @@ impl Writer {
             id: id.clone(),
             source,
         })?;
-        Ok(stored.map(|object| Live::new(id.kind, object)))
+        Ok(stored.map(|object| LiveObject::new(id.kind, object)))
     }
 
     /// Removes the addresses from the status of a Service of this version, as the controller does when it releases them.

@@ -14,7 +14,7 @@ use super::{WriteError, Writer, in_time};
 use crate::adoption::observe::{WEBHOOK, advertisements, is_strict, observe_metallb, webhook_configurations};
 use crate::adoption::{MetalLb, MetalLbPod, ORPHANED_POD_LABEL, backup};
 use crate::desired::render::{MANAGED_BY, MANAGER};
-use crate::index::Live;
+use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
 
 /// Field manager of restored objects.
@@ -76,13 +76,13 @@ impl Writer {
     ///
     /// # Errors
     /// If the API server refuses or does not answer.
-    pub async fn create_backup(&self, id: &ObjectId, body: &Value) -> Result<Live, WriteError> {
+    pub async fn create_backup(&self, id: &ObjectId, body: &Value) -> Result<LiveObject, WriteError> {
         let what = || format!("write {id}");
         let params = PatchParams::apply(RESTORER);
         let api = self.api(id);
         let answer = in_time(what, api.patch(id.key.name(), &params, &Patch::Apply(body))).await?;
         let stored = answer.map_err(fails(what()))?;
-        Ok(Live::new(id.kind, stored))
+        Ok(LiveObject::new(id.kind, stored))
     }
 
     /// Deletes a DaemonSet and orphans its pods.

@@ -11,8 +11,8 @@ use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus, names};
 use lb_runtime::ObjectKey;
 use serde_json::json;
 
-use crate::desired::render::{MANAGER, Wanted};
-use crate::index::Live;
+use crate::desired::render::{DesiredObject, MANAGER};
+use crate::index::LiveObject;
 use crate::keys::secret;
 use crate::object_id::ObjectId;
 use crate::upgrade::PodRestart;
@@ -132,7 +132,7 @@ impl Writer {
     ///
     /// # Errors
     /// If the API server refuses or does not answer.
-    pub async fn apply(&self, wanted: &Wanted) -> Result<Live, WriteError> {
+    pub async fn apply(&self, wanted: &DesiredObject) -> Result<LiveObject, WriteError> {
         let id = &wanted.id;
         let params = PatchParams::apply(MANAGER).force();
         let api = self.api(id);
@@ -146,7 +146,7 @@ impl Writer {
             id: id.clone(),
             source: Box::new(source),
         })?;
-        let live = Live::new(id.kind, answer);
+        let live = LiveObject::new(id.kind, answer);
         match live.version() {
             Some(version) if live.lacks_key() => self.fill(id, version).await,
             Some(_) | None => Ok(live),
@@ -154,7 +154,7 @@ impl Writer {
     }
 
     /// Adds a key to a Secret unless it has changed since this version, which means that it already has one.
-    async fn fill(&self, id: &ObjectId, version: u64) -> Result<Live, WriteError> {
+    async fn fill(&self, id: &ObjectId, version: u64) -> Result<LiveObject, WriteError> {
         let made = secret::first_key_patch(version).map_err(|source| WriteError::Keys { source })?;
         let params = PatchParams {
             field_manager: Some(secret::FIELD_MANAGER.to_owned()),
@@ -171,7 +171,7 @@ impl Writer {
             id: id.clone(),
             source: Box::new(source),
         })?;
-        Ok(Live::new(id.kind, answer))
+        Ok(LiveObject::new(id.kind, answer))
     }
 
     /// Changes the keys in this version of the Secret. `None` if it has changed in between; the watch reports how.
@@ -183,7 +183,7 @@ impl Writer {
         id: &ObjectId,
         version: u64,
         change: &secret::KeyChange,
-    ) -> Result<Option<Live>, WriteError> {
+    ) -> Result<Option<LiveObject>, WriteError> {
         let patch = change
             .patch(version)
             .map_err(|source| WriteError::Keys { source })?;
@@ -199,7 +199,7 @@ impl Writer {
         )
         .await?;
         match answer {
-            Ok(object) => Ok(Some(Live::new(id.kind, object))),
+            Ok(object) => Ok(Some(LiveObject::new(id.kind, object))),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
             Err(source) => Err(WriteError::Apply {
                 id: id.clone(),

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::desired::render::{Component, Wanted};
+use crate::desired::render::{Component, DesiredObject};
 use crate::drift::diff;
 use crate::field_owner::FieldOwner;
-use crate::index::Live;
+use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
 
 /// A client whose field manager is unknown.
@@ -15,7 +15,7 @@ const AUTOSCALER: (&str, &str) = ("kube-controller-manager", "scale");
 
 /// The event for an object that is corrected. `live` is its present state; `None` if it was deleted.
 #[must_use]
-pub fn drift_message(wanted: &Wanted, live: Option<&Live>) -> String {
+pub fn drift_message(wanted: &DesiredObject, live: Option<&LiveObject>) -> String {
     let id = &wanted.id;
     let Some(live) = live else {
         let advice = disable_field(id).map_or(String::new(), |field| {
@@ -35,7 +35,7 @@ pub fn drift_message(wanted: &Wanted, live: Option<&Live>) -> String {
 
 /// The condition for an object that another client keeps changing.
 #[must_use]
-pub fn conflict_message(wanted: &Wanted, live: Option<&Live>) -> String {
+pub fn conflict_message(wanted: &DesiredObject, live: Option<&LiveObject>) -> String {
     let changed = live.and_then(|live| Some((live, first_difference(&wanted.body, &live.body)?)));
     let (fields, who) = match &changed {
         Some((live, path)) => (format!(": {}", path.join(".")), writer_name(live, path)),
@@ -48,7 +48,7 @@ pub fn conflict_message(wanted: &Wanted, live: Option<&Live>) -> String {
 }
 
 /// The field manager that wrote the field last, with its subresource.
-fn writer_name(live: &Live, path: &[&str]) -> String {
+fn writer_name(live: &LiveObject, path: &[&str]) -> String {
     match last_writer(live, path) {
         Some(FieldOwner {
             manager,
@@ -61,7 +61,7 @@ fn writer_name(live: &Live, path: &[&str]) -> String {
 }
 
 /// The owner of the field that wrote last; `None` if the field was removed.
-fn last_writer<'a>(live: &'a Live, path: &[&str]) -> Option<&'a FieldOwner> {
+fn last_writer<'a>(live: &'a LiveObject, path: &[&str]) -> Option<&'a FieldOwner> {
     // An owner that shares only the first part of the path owns another field.
     let owners = live
         .other_owners()
@@ -147,7 +147,7 @@ fn spec_field(id: &ObjectId, path: &[&str]) -> Option<String> {
 /// Whether an autoscaler has set the number of replicas: through the subresource `scale`, as kube-controller-manager.
 /// `kubectl scale` has another field manager.
 #[must_use]
-pub fn is_autoscaled(live: &Live) -> bool {
+pub fn is_autoscaled(live: &LiveObject) -> bool {
     let path = ["spec", "replicas"];
     live.other_owners().iter().any(|owner| {
         (owner.manager.as_str(), owner.subresource.as_deref()) == (AUTOSCALER.0, Some(AUTOSCALER.1))
@@ -162,8 +162,8 @@ mod tests {
 
     use super::*;
 
-    fn mk_wanted(kind: Kind, name: &str, spec: &Value) -> Wanted {
-        Wanted {
+    fn mk_wanted(kind: Kind, name: &str, spec: &Value) -> DesiredObject {
+        DesiredObject {
             id: ObjectId::new(kind, "metallb-system", name),
             body: json!({
                 "apiVersion": "apps/v1", "kind": "x",
@@ -174,13 +174,13 @@ mod tests {
         }
     }
 
-    fn mk_live(kind: Kind, spec: &Value, managed: &Value) -> Live {
+    fn mk_live(kind: Kind, spec: &Value, managed: &Value) -> LiveObject {
         let object: DynamicObject = serde_json::from_value(json!({
             "metadata": {"name": "x", "labels": {"app": "metallb"}, "managedFields": managed},
             "spec": spec,
         }))
         .unwrap();
-        Live::new(kind, object)
+        LiveObject::new(kind, object)
     }
 
     fn mk_entry(manager: &str, subresource: &str, second: u8, fields: &Value) -> Value {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::desired::render::{Wanted, digest};
-use crate::index::{Index, Live};
+use crate::desired::render::{DesiredObject, digest};
+use crate::index::{Index, LiveObject};
 use crate::object_id::ObjectId;
 
 /// Lists that other clients may add entries to, and the key of the entries. Other lists must be equal: an extra rule or
@@ -35,7 +35,7 @@ pub enum ApplyReason {
 #[derive(Debug, Default, PartialEq)]
 pub struct Difference<'a> {
     /// Objects to apply, in this order.
-    pub apply: Vec<(&'a Wanted, ApplyReason)>,
+    pub apply: Vec<(&'a DesiredObject, ApplyReason)>,
     /// Objects to delete, and their uids.
     pub prune: Vec<(ObjectId, String)>,
 }
@@ -57,7 +57,7 @@ pub struct AppliedObjects {
 
 impl AppliedObjects {
     /// Records that an object was applied, with the answer of the API server.
-    pub fn record(&mut self, wanted: &Wanted, answer: &Live) {
+    pub fn record(&mut self, wanted: &DesiredObject, answer: &LiveObject) {
         self.applied.insert(
             wanted.id.clone(),
             (wanted.digest.clone(), digest_without_cluster_fields(&answer.body)),
@@ -83,7 +83,7 @@ impl AppliedObjects {
 /// Compares desired with existing objects. `owner` is the uid of the stack: only objects that it owns are deleted.
 #[must_use]
 pub fn difference<'a>(
-    wanted: &'a [Wanted],
+    wanted: &'a [DesiredObject],
     index: &Index,
     applied: &AppliedObjects,
     owner: &str,
@@ -105,7 +105,7 @@ pub fn difference<'a>(
     Difference { apply, prune }
 }
 
-fn apply_reason(wanted: &Wanted, index: &Index, applied: &AppliedObjects) -> Option<ApplyReason> {
+fn apply_reason(wanted: &DesiredObject, index: &Index, applied: &AppliedObjects) -> Option<ApplyReason> {
     let live = index.get(&wanted.id);
     let Some(live) = live else {
         let is_drift = index.last_applied(&wanted.id) == Some(&wanted.digest);
@@ -129,7 +129,7 @@ fn apply_reason(wanted: &Wanted, index: &Index, applied: &AppliedObjects) -> Opt
     })
 }
 
-fn is_as_wanted(wanted: &Wanted, live: &Live, applied: &AppliedObjects) -> bool {
+fn is_as_wanted(wanted: &DesiredObject, live: &LiveObject, applied: &AppliedObjects) -> bool {
     if live.applied() != Some(&wanted.digest) {
         // Even if every field is equal: fields that are no longer desired must be released.
         return false;

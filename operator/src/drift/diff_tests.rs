@@ -9,7 +9,7 @@ use crate::desired::render::{APPLIED, render};
 use crate::object_id::Kind;
 
 /// An object as an API server stores it: with an identity, a version and defaults.
-fn mk_live(wanted: &Wanted, change: impl FnOnce(&mut Value)) -> Live {
+fn mk_live(wanted: &DesiredObject, change: impl FnOnce(&mut Value)) -> LiveObject {
     let mut body = wanted.body.clone();
     body["metadata"]["uid"] = json!(format!("uid of {}", wanted.id));
     body["metadata"]["generation"] = json!(1);
@@ -19,10 +19,10 @@ fn mk_live(wanted: &Wanted, change: impl FnOnce(&mut Value)) -> Live {
     }
     change(&mut body);
     let object: DynamicObject = serde_json::from_value(body).unwrap();
-    Live::new(wanted.id.kind, object)
+    LiveObject::new(wanted.id.kind, object)
 }
 
-fn mk_index(wanted: &[Wanted]) -> Index {
+fn mk_index(wanted: &[DesiredObject]) -> Index {
     let mut index = Index::default();
     for object in wanted {
         index.apply(object.id.clone(), mk_live(object, |_| {}));
@@ -30,11 +30,11 @@ fn mk_index(wanted: &[Wanted]) -> Index {
     index
 }
 
-fn mk_wanted() -> Vec<Wanted> {
+fn mk_wanted() -> Vec<DesiredObject> {
     render(&mk_config()).unwrap()
 }
 
-fn find(wanted: &[Wanted], kind: Kind) -> &Wanted {
+fn find(wanted: &[DesiredObject], kind: Kind) -> &DesiredObject {
     wanted.iter().find(|wanted| wanted.id.kind == kind).unwrap()
 }
 

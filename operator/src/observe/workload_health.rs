@@ -213,7 +213,7 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::index::Live;
+    use crate::index::LiveObject;
 
     pub(crate) fn mk_controller(index: &mut Index, generation: i64, observed: i64, counts: [i32; 4]) {
         let [desired, total, updated, ready] = counts;
@@ -250,7 +250,7 @@ pub(crate) mod tests {
         let name = object.metadata.name.clone().unwrap();
         index.apply(
             ObjectId::new(kind, "metallb-system", &name),
-            Live::new(kind, object),
+            LiveObject::new(kind, object),
         );
     }
 

@@ -26,11 +26,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::desired::render::Wanted;
-    use crate::index::Live;
+    use crate::desired::render::DesiredObject;
+    use crate::index::LiveObject;
 
-    fn mk_wanted(kind: Kind) -> Wanted {
-        Wanted {
+    fn mk_wanted(kind: Kind) -> DesiredObject {
+        DesiredObject {
             id: ObjectId::new(kind, "ns", "it"),
             body: json!({}),
             digest: String::new(),
@@ -45,7 +45,7 @@ mod tests {
             }));
             index.apply(
                 ObjectId::new(*kind, "ns", "it"),
-                Live::new(*kind, object.unwrap()),
+                LiveObject::new(*kind, object.unwrap()),
             );
         }
         index

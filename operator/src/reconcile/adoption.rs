@@ -14,7 +14,7 @@ use crate::apply::WriteError;
 use crate::apply::metallb::{MissingObject, may_be_overlaid};
 use crate::deletion::OwnedObject;
 use crate::desired::config::StackConfig;
-use crate::desired::render::{Component, Wanted, pre_pull};
+use crate::desired::render::{Component, DesiredObject, pre_pull};
 use crate::drift::diff::Difference;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
@@ -81,7 +81,7 @@ impl Operator {
         &mut self,
         stack: &LoadBalancerStack,
         config: &StackConfig,
-        rendered: &[Wanted],
+        rendered: &[DesiredObject],
         observed: &StackHealth,
         leads: &impl Fn() -> bool,
         outcome: &mut ReconcileOutcome,
@@ -178,7 +178,7 @@ impl Operator {
         step: &AdoptionAction,
         seen: &AdoptionInput,
         config: &StackConfig,
-        rendered: &[Wanted],
+        rendered: &[DesiredObject],
         outcome: &mut ReconcileOutcome,
     ) {
         let namespace = &config.namespace;
@@ -231,7 +231,7 @@ impl Operator {
         &mut self,
         seen: &AdoptionInput,
         namespace: &str,
-        rendered: &[Wanted],
+        rendered: &[DesiredObject],
     ) -> Result<(), WriteError> {
         let not_ours = rendered
             .iter()
@@ -424,7 +424,7 @@ pub(super) fn pre_pull_workload(
     report: Option<&AdoptionReport>,
     config: &StackConfig,
     revision: &str,
-) -> Option<Wanted> {
+) -> Option<DesiredObject> {
     let begins = allowed_objects == AllowedObjects::PrePull && report.is_some();
     begins.then(|| pre_pull::render(config, revision)).flatten()
 }

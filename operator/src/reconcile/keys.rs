@@ -8,7 +8,7 @@ use lb_crds::LoadBalancerStack;
 use super::{Operator, ReconcileOutcome};
 use crate::apply::retry::RetryKey;
 use crate::desired::render::Component;
-use crate::index::Live;
+use crate::index::LiveObject;
 use crate::keys::rotation::{KeyRotation, KeySecret, RotationPolicy, RotationStep};
 use crate::keys::secret::{self, KeyChange};
 use crate::object_id::{Kind, ObjectId};
@@ -118,7 +118,7 @@ impl Operator {
 }
 
 /// The observed state of the Secret and its version; `None` if it is being deleted or has no key.
-fn key_secret(live: &Live) -> Option<(KeySecret, u64)> {
+fn key_secret(live: &LiveObject) -> Option<(KeySecret, u64)> {
     if live.terminating || live.lacks_key() {
         return None;
     }

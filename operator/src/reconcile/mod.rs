@@ -20,7 +20,7 @@ use crate::apply::{WriteError, Writer};
 use crate::args::OperatorConfig;
 use crate::deletion::blockers::ServiceBlockers;
 use crate::desired::config::StackConfig;
-use crate::desired::render::{Wanted, render};
+use crate::desired::render::{DesiredObject, render};
 use crate::desired::validation;
 use crate::drift::attribution;
 use crate::drift::diff::{self, ApplyReason, Difference, difference};
@@ -224,12 +224,12 @@ impl Operator {
     /// does.
     fn desired_objects(
         &self,
-        rendered: &[Wanted],
+        rendered: &[DesiredObject],
         config: &StackConfig,
         target: &Revision,
         state: &UpgradeState,
         actions: &StepActions,
-    ) -> Vec<Wanted> {
+    ) -> Vec<DesiredObject> {
         let stack = self.stack.as_ref();
         let own = stack.and_then(|stack| stack.spec.controller.as_ref());
         let leaves = own.and_then(|own| own.replicas).is_none();
@@ -241,7 +241,7 @@ impl Operator {
             match wanted.body.pointer_mut("/spec").and_then(Value::as_object_mut) {
                 Some(spec) if autoscaled => {
                     spec.remove("replicas");
-                    Wanted::seal(wanted.id, wanted.body)
+                    DesiredObject::seal(wanted.id, wanted.body)
                 }
                 _ => wanted,
             }
@@ -287,7 +287,7 @@ impl Operator {
     async fn advance_upgrade(
         &mut self,
         config: &StackConfig,
-        rendered: &[Wanted],
+        rendered: &[DesiredObject],
         allowed_objects: AllowedObjects,
         input: &mut StatusInput,
         leads: &impl Fn() -> bool,
@@ -360,7 +360,7 @@ impl Operator {
     fn snapshot(
         &self,
         config: &StackConfig,
-        rendered: &[Wanted],
+        rendered: &[DesiredObject],
         target: &Revision,
         state: &UpgradeState,
         input: &StatusInput,
@@ -454,7 +454,7 @@ impl Operator {
     }
 
     /// Objects that differ from the spec while the stack is paused.
-    fn pending(&self, wanted: &[Wanted], config: &StackConfig) -> Vec<String> {
+    fn pending(&self, wanted: &[DesiredObject], config: &StackConfig) -> Vec<String> {
         let todo = difference(wanted, &self.index, &self.applied, &config.owner.uid);
         let apply = todo.apply.iter().map(|(wanted, _)| wanted.id.to_string());
         apply
@@ -465,7 +465,7 @@ impl Operator {
     /// Applies objects that are missing or different, and deletes obsolete ones.
     async fn apply(
         &mut self,
-        wanted: &[Wanted],
+        wanted: &[DesiredObject],
         config: &StackConfig,
         allowed_objects: AllowedObjects,
         leads: &impl Fn() -> bool,

@@ -4,9 +4,9 @@ use lb_crds::load_balancer_stack::{Revision, Upgrade};
 use serde_json::{Value, json};
 
 use crate::desired::config::StackConfig;
-use crate::desired::render::{Component, MANAGED_BY, MANAGER, REVISION, Wanted, digest, pre_pull};
+use crate::desired::render::{Component, DesiredObject, MANAGED_BY, MANAGER, REVISION, digest, pre_pull};
 use crate::drift::diff::Difference;
-use crate::index::{Index, Live};
+use crate::index::{Index, LiveObject};
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::pods::{ImageCheck, PodFacts};
 use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
@@ -21,7 +21,7 @@ pub const REVISION_LABEL: &str = "lb-operator.io/snapshot";
 
 /// The revision of rendered objects: a digest of the pod templates. Other changes restart nothing.
 #[must_use]
-pub fn revision(rendered: &[Wanted], version: &str) -> Revision {
+pub fn revision(rendered: &[DesiredObject], version: &str) -> Revision {
     let of = |kind, component: Component| {
         let mut found = rendered.iter().filter(|wanted| is(&wanted.id, kind, component));
         let body = found.next().map(|wanted| &wanted.body);
@@ -59,7 +59,11 @@ pub fn revision_object_id(namespace: &str, revision: &str) -> ObjectId {
 
 /// The ControllerRevision of a revision: both workloads, and the rules of the roles.
 #[must_use]
-pub fn revision_object(rendered: &[Wanted], config: &StackConfig, revision: &Revision) -> Wanted {
+pub fn revision_object(
+    rendered: &[DesiredObject],
+    config: &StackConfig,
+    revision: &Revision,
+) -> DesiredObject {
     let body = |kind, component: Component| {
         let mut found = rendered.iter().filter(|wanted| is(&wanted.id, kind, component));
         found.next().map_or(Value::Null, |wanted| wanted.body.clone())
@@ -97,7 +101,7 @@ pub fn revision_object(rendered: &[Wanted], config: &StackConfig, revision: &Rev
             "roles": roles,
         },
     });
-    Wanted::seal(id, body)
+    DesiredObject::seal(id, body)
 }
 
 fn is_role(kind: Kind) -> bool {
@@ -107,13 +111,13 @@ fn is_role(kind: Kind) -> bool {
 /// The desired objects for `actions`. `rendered` are the objects of the spec.
 #[must_use]
 pub fn desired_objects(
-    rendered: &[Wanted],
+    rendered: &[DesiredObject],
     config: &StackConfig,
     target: &Revision,
     state: &UpgradeState,
     actions: &StepActions,
     index: &Index,
-) -> Vec<Wanted> {
+) -> Vec<DesiredObject> {
     let previous = previous_revision(state, index, &config.namespace);
     let mut all: Vec<_> = rendered
         .iter()
@@ -167,8 +171,8 @@ fn previous_revision<'a>(state: &UpgradeState, index: &'a Index, namespace: &str
 }
 
 /// An object that is kept without changes.
-fn unchanged(id: ObjectId, live: &Live) -> Wanted {
-    Wanted {
+fn unchanged(id: ObjectId, live: &LiveObject) -> DesiredObject {
+    DesiredObject {
         digest: live.applied().unwrap_or_default().to_owned(),
         id,
         body: json!({}),
@@ -176,13 +180,18 @@ fn unchanged(id: ObjectId, live: &Live) -> Wanted {
 }
 
 /// A workload with the selected pod template. Its other fields follow the spec, because they restart nothing.
-fn workload(rendered: &Wanted, source: TemplateSource, previous: Option<&Value>, index: &Index) -> Wanted {
+fn workload(
+    rendered: &DesiredObject,
+    source: TemplateSource,
+    previous: Option<&Value>,
+    index: &Index,
+) -> DesiredObject {
     match (source, previous) {
         (TemplateSource::Previous, Some(previous)) if previous.is_object() => {
             let mut body = rendered.body.clone();
             body["spec"]["template"] = previous["spec"]["template"].clone();
             body["metadata"]["labels"] = previous["metadata"]["labels"].clone();
-            Wanted::seal(rendered.id.clone(), body)
+            DesiredObject::seal(rendered.id.clone(), body)
         }
         (TemplateSource::Current, _) | (TemplateSource::Previous, None | Some(_)) => {
             match index.get(&rendered.id) {
@@ -194,17 +203,17 @@ fn workload(rendered: &Wanted, source: TemplateSource, previous: Option<&Value>,
     }
 }
 
-fn on_delete(wanted: Wanted) -> Wanted {
-    let Wanted { id, mut body, digest } = wanted;
+fn on_delete(wanted: DesiredObject) -> DesiredObject {
+    let DesiredObject { id, mut body, digest } = wanted;
     if body.get("spec").is_none() {
-        return Wanted { id, body, digest };
+        return DesiredObject { id, body, digest };
     }
     body["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
-    Wanted::seal(id, body)
+    DesiredObject::seal(id, body)
 }
 
 /// A role with the selected rules.
-fn role(rendered: &Wanted, rules: RoleRules, previous: Option<&Value>) -> Wanted {
+fn role(rendered: &DesiredObject, rules: RoleRules, previous: Option<&Value>) -> DesiredObject {
     let kind = rendered.id.kind.to_string();
     let before = previous.and_then(|previous| {
         let mut roles = previous["roles"].as_array()?.iter();
@@ -231,12 +240,12 @@ fn role(rendered: &Wanted, rules: RoleRules, previous: Option<&Value>) -> Wanted
     }
     let mut body = rendered.body.clone();
     body["rules"] = Value::Array(granted);
-    Wanted::seal(rendered.id.clone(), body)
+    DesiredObject::seal(rendered.id.clone(), body)
 }
 
 /// Why a CRD must not be applied: objects may be stored in a version that it drops.
 #[must_use]
-pub fn crd_refusal(wanted: &Wanted, index: &Index) -> Option<String> {
+pub fn crd_refusal(wanted: &DesiredObject, index: &Index) -> Option<String> {
     if wanted.id.kind != Kind::CustomResourceDefinition {
         return None;
     }
@@ -334,7 +343,7 @@ pub struct SnapshotInput<'a> {
     /// Configuration of the stack.
     pub config: &'a StackConfig,
     /// Objects of the spec.
-    pub rendered: &'a [Wanted],
+    pub rendered: &'a [DesiredObject],
     /// Revision of `rendered`.
     pub target: &'a Revision,
     /// Stored state of the state machine.

@@ -23,7 +23,7 @@ fn mk_actions(source: TemplateSource, on_delete: bool, rules: RoleRules, keep: &
 }
 
 /// Stores the desired objects as existing ones.
-fn store(index: &mut Index, wanted: &[Wanted]) {
+fn store(index: &mut Index, wanted: &[DesiredObject]) {
     for wanted in wanted {
         if wanted.body.get("kind").is_none() {
             continue;
@@ -35,11 +35,11 @@ fn store(index: &mut Index, wanted: &[Wanted]) {
             body["data"] = json!({"current": "A".repeat(44)});
         }
         let object: DynamicObject = serde_json::from_value(body).unwrap();
-        index.apply(wanted.id.clone(), Live::new(wanted.id.kind, object));
+        index.apply(wanted.id.clone(), LiveObject::new(wanted.id.kind, object));
     }
 }
 
-fn find<'a>(wanted: &'a [Wanted], kind: Kind, name: &str) -> &'a Wanted {
+fn find<'a>(wanted: &'a [DesiredObject], kind: Kind, name: &str) -> &'a DesiredObject {
     let mut found = wanted
         .iter()
         .filter(|wanted| wanted.id.kind == kind && wanted.id.key.name() == name);
@@ -47,7 +47,7 @@ fn find<'a>(wanted: &'a [Wanted], kind: Kind, name: &str) -> &'a Wanted {
 }
 
 /// A cluster that runs the configuration, with its stored revision and upgrade state.
-fn mk_running() -> (Index, UpgradeState, Vec<Wanted>) {
+fn mk_running() -> (Index, UpgradeState, Vec<DesiredObject>) {
     let config = mk_config();
     let rendered = render(&config).unwrap();
     let good = revision(&rendered, "0.1.0");
@@ -160,7 +160,7 @@ fn roles_grant_both_rules_during_upgrade() {
         .unwrap();
     let previous = role.body["rules"].as_array().unwrap().clone();
     role.body["rules"] = json!([{"apiGroups": [""], "resources": ["news"], "verbs": ["get"]}]);
-    *role = Wanted::seal(role.id.clone(), role.body.clone());
+    *role = DesiredObject::seal(role.id.clone(), role.body.clone());
     let rules = |rules| {
         let actions = mk_actions(TemplateSource::Target, false, rules, &[]);
         let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
@@ -186,7 +186,7 @@ fn crd_without_a_stored_version_is_not_applied() {
     let mut body = pools.body.clone();
     body["status"] = json!({"storedVersions": ["v1alpha1", "v1beta1"]});
     let object: DynamicObject = serde_json::from_value(body).unwrap();
-    index.apply(pools.id.clone(), Live::new(pools.id.kind, object));
+    index.apply(pools.id.clone(), LiveObject::new(pools.id.kind, object));
     assert!(crd_refusal(pools, &index).unwrap().contains("v1alpha1"));
     let actions = mk_actions(TemplateSource::Target, false, RoleRules::Target, &[]);
     let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);

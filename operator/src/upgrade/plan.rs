@@ -4,7 +4,7 @@ use lb_crds::load_balancer_stack::{PlanStatus, PlannedChange};
 use lb_runtime::text::list_first_clauses;
 use serde_json::Value;
 
-use crate::desired::render::{Component, Wanted};
+use crate::desired::render::{Component, DesiredObject};
 use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::StackHealth;
@@ -18,7 +18,7 @@ const LISTED_FIELDS: usize = 5;
 pub fn upgrade_plan(
     hash: String,
     version: &str,
-    rendered: &[Wanted],
+    rendered: &[DesiredObject],
     index: &Index,
     health: &StackHealth,
     settings: &UpgradeSettings,

@@ -41,7 +41,7 @@ pub(crate) const PORT_NAME: &str = names::MONITORING_PORT_NAME;
 
 /// A desired object, with exactly the fields that the operator owns.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
+pub struct DesiredObject {
     /// ID.
     pub id: ObjectId,
     /// The fields to apply.
@@ -63,7 +63,7 @@ pub struct RenderError {
 ///
 /// # Errors
 /// If an object cannot be serialized, which no configuration causes.
-pub fn render(config: &StackConfig) -> Result<Vec<Wanted>, RenderError> {
+pub fn render(config: &StackConfig) -> Result<Vec<DesiredObject>, RenderError> {
     let mut objects = Objects {
         owner: &config.owner,
         version: &config.version,
@@ -143,7 +143,7 @@ pub(crate) fn common_labels(version: &str) -> BTreeMap<String, String> {
 pub(crate) struct Objects<'a> {
     owner: &'a StackOwner,
     version: &'a str,
-    wanted: Vec<Wanted>,
+    wanted: Vec<DesiredObject>,
 }
 
 impl Objects<'_> {
@@ -200,11 +200,11 @@ impl Objects<'_> {
                 "blockOwnerDeletion": true,
             }]);
         }
-        self.wanted.push(Wanted::seal(id, body));
+        self.wanted.push(DesiredObject::seal(id, body));
     }
 }
 
-impl Wanted {
+impl DesiredObject {
     /// An object with the digest of its body in its annotations.
     pub(crate) fn seal(id: ObjectId, mut body: Value) -> Self {
         if let Some(annotations) = body

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Toleration;
 use serde_json::json;
 
-use super::{Component, Objects, REVISION, Wanted, pod};
+use super::{Component, DesiredObject, Objects, REVISION, pod};
 use crate::desired::config::StackConfig;
 use crate::object_id::{Kind, ObjectId};
 
@@ -18,7 +18,7 @@ pub const NAME: &str = "speaker-prepull";
 
 /// Renders the DaemonSet for the images of `revision`.
 #[must_use]
-pub fn render(config: &StackConfig, revision: &str) -> Option<Wanted> {
+pub fn render(config: &StackConfig, revision: &str) -> Option<DesiredObject> {
     let id = ObjectId::new(Kind::DaemonSet, &config.namespace, NAME);
     let mut labels = Component::Speaker.labels(&config.version);
     labels.insert("component".to_owned(), NAME.to_owned());
