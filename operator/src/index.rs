@@ -36,8 +36,8 @@ impl LiveObject {
     /// Extracts the relevant fields.
     #[must_use]
     pub fn new(kind: Kind, mut object: DynamicObject) -> Self {
-        // Key material is not kept. A Secret without a key is stored without its type, so that it differs from the desired
-        // Secret and is corrected as drift.
+        // Key material is not kept. A Secret without a key is stored without its type, so that it differs from the
+        // desired Secret and is corrected as drift.
         let keys = match kind {
             Kind::Secret => secret::strip_keys(&mut object),
             _ => secret::KeyEntries::default(),

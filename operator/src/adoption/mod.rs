@@ -1,5 +1,5 @@
-//! Adoption: replaces a running MetalLB step by step, and restores it. Pure: the observed state determines the next action and
-//! nothing is remembered between steps, so that another operator replica continues where this one stopped.
+//! Adoption: replaces a running MetalLB step by step, and restores it. Pure: the observed state determines the next
+//! action and nothing is remembered between steps, so that another operator replica continues where this one stopped.
 //!
 //! | step | what is done | why now |
 //! | --- | --- | --- |
@@ -10,19 +10,19 @@
 //! | HandOver | MetalLB's speakers withdraw, then are deleted | see below |
 //! | Adopted | nothing; the backup stays until the user deletes it | MetalLB can be restored |
 //!
-//! **One answering node per address.** MetalLB's speakers do not know the stack's and elect among themselves: when one of them
-//! terminates, another takes over its addresses. A hand-over node by node would move every address, most of them twice, and
-//! each move breaks connections. Instead the stack's speakers start beside them: each announces the addresses that MetalLB's
-//! ServiceL2Statuses attribute to its own node, and the others wait for it. Two processes on one node answer with the same MAC
-//! address, so clients notice nothing. Then MetalLB's speakers are paused by one change of the L2Advertisements
-//! ([`pause`](lb_crds::l2_advertisement::pause)): whether a speaker has seen it or not, only the present owner announces. Paused
-//! speakers may be deleted in any order.
+//! **One answering node per address.** MetalLB's speakers do not know the stack's and elect among themselves: when one
+//! of them terminates, another takes over its addresses. A hand-over node by node would move every address, most of
+//! them twice, and each move breaks connections. Instead the stack's speakers start beside them: each announces the
+//! addresses that MetalLB's ServiceL2Statuses attribute to its own node, and the others wait for it. Two processes on
+//! one node answer with the same MAC address, so clients notice nothing. Then MetalLB's speakers are paused by one
+//! change of the L2Advertisements ([`pause`](lb_crds::l2_advertisement::pause)): whether a speaker has seen it or not,
+//! only the present owner announces. Paused speakers may be deleted in any order.
 //!
-//! A MetalLB before 0.16 uses the port of the stack's probes, so that two speakers cannot run on one node: it is not adopted
-//! until it uses another port.
+//! A MetalLB before 0.16 uses the port of the stack's probes, so that two speakers cannot run on one node: it is not
+//! adopted until it uses another port.
 //!
-//! Objects that another client recreates, such as MetalLB's operator, Helm or a GitOps tool, are reported and not changed;
-//! adoption waits.
+//! Objects that another client recreates, such as MetalLB's operator, Helm or a GitOps tool, are reported and not
+//! changed; adoption waits.
 
 pub mod backup;
 mod messages;
@@ -45,11 +45,11 @@ pub use messages::{AdoptionReport, report};
 
 /// Name of the ControllerRevision that holds MetalLB's manifests.
 pub const BACKUP_NAME: &str = "metallb-before-adoption";
-/// Label of MetalLB's pods after their DaemonSet was deleted. Its value is that of their label `component`, which is removed
-/// because the stack's DaemonSet would adopt them by it.
+/// Label of MetalLB's pods after their DaemonSet was deleted. Its value is that of their label `component`, which is
+/// removed because the stack's DaemonSet would adopt them by it.
 pub const ORPHANED_POD_LABEL: &str = "lb-operator.io/metallb";
-/// How long MetalLB's speakers are given to see that they are paused: at least, and at most while ServiceL2Statuses remain.
-/// Those of a lost node are removed only with MetalLB.
+/// How long MetalLB's speakers are given to see that they are paused: at least, and at most while ServiceL2Statuses
+/// remain. Those of a lost node are removed only with MetalLB.
 pub const WITHDRAWAL_WAIT: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
 /// How long a workload must be absent before the next step: a client that recreates it does so at once.
 pub const MIN_ABSENCE: Duration = Duration::from_secs(3);

@@ -1,8 +1,8 @@
 //! Reads the state of MetalLB in the stack's namespace.
 //!
-//! Reads: Deployments, DaemonSets and pods of the namespace; the configuration of MetalLB's webhook; its L2Advertisements and
-//! BGPAdvertisements; its ServiceL2Statuses; access reviews of the operator. Once a second before and during an adoption, and
-//! every half minute afterwards; never without `spec.adopt`.
+//! Reads: Deployments, DaemonSets and pods of the namespace; the configuration of MetalLB's webhook; its
+//! L2Advertisements and BGPAdvertisements; its ServiceL2Statuses; access reviews of the operator. Once a second before
+//! and during an adoption, and every half minute afterwards; never without `spec.adopt`.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ pub fn webhook_configurations() -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, "validatingwebhookconfigurations")
 }
 
-/// MetalLB in a namespace, if it serves Services of this class. `whole`: include what matters only before an adoption begins.
+/// MetalLB in a namespace, if it serves Services of this class. `whole`: include what matters only before an adoption
+/// begins.
 ///
 /// # Errors
 /// If the API server refuses or does not answer.

@@ -1,5 +1,5 @@
-//! Writes of a stack's deletion. Each names the resource version that was observed: if the object has changed since, nothing
-//! is written and the watch reports the change.
+//! Writes of a stack's deletion. Each names the resource version that was observed: if the object has changed since,
+//! nothing is written and the watch reports the change.
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, Patch, PatchParams};
@@ -82,8 +82,8 @@ impl Writer {
         Ok(stored.map(|object| LiveObject::new(id.kind, object)))
     }
 
-    /// Removes the addresses from the status of a Service of this version, as the controller does when it releases them.
-    /// Returns whether they were removed.
+    /// Removes the addresses from the status of a Service of this version, as the controller does when it releases
+    /// them. Returns whether they were removed.
     ///
     /// # Errors
     /// If the API server refuses or does not answer.

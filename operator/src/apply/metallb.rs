@@ -1,5 +1,5 @@
-//! Writes of an adoption. Workloads and pods are deleted by uid; restored objects are applied under a separate field manager,
-//! so that their former manager keeps its own fields.
+//! Writes of an adoption. Workloads and pods are deleted by uid; restored objects are applied under a separate field
+//! manager, so that their former manager keeps its own fields.
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -106,8 +106,8 @@ impl Writer {
         }
     }
 
-    /// Moves the label `component` of an orphaned pod to [`ORPHANED_POD_LABEL`], so that the stack's DaemonSet does not adopt the
-    /// pod, or moves it back.
+    /// Moves the label `component` of an orphaned pod to [`ORPHANED_POD_LABEL`], so that the stack's DaemonSet does not
+    /// adopt the pod, or moves it back.
     ///
     /// # Errors
     /// If the API server refuses or does not answer.
@@ -325,8 +325,8 @@ pub enum MissingObject {
     Overwritten(Value),
 }
 
-/// Whether MetalLB may have an object of this name that the stack overwrites: workloads are saved separately, and some kinds
-/// exist only in a stack.
+/// Whether MetalLB may have an object of this name that the stack overwrites: workloads are saved separately, and some
+/// kinds exist only in a stack.
 #[must_use]
 pub fn may_be_overlaid(id: &ObjectId) -> bool {
     id.kind.is_deleted_with_stack()

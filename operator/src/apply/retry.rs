@@ -1,5 +1,5 @@
-//! When a failed write is tried again. Each write has its own backoff, so that one that keeps failing does not delay the
-//! others and is not repeated whenever something else changes. Pure: time is an argument.
+//! When a failed write is tried again. Each write has its own backoff, so that one that keeps failing does not delay
+//! the others and is not repeated whenever something else changes. Pure: time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -35,8 +35,8 @@ pub enum RetryKey {
     KeyRotation,
 }
 
-/// Why a write failed. Two failures are equal if the API server refused for the same causes, in whatever order it listed
-/// them.
+/// Why a write failed. Two failures are equal if the API server refused for the same causes, in whatever order it
+/// listed them.
 #[derive(Clone, Debug)]
 pub struct Failure {
     message: String,
@@ -97,8 +97,8 @@ struct FailedWrite {
 }
 
 impl Retries {
-    /// Why the write failed last time, and how long to wait. `None` if it may be tried now: it did not fail, its retry is
-    /// due, or `target`, the state to write, is not the one that failed.
+    /// Why the write failed last time, and how long to wait. `None` if it may be tried now: it did not fail, its retry
+    /// is due, or `target`, the state to write, is not the one that failed.
     #[must_use]
     pub fn waits(&self, now: Instant, key: &RetryKey, target: &str) -> Option<(&str, Duration)> {
         let failed = self.failed.get(key).filter(|failed| failed.target == target)?;

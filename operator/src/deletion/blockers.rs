@@ -1,7 +1,7 @@
 //! Services that hold addresses of the stack, and Services that speakers still announce. Pure.
 //!
-//! Exists only while the stack is being deleted, because a cluster may have ten thousand Services. Keeps the name and the
-//! version of each.
+//! Exists only while the stack is being deleted, because a cluster may have ten thousand Services. Keeps the name and
+//! the version of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,8 +79,9 @@ impl ServiceBlockers {
         }
     }
 
-    /// Whether the Service has the class, an address, and the annotation that the controller writes with each address. A
-    /// Service with an address of another origin lacks the annotation; it neither blocks a deletion nor is changed by it.
+    /// Whether the Service has the class, an address, and the annotation that the controller writes with each address.
+    /// A Service with an address of another origin lacks the annotation; it neither blocks a deletion nor is changed by
+    /// it.
     fn holds_our_address(&self, service: &Service) -> bool {
         let spec = service.spec.as_ref();
         let annotations = service.metadata.annotations.as_ref();
@@ -110,8 +111,8 @@ impl ServiceBlockers {
         self.services.remove(key);
     }
 
-    /// How many Services the speakers report as announced; `None` before their reports are listed, which never happens if
-    /// the CRD was removed.
+    /// How many Services the speakers report as announced; `None` before their reports are listed, which never happens
+    /// if the CRD was removed.
     #[must_use]
     pub fn announced(&self) -> Option<usize> {
         self.announced_listed.then_some(self.announced.len())

@@ -155,8 +155,8 @@ fn delete_stack(input: &DeletionInput) -> DeletionAction {
     delete_objects(input, !services.is_empty())
 }
 
-/// Removes the owner from all objects but the ControllerRevisions with the last good revision: those are immutable, name
-/// this stack as the owner, and would collide with those of the next stack.
+/// Removes the owner from all objects but the ControllerRevisions with the last good revision: those are immutable,
+/// name this stack as the owner, and would collide with those of the next stack.
 fn orphan_objects(input: &DeletionInput) -> DeletionAction {
     let is_revision = |owned: &&OwnedObject| owned.id.kind == Kind::ControllerRevision;
     let others = input.owned.iter().filter(|owned| !is_revision(owned));

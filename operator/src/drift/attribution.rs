@@ -1,4 +1,5 @@
-//! Messages about drift: which client changed which field of an object, and the field of the stack to set instead. Pure.
+//! Messages about drift: which client changed which field of an object, and the field of the stack to set instead.
+//! Pure.
 
 use serde_json::Value;
 

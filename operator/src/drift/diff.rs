@@ -1,5 +1,5 @@
-//! Compares desired with existing objects: what to apply and what to delete. Pure, so that "no change, no write" can be tested
-//! without an API server.
+//! Compares desired with existing objects: what to apply and what to delete. Pure, so that "no change, no write" can be
+//! tested without an API server.
 
 use std::collections::BTreeMap;
 

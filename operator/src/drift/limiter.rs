@@ -1,5 +1,5 @@
-//! Limits how often drift of one object is corrected, in case another client keeps reverting the corrections. Pure: time is
-//! an argument.
+//! Limits how often drift of one object is corrected, in case another client keeps reverting the corrections. Pure:
+//! time is an argument.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -6,21 +6,22 @@
 //!   current                   current, next                   previous, current              current
 //! ```
 //!
-//! No speaker ever rejects another: in each phase a speaker with the Secret of the phase before and one with the present
-//! Secret accept each other's `current`. A speaker must never be two phases behind, so a phase lasts until every speaker has
-//! the Secret.
+//! No speaker ever rejects another: in each phase a speaker with the Secret of the phase before and one with the
+//! present Secret accept each other's `current`. A speaker must never be two phases behind, so a phase lasts until
+//! every speaker has the Secret.
 //!
-//! Speakers do not report which keys they have; the length of a phase is an upper bound of the kubelet. It checks a mounted
-//! Secret when it syncs the pod, every `syncFrequency` (1 minute) plus up to half of it at random
+//! Speakers do not report which keys they have; the length of a phase is an upper bound of the kubelet. It checks a
+//! mounted Secret when it syncs the pod, every `syncFrequency` (1 minute) plus up to half of it at random
 //! (`workerResyncIntervalJitterFactor`). It reads the Secret from a watch or, with
-//! `configMapAndSecretChangeDetectionStrategy: Cache`, from a cache that is up to a minute old in clusters of up to 2,000
-//! nodes (`node.alpha.kubernetes.io/ttl`); see "Mounted Secrets are updated automatically" in
-//! <https://kubernetes.io/docs/concepts/configuration/secret/>. The speaker reads a changed file at once. So 90 seconds, at
-//! most 150, and as much again as a margin: [`DEFAULT_PROPAGATION`]. Unreachable nodes extend it: [`MAX_LOST_NODE_WAIT`].
+//! `configMapAndSecretChangeDetectionStrategy: Cache`, from a cache that is up to a minute old in clusters of up to
+//! 2,000 nodes (`node.alpha.kubernetes.io/ttl`); see "Mounted Secrets are updated automatically" in
+//! <https://kubernetes.io/docs/concepts/configuration/secret/>. The speaker reads a changed file at once. So 90
+//! seconds, at most 150, and as much again as a margin: [`DEFAULT_PROPAGATION`]. Unreachable nodes extend it:
+//! [`MAX_LOST_NODE_WAIT`].
 //!
-//! The phase follows from the entries of the Secret alone, so that a restarted operator continues a rotation. It restarts the
-//! wait when it first sees the phase, by its own monotonic clock: neither a clock adjustment nor another operator's clock can
-//! shorten it. The age of a key, for which minutes do not matter, is measured by the wall clock.
+//! The phase follows from the entries of the Secret alone, so that a restarted operator continues a rotation. It
+//! restarts the wait when it first sees the phase, by its own monotonic clock: neither a clock adjustment nor another
+//! operator's clock can shorten it. The age of a key, for which minutes do not matter, is measured by the wall clock.
 
 use std::time::{Duration, Instant};
 
@@ -33,13 +34,13 @@ use crate::keys::secret::{KeyChange, KeyEntries, KeyRecord};
 
 /// Annotation of the stack that requests a rotation; a changed value requests another.
 pub const ROTATE_ANNOTATION: &str = "lb-operator.io/rotate-heartbeat-keys";
-/// Days between two rotations. HMAC-SHA256 does not need them; they bound how long a leaked key is valid, from an etcd backup
-/// or the disk of a retired node. A rotation that runs every month also works on the day that it is needed.
+/// Days between two rotations. HMAC-SHA256 does not need them; they bound how long a leaked key is valid, from an etcd
+/// backup or the disk of a retired node. A rotation that runs every month also works on the day that it is needed.
 pub const DEFAULT_ROTATION_DAYS: i32 = 30;
 /// Upper bound for a changed Secret to reach every speaker on a reachable node.
 pub const DEFAULT_PROPAGATION: Duration = Duration::from_secs(300);
-/// How long a phase waits at most for unreachable nodes. The kubelet of such a node may be cut off from the API server while
-/// its speaker works; or the node may be gone for good.
+/// How long a phase waits at most for unreachable nodes. The kubelet of such a node may be cut off from the API server
+/// while its speaker works; or the node may be gone for good.
 pub const MAX_LOST_NODE_WAIT: Duration = Duration::from_secs(3600);
 const MAX_AGE_CHECK_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -121,7 +122,8 @@ pub enum RotationStep {
     Apply(KeyChange),
 }
 
-/// The memory of one operator process: since when it has seen the present phase, and when a speaker's node was last lost.
+/// The memory of one operator process: since when it has seen the present phase, and when a speaker's node was last
+/// lost.
 #[derive(Debug, Default)]
 pub struct KeyRotation {
     entered: Option<((String, RotationPhase, u64), Instant)>,

@@ -306,8 +306,8 @@ const KUBELET: u64 = 150;
 /// Simulated seconds.
 const RUN: u64 = 40_000;
 
-/// Repeated rotations while kubelets sync late, nodes lose and regain the API server, and speakers and operators restart.
-/// Returns the number of keys.
+/// Repeated rotations while kubelets sync late, nodes lose and regain the API server, and speakers and operators
+/// restart. Returns the number of keys.
 fn simulate(seed: u64) -> u64 {
     let mut dice = Dice(seed);
     let start = Instant::now();

@@ -1,8 +1,9 @@
-//! The Secret with the heartbeat keys. The operator creates its content and rotates it as [`crate::keys::rotation`] decides.
+//! The Secret with the heartbeat keys. The operator creates its content and rotates it as [`crate::keys::rotation`]
+//! decides.
 //!
-//! The Secret is applied like other objects of the stack, but its content has its own field manager, so that applying the
-//! Secret does not remove the content, and it is never stored or compared. Each write names the resource version that was
-//! observed, so that of two operators only one succeeds.
+//! The Secret is applied like other objects of the stack, but its content has its own field manager, so that applying
+//! the Secret does not remove the content, and it is never stored or compared. Each write names the resource version
+//! that was observed, so that of two operators only one succeeds.
 //!
 //! A rotation moves entries by JSON patch: the API server moves the keys, the operator never reads one.
 //!

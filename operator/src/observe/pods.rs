@@ -123,8 +123,8 @@ fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a str> {
     Some(&found.status)
 }
 
-/// When a node becomes unreachable, the node controller sets `Ready` to False and leaves the kubelet's last report: ready
-/// containers in a pod that is not ready.
+/// When a node becomes unreachable, the node controller sets `Ready` to False and leaves the kubelet's last report:
+/// ready containers in a pod that is not ready.
 fn is_node_lost(status: &PodStatus) -> bool {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     !containers.is_empty()

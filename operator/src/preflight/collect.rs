@@ -1,8 +1,8 @@
 //! Collects the facts for the checks; the only part of preflight that calls the API server.
 //!
-//! Reads: the server's version; access reviews of the operator; the metallb.io CRDs; names and labels of
-//! DaemonSets, Deployments and the pods of kube-system, and the few of them that look like a load balancer; Cilium's pools;
-//! nodes; the ConfigMap kube-system/kube-proxy; the stack's pools; ServiceCIDRs. Writes nothing. Lists are read in pages, and
+//! Reads: the server's version; access reviews of the operator; the metallb.io CRDs; names and labels of DaemonSets,
+//! Deployments and the pods of kube-system, and the few of them that look like a load balancer; Cilium's pools; nodes;
+//! the ConfigMap kube-system/kube-proxy; the stack's pools; ServiceCIDRs. Writes nothing. Lists are read in pages, and
 //! each is reduced to the needed fields before the next is read. An error makes a fact unknown.
 
 use std::collections::BTreeMap;
@@ -327,7 +327,8 @@ struct CidrSpec {
     cidrs: Vec<String>,
 }
 
-/// The networks of Services. Before Kubernetes 1.33 they cannot be read; the address of the Service `kubernetes` is in them.
+/// The networks of Services. Before Kubernetes 1.33 they cannot be read; the address of the Service `kubernetes` is in
+/// them.
 async fn services(client: &Client) -> kube::Result<Vec<IpNet>> {
     let kind = GroupVersionKind::gvk("networking.k8s.io", "v1", "ServiceCIDR");
     let resource = ApiResource::from_gvk_with_plural(&kind, "servicecidrs");

@@ -1,7 +1,7 @@
 //! Detects other load balancers by their objects in the cluster. Pure.
 //!
-//! MetalLB and kube-vip are detected by the names and labels in their manifests and charts, ServiceLB of k3s by the DaemonSets
-//! that it creates for each Service.
+//! MetalLB and kube-vip are detected by the names and labels in their manifests and charts, ServiceLB of k3s by the
+//! DaemonSets that it creates for each Service.
 
 use std::collections::BTreeMap;
 

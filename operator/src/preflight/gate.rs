@@ -1,13 +1,13 @@
-//! A failed check blocks a first installation as a whole. A change of running workloads waits in the first step of its upgrade;
-//! repairs never wait. Pure.
+//! A failed check blocks a first installation as a whole. A change of running workloads waits in the first step of its
+//! upgrade; repairs never wait. Pure.
 
 use crate::desired::render::pre_pull;
 use crate::drift::diff::{ApplyReason, Difference};
 use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
 
-/// Whether the writes are a first installation: no workload exists, and none existed before according to this process or to
-/// the status (`has_run`).
+/// Whether the writes are a first installation: no workload exists, and none existed before according to this process
+/// or to the status (`has_run`).
 #[must_use]
 pub fn is_first_installation(todo: &Difference<'_>, index: &Index, has_run: bool) -> bool {
     let is_workload = |kind: Kind| matches!(kind, Kind::Deployment | Kind::DaemonSet);

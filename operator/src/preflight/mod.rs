@@ -5,8 +5,8 @@
 //!                                                               └──────────► gate: what waits until no check fails
 //! ```
 //!
-//! A failed check blocks a first installation and changes of a workload. It does not affect running workloads or their repair;
-//! it is reported only. `spec.preflight.skip` overrides checks by name.
+//! A failed check blocks a first installation and changes of a workload. It does not affect running workloads or their
+//! repair; it is reported only. `spec.preflight.skip` overrides checks by name.
 
 mod access_reviews;
 mod checks;
@@ -136,8 +136,8 @@ pub fn failures(checks: &[PreflightCheck]) -> Option<String> {
     ))
 }
 
-/// The finding of a check whose facts are unknown. A transient error is worth waiting for; missing permission to read is no
-/// reason to block.
+/// The finding of a check whose facts are unknown. A transient error is worth waiting for; missing permission to read
+/// is no reason to block.
 fn unknown(what: &str, fact: &UnknownFact) -> Finding {
     let error = &fact.error;
     if fact.is_transient {

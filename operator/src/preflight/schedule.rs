@@ -9,8 +9,8 @@ use crate::desired::config::StackConfig;
 
 /// Shortest collection interval while a change is blocked, so that a fix takes effect soon.
 const MIN_BLOCKED_INTERVAL: Duration = Duration::from_secs(5);
-/// While a change is blocked, the interval is this fraction of the time since then, between [`MIN_BLOCKED_INTERVAL`] and
-/// [`FAILED_INTERVAL`].
+/// While a change is blocked, the interval is this fraction of the time since then, between [`MIN_BLOCKED_INTERVAL`]
+/// and [`FAILED_INTERVAL`].
 const BLOCKED_INTERVAL_DIVISOR: u32 = 8;
 /// Collection interval while a check fails and no change is blocked.
 const FAILED_INTERVAL: Duration = Duration::from_secs(60);

@@ -93,8 +93,8 @@ impl Operator {
             self.adoption = AdoptionMemory::default();
             return (AllowedObjects::All, None);
         }
-        // While MetalLB cannot be read, existing objects are maintained and none are added: the stack's DaemonSet has the name
-        // of the one in MetalLB's manifest.
+        // While MetalLB cannot be read, existing objects are maintained and none are added: the stack's DaemonSet has
+        // the name of the one in MetalLB's manifest.
         let kept_up = match record {
             None if ours.exists || self.preflight.report.blocked_by.is_some() => AllowedObjects::All,
             Some(_) if ours.speakers_created => AllowedObjects::All,

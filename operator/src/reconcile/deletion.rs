@@ -271,8 +271,8 @@ impl Operator {
         done
     }
 
-    /// The operator clears the Services because the controller must be gone first: it would assign the address again. The
-    /// operator holds the permission anyway, as it grants it to the controller.
+    /// The operator clears the Services because the controller must be gone first: it would assign the address again.
+    /// The operator holds the permission anyway, as it grants it to the controller.
     async fn clear_services(&mut self, leads: &impl Fn() -> bool, outcome: &mut ReconcileOutcome) -> bool {
         let services = self
             .blockers

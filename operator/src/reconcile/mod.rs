@@ -220,8 +220,8 @@ impl Operator {
         outcome.requeue_after
     }
 
-    /// The desired objects for `actions`. The number of controllers is omitted if the spec does not set it and an autoscaler
-    /// does.
+    /// The desired objects for `actions`. The number of controllers is omitted if the spec does not set it and an
+    /// autoscaler does.
     fn desired_objects(
         &self,
         rendered: &[DesiredObject],

@@ -27,7 +27,8 @@ impl Operator {
         }
     }
 
-    /// Writes the status if it changed, and publishes events for the changes. Returns whether the stored status is current.
+    /// Writes the status if it changed, and publishes events for the changes. Returns whether the stored status is
+    /// current.
     pub(super) async fn update_status(
         &mut self,
         input: &StatusInput,

@@ -8,7 +8,8 @@ use super::NewCondition;
 use crate::preflight::failures;
 use crate::reasons::{Reason, StackEvent};
 
-/// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a whole.
+/// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a
+/// whole.
 const LIMIT: usize = 2000;
 
 /// Condition PreflightPassed.

@@ -1,4 +1,5 @@
-//! Condition Upgradeable: the operator can be upgraded, which starts an upgrade of the stack unless the spec names a version.
+//! Condition Upgradeable: the operator can be upgraded, which starts an upgrade of the stack unless the spec names a
+//! version.
 
 use super::{NewCondition, PAUSED, StatusInput};
 use crate::reasons::Reason;

@@ -8,7 +8,8 @@ use lb_runtime::text::list_first_clauses;
 use super::snapshot::{ClusterSnapshot, PodSnapshot};
 use super::state::seconds;
 
-/// Seconds without progress after which a problem of a pod fails the upgrade: a registry may be unavailable for a moment.
+/// Seconds without progress after which a problem of a pod fails the upgrade: a registry may be unavailable for a
+/// moment.
 const POD_PROBLEM_GRACE_SECONDS: i64 = 30;
 /// Services named in a message.
 const LISTED_SERVICES: usize = 3;

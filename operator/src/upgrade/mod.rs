@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Both functions are pure. [`advance`] moves at most one step; its result is written to the status before anything is
-//! applied. [`step_actions`] derives the desired objects from the written state alone, so that another operator continues
-//! after a crash at any point, and drift is corrected to the state of the current step.
+//! applied. [`step_actions`] derives the desired objects from the written state alone, so that another operator
+//! continues after a crash at any point, and drift is corrected to the state of the current step.
 //!
 //! | step | action | complete when |
 //! | --- | --- | --- |

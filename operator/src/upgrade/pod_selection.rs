@@ -6,8 +6,8 @@ use super::snapshot::{PodSnapshot, SpeakerSnapshot};
 use super::state::seconds;
 
 /// Seconds that a new speaker with addresses has to be ready before the next one is replaced. Other nodes verify its
-/// addresses within seven seconds (`ownership::MAX_VERIFICATION_DELAY` of `lb-l2`), and their result takes about a second
-/// to reach the API. The test `upgrade_waits_longer_than_a_verification_takes` compares the two.
+/// addresses within seven seconds (`ownership::MAX_VERIFICATION_DELAY` of `lb-l2`), and their result takes about a
+/// second to reach the API. The test `upgrade_waits_longer_than_a_verification_takes` compares the two.
 pub const VERIFICATION_SECONDS: i64 = 10;
 /// The same for a speaker without addresses, for which there is nothing to verify.
 const SETTLE_SECONDS: i64 = 2;
@@ -34,9 +34,9 @@ pub fn canary<'a>(speakers: &'a SpeakerSnapshot, revision: &str) -> Option<&'a P
         .min_by_key(|pod| (!pod.ready, pod.control_plane, pod.announced_services, &pod.node))
 }
 
-/// The speakers to replace now, with at most `max_unavailable` unavailable at the same time. Speakers that are not ready
-/// come first, but as few at a time, because they may still announce. With `verified`, new speakers count as unavailable
-/// until they are verified.
+/// The speakers to replace now, with at most `max_unavailable` unavailable at the same time. Speakers that are not
+/// ready come first, but as few at a time, because they may still announce. With `verified`, new speakers count as
+/// unavailable until they are verified.
 #[must_use]
 pub fn next<'a>(
     speakers: &'a SpeakerSnapshot,
@@ -60,7 +60,8 @@ pub fn next<'a>(
     chosen.collect()
 }
 
-/// Speakers that are missing or not ready, or with `verified` of `revision` and not verified yet; without unreachable nodes.
+/// Speakers that are missing or not ready, or with `verified` of `revision` and not verified yet; without unreachable
+/// nodes.
 #[must_use]
 pub fn away(speakers: &SpeakerSnapshot, revision: &str, verified: bool, now: Timestamp) -> i32 {
     let is_away = |pod: &&PodSnapshot| {

@@ -9,9 +9,9 @@
 //! assert_eq!(cluster.outcomes(), [UpgradeOutcome::RolledBack]);
 //! ```
 //!
-//! `SimCluster` plays the Deployment and DaemonSet controllers, the kubelets and the API server. After each second it checks
-//! that no more than `maxUnavailable` speakers are down because of the operator, and that no speaker is newer than the
-//! controllers. A failed assertion prints the history of the run.
+//! `SimCluster` plays the Deployment and DaemonSet controllers, the kubelets and the API server. After each second it
+//! checks that no more than `maxUnavailable` speakers are down because of the operator, and that no speaker is newer
+//! than the controllers. A failed assertion prints the history of the run.
 
 mod cluster;
 

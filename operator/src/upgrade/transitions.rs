@@ -442,8 +442,8 @@ fn finish_upgrade(
     ));
 }
 
-/// Whether the previous revision runs again. The wait for its pods to become ready is bounded by the progress deadline: a
-/// problem that it had before is not caused by the upgrade.
+/// Whether the previous revision runs again. The wait for its pods to become ready is bounded by the progress deadline:
+/// a problem that it had before is not caused by the upgrade.
 fn is_rolled_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
     let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
     let late = seconds(upgrade.progress_time.0, now) > snapshot.settings.progress_deadline_seconds;

@@ -60,7 +60,8 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     objects.add(Kind::Deployment, Some(component), &deployment)
 }
 
-/// Control-plane nodes are tolerated. An unreachable node is left after 30 seconds instead of Kubernetes' default of 300.
+/// Control-plane nodes are tolerated. An unreachable node is left after 30 seconds instead of Kubernetes' default of
+/// 300.
 fn tolerations() -> Vec<Toleration> {
     let lost = ["not-ready", "unreachable"].map(|condition| Toleration {
         key: Some(format!("node.kubernetes.io/{condition}")),

@@ -1,5 +1,5 @@
-//! Scrape targets for Prometheus: a headless Service for each component, and a ServiceMonitor for both if its CRD exists.
-//! The ServiceMonitor is the one of the guide.
+//! Scrape targets for Prometheus: a headless Service for each component, and a ServiceMonitor for both if its CRD
+//! exists. The ServiceMonitor is the one of the guide.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

@@ -1,5 +1,5 @@
-//! NetworkPolicy of the controllers, with the name and content of the guide's example, so that applying the guide's YAML is
-//! no drift. No NetworkPolicy governs the speakers, which use the host network.
+//! NetworkPolicy of the controllers, with the name and content of the guide's example, so that applying the guide's
+//! YAML is no drift. No NetworkPolicy governs the speakers, which use the host network.
 
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,

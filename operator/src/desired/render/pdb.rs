@@ -1,4 +1,5 @@
-//! PodDisruptionBudgets, with the names and contents of the guide's examples, so that applying the guide's YAML is no drift.
+//! PodDisruptionBudgets, with the names and contents of the guide's examples, so that applying the guide's YAML is no
+//! drift.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! The DaemonSet that pulls the images of an upgrade before anything restarts. On each speaker node, every image runs once
-//! and prints its version. That proves that the image exists and matches the architecture.
+//! The DaemonSet that pulls the images of an upgrade before anything restarts. On each speaker node, every image runs
+//! once and prints its version. That proves that the image exists and matches the architecture.
 //!
-//! The images contain a single program and nothing else, so the containers terminate, and the kubelet restarts them with
-//! backoff while the DaemonSet exists. It has no token, no capabilities and no host network.
+//! The images contain a single program and nothing else, so the containers terminate, and the kubelet restarts them
+//! with backoff while the DaemonSet exists. It has no token, no capabilities and no host network.
 
 use std::collections::BTreeMap;
 

@@ -66,7 +66,8 @@ pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
     let mut rules = match component {
         Component::Controller => vec![
             rule("", &["services"], READ),
-            // Status and pool annotation are written with one patch of the status; nothing else of a Service is written.
+            // Status and pool annotation are written with one patch of the status; nothing else of a Service is
+            // written.
             rule("", &["services/status"], &["patch"]),
             rule("", &["namespaces"], READ),
         ],

@@ -49,8 +49,8 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
         spec.host_network = Some(true);
         mount_keys(spec);
         spec.dns_policy = Some("ClusterFirstWithHostNet".to_owned());
-        // As in MetalLB, so that no node of a migrated cluster starts or stops announcing. Every DaemonSet tolerates the
-        // taints of unhealthy and cordoned nodes.
+        // As in MetalLB, so that no node of a migrated cluster starts or stops announcing. Every DaemonSet tolerates
+        // the taints of unhealthy and cordoned nodes.
         let own = config.speaker.tolerations.clone();
         spec.tolerations = Some(own.unwrap_or_else(pod::control_plane_tolerations));
         // Only processes of root receive an added capability; all other capabilities are dropped.

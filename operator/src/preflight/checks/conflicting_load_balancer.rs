@@ -1,5 +1,5 @@
-//! Check `ConflictingLoadBalancer`: whether another load balancer serves the same Services. Two would assign two addresses to
-//! one Service, or one address to two Services, and both would answer for it.
+//! Check `ConflictingLoadBalancer`: whether another load balancer serves the same Services. Two would assign two
+//! addresses to one Service, or one address to two Services, and both would answer for it.
 
 use lb_runtime::text::{LIST_LIMIT, list_first};
 

@@ -1,6 +1,8 @@
-//! Check `CRDOwnership`: whether the metallb.io CRDs exist or can be installed, and whether another client may delete them.
+//! Check `CRDOwnership`: whether the metallb.io CRDs exist or can be installed, and whether another client may delete
+//! them.
 //!
-//! Existing CRDs of MetalLB are adopted with the pools in them. An owner that deletes them later would delete every pool.
+//! Existing CRDs of MetalLB are adopted with the pools in them. An owner that deletes them later would delete every
+//! pool.
 
 use lb_runtime::text::{LIST_LIMIT, list_first};
 

@@ -1,5 +1,5 @@
-//! Check `Images`: whether the images have valid names. Whether nodes can pull them is found out later: an upgrade pulls a new
-//! image on every node before it restarts a pod, and a first installation interrupts nothing.
+//! Check `Images`: whether the images have valid names. Whether nodes can pull them is found out later: an upgrade
+//! pulls a new image on every node before it restarts a pod, and a first installation interrupts nothing.
 
 use crate::preflight::Finding;
 

@@ -1,5 +1,5 @@
-//! Check `PoolOverlap`: whether pools contain addresses that the cluster uses. A Service with a node's address would cut the
-//! node off; one with an address of pods or of other Services would be unreachable.
+//! Check `PoolOverlap`: whether pools contain addresses that the cluster uses. A Service with a node's address would
+//! cut the node off; one with an address of pods or of other Services would be unreachable.
 
 use std::net::IpAddr;
 

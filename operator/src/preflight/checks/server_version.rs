@@ -7,8 +7,8 @@ use crate::preflight::{Fact, Finding, unknown};
 /// Oldest supported minor version of Kubernetes. A test compares it with the chart's `kubeVersion`; the bundle's
 /// `minKubeVersion` is the same.
 const MIN_MINOR: u64 = 31;
-/// Newest expected minor version: a little newer than the API types (k8s-openapi's feature `v1_33`), because Kubernetes keeps
-/// its stable APIs.
+/// Newest expected minor version: a little newer than the API types (k8s-openapi's feature `v1_33`), because Kubernetes
+/// keeps its stable APIs.
 const MAX_TESTED_MINOR: u64 = 36;
 
 pub(in crate::preflight) fn server_version(found: &Fact<String>) -> Finding {

@@ -6,7 +6,8 @@ use crate::preflight::{Fact, Finding, UnknownFact, unknown};
 
 const CONFIG_MAP: &str = "ConfigMap kube-system/kube-proxy";
 
-/// `config`: kube-proxy's configuration. Without it the mode is unknown; the check passes because IPVS is not the default.
+/// `config`: kube-proxy's configuration. Without it the mode is unknown; the check passes because IPVS is not the
+/// default.
 pub(in crate::preflight) fn strict_arp(config: &Fact<Option<String>>) -> Finding {
     let text = match config {
         Ok(Some(text)) => text,
