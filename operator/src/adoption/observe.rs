@@ -167,10 +167,7 @@ async fn strict_webhook(client: &Client, namespace: &str) -> kube::Result<bool> 
 /// Whether a webhook that is served from the namespace has failurePolicy Fail.
 #[must_use]
 pub fn is_strict(configuration: &Value, namespace: &str) -> bool {
-    let mut all = configuration["webhook_configurations"]
-        .as_array()
-        .into_iter()
-        .flatten();
+    let mut all = configuration["webhooks"].as_array().into_iter().flatten();
     all.any(|webhook| {
         webhook["failurePolicy"] == "Fail" && webhook["clientConfig"]["service"]["namespace"] == namespace
     })
@@ -254,4 +251,32 @@ async fn denied(client: &Client, id: &ObjectId) -> kube::Result<Vec<String>> {
         }
     }
     Ok(denied)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn webhook_of_the_namespace_with_policy_fail_is_strict() {
+        let configuration = |policy: &str, namespace: &str| {
+            json!({"webhooks": [{
+                "name": "ipaddresspoolvalidationwebhook.metallb.io",
+                "failurePolicy": policy,
+                "clientConfig": {"service": {"name": "metallb-webhook-service", "namespace": namespace}},
+            }]})
+        };
+        for (policy, namespace, strict) in [
+            ("Fail", "metallb-system", true),
+            ("Ignore", "metallb-system", false),
+            ("Fail", "elsewhere", false),
+        ] {
+            assert_eq!(
+                is_strict(&configuration(policy, namespace), "metallb-system"),
+                strict
+            );
+        }
+    }
 }

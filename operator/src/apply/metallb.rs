@@ -208,7 +208,7 @@ impl Writer {
         if !strict && (relaxed || before.is_none()) {
             return Ok(());
         }
-        let mut list = object.data["webhook_configurations"].clone();
+        let mut list = object.data["webhooks"].clone();
         let mut names: Vec<_> = before
             .iter()
             .flat_map(|names| names.split(','))
@@ -230,7 +230,7 @@ impl Writer {
         };
         let patch = Patch::Merge(json!({
             "metadata": { "resourceVersion": object.resource_version(), "annotations": { RELAXED: mark } },
-            "webhook_configurations": list,
+            "webhooks": list,
         }));
         let params = params();
         match in_time(what, api.patch(WEBHOOK, &params, &patch)).await? {

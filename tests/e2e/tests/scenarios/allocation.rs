@@ -173,7 +173,7 @@ fn pool_applies_hold_down_exclusions_and_quota(harness: &Harness) -> anyhow::Res
     harness.wait_for_event(
         "Service",
         "r3",
-        "for namespace default: it has the 2 that its quota allows",
+        "for namespace default: quota of 2 addresses per IP family reached",
     )?;
     let counts = "kubectl get ipaddresspool rules -n metallb-system -o jsonpath='{.status.assignedIPv4} {.status.availableIPv4}'";
     eventually("the counts", SHORT_TIMEOUT, || {

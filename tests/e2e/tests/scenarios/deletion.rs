@@ -107,7 +107,7 @@ fn orphaned_stack_keeps_serving_and_is_taken_over(
         "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"deletionPolicy\":\"Orphan\",\"paused\":false}}'",
     )?;
     is_gone(harness)?;
-    harness.wait_for_event("LoadBalancerStack", "default", "what it made stays")?;
+    harness.wait_for_event("LoadBalancerStack", "default", "its workloads stay")?;
     assert_eq!(uids(harness)?, before, "nothing is deleted, and no pod restarts");
     let owners = "kubectl get deployments,daemonsets,secrets,serviceaccounts,roles,rolebindings,services,pdb,networkpolicies,clusterroles,clusterrolebindings \
          -n metallb-system -l app.kubernetes.io/managed-by=lb-operator -o jsonpath='{.items[*].metadata.ownerReferences[*].KIND}'";

@@ -84,7 +84,7 @@ pub(crate) fn monitor_is_repaired(harness: &Harness) -> anyhow::Result<()> {
     harness.wait_for_event(
         "LoadBalancerStack",
         "default",
-        "to be without it, set spec.monitoring.serviceMonitor.mode to Disabled",
+        "to remove it, set spec.monitoring.serviceMonitor.mode to Disabled",
     )?;
     Ok(())
 }

@@ -107,7 +107,7 @@ fn rotate(harness: &Harness) -> anyhow::Result<Duration> {
         }
         Ok(Some(()))
     })?;
-    harness.wait_for_event("LoadBalancerStack", "default", "heartbeat key 2 is in use")?;
+    harness.wait_for_event("LoadBalancerStack", "default", "heartbeat key 2 is active")?;
     Ok(start.elapsed())
 }
 

@@ -124,7 +124,7 @@ fn two_labs_run_side_by_side_and_leave_nothing_behind() -> anyhow::Result<()> {
         .command("n2", &["true"])
         .expect_err("no command runs on it")
         .to_string();
-    assert!(error.contains("power"), "{error}");
+    assert!(error.contains("switched off"), "{error}");
     one.start(2)?;
     eventually("the node to answer again", SHORT_TIMEOUT, || {
         Ok(succeeds(&one, "client", &ping)?.then_some(()))
