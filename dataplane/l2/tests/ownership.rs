@@ -407,7 +407,7 @@ fn failback_waits_until_the_network_is_stable() {
 
 #[test]
 fn conflict_is_reported_and_handled_by_policy() {
-    let stranger = MacAddr([2, 0xbb, 0, 0, 0, 1]);
+    let foreign_mac = MacAddr([2, 0xbb, 0, 0, 0, 1]);
     for (policy, owners) in [
         (ConflictPolicy::Warn, 1),
         (ConflictPolicy::Defend, 1),
@@ -416,13 +416,13 @@ fn conflict_is_reported_and_handled_by_policy() {
         let mut lan = Network::new(12, 3, 3, LOSSLESS);
         lan.set_conflicts(policy);
         let address = lan.addresses[0];
-        lan.conflicting_hosts.insert(address, stranger);
+        lan.conflicting_hosts.insert(address, foreign_mac);
         lan.run(ms(15_000));
         assert_eq!(lan.owners(address).len(), owners, "{policy:?}");
         assert!(
             lan.conflicts
                 .iter()
-                .all(|(_, at, mac)| (*at, *mac) == (address, stranger))
+                .all(|(_, at, mac)| (*at, *mac) == (address, foreign_mac))
         );
         assert!(!lan.conflicts.is_empty());
         lan.conflicting_hosts.clear();

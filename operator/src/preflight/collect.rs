@@ -40,7 +40,7 @@ const MAX_CANDIDATES: usize = 8;
 /// Namespace of the control plane's static pods and of kube-proxy.
 const KUBE_SYSTEM: &str = "kube-system";
 
-/// What to collect facts for.
+/// The part of the stack that the facts are about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FactsRequest {
     /// Generation of the stack.

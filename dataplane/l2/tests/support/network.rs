@@ -455,12 +455,12 @@ impl Network {
                     .filter(|other| *other != node && self.connected(node, *other))
                     .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
                     .collect();
-                let stranger = self
+                let foreign = self
                     .conflicting_hosts
                     .get(&address)
                     .map(|mac| (*mac, Duration::ZERO));
                 let run = self.run_of(node);
-                for (mac, waits) in answering.into_iter().chain(stranger) {
+                for (mac, waits) in answering.into_iter().chain(foreign) {
                     let after = self.delay() + waits + self.delay();
                     self.plan(
                         after,
