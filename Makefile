@@ -15,7 +15,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install and build everything that the lab and the tests need
-	@tests/tools/setup.sh lab checkers metallb
+	@tests/tools/setup.sh lab checkers metallb releases
 
 test: ## set up everything and run every test, unit to end-to-end
 	@tests/tools/setup.sh lab checkers metallb images releases tests
@@ -32,8 +32,8 @@ lint: ## formatting, clippy without a warning
 fuzz: ## fuzz every decoder and the speaker's state machine, each for FUZZ_SECONDS (60)
 	@dataplane/fuzz/run.sh
 
-image: ## build the images of this project, and of the releases for upgrade tests, into target/images
-	@tests/tools/setup.sh images releases
+image: ## build the images of this project into target/images
+	@tests/tools/setup.sh images
 
 demo: ## start a cluster, run the guide's steps 1 to 4.8, and leave the cluster up
 	@tests/tools/setup.sh lab images

@@ -7,7 +7,7 @@ cache=${LB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lb-operator}
 logs=$(cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)/scenarios
 durations=$cache/scenario-durations
 # All of the workspace is named, so that dependencies have the same features in every build.
-built=$(cargo test --workspace --locked --no-run --lib --test scenarios --message-format=json 2>/dev/null)
+built=$(cargo test --quiet --workspace --locked --no-run --lib --test scenarios --message-format=json)
 executable() { jq -r "select(.executable and .target.name == \"$1\").executable" <<<"$built"; }
 program=$(executable scenarios)
 rm -rf "$logs"; mkdir -p "$logs"; touch "$durations"
@@ -26,6 +26,7 @@ export -f run; export program logs
 "$program" --list --format terse | sed -n 's/: test$//p' \
   | awk -v file="$durations" 'BEGIN { while ((getline < file) > 0) last[$1] = $2 } { print ($1 in last ? last[$1] : 99999), $1 }' \
   | sort -rn | cut -d' ' -f2 >"$logs/order"
+[ -s "$logs/order" ] || { echo "run-scenarios: $program lists no scenario" >&2; exit 1; }
 outcome=0
 xargs -P 2 -I{} bash -euo pipefail -c 'run {}' <"$logs/order" | tee "$logs/summary" || outcome=$?
 awk '$1 == "ok" { print $4, $2 }' "$logs/summary" >"$durations"

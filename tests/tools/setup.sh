@@ -32,6 +32,8 @@ packages=(
 say() { printf '\033[1m[%3ds] %s\033[0m\n' $((SECONDS - start)) "$*"; }
 stop() { echo "setup: $*" >&2; exit 1; }
 wanted() { [[ $parts == *" $1 "* ]]; }
+# Images alone need no root, no Debian and no Go.
+wants_cluster() { wanted lab || wanted checkers || wanted metallb; }
 
 # --- Checks that come before any change
 
@@ -40,14 +42,18 @@ check() {
   for part in $parts; do
     [[ " lab checkers metallb images releases tests " == *" $part "* ]] || stop "no part $part: see the top of $0"
   done
+  command -v cargo >/dev/null || stop "Rust is missing: install Rust 1.95 or newer and put cargo on the PATH"
+  at_least 1.95 "$(cargo --version | cut -d' ' -f2)" || stop "Rust is $(cargo --version | cut -d' ' -f2): install 1.95 or newer"
+  if ! wants_cluster; then
+    for part in gcc git jq; do command -v $part >/dev/null || stop "$part is missing: install it"; done
+    return 0
+  fi
   [ "$(id -u)" = 0 ] || stop "not root: run it with sudo, because the lab creates network namespaces and mounts"
   command -v apt-get >/dev/null || stop "apt-get is missing: run it on Debian 12"
   unshare --net --mount --pid --fork true 2>/dev/null || stop "the kernel refuses new namespaces: run it on a machine, or in a container with CAP_SYS_ADMIN"
   [ -d /sys/fs/cgroup ] && [ -n "$(awk '$3 ~ /^cgroup2?$/' /proc/self/mounts)" ] || stop "no control groups are mounted: mount them below /sys/fs/cgroup"
   command -v go >/dev/null || stop "Go is missing: install Go 1.26 or newer and put its bin directory on the PATH"
   at_least 1.26 "$(go env GOVERSION | sed 's/^go//')" || stop "Go is $(go env GOVERSION): install Go 1.26 or newer"
-  command -v cargo >/dev/null || stop "Rust is missing: install Rust 1.95 or newer and put cargo on the PATH"
-  at_least 1.95 "$(cargo --version | cut -d' ' -f2)" || stop "Rust is $(cargo --version | cut -d' ' -f2): install 1.95 or newer"
   [ -f "$(modfile)" ] || stop "LB_KUBERNETES is $kubernetes: set it to one of $(versions)"
   free=$(df --output=avail -m "$(existing "$cache")" | tail -n 1)
   [ "$free" -ge 6000 ] || [ -x "$cache/bin/kubelet" ] || stop "only $free MB free in $cache: building takes 6000; set LB_CACHE to a larger disk"
@@ -308,7 +314,7 @@ exec 9>"$cache/lock"
 flock --nonblock 9 || { say "waiting for another setup to finish"; flock 9; }
 
 build_images=$root/tests/tools/build-images.sh
-plan_packages
+if wants_cluster; then plan_packages; fi
 # All of the workspace is named, so that dependencies have the same features in every build.
 wanted tests || plan rust "building the programs lab, image and demo (2 min at first)" build_rust --workspace --bin lab --bin image --bin demo
 if wanted lab; then plan_lab; fi
@@ -322,4 +328,4 @@ if wanted images; then plan last "writing the images of this project" "$build_im
 if wanted releases; then plan last "writing the images of other releases" "$build_images" releases; fi
 "$root/tests/tools/target-cache.sh" restore
 run_steps
-say "setup is complete: Kubernetes $kubernetes, everything built is in $cache"
+say "setup is complete: everything built is in $cache"
