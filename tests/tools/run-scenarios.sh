@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test of lb-e2e. Scenarios run two at a time, each in a process of its own: most of what a scenario does is wait for a cluster.
+# Runs every test of lb-e2e. Scenarios run two at a time, each in a process of its own, because they mostly wait.
 # The ones that took longest in the last run start first, so that none of them is left for the end alone.
 set -euo pipefail
 cd "$(dirname "$0")/../e2e"
