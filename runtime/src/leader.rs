@@ -132,12 +132,16 @@ async fn run_election(client: Client, config: LeaderConfig, shutdown: Shutdown, 
                     exists = true;
                     elector.observe(Instant::now(), Some(lease_record(&lease)));
                 }
-                Change::Delete(key) | Change::Invalid { key, .. } if key == lease_key => {
+                Change::Delete(key) if key == lease_key => {
                     exists = false;
                     elector.observe(Instant::now(), None);
                 }
                 Change::Synced if !exists => elector.observe(Instant::now(), None),
-                Change::Delete(_) | Change::Invalid { .. } | Change::Listing | Change::Synced => {}
+                Change::Invalid { error, .. } => {
+                    exists = true;
+                    tracing::warn!(lease = config.name, error, "cannot decode the Lease; delete it");
+                }
+                Change::Delete(_) | Change::Listing | Change::Synced => {}
             },
             Some(result) = &mut writing => {
                 writing = None.into();
@@ -221,18 +225,26 @@ async fn write_lease(
         }),
     };
     let request = async {
-        match write.replaces {
+        let written = match write.replaces {
             Some(_) => api.replace(&config.name, &PostParams::default(), &lease).await,
             None => api.create(&PostParams::default(), &lease).await,
+        };
+        match written {
+            Ok(lease) => Ok(LeaseWriteResult::Written(lease_record(&lease))),
+            // The watch may lag, or be dead.
+            Err(kube::Error::Api(status))
+                if status.code == 409 || status.code == 404 && write.replaces.is_some() =>
+            {
+                let lease = api.get_opt(&config.name).await?;
+                Ok(LeaseWriteResult::Conflict(lease.as_ref().map(lease_record)))
+            }
+            Err(error) => Err(error),
         }
     };
     match tokio::time::timeout(LEASE_WRITE_TIMEOUT, request).await {
-        Ok(Ok(lease)) => LeaseWriteResult::Written(lease_record(&lease)),
+        Ok(Ok(result)) => result,
         Ok(Err(error)) => {
-            let conflict = matches!(&error, kube::Error::Api(status) if status.code == 409);
-            if !conflict {
-                tracing::warn!(lease = config.name, %error, "Lease update failed");
-            }
+            tracing::warn!(lease = config.name, %error, "Lease update failed");
             LeaseWriteResult::Failed
         }
         Err(_) => {

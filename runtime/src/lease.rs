@@ -2,7 +2,9 @@
 //!
 //! The rules are client-go's; clocks of different hosts are never compared:
 //! - A candidate considers a Lease expired if it has not seen the object change for the Lease's duration.
-//! - The leader stops if the last successful renewal *started* longer ago than the renew deadline.
+//! - The leader stops if the last successful renewal *started* longer ago than the renew deadline. A leader that missed
+//!   it has lost the Lease: if it acquires the Lease again, it starts like any other new leader.
+//! - A deleted Lease is respected like an existing one until it has expired; only its holder may create it before.
 //!
 //! The renew deadline is shorter than the duration, so the old leader has stopped before a new one starts.
 
@@ -65,26 +67,35 @@ pub struct LeaseWrite {
 pub enum LeaseWriteResult {
     /// The write succeeded; this is the new state.
     Written(LeaseRecord),
-    /// The request failed, or another client wrote first. The next observation shows the state.
+    /// The precondition failed; this is the state now, `None` if the object does not exist.
+    Conflict(Option<LeaseRecord>),
+    /// The request failed, or its response was lost: the write may have succeeded.
     Failed,
 }
+
+/// Delay of the next write after a conflict: the state is known now, but another client writes too.
+const CONFLICT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// One candidate for one Lease.
 ///
 /// Call [`observe`](Self::observe) with each state of the object. Make the write that
-/// [`poll_write`](Self::poll_write) returns, and pass its result to [`handle_result`](Self::handle_result). Call both
-/// [`poll_write`](Self::poll_write) and [`is_leader`](Self::is_leader) again at [`poll_timeout`](Self::poll_timeout).
+/// [`poll_write`](Self::poll_write) returns, and pass its result to [`handle_result`](Self::handle_result). Call
+/// [`poll_write`](Self::poll_write) and then [`is_leader`](Self::is_leader) again at
+/// [`poll_timeout`](Self::poll_timeout).
+///
+/// `renewed` is `Some` only while this process holds the Lease: it ends with the renew deadline, and with the
+/// observation of another holder, also while a write is in flight.
 #[derive(Debug)]
 pub struct LeaderElector {
     identity: String,
     timing: LeaseTiming,
-    /// The current state of the object, if it exists.
+    /// The newest observed state of the object; `None` if it does not exist and no other process may still lead.
     observed: Option<ObservedLease>,
     /// Whether the object, or its absence, was observed.
     known: bool,
     next_try: Option<Instant>,
     in_flight: Option<LeaseWriteInFlight>,
-    /// Start of the last successful renewal; `Some` while this process holds the Lease.
+    /// Start of the last successful renewal.
     renewed: Option<Instant>,
     /// The note for the next holder, once a release was requested.
     releasing: Option<String>,
@@ -96,6 +107,8 @@ pub struct LeaderElector {
 struct ObservedLease {
     record: LeaseRecord,
     since: Instant,
+    /// Whether the object was deleted. Its holder, which may not know yet, is still respected.
+    deleted: bool,
 }
 
 #[derive(Debug)]
@@ -124,36 +137,52 @@ impl LeaderElector {
     /// Whether this process leads. False after the renew deadline, even while a renewal is in flight.
     #[must_use]
     pub fn is_leader(&self, now: Instant) -> bool {
-        self.releasing.is_none()
-            && self
-                .renewed
-                .is_some_and(|renewed| now < renewed + self.timing.renew_deadline)
+        self.releasing.is_none() && self.deadline().is_some_and(|deadline| now < deadline)
     }
 
-    /// Takes a state of the Lease; `None` if it does not exist.
+    /// When leadership ends unless it is renewed.
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.renewed? + self.timing.renew_deadline)
+    }
+
+    /// Ends the holding of the Lease at the renew deadline. The note of the previous holder is out of date then.
+    fn lapse(&mut self, now: Instant) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.renewed = None;
+            self.predecessor_handoff.clear();
+        }
+    }
+
+    /// Takes a state of the Lease; `None` if it does not exist. A state older than the newest one is ignored: watch and
+    /// responses may overtake each other.
     pub fn observe(&mut self, now: Instant, record: Option<LeaseRecord>) {
         self.known = true;
         let Some(record) = record else {
-            self.observed = None;
-            self.next_try = Some(now);
+            match &mut self.observed {
+                Some(observed) if observed.is_held_by_other(&self.identity) => observed.deleted = true,
+                Some(_) | None => {
+                    self.observed = None;
+                    self.next_try = Some(now);
+                }
+            }
             return;
         };
-        let holder_is_other = record.holder != self.identity;
-        let is_new = self
-            .observed
-            .as_ref()
-            .is_none_or(|observed| observed.record != record);
-        if is_new {
-            // The watch may deliver an older version after the response to our own write. While a write is in flight,
-            // its result decides.
-            if holder_is_other && self.in_flight.is_none() {
-                self.renewed = None;
-            }
-            if record.holder.is_empty() {
-                self.next_try = Some(now);
-            }
-            self.observed = Some(ObservedLease { record, since: now });
+        if let Some(observed) = &self.observed
+            && (is_older(&record, &observed.record) || observed.record == record && !observed.deleted)
+        {
+            return;
         }
+        if record.holder != self.identity {
+            self.renewed = None;
+        }
+        if record.holder.is_empty() {
+            self.next_try = Some(now);
+        }
+        self.observed = Some(ObservedLease {
+            record,
+            since: now,
+            deleted: false,
+        });
     }
 
     /// Requests a release, with a note for the next holder (may be empty). Leadership ends immediately; the release is
@@ -163,7 +192,8 @@ impl LeaderElector {
         self.next_try = Some(now);
     }
 
-    /// Note of the previous holder, as of the last acquisition; empty if it wrote none or ended without a release.
+    /// Note of the previous holder, as of the last acquisition; empty if it wrote none or ended without a release, and
+    /// after the renew deadline was missed.
     #[must_use]
     pub fn predecessor_handoff(&self) -> &str {
         &self.predecessor_handoff
@@ -183,14 +213,12 @@ impl LeaderElector {
 
     /// The write to make now, if one is due.
     pub fn poll_write(&mut self, now: Instant) -> Option<LeaseWrite> {
-        if !self.known || self.in_flight.is_some() {
-            return None;
-        }
+        self.lapse(now);
         let holds = self.renewed.is_some();
-        if self.releasing.is_some() && !holds {
+        if !self.known || self.in_flight.is_some() || (self.releasing.is_some() && !holds) {
             return None;
         }
-        if self.poll_timeout().is_none_or(|due| now < due) {
+        if self.next_write().is_none_or(|due| now < due) {
             return None;
         }
         let current = self.observed.as_ref().map(|observed| &observed.record);
@@ -212,7 +240,11 @@ impl LeaderElector {
                 transitions.saturating_add(i32::from(current.is_some()))
             },
             acquires: !holds,
-            replaces: current.map(|record| record.version.clone()),
+            replaces: self
+                .observed
+                .as_ref()
+                .filter(|observed| !observed.deleted)
+                .map(|observed| observed.record.version.clone()),
         };
         self.in_flight = Some(LeaseWriteInFlight {
             started: now,
@@ -226,27 +258,40 @@ impl LeaderElector {
         let Some(write) = self.in_flight.take() else {
             return;
         };
+        self.lapse(now);
+        let mut delay = self.timing.retry;
         match result {
             LeaseWriteResult::Written(record) => {
-                self.observed = Some(ObservedLease { record, since: now });
-                self.renewed = (!write.releases).then_some(write.started);
+                self.observe(now, Some(record));
+                let held_by_other = self
+                    .observed
+                    .as_ref()
+                    .is_some_and(|observed| observed.record.holder != self.identity);
+                self.renewed = (!write.releases && !held_by_other).then_some(write.started);
+            }
+            // A release is repeated: a renewal whose response was lost may have changed the version.
+            LeaseWriteResult::Conflict(record) => {
+                self.observe(now, record);
+                delay = now.saturating_duration_since(write.started) + CONFLICT_RETRY_DELAY;
             }
             LeaseWriteResult::Failed if write.releases => self.renewed = None,
             LeaseWriteResult::Failed => {}
         }
-        let delay = match self.releasing {
-            Some(_) => Duration::ZERO,
-            None => self.timing.retry,
-        };
-        self.next_try = Some(write.started.max(now) + delay);
+        if self.releasing.is_some() {
+            delay = Duration::ZERO;
+        }
+        self.next_try = Some((write.started + delay).max(now));
     }
 
     /// When [`poll_write`](Self::poll_write) or [`is_leader`](Self::is_leader) changes without further input.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.in_flight.is_some() {
-            return self.renewed.map(|renewed| renewed + self.timing.renew_deadline);
-        }
+        let next_write = self.next_write().filter(|_| self.in_flight.is_none());
+        next_write.into_iter().chain(self.deadline()).min()
+    }
+
+    /// When the next write is due, if none is in flight.
+    fn next_write(&self) -> Option<Instant> {
         if !self.known {
             return None;
         }
@@ -256,17 +301,27 @@ impl LeaderElector {
         }
         match &self.observed {
             None => next_try,
-            Some(observed)
-                if observed.record.holder.is_empty() || observed.record.holder == self.identity =>
-            {
-                // Released, or held by this identity before a restart of the container: no other process leads.
-                Some(next_try.unwrap_or(observed.since))
-            }
-            Some(observed) => {
+            Some(observed) if observed.is_held_by_other(&self.identity) => {
                 let expires = observed.since + observed.record.duration;
                 Some(next_try.map_or(expires, |next| next.max(expires)))
             }
+            // Released, or held by this identity before a restart of the container: no other process leads.
+            Some(observed) => Some(next_try.unwrap_or(observed.since)),
         }
+    }
+}
+
+impl ObservedLease {
+    fn is_held_by_other(&self, identity: &str) -> bool {
+        !self.record.holder.is_empty() && self.record.holder != identity
+    }
+}
+
+/// Whether a state is older than another. The versions of etcd are numbers that increase; others are never older.
+fn is_older(record: &LeaseRecord, than: &LeaseRecord) -> bool {
+    match (record.version.parse::<u64>(), than.version.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version < than,
+        (Ok(_) | Err(_), _) => false,
     }
 }
 
