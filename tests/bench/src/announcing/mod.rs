@@ -6,12 +6,14 @@
 //! | [`faults`] | the owner's cable is unplugged, the owner is switched off |
 //! | [`scale`] | a node with a thousand addresses fails; memory with thousands of Services |
 //! | [`maintenance`] | speakers restart, nodes are drained and excluded |
+//! | [`matrix`] | every fault while heartbeats are lost |
 //! | [`costs`] | processor time and response times |
 
 pub mod costs;
 pub mod faults;
 pub mod fixture;
 pub mod maintenance;
+pub mod matrix;
 pub mod scale;
 
 use std::time::{Duration, Instant};
@@ -49,6 +51,8 @@ pub enum Part {
     Exclude,
     /// A node with 1,000 addresses is switched off
     Scale,
+    /// Every fault while heartbeats are lost; only by name, because it takes half an hour
+    Matrix,
 }
 
 /// The parts to measure, and repetitions.
@@ -110,6 +114,9 @@ pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) 
                 maintenance::all(&fixture, work, plan.rounds).await,
             );
         }
+    }
+    if plan.has(Part::Matrix) {
+        failed += keep(testbed, figures, matrix::all(&fixture).await);
     }
     if plan.has_any(&[Part::Memory, Part::Scale]) {
         failed += keep(testbed, figures, scale::all(&fixture, plan).await);

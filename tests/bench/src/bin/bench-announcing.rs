@@ -73,7 +73,8 @@ fn run(cli: &Cli, report: &mut Report) -> anyhow::Result<()> {
 impl Cli {
     fn plan(&self, stack: Stack) -> Plan {
         let parts = if self.only.is_empty() {
-            Part::value_variants().to_vec()
+            let all = Part::value_variants().iter();
+            all.copied().filter(|part| *part != Part::Matrix).collect()
         } else {
             self.only.clone()
         };
