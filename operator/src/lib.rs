@@ -24,6 +24,7 @@ pub mod upgrade;
 pub mod watch;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
@@ -45,6 +46,9 @@ use crate::preflight::ClusterFacts;
 use crate::preflight::collect::collect_facts;
 use crate::reconcile::Operator;
 use crate::watch::{Event, events, objects};
+
+/// How long events may take to be written during a shutdown.
+const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the operator until shutdown.
 ///
@@ -69,7 +73,12 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         names::REPORTER_OPERATOR,
         &context.pod_name,
     );
-    let mut operator = Operator::new(config, Writer::new(context.client.clone()), recorder, metrics);
+    let mut operator = Operator::new(
+        config,
+        Writer::new(context.client.clone()),
+        recorder.clone(),
+        metrics,
+    );
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut facts_query: Option<BoxFuture<'static, ClusterFacts>> = None;
@@ -105,6 +114,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             Some(event) = next(&mut blockers) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(next_reconcile) => next_reconcile = None,
+            () = context.health.turn() => continue,
             () = context.shutdown.requested() => break,
         }
         // Events that arrived in the meantime belong to the same reconciliation.
@@ -127,6 +137,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         }
     }
     leadership.released().await;
+    recorder.flush(EVENT_FLUSH_TIMEOUT).await;
     Ok(())
 }
 

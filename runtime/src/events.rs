@@ -16,7 +16,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::text::truncate;
 use crate::{Backoff, ObjectKey};
@@ -28,6 +28,8 @@ const QUEUE_CAPACITY: usize = 32_768;
 const MAX_IN_FLIGHT: usize = 8;
 /// Objects whose last event is remembered. When the limit is reached, all are forgotten, and one event may repeat.
 const MAX_REMEMBERED_OBJECTS: usize = 65_536;
+/// Time limit of one attempt to write an event.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts to write one event.
 const MAX_ATTEMPTS: u32 = 5;
 /// Delay before the first retry of a write; it doubles with each.
@@ -49,8 +51,16 @@ pub enum EventKind {
 /// Publishes the events of one component. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<QueuedEvent>,
+    queue: mpsc::Sender<Item>,
     component: &'static str,
+}
+
+/// An item of the queue.
+#[derive(Debug)]
+enum Item {
+    Event(QueuedEvent),
+    /// Answer when every event before is written or dropped.
+    Flush(oneshot::Sender<()>),
 }
 
 /// The content of an [`Event`], in a fraction of its size: the queue may hold thousands.
@@ -105,8 +115,23 @@ impl Events {
             note: truncate(note, NOTE_LIMIT).into(),
             time: Timestamp::now(),
         };
-        if let Err(error) = self.queue.try_send(event) {
+        if let Err(error) = self.queue.try_send(Item::Event(event)) {
             tracing::warn!(component = self.component, %error, "event queue is full; event dropped");
+        }
+    }
+
+    /// Waits until all queued events are written, at most for a time. For shutdown.
+    pub async fn flush(&self, limit: Duration) {
+        let (done, flushed) = oneshot::channel();
+        let flush = async {
+            if self.queue.send(Item::Flush(done)).await.is_ok() {
+                // It is dropped only with the writer.
+                let _ = flushed.await;
+            }
+        };
+        if tokio::time::timeout(limit, flush).await.is_err() {
+            let left = self.queue.max_capacity() - self.queue.capacity();
+            tracing::warn!(component = self.component, left, "shutdown with unwritten events");
         }
     }
 }
@@ -195,21 +220,21 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-async fn write_all(
-    client: Client,
-    mut queue: mpsc::Receiver<QueuedEvent>,
-    component: &str,
-    instance: String,
-) {
+async fn write_all(client: Client, mut queue: mpsc::Receiver<Item>, component: &str, instance: String) {
     let mut last_events = LastEvents::default();
     let mut in_flight = FuturesUnordered::new();
     loop {
         tokio::select! {
-            event = queue.recv(), if in_flight.len() < MAX_IN_FLIGHT => match event {
-                Some(event) if last_events.record(&event) => {
+            item = queue.recv(), if in_flight.len() < MAX_IN_FLIGHT => match item {
+                Some(Item::Event(event)) if last_events.record(&event) => {
                     in_flight.push(write(client.clone(), event.into_event(component, &instance)));
                 }
-                Some(_) => {}
+                Some(Item::Event(_)) => {}
+                Some(Item::Flush(done)) => {
+                    while in_flight.next().await.is_some() {}
+                    // Nobody waits after the time limit.
+                    let _ = done.send(());
+                }
                 None => break,
             },
             Some(()) = in_flight.next() => {}
@@ -222,25 +247,29 @@ async fn write(client: Client, event: Event) {
     let api: Api<Event> = Api::namespaced(client, event.metadata.namespace.as_deref().unwrap_or("default"));
     let mut backoff = Backoff::new(FIRST_RETRY_DELAY, MAX_RETRY_DELAY);
     for attempt in 1..=MAX_ATTEMPTS {
-        match api.create(&PostParams::default(), &event).await {
-            Ok(_) => return,
+        let created = tokio::time::timeout(WRITE_TIMEOUT, api.create(&PostParams::default(), &event)).await;
+        let error = match created {
+            Ok(Ok(_)) => return,
             // The namespace is terminating, or RBAC forbids it: a retry cannot succeed.
-            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+            Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                 tracing::debug!(reason = event.reason, error = %status.message, "event rejected by the API server");
                 return;
             }
-            Err(error) if attempt == MAX_ATTEMPTS => {
-                tracing::warn!(reason = event.reason, %error, "failed to write event; dropped")
-            }
-            Err(_) => {
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no response for {} s", WRITE_TIMEOUT.as_secs()),
+        };
+        if attempt == MAX_ATTEMPTS {
+            tracing::warn!(reason = event.reason, error, "failed to write event; dropped");
+        } else {
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn event(object: &str, reason: &str, note: &str) -> QueuedEvent {
@@ -252,6 +281,45 @@ mod tests {
             note: note.into(),
             time: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    /// An API server that stores events, after a moment.
+    fn slow_client(stored: &Arc<AtomicUsize>) -> Client {
+        let stored = stored.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let stored = stored.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                stored.fetch_add(1, Ordering::Relaxed);
+                let body = request.into_body().collect_bytes().await?;
+                Ok::<_, kube::Error>(http::Response::new(kube::client::Body::from(body)))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[test]
+    fn flush_writes_all_queued_events() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let stored = Arc::default();
+            let events = Events::new(slow_client(&stored), "test", "pod-0");
+            for number in 0..500 {
+                let service = reference(&ObjectKey::new("ns", format!("s{number}")), "v1", "Service", None);
+                events.publish(
+                    service,
+                    EventKind::Normal,
+                    "IPAllocated",
+                    "Assign",
+                    "Assigned".to_owned(),
+                );
+            }
+            events.flush(Duration::from_secs(10)).await;
+            assert_eq!(stored.load(Ordering::Relaxed), 500);
+        });
     }
 
     #[test]

@@ -1,12 +1,30 @@
-//! Readiness: a program is ready when all of its named gates are open.
+//! Liveness: the main loop of a program turns. Readiness: all of its named gates are open.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The readiness gates of one program. Clones share them.
-#[derive(Clone, Debug, Default)]
+/// Longest time between two turns of a main loop without any other input.
+const TURN_INTERVAL: Duration = Duration::from_secs(10);
+/// Time without a turn after which the program counts as stuck. Longer than any wait for the API server, because a
+/// restart does not bring back an API server.
+const STALL_LIMIT: Duration = Duration::from_secs(300);
+
+/// The health of one program. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Health {
     gates: Arc<Mutex<BTreeMap<&'static str, bool>>>,
+    /// The last turn of the main loop.
+    turned: Arc<Mutex<Instant>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            gates: Arc::default(),
+            turned: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
 }
 
 /// A precondition of readiness, such as the first complete list of a kind.
@@ -17,6 +35,25 @@ pub struct ReadinessGate {
 }
 
 impl Health {
+    /// Records a turn of the main loop, and completes when the next one is due. A main loop waits for this among its
+    /// other inputs.
+    pub fn turn(&self) -> impl Future<Output = ()> {
+        // Recorded here, because `select!` may never poll this future.
+        self.record_turn(Instant::now());
+        tokio::time::sleep(TURN_INTERVAL)
+    }
+
+    fn record_turn(&self, now: Instant) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Whether the main loop turns.
+    #[must_use]
+    pub fn is_alive(&self, now: Instant) -> bool {
+        let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        now.saturating_duration_since(turned) < STALL_LIMIT
+    }
+
     /// Adds a gate, closed until [`ReadinessGate::open`] is called.
     #[must_use]
     pub fn gate(&self, name: &'static str) -> ReadinessGate {
@@ -61,6 +98,16 @@ impl ReadinessGate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alive_while_the_main_loop_turns() {
+        let health = Health::default();
+        let start = Instant::now();
+        assert!(health.is_alive(start + STALL_LIMIT / 2));
+        assert!(!health.is_alive(start + STALL_LIMIT * 2));
+        health.record_turn(start + STALL_LIMIT * 2);
+        assert!(health.is_alive(start + STALL_LIMIT * 2));
+    }
 
     #[test]
     fn ready_when_every_gate_is_open() {

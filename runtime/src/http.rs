@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
@@ -30,10 +31,18 @@ fn ipv6_is_disabled() -> bool {
 /// Serves the endpoints until the task is dropped.
 pub(crate) async fn serve(listener: TcpListener, health: Health, registry: Registry) -> io::Result<()> {
     let app = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(alive).with_state(health.clone()))
         .route("/readyz", get(ready).with_state(health))
         .route("/metrics", get(metrics).with_state(registry));
     axum::serve(listener, app).await
+}
+
+async fn alive(State(health): State<Health>) -> impl IntoResponse {
+    if health.is_alive(Instant::now()) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the main loop does not turn\n")
+    }
 }
 
 async fn ready(State(health): State<Health>) -> impl IntoResponse {

@@ -1,8 +1,9 @@
 //! Shared runtime of the operator, the controller and the speaker: arguments, logging, health and metrics endpoints,
-//! watches, events, leader election and shutdown. The `main` of each program is one call of [`run`].
+//! the API client, watches, events, leader election and shutdown. The `main` of each program is one call of [`run`].
 
 pub mod args;
 pub mod backoff;
+pub mod client;
 pub mod error;
 pub mod events;
 pub mod health;

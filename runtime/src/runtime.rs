@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use prometheus::Registry;
 
 use crate::args::CommonArgs;
-use crate::{Health, Shutdown, http, logging};
+use crate::{Health, Shutdown, client, http, logging};
 
 /// Input of a program: API client, identity, metrics, readiness and shutdown.
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub struct Context {
     pub pod_name: String,
     /// Metrics served at /metrics.
     pub registry: Registry,
-    /// Readiness served at /readyz.
+    /// Liveness and readiness, served at /healthz and /readyz.
     pub health: Health,
     /// Request to stop.
     pub shutdown: Shutdown,
@@ -33,18 +33,13 @@ where
     R: Future<Output = anyhow::Result<()>>,
 {
     logging::init(args);
-    // Dependencies may compile in several providers, so one is chosen here. This fails only if one is already
-    // installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("install signal handlers")?;
-        let client = kube::Client::try_default()
-            .await
-            .context("find the Kubernetes API: run in a pod, or set KUBECONFIG")?;
+        let client = client::connect().await?;
         let context = Context {
             client,
             namespace: args.namespace.clone(),

@@ -4,10 +4,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::{Stream, StreamExt, stream};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -34,7 +37,28 @@ pub enum Change<K> {
     Synced,
 }
 
-/// Watches a kind. Errors are logged and retried with backoff (0.8 s doubling to 30 s, with jitter).
+impl<K> Change<(ObjectKey, K)> {
+    /// The change without the key of an applied object.
+    #[must_use]
+    pub fn without_key(self) -> Change<K> {
+        match self {
+            Self::Apply((_, object)) => Change::Apply(object),
+            Self::Delete(key) => Change::Delete(key),
+            Self::Invalid { key, error } => Change::Invalid { key, error },
+            Self::Listing => Change::Listing,
+            Self::Synced => Change::Synced,
+        }
+    }
+}
+
+/// Delay after the first of several errors of a watch; it doubles with each.
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(800);
+/// The longest delay after an error, before jitter: also the time in which a watch notices that the API server is back.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
+/// Time without an error after which the delays begin again.
+const RETRY_RESET: Duration = Duration::from_secs(120);
+
+/// Watches a kind. Errors are logged and retried with backoff (0.8 s doubling to 15 s, with jitter).
 ///
 /// An object that was deleted while the connection was lost is delivered as [`Change::Delete`] before the next
 /// [`Change::Synced`]. For this, the stream remembers the keys of all objects.
@@ -45,13 +69,7 @@ pub fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    changes(events(api, config)).map(|change| match change {
-        Change::Apply((_, object)) => Change::Apply(object),
-        Change::Delete(key) => Change::Delete(key),
-        Change::Invalid { key, error } => Change::Invalid { key, error },
-        Change::Listing => Change::Listing,
-        Change::Synced => Change::Synced,
-    })
+    changes(events(api, config)).map(Change::without_key)
 }
 
 /// Like [`watch`], and [`Refresh::now`] reconnects. The key of an object is always a clone of the same [`ObjectKey`],
@@ -60,7 +78,7 @@ pub fn watch_refreshed<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     refresh: &Refresh,
-) -> impl Stream<Item = Change<(ObjectKey, K)>> + Send
+) -> impl Stream<Item = Change<(ObjectKey, K)>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -72,6 +90,8 @@ where
         |(mut current, mut refreshed, api, config)| async move {
             loop {
                 tokio::select! {
+                    // Nothing of the old connection follows a refresh.
+                    biased;
                     Ok(()) = refreshed.changed() => current = events(api.clone(), config.clone()).boxed(),
                     event = current.next() => return event.map(|event| (event, (current, refreshed, api, config))),
                 }
@@ -81,8 +101,8 @@ where
     changes(events)
 }
 
-/// Makes watches reconnect and list again. For connections that may be dead, for example after a link was down: TCP
-/// takes minutes to notice.
+/// Makes watches reconnect and list again: for connections that may be dead, for example after a link was down, and for
+/// a list that lags behind nothing.
 #[derive(Clone, Debug)]
 pub struct Refresh(Arc<tokio::sync::watch::Sender<()>>);
 
@@ -106,8 +126,16 @@ fn events<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(FIRST_RETRY_DELAY)
+        .with_max_delay(MAX_RETRY_DELAY)
+        .with_jitter()
+        .without_max_times();
     watcher(api, config)
-        .default_backoff()
+        .backoff(ResetTimerBackoff::new(
+            watcher::ExponentialBackoff::from(backoff),
+            RETRY_RESET,
+        ))
         .filter_map(|event| async move {
             event
                 .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "watch failed; retrying"))

@@ -13,6 +13,7 @@ pub mod decide;
 pub mod events;
 pub mod index;
 pub mod inflight;
+pub mod listed;
 pub mod metrics;
 pub mod objects;
 pub mod pool_annotations;

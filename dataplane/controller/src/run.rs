@@ -17,12 +17,13 @@ use lb_runtime::leader::{LeaderConfig, Leadership, lead};
 use lb_runtime::lease::LeaseTiming;
 use lb_runtime::metrics::ClientMetrics;
 use lb_runtime::sleep::sleep_until;
-use lb_runtime::watch::Change;
-use lb_runtime::{Context, ReadinessGate, Shutdown};
+use lb_runtime::watch::{Change, Refresh};
+use lb_runtime::{Context, Shutdown};
 
 use crate::args::Config;
 use crate::decide::LeaderState;
 use crate::index::Index;
+use crate::listed::ListProgress;
 use crate::metrics::Metrics;
 use crate::standby::Standby;
 use crate::watch;
@@ -32,6 +33,8 @@ use crate::write::{ObjectWrite, ObjectWriter, WriteOutcome};
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a new leader waits until its watch has delivered the last writes of its predecessor, before it lists again.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long events may take to be written during a shutdown. With the other limits less than the grace period of a pod.
+const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the controller until shutdown.
 ///
@@ -54,13 +57,16 @@ pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     controller.run(&context, &leadership).await;
     // No new write starts, and those in flight end before the Lease is released, so that none takes effect after
     // another replica has taken over. If they do not end, the Lease expires.
-    if controller.drain().await {
+    let drained = controller.drain().await;
+    controller.publish_events(&context.namespace);
+    if drained {
         if let Some(newest) = controller.newest_version() {
             leadership.set_handoff(newest.to_string());
         }
         release.request();
         leadership.released().await;
     }
+    controller.events.flush(EVENT_FLUSH_TIMEOUT).await;
     Ok(())
 }
 
@@ -85,6 +91,9 @@ struct Controller {
     standby: Standby,
     leads: bool,
     listed: ListProgress,
+    refresh_services: Refresh,
+    /// Of namespaces, pools and advertisements.
+    refresh_config: Refresh,
     services: BoxStream<'static, Change<Service>>,
     namespaces: BoxStream<'static, Change<Namespace>>,
     pools: BoxStream<'static, Change<IPAddressPool>>,
@@ -98,51 +107,24 @@ struct Controller {
     client_metrics: ClientMetrics,
 }
 
-/// The progress of the first lists. Nothing is decided before all of them are complete.
-struct ListProgress {
-    services: bool,
-    /// The version that the watch of Services has to reach before it is as good as a list, and until when.
-    awaited: Option<(u64, Instant)>,
-    namespaces: bool,
-    pools: bool,
-    advertisements: bool,
-    services_gate: ReadinessGate,
-    namespaces_gate: ReadinessGate,
-    pools_gate: ReadinessGate,
-    advertisements_gate: ReadinessGate,
-}
-
-impl ListProgress {
-    fn all(&self) -> bool {
-        self.services && self.awaited.is_none() && self.namespaces && self.pools && self.advertisements
-    }
-}
-
 impl Controller {
     fn new(context: &Context, config: Config) -> Result<Self, prometheus::Error> {
         let Context {
             client, namespace, ..
         } = context;
+        let (refresh_services, refresh_config) = (Refresh::default(), Refresh::default());
         Ok(Self {
             index: Index::new(config.class),
             leader: None,
             standby: Standby::default(),
             leads: false,
-            listed: ListProgress {
-                services: false,
-                awaited: None,
-                namespaces: false,
-                pools: false,
-                advertisements: false,
-                services_gate: context.health.gate("services"),
-                namespaces_gate: context.health.gate("namespaces"),
-                pools_gate: context.health.gate("pools"),
-                advertisements_gate: context.health.gate("advertisements"),
-            },
-            services: watch::services(client),
-            namespaces: watch::namespaces(client),
-            pools: watch::pools(client, namespace),
-            advertisements: watch::advertisements(client, namespace),
+            listed: ListProgress::new(&context.health),
+            services: watch::services(client, &refresh_services),
+            namespaces: watch::namespaces(client, &refresh_config),
+            pools: watch::pools(client, namespace, &refresh_config),
+            advertisements: watch::advertisements(client, namespace, &refresh_config),
+            refresh_services,
+            refresh_config,
             states: watch::states(client, namespace),
             l2_statuses: watch::l2_statuses(client, namespace),
             writes: FuturesUnordered::new(),
@@ -158,7 +140,7 @@ impl Controller {
         loop {
             let timeout = match &self.leader {
                 Some(leader) => leader.next_timeout(Instant::now()),
-                None => self.standby.poll_timeout().filter(|_| self.listed.all()),
+                None => self.standby.poll_timeout().filter(|_| self.listed.is_complete()),
             };
             let catch_up = self.listed.awaited.map(|(_, until)| until);
             let timeout = timeout.into_iter().chain(catch_up).min();
@@ -169,8 +151,9 @@ impl Controller {
                 Ok(()) = leads.changed() => Input::Leads(*leads.borrow_and_update()),
                 input = self.next() => input,
                 () = sleep_until(timeout) => Input::Time,
+                () = context.health.turn() => Input::Time,
             };
-            if self.handle(context, leadership, input).is_break() {
+            if self.handle(leadership, input).is_break() {
                 return;
             }
             // Further inputs that have arrived belong to the same decision: the oldest Service is served first, and
@@ -178,12 +161,12 @@ impl Controller {
             for _ in 0..1024 {
                 match self.next().now_or_never() {
                     Some(input) => {
-                        let _ = self.handle(context, leadership, input);
+                        let _ = self.handle(leadership, input);
                     }
                     None => break,
                 }
             }
-            self.catch_up(context);
+            self.catch_up();
             if *leads.borrow() == self.leads {
                 self.act(&context.namespace);
             }
@@ -203,37 +186,25 @@ impl Controller {
         }
     }
 
-    fn handle(
-        &mut self,
-        context: &Context,
-        leadership: &Leadership,
-        input: Input,
-    ) -> std::ops::ControlFlow<()> {
+    fn handle(&mut self, leadership: &Leadership, input: Input) -> std::ops::ControlFlow<()> {
         // A standby does not log announcements.
-        if !self.leads && !matches!(input, Input::L2Status(_)) {
+        if !self.leads && !matches!(input, Input::L2Status(_) | Input::Time) {
             self.standby.changed(Instant::now());
         }
         match input {
             Input::Stop => return std::ops::ControlFlow::Break(()),
             Input::Time => {}
-            Input::Leads(leads) => self.handle_leadership(context, leads, &leadership.predecessor_handoff()),
+            Input::Leads(leads) => self.handle_leadership(leads, &leadership.predecessor_handoff()),
             Input::Service(change) => {
                 self.client_metrics.updates.inc();
-                let listed = matches!(*change, Change::Synced);
+                self.listed.services.update(&change);
                 let changed = self.index.update_service(*change);
                 if let Some(leader) = &mut self.leader {
                     leader.services_changed(changed);
                 }
-                if listed {
-                    self.listed.services = true;
-                    self.listed.services_gate.open();
-                }
             }
             Input::Namespace(change) => {
-                if matches!(change, Change::Synced) {
-                    self.listed.namespaces = true;
-                    self.listed.namespaces_gate.open();
-                }
+                self.listed.namespaces.update(&change);
                 if self.index.update_namespace(change)
                     && let Some(leader) = &mut self.leader
                 {
@@ -242,9 +213,7 @@ impl Controller {
             }
             Input::Pool(change) => {
                 self.client_metrics.updates.inc();
-                if matches!(change, Change::Synced) {
-                    self.listed.pools = true;
-                    self.listed.pools_gate.open();
+                if self.listed.pools.update(&change) {
                     self.client_metrics.config_loaded.set(1);
                 }
                 if self.index.update_pool(change)
@@ -255,10 +224,7 @@ impl Controller {
             }
             Input::Advertisement(change) => {
                 self.client_metrics.updates.inc();
-                if matches!(change, Change::Synced) {
-                    self.listed.advertisements = true;
-                    self.listed.advertisements_gate.open();
-                }
+                self.listed.advertisements.update(&change);
                 self.index.update_advertisement(change);
             }
             // No decision depends on it.
@@ -283,7 +249,7 @@ impl Controller {
         std::ops::ControlFlow::Continue(())
     }
 
-    fn handle_leadership(&mut self, context: &Context, leads: bool, handoff: &str) {
+    fn handle_leadership(&mut self, leads: bool, handoff: &str) {
         if self.leads == leads {
             return;
         }
@@ -292,26 +258,32 @@ impl Controller {
         self.listed.awaited = None;
         self.standby = Standby::default();
         self.metrics.clear();
+        // Only a leader knows.
+        self.client_metrics.config_stale.set(0);
         // Writes of a lost leadership are dropped at once.
         self.writes.clear();
         if leads {
-            // The watch may lag behind the last writes of the predecessor. If that one recorded its newest version, it
-            // is enough to reach it.
+            // The watches of a standby may lag, or be dead. An unknown namespace or an old pool would cost addresses.
+            self.listed.namespaces.expire();
+            self.listed.pools.expire();
+            self.listed.advertisements.expire();
+            self.refresh_config.now();
+            // The same for Services; but if the predecessor recorded its newest version, it is enough to reach it.
             match handoff.parse() {
                 Ok(newest) => self.listed.awaited = Some((newest, Instant::now() + CATCH_UP_TIMEOUT)),
-                Err(_) => self.list_services(context),
+                Err(_) => self.list_services(),
             }
         }
     }
 
     /// A list that starts now lags behind nothing.
-    fn list_services(&mut self, context: &Context) {
-        self.listed.services = false;
-        self.services = watch::services(&context.client);
+    fn list_services(&mut self) {
+        self.listed.services.expire();
+        self.refresh_services.now();
     }
 
     /// Checks whether the watch has reached the awaited version.
-    fn catch_up(&mut self, context: &Context) {
+    fn catch_up(&mut self) {
         let Some((newest, until)) = self.listed.awaited else {
             return;
         };
@@ -319,9 +291,9 @@ impl Controller {
             self.listed.awaited = None;
         } else if until <= Instant::now() {
             // A list in progress may reach it.
-            if self.listed.services {
+            if self.listed.services.is_complete() {
                 self.listed.awaited = None;
-                self.list_services(context);
+                self.list_services();
             } else {
                 self.listed.awaited = Some((newest, Instant::now() + CATCH_UP_TIMEOUT));
             }
@@ -352,7 +324,7 @@ impl Controller {
 
     /// Decides, if this replica leads and everything is listed, and sends the results.
     fn act(&mut self, namespace: &str) {
-        if self.leader.is_none() && !self.listed.all() {
+        if self.leader.is_none() && !self.listed.is_complete() {
             return;
         }
         if !self.leads {
@@ -370,7 +342,15 @@ impl Controller {
         while let Some(write) = leader.next_write(&self.index, now, time) {
             self.writes.push(self.writer.clone().send(write).boxed());
         }
-        for event in leader.take_events() {
+        self.metrics.update(leader.allocator());
+        let invalid = leader.allocator().pools().any(|(_, pool)| pool.is_err());
+        self.client_metrics.config_stale.set(invalid.into());
+        self.publish_events(namespace);
+    }
+
+    /// Logs and publishes the events of the last decisions and outcomes.
+    fn publish_events(&mut self, namespace: &str) {
+        for event in self.leader.iter_mut().flat_map(LeaderState::take_events) {
             event.log();
             if event.is_log_only() {
                 continue;
@@ -384,8 +364,5 @@ impl Controller {
                 text.note,
             );
         }
-        self.metrics.update(leader.allocator());
-        let invalid = leader.allocator().pools().any(|(_, pool)| pool.is_err());
-        self.client_metrics.config_stale.set(invalid.into());
     }
 }

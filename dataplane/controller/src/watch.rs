@@ -1,37 +1,58 @@
 //! The watches: Services and namespaces of the whole cluster; pools, advertisements and ServiceL2Statuses in the
 //! namespace of the stack.
 
+use std::fmt::Debug;
+
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config;
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use lb_crds::names::CONFIGURATION_STATE;
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
-use lb_runtime::watch::{Change, watch};
+use lb_runtime::watch::{Change, Refresh, watch, watch_refreshed};
+use serde::de::DeserializeOwned;
 
 /// Services of all namespaces and types: a Service that stops being a load balancer has to be seen.
 #[must_use]
-pub fn services(client: &Client) -> BoxStream<'static, Change<Service>> {
-    watch(Api::all(client.clone()), Config::default()).boxed()
+pub fn services(client: &Client, refresh: &Refresh) -> BoxStream<'static, Change<Service>> {
+    refreshed(Api::all(client.clone()), refresh)
 }
 
 /// Namespaces, for their labels.
 #[must_use]
-pub fn namespaces(client: &Client) -> BoxStream<'static, Change<Namespace>> {
-    watch(Api::all(client.clone()), Config::default()).boxed()
+pub fn namespaces(client: &Client, refresh: &Refresh) -> BoxStream<'static, Change<Namespace>> {
+    refreshed(Api::all(client.clone()), refresh)
 }
 
 /// Pools.
 #[must_use]
-pub fn pools(client: &Client, namespace: &str) -> BoxStream<'static, Change<IPAddressPool>> {
-    watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
+pub fn pools(
+    client: &Client,
+    namespace: &str,
+    refresh: &Refresh,
+) -> BoxStream<'static, Change<IPAddressPool>> {
+    refreshed(Api::namespaced(client.clone(), namespace), refresh)
 }
 
 /// L2Advertisements.
 #[must_use]
-pub fn advertisements(client: &Client, namespace: &str) -> BoxStream<'static, Change<L2Advertisement>> {
-    watch(Api::namespaced(client.clone(), namespace), Config::default()).boxed()
+pub fn advertisements(
+    client: &Client,
+    namespace: &str,
+    refresh: &Refresh,
+) -> BoxStream<'static, Change<L2Advertisement>> {
+    refreshed(Api::namespaced(client.clone(), namespace), refresh)
+}
+
+fn refreshed<K>(api: Api<DeserializeGuard<K>>, refresh: &Refresh) -> BoxStream<'static, Change<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watch_refreshed(api, Config::default(), refresh)
+        .map(Change::without_key)
+        .boxed()
 }
 
 /// The ConfigurationState of the controller.

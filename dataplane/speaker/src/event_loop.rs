@@ -129,6 +129,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
                     Wakeup::Step => break,
                     Wakeup::Shutdown => {
                         self.notify_restart().await;
+                        self.events.flush().await;
                         return Ok(());
                     }
                 }
@@ -183,6 +184,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
     async fn wait(&mut self, alarm: &mut TimerFd, deadline: Option<Instant>) -> anyhow::Result<Wakeup> {
         tokio::select! {
             () = self.context.shutdown.requested() => return Ok(Wakeup::Shutdown),
+            () = self.context.health.turn() => return Ok(Wakeup::Nothing),
             () = datagram_readable(self.transport.as_ref()) => {
                 self.receive_datagrams(Instant::now());
                 // Dozens arrive in a second, and most change nothing.

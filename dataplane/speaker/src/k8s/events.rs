@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lb_crds::names::REPORTER_SPEAKER;
 use lb_l2::MacAddr;
@@ -9,6 +10,9 @@ use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, Events, reference};
 
 use crate::metrics::PROTOCOL;
+
+/// How long events may take to be written during a shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An event about an address of a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,6 +82,11 @@ impl EventPublisher {
         let (kind, reason, action, note) = fields(&event, &self.node);
         let service = reference(&event.service, "v1", "Service", Some(event.uid));
         self.events.publish(service, kind, reason, action, note);
+    }
+
+    /// Waits until the queued events are written, at most for a moment: a restart must not take long.
+    pub(crate) async fn flush(&self) {
+        self.events.flush(FLUSH_TIMEOUT).await;
     }
 }
 
