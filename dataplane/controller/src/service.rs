@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use lb_crds::names::{
     ADDRESS_ASSIGNED, ADDRESS_POOL, ALLOW_SHARED_IP, ANNOUNCED, DEPRECATED_IP_ALLOCATED_FROM_POOL,
     IP_ALLOCATED_FROM_POOL, LOAD_BALANCER_IPS, deprecated_keys,
@@ -87,7 +88,7 @@ impl CachedService {
             if spec.load_balancer_class.as_deref() != class {
                 return None;
             }
-            Role::LoadBalancer(request(&spec, annotations))
+            Role::LoadBalancer(request(&object.metadata, &spec, annotations))
         } else if pool.is_some()
             || old_pool.is_some()
             || address_assigned.is_some()
@@ -136,7 +137,11 @@ fn status(object: &v1::Service) -> ShownStatus {
 }
 
 /// The sharing properties of a Service by MetalLB's rules. An empty key counts as no key.
-fn sharing(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Option<Sharing> {
+fn sharing(
+    metadata: &ObjectMeta,
+    spec: &v1::ServiceSpec,
+    annotations: &BTreeMap<String, String>,
+) -> Option<Sharing> {
     let key = ALLOW_SHARED_IP.value(annotations).filter(|key| !key.is_empty())?;
     let port = |port: &v1::ServicePort| {
         let number = u16::try_from(port.port).ok()?;
@@ -144,14 +149,7 @@ fn sharing(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Op
         Some(Port { protocol, number })
     };
     let backend = match spec.external_traffic_policy.as_deref() {
-        Some("Local") => {
-            let pairs = spec
-                .selector
-                .iter()
-                .flatten()
-                .map(|(key, value)| format!("{key}={value}"));
-            pairs.collect::<Vec<_>>().join(",")
-        }
+        Some("Local") => endpoint_owner(metadata, spec),
         Some(_) | None => String::new(),
     };
     Some(Sharing {
@@ -161,7 +159,23 @@ fn sharing(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Op
     })
 }
 
-fn request(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Result<Request, Rejection> {
+/// Equal for Services with the same endpoints: a selector selects Pods of its own namespace, and without one the
+/// endpoints belong to the Service alone.
+fn endpoint_owner(metadata: &ObjectMeta, spec: &v1::ServiceSpec) -> String {
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let pairs = spec.selector.iter().flatten();
+    let pairs: Vec<_> = pairs.map(|(key, value)| format!("{key}={value}")).collect();
+    if pairs.is_empty() {
+        return format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default());
+    }
+    format!("{namespace}:{}", pairs.join(","))
+}
+
+fn request(
+    metadata: &ObjectMeta,
+    spec: &v1::ServiceSpec,
+    annotations: &BTreeMap<String, String>,
+) -> Result<Request, Rejection> {
     let policy = match spec.ip_family_policy.as_deref() {
         Some("RequireDualStack") => IpFamilyPolicy::RequireDualStack,
         Some("PreferDualStack") => IpFamilyPolicy::PreferDualStack,
@@ -177,7 +191,7 @@ fn request(spec: &v1::ServiceSpec, annotations: &BTreeMap<String, String>) -> Re
             .map(|found| (found.key, found.value)),
         load_balancer_ip: spec.load_balancer_ip.as_deref().unwrap_or_default(),
         pool: ADDRESS_POOL.value(annotations),
-        sharing: sharing(spec, annotations),
+        sharing: sharing(metadata, spec, annotations),
     };
     Request::parse(families, raw)
 }

@@ -2,6 +2,8 @@
 
 mod support;
 
+use lb_controller::target::WriteTarget;
+use lb_runtime::ObjectKey;
 use serde_json::{Value, json};
 use support::{Cluster, mk_pool, mk_service, pool, service};
 
@@ -105,6 +107,33 @@ fn local_policy_shares_only_with_same_selector() {
     cluster.edit(&service("c"), json!({ "spec": { "selector": { "app": "x" } } }));
     cluster.settle();
     assert_eq!(cluster.address("c"), "10.0.0.5");
+}
+
+/// The Pods of one selector in two namespaces are on different nodes, and only one node announces the address.
+#[test]
+fn local_policy_shares_only_within_a_namespace() {
+    let mut cluster = cluster();
+    let local = |port, selector: Value| {
+        let mut patch = at("10.0.0.5", sharing("k", "TCP", port));
+        patch["spec"]["externalTrafficPolicy"] = json!("Local");
+        patch["spec"]["selector"] = selector;
+        patch
+    };
+    cluster.add(mk_service("a", local(80, json!({ "app": "x" }))));
+    let mut other = local(81, json!({ "app": "x" }));
+    other["metadata"]["namespace"] = json!("green");
+    let key = ObjectKey::new("green", "b");
+    cluster.add((WriteTarget::Service(key.clone()), mk_service("b", other).1));
+    let reason = cluster.leader.as_ref().unwrap().rejection(&key);
+    let reason = reason.map(ToString::to_string);
+    assert!(
+        reason.is_some_and(|reason| reason.contains("the same namespace")),
+        "refused"
+    );
+    // Without a selector, each Service has endpoints of its own.
+    cluster.add(mk_service("c", at("10.0.0.4", local(82, json!({})))));
+    cluster.add(mk_service("d", at("10.0.0.4", local(83, json!({})))));
+    assert_eq!((cluster.address("c"), cluster.address("d")), ("10.0.0.4", ""));
 }
 
 #[test]

@@ -324,8 +324,8 @@ fn cannot_share(address: IpAddr, owner: &str, conflict: &SharingConflict) -> Str
             "port {port} is already in use on \"{address}\" by {owner}: use another port, or request another address"
         ),
         SharingConflict::Backend => format!(
-            "{in_use}: with externalTrafficPolicy Local both need that policy and the same selector: change them, or \
-             request another address"
+            "{in_use}: with externalTrafficPolicy Local both need that policy, the same namespace and the same selector: \
+             change them, or request another address"
         ),
     }
 }

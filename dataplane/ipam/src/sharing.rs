@@ -2,7 +2,7 @@
 //! common, and any node that is eligible for one of them is eligible for the other.
 //!
 //! With `externalTrafficPolicy: Local` only nodes with an endpoint are eligible, so Services with that policy can share
-//! an address only if their selectors are the same.
+//! an address only if they select the same endpoints.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,7 +29,7 @@ pub struct Sharing {
     pub key: String,
     /// All ports of the Service.
     pub ports: BTreeSet<Port>,
-    /// Selector of the Service if its `externalTrafficPolicy` is `Local`, otherwise empty.
+    /// Namespace and selector of the Service if its `externalTrafficPolicy` is `Local`, otherwise empty.
     pub backend: String,
 }
 
@@ -42,7 +42,7 @@ pub enum SharingConflict {
     Key,
     /// Both have this port.
     Port(Port),
-    /// The policies or the selectors differ, and at least one policy is `Local`.
+    /// The policies, the namespaces or the selectors differ, and at least one policy is `Local`.
     Backend,
 }
 
