@@ -95,8 +95,14 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
     let mut ineligible: BTreeMap<_, NodeList> = BTreeMap::new();
     let mut candidates = Vec::new();
     let mut local = Err(Ineligible::NotSelected);
+    // Gratuitous packets of any other node would take the address from the nodes that have it.
+    let holders: BTreeSet<_> = input.index.nodes_with(address).collect();
     for (name, node) in &input.index.nodes {
-        let result = eligible(input, &services, name, node);
+        let result = if holders.is_empty() || holders.contains(name.as_str()) {
+            eligible(input, &services, name, node)
+        } else {
+            Err(Ineligible::AddressOfOtherNode)
+        };
         match result {
             Ok(()) => candidates.push(name.as_str()),
             Err(reason) => ineligible.entry(reason).or_default().push(name),
@@ -107,7 +113,12 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
     }
     let mut order = election::order(address, candidates);
     if order.is_empty() {
-        let reason = UnannouncedReason::NoEligibleNode { nodes: ineligible };
+        let reason = if holders.is_empty() {
+            UnannouncedReason::NoEligibleNode { nodes: ineligible }
+        } else {
+            ineligible.remove(&Ineligible::AddressOfOtherNode);
+            UnannouncedReason::AddressOfNode { nodes: ineligible }
+        };
         return no_candidates(input, address, reason);
     }
     if order.len() > MAX_CANDIDATES {

@@ -10,6 +10,8 @@ use lb_runtime::text::{LIST_LIMIT, list_first};
 /// Why a node is not eligible to announce an address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Ineligible {
+    /// Another node has the address itself, so its kernel answers for it.
+    AddressOfOtherNode,
     /// No advertisement selects it.
     NotSelected,
     /// It has the exclude label.
@@ -27,6 +29,7 @@ pub enum Ineligible {
 impl fmt::Display for Ineligible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::AddressOfOtherNode => "without the address, which another node has",
             Self::NotSelected => "not selected by the nodeSelectors of any L2Advertisement",
             Self::Excluded => "excluded by label node.kubernetes.io/exclude-from-external-load-balancers",
             Self::NetworkUnavailable => "network unavailable (condition NetworkUnavailable)",
@@ -81,6 +84,11 @@ pub enum UnannouncedReason {
     },
     /// No endpoint can serve.
     NoEndpoint,
+    /// Nodes have the address themselves, and none of them is eligible.
+    AddressOfNode {
+        /// These nodes, by the reason why they are not eligible.
+        nodes: BTreeMap<Ineligible, NodeList>,
+    },
     /// No node is eligible.
     NoEligibleNode {
         /// The nodes, by reason.
@@ -93,7 +101,8 @@ impl UnannouncedReason {
     #[must_use]
     pub fn has_cause_of(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::NoEligibleNode { nodes }, Self::NoEligibleNode { nodes: others }) => {
+            (Self::NoEligibleNode { nodes }, Self::NoEligibleNode { nodes: others })
+            | (Self::AddressOfNode { nodes }, Self::AddressOfNode { nodes: others }) => {
                 nodes.keys().eq(others.keys())
             }
             _ => self == other,
@@ -121,14 +130,23 @@ impl UnannouncedReason {
                 format!("no eligible node for {address}: the cluster has no nodes")
             }
             Self::NoEligibleNode { nodes } => {
-                let groups: Vec<_> = nodes
-                    .iter()
-                    .map(|(reason, nodes)| format!("{nodes} {reason}"))
-                    .collect();
-                format!("no eligible node for {address}: {}", groups.join("; "))
+                format!("no eligible node for {address}: {}", grouped(nodes))
             }
+            Self::AddressOfNode { nodes } => format!(
+                "{address} is an address of a node, and only that node may announce it: {}: exclude the address from its \
+                 pool",
+                grouped(nodes)
+            ),
         }
     }
+}
+
+fn grouped(nodes: &BTreeMap<Ineligible, NodeList>) -> String {
+    let groups: Vec<_> = nodes
+        .iter()
+        .map(|(reason, nodes)| format!("{nodes} {reason}"))
+        .collect();
+    groups.join("; ")
 }
 
 /// Why this node withdraws an address, for the log.

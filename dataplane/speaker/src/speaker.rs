@@ -211,7 +211,8 @@ impl Speaker {
             address,
             mac,
         } = reply;
-        let Some(node) = self.node_macs.node_of(*address) else {
+        let node = self.node_macs.node_of(*address);
+        let Some(node) = node.filter(|node| **node != self.config.node) else {
             self.coordinator.handle_reply(now, *address, *mac);
             return;
         };

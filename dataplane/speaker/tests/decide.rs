@@ -469,3 +469,56 @@ fn one_live_node_reports_the_reason() {
         .collect();
     assert_eq!(reporters, ["n1"]);
 }
+
+#[test]
+fn address_of_a_node_is_announced_by_no_other_node() {
+    let node_at = |name: &str, type_: &str, address: &str, labels: &serde_json::Value| {
+        let object = json!({
+            "metadata": {"name": name, "uid": format!("uid-{name}"), "labels": labels},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "addresses": [{"type": "Hostname", "address": name}, {"type": type_, "address": address}],
+            },
+        });
+        Update::Node(
+            name.to_owned(),
+            Some(Node::read(serde_json::from_value(object).unwrap())),
+        )
+    };
+    let excluded = json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""});
+    for type_ in ["InternalIP", "ExternalIP"] {
+        // The node itself may announce it, also if it joins while another node is the owner.
+        let mut world = World::new(cluster());
+        assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
+        world.update(node_at("n3", type_, WEB, &json!({})));
+        let theirs = Found::Other {
+            owner: "n3".to_owned(),
+            ineligible: Some(Ineligible::AddressOfOtherNode),
+        };
+        assert_eq!(decision_on(&world, "n1", WEB), theirs, "{type_}");
+        assert!(matches!(decision_on(&world, "n3", WEB), Found::Mine(_)));
+        // A node that may not announce it, or has no speaker, keeps it all the same.
+        world.update(node_at("n3", type_, WEB, &excluded));
+        let Found::NoCandidates { reason, .. } = decision_on(&world, "n1", WEB) else {
+            panic!("no node may announce it");
+        };
+        assert!(matches!(reason, UnannouncedReason::AddressOfNode { .. }));
+        assert_eq!(
+            reason.message(WEB.parse().unwrap()),
+            "192.168.50.52 is an address of a node, and only that node may announce it: n3 excluded by label \
+             node.kubernetes.io/exclude-from-external-load-balancers: exclude the address from its pool"
+        );
+        // It is free again.
+        world.update(node("n3", &json!({})));
+        assert!(matches!(decision_on(&world, "n1", WEB), Found::Mine(_)));
+    }
+    // Several nodes may list one address of a gateway before them.
+    let shared = ["n2", "n3"].map(|name| node_at(name, "ExternalIP", WEB, &json!({})));
+    assert_eq!(owner(shared), "n2");
+    let six = "fd00:50::5";
+    let world = World::new(cluster().into_iter().chain([
+        mk_service("web", &[six], |_| {}),
+        node_at("n3", "InternalIP", six, &json!({})),
+    ]));
+    assert!(matches!(decision_on(&world, "n3", six), Found::Mine(_)));
+}

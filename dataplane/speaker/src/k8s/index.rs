@@ -115,6 +115,8 @@ pub struct Index {
     pub speakers: BTreeMap<String, Speaker>,
     /// ServiceL2Statuses by name.
     pub statuses: BTreeMap<ObjectKey, Box<ReportedStatus>>,
+    /// Addresses of nodes with the names of the nodes that have them.
+    node_addresses: BTreeSet<(IpAddr, String)>,
     /// Addresses with the Services that have them.
     by_address: BTreeSet<(IpAddr, ObjectKey)>,
     /// Services with the names of their ServiceL2Statuses.
@@ -184,6 +186,11 @@ impl Index {
     /// The addresses of all Services. A shared one occurs several times.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.by_address.iter().map(|(address, _)| *address)
+    }
+
+    /// The nodes that have this address themselves, by name: usually none or one.
+    pub fn nodes_with(&self, address: IpAddr) -> impl Iterator<Item = &str> {
+        values_of(&self.node_addresses, address).map(String::as_str)
     }
 
     /// Whether an endpoint of the Service can serve.
@@ -331,6 +338,12 @@ impl Index {
         // Readiness affects candidates only through the speaker.
         let rest = |node: Option<&Node>| node.cloned().map(|node| Node { ready: true, ..node });
         let all_addresses = rest(before) != rest(node.as_ref());
+        for address in before.into_iter().flat_map(|node| &node.held_addresses) {
+            self.node_addresses.remove(&(*address, name.clone()));
+        }
+        for address in node.iter().flat_map(|node| &node.held_addresses) {
+            self.node_addresses.insert((*address, name.clone()));
+        }
         replace(&mut self.nodes, name.clone(), node);
         Affected {
             all_addresses,

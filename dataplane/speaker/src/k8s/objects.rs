@@ -131,6 +131,8 @@ pub struct Node {
     pub out_of_service: bool,
     /// Its internal addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its addresses of every type, which its kernel answers for: no other node may announce them.
+    pub held_addresses: BTreeSet<IpAddr>,
 }
 
 impl Node {
@@ -153,6 +155,11 @@ impl Node {
             ready: holds("Ready"),
             draining: spec.unschedulable == Some(true) || object.metadata.deletion_timestamp.is_some(),
             out_of_service: taints.iter().any(|taint| taint.key == TAINT_OUT_OF_SERVICE),
+            held_addresses: addresses
+                .iter()
+                .filter_map(|address| address.address.parse::<IpAddr>().ok())
+                .map(|address| address.to_canonical())
+                .collect(),
             addresses: addresses
                 .iter()
                 .filter(|address| address.type_ == "InternalIP")

@@ -20,6 +20,8 @@ impl Speaker {
             Output::Announce { address, reason } => self.announce(now, address, reason),
             Output::Withdraw { address, reason } => self.withdraw(now, address, reason),
             Output::Reannounce { address } => self.announcer.reannounce(now, address),
+            // A probe makes some hosts give the address up (RFC 5227 section 2.4), and a node has this one.
+            Output::ProbeAddress { address } if self.index.nodes_with(address).count() == 1 => {}
             Output::ProbeAddress { address } => {
                 let interfaces = self.selected_interfaces(address);
                 let interfaces = interfaces.unwrap_or(InterfaceSelection::All);
