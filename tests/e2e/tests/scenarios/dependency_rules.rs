@@ -49,7 +49,7 @@ fn assert_without(of: &str, unwanted: &[&str]) {
 
 #[test]
 fn pure_crates_use_no_runtime_client_or_system_call() {
-    for of in ["lb-ipam", "lb-l2"] {
+    for of in ["lb-ipam", "lb-l2", "lb-bgp"] {
         assert_without(
             of,
             &[
@@ -82,11 +82,18 @@ fn bundle_is_built_without_a_cluster() {
 
 #[test]
 fn programs_do_not_use_each_others_crates() {
-    assert_without("lb-controller", &["lb-net", "lb-l2", "lb-speaker"]);
+    assert_without("lb-controller", &["lb-net", "lb-l2", "lb-bgp", "lb-speaker"]);
     assert_without("lb-speaker", &["lb-ipam", "lb-controller"]);
     assert_without(
         "lb-operator",
-        &["lb-net", "lb-l2", "lb-ipam", "lb-controller", "lb-speaker"],
+        &[
+            "lb-net",
+            "lb-l2",
+            "lb-bgp",
+            "lb-ipam",
+            "lb-controller",
+            "lb-speaker",
+        ],
     );
     assert_without("lb-net", &["kube", "lb-crds", "lb-runtime"]);
 }
