@@ -39,7 +39,8 @@ build() {
   while [ "$1" != : ]; do command+=("$1"); shift; done
   shift
   [ ! -d "$out" ] || { echo "unchanged: $out"; touch "$out"; return 0; }
-  RUSTFLAGS="$flags --remap-path-prefix=$PWD=/src --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "${command[@]}"
+  RUSTC_WORKSPACE_WRAPPER=$PWD/tests/tools/rustc-remap.sh \
+    RUSTFLAGS="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "${command[@]}"
   local part=$out.part.$$ program
   mkdir -p "$part"
   for program in "$@"; do cp "$target/$triple/release/$program" "$part/"; done
