@@ -67,6 +67,25 @@ pub struct L2AdvertisementSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::selectors")]
     pub service_selectors: Vec<LabelSelector>,
+
+    /// Nodes that are preferred as owners of the addresses. The weights of the selectors that match a node are summed
+    /// over all advertisements that apply; nodes with a greater sum precede the others in the election order. If no
+    /// preferred node is available, any other node that may announce the address does.
+    ///
+    /// An address that has an owner stays there, unless spec.speaker.failback of the stack is Immediate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::preferred_node_selectors")]
+    pub preferred_node_selectors: Vec<PreferredNodeSelector>,
+}
+
+/// Preference for the nodes that a selector matches.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreferredNodeSelector {
+    /// 1 to 100.
+    pub weight: i32,
+    /// The nodes; an empty selector matches every node.
+    pub preference: LabelSelector,
 }
 
 /// Validity of the advertisement. Written by the controller.

@@ -42,7 +42,9 @@ pub use crd::{metallb_crds, stack_crd};
 pub use ip_address_pool::{
     IPAddressPool, IPAddressPoolSpec, IPAddressPoolStatus, ReleasedAddress, ServiceAllocation,
 };
-pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, L2AdvertisementStatus};
+pub use l2_advertisement::{
+    L2Advertisement, L2AdvertisementSpec, L2AdvertisementStatus, PreferredNodeSelector,
+};
 pub use load_balancer_stack::{
     ComponentStatus, InstallMode, LoadBalancerStack, LoadBalancerStackSpec, LoadBalancerStackStatus, LogLevel,
 };

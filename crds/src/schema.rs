@@ -9,6 +9,8 @@ use crate::api_enum::describe_words;
 
 /// Maximum length of a list of selectors. The API server's cost estimate of a CEL rule grows with it.
 const MAX_SELECTORS: u32 = 1024;
+/// Maximum length of a list of weighted selectors.
+const MAX_PREFERRED_NODE_SELECTORS: u32 = 128;
 
 /// Sets a keyword of a schema.
 pub(crate) fn set(schema: &mut Schema, keyword: &str, value: impl Into<Value>) {
@@ -73,6 +75,36 @@ pub(crate) fn no_duplicates(field: &str) -> Rule {
 /// They cannot check the keys of `matchLabels`; the controller reports these in a condition.
 pub(crate) fn selectors(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "maxItems": MAX_SELECTORS, "items": selector()})
+}
+
+/// A list of weighted node selectors, as in MetalLB.
+pub(crate) fn preferred_node_selectors(_: &mut SchemaGenerator) -> Schema {
+    let mut preference = selector();
+    if let Some(preference) = preference.as_object_mut() {
+        preference.insert(
+            "description".to_owned(),
+            "Nodes that get the weight; an empty selector matches every node.".into(),
+        );
+    }
+    json_schema!({
+        "type": "array",
+        "maxItems": MAX_PREFERRED_NODE_SELECTORS,
+        "items": {
+            "description": "Preference for the nodes that a selector matches.",
+            "type": "object",
+            "required": ["preference", "weight"],
+            "properties": {
+                "preference": preference,
+                "weight": {
+                    "description": "1 to 100. The weights of all selectors that match a node are summed.",
+                    "type": "integer",
+                    "format": "int32",
+                    "minimum": 1,
+                    "maximum": 100,
+                },
+            },
+        },
+    })
 }
 
 fn selector() -> Value {

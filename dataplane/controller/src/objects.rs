@@ -221,10 +221,16 @@ impl CachedAdvertisement {
     #[must_use]
     pub fn read(object: L2Advertisement) -> Self {
         let spec = object.spec;
+        let preferences: Vec<_> = spec
+            .preferred_node_selectors
+            .iter()
+            .map(|preferred| preferred.preference.clone())
+            .collect();
         let lists = [
             ("spec.ipAddressPoolSelectors", &spec.ip_address_pool_selectors),
             ("spec.nodeSelectors", &spec.node_selectors),
             ("spec.serviceSelectors", &spec.service_selectors),
+            ("spec.preferredNodeSelectors", &preferences),
         ];
         Self {
             object: ObjectRef::of(&object.metadata),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use lb_l2::ownership::election::{order, owner};
+use lb_l2::ownership::election::{order, order_weighted, owner};
 use proptest::prelude::*;
 
 /// Computed with coreutils: `printf '%s' "$node#$address" | sha256sum | sort`.
@@ -67,6 +67,19 @@ fn duplicate_names_count_once() {
     assert_eq!(
         order("192.168.50.200".parse().unwrap(), ["n2", "n1", "n2"]),
         ["n1", "n2"]
+    );
+}
+
+#[test]
+fn greater_weight_precedes_the_hash() {
+    let weighted =
+        |weights: [(&'static str, u32); 3]| order_weighted("192.168.50.200".parse().unwrap(), weights);
+    assert_eq!(weighted([("n1", 0), ("n2", 0), ("n3", 0)]), ["n1", "n2", "n3"]);
+    assert_eq!(weighted([("n1", 0), ("n2", 30), ("n3", 100)]), ["n3", "n2", "n1"]);
+    assert_eq!(
+        weighted([("n1", 1), ("n2", 30), ("n3", 30)]),
+        ["n2", "n3", "n1"],
+        "the hash decides ties"
     );
 }
 

@@ -104,14 +104,14 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
             Err(Ineligible::AddressOfOtherNode)
         };
         match result {
-            Ok(()) => candidates.push(name.as_str()),
+            Ok(()) => candidates.push((name.as_str(), weight(&services, node))),
             Err(reason) => ineligible.entry(reason).or_default().push(name),
         }
         if name == input.local_node {
             local = result;
         }
     }
-    let mut order = election::order(address, candidates);
+    let mut order = election::order_weighted(address, candidates);
     if order.is_empty() {
         let reason = if holders.is_empty() {
             UnannouncedReason::NoEligibleNode { nodes: ineligible }
@@ -152,6 +152,12 @@ fn advertised_service<'a>(
     advertisements.retain(|advertisement| advertisement.selects_service(service));
     if advertisements.is_empty() {
         return Err(UnannouncedReason::ServiceNotSelected {
+            pool: name.to_string(),
+        });
+    }
+    // As in MetalLB: one of the Services would be announced by the advertisement of another.
+    if service.shared && advertisements.iter().any(|one| one.has_service_selectors()) {
+        return Err(UnannouncedReason::SharedWithServiceSelectors {
             pool: name.to_string(),
         });
     }
@@ -217,6 +223,17 @@ fn eligible_for(
         return Err(Ineligible::NoSpeaker);
     }
     Ok(())
+}
+
+/// The weight of a node: summed over the advertisements that apply, each once.
+fn weight(services: &[AdvertisedService<'_>], node: &Node) -> u32 {
+    let applied = services.iter().flat_map(|service| &service.advertisements);
+    let distinct: BTreeMap<_, _> = applied
+        .map(|one| (std::ptr::from_ref::<Advertisement>(one), *one))
+        .collect();
+    distinct
+        .values()
+        .fold(0, |sum: u32, one| sum.saturating_add(one.weight(node)))
 }
 
 fn announcement(input: &DecisionInput<'_>, services: &[AdvertisedService<'_>]) -> Option<Announcement> {

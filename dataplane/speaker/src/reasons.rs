@@ -82,6 +82,11 @@ pub enum UnannouncedReason {
         /// The pool.
         pool: String,
     },
+    /// The Service has a sharing key, and an advertisement selects it by `serviceSelectors`.
+    SharedWithServiceSelectors {
+        /// The pool.
+        pool: String,
+    },
     /// No endpoint can serve.
     NoEndpoint,
     /// Nodes have the address themselves, and none of them is eligible.
@@ -122,6 +127,10 @@ impl UnannouncedReason {
             Self::ServiceNotSelected { pool } => format!(
                 "the serviceSelectors of the L2Advertisements of pool {pool:?} do not match this Service: label it, or \
                  change them"
+            ),
+            Self::SharedWithServiceSelectors { pool } => format!(
+                "{address} may be shared (annotation metallb.io/allow-shared-ip), and an L2Advertisement of pool {pool:?} \
+                 has serviceSelectors: remove the annotation or the serviceSelectors"
             ),
             Self::NoEndpoint => {
                 "the Service has no ready endpoint: check its selector and its Pods".to_owned()

@@ -17,7 +17,8 @@ use crate::reasons::UnannouncedReason;
 const UNANNOUNCED_REPORT_DELAY: Duration = Duration::from_secs(10);
 /// How long an address for which this node has no interface may take to move to a node that has one.
 const NO_INTERFACE_REPORT_DELAY: Duration = Duration::from_secs(2);
-/// Delay before the ServiceL2Status of a released address is deleted: its new owner may overwrite it.
+/// Delay before the ServiceL2Status of a released address is deleted: its new owner may overwrite it. Also before a change
+/// of interfaces is written: a link may flap.
 const STATUS_DELETE_DELAY: Duration = Duration::from_secs(2);
 
 /// A conflicting host, and when the conflict started.
@@ -87,9 +88,9 @@ impl Reporter {
         self.schedule_status(service.clone(), now + STATUS_DELETE_DELAY);
     }
 
-    /// An announced address got its first interface or lost its last one.
-    pub(crate) fn availability_changed(&mut self, now: Instant, service: &ObjectKey, available: bool) {
-        let at = if available { now } else { now + STATUS_DELETE_DELAY };
+    /// The interfaces of an announced address changed. `first`: it had none before, so it is announced only now.
+    pub(crate) fn interfaces_changed(&mut self, now: Instant, service: &ObjectKey, first: bool) {
+        let at = if first { now } else { now + STATUS_DELETE_DELAY };
         self.schedule_status(service.clone(), at);
     }
 

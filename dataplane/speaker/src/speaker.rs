@@ -378,7 +378,11 @@ impl Speaker {
         };
         Some(DesiredStatus {
             address,
-            interfaces: active.announcement.interfaces.names(),
+            interfaces: match &active.announcement.interfaces {
+                InterfaceSelection::All => Box::default(),
+                // An advertisement may name interfaces of other nodes too.
+                InterfaceSelection::Named(_) => active.interfaces.clone(),
+            },
             health: AddressHealth {
                 verification: active.verification.as_ref().map(|last| Verification {
                     by: last.by.clone(),

@@ -15,7 +15,7 @@ use lb_speaker::interface_selection::InterfaceSelection;
 use lb_speaker::k8s::index::Update;
 use lb_speaker::k8s::objects::Node;
 use lb_speaker::reasons::{Ineligible, UnannouncedReason};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{
     GRACE, WEB, World, cluster, endpoint, key, mk_advertisement, mk_node_with, mk_pool, mk_service, mk_slice,
     mk_slice_of, mk_speaker,
@@ -292,6 +292,83 @@ fn service_selectors_limit_an_advertisement() {
         UnannouncedReason::ServiceNotSelected {
             pool: "lan".to_owned()
         }
+    );
+}
+
+#[test]
+fn shared_address_is_not_announced_by_service_selectors() {
+    let selecting = || {
+        mk_advertisement(
+            "lan",
+            &json!({"serviceSelectors": [{"matchLabels": {"app": "web"}}]}),
+        )
+    };
+    let shared = |key: &'static str| {
+        mk_service("web", &[WEB], move |object| {
+            object["metadata"]["annotations"] = json!({(key): "key"});
+        })
+    };
+    for key in [
+        "metallb.io/allow-shared-ip",
+        "metallb.universe.tf/allow-shared-ip",
+    ] {
+        let pool = "lan".to_owned();
+        assert_eq!(
+            unannounced([selecting(), shared(key)]),
+            UnannouncedReason::SharedWithServiceSelectors { pool }
+        );
+        assert_eq!(
+            owner([shared(key)]),
+            "n1",
+            "advertisements without serviceSelectors are fine"
+        );
+    }
+}
+
+#[test]
+fn weights_of_all_applying_advertisements_order_the_candidates() {
+    let preferring = |name: &str, weights: &[(&str, i32)], more: Value| {
+        let selector = |(node, weight): &(&str, i32)| json!({"weight": weight, "preference": {"matchLabels": {"name": node}}});
+        let mut spec = json!({"preferredNodeSelectors": weights.iter().map(selector).collect::<Vec<_>>()});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        mk_advertisement(name, &spec)
+    };
+    let nodes = || ["n1", "n2", "n3"].map(|name| node(name, &json!({"name": name})));
+    let order = |advertisements: Vec<Update>| {
+        let world = World::new(cluster().into_iter().chain(nodes()).chain(advertisements));
+        let input = DecisionInput {
+            local_node: "n1",
+            index: &world.index,
+            peers: &world.peers,
+            ignore_exclude_label: false,
+        };
+        match decide(&input, WEB.parse().unwrap()) {
+            Decision::Candidates { order, .. } => order.join(" "),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(order(vec![]), "n1 n2 n3");
+    let first = || preferring("lan", &[("n2", 10), ("n3", 20)], json!({}));
+    assert_eq!(order(vec![first()]), "n3 n2 n1");
+    let second = |more| preferring("more", &[("n2", 15)], more);
+    assert_eq!(order(vec![first(), second(json!({}))]), "n2 n3 n1", "25 and 20");
+    assert_eq!(
+        order(vec![first(), second(json!({"ipAddressPools": ["other"]}))]),
+        "n3 n2 n1"
+    );
+    let elsewhere = json!({"nodeSelectors": [{"matchLabels": {"name": "n1"}}]});
+    assert_eq!(
+        order(vec![first(), second(elsewhere)]),
+        "n3 n2 n1",
+        "only among the nodes it selects"
+    );
+    let everywhere = json!({"preferredNodeSelectors": [{"weight": 100, "preference": {}}]});
+    assert_eq!(
+        order(vec![mk_advertisement("lan", &everywhere)]),
+        "n1 n2 n3",
+        "equal for all"
     );
 }
 

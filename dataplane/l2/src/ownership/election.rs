@@ -1,22 +1,31 @@
 //! The election order of an address. It equals MetalLB's, so that a cluster that migrates keeps its owners.
 //!
-//! Candidates are ordered by `sha256(node name "#" address)`, ascending; the first is the owner. Every speaker computes
-//! the same order from the same candidates, without communication.
+//! Candidates are ordered by weight, descending, then by `sha256(node name "#" address)`, ascending; the first is the
+//! owner. Every speaker computes the same order from the same candidates, without communication.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
 /// The candidates of `address` in election order, without duplicates.
 pub fn order<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    order_weighted(address, candidates.into_iter().map(|node| (node, 0)))
+}
+
+/// As [`order`], for candidates with weights: the greatest weight first.
+pub fn order_weighted<'a>(
+    address: IpAddr,
+    candidates: impl IntoIterator<Item = (&'a str, u32)>,
+) -> Vec<&'a str> {
     let text = canonical(address);
     let mut ranked: Vec<_> = candidates
         .into_iter()
-        .map(|node| (rank(&text, node), node))
+        .map(|(node, weight)| (Reverse(weight), rank(&text, node), node))
         .collect();
     ranked.sort_unstable();
     ranked.dedup();
-    ranked.into_iter().map(|(_, node)| node).collect()
+    ranked.into_iter().map(|(_, _, node)| node).collect()
 }
 
 /// The first candidate in [election order](order); `None` without candidates.

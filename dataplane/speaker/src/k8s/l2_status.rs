@@ -50,7 +50,7 @@ pub fn object_name(service: &ObjectKey) -> String {
 pub struct DesiredStatus {
     /// The first address of the Service.
     pub address: IpAddr,
-    /// The selected interfaces; empty for all.
+    /// The interfaces in use, if an advertisement names interfaces; otherwise empty, which stands for all.
     pub interfaces: Box<[Arc<str>]>,
     /// The health of the address, as other nodes see it.
     pub health: AddressHealth,

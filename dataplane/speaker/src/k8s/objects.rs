@@ -9,10 +9,11 @@ use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use lb_crds::l2_advertisement::pause;
 use lb_crds::names::{
-    IP_ALLOCATED_FROM_POOL, LABEL_EXCLUDE, LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE,
+    ALLOW_SHARED_IP, IP_ALLOCATED_FROM_POOL, LABEL_EXCLUDE, LABEL_NODE, LABEL_SERVICE_NAME,
+    LABEL_SERVICE_NAMESPACE,
 };
 use lb_crds::selector::{any_matches, matches, validate};
-use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, ServiceL2Status};
+use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, PreferredNodeSelector, ServiceL2Status};
 use lb_runtime::ObjectKey;
 
 use crate::k8s::labels::{LabelText, Labels};
@@ -37,6 +38,8 @@ pub struct Service {
     pub pool: Option<Arc<str>>,
     /// `externalTrafficPolicy: Local`: only nodes with an endpoint are eligible.
     pub local: bool,
+    /// It has a sharing key.
+    pub shared: bool,
 }
 
 impl Service {
@@ -69,6 +72,7 @@ impl Service {
                 .get(IP_ALLOCATED_FROM_POOL)
                 .map(|pool| pool.as_str().into()),
             local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            shared: ALLOW_SHARED_IP.find(&annotations).is_some(),
         })
     }
 
@@ -222,6 +226,7 @@ pub struct Advertisement {
     pool_selectors: Vec<LabelSelector>,
     node_selectors: Vec<LabelSelector>,
     service_selectors: Vec<LabelSelector>,
+    preferred_nodes: Vec<PreferredNodeSelector>,
     /// Names of the interfaces to announce on; empty for all.
     pub interfaces: Vec<Arc<str>>,
     /// The error of the first invalid selector, which selects nothing.
@@ -234,13 +239,21 @@ impl Advertisement {
     pub fn read(object: L2Advertisement) -> Self {
         let node_selectors = pause::node_selectors(&object);
         let spec = object.spec;
+        let preferences = spec
+            .preferred_node_selectors
+            .iter()
+            .map(|preferred| &preferred.preference);
         let lists = [
-            ("ipAddressPoolSelectors", &spec.ip_address_pool_selectors),
-            ("nodeSelectors", &node_selectors),
-            ("serviceSelectors", &spec.service_selectors),
+            (
+                "ipAddressPoolSelectors",
+                spec.ip_address_pool_selectors.iter().collect(),
+            ),
+            ("nodeSelectors", node_selectors.iter().collect()),
+            ("serviceSelectors", spec.service_selectors.iter().collect()),
+            ("preferredNodeSelectors", preferences.collect::<Vec<_>>()),
         ];
         let error = lists.into_iter().find_map(|(field, selectors)| {
-            selectors.iter().enumerate().find_map(|(index, selector)| {
+            selectors.into_iter().enumerate().find_map(|(index, selector)| {
                 let error = validate(selector).err()?;
                 Some(format!("spec.{field}[{index}]: {error}"))
             })
@@ -250,6 +263,7 @@ impl Advertisement {
             pool_selectors: spec.ip_address_pool_selectors,
             node_selectors,
             service_selectors: spec.service_selectors,
+            preferred_nodes: spec.preferred_node_selectors,
             interfaces: spec.interfaces.into_iter().map(Arc::from).collect(),
             error,
         }
@@ -270,6 +284,27 @@ impl Advertisement {
     #[must_use]
     pub fn selects_service(&self, service: &Service) -> bool {
         any_matches(&self.service_selectors, &service.labels)
+    }
+
+    /// Whether it limits the Services that it selects.
+    #[must_use]
+    pub fn has_service_selectors(&self) -> bool {
+        !self.service_selectors.is_empty()
+    }
+
+    /// The sum of the weights for a node: only among the nodes that it selects, as in MetalLB.
+    #[must_use]
+    pub fn weight(&self, node: &Node) -> u32 {
+        if self.preferred_nodes.is_empty() || !self.selects_node(node) {
+            return 0;
+        }
+        let matching = self
+            .preferred_nodes
+            .iter()
+            .filter(|preferred| matches(&preferred.preference, &node.labels));
+        matching.fold(0, |sum, preferred| {
+            sum.saturating_add(preferred.weight.max(0).unsigned_abs())
+        })
     }
 
     /// Whether it selects the node.

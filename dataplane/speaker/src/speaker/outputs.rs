@@ -132,9 +132,10 @@ impl Speaker {
                 continue;
             };
             let available = !active.interfaces.is_empty();
-            if change.availability_changed {
+            if change.changed {
                 for service in active.announcement.services.keys() {
-                    self.reporter.availability_changed(now, service, available);
+                    let first = change.availability_changed && available;
+                    self.reporter.interfaces_changed(now, service, first);
                 }
             }
             if !available {

@@ -139,6 +139,7 @@ fn valid_advertisements_are_accepted(harness: &Harness) -> anyhow::Result<()> {
         "{ipAddressPools: [a, b], interfaces: [eth0]}",
         "{ipAddressPoolSelectors: [{matchLabels: {zone: a}}], nodeSelectors: [{matchExpressions: [{key: x, operator: Exists}]}]}",
         "{serviceSelectors: [{matchLabels: {app: web}}]}",
+        "{preferredNodeSelectors: [{weight: 100, preference: {matchLabels: {zone: a}}}, {weight: 1, preference: {}}]}",
     ] {
         harness.apply(&advertisement(spec))?;
     }
@@ -151,6 +152,13 @@ fn invalid_advertisements_are_rejected(harness: &Harness) -> anyhow::Result<()> 
     for (spec, says) in [
         ("{ipAddressPools: [a, a]}", ["spec.ipAddressPools", "duplicates"]),
         ("{ipAddressPools: a}", ["spec.ipAddressPools", "array"]),
+        (
+            "{preferredNodeSelectors: [{weight: 101, preference: {}}]}",
+            [
+                "spec.preferredNodeSelectors[0].weight",
+                "less than or equal to 100",
+            ],
+        ),
         (
             "{nodeSelectors: [{matchExpressions: [{key: x, operator: Is}]}]}",
             ["spec.nodeSelectors[0]", "Unsupported value"],
