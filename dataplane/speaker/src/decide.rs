@@ -95,6 +95,12 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
     let mut ineligible: BTreeMap<_, NodeList> = BTreeMap::new();
     let mut candidates = Vec::new();
     let mut local = Err(Ineligible::NotSelected);
+    let preferring = preferring(&services);
+    let weight = |node| {
+        preferring
+            .iter()
+            .fold(0, |sum: u32, one| sum.saturating_add(one.weight(node)))
+    };
     // Gratuitous packets of any other node would take the address from the nodes that have it.
     let holders: BTreeSet<_> = input.index.nodes_with(address).collect();
     for (name, node) in &input.index.nodes {
@@ -104,7 +110,7 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
             Err(Ineligible::AddressOfOtherNode)
         };
         match result {
-            Ok(()) => candidates.push((name.as_str(), weight(&services, node))),
+            Ok(()) => candidates.push((name.as_str(), weight(node))),
             Err(reason) => ineligible.entry(reason).or_default().push(name),
         }
         if name == input.local_node {
@@ -225,15 +231,16 @@ fn eligible_for(
     Ok(())
 }
 
-/// The weight of a node: summed over the advertisements that apply, each once.
-fn weight(services: &[AdvertisedService<'_>], node: &Node) -> u32 {
-    let applied = services.iter().flat_map(|service| &service.advertisements);
-    let distinct: BTreeMap<_, _> = applied
-        .map(|one| (std::ptr::from_ref::<Advertisement>(one), *one))
-        .collect();
-    distinct
-        .values()
-        .fold(0, |sum: u32, one| sum.saturating_add(one.weight(node)))
+/// The advertisements that apply and prefer some nodes, each once.
+fn preferring<'a>(services: &[AdvertisedService<'a>]) -> Vec<&'a Advertisement> {
+    let mut preferring: Vec<&Advertisement> = Vec::new();
+    for advertisement in services.iter().flat_map(|service| &service.advertisements) {
+        if advertisement.has_preferences() && !preferring.iter().any(|one| std::ptr::eq(*one, *advertisement))
+        {
+            preferring.push(advertisement);
+        }
+    }
+    preferring
 }
 
 fn announcement(input: &DecisionInput<'_>, services: &[AdvertisedService<'_>]) -> Option<Announcement> {

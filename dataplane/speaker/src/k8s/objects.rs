@@ -292,10 +292,16 @@ impl Advertisement {
         !self.service_selectors.is_empty()
     }
 
+    /// Whether it prefers some nodes to others.
+    #[must_use]
+    pub fn has_preferences(&self) -> bool {
+        !self.preferred_nodes.is_empty()
+    }
+
     /// The sum of the weights for a node: only among the nodes that it selects, as in MetalLB.
     #[must_use]
     pub fn weight(&self, node: &Node) -> u32 {
-        if self.preferred_nodes.is_empty() || !self.selects_node(node) {
+        if !self.selects_node(node) {
             return 0;
         }
         let matching = self
