@@ -49,7 +49,7 @@ fn assert_without(of: &str, unwanted: &[&str]) {
 
 #[test]
 fn pure_crates_use_no_runtime_client_or_system_call() {
-    for of in ["lb-ipam", "lb-l2", "lb-bgp"] {
+    for of in ["lb-ipam", "lb-l2", "lb-bgp", "lb-bfd"] {
         assert_without(
             of,
             &[
@@ -82,7 +82,10 @@ fn bundle_is_built_without_a_cluster() {
 
 #[test]
 fn programs_do_not_use_each_others_crates() {
-    assert_without("lb-controller", &["lb-net", "lb-l2", "lb-bgp", "lb-speaker"]);
+    assert_without(
+        "lb-controller",
+        &["lb-net", "lb-l2", "lb-bgp", "lb-bfd", "lb-speaker"],
+    );
     assert_without("lb-speaker", &["lb-ipam", "lb-controller"]);
     assert_without(
         "lb-operator",
