@@ -13,7 +13,7 @@ use lb_l2::ownership::election::short_hash;
 use lb_l2::ownership::failure_detector::FailureDetectorConfig;
 use lb_l2::ownership::{
     AcquireReason, ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, Output,
-    PartitionPolicy,
+    PartitionPolicy, QueryTarget,
 };
 use lb_l2::wire::heartbeat::{
     Datagram, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN, Message, SpeakerState,
@@ -413,7 +413,14 @@ impl World {
                 assert!(self.announced.contains(&address), "{address} is announced here");
             }
             Output::ProbeAddress { address } => *self.asked.entry(address).or_default() += 1,
-            Output::ProbeNode { node } => assert!(self.nodes.contains(&*node)),
+            Output::QueryNode { node } => assert!(self.nodes.contains(&*node)),
+            Output::QueryAddress { address, to } => match to {
+                QueryTarget::Node(node) => assert!(self.nodes.contains(&*node)),
+                QueryTarget::Host(mac) => {
+                    assert_ne!(mac, MY_MAC, "we do not query ourselves");
+                    assert!(self.candidates.contains_key(&address));
+                }
+            },
             Output::ConflictDetected { address, mac } => {
                 assert_ne!(mac, MY_MAC, "our own MAC is no conflict");
                 self.conflicts.insert(address);

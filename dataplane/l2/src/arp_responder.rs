@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::MacAddr;
 use crate::responder::{AddressResolution, Classified, IgnoreReason, Request, Responder};
-use crate::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, FRAME_LEN, gratuitous, probe};
+use crate::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, FRAME_LEN, gratuitous, probe, request};
 
 /// ARP for IPv4 over Ethernet.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -64,6 +64,10 @@ impl AddressResolution for Arp {
 
     fn announcement(mac: MacAddr, address: Ipv4Addr) -> impl IntoIterator<Item = [u8; FRAME_LEN]> {
         gratuitous(mac, address)
+    }
+
+    fn request(from: (MacAddr, Ipv4Addr), to: Option<MacAddr>, target: Ipv4Addr) -> [u8; FRAME_LEN] {
+        request(from, to, target)
     }
 
     fn probe(mac: MacAddr, address: Ipv4Addr) -> impl AsRef<[u8]> {

@@ -9,7 +9,7 @@ use crate::MacAddr;
 use crate::responder::{AddressResolution, Classified, IgnoreReason, Request, Responder};
 use crate::wire::ndp::{
     ADVERTISEMENT_LEN, ALL_NODES, NdpDecodeError, NdpFrame, NdpMessage, advertisement, multicast_mac, probe,
-    solicited_node, unsolicited,
+    solicitation, solicited_node, unsolicited,
 };
 
 /// Neighbor Discovery for IPv6 over Ethernet.
@@ -63,6 +63,10 @@ impl AddressResolution for Ndp {
 
     fn announcement(mac: MacAddr, address: Ipv6Addr) -> impl IntoIterator<Item = [u8; ADVERTISEMENT_LEN]> {
         [unsolicited(mac, address)]
+    }
+
+    fn request(from: (MacAddr, Ipv6Addr), to: Option<MacAddr>, target: Ipv6Addr) -> [u8; ADVERTISEMENT_LEN] {
+        solicitation(from, to, target)
     }
 
     fn probe(mac: MacAddr, address: Ipv6Addr) -> impl AsRef<[u8]> {

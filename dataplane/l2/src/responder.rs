@@ -35,7 +35,11 @@ pub trait AddressResolution: Clone + Copy + Debug + Default + Eq + Send + 'stati
     /// The frames of one unsolicited announcement.
     fn announcement(mac: MacAddr, address: Self::Address) -> impl IntoIterator<Item = Self::Frame>;
 
-    /// A probe for `address` that leaves all neighbor caches unchanged.
+    /// An ordinary request for `target`, unicast to `to` or else multicast. `from` is the MAC and an address of the
+    /// interface.
+    fn request(from: (MacAddr, Self::Address), to: Option<MacAddr>, target: Self::Address) -> Self::Frame;
+
+    /// A duplicate address probe for `address`, which tells all hosts that we are about to claim it.
     fn probe(mac: MacAddr, address: Self::Address) -> impl AsRef<[u8]>;
 
     /// A short constant name of a decoding error, for a metric label.

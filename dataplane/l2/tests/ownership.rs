@@ -206,13 +206,13 @@ fn absent_speaker_loses_addresses_after_grace_period() {
     assert!(lan.owners(address).is_empty(), "held");
     lan.run(ms(400));
     assert_ne!(lan.sole_owners()[&address], owner);
-    // A node that fails during the restart is replaced as fast as any other.
+    // A node that fails during the restart is found by queries, at most 250 ms apart.
     let mut lan = converged(4, 3, 30);
     let owner = lan.owners(address)[0];
     lan.leave(owner);
     lan.run(ms(1000));
     lan.power_off(owner);
-    assert!(outage(&mut lan, address, 1000) <= 250);
+    assert!(outage(&mut lan, address, 1000) <= 500);
 }
 
 #[test]

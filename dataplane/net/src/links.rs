@@ -12,7 +12,7 @@ use std::task::Poll;
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{Stream, StreamExt, TryStreamExt};
 use lb_l2::MacAddr;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -30,6 +30,9 @@ pub struct LinkAddress {
     pub address: IpAddr,
     /// Length of the network prefix, in bits.
     pub prefix_len: u8,
+    /// Duplicate address detection for it is under way or has failed, so it must not be the source of packets
+    /// (`IFA_F_TENTATIVE`, `IFA_F_DADFAILED`).
+    pub tentative: bool,
 }
 
 impl LinkAddress {
@@ -268,10 +271,9 @@ impl Table {
             return;
         };
         let addresses = self.addresses.entry(message.header.index).or_default();
+        addresses.retain(|other| (other.address, other.prefix_len) != (address.address, address.prefix_len));
         if present {
             addresses.insert(address);
-        } else {
-            addresses.remove(&address);
         }
     }
 
@@ -341,5 +343,9 @@ fn to_address(message: &AddressMessage) -> Option<LinkAddress> {
     Some(LinkAddress {
         address: local.or(any)?,
         prefix_len: message.header.prefix_len,
+        tentative: message
+            .header
+            .flags
+            .intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed),
     })
 }

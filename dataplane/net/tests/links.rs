@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,34 @@ use lb_net::{LinkAddress, LinkWatcher, Snapshot};
 use support::{INTERFACE, Segment, named, until, within};
 
 fn has(snapshot: &Snapshot, address: &str, prefix_len: u8) -> bool {
-    let address = LinkAddress {
-        address: address.parse().unwrap(),
-        prefix_len,
-    };
-    named(snapshot, INTERFACE).is_some_and(|link| link.addresses.contains(&address))
+    find(snapshot, INTERFACE, address).is_some_and(|own| own.prefix_len == prefix_len)
+}
+
+fn find(snapshot: &Snapshot, interface: &str, address: &str) -> Option<LinkAddress> {
+    let address: IpAddr = address.parse().unwrap();
+    let addresses = &named(snapshot, interface)?.addresses;
+    let mut same = addresses.iter().filter(|own| own.address == address).copied();
+    let found = same.next();
+    assert!(same.next().is_none(), "listed once");
+    found
+}
+
+#[test]
+fn address_is_tentative_during_duplicate_address_detection() -> Result<()> {
+    let segment = Segment::new()?;
+    within(&segment.node, async || {
+        support::interface().await?;
+        let mut watcher = LinkWatcher::new()?;
+        watcher.next().await?;
+        segment.node_ip(&format!("address add fd00:50::77/64 dev {INTERFACE}"))?;
+        for tentative in [true, false] {
+            until(&mut watcher, |snapshot| {
+                find(snapshot, INTERFACE, "fd00:50::77").is_some_and(|own| own.tentative == tentative)
+            })
+            .await?;
+        }
+        Ok(())
+    })
 }
 
 #[test]
@@ -143,12 +167,9 @@ fn deleted_link_takes_its_addresses_along() -> Result<()> {
         segment.node_ip("link add br0 type bridge")?;
         segment.node_ip("address add fd00:50::1/64 dev br0")?;
         segment.node_ip("link set br0 up")?;
-        let address = LinkAddress {
-            address: "fd00:50::1".parse()?,
-            prefix_len: 64,
-        };
         let is_listed = |snapshot: &Snapshot| {
-            named(snapshot, "br0").is_some_and(|link| link.up && link.addresses.contains(&address))
+            named(snapshot, "br0").is_some_and(|link| link.up)
+                && find(snapshot, "br0", "fd00:50::1").is_some_and(|own| own.prefix_len == 64)
         };
         let snapshot = until(&mut watcher, is_listed).await?;
         let index = named(&snapshot, "br0")

@@ -88,7 +88,7 @@ pub fn supports_family(link: &Link, address: IpAddr) -> bool {
     address.is_ipv4() || link.addresses.iter().any(|own| own.address.is_ipv6())
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -213,6 +213,7 @@ mod tests {
                 .map(|(address, prefix_len)| lb_net::LinkAddress {
                     address: address.parse().unwrap(),
                     prefix_len: *prefix_len,
+                    tentative: false,
                 })
                 .collect(),
             ..link()

@@ -114,8 +114,11 @@ impl Reporter {
 
     /// The address has candidates. `no_interface`: this node is the first of them, and has no interface for it.
     pub(crate) fn has_candidates(&mut self, now: Instant, address: IpAddr, no_interface: bool) {
-        self.clear_unannounced(address);
+        if !no_interface || self.unannounced.contains_key(&address) {
+            self.clear_unannounced(address);
+        }
         if no_interface {
+            // Links change all the time, which must not postpone the report.
             self.unannounced_queue
                 .insert(address, now + NO_INTERFACE_REPORT_DELAY);
         }

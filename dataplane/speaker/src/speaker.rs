@@ -211,13 +211,27 @@ impl Speaker {
             address,
             mac,
         } = reply;
-        let node = self.node_macs.node_of(*address);
-        let Some(node) = node.filter(|node| **node != self.config.node) else {
-            self.coordinator.handle_reply(now, *address, *mac);
-            return;
+        let known = self.coordinator.node_of_mac(*mac).map(str::to_owned);
+        // An address of our own node may also be that of a Service, which this node announces.
+        let of_node = Some(self.node_macs.nodes_of(*address));
+        let of_node = of_node.filter(|nodes| !nodes.contains(&self.config.node));
+        let node = match (of_node.unwrap_or_default(), known) {
+            ([], known) => {
+                self.coordinator.handle_reply(now, *address, *mac);
+                known
+            }
+            (of_node, Some(known)) if of_node.contains(&known) => {
+                self.coordinator.handle_node_reply(now, &known, *mac);
+                Some(known)
+            }
+            // Of several Nodes with one address, an unknown hardware address may belong to any.
+            ([node], None) => {
+                self.coordinator.handle_node_reply(now, node, *mac);
+                Some(node.clone()).filter(|node| self.coordinator.told_macs(node).is_empty())
+            }
+            _ => None,
         };
-        let node = node.to_owned();
-        self.coordinator.handle_node_reply(now, &node, *mac);
+        let Some(node) = node else { return };
         if self.node_macs.record(&node, interface, *mac) {
             let proxied = self.proxied.iter().filter(|(_, owner)| ***owner == *node);
             for address in proxied.map(|(address, _)| *address).collect::<Vec<_>>() {
@@ -456,7 +470,7 @@ impl Speaker {
             on_link: node
                 .addresses
                 .iter()
-                .any(|address| node_macs.interfaces_to(*address).is_some()),
+                .any(|address| !node_macs.interfaces_to(*address).is_empty()),
         });
         self.coordinator.set_nodes(now, nodes);
         let draining = self

@@ -191,6 +191,7 @@ fn proxy_replies_continue_after_link_changes() -> Result<()> {
             on_link: true,
         });
         peer.set_nodes(now, [n1, n3_itself]);
+        peer.set_macs(now, vec![lan.client_mac()?]);
         let candidates = Candidates {
             order: &["n3", "n1"],
             no_interface: false,

@@ -228,23 +228,6 @@ impl Coordinator {
         }
     }
 
-    /// Probes the node of a peer and addresses that it announces, to find out whether node and speaker are alive.
-    pub(super) fn probe_peer(&mut self, id: NodeId) {
-        let Some(peer) = self.peers.get(&id) else {
-            return;
-        };
-        if peer.on_link {
-            self.outputs.push_back(Output::ProbeNode {
-                node: peer.name.clone(),
-            });
-        }
-        // Two, because one may be on an interface that we do not have.
-        let mut owned = peer.announced.announced();
-        for address in [owned.next(), owned.next_back()].into_iter().flatten() {
-            self.outputs.push_back(Output::ProbeAddress { address });
-        }
-    }
-
     /// When failback may begin: a delay after the last flap, doubled with each flap.
     fn failback_allowed_at(&self) -> Option<Instant> {
         let pause = Duration::from_secs(1 << self.flap_count.saturating_sub(1));

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{AddressState, Coordinator, LOCAL_NODE, Output};
+use super::{AddressState, Coordinator, LOCAL_NODE, Output, QueryTarget};
 use crate::ownership::election::short_hash;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Message};
@@ -16,13 +16,13 @@ use crate::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Message};
 const VERIFICATION_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_VERIFICATION_DELAY: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
-/// Verifications begin at multiples of this time, because each new set of probed addresses replaces the kernel's packet
+/// Verifications begin at multiples of this time, because each new set of queried addresses replaces the kernel's packet
 /// filter.
 const BATCH_INTERVAL: Duration = Duration::from_secs(3);
 /// A peer that has been up for this long has received the announced sets of the others.
 const STATE_SYNC_TIME: Duration = Duration::from_secs(1);
-/// Probes without a reply before a verification fails, because single frames get lost.
-const MAX_VERIFICATION_PROBES: u8 = 3;
+/// Queries without a reply before a verification fails, because single frames get lost.
+const MAX_VERIFICATION_QUERIES: u8 = 3;
 
 /// [`FIRST_VERIFICATION_DELAY`] with the greatest jitter.
 const MAX_FIRST_DELAY: Duration = Duration::from_nanos(FIRST_VERIFICATION_DELAY.as_nanos() as u64 / 4 * 5);
@@ -31,14 +31,14 @@ const MAX_FIRST_DELAY: Duration = Duration::from_nanos(FIRST_VERIFICATION_DELAY.
 /// The operator's `upgrade/pod_selection.rs` waits longer than this before it replaces the next speaker.
 pub const MAX_VERIFICATION_DELAY: Duration = MAX_FIRST_DELAY
     .saturating_add(BATCH_INTERVAL)
-    .saturating_add(REPLY_TIMEOUT.saturating_mul(MAX_VERIFICATION_PROBES as u32));
+    .saturating_add(REPLY_TIMEOUT.saturating_mul(MAX_VERIFICATION_QUERIES as u32));
 
 /// The verification of an owner by its backup.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BackupState {
     owner: NodeId,
     at: Instant,
-    /// Probes sent in the present verification.
+    /// Queries sent in the present verification.
     asked: u8,
 }
 
@@ -125,8 +125,11 @@ impl Coordinator {
                     && state
                         .last_reply_from
                         .is_some_and(|(id, at)| id == owner && at >= since);
-                if !answered && duty.asked < MAX_VERIFICATION_PROBES {
-                    self.outputs.push_back(Output::ProbeAddress { address });
+                if !answered && duty.asked < MAX_VERIFICATION_QUERIES {
+                    if let Some(peer) = self.peers.get(&owner) {
+                        let to = QueryTarget::Node(peer.name.clone());
+                        self.outputs.push_back(Output::QueryAddress { address, to });
+                    }
                     BackupState {
                         owner,
                         at: now + REPLY_TIMEOUT,
@@ -152,6 +155,17 @@ impl Coordinator {
         };
         state.backup = Some(next);
         self.deadlines.insert((next.at, address));
+    }
+
+    /// Lets a verification end without a result, and the next one begin at its usual time.
+    pub(super) fn postpone_verification(&mut self, address: IpAddr) {
+        let at = round_up_to_batch(self.epoch, self.now + jitter(VERIFICATION_INTERVAL, address));
+        if let Some(state) = self.addresses.get_mut(&address)
+            && let Some(backup) = &mut state.backup
+        {
+            (backup.at, backup.asked) = (at, 0);
+            self.deadlines.insert((at, address));
+        }
     }
 
     fn is_backup(&self, address: IpAddr, owner: NodeId, candidates: &[NodeId]) -> bool {
@@ -253,7 +267,7 @@ mod tests {
             let address = IpAddr::V4((0x0a00_0000 + number).into());
             for start in (0..6_000).step_by(50).map(|ms| epoch + Duration::from_millis(ms)) {
                 let first_probe = round_up_to_batch(epoch, start + jitter(FIRST_VERIFICATION_DELAY, address));
-                let end = first_probe + REPLY_TIMEOUT * u32::from(MAX_VERIFICATION_PROBES);
+                let end = first_probe + REPLY_TIMEOUT * u32::from(MAX_VERIFICATION_QUERIES);
                 longest = longest.max(end - start);
             }
         }

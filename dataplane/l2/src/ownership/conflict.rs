@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{AddressState, Coordinator, Output, ReleaseReason, UnknownPolicy};
+use super::{AddressState, Coordinator, Output, QueryTarget, ReleaseReason, UnknownPolicy};
 use crate::MacAddr;
 use crate::ownership::failure_detector::NodeId;
 
@@ -164,7 +164,8 @@ impl Coordinator {
             unidentified.reprobed = true;
             self.deadlines
                 .insert((unidentified.since + CONFLICT_EXPIRY, address));
-            self.outputs.push_back(Output::ProbeAddress { address });
+            let to = QueryTarget::Host(unidentified.mac);
+            self.outputs.push_back(Output::QueryAddress { address, to });
         }
     }
 
@@ -307,7 +308,8 @@ mod tests {
                 speaker.handle_timeout(now, 64);
                 while let Some(output) = speaker.poll_output() {
                     match output {
-                        Output::ProbeAddress { .. } => {
+                        Output::QueryAddress { to, .. } => {
+                            assert_eq!(to, QueryTarget::Host(STRANGER));
                             asked += 1;
                             speaker.handle_reply(now, address, STRANGER);
                         }

@@ -1,12 +1,12 @@
-//! Detects failed peers within a fraction of a second, and without the API server: from heartbeats, from probe replies
-//! (ARP and NDP), and from the clock.
+//! Detects failed peers within a fraction of a second, and without the API server: from heartbeats, from replies to
+//! queries (ARP and NDP), and from the clock.
 //!
-//! Outputs are the health of each peer, the peers to send a heartbeat to, and the peers to probe.
+//! Outputs are the health of each peer, the peers to send a heartbeat to, and the peers to query.
 //!
 //! | a peer | becomes | when |
 //! | --- | --- | --- |
 //! | that sends a heartbeat | what it reports: up, draining, starting or restarting | at once |
-//! | up, whose heartbeat is late | up; a heartbeat is requested, and the peer is probed | |
+//! | up, whose heartbeat is late | up; a heartbeat is requested; if that is not answered either, the peer is queried | |
 //! | up, timed out, replying for its addresses | up: only its heartbeats are lost | |
 //! | up, timed out, its node replying | restarting: its speaker crashed and will be back | |
 //! | up, timed out, without a reply | down | |
@@ -20,13 +20,19 @@
 //! A busy or virtual machine stalls now and then, with all its processes. A peer whose heartbeats were late within the
 //! last minutes gets that much more time, up to half of the usual timeout.
 //!
+//! A peer whose heartbeats arrive is not queried, except once when its speaker restarts: the reply shows that silence of
+//! this node means something. In doubt, questions back off ([`inquiry`]); repeated ones are limited to
+//! [`MAX_REPEATED_QUERIES_PER_SECOND`]. No peer counts as failed before it has been queried.
+//!
 //! Our own stalls are not silence of the peers: after a stall, every peer gets the lost time in addition.
 
+mod inquiry;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use self::inquiry::{Inquiry, QueryBudget};
 use self::peer::{Lateness, Peer, PeerPhase};
 use crate::wire::heartbeat::SpeakerState;
 
@@ -36,8 +42,18 @@ pub struct NodeId(pub u32);
 
 /// Accepted range of the period that a peer announces.
 const PERIOD_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(10);
-/// Time between probes of a healthy peer; they show whether its node replies to probes at all.
-const ROUTINE_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Upper bound of the queries per second that are not the first one in a doubt.
+pub const MAX_REPEATED_QUERIES_PER_SECOND: usize =
+    QueryBudget::MAX_PER_WINDOW * 1000 / QueryBudget::WINDOW.as_millis() as usize;
+/// The longest time between two queries of a peer that was never heard: there, the API server is the main evidence.
+const MAX_UNHEARD_QUERY_GAP: Duration = Duration::from_secs(10);
+/// The longest time between two queries of a restarting peer, whose node may fail meanwhile.
+const MAX_RESTART_QUERY_GAP: Duration = Duration::from_millis(250);
+/// The longest time between two queries of a peer whose heartbeats are lost for good.
+const MAX_LOST_QUERY_GAP: Duration = Duration::from_secs(1);
+/// With many peers in doubt, these times grow to this for each of them: lasting doubts cause at most 50 queries per
+/// second.
+const QUERY_GAP_PER_DOUBT: Duration = Duration::from_millis(20);
 /// A peer that is down gets heartbeats this many times less often, to notice when the network heals.
 const DOWN_PERIOD_FACTOR: u32 = 4;
 
@@ -148,6 +164,7 @@ pub struct FailureDetector {
     now: Instant,
     /// The last result of `poll_timeout`; a call later than that reveals a stall.
     due: Instant,
+    query_budget: QueryBudget,
 }
 
 impl FailureDetector {
@@ -160,6 +177,7 @@ impl FailureDetector {
             changed: BTreeSet::new(),
             now,
             due: now,
+            query_budget: QueryBudget::new(now),
         }
     }
 
@@ -200,8 +218,11 @@ impl FailureDetector {
 
     /// Starts the timeout of a peer, after which it counts as down.
     fn start_monitoring(&mut self, id: NodeId, now: Instant) {
+        let window = self.config.min_request_window();
         let peer = self.peer(id);
-        (peer.silent_since, peer.send_at, peer.probe_at) = (now, now, now);
+        (peer.silent_since, peer.send_at) = (now, now);
+        // A peer that hears us sends a heartbeat before that.
+        peer.inquiry.begin(now + window * 2);
         self.set_phase(id, PeerPhase::Unknown);
     }
 
@@ -249,18 +270,29 @@ impl FailureDetector {
                 until: now + grace.min(longest),
             },
         };
+        match (peer.phase, phase) {
+            (PeerPhase::Starting { .. }, PeerPhase::Starting { .. }) => {
+                peer.inquiry.begin(peer.late_at(&config))
+            }
+            (_, PeerPhase::Starting { .. } | PeerPhase::Restarting { .. }) => peer.inquiry.begin(now),
+            _ => peer.inquiry.end(),
+        }
         self.set_phase(id, phase);
         self.update_deadline();
     }
 
-    /// Takes in a reply to a probe of the peer.
+    /// Takes in a reply to a query of the peer.
     pub fn handle_probe_reply(&mut self, now: Instant, id: NodeId, evidence: Evidence) {
         self.advance_clock(now);
-        let now = self.now;
+        let (now, min_gap) = (self.now, self.query_gap_for_all());
         if let Some(peer) = self.peers.get_mut(&id) {
             match evidence {
                 Evidence::Speaker => peer.speaker_replied_at = Some(now),
                 Evidence::Node => peer.node_replied_at = Some(now),
+            }
+            if peer.is_answered_by(evidence) {
+                let gaps = peer.query_gaps(&self.config, min_gap);
+                peer.inquiry.answered(now, gaps);
             }
         }
     }
@@ -348,30 +380,37 @@ impl FailureDetector {
         }
     }
 
-    /// The peers to probe now.
-    pub fn take_due_probes(&mut self) -> Vec<NodeId> {
-        let now = self.now;
-        let mut due = Vec::new();
-        for (id, peer) in &mut self.peers {
-            if peer.monitored && peer.probe_at <= now {
-                peer.probe_at = now
-                    + match (peer.phase, peer.late_since) {
-                        (PeerPhase::Up | PeerPhase::Draining, None) => ROUTINE_PROBE_INTERVAL,
-                        (PeerPhase::Up | PeerPhase::Draining, Some(_)) => peer.request_interval(&self.config),
-                        (
-                            PeerPhase::Unknown
-                            | PeerPhase::HeartbeatLost
-                            | PeerPhase::Starting { .. }
-                            | PeerPhase::Restarting { .. },
-                            _,
-                        ) => self.config.request_window(peer.period),
-                        (PeerPhase::Down, _) => ROUTINE_PROBE_INTERVAL,
-                    };
-                due.push(*id);
+    /// The peers to query now: those that have not been asked yet in this doubt first.
+    pub fn take_due_queries(&mut self) -> Vec<NodeId> {
+        let (now, min_gap) = (self.now, self.query_gap_for_all());
+        let is_due = |peer: &Peer| peer.query_due().is_some_and(|due| due <= now);
+        let due = self.peers.iter().filter(|(_, peer)| is_due(peer));
+        let mut due: Vec<_> = due.map(|(id, peer)| (peer.inquiry.first_asked(), *id)).collect();
+        due.sort_unstable();
+        let mut queried = Vec::new();
+        for (_, id) in due {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            // The first question is never postponed: a majority counts on the minority to notice its isolation in time.
+            if let Err(next_window) = self.query_budget.take(now)
+                && peer.inquiry.first_asked().is_some()
+            {
+                peer.inquiry.postpone(next_window);
+                continue;
             }
+            let gaps = peer.query_gaps(&self.config, min_gap);
+            peer.inquiry.asked(now, peer.timeout(&self.config), gaps);
+            queried.push(id);
         }
         self.update_deadline();
-        due
+        queried
+    }
+
+    /// The time between two queries of a peer at which all peers in doubt together stay within their rate.
+    fn query_gap_for_all(&self) -> Duration {
+        let in_doubt = self.peers.values().filter(|peer| peer.query_due().is_some());
+        QUERY_GAP_PER_DOUBT.saturating_mul(u32::try_from(in_doubt.count()).unwrap_or(u32::MAX))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; `None` without peers.
@@ -381,8 +420,7 @@ impl FailureDetector {
             .values()
             .filter_map(|peer| {
                 let sends = peer.is_heartbeat_target(self.now).then_some(peer.send_at);
-                let asks = peer.monitored.then_some(peer.probe_at);
-                [sends, asks, peer.evaluate_at(&self.config)]
+                [sends, peer.query_due(), peer.evaluate_at(&self.config)]
                     .into_iter()
                     .flatten()
                     .min()
@@ -404,11 +442,11 @@ impl FailureDetector {
         self.peers.get(&id)?.last_heard
     }
 
-    /// Whether the node of the peer replies to probes; `None` if it never did, and possibly cannot.
+    /// Whether the node of a peer that was never heard replies to queries; `None` if it never did, and possibly cannot.
     #[must_use]
     pub fn node_replies(&self, id: NodeId) -> Option<bool> {
         let peer = self.peers.get(&id)?;
-        Some(self.now < peer.node_replied_at? + ROUTINE_PROBE_INTERVAL * 2)
+        Some(self.now < peer.node_replied_at? + MAX_UNHEARD_QUERY_GAP * 2)
     }
 
     /// Whether every monitored peer has been heard or has timed out.
@@ -468,7 +506,7 @@ impl FailureDetector {
             lateness: Lateness::default(),
             send_at: now,
             unverified_reply_at: None,
-            probe_at: now,
+            inquiry: Inquiry::default(),
             late_since: None,
             speaker_replied_at: None,
             node_replied_at: None,
@@ -476,7 +514,6 @@ impl FailureDetector {
     }
 
     fn set_phase(&mut self, id: NodeId, phase: PeerPhase) {
-        let now = self.now;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -484,11 +521,9 @@ impl FailureDetector {
         if before == phase {
             return;
         }
-        if matches!(
-            phase,
-            PeerPhase::Starting { .. } | PeerPhase::Restarting { .. } | PeerPhase::HeartbeatLost
-        ) {
-            peer.probe_at = now;
+        // Only a heartbeat brings a peer back that was heard.
+        if phase == PeerPhase::Down && peer.last_heard.is_some() {
+            peer.inquiry.end();
         }
         if before.health() != phase.health() {
             self.changed.insert(id);
@@ -503,7 +538,7 @@ impl FailureDetector {
         };
         let silence = peer.timeout(&config);
         let phase = match peer.phase {
-            PeerPhase::Unknown if now < peer.silent_since + silence => PeerPhase::Unknown,
+            PeerPhase::Unknown if !peer.is_queried_in_vain(now, &config) => PeerPhase::Unknown,
             PeerPhase::Unknown | PeerPhase::Down => PeerPhase::Down,
             PeerPhase::Restarting { until } if until <= now || peer.has_lost_node(now, silence) => {
                 PeerPhase::Down
@@ -517,23 +552,35 @@ impl FailureDetector {
                 if now < peer.late_at(&config) {
                     live
                 } else {
-                    let late_since = *peer.late_since.get_or_insert_with(|| {
-                        (peer.probe_at, peer.send_at) = (now, now);
-                        now
-                    });
-                    if now < peer.dead_at(late_since, &config) {
-                        live
-                    } else {
-                        peer.phase_after_timeout(late_since, now + config.grace)
+                    if peer.late_since.is_none() {
+                        (peer.late_since, peer.send_at) = (Some(now), now);
+                        // It is queried only if it does not answer the request.
+                        peer.inquiry.begin(now + config.request_window(peer.period) / 10);
+                    }
+                    match peer.late_since {
+                        Some(late_since) if peer.is_queried_in_vain(now, &config) => {
+                            peer.phase_after_timeout(late_since, now + config.grace)
+                        }
+                        Some(_) | None => live,
                     }
                 }
             }
-            PeerPhase::HeartbeatLost => {
-                // Only replies within the timeout count; the last millisecond is excluded.
-                let allowed = silence.saturating_sub(Duration::from_millis(1));
-                peer.phase_after_timeout(now.checked_sub(allowed).unwrap_or(now), now + config.grace)
-            }
+            PeerPhase::HeartbeatLost => match peer.inquiry.unanswered_since() {
+                Some(since) if since + silence <= now => peer.phase_after_timeout(since, now + config.grace),
+                Some(_) | None => PeerPhase::HeartbeatLost,
+            },
         };
+        let is_new_doubt = match phase {
+            PeerPhase::HeartbeatLost => peer.phase != phase,
+            PeerPhase::Restarting { .. } => !matches!(
+                peer.phase,
+                PeerPhase::Restarting { .. } | PeerPhase::Starting { .. }
+            ),
+            _ => false,
+        };
+        if is_new_doubt {
+            peer.inquiry.begin(now);
+        }
         self.set_phase(id, phase);
     }
 
@@ -559,6 +606,7 @@ impl FailureDetector {
                 &mut peer.node_replied_at,
             ];
             others.into_iter().flatten().for_each(later);
+            peer.inquiry.shift(later);
         }
     }
 }

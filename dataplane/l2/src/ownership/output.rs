@@ -36,13 +36,22 @@ pub enum Output {
         /// The address.
         address: IpAddr,
     },
-    /// Send an ARP request or a neighbor solicitation for the address.
+    /// Send a duplicate address probe for the address, which this node is about to claim for the first time.
     ProbeAddress {
-        /// The address.
+        /// The address of a Service.
         address: IpAddr,
     },
-    /// Send an ARP request or a neighbor solicitation for the node's own addresses.
-    ProbeNode {
+    /// Send an ordinary request for the address to one host, from this node's own address. If this node has no address
+    /// on the interfaces of the address, call
+    /// [`handle_unsent_query`](crate::ownership::Coordinator::handle_unsent_query).
+    QueryAddress {
+        /// The address of a Service.
+        address: IpAddr,
+        /// The host.
+        to: QueryTarget,
+    },
+    /// Send an ordinary request for one of the node's own addresses to the node, from this node's own address.
+    QueryNode {
         /// The node.
         node: Arc<str>,
     },
@@ -79,6 +88,15 @@ pub enum Output {
         /// The address.
         address: IpAddr,
     },
+}
+
+/// The host that gets a query.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum QueryTarget {
+    /// The node with this name, at the hardware addresses that its heartbeats tell.
+    Node(Arc<str>),
+    /// The host with this hardware address.
+    Host(MacAddr),
 }
 
 /// Why this node owns an address now.

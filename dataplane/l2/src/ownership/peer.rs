@@ -17,7 +17,8 @@ pub struct NodeInfo<'a> {
     pub name: &'a str,
     /// The state of its speaker.
     pub api: ApiState,
-    /// Whether its addresses can be probed, that is, are on a link of ours.
+    /// Whether the node can be queried: one of its addresses is in a network of ours. If not, only its heartbeats and
+    /// replies for the addresses that it announces show whether it lives.
     pub on_link: bool,
 }
 
@@ -60,7 +61,10 @@ pub(super) struct PeerState {
     pub(super) owned_before_sent_at: Option<Instant>,
     /// The digest of the announced set that we sent it last, and when.
     pub(super) sent: Option<(u64, Instant)>,
+    /// As told by its last heartbeat; before the first one, as seen in replies for its addresses.
     pub(super) macs: Vec<MacAddr>,
+    /// Counts the queries of this peer.
+    pub(super) queries: u8,
     pub(super) up_since: Option<Instant>,
     /// Since when it is starting or restarting.
     pub(super) away_since: Option<Instant>,
@@ -83,6 +87,7 @@ impl PeerState {
             owned_before_sent_at: None,
             sent: None,
             macs: Vec::new(),
+            queries: 0,
             up_since: None,
             away_since: None,
             was_down: false,

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use super::{Coordinator, Output};
 use crate::MacAddr;
 use crate::ownership::failure_detector::{Evidence, NodeId};
-use crate::wire::heartbeat::MAX_MACS;
 
 /// Probes before a first claim.
 const PROBE_COUNT: u8 = 3;
@@ -112,33 +111,6 @@ impl Coordinator {
                 .handle_probe_reply(self.now, id, Evidence::Speaker);
         }
         self.handle_reply_from(address, peer, mac);
-    }
-
-    /// Takes in an ARP or NDP packet from `mac` that shows an address of the node `name` as the sender's.
-    pub fn handle_node_reply(&mut self, now: Instant, name: &str, mac: MacAddr) {
-        self.now = self.now.max(now);
-        if let Some(id) = self.node_ids.get(name).copied()
-            && let Some(peer) = self.peers.get_mut(&id)
-        {
-            // Only this distinguishes a peer that was never heard from a foreign host.
-            if self.failure_detector.last_heard(id).is_none() && !peer.macs.contains(&mac) {
-                // Any host on the link can reply for the node, from any number of hardware addresses: the last few are
-                // kept.
-                if peer.macs.len() >= MAX_MACS {
-                    let oldest = peer.macs.remove(0);
-                    if self.peer_by_mac.get(&oldest) == Some(&id) {
-                        self.peer_by_mac.remove(&oldest);
-                    }
-                }
-                peer.macs.push(mac);
-                // An address from an authenticated heartbeat takes precedence.
-                if !self.peer_by_mac.contains_key(&mac) {
-                    self.set_peer_mac(mac, id);
-                }
-            }
-            self.failure_detector
-                .handle_probe_reply(self.now, id, Evidence::Node);
-        }
     }
 
     /// Sends the probes that are due, ends those without a reply, and starts waiting ones.

@@ -71,6 +71,13 @@ impl Coordinator {
 
     fn handle_heartbeat(&mut self, id: NodeId, heartbeat: Heartbeat) {
         let was_down = self.peers.get(&id).is_some_and(|peer| peer.was_down);
+        if self.failure_detector.last_heard(id).is_none() {
+            // Anybody may have shown the hardware addresses that were seen so far.
+            self.peer_by_mac.retain(|_, node| *node != id);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.macs.clear();
+            }
+        }
         self.failure_detector
             .handle_heartbeat(self.now, id, heartbeat.state, heartbeat.interval);
         if heartbeat.reply_requested {
@@ -185,14 +192,14 @@ impl Coordinator {
         }
     }
 
-    /// Sends due heartbeats, probes and announced sets.
+    /// Sends due heartbeats, queries and announced sets.
     pub(super) fn send_due_messages(&mut self) {
         for id in self.failure_detector.take_due_heartbeats() {
             let heartbeat = self.our_heartbeat(id);
             self.send(id, Message::Heartbeat(heartbeat));
         }
-        for id in self.failure_detector.take_due_probes() {
-            self.probe_peer(id);
+        for id in self.failure_detector.take_due_queries() {
+            self.query_peer(id);
         }
         // Until our former addresses are known, the peers keep our addresses as they remember them.
         if self.phase != CoordinatorPhase::Running {

@@ -160,11 +160,24 @@ pub fn gratuitous(mac: MacAddr, address: Ipv4Addr) -> [[u8; FRAME_LEN]; 2] {
     [request.encode(), reply.encode()]
 }
 
-/// An ARP probe for `address` (RFC 5227 section 2.1.1). Its sender address is 0.0.0.0, so that no host updates its
-/// cache.
+/// An ARP probe for `address` (RFC 5227 section 2.1.1), whose sender address is 0.0.0.0. To hosts that have the address
+/// it means that we are about to take it, so it is only for an address that we are about to claim.
 #[must_use]
 pub fn probe(mac: MacAddr, address: Ipv4Addr) -> [u8; FRAME_LEN] {
     probe_frame(mac, address).encode()
+}
+
+/// An ordinary request for `target`: unicast to `to` (RFC 1122 section 2.3.2.1, "unicast poll"), or broadcast. `from` is
+/// the interface's MAC and an address of ours on that interface, so hosts learn nothing but the truth.
+#[must_use]
+pub fn request(from: (MacAddr, Ipv4Addr), to: Option<MacAddr>, target: Ipv4Addr) -> [u8; FRAME_LEN] {
+    let (mac, source) = from;
+    let frame = ArpFrame {
+        dst: to.unwrap_or(MacAddr::BROADCAST),
+        sender_ip: source,
+        ..probe_frame(mac, target)
+    };
+    frame.encode()
 }
 
 fn probe_frame(mac: MacAddr, address: Ipv4Addr) -> ArpFrame {

@@ -10,8 +10,8 @@ use crate::MacAddr;
 
 /// EtherType of IPv6.
 pub const ETHERTYPE: u16 = 0x86dd;
-/// Length of an advertisement's frame, in bytes: Ethernet header (14), IPv6 header (40), advertisement (24) and one
-/// option (8).
+/// Length of the frame of an advertisement or of a solicitation that is no probe, in bytes: Ethernet header (14), IPv6
+/// header (40), message (24) and one option (8).
 pub const ADVERTISEMENT_LEN: usize = 86;
 
 /// Length of a probe's frame, in bytes: Ethernet header (14), IPv6 header (40) and a solicitation without options (24).
@@ -284,8 +284,28 @@ pub fn unsolicited(mac: MacAddr, address: Ipv6Addr) -> [u8; ADVERTISEMENT_LEN] {
     advertisement((mac, mac), (multicast_mac(ALL_NODES), ALL_NODES), address, false)
 }
 
-/// A duplicate address detection probe for `address` (RFC 4862 section 5.4.2). Its source is `::`, so that no node
-/// updates its cache; the reply goes to all nodes.
+/// A solicitation of `target`: unicast to `to`, as neighbor unreachability detection sends it (RFC 4861 section 7.3.3),
+/// or to the solicited-node group. `from` is the interface's MAC and an address of ours on that interface.
+#[must_use]
+pub fn solicitation(
+    from: (MacAddr, Ipv6Addr),
+    to: Option<MacAddr>,
+    target: Ipv6Addr,
+) -> [u8; ADVERTISEMENT_LEN] {
+    let group = solicited_node(target);
+    let to = to.map_or((multicast_mac(group), group), |to| (to, target));
+    let mut frame = headers::<ADVERTISEMENT_LEN>(from, to);
+    put(&mut frame, ICMPV6_AT, [SOLICITATION]);
+    put(&mut frame, ICMPV6_AT + 8, target.octets());
+    put(&mut frame, ICMPV6_AT + MESSAGE_LEN, [SOURCE_LINK_LAYER, 1]);
+    put(&mut frame, ICMPV6_AT + MESSAGE_LEN + 2, from.0.0);
+    let sum = checksum(from.1, to.1, frame.get(ICMPV6_AT..).unwrap_or_default());
+    put(&mut frame, ICMPV6_AT + 2, sum.to_be_bytes());
+    frame
+}
+
+/// A duplicate address detection probe for `address` (RFC 4862 section 5.4.2), whose source is `::`. A host whose own
+/// detection for the address is under way gives it up for good, so it is only for an address that we are about to claim.
 #[must_use]
 pub fn probe(mac: MacAddr, address: Ipv6Addr) -> [u8; PROBE_LEN] {
     let group = solicited_node(address);

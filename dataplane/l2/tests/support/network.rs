@@ -26,7 +26,7 @@ use lb_l2::ownership::election::order;
 use lb_l2::ownership::failure_detector::FailureDetectorConfig;
 use lb_l2::ownership::{
     AcquireReason, ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, HeartbeatLoad,
-    NodeInfo, Output, PartitionPolicy,
+    NodeInfo, Output, PartitionPolicy, QueryTarget,
 };
 use lb_l2::wire::heartbeat::Datagram;
 
@@ -89,6 +89,16 @@ enum Event {
     Start(usize),
 }
 
+/// Counts the ARP and NDP requests of a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frames {
+    /// Probes, which are broadcast.
+    pub(crate) probes: u64,
+    /// Unicast queries sent and received.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
 /// An address was announced or withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
@@ -117,7 +127,9 @@ pub(crate) struct Network {
     /// Repeated announcements: when, by which node, of which address.
     pub(crate) reannounced: Vec<(Instant, usize, IpAddr)>,
     pub(crate) verified: Vec<(usize, IpAddr, bool)>,
-    /// Lost probes, per thousand.
+    /// ARP and NDP requests of each node.
+    pub(crate) frames: Vec<Frames>,
+    /// Lost probes and queries about addresses, per thousand.
     pub(crate) probe_loss: u64,
     /// The restarting owner, by the node that sends proxy replies and the address.
     pub(crate) proxies: BTreeMap<(usize, IpAddr), usize>,
@@ -208,6 +220,7 @@ impl Network {
             over: Vec::new(),
             reannounced: Vec::new(),
             verified: Vec::new(),
+            frames: vec![Frames::default(); nodes],
             probe_loss: 0,
             proxies: BTreeMap::new(),
             sent: vec![0; nodes],
@@ -449,33 +462,26 @@ impl Network {
                 self.change(node, address, true);
             }
             Output::Withdraw { address, .. } => self.change(node, address, false),
-            Output::ProbeAddress { .. } if self.probe_loss > 0 && self.rng.below(1000) < self.probe_loss => {}
             Output::ProbeAddress { address } => {
-                let answering: Vec<_> = (0..self.hosts.len())
-                    .filter(|other| *other != node && self.connected(node, *other))
-                    .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
-                    .collect();
-                let foreign = self
-                    .conflicting_hosts
-                    .get(&address)
-                    .map(|mac| (*mac, Duration::ZERO));
-                let run = self.run_of(node);
-                for (mac, waits) in answering.into_iter().chain(foreign) {
-                    let after = self.delay() + waits + self.delay();
-                    self.plan(
-                        after,
-                        Event::Reply {
-                            to: node,
-                            run,
-                            address,
-                            mac,
-                        },
-                    );
-                }
+                self.frames[node].probes += 1;
+                self.ask(node, address, |_| true);
             }
-            Output::ProbeNode { node: name } => {
+            Output::QueryAddress { address, to } => {
+                self.frames[node].sent += 1;
+                let to = match to {
+                    QueryTarget::Node(name) => mac(self.number(&name)),
+                    QueryTarget::Host(mac) => mac,
+                };
+                if let Some(other) = self.hosts.iter().position(|host| host.mac == to) {
+                    self.frames[other].received += u64::from(self.connected(node, other));
+                }
+                self.ask(node, address, |host| host == to);
+            }
+            Output::QueryNode { node: name } => {
                 let other = self.number(&name);
+                self.frames[node].sent += 1;
                 if self.connected(node, other) {
+                    self.frames[other].received += 1;
                     let run = self.run_of(node);
                     let after = self.delay() + self.delay();
                     self.plan(
@@ -501,6 +507,33 @@ impl Network {
             }
             Output::ConflictResolved { address } => self.over.push((node, address)),
             Output::Reannounce { address } => self.reannounced.push((now, node, address)),
+        }
+    }
+
+    /// Delivers a question about an address to the hosts that get it, and their replies.
+    fn ask(&mut self, node: usize, address: IpAddr, gets: impl Fn(MacAddr) -> bool) {
+        if self.probe_loss > 0 && self.rng.below(1000) < self.probe_loss {
+            return;
+        }
+        let answering: Vec<_> = (0..self.hosts.len())
+            .filter(|other| *other != node && self.connected(node, *other))
+            .filter(|other| gets(self.hosts[*other].mac))
+            .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
+            .collect();
+        let foreign = self.conflicting_hosts.get(&address).copied();
+        let foreign = foreign.filter(|mac| gets(*mac)).map(|mac| (mac, Duration::ZERO));
+        let run = self.run_of(node);
+        for (mac, waits) in answering.into_iter().chain(foreign) {
+            let after = self.delay() + waits + self.delay();
+            self.plan(
+                after,
+                Event::Reply {
+                    to: node,
+                    run,
+                    address,
+                    mac,
+                },
+            );
         }
     }
 

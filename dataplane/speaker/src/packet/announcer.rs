@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use lb_l2::MacAddr;
 use lb_l2::gratuitous::GratuitousSchedule;
+use lb_l2::wire::heartbeat::MAX_MACS;
 use lb_net::{Link, LinkAddress, Snapshot, SocketError};
 use tokio::sync::mpsc;
 
@@ -33,10 +34,21 @@ use crate::packet::responder_thread::ReplySender;
 /// Delay before opening an interface or setting a filter is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// How long replies to a probe are awaited.
+/// How long replies to a question are awaited.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Capacity of the channel for replies.
 const REPLY_QUEUE_LEN: usize = 1024;
+
+/// An ordinary request on one interface.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Query {
+    /// The name of the interface.
+    pub interface: Arc<str>,
+    /// Our own address on the interface.
+    pub source: IpAddr,
+    /// The host that gets the request; `None` for all hosts.
+    pub to: Option<MacAddr>,
+}
 
 /// Announces addresses on the interfaces of this node.
 #[derive(Debug)]
@@ -49,7 +61,7 @@ pub struct Announcer {
     interfaces: BTreeMap<u32, Interface>,
     announced: BTreeMap<IpAddr, InterfaceSelection>,
     schedule: GratuitousSchedule,
-    /// Probed addresses, until the replies are no longer awaited.
+    /// Addresses that were asked for, until the replies are no longer awaited.
     watched: DelayQueue<IpAddr>,
     reply_sender: ReplySender,
     replies: Option<mpsc::Receiver<ObservedReply>>,
@@ -135,6 +147,21 @@ impl Announcer {
         {
             interface.probe(address);
         }
+        self.watch(now, address);
+    }
+
+    /// Sends ordinary requests for the address; for the answers see [`replies`](Self::replies).
+    pub fn query(&mut self, now: Instant, address: IpAddr, queries: &[Query]) {
+        for query in queries {
+            let named = self.interfaces.values_mut();
+            for interface in named.filter(|interface| *interface.name() == query.interface) {
+                interface.query(query.source, query.to, address);
+            }
+        }
+        self.watch(now, address);
+    }
+
+    fn watch(&mut self, now: Instant, address: IpAddr) {
         self.watched.remove(&address);
         self.watched.insert(address, now + PROBE_TIMEOUT);
     }
@@ -160,10 +187,22 @@ impl Announcer {
         }
     }
 
-    /// The hardware addresses of the open interfaces.
+    /// The hardware addresses of the open interfaces. If there are more than a heartbeat can tell, first of those with
+    /// announced addresses.
     #[must_use]
     pub fn macs(&self) -> Vec<MacAddr> {
-        self.interfaces.values().map(Interface::mac).collect()
+        let announces = |interface: &&Interface| self.interfaces.len() <= MAX_MACS || interface.has_any();
+        let (first, rest): (Vec<_>, Vec<_>) = self.interfaces.values().partition(announces);
+        first.into_iter().chain(rest).map(Interface::mac).collect()
+    }
+
+    /// Names of the open interfaces that are suitable for an address.
+    #[must_use]
+    pub fn open_interfaces(&self, address: IpAddr, interfaces: &InterfaceSelection) -> Vec<Arc<str>> {
+        let selected = self.selected(address, interfaces);
+        let open = self.interfaces.iter();
+        let open = open.filter(|(index, _)| selected.contains(index));
+        open.map(|(_, interface)| interface.name().clone()).collect()
     }
 
     /// The IP addresses of the open interfaces, with the name of the interface.

@@ -72,6 +72,11 @@ impl Interface {
         }
     }
 
+    /// Whether any address is announced here.
+    pub(crate) fn has_any(&self) -> bool {
+        self.arp.has_any() || self.ndp.as_ref().is_some_and(ResponderThread::has_any)
+    }
+
     pub(crate) fn mac(&self) -> MacAddr {
         self.mac
     }
@@ -126,7 +131,21 @@ impl Interface {
         }
     }
 
-    /// Stops receiving replies to probes for the address.
+    /// Sends an ordinary request for the address from our address `source`, unicast to `to` or else multicast, once the
+    /// filter is applied.
+    pub(crate) fn query(&mut self, source: IpAddr, to: Option<MacAddr>, address: IpAddr) {
+        match (source, address) {
+            (IpAddr::V4(source), IpAddr::V4(v4)) => self.arp.query(source, to, v4),
+            (IpAddr::V6(source), IpAddr::V6(v6)) => {
+                if let Some(ndp) = self.ndp() {
+                    ndp.query(source, to, v6);
+                }
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
+        }
+    }
+
+    /// Stops receiving replies to questions about the address.
     pub(crate) fn stop_watching(&mut self, address: IpAddr) {
         match (address, &mut self.ndp) {
             (IpAddr::V4(v4), _) => self.arp.stop_watching(v4),
@@ -135,14 +154,14 @@ impl Interface {
         }
     }
 
-    /// Updates the kernel filters and sends the probes that waited for them. Returns whether both filters are up to date.
+    /// Updates the kernel filters and sends the questions that waited for them. Returns whether both filters are up to date.
     pub(crate) fn apply_filter(&mut self) -> bool {
         let arp = self.arp.apply_filter(&self.name);
-        self.arp.send_probes(&self.name);
+        self.arp.send_questions(&self.name);
         let ndp = match &mut self.ndp {
             Some(ndp) => {
                 let applied = ndp.apply_filter(&self.name);
-                ndp.send_probes(&self.name);
+                ndp.send_questions(&self.name);
                 applied
             }
             None => true,

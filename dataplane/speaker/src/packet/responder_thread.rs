@@ -87,12 +87,25 @@ struct State<P: Protocol> {
     responder: Responder<P>,
     /// By address that is answered for; `None` for proxy replies.
     counters: BTreeMap<P::Address, Option<Arc<AddressCounters>>>,
-    /// Addresses that were probed.
+    /// Addresses that were asked for.
     watched: BTreeSet<P::Address>,
-    /// Probes to send once the filter accepts the replies.
-    probes: Vec<P::Address>,
+    /// Questions to send once the filter accepts the replies.
+    questions: Vec<Question<P>>,
     /// Start of the present window, and the number of replies in it.
     window: (Instant, u32),
+}
+
+/// A question about an address.
+#[derive(Clone, Copy, Debug)]
+enum Question<P: Protocol> {
+    /// A duplicate address probe.
+    Probe(P::Address),
+    /// An ordinary request from our address `source`.
+    Request {
+        source: P::Address,
+        to: Option<MacAddr>,
+        target: P::Address,
+    },
 }
 
 impl<P: Protocol> ResponderThread<P> {
@@ -111,7 +124,7 @@ impl<P: Protocol> ResponderThread<P> {
                 responder: Responder::new(),
                 counters: BTreeMap::new(),
                 watched: BTreeSet::new(),
-                probes: Vec::new(),
+                questions: Vec::new(),
                 window: (Instant::now(), 0),
             }),
             metrics,
@@ -140,6 +153,11 @@ impl<P: Protocol> ResponderThread<P> {
     /// Whether the address is announced here.
     pub(crate) fn has(&self, address: P::Address) -> bool {
         matches!(self.shared.lock().counters.get(&address), Some(Some(_)))
+    }
+
+    /// Whether any address is announced here.
+    pub(crate) fn has_any(&self) -> bool {
+        self.shared.lock().counters.values().any(Option::is_some)
     }
 
     /// Starts answering for the address once the filter is applied. Returns whether it is new here.
@@ -184,25 +202,42 @@ impl<P: Protocol> ResponderThread<P> {
 
     /// Sends a probe for the address once the filter accepts the replies.
     pub(crate) fn probe(&mut self, address: P::Address) {
+        self.ask(address, Question::Probe(address));
+    }
+
+    /// Sends an ordinary request for the address once the filter accepts the reply.
+    pub(crate) fn query(&mut self, source: P::Address, to: Option<MacAddr>, target: P::Address) {
+        self.ask(target, Question::Request { source, to, target });
+    }
+
+    fn ask(&mut self, address: P::Address, question: Question<P>) {
         let mut state = self.shared.lock();
-        state.probes.push(address);
+        state.questions.push(question);
         self.stale |= state.watched.insert(address) && !state.counters.contains_key(&address);
     }
 
-    /// Stops receiving replies to probes for the address.
+    /// Stops receiving replies to questions about the address.
     pub(crate) fn stop_watching(&mut self, address: P::Address) {
         let mut state = self.shared.lock();
         self.stale |= state.watched.remove(&address) && !state.counters.contains_key(&address);
     }
 
-    /// Sends the queued probes.
-    pub(crate) fn send_probes(&self, name: &str) {
+    /// Sends the queued questions.
+    pub(crate) fn send_questions(&self, name: &str) {
         let mut state = self.shared.lock();
         let mac = state.mac;
-        for address in std::mem::take(&mut state.probes) {
-            if let Err(error) = self.shared.socket.send(P::probe(mac, address).as_ref()) {
+        for question in std::mem::take(&mut state.questions) {
+            let socket = &self.shared.socket;
+            let (address, sent) = match question {
+                Question::Probe(address) => (address, socket.send(P::probe(mac, address).as_ref())),
+                Question::Request { source, to, target } => {
+                    let frame = P::request((mac, source), to, target);
+                    (target, socket.send(frame.as_ref()))
+                }
+            };
+            if let Err(error) = sent {
                 let ip: IpAddr = address.into();
-                tracing::debug!(interface = name, %ip, %error, "failed to send probe");
+                tracing::debug!(interface = name, %ip, %error, "failed to send probe or query");
             }
         }
     }

@@ -1,11 +1,11 @@
-//! The outputs of the coordinator, carried out: announcements, probes, proxy replies and reports.
+//! The outputs of the coordinator, carried out: announcements, probes, queries, proxy replies and reports.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use lb_l2::MacAddr;
-use lb_l2::ownership::{AcquireReason, Output, ReleaseReason};
+use lb_l2::ownership::{AcquireReason, Output, QueryTarget, ReleaseReason};
 
 use super::Speaker;
 use crate::decide::{Announcement, Decision};
@@ -27,14 +27,8 @@ impl Speaker {
                 let interfaces = interfaces.unwrap_or(InterfaceSelection::All);
                 self.announcer.probe(now, address, &interfaces);
             }
-            Output::ProbeNode { node } => {
-                let addresses = self.index.nodes.get(&*node).map(|node| node.addresses.clone());
-                for address in addresses.into_iter().flatten() {
-                    if let Some(interfaces) = self.node_macs.interfaces_to(address) {
-                        self.announcer.probe(now, address, &interfaces);
-                    }
-                }
-            }
+            Output::QueryAddress { address, to } => self.query_address(now, address, &to),
+            Output::QueryNode { node } => self.query_node(now, &node),
             Output::StartProxy { address, node } => {
                 self.start_proxy(address, &node);
                 self.proxied.insert(address, node);
@@ -123,7 +117,12 @@ impl Speaker {
 
     /// Reports changes of the interfaces that addresses are announced on.
     pub(super) fn update_interfaces(&mut self, now: Instant) {
-        for address in self.announcements.take_interfaces_dirty() {
+        let dirty = self.announcements.take_interfaces_dirty();
+        if !dirty.is_empty() {
+            // Their order depends on the announced addresses.
+            self.coordinator.set_macs(now, self.announcer.macs());
+        }
+        for address in dirty {
             let interfaces = self.announcer.interfaces_of(address);
             let Some(change) = self.announcements.set_interfaces(address, interfaces) else {
                 continue;
@@ -160,12 +159,42 @@ impl Speaker {
         }
     }
 
-    /// Sends proxy replies on the interfaces where the hardware address of the owner is known.
+    fn query_address(&mut self, now: Instant, address: IpAddr, to: &QueryTarget) {
+        let interfaces = self.selected_interfaces(address);
+        let interfaces = interfaces.unwrap_or(InterfaceSelection::All);
+        let open = self.announcer.open_interfaces(address, &interfaces);
+        let queries = match to {
+            QueryTarget::Node(node) => {
+                let told = self.coordinator.told_macs(node);
+                self.node_macs.queries(node, told, address, &open, &self.index)
+            }
+            QueryTarget::Host(mac) => self.node_macs.queries_to(*mac, address, &open, &self.index),
+        };
+        if queries.is_empty() {
+            self.coordinator.handle_unsent_query(now, address);
+        } else {
+            self.announcer.query(now, address, &queries);
+        }
+    }
+
+    /// Queries a node for one of its addresses, in turn: a filter may drop one family.
+    fn query_node(&mut self, now: Instant, node: &str) {
+        let Some(object) = self.index.nodes.get(node) else {
+            return;
+        };
+        let told = self.coordinator.told_macs(node);
+        if let Some((address, open)) = self.node_macs.next_address(node, &object.addresses) {
+            let queries = self.node_macs.queries(node, told, address, &open, &self.index);
+            self.announcer.query(now, address, &queries);
+        }
+    }
+
+    /// Sends proxy replies on the interfaces where the hardware address of the owner is known, as its heartbeats told it.
     pub(super) fn start_proxy(&mut self, address: IpAddr, owner: &str) {
         let Some(interfaces) = self.selected_interfaces(address) else {
             return;
         };
-        let macs = self.node_macs.macs_of(owner);
+        let macs = self.node_macs.macs_of(owner, self.coordinator.told_macs(owner));
         for (interface, mac) in macs.filter(|(interface, _)| interfaces.includes(interface)) {
             self.announcer.start_proxy(address, interface, mac);
         }

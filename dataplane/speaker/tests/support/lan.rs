@@ -27,6 +27,7 @@ use clap::Parser;
 use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use k8s_openapi::jiff::Timestamp;
+use lb_l2::MacAddr;
 use lb_l2::ownership::Coordinator;
 use lb_l2::wire::arp::{ArpFrame, ArpOperation};
 use lb_net::packet_socket::FRAME_BUFFER_LEN;
@@ -93,6 +94,14 @@ impl Lan {
     /// Runs `ip` in the client's namespace.
     pub(crate) fn client_ip(&self, arguments: &str) -> Result<()> {
         ip(&format!("-n {} {arguments}", self.client))
+    }
+
+    /// The hardware address of the client on `lan0`.
+    pub(crate) fn client_mac(&self) -> Result<MacAddr> {
+        let output = run(&format!("-n {} -brief link show lan0", self.client))?;
+        let text = String::from_utf8(output.stdout)?;
+        let mac = text.split_whitespace().nth(2).context("no hardware address")?;
+        Ok(mac.parse()?)
     }
 
     /// Whether the client receives an ARP reply for the address on this interface within a second.

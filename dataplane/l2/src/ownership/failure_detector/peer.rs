@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{FailureDetectorConfig, PeerHealth};
+use super::inquiry::{Gaps, Inquiry};
+use super::{
+    Evidence, FailureDetectorConfig, MAX_LOST_QUERY_GAP, MAX_RESTART_QUERY_GAP, MAX_UNHEARD_QUERY_GAP,
+    PeerHealth,
+};
 
 /// Minimum time for which the lateness of a peer is remembered.
 const LATENESS_WINDOW: Duration = Duration::from_secs(60);
@@ -15,7 +19,7 @@ pub(super) enum PeerPhase {
     Unknown,
     Up,
     Draining,
-    /// Its heartbeats are lost, but it replies to probes.
+    /// Its heartbeats are lost, but it replies to queries.
     HeartbeatLost,
     /// Starting. Addresses without an owner wait for it until `wait_until`.
     Starting {
@@ -81,11 +85,10 @@ pub(super) struct Peer {
     pub(super) send_at: Instant,
     /// When we last responded to a datagram that was not verified as fresh.
     pub(super) unverified_reply_at: Option<Instant>,
-    /// When it is probed next.
-    pub(super) probe_at: Instant,
-    /// Since when its heartbeat is late, and it is requested and probed.
+    pub(super) inquiry: Inquiry,
+    /// Since when its heartbeat is late, and is requested.
     pub(super) late_since: Option<Instant>,
-    /// When its speaker and its node last replied to a probe.
+    /// When its speaker and its node last replied to a query.
     pub(super) speaker_replied_at: Option<Instant>,
     pub(super) node_replied_at: Option<Instant>,
 }
@@ -93,7 +96,16 @@ pub(super) struct Peer {
 impl Peer {
     /// How long it may be silent, including the extension for earlier lateness.
     pub(super) fn timeout(&self, config: &FailureDetectorConfig) -> Duration {
-        config.timeout_after(self.period) + self.lateness.most().min(config.max_extension(self.period))
+        config.timeout_after(self.period) + self.extension(config)
+    }
+
+    fn extension(&self, config: &FailureDetectorConfig) -> Duration {
+        self.lateness.most().min(config.max_extension(self.period))
+    }
+
+    /// Lateness that is not worth a request.
+    fn tolerance(&self, config: &FailureDetectorConfig) -> Duration {
+        config.request_window(self.period) / 5
     }
 
     /// Notes the lateness of a received heartbeat, if only time delayed it.
@@ -109,21 +121,68 @@ impl Peer {
             | PeerPhase::Restarting { .. } => false,
         };
         if lived {
-            // A reply to the first request means a lost datagram and not a delay.
-            let usual = now <= self.late_at(config) + self.request_interval(config);
-            self.lateness.note(now, if usual { Duration::ZERO } else { late });
+            let by = match self.late_since {
+                None if late <= self.tolerance(config) => Duration::ZERO,
+                // No more than is known: a lost datagram may be the reason.
+                None => late.min(self.extension(config)),
+                // A reply to the first request means a lost datagram and not a delay.
+                Some(_) if now <= self.late_at(config) + self.request_interval(config) => Duration::ZERO,
+                // Our own wait before the request is not the peer's delay.
+                Some(_) => late.saturating_sub(self.extension(config)),
+            };
+            self.lateness.note(now, by);
         }
     }
 
-    /// When its heartbeat counts as late, with some tolerance for both sides.
+    /// When its heartbeat counts as late: later if its heartbeats were late before.
     pub(super) fn late_at(&self, config: &FailureDetectorConfig) -> Instant {
-        self.silent_since + self.period + config.request_window(self.period) / 5
+        self.silent_since + self.period + self.tolerance(config) + self.extension(config)
     }
 
-    /// When it times out. Leaves time for a reply even if we noticed the lateness late.
-    pub(super) fn dead_at(&self, late_since: Instant, config: &FailureDetectorConfig) -> Instant {
+    /// When its next question is due.
+    pub(super) fn query_due(&self) -> Option<Instant> {
+        self.inquiry.due().filter(|_| self.monitored)
+    }
+
+    /// The times between questions. `for_all` keeps all peers in doubt together within their rate.
+    pub(super) fn query_gaps(&self, config: &FailureDetectorConfig, for_all: Duration) -> Gaps {
+        Gaps {
+            first: match self.phase {
+                PeerPhase::Up | PeerPhase::Draining => self.request_interval(config),
+                _ => config.request_window(self.period),
+            },
+            longest: for_all.max(match self.phase {
+                _ if self.last_heard.is_none() => MAX_UNHEARD_QUERY_GAP,
+                PeerPhase::Starting { .. } | PeerPhase::Restarting { .. } => MAX_RESTART_QUERY_GAP,
+                _ => MAX_LOST_QUERY_GAP,
+            }),
+        }
+    }
+
+    /// Whether a reply settles the doubt for now. A speaker is in question until it replies itself.
+    pub(super) fn is_answered_by(&self, evidence: Evidence) -> bool {
+        match self.phase {
+            PeerPhase::Up | PeerPhase::Draining | PeerPhase::HeartbeatLost => evidence == Evidence::Speaker,
+            PeerPhase::Unknown
+            | PeerPhase::Starting { .. }
+            | PeerPhase::Restarting { .. }
+            | PeerPhase::Down => true,
+        }
+    }
+
+    /// When a peer without a heartbeat times out: not before it had time to answer a question. `None` until it is asked.
+    fn dead_at(&self, config: &FailureDetectorConfig) -> Option<Instant> {
+        let silent = self.silent_since + self.timeout(config);
+        if !self.monitored {
+            return Some(silent);
+        }
         let margin = config.request_window(self.period).mul_f32(0.7);
-        (self.silent_since + self.timeout(config)).max(late_since + margin)
+        Some(silent.max(self.inquiry.first_asked()? + margin))
+    }
+
+    /// Whether it has timed out.
+    pub(super) fn is_queried_in_vain(&self, now: Instant, config: &FailureDetectorConfig) -> bool {
+        self.dead_at(config).is_some_and(|at| at <= now)
     }
 
     /// The time between two requests for a late heartbeat.
@@ -158,7 +217,7 @@ impl Peer {
         self.monitored || recent(self.last_heard) || recent(self.unverified_reply_at)
     }
 
-    /// The phase of a peer that timed out, from the probe replies since then.
+    /// The phase of a peer that timed out, from the replies since then.
     pub(super) fn phase_after_timeout(&self, since: Instant, until: Instant) -> PeerPhase {
         let after = |at: Option<Instant>| at.is_some_and(|at| at >= since);
         if after(self.speaker_replied_at) {
@@ -170,30 +229,29 @@ impl Peer {
         }
     }
 
-    /// Whether its node used to reply to probes, and neither node nor speaker has been seen for the timeout.
+    /// When it counts as down because its node used to reply, and now neither node nor speaker does.
+    fn node_lost_at(&self, silence: Duration) -> Option<Instant> {
+        self.node_replied_at?;
+        Some(self.inquiry.unanswered_since()?.max(self.silent_since) + silence)
+    }
+
     pub(super) fn has_lost_node(&self, now: Instant, silence: Duration) -> bool {
-        self.node_replied_at
-            .is_some_and(|at| at.max(self.silent_since) + silence <= now)
+        self.node_lost_at(silence).is_some_and(|at| at <= now)
     }
 
     /// When time alone may change its phase.
     pub(super) fn evaluate_at(&self, config: &FailureDetectorConfig) -> Option<Instant> {
         let silence = self.timeout(config);
+        let or_lost = |at: Instant| self.node_lost_at(silence).map_or(at, |lost| lost.min(at));
         match self.phase {
-            PeerPhase::Unknown => Some(self.silent_since + silence),
-            PeerPhase::Up | PeerPhase::Draining => Some(match self.late_since {
-                None => self.late_at(config),
-                Some(late_since) => self.dead_at(late_since, config),
-            }),
-            PeerPhase::HeartbeatLost => Some(self.speaker_replied_at? + silence),
-            PeerPhase::Restarting { until } => {
-                let lost = self.node_replied_at.map(|at| at.max(self.silent_since) + silence);
-                Some(lost.map_or(until, |lost| lost.min(until)))
-            }
-            PeerPhase::Starting { until, wait_until } => {
-                let lost = self.node_replied_at.map(|at| at.max(self.silent_since) + silence);
-                Some(lost.map_or(until, |lost| lost.min(until)).min(wait_until))
-            }
+            PeerPhase::Unknown => self.dead_at(config),
+            PeerPhase::Up | PeerPhase::Draining => match self.late_since {
+                None => Some(self.late_at(config)),
+                Some(_) => self.dead_at(config),
+            },
+            PeerPhase::HeartbeatLost => Some(self.inquiry.unanswered_since()? + silence),
+            PeerPhase::Restarting { until } => Some(or_lost(until)),
+            PeerPhase::Starting { until, wait_until } => Some(or_lost(until).min(wait_until)),
             PeerPhase::Down => None,
         }
     }
