@@ -69,6 +69,9 @@ pub const EXCLUDED_ADDRESSES: &str = "lb-operator.io/excluded-addresses";
 /// Annotation of a pool: maximum number of addresses per family for the Services of one namespace.
 pub const NAMESPACE_QUOTA: &str = "lb-operator.io/namespace-quota";
 
+/// Annotation of a pool: `cluster` or `namespace`, the Services that may come to share one of its addresses.
+pub const SHARING_SCOPE: &str = "lb-operator.io/sharing-scope";
+
 /// Condition of a Service: whether the requested addresses are assigned.
 pub const ADDRESS_ASSIGNED: &str = "lb-operator.io/AddressAssigned";
 /// Condition of a Service: whether its address is announced, and by which node.
@@ -124,13 +127,12 @@ pub struct AnnotationValue<'a> {
 }
 
 impl Annotation {
-    /// Finds the annotation; the current key takes precedence. An empty value counts as absent.
+    /// Finds the annotation; the current key takes precedence, also with an empty value, which counts as absent.
     #[must_use]
     pub fn find<'a>(&self, annotations: &'a BTreeMap<String, String>) -> Option<AnnotationValue<'a>> {
-        [self.key, self.deprecated_key].into_iter().find_map(|key| {
-            let value = annotations.get(key)?.trim();
-            (!value.is_empty()).then_some(AnnotationValue { key, value })
-        })
+        let mut keys = [self.key, self.deprecated_key].into_iter();
+        let (key, value) = keys.find_map(|key| Some((key, annotations.get(key)?.trim())))?;
+        (!value.is_empty()).then_some(AnnotationValue { key, value })
     }
 
     /// The value of [`Annotation::find`].
@@ -187,7 +189,7 @@ mod tests {
             ("metallb.io/address-pool", " "),
             ("metallb.universe.tf/address-pool", "b"),
         ]);
-        assert_eq!(ADDRESS_POOL.value(&empty), Some("b"));
+        assert_eq!(ADDRESS_POOL.value(&empty), None, "as in MetalLB");
         assert_eq!(ALLOW_SHARED_IP.value(&empty), None);
     }
 }

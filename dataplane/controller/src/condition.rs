@@ -48,6 +48,7 @@ pub struct ConditionText {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ShownCondition {
     status: bool,
+    outside_pools: bool,
     since: Timestamp,
     digest: u64,
 }
@@ -69,13 +70,12 @@ pub enum ConditionChange {
 /// Condition AddressAssigned of a Service with these addresses and this problem; `None` before the first decision.
 #[must_use]
 pub fn address_assigned(has: Option<&Assignment>, reported: Option<&Reported>) -> Option<ConditionText> {
+    let outside = has.and_then(outside_pools);
+    let is_outside = outside.is_some();
     let (status, reason, message) = match (has, reported) {
         (None, None) => return None,
         (None, Some(Reported { rejection, .. })) => (false, rejection.into(), rejection.stable_message()),
-        (Some(has), None) => match outside_pools(has) {
-            Some(message) => (true, Reason::OutsidePools, message),
-            None => (true, Reason::Assigned, describe(has)),
-        },
+        (Some(has), None) => (true, Reason::Assigned, outside.unwrap_or_else(|| describe(has))),
         (Some(has), Some(Reported { problem, rejection })) => {
             let why = rejection.stable_message();
             match problem {
@@ -92,6 +92,8 @@ pub fn address_assigned(has: Option<&Assignment>, reported: Option<&Reported>) -
             }
         }
     };
+    // The next leader keeps such an address because of this reason, also if there is another problem.
+    let reason = if is_outside { Reason::OutsidePools } else { reason };
     Some(ConditionText::new(status, reason, message))
 }
 
@@ -166,6 +168,7 @@ impl ShownCondition {
         let status = condition.status == "True";
         Some(Self {
             status,
+            outside_pools: condition.reason == Reason::OutsidePools.as_str(),
             since: condition.last_transition_time.0,
             digest: digest(status, &condition.reason, &condition.message),
         })
@@ -177,6 +180,7 @@ impl ShownCondition {
         match change {
             ConditionChange::Set { text, since } => Some(Self {
                 status: text.status,
+                outside_pools: text.reason == Reason::OutsidePools,
                 since: *since,
                 digest: text.digest(),
             }),
@@ -188,6 +192,12 @@ impl ShownCondition {
     #[must_use]
     pub fn status(self) -> bool {
         self.status
+    }
+
+    /// Whether its reason is [`Reason::OutsidePools`].
+    #[must_use]
+    pub fn is_outside_pools(self) -> bool {
+        self.outside_pools
     }
 
     /// Whether the condition has this text.

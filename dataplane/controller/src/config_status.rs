@@ -167,7 +167,7 @@ fn desired<'a>(
 fn pool<'a>(index: &'a Index, allocator: &Allocator<AllocationKey>, name: &str) -> Option<DesiredStatus<'a>> {
     let cached = index.pools.get(name)?;
     let count = |value: u128| i64::try_from(value).unwrap_or(i64::MAX);
-    let (text, counts, released) = match allocator.pool(name)? {
+    let (text, counts) = match allocator.pool(name)? {
         Ok(pool) => (
             ConditionText::new(true, Reason::Accepted, "Services can use this pool".to_owned()),
             PoolCounts {
@@ -176,7 +176,6 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<AllocationKey>, name: &str) 
                 available_ipv4: count(pool.free(Family::V4)),
                 available_ipv6: count(pool.free(Family::V6)),
             },
-            pool.released(MAX_RELEASED_SHOWN),
         ),
         // Services keep their addresses of an invalid pool.
         Err(error) => (
@@ -187,7 +186,6 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<AllocationKey>, name: &str) 
                 available_ipv4: 0,
                 available_ipv6: 0,
             },
-            Vec::new(),
         ),
     };
     Some(DesiredStatus {
@@ -196,7 +194,7 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<AllocationKey>, name: &str) 
         conditions: &cached.conditions,
         counts: Some(counts),
         shown_counts: cached.counts,
-        released,
+        released: allocator.released(name, MAX_RELEASED_SHOWN),
         shown_released: &cached.released,
     })
 }

@@ -31,9 +31,9 @@ use crate::allocation_key::AllocationKey;
 use crate::announcements::AffectedServices;
 use crate::condition::Reported;
 use crate::events::ObjectEvent;
-use crate::index::Index;
+use crate::index::{Index, ServiceChange};
 use crate::inflight::InFlightWrites;
-use crate::service::Role;
+use crate::service::{CachedService, Role};
 use crate::target::WriteTarget;
 use crate::{config_status, configuration_state};
 use freed::FreedFamilies;
@@ -50,6 +50,8 @@ pub struct LeaderState {
     allocator: Allocator<AllocationKey>,
     /// Services to decide about.
     dirty: BTreeSet<ObjectKey>,
+    /// Of these, Services that replaced another one of the same name.
+    replaced: BTreeSet<ObjectKey>,
     /// Services that wait for an address.
     pending: BTreeSet<ObjectKey>,
     /// Services that have an address and request another one, of this family.
@@ -75,7 +77,7 @@ pub struct LeaderState {
     config_changes: BTreeSet<WriteTarget>,
     inflight: InFlightWrites<WriteTarget>,
     pools_changed: bool,
-    /// Whether nothing has been decided yet: then addresses in statuses are kept even if they are in no pool.
+    /// Whether nothing has been decided yet: then addresses in statuses that were in no pool before are kept.
     taking_over: bool,
     /// Both clocks at the last decision.
     clocks: Option<(Instant, Timestamp)>,
@@ -90,6 +92,7 @@ impl LeaderState {
         Self {
             allocator: Allocator::default(),
             dirty: index.services.keys().cloned().collect(),
+            replaced: BTreeSet::new(),
             pending: BTreeSet::new(),
             incomplete: BTreeMap::new(),
             reported: BTreeMap::new(),
@@ -129,8 +132,13 @@ impl LeaderState {
     }
 
     /// Marks changed Services for a decision.
-    pub fn services_changed(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
-        self.dirty.extend(keys);
+    pub fn services_changed(&mut self, changes: impl IntoIterator<Item = ServiceChange>) {
+        for ServiceChange { key, replaced } in changes {
+            if replaced {
+                self.replaced.insert(key.clone());
+            }
+            self.dirty.insert(key);
+        }
     }
 
     /// Marks Services whose announcement has changed. That does not affect which address they get.
@@ -173,6 +181,9 @@ impl LeaderState {
             .iter()
             .filter(|(_, pending)| pending.uncertain_until.is_some_and(|until| until <= now));
         self.dirty.extend(ended.map(|(key, _)| key.clone()));
+        for key in std::mem::take(&mut self.replaced) {
+            freed = freed.and(self.forget_service(&key));
+        }
         let dirty = oldest_first(index, std::mem::take(&mut self.dirty));
         // Keep addresses of all Services before any is assigned.
         let mut waiting = BTreeSet::new();
@@ -254,10 +265,8 @@ impl LeaderState {
             }
         }
         if self.taking_over {
-            for pool in index.pools.values() {
-                for (address, since) in pool.released.iter().rev() {
-                    self.allocator.remember_release(*address, *since);
-                }
+            for (name, pool) in &index.pools {
+                self.allocator.restore_releases(name, &pool.released);
             }
         }
         for cleared in changed.cleared {
@@ -307,7 +316,8 @@ fn oldest_first(index: &Index, keys: BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_cached_key(|key| {
         let service = index.services.get(key);
-        service.map(|service| (service.role == Role::Former, service.created, key.clone()))
+        let is_other = |service: &CachedService| !matches!(service.role, Role::LoadBalancer(_));
+        service.map(|service| (is_other(service), service.created, key.clone()))
     });
     keys
 }

@@ -34,6 +34,12 @@ enum Detail {
     Valid,
 }
 
+/// As MetalLB quotes one address: `"fd00::1"`.
+fn quoted(addresses: &Addresses) -> String {
+    let quoted: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    quoted.join(" ")
+}
+
 /// The text of an event.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EventText {
@@ -171,7 +177,7 @@ impl ObjectEvent {
             Detail::AssignedAdditional { addresses, .. } => normal(
                 Reason::IpAllocated,
                 "Assign",
-                format!("Assigned additional IP {addresses}"),
+                format!("Assigned additional IP {}", quoted(addresses)),
             ),
             Detail::Incomplete(rejection) => normal(
                 Reason::AdditionalAssignFailed,

@@ -27,7 +27,7 @@ pub struct Index {
     pub configuration_state: CachedConfigurationState,
     /// The content of the ServiceL2Statuses.
     pub announcements: Announcements,
-    /// Labels by namespace; namespaces without labels are left out.
+    /// Labels by namespace.
     namespaces: BTreeMap<String, CompactLabels>,
     /// Services of the list that the watch is delivering.
     listing: Option<BTreeSet<ObjectKey>>,
@@ -35,6 +35,21 @@ pub struct Index {
     watched_version: u64,
     /// The newest version of a Service that a write has returned.
     written_version: u64,
+}
+
+/// A Service to decide about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceChange {
+    /// The Service.
+    pub key: ObjectKey,
+    /// Whether it replaced another one of the same name, whose deletion was not seen.
+    pub replaced: bool,
+}
+
+impl ServiceChange {
+    fn of(key: ObjectKey) -> Self {
+        Self { key, replaced: false }
+    }
 }
 
 impl Index {
@@ -48,7 +63,7 @@ impl Index {
     }
 
     /// Applies a change of Services. Returns the affected Services.
-    pub fn update_service(&mut self, change: Change<v1::Service>) -> Vec<ObjectKey> {
+    pub fn update_service(&mut self, change: Change<v1::Service>) -> Vec<ServiceChange> {
         match change {
             Change::Apply(object) => {
                 let key = ObjectKey::of(&object);
@@ -57,19 +72,25 @@ impl Index {
                 self.watched_version = self
                     .watched_version
                     .max(parse_version(version.unwrap_or_default()));
-                match CachedService::read(&object, self.class.as_deref()) {
-                    Some(service) => {
-                        self.services.insert(key.clone(), service);
-                    }
+                let service = CachedService::read(&object, self.class.as_deref());
+                let before = match &service {
+                    Some(service) => self.services.insert(key.clone(), service.clone()),
                     // It may have been a load balancer of our class before.
-                    None if self.services.remove(&key).is_none() => return Vec::new(),
-                    None => {}
-                }
-                vec![key]
+                    None => self.services.remove(&key),
+                };
+                let replaced = before
+                    .as_ref()
+                    .zip(service.as_ref())
+                    .is_some_and(|(before, service)| before.uid != service.uid);
+                let affected = before.is_some() || service.is_some();
+                affected
+                    .then_some(ServiceChange { key, replaced })
+                    .into_iter()
+                    .collect()
             }
             Change::Delete(key) => {
                 let was = self.services.remove(&key);
-                was.map(|_| key).into_iter().collect()
+                was.map(|_| ServiceChange::of(key)).into_iter().collect()
             }
             Change::Invalid { key, error } => {
                 // Keep the previous version: to release its address because of this would be worse.
@@ -90,7 +111,7 @@ impl Index {
                 for key in &gone {
                     self.services.remove(key);
                 }
-                gone
+                gone.into_iter().map(ServiceChange::of).collect()
             }
         }
     }
@@ -148,18 +169,24 @@ impl Index {
             Change::Apply(object) => {
                 let name = object.metadata.name.unwrap_or_default();
                 let labels = CompactLabels::read(object.metadata.labels.as_ref());
-                if labels.is_empty() {
-                    self.namespaces.remove(&name).is_some()
-                } else {
-                    self.namespaces.insert(name, labels.clone()) != Some(labels)
-                }
+                self.namespaces.insert(name, labels.clone()) != Some(labels)
             }
             Change::Delete(key) => self.namespaces.remove(key.name()).is_some(),
             // Keep the previous labels: its Services keep their addresses.
             Change::Invalid { .. } | Change::Listing | Change::Synced => false,
         };
+        changed && self.uses_namespace_labels()
+    }
+
+    fn uses_namespace_labels(&self) -> bool {
         let mut allocations = self.pools.values().filter_map(|pool| pool.allocation.as_ref());
-        changed && allocations.any(AllocationRules::uses_namespace_labels)
+        allocations.any(AllocationRules::uses_namespace_labels)
+    }
+
+    /// Whether the labels of a namespace are known, or no pool asks for them.
+    #[must_use]
+    pub fn knows_labels_of(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace) || !self.uses_namespace_labels()
     }
 
     /// Tells of a pool, by name, whether its `serviceAllocation` matches a Service.

@@ -46,7 +46,13 @@ impl Metrics {
     pub fn update(&mut self, allocator: &Allocator<AllocationKey>) {
         let mut shown = BTreeSet::new();
         for (name, pool) in allocator.pools() {
-            let Ok(pool) = pool else { continue };
+            // The last values of a pool that has become invalid stay, as in MetalLB: alerts go on.
+            let Ok(pool) = pool else {
+                if self.pools.contains(name) {
+                    shown.insert(name.to_owned());
+                }
+                continue;
+            };
             let count = |value: u128| i64::try_from(value).unwrap_or(i64::MAX);
             let [v4, v6] = [Family::V4, Family::V6].map(|family| (pool.capacity(family), pool.used(family)));
             self.ipv4.set(name, count(v4.0), count(v4.1.into()));

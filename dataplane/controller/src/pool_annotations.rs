@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 use lb_crds::AddressRange;
-use lb_crds::names::{ALLOCATION_STRATEGY, EXCLUDED_ADDRESSES, HOLD_DOWN, NAMESPACE_QUOTA};
+use lb_crds::names::{ALLOCATION_STRATEGY, EXCLUDED_ADDRESSES, HOLD_DOWN, NAMESPACE_QUOTA, SHARING_SCOPE};
 use lb_ipam::rejection::excerpt;
-use lb_ipam::{AllocationStrategy, PoolAnnotations, PoolError, Range};
+use lb_ipam::{AllocationStrategy, PoolAnnotations, PoolError, Range, SharingScope};
 
 /// The longest hold-down, 30 days: a longer one is a typing error.
 const MAX_HOLD_DOWN_SECONDS: i64 = 30 * 24 * 3600;
@@ -27,6 +27,7 @@ pub fn read(annotations: &BTreeMap<String, String>) -> Result<PoolAnnotations, P
         strategy: value(ALLOCATION_STRATEGY).map_or(Ok(AllocationStrategy::First), strategy)?,
         hold_down: value(HOLD_DOWN).map_or(Ok(0), hold_down)?,
         namespace_quota: value(NAMESPACE_QUOTA).map(quota).transpose()?,
+        sharing_scope: value(SHARING_SCOPE).map_or(Ok(SharingScope::Cluster), sharing_scope)?,
     })
 }
 
@@ -42,6 +43,14 @@ fn strategy(value: &str) -> Result<AllocationStrategy, PoolError> {
         "first" => Ok(AllocationStrategy::First),
         "leastRecentlyUsed" => Ok(AllocationStrategy::LeastRecentlyUsed),
         _ => Err(invalid(ALLOCATION_STRATEGY, value, "first or leastRecentlyUsed")),
+    }
+}
+
+fn sharing_scope(value: &str) -> Result<SharingScope, PoolError> {
+    match value {
+        "cluster" => Ok(SharingScope::Cluster),
+        "namespace" => Ok(SharingScope::Namespace),
+        _ => Err(invalid(SHARING_SCOPE, value, "cluster or namespace")),
     }
 }
 
@@ -94,6 +103,7 @@ mod tests {
             HOLD_DOWN,
             EXCLUDED_ADDRESSES,
             NAMESPACE_QUOTA,
+            SHARING_SCOPE,
         ] {
             assert_eq!(read_one(key, " "), Ok(PoolAnnotations::default()));
         }
@@ -109,6 +119,8 @@ mod tests {
             .excluded;
         let excluded: Vec<_> = excluded.iter().map(Range::to_string).collect();
         assert_eq!(excluded, ["10.0.0.4-10.0.0.5", "fd00::-fd00::1"]);
+        let scope = read_one(SHARING_SCOPE, "namespace").unwrap().sharing_scope;
+        assert_eq!(scope, SharingScope::Namespace);
         assert_eq!(read_one(NAMESPACE_QUOTA, "5").unwrap().namespace_quota, Some(5));
     }
 
@@ -128,6 +140,7 @@ mod tests {
                 "many",
                 "\"many\": write a number of addresses, such as 5",
             ),
+            (SHARING_SCOPE, "none", "\"none\": write cluster or namespace"),
             (NAMESPACE_QUOTA, "-1", "\"-1\": write a number"),
             (EXCLUDED_ADDRESSES, "10.0.0.1/32,", "entry 1: "),
             (EXCLUDED_ADDRESSES, "10.0.0.9-10.0.0.1", "entry 0: "),

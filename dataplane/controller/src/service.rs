@@ -9,7 +9,9 @@ use lb_crds::names::{
     ADDRESS_ASSIGNED, ADDRESS_POOL, ALLOW_SHARED_IP, ANNOUNCED, DEPRECATED_IP_ALLOCATED_FROM_POOL,
     IP_ALLOCATED_FROM_POOL, LOAD_BALANCER_IPS, deprecated_keys,
 };
-use lb_ipam::{Addresses, Families, IpFamilyPolicy, Port, RawRequest, Rejection, Request, Sharing};
+use lb_ipam::{
+    Addresses, Families, IpFamilyPolicy, Port, RawRequest, Rejection, Request, Sharing, SharingMode,
+};
 
 use crate::condition::ShownCondition;
 use crate::service_allocation::CompactLabels;
@@ -45,10 +47,24 @@ pub struct CachedService {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Role {
     /// It gets addresses, if its request is valid.
-    LoadBalancer(Result<Request, Rejection>),
+    LoadBalancer(Result<Request, InvalidRequest>),
     /// It is no load balancer now, but still has the status, annotation or conditions of one.
     Former,
+    /// Another controller serves its class now, but it still has our conditions.
+    OtherClass,
 }
+
+/// A request that cannot be understood.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InvalidRequest {
+    /// Why.
+    pub rejection: Rejection,
+    /// How it shares addresses: it keeps them, and so do the Services that share them.
+    pub sharing_mode: SharingMode,
+}
+
+/// The longest sharing key, in bytes: keys are held several times.
+const SHARING_KEY_LIMIT: usize = 253;
 
 /// The `status.loadBalancer` of a Service.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -84,11 +100,14 @@ impl CachedService {
         let pool = annotations.get(IP_ALLOCATED_FROM_POOL);
         let old_pool = annotations.get(DEPRECATED_IP_ALLOCATED_FROM_POOL);
         let role = if spec.type_.as_deref() == Some("LoadBalancer") {
-            // Services of another class belong to another controller: their addresses may be its own.
-            if spec.load_balancer_class.as_deref() != class {
+            if spec.load_balancer_class.as_deref() == class {
+                Role::LoadBalancer(request(&object.metadata, &spec, annotations))
+            } else if address_assigned.is_some() || announced.is_some() {
+                Role::OtherClass
+            } else {
+                // It belongs to another controller: its addresses may be that one's own.
                 return None;
             }
-            Role::LoadBalancer(request(&object.metadata, &spec, annotations))
         } else if pool.is_some()
             || old_pool.is_some()
             || address_assigned.is_some()
@@ -116,6 +135,26 @@ impl CachedService {
             deprecated_pool: old_pool.is_some(),
             deprecated: deprecated_keys(annotations).collect(),
         })
+    }
+}
+
+impl CachedService {
+    /// Whether the object itself shows that its addresses were in no pool before: our condition says so, or MetalLB
+    /// assigned them from a pool that does not exist, and we have never handled the Service.
+    #[must_use]
+    pub fn had_address_outside_pools(&self, pool_exists: impl Fn(&str) -> bool) -> bool {
+        match (self.address_assigned, &self.pool) {
+            (Some(shown), _) => shown.is_outside_pools(),
+            (None, Some(pools)) => !pools.split(',').any(|pool| pool_exists(pool.trim())),
+            (None, None) => false,
+        }
+    }
+
+    /// Whether its status is that of another controller: it has entries that we do not write, and we and MetalLB have
+    /// never handled it.
+    #[must_use]
+    pub fn has_foreign_status(&self) -> bool {
+        self.status.other_ingress && self.address_assigned.is_none() && self.pool.is_none()
     }
 }
 
@@ -175,6 +214,32 @@ fn request(
     metadata: &ObjectMeta,
     spec: &v1::ServiceSpec,
     annotations: &BTreeMap<String, String>,
+) -> Result<Request, InvalidRequest> {
+    let sharing = sharing(metadata, spec, annotations);
+    if let Some(sharing) = sharing
+        .as_ref()
+        .filter(|sharing| sharing.key.len() > SHARING_KEY_LIMIT)
+    {
+        return Err(InvalidRequest {
+            rejection: Rejection::SharingKeyTooLong {
+                length: sharing.key.len(),
+                limit: SHARING_KEY_LIMIT,
+            },
+            sharing_mode: SharingMode::Exclusive,
+        });
+    }
+    parse_request(spec, annotations, sharing.clone()).map_err(|rejection| InvalidRequest {
+        rejection,
+        sharing_mode: sharing.map_or(SharingMode::Exclusive, |sharing| {
+            SharingMode::Shared(Box::new(sharing))
+        }),
+    })
+}
+
+fn parse_request(
+    spec: &v1::ServiceSpec,
+    annotations: &BTreeMap<String, String>,
+    sharing: Option<Sharing>,
 ) -> Result<Request, Rejection> {
     let policy = match spec.ip_family_policy.as_deref() {
         Some("RequireDualStack") => IpFamilyPolicy::RequireDualStack,
@@ -191,7 +256,7 @@ fn request(
             .map(|found| (found.key, found.value)),
         load_balancer_ip: spec.load_balancer_ip.as_deref().unwrap_or_default(),
         pool: ADDRESS_POOL.value(annotations),
-        sharing: sharing(metadata, spec, annotations),
+        sharing,
     };
     Request::parse(families, raw)
 }

@@ -85,7 +85,7 @@ fn message_lists_interfaces_and_second_address() {
     assert_eq!(
         announce(&mut cluster, by("n2", FIRST)).as_deref(),
         Some(
-            "True Announced: node n2 announces 192.168.50.50 on eth0; for fd00:50:: see: kubectl \
+            "True Announced: node n2 announces 192.168.50.50 on eth0; for fd00:50::1 see: kubectl \
              describe service web -n default"
         )
     );

@@ -22,7 +22,7 @@ fn v4() -> (lb_controller::target::WriteTarget, Value) {
 }
 
 fn v6() -> (lb_controller::target::WriteTarget, Value) {
-    mk_pool("six", &["fd00:50::/124"], json!({}))
+    mk_pool("six", &["fd00:50::1-fd00:50::f"], json!({}))
 }
 
 #[test]
@@ -31,15 +31,15 @@ fn pair_of_two_pools_records_both() {
     cluster.settle();
     assert_eq!(
         (cluster.addresses("web").as_str(), cluster.pool_of("web")),
-        ("192.168.50.50,fd00:50::", "four,six")
+        ("192.168.50.50,fd00:50::1", "four,six")
     );
     assert_eq!(
         cluster.events(),
-        ["web Normal IPAllocated: Assigned IP [\"192.168.50.50\" \"fd00:50::\"]"]
+        ["web Normal IPAllocated: Assigned IP [\"192.168.50.50\" \"fd00:50::1\"]"]
     );
     assert_eq!(
         cluster.condition(&service("web")),
-        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 from pool four, fd00:50:: from pool six"
+        "lb-operator.io/AddressAssigned=True Assigned: 192.168.50.50 from pool four, fd00:50::1 from pool six"
     );
     let mut cluster = cluster.restarted();
     cluster.settle();
@@ -57,10 +57,10 @@ fn second_address_is_added_and_removed_alone() {
         cluster.events();
         cluster.edit(&service("web"), dual(policy));
         cluster.settle();
-        assert_eq!(cluster.addresses("web"), "192.168.50.51,fd00:50::", "{policy}");
+        assert_eq!(cluster.addresses("web"), "192.168.50.51,fd00:50::1", "{policy}");
         assert_eq!(
             cluster.events(),
-            ["web Normal IPAllocated: Assigned additional IP [\"fd00:50::\"]"]
+            ["web Normal IPAllocated: Assigned additional IP \"fd00:50::1\""]
         );
         cluster.edit(&service("web"), single());
         cluster.settle();
@@ -94,7 +94,7 @@ fn preferred_second_address_is_added_when_available() {
     cluster.settle();
     assert!(!cluster.events().iter().any(|event| event.starts_with("web")));
     cluster.add(v6());
-    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::");
+    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::1");
     assert!(cluster.condition(&service("web")).ends_with("from pool six"));
 }
 
@@ -118,7 +118,7 @@ fn required_second_address_missing_keeps_the_first() {
         "{condition}"
     );
     cluster.add(v6());
-    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::");
+    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::1");
 }
 
 #[test]
@@ -131,27 +131,27 @@ fn pool_edit_moves_only_the_removed_address() {
         json!({ "spec": { "addresses": ["fd00:51::/124"] } }),
     );
     cluster.settle();
-    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:51::");
+    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:51::1");
     let events = cluster.events();
     assert!(
         events[0].starts_with("web Normal ClearAssignment")
-            && events[0].contains("\"fd00:50::\" is not allowed in config"),
+            && events[0].contains("\"fd00:50::1\" is not allowed in config"),
         "{events:?}"
     );
     assert_eq!(
         events[1],
-        "web Normal IPAllocated: Assigned additional IP [\"fd00:51::\"]"
+        "web Normal IPAllocated: Assigned additional IP \"fd00:51::1\""
     );
 }
 
 #[test]
 fn released_address_completes_a_pair() {
-    let tiny = mk_pool("six", &["fd00:50::/128"], json!({}));
+    let tiny = mk_pool("six", &["fd00:50::1/128"], json!({}));
     let mut cluster = Cluster::new([v4(), tiny]);
     cluster.add(mk_service("first", families("SingleStack", &["fd00:96::9"])));
     cluster.add(mk_service("web", dual("PreferDualStack")));
     assert_eq!(cluster.addresses("web"), "192.168.50.50");
     cluster.delete(&service("first"));
     cluster.settle();
-    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::");
+    assert_eq!(cluster.addresses("web"), "192.168.50.50,fd00:50::1");
 }

@@ -211,7 +211,9 @@ fn invalid_annotation_makes_pool_invalid() {
 
 #[test]
 fn addresses_outside_pools_are_kept_on_adoption() {
-    let outside = mk_service("outside", showing("10.9.9.9"));
+    let mut adopted = showing("10.9.9.9");
+    adopted["metadata"] = json!({ "annotations": { "metallb.io/ip-allocated-from-pool": "gone" } });
+    let outside = mk_service("outside", adopted);
     let mut cluster = Cluster::new([lan(&[]), outside, mk_service("web", json!({}))]);
     cluster.settle();
     assert_eq!(

@@ -70,6 +70,11 @@ impl AddressSpace {
         self.last.map_or(0, |last| last.saturating_add(1))
     }
 
+    /// Whether there is a position.
+    pub(crate) fn contains(&self, position: u128) -> bool {
+        self.last.is_some_and(|last| position <= last)
+    }
+
     /// The position of an address, if it is usable.
     pub(crate) fn position(&self, address: IpAddr) -> Option<u128> {
         let wanted = self.numbering.number_of(number(address))?;
@@ -83,13 +88,26 @@ impl AddressSpace {
 
     /// The address at a position.
     pub(crate) fn address(&self, position: u128) -> Option<IpAddr> {
-        if position > self.last? {
+        let run = self.run_at(position)?;
+        let number = run.first + (position - run.position);
+        self.family.address(self.numbering.address_number(number))
+    }
+
+    /// Whether a Service has to request the address at a position. A Subnet-Router anycast address (RFC 4291, 2.6.1) of
+    /// a /64 is answered by every router there, so it does not work on most LANs. A range of one address is meant.
+    pub(crate) fn must_be_requested(&self, position: u128) -> bool {
+        self.run_at(position).is_some_and(|run| {
+            let number = run.first + (position - run.position);
+            self.family == Family::V6 && run.first != run.last && number & u128::from(u64::MAX) == 0
+        })
+    }
+
+    fn run_at(&self, position: u128) -> Option<&AddressRun> {
+        if !self.contains(position) {
             return None;
         }
         let after = self.runs.partition_point(|run| run.position <= position);
-        let run = self.runs.get(after.checked_sub(1)?)?;
-        let number = run.first + (position - run.position);
-        self.family.address(self.numbering.address_number(number))
+        self.runs.get(after.checked_sub(1)?)
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Allocator<S> {
     holdings: BTreeMap<S, Holding>,
     holders: HolderIndex<S>,
     shared: SharedAddresses,
+    /// The releases of invalid pools, newest first: they count again once the pool is valid.
+    invalid_releases: BTreeMap<String, Vec<(IpAddr, i64)>>,
     /// Seconds on a clock of the caller's choice.
     now: i64,
 }
@@ -103,6 +105,7 @@ impl<S> Default for Allocator<S> {
             holdings: BTreeMap::new(),
             holders: HolderIndex::default(),
             shared: SharedAddresses::default(),
+            invalid_releases: BTreeMap::new(),
             now: 0,
         }
     }
@@ -124,14 +127,29 @@ impl<S: ServiceId> Allocator<S> {
                     unchanged.insert(name.clone());
                     Ok(pool.with_spec(spec))
                 }
-                (result, old) => {
+                (Err(error), old) => {
+                    if let Some(Ok(pool)) = old {
+                        // Another pool may contain its addresses now.
+                        released.extend(releases(&pool));
+                        self.invalid_releases.insert(name.clone(), releases(&pool));
+                    }
+                    Err(error)
+                }
+                (Ok(spec), old) => {
                     released.extend(old.iter().flatten().flat_map(releases));
-                    result.map(Pool::new)
+                    released.extend(self.invalid_releases.remove(&name).into_iter().flatten());
+                    Ok(Pool::new(spec))
                 }
             };
             self.pools.insert(name, pool);
         }
         released.extend(before.values().flatten().flat_map(releases));
+        self.invalid_releases
+            .retain(|name, _| matches!(self.pools.get(name), Some(Err(_))));
+        // Of two releases of one address the newest counts; the oldest is restored first.
+        released.sort_by_key(|(_, since)| std::cmp::Reverse(*since));
+        let mut seen = BTreeSet::new();
+        released.retain(|(address, _)| seen.insert(*address));
         for (address, since) in released.into_iter().rev() {
             self.remember_release(address, since);
         }
@@ -203,6 +221,33 @@ impl<S: ServiceId> Allocator<S> {
         pools.filter_map(|pool| pool.next_hold_down_end(self.now)).min()
     }
 
+    /// Up to `limit` addresses of a pool that were released most recently, with the time of release, newest first.
+    #[must_use]
+    pub fn released(&self, pool: &str, limit: usize) -> Vec<(IpAddr, i64)> {
+        match self.pools.get(pool) {
+            Some(Ok(pool)) => pool.released(limit),
+            Some(Err(_)) | None => {
+                let released = self.invalid_releases.get(pool).into_iter().flatten();
+                released.take(limit).copied().collect()
+            }
+        }
+    }
+
+    /// Restores the releases of a pool, newest first, as [`Allocator::released`] returned them.
+    pub fn restore_releases(&mut self, pool: &str, released: &[(IpAddr, i64)]) {
+        match self.pools.get(pool) {
+            Some(Ok(_)) => {
+                for (address, since) in released.iter().rev() {
+                    self.remember_release(*address, *since);
+                }
+            }
+            Some(Err(_)) => {
+                self.invalid_releases.insert(pool.to_owned(), released.to_vec());
+            }
+            None => {}
+        }
+    }
+
     /// Restores the release time of an address, if no Service has it and its pool tracks releases.
     pub fn remember_release(&mut self, address: IpAddr, since: i64) {
         let Some((_, name)) = self.ranges.find(address) else {
@@ -268,34 +313,30 @@ impl<S: ServiceId> Allocator<S> {
                 && holding.sharing_mode == request.sharing_mode
                 && self.first_disallowed(&holding.assignment, pool_filter).is_none()
         });
-        if let Some(Holding { assignment: has, .. }) = has {
-            let has = has.clone();
-            let incomplete = match self.second_family(service, &has, request, pool_filter) {
-                Some(Ok(more)) => {
-                    let assignment = has.merge(&more);
-                    self.release(service);
-                    self.record(service, &assignment, request.sharing_mode.clone());
-                    return Ok(Assigned {
-                        assignment,
-                        incomplete: None,
-                    });
-                }
-                Some(Err(rejection)) => Some(rejection),
-                None => None,
-            };
-            return Ok(Assigned {
+        let has = match has {
+            Some(holding) => holding.assignment.clone(),
+            None => {
+                self.release(service);
+                let selected = self.select(service, request, pool_filter)?;
+                self.record(service, &selected, request.sharing_mode.clone());
+                selected
+            }
+        };
+        match self.second_family(service, &has, request, pool_filter) {
+            Some(Ok(more)) => {
+                let assignment = has.merge(&more);
+                self.release(service);
+                self.record(service, &assignment, request.sharing_mode.clone());
+                Ok(Assigned {
+                    assignment,
+                    incomplete: None,
+                })
+            }
+            second => Ok(Assigned {
                 assignment: has,
-                incomplete,
-            });
+                incomplete: second.and_then(Result::err),
+            }),
         }
-        self.release(service);
-        let assignment = self.select(service, request, pool_filter)?;
-        self.record(service, &assignment, request.sharing_mode.clone());
-        let second = self.second_family(service, &assignment, request, pool_filter);
-        Ok(Assigned {
-            assignment,
-            incomplete: second.and_then(Result::err),
-        })
     }
 
     /// Records addresses that a Service has already, as its status shows. Its present addresses are released first.

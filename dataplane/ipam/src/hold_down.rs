@@ -47,6 +47,13 @@ impl ReleasedAddresses {
         Some((*position, *since))
     }
 
+    /// Positions with their times of release, the earliest first.
+    pub(crate) fn oldest_first(&self) -> impl Iterator<Item = (u128, i64)> {
+        self.by_age
+            .iter()
+            .map(|((since, _), position)| (*position, *since))
+    }
+
     /// Positions with their times of release, the latest first.
     pub(crate) fn newest_first(&self) -> impl Iterator<Item = (u128, i64)> {
         self.by_age

@@ -23,12 +23,12 @@ impl IntervalSet {
         self.len == 0
     }
 
-    /// The lowest number that is not in the set; `None` if all 2^128 are.
+    /// The lowest number from `first` on that is not in the set; `None` if there is none below 2^128.
     #[must_use]
-    pub fn lowest_absent(&self) -> Option<u128> {
-        match self.intervals.first_key_value() {
-            Some((0, last)) => last.checked_add(1),
-            Some(_) | None => Some(0),
+    pub fn lowest_absent_from(&self, first: u128) -> Option<u128> {
+        match self.interval_of(first) {
+            Some((_, last)) => last.checked_add(1),
+            None => Some(first),
         }
     }
 
@@ -99,10 +99,10 @@ mod tests {
             assert!(set.insert(number));
         }
         assert_eq!(set.intervals, BTreeMap::from([(0, 3)]));
-        assert_eq!(set.lowest_absent(), Some(4));
+        assert_eq!(set.lowest_absent_from(0), Some(4));
         assert!(set.remove(1));
         assert_eq!(set.intervals, BTreeMap::from([(0, 0), (2, 3)]));
-        assert_eq!(set.lowest_absent(), Some(1));
+        assert_eq!(set.lowest_absent_from(0), Some(1));
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         assert!(set.remove(u128::MAX));
         assert_eq!(set.len(), 1);
         set.intervals = BTreeMap::from([(0, u128::MAX)]);
-        assert_eq!(set.lowest_absent(), None);
+        assert_eq!(set.lowest_absent_from(0), None);
     }
 
     proptest! {
@@ -129,7 +129,7 @@ mod tests {
                     prop_assert_eq!(set.remove(number), model.remove(&number));
                 }
                 prop_assert_eq!(set.len(), model.len() as u64);
-                prop_assert_eq!(set.lowest_absent(), (0..).find(|n| !model.contains(n)));
+                prop_assert_eq!(set.lowest_absent_from(0), (0..).find(|n| !model.contains(n)));
                 for n in 0..24 {
                     prop_assert_eq!(set.contains(n), model.contains(&n));
                 }

@@ -43,7 +43,7 @@ pub use families::{Families, IpFamilyPolicy};
 pub use holders::ServiceId;
 pub use pool::Pool;
 pub use pool_error::PoolError;
-pub use pool_spec::{Access, AllocationStrategy, PoolAnnotations, PoolSpec};
+pub use pool_spec::{Access, AllocationStrategy, PoolAnnotations, PoolSpec, SharingScope};
 pub use pools::PoolCandidate;
 pub use range::{Family, Range};
 pub use rejection::Rejection;

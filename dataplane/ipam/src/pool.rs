@@ -128,16 +128,14 @@ impl Pool {
     /// The next address of a family to assign.
     pub(crate) fn next_free(&self, family: Family, now: i64) -> Option<IpAddr> {
         let space = self.space(family);
-        let never_used = space
-            .unavailable
-            .lowest_absent()
-            .and_then(|position| space.addresses.address(position));
-        never_used.or_else(|| {
+        let position = space.never_used().or_else(|| {
             // With `First` only addresses in hold-down are tracked: the others have expired.
-            let (position, since) = space.released.oldest()?;
-            (self.hold_down_end(since) <= now).then_some(())?;
-            space.addresses.address(position)
-        })
+            let mut released = space.released.oldest_first();
+            let (position, since) =
+                released.find(|(position, _)| !space.addresses.must_be_requested(*position))?;
+            (self.hold_down_end(since) <= now).then_some(position)
+        });
+        space.addresses.address(position?)
     }
 
     /// Marks an address as used; false if it was used already, or is not of this pool.
@@ -309,6 +307,16 @@ impl FamilySpace {
         }
     }
 
+    /// The first position that was never used and needs no request. Positions that do need one are 2^64 apart, or in
+    /// different ranges, so there are few steps.
+    fn never_used(&self) -> Option<u128> {
+        let mut position = self.unavailable.lowest_absent_from(0)?;
+        while self.addresses.must_be_requested(position) {
+            position = self.unavailable.lowest_absent_from(position.checked_add(1)?)?;
+        }
+        self.addresses.contains(position).then_some(position)
+    }
+
     fn assigned(&self) -> u64 {
         self.unavailable.len().saturating_sub(self.released.len())
     }
@@ -387,12 +395,35 @@ mod tests {
     }
 
     #[test]
+    fn subnet_router_anycast_address_is_not_selected() {
+        let mut pool = pool(
+            &[
+                ("fd00::", "fd00::2"),
+                ("fd00:0:0:1::", "fd00:0:0:1::"),
+                ("10.0.0.0", "10.0.0.0"),
+            ],
+            false,
+        );
+        assert!(
+            pool.contains("fd00::".parse().unwrap()),
+            "a Service may request it"
+        );
+        assert_eq!(
+            drain(&mut pool, Family::V6),
+            ["fd00::1", "fd00::2", "fd00:0:0:1::"],
+            "a range of one address is meant"
+        );
+        assert_eq!(drain(&mut pool, Family::V4), ["10.0.0.0"]);
+        assert!(pool.mark_used("fd00::".parse().unwrap()));
+    }
+
+    #[test]
     fn pool_can_contain_all_of_ipv6() {
         let mut pool = pool(&[("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")], false);
         let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
         assert!(pool.mark_used(last));
         assert!(!pool.mark_used(last));
-        assert_eq!(pool.next_free(Family::V6, 0).unwrap().to_string(), "::");
+        assert_eq!(pool.next_free(Family::V6, 0).unwrap().to_string(), "::1");
         assert_eq!(pool.capacity(Family::V6), u128::MAX);
         assert!(pool.release(last, 0));
     }

@@ -63,6 +63,18 @@ pub struct PoolAnnotations {
     pub hold_down: u32,
     /// How many addresses of each family the Services of one namespace can have.
     pub namespace_quota: Option<u32>,
+    /// Whether Services of different namespaces may come to share an address.
+    pub sharing_scope: SharingScope,
+}
+
+/// Which Services may come to share an address of a pool.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SharingScope {
+    /// All with the same key.
+    #[default]
+    Cluster,
+    /// Those with the same key in one namespace.
+    Namespace,
 }
 
 /// Which of the free addresses of a pool is assigned.

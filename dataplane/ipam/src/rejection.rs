@@ -152,6 +152,17 @@ pub enum Rejection {
         /// The Service that has it.
         owner: String,
     },
+    /// The sharing key is too long.
+    #[error("invalid metallb.io/allow-shared-ip: {length} bytes long: write at most {limit} bytes")]
+    SharingKeyTooLong {
+        /// Its length, in bytes.
+        length: usize,
+        /// The longest key, in bytes.
+        limit: usize,
+    },
+    /// No address is free, and one that is shared under the Service's key has no room for it.
+    #[error("no available IPs: no address is free, and {0}")]
+    NoRoomToShare(Box<Rejection>),
     /// Another Service has the address, and the two cannot share it.
     #[error("{}", cannot_share(*.address, .owner, .conflict))]
     CannotShare {
@@ -292,11 +303,12 @@ impl Rejection {
             | Self::InvalidLoadBalancerIp(_)
             | Self::TooManyAddresses(_)
             | Self::DuplicateFamily(..)
+            | Self::SharingKeyTooLong { .. }
             | Self::FamilyMismatch { .. } => "InvalidRequest",
             Self::NotInAnyPool(_) | Self::AvoidedAddress { .. } | Self::ExcludedAddress { .. } => {
                 "AddressNotAllowed"
             }
-            Self::AddressInUse { .. } | Self::CannotShare { .. } => "AddressTaken",
+            Self::AddressInUse { .. } | Self::CannotShare { .. } | Self::NoRoomToShare(_) => "AddressTaken",
             Self::PoolMismatch { .. }
             | Self::UnknownPool(_)
             | Self::NotSelected { .. }
@@ -322,6 +334,10 @@ fn cannot_share(address: IpAddr, owner: &str, conflict: &SharingConflict) -> Str
         ),
         SharingConflict::Port(port) => format!(
             "port {port} is already in use on \"{address}\" by {owner}: use another port, or request another address"
+        ),
+        SharingConflict::Namespace => format!(
+            "{in_use}: the pool's annotation lb-operator.io/sharing-scope allows sharing only within a namespace: change \
+             it, or request another address"
         ),
         SharingConflict::Backend => format!(
             "{in_use}: with externalTrafficPolicy Local both need that policy, the same namespace and the same selector: \

@@ -34,6 +34,12 @@ impl SharedAddresses {
             .map(|(_, addresses)| addresses.range(range.first()..=range.last()).copied())
     }
 
+    /// The addresses that are shared under a key, in order.
+    pub(crate) fn addresses(&self, key: &str) -> impl Iterator<Item = IpAddr> {
+        let group = self.0.get(key).into_iter();
+        group.flat_map(|group| group.by_address.keys().copied())
+    }
+
     /// Sets the combined [`Sharing`] of all Services that share an address under a key; `None` if no Service does.
     pub(crate) fn set(&mut self, key: &str, address: IpAddr, combined: Option<Sharing>) {
         if combined.is_none() && !self.0.contains_key(key) {

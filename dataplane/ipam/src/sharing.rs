@@ -42,6 +42,8 @@ pub enum SharingConflict {
     Key,
     /// Both have this port.
     Port(Port),
+    /// The namespaces differ, and the pool's addresses are shared within a namespace only.
+    Namespace,
     /// The policies, the namespaces or the selectors differ, and at least one policy is `Local`.
     Backend,
 }

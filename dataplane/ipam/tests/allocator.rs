@@ -327,7 +327,7 @@ fn huge_pools_are_cheap() {
         "v4: [\"10.255.255.255\"]"
     );
     assert_eq!(assign(&mut ipam, "b", &auto(V4)), "v4: [\"10.0.0.0\"]");
-    assert_eq!(assign(&mut ipam, "c", &auto(V6)), "v6: [\"fd00::\"]");
+    assert_eq!(assign(&mut ipam, "c", &auto(V6)), "v6: [\"fd00::1\"]");
 }
 
 fn selected(priority: u32) -> impl FnOnce(&mut PoolSpec) {

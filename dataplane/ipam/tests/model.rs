@@ -111,6 +111,7 @@ impl Draft {
                 strategy: self.order,
                 hold_down: self.hold_down,
                 namespace_quota: self.namespace_quota,
+                ..PoolAnnotations::default()
             },
         };
         PoolCandidate {
@@ -129,6 +130,8 @@ struct Model {
     owners: BTreeMap<IpAddr, &'static str>,
     /// Release times that pools track. No two addresses of one family are released in the same second.
     released: BTreeMap<IpAddr, i64>,
+    /// The releases of pools that are invalid, as of when they were valid.
+    invalid_releases: BTreeMap<String, BTreeMap<IpAddr, i64>>,
     now: i64,
 }
 
@@ -229,6 +232,29 @@ impl Model {
                 .and_then(|family| pools.iter().find_map(|spec| self.next(spec, family, service))),
         };
         has.addresses().iter().chain(more).collect()
+    }
+
+    /// Replaces the valid pools: an invalid pool does not forget its releases.
+    fn take_pools(&mut self, pools: BTreeMap<String, PoolSpec>) {
+        for (name, spec) in &self.pools {
+            if self.candidates.contains_key(name) && !pools.contains_key(name) {
+                let of_pool = BOTH.into_iter().flat_map(|family| Self::scan(spec, family));
+                let since = |address| Some((address, *self.released.get(&address)?));
+                self.invalid_releases
+                    .insert(name.clone(), of_pool.filter_map(since).collect());
+            }
+        }
+        let mut restored = BTreeMap::new();
+        for name in pools.keys() {
+            restored.extend(self.invalid_releases.remove(name).into_iter().flatten());
+        }
+        self.invalid_releases
+            .retain(|name, _| self.candidates.contains_key(name));
+        for (address, since) in restored {
+            let newest = self.released.entry(address).or_insert(since);
+            *newest = since.max(*newest);
+        }
+        self.pools = pools;
     }
 
     /// Replaces the owners: an address that lost its owner is released now.
@@ -343,7 +369,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let valid = ipam
                     .pools()
                     .filter_map(|(name, pool)| Some((name.to_owned(), pool.ok()?.spec().clone())));
-                model.pools = valid.collect();
+                let valid = valid.collect();
+                model.take_pools(valid);
                 for (service, had) in &before {
                     let has = ipam.assignment(service);
                     let was_cleared = changed.cleared.iter().any(|cleared| cleared.service == *service);

@@ -3,8 +3,8 @@
 mod support;
 
 use lb_ipam::{
-    AdoptRequest, AllocationStrategy, Families, Origin, PoolAnnotations, PoolCandidate, RecordedPools,
-    SharingMode,
+    AdoptRequest, AllocationStrategy, Families, Origin, PoolAnnotations, PoolCandidate, PoolError,
+    RecordedPools, SharingMode,
 };
 use support::{
     Ipam, V4, V6, addresses, assign, auto, exactly, from, ip, mk_ipam, mk_pool, mk_pools, range, with,
@@ -188,7 +188,7 @@ fn namespace_quota_is_enforced_per_family() {
     assert_eq!(assign(&mut ipam, "x/c", &from("lan")), exceeded);
     assert_eq!(
         assign(&mut ipam, "x/c", &auto(V6)),
-        "lan: [\"fd00::\"]",
+        "lan: [\"fd00::1\"]",
         "each family has its own quota"
     );
     assert_eq!(get(&mut ipam, "y/a"), "2");
@@ -271,4 +271,38 @@ fn address_outside_pools_is_kept_until_request_changes() {
     );
     assert_eq!(ipam.pool("new").unwrap().unwrap().used(lb_ipam::Family::V4), 1);
     assert_eq!(assign(&mut ipam, "x", &from("lan")), "lan: [\"10.0.0.0\"]");
+}
+
+#[test]
+fn invalid_pool_does_not_forget_releases() {
+    let held = || {
+        with(mk_pool("p", &["10.0.0.1-10.0.0.3"]), |spec| {
+            spec.annotations.hold_down = 600
+        })
+    };
+    let invalid = || PoolCandidate {
+        spec: Err(PoolError::NoAddresses),
+        was_invalid: false,
+        created: 0,
+    };
+    let mut ipam = mk_ipam([held()]);
+    ipam.advance_to(100);
+    for service in ["x/a", "x/b"] {
+        assign(&mut ipam, service, &auto(V4));
+        ipam.release(&service);
+    }
+    let released = ipam.released("p", 9);
+    assert_eq!(released.len(), 2);
+    ipam.set_pools([("p".to_owned(), invalid())].into());
+    ipam.set_pools([("p".to_owned(), invalid())].into());
+    assert_eq!(ipam.released("p", 9), released);
+    // A successor that takes over meanwhile knows it too.
+    let mut successor = Ipam::default();
+    successor.set_pools([("p".to_owned(), invalid())].into());
+    successor.restore_releases("p", &released);
+    for ipam in [&mut ipam, &mut successor] {
+        ipam.advance_to(101);
+        ipam.set_pools(mk_pools([held()]));
+        assert_eq!(ipam.released("p", 9), released);
+    }
 }

@@ -4,9 +4,9 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_ipam::{Family, Port, Request, Sharing, SharingMode};
+use lb_ipam::{AddressRequest, Family, Port, Request, Sharing, SharingMode, SharingScope};
 use proptest::prelude::*;
-use support::{auto, exactly, mk_ipam, mk_pool};
+use support::{V4, assign, auto, exactly, mk_ipam, mk_pool, mk_pools, with};
 
 const SERVICES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -120,4 +120,83 @@ proptest! {
         let pool = ipam.pool("lan").unwrap().unwrap();
         prop_assert_eq!(pool.used(Family::V4), 0);
     }
+}
+
+fn shared(key: &str, protocol: &str, number: u16) -> Request {
+    Request {
+        sharing_mode: SharingMode::Shared(Box::new(Sharing {
+            key: key.to_owned(),
+            ports: [Port {
+                protocol: protocol.to_owned(),
+                number,
+            }]
+            .into(),
+            backend: String::new(),
+        })),
+        ..auto(V4)
+    }
+}
+
+#[test]
+fn port_clash_names_port_and_service() {
+    let mut ipam = mk_ipam([mk_pool("mixed", &["10.0.0.1/32"])]);
+    assign(&mut ipam, "x/dns", &shared("k", "TCP", 53));
+    assign(&mut ipam, "x/sctp", &shared("k", "SCTP", 53));
+    for request in [
+        shared("k", "TCP", 53),
+        Request {
+            address: AddressRequest::Pool("mixed".to_owned()),
+            ..shared("k", "TCP", 53)
+        },
+    ] {
+        assert_eq!(
+            assign(&mut ipam, "x/clash", &request),
+            "no available IPs: no address is free, and port TCP/53 is already in use on \"10.0.0.1\" by x/dns: use another \
+             port, or request another address"
+        );
+    }
+    let other_key = assign(&mut ipam, "x/other", &shared("other", "TCP", 53));
+    assert!(other_key.contains("pool \"mixed\" is exhausted"), "{other_key}");
+}
+
+#[test]
+fn sharing_can_be_limited_to_a_namespace() {
+    let pool = |scope| {
+        with(mk_pool("p", &["10.0.0.1-10.0.0.2"]), |spec| {
+            spec.annotations.sharing_scope = scope;
+        })
+    };
+    let mut ipam = mk_ipam([pool(SharingScope::Cluster)]);
+    assign(&mut ipam, "x/a", &shared("k", "TCP", 1));
+    assert_eq!(
+        assign(&mut ipam, "y/a", &shared("k", "TCP", 2)),
+        "p: [\"10.0.0.1\"]"
+    );
+    assert!(
+        ipam.set_pools(mk_pools([pool(SharingScope::Namespace)]))
+            .cleared
+            .is_empty(),
+        "nobody moves"
+    );
+    assert_eq!(
+        assign(&mut ipam, "y/a", &shared("k", "TCP", 2)),
+        "p: [\"10.0.0.1\"]"
+    );
+    assert_eq!(
+        assign(&mut ipam, "z/a", &shared("k", "TCP", 3)),
+        "p: [\"10.0.0.2\"]"
+    );
+    assert_eq!(
+        assign(&mut ipam, "z/b", &shared("k", "TCP", 4)),
+        "p: [\"10.0.0.2\"]"
+    );
+    let exact = Request {
+        sharing_mode: shared("k", "TCP", 5).sharing_mode,
+        ..exactly(&["10.0.0.2"], None)
+    };
+    let rejected = assign(&mut ipam, "y/b", &exact);
+    assert!(
+        rejected.contains("by z/a: the pool's annotation lb-operator.io/sharing-scope"),
+        "{rejected}"
+    );
 }

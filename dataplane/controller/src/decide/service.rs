@@ -36,15 +36,8 @@ impl LeaderState {
         let holder = AllocationKey::Service(key.clone());
         let before = self.reserved_addresses(key);
         let Some(service) = index.services.get(key) else {
-            self.reported.remove(key);
-            self.deprecation_reported.remove(key);
-            self.cleared.remove(key);
-            self.inflight.forget(&WriteTarget::Service(key.clone()));
-            self.pending_writes.remove(key);
-            self.allocator.release(&holder);
-            self.stop_draining(key);
             return SyncResult {
-                freed: self.freed_since(&before, key),
+                freed: self.forget_service(key),
                 wants: false,
             };
         };
@@ -60,25 +53,26 @@ impl LeaderState {
         let sharing_mode = self.allocator.sharing_mode(&holder).cloned();
         let has_something = self.allocator.assignment(&holder).is_some();
         let wants = match &service.role {
-            Role::Former => {
+            Role::Former | Role::OtherClass => {
                 self.reported.remove(key);
                 self.allocator.release(&holder);
                 false
             }
             Role::LoadBalancer(Ok(request)) => {
                 if !has_something {
-                    self.adopt_shown(key, service, request.families, &request.sharing_mode);
+                    self.adopt_shown(index, key, service, request.families, &request.sharing_mode);
                 }
                 self.keep_permitted(index, key, service, request)
             }
             // An invalid request is reported, but costs no address: it may be a typing error.
-            Role::LoadBalancer(Err(rejection)) => {
+            Role::LoadBalancer(Err(invalid)) => {
                 if !has_something {
-                    self.adopt_shown(key, service, Families::PreferDualStack, &SharingMode::Exclusive);
+                    let families = Families::PreferDualStack;
+                    self.adopt_shown(index, key, service, families, &invalid.sharing_mode);
                 }
                 let keeps = self.allocator.assignment(&holder).is_some();
                 if keeps {
-                    self.report_problem(key, service, Problem::InvalidRequest, rejection.clone());
+                    self.report_problem(key, service, Problem::InvalidRequest, invalid.rejection.clone());
                 }
                 !keeps
             }
@@ -94,25 +88,41 @@ impl LeaderState {
         SyncResult { freed, wants }
     }
 
+    /// Forgets a Service that is gone, with its addresses. Returns the families of which it reserved an address.
+    pub(super) fn forget_service(&mut self, key: &ObjectKey) -> FreedFamilies {
+        let before = self.reserved_addresses(key);
+        self.reported.remove(key);
+        self.deprecation_reported.remove(key);
+        self.cleared.remove(key);
+        self.inflight.forget(&WriteTarget::Service(key.clone()));
+        self.pending_writes.remove(key);
+        self.allocator.release(&AllocationKey::Service(key.clone()));
+        self.stop_draining(key);
+        self.freed_since(&before, key)
+    }
+
     /// Adopts the addresses in the status of a Service without an assignment, if it may have them. The first decision
-    /// of a leader also adopts addresses in no pool: no user has changed anything.
+    /// of a leader also adopts addresses in no pool, if they were in no pool before: it must not keep what its
+    /// predecessor was about to clear.
     fn adopt_shown(
         &mut self,
+        index: &Index,
         key: &ObjectKey,
         service: &CachedService,
         families: Families,
         sharing_mode: &SharingMode,
     ) {
         let addresses = families.restrict(&service.status.addresses);
-        if addresses.is_empty() {
+        if addresses.is_empty() || service.has_foreign_status() {
             return;
         }
         self.stop_draining(key);
+        let had_outside = service.had_address_outside_pools(|pool| index.pools.contains_key(pool));
         let request = AdoptRequest {
             addresses,
             recorded: RecordedPools(service.pool.as_deref()),
             sharing_mode: sharing_mode.clone(),
-            allow_outside_pools: self.taking_over,
+            allow_outside_pools: self.taking_over && had_outside,
         };
         if let Err(rejection) = self
             .allocator
@@ -164,6 +174,9 @@ impl LeaderState {
 
     /// Releases addresses of pools that no longer match the Service.
     fn release_disallowed(&mut self, index: &Index, key: &ObjectKey, service: &CachedService) {
+        if !index.knows_labels_of(key.namespace()) {
+            return;
+        }
         let holder = AllocationKey::Service(key.clone());
         let pool_filter = index.pool_filter(key, service);
         while let Some(has) = self.allocator.assignment(&holder)
@@ -203,13 +216,18 @@ impl LeaderState {
         };
         let request = match &service.role {
             Role::LoadBalancer(Ok(request)) => request,
-            Role::LoadBalancer(Err(rejection)) => {
+            Role::LoadBalancer(Err(invalid)) => {
                 self.pending.insert(key.clone());
-                self.report_problem(key, service, Problem::Failed, rejection.clone());
+                self.report_problem(key, service, Problem::Failed, invalid.rejection.clone());
                 return;
             }
-            Role::Former => return,
+            Role::Former | Role::OtherClass => return,
         };
+        if !index.knows_labels_of(key.namespace()) {
+            // A Service is in a namespace: the watch of namespaces lags behind that of Services.
+            self.pending.insert(key.clone());
+            return;
+        }
         // It may get back a draining address.
         self.stop_draining(key);
         let holder = AllocationKey::Service(key.clone());

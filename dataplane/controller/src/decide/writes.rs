@@ -174,7 +174,7 @@ impl LeaderState {
         let addresses = has.map(Assignment::addresses).unwrap_or_default();
         let pool = has.and_then(Assignment::pool_names);
         let (address_assigned, announced) = match service.role {
-            Role::Former => (
+            Role::Former | Role::OtherClass => (
                 service.address_assigned.map(|_| ConditionChange::Remove),
                 service.announced.map(|_| ConditionChange::Remove),
             ),
@@ -191,13 +191,15 @@ impl LeaderState {
                 },
             ),
         };
+        // The addresses and the annotation of a Service of another class are not ours.
+        let is_ours = service.role != Role::OtherClass;
         let differs = addresses != service.status.addresses || service.status.other_ingress;
         let write = ServiceWrite {
             key: key.clone(),
             version: service.version.clone(),
             before: service.status.addresses,
-            status: differs.then_some(addresses),
-            pool: (pool != service.pool || service.deprecated_pool).then_some(pool),
+            status: (is_ours && differs).then_some(addresses),
+            pool: (is_ours && (pool != service.pool || service.deprecated_pool)).then_some(pool),
             deprecated_pool: service.deprecated_pool,
             address_assigned,
             announced,
@@ -237,6 +239,7 @@ impl LeaderState {
             self.report_deprecated(&write.key, &service);
         }
         if let Some(ConditionChange::Set { text, .. }) = &write.address_assigned
+            && text.status()
             && text.reason() == Reason::OutsidePools
         {
             self.events

@@ -180,6 +180,12 @@ impl Cluster {
             events: Vec::new(),
             writes: Vec::new(),
         };
+        let namespace = json!({ "metadata": {
+            "name": "default",
+            "labels": { "kubernetes.io/metadata.name": "default" },
+        } });
+        let namespace = Change::Apply(serde_json::from_value(namespace).unwrap());
+        cluster.index.update_namespace(namespace);
         for (target, object) in objects {
             cluster.create(target, object);
         }

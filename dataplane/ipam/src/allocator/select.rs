@@ -9,10 +9,11 @@ use crate::assignment::Assignment;
 use crate::families::Families;
 use crate::holders::ServiceId;
 use crate::pool::Pool;
+use crate::pool_spec::{Access, SharingScope};
 use crate::range::Family;
 use crate::rejection::{Rejection, excerpt};
 use crate::request::{AddressRequest, Request};
-use crate::sharing::SharingMode;
+use crate::sharing::{SharingConflict, SharingMode};
 
 impl<S: ServiceId> Allocator<S> {
     /// Selects addresses for a Service without any.
@@ -29,12 +30,12 @@ impl<S: ServiceId> Allocator<S> {
             AddressRequest::Pool(name) => {
                 let pool = self.named(name, pool_filter)?;
                 self.first_fit(&[pool], service, request)
-                    .map_err(|family| self.pool_rejection(pool, family, service))
+                    .map_err(|family| self.pool_rejection(pool, family, service, &request.sharing_mode))
             }
             AddressRequest::Any => {
                 let pools = self.auto_pools(pool_filter);
                 self.first_fit(&pools, service, request)
-                    .map_err(|family| self.pools_rejection(&pools, family, service))
+                    .map_err(|family| self.pools_rejection(&pools, family, service, &request.sharing_mode))
             }
         }
     }
@@ -63,11 +64,12 @@ impl<S: ServiceId> Allocator<S> {
                 pools
             }
         };
-        let more = self.first_of_any(&pools, family, service, &request.sharing_mode);
+        let mode = &request.sharing_mode;
+        let more = self.first_of_any(&pools, family, service, mode);
         Some(match (more, pools.as_slice(), &request.address) {
             (Some(part), _, _) => Ok([part].into_iter().collect()),
-            (None, [pool], AddressRequest::Pool(_)) => Err(self.pool_rejection(pool, family, service)),
-            (None, _, _) => Err(self.pools_rejection(&pools, family, service)),
+            (None, [pool], AddressRequest::Pool(_)) => Err(self.pool_rejection(pool, family, service, mode)),
+            (None, _, _) => Err(self.pools_rejection(&pools, family, service, mode)),
         })
     }
 
@@ -134,15 +136,28 @@ impl<S: ServiceId> Allocator<S> {
         pools
     }
 
-    /// The first addresses that fit. Two families come from one pool if any has both, otherwise from two. Returns the
+    /// The first addresses that fit. Two families come from one pool if any has both, otherwise from two. A Service that
+    /// prefers two gets one rather of a pool that selects it than two of a pool open to all, as in MetalLB. Returns the
     /// family that is missing if none fit.
     fn first_fit(&self, pools: &[&Pool], service: &S, request: &Request) -> Result<Assignment, Family> {
-        let of_any = |family| self.first_of_any(pools, family, service, &request.sharing_mode);
-        if let Families::Single(family) = request.families {
-            return of_any(family)
+        match request.families {
+            Families::Single(family) => self
+                .first_of_any(pools, family, service, &request.sharing_mode)
                 .map(|part| [part].into_iter().collect())
-                .ok_or(family);
+                .ok_or(family),
+            Families::RequireDualStack => self.first_pair(pools, service, request),
+            Families::PreferDualStack => {
+                let selecting = pools.partition_point(|pool| pool.spec().access != Access::All);
+                let (selecting, open) = pools.split_at(selecting);
+                self.first_pair(selecting, service, request)
+                    .or_else(|_| self.first_pair(open, service, request))
+            }
         }
+    }
+
+    /// The first addresses of both families, or of one if the other is only preferred.
+    fn first_pair(&self, pools: &[&Pool], service: &S, request: &Request) -> Result<Assignment, Family> {
+        let of_any = |family| self.first_of_any(pools, family, service, &request.sharing_mode);
         let both = [Family::V4, Family::V6];
         let pair = pools.iter().find_map(|pool| {
             let part = |family| {
@@ -229,11 +244,24 @@ impl<S: ServiceId> Allocator<S> {
     ) -> Result<(), Rejection> {
         let mut draining = None;
         let mut has_other_holders = false;
+        // Services that share an address already keep it.
+        let within_namespace = acquisition == Acquisition::New
+            && self
+                .pool_of(address)
+                .is_ok_and(|name| match self.pools.get(&**name) {
+                    Some(Ok(pool)) => pool.spec().annotations.sharing_scope == SharingScope::Namespace,
+                    Some(Err(_)) | None => false,
+                });
         for other in self.holders(address).filter(|other| *other != service) {
             let Some(theirs) = self.sharing_mode(other) else {
                 continue;
             };
-            if let Some(conflict) = sharing_mode.conflict_with(theirs) {
+            let conflict = sharing_mode.conflict_with(theirs).or_else(|| {
+                let shared = matches!(theirs, SharingMode::Shared(_));
+                (within_namespace && shared && service.namespace() != other.namespace())
+                    .then_some(SharingConflict::Namespace)
+            });
+            if let Some(conflict) = conflict {
                 let owner = other.to_string();
                 return Err(match sharing_mode {
                     SharingMode::Shared(_) => Rejection::CannotShare {
@@ -262,8 +290,37 @@ impl<S: ServiceId> Allocator<S> {
         }
     }
 
+    /// Why the first address of these pools that is shared under the Service's key has no room for it.
+    fn no_room_to_share(
+        &self,
+        pools: &[&Pool],
+        family: Family,
+        service: &S,
+        sharing_mode: &SharingMode,
+    ) -> Option<Rejection> {
+        let SharingMode::Shared(sharing) = sharing_mode else {
+            return None;
+        };
+        let of_pool = |pool: &&Pool| {
+            let addresses = self.shared.addresses(&sharing.key);
+            let first = addresses
+                .filter(|address| Family::of(*address) == family && pool.contains(*address))
+                .min_by_key(|address| pool.position(*address))?;
+            self.check_holders(service, first, sharing_mode, Acquisition::New)
+                .err()
+        };
+        let reason = pools.iter().find_map(of_pool)?;
+        Some(Rejection::NoRoomToShare(Box::new(reason)))
+    }
+
     /// Why a pool has no address of a family for a Service.
-    fn pool_rejection(&self, pool: &Pool, family: Family, service: &S) -> Rejection {
+    fn pool_rejection(
+        &self,
+        pool: &Pool,
+        family: Family,
+        service: &S,
+        sharing_mode: &SharingMode,
+    ) -> Rejection {
         if pool.capacity(family) == 0 {
             let pool = pool.spec().name.clone();
             return Rejection::PoolLacksFamily { pool, family };
@@ -271,12 +328,21 @@ impl<S: ServiceId> Allocator<S> {
         if self.is_over_quota(pool, family, service) {
             return quota_exceeded(pool, service);
         }
-        let pool = pool.usage(family, self.now);
-        Rejection::PoolExhausted { pool, family }
+        self.no_room_to_share(&[pool], family, service, sharing_mode)
+            .unwrap_or_else(|| Rejection::PoolExhausted {
+                pool: pool.usage(family, self.now),
+                family,
+            })
     }
 
     /// Why none of these pools has one.
-    fn pools_rejection(&self, pools: &[&Pool], family: Family, service: &S) -> Rejection {
+    fn pools_rejection(
+        &self,
+        pools: &[&Pool],
+        family: Family,
+        service: &S,
+        sharing_mode: &SharingMode,
+    ) -> Rejection {
         let of_family = pools.iter().filter(|pool| pool.capacity(family) > 0);
         let mut limited = of_family.clone();
         if let Some(pool) = limited.find(|pool| self.is_over_quota(pool, family, service)) {
@@ -284,7 +350,9 @@ impl<S: ServiceId> Allocator<S> {
         }
         let full: Vec<_> = of_family.map(|pool| pool.usage(family, self.now)).collect();
         if !full.is_empty() {
-            return Rejection::PoolsExhausted(full);
+            return self
+                .no_room_to_share(pools, family, service, sharing_mode)
+                .unwrap_or(Rejection::PoolsExhausted(full));
         }
         if !pools.is_empty() {
             return Rejection::NoPoolOfFamily(family);

@@ -73,7 +73,7 @@ fn dual_stack_uses_two_pools_and_adds_a_family_later(harness: &Harness) -> anyho
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'",
     )?;
     wait_for_addresses(harness, "later", "192.168.50.61 fc00:50::60")?;
-    harness.wait_for_event("Service", "later", "Assigned additional IP [\"fc00:50::60\"]")?;
+    harness.wait_for_event("Service", "later", "Assigned additional IP \"fc00:50::60\"")?;
     harness.admin(
         "kubectl patch service later --type=merge -p '{\"spec\":{\"ipFamilyPolicy\":\"SingleStack\",\"ipFamilies\":[\"IPv4\"]}}'",
     )?;
