@@ -6,6 +6,7 @@
 //! | [`bpf_filter`] | drops frames about other addresses in the kernel |
 //! | [`links`] | the host's interfaces and their changes |
 //! | [`udp`] | the transport of heartbeats |
+//! | [`tcp`] | connections to BGP routers |
 //! | [`timerfd`] | the speaker's timer |
 //! | [`inotify`] | notices changes of mounted Secrets |
 //!
@@ -17,6 +18,7 @@ pub mod inotify;
 pub mod links;
 mod multicast;
 pub mod packet_socket;
+pub mod tcp;
 pub mod timerfd;
 pub mod udp;
 

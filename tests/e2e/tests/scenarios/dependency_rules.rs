@@ -118,12 +118,14 @@ fn test_crates_build_alone() {
 }
 
 #[test]
-fn only_two_modules_may_contain_unsafe_code() {
+fn only_named_modules_may_contain_unsafe_code() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let workspace = std::fs::read_to_string(root.join("Cargo.toml")).expect("read the workspace manifest");
     assert!(workspace.contains("unsafe_code = \"forbid\""));
     for member in [
         "crds",
+        "dataplane/bfd",
+        "dataplane/bgp",
         "dataplane/controller",
         "dataplane/fuzz",
         "dataplane/ipam",
@@ -144,9 +146,9 @@ fn only_two_modules_may_contain_unsafe_code() {
             "{member} must inherit the workspace's lints"
         );
     }
-    for (member, module) in [
-        ("dataplane/net", "src/packet_socket.rs"),
-        ("runtime", "src/malloc.rs"),
+    for (member, modules) in [
+        ("dataplane/net", &["src/packet_socket.rs", "src/tcp.rs"][..]),
+        ("runtime", &["src/malloc.rs"]),
     ] {
         let directory = root.join(member);
         let manifest = std::fs::read_to_string(directory.join("Cargo.toml")).expect("read a manifest");
@@ -157,7 +159,7 @@ fn only_two_modules_may_contain_unsafe_code() {
         for file in rust_files(&directory) {
             let text = std::fs::read_to_string(&file).expect("read a source file");
             assert!(
-                file.ends_with(module) || !text.contains("unsafe_code"),
+                modules.iter().any(|module| file.ends_with(module)) || !text.contains("unsafe_code"),
                 "{} must not allow unsafe code",
                 file.display()
             );
