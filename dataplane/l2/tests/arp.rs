@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::{ArpHardwareId, ArpPacket, EtherType, Ethernet2Header};
 use lb_l2::MacAddr;
-use lb_l2::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, gratuitous};
+use lb_l2::wire::arp::{ArpDecodeError, ArpFrame, ArpOperation, gratuitous, request};
 use proptest::prelude::*;
 
 /// A request of iputils arping, captured on a veth without padding.
@@ -152,6 +152,26 @@ fn decode_with_etherparse(bytes: &[u8]) -> Option<ArpFrame> {
         target_mac: MacAddr(arp.target_mac),
         target_ip: arp.target_ipv4.into(),
     })
+}
+
+/// dhcpcd and RFC 5227 section 2.4 see a conflict in a request from our address, or from 0.0.0.0 for it.
+#[test]
+fn request_is_unicast_and_no_probe() {
+    let (ours, theirs) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+    let (source, target) = (Ipv4Addr::new(192, 168, 50, 11), Ipv4Addr::new(192, 168, 50, 12));
+    for (to, dst) in [(Some(theirs), theirs), (None, MacAddr::BROADCAST)] {
+        let sent = ArpFrame::decode(&request((ours, source), to, target)).unwrap();
+        let expected = ArpFrame {
+            dst,
+            src: ours,
+            operation: ArpOperation::Request,
+            sender_mac: ours,
+            sender_ip: source,
+            target_mac: MacAddr::ZERO,
+            target_ip: target,
+        };
+        assert_eq!(sent, expected);
+    }
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use lb_l2::NdpResponder;
 use lb_l2::responder::{FrameOutcome, IgnoreReason};
 use lb_l2::wire::ndp::{
     ADVERTISEMENT_LEN, NdpDecodeError, NdpFrame, NdpMessage, advertisement, multicast_mac, probe,
-    solicited_node, unsolicited,
+    solicitation as solicitation_to, solicited_node, unsolicited,
 };
 use proptest::prelude::*;
 
@@ -301,6 +301,34 @@ fn update_checksum(frame: &mut [u8]) {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     frame[56..58].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
+
+/// A host whose detection of duplicates is under way takes only a solicitation from `::` for a conflict.
+#[test]
+fn solicitation_is_unicast_and_no_probe() {
+    let (source, target) = (ip("fe80::11"), ip("fc00:50::100"));
+    let group = solicited_node(target);
+    for (to, dst, destination) in [(Some(NODE), NODE, target), (None, multicast_mac(group), group)] {
+        let bytes = solicitation_to((CLIENT, source), to, target);
+        let sent = NdpFrame::decode(&bytes).unwrap();
+        let expected = NdpFrame {
+            dst,
+            src: CLIENT,
+            source,
+            destination,
+            target,
+            message: NdpMessage::Solicitation {
+                link_layer: Some(CLIENT),
+            },
+        };
+        assert_eq!(sent, expected);
+        let mut responder = NdpResponder::new();
+        responder.insert(target);
+        assert!(matches!(
+            responder.handle(NODE, &bytes),
+            FrameOutcome::Reply { .. }
+        ));
+    }
 }
 
 proptest! {

@@ -6,6 +6,8 @@ mod balanced;
 mod network;
 #[path = "support/partition.rs"]
 mod partition;
+#[path = "support/query.rs"]
+mod query;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

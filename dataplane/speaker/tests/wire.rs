@@ -4,11 +4,13 @@
 mod lan;
 mod support;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lan::Lan;
 use lb_l2::MacAddr;
+use lb_l2::ownership::election::order;
 use lb_l2::ownership::failure_detector::FailureDetectorConfig;
 use lb_l2::ownership::{
     ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, PartitionPolicy,
@@ -168,39 +170,109 @@ fn without_heartbeats_the_api_shows_failures() -> Result<()> {
     })
 }
 
+/// The speaker of n3, on the client: it owns the address.
+fn mk_n3(lan: &Lan, address: IpAddr) -> Result<Coordinator> {
+    let now = Instant::now();
+    let config = CoordinatorConfig {
+        node: "n3".to_owned(),
+        version: String::new(),
+        failure_detector: FailureDetectorConfig::default(),
+        partition_policy: PartitionPolicy::Availability,
+        failback: false,
+        conflict_policy: ConflictPolicy::Warn,
+    };
+    let mut peer = Coordinator::new(now, 1, config);
+    let nodes = ["n1", "n3"].map(|name| NodeInfo {
+        name,
+        api: ApiState::Ready,
+        on_link: true,
+    });
+    peer.set_nodes(now, nodes);
+    peer.set_macs(now, vec![lan.client_mac("lan0")?, lan.client_mac("lan1")?]);
+    let candidates = Candidates {
+        order: &["n3", "n1"],
+        no_interface: false,
+        preferred: None,
+    };
+    peer.set_candidates(address, Some(candidates));
+    peer.start(now);
+    Ok(peer)
+}
+
+/// The addresses of the nodes are on lan0, the address of the Service is on lan1.
+#[test]
+fn proxy_replies_reach_a_network_without_node_addresses() -> Result<()> {
+    Lan::run(async |lan, mut rig| {
+        let address = (50..100_u8).map(|host| Ipv4Addr::new(192, 168, 51, host));
+        let is_behind_n3 = |address: &Ipv4Addr| order((*address).into(), ["n1", "n2", "n3"])[0] == "n3";
+        let address = address
+            .into_iter()
+            .find(is_behind_n3)
+            .context("no such address")?;
+        let ip = address.to_string();
+        let n3 = mk_node_at("n3", &[lan::CLIENT.into()]);
+        let objects = [
+            n3,
+            mk_pool("lan1", &["192.168.51.0/24"]),
+            mk_service("web", &[&ip], |_| {}),
+        ];
+        // The client's kernel replies in the place of its speaker.
+        lan.client_ip(&format!("address add {ip}/32 dev lan1"))?;
+        rig.peer = Some(mk_n3(&lan, address.into())?);
+        rig.start(cluster().into_iter().chain(objects)).await;
+        while !rig.peer_verified {
+            rig.during(tokio::time::sleep(Duration::from_millis(50))).await;
+        }
+        if let Some(peer) = &mut rig.peer {
+            peer.prepare_restart(Instant::now());
+        }
+        rig.wait_for_probes().await;
+        rig.peer = None;
+        lan.client_ip(&format!("address delete {ip}/32 dev lan1"))?;
+        ensure!(rig.during(lan.answered("lan1", &ip)).await?, "proxy reply for n3");
+        Ok(())
+    })
+}
+
+/// A node that boots again has a tentative address while others wonder whether it lives.
+#[test]
+fn queries_harm_no_tentative_address() -> Result<()> {
+    const SIX: &str = "fd00:50::30";
+    Lan::run(async |lan, mut rig| {
+        lan.node_ip("-6 address add fd00:50::21/64 dev lan0 nodad")?;
+        let n3 = mk_node_at("n3", &[lan::CLIENT.into(), SIX.parse()?]);
+        let web = mk_service("web", &[BEHIND_N3], |_| {});
+        rig.peer = Some(mk_n3(&lan, BEHIND_N3.parse()?)?);
+        rig.start(cluster().into_iter().chain([n3, web])).await;
+        let rest = rig.during(lan.requests(lan::CLIENT, SIX.parse()?, Duration::from_secs(2)));
+        let rest = rest.await?;
+        ensure!(
+            rest.probes + rest.multicast == 0 && rest.unicast.is_empty(),
+            "queried while heartbeats arrive: {rest:?}"
+        );
+
+        rig.peer = None;
+        lan.client_ip(&format!("-6 address add {SIX}/64 dev lan0"))?;
+        let doubt = rig.during(lan.requests(lan::CLIENT, SIX.parse()?, Duration::from_secs(4)));
+        let doubt = doubt.await?;
+        ensure!(doubt.probes + doubt.multicast == 0, "{doubt:?}");
+        ensure!(doubt.unicast.len() == 2, "both addresses are queried: {doubt:?}");
+        ensure!(doubt.unicast.values().sum::<usize>() <= 40, "{doubt:?}");
+        ensure!(lan.client_uses(SIX)?, "the node keeps its address");
+        Ok(())
+    })
+}
+
 /// Pods come and go, and their interfaces with them.
 #[test]
 fn proxy_replies_continue_after_link_changes() -> Result<()> {
     Lan::run(async |lan, mut rig| {
-        let n3 = mk_node_at("n3", lan::CLIENT.into());
-        let web = mk_service("web", &[BEHIND_N3], |_| {});
         let address = BEHIND_N3.parse()?;
-        let now = Instant::now();
-        let config = CoordinatorConfig {
-            node: "n3".to_owned(),
-            version: String::new(),
-            failure_detector: FailureDetectorConfig::default(),
-            partition_policy: PartitionPolicy::Availability,
-            failback: false,
-            conflict_policy: ConflictPolicy::Warn,
-        };
-        let mut peer = Coordinator::new(now, 1, config);
-        let [n1, n3_itself] = ["n1", "n3"].map(|name| NodeInfo {
-            name,
-            api: ApiState::Ready,
-            on_link: true,
-        });
-        peer.set_nodes(now, [n1, n3_itself]);
-        peer.set_macs(now, vec![lan.client_mac()?]);
-        let candidates = Candidates {
-            order: &["n3", "n1"],
-            no_interface: false,
-            preferred: None,
-        };
-        peer.set_candidates(address, Some(candidates));
-        peer.start(now);
-        rig.peer = Some(peer);
-        rig.start(cluster().into_iter().chain([n3, web])).await;
+        // The Node object of a former machine with the same address is out of date.
+        let nodes = ["n3", "n9"].map(|name| mk_node_at(name, &[lan::CLIENT.into()]));
+        let web = mk_service("web", &[BEHIND_N3], |_| {});
+        rig.peer = Some(mk_n3(&lan, address)?);
+        rig.start(cluster().into_iter().chain(nodes).chain([web])).await;
         ensure!(rig.peer.as_ref().is_some_and(|peer| peer.announces(address)));
         ensure!(!rig.during(lan.answered("lan0", BEHIND_N3)).await?, "n3 owns it");
 

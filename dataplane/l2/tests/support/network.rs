@@ -94,8 +94,10 @@ enum Event {
 pub(crate) struct Frames {
     /// Probes, which are broadcast.
     pub(crate) probes: u64,
-    /// Unicast queries sent and received.
-    pub(crate) sent: u64,
+    /// Unicast queries sent.
+    pub(crate) node_queries: u64,
+    pub(crate) address_queries: u64,
+    /// Unicast queries received.
     pub(crate) received: u64,
 }
 
@@ -467,7 +469,7 @@ impl Network {
                 self.ask(node, address, |_| true);
             }
             Output::QueryAddress { address, to } => {
-                self.frames[node].sent += 1;
+                self.frames[node].address_queries += 1;
                 let to = match to {
                     QueryTarget::Node(name) => mac(self.number(&name)),
                     QueryTarget::Host(mac) => mac,
@@ -479,7 +481,7 @@ impl Network {
             }
             Output::QueryNode { node: name } => {
                 let other = self.number(&name);
-                self.frames[node].sent += 1;
+                self.frames[node].node_queries += 1;
                 if self.connected(node, other) {
                     self.frames[other].received += 1;
                     let run = self.run_of(node);
@@ -534,6 +536,14 @@ impl Network {
                     mac,
                 },
             );
+        }
+    }
+
+    /// A frame arrives that shows an address of `node` with this hardware address.
+    pub(crate) fn show_node(&mut self, to: usize, node: usize, mac: MacAddr) {
+        let (local, name) = (self.local(to), self.hosts[node].name.clone());
+        if let Some(process) = &mut self.hosts[to].process {
+            process.coordinator.handle_node_reply(local, &name, mac);
         }
     }
 

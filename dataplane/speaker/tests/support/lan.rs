@@ -15,10 +15,10 @@
 //! })
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
-use std::process::{Command, Output};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,9 @@ use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use k8s_openapi::jiff::Timestamp;
 use lb_l2::MacAddr;
-use lb_l2::ownership::Coordinator;
+use lb_l2::ownership::{Coordinator, Output};
 use lb_l2::wire::arp::{ArpFrame, ArpOperation};
+use lb_l2::wire::ndp::{NdpFrame, NdpMessage};
 use lb_net::packet_socket::FRAME_BUFFER_LEN;
 use lb_net::{Link, LinkWatcher, PacketSocket, Snapshot};
 use lb_runtime::ObjectKey;
@@ -62,7 +63,7 @@ impl Lan {
         );
         let prefix = format!(
             "lb-speaker-{}-{}",
-            std::process::id(),
+            process::id(),
             MADE.fetch_add(1, Ordering::Relaxed)
         );
         let lan = Self {
@@ -96,9 +97,9 @@ impl Lan {
         ip(&format!("-n {} {arguments}", self.client))
     }
 
-    /// The hardware address of the client on `lan0`.
-    pub(crate) fn client_mac(&self) -> Result<MacAddr> {
-        let output = run(&format!("-n {} -brief link show lan0", self.client))?;
+    /// The hardware address of the client on an interface.
+    pub(crate) fn client_mac(&self, interface: &str) -> Result<MacAddr> {
+        let output = run(&format!("-n {} -brief link show {interface}", self.client))?;
         let text = String::from_utf8(output.stdout)?;
         let mac = text.split_whitespace().nth(2).context("no hardware address")?;
         Ok(mac.parse()?)
@@ -168,6 +169,44 @@ impl Lan {
         tokio::task::spawn_blocking(move || within(&client, listen)).await?
     }
 
+    /// Counts the requests for these addresses that the client receives on `lan0` in this time.
+    pub(crate) async fn requests(&self, four: Ipv4Addr, six: Ipv6Addr, time: Duration) -> Result<Requests> {
+        let client = self.client.clone();
+        let listen = async move || {
+            let index = link("lan0").await?.index;
+            let (arp, ndp) = (PacketSocket::arp(index)?, PacketSocket::ndp(index)?);
+            arp.set_addresses([], &BTreeSet::from([four]))?;
+            ndp.set_addresses([], &BTreeSet::from([six]))?;
+            tokio::time::sleep(time).await;
+            let mut requests = Requests::default();
+            let mut buffer = [0; FRAME_BUFFER_LEN];
+            while let Some(len) = arp.recv(&mut buffer)? {
+                let frame = ArpFrame::decode(buffer.get(..len).unwrap_or_default())?;
+                if frame.operation == ArpOperation::Request {
+                    requests.count(frame.sender_ip.is_unspecified(), frame.dst, four.into());
+                }
+            }
+            while let Some(len) = ndp.recv(&mut buffer)? {
+                let frame = NdpFrame::decode(buffer.get(..len).unwrap_or_default())?;
+                if matches!(frame.message, NdpMessage::Solicitation { .. }) {
+                    requests.count(frame.source.is_unspecified(), frame.dst, six.into());
+                }
+            }
+            Ok(requests)
+        };
+        tokio::task::spawn_blocking(move || within(&client, listen)).await?
+    }
+
+    /// Whether the client has the address, and duplicate address detection for it has neither failed nor is under way.
+    pub(crate) fn client_uses(&self, address: &str) -> Result<bool> {
+        let output = run(&format!(
+            "-n {} -o address show to {address} dev lan0",
+            self.client
+        ))?;
+        let text = String::from_utf8(output.stdout)?;
+        Ok(!text.is_empty() && !text.contains("tentative") && !text.contains("dadfailed"))
+    }
+
     /// Sends a frame from the client on `lan0`.
     pub(crate) async fn send(&self, frame: Vec<u8>) -> Result<()> {
         let client = self.client.clone();
@@ -187,6 +226,28 @@ impl Lan {
     }
 }
 
+/// Requests that the client received.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    /// Duplicate address probes.
+    pub(crate) probes: usize,
+    pub(crate) multicast: usize,
+    /// Ordinary unicast requests, by address.
+    pub(crate) unicast: BTreeMap<IpAddr, usize>,
+}
+
+impl Requests {
+    fn count(&mut self, is_probe: bool, dst: MacAddr, address: IpAddr) {
+        if is_probe {
+            self.probes += 1;
+        } else if dst.is_multicast() {
+            self.multicast += 1;
+        } else {
+            *self.unicast.entry(address).or_default() += 1;
+        }
+    }
+}
+
 impl Drop for Lan {
     fn drop(&mut self) {
         for namespace in [&self.node, &self.client] {
@@ -196,7 +257,7 @@ impl Drop for Lan {
     }
 }
 
-fn run(arguments: &str) -> Result<Output> {
+fn run(arguments: &str) -> Result<process::Output> {
     let arguments: Vec<_> = arguments.split_whitespace().collect();
     Command::new("ip")
         .args(&arguments)
@@ -250,6 +311,8 @@ pub(crate) struct Rig {
     pub(crate) events: Vec<ServiceEvent>,
     /// Another speaker, on the client.
     pub(crate) peer: Option<Coordinator>,
+    /// The peer knows that this node got a reply for its address.
+    pub(crate) peer_verified: bool,
     links: LocalBoxStream<'static, Snapshot>,
     replies: Receiver<ObservedReply>,
 }
@@ -266,6 +329,7 @@ impl Rig {
             registry,
             events: Vec::new(),
             peer: None,
+            peer_verified: false,
             links: lb_speaker::packet::links()?,
         })
     }
@@ -332,10 +396,12 @@ impl Rig {
         }
         peer.handle_timeout(now, 64);
         while let Some(output) = peer.poll_output() {
-            if let lb_l2::ownership::Output::Send { to, datagram } = output
-                && &*to == "n1"
-            {
-                let _ = self.speaker.handle_datagram(now, datagram);
+            match output {
+                Output::Send { to, datagram } if &*to == "n1" => {
+                    let _ = self.speaker.handle_datagram(now, datagram);
+                }
+                Output::Verified { answered, .. } => self.peer_verified = answered,
+                _ => {}
             }
         }
         peer.poll_timeout()

@@ -71,13 +71,15 @@ pub(crate) fn mk_node_with(name: &str, labels: &Value, conditions: &Value) -> Up
     Update::Node(name.to_owned(), Some(Node::read(from(object))))
 }
 
-/// A node that is ready and has an address.
-pub(crate) fn mk_node_at(name: &str, address: IpAddr) -> Update {
+/// A node that is ready and has these addresses.
+pub(crate) fn mk_node_at(name: &str, addresses: &[IpAddr]) -> Update {
+    let internal = |address: &IpAddr| json!({"type": "InternalIP", "address": address});
+    let addresses: Vec<_> = addresses.iter().map(internal).collect();
     let object = json!({
         "metadata": {"name": name, "uid": format!("uid-{name}")},
         "status": {
             "conditions": [{"type": "Ready", "status": "True"}],
-            "addresses": [{"type": "InternalIP", "address": address}],
+            "addresses": addresses,
         },
     });
     Update::Node(name.to_owned(), Some(Node::read(from(object))))
