@@ -29,8 +29,15 @@ pub struct NodeMacs {
     interfaces: Vec<(Arc<str>, LinkAddress)>,
     /// Hardware address of each node, by our interface.
     macs: BTreeMap<String, BTreeMap<Arc<str>, MacAddr>>,
-    /// Counts the queries of each node.
-    turns: BTreeMap<String, usize>,
+    turns: BTreeMap<String, Turns>,
+}
+
+/// Counts the queries of a node.
+#[derive(Debug, Default)]
+struct Turns {
+    /// About its own addresses.
+    addresses: usize,
+    all: usize,
 }
 
 impl NodeMacs {
@@ -89,13 +96,13 @@ impl NodeMacs {
     }
 
     /// The one of a node's addresses to query next, of those in our networks, with its interfaces.
-    #[must_use]
-    pub fn next_address(&self, node: &str, addresses: &[IpAddr]) -> Option<(IpAddr, Vec<Arc<str>>)> {
+    pub fn next_address(&mut self, node: &str, addresses: &[IpAddr]) -> Option<(IpAddr, Vec<Arc<str>>)> {
         let ways = addresses
             .iter()
             .map(|address| (*address, self.interfaces_to(*address)));
         let ways: Vec<_> = ways.filter(|(_, interfaces)| !interfaces.is_empty()).collect();
-        let turn = self.turns.get(node).copied().unwrap_or_default();
+        let turn = &mut self.turns.entry(node.to_owned()).or_default().addresses;
+        *turn = turn.wrapping_add(1);
         ways.get(turn.checked_rem(ways.len())?).cloned()
     }
 
@@ -108,10 +115,10 @@ impl NodeMacs {
         interfaces: &[Arc<str>],
         index: &Index,
     ) -> Vec<Query> {
-        let turn = self.turns.entry(node.to_owned()).or_default();
+        let turn = &mut self.turns.entry(node.to_owned()).or_default().all;
         *turn = turn.wrapping_add(1);
         let chunks = told.chunks(MAX_MACS_PER_QUERY);
-        let chunk = (*turn / 2).checked_rem(chunks.len()).unwrap_or_default();
+        let chunk = turn.checked_rem(chunks.len()).unwrap_or_default();
         let some_told = told.chunks(MAX_MACS_PER_QUERY).nth(chunk).unwrap_or_default();
         let mut queries = Vec::new();
         for interface in interfaces {

@@ -62,7 +62,7 @@ fn queries_back_off_when_all_heartbeats_are_lost() {
             let received = most(&frames, |frames| frames.received);
             println!("{nodes}, {second}: {sent}, {received}");
             assert_eq!(most(&frames, |frames| frames.probes), 0, "no broadcast");
-            // Two frames for each query; at first, of each peer about seven.
+            // Two frames for each query: at first, four of each peer.
             let bound = if second <= 2 {
                 16 * peers
             } else {
