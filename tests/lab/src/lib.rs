@@ -348,6 +348,7 @@ impl Lab {
         }
         cleanup::power_off(&self.layout.namespace(machine))?;
         network::plug_in(&self.layout, machine)?;
+        network::wait_for_addresses(&self.layout, machine)?;
         node::start(&self.layout, node, &[])
     }
 

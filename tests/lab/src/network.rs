@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -11,6 +12,9 @@ use super::run;
 
 /// Number of switches: interface `eth0` is on LAN 0, `eth1` on LAN 1.
 const LAN_COUNT: usize = 2;
+
+/// Limit for duplicate address detection, which takes one to two seconds.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The switch of the minority during a partition of LAN 0.
 const MINORITY_BRIDGE: &str = "apart";
@@ -47,7 +51,27 @@ pub(super) fn create(layout: &Layout) -> anyhow::Result<u8> {
     for machine in layout.machines() {
         plug_in(layout, machine)?;
     }
+    for machine in layout.machines() {
+        wait_for_addresses(layout, machine)?;
+    }
     link_to_host(layout)
+}
+
+/// Waits until duplicate address detection has ended for all addresses of a machine.
+pub(super) fn wait_for_addresses(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
+    let namespace = layout.namespace(machine);
+    let start = Instant::now();
+    loop {
+        let show = ["-n", &namespace, "-6", "-oneline", "address", "show", "tentative"];
+        let tentative = run(Command::new("ip").args(show))?;
+        if tentative.is_empty() {
+            return Ok(());
+        }
+        if tentative.contains("dadfailed") || start.elapsed() > ADDRESS_TIMEOUT {
+            bail!("{} cannot use its addresses: {tentative}", machine.name());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Creates a machine's namespace, interfaces, addresses and routes.
@@ -70,7 +94,7 @@ pub(super) fn plug_in(layout: &Layout, machine: Machine) -> anyhow::Result<()> {
             50 + number
         ));
         own.push(format!(
-            "address add fc00:{}::{host}/64 dev eth{number} nodad",
+            "address add fc00:{}::{host}/64 dev eth{number}",
             50 + number
         ));
         own.push(format!("link set eth{number} up"));

@@ -2,6 +2,7 @@
 
 mod conflict;
 mod links;
+mod quiet;
 
 use lb_e2e::harness::Harness;
 
