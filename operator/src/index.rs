@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use lb_runtime::ObjectKey;
 use serde_json::{Map, Value, json};
@@ -135,6 +136,16 @@ impl LiveObject {
     }
 }
 
+/// Why a DaemonSet cannot create pods.
+#[derive(Debug)]
+struct Refusal {
+    /// UID of the DaemonSet.
+    uid: String,
+    message: String,
+    /// When it was reported last.
+    time: Option<Timestamp>,
+}
+
 /// Existing objects and pods.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -142,6 +153,8 @@ pub struct Index {
     /// Applied digests of deleted objects: they tell a deletion by another client from an object that never existed.
     gone: BTreeMap<ObjectId, String>,
     pods: BTreeMap<ObjectKey, PodFacts>,
+    /// Pods that a DaemonSet could not create, by the event that reports it.
+    refusals: BTreeMap<ObjectKey, Refusal>,
     /// UIDs of pods that the operator deleted and the watch may still report as running.
     deleted_pods: BTreeSet<String>,
 }
@@ -215,6 +228,37 @@ impl Index {
         if let Some(gone) = self.pods.remove(key) {
             self.deleted_pods.remove(&gone.uid);
         }
+    }
+
+    /// Adds or updates an event about a pod that could not be created.
+    pub fn apply_refusal(&mut self, event: &Event) {
+        let message = event.message.clone().unwrap_or_default();
+        let series = event
+            .series
+            .as_ref()
+            .and_then(|series| series.last_observed_time.as_ref());
+        let time = event.last_timestamp.as_ref().map(|time| time.0);
+        let refusal = Refusal {
+            uid: event.involved_object.uid.clone().unwrap_or_default(),
+            message: message.trim_start_matches("Error creating: ").to_owned(),
+            time: series
+                .map(|time| time.0)
+                .or(time)
+                .or(event.event_time.as_ref().map(|time| time.0)),
+        };
+        self.refusals.insert(ObjectKey::of(event), refusal);
+    }
+
+    /// Removes such an event.
+    pub fn delete_refusal(&mut self, key: &ObjectKey) {
+        self.refusals.remove(key);
+    }
+
+    /// The latest reason why the DaemonSet with this UID cannot create pods.
+    #[must_use]
+    pub fn refusal(&self, uid: &str) -> Option<&str> {
+        let of_it = self.refusals.values().filter(|refusal| refusal.uid == uid);
+        Some(&of_it.max_by_key(|refusal| refusal.time)?.message)
     }
 
     /// An object.

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod metrics;
 pub mod object_id;
 pub mod observe;
+pub mod ownership;
 pub mod preflight;
 pub mod reasons;
 pub mod reconcile;
@@ -82,25 +83,21 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut facts_query: Option<BoxFuture<'static, ClusterFacts>> = None;
-    let mut observations: Option<BoxStream<'static, Event>> = None;
-    let mut blockers: Option<BoxStream<'static, Event>> = None;
+    let mut observations = NamespaceWatch::default();
+    let mut blockers = NamespaceWatch::default();
+    let mut refusals = NamespaceWatch::default();
     let mut next_reconcile: Option<tokio::time::Instant> = None;
     loop {
         // The standby observes as well, because it may have to continue the upgrade.
-        match operator.observed_namespace() {
-            Some(namespace) if observations.is_none() => {
-                observations = Some(watch::observations(&context.client, &namespace))
-            }
-            Some(_) => {}
-            None => observations = None,
-        }
-        match operator.deletion_namespace() {
-            Some(namespace) if blockers.is_none() => {
-                blockers = Some(watch::deletion_blockers(&context.client, &namespace))
-            }
-            Some(_) => {}
-            None => blockers = None,
-        }
+        observations.set(operator.observed_namespace(), |namespace| {
+            watch::observations(&context.client, namespace)
+        });
+        blockers.set(operator.deletion_namespace(), |namespace| {
+            watch::deletion_blockers(&context.client, namespace)
+        });
+        refusals.set(operator.stack_namespace(), |namespace| {
+            watch::refusals(&context.client, namespace)
+        });
         tokio::select! {
             Some(event) = changes.next() => {
                 dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
@@ -110,8 +107,9 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
                 facts_query = None;
                 operator.store_facts(facts);
             }
-            Some(event) = next(&mut observations) => operator.handle(event),
-            Some(event) = next(&mut blockers) => operator.handle(event),
+            Some(event) = next(&mut observations.stream) => operator.handle(event),
+            Some(event) = next(&mut blockers.stream) => operator.handle(event),
+            Some(event) = next(&mut refusals.stream) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(next_reconcile) => next_reconcile = None,
             () = context.health.turn() => continue,
@@ -121,8 +119,8 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         while let Some(Some(event)) = changes.next().now_or_never() {
             dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
         }
-        for stream in [&mut observations, &mut blockers] {
-            while let Some(Some(event)) = next(stream).now_or_never() {
+        for watch in [&mut observations, &mut blockers, &mut refusals] {
+            while let Some(Some(event)) = next(&mut watch.stream).now_or_never() {
                 operator.handle(event);
             }
         }
@@ -158,6 +156,23 @@ fn dispatch(
         _ => {}
     }
     operator.handle(event);
+}
+
+/// A watch of a namespace that is needed at times.
+#[derive(Default)]
+struct NamespaceWatch {
+    namespace: Option<String>,
+    stream: Option<BoxStream<'static, Event>>,
+}
+
+impl NamespaceWatch {
+    /// Starts the watch of this namespace, or stops it, unless that is its state.
+    fn set(&mut self, namespace: Option<String>, start: impl FnOnce(&str) -> BoxStream<'static, Event>) {
+        if self.namespace != namespace {
+            self.stream = namespace.as_deref().map(start);
+            self.namespace = namespace;
+        }
+    }
 }
 
 async fn next(stream: &mut Option<BoxStream<'static, Event>>) -> Option<Event> {

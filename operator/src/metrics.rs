@@ -1,8 +1,11 @@
 //! Metrics of the operator.
 
+use jiff::Timestamp;
+use lb_crds::LoadBalancerStackStatus;
+use lb_crds::condition::find_condition;
 use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStep};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 
 use crate::upgrade::UpgradeState;
@@ -27,9 +30,9 @@ pub struct Metrics {
     /// `lb_operator_drift_corrections_total`, by kind and name.
     pub corrections: IntCounterVec,
     /// `lb_operator_condition`, by type.
-    pub conditions: IntGaugeVec,
+    conditions: IntGaugeVec,
     /// `lb_operator_upgrade_step`, by step.
-    pub step: IntGaugeVec,
+    step: IntGaugeVec,
     /// `lb_operator_upgrade_duration_seconds`, by outcome.
     pub upgrade_seconds: HistogramVec,
     /// `lb_operator_upgrade_step_duration_seconds`, by step.
@@ -37,9 +40,9 @@ pub struct Metrics {
     /// `lb_operator_rollbacks_total`.
     pub rollbacks: IntCounter,
     /// `lb_operator_heartbeat_key_generation`.
-    pub key_generation: IntGauge,
+    key_generation: IntGaugeVec,
     /// `lb_operator_heartbeat_key_since_timestamp_seconds`; the age of the key is `time()` minus this.
-    pub key_since: IntGauge,
+    key_since: IntGaugeVec,
 }
 
 impl Metrics {
@@ -103,13 +106,19 @@ impl Metrics {
                 &["step"],
             )?,
             rollbacks: IntCounter::new("lb_operator_rollbacks_total", "Upgrades that were rolled back.")?,
-            key_generation: IntGauge::new(
-                "lb_operator_heartbeat_key_generation",
-                "Number of the current heartbeat key; it increases with every rotation.",
+            key_generation: IntGaugeVec::new(
+                Opts::new(
+                    "lb_operator_heartbeat_key_generation",
+                    "Number of the current heartbeat key; it increases with every rotation.",
+                ),
+                &[],
             )?,
-            key_since: IntGauge::new(
-                "lb_operator_heartbeat_key_since_timestamp_seconds",
-                "Unix time at which the current heartbeat key was activated.",
+            key_since: IntGaugeVec::new(
+                Opts::new(
+                    "lb_operator_heartbeat_key_since_timestamp_seconds",
+                    "Unix time at which the current heartbeat key was activated.",
+                ),
+                &[],
             )?,
         };
         registry.register(Box::new(metrics.step.clone()))?;
@@ -127,13 +136,49 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Records the difference between two states of an upgrade.
-    pub fn upgraded(&self, before: &UpgradeState, after: &UpgradeState) {
+    /// Removes the gauges that describe the stack: it is deleted, or this replica does not lead and would report an
+    /// old state.
+    pub fn clear_state(&self) {
+        for gauges in [
+            &self.conditions,
+            &self.step,
+            &self.key_generation,
+            &self.key_since,
+        ] {
+            gauges.reset();
+        }
+    }
+
+    /// Reports the conditions and the step of the upgrade. Conditions that the status no longer has are removed.
+    pub fn set_state(&self, before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus) {
+        for condition in &before.conditions {
+            if find_condition(&after.conditions, &condition.type_).is_none() {
+                // It is absent if this process has not reported it.
+                let _ = self.conditions.remove_label_values(&[&condition.type_]);
+            }
+        }
+        for condition in &after.conditions {
+            self.conditions
+                .with_label_values(&[&condition.type_])
+                .set(i64::from(condition.status == "True"));
+        }
         let step = after.upgrade.as_ref().map(|upgrade| upgrade.step);
         for any in UpgradeStep::ALL {
             let gauge = self.step.with_label_values(&[any.as_str()]);
             gauge.set(i64::from(step == Some(any)));
         }
+    }
+
+    /// Reports the current heartbeat key.
+    pub fn set_key(&self, generation: u64, since: Timestamp) {
+        let generation = i64::try_from(generation).unwrap_or(i64::MAX);
+        let none: &[&str] = &[];
+        self.key_generation.with_label_values(none).set(generation);
+        self.key_since.with_label_values(none).set(since.as_second());
+    }
+
+    /// Records the difference between two states of an upgrade.
+    pub fn upgraded(&self, before: &UpgradeState, after: &UpgradeState) {
         let last = |memory: &UpgradeState| memory.history.last().cloned();
         if let Some(over) = last(after).filter(|over| last(before).as_ref() != Some(over)) {
             let seconds = over.finished_time.0.as_second() - over.started_time.0.as_second();
@@ -155,6 +200,57 @@ impl Metrics {
             self.step_seconds
                 .with_label_values(&[done.name.as_str()])
                 .observe(seconds as f64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_crds::condition::set_condition;
+
+    use super::*;
+
+    fn mk_status(types: &[&str]) -> LoadBalancerStackStatus {
+        let mut status = LoadBalancerStackStatus::default();
+        for type_ in types {
+            set_condition(
+                &mut status.conditions,
+                type_,
+                true,
+                "It",
+                "",
+                1,
+                Timestamp::UNIX_EPOCH,
+            );
+        }
+        status
+    }
+
+    fn gauges(registry: &Registry, name: &str) -> usize {
+        let families = registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map_or(0, |family| family.get_metric().len())
+    }
+
+    #[test]
+    fn gauges_of_removed_conditions_and_former_leaders_disappear() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let both = mk_status(&["Ready", "Paused"]);
+        metrics.set_state(&LoadBalancerStackStatus::default(), &both);
+        metrics.set_key(3, Timestamp::UNIX_EPOCH);
+        assert_eq!(gauges(&registry, "lb_operator_condition"), 2);
+        metrics.set_state(&both, &mk_status(&["Ready"]));
+        assert_eq!(gauges(&registry, "lb_operator_condition"), 1);
+        assert_eq!(gauges(&registry, "lb_operator_heartbeat_key_generation"), 1);
+        metrics.clear_state();
+        for name in [
+            "lb_operator_condition",
+            "lb_operator_upgrade_step",
+            "lb_operator_heartbeat_key_generation",
+            "lb_operator_heartbeat_key_since_timestamp_seconds",
+        ] {
+            assert_eq!(gauges(&registry, name), 0, "{name}");
         }
     }
 }

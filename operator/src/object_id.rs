@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use kube::api::{ApiResource, GroupVersionKind};
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use lb_runtime::ObjectKey;
 
 /// Kinds in order of application: dependencies come first.
@@ -130,6 +131,17 @@ impl ObjectId {
         Self {
             kind,
             key: ObjectKey::new(namespace, name),
+        }
+    }
+
+    /// The API of its kind, in its namespace.
+    #[must_use]
+    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
+        let resource = self.kind.api_resource();
+        if self.key.namespace().is_empty() {
+            Api::all_with(client.clone(), &resource)
+        } else {
+            Api::namespaced_with(client.clone(), self.key.namespace(), &resource)
         }
     }
 }

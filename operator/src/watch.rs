@@ -11,6 +11,7 @@ use kube::{Client, ResourceExt};
 use lb_crds::{LoadBalancerStack, ServiceL2Status, names};
 use lb_runtime::watch::{Change, watch};
 
+use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use crate::deletion::blockers::BlockerEvent;
@@ -37,6 +38,8 @@ pub enum Event {
     Deleted(ObjectId, String),
     /// The complete list of a kind.
     Listed(Kind, Vec<(ObjectId, LiveObject)>),
+    /// The DaemonSet controller could not create a pod.
+    Refusal(Box<Change<core::v1::Event>>),
     /// A pod of the stack.
     Pod(Box<Change<Pod>>),
     /// Whether the CRD ServiceMonitor exists.
@@ -84,6 +87,15 @@ pub fn deletion_blockers(client: &Client, namespace: &str) -> BoxStream<'static,
     let announced = watch::<ServiceL2Status>(Api::namespaced(client.clone(), namespace), any);
     SelectAll::from_iter([services.boxed(), announced.map(BlockerEvent::Announced).boxed()])
         .map(|event| Event::Blocker(Box::new(event)))
+        .boxed()
+}
+
+/// Pods of DaemonSets in a namespace that were refused by admission, a quota or Pod Security. A DaemonSet has no
+/// condition for it.
+pub fn refusals(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
+    let only = watcher::Config::default().fields("reason=FailedCreate,involvedObject.kind=DaemonSet");
+    watch::<core::v1::Event>(Api::namespaced(client.clone(), namespace), only)
+        .map(|change| Event::Refusal(Box::new(change)))
         .boxed()
 }
 

@@ -125,6 +125,7 @@ fn every_field_reaches_the_objects() {
     let mut speaker = workload;
     speaker["ignoreExcludeLabel"] = json!(true);
     speaker["excludedInterfaces"] = json!(["^veth.{1,8}$", "^lo$"]);
+    speaker["metricsPort"] = json!(7474);
     speaker["heartbeat"] = json!({"failureTimeoutMilliseconds": 500, "port": 7000});
     speaker["partitionPolicy"] = json!("Majority");
     speaker["failback"] = json!("Immediate");

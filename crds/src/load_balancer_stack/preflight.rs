@@ -32,6 +32,14 @@ api_enum! {
         CrdOwnership = "CRDOwnership",
         /// No other load balancer serves the same Services.
         ConflictingLoadBalancer,
+        /// No object of another owner has the name of an object of the stack.
+        ObjectOwnership,
+        /// No webhook of a removed MetalLB refuses changes of pools.
+        LeftoverWebhook,
+        /// No other process uses the speakers' ports of the nodes.
+        HostPorts,
+        /// No BGP objects are left, which the stack does not serve.
+        BgpObjects = "BGPObjects",
         /// At least one node may announce addresses.
         ExcludedNodes,
         /// kube-proxy in IPVS mode does not answer ARP for Service addresses.
@@ -52,6 +60,8 @@ api_enum! {
         Passed,
         /// A problem was found that does not block an installation or a change.
         Warning,
+        /// The operator could not check. Blocks nothing.
+        Unknown,
         /// Installations and changes are blocked until the problem is solved.
         Failed,
         /// spec.preflight.skip names the check, so its result blocks nothing.

@@ -79,7 +79,7 @@ pub struct Speaker {
     pub pod_annotations: BTreeMap<String, String>,
 
     /// Whether nodes with the label node.kubernetes.io/exclude-from-external-load-balancers announce addresses, too.
-    /// kubeadm sets this label on control-plane nodes. Default: false.
+    /// kubeadm and Talos set this label on control-plane nodes. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ignore_exclude_label: bool,
 
@@ -91,6 +91,11 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = excluded_interfaces_schema)]
     pub excluded_interfaces: Option<Vec<String>>,
+
+    /// TCP port of metrics and probes on every node. Default: 7472.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub metrics_port: Option<i32>,
 
     /// Heartbeats between speakers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

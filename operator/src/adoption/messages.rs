@@ -50,6 +50,7 @@ pub fn report(step: &AdoptionAction, seen: &AdoptionInput) -> Option<AdoptionRep
     let say = |step, message| Some(AdoptionReport::progress(step, message));
     match step {
         AdoptionAction::None => None,
+        AdoptionAction::RelaxWebhook if seen.record.is_none() => None,
         AdoptionAction::Blocked(blocker) => Some(AdoptionReport {
             step: reached_step(seen),
             blocked: true,
@@ -115,8 +116,7 @@ fn adopted_message(seen: &AdoptionInput) -> String {
     let release = seen.record.as_ref().and_then(Backup::release);
     let kept = release.map_or_else(String::new, |release| {
         format!(
-            "; before uninstalling Helm release {release}, annotate the metallb.io CRDs with \
-             helm.sh/resource-policy=keep, or all pools are deleted"
+            "; do not run helm uninstall for release {release}: it deletes the metallb.io CRDs and all pools"
         )
     });
     format!(
@@ -156,10 +156,10 @@ fn blocked_message(blocker: &AdoptionBlocker) -> String {
                  removed from it"
             )
         }
-        AdoptionBlocker::PortConflict(object) => format!(
-            "MetalLB cannot be adopted: {object} uses port 7472 of every node, which the stack's speakers need; upgrade MetalLB \
-             to 0.16 or later, or give it another port (argument --port, containerPort and hostPort, such as 9120) and wait until \
-             its speakers have restarted"
+        AdoptionBlocker::PortConflict(object, port) => format!(
+            "MetalLB cannot be adopted: {object} uses port {port} of every node, which the stack's speakers need; upgrade \
+             MetalLB to 0.16 or later, set spec.speaker.metricsPort, or give MetalLB another port (argument --port, containerPort \
+             and hostPort, such as 9120) and wait until its speakers have restarted"
         ),
         AdoptionBlocker::MissingPermissions(denied) => format!(
             "MetalLB cannot be adopted: the operator lacks the permissions {}; its ClusterRole covers MetalLB's usual names, bind \

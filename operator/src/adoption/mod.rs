@@ -37,7 +37,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::deletion::OwnedObject;
-use crate::desired::render::{Component, DesiredObject, PORT, pre_pull};
+use crate::desired::render::{Component, DesiredObject, pre_pull};
 use crate::object_id::{Kind, ObjectId};
 
 pub use backup::Backup;
@@ -91,8 +91,8 @@ pub struct MetalLbWorkload {
 }
 
 impl MetalLbWorkload {
-    /// Whether its pods use a host port that the stack's speakers need.
-    fn has_our_port(&self) -> bool {
+    /// Whether its pods use a host port, which the stack's speakers need.
+    fn has_port(&self, port: i32) -> bool {
         let containers = self.body["spec"]["template"]["spec"]["containers"].as_array();
         let ports = containers
             .into_iter()
@@ -101,7 +101,7 @@ impl MetalLbWorkload {
         self.id.kind == Kind::DaemonSet
             && ports
                 .into_iter()
-                .any(|port| port["containerPort"] == PORT || port["hostPort"] == PORT)
+                .any(|entry| entry["containerPort"] == port || entry["hostPort"] == port)
     }
 
     /// The field manager that wrote its spec last.
@@ -178,6 +178,8 @@ pub struct AdoptionInput {
     pub record: Option<Backup>,
     /// MetalLB.
     pub found: MetalLb,
+    /// Port of the stack's speakers for metrics and probes.
+    pub port: i32,
     /// Whether all preflight checks have passed or are overridden.
     pub preflight_passed: bool,
     /// Progress of the image pulls.
@@ -248,7 +250,7 @@ pub enum AdoptionBlocker {
     /// A tool would recreate a workload.
     ManagedElsewhere(String, WorkloadManager),
     /// MetalLB's speakers use a port of the stack's speakers.
-    PortConflict(String),
+    PortConflict(String, i32),
     /// The operator lacks these permissions.
     MissingPermissions(Vec<String>),
     /// An image cannot be pulled.
@@ -290,8 +292,16 @@ pub fn next_action(seen: &AdoptionInput) -> AdoptionAction {
 
 fn first_action(seen: &AdoptionInput) -> AdoptionAction {
     let found = &seen.found;
-    if found.workloads.is_empty() || !seen.preflight_passed {
+    if !seen.preflight_passed {
         return AdoptionAction::None;
+    }
+    if found.workloads.is_empty() {
+        // What is left of a removed MetalLB refuses every change of a pool.
+        return if found.strict_webhook && found.pods.is_empty() {
+            AdoptionAction::RelaxWebhook
+        } else {
+            AdoptionAction::None
+        };
     }
     if !found.bgp.is_empty() {
         return AdoptionAction::Blocked(AdoptionBlocker::Bgp(found.bgp.clone()));
@@ -300,8 +310,12 @@ fn first_action(seen: &AdoptionInput) -> AdoptionAction {
     if let Some((object, managed_by)) = found.workloads.iter().find_map(managed) {
         return AdoptionAction::Blocked(AdoptionBlocker::ManagedElsewhere(object, managed_by));
     }
-    if let Some(workload) = found.workloads.iter().find(|workload| workload.has_our_port()) {
-        return AdoptionAction::Blocked(AdoptionBlocker::PortConflict(workload.id.to_string()));
+    if let Some(workload) = found
+        .workloads
+        .iter()
+        .find(|workload| workload.has_port(seen.port))
+    {
+        return AdoptionAction::Blocked(AdoptionBlocker::PortConflict(workload.id.to_string(), seen.port));
     }
     if !found.denied.is_empty() {
         return AdoptionAction::Blocked(AdoptionBlocker::MissingPermissions(found.denied.clone()));
@@ -414,6 +428,7 @@ pub fn allowed_objects(step: &AdoptionAction, seen: &AdoptionInput) -> AllowedOb
     let ours = &seen.ours;
     match step {
         AdoptionAction::None => AllowedObjects::All,
+        AdoptionAction::RelaxWebhook if seen.record.is_none() => AllowedObjects::All,
         _ if ours.speakers_created || (ours.exists && seen.record.is_none()) => AllowedObjects::All,
         AdoptionAction::Wait(
             AdoptionWait::SpeakersReady
@@ -432,7 +447,7 @@ pub fn allowed_objects(step: &AdoptionAction, seen: &AdoptionInput) -> AllowedOb
         AdoptionAction::Blocked(
             AdoptionBlocker::Bgp(_)
             | AdoptionBlocker::ManagedElsewhere(..)
-            | AdoptionBlocker::PortConflict(_)
+            | AdoptionBlocker::PortConflict(..)
             | AdoptionBlocker::MissingPermissions(_),
         ) => AllowedObjects::None,
         AdoptionAction::Blocked(_)

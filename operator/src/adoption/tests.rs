@@ -61,6 +61,7 @@ fn mk_backup(found: &MetalLb) -> Backup {
 fn mk_input() -> AdoptionInput {
     AdoptionInput {
         found: mk_metallb(&[9120]),
+        port: 7472,
         preflight_passed: true,
         images: ImagePull::Complete,
         ..AdoptionInput::default()
@@ -76,7 +77,7 @@ fn adoption_begins_only_if_it_can_complete() {
     let failed: Change = |seen| seen.images = ImagePull::Failed("not found".to_owned());
     let port: Change = |seen| seen.found = mk_metallb(&[7472]);
     let blocked: [(Change, &str); 5] = [
-        (port, "give it another port"),
+        (port, "give MetalLB another port"),
         (bgp, "BGPAdvertisement metallb-system/lan"),
         (kept, "kubectl delete metallb --all --cascade=orphan"),
         (denied, "delete Deployment lan/x"),
@@ -481,4 +482,19 @@ fn backup_contains_what_a_restore_needs() {
             .get("ownerReferences")
             .is_some_and(Value::is_null)
     );
+}
+
+#[test]
+fn leftover_webhook_is_relaxed_without_an_adoption() {
+    let mut seen = mk_input();
+    seen.found = MetalLb {
+        strict_webhook: true,
+        ..MetalLb::default()
+    };
+    let due = next_action(&seen);
+    assert_eq!(due, AdoptionAction::RelaxWebhook);
+    assert_eq!(allowed_objects(&due, &seen), AllowedObjects::All);
+    assert_eq!(report(&due, &seen), None, "nothing is adopted");
+    seen.found.strict_webhook = false;
+    assert_eq!(next_action(&seen), AdoptionAction::None);
 }

@@ -16,6 +16,8 @@ use crate::adoption::{MetalLb, MetalLbPod, ORPHANED_POD_LABEL, backup};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
+use crate::ownership;
+use crate::preflight::{LoadBalancerProduct, detect};
 
 /// Field manager of restored objects.
 const RESTORER: &str = "lb-operator-adoption";
@@ -52,11 +54,11 @@ impl Writer {
         found.map_err(fails("read the state of MetalLB"))
     }
 
-    /// Those of the objects that exist and are not managed by the operator.
+    /// Those of the objects that exist and belong to MetalLB.
     ///
     /// # Errors
     /// If the API server refuses or does not answer.
-    pub async fn foreign_objects(&self, ids: &[ObjectId]) -> Result<Vec<(ObjectId, Value)>, WriteError> {
+    pub async fn metallb_objects(&self, ids: &[ObjectId]) -> Result<Vec<(ObjectId, Value)>, WriteError> {
         let mut others = Vec::new();
         for id in ids {
             let what = || format!("read {id}");
@@ -64,7 +66,9 @@ impl Writer {
             let Some(object) = answer.map_err(fails(what()))? else {
                 continue;
             };
-            if object.labels().get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
+            let is_metallbs =
+                detect::product(&object.name_any(), object.labels()) == Some(LoadBalancerProduct::MetalLb);
+            if is_metallbs && !ownership::is_ours(&object.metadata) {
                 let body = serde_json::to_value(&object).map_err(kube::Error::SerdeError);
                 others.push((id.clone(), body.map_err(fails(what()))?));
             }

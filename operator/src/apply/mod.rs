@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
+use lb_crds::condition::set_condition;
 use lb_crds::{LoadBalancerStack, LoadBalancerStackStatus, names};
 use lb_runtime::ObjectKey;
 use serde_json::json;
 
 use crate::desired::render::{DesiredObject, MANAGER};
+use crate::desired::validation;
 use crate::index::LiveObject;
 use crate::keys::secret;
 use crate::object_id::ObjectId;
+use crate::ownership::{self, ForeignObject, TakeOver};
+use crate::reasons::Reason;
 use crate::upgrade::PodRestart;
 
 mod deletion;
@@ -23,6 +28,9 @@ pub mod retry;
 
 /// Time limit of one request: an API server that hangs must not block the operator.
 const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Field manager of the conditions of a stack that cannot be decoded.
+const UNDECODABLE_MANAGER: &str = "lb-operator-undecodable";
 
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +43,9 @@ pub enum WriteError {
         /// Cause.
         source: Box<kube::Error>,
     },
+    /// An object of another owner has the name of an object to create.
+    #[error("{0}")]
+    Foreign(ForeignObject),
     /// Heartbeat keys were not generated.
     #[error("create heartbeat keys: {source}")]
     Keys {
@@ -126,6 +137,31 @@ impl Writer {
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// Applies an object that is not known to exist. An object of another owner is changed only if `take_over` allows.
+    ///
+    /// # Errors
+    /// If an object of another owner exists, or the API server refuses or does not answer.
+    pub async fn create(
+        &self,
+        wanted: &DesiredObject,
+        take_over: TakeOver,
+    ) -> Result<LiveObject, WriteError> {
+        let id = &wanted.id;
+        let found = in_time(
+            || format!("read {id}"),
+            ownership::foreign_object(&self.client, id),
+        )
+        .await?;
+        let found = found.map_err(|source| WriteError::Apply {
+            id: id.clone(),
+            source: Box::new(source),
+        })?;
+        match found {
+            Some(foreign) if !take_over.allows(&foreign) => Err(WriteError::Foreign(foreign)),
+            Some(_) | None => self.apply(wanted).await,
+        }
     }
 
     /// Applies an object, takes over its fields from other managers, and returns the stored object.
@@ -294,13 +330,49 @@ impl Writer {
         })
     }
 
-    fn api(&self, id: &ObjectId) -> Api<DynamicObject> {
-        let resource = id.kind.api_resource();
-        if id.key.namespace().is_empty() {
-            Api::all_with(self.client.clone(), &resource)
-        } else {
-            Api::namespaced_with(self.client.clone(), id.key.namespace(), &resource)
+    /// Reports in the status of a stack that it cannot be decoded, under a field manager of its own, which leaves the
+    /// rest of the status as it is.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn undecodable(&self, name: &str, message: &str, now: Timestamp) -> Result<(), WriteError> {
+        let mut conditions = Vec::new();
+        for (type_, status) in [("Ready", false), ("Degraded", true)] {
+            set_condition(
+                &mut conditions,
+                type_,
+                status,
+                Reason::InvalidSpec.as_str(),
+                message,
+                0,
+                now,
+            );
         }
+        conditions
+            .iter_mut()
+            .for_each(|condition| condition.observed_generation = None);
+        let body = json!({
+            "apiVersion": validation::API_VERSION,
+            "kind": "LoadBalancerStack",
+            "metadata": { "name": name },
+            "status": { "conditions": conditions },
+        });
+        let resource = ApiResource::erase::<LoadBalancerStack>(&());
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        let params = PatchParams::apply(UNDECODABLE_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let answer = in_time(
+            || "write the stack's status".to_owned(),
+            api.patch_status(name, &params, &patch),
+        )
+        .await?;
+        answer.map(drop).map_err(|source| WriteError::Status {
+            source: Box::new(source),
+        })
+    }
+
+    fn api(&self, id: &ObjectId) -> Api<DynamicObject> {
+        id.api(&self.client)
     }
 }
 

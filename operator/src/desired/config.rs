@@ -32,6 +32,10 @@ pub struct StackConfig {
     pub ignore_exclude_label: bool,
     /// Interfaces that never announce, as regular expressions; `None` for the speaker's default.
     pub excluded_interfaces: Option<Vec<String>>,
+    /// Port of the speakers' metrics and probes on every node.
+    pub metrics_port: i32,
+    /// UDP port of the heartbeats on every node.
+    pub heartbeat_port: i32,
     /// Environment variables for speaker settings in the spec; others have the speaker's default.
     pub speaker_settings: Vec<(&'static str, String)>,
     /// Whether the operator applies the metallb.io CRDs.
@@ -100,6 +104,7 @@ impl PodConfig {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::desired::render::PORT;
 
     /// The configuration of a stack with an empty spec, on a cluster with the CRD ServiceMonitor.
     pub(crate) fn mk_config() -> StackConfig {
@@ -123,6 +128,8 @@ pub(crate) mod tests {
             speaker: workload("speaker"),
             ignore_exclude_label: false,
             excluded_interfaces: None,
+            metrics_port: PORT,
+            heartbeat_port: 7947,
             speaker_settings: Vec::new(),
             crds: true,
             adopt: false,

@@ -15,10 +15,12 @@ use semver::Version;
 use crate::args::OperatorConfig;
 use crate::desired::config::{MonitorConfig, PodConfig, StackConfig, StackOwner};
 use crate::desired::image::Image;
-use crate::desired::render::Component;
+use crate::desired::render::{Component, PORT};
 
 /// API version of LoadBalancerStack.
 pub const API_VERSION: &str = "lb-operator.io/v1alpha1";
+/// Default UDP port of the heartbeats.
+const HEARTBEAT_PORT: i32 = 7947;
 /// Default number of controllers: a leader and a standby.
 const REPLICAS: i32 = 2;
 
@@ -166,6 +168,11 @@ pub fn stack_config(
         },
         pull_secrets: images.pull_secrets,
         ignore_exclude_label: speaker.ignore_exclude_label,
+        metrics_port: speaker.metrics_port.unwrap_or(PORT),
+        heartbeat_port: speaker
+            .heartbeat
+            .and_then(|heartbeat| heartbeat.port)
+            .unwrap_or(HEARTBEAT_PORT),
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
         crds: operator.manage_crds,
@@ -212,6 +219,10 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
     let number = |number: Option<i32>| number.map(|number| number.to_string());
     let word = |word: Option<&str>| word.map(kebab_case);
     let settings = [
+        (
+            "LB_LISTEN",
+            speaker.metrics_port.map(|port| format!("[::]:{port}")),
+        ),
         (
             "LB_FAILURE_TIMEOUT_MS",
             number(heartbeat.failure_timeout_milliseconds),

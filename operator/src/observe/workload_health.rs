@@ -184,6 +184,34 @@ fn versions(index: &Index, namespace: &str, component: Component) -> BTreeMap<St
     versions
 }
 
+/// Pods that do not exist because admission, a quota or Pod Security refuses them, with the refuser's words.
+fn refused_pods(index: &Index, namespace: &str) -> Vec<String> {
+    let controller = ObjectId::new(Kind::Deployment, namespace, Component::Controller.name());
+    let of_controller = index.get(&controller).and_then(|live| {
+        let conditions = live.body["status"]["conditions"].as_array()?;
+        let failure = conditions
+            .iter()
+            .find(|condition| condition["type"] == "ReplicaFailure" && condition["status"] == "True")?;
+        failure["message"].as_str()
+    });
+    let of_daemon_set = |name| {
+        let live = index.get(&ObjectId::new(Kind::DaemonSet, namespace, name))?;
+        let count = |field: &str| as_i32(&live.body["status"][field]);
+        let is_missing = count("currentNumberScheduled") < count("desiredNumberScheduled");
+        index.refusal(&live.uid).filter(|_| is_missing)
+    };
+    let speaker = Component::Speaker.name();
+    let refusals = [
+        ("controller", of_controller),
+        (speaker, of_daemon_set(speaker)),
+        (pre_pull::NAME, of_daemon_set(pre_pull::NAME)),
+    ];
+    refusals
+        .into_iter()
+        .filter_map(|(name, message)| Some(format!("{name} pods are refused: {}", message?)))
+        .collect()
+}
+
 fn problems(index: &Index, namespace: &str) -> Vec<String> {
     // Pods that pull images terminate repeatedly by design: see `render::pre_pull`.
     let pods = index
@@ -199,7 +227,8 @@ fn problems(index: &Index, namespace: &str) -> Vec<String> {
         text.push_str(&format!("{of}{problem}"));
         Some(text)
     });
-    let mut problems: Vec<_> = all.by_ref().take(LISTED).collect();
+    let mut problems = refused_pods(index, namespace);
+    problems.extend(all.by_ref().take(LISTED));
     let more = all.count();
     if more > 0 {
         problems.push(format!("and {more} more"));
@@ -239,7 +268,7 @@ pub(crate) mod tests {
             "spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/version": "0.1.0"}}}},
             "status": {
                 "observedGeneration": observed, "desiredNumberScheduled": desired,
-                "updatedNumberScheduled": updated, "numberReady": ready,
+                "currentNumberScheduled": desired, "updatedNumberScheduled": updated, "numberReady": ready,
             },
         });
         insert(index, Kind::DaemonSet, body);
@@ -304,6 +333,60 @@ pub(crate) mod tests {
         );
         let state = stack_health(&index, "metallb-system").speaker;
         assert!(state.settled && state.lost == 1);
+    }
+
+    #[test]
+    fn refused_pods_are_a_problem_until_they_exist() {
+        let mut index = Index::default();
+        mk_speaker(&mut index, 1, 1, [3, 3, 2]);
+        let mk_event = |uid: &str, second: i64, message: &str| {
+            serde_json::from_value(json!({
+                "metadata": {"name": format!("speaker.{second}"), "namespace": "metallb-system"},
+                "involvedObject": {"kind": "DaemonSet", "name": "speaker", "uid": uid},
+                "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
+                "message": format!("Error creating: {message}"),
+            }))
+            .unwrap()
+        };
+        index.apply_refusal(&mk_event(
+            "s",
+            2,
+            "pods \"speaker-\" is forbidden: exceeded quota",
+        ));
+        index.apply_refusal(&mk_event("s", 1, "older"));
+        index.apply_refusal(&mk_event("another", 3, "of another DaemonSet"));
+        let problems = |index: &Index| stack_health(index, "metallb-system").problems;
+        assert_eq!(problems(&index), Vec::<String>::new(), "no pod is missing");
+        set_current(&mut index, 2);
+        assert_eq!(
+            problems(&index),
+            ["speaker pods are refused: pods \"speaker-\" is forbidden: exceeded quota"]
+        );
+        set_current(&mut index, 3);
+        assert_eq!(problems(&index), Vec::<String>::new());
+    }
+
+    /// Sets how many nodes have a speaker pod.
+    fn set_current(index: &mut Index, current: i32) {
+        let body = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": {"name": "speaker", "namespace": "metallb-system", "uid": "s"},
+            "status": {"desiredNumberScheduled": 3, "currentNumberScheduled": current},
+        });
+        insert(index, Kind::DaemonSet, body);
+    }
+
+    #[test]
+    fn refused_controllers_are_a_problem() {
+        let mut index = Index::default();
+        let body = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "controller", "namespace": "metallb-system", "uid": "c"},
+            "status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "denied by policy"}]},
+        });
+        insert(&mut index, Kind::Deployment, body);
+        let problems = stack_health(&index, "metallb-system").problems;
+        assert_eq!(problems, ["controller pods are refused: denied by policy"]);
     }
 
     #[test]

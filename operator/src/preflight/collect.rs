@@ -1,8 +1,9 @@
 //! Collects the facts for the checks; the only part of preflight that calls the API server.
 //!
-//! Reads: the server's version; access reviews of the operator; the metallb.io CRDs; names and labels of DaemonSets,
+//! Reads: the metadata of existing objects with names of the stack; the server's version; access reviews of the operator; the metallb.io CRDs; names and labels of DaemonSets,
 //! Deployments and the pods of kube-system, and the few of them that look like a load balancer; Cilium's pools; nodes;
-//! the ConfigMap kube-system/kube-proxy; the stack's pools; ServiceCIDRs. Writes nothing. Lists are read in pages, and
+//! a pod of kube-proxy and its ConfigMap; pods in the network of their node; MetalLB's
+//! webhook and BGP objects; the stack's pools; ServiceCIDRs. Writes nothing. Lists are read in pages, and
 //! each is reduced to the needed fields before the next is read. An error makes a fact unknown.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use k8s_openapi::api::authorization::v1::{SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, NotUsed, Object, PostParams};
 use kube::{Client, ResourceExt};
 use lb_crds::IPAddressPool;
@@ -22,23 +24,29 @@ use serde_json::Value;
 
 use super::access_reviews::required_permissions;
 use super::checks::CRD_NAMES;
+use super::host_ports::HostPortUser;
+use super::kube_proxy::{DistributionArgs, KubeProxyFacts, PodFlags, pod_flags};
 use super::{
     ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
     UnknownFact, detect,
 };
+use crate::adoption::observe::{WEBHOOK, is_strict, webhook_configurations};
 use crate::desired::render::{MANAGED_BY, MANAGER};
-use crate::object_id::Kind;
+use crate::object_id::{Kind, ObjectId};
+use crate::ownership::{self, ForeignObject};
 
 /// For each fact.
 const FACT_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE_SIZE: u32 = 200;
 /// Of each list; later objects are ignored. 20,000 objects are enough for any check.
 const MAX_PAGES: usize = 100;
-const MAX_CONCURRENT_REVIEWS: usize = 8;
+const MAX_CONCURRENT_READS: usize = 8;
 /// Objects per product that are read in full: ServiceLB of k3s creates one for each Service.
 const MAX_CANDIDATES: usize = 8;
 /// Namespace of the control plane's static pods and of kube-proxy.
 const KUBE_SYSTEM: &str = "kube-system";
+/// Labels of kube-proxy's pods: of kubeadm and Talos, and of RKE2.
+const KUBE_PROXY_LABELS: [&str; 2] = ["k8s-app=kube-proxy", "component=kube-proxy"];
 
 /// The part of the stack that the facts are about.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,6 +57,8 @@ pub struct FactsRequest {
     pub namespace: String,
     /// `spec.speaker.nodeSelector`.
     pub node_selector: BTreeMap<String, String>,
+    /// Objects of the stack that the operator has not applied.
+    pub absent_objects: Vec<ObjectId>,
 }
 
 /// Collects all facts.
@@ -58,20 +68,50 @@ pub async fn collect_facts(client: Client, request: FactsRequest) -> ClusterFact
         fact(denied(&client, &request.namespace)),
         fact(crds(&client)),
         fact(load_balancers(&client)),
+        fact(foreign_objects(&client, request.absent_objects)),
         fact(nodes(&client, &request.node_selector)),
-        fact(kube_proxy_config(&client)),
+        fact(kube_proxy(&client)),
+        fact(host_ports(&client)),
+        fact(dead_webhook(&client, &request.namespace)),
+        fact(bgp_objects(&client, &request.namespace)),
         fact(pools(&client, &request.namespace)),
         fact(services(&client)),
     );
-    let (server_version, denied, crds, load_balancers, nodes, kube_proxy_config, pools, services) = all;
+    let (
+        server_version,
+        denied,
+        crds,
+        load_balancers,
+        foreign_objects,
+        nodes,
+        kube_proxy,
+        host_ports,
+        dead_webhook,
+        bgp_objects,
+        pools,
+        services,
+    ) = all;
+    // k3s runs kube-proxy in its own process.
+    let distributions = nodes.iter().flatten().filter_map(|node: &NodeFacts| {
+        let args = node.distribution_args.as_ref()?;
+        args.kube_proxy(&node.name)
+    });
+    let kube_proxy = match (kube_proxy, worst(distributions)) {
+        (Ok(KubeProxyFacts::Unknown(_)), Some(found)) => Ok(found),
+        (found, _) => found,
+    };
     ClusterFacts {
         generation: request.generation,
         server_version,
         denied,
         crds,
         load_balancers,
+        foreign_objects,
         nodes,
-        kube_proxy_config,
+        kube_proxy,
+        host_ports,
+        dead_webhook,
+        bgp_objects,
         pools,
         services,
     }
@@ -117,7 +157,7 @@ async fn denied(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
             kube::Result::Ok((!is_allowed).then(|| permission.to_string()))
         }
     });
-    let answers = futures::stream::iter(reviews_of_permissions).buffered(MAX_CONCURRENT_REVIEWS);
+    let answers = futures::stream::iter(reviews_of_permissions).buffered(MAX_CONCURRENT_READS);
     answers
         .try_filter_map(|denied| std::future::ready(Ok(denied)))
         .try_collect()
@@ -156,10 +196,21 @@ fn crd_facts(object: &DynamicObject) -> CrdFacts {
         stored: words(&object.data["status"]["storedVersions"]),
         is_managed: label(MANAGED_BY) == Some(MANAGER),
         release: release.map(|release| format!("{namespace}/{release}")),
-        is_kept: annotation("helm.sh/resource-policy") == Some("keep"),
         is_from_olm: label("olm.managed") == Some("true"),
         managers: managers.filter_map(|entry| entry.manager.clone()).collect(),
     }
+}
+
+async fn foreign_objects(client: &Client, ids: Vec<ObjectId>) -> kube::Result<Vec<ForeignObject>> {
+    let reads = ids.into_iter().map(|id| {
+        let client = client.clone();
+        async move { ownership::foreign_object(&client, &id).await }
+    });
+    let found = futures::stream::iter(reads).buffered(MAX_CONCURRENT_READS);
+    found
+        .try_filter_map(|foreign| std::future::ready(Ok(foreign)))
+        .try_collect()
+        .await
 }
 
 async fn load_balancers(client: &Client) -> kube::Result<Vec<OtherLoadBalancer>> {
@@ -251,9 +302,18 @@ struct NodeSpec {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct NodeStatus {
     #[serde(default)]
     addresses: Vec<NodeAddress>,
+    #[serde(default)]
+    node_info: NodeInfo,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct NodeInfo {
+    #[serde(default)]
+    architecture: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -267,7 +327,10 @@ async fn nodes(client: &Client, selector: &BTreeMap<String, String>) -> kube::Re
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Node>(&());
     let api: Api<Object<NodeSpec, NodeStatus>> = Api::all_with(client.clone(), &resource);
     let mut nodes = Vec::new();
-    for_each(&api, |node| nodes.push(node_facts(&node, selector))).await?;
+    for_each(&api, ListParams::default(), |node| {
+        nodes.push(node_facts(&node, selector))
+    })
+    .await?;
     Ok(nodes)
 }
 
@@ -278,6 +341,12 @@ fn node_facts(node: &Object<NodeSpec, NodeStatus>, selector: &BTreeMap<String, S
         name: node.name_any(),
         is_selected: selector.iter().all(|(key, value)| labels.get(key) == Some(value)),
         is_excluded: labels.contains_key(LABEL_EXCLUDE),
+        architecture: node
+            .status
+            .as_ref()
+            .map(|status| status.node_info.architecture.clone())
+            .unwrap_or_default(),
+        distribution_args: DistributionArgs::read(|key| node.annotations().get(key).map(String::as_str)),
         addresses: addresses
             .filter(|address| address.type_ == "InternalIP")
             .filter_map(|address| address.address.parse::<IpAddr>().ok())
@@ -290,18 +359,121 @@ fn networks(texts: &[String]) -> Vec<IpNet> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-async fn kube_proxy_config(client: &Client) -> kube::Result<Option<String>> {
-    let resource = ApiResource::erase::<k8s_openapi::api::core::v1::ConfigMap>(&());
+/// Of several nodes, the one on which every address is answered.
+fn worst(found: impl Iterator<Item = KubeProxyFacts>) -> Option<KubeProxyFacts> {
+    found.max_by_key(|facts| match facts {
+        KubeProxyFacts::Mode { mode, strict_arp, .. } => 1 + u8::from(mode == "ipvs" && !strict_arp),
+        KubeProxyFacts::Disabled | KubeProxyFacts::Unknown(_) => 0,
+    })
+}
+
+async fn kube_proxy(client: &Client) -> kube::Result<KubeProxyFacts> {
+    let resource = ApiResource::erase::<Pod>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), KUBE_SYSTEM, &resource);
-    let object = api.get_opt("kube-proxy").await?;
-    Ok(object.and_then(|object| Some(object.data["data"]["config.conf"].as_str()?.to_owned())))
+    for label in KUBE_PROXY_LABELS {
+        let pods = api.list(&ListParams::default().labels(label).limit(1)).await?;
+        let Some(pod) = pods.items.into_iter().next() else {
+            continue;
+        };
+        let flags = pod_flags(&pod.data["spec"]);
+        let (source, file) = match &flags.config_map {
+            None => (format!("Pod {KUBE_SYSTEM}/{}", pod.name_any()), None),
+            Some((name, key)) => match config_map(client, name, key).await {
+                Ok(file) => (format!("ConfigMap {KUBE_SYSTEM}/{name}"), file),
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    return Ok(KubeProxyFacts::Unknown(status.message.clone()));
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        return Ok(flags.facts(file.as_deref(), source));
+    }
+    // It may run outside of pods and be configured by kubeadm's ConfigMap.
+    match config_map(client, "kube-proxy", "config.conf").await? {
+        Some(file) => {
+            let source = format!("ConfigMap {KUBE_SYSTEM}/kube-proxy");
+            Ok(PodFlags::default().facts(Some(&file), source))
+        }
+        None => Ok(KubeProxyFacts::Unknown(format!(
+            "no pod with label {} in {KUBE_SYSTEM}",
+            KUBE_PROXY_LABELS.join(" or ")
+        ))),
+    }
+}
+
+async fn config_map(client: &Client, name: &str, key: &str) -> kube::Result<Option<String>> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), KUBE_SYSTEM);
+    let data = api.get_opt(name).await?.and_then(|object| object.data);
+    Ok(data.and_then(|mut data| data.remove(key)))
+}
+
+/// Pods in the network of their node, without those of the stack.
+async fn host_ports(client: &Client) -> kube::Result<Vec<HostPortUser>> {
+    let resource = ApiResource::erase::<Pod>(&());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let mut found = Vec::new();
+    let params = ListParams::default().fields("spec.hostNetwork=true");
+    for_each(&api, params, |pod| {
+        if pod.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER) {
+            return;
+        }
+        let name = pod.name_any();
+        let is_metallb = detect::product(&name, pod.labels()) == Some(LoadBalancerProduct::MetalLb);
+        let pod_ref = ObjectRef::new("Pod", &pod.namespace().unwrap_or_default(), &name);
+        found.push(HostPortUser::new(pod_ref, is_metallb, &pod.data["spec"]));
+    })
+    .await?;
+    Ok(found)
+}
+
+/// The Service of MetalLB's webhook, if the webhook refuses changes while nothing answers it.
+async fn dead_webhook(client: &Client, namespace: &str) -> kube::Result<Option<String>> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhook_configurations());
+    let Some(object) = api.get_opt(WEBHOOK).await? else {
+        return Ok(None);
+    };
+    if !is_strict(&object.data, namespace) {
+        return Ok(None);
+    }
+    let service = object.data["webhooks"][0]["clientConfig"]["service"]["name"].as_str();
+    let service = service.unwrap_or_default();
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+    let slices = slices.list(&of_service).await?;
+    let mut endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    let is_ready = endpoints.any(|endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
+    });
+    Ok((!is_ready).then(|| format!("{namespace}/{service}")))
+}
+
+async fn bgp_objects(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (version, kind, plural) in [
+        ("v1beta1", "BGPAdvertisement", "bgpadvertisements"),
+        ("v1beta2", "BGPPeer", "bgppeers"),
+    ] {
+        let kind = GroupVersionKind::gvk("metallb.io", version, kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        match api.list_metadata(&ListParams::default().limit(PAGE_SIZE)).await {
+            Ok(list) => found.extend(
+                list.iter()
+                    .map(|object| format!("{} {namespace}/{}", kind.kind, object.name_any())),
+            ),
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 async fn pools(client: &Client, namespace: &str) -> kube::Result<Vec<PoolFacts>> {
     let api: Api<IPAddressPool> = Api::namespaced(client.clone(), namespace);
     let mut pools = Vec::new();
     // Before the first installation the CRD may not exist.
-    ignore_missing_kind(for_each(&api, |pool| pools.push(pool_facts(&pool))).await)?;
+    ignore_missing_kind(for_each(&api, ListParams::default(), |pool| pools.push(pool_facts(&pool))).await)?;
     Ok(pools)
 }
 
@@ -334,7 +506,12 @@ async fn services(client: &Client) -> kube::Result<Vec<IpNet>> {
     let resource = ApiResource::from_gvk_with_plural(&kind, "servicecidrs");
     let api: Api<Object<CidrSpec, NotUsed>> = Api::all_with(client.clone(), &resource);
     let mut found = Vec::new();
-    ignore_missing_kind(for_each(&api, |cidr| found.extend(networks(&cidr.spec.cidrs))).await)?;
+    ignore_missing_kind(
+        for_each(&api, ListParams::default(), |cidr| {
+            found.extend(networks(&cidr.spec.cidrs))
+        })
+        .await,
+    )?;
     if found.is_empty() {
         let api: Api<Service> = Api::namespaced(client.clone(), "default");
         let spec = api.get_opt("kubernetes").await?.and_then(|service| service.spec);
@@ -354,11 +531,11 @@ fn ignore_missing_kind(listed: kube::Result<()>) -> kube::Result<()> {
 }
 
 /// Visits every object of a kind, page by page.
-async fn for_each<K>(api: &Api<K>, mut visit: impl FnMut(K)) -> kube::Result<()>
+async fn for_each<K>(api: &Api<K>, params: ListParams, mut visit: impl FnMut(K)) -> kube::Result<()>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let mut params = ListParams::default().limit(PAGE_SIZE);
+    let mut params = params.limit(PAGE_SIZE);
     for _ in 0..MAX_PAGES {
         let page = api.list(&params).await?;
         page.items.into_iter().for_each(&mut visit);

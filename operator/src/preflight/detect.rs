@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use lb_crds::names::{APP, LABEL_APP};
 use serde_json::Value;
 
-use super::{LoadBalancerProduct, ObjectRef, OtherLoadBalancer, ServedClasses};
+use super::{LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, ServedClasses};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 
 /// Recommended label of Kubernetes.
@@ -44,6 +44,16 @@ pub(super) fn workload(
         return None;
     }
     pod(product, object, &body["spec"]["template"]["spec"])
+}
+
+/// ServiceLB of k3s, by the arguments of a server; its DaemonSets exist only after the first Service.
+pub(super) fn service_lb(node: &NodeFacts) -> Option<OtherLoadBalancer> {
+    let args = node.distribution_args.as_ref()?;
+    args.runs_service_lb().then(|| OtherLoadBalancer {
+        product: LoadBalancerProduct::ServiceLb,
+        object: ObjectRef::new("Node", "", &node.name),
+        serves: all_without_class(),
+    })
 }
 
 /// The load balancer that a pod runs.

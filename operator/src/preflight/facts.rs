@@ -7,6 +7,10 @@ use ipnet::IpNet;
 use lb_crds::AddressRange;
 use lb_runtime::ObjectKey;
 
+use super::host_ports::HostPortUser;
+use super::kube_proxy::{DistributionArgs, KubeProxyFacts};
+use crate::ownership::ForeignObject;
+
 /// A fact, or why it is unknown.
 pub type Fact<T> = Result<T, UnknownFact>;
 
@@ -32,10 +36,18 @@ pub struct ClusterFacts {
     pub crds: Fact<Vec<CrdFacts>>,
     /// Other programs that serve Services of type LoadBalancer.
     pub load_balancers: Fact<Vec<OtherLoadBalancer>>,
+    /// Objects of other owners that have the name of an object of the stack.
+    pub foreign_objects: Fact<Vec<ForeignObject>>,
     /// The nodes.
     pub nodes: Fact<Vec<NodeFacts>>,
-    /// kube-proxy's configuration, if it is in the ConfigMap that kubeadm creates.
-    pub kube_proxy_config: Fact<Option<String>>,
+    /// How kube-proxy is configured.
+    pub kube_proxy: Fact<KubeProxyFacts>,
+    /// Pods that use a port of the nodes.
+    pub host_ports: Fact<Vec<HostPortUser>>,
+    /// The Service of a MetalLB webhook that refuses changes of pools and has no backend.
+    pub dead_webhook: Fact<Option<String>>,
+    /// BGP objects in the stack's namespace.
+    pub bgp_objects: Fact<Vec<String>>,
     /// The pools of the stack's namespace.
     pub pools: Fact<Vec<PoolFacts>>,
     /// The networks of cluster IPs.
@@ -55,8 +67,12 @@ impl ClusterFacts {
             denied: self.denied.or(before.denied),
             crds: self.crds.or(before.crds),
             load_balancers: self.load_balancers.or(before.load_balancers),
+            foreign_objects: self.foreign_objects.or(before.foreign_objects),
             nodes: self.nodes.or(before.nodes),
-            kube_proxy_config: self.kube_proxy_config.or(before.kube_proxy_config),
+            kube_proxy: self.kube_proxy.or(before.kube_proxy),
+            host_ports: self.host_ports.or(before.host_ports),
+            dead_webhook: self.dead_webhook.or(before.dead_webhook),
+            bgp_objects: self.bgp_objects.or(before.bgp_objects),
             pools: self.pools.or(before.pools),
             services: self.services.or(before.services),
         }
@@ -76,8 +92,6 @@ pub struct CrdFacts {
     pub is_managed: bool,
     /// Its Helm release, as `namespace/name`.
     pub release: Option<String>,
-    /// Whether Helm keeps it when that release is uninstalled.
-    pub is_kept: bool,
     /// Whether the Operator Lifecycle Manager installed it.
     pub is_from_olm: bool,
     /// Its field managers.
@@ -163,6 +177,10 @@ pub struct NodeFacts {
     pub is_selected: bool,
     /// Whether it has the exclude label.
     pub is_excluded: bool,
+    /// Its architecture, as in `amd64`.
+    pub architecture: String,
+    /// The arguments of k3s or RKE2, which run kube-proxy and ServiceLB in their own process.
+    pub distribution_args: Option<DistributionArgs>,
     /// Its internal addresses.
     pub addresses: Vec<IpAddr>,
     /// Its pod networks.

@@ -14,12 +14,16 @@ pub mod collect;
 pub(crate) mod detect;
 mod facts;
 pub mod gate;
+mod host_ports;
+mod kube_proxy;
 mod schedule;
 
 pub use facts::{
     ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
     ServedClasses, UnknownFact,
 };
+pub use host_ports::HostPortUser;
+pub use kube_proxy::{DistributionArgs, KubeProxyFacts};
 pub use schedule::PreflightSchedule;
 
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightName, PreflightResult};
@@ -32,6 +36,8 @@ enum Finding {
     Passed(String),
     /// Blocks nothing.
     Warning(String),
+    /// The check could not look. Blocks nothing, and is never taken for `Passed`.
+    Unknown(String),
     /// Blocks installation and changes.
     Failed(String),
 }
@@ -93,14 +99,18 @@ fn run_check(name: PreflightName, config: &StackConfig, facts: &ClusterFacts) ->
         PreflightName::Permissions => checks::permissions(&facts.denied),
         PreflightName::CrdOwnership => checks::crd_ownership(config.crds, &facts.crds),
         PreflightName::ConflictingLoadBalancer => {
-            let adopts = config.adopt.then_some(config.namespace.as_str());
-            let class = config.load_balancer_class.as_deref();
-            checks::conflicting_load_balancer(class, adopts, &facts.load_balancers)
+            checks::conflicting_load_balancer(config, &facts.load_balancers, &facts.nodes)
         }
+        PreflightName::ObjectOwnership => checks::object_ownership(config.adopt, &facts.foreign_objects),
+        PreflightName::LeftoverWebhook => checks::leftover_webhook(config.adopt, &facts.dead_webhook),
+        PreflightName::HostPorts => checks::host_ports(config, &facts.host_ports),
+        PreflightName::BgpObjects => checks::bgp_objects(&facts.bgp_objects),
         PreflightName::ExcludedNodes => checks::excluded_nodes(config.ignore_exclude_label, &facts.nodes),
-        PreflightName::StrictArp => checks::strict_arp(&facts.kube_proxy_config),
+        PreflightName::StrictArp => checks::strict_arp(&facts.kube_proxy),
         PreflightName::PoolOverlap => checks::pool_overlap(&facts.pools, &facts.nodes, &facts.services),
-        PreflightName::Images => checks::images([&config.controller.image, &config.speaker.image]),
+        PreflightName::Images => {
+            checks::images([&config.controller.image, &config.speaker.image], &facts.nodes)
+        }
     }
 }
 
@@ -108,6 +118,7 @@ fn check_status(name: PreflightName, finding: Finding, skipped: bool) -> Preflig
     let (result, message) = match finding {
         Finding::Passed(message) => (PreflightResult::Passed, message),
         Finding::Warning(message) => (PreflightResult::Warning, message),
+        Finding::Unknown(message) => (PreflightResult::Unknown, message),
         Finding::Failed(message) => (PreflightResult::Failed, message),
     };
     PreflightCheck {
@@ -143,7 +154,7 @@ fn unknown(what: &str, fact: &UnknownFact) -> Finding {
     if fact.is_transient {
         Finding::failed(format!("cannot check {what}: {error}; will retry"))
     } else {
-        Finding::warning(format!("cannot check {what}: {error}"))
+        Finding::Unknown(format!("cannot check {what}: {error}"))
     }
 }
 
@@ -159,8 +170,16 @@ pub(crate) mod tests {
             denied: Ok(Vec::new()),
             crds: Ok(Vec::new()),
             load_balancers: Ok(Vec::new()),
+            foreign_objects: Ok(Vec::new()),
             nodes: Ok(Vec::new()),
-            kube_proxy_config: Ok(None),
+            kube_proxy: Ok(KubeProxyFacts::Mode {
+                mode: "iptables".to_owned(),
+                strict_arp: false,
+                source: "Pod kube-system/kube-proxy".to_owned(),
+            }),
+            host_ports: Ok(Vec::new()),
+            dead_webhook: Ok(None),
+            bgp_objects: Ok(Vec::new()),
             pools: Ok(Vec::new()),
             services: Ok(Vec::new()),
         }
@@ -177,8 +196,12 @@ pub(crate) mod tests {
             denied: Err(error()),
             crds: Err(error()),
             load_balancers: Err(error()),
+            foreign_objects: Err(error()),
             nodes: Err(error()),
-            kube_proxy_config: Err(error()),
+            kube_proxy: Err(error()),
+            host_ports: Err(error()),
+            dead_webhook: Err(error()),
+            bgp_objects: Err(error()),
             pools: Err(error()),
             services: Err(error()),
         }
@@ -222,8 +245,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn unknown_fact_fails_if_transient_and_warns_otherwise() {
-        for (is_transient, result) in [(false, PreflightResult::Warning), (true, PreflightResult::Failed)] {
+    fn unknown_fact_fails_if_transient_and_is_unknown_otherwise() {
+        for (is_transient, result) in [(false, PreflightResult::Unknown), (true, PreflightResult::Failed)] {
             let facts = mk_unknown("no answer", is_transient);
             let report = run_checks(&mk_config(), &[], &facts);
             assert_eq!(report.blocked_by.is_some(), is_transient);

@@ -66,7 +66,7 @@ impl AdoptionMemory {
 
 impl Operator {
     /// The backup of an adoption that has begun.
-    fn backup(&self, namespace: &str) -> Option<Backup> {
+    pub(super) fn backup(&self, namespace: &str) -> Option<Backup> {
         let live = self.index.get(&Backup::id(namespace))?;
         (!live.terminating).then(|| Backup::read(&live.body["data"]))
     }
@@ -126,6 +126,7 @@ impl Operator {
             withdrawn_for: self.adoption.withdrawn_for(now, &found),
             preflight_passed: self.preflight.report.is_known() && self.preflight.report.blocked_by.is_none(),
             images: self.image_pull(namespace),
+            port: config.metrics_port,
             record,
             found,
             ours,
@@ -237,7 +238,7 @@ impl Operator {
             .iter()
             .map(|wanted| wanted.id.clone())
             .filter(|id| may_be_overlaid(id) && self.index.get(id).is_none());
-        let overlaid = self.writer.foreign_objects(&not_ours.collect::<Vec<_>>()).await?;
+        let overlaid = self.writer.metallb_objects(&not_ours.collect::<Vec<_>>()).await?;
         let body = Backup::object(namespace, &seen.found.workloads, &overlaid);
         let id = Backup::id(namespace);
         let live = self.writer.create_backup(&id, &body).await?;

@@ -22,6 +22,7 @@ impl Operator {
     pub fn stand_by(&mut self) {
         self.rotation = KeyRotation::default();
         self.resumed = false;
+        self.metrics.clear_state();
     }
 
     /// Changes the heartbeat keys if that is due.
@@ -80,9 +81,7 @@ impl Operator {
 
     fn update_key_metrics(&self, secret: &KeySecret) {
         if let Some(record) = &secret.record {
-            let generation = i64::try_from(record.generation).unwrap_or(i64::MAX);
-            self.metrics.key_generation.set(generation);
-            self.metrics.key_since.set(record.since.as_second());
+            self.metrics.set_key(record.generation, record.since);
         }
     }
 

@@ -30,6 +30,7 @@ use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
 use crate::observe::workload_health::stack_health;
+use crate::ownership::TakeOver;
 use crate::reasons::{Reason, StackEvent};
 use crate::status::{StatusInput, UpgradeInput};
 use crate::upgrade::objects::{self, SnapshotInput};
@@ -57,6 +58,8 @@ pub struct Operator {
     metrics: Metrics,
     index: Index,
     stack: Option<LoadBalancerStack>,
+    /// Name of a stack that this version cannot decode, and the error, before it is reported on the object.
+    undecodable: Option<(String, String)>,
     monitors_exist: bool,
     applied: diff::AppliedObjects,
     drift_limiter: DriftLimiter,
@@ -85,6 +88,7 @@ impl Operator {
             metrics,
             index: Index::default(),
             stack: None,
+            undecodable: None,
             monitors_exist: false,
             applied: diff::AppliedObjects::default(),
             observer: None,
@@ -103,22 +107,32 @@ impl Operator {
     pub fn handle(&mut self, event: Event) {
         match event {
             Event::Stack(change) => match *change {
-                Change::Apply(stack) => self.stack = Some(stack),
+                Change::Apply(stack) => {
+                    self.stack = Some(stack);
+                    self.undecodable = None;
+                }
                 Change::Delete(key) => {
+                    self.undecodable = None;
                     if self.stack.take().is_some() {
                         tracing::info!(stack = %key, "stack deleted");
-                        self.metrics.conditions.reset();
+                        self.metrics.clear_state();
                     }
                 }
                 // Only a newer version of the API could cause this. Running workloads are not changed.
                 Change::Invalid { key, error } => {
                     tracing::error!(stack = %key, error, "cannot decode LoadBalancerStack; ignored until the operator is upgraded");
+                    self.undecodable = Some((key.name().to_owned(), error));
                 }
                 Change::Listing | Change::Synced => {}
             },
             Event::Applied(id, live) => self.index.apply(id, *live),
             Event::Deleted(id, uid) => self.index.delete(&id, &uid),
             Event::Listed(kind, listed) => self.index.reset(kind, listed),
+            Event::Refusal(change) => match *change {
+                Change::Apply(event) => self.index.apply_refusal(&event),
+                Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_refusal(&key),
+                Change::Listing | Change::Synced => {}
+            },
             Event::Pod(change) => match *change {
                 Change::Apply(pod) => self.index.apply_pod(&pod),
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
@@ -146,6 +160,10 @@ impl Operator {
     /// Reconciles the stack and updates its status. `leads` is checked before each write. Returns when to
     /// reconcile again even if nothing changes.
     pub async fn reconcile(&mut self, leads: impl Fn() -> bool) -> Option<Duration> {
+        if let Some((name, error)) = self.undecodable.take() {
+            self.report_undecodable(name, error, &leads).await;
+            return self.undecodable.is_some().then_some(TICK);
+        }
         let stack = self.stack.clone()?;
         let _timer = self.metrics.reconcile_seconds.start_timer();
         let mut outcome = ReconcileOutcome::default();
@@ -280,7 +298,7 @@ impl Operator {
         if !stack.spec.paused {
             self.rotate_keys(stack, &config.namespace, leads, outcome).await;
         }
-        self.schedule_preflight(stack, config, input.blocked.is_some(), outcome);
+        self.schedule_preflight(stack, config, &rendered, input.blocked.is_some(), outcome);
     }
 
     /// Advances the upgrade, if there is one, and applies its actions.
@@ -436,6 +454,13 @@ impl Operator {
         }
     }
 
+    /// The namespace of the stack, if it exists.
+    #[must_use]
+    pub fn stack_namespace(&self) -> Option<String> {
+        let stack = self.stack.as_ref()?;
+        Some(validation::namespace(stack, &self.operator_config))
+    }
+
     /// The namespace to observe for the health checks of an upgrade; `None` without an upgrade.
     #[must_use]
     pub fn observed_namespace(&mut self) -> Option<String> {
@@ -479,6 +504,7 @@ impl Operator {
             self.hold_first_installation(todo, outcome)
         };
         let todo = adoption::retain_allowed(todo, allowed_objects);
+        let backup = self.backup(&config.namespace);
         for (wanted, cause) in todo.apply {
             if !leads() {
                 return;
@@ -500,7 +526,17 @@ impl Operator {
                 continue;
             }
             let note = attribution::drift_message(wanted, self.index.get(id));
-            match self.writer.apply(wanted).await {
+            let applied = match self.index.get(id) {
+                Some(_) => self.writer.apply(wanted).await,
+                None => {
+                    let take_over = TakeOver {
+                        adopt: config.adopt,
+                        is_saved: backup.as_ref().is_some_and(|backup| backup.has(id)),
+                    };
+                    self.writer.create(wanted, take_over).await
+                }
+            };
+            match applied {
                 Ok(live) => {
                     self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
                     self.applied.record(wanted, &live);

@@ -7,6 +7,7 @@ use lb_crds::load_balancer_stack::{PreflightName, UpgradeStep};
 
 use super::{Operator, ReconcileOutcome};
 use crate::desired::config::StackConfig;
+use crate::desired::render::DesiredObject;
 use crate::drift::diff::Difference;
 use crate::preflight::collect::FactsRequest;
 use crate::preflight::gate::is_first_installation;
@@ -77,6 +78,7 @@ impl Operator {
         &mut self,
         stack: &LoadBalancerStack,
         config: &StackConfig,
+        rendered: &[DesiredObject],
         waits: bool,
         outcome: &mut ReconcileOutcome,
     ) {
@@ -92,6 +94,11 @@ impl Operator {
                     generation,
                     namespace: config.namespace.clone(),
                     node_selector: config.speaker.selector(),
+                    absent_objects: rendered
+                        .iter()
+                        .filter(|wanted| self.index.get(&wanted.id).is_none())
+                        .map(|wanted| wanted.id.clone())
+                        .collect(),
                 });
             }
             Some(wait) => outcome.requeue_in(wait),

@@ -7,13 +7,14 @@ use kube::ResourceExt;
 use lb_crds::LoadBalancerStack;
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, reference};
+use lb_runtime::text::truncate;
 
 use super::{Operator, ReconcileOutcome, TICK};
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
 use crate::desired::validation;
 use crate::reasons::StackEvent;
-use crate::status::{StatusInput, events, status};
+use crate::status::{MESSAGE_LIMIT, StatusInput, events, status};
 
 impl Operator {
     /// Records the stack as stored: the watch may lag behind, and the next reconciliation starts from it.
@@ -39,12 +40,7 @@ impl Operator {
         };
         let before = stack.status.clone().unwrap_or_default();
         let after = status(&before, input, Timestamp::now());
-        for condition in &after.conditions {
-            self.metrics
-                .conditions
-                .with_label_values(&[&condition.type_])
-                .set(i64::from(condition.status == "True"));
-        }
+        self.metrics.set_state(&before, &after);
         if stack.status.is_some() && before == after {
             return true;
         }
@@ -69,6 +65,31 @@ impl Operator {
                 self.failed(RetryKey::Status, "", &error, outcome);
                 false
             }
+        }
+    }
+
+    /// Reports on the object that this version cannot decode it. Until it can, the last decoded spec is no longer
+    /// applied.
+    pub(super) async fn report_undecodable(
+        &mut self,
+        name: String,
+        error: String,
+        leads: &impl Fn() -> bool,
+    ) {
+        self.stack = None;
+        if !leads() {
+            self.undecodable = Some((name, error));
+            return;
+        }
+        let version = &self.operator_config.version;
+        let message = format!(
+            "operator version {version} cannot decode this object: {}; upgrade the operator or correct the spec; running \
+             workloads are not changed",
+            truncate(error.clone(), MESSAGE_LIMIT)
+        );
+        if let Err(failure) = self.writer.undecodable(&name, &message, Timestamp::now()).await {
+            tracing::warn!(error = %failure, "failed to report the undecodable stack; retrying");
+            self.undecodable = Some((name, error));
         }
     }
 

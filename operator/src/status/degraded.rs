@@ -27,7 +27,8 @@ pub(super) fn condition(input: &StatusInput) -> NewCondition {
         return new(true, *reason, first_few(&messages));
     }
     if !health.problems.is_empty() {
-        return new(true, Reason::PodsFailing, health.problems.join("; "));
+        let problems: Vec<_> = health.problems.iter().map(String::as_str).collect();
+        return new(true, Reason::PodsFailing, first_few(&problems));
     }
     let stalled = health
         .components()

@@ -180,7 +180,35 @@ pub fn status(
     status.components = health.components().into_iter().map(component).collect();
     status.controller = Some(ratio(&health.controller));
     status.speakers = Some(ratio(&health.speaker));
+    truncate_messages(&mut status);
     status
+}
+
+/// Limits every message that quotes others: the kubelet, the API server, admission policies.
+fn truncate_messages(status: &mut LoadBalancerStackStatus) {
+    let upgrade = status.upgrade.iter_mut();
+    let upgrade = upgrade.flat_map(|upgrade| {
+        let steps = upgrade.steps.iter_mut().filter_map(|step| step.message.as_mut());
+        steps.chain(&mut upgrade.failure)
+    });
+    let history = status
+        .history
+        .iter_mut()
+        .filter_map(|record| record.reason.as_mut());
+    let failed = status
+        .failed_revisions
+        .iter_mut()
+        .map(|failed| &mut failed.reason);
+    let conditions = status
+        .conditions
+        .iter_mut()
+        .map(|condition| &mut condition.message);
+    let preflight = status.preflight.iter_mut().map(|check| &mut check.message);
+    let adoption = status.adoption.iter_mut().map(|adoption| &mut adoption.message);
+    let all = upgrade.chain(history).chain(failed).chain(conditions);
+    for message in all.chain(preflight).chain(adoption) {
+        *message = truncate(std::mem::take(message), STATUS_MESSAGE_LIMIT);
+    }
 }
 
 const PAUSED: &str = "spec.paused is true: no changes are made; set it to false to resume";
@@ -207,9 +235,11 @@ fn ratio(state: &WorkloadHealth) -> String {
     format!("{}/{}", state.ready, state.desired)
 }
 
-/// Longest message in a condition, in bytes: the API server's answer to an invalid object can fill pages and repeat
+/// Longest message in the status, in bytes.
+const STATUS_MESSAGE_LIMIT: usize = 2000;
+/// Longest quotation in a condition, in bytes: the API server's answer to an invalid object can fill pages and repeat
 /// itself. The log has all of it.
-const MESSAGE_LIMIT: usize = 400;
+pub(crate) const MESSAGE_LIMIT: usize = 400;
 /// Messages listed in one condition.
 const LISTED_MESSAGES: usize = 3;
 

@@ -2,15 +2,10 @@
 
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::load_balancer_stack::{PreflightCheck, PreflightResult};
-use lb_runtime::text::truncate;
 
 use super::NewCondition;
 use crate::preflight::failures;
 use crate::reasons::{Reason, StackEvent};
-
-/// The longest message, in bytes, where several checks say what to do: each of them stands in `status.preflight` as a
-/// whole.
-const LIMIT: usize = 2000;
 
 /// Condition PreflightPassed.
 pub(super) fn condition(checks: &[PreflightCheck]) -> NewCondition {
@@ -29,14 +24,15 @@ pub(super) fn condition(checks: &[PreflightCheck]) -> NewCondition {
             (!names.is_empty()).then(|| format!("; {what}: {}", names.join(", ")))
         };
         let warnings = of(PreflightResult::Warning, "warnings").unwrap_or_default();
+        let unknown = of(PreflightResult::Unknown, "unknown").unwrap_or_default();
         let skipped = of(PreflightResult::Skipped, "skipped").unwrap_or_default();
-        format!("no check failed{warnings}{skipped}")
+        format!("no check failed{warnings}{unknown}{skipped}")
     });
     NewCondition {
         type_: "PreflightPassed",
         status,
         reason,
-        message: truncate(message, LIMIT),
+        message,
     }
 }
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PodSecurityContext, Toleration, TopologySpreadC
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, ContainerOptions};
-use super::{Component, Objects, RenderError, named};
+use super::{Component, Objects, PORT, RenderError, named};
 use crate::desired::config::StackConfig;
 use crate::object_id::Kind;
 
@@ -16,6 +16,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     let component = Component::Controller;
     let options = ContainerOptions {
         component,
+        port: PORT,
         args: Vec::new(),
         env: Vec::new(),
         capabilities: Vec::new(),

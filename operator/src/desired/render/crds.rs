@@ -4,7 +4,10 @@ use super::{Objects, RenderError};
 use crate::object_id::Kind;
 
 pub(super) fn render(objects: &mut Objects) -> Result<(), RenderError> {
-    for definition in lb_crds::metallb_crds() {
+    for mut definition in lb_crds::metallb_crds() {
+        // An upgrade of MetalLB's Helm release that no longer contains the CRDs must not delete them with every pool.
+        let annotations = definition.metadata.annotations.get_or_insert_default();
+        annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
         objects.add(Kind::CustomResourceDefinition, None, &definition)?;
     }
     Ok(())

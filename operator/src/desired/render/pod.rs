@@ -11,12 +11,14 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Component, PORT, PORT_NAME};
+use super::{Component, PORT_NAME};
 use crate::desired::config::{PodConfig, StackConfig};
 
 /// Options that differ between the containers of the components.
 pub(super) struct ContainerOptions {
     pub(super) component: Component,
+    /// Port of metrics and probes.
+    pub(super) port: i32,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<EnvVar>,
     /// Capabilities to add; all others are dropped.
@@ -91,11 +93,13 @@ fn container(config: &StackConfig, workload: &PodConfig, options: ContainerOptio
         env: Some(env),
         ports: Some(vec![ContainerPort {
             name: Some(PORT_NAME.to_owned()),
-            container_port: PORT,
+            container_port: options.port,
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
         resources: Some(workload.resources.clone().unwrap_or_else(default_resources)),
+        // The last line of a program that cannot start, such as "address already in use", is its termination message.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         // Restarts late: a program that is slow on a busy node must not lose its addresses.
         liveness_probe: Some(probe("/healthz", 10, 6, 5)),
         // Becomes ready quickly, and loses it more slowly.

@@ -39,6 +39,7 @@ pub(super) fn render(config: &StackConfig, objects: &mut Objects) -> Result<(), 
     );
     let options = ContainerOptions {
         component,
+        port: config.metrics_port,
         args: excluded_interfaces(config),
         env: variables,
         capabilities: vec!["NET_RAW".to_owned()],

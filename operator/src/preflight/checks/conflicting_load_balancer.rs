@@ -3,7 +3,8 @@
 
 use lb_runtime::text::{LIST_LIMIT, list_first};
 
-use crate::preflight::{Fact, Finding, LoadBalancerProduct, ObjectRef, OtherLoadBalancer, unknown};
+use crate::desired::config::StackConfig;
+use crate::preflight::{Fact, Finding, LoadBalancerProduct, NodeFacts, OtherLoadBalancer, detect, unknown};
 
 impl LoadBalancerProduct {
     fn name(self) -> &'static str {
@@ -25,16 +26,33 @@ impl LoadBalancerProduct {
     }
 }
 
-/// `class`: `spec.loadBalancerClass`. `adopts`: the namespace whose MetalLB is adopted, with `spec.adopt`.
 pub(in crate::preflight) fn conflicting_load_balancer(
-    class: Option<&str>,
-    adopts: Option<&str>,
+    config: &StackConfig,
     found: &Fact<Vec<OtherLoadBalancer>>,
+    nodes: &Fact<Vec<NodeFacts>>,
 ) -> Finding {
-    let found = match found {
-        Ok(found) => found,
+    let mut found = match found {
+        Ok(found) => found.clone(),
         Err(error) => return unknown("other load balancers", error),
     };
+    found.extend(nodes.iter().flatten().find_map(detect::service_lb));
+    let class = config.load_balancer_class.as_deref();
+    let namespace = &config.namespace;
+    let is_metallb = |other: &&OtherLoadBalancer| other.product == LoadBalancerProduct::MetalLb;
+    let is_here = |other: &&OtherLoadBalancer| is_metallb(other) && other.object.key.namespace() == namespace;
+    // Whatever its class: its pods have the labels by which the stack's workloads select theirs.
+    let of_other_class: Vec<_> = found
+        .iter()
+        .filter(|other| is_here(other) && !other.serves.includes(class))
+        .map(|other| &other.object)
+        .collect();
+    if !of_other_class.is_empty() {
+        return Finding::failed(format!(
+            "MetalLB ({}) serves Services of another class in namespace {namespace}, where it cannot run beside the stack; delete \
+             the stack and create it with another spec.namespace, or, to adopt MetalLB, with its class in spec.loadBalancerClass",
+            list_first(&of_other_class, LIST_LIMIT)
+        ));
+    }
     let conflicting: Vec<_> = found
         .iter()
         .filter(|other| other.serves.includes(class))
@@ -50,13 +68,12 @@ pub(in crate::preflight) fn conflicting_load_balancer(
         };
     };
     let objects: Vec<_> = conflicting.iter().map(|other| &other.object).collect();
-    if let Some(namespace) = adopts
-        && conflicting
+    if config.adopt && conflicting.iter().all(is_metallb) {
+        let elsewhere: Vec<_> = conflicting
             .iter()
-            .all(|other| other.product == LoadBalancerProduct::MetalLb)
-    {
-        let is_elsewhere = |object: &&&ObjectRef| object.key.namespace() != namespace;
-        let elsewhere: Vec<_> = objects.iter().filter(is_elsewhere).collect();
+            .filter(|other| !is_here(other))
+            .map(|other| &other.object)
+            .collect();
         return if elsewhere.is_empty() {
             Finding::passed(format!(
                 "MetalLB ({}) will be adopted: see status.adoption",
@@ -74,8 +91,13 @@ pub(in crate::preflight) fn conflicting_load_balancer(
         || "Services without a class".to_owned(),
         |class| format!("Services of class {class}"),
     );
+    let beside = if conflicting.iter().any(is_here) {
+        "delete the stack and create it with another spec.namespace and a spec.loadBalancerClass"
+    } else {
+        "delete the stack and create it with a spec.loadBalancerClass"
+    };
     Finding::failed(format!(
-        "{} also serves {services} ({}); {}, or set spec.loadBalancerClass of this stack",
+        "{} also serves {services} ({}); {}, or {beside}",
         first.product.name(),
         list_first(&objects, LIST_LIMIT),
         first.product.remedy()
@@ -85,8 +107,18 @@ pub(in crate::preflight) fn conflicting_load_balancer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::ServedClasses;
+    use crate::desired::config::tests::mk_config;
+    use crate::preflight::{ObjectRef, ServedClasses};
 
+    fn mk_stack(class: Option<&str>, adopt: bool) -> StackConfig {
+        StackConfig {
+            load_balancer_class: class.map(str::to_owned),
+            adopt,
+            ..mk_config()
+        }
+    }
+
+    /// A load balancer outside of the stack's namespace.
     fn mk(product: LoadBalancerProduct, without_class: bool, classes: &[&str]) -> OtherLoadBalancer {
         OtherLoadBalancer {
             product,
@@ -126,7 +158,8 @@ mod tests {
             (None, mk(LoadBalancerProduct::ServiceLb, true, &[]), true),
         ];
         for (class, other, conflicts) in cases {
-            let finding = conflicting_load_balancer(class, None, &Ok(vec![other.clone()]));
+            let finding =
+                conflicting_load_balancer(&mk_stack(class, false), &Ok(vec![other.clone()]), &Ok(Vec::new()));
             assert_eq!(
                 matches!(finding, Finding::Failed(_)),
                 conflicts,
@@ -138,9 +171,9 @@ mod tests {
     #[test]
     fn message_names_product_object_and_remedy() {
         let Finding::Failed(message) = conflicting_load_balancer(
-            None,
-            None,
+            &mk_stack(None, false),
             &Ok(vec![mk(LoadBalancerProduct::ServiceLb, true, &[])]),
+            &Ok(Vec::new()),
         ) else {
             panic!("another load balancer fails");
         };
@@ -155,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_metallb_in_the_stack_namespace_is_adopted() {
+    fn metallb_in_the_stack_namespace_is_adopted_or_refused_whatever_its_class() {
         let at = |product, namespace, name| OtherLoadBalancer {
             object: ObjectRef::new("DaemonSet", namespace, name),
             ..mk(product, true, &[])
@@ -163,20 +196,42 @@ mod tests {
         let here = at(LoadBalancerProduct::MetalLb, "metallb-system", "speaker");
         let elsewhere = at(LoadBalancerProduct::MetalLb, "lan", "speaker");
         let other = at(LoadBalancerProduct::KubeVip, "metallb-system", "kube-vip");
-        let ours = Some("metallb-system");
-        // The namespace to adopt from, the load balancers, and a part of the message if the check fails.
+        // The class of the stack, spec.adopt, the load balancers, and a part of the message if the check fails.
         let cases = [
-            (ours, vec![here.clone()], None),
-            (None, vec![here.clone()], Some("set spec.adopt to true")),
-            (ours, vec![elsewhere.clone()], Some("spec.namespace")),
-            (ours, vec![here.clone(), elsewhere], Some("DaemonSet lan/speaker")),
-            (ours, vec![here, other], Some("kube-vip")),
+            (None, true, vec![here.clone()], None),
+            (None, false, vec![here.clone()], Some("set spec.adopt to true")),
+            (None, false, vec![here.clone()], Some("another spec.namespace")),
+            (None, true, vec![elsewhere.clone()], Some("spec.namespace")),
+            (
+                None,
+                true,
+                vec![here.clone(), elsewhere.clone()],
+                Some("DaemonSet lan/speaker"),
+            ),
+            (None, true, vec![here.clone(), other], Some("kube-vip")),
+            // Its workloads were overwritten, and deleted with the stack.
+            (
+                Some("lan"),
+                false,
+                vec![here.clone()],
+                Some("another spec.namespace"),
+            ),
+            (
+                Some("lan"),
+                true,
+                vec![here],
+                Some("its class in spec.loadBalancerClass"),
+            ),
+            (Some("lan"), false, vec![elsewhere], None),
         ];
-        for (adopts, found, says) in cases {
-            match (conflicting_load_balancer(None, adopts, &Ok(found.clone())), says) {
+        for (class, adopt, found, says) in cases {
+            match (
+                conflicting_load_balancer(&mk_stack(class, adopt), &Ok(found.clone()), &Ok(Vec::new())),
+                says,
+            ) {
                 (Finding::Passed(_), None) => {}
                 (Finding::Failed(message), Some(says)) => assert!(message.contains(says), "{message}"),
-                (finding, _) => panic!("{adopts:?} {found:?}: {finding:?}"),
+                (finding, _) => panic!("{class:?} {adopt} {found:?}: {finding:?}"),
             }
         }
     }

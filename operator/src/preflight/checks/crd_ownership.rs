@@ -37,16 +37,12 @@ pub(in crate::preflight) fn crd_ownership(manages: bool, found: &Fact<Vec<CrdFac
             .map(|crd| crd.name.as_str())
             .collect()
     };
-    let removable = found
-        .iter()
-        .find_map(|crd| crd.release.as_ref().filter(|_| !crd.is_kept));
-    if let Some(release) = removable {
-        let same = names(&|crd| crd.release.as_ref() == Some(release) && !crd.is_kept);
+    if let Some(release) = found.iter().find_map(|crd| crd.release.as_ref()) {
+        let of_release = names(&|crd| crd.release.as_ref() == Some(release));
         return Finding::warning(format!(
-            "{} belong to the Helm release {release}: uninstalling it deletes them and every pool; before, run kubectl annotate \
-             crd {} helm.sh/resource-policy=keep",
-            list_first(&same, LIST_LIMIT),
-            same.join(" ")
+            "{} belong to the Helm release {release}: helm uninstall deletes them and every pool, whatever their annotations; to \
+             end the release without that, see docs/adoption.md",
+            list_first(&of_release, LIST_LIMIT)
         ));
     }
     let from_olm = names(&|crd| crd.is_from_olm);
@@ -133,7 +129,7 @@ mod tests {
     #[test]
     fn finding_depends_on_the_owner_of_the_crds() {
         let helm = |kind: &mut CrdFacts| kind.release = Some("metallb-system/metallb".to_owned());
-        let cases: [(&str, bool, Fact<Vec<CrdFacts>>, &str); 9] = [
+        let cases: [(&str, bool, Fact<Vec<CrdFacts>>, &str); 8] = [
             ("no CRDs", true, Ok(Vec::new()), "Passed"),
             ("ours", true, all(|kind| kind.is_managed = true), "Passed"),
             (
@@ -146,17 +142,7 @@ mod tests {
                 "a release's",
                 true,
                 all(helm),
-                "Warning: ipaddresspools.metallb.io",
-            ),
-            (
-                "a release's, kept",
-                true,
-                all(|kind| {
-                    helm(kind);
-                    kind.is_kept = true;
-                    kind.is_managed = true;
-                }),
-                "Passed",
+                "Warning: ipaddresspools.metallb.io, l2advertisements.metallb.io",
             ),
             (
                 "OLM's, and ours",
@@ -187,6 +173,7 @@ mod tests {
             let finding = match crd_ownership(manages, &found) {
                 Finding::Passed(_) => "Passed".to_owned(),
                 Finding::Warning(message) => format!("Warning: {message}"),
+                Finding::Unknown(message) => format!("Unknown: {message}"),
                 Finding::Failed(message) => format!("Failed: {message}"),
             };
             assert!(finding.starts_with(wanted), "{what}: {finding}");

@@ -57,6 +57,7 @@ mod tests {
         match finding {
             Finding::Passed(_) => "passed".to_owned(),
             Finding::Warning(message) => format!("warning {message}"),
+            Finding::Unknown(message) => format!("unknown {message}"),
             Finding::Failed(message) => format!("failed {message}"),
         }
     }

@@ -1,15 +1,39 @@
 //! Check `Images`: whether the images have valid names. Whether nodes can pull them is found out later: an upgrade
 //! pulls a new image on every node before it restarts a pod, and a first installation interrupts nothing.
 
-use crate::preflight::Finding;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 
-pub(in crate::preflight) fn images(images: [&str; 2]) -> Finding {
+use crate::preflight::{Fact, Finding, NodeFacts};
+
+/// The architecture of this operator, which its release shares with the other images.
+fn own_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+pub(in crate::preflight) fn images(images: [&str; 2], nodes: &Fact<Vec<NodeFacts>>) -> Finding {
     for image in images {
         if let Some(fault) = fault(image) {
             return Finding::failed(format!(
                 "invalid image name {image:?}: {fault}; correct spec.images or the arguments of the operator"
             ));
         }
+    }
+    let own = own_architecture();
+    let nodes = nodes.iter().flatten().filter(|node| node.is_selected);
+    let others: Vec<_> = nodes
+        .filter(|node| !node.architecture.is_empty() && node.architecture != own)
+        .map(|node| format!("{} ({})", node.name, node.architecture))
+        .collect();
+    if !others.is_empty() {
+        return Finding::warning(format!(
+            "nodes of another architecture than the operator's ({own}) need images for both: {}; otherwise exclude them with \
+             spec.speaker.nodeSelector",
+            list_first(&others, LIST_LIMIT)
+        ));
     }
     Finding::passed(format!(
         "the image names {} and {} are valid; they are not pulled yet",
@@ -95,6 +119,26 @@ fn is_path_part(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_of_another_architecture_are_a_warning() {
+        let mk = |name: &str, architecture: &str| NodeFacts {
+            name: name.to_owned(),
+            is_selected: true,
+            architecture: architecture.to_owned(),
+            ..NodeFacts::default()
+        };
+        let images = |nodes| super::images(["r.io/c:1", "r.io/s:1"], &Ok(nodes));
+        assert!(matches!(
+            images(vec![mk("n1", own_architecture())]),
+            Finding::Passed(_)
+        ));
+        let Finding::Warning(message) = images(vec![mk("n1", own_architecture()), mk("n4", "riscv64")])
+        else {
+            panic!("a warning");
+        };
+        assert!(message.contains("n4 (riscv64)"), "{message}");
+    }
 
     #[test]
     fn invalid_image_names_fail_with_the_reason() {

@@ -64,6 +64,7 @@ mod tests {
             let what = match &found {
                 Finding::Passed(_) => "passed",
                 Finding::Warning(_) => "warning",
+                Finding::Unknown(_) => "unknown",
                 Finding::Failed(_) => "failed",
             };
             assert_eq!(what, wanted, "{text}: {found:?}");

@@ -1,77 +1,52 @@
 //! Check `StrictArp`: whether kube-proxy leaves ARP to the speakers.
 
-use serde_json::Value;
+use crate::preflight::{Fact, Finding, KubeProxyFacts, unknown};
 
-use crate::preflight::{Fact, Finding, UnknownFact, unknown};
-
-const CONFIG_MAP: &str = "ConfigMap kube-system/kube-proxy";
-
-/// `config`: kube-proxy's configuration. Without it the mode is unknown; the check passes because IPVS is not the
-/// default.
-pub(in crate::preflight) fn strict_arp(config: &Fact<Option<String>>) -> Finding {
-    let text = match config {
-        Ok(Some(text)) => text,
-        Ok(None) => {
-            return Finding::passed(format!(
-                "the mode of kube-proxy is unknown: {CONFIG_MAP} with a config.conf does not exist; assuming that it is not IPVS"
-            ));
+pub(in crate::preflight) fn strict_arp(found: &Fact<KubeProxyFacts>) -> Finding {
+    match found {
+        Err(error) => unknown("the mode of kube-proxy", error),
+        Ok(KubeProxyFacts::Unknown(reason)) => Finding::Unknown(format!(
+            "the mode of kube-proxy is unknown: {reason}; if it is IPVS, set strictARP in its configuration"
+        )),
+        Ok(KubeProxyFacts::Disabled) => Finding::passed("kube-proxy is disabled"),
+        Ok(KubeProxyFacts::Mode { mode, source, .. }) if mode != "ipvs" => {
+            let mode = if mode.is_empty() { "the default mode" } else { mode };
+            Finding::passed(format!("kube-proxy runs in {mode}, not in IPVS mode ({source})"))
         }
-        Err(error) => return unknown(&format!("the {CONFIG_MAP}"), error),
-    };
-    let configuration: Value = match serde_yaml::from_str(text) {
-        Ok(configuration) => configuration,
-        Err(error) => {
-            let error = UnknownFact {
-                error: error.to_string(),
-                is_transient: false,
-            };
-            return unknown(&format!("config.conf in the {CONFIG_MAP}"), &error);
-        }
-    };
-    let mode = configuration["mode"].as_str().unwrap_or_default();
-    if mode != "ipvs" {
-        return Finding::passed("kube-proxy is not in IPVS mode");
+        Ok(KubeProxyFacts::Mode {
+            strict_arp: true,
+            source,
+            ..
+        }) => Finding::passed(format!("kube-proxy is in IPVS mode with strictARP ({source})")),
+        Ok(KubeProxyFacts::Mode { source, .. }) => Finding::failed(format!(
+            "kube-proxy is in IPVS mode without strictARP, so every node answers ARP for every address; set ipvs.strictARP to \
+             true in its configuration ({source}) and restart kube-proxy"
+        )),
     }
-    if configuration["ipvs"]["strictARP"] == true {
-        return Finding::passed("kube-proxy is in IPVS mode with strictARP");
-    }
-    Finding::failed(format!(
-        "kube-proxy is in IPVS mode without strictARP, so every node answers ARP for every address; set ipvs.strictARP to true \
-         in the {CONFIG_MAP} and restart kube-proxy"
-    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn describe(finding: &Finding) -> String {
-        match finding {
-            Finding::Passed(_) => "passed".to_owned(),
-            Finding::Warning(message) => format!("warning {message}"),
-            Finding::Failed(message) => format!("failed {message}"),
-        }
-    }
-
     #[test]
-    fn ipvs_without_strict_arp_fails() {
+    fn ipvs_without_strict_arp_fails_and_a_mode_that_is_not_seen_is_unknown() {
+        let mode = |mode: &str, strict_arp| KubeProxyFacts::Mode {
+            mode: mode.to_owned(),
+            strict_arp,
+            source: "ConfigMap kube-system/kube-proxy".to_owned(),
+        };
         let cases = [
-            (None, "passed"),
-            (Some("kind: KubeProxyConfiguration\nmode: \"\"\n"), "passed"),
-            (Some("mode: iptables\nipvs:\n  strictARP: false\n"), "passed"),
-            (Some("mode: nftables\n"), "passed"),
-            (Some("mode: ipvs\nipvs:\n  strictARP: true\n"), "passed"),
-            (Some("{mode: ipvs, ipvs: {strictARP: true}}"), "passed"),
-            (
-                Some("mode: \"ipvs\"\nipvs:\n  scheduler: rr\n  strictARP: false\n"),
-                "failed kube-proxy",
-            ),
-            (Some("mode: ipvs\n"), "failed kube-proxy"),
-            (Some("mode: [\n"), "warning cannot check config.conf"),
+            (mode("", false), "Passed"),
+            (mode("nftables", false), "Passed"),
+            (mode("ipvs", true), "Passed"),
+            (mode("ipvs", false), "Failed"),
+            (KubeProxyFacts::Disabled, "Passed"),
+            (KubeProxyFacts::Unknown("no pod".to_owned()), "Unknown"),
         ];
-        for (text, wanted) in cases {
-            let found = describe(&strict_arp(&Ok(text.map(str::to_owned))));
-            assert!(found.starts_with(wanted), "{text:?}: {found}");
+        for (facts, wanted) in cases {
+            let finding = format!("{:?}", strict_arp(&Ok(facts.clone())));
+            assert!(finding.starts_with(wanted), "{facts:?}: {finding}");
         }
     }
 }

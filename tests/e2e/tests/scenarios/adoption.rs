@@ -33,6 +33,7 @@ struct Place {
 fn adoption_and_restore_keep_every_address() -> anyhow::Result<()> {
     let place = Place::with_metallb("adoption")?;
     place.nothing_is_installed_without_adopt()?;
+    place.class_of_its_own_changes_nothing()?;
     place.objects_of_a_gitops_tool_are_left_alone()?;
 
     let (account, moved) = place.with_traffic("adoption", |place| {
@@ -126,6 +127,30 @@ impl Place {
             assert!(degraded.contains(part), "{degraded}");
         }
         assert_eq!(self.harness.admin(METALLB)?, before, "MetalLB is as it was");
+        Ok(())
+    }
+
+    /// A stack with a class of its own is refused in MetalLB's namespace, and its deletion leaves MetalLB as it was.
+    fn class_of_its_own_changes_nothing(&self) -> anyhow::Result<()> {
+        let before = self.harness.admin(METALLB)?;
+        let delete = "kubectl delete loadbalancerstack default --timeout=60s";
+        self.harness.admin(delete)?;
+        self.harness.apply(
+            "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {name: default}\n\
+             spec: {loadBalancerClass: example.com/lan}",
+        )?;
+        eventually("the stack to be refused", SHORT_TIMEOUT, || {
+            let degraded = self.condition("Degraded")?;
+            let is =
+                degraded.starts_with("True PreflightFailed") && degraded.contains("another spec.namespace");
+            Ok(is.then_some(()))
+        })?;
+        assert_eq!(self.harness.admin(METALLB)?, before, "MetalLB is as it was");
+        self.harness.admin(delete)?;
+        assert_eq!(self.harness.admin(METALLB)?, before, "MetalLB is as it was");
+        self.harness.wait_for_answer(&self.four.to_string(), "web")?;
+        self.harness
+            .admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
         Ok(())
     }
 

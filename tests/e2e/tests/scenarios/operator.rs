@@ -36,6 +36,7 @@ fn operator_creates_repairs_and_reports_the_stack() -> anyhow::Result<()> {
     impossible_stack_is_rejected_with_a_reason(&harness)?;
     if harness.is_lab() {
         crate::preflight::failed_check_blocks_changes_but_not_repairs(&harness)?;
+        crate::preflight::refused_pods_are_reported(&harness)?;
     }
     yaml_of_the_guide_does_no_harm(&harness)?;
     if harness.is_lab() {

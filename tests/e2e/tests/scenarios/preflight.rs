@@ -31,6 +31,7 @@ pub(crate) fn failed_checks_block_installation(harness: &Harness) -> anyhow::Res
             "Permissions=Passed",
             "CRDOwnership=Warning: ipaddresspools.metallb.io",
             "ConflictingLoadBalancer=Passed",
+            "ObjectOwnership=Passed",
             "ExcludedNodes=Failed",
             "StrictArp=Failed",
             "PoolOverlap=Failed: pool nodes has the address 192.168.50.11 of node",
@@ -73,7 +74,7 @@ pub(crate) fn failed_checks_block_installation(harness: &Harness) -> anyhow::Res
     );
     harness.admin("kubectl delete configmap kube-proxy -n kube-system")?;
     patch(harness, r#"{"preflight":null}"#)?;
-    results(harness, &["StrictArp=Passed", "CRDOwnership=Passed"]).map(drop)
+    results(harness, &["StrictArp=Unknown", "CRDOwnership=Passed"]).map(drop)
 }
 
 /// While a stack runs as specified, a failed check is only reported. A change of the workloads waits, repairs do not,
@@ -104,8 +105,42 @@ pub(crate) fn failed_check_blocks_changes_but_not_repairs(harness: &Harness) -> 
     harness.admin("kubectl delete configmap kube-proxy -n kube-system")?;
     // A change of the spec that changes no workload repeats the checks.
     patch(harness, r#"{"preflight":{"skip":[]}}"#)?;
-    results(harness, &["StrictArp=Passed"])?;
+    results(harness, &["StrictArp=Unknown"])?;
     patch(harness, r#"{"preflight":null}"#)
+}
+
+/// Pods that an admission policy refuses are reported with the words of the policy, until they exist.
+pub(crate) fn refused_pods_are_reported(harness: &Harness) -> anyhow::Result<()> {
+    harness.apply(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {name: no-host-network}\n\
+         spec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n    \
+         - {apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods]}\n  validations:\n  \
+         - {expression: '!has(object.spec.hostNetwork) || !object.spec.hostNetwork', message: the bank forbids it}\n---\n\
+         apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\n\
+         metadata: {name: no-host-network}\nspec: {policyName: no-host-network, validationActions: [Deny], \
+         matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: metallb-system}}}}",
+    )?;
+    let pod = "kubectl create --dry-run=server -n metallb-system -f - <<'EOF'\napiVersion: v1\nkind: Pod\n\
+               metadata: {name: x}\nspec: {hostNetwork: true, containers: [{name: x, image: x}]}\nEOF";
+    eventually("the policy to be in force", SHORT_TIMEOUT, || {
+        Ok(harness.admin(pod).is_err().then_some(()))
+    })?;
+    let speaker =
+        "kubectl get pods -n metallb-system -l component=speaker -o jsonpath='{.items[0].metadata.name}'";
+    let speaker = harness.admin(speaker)?;
+    harness.admin(&format!("kubectl delete pod {speaker} -n metallb-system"))?;
+    eventually("the refusal to be reported", SHORT_TIMEOUT, || {
+        let degraded = condition(harness, "Degraded")?;
+        let is = degraded.starts_with("True PodsFailing speaker pods are refused")
+            && degraded.contains("the bank forbids it");
+        Ok(is.then_some(()))
+    })?;
+    harness.admin(
+        "kubectl delete validatingadmissionpolicybinding/no-host-network validatingadmissionpolicy/no-host-network",
+    )?;
+    harness
+        .admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")
+        .map(drop)
 }
 
 /// Each check on one line: name, result and message.
