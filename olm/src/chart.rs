@@ -106,6 +106,8 @@ impl Chart {
                 }
                 // OLM creates the bindings, and installs the CRDs from the bundle.
                 "ClusterRoleBinding" | "RoleBinding" | "CustomResourceDefinition" => {}
+                // OLM cannot install admission policies. Without it, objects in a wrong namespace are ignored.
+                "ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding" => {}
                 kind if SUPPORTED_KINDS.contains(&kind) => objects.push(BundleObject { body }),
                 // A document with only comments.
                 "" => {}

@@ -36,6 +36,10 @@ const MAX_ATTEMPTS: u32 = 5;
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Longest delay between retries of a write.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(4);
+/// Events about one object in a row, as in client-go: a user who changes it all the time causes no more.
+const EVENT_BURST: i64 = 25;
+/// Afterwards there is one in this time.
+const EVENT_INTERVAL_SECONDS: i64 = 60;
 /// Limit of the API server for `note`, in bytes.
 const NOTE_LIMIT: usize = 1024;
 
@@ -196,21 +200,55 @@ pub fn reference(
     }
 }
 
-/// The last event about each object, as hashes: 16 bytes per object.
+/// The last event about each object, as hashes: 32 bytes per object.
 #[derive(Default)]
 struct LastEvents {
-    by_object: HashMap<u64, u64>,
+    by_object: HashMap<u64, LastEvent>,
+}
+
+struct LastEvent {
+    content: u64,
+    /// How many events about the object may be written now, at the time `since`, in seconds since 1970.
+    budget: i64,
+    since: i64,
 }
 
 impl LastEvents {
-    /// Records the event; returns whether it differs from the last one about its object.
+    /// Records the event; returns whether to write it: it differs from the last one about its object, and there were
+    /// not too many about it.
     fn record(&mut self, event: &QueuedEvent) -> bool {
         let object = hash(&event.regarding);
         let content = hash(&(event.kind, &event.reason, &event.note));
+        let now = event.time.as_second();
         if self.by_object.len() >= MAX_REMEMBERED_OBJECTS {
             self.by_object.clear();
         }
-        self.by_object.insert(object, content) != Some(content)
+        let Some(last) = self.by_object.get_mut(&object) else {
+            let (budget, since) = (EVENT_BURST - 1, now);
+            self.by_object.insert(
+                object,
+                LastEvent {
+                    content,
+                    budget,
+                    since,
+                },
+            );
+            return true;
+        };
+        if last.content == content {
+            return false;
+        }
+        let gained = now.saturating_sub(last.since).max(0) / EVENT_INTERVAL_SECONDS;
+        if gained > 0 {
+            last.budget = last.budget.saturating_add(gained).min(EVENT_BURST);
+            last.since = now;
+        }
+        if last.budget == 0 {
+            return false;
+        }
+        last.budget -= 1;
+        last.content = content;
+        true
     }
 }
 
@@ -320,6 +358,22 @@ mod tests {
             events.flush(Duration::from_secs(10)).await;
             assert_eq!(stored.load(Ordering::Relaxed), 500);
         });
+    }
+
+    #[test]
+    fn events_about_one_object_are_limited() {
+        let mut last_events = LastEvents::default();
+        let mut written = 0;
+        for second in 0..600i64 {
+            let mut flip = event("a", "LoadBalancerFailed", &format!("value {}", second % 2));
+            flip.time = Timestamp::from_second(1_700_000_000 + second).unwrap();
+            written += i64::from(last_events.record(&flip));
+        }
+        assert!((EVENT_BURST..=EVENT_BURST + 10).contains(&written), "{written}");
+        assert!(
+            last_events.record(&event("b", "IPAllocated", "Assigned IP 1")),
+            "others are not affected"
+        );
     }
 
     #[test]

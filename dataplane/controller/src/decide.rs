@@ -77,6 +77,7 @@ pub struct LeaderState {
     config_changes: BTreeSet<WriteTarget>,
     inflight: InFlightWrites<WriteTarget>,
     pools_changed: bool,
+    nodes_changed: bool,
     /// Whether nothing has been decided yet: then addresses in statuses that were in no pool before are kept.
     taking_over: bool,
     /// Both clocks at the last decision.
@@ -107,6 +108,7 @@ impl LeaderState {
             config_changes: BTreeSet::new(),
             inflight: InFlightWrites::default(),
             pools_changed: true,
+            nodes_changed: true,
             taking_over: true,
             clocks: None,
             events: Vec::new(),
@@ -154,6 +156,11 @@ impl LeaderState {
         self.pools_changed = true;
     }
 
+    /// Marks the addresses of nodes as changed.
+    pub fn nodes_changed(&mut self) {
+        self.nodes_changed = true;
+    }
+
     /// Decides everything that changes have made necessary. Results are in [`LeaderState::next_write`] and
     /// [`LeaderState::take_events`]. `time` is for times that outlive this process.
     pub fn decide(&mut self, index: &Index, now: Instant, time: Timestamp) {
@@ -164,6 +171,10 @@ impl LeaderState {
             .is_some_and(|end| end <= time.as_second());
         self.allocator.advance_to(time.as_second());
         let mut freed = FreedFamilies::default();
+        if std::mem::take(&mut self.nodes_changed) {
+            self.allocator.set_reserved(index.node_addresses());
+            freed = FreedFamilies::ALL;
+        }
         if std::mem::take(&mut self.pools_changed) {
             self.apply_pools(index);
             freed = FreedFamilies::ALL;

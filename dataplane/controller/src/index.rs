@@ -1,6 +1,7 @@
 //! The controller's copy of the cluster, fed by the watches. Objects are reduced to small structs at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use lb_crds::{IPAddressPool, L2Advertisement};
@@ -27,6 +28,8 @@ pub struct Index {
     pub configuration_state: CachedConfigurationState,
     /// The content of the ServiceL2Statuses.
     pub announcements: Announcements,
+    /// Addresses by node.
+    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Labels by namespace.
     namespaces: BTreeMap<String, CompactLabels>,
     /// Services of the list that the watch is delivering.
@@ -187,6 +190,30 @@ impl Index {
     #[must_use]
     pub fn knows_labels_of(&self, namespace: &str) -> bool {
         self.namespaces.contains_key(namespace) || !self.uses_namespace_labels()
+    }
+
+    /// Applies a change of nodes. Returns whether their addresses have changed.
+    pub fn update_node(&mut self, change: Change<v1::Node>) -> bool {
+        match change {
+            Change::Apply(object) => {
+                let name = object.metadata.name.unwrap_or_default();
+                let addresses = object.status.and_then(|status| status.addresses);
+                let parsed = addresses
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|address| address.address.parse::<IpAddr>().ok());
+                let addresses: BTreeSet<_> = parsed.collect();
+                self.nodes.insert(name, addresses.clone()) != Some(addresses)
+            }
+            Change::Delete(key) => self.nodes.remove(key.name()).is_some(),
+            Change::Invalid { .. } | Change::Listing | Change::Synced => false,
+        }
+    }
+
+    /// The addresses of all nodes.
+    #[must_use]
+    pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        self.nodes.values().flatten().copied().collect()
     }
 
     /// Tells of a pool, by name, whether its `serviceAllocation` matches a Service.

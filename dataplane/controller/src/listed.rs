@@ -9,7 +9,7 @@ use lb_runtime::{Health, ReadinessGate};
 #[derive(Debug)]
 pub struct ListedKind {
     state: ListState,
-    gate: ReadinessGate,
+    gate: Option<ReadinessGate>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,7 +26,7 @@ impl ListedKind {
     pub fn new(health: &Health, gate: &'static str) -> Self {
         Self {
             state: ListState::Outdated,
-            gate: health.gate(gate),
+            gate: Some(health.gate(gate)),
         }
     }
 
@@ -37,7 +37,7 @@ impl ListedKind {
             // The end of a list that began before the objects became outdated does not count.
             Change::Synced if self.state == ListState::Listing => {
                 self.state = ListState::Complete;
-                self.gate.open();
+                self.gate.iter().for_each(ReadinessGate::open);
                 return true;
             }
             Change::Synced
@@ -72,8 +72,12 @@ pub struct ListProgress {
     pub pools: ListedKind,
     /// L2Advertisements.
     pub advertisements: ListedKind,
+    /// Nodes.
+    pub nodes: ListedKind,
     /// The version that the watch of Services has to reach before it is as good as a list, and until when.
     pub awaited: Option<(u64, Instant)>,
+    /// Until when nodes are waited for, whose addresses are worth less than an assignment.
+    pub nodes_until: Option<Instant>,
 }
 
 impl ListProgress {
@@ -85,20 +89,38 @@ impl ListProgress {
             namespaces: ListedKind::new(health, "namespaces"),
             pools: ListedKind::new(health, "pools"),
             advertisements: ListedKind::new(health, "advertisements"),
+            nodes: ListedKind {
+                state: ListState::Outdated,
+                gate: None,
+            },
             awaited: None,
+            nodes_until: None,
         }
     }
 
     /// Whether everything is known.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub fn is_complete(&self, now: Instant) -> bool {
         let kinds = [
             &self.services,
             &self.namespaces,
             &self.pools,
             &self.advertisements,
         ];
-        self.awaited.is_none() && kinds.iter().all(|kind| kind.is_complete())
+        self.awaited.is_none()
+            && kinds.iter().all(|kind| kind.is_complete())
+            && (self.nodes.is_complete() || self.nodes_until.is_some_and(|until| until <= now))
+    }
+
+    /// When [`ListProgress::is_complete`] or the awaited version has to be checked again.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let nodes_until = self.nodes_until.filter(|_| !self.nodes.is_complete());
+        self.awaited
+            .map(|(_, until)| until)
+            .into_iter()
+            .chain(nodes_until)
+            .min()
     }
 }
 

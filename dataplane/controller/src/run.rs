@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::events::Events;
@@ -33,6 +33,8 @@ use crate::write::{ObjectWrite, ObjectWriter, WriteOutcome};
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a new leader waits until its watch has delivered the last writes of its predecessor, before it lists again.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a leader waits for the list of nodes.
+const NODES_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long events may take to be written during a shutdown. With the other limits less than the grace period of a pod.
 const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -75,6 +77,7 @@ enum Input {
     Leads(bool),
     Service(Box<Change<Service>>),
     Namespace(Change<Namespace>),
+    Node(Box<Change<Node>>),
     Pool(Change<IPAddressPool>),
     Advertisement(Change<L2Advertisement>),
     State(Change<ConfigurationState>),
@@ -96,6 +99,7 @@ struct Controller {
     refresh_config: Refresh,
     services: BoxStream<'static, Change<Service>>,
     namespaces: BoxStream<'static, Change<Namespace>>,
+    nodes: BoxStream<'static, Change<Node>>,
     pools: BoxStream<'static, Change<IPAddressPool>>,
     advertisements: BoxStream<'static, Change<L2Advertisement>>,
     states: BoxStream<'static, Change<ConfigurationState>>,
@@ -121,6 +125,7 @@ impl Controller {
             listed: ListProgress::new(&context.health),
             services: watch::services(client, &refresh_services),
             namespaces: watch::namespaces(client, &refresh_config),
+            nodes: watch::nodes(client),
             pools: watch::pools(client, namespace, &refresh_config),
             advertisements: watch::advertisements(client, namespace, &refresh_config),
             refresh_services,
@@ -140,10 +145,13 @@ impl Controller {
         loop {
             let timeout = match &self.leader {
                 Some(leader) => leader.next_timeout(Instant::now()),
-                None => self.standby.poll_timeout().filter(|_| self.listed.is_complete()),
+                None => self
+                    .standby
+                    .poll_timeout()
+                    .filter(|_| self.listed.is_complete(Instant::now())),
             };
-            let catch_up = self.listed.awaited.map(|(_, until)| until);
-            let timeout = timeout.into_iter().chain(catch_up).min();
+            let lists = self.listed.next_timeout().filter(|_| self.leader.is_none());
+            let timeout = timeout.into_iter().chain(lists).min();
             let input = tokio::select! {
                 // Leadership and shutdown first, so that a replica that may not lead does not decide.
                 biased;
@@ -177,6 +185,7 @@ impl Controller {
         tokio::select! {
             Some(change) = self.services.next() => Input::Service(Box::new(change)),
             Some(change) = self.namespaces.next() => Input::Namespace(change),
+            Some(change) = self.nodes.next() => Input::Node(Box::new(change)),
             Some(change) = self.pools.next() => Input::Pool(change),
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(change) = self.states.next() => Input::State(change),
@@ -188,7 +197,7 @@ impl Controller {
 
     fn handle(&mut self, leadership: &Leadership, input: Input) -> std::ops::ControlFlow<()> {
         // A standby does not log announcements.
-        if !self.leads && !matches!(input, Input::L2Status(_) | Input::Time) {
+        if !self.leads && !matches!(input, Input::L2Status(_) | Input::Node(_) | Input::Time) {
             self.standby.changed(Instant::now());
         }
         match input {
@@ -209,6 +218,14 @@ impl Controller {
                     && let Some(leader) = &mut self.leader
                 {
                     leader.pools_changed();
+                }
+            }
+            Input::Node(change) => {
+                self.listed.nodes.update(&change);
+                if self.index.update_node(*change)
+                    && let Some(leader) = &mut self.leader
+                {
+                    leader.nodes_changed();
                 }
             }
             Input::Pool(change) => {
@@ -256,6 +273,7 @@ impl Controller {
         self.leads = leads;
         self.leader = None;
         self.listed.awaited = None;
+        self.listed.nodes_until = Some(Instant::now() + NODES_TIMEOUT);
         self.standby = Standby::default();
         self.metrics.clear();
         // Only a leader knows.
@@ -324,7 +342,7 @@ impl Controller {
 
     /// Decides, if this replica leads and everything is listed, and sends the results.
     fn act(&mut self, namespace: &str) {
-        if self.leader.is_none() && !self.listed.is_complete() {
+        if self.leader.is_none() && !self.listed.is_complete(Instant::now()) {
             return;
         }
         if !self.leads {

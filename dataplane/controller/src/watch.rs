@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
@@ -24,6 +24,13 @@ pub fn services(client: &Client, refresh: &Refresh) -> BoxStream<'static, Change
 #[must_use]
 pub fn namespaces(client: &Client, refresh: &Refresh) -> BoxStream<'static, Change<Namespace>> {
     refreshed(Api::all(client.clone()), refresh)
+}
+
+/// Nodes, for their addresses.
+#[must_use]
+pub fn nodes(client: &Client) -> BoxStream<'static, Change<Node>> {
+    // Until the last one is read, a page is in memory as a whole.
+    watch(Api::all(client.clone()), Config::default().page_size(100)).boxed()
 }
 
 /// Pools.

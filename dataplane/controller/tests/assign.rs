@@ -4,6 +4,8 @@ mod support;
 
 use std::time::Duration;
 
+use lb_runtime::ObjectKey;
+use lb_runtime::watch::Change;
 use serde_json::json;
 use support::{Cluster, annotated, mk_pool, mk_service, pool, service, showing};
 
@@ -504,4 +506,30 @@ fn address_of_timed_out_write_is_not_reassigned() {
         (cluster.address("first"), cluster.address("second")),
         ("192.168.50.51", "192.168.50.50")
     );
+}
+
+#[test]
+fn node_address_is_not_assigned_by_itself() {
+    let mut cluster = Cluster::new([lan()]);
+    let node = |addresses: &[&str]| {
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(|address| json!({ "type": "InternalIP", "address": address }))
+            .collect();
+        let object = json!({ "metadata": { "name": "n1" }, "status": { "addresses": addresses } });
+        Change::Apply(serde_json::from_value(object).unwrap())
+    };
+    assert!(cluster.index.update_node(node(&["192.168.50.50", "fd00:50::1"])));
+    assert!(
+        !cluster.index.update_node(node(&["192.168.50.50", "fd00:50::1"])),
+        "a heartbeat of the node"
+    );
+    cluster.add(mk_service("web", json!({})));
+    assert_eq!(cluster.address("web"), "192.168.50.51");
+    cluster
+        .index
+        .update_node(Change::Delete(ObjectKey::new("", "n1")));
+    cluster.leader.as_mut().unwrap().nodes_changed();
+    cluster.add(mk_service("next", json!({})));
+    assert_eq!(cluster.address("next"), "192.168.50.50");
 }

@@ -75,6 +75,8 @@ pub struct Allocator<S> {
     holdings: BTreeMap<S, Holding>,
     holders: HolderIndex<S>,
     shared: SharedAddresses,
+    /// Addresses that a Service gets only if it requests them.
+    reserved: BTreeSet<IpAddr>,
     /// The releases of invalid pools, newest first: they count again once the pool is valid.
     invalid_releases: BTreeMap<String, Vec<(IpAddr, i64)>>,
     /// Seconds on a clock of the caller's choice.
@@ -105,6 +107,7 @@ impl<S> Default for Allocator<S> {
             holdings: BTreeMap::new(),
             holders: HolderIndex::default(),
             shared: SharedAddresses::default(),
+            reserved: BTreeSet::new(),
             invalid_releases: BTreeMap::new(),
             now: 0,
         }
@@ -203,6 +206,12 @@ impl<S: ServiceId> Allocator<S> {
             }
         }
         changed
+    }
+
+    /// Sets the addresses that a Service gets only if it requests them, such as those of nodes. Services that have one
+    /// keep it.
+    pub fn set_reserved(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.reserved = addresses;
     }
 
     /// Advances the clock, and frees addresses whose hold-down has ended. `now` is in seconds, on the same clock as the

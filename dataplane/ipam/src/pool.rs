@@ -4,7 +4,7 @@
 //! [`AllocationStrategy::LeastRecentlyUsed`] a released address is assigned again after all addresses released before it.
 //! Times are seconds on a clock of the caller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -125,14 +125,18 @@ impl Pool {
         released
     }
 
-    /// The next address of a family to assign.
-    pub(crate) fn next_free(&self, family: Family, now: i64) -> Option<IpAddr> {
+    /// The next address of a family to assign, but none of the reserved ones.
+    pub(crate) fn next_free(&self, family: Family, now: i64, reserved: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let space = self.space(family);
-        let position = space.never_used().or_else(|| {
+        let must_be_requested = |position: u128| {
+            let address = space.addresses.address(position);
+            space.addresses.must_be_requested(position)
+                || address.is_some_and(|address| reserved.contains(&address))
+        };
+        let position = space.never_used(must_be_requested).or_else(|| {
             // With `First` only addresses in hold-down are tracked: the others have expired.
             let mut released = space.released.oldest_first();
-            let (position, since) =
-                released.find(|(position, _)| !space.addresses.must_be_requested(*position))?;
+            let (position, since) = released.find(|(position, _)| !must_be_requested(*position))?;
             (self.hold_down_end(since) <= now).then_some(position)
         });
         space.addresses.address(position?)
@@ -307,11 +311,11 @@ impl FamilySpace {
         }
     }
 
-    /// The first position that was never used and needs no request. Positions that do need one are 2^64 apart, or in
-    /// different ranges, so there are few steps.
-    fn never_used(&self) -> Option<u128> {
+    /// The first position that was never used and needs no request. The steps are at most the reserved addresses and the
+    /// ranges, because anycast addresses are 2^64 apart.
+    fn never_used(&self, must_be_requested: impl Fn(u128) -> bool) -> Option<u128> {
         let mut position = self.unavailable.lowest_absent_from(0)?;
-        while self.addresses.must_be_requested(position) {
+        while must_be_requested(position) {
             position = self.unavailable.lowest_absent_from(position.checked_add(1)?)?;
         }
         self.addresses.contains(position).then_some(position)
@@ -346,7 +350,7 @@ mod tests {
 
     fn drain(pool: &mut Pool, family: Family) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some(address) = pool.next_free(family, 0) {
+        while let Some(address) = pool.next_free(family, 0, &BTreeSet::new()) {
             assert!(pool.mark_used(address));
             all.push(address.to_string());
         }
@@ -423,7 +427,12 @@ mod tests {
         let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
         assert!(pool.mark_used(last));
         assert!(!pool.mark_used(last));
-        assert_eq!(pool.next_free(Family::V6, 0).unwrap().to_string(), "::1");
+        assert_eq!(
+            pool.next_free(Family::V6, 0, &BTreeSet::new())
+                .unwrap()
+                .to_string(),
+            "::1"
+        );
         assert_eq!(pool.capacity(Family::V6), u128::MAX);
         assert!(pool.release(last, 0));
     }

@@ -490,3 +490,21 @@ fn draining_address_accepts_only_present_holders() {
         "a Service that had it may keep it"
     );
 }
+
+#[test]
+fn reserved_address_must_be_requested() {
+    let mut ipam = mk_ipam([mk_pool("lan", &["10.0.0.1-10.0.0.3"])]);
+    ipam.set_reserved([ip("10.0.0.1"), ip("10.0.0.2")].into());
+    assert_eq!(assign(&mut ipam, "a", &auto(V4)), "lan: [\"10.0.0.3\"]");
+    assert!(assign(&mut ipam, "b", &auto(V4)).contains("is exhausted"));
+    assert_eq!(
+        assign(&mut ipam, "b", &exactly(&["10.0.0.2"], None)),
+        "lan: [\"10.0.0.2\"]"
+    );
+    ipam.set_reserved([ip("10.0.0.1"), ip("10.0.0.3")].into());
+    assert_eq!(
+        assign(&mut ipam, "a", &auto(V4)),
+        "lan: [\"10.0.0.3\"]",
+        "nobody moves"
+    );
+}

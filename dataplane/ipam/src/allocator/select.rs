@@ -203,7 +203,9 @@ impl<S: ServiceId> Allocator<S> {
         sharing_mode: &SharingMode,
     ) -> Option<IpAddr> {
         let over_quota = self.is_over_quota(pool, family, service);
-        let free = pool.next_free(family, self.now).filter(|_| !over_quota);
+        let free = pool
+            .next_free(family, self.now, &self.reserved)
+            .filter(|_| !over_quota);
         debug_assert!(
             free.is_none_or(|address| self.holders(address).next().is_none()),
             "a free address has a holder"

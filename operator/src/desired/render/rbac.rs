@@ -69,7 +69,7 @@ pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
             // Status and pool annotation are written with one patch of the status; nothing else of a Service is
             // written.
             rule("", &["services/status"], &["patch"]),
-            rule("", &["namespaces"], READ),
+            rule("", &["namespaces", "nodes"], READ),
         ],
         Component::Speaker => vec![
             rule("", &["services", "nodes"], READ),

@@ -14,6 +14,26 @@ fn pools_apply_edits_strategies_exclusions_and_quotas() -> anyhow::Result<()> {
     pool_applies_hold_down_exclusions_and_quota(&harness)?;
     configuration_state_names_invalid_objects(&harness)?;
     invalid_input_is_reported_and_affects_no_other(&harness)?;
+    object_in_another_namespace_is_refused(&harness)?;
+    Ok(())
+}
+
+/// As MetalLB's webhook does, with its words.
+fn object_in_another_namespace_is_refused(harness: &Harness) -> anyhow::Result<()> {
+    for (kind, spec) in [
+        ("IPAddressPool", "{addresses: [10.9.9.0/24]}"),
+        ("L2Advertisement", "{}"),
+    ] {
+        let object = format!(
+            "kubectl create -f - <<'EOF'\napiVersion: metallb.io/v1beta1\nkind: {kind}\n\
+             metadata: {{name: astray, namespace: default}}\nspec: {spec}\nEOF"
+        );
+        let refused = harness.admin(&object).expect_err(kind).to_string();
+        assert!(
+            refused.contains("resource must be created in metallb-system namespace"),
+            "{refused}"
+        );
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod allocation;
 mod api;
 mod capture;
 mod chart;
+mod dead_connections;
 mod deletion;
 mod dependency_rules;
 mod drift;
