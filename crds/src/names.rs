@@ -78,7 +78,7 @@ pub const ADDRESS_ASSIGNED: &str = "lb-operator.io/AddressAssigned";
 pub const ANNOUNCED: &str = "lb-operator.io/Announced";
 /// Condition of a ServiceL2Status: whether another node received a reply for the address.
 pub const VERIFIED: &str = "Verified";
-/// Condition of a ServiceL2Status: a host outside of the cluster also answers for the address. Also a reason of
+/// Condition of a ServiceL2Status: another host also answers for the address. Also a reason of
 /// [`ANNOUNCED`].
 pub const ADDRESS_CONFLICT: &str = "AddressConflict";
 /// Reason of [`VERIFIED`] and [`ANNOUNCED`]: the verification got no reply.

@@ -89,14 +89,18 @@ pub struct ServiceL2StatusStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_by: Option<String>,
 
-    /// MAC address of a host outside of the cluster that also answers for the address. See the condition
-    /// AddressConflict.
+    /// MAC address of another host that also answers for the address. See the condition AddressConflict.
     /// Example: 02:00:00:00:00:05
     #[serde(default, rename = "conflictingMAC", skip_serializing_if = "Option::is_none")]
     pub conflicting_mac: Option<String>,
 
+    /// Node that also answers for the address although it does not announce it; absent if the host is outside of the
+    /// cluster. See the condition AddressConflict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicting_node: Option<String>,
+
     /// Conditions by type. Verified: another node sent a request for the address and received a reply.
-    /// AddressConflict: a host outside of the cluster also answers for the address.
+    /// AddressConflict: another host also answers for the address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -14,6 +14,7 @@ mod logging;
 pub mod malloc;
 pub mod metrics;
 pub mod object_key;
+pub mod rate_limit;
 mod runtime;
 pub mod shutdown;
 pub mod sleep;

@@ -74,10 +74,11 @@ api_enum! {
 api_enum! {
     /// Reaction to an address conflict.
     pub enum ConflictPolicy {
-        /// The conflict is reported by an event, a condition and a metric.
+        /// The conflict is reported by an event, a condition and a metric. An address that another host has is not
+        /// announced for the first time; an address that a node announces already stays.
         Warn,
-        /// The conflict is reported, and the address is announced again at most every ten seconds (RFC 5227, section
-        /// 2.4).
+        /// The conflict is reported, the address is taken from the other host, and it is announced again at most every
+        /// ten seconds (RFC 5227, section 2.4).
         Defend,
         /// The conflict is reported, and the address is not announced while the other host answers.
         Yield,

@@ -416,13 +416,18 @@ impl World {
             Output::QueryNode { node } => assert!(self.nodes.contains(&*node)),
             Output::QueryAddress { address, to } => match to {
                 QueryTarget::Node(node) => assert!(self.nodes.contains(&*node)),
+                QueryTarget::Everyone => assert!(self.announced.contains(&address)),
                 QueryTarget::Host(mac) => {
                     assert_ne!(mac, MY_MAC, "we do not query ourselves");
                     assert!(self.candidates.contains_key(&address));
                 }
             },
-            Output::ConflictDetected { address, mac } => {
-                assert_ne!(mac, MY_MAC, "our own MAC is no conflict");
+            Output::ConflictDetected { address, hosts } => {
+                assert!(!hosts.is_empty(), "a conflict has a host");
+                assert!(
+                    hosts.iter().all(|host| host.mac != MY_MAC),
+                    "our own MAC is no conflict"
+                );
                 self.conflicts.insert(address);
             }
             Output::ConflictResolved { address } => {

@@ -146,11 +146,11 @@ impl NodeMacs {
         queries
     }
 
-    /// The queries of one host about an address on these interfaces.
+    /// The queries of one host, or else of all hosts, about an address on these interfaces.
     #[must_use]
     pub fn queries_to(
         &self,
-        host: MacAddr,
+        host: Option<MacAddr>,
         address: IpAddr,
         interfaces: &[Arc<str>],
         index: &Index,
@@ -159,7 +159,7 @@ impl NodeMacs {
             Some(Query {
                 interface: interface.clone(),
                 source: self.source(interface, address, index)?,
-                to: Some(host),
+                to: host,
             })
         };
         interfaces.iter().filter_map(query).collect()

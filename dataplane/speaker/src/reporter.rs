@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use lb_l2::MacAddr;
+use lb_l2::ownership::ConflictingHost;
 use lb_runtime::ObjectKey;
 
 use crate::delay_queue::DelayQueue;
@@ -21,10 +21,10 @@ const NO_INTERFACE_REPORT_DELAY: Duration = Duration::from_secs(2);
 /// of interfaces is written: a link may flap.
 const STATUS_DELETE_DELAY: Duration = Duration::from_secs(2);
 
-/// A conflicting host, and when the conflict started.
-#[derive(Clone, Copy, Debug)]
+/// The first conflicting host, and when the conflict started.
+#[derive(Clone, Debug)]
 pub(crate) struct Conflict {
-    pub(crate) mac: MacAddr,
+    pub(crate) host: ConflictingHost,
     pub(crate) since: Instant,
 }
 
@@ -157,16 +157,25 @@ impl Reporter {
         }
     }
 
-    pub(crate) fn conflict(&self, address: IpAddr) -> Option<Conflict> {
-        self.conflicts.get(&address).copied()
+    pub(crate) fn conflict(&self, address: IpAddr) -> Option<&Conflict> {
+        self.conflicts.get(&address)
     }
 
-    /// A conflicting host answers for an address that this node owns or would claim.
-    pub(crate) fn conflict_detected(&mut self, now: Instant, index: &Index, address: IpAddr, mac: MacAddr) {
+    /// Conflicting hosts answer for an address that this node owns or would claim.
+    pub(crate) fn conflict_detected(
+        &mut self,
+        now: Instant,
+        index: &Index,
+        address: IpAddr,
+        hosts: Box<[ConflictingHost]>,
+    ) {
         self.metrics.conflict(address);
-        let first = Conflict { mac, since: now };
-        self.conflicts.entry(address).or_insert(first).mac = mac;
-        self.publish(index, address, &EventReason::Conflict(mac));
+        if let Some(host) = hosts.first().cloned() {
+            self.conflicts
+                .entry(address)
+                .or_insert(Conflict { host, since: now });
+        }
+        self.publish(index, address, &EventReason::Conflict(hosts));
     }
 
     pub(crate) fn conflict_resolved(&mut self, address: IpAddr) {

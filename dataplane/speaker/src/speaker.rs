@@ -404,7 +404,8 @@ impl Speaker {
                     since: seconds(last.since),
                 }),
                 conflict: self.reporter.conflict(address).map(|conflict| ConflictingHost {
-                    mac: conflict.mac,
+                    mac: conflict.host.mac,
+                    node: conflict.host.node.clone(),
                     since: seconds(conflict.since),
                 }),
             },

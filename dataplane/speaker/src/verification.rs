@@ -19,7 +19,7 @@ use lb_l2::MacAddr;
 pub struct AddressHealth {
     /// The last verification; `None` before the first.
     pub verification: Option<Verification>,
-    /// The host outside the cluster that answers too.
+    /// The first other host that answers too.
     pub conflict: Option<ConflictingHost>,
 }
 
@@ -34,11 +34,13 @@ pub struct Verification {
     pub since: i64,
 }
 
-/// A host outside the cluster that answers for the address.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Another host that answers for the address.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConflictingHost {
     /// Its hardware address.
     pub mac: MacAddr,
+    /// The node that it is; `None` for a host outside the cluster.
+    pub node: Option<Arc<str>>,
     /// Start of the conflict, in seconds since 1970.
     pub since: i64,
 }
@@ -61,6 +63,7 @@ impl AddressHealth {
             None => None,
             Some(condition) => Some(ConflictingHost {
                 mac: status.conflicting_mac.as_deref()?.parse().ok()?,
+                node: status.conflicting_node.as_deref().map(Arc::from),
                 since: since(condition),
             }),
         };
@@ -79,7 +82,7 @@ impl AddressHealth {
             (_, Some(old)) => Some(old.clone()),
             (new, None) => new,
         };
-        let conflict = match (self.conflict, reported.conflict) {
+        let conflict = match (self.conflict, &reported.conflict) {
             // Another host, but one uninterrupted conflict.
             (Some(new), Some(old)) => Some(ConflictingHost {
                 since: old.since,
@@ -116,15 +119,38 @@ impl AddressHealth {
             };
             condition(VERIFIED, verification.answered, reason, message, verification.since)
         });
-        let conflict = self.conflict.map(|ConflictingHost { mac, since }| {
-            let message = format!(
-                "host {mac} outside the cluster also answers for {address}: remove the address from that host or exclude \
-                 it from its pool"
-            );
-            condition(ADDRESS_CONFLICT, true, "ConflictingHost", message, since)
+        let conflict = self.conflict.as_ref().map(|host| {
+            let (reason, message) = match &host.node {
+                None => ("ConflictingHost", foreign_hosts(&[host.mac], address)),
+                Some(node) => ("ConflictingNode", conflicting_node(node, host.mac, address)),
+            };
+            condition(ADDRESS_CONFLICT, true, reason, message, host.since)
         });
         verification.into_iter().chain(conflict).collect()
     }
+}
+
+/// The message about hosts outside the cluster.
+pub(crate) fn foreign_hosts(macs: &[MacAddr], address: IpAddr) -> String {
+    let list = macs.iter().map(MacAddr::to_string).collect::<Vec<_>>().join(", ");
+    match macs {
+        [_] => format!(
+            "host {list} outside the cluster also answers for {address}: remove the address from that host or exclude it \
+             from its pool"
+        ),
+        _ => format!(
+            "hosts {list} outside the cluster also answer for {address}: remove the address from those hosts or exclude it \
+             from its pool"
+        ),
+    }
+}
+
+/// The message about a node whose kernel has the address.
+pub(crate) fn conflicting_node(node: &str, mac: MacAddr, address: IpAddr) -> String {
+    format!(
+        "node {node} ({mac}) answers for {address} without announcing it: set strictARP: true in kube-proxy's IPVS mode, \
+         or remove the address from the interfaces of that node"
+    )
 }
 
 fn condition(type_: &str, holds: bool, reason: &str, message: String, since: i64) -> Condition {

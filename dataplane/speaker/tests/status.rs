@@ -87,6 +87,7 @@ fn conflict(mac: u8, since: i64) -> AddressHealth {
         verification: None,
         conflict: Some(ConflictingHost {
             mac: lb_l2::MacAddr([2, 0, 0, 0, 0, mac]),
+            node: None,
             since,
         }),
     }
@@ -253,6 +254,12 @@ fn typed_fields_are_read_whatever_the_messages_say() {
     let mut object = applied_object("metallb-system", ME, &key("web"), &desired(&[], health.clone()));
     assert_eq!(object["status"]["verifiedBy"], json!("n2"));
     assert_eq!(object["status"]["conflictingMAC"], json!("02:00:00:00:00:01"));
+    assert!(
+        !object["status"]
+            .as_object()
+            .unwrap()
+            .contains_key("conflictingNode")
+    );
     for condition in object["status"]["conditions"].as_array_mut().unwrap() {
         condition["message"] = json!("node n9 observe 02:00:00:00:00:99");
     }
@@ -298,4 +305,16 @@ fn conditions_name_the_verifier_the_host_and_the_remedy() {
         "AddressConflict=True ConflictingHost: host 02:00:00:00:00:09 outside the cluster also answers for 192.168.50.52: \
          remove the address from that host or exclude it from its pool"
     );
+    let mut of_node = conflict(9, 100);
+    if let Some(host) = &mut of_node.conflict {
+        host.node = Some("n2".into());
+    }
+    assert_eq!(
+        words(&of_node, WEB),
+        "AddressConflict=True ConflictingNode: node n2 (02:00:00:00:00:09) answers for 192.168.50.52 without announcing it: \
+         set strictARP: true in kube-proxy's IPVS mode, or remove the address from the interfaces of that node"
+    );
+    let object = applied_object("metallb-system", ME, &key("web"), &desired(&[], of_node.clone()));
+    assert_eq!(object["status"]["conflictingNode"], json!("n2"));
+    assert_eq!(ReportedStatus::read(from(object)).health, Some(of_node));
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backup::BackupState;
-use super::conflict::{CONFLICT_RETRY_DELAY, ConflictState};
+use super::conflict::ConflictState;
 use super::handover::PlacementState;
 use super::probe::{PEER_REPLY_RETRY_DELAY, ProbeResult};
+use super::self_check::SelfCheck;
 use super::{
     AcquireReason, ConflictPolicy, Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, PartitionPolicy,
     ReleaseReason,
@@ -50,6 +51,7 @@ pub(super) struct AddressState {
     pub(super) conflict: Option<Box<ConflictState>>,
     /// The peer that replied to our last probe, and when.
     pub(super) last_reply_from: Option<(NodeId, Instant)>,
+    pub(super) self_check: Option<SelfCheck>,
     pub(super) backup: Option<BackupState>,
     /// The restarting owner for which we send proxy replies.
     pub(super) proxy_for: Option<NodeId>,
@@ -60,7 +62,7 @@ pub(super) struct AddressState {
 impl Coordinator {
     /// Decides about an address again, and acts on the decision.
     pub(super) fn update_address(&mut self, address: IpAddr) {
-        self.expire_conflict(address);
+        self.update_conflict(address);
         self.reprobe_unidentified(address);
         self.update_monitored_peers(address);
         let Some(state) = self.addresses.get(&address) else {
@@ -150,6 +152,7 @@ impl Coordinator {
                 state.verified = None;
             }
         }
+        self.update_self_check(address);
         let owner = owner.filter(|_| action == Action::None);
         self.update_backup_role(address, owner, &candidates);
     }
@@ -266,14 +269,21 @@ impl Coordinator {
             None if probe => match self.probes.result_or_start(now, address) {
                 ProbeResult::Pending => return,
                 ProbeResult::NoReply if self.has_unknown_candidate(address) => return,
-                ProbeResult::NoReply => AcquireReason::Initial,
-                ProbeResult::PeerReplied => return self.retry_claim_after(address, PEER_REPLY_RETRY_DELAY),
-                ProbeResult::UnknownHostReplied(_)
-                    if self.config.conflict_policy == ConflictPolicy::Yield =>
-                {
-                    return self.retry_claim_after(address, CONFLICT_RETRY_DELAY);
+                ProbeResult::NoReply => {
+                    self.end_conflict(address);
+                    AcquireReason::Initial
                 }
-                ProbeResult::UnknownHostReplied(_) => AcquireReason::Initial,
+                ProbeResult::PeerReplied if self.has_reported_conflict(address) => {
+                    return self.retry_claim_after_conflict(address);
+                }
+                ProbeResult::PeerReplied => return self.retry_claim_after(address, PEER_REPLY_RETRY_DELAY),
+                // An announcement would take the address from its holder, for example the gateway.
+                ProbeResult::UnknownHostReplied => match self.config.conflict_policy {
+                    ConflictPolicy::Warn | ConflictPolicy::Yield => {
+                        return self.retry_claim_after_conflict(address);
+                    }
+                    ConflictPolicy::Defend => AcquireReason::Initial,
+                },
             },
             Some(_) | None => {
                 let has = announcers.first().and_then(|id| self.peers.get(id));
@@ -294,7 +304,7 @@ impl Coordinator {
         state.is_some_and(|state| state.order.iter().any(unknown))
     }
 
-    fn retry_claim_after(&mut self, address: IpAddr, pause: Duration) {
+    pub(super) fn retry_claim_after(&mut self, address: IpAddr, pause: Duration) {
         self.probes.remove(address);
         let at = self.now + pause;
         if let Some(state) = self.addresses.get_mut(&address) {

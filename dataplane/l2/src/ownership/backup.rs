@@ -245,7 +245,7 @@ fn round_up_to_batch(epoch: Instant, at: Instant) -> Instant {
 }
 
 /// Plus or minus a quarter: different per address, equal in each run.
-fn jitter(time: Duration, address: IpAddr) -> Duration {
+pub(super) fn jitter(time: Duration, address: IpAddr) -> Duration {
     let low = match address {
         IpAddr::V4(v4) => v4.to_bits(),
         IpAddr::V6(v6) => v6.to_bits() as u32,

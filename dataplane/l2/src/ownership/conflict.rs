@@ -1,46 +1,150 @@
-//! Address conflicts: hosts that are no nodes of the cluster and reply for an address (RFC 5227 section 2.4).
+//! Address conflicts: hosts that reply for an address of a Service although they should not (RFC 5227 section 2.4). Either
+//! they are no nodes of the cluster, or the kernel of a node has the address.
+//!
+//! The number of frames and of hardware addresses changes nothing about the number of outputs: a conflict names its first
+//! [`MAX_CONFLICTING_HOSTS`] hosts and is reported when the list has grown, at most every [`CONFLICT_REPORT_INTERVAL`].
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{AddressState, Coordinator, Output, QueryTarget, ReleaseReason, UnknownPolicy};
+use super::{AddressState, ConflictingHost, Coordinator, Output, QueryTarget, ReleaseReason, UnknownPolicy};
 use crate::MacAddr;
 use crate::ownership::failure_detector::NodeId;
 
-/// How long an address is left alone after a conflicting host replied.
-pub(super) const CONFLICT_RETRY_DELAY: Duration = Duration::from_secs(10);
-/// A conflict is over when the host has not been seen for this long.
+/// How long an address is left alone after a conflicting host replied; it doubles up to the maximum. Longer than
+/// `DEFEND_INTERVAL`: some hosts give an address up after the second probe within that time.
+const CONFLICT_RETRY_DELAY: Duration = Duration::from_secs(15);
+const MAX_CONFLICT_RETRY_DELAY: Duration = Duration::from_secs(60);
+/// A conflict is over when no conflicting host has been seen for this long.
 const CONFLICT_EXPIRY: Duration = Duration::from_secs(150);
+/// Minimum time between two reports of a conflict.
+const CONFLICT_REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// The hosts that a conflict names.
+const MAX_CONFLICTING_HOSTS: usize = 4;
+/// The hosts that may turn out to be nodes. If there are more at a time, they are no nodes.
+const MAX_UNIDENTIFIED_HOSTS: usize = 4;
 /// How long a host may turn out to be a node: the heartbeats of a node arrive within two periods.
 const IDENTIFICATION_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node may reply for an address that it does not announce as far as we know. During a hand-over its announced
+/// set may be late.
+const NODE_IDENTIFICATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// `DEFEND_INTERVAL` of RFC 5227 section 1.1.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Hosts outside the cluster that replied for an address.
+/// Hosts that replied for an address that they should not have.
 #[derive(Debug, Default)]
 pub(super) struct ConflictState {
-    conflicting: Option<ConflictingHost>,
+    /// The first hosts of the present conflict.
+    hosts: Vec<ConflictingHost>,
+    /// When one of them was seen last.
+    last_seen: Option<Instant>,
+    /// Whether the present conflict was reported.
+    is_reported: bool,
+    /// Whether a host was added since the last report.
+    is_unreported: bool,
+    reported_at: Option<Instant>,
     /// When the conflict is checked for expiry; in the past if no check is scheduled.
     expires_at: Option<Instant>,
-    /// A host that may be a node or a conflicting host.
-    unidentified: Option<UnidentifiedHost>,
+    /// Hosts that may be nodes or conflicting hosts.
+    unidentified: Vec<UnidentifiedHost>,
+    /// Consecutive claims that a conflicting host prevented.
+    prevented_claims: u32,
     defended_at: Option<Instant>,
 }
 
-/// A host that is not a node and replies for the address.
+/// A host that may turn out to be a node that has not been heard yet, or a node whose announced set is late.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConflictingHost {
+struct UnidentifiedHost {
     mac: MacAddr,
-    last_seen: Instant,
+    is_node: bool,
+    since: Instant,
+    /// Whether it has been probed again.
+    reprobed: bool,
+}
+
+impl UnidentifiedHost {
+    fn identified_at(&self) -> Instant {
+        self.since + identification_timeout(self.is_node)
+    }
+}
+
+const fn identification_timeout(is_node: bool) -> Duration {
+    if is_node {
+        NODE_IDENTIFICATION_TIMEOUT
+    } else {
+        IDENTIFICATION_TIMEOUT
+    }
+}
+
+/// What is known about a host that replies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Identity {
+    /// It may still turn out to be a node, or to announce the address.
+    Unknown {
+        /// Whether this is its first frame.
+        is_new: bool,
+    },
+    /// It is in conflict.
+    Conflicting,
+}
+
+impl ConflictState {
+    /// Whether the host may still turn out to be a node that may have the address. A node whose link is up again replies
+    /// for its addresses before its first heartbeat is accepted; and a speaker that has started since does not even know
+    /// it as a candidate, because the API server has not noticed its return either.
+    fn identify(&mut self, now: Instant, mac: MacAddr, is_node: bool) -> Identity {
+        if self.hosts.iter().any(|host| host.mac == mac) {
+            return Identity::Conflicting;
+        }
+        self.unidentified
+            .retain(|host| host.mac == mac || now < host.since + CONFLICT_EXPIRY);
+        if let Some(at) = self.unidentified.iter().position(|host| host.mac == mac)
+            && let Some(host) = self.unidentified.get(at)
+        {
+            if now < host.identified_at() {
+                return Identity::Unknown { is_new: false };
+            }
+            self.unidentified.remove(at);
+            return Identity::Conflicting;
+        }
+        if self.unidentified.len() >= MAX_UNIDENTIFIED_HOSTS {
+            let some_are_identified = self.unidentified.iter().any(|host| host.identified_at() <= now);
+            return if some_are_identified && !is_node {
+                Identity::Conflicting
+            } else {
+                Identity::Unknown { is_new: false }
+            };
+        }
+        self.unidentified.push(UnidentifiedHost {
+            mac,
+            is_node,
+            since: now,
+            reprobed: false,
+        });
+        Identity::Unknown { is_new: true }
+    }
+
+    /// Ends the conflict. Returns whether it was reported.
+    fn resolve(&mut self) -> bool {
+        self.hosts.clear();
+        self.is_unreported = false;
+        std::mem::take(&mut self.is_reported)
+    }
 }
 
 impl AddressState {
-    pub(super) fn conflicting(&self) -> Option<ConflictingHost> {
-        self.conflict.as_ref()?.conflicting
+    /// Whether a conflict was reported and is not over.
+    pub(super) fn has_reported_conflict(&self) -> bool {
+        self.conflict
+            .as_ref()
+            .is_some_and(|conflict| conflict.is_reported)
     }
 
-    pub(super) fn unidentified(&self) -> Option<UnidentifiedHost> {
-        self.conflict.as_ref()?.unidentified
+    /// Whether the host was seen, and may be a node or a conflicting host.
+    pub(super) fn is_unidentified(&self, mac: MacAddr) -> bool {
+        let conflict = self.conflict.as_ref();
+        conflict.is_some_and(|conflict| conflict.unidentified.iter().any(|host| host.mac == mac))
     }
 
     fn conflict(&mut self) -> &mut ConflictState {
@@ -48,24 +152,15 @@ impl AddressState {
     }
 }
 
-/// A host that may turn out to be a node that has not been heard yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct UnidentifiedHost {
-    pub(super) mac: MacAddr,
-    since: Instant,
-    /// Whether it has been probed again.
-    reprobed: bool,
-}
-
 /// How to react when a conflicting host replies for an address.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ConflictPolicy {
-    /// Report it, and keep announcing.
+    /// Report it. Do not start to announce an address that another host has, but keep announcing one of ours.
     #[default]
     Warn,
-    /// Report it, and announce the address again, at most once in ten seconds (RFC 5227 section 2.4 (b)).
+    /// Report it, take the address, and announce it again, at most once in ten seconds (RFC 5227 section 2.4 (b)).
     Defend,
-    /// Report it, and withdraw the address until the conflicting host is gone (RFC 5227 section 2.4 (a)).
+    /// Report it, and do not announce the address until the conflicting host is gone (RFC 5227 section 2.4 (a)).
     Yield,
 }
 
@@ -96,31 +191,6 @@ impl std::str::FromStr for ConflictPolicy {
 }
 
 impl Coordinator {
-    /// Whether the host may still turn out to be a node. A node whose link is up again replies for its addresses before
-    /// its first heartbeat is accepted; and a speaker that has started since does not even know it as a candidate,
-    /// because the API server has not noticed its return either.
-    fn await_identification(&mut self, address: IpAddr, mac: MacAddr) -> bool {
-        let now = self.now;
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return false;
-        };
-        if state.conflicting().is_some() {
-            return false;
-        }
-        if let Some(unidentified) = state.unidentified()
-            && (unidentified.mac == mac || now < unidentified.since + IDENTIFICATION_TIMEOUT)
-        {
-            return now < unidentified.since + IDENTIFICATION_TIMEOUT;
-        }
-        state.conflict().unidentified = Some(UnidentifiedHost {
-            mac,
-            since: now,
-            reprobed: false,
-        });
-        self.deadlines.insert((now + IDENTIFICATION_TIMEOUT, address));
-        true
-    }
-
     /// Notes that the hardware address belongs to a peer, and resolves conflicts in which it was taken for a foreign
     /// host.
     pub(super) fn set_peer_mac(&mut self, mac: MacAddr, id: NodeId) {
@@ -131,14 +201,16 @@ impl Coordinator {
             };
             conflict
                 .unidentified
-                .take_if(|unidentified| unidentified.mac == mac);
-            if conflict
-                .conflicting
-                .is_some_and(|conflicting| conflicting.mac == mac)
-            {
-                conflict.conflicting = None;
-                self.outputs
-                    .push_back(Output::ConflictResolved { address: *address });
+                .retain(|host| host.mac != mac || host.is_node);
+            let count = conflict.hosts.len();
+            conflict
+                .hosts
+                .retain(|host| host.mac != mac || host.node.is_some());
+            if conflict.hosts.is_empty() && count > 0 {
+                if conflict.resolve() {
+                    self.outputs
+                        .push_back(Output::ConflictResolved { address: *address });
+                }
                 self.dirty.insert(*address);
             }
         }
@@ -155,53 +227,86 @@ impl Coordinator {
         else {
             return;
         };
-        let Some(unidentified) = &mut conflict.unidentified else {
-            return;
-        };
-        if conflict.conflicting.is_some() || unidentified.since + CONFLICT_EXPIRY <= now {
-            conflict.unidentified = None;
-        } else if !unidentified.reprobed && unidentified.since + IDENTIFICATION_TIMEOUT <= now {
-            unidentified.reprobed = true;
-            self.deadlines
-                .insert((unidentified.since + CONFLICT_EXPIRY, address));
-            let to = QueryTarget::Host(unidentified.mac);
-            self.outputs.push_back(Output::QueryAddress { address, to });
+        conflict
+            .unidentified
+            .retain(|host| now < host.since + CONFLICT_EXPIRY);
+        for host in &mut conflict.unidentified {
+            if !host.reprobed && host.identified_at() <= now {
+                host.reprobed = true;
+                self.deadlines.insert((host.since + CONFLICT_EXPIRY, address));
+                let to = QueryTarget::Host(host.mac);
+                self.outputs.push_back(Output::QueryAddress { address, to });
+            }
         }
     }
 
-    /// Handles a reply of a foreign host for an address that we own or would claim. A conflict is reported when the
-    /// host is seen twice, at least [`IDENTIFICATION_TIMEOUT`] apart.
-    pub(super) fn handle_conflict(&mut self, address: IpAddr, mac: MacAddr) {
+    /// Handles a reply for an address that we own or would claim, from a foreign host or from a node that does not
+    /// announce it. The host is in conflict when it is seen twice, the second time after it can be identified.
+    pub(super) fn handle_conflict(&mut self, address: IpAddr, mac: MacAddr, node: Option<Arc<str>>) {
         let now = self.now;
-        if self.await_identification(address, mac) {
-            return self.defend(address);
-        }
-        let Some(state) = self.addresses.get_mut(&address) else {
+        let is_node = node.is_some();
+        let Some(conflict) = self.addresses.get_mut(&address).map(|state| state.conflict()) else {
             return;
         };
-        let conflict = state.conflict();
-        conflict.unidentified = None;
-        let known = conflict
-            .conflicting
-            .replace(ConflictingHost { mac, last_seen: now });
-        if known.is_none_or(|before| before.mac != mac) {
-            self.outputs.push_back(Output::ConflictDetected { address, mac });
+        match conflict.identify(now, mac, is_node) {
+            Identity::Unknown { is_new } => {
+                if is_new {
+                    let at = now + identification_timeout(is_node);
+                    self.deadlines.insert((at, address));
+                }
+                if !is_node {
+                    self.defend(address);
+                }
+                return;
+            }
+            Identity::Conflicting => {}
         }
-        self.expire_conflict(address);
-        if !self.announced.announces(address) {
+        conflict.last_seen = Some(now);
+        if conflict.hosts.len() < MAX_CONFLICTING_HOSTS && conflict.hosts.iter().all(|host| host.mac != mac) {
+            conflict.hosts.push(ConflictingHost { mac, node });
+            conflict.is_unreported = true;
+        }
+        self.update_conflict(address);
+        if !self.announced.announces(address) || is_node {
             return;
         }
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return;
-        };
         match self.config.conflict_policy {
             ConflictPolicy::Warn => {}
             ConflictPolicy::Defend => self.defend(address),
             ConflictPolicy::Yield => {
-                state.not_before = Some(now + CONFLICT_RETRY_DELAY);
-                self.deadlines.insert((now + CONFLICT_RETRY_DELAY, address));
                 self.withdraw(address, ReleaseReason::Conflict);
+                self.retry_claim_after(address, CONFLICT_RETRY_DELAY);
                 self.dirty.insert(address);
+            }
+        }
+    }
+
+    pub(super) fn has_reported_conflict(&self, address: IpAddr) -> bool {
+        let state = self.addresses.get(&address);
+        state.is_some_and(|state| state.has_reported_conflict())
+    }
+
+    /// A conflicting host has an address that we would claim: tries again later.
+    pub(super) fn retry_claim_after_conflict(&mut self, address: IpAddr) {
+        let Some(conflict) = self.addresses.get_mut(&address).map(|state| state.conflict()) else {
+            return;
+        };
+        let delay = CONFLICT_RETRY_DELAY * (1 << conflict.prevented_claims.min(4));
+        conflict.prevented_claims = conflict.prevented_claims.saturating_add(1);
+        self.retry_claim_after(address, delay.min(MAX_CONFLICT_RETRY_DELAY));
+    }
+
+    /// Nobody has replied to the probes for the address.
+    pub(super) fn end_conflict(&mut self, address: IpAddr) {
+        let conflict = self
+            .addresses
+            .get_mut(&address)
+            .and_then(|state| state.conflict.as_mut());
+        if let Some(conflict) = conflict {
+            conflict.prevented_claims = 0;
+            conflict.unidentified.clear();
+            if conflict.resolve() {
+                self.outputs.push_back(Output::ConflictResolved { address });
             }
         }
     }
@@ -219,9 +324,9 @@ impl Coordinator {
         }
     }
 
-    /// Resolves a conflict whose host has not been seen for [`CONFLICT_EXPIRY`]. At most one check is scheduled at a
-    /// time, however often the host is seen.
-    pub(super) fn expire_conflict(&mut self, address: IpAddr) {
+    /// Reports a conflict that has more hosts, and resolves one whose hosts have not been seen for [`CONFLICT_EXPIRY`].
+    /// At most one check is scheduled at a time, however often the hosts are seen.
+    pub(super) fn update_conflict(&mut self, address: IpAddr) {
         let now = self.now;
         let Some(conflict) = self
             .addresses
@@ -230,16 +335,34 @@ impl Coordinator {
         else {
             return;
         };
-        if let Some(conflicting) = conflict.conflicting {
-            let over = conflicting.last_seen + CONFLICT_EXPIRY;
-            if over <= now {
-                conflict.conflicting = None;
+        let Some(last_seen) = conflict.last_seen.filter(|_| !conflict.hosts.is_empty()) else {
+            return;
+        };
+        let over = last_seen + CONFLICT_EXPIRY;
+        if over <= now {
+            if conflict.resolve() {
                 self.outputs.push_back(Output::ConflictResolved { address });
-            } else if conflict.expires_at.is_none_or(|at| at <= now) {
-                conflict.expires_at = Some(over);
-                self.deadlines.insert((over, address));
             }
+            return;
         }
+        if conflict.expires_at.is_none_or(|at| at <= now) {
+            conflict.expires_at = Some(over);
+            self.deadlines.insert((over, address));
+        }
+        if !conflict.is_unreported {
+            return;
+        }
+        let report_at = conflict.reported_at.map(|at| at + CONFLICT_REPORT_INTERVAL);
+        if let Some(at) = report_at.filter(|at| now < *at) {
+            self.deadlines.insert((at, address));
+            return;
+        }
+        conflict.reported_at = Some(now);
+        conflict.is_reported = true;
+        conflict.is_unreported = false;
+        let hosts = conflict.hosts.clone().into();
+        self.outputs
+            .push_back(Output::ConflictDetected { address, hosts });
     }
 }
 
@@ -313,9 +436,10 @@ mod tests {
                             asked += 1;
                             speaker.handle_reply(now, address, STRANGER);
                         }
-                        Output::ConflictDetected { mac, .. } => {
+                        Output::ConflictDetected { hosts, .. } => {
                             assert!(now >= seen + IDENTIFICATION_TIMEOUT);
-                            assert_eq!(mac, STRANGER);
+                            assert_eq!(hosts.len(), 1);
+                            assert_eq!(hosts[0].mac, STRANGER);
                             peer[0] += 1;
                         }
                         Output::ConflictResolved { .. } => peer[1] += 1,
@@ -324,7 +448,7 @@ mod tests {
                 }
             }
             assert_eq!((asked, peer), (asks, tells), "known after {known_after:?} s");
-            assert!(speaker.addresses[&address].unidentified().is_none());
+            assert!(!speaker.addresses[&address].is_unidentified(STRANGER));
         }
     }
 
@@ -358,7 +482,8 @@ mod tests {
             speaker.handle_timeout(now, 64);
             strangers.extend(std::iter::from_fn(|| speaker.poll_output()));
             let pending = speaker.deadlines.iter().filter(|(_, other)| *other == address);
-            assert!(pending.count() <= 1);
+            // One of the conflict, one of the self-check.
+            assert!(pending.count() <= 2);
         }
         let peer = |outputs: &[Output], over: bool| {
             let matching = outputs.iter().filter(|output| match output {
@@ -380,5 +505,52 @@ mod tests {
         }
         assert_eq!(peer(&after, true), 1);
         assert_eq!(now, seen_until + CONFLICT_EXPIRY);
+    }
+
+    /// The outputs of an owner for two hosts that send 50 frames a second in turn, or for hosts with a new address in
+    /// each frame.
+    fn flood(mac_of: impl Fn(u32) -> MacAddr) -> Vec<Output> {
+        let address: IpAddr = [192, 0, 2, 1].into();
+        let (mut speaker, mut now) = mk_owner(address);
+        let mut outputs = Vec::new();
+        for frame in 0..1000 {
+            now += Duration::from_millis(20);
+            speaker.handle_reply(now, address, mac_of(frame));
+            speaker.handle_timeout(now, 64);
+            outputs.extend(std::iter::from_fn(|| speaker.poll_output()));
+            assert!(
+                speaker.deadlines.len() <= 16,
+                "{} deadlines",
+                speaker.deadlines.len()
+            );
+        }
+        outputs
+    }
+
+    #[test]
+    fn reports_do_not_grow_with_frames_and_hosts() {
+        let two = |frame: u32| MacAddr([2, 0xbb, 0, 0, 0, u8::from(frame % 2 == 0)]);
+        let new = |frame: u32| {
+            let [_, _, high, low] = frame.to_be_bytes();
+            MacAddr([2, 0xbb, 0, 0, high, low])
+        };
+        for (name, outputs, named) in [("two hosts", flood(two), 2), ("new hosts", flood(new), 4)] {
+            let reports: Vec<_> = outputs
+                .iter()
+                .filter_map(|output| match output {
+                    Output::ConflictDetected { hosts, .. } => Some(hosts.len()),
+                    _ => None,
+                })
+                .collect();
+            assert!(
+                reports.len() <= 3 && reports.last() == Some(&named),
+                "{name}: {reports:?}"
+            );
+            let is_probe = |output: &&Output| {
+                matches!(output, Output::ProbeAddress { .. } | Output::QueryAddress { .. })
+            };
+            let probes = outputs.iter().filter(is_probe).count();
+            assert!(probes <= 4, "{name}: {probes} probes");
+        }
     }
 }

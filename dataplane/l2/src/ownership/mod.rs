@@ -33,6 +33,7 @@ mod probe;
 mod query;
 mod quorum;
 pub mod replay;
+mod self_check;
 mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,7 +51,7 @@ pub use address_state::Candidates;
 pub use api_membership::ApiState;
 pub use backup::MAX_VERIFICATION_DELAY;
 pub use conflict::ConflictPolicy;
-pub use output::{AcquireReason, Output, QueryTarget, ReleaseReason};
+pub use output::{AcquireReason, ConflictingHost, Output, QueryTarget, ReleaseReason};
 use peer::PeerState;
 pub use peer::{HeartbeatLoad, NodeInfo, PeerSummary};
 use probe::ProbeQueue;
@@ -247,7 +248,7 @@ impl Coordinator {
                 if state.proxy_for.is_some() {
                     self.stop_proxy(address);
                 }
-                if state.conflicting().is_some() {
+                if state.has_reported_conflict() {
                     self.outputs.push_back(Output::ConflictResolved { address });
                 }
             }

@@ -41,13 +41,13 @@ pub enum Output {
         /// The address of a Service.
         address: IpAddr,
     },
-    /// Send an ordinary request for the address to one host, from this node's own address. If this node has no address
+    /// Send an ordinary request for the address, from this node's own address. If this node has no address
     /// on the interfaces of the address, call
     /// [`handle_unsent_query`](crate::ownership::Coordinator::handle_unsent_query).
     QueryAddress {
         /// The address of a Service.
         address: IpAddr,
-        /// The host.
+        /// Which hosts.
         to: QueryTarget,
     },
     /// Send an ordinary request for one of the node's own addresses to the node, from this node's own address.
@@ -55,14 +55,15 @@ pub enum Output {
         /// The node.
         node: Arc<str>,
     },
-    /// A conflicting host replies for an address that this node owns or would claim.
+    /// Conflicting hosts reply for an address that this node owns or would claim. Repeated when more of them are seen, at
+    /// most every ten seconds and a few times.
     ConflictDetected {
         /// The address.
         address: IpAddr,
-        /// The hardware address of the conflicting host.
-        mac: MacAddr,
+        /// The first few hosts, in the order in which they were seen; never empty.
+        hosts: Box<[ConflictingHost]>,
     },
-    /// The conflicting host has not been seen for a while, or this node has no part in the address any longer.
+    /// The conflicting hosts have not been seen for a while, or this node has no part in the address any longer.
     ConflictResolved {
         /// The address.
         address: IpAddr,
@@ -90,13 +91,25 @@ pub enum Output {
     },
 }
 
-/// The host that gets a query.
+/// The hosts that get a query.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum QueryTarget {
     /// The node with this name, at the hardware addresses that its heartbeats tell.
     Node(Arc<str>),
     /// The host with this hardware address.
     Host(MacAddr),
+    /// All hosts on the network.
+    Everyone,
+}
+
+/// A host that replies for an address that it should not have.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConflictingHost {
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// The node that it is, whose kernel has the address although its speaker does not announce it; `None` for a host
+    /// outside the cluster.
+    pub node: Option<Arc<str>>,
 }
 
 /// Why this node owns an address now.

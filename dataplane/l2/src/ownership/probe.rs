@@ -25,7 +25,7 @@ pub(super) enum ProbeResult {
     Pending,
     NoReply,
     PeerReplied,
-    UnknownHostReplied(MacAddr),
+    UnknownHostReplied,
 }
 
 #[derive(Debug)]
@@ -98,14 +98,10 @@ impl Coordinator {
             return;
         }
         let peer = self.peer_by_mac.get(&mac).copied();
-        let is_proxied = || {
-            let mut peer = self.peers.values();
-            peer.any(|peer| peer.announced.proxied_for(address).is_some())
-        };
         if let Some(id) = peer
             && self.peers.get(&id).is_some_and(|peer| peer.announced.announces(address))
             // A proxy reply is no sign of life of the owner.
-            && !is_proxied()
+            && !self.is_proxied(address)
         {
             self.failure_detector
                 .handle_probe_reply(self.now, id, Evidence::Speaker);
@@ -143,6 +139,12 @@ impl Coordinator {
         }
     }
 
+    /// Whether a peer sends proxy replies for the owner of the address.
+    fn is_proxied(&self, address: IpAddr) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|peer| peer.announced.proxied_for(address).is_some())
+    }
+
     /// Notes that a peer, or a foreign host if `peer` is `None`, replied for the address.
     pub(super) fn handle_reply_from(&mut self, address: IpAddr, peer: Option<NodeId>, mac: MacAddr) {
         if let Some(id) = peer
@@ -152,19 +154,25 @@ impl Coordinator {
         }
         let found = match peer {
             Some(_) => ProbeResult::PeerReplied,
-            None => ProbeResult::UnknownHostReplied(mac),
+            None => ProbeResult::UnknownHostReplied,
         };
         let probed = self.probes.found(address, found);
         if probed {
             self.dirty.insert(address);
         }
-        let unidentified = self
-            .addresses
-            .get(&address)
-            .and_then(|state| state.unidentified());
-        let is_unidentified = unidentified.is_some_and(|unidentified| unidentified.mac == mac);
-        if peer.is_none() && (probed || is_unidentified || self.announced.announces(address)) {
-            self.handle_conflict(address, mac);
+        // A node that announces the address, or for which a proxy replies, is no conflict.
+        let node = peer.and_then(|id| self.peers.get(&id));
+        if node.is_some_and(|node| node.announced.announces(address) || self.is_proxied(address)) {
+            return;
+        }
+        let node = node.map(|node| node.name.clone());
+        let state = self.addresses.get(&address);
+        let is_unidentified = state.is_some_and(|state| state.is_unidentified(mac));
+        // During a hand-over, the frames of a node come before its announced set. A node whose kernel has the address
+        // answers also later.
+        let counts = node.is_none() || state.is_some_and(|state| state.awaits_self_check_reply(self.now));
+        if probed || is_unidentified || (counts && self.announced.announces(address)) {
+            self.handle_conflict(address, mac, node);
         }
     }
 }

@@ -139,6 +139,12 @@ pub(crate) struct Network {
     pub(crate) sent: Vec<u64>,
     /// Conflicting hosts on the network.
     pub(crate) conflicting_hosts: BTreeMap<IpAddr, MacAddr>,
+    /// Pairs of a node and an address that its kernel replies for.
+    pub(crate) kernel_addresses: BTreeSet<(usize, IpAddr)>,
+    /// Questions of owners for their own addresses.
+    pub(crate) self_checks: usize,
+    /// Nodes whose kernel has an address: the reporting node, the address and the node.
+    pub(crate) node_conflicts: Vec<(usize, IpAddr, usize)>,
     /// Pairs of a node and an address that it may not own.
     pub(crate) excluded: BTreeSet<(usize, IpAddr)>,
     /// Nodes whose link is down.
@@ -227,6 +233,9 @@ impl Network {
             proxies: BTreeMap::new(),
             sent: vec![0; nodes],
             conflicting_hosts: BTreeMap::new(),
+            kernel_addresses: BTreeSet::new(),
+            node_conflicts: Vec::new(),
+            self_checks: 0,
             excluded: BTreeSet::new(),
             unplugged: BTreeSet::new(),
             preferences: BTreeMap::new(),
@@ -468,9 +477,17 @@ impl Network {
                 self.frames[node].probes += 1;
                 self.ask(node, address, |_| true);
             }
+            Output::QueryAddress {
+                address,
+                to: QueryTarget::Everyone,
+            } => {
+                self.self_checks += 1;
+                self.ask(node, address, |_| true);
+            }
             Output::QueryAddress { address, to } => {
                 self.frames[node].address_queries += 1;
                 let to = match to {
+                    QueryTarget::Everyone => return,
                     QueryTarget::Node(name) => mac(self.number(&name)),
                     QueryTarget::Host(mac) => mac,
                 };
@@ -496,7 +513,14 @@ impl Network {
                     );
                 }
             }
-            Output::ConflictDetected { address, mac } => self.conflicts.push((node, address, mac)),
+            Output::ConflictDetected { address, hosts } => {
+                for host in hosts {
+                    match host.node {
+                        Some(name) => self.node_conflicts.push((node, address, self.number(&name))),
+                        None => self.conflicts.push((node, address, host.mac)),
+                    }
+                }
+            }
             Output::Verified {
                 address, answered, ..
             } => self.verified.push((node, address, answered)),
@@ -558,7 +582,8 @@ impl Network {
 
     /// The hardware address with which a node replies for an address.
     fn answers_as(&self, node: usize, address: IpAddr) -> Option<MacAddr> {
-        let own = self.answers(node, address).then_some(node);
+        let own = self.answers(node, address) || self.kernel_addresses.contains(&(node, address));
+        let own = own.then_some(node);
         let stood_in_for = self.proxies.get(&(node, address)).copied();
         Some(self.hosts[own.or(stood_in_for)?].mac)
     }
@@ -583,6 +608,26 @@ impl Network {
             address,
             announced,
         });
+    }
+
+    /// The first node in the election order of the address.
+    pub(crate) fn first_candidate(&self, address: IpAddr) -> usize {
+        let at = self.addresses.iter().position(|other| *other == address).unwrap();
+        self.orders[at][0]
+    }
+
+    /// A node receives a packet that shows the address as that of this host.
+    pub(crate) fn show_binding(&mut self, to: usize, address: IpAddr, mac: MacAddr) {
+        let run = self.run_of(to);
+        self.plan(
+            Duration::ZERO,
+            Event::Reply {
+                to,
+                run,
+                address,
+                mac,
+            },
+        );
     }
 
     /// The powered nodes that announce the address.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_crds::names::REPORTER_SPEAKER;
-use lb_l2::MacAddr;
+use lb_l2::ownership::ConflictingHost;
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, Events, reference};
 
 use crate::metrics::PROTOCOL;
+use crate::verification::{conflicting_node, foreign_hosts};
 
 /// How long events may take to be written during a shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,8 +37,8 @@ pub enum EventReason {
     NoInterface,
     /// No node announces the address, with the message why.
     NotAnnounced(String),
-    /// A host outside the cluster answers for the address, with its hardware address.
-    Conflict(MacAddr),
+    /// Other hosts answer for the address; never empty.
+    Conflict(Box<[ConflictingHost]>),
 }
 
 impl EventReason {
@@ -52,10 +53,17 @@ impl EventReason {
                  {PROTOCOL:?}"
             ),
             Self::NotAnnounced(reason) => reason.clone(),
-            Self::Conflict(mac) => format!(
-                "host {mac} outside the cluster also answers for {ip} (seen by node {node}): remove the address from that \
-                 host or exclude it from its pool"
-            ),
+            Self::Conflict(hosts) => {
+                let foreign: Vec<_> = hosts.iter().filter(|host| host.node.is_none()).collect();
+                let foreign: Vec<_> = foreign.into_iter().map(|host| host.mac).collect();
+                let nodes = hosts.iter().filter_map(|host| {
+                    let name = host.node.as_deref()?;
+                    Some(conflicting_node(name, host.mac, address))
+                });
+                let foreign = (!foreign.is_empty()).then(|| foreign_hosts(&foreign, address));
+                let messages: Vec<_> = foreign.into_iter().chain(nodes).collect();
+                format!("{} (seen by node {node})", messages.join("; "))
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
 use lb_crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
 use lb_runtime::error::chain;
+use lb_runtime::rate_limit::RateLimiter;
 use lb_runtime::{Backoff, ObjectKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -32,6 +33,9 @@ const MAX_REQUESTS: usize = 4;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Minimum time before the same status is written again: two owners of an address, as in a partition, overwrite each other.
 const MIN_REWRITE_INTERVAL: Duration = Duration::from_secs(5);
+/// Writes about one Service at once, and the time between two after that.
+const MAX_WRITE_BURST: u32 = 6;
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 /// Delays after failed writes.
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
@@ -160,6 +164,7 @@ pub struct StatusWriter {
     /// Length of `written` after the last removal of old entries.
     retained: usize,
     backoffs: BTreeMap<ObjectKey, Backoff>,
+    limiter: RateLimiter<ObjectKey>,
 }
 
 impl StatusWriter {
@@ -175,6 +180,7 @@ impl StatusWriter {
             written: BTreeMap::new(),
             retained: 0,
             backoffs: BTreeMap::new(),
+            limiter: RateLimiter::new(MAX_WRITE_BURST, WRITE_INTERVAL),
         }
     }
 
@@ -199,14 +205,21 @@ impl StatusWriter {
         let uid = index.nodes.get(&self.node).map_or("", |node| node.uid.as_str());
         let is_owner = desired.is_some();
         let node = (&*self.node, uid);
-        let request = match next_action(node, &service, desired, index.statuses_of(&service)) {
+        let action = next_action(node, &service, desired, index.statuses_of(&service));
+        if let Some(StatusAction::Write { desired, .. }) = &action
+            && let Some((at, last)) = self.written.get(&service)
+            && last == desired
+            && now < *at + MIN_REWRITE_INTERVAL
+        {
+            return Some(*at + MIN_REWRITE_INTERVAL);
+        }
+        if action.is_some()
+            && let Err(at) = self.limiter.admit(now, &service)
+        {
+            return Some(at);
+        }
+        let request = match action {
             Some(StatusAction::Write { desired, status_only }) => {
-                if let Some((at, last)) = self.written.get(&service)
-                    && *last == desired
-                    && now < *at + MIN_REWRITE_INTERVAL
-                {
-                    return Some(*at + MIN_REWRITE_INTERVAL);
-                }
                 let object = applied_object(&self.namespace, node, &service, &desired);
                 self.record_write(now, service.clone(), desired);
                 let key = self.key(object_name(&service));
@@ -317,8 +330,14 @@ pub fn applied_object(
         .verification
         .as_ref()
         .map(|verification| verification.by.to_string());
-    let conflicting_mac = desired.health.conflict.map(|host| host.mac.to_string());
-    for (field, value) in [("verifiedBy", verified_by), ("conflictingMAC", conflicting_mac)] {
+    let conflict = desired.health.conflict.as_ref();
+    let conflicting_mac = conflict.map(|host| host.mac.to_string());
+    let conflicting_node = conflict.and_then(|host| host.node.as_deref().map(str::to_owned));
+    for (field, value) in [
+        ("verifiedBy", verified_by),
+        ("conflictingMAC", conflicting_mac),
+        ("conflictingNode", conflicting_node),
+    ] {
         if let Some(value) = value {
             object["status"][field] = value.into();
         }

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lb_l2::MacAddr;
 use lb_l2::ownership::{AcquireReason, Output, QueryTarget, ReleaseReason};
 
 use super::Speaker;
@@ -37,7 +36,10 @@ impl Speaker {
                 self.proxied.remove(&address);
                 self.announcer.stop_proxy(address);
             }
-            Output::ConflictDetected { address, mac } => self.conflict_detected(now, address, mac),
+            Output::ConflictDetected { address, hosts } => {
+                self.reporter.conflict_detected(now, &self.index, address, hosts);
+                self.schedule_statuses(now, address);
+            }
             Output::ConflictResolved { address } => {
                 self.reporter.conflict_resolved(address);
                 self.schedule_statuses(now, address);
@@ -168,7 +170,11 @@ impl Speaker {
                 let told = self.coordinator.told_macs(node);
                 self.node_macs.queries(node, told, address, &open, &self.index)
             }
-            QueryTarget::Host(mac) => self.node_macs.queries_to(*mac, address, &open, &self.index),
+            QueryTarget::Host(mac) => {
+                let host = Some(*mac);
+                self.node_macs.queries_to(host, address, &open, &self.index)
+            }
+            QueryTarget::Everyone => self.node_macs.queries_to(None, address, &open, &self.index),
         };
         if queries.is_empty() {
             self.coordinator.handle_unsent_query(now, address);
@@ -198,11 +204,6 @@ impl Speaker {
         for (interface, mac) in macs.filter(|(interface, _)| interfaces.includes(interface)) {
             self.announcer.start_proxy(address, interface, mac);
         }
-    }
-
-    fn conflict_detected(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
-        self.reporter.conflict_detected(now, &self.index, address, mac);
-        self.schedule_statuses(now, address);
     }
 
     /// Another node has verified an address of ours.
