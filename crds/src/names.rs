@@ -81,6 +81,21 @@ pub const VERIFIED: &str = "Verified";
 /// Condition of a ServiceL2Status: another host also answers for the address. Also a reason of
 /// [`ANNOUNCED`].
 pub const ADDRESS_CONFLICT: &str = "AddressConflict";
+/// Condition of a ServiceL2Status without a node: no node announces the address, and the reason is one of
+/// [`UNANNOUNCED_REASONS`].
+pub const NOT_ANNOUNCED: &str = "Announced";
+/// Reasons of [`NOT_ANNOUNCED`], which [`ANNOUNCED`] repeats.
+pub const UNANNOUNCED_REASONS: [&str; 9] = [
+    "NoPool",
+    "NoAdvertisement",
+    "ServiceNotSelected",
+    "SharedWithServiceSelectors",
+    "NoEndpoint",
+    "AddressOfNode",
+    "NoEligibleNode",
+    "NoInterface",
+    ADDRESS_CONFLICT,
+];
 /// Reason of [`VERIFIED`] and [`ANNOUNCED`]: the verification got no reply.
 pub const NO_REPLY: &str = "NoReply";
 /// Condition of a ConfigurationState, written by the controller.

@@ -62,7 +62,7 @@ pub struct ServiceL2StatusSpec {}
 #[serde(rename_all = "camelCase")]
 pub struct ServiceL2StatusStatus {
     // Immutable in MetalLB, where a new owner fails forever to update the status of the previous owner.
-    /// Node that announces the address and receives its traffic.
+    /// Node that announces the address and receives its traffic. Empty while no node does: see the condition Announced.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
 
@@ -100,7 +100,8 @@ pub struct ServiceL2StatusStatus {
     pub conflicting_node: Option<String>,
 
     /// Conditions by type. Verified: another node sent a request for the address and received a reply.
-    /// AddressConflict: another host also answers for the address.
+    /// AddressConflict: another host also answers for the address. Announced: False while no node announces the
+    /// address, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

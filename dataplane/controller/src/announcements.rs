@@ -7,9 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::Pod;
 
 use lb_crds::condition::find_condition;
-use lb_crds::names::{ADDRESS_CONFLICT, VERIFIED};
+use lb_crds::names::{
+    ADDRESS_CONFLICT, LABEL_COMPONENT, NOT_ANNOUNCED, SPEAKER, UNANNOUNCED_REASONS, VERIFIED,
+};
 use lb_crds::{ServiceL2Status, ServiceL2StatusStatus};
 use lb_ipam::Addresses;
 use lb_runtime::ObjectKey;
@@ -17,6 +22,7 @@ use lb_runtime::watch::Change;
 
 use crate::condition::ConditionText;
 use crate::reason::Reason;
+use crate::speakers::Speakers;
 
 /// The content of all ServiceL2Statuses: about 250 bytes per Service.
 #[derive(Debug, Default)]
@@ -29,6 +35,7 @@ pub struct Announcements {
     names: BTreeSet<(ObjectKey, Arc<str>)>,
     /// Each announcer once, however many addresses it announces.
     announcers: BTreeSet<Arc<Announcer>>,
+    speakers: Speakers,
 }
 
 /// The content of one ServiceL2Status.
@@ -97,9 +104,33 @@ impl Announcements {
         }
     }
 
-    /// The condition of a Service with these addresses. `shown` is whether its object has the condition.
+    /// Applies a change of the Pods of speakers.
+    pub fn update_speakers(&mut self, now: Instant, change: Change<Pod>) -> AffectedServices {
+        if self.speakers.update(now, change) {
+            AffectedServices::All
+        } else {
+            AffectedServices::Some(Vec::new())
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
     #[must_use]
-    pub fn condition(&self, service: &ObjectKey, addresses: &Addresses, shown: bool) -> AnnouncedCondition {
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.speakers.poll_timeout()
+    }
+
+    /// Ends the grace periods of speakers.
+    pub fn handle_timeout(&mut self, now: Instant) -> AffectedServices {
+        if self.speakers.handle_timeout(now) {
+            AffectedServices::All
+        } else {
+            AffectedServices::Some(Vec::new())
+        }
+    }
+
+    /// The condition of a Service with these addresses.
+    #[must_use]
+    pub fn condition(&self, service: &ObjectKey, addresses: &Addresses) -> AnnouncedCondition {
         let Some(first) = addresses.iter().next() else {
             // Condition AddressAssigned says why there is no address.
             return AnnouncedCondition::Absent;
@@ -108,22 +139,37 @@ impl Announcements {
             return AnnouncedCondition::Unknown;
         }
         let Some(record) = self.record(service) else {
-            // A new Service has had no owner yet.
-            return if shown {
-                AnnouncedCondition::Set(not_announced(service, first))
-            } else {
-                AnnouncedCondition::Absent
-            };
+            return AnnouncedCondition::Set(self.not_announced(service, first));
         };
         let address = record.address.unwrap_or(first);
         // A record of a previous address: the owner of the new one will write one, or this one will be deleted.
         if !addresses.iter().any(|has| has == address) {
             return AnnouncedCondition::Unknown;
         }
+        let node = &*record.announcer.node;
         AnnouncedCondition::Set(match &record.problem {
+            None if self.speakers.is_gone(node) => {
+                let message = format!(
+                    "node {node} announced {address}, but its speaker is not ready: check the node and its speaker; if \
+                     another node takes over, its speaker reports that"
+                );
+                ConditionText::unknown(Reason::SpeakerNotReady, message)
+            }
             Some(problem) => ConditionText::new(false, problem.reason, problem.message.clone()),
             None => ConditionText::new(true, Reason::Announced, record.describe(address, addresses)),
         })
+    }
+
+    /// The condition without a record: an owner or the reason follows from the speakers, if one is ready.
+    fn not_announced(&self, service: &ObjectKey, address: IpAddr) -> ConditionText {
+        if self.speakers.none_ready() {
+            let message = format!(
+                "no node announces {address}: no speaker is ready: see: kubectl get pods -A -l {LABEL_COMPONENT}={SPEAKER}"
+            );
+            return ConditionText::new(false, Reason::NoSpeaker, message);
+        }
+        let message = format!("no node announces {address}: {}", see_events(service));
+        ConditionText::new(false, Reason::NotAnnounced, message)
     }
 
     /// The record of a Service; one with an address precedes those of MetalLB's speakers.
@@ -134,15 +180,25 @@ impl Announcements {
         records.min_by_key(|record| record.address.is_none())
     }
 
-    /// Reads a status; `None` as long as it names no node.
+    /// Reads a status; `None` as long as it neither names a node nor says why there is none.
     fn read(&mut self, status: ServiceL2StatusStatus) -> Option<Announcement> {
-        if status.node.is_empty() {
+        let unannounced = find_condition(&status.conditions, NOT_ANNOUNCED);
+        if status.node.is_empty() && unannounced.is_none_or(|condition| condition.status != "False") {
             return None;
         }
         let problems = [
             (ADDRESS_CONFLICT, "True", Reason::AddressConflict),
             (VERIFIED, "False", Reason::NoReply),
         ];
+        let unannounced = unannounced.filter(|_| status.node.is_empty()).map(|condition| {
+            let known = UNANNOUNCED_REASONS
+                .into_iter()
+                .find(|known| *known == condition.reason);
+            Box::new(AnnouncementProblem {
+                reason: known.map_or(Reason::NotAnnounced, Reason::Unannounced),
+                message: condition.message.clone(),
+            })
+        });
         let problem = problems.into_iter().find_map(|(type_, bad, reason)| {
             let condition = find_condition(&status.conditions, type_)?;
             let message = condition.message.clone();
@@ -159,7 +215,7 @@ impl Announcements {
                 node: status.node.into(),
                 interfaces: interfaces.collect(),
             }),
-            problem,
+            problem: unannounced.or(problem),
         })
     }
 
@@ -209,12 +265,6 @@ impl Announcement {
             .collect();
         format!("node {node} announces {address}{on}{interfaces}{others}")
     }
-}
-
-/// Speakers write no ServiceL2Status for an address without an owner; their events give the reason.
-fn not_announced(service: &ObjectKey, address: IpAddr) -> ConditionText {
-    let message = format!("no node announces {address}: {}", see_events(service));
-    ConditionText::new(false, Reason::NotAnnounced, message)
 }
 
 fn see_events(service: &ObjectKey) -> String {

@@ -39,15 +39,41 @@ pub enum Problem {
 /// Status, reason and message of a condition.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConditionText {
-    status: bool,
+    status: Truth,
     reason: Reason,
     message: String,
+}
+
+/// Status of a condition.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Truth {
+    True,
+    False,
+    Unknown,
+}
+
+impl Truth {
+    fn read(status: &str) -> Self {
+        match status {
+            "True" => Self::True,
+            "False" => Self::False,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
 }
 
 /// A condition in an object, with a digest in place of its text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ShownCondition {
-    status: bool,
+    status: Truth,
     outside_pools: bool,
     since: Timestamp,
     digest: u64,
@@ -125,16 +151,25 @@ impl ConditionText {
     #[must_use]
     pub fn new(status: bool, reason: Reason, message: String) -> Self {
         Self {
-            status,
+            status: if status { Truth::True } else { Truth::False },
             reason,
             message: truncate(message, MESSAGE_LIMIT),
+        }
+    }
+
+    /// A condition that is neither true nor false.
+    #[must_use]
+    pub fn unknown(reason: Reason, message: String) -> Self {
+        Self {
+            status: Truth::Unknown,
+            ..Self::new(false, reason, message)
         }
     }
 
     /// Whether the condition is true.
     #[must_use]
     pub fn status(&self) -> bool {
-        self.status
+        self.status == Truth::True
     }
 
     /// Its reason.
@@ -154,7 +189,7 @@ impl ConditionText {
     }
 }
 
-fn digest(status: bool, reason: &str, message: &str) -> u64 {
+fn digest(status: Truth, reason: &str, message: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     (status, reason, message).hash(&mut hasher);
     hasher.finish()
@@ -165,7 +200,7 @@ impl ShownCondition {
     #[must_use]
     pub fn read(conditions: &[Condition], type_: &str) -> Option<Self> {
         let condition = find_condition(conditions, type_)?;
-        let status = condition.status == "True";
+        let status = Truth::read(&condition.status);
         Some(Self {
             status,
             outside_pools: condition.reason == Reason::OutsidePools.as_str(),
@@ -191,7 +226,7 @@ impl ShownCondition {
     /// Whether the condition is true.
     #[must_use]
     pub fn status(self) -> bool {
-        self.status
+        self.status == Truth::True
     }
 
     /// Whether its reason is [`Reason::OutsidePools`].
@@ -225,7 +260,7 @@ impl ConditionChange {
         match self {
             Self::Set { text, since } => json!({
                 "type": type_,
-                "status": if text.status { "True" } else { "False" },
+                "status": text.status.as_str(),
                 "reason": text.reason.as_str(),
                 "message": text.message,
                 // Kubernetes stores whole seconds.

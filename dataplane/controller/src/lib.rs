@@ -21,6 +21,7 @@ pub mod reason;
 mod run;
 pub mod service;
 pub mod service_allocation;
+pub mod speakers;
 pub mod standby;
 pub mod target;
 pub mod watch;

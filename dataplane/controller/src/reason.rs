@@ -37,6 +37,12 @@ pub enum Reason {
     Announced,
     /// No node announces the address.
     NotAnnounced,
+    /// No node announces the address, for a reason that a speaker has found.
+    Unannounced(&'static str),
+    /// No speaker is ready.
+    NoSpeaker,
+    /// The speaker that reported the announcement is not ready.
+    SpeakerNotReady,
     /// Another host answers for the address.
     AddressConflict,
     /// The owner does not answer for the address.
@@ -76,6 +82,8 @@ impl Reason {
             Self::OutsidePools => "OutsidePools",
             Self::Announced => "Announced",
             Self::NotAnnounced => "NotAnnounced",
+            Self::NoSpeaker => "NoSpeaker",
+            Self::SpeakerNotReady => "SpeakerNotReady",
             Self::AddressConflict => lb_crds::names::ADDRESS_CONFLICT,
             Self::NoReply => lb_crds::names::NO_REPLY,
             Self::Accepted => "Accepted",
@@ -83,7 +91,7 @@ impl Reason {
             Self::UnknownPool => "UnknownPool",
             Self::Reconciled => "Reconciled",
             Self::ConfigurationError => "ConfigurationError",
-            Self::Rejected(reason) | Self::InvalidPool(reason) => reason,
+            Self::Rejected(reason) | Self::InvalidPool(reason) | Self::Unannounced(reason) => reason,
         }
     }
 }

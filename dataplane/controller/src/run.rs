@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use lb_crds::names::{CONTROLLER_LEASE, REPORTER_CONTROLLER};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::events::Events;
@@ -82,6 +82,7 @@ enum Input {
     Advertisement(Change<L2Advertisement>),
     State(Change<ConfigurationState>),
     L2Status(Change<ServiceL2Status>),
+    Speaker(Box<Change<Pod>>),
     Written(Box<(ObjectWrite, WriteOutcome)>),
     /// A timeout has expired.
     Time,
@@ -104,6 +105,7 @@ struct Controller {
     advertisements: BoxStream<'static, Change<L2Advertisement>>,
     states: BoxStream<'static, Change<ConfigurationState>>,
     l2_statuses: BoxStream<'static, Change<ServiceL2Status>>,
+    speakers: BoxStream<'static, Change<Pod>>,
     writes: FuturesUnordered<BoxFuture<'static, (ObjectWrite, WriteOutcome)>>,
     writer: ObjectWriter,
     events: Events,
@@ -132,6 +134,7 @@ impl Controller {
             refresh_config,
             states: watch::states(client, namespace),
             l2_statuses: watch::l2_statuses(client, namespace),
+            speakers: watch::speakers(client, namespace),
             writes: FuturesUnordered::new(),
             writer: ObjectWriter::new(client.clone(), namespace),
             events: Events::new(client.clone(), REPORTER_CONTROLLER, &context.pod_name),
@@ -151,7 +154,8 @@ impl Controller {
                     .filter(|_| self.listed.is_complete(Instant::now())),
             };
             let lists = self.listed.next_timeout().filter(|_| self.leader.is_none());
-            let timeout = timeout.into_iter().chain(lists).min();
+            let speakers = self.index.announcements.poll_timeout();
+            let timeout = timeout.into_iter().chain(lists).chain(speakers).min();
             let input = tokio::select! {
                 // Leadership and shutdown first, so that a replica that may not lead does not decide.
                 biased;
@@ -190,6 +194,7 @@ impl Controller {
             Some(change) = self.advertisements.next() => Input::Advertisement(change),
             Some(change) = self.states.next() => Input::State(change),
             Some(change) = self.l2_statuses.next() => Input::L2Status(change),
+            Some(change) = self.speakers.next() => Input::Speaker(Box::new(change)),
             Some(written) = self.writes.next() => Input::Written(Box::new(written)),
             else => pending().await,
         }
@@ -197,12 +202,21 @@ impl Controller {
 
     fn handle(&mut self, leadership: &Leadership, input: Input) -> std::ops::ControlFlow<()> {
         // A standby does not log announcements.
-        if !self.leads && !matches!(input, Input::L2Status(_) | Input::Node(_) | Input::Time) {
+        let is_silent = matches!(
+            input,
+            Input::L2Status(_) | Input::Speaker(_) | Input::Node(_) | Input::Time
+        );
+        if !self.leads && !is_silent {
             self.standby.changed(Instant::now());
         }
         match input {
             Input::Stop => return std::ops::ControlFlow::Break(()),
-            Input::Time => {}
+            Input::Time => {
+                let affected = self.index.announcements.handle_timeout(Instant::now());
+                if let Some(leader) = &mut self.leader {
+                    leader.announcements_changed(affected);
+                }
+            }
             Input::Leads(leads) => self.handle_leadership(leads, &leadership.predecessor_handoff()),
             Input::Service(change) => {
                 self.client_metrics.updates.inc();
@@ -249,6 +263,12 @@ impl Controller {
             // Nor on this: addresses are assigned whether they are announced or not.
             Input::L2Status(change) => {
                 let affected = self.index.announcements.update(change);
+                if let Some(leader) = &mut self.leader {
+                    leader.announcements_changed(affected);
+                }
+            }
+            Input::Speaker(change) => {
+                let affected = self.index.announcements.update_speakers(Instant::now(), *change);
                 if let Some(leader) = &mut self.leader {
                     leader.announcements_changed(affected);
                 }

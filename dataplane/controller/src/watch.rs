@@ -1,15 +1,15 @@
-//! The watches: Services and namespaces of the whole cluster; pools, advertisements and ServiceL2Statuses in the
-//! namespace of the stack.
+//! The watches: Services and namespaces of the whole cluster; pools, advertisements, ServiceL2Statuses and the Pods of
+//! speakers in the namespace of the stack.
 
 use std::fmt::Debug;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
-use lb_crds::names::CONFIGURATION_STATE;
+use lb_crds::names::{APP, CONFIGURATION_STATE, LABEL_APP, LABEL_COMPONENT, SPEAKER};
 use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Status};
 use lb_runtime::watch::{Change, Refresh, watch, watch_refreshed};
 use serde::de::DeserializeOwned;
@@ -66,6 +66,13 @@ where
 #[must_use]
 pub fn states(client: &Client, namespace: &str) -> BoxStream<'static, Change<ConfigurationState>> {
     let only = Config::default().fields(&format!("metadata.name={CONFIGURATION_STATE}"));
+    watch(Api::namespaced(client.clone(), namespace), only).boxed()
+}
+
+/// Pods of speakers.
+#[must_use]
+pub fn speakers(client: &Client, namespace: &str) -> BoxStream<'static, Change<Pod>> {
+    let only = Config::default().labels(&format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={SPEAKER}"));
     watch(Api::namespaced(client.clone(), namespace), only).boxed()
 }
 

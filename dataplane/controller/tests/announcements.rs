@@ -45,9 +45,16 @@ fn announce(cluster: &mut Cluster, status: Value) -> Option<String> {
 #[test]
 fn condition_names_owner_once_announced() {
     let mut cluster = cluster();
-    assert_eq!(cluster.announcement("web"), None);
+    let not_yet = Some(
+        "False NotAnnounced: no node announces 192.168.50.50: see: kubectl describe service web -n default",
+    );
+    assert_eq!(
+        cluster.announcement("web").as_deref(),
+        not_yet,
+        "written together with the address"
+    );
     // A speaker creates the object before it can write its status.
-    assert_eq!(announce(&mut cluster, json!({})), None);
+    assert_eq!(announce(&mut cluster, json!({})).as_deref(), not_yet);
     assert_eq!(
         announce(&mut cluster, by("n2", FIRST)).as_deref(),
         Some("True Announced: node n2 announces 192.168.50.50 on eth0")
@@ -127,6 +134,91 @@ fn not_announced_points_to_events() {
         Some(
             "False NotAnnounced: no node announces 192.168.50.50: see: kubectl describe service web -n default"
         )
+    );
+}
+
+#[test]
+fn reason_of_a_speaker_is_shown_for_an_address_that_was_never_announced() {
+    let mut cluster = cluster();
+    let message = "no eligible node for 192.168.50.50: n1, n2 excluded by label X; n3 speaker not ready";
+    let report = |reason: &str| {
+        let mut report = with(json!({ "address": FIRST }), "Announced", "False", message);
+        report["conditions"][0]["reason"] = json!(reason);
+        report
+    };
+    assert_eq!(
+        announce(&mut cluster, report("NoEligibleNode")),
+        Some(format!("False NoEligibleNode: {message}"))
+    );
+    assert_eq!(cluster.writes().len(), 1);
+    assert_eq!(
+        announce(&mut cluster, report("NoEligibleNode")),
+        Some(format!("False NoEligibleNode: {message}"))
+    );
+    assert_eq!(cluster.writes().len(), 0);
+    assert_eq!(
+        announce(&mut cluster, report("of a later version")),
+        Some(format!("False NotAnnounced: {message}"))
+    );
+    assert_eq!(
+        announce(&mut cluster, by("n2", FIRST)).as_deref(),
+        Some("True Announced: node n2 announces 192.168.50.50 on eth0")
+    );
+}
+
+#[test]
+fn record_of_a_speaker_that_is_gone_is_not_repeated() {
+    let mut cluster = cluster();
+    for node in ["n1", "n2"] {
+        cluster.speaker(node, true);
+    }
+    cluster.list_speakers();
+    let announced = Some("True Announced: node n2 announces 192.168.50.50 on eth0");
+    assert_eq!(announce(&mut cluster, by("n2", FIRST)).as_deref(), announced);
+    cluster.speaker("n2", false);
+    cluster.pass(Duration::from_secs(119));
+    cluster.end_grace();
+    cluster.settle();
+    assert_eq!(
+        cluster.announcement("web").as_deref(),
+        announced,
+        "it may be restarting"
+    );
+    cluster.pass(Duration::from_secs(1));
+    cluster.end_grace();
+    cluster.settle();
+    let condition = cluster.announcement("web").unwrap();
+    assert!(
+        condition.starts_with(
+            "Unknown SpeakerNotReady: node n2 announced 192.168.50.50, but its speaker is not ready"
+        ),
+        "{condition}"
+    );
+    cluster.speaker("n2", true);
+    cluster.settle();
+    assert_eq!(cluster.announcement("web").as_deref(), announced);
+}
+
+#[test]
+fn without_a_ready_speaker_the_condition_says_so() {
+    let mut cluster = cluster();
+    cluster.speaker("n1", false);
+    cluster.list_speakers();
+    cluster.settle();
+    assert_eq!(
+        cluster.announcement("web").as_deref(),
+        Some(
+            "False NoSpeaker: no node announces 192.168.50.50: no speaker is ready: see: kubectl get pods -A -l \
+             component=speaker"
+        )
+    );
+    cluster.speaker("n1", true);
+    cluster.settle();
+    assert!(
+        cluster
+            .announcement("web")
+            .unwrap()
+            .starts_with("False NotAnnounced")
     );
 }
 
@@ -253,8 +345,9 @@ fn failed_or_conflicting_write_is_retried() {
     cluster.watching = false;
     cluster.edit(&service("web"), json!({ "metadata": { "labels": { "a": "b" } } }));
     cluster.settle();
-    assert_eq!(cluster.announcement("web"), None, "the Service has changed");
+    let shown = |cluster: &Cluster| cluster.announcement("web").unwrap().starts_with("True Announced");
+    assert!(!shown(&cluster), "the Service has changed");
     cluster.catch_up();
     cluster.settle();
-    assert!(cluster.announcement("web").is_some());
+    assert!(shown(&cluster));
 }

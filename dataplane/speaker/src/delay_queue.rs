@@ -30,6 +30,12 @@ impl<K: Clone + Ord> DelayQueue<K> {
         self.due.insert(key, at);
     }
 
+    /// Whether a key is queued.
+    #[must_use]
+    pub fn contains(&self, key: &K) -> bool {
+        self.due.contains_key(key)
+    }
+
     /// Removes a key.
     pub fn remove(&mut self, key: &K) {
         if let Some(at) = self.due.remove(key) {

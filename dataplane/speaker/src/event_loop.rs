@@ -16,7 +16,7 @@ use crate::args::Config;
 use crate::k8s;
 use crate::k8s::events::EventPublisher;
 use crate::k8s::index::{Kind, Update};
-use crate::k8s::l2_status::{StatusWriter, WriteResult};
+use crate::k8s::l2_status::{Desired, StatusWriter, WriteResult};
 use crate::metrics::Metrics;
 use crate::packet::ObservedReply;
 use crate::speaker::Speaker;
@@ -153,9 +153,16 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         while self.statuses.has_room()
             && let Some(service) = self.speaker.pop_due_status(now)
         {
-            let desired = self.speaker.desired_status(&service, now, Timestamp::now());
-            let index = self.speaker.index();
-            if let Some(at) = self.statuses.write(now, service.clone(), desired, index) {
+            let desired = match self.speaker.desired_status(&service, now, Timestamp::now()) {
+                Some(desired) => Desired::Announced(desired),
+                None => self.speaker.unannounced_status(&service),
+            };
+            let (index, peers) = (self.speaker.index(), self.speaker.peers());
+            let is_candidate = |node: &str| peers.has_speaker(node);
+            if let Some(at) = self
+                .statuses
+                .write(now, service.clone(), desired, index, is_candidate)
+            {
                 self.speaker.schedule_status(service, at);
             }
         }

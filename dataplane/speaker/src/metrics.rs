@@ -1,5 +1,6 @@
 //! The metrics of the speaker: MetalLB's names where it has them, otherwise with the prefix `lb_speaker_`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,7 @@ pub struct Metrics {
     failover: Histogram,
     conflicts: IntCounterVec,
     conflicting: IntGaugeVec,
+    unannounced: IntGaugeVec,
     verifications: IntCounterVec,
     sent: IntCounter,
     received: IntCounter,
@@ -65,6 +67,17 @@ impl Metrics {
             ),
             &["ip"],
         )?;
+        let unannounced = IntGaugeVec::new(
+            Opts::new(
+                "lb_speaker_unannounced_addresses",
+                "Addresses that no node announces, by reason. Each is counted by one speaker",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(unannounced.clone()))?;
+        for reason in lb_crds::names::UNANNOUNCED_REASONS {
+            unannounced.with_label_values(&[reason]).set(0);
+        }
         let sent = IntCounter::new(
             "lb_speaker_heartbeats_sent_total",
             "Heartbeat datagrams sent to other speakers",
@@ -105,6 +118,7 @@ impl Metrics {
                 "ip",
             )?,
             conflicting,
+            unannounced,
             verifications: counters(
                 "lb_speaker_verifications_total",
                 "Verifications of addresses of this node by other nodes, by whether they received a reply",
@@ -169,6 +183,14 @@ impl Metrics {
     pub fn conflict_over(&self, address: IpAddr) {
         // An error means that the series does not exist.
         let _ = self.conflicting.remove_label_values(&[&*address.to_string()]);
+    }
+
+    /// Sets how many addresses are not announced, by reason.
+    pub fn unannounced(&self, counts: &BTreeMap<&str, i64>) {
+        for reason in lb_crds::names::UNANNOUNCED_REASONS {
+            let count = counts.get(reason).copied().unwrap_or_default();
+            self.unannounced.with_label_values(&[reason]).set(count);
+        }
     }
 
     /// Another node verified an address of this node.

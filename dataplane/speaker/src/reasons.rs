@@ -94,6 +94,11 @@ pub enum UnannouncedReason {
         /// These nodes, by the reason why they are not eligible.
         nodes: BTreeMap<Ineligible, NodeList>,
     },
+    /// The first candidate has no interface for it, and no other node announces it.
+    NoInterface {
+        /// The candidate.
+        node: String,
+    },
     /// No node is eligible.
     NoEligibleNode {
         /// The nodes, by reason.
@@ -102,6 +107,21 @@ pub enum UnannouncedReason {
 }
 
 impl UnannouncedReason {
+    /// The reason in conditions and metrics, one of [`lb_crds::names::UNANNOUNCED_REASONS`].
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoPool => "NoPool",
+            Self::NoAdvertisement { .. } => "NoAdvertisement",
+            Self::ServiceNotSelected { .. } => "ServiceNotSelected",
+            Self::SharedWithServiceSelectors { .. } => "SharedWithServiceSelectors",
+            Self::NoEndpoint => "NoEndpoint",
+            Self::AddressOfNode { .. } => "AddressOfNode",
+            Self::NoEligibleNode { .. } => "NoEligibleNode",
+            Self::NoInterface { .. } => "NoInterface",
+        }
+    }
+
     /// Whether the other reason has the same cause, though for other nodes perhaps: it is not reported again.
     #[must_use]
     pub fn has_cause_of(&self, other: &Self) -> bool {
@@ -135,6 +155,10 @@ impl UnannouncedReason {
             Self::NoEndpoint => {
                 "the Service has no ready endpoint: check its selector and its Pods".to_owned()
             }
+            Self::NoInterface { node } => format!(
+                "node {node} has no suitable interface for {address}: check the networks of its interfaces, or the \
+                 interfaces of the L2Advertisement"
+            ),
             Self::NoEligibleNode { nodes } if nodes.is_empty() => {
                 format!("no eligible node for {address}: the cluster has no nodes")
             }
@@ -236,5 +260,27 @@ mod tests {
         assert!(first.has_cause_of(&reason(Ineligible::Excluded, "n2")));
         assert!(!first.has_cause_of(&reason(Ineligible::NoSpeaker, "n1")));
         assert!(!first.has_cause_of(&UnannouncedReason::NoEndpoint));
+    }
+
+    #[test]
+    fn every_reason_is_known_to_the_controller() {
+        let pool = || "lan".to_owned();
+        let nodes = BTreeMap::new;
+        let all = [
+            UnannouncedReason::NoPool,
+            UnannouncedReason::NoAdvertisement { pool: pool() },
+            UnannouncedReason::ServiceNotSelected { pool: pool() },
+            UnannouncedReason::SharedWithServiceSelectors { pool: pool() },
+            UnannouncedReason::NoEndpoint,
+            UnannouncedReason::AddressOfNode { nodes: nodes() },
+            UnannouncedReason::NoEligibleNode { nodes: nodes() },
+            UnannouncedReason::NoInterface { node: pool() },
+        ];
+        for reason in all {
+            assert!(
+                lb_crds::names::UNANNOUNCED_REASONS.contains(&reason.as_str()),
+                "{reason:?}"
+            );
+        }
     }
 }

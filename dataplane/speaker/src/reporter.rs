@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use lb_crds::names::ADDRESS_CONFLICT;
 use lb_l2::ownership::ConflictingHost;
 use lb_runtime::ObjectKey;
 
 use crate::delay_queue::DelayQueue;
 use crate::k8s::events::{EventReason, ServiceEvent};
 use crate::k8s::index::Index;
+use crate::k8s::l2_status::Desired;
+use crate::k8s::unannounced::UnannouncedStatus;
 use crate::metrics::Metrics;
 use crate::reasons::UnannouncedReason;
+use crate::verification::{conflicting_node, foreign_hosts};
 
 /// How long an address stays unannounced before it is reported: endpoints or advertisements may be about to appear.
 const UNANNOUNCED_REPORT_DELAY: Duration = Duration::from_secs(10);
+/// Minimum time before a report names other nodes for the same cause.
+const UNANNOUNCED_UPDATE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long an address for which this node has no interface may take to move to a node that has one.
 const NO_INTERFACE_REPORT_DELAY: Duration = Duration::from_secs(2);
 /// Delay before the ServiceL2Status of a released address is deleted: its new owner may overwrite it. Also before a change
@@ -28,6 +34,14 @@ pub(crate) struct Conflict {
     pub(crate) since: Instant,
 }
 
+/// Why no node announces an address.
+#[derive(Debug)]
+struct Unannounced {
+    reason: UnannouncedReason,
+    /// The reason in the event and the ServiceL2Status; `None` before the first report.
+    reported: Option<UnannouncedReason>,
+}
+
 /// State of the reports.
 #[derive(Debug)]
 pub(crate) struct Reporter {
@@ -35,7 +49,7 @@ pub(crate) struct Reporter {
     metrics: Metrics,
     conflicts: BTreeMap<IpAddr, Conflict>,
     /// Addresses that no node announces and that this node reports.
-    unannounced: BTreeMap<IpAddr, UnannouncedReason>,
+    unannounced: BTreeMap<IpAddr, Unannounced>,
     unannounced_queue: DelayQueue<IpAddr>,
     /// Services whose ServiceL2Status may need a write.
     statuses: DelayQueue<ObjectKey>,
@@ -113,31 +127,64 @@ impl Reporter {
     }
 
     /// The address has candidates. `no_interface`: this node is the first of them, and has no interface for it.
-    pub(crate) fn has_candidates(&mut self, now: Instant, address: IpAddr, no_interface: bool) {
-        if !no_interface || self.unannounced.contains_key(&address) {
-            self.clear_unannounced(address);
-        }
+    pub(crate) fn has_candidates(
+        &mut self,
+        now: Instant,
+        index: &Index,
+        address: IpAddr,
+        no_interface: bool,
+    ) {
         if no_interface {
-            // Links change all the time, which must not postpone the report.
-            self.unannounced_queue
-                .insert(address, now + NO_INTERFACE_REPORT_DELAY);
+            let node = self.node.clone();
+            self.set_unannounced(
+                now,
+                address,
+                UnannouncedReason::NoInterface { node },
+                NO_INTERFACE_REPORT_DELAY,
+            );
+        } else {
+            self.clear_unannounced(now, index, address);
         }
     }
 
     /// No node can announce the address, and this node reports it; once for each cause.
     pub(crate) fn unannounced(&mut self, now: Instant, address: IpAddr, reason: UnannouncedReason) {
-        let before = self.unannounced.insert(address, reason.clone());
-        if before.is_none_or(|before| !before.has_cause_of(&reason)) {
+        self.set_unannounced(now, address, reason, UNANNOUNCED_REPORT_DELAY);
+    }
+
+    fn set_unannounced(&mut self, now: Instant, address: IpAddr, reason: UnannouncedReason, delay: Duration) {
+        let entry = self.unannounced.entry(address).or_insert_with(|| Unannounced {
+            reason: reason.clone(),
+            reported: None,
+        });
+        let (is_same, has_same_cause) = (entry.reason == reason, entry.reason.has_cause_of(&reason));
+        entry.reason = reason;
+        let queued = self.unannounced_queue.contains(&address);
+        if !has_same_cause {
             self.unannounced_queue.remove(&address);
+            self.unannounced_queue.insert(address, now + delay);
+        } else if !queued && entry.reported.is_none() {
+            self.unannounced_queue.insert(address, now + delay);
+        } else if !queued && !is_same {
+            // Other nodes, for the same cause: nodes may flap.
             self.unannounced_queue
-                .insert(address, now + UNANNOUNCED_REPORT_DELAY);
+                .insert(address, now + UNANNOUNCED_UPDATE_INTERVAL);
         }
     }
 
     /// The address is announced, not used, or another node reports it.
-    pub(crate) fn clear_unannounced(&mut self, address: IpAddr) {
-        self.unannounced.remove(&address);
+    pub(crate) fn clear_unannounced(&mut self, now: Instant, index: &Index, address: IpAddr) {
         self.unannounced_queue.remove(&address);
+        if self.unannounced.remove(&address).is_some() {
+            self.count_unannounced();
+            // By then the owner or another reporter has overwritten the status.
+            for (service, _) in index.having(address) {
+                self.schedule_status(
+                    service.clone(),
+                    now + UNANNOUNCED_REPORT_DELAY + STATUS_DELETE_DELAY,
+                );
+            }
+        }
     }
 
     /// Reports addresses that are not announced for long enough. `has_owner`: whether another node owns the address.
@@ -148,13 +195,65 @@ impl Reporter {
         has_owner: impl Fn(IpAddr) -> bool,
     ) {
         while let Some(address) = self.unannounced_queue.pop_due(now) {
-            let reason = match self.unannounced.get(&address) {
-                Some(reason) => EventReason::NotAnnounced(reason.message(address)),
-                None if has_owner(address) => continue,
-                None => EventReason::NoInterface,
+            let Some(entry) = self.unannounced.get_mut(&address) else {
+                continue;
             };
-            self.publish(index, address, &reason);
+            let event = match &entry.reason {
+                UnannouncedReason::NoInterface { .. } if has_owner(address) => {
+                    self.clear_unannounced(now, index, address);
+                    continue;
+                }
+                UnannouncedReason::NoInterface { .. } => EventReason::NoInterface,
+                reason => EventReason::NotAnnounced(reason.message(address)),
+            };
+            let before = entry.reported.replace(entry.reason.clone());
+            if before.is_none_or(|before| !before.has_cause_of(&entry.reason)) {
+                self.publish(index, address, &event);
+                self.count_unannounced();
+            }
+            for (service, _) in index.having(address) {
+                self.statuses.insert(service.clone(), now);
+            }
         }
+    }
+
+    /// The ServiceL2Status about an address that this node does not announce.
+    pub(crate) fn unannounced_status(&self, address: IpAddr) -> Desired {
+        match self.unannounced.get(&address) {
+            None => match self.conflicts.get(&address) {
+                Some(Conflict { host, .. }) => Desired::Unannounced(UnannouncedStatus {
+                    address,
+                    reason: ADDRESS_CONFLICT.into(),
+                    message: match &host.node {
+                        None => foreign_hosts(&[host.mac], address),
+                        Some(node) => conflicting_node(node, host.mac, address),
+                    }
+                    .into(),
+                }),
+                None => Desired::Absent,
+            },
+            Some(Unannounced { reported: None, .. }) => Desired::Unchanged,
+            Some(Unannounced {
+                reported: Some(reason),
+                ..
+            }) => Desired::Unannounced(UnannouncedStatus {
+                address,
+                reason: reason.as_str().into(),
+                message: reason.message(address).into(),
+            }),
+        }
+    }
+
+    fn count_unannounced(&self) {
+        let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+        for reason in self
+            .unannounced
+            .values()
+            .filter_map(|entry| entry.reported.as_ref())
+        {
+            *counts.entry(reason.as_str()).or_default() += 1;
+        }
+        self.metrics.unannounced(&counts);
     }
 
     pub(crate) fn conflict(&self, address: IpAddr) -> Option<&Conflict> {
@@ -176,6 +275,9 @@ impl Reporter {
                 .or_insert(Conflict { host, since: now });
         }
         self.publish(index, address, &EventReason::Conflict(hosts));
+        for (service, _) in index.having(address) {
+            self.statuses.insert(service.clone(), now);
+        }
     }
 
     pub(crate) fn conflict_resolved(&mut self, address: IpAddr) {

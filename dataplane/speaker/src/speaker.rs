@@ -31,7 +31,8 @@ use crate::decide::{Decision, DecisionInput, decide};
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::events::ServiceEvent;
 use crate::k8s::index::{Affected, Index, Kind, Update};
-use crate::k8s::l2_status::DesiredStatus;
+use crate::k8s::l2_status::{Desired, DesiredStatus};
+use crate::k8s::objects::Service;
 use crate::metrics::Metrics;
 use crate::node_macs::NodeMacs;
 use crate::packet::ObservedReply;
@@ -412,6 +413,21 @@ impl Speaker {
         })
     }
 
+    /// The ServiceL2Status of a Service whose first address this node does not announce.
+    #[must_use]
+    pub fn unannounced_status(&self, service: &ObjectKey) -> Desired {
+        match self.index.services.get(service).and_then(Service::first) {
+            Some(address) => self.reporter.unannounced_status(address),
+            None => Desired::Absent,
+        }
+    }
+
+    /// Which nodes have a speaker.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     fn decision(&self, address: IpAddr) -> Decision<'_> {
         let input = DecisionInput {
             local_node: &self.config.node,
@@ -533,7 +549,7 @@ impl Speaker {
         let Some(local) = local else {
             self.coordinator.set_candidates(address, None);
             match unannounced {
-                None => self.reporter.clear_unannounced(address),
+                None => self.reporter.clear_unannounced(now, &self.index, address),
                 Some(reason) => self.reporter.unannounced(now, address, reason),
             }
             return;
@@ -554,6 +570,6 @@ impl Speaker {
         }
         let is_first = order.first() == Some(&&*self.config.node);
         self.reporter
-            .has_candidates(now, address, no_interface && is_first);
+            .has_candidates(now, &self.index, address, no_interface && is_first);
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use lb_speaker::k8s::l2_status::{DesiredStatus, StatusAction, applied_object, next_action, object_name};
 use lb_speaker::k8s::objects::ReportedStatus;
+use lb_speaker::k8s::unannounced::UnannouncedStatus;
 use lb_speaker::verification::{AddressHealth, ConflictingHost, Verification};
 use serde_json::json;
 use support::{WEB, from, key, mk_reported_status};
@@ -67,7 +68,7 @@ fn after(shown: &[(String, ReportedStatus)], health: AddressHealth) -> Option<Ad
     assert!(status_only, "only the status should be written: {action:?}");
     match action {
         Some(StatusAction::Write { desired, .. }) => Some(desired.health),
-        Some(StatusAction::Delete { .. }) | None => None,
+        Some(StatusAction::Report(_) | StatusAction::Delete { .. }) | None => None,
     }
 }
 
@@ -317,4 +318,78 @@ fn conditions_name_the_verifier_the_host_and_the_remedy() {
     let object = applied_object("metallb-system", ME, &key("web"), &desired(&[], of_node.clone()));
     assert_eq!(object["status"]["conflictingNode"], json!("n2"));
     assert_eq!(ReportedStatus::read(from(object)).health, Some(of_node));
+}
+
+fn report() -> UnannouncedStatus {
+    UnannouncedStatus {
+        address: web(),
+        reason: "NoEligibleNode".into(),
+        message: "no eligible node".into(),
+    }
+}
+
+/// The report of a node, through the API and back.
+fn shown_report(node: (&str, &str)) -> ReportedStatus {
+    let time = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    ReportedStatus::read(from(report().applied_object(
+        "metallb-system",
+        node,
+        &key("web"),
+        time,
+    )))
+}
+
+/// The action of n1, which reports; n1 and n2 have speakers.
+fn next_report(statuses: &[(&str, ReportedStatus)]) -> Option<StatusAction> {
+    let statuses = statuses.iter().map(|(name, record)| (*name, record));
+    report().next_action(ME.1, &key("web"), statuses, |node| ["n1", "n2"].contains(&node))
+}
+
+#[test]
+fn unannounced_address_is_reported_once_and_over_no_living_owner() {
+    let name = object_name(&key("web"));
+    let write = Some(StatusAction::Report(report()));
+    assert_eq!(next_report(&[]), write);
+    assert_eq!(next_report(&[(&name, shown_report(ME))]), None);
+    let mut other_cause = shown_report(ME);
+    other_cause.unannounced.as_mut().unwrap().reason = "NoEndpoint".into();
+    assert_eq!(next_report(&[(&name, other_cause)]), write);
+    assert_eq!(
+        next_report(&[(&name, shown_report(("n3", "uid-n3")))]),
+        write,
+        "of a former reporter"
+    );
+    assert_eq!(
+        next_report(&[(&name, mk_reported_status("web", "n2", &[]))]),
+        None,
+        "n2 withdraws its status itself"
+    );
+    assert_eq!(
+        next_report(&[(&name, mk_reported_status("web", "n3", &[]))]),
+        write,
+        "n3 has no speaker"
+    );
+}
+
+#[test]
+fn report_is_replaced_by_an_owner_and_deleted_by_its_reporter() {
+    let name = object_name(&key("web"));
+    let object = report().applied_object(
+        "metallb-system",
+        ME,
+        &key("web"),
+        k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
+    );
+    assert_eq!(object["status"]["node"], json!(null));
+    assert_eq!(object["metadata"]["labels"]["metallb.io/node"], json!(null));
+    let mut shown = shown_report(ME);
+    assert_eq!(shown.unannounced.as_deref(), Some(&report()));
+    assert_eq!(next(Some(&[]), &[(&name, shown.clone())]), write(&[], false));
+    shown.version = "7".into();
+    assert_eq!(next(None, &[(&name, shown)]), delete(&name));
+    assert_eq!(
+        next(None, &[(&name, shown_report(("n2", "uid-n2")))]),
+        None,
+        "of another reporter"
+    );
 }

@@ -369,9 +369,11 @@ fn missing_interface_is_reported_once_and_used_later() -> Result<()> {
         rig.during(tokio::time::sleep(Duration::from_millis(2500))).await;
         ensure!(rig.take_events() == ["no interface"]);
         ensure!(rig.desired_status("web").is_none(), "nothing is announced");
+        ensure!(rig.unannounced_reason("web").as_deref() == Some("NoInterface"));
+        ensure!(rig.metric("lb_speaker_unannounced_addresses", "NoInterface") == Some(1.0));
         rig.update([mk_slice("web", &["n1"])]);
-        rig.during(tokio::time::sleep(Duration::from_millis(200))).await;
-        ensure!(rig.take_events().is_empty());
+        rig.during(tokio::time::sleep(Duration::from_millis(2500))).await;
+        ensure!(rig.take_events().is_empty(), "once, however often it is decided");
         let (node, client) = (&lan.node, &lan.client);
         lan.node_ip(&format!(
             "link add late0 netns {node} type veth peer name late0 netns {client}"
@@ -385,6 +387,32 @@ fn missing_interface_is_reported_once_and_used_later() -> Result<()> {
         ensure!(!rig.during(lan.answered("lan0", WEB)).await?);
         ensure!(rig.take_events() == ["announcing"]);
         ensure!(rig.desired_status("web").is_some());
+        ensure!(rig.metric("lb_speaker_unannounced_addresses", "NoInterface") == Some(0.0));
+        Ok(())
+    })
+}
+
+#[test]
+fn address_that_was_never_announced_is_reported_with_the_nodes() -> Result<()> {
+    Lan::run(async |_lan, mut rig| {
+        let excluded = json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""});
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let nodes = ["n1", "n2", "n3"].map(|name| mk_node_with(name, &excluded, &ready));
+        rig.start(cluster().into_iter().chain(nodes)).await;
+        ensure!(
+            rig.unannounced_reason("web").is_none(),
+            "an eligible node may be about to appear"
+        );
+        // The delay of the report.
+        rig.during(tokio::time::sleep(Duration::from_millis(10_500)))
+            .await;
+        ensure!(rig.unannounced_reason("web").as_deref() == Some("NoEligibleNode"));
+        ensure!(rig.metric("lb_speaker_unannounced_addresses", "NoEligibleNode") == Some(1.0));
+        ensure!(rig.take_events() == ["not announced"]);
+        rig.update([mk_node("n1")]);
+        rig.wait_for_probes().await;
+        ensure!(rig.desired_status("web").is_some());
+        ensure!(rig.metric("lb_speaker_unannounced_addresses", "NoEligibleNode") == Some(0.0));
         Ok(())
     })
 }

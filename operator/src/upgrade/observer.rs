@@ -171,6 +171,10 @@ impl ServiceObserver {
     fn announcement(&mut self, status: ServiceL2Status) {
         let key = ObjectKey::of(&status);
         let says = status.status.unwrap_or_default();
+        if says.node.is_empty() {
+            self.announced.remove(&key);
+            return;
+        }
         let service = format!("Service {}/{}", says.service_namespace, says.service_name);
         let failed_check = |type_, wrong| {
             let condition = find_condition(&says.conditions, type_)?;

@@ -181,10 +181,7 @@ impl LeaderState {
             Role::LoadBalancer(_) => (
                 condition::address_assigned(has, self.reported.get(key))
                     .and_then(|text| ConditionChange::to(service.address_assigned, text, time)),
-                match index
-                    .announcements
-                    .condition(key, &addresses, service.announced.is_some())
-                {
+                match index.announcements.condition(key, &addresses) {
                     AnnouncedCondition::Set(text) => ConditionChange::to(service.announced, text, time),
                     AnnouncedCondition::Absent => service.announced.map(|_| ConditionChange::Remove),
                     AnnouncedCondition::Unknown => None,

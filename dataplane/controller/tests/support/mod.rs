@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use lb_controller::decide::LeaderState;
 use lb_controller::index::Index;
 use lb_controller::target::WriteTarget;
@@ -40,6 +40,7 @@ pub(crate) struct Cluster {
     pub(crate) objects: BTreeMap<WriteTarget, Value>,
     /// The ServiceL2Statuses by Service; their watch delivers at once.
     announced: BTreeMap<String, Value>,
+    announcers_listed: bool,
     version: u64,
     clock: i64,
     pub(crate) now: Instant,
@@ -168,6 +169,7 @@ impl Cluster {
         let mut cluster = Self {
             objects: BTreeMap::new(),
             announced: BTreeMap::new(),
+            announcers_listed: false,
             version: 0,
             clock: 1_700_000_000,
             now: Instant::now(),
@@ -204,7 +206,9 @@ impl Cluster {
         for (name, status) in self.announced {
             cluster.announce(&name, status);
         }
-        cluster.list_announcers();
+        if self.announcers_listed {
+            cluster.list_announcers();
+        }
         cluster
     }
 
@@ -232,7 +236,39 @@ impl Cluster {
 
     /// The list of ServiceL2Statuses is complete.
     pub(crate) fn list_announcers(&mut self) {
+        self.announcers_listed = true;
         self.deliver_status(Change::Synced);
+    }
+
+    /// The speaker's Pod on a node changes; nothing is decided yet.
+    pub(crate) fn speaker(&mut self, node: &str, ready: bool) {
+        let status = if ready { "True" } else { "False" };
+        let pod = json!({
+            "metadata": { "name": format!("speaker-{node}"), "namespace": "metallb-system" },
+            "spec": { "nodeName": node, "containers": [] },
+            "status": { "conditions": [{ "type": "Ready", "status": status }] },
+        });
+        self.deliver_speaker(Change::Apply(serde_json::from_value(pod).unwrap()));
+    }
+
+    /// The list of speakers is complete.
+    pub(crate) fn list_speakers(&mut self) {
+        self.deliver_speaker(Change::Synced);
+    }
+
+    /// Ends the grace periods of speakers that have expired.
+    pub(crate) fn end_grace(&mut self) {
+        let touched = self.index.announcements.handle_timeout(self.now);
+        if let Some(leader) = &mut self.leader {
+            leader.announcements_changed(touched);
+        }
+    }
+
+    pub(crate) fn deliver_speaker(&mut self, change: Change<Pod>) {
+        let touched = self.index.announcements.update_speakers(self.now, change);
+        if let Some(leader) = &mut self.leader {
+            leader.announcements_changed(touched);
+        }
     }
 
     fn deliver_status(&mut self, change: Change<ServiceL2Status>) {

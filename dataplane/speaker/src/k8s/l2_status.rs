@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use lb_crds::ServiceL2Status;
@@ -23,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::k8s::index::{Index, Update};
 use crate::k8s::objects::ReportedStatus;
+use crate::k8s::unannounced::UnannouncedStatus;
 use crate::verification::AddressHealth;
 
 /// Field manager of all speakers, so that a new owner replaces all fields of the previous one.
@@ -36,6 +38,8 @@ const MIN_REWRITE_INTERVAL: Duration = Duration::from_secs(5);
 /// Writes about one Service at once, and the time between two after that.
 const MAX_WRITE_BURST: u32 = 6;
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
+/// Minimum time between two reports why no node announces the address of a Service.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// Delays after failed writes.
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
@@ -60,6 +64,19 @@ pub struct DesiredStatus {
     pub health: AddressHealth,
 }
 
+/// How the status of a Service should be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Desired {
+    /// This node owns the address.
+    Announced(DesiredStatus),
+    /// No node announces the address, and this node reports why.
+    Unannounced(UnannouncedStatus),
+    /// As it is, unless it names this node: this node is about to report why no node announces the address.
+    Unchanged,
+    /// Without any status of this node.
+    Absent,
+}
+
 /// The next write about a Service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StatusAction {
@@ -70,6 +87,8 @@ pub enum StatusAction {
         /// Whether the rest of the object is up to date.
         status_only: bool,
     },
+    /// Report that no node announces the address.
+    Report(UnannouncedStatus),
     /// Delete this object if it still has this version.
     Delete {
         /// Its name.
@@ -94,7 +113,9 @@ pub fn next_action<'a>(
     for (name, status) in statuses {
         if desired.is_some() && name == own_name {
             found = Some(status);
-        } else if *status.node == *local_node {
+        } else if *status.node == *local_node
+            || status.node.is_empty() && status.owner.as_deref() == Some(uid)
+        {
             stale = Some(StatusAction::Delete {
                 name: name.to_owned(),
                 version: status.version.clone(),
@@ -161,6 +182,8 @@ pub struct StatusWriter {
     busy: BTreeSet<ObjectKey>,
     /// The statuses written within the last [`MIN_REWRITE_INTERVAL`].
     written: BTreeMap<ObjectKey, (Instant, DesiredStatus)>,
+    /// Services that a report was written about within the last [`REPORT_INTERVAL`].
+    reported: BTreeMap<ObjectKey, Instant>,
     /// Length of `written` after the last removal of old entries.
     retained: usize,
     backoffs: BTreeMap<ObjectKey, Backoff>,
@@ -178,6 +201,7 @@ impl StatusWriter {
             requests: FuturesUnordered::new(),
             busy: BTreeSet::new(),
             written: BTreeMap::new(),
+            reported: BTreeMap::new(),
             retained: 0,
             backoffs: BTreeMap::new(),
             limiter: RateLimiter::new(MAX_WRITE_BURST, WRITE_INTERVAL),
@@ -195,17 +219,29 @@ impl StatusWriter {
         &mut self,
         now: Instant,
         service: ObjectKey,
-        desired: Option<DesiredStatus>,
+        desired: Desired,
         index: &Index,
+        is_candidate: impl Fn(&str) -> bool,
     ) -> Option<Instant> {
         // It is checked again when the request has completed.
         if self.busy.contains(&service) {
             return None;
         }
         let uid = index.nodes.get(&self.node).map_or("", |node| node.uid.as_str());
-        let is_owner = desired.is_some();
+        let is_owner = matches!(desired, Desired::Announced(_));
         let node = (&*self.node, uid);
-        let action = next_action(node, &service, desired, index.statuses_of(&service));
+        let key = service.clone();
+        let statuses = index.statuses_of(&key);
+        let action = match desired {
+            Desired::Announced(desired) => next_action(node, &service, Some(desired), statuses),
+            Desired::Absent => next_action(node, &service, None, statuses),
+            Desired::Unannounced(report) => report.next_action(uid, &service, statuses, is_candidate),
+            // A status that names this node is stale all the same.
+            Desired::Unchanged => {
+                let with_node = statuses.filter(|(_, status)| !status.node.is_empty());
+                next_action(node, &service, None, with_node)
+            }
+        };
         if let Some(StatusAction::Write { desired, .. }) = &action
             && let Some((at, last)) = self.written.get(&service)
             && last == desired
@@ -224,6 +260,18 @@ impl StatusWriter {
                 self.record_write(now, service.clone(), desired);
                 let key = self.key(object_name(&service));
                 apply(self.api.clone(), key, object, status_only).boxed()
+            }
+            Some(StatusAction::Report(report)) => {
+                if let Some(at) = self.reported.get(&service).map(|at| *at + REPORT_INTERVAL)
+                    && now < at
+                {
+                    return Some(at);
+                }
+                self.reported.retain(|_, at| now < *at + REPORT_INTERVAL);
+                self.reported.insert(service.clone(), now);
+                let object = report.applied_object(&self.namespace, node, &service, Timestamp::now());
+                let key = self.key(object_name(&service));
+                apply(self.api.clone(), key, object, false).boxed()
             }
             Some(StatusAction::Delete { name, version }) => {
                 delete(self.api.clone(), self.key(name), version).boxed()
@@ -346,7 +394,7 @@ pub fn applied_object(
 }
 
 /// A label value: names longer than its 63 bytes are cut. The status contains the whole name.
-fn label(name: &str) -> &str {
+pub(super) fn label(name: &str) -> &str {
     let cut = name.get(..63).unwrap_or(name);
     cut.trim_end_matches(['-', '.'])
 }

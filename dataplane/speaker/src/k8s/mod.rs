@@ -5,4 +5,5 @@ pub mod index;
 pub mod l2_status;
 pub mod labels;
 pub mod objects;
+pub mod unannounced;
 pub mod watch;

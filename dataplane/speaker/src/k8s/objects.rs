@@ -17,6 +17,7 @@ use lb_crds::{AddressRange, IPAddressPool, L2Advertisement, PreferredNodeSelecto
 use lb_runtime::ObjectKey;
 
 use crate::k8s::labels::{LabelText, Labels};
+use crate::k8s::unannounced::UnannouncedStatus;
 use crate::verification::AddressHealth;
 
 /// Label of an EndpointSlice: its Service.
@@ -349,7 +350,7 @@ impl Speaker {
 /// A ServiceL2Status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReportedStatus {
-    /// The owner of the address.
+    /// The owner of the address; empty while no node announces it.
     pub node: Arc<str>,
     /// The Service.
     pub service: ObjectKey,
@@ -359,6 +360,8 @@ pub struct ReportedStatus {
     pub address: Option<IpAddr>,
     /// The reported health; `None` when a condition lacks its field.
     pub health: Option<AddressHealth>,
+    /// Why no node announces the address.
+    pub unannounced: Option<Box<UnannouncedStatus>>,
     /// The uid of the Node that owns the object.
     pub owner: Option<Arc<str>>,
     /// The resource version, a precondition of deletion.
@@ -377,6 +380,7 @@ impl ReportedStatus {
     pub fn read(object: ServiceL2Status) -> Self {
         let status = object.status.unwrap_or_default();
         let health = AddressHealth::read(&status);
+        let unannounced = UnannouncedStatus::read(&status).map(Box::new);
         let mut labels = object.metadata.labels.unwrap_or_default();
         let mut or_label = |value: String, label: &str| {
             if value.is_empty() {
@@ -398,6 +402,7 @@ impl ReportedStatus {
                 .collect(),
             address: status.address.parse().ok(),
             health,
+            unannounced,
             owner: object
                 .metadata
                 .owner_references

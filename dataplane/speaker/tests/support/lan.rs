@@ -37,7 +37,7 @@ use lb_runtime::ObjectKey;
 use lb_speaker::args::Args;
 use lb_speaker::k8s::events::ServiceEvent;
 use lb_speaker::k8s::index::{Kind, Update};
-use lb_speaker::k8s::l2_status::DesiredStatus;
+use lb_speaker::k8s::l2_status::{Desired, DesiredStatus};
 use lb_speaker::metrics::Metrics;
 use lb_speaker::packet::ObservedReply;
 use lb_speaker::speaker::Speaker;
@@ -424,6 +424,17 @@ impl Rig {
         let time = Timestamp::UNIX_EPOCH;
         self.speaker
             .desired_status(&ObjectKey::new("default", service), Instant::now(), time)
+    }
+
+    /// The reason that this node reports for a Service that no node announces.
+    pub(crate) fn unannounced_reason(&self, service: &str) -> Option<String> {
+        match self
+            .speaker
+            .unannounced_status(&ObjectKey::new("default", service))
+        {
+            Desired::Unannounced(report) => Some(report.reason.into()),
+            Desired::Announced(_) | Desired::Unchanged | Desired::Absent => None,
+        }
     }
 
     /// The value of a counter or gauge with this label value; `None` without such a series.

@@ -94,6 +94,8 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
             ));
             // Repeated on the Services, which the speakers may not write.
             rules.push(rule("metallb.io", &["servicel2statuses"], &["list", "watch"]));
+            // A report of a speaker that is gone is not repeated.
+            rules.push(rule("", &["pods"], &["list", "watch"]));
             rules.push(rule("metallb.io", &["configurationstates"], &["create"]));
             for (resource, verbs) in [
                 ("configurationstates", &["get", "list", "watch"][..]),

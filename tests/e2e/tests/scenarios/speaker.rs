@@ -89,6 +89,12 @@ fn address_is_announced_once_advertised(harness: &Harness) -> anyhow::Result<()>
         event.contains("no L2Advertisement announces pool \"quiet\""),
         "it names the pool without an advertisement: {event}"
     );
+    announced(
+        harness,
+        "quiet",
+        "False",
+        "NoAdvertisement: no L2Advertisement announces",
+    )?;
     assert!(harness.owners(&address)?.is_empty());
     advertise(harness, "quiet", "{ipAddressPools: [quiet]}")?;
     let owner = harness.wait_for_owner(&address, SHORT_TIMEOUT)?;
@@ -102,12 +108,15 @@ fn address_is_announced_once_advertised(harness: &Harness) -> anyhow::Result<()>
     )?;
     harness.admin("kubectl delete l2advertisement quiet -n metallb-system")?;
     silent(harness, &address)?;
-    eventually("the status to go", SHORT_TIMEOUT, || {
-        let selected = "-n metallb-system -l metallb.io/service-name=quiet -o name";
-        let statuses = harness.admin(&format!("kubectl get servicel2statuses {selected}"))?;
-        Ok(statuses.is_empty().then_some(()))
-    })?;
-    announced(harness, "quiet", "False", "NotAnnounced: no node announces")?;
+    announced(
+        harness,
+        "quiet",
+        "False",
+        "NoAdvertisement: no L2Advertisement announces pool \"quiet\"",
+    )?;
+    let selected = "-n metallb-system -l metallb.io/service-name=quiet -o jsonpath='{.items[*].status.node}'";
+    let nodes = harness.admin(&format!("kubectl get servicel2statuses {selected}"))?;
+    assert_eq!(nodes, "", "the report names no owner");
     Ok(())
 }
 
