@@ -74,20 +74,38 @@ fn queries_back_off_when_all_heartbeats_are_lost() {
     }
 }
 
+const FORGER: MacAddr = MacAddr([2, 0xbb, 0, 0, 0, 1]);
+
 /// A frame from a hardware address that the node never told is no sign of its life.
 #[test]
 fn forged_replies_do_not_delay_a_failover() {
-    let mut lan = converged(3, 3, 30);
+    fail_over_despite_forgery(&mut converged(3, 3, 30));
+}
+
+/// Before the first heartbeat of a node, any hardware address may be its own.
+#[test]
+fn macs_seen_before_the_first_heartbeat_are_forgotten() {
+    let mut lan = Network::new(4, 3, 30, LOSSLESS);
+    lan.drop_all_heartbeats = true;
+    lan.run(ms(500));
+    for (to, node) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+        lan.show_node(to, node, FORGER);
+    }
+    lan.drop_all_heartbeats = false;
+    lan.run(ms(3000));
+    fail_over_despite_forgery(&mut lan);
+}
+
+fn fail_over_despite_forgery(lan: &mut Network) {
     let address = lan.addresses[0];
-    let owner = lan.owners(address)[0];
+    let owner = lan.sole_owners()[&address];
     lan.power_off(owner);
-    let forger = MacAddr([2, 0xbb, 0, 0, 0, 1]);
     let mut silent = 0;
     while lan.owners(address).is_empty() {
         for to in (0..3).filter(|to| *to != owner) {
-            lan.show_node(to, owner, forger);
+            lan.show_node(to, owner, FORGER);
         }
-        silent += outage(&mut lan, address, 10);
+        silent += outage(lan, address, 10);
         assert!(silent <= 260, "no failover");
     }
     assert!(!lan.owners(address).contains(&owner));
