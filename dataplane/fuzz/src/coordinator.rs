@@ -229,6 +229,7 @@ impl World {
                 _ => SpeakerState::Starting { grace },
             },
             reply_requested: what & 16 != 0,
+            hears_receiver: true,
             interval: Duration::from_millis(match what & 8 {
                 0 => 100,
                 _ => u64::from(bytes.u16()),

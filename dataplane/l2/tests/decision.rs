@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use lb_l2::ownership::decision::{Action, HandOverOffer, OwnershipInput};
+use lb_l2::ownership::decision::{Action, CLAIM_PATIENCE, HandOverOffer, OwnershipInput};
 use lb_l2::ownership::failure_detector::PeerHealth;
 use support::epoch;
 
@@ -36,6 +36,9 @@ fn step(world: &World, me: usize) -> Action {
         announcers: &claimants,
         preferred: None,
         offer: HandOverOffer::None,
+        seen: &[],
+        stronger: &[],
+        weaker: &[],
     };
     input.decide(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
 }
@@ -52,6 +55,23 @@ const FREE: Node = Node {
     view: PeerHealth::Up,
     candidate: true,
     has: false,
+};
+const PROBE_AND_CLAIM: Action = Action::Claim {
+    probe: true,
+    after: Duration::ZERO,
+};
+const TAKE: Action = Action::Claim {
+    probe: false,
+    after: Duration::ZERO,
+};
+/// In case that the candidate before us does nothing.
+const CLAIM_LATER: Action = Action::Claim {
+    probe: true,
+    after: CLAIM_PATIENCE,
+};
+const TAKE_LATER: Action = Action::Claim {
+    probe: false,
+    after: CLAIM_PATIENCE,
 };
 const OWNER: Node = Node { has: true, ..FREE };
 
@@ -78,10 +98,7 @@ fn first_of_two_owners_in_order_remains() {
 #[test]
 fn first_live_candidate_probes_and_replaces_failed_owner() {
     let dead = node(PeerHealth::Down, true);
-    assert_eq!(
-        steps([dead, FREE, FREE])[1..],
-        [Action::Claim { probe: true }, Action::None]
-    );
+    assert_eq!(steps([dead, FREE, FREE])[1..], [PROBE_AND_CLAIM, CLAIM_LATER]);
 }
 
 #[test]
@@ -99,10 +116,10 @@ fn leaving_owner_announces_until_its_successor_does() {
         ..OWNER
     };
     for leaves in [drains, unchosen] {
-        let asks_nobody = Action::Claim { probe: false };
+        let asks_nobody = TAKE;
         assert_eq!(
             steps([leaves, FREE, FREE]),
-            [Action::HandOver, asks_nobody, Action::None]
+            [Action::HandOver, asks_nobody, TAKE_LATER]
         );
         assert_eq!(steps([leaves, OWNER, FREE])[1], Action::Keep);
         assert_eq!(steps([leaves, OWNER, FREE])[0], Action::Withdraw);
@@ -115,7 +132,7 @@ fn waits_for_a_preceding_unknown_candidate() {
     assert_eq!(steps([unknown, FREE, FREE])[1..], [Action::Wait, Action::Wait]);
     assert_eq!(
         steps([FREE, unknown, FREE])[0],
-        Action::Claim { probe: true },
+        PROBE_AND_CLAIM,
         "not for those who come later"
     );
     assert_eq!(
@@ -138,13 +155,16 @@ fn placed(world: &World, me: usize, preferred: Option<usize>, offer: HandOverOff
         announcers: &claimants,
         preferred: preferred.map(|at| NODES[at]),
         offer,
+        seen: &[],
+        stronger: &[],
+        weaker: &[],
     };
     input.decide(|name| world[NODES.iter().position(|node| *node == name).unwrap_or_default()].view)
 }
 
 #[test]
 fn preferred_node_goes_first_only_without_an_owner() {
-    let asks = Action::Claim { probe: true };
+    let asks = PROBE_AND_CLAIM;
     let free = [FREE, FREE, FREE];
     assert_eq!(placed(&free, 2, Some(2), HandOverOffer::None), asks);
     assert_eq!(placed(&free, 0, Some(2), HandOverOffer::None), Action::None);
@@ -162,7 +182,7 @@ fn preferred_node_goes_first_only_without_an_owner() {
 #[test]
 fn offer_moves_the_address_to_the_named_node_only() {
     let world = [FREE, OWNER, FREE];
-    let take = Action::Claim { probe: false };
+    let take = TAKE;
     assert_eq!(placed(&world, 2, Some(2), HandOverOffer::From("b")), take);
     assert_eq!(
         placed(&world, 0, None, HandOverOffer::None),
@@ -209,9 +229,14 @@ fn next(world: &World) -> World {
     for me in 0..3 {
         if matches!(world[me].view, PeerHealth::Up | PeerHealth::Draining) {
             next[me].has = match step(world, me) {
-                Action::Keep | Action::Claim { .. } | Action::HandOver => true,
+                Action::Keep
+                | Action::Claim {
+                    after: Duration::ZERO,
+                    ..
+                }
+                | Action::HandOver => true,
                 Action::Withdraw => false,
-                Action::Wait | Action::None => world[me].has,
+                Action::Wait | Action::None | Action::Claim { .. } => world[me].has,
             };
         }
     }
@@ -221,7 +246,15 @@ fn next(world: &World) -> World {
 #[test]
 fn every_state_has_one_claimer_and_converges_to_one_owner() {
     for world in worlds() {
-        let claims = |step: &Action| matches!(step, Action::Claim { .. });
+        let claims = |step: &Action| {
+            matches!(
+                step,
+                Action::Claim {
+                    after: Duration::ZERO,
+                    ..
+                }
+            )
+        };
         let alive = |at: &usize| matches!(world[*at].view, PeerHealth::Up | PeerHealth::Draining);
         let claiming = (0..3)
             .filter(alive)

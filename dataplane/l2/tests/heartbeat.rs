@@ -31,6 +31,7 @@ fn heartbeat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
         message: Message::Heartbeat(Heartbeat {
             state: SpeakerState::Up,
             reply_requested: true,
+            hears_receiver: true,
             interval: Duration::from_millis(100),
             version: "0.1.0".to_owned(),
             announced_digest: 7,
@@ -60,7 +61,7 @@ fn detects_every_changed_byte() {
         let error = our_keys().open(&changed).unwrap_err();
         match at {
             0..4 => assert_eq!(error, DatagramError::Magic),
-            4 => assert_eq!(error, DatagramError::Format(0)),
+            4 => assert_eq!(error, DatagramError::Format(3)),
             _ => assert_eq!(error, DatagramError::Authentication, "byte {at}"),
         }
         assert!(our_keys().open(&bytes[..at]).is_err());
@@ -261,6 +262,7 @@ fn messages() -> impl Strategy<Value = Message> {
             Message::Heartbeat(Heartbeat {
                 state,
                 reply_requested: asks,
+                hears_receiver: true,
                 interval: Duration::from_millis(interval.into()),
                 version,
                 announced_digest: claims,

@@ -2,6 +2,8 @@
 
 #[path = "support/balanced.rs"]
 mod balanced;
+#[path = "support/lost_heartbeats.rs"]
+mod lost_heartbeats;
 #[path = "support/network.rs"]
 mod network;
 #[path = "support/partition.rs"]
@@ -19,6 +21,8 @@ use lb_l2::ownership::{ConflictPolicy, HeartbeatLoad, PartitionPolicy};
 use network::{LOSSLESS, Network, NetworkConditions, ms};
 
 const CONVERGENCE_MS: u64 = 2000;
+/// The failure timeout of 280 ms, and the time to act.
+const MAX_FAILOVER_MS: u64 = 300;
 
 fn converged(seed: u64, nodes: usize, addresses: usize) -> Network {
     let mut lan = Network::new(seed, nodes, addresses, LOSSLESS);
@@ -59,7 +63,7 @@ fn initial_owners_follow_metallbs_election_order() {
 }
 
 #[test]
-fn failover_takes_at_most_250_milliseconds() {
+fn failover_takes_less_than_300_milliseconds() {
     for seed in 0..40 {
         let mut lan = converged(seed, 3, 30);
         let address = lan.addresses[0];
@@ -69,7 +73,7 @@ fn failover_takes_at_most_250_milliseconds() {
         lan.run(ms(wait));
         lan.power_off(owner);
         let outage = outage(&mut lan, address, 1000);
-        assert!(outage <= 250, "seed {seed}: {outage} ms");
+        assert!(outage < MAX_FAILOVER_MS, "seed {seed}: {outage} ms");
         let after = lan.sole_owners();
         for (address, was) in before {
             assert!(was == owner || after[&address] == was, "only what it had moves");
@@ -80,6 +84,22 @@ fn failover_takes_at_most_250_milliseconds() {
         assert!(lan.is_running(owner));
         assert_eq!(lan.sole_owners(), after, "seed {seed}");
     }
+}
+
+#[test]
+fn median_failover_takes_at_most_250_milliseconds() {
+    let outage_of = |seed| {
+        let mut lan = converged(seed, 3, 2);
+        let address = lan.addresses[0];
+        let wait = lan.rng.below(280);
+        lan.run(ms(wait));
+        lan.power_off(lan.owners(address)[0]);
+        outage(&mut lan, address, 600)
+    };
+    let mut outages: Vec<_> = (0..100).map(outage_of).collect();
+    outages.sort_unstable();
+    println!("median {} ms, at most {} ms", outages[50], outages[99]);
+    assert!(outages[50] <= 250 && outages[99] < MAX_FAILOVER_MS);
 }
 
 #[test]
@@ -96,7 +116,7 @@ fn two_failures_at_once_are_covered() {
         lan.power_off(owner);
         lan.power_off(second);
         let outage = outage(&mut lan, address, 1000);
-        assert!(outage <= 250, "seed {seed}: {outage} ms");
+        assert!(outage < MAX_FAILOVER_MS, "seed {seed}: {outage} ms");
         lan.sole_owners();
     }
 }
@@ -206,7 +226,8 @@ fn absent_speaker_loses_addresses_after_grace_period() {
     lan.leave(owner);
     lan.run(ms(59_900));
     assert!(lan.owners(address).is_empty(), "held");
-    lan.run(ms(400));
+    // Its node lives, so it may be alive: the others wait for a claim of it.
+    lan.run(ms(700));
     assert_ne!(lan.sole_owners()[&address], owner);
     // A node that fails during the restart is found by queries, at most 250 ms apart.
     let mut lan = converged(4, 3, 30);
@@ -214,7 +235,7 @@ fn absent_speaker_loses_addresses_after_grace_period() {
     lan.leave(owner);
     lan.run(ms(1000));
     lan.power_off(owner);
-    assert!(outage(&mut lan, address, 1000) <= 500);
+    assert!(outage(&mut lan, address, 1000) <= 600);
 }
 
 #[test]
@@ -400,7 +421,7 @@ fn failback_waits_until_the_network_is_stable() {
             // Two peers return together to the isolated node: it waits one second, and twice as long each further time.
             assert_at_most_one_owner(seed, &mut lan, calm - 200);
             assert_eq!(lan.sole_owners(), apart, "seed {seed}: before {calm} ms");
-            // Peers that are down get a heartbeat every 800 ms, so they hear each other by then.
+            // Peers that are down get a heartbeat every 280 ms, so they hear each other by then.
             lan.run(ms(1200));
             assert_eq!(lan.sole_owners(), before, "seed {seed}: after {calm} ms");
         }

@@ -54,7 +54,7 @@ pub struct Args {
     pub heartbeat_port: u16,
 
     /// Milliseconds without a heartbeat after which a peer is suspected to have failed. Heartbeats are sent every 4/5 of it.
-    #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(100..=5000))]
+    #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 280, value_parser = clap::value_parser!(u64).range(100..=5000))]
     pub failure_timeout_ms: u64,
 
     /// Which side of a network partition announces: every side (availability), or only the side that sees a majority of the

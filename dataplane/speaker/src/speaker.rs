@@ -462,7 +462,8 @@ impl Speaker {
         let mut candidates_changed = changed;
         if self.coordinator.take_peers_changed() {
             let heard = self.coordinator.peers();
-            let heard = heard.filter(|peer| peer.heard && peer.health != PeerHealth::Down);
+            let lives = |health| !matches!(health, PeerHealth::Down | PeerHealth::NodeOnly { keeps: false });
+            let heard = heard.filter(|peer| peer.heard && lives(peer.health));
             candidates_changed |= self
                 .peers
                 .set_heard(heard.map(|peer| peer.node.to_owned()).collect());

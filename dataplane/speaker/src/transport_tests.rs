@@ -58,6 +58,7 @@ fn mk_datagram() -> Datagram {
         message: Message::Heartbeat(Heartbeat {
             state: SpeakerState::Up,
             reply_requested: false,
+            hears_receiver: true,
             interval: Duration::from_millis(100),
             version: String::new(),
             announced_digest: 0,

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::backup::BackupState;
 use super::conflict::ConflictState;
+use super::evidence::NetworkEvidence;
 use super::handover::PlacementState;
-use super::probe::{PEER_REPLY_RETRY_DELAY, ProbeResult};
+use super::probe::{PEER_REPLY_RETRY_DELAY, ProbePlan, ProbeResult};
 use super::self_check::SelfCheck;
 use super::{
     AcquireReason, ConflictPolicy, Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, PartitionPolicy,
@@ -43,6 +44,10 @@ pub(super) struct AddressState {
     pub(super) resumes: bool,
     /// The failed or withdrawn owner, and when it was heard last.
     pub(super) predecessor: Option<(Arc<str>, Instant)>,
+    /// Since when it has had no owner, as far as we know.
+    pub(super) vacant_since: Option<Instant>,
+    /// `None` if no peer whose heartbeats are lost was seen to announce it.
+    pub(super) evidence: Option<Box<NetworkEvidence>>,
     /// The earliest time of a claim.
     pub(super) not_before: Option<Instant>,
     /// When we began to wait for the next owner to announce it.
@@ -72,11 +77,15 @@ impl Coordinator {
         let mut announcers = self.announcers(address);
         let awaited = self.awaited_owner(address, state, &candidates);
         announcers.extend(awaited.filter(|id| !announcers.contains(id)));
+        let rivals = self.rivals(address, &mut announcers);
+        let Some(state) = self.addresses.get(&address) else {
+            return;
+        };
         // A record and a peer's memory may be outdated: an address that another node owns by now is not restored.
         let owner = announcers
             .iter()
             .copied()
-            .find(|id| keeps(self.health_or_awaited(awaited, *id)));
+            .find(|id| rivals.seen.contains(id) || keeps(self.health_or_awaited(awaited, *id)));
         let failback_at = self.failback_allowed_at().filter(|at| *at > self.now);
         let mut input = OwnershipInput {
             me: LOCAL_NODE,
@@ -87,6 +96,9 @@ impl Coordinator {
             announcers: &announcers,
             preferred: None,
             offer: HandOverOffer::None,
+            seen: &rivals.seen,
+            stronger: &rivals.stronger,
+            weaker: &rivals.weaker,
         };
         if state.placement.is_some() {
             input.offer = self.current_offer(address, state, &announcers);
@@ -117,12 +129,35 @@ impl Coordinator {
             // predecessor.
             state.predecessor = None;
         }
-        if !matches!(action, Action::Claim { probe: true }) {
+        action = self.wait_for_turn(address, action);
+        let suspected = action == Action::None
+            && !mine
+            && self.addresses.get(&address).is_some_and(|state| {
+                state
+                    .monitored
+                    .iter()
+                    .any(|id| self.failure_detector.is_suspected(*id))
+            })
+            && matches!(
+                input.decide(|id| match self.failure_detector.is_suspected(id) {
+                    true => PeerHealth::Down,
+                    false => self.health_or_awaited(awaited, id),
+                }),
+                Action::Claim {
+                    probe: true,
+                    after: Duration::ZERO
+                }
+            );
+        if suspected {
+            // So that the result is known when the owner times out.
+            self.probes
+                .result_or_start(self.now, address, ProbePlan::FAILOVER);
+        } else if !matches!(action, Action::Claim { probe: true, .. }) {
             self.probes.remove(address);
         }
         match action {
             Action::Keep => self.keep_announcing(address),
-            Action::Claim { probe } => self.claim_address(address, probe, &announcers),
+            Action::Claim { probe, .. } => self.claim_address(address, probe, &announcers),
             Action::HandOver => {
                 self.keep_announcing(address);
                 self.hand_over(address, &candidates);
@@ -138,6 +173,7 @@ impl Coordinator {
             }
             Action::Wait | Action::None => {}
         }
+        self.answer_weaker_rivals(address, &rivals);
         self.update_offer(address, action, &candidates);
         let mine = self.announced.announces(address);
         if let Some(at) = failback_at.filter(|_| self.config.failback && !mine) {
@@ -157,6 +193,26 @@ impl Coordinator {
         self.update_backup_role(address, owner, &candidates);
     }
 
+    /// Replaces a claim by waiting until the candidates that go first have had their time.
+    fn wait_for_turn(&mut self, address: IpAddr, action: Action) -> Action {
+        let now = self.now;
+        let Some(state) = self.addresses.get_mut(&address) else {
+            return action;
+        };
+        let Action::Claim { after, .. } = action else {
+            if action != Action::Wait {
+                state.vacant_since = None;
+            }
+            return action;
+        };
+        let at = *state.vacant_since.get_or_insert(now) + after;
+        if at <= now {
+            return action;
+        }
+        self.deadlines.insert((at, address));
+        Action::None
+    }
+
     /// Notes that the owner of the address failed or withdrew.
     pub(super) fn owner_lost(&mut self, address: IpAddr, from: Arc<str>, heard: Option<Instant>) {
         if let Some(state) = self.addresses.get_mut(&address) {
@@ -167,10 +223,11 @@ impl Coordinator {
                 // needs time to act. A node with many peers has a longer period, so the longest known period counts.
                 let config = &self.config.failure_detector;
                 let slowest = self.failure_detector.longest_period();
-                let longest = config.timeout_after(slowest) + config.max_extension(slowest);
+                let longest = config.timeout_after(slowest) + config.max_extension(slowest) + config.hold();
                 let wait = longest + slowest / 2 - config.min_request_window();
                 state.not_before = Some(self.now + wait);
                 self.deadlines.insert((self.now + wait, address));
+                self.probes.remove(address);
             }
         }
         self.dirty.insert(address);
@@ -260,18 +317,17 @@ impl Coordinator {
             }
             state.not_before = None;
         }
-        // The failure detector has probed the failed owner already.
-        let reason = match state.predecessor.take() {
-            Some((from, heard)) if probe => AcquireReason::Failover {
-                from,
-                last_heard: heard,
-            },
-            None if probe => match self.probes.result_or_start(now, address) {
+        let plan = match &state.predecessor {
+            Some(_) => ProbePlan::FAILOVER,
+            None => ProbePlan::FIRST,
+        };
+        let reason = match probe {
+            true => match self.probes.result_or_start(now, address, plan) {
                 ProbeResult::Pending => return,
                 ProbeResult::NoReply if self.has_unknown_candidate(address) => return,
                 ProbeResult::NoReply => {
                     self.end_conflict(address);
-                    AcquireReason::Initial
+                    self.claim_reason(address)
                 }
                 ProbeResult::PeerReplied if self.has_reported_conflict(address) => {
                     return self.retry_claim_after_conflict(address);
@@ -282,10 +338,10 @@ impl Coordinator {
                     ConflictPolicy::Warn | ConflictPolicy::Yield => {
                         return self.retry_claim_after_conflict(address);
                     }
-                    ConflictPolicy::Defend => AcquireReason::Initial,
+                    ConflictPolicy::Defend => self.claim_reason(address),
                 },
             },
-            Some(_) | None => {
+            false => {
                 let has = announcers.first().and_then(|id| self.peers.get(id));
                 has.map_or(AcquireReason::Initial, |peer| AcquireReason::HandOver {
                     from: peer.name.clone(),
@@ -293,8 +349,23 @@ impl Coordinator {
             }
         };
         self.probes.remove(address);
+        if let Some(state) = self.addresses.get_mut(&address) {
+            state.predecessor = None;
+            state.vacant_since = None;
+            if let Some(evidence) = &mut state.evidence {
+                evidence.clear();
+            }
+        }
         self.announced.insert(Entry::announced(address));
         self.outputs.push_back(Output::Announce { address, reason });
+    }
+
+    fn claim_reason(&mut self, address: IpAddr) -> AcquireReason {
+        let state = self.addresses.get_mut(&address);
+        match state.and_then(|state| state.predecessor.take()) {
+            Some((from, last_heard)) => AcquireReason::Failover { from, last_heard },
+            None => AcquireReason::Initial,
+        }
     }
 
     /// Whether some candidate may still be heard: it may own the address, or know the owner.
@@ -322,7 +393,12 @@ impl Coordinator {
         let can_take = |id: &NodeId| {
             matches!(
                 self.health(*id),
-                PeerHealth::Up | PeerHealth::Unknown | PeerHealth::Draining
+                PeerHealth::Up
+                    | PeerHealth::Assumed
+                    | PeerHealth::HeartbeatLost
+                    | PeerHealth::NodeOnly { .. }
+                    | PeerHealth::Unknown
+                    | PeerHealth::Draining
             )
         };
         let can_be_taken = candidates.iter().any(can_take);

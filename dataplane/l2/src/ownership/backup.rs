@@ -74,7 +74,12 @@ impl Coordinator {
     /// The health of a peer; the awaited owner counts as restarting.
     pub(super) fn health_or_awaited(&self, awaited: Option<NodeId>, id: NodeId) -> PeerHealth {
         match self.health(id) {
-            PeerHealth::Down | PeerHealth::Unknown if awaited == Some(id) => {
+            PeerHealth::Down
+            | PeerHealth::Unknown
+            | PeerHealth::Assumed
+            | PeerHealth::NodeOnly { keeps: false }
+                if awaited == Some(id) =>
+            {
                 PeerHealth::Restarting { until: self.now }
             }
             view => view,
@@ -92,7 +97,9 @@ impl Coordinator {
         let held = backup.filter(|owner| {
             matches!(
                 self.health(*owner),
-                PeerHealth::Starting { .. } | PeerHealth::Restarting { .. }
+                PeerHealth::Starting { .. }
+                    | PeerHealth::Restarting { .. }
+                    | PeerHealth::NodeOnly { keeps: true }
             )
         });
         let now = self.now;
@@ -177,7 +184,9 @@ impl Coordinator {
             };
             up(id) && claims.proxied_for(address).is_some()
         };
-        let next = |id: &NodeId| up(id) && self.heard_before_restart(*id, owner);
+        // A peer whose heartbeats are lost does the same as we do.
+        let deaf = |id: &NodeId| self.health(*id) == PeerHealth::HeartbeatLost;
+        let next = |id: &NodeId| up(id) && self.heard_before_restart(*id, owner) || deaf(id);
         let mut others = candidates.iter().copied().filter(|id| *id != owner);
         // A peer that sends proxy replies continues until the owner is back.
         others.clone().find(stands_in).or_else(|| others.find(next)) == Some(LOCAL_NODE)

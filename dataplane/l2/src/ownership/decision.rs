@@ -8,9 +8,17 @@
 //!
 //! | owner | result |
 //! | --- | --- |
-//! | a candidate that is up or restarting | it remains the owner; of two owners, the first in the order |
+//! | a candidate that is up or restarting | it remains the owner; of two owners, the one that both agree on |
 //! | draining, or no candidate | the first candidate that is up announces the address, then the owner withdraws |
 //! | down, or no owner | the first candidate that is up probes the address, then claims it |
+//!
+//! A peer whose heartbeats are lost may claim the address too, and we would not hear of it. Each such candidate before
+//! us therefore gets [`CLAIM_SKEW`], in which it probes and claims; our own probe then finds it. A candidate that is
+//! heard and does not claim is blind: its view of the API is old. It gets [`CLAIM_PATIENCE`].
+//!
+//! Two owners: a peer that sees our announcement and whose announcement we see. The tie is decided by what both know:
+//! with heartbeats in both directions, the reach of both (see [`OwnershipInput::stronger`]), then the election order;
+//! otherwise MetalLB's hash of the node names alone, because candidates may differ.
 //!
 //! If all live candidates are draining, the first of them owns the address, because a node about to leave is better
 //! than no node. With `failback`, a candidate takes an address from an owner behind it in the order, as in MetalLB.
@@ -19,6 +27,8 @@
 //! It takes nothing from an owner; the owner *offers* the address to it by name, and keeps announcing until it hears
 //! the announcement. An offer concerns only these two nodes. For all others, and for two owners without an offer, the
 //! election order decides, so that speakers that disagree about the preferred node never both keep the address.
+
+use std::time::Duration;
 
 use crate::ownership::failure_detector::PeerHealth;
 
@@ -32,6 +42,8 @@ pub enum Action {
         /// Whether to probe it first: only the heartbeats of the owner may be lost, or a conflicting host may use the
         /// address. Unnecessary if the owner waits for our announcement.
         probe: bool,
+        /// How long the address must have had no owner: other candidates go first.
+        after: Duration,
     },
     /// Keep announcing it until another node announces it, then withdraw.
     HandOver,
@@ -62,6 +74,29 @@ pub struct OwnershipInput<'a, N> {
     pub preferred: Option<N>,
     /// The offer that concerns us.
     pub offer: HandOverOffer<N>,
+    /// The announcers that keep the address whatever their health and whether or not they are candidates: they were
+    /// seen on the network.
+    pub seen: &'a [N],
+    /// The announcers that win the tie against us; the election order decides about those that are in neither list.
+    pub stronger: &'a [N],
+    /// The announcers that lose the tie against us.
+    pub weaker: &'a [N],
+}
+
+/// How long a candidate waits for each one before it whose heartbeats are lost. Longer than the probes before a claim.
+pub const CLAIM_SKEW: Duration = Duration::from_millis(250);
+/// How long a candidate waits for each one before it that is up.
+pub const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who claims an address without an owner.
+enum Next<N> {
+    Us {
+        after: Duration,
+    },
+    Other(N),
+    /// It will be known soon.
+    Awaited(N),
+    Nobody,
 }
 
 /// An offer of the address, from the view of one of the two nodes that it concerns.
@@ -97,26 +132,66 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
             return match (owner == self.me, self.mine) {
                 (true, _) => Action::Keep,
                 (false, true) => Action::Withdraw,
-                (false, false) if self.failback && !self.draining && self.comes_before(owner) => {
-                    Action::Claim { probe: false }
+                (false, false)
+                    if self.failback
+                        && !self.draining
+                        && view(owner).is_heard()
+                        && self.comes_before(owner) =>
+                {
+                    Action::Claim {
+                        probe: false,
+                        after: Duration::ZERO,
+                    }
                 }
                 (false, false) => Action::None,
             };
         }
-        let may_be_up = |node: &N| view(*node) == PeerHealth::Up || is_awaited(view(*node));
+        match self.next(&view) {
+            Next::Us { .. } if self.mine => Action::HandOver,
+            Next::Us { after } => Action::Claim {
+                probe: !self.announcers.iter().any(|node| view(*node).is_heard()),
+                after,
+            },
+            Next::Other(_) | Next::Awaited(_) if self.mine => Action::HandOver,
+            Next::Awaited(next) if self.is_behind(next) => Action::Wait,
+            Next::Other(_) | Next::Awaited(_) => Action::None,
+            Next::Nobody => self.decide_all_draining(&view),
+        }
+    }
+
+    /// The candidate that claims the address if it has no owner.
+    fn next(&self, view: &impl Fn(N) -> PeerHealth) -> Next<N> {
         let preferred = self
             .preferred
             .filter(|node| self.candidates.contains(node) && view(*node) == PeerHealth::Up);
-        let first = || self.candidates.iter().copied().find(may_be_up);
-        match preferred.or_else(first) {
-            Some(next) if next == self.me => Action::Claim {
-                probe: !self.announcers.iter().any(|node| lives(view(*node))),
-            },
-            Some(_) if self.mine => Action::HandOver,
-            Some(next) if is_awaited(view(next)) && self.is_behind(next) => Action::Wait,
-            Some(_) => Action::None,
-            None => self.decide_all_draining(&view),
+        if let Some(node) = preferred {
+            return if node == self.me {
+                Next::Us {
+                    after: Duration::ZERO,
+                }
+            } else {
+                Next::Other(node)
+            };
         }
+        let mut after = Duration::ZERO;
+        let mut first = None;
+        for node in self.candidates.iter().copied() {
+            match view(node) {
+                PeerHealth::Up if node == self.me => return Next::Us { after },
+                PeerHealth::Up => {
+                    first.get_or_insert(node);
+                    after += CLAIM_PATIENCE;
+                }
+                PeerHealth::HeartbeatLost | PeerHealth::NodeOnly { .. } => {
+                    first.get_or_insert(node);
+                    after += CLAIM_SKEW;
+                }
+                PeerHealth::Assumed => return Next::Other(node),
+                PeerHealth::Unknown | PeerHealth::Starting { .. } => return Next::Awaited(node),
+                PeerHealth::Restarting { .. } | PeerHealth::Draining | PeerHealth::Down => {}
+            }
+        }
+        first.map_or(Next::Nobody, Next::Other)
     }
 
     /// Whether the address has an owner that keeps it.
@@ -129,17 +204,28 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         self.owner(&view).is_some()
     }
 
-    /// The owner that keeps the address; of two, the first in the order.
+    /// The owner that keeps the address; of two, the one that wins the tie.
     fn owner(&self, view: &impl Fn(N) -> PeerHealth) -> Option<N> {
-        let has_and_keeps = |node: &N| {
-            let has = if *node == self.me {
-                self.mine
-            } else {
-                self.announcers.contains(node)
-            };
-            has && keeps(view(*node)) && self.offer != HandOverOffer::From(*node)
+        let keeps_it =
+            |node: &N| self.seen.contains(node) || self.announcers.contains(node) && keeps(view(*node));
+        let others = || {
+            let known = self.candidates.iter().copied().filter(|node| *node != self.me);
+            let seen = self
+                .seen
+                .iter()
+                .copied()
+                .filter(|node| !self.candidates.contains(node));
+            let accepted = |node: &N| keeps_it(node) && self.offer != HandOverOffer::From(*node);
+            known.chain(seen).filter(accepted)
         };
-        self.candidates.iter().copied().find(has_and_keeps)
+        let we_keep = self.mine && keeps(view(self.me)) && self.candidates.contains(&self.me);
+        let wins = |node: &N| {
+            self.stronger.contains(node) || !self.weaker.contains(node) && !self.comes_before(*node)
+        };
+        if we_keep {
+            return others().find(wins).or(Some(self.me));
+        }
+        others().next()
     }
 
     /// No candidate is up: a draining owner continues; without an owner, the first draining candidate takes the
@@ -150,7 +236,10 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         let mut draining = self.candidates.iter().copied().filter(drains);
         match draining.clone().find(has).or_else(|| draining.next()) {
             Some(owner) if owner == self.me && self.mine => Action::HandOver,
-            Some(owner) if owner == self.me => Action::Claim { probe: true },
+            Some(owner) if owner == self.me => Action::Claim {
+                probe: true,
+                after: Duration::ZERO,
+            },
             Some(_) if self.mine && !self.candidates.contains(&self.me) => Action::HandOver,
             Some(_) if self.mine => Action::Withdraw,
             None if self.mine => Action::HandOver,
@@ -173,25 +262,12 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
 /// Whether an owner of this health keeps its addresses.
 pub(crate) const fn keeps(view: PeerHealth) -> bool {
     match view {
-        PeerHealth::Up | PeerHealth::Starting { .. } | PeerHealth::Restarting { .. } => true,
-        PeerHealth::Unknown | PeerHealth::Draining | PeerHealth::Down => false,
-    }
-}
-
-/// Whether the health will be known soon.
-const fn is_awaited(view: PeerHealth) -> bool {
-    match view {
-        PeerHealth::Unknown | PeerHealth::Starting { .. } => true,
-        PeerHealth::Up | PeerHealth::Restarting { .. } | PeerHealth::Draining | PeerHealth::Down => false,
-    }
-}
-
-const fn lives(view: PeerHealth) -> bool {
-    match view {
         PeerHealth::Up
+        | PeerHealth::Assumed
+        | PeerHealth::HeartbeatLost
         | PeerHealth::Starting { .. }
-        | PeerHealth::Restarting { .. }
-        | PeerHealth::Draining => true,
-        PeerHealth::Unknown | PeerHealth::Down => false,
+        | PeerHealth::Restarting { .. } => true,
+        PeerHealth::NodeOnly { keeps } => keeps,
+        PeerHealth::Unknown | PeerHealth::Draining | PeerHealth::Down => false,
     }
 }

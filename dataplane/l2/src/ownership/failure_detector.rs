@@ -7,15 +7,16 @@
 //! | --- | --- | --- |
 //! | that sends a heartbeat | what it reports: up, draining, starting or restarting | at once |
 //! | up, whose heartbeat is late | up; a heartbeat is requested; if that is not answered either, the peer is queried | |
-//! | up, timed out, replying for its addresses | up: only its heartbeats are lost | |
-//! | up, timed out, its node replying | restarting: its speaker crashed and will be back | |
+//! | up, silent for almost the timeout | up, but suspected: its addresses are probed, so that the result is known in time | |
+//! | up, timed out, replying for its addresses | heartbeats lost | |
+//! | up, timed out, its node replying | node only: its speaker crashed and will be back, or owns nothing that can be queried | |
 //! | up, timed out, without a reply | down | |
-//! | restarting, its node not replying | down | after the timeout |
-//! | restarting | down | at the end of the grace period |
+//! | restarting or node only, its node not replying | down | after the timeout |
+//! | restarting, or node only | what the network shows; it does not keep addresses any longer | at the end of the grace period |
 //!
-//! Heartbeats are sent after four fifths of the failure timeout. The last fifth is left to request a late heartbeat, up
-//! to four times; a request is answered at once. Compared with five heartbeats per timeout, a peer costs a quarter as
-//! much, and it takes as many lost datagrams in a row to miss it. The main cost of an idle speaker is its wake-ups.
+//! A heartbeat is sent every quarter of the failure timeout. The main cost of an idle speaker is its wake-ups, and this
+//! is the fewest with which a stall of three quarters of the timeout is tolerated at any time. A late heartbeat is
+//! requested up to four times; a request is answered at once.
 //!
 //! A busy or virtual machine stalls now and then, with all its processes. A peer whose heartbeats were late within the
 //! last minutes gets that much more time, up to half of the usual timeout.
@@ -23,6 +24,9 @@
 //! A peer whose heartbeats arrive is not queried, except once when its speaker restarts: the reply shows that silence of
 //! this node means something. In doubt, questions back off ([`inquiry`]); repeated ones are limited to
 //! [`MAX_REPEATED_QUERIES_PER_SECOND`]. No peer counts as failed before it has been queried.
+//!
+//! When most peers become silent at once, and nothing shows that their nodes live, it is more likely that we are cut off,
+//! or that a burst of loss hits everybody. They get three quarters of the timeout in addition.
 //!
 //! Our own stalls are not silence of the peers: after a stall, every peer gets the lost time in addition.
 
@@ -66,11 +70,17 @@ const MAX_REQUESTED_PEERS: usize = 16;
 /// A wake-up that is late by more than this counts as a stall.
 const STALL_THRESHOLD: Duration = Duration::from_millis(10);
 
+/// The least failure timeout with which a stall of 200 ms, as in a live migration, is never taken for a failure: the
+/// last heartbeat before the stall is up to 70 ms old, and one or two wake-ups pass until the next one arrives.
+pub const DEFAULT_FAILURE_TIMEOUT: Duration = Duration::from_millis(280);
+/// How long before the timeout of a peer its addresses are probed.
+const SUSPICION_TIME: Duration = Duration::from_millis(66);
+
 /// Settings of a [`FailureDetector`].
 #[derive(Clone, Copy, Debug)]
 pub struct FailureDetectorConfig {
-    /// A peer counts as failed when nothing was received from it for this long. A heartbeat is due after four fifths of it;
-    /// in the last fifth a late heartbeat is requested.
+    /// A peer counts as failed when nothing was received from it for this long. A heartbeat is due after a quarter of it;
+    /// afterwards a late heartbeat is requested.
     pub failure_timeout: Duration,
     /// How long a peer whose speaker crashed while its node lives remains the owner of its addresses.
     pub grace: Duration,
@@ -81,10 +91,10 @@ pub struct FailureDetectorConfig {
 }
 
 impl Default for FailureDetectorConfig {
-    /// 250 ms, that is a heartbeat every 200 ms; 60 s; 60 s; 450 per second.
+    /// 280 ms, that is a heartbeat every 70 ms; 60 s; 60 s; 450 per second.
     fn default() -> Self {
         Self {
-            failure_timeout: Duration::from_millis(250),
+            failure_timeout: DEFAULT_FAILURE_TIMEOUT,
             grace: Duration::from_secs(60),
             max_grace: Duration::from_secs(60),
             max_rate: 450,
@@ -96,7 +106,7 @@ impl FailureDetectorConfig {
     /// The time between two heartbeats to a peer, if the rate limit allows it.
     #[must_use]
     pub fn heartbeat_period(&self) -> Duration {
-        self.min_request_window() * 4
+        self.failure_timeout / 4
     }
 
     /// How long a peer with this heartbeat period may be silent.
@@ -110,13 +120,18 @@ impl FailureDetectorConfig {
         self.timeout_after(period) / 2
     }
 
+    /// How much longer a peer may be silent if most peers are.
+    pub(crate) fn hold(&self) -> Duration {
+        self.min_request_window()
+    }
+
     /// The time between a due heartbeat and the timeout, in which heartbeats are requested.
     fn request_window(&self, period: Duration) -> Duration {
         self.min_request_window().max(period / 4)
     }
 
     pub(crate) fn min_request_window(&self) -> Duration {
-        self.failure_timeout / 5
+        self.failure_timeout * 3 / 4
     }
 }
 
@@ -127,6 +142,16 @@ pub enum PeerHealth {
     Unknown,
     /// Alive.
     Up,
+    /// Not heard, but the API server reports it as ready; nothing on the network contradicts.
+    Assumed,
+    /// Its heartbeats are not received, but its speaker replies on the network, or its node does and the API server
+    /// reports it as ready.
+    HeartbeatLost,
+    /// Its heartbeats are not received, and only its node replies: its speaker crashed, or owns nothing.
+    NodeOnly {
+        /// Whether it keeps its addresses: until the end of the grace period.
+        keeps: bool,
+    },
     /// Restarting; it keeps its addresses for the grace period.
     Restarting {
         /// The end of the grace period.
@@ -141,6 +166,17 @@ pub enum PeerHealth {
     Draining,
     /// Failed.
     Down,
+}
+
+impl PeerHealth {
+    /// Whether it is what the peer itself reports in heartbeats.
+    #[must_use]
+    pub const fn is_heard(self) -> bool {
+        match self {
+            Self::Up | Self::Restarting { .. } | Self::Starting { .. } | Self::Draining => true,
+            Self::Unknown | Self::Assumed | Self::HeartbeatLost | Self::NodeOnly { .. } | Self::Down => false,
+        }
+    }
 }
 
 /// The meaning of a reply to a probe of a peer.
@@ -222,7 +258,7 @@ impl FailureDetector {
         let peer = self.peer(id);
         (peer.silent_since, peer.send_at) = (now, now);
         // A peer that hears us sends a heartbeat before that.
-        peer.inquiry.begin(now + window * 2);
+        peer.inquiry.begin(now + window / 2);
         self.set_phase(id, PeerPhase::Unknown);
     }
 
@@ -248,6 +284,8 @@ impl FailureDetector {
         peer.silent_since = now;
         peer.last_heard = Some(now);
         peer.late_since = None;
+        peer.held_until = None;
+        let was_suspected = std::mem::take(&mut peer.suspected);
         peer.period = period.clamp(*PERIOD_RANGE.start(), *PERIOD_RANGE.end());
         let phase = match (peer.phase, state) {
             (_, SpeakerState::Up) => PeerPhase::Up,
@@ -278,6 +316,9 @@ impl FailureDetector {
             _ => peer.inquiry.end(),
         }
         self.set_phase(id, phase);
+        if was_suspected {
+            self.changed.insert(id);
+        }
         self.update_deadline();
     }
 
@@ -294,6 +335,20 @@ impl FailureDetector {
                 let gaps = peer.query_gaps(&self.config, min_gap);
                 peer.inquiry.answered(now, gaps);
             }
+            let phase = match (peer.phase, evidence) {
+                (PeerPhase::NodeOnly { .. }, Evidence::Speaker) => PeerPhase::HeartbeatLost,
+                // Without a heartbeat since our start, the API server decides.
+                (PeerPhase::Down, Evidence::Speaker) if peer.last_heard.is_some() => PeerPhase::HeartbeatLost,
+                (PeerPhase::Down, Evidence::Node) if peer.last_heard.is_some() => {
+                    PeerPhase::NodeOnly { until: None }
+                }
+                (phase, _) => phase,
+            };
+            if phase != peer.phase {
+                peer.inquiry.begin(now);
+            }
+            self.set_phase(id, phase);
+            self.update_deadline();
         }
     }
 
@@ -301,8 +356,9 @@ impl FailureDetector {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance_clock(now);
         let ids: Vec<_> = self.peers.keys().copied().collect();
+        let isolated = self.most_are_silent();
         for id in ids {
-            self.evaluate(id);
+            self.evaluate(id, isolated);
         }
         self.update_deadline();
     }
@@ -508,6 +564,8 @@ impl FailureDetector {
             unverified_reply_at: None,
             inquiry: Inquiry::default(),
             late_since: None,
+            held_until: None,
+            suspected: false,
             speaker_replied_at: None,
             node_replied_at: None,
         })
@@ -518,6 +576,7 @@ impl FailureDetector {
             return;
         };
         let before = std::mem::replace(&mut peer.phase, phase);
+        peer.suspected &= matches!(phase, PeerPhase::Up | PeerPhase::Draining);
         if before == phase {
             return;
         }
@@ -530,8 +589,25 @@ impl FailureDetector {
         }
     }
 
+    /// Whether most peers, and at least two, have become silent at once, and nothing else shows that they live.
+    fn most_are_silent(&self) -> bool {
+        let live = |peer: &&Peer| peer.monitored && matches!(peer.phase, PeerPhase::Up | PeerPhase::Draining);
+        let (mut heard, mut silent) = (0, 0);
+        for peer in self.peers.values().filter(live) {
+            heard += 1;
+            silent += usize::from(peer.late_since.is_some_and(|since| !peer.replied_since(since)));
+        }
+        silent >= 2 && silent * 2 > heard
+    }
+
+    /// Whether the peer is about to time out, and its addresses should be probed.
+    #[must_use]
+    pub fn is_suspected(&self, id: NodeId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.suspected)
+    }
+
     /// Moves a silent peer to its next phase.
-    fn evaluate(&mut self, id: NodeId) {
+    fn evaluate(&mut self, id: NodeId, isolated: bool) {
         let (now, config) = (self.now, self.config);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -540,14 +616,19 @@ impl FailureDetector {
         let phase = match peer.phase {
             PeerPhase::Unknown if !peer.is_queried_in_vain(now, &config) => PeerPhase::Unknown,
             PeerPhase::Unknown | PeerPhase::Down => PeerPhase::Down,
-            PeerPhase::Restarting { until } if until <= now || peer.has_lost_node(now, silence) => {
+            PeerPhase::Restarting { .. } | PeerPhase::Starting { .. } | PeerPhase::NodeOnly { .. }
+                if peer.has_lost_node(now, silence) =>
+            {
                 PeerPhase::Down
             }
-            PeerPhase::Starting { until, .. } if until <= now || peer.has_lost_node(now, silence) => {
-                PeerPhase::Down
+            PeerPhase::Restarting { until } | PeerPhase::Starting { until, .. } if until <= now => {
+                peer.phase_after_timeout(now.checked_sub(silence).unwrap_or(now), None)
             }
             PeerPhase::Starting { until, wait_until } if wait_until <= now => PeerPhase::Restarting { until },
-            away @ (PeerPhase::Restarting { .. } | PeerPhase::Starting { .. }) => away,
+            PeerPhase::NodeOnly { until: Some(until) } if until <= now => PeerPhase::NodeOnly { until: None },
+            away @ (PeerPhase::Restarting { .. }
+            | PeerPhase::Starting { .. }
+            | PeerPhase::NodeOnly { .. }) => away,
             live @ (PeerPhase::Up | PeerPhase::Draining) => {
                 if now < peer.late_at(&config) {
                     live
@@ -557,21 +638,35 @@ impl FailureDetector {
                         // It is queried only if it does not answer the request.
                         peer.inquiry.begin(now + config.request_window(peer.period) / 10);
                     }
-                    match peer.late_since {
-                        Some(late_since) if peer.is_queried_in_vain(now, &config) => {
-                            peer.phase_after_timeout(late_since, now + config.grace)
+                    let late_since = peer.late_since.unwrap_or(now);
+                    let suspect_at = peer.suspect_at(&config);
+                    if isolated && peer.held_until.is_none() && suspect_at.is_some_and(|at| at <= now) {
+                        peer.held_until = Some(peer.silent_since + silence + config.hold());
+                    }
+                    if peer.is_queried_in_vain(now, &config) {
+                        peer.phase_after_timeout(late_since, Some(now + config.grace))
+                    } else {
+                        if peer.suspect_at(&config).is_some_and(|at| at <= now)
+                            && !peer.suspected
+                            && !peer.replied_since(late_since)
+                        {
+                            peer.suspected = true;
+                            self.changed.insert(id);
                         }
-                        Some(_) | None => live,
+                        live
                     }
                 }
             }
             PeerPhase::HeartbeatLost => match peer.inquiry.unanswered_since() {
-                Some(since) if since + silence <= now => peer.phase_after_timeout(since, now + config.grace),
+                Some(since) if since + silence <= now => {
+                    peer.phase_after_timeout(since, Some(now + config.grace))
+                }
                 Some(_) | None => PeerPhase::HeartbeatLost,
             },
         };
         let is_new_doubt = match phase {
             PeerPhase::HeartbeatLost => peer.phase != phase,
+            PeerPhase::NodeOnly { .. } => !matches!(peer.phase, PeerPhase::NodeOnly { .. }),
             PeerPhase::Restarting { .. } => !matches!(
                 peer.phase,
                 PeerPhase::Restarting { .. } | PeerPhase::Starting { .. }

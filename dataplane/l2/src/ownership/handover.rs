@@ -29,6 +29,8 @@ const MAX_OFFER_RETRY_DELAY: Duration = Duration::from_secs(300);
 /// How long the preferred node goes before the election order when an address has no owner: it has to probe first.
 /// Afterwards the election order decides, because the preferred node may disagree.
 const PREFERRED_HEAD_START: Duration = Duration::from_millis(240);
+/// The same after a failure: the probes have begun before.
+const PREFERRED_FAILOVER_HEAD_START: Duration = Duration::from_millis(100);
 /// How long an offered and withdrawn address is left to the node that it was offered to, whose announcement may be on
 /// its way.
 const OFFERED_HOLD_TIME: Duration = Duration::from_millis(500);
@@ -109,12 +111,17 @@ impl Coordinator {
             .filter(|id| *id == LOCAL_NODE || self.health(*id) != PeerHealth::Down)
             .take(MONITORING_CANDIDATES);
         let watches = preferred.filter(|preferred| watching.any(|id| id == *preferred));
-        let placement = self.addresses.get_mut(&address)?.placement.as_mut()?;
+        let state = self.addresses.get_mut(&address)?;
+        let head_start = match state.predecessor {
+            Some(_) => PREFERRED_FAILOVER_HEAD_START,
+            None => PREFERRED_HEAD_START,
+        };
+        let placement = state.placement.as_mut()?;
         if kept {
             placement.vacant = None;
             return None;
         }
-        let until = *placement.vacant.get_or_insert(now) + PREFERRED_HEAD_START;
+        let until = *placement.vacant.get_or_insert(now) + head_start;
         if now >= until {
             return None;
         }

@@ -24,6 +24,7 @@ mod backup;
 mod conflict;
 pub mod decision;
 pub mod election;
+mod evidence;
 pub mod failure_detector;
 mod handover;
 mod output;
@@ -69,6 +70,8 @@ const SET_COALESCE_INTERVAL: Duration = Duration::from_millis(10);
 /// Peer returns that are further apart than this do not increase the failback delay.
 const FLAP_RESET_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_FLAP_COUNT: u32 = 6;
+/// Number of hardware addresses above which those of deleted nodes are forgotten.
+const MAX_KNOWN_MACS: usize = 20_000;
 /// Upper bound of the queue capacity that is kept for the next outputs.
 const MAX_IDLE_OUTPUT_CAPACITY: usize = 1024;
 /// Peers that return within this time count as one flap: they have one cause, for example a switch.
@@ -465,7 +468,11 @@ impl Coordinator {
         self.peers_changed = true;
         self.peer_lost(id);
         self.failure_detector.forget(id);
-        self.peer_by_mac.retain(|_, node| *node != id);
+        // Its hardware addresses stay known: its speaker may still answer.
+        if self.peer_by_mac.len() > MAX_KNOWN_MACS {
+            self.peer_by_mac
+                .retain(|_, node| *node != id && self.peers.contains_key(node));
+        }
         if let Some(peer) = self.peers.remove(&id) {
             self.node_ids.remove(&peer.name);
         }
@@ -489,9 +496,15 @@ impl Coordinator {
             Some(answers) => answers,
             None => !peer.on_link || !self.monitor_counts.contains_key(&id),
         };
-        // Its announced set is unknown, so a restart makes no difference: it owns the addresses that it would elect.
+        // Its announced set is unknown, so a restart makes no difference: it owns the addresses that it would elect. If
+        // its node replies, the network shows which.
         match peer.api {
-            ApiState::Ready | ApiState::Restarting { .. } if lives => PeerHealth::Up,
+            ApiState::Ready | ApiState::Restarting { .. }
+                if self.failure_detector.node_replies(id) == Some(true) =>
+            {
+                PeerHealth::HeartbeatLost
+            }
+            ApiState::Ready | ApiState::Restarting { .. } if lives => PeerHealth::Assumed,
             ApiState::Ready | ApiState::Restarting { .. } | ApiState::Absent => PeerHealth::Down,
         }
     }
@@ -500,12 +513,17 @@ impl Coordinator {
         self.peers_changed = true;
         let view = self.failure_detector.health(id);
         if let Some(peer) = self.peers.get_mut(&id) {
-            let away = matches!(view, PeerHealth::Starting { .. } | PeerHealth::Restarting { .. });
+            let away = matches!(
+                view,
+                PeerHealth::Starting { .. }
+                    | PeerHealth::Restarting { .. }
+                    | PeerHealth::NodeOnly { keeps: true }
+            );
             peer.up_since = (view == PeerHealth::Up).then(|| peer.up_since.unwrap_or(self.now));
             peer.away_since = away.then(|| peer.away_since.unwrap_or(self.now));
         }
         match view {
-            PeerHealth::Down => self.peer_lost(id),
+            PeerHealth::Down | PeerHealth::NodeOnly { keeps: false } => self.peer_lost(id),
             PeerHealth::Up => {
                 if let Some(peer) = self.peers.get_mut(&id)
                     && std::mem::take(&mut peer.was_down)
@@ -520,6 +538,9 @@ impl Coordinator {
                 }
             }
             PeerHealth::Unknown
+            | PeerHealth::Assumed
+            | PeerHealth::HeartbeatLost
+            | PeerHealth::NodeOnly { keeps: true }
             | PeerHealth::Starting { .. }
             | PeerHealth::Restarting { .. }
             | PeerHealth::Draining => {}
@@ -539,6 +560,11 @@ impl Coordinator {
         peer.announced_digest = 0;
         peer.was_down |= heard.is_some();
         let name = peer.name.clone();
+        for state in self.addresses.values_mut() {
+            if let Some(evidence) = &mut state.evidence {
+                evidence.forget(id);
+            }
+        }
         for address in claims.announced() {
             self.note_announcer(address, id, false);
             self.owner_lost(address, name.clone(), heard);

@@ -65,6 +65,8 @@ pub(super) struct PeerState {
     pub(super) macs: Vec<MacAddr>,
     /// Counts the queries of this peer.
     pub(super) queries: u8,
+    /// Its last heartbeat said that it hears us.
+    pub(super) hears_us: bool,
     pub(super) up_since: Option<Instant>,
     /// Since when it is starting or restarting.
     pub(super) away_since: Option<Instant>,
@@ -88,6 +90,7 @@ impl PeerState {
             sent: None,
             macs: Vec::new(),
             queries: 0,
+            hears_us: false,
             up_since: None,
             away_since: None,
             was_down: false,

@@ -11,12 +11,29 @@ use super::{Coordinator, Output};
 use crate::MacAddr;
 use crate::ownership::failure_detector::{Evidence, NodeId};
 
-/// Probes before a first claim.
-const PROBE_COUNT: u8 = 3;
-/// How long each probe waits for a reply.
-const PROBE_INTERVAL: Duration = Duration::from_millis(60);
+/// How an address is probed before a claim.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct ProbePlan {
+    count: u8,
+    /// How long each probe waits for a reply.
+    interval: Duration,
+}
+
+impl ProbePlan {
+    /// Before a first claim.
+    pub(super) const FIRST: Self = Self {
+        count: 3,
+        interval: Duration::from_millis(60),
+    };
+    /// Before the address of a failed owner is claimed: it did not reply to the failure detector either.
+    pub(super) const FAILOVER: Self = Self {
+        count: 2,
+        interval: Duration::from_millis(30),
+    };
+}
+
 /// Upper bound of the addresses that are probed at a time, so that the driver can send the frames within the interval.
-const MAX_CONCURRENT_PROBES: usize = 256;
+const MAX_CONCURRENT_PROBES: usize = 512;
 /// How long an address is left alone after a peer that has not announced it replied.
 pub(super) const PEER_REPLY_RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -30,6 +47,7 @@ pub(super) enum ProbeResult {
 
 #[derive(Debug)]
 struct Probe {
+    plan: ProbePlan,
     sent: u8,
     at: Instant,
     found: ProbeResult,
@@ -40,24 +58,25 @@ struct Probe {
 pub(super) struct ProbeQueue {
     running: BTreeMap<IpAddr, Probe>,
     due: BTreeSet<(Instant, IpAddr)>,
-    waiting: VecDeque<IpAddr>,
+    waiting: VecDeque<(IpAddr, ProbePlan)>,
 }
 
 impl ProbeQueue {
     /// Returns the result of probing the address; starts to probe if necessary.
-    pub(super) fn result_or_start(&mut self, now: Instant, address: IpAddr) -> ProbeResult {
+    pub(super) fn result_or_start(&mut self, now: Instant, address: IpAddr, plan: ProbePlan) -> ProbeResult {
         if let Some(probe) = self.running.get(&address) {
             return probe.found;
         }
         if self.due.len() >= MAX_CONCURRENT_PROBES {
-            if !self.waiting.contains(&address) {
-                self.waiting.push_back(address);
+            if !self.waiting.iter().any(|(waiting, _)| *waiting == address) {
+                self.waiting.push_back((address, plan));
             }
             return ProbeResult::Pending;
         }
         self.running.insert(
             address,
             Probe {
+                plan,
                 sent: 0,
                 at: now,
                 found: ProbeResult::Pending,
@@ -98,13 +117,11 @@ impl Coordinator {
             return;
         }
         let peer = self.peer_by_mac.get(&mac).copied();
-        if let Some(id) = peer
-            && self.peers.get(&id).is_some_and(|peer| peer.announced.announces(address))
-            // A proxy reply is no sign of life of the owner.
-            && !self.is_proxied(address)
-        {
+        // A proxy reply is no sign of life of the owner.
+        if let Some(id) = peer.filter(|_| !self.is_proxied(address)) {
             self.failure_detector
                 .handle_probe_reply(self.now, id, Evidence::Speaker);
+            self.note_seen_announcer(address, id);
         }
         self.handle_reply_from(address, peer, mac);
     }
@@ -118,23 +135,23 @@ impl Coordinator {
             let Some(probe) = self.probes.running.get_mut(&address) else {
                 continue;
             };
-            if probe.sent == PROBE_COUNT {
+            if probe.sent == probe.plan.count {
                 probe.found = ProbeResult::NoReply;
                 self.dirty.insert(address);
                 continue;
             }
             probe.sent += 1;
-            probe.at = self.now + PROBE_INTERVAL;
+            probe.at = self.now + probe.plan.interval;
             self.probes.due.insert((probe.at, address));
             self.outputs.push_back(Output::ProbeAddress { address });
         }
         while self.probes.due.len() < MAX_CONCURRENT_PROBES
-            && let Some(address) = self.probes.waiting.pop_front()
+            && let Some((address, plan)) = self.probes.waiting.pop_front()
         {
             // Without candidates nobody would take the result, and a later claim would rely on an outdated one.
             if self.addresses.contains_key(&address) {
                 self.dirty.insert(address);
-                self.probes.result_or_start(self.now, address);
+                self.probes.result_or_start(self.now, address, plan);
             }
         }
     }

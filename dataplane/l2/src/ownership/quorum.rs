@@ -137,17 +137,21 @@ impl Coordinator {
             PartitionPolicy::Availability => true,
             PartitionPolicy::Majority => {
                 let voters: Vec<_> = state.order.iter().take(QUORUM_CANDIDATES).collect();
-                let seen = voters.iter().filter(|id| {
-                    ***id == LOCAL_NODE
-                        || matches!(
-                            self.failure_detector.health(***id),
-                            PeerHealth::Up
-                                | PeerHealth::Draining
-                                | PeerHealth::Starting { .. }
-                                | PeerHealth::Restarting { .. }
-                        )
-                });
+                let seen = voters
+                    .iter()
+                    .filter(|id| ***id == LOCAL_NODE || self.reaches(***id));
                 seen.count() * 2 > voters.len()
+            }
+        }
+    }
+
+    /// Whether the node is on our side of a partition: heartbeats or frames pass. The API server's view does not count.
+    pub(super) fn reaches(&self, id: NodeId) -> bool {
+        match self.failure_detector.health(id) {
+            PeerHealth::HeartbeatLost | PeerHealth::NodeOnly { .. } => true,
+            view => {
+                let never_heard = self.failure_detector.last_heard(id).is_none();
+                view.is_heard() || never_heard && self.failure_detector.node_replies(id) == Some(true)
             }
         }
     }

@@ -107,12 +107,21 @@ impl Coordinator {
         let returns = was_down && !peer.was_down;
         peer.knows = heartbeat.known_digest;
         peer.macs = heartbeat.macs;
+        let heard_us = std::mem::replace(&mut peer.hears_us, heartbeat.hears_receiver);
+        let ties_change = heard_us != peer.hears_us;
         // Request the new set now, and not with the next heartbeat.
         if std::mem::replace(&mut peer.announced_digest, heartbeat.announced_digest)
             != heartbeat.announced_digest
             && !peer.is_synced()
         {
             self.failure_detector.schedule_heartbeat_now(id);
+        }
+        if ties_change {
+            let announced = self
+                .addresses
+                .keys()
+                .filter(|address| self.announced.announces(**address));
+            self.dirty.extend(announced);
         }
         if matches!(heartbeat.state, SpeakerState::Starting { .. }) {
             self.send_owned_before(id);
@@ -237,6 +246,7 @@ impl Coordinator {
         Heartbeat {
             state: self.state(),
             reply_requested: self.failure_detector.requests_reply(to),
+            hears_receiver: self.failure_detector.health(to).is_heard(),
             interval: self.failure_detector.period(),
             version: self.config.version.clone(),
             announced_digest: self.announced.digest(),

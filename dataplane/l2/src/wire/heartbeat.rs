@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  magic "LBHB"            8  sender's incarnation             33  length of the node name, node name
-//!  4  format, 1              16  sequence number                      body
+//!  4  format, 2              16  sequence number                      body
 //!  5  message kind           24  receiver's incarnation (echo)        HMAC-SHA256 (RFC 2104) over all before, 32 bytes
 //!  6  length of the body                                          (integers in network byte order)
 //! ```
@@ -38,7 +38,7 @@ pub const MAX_MACS: usize = 16;
 pub const MAX_ENTRIES_LEN: usize = MAX_BODY_LEN - FRAGMENT_HEADER_LEN;
 
 const MAGIC: [u8; 4] = *b"LBHB";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const HEADER_LEN: usize = 33;
 const HMAC_LEN: usize = 32;
 /// Maximum length of a body that fits into a datagram with a node name of any length.
@@ -60,6 +60,8 @@ const FLAG_DECLINED: u8 = 0x80;
 const FLAG_PROXIED: u8 = FLAG_DECLINED | FLAG_OFFERED;
 /// Flag of a heartbeat's state: [`Heartbeat::reply_requested`].
 const FLAG_REPLY_REQUESTED: u8 = 0x80;
+/// Flag of a heartbeat's state: [`Heartbeat::hears_receiver`].
+const FLAG_HEARS_RECEIVER: u8 = 0x40;
 
 /// One datagram from a speaker to another.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -117,6 +119,8 @@ pub struct Heartbeat {
     pub state: SpeakerState,
     /// The receiver's own heartbeat is late; it replies at once.
     pub reply_requested: bool,
+    /// The sender receives the heartbeats of the receiver.
+    pub hears_receiver: bool,
     /// The time until the sender's next heartbeat; encoded in whole milliseconds.
     pub interval: Duration,
     /// The version of the sender's program.
@@ -487,11 +491,12 @@ impl Heartbeat {
         };
         let version = prefix(&self.version, MAX_VERSION_LEN);
         let macs = self.macs.get(..MAX_MACS).unwrap_or(&self.macs);
-        body.push(if self.reply_requested {
-            code | FLAG_REPLY_REQUESTED
-        } else {
-            code
-        });
+        let flags = [
+            (self.reply_requested, FLAG_REPLY_REQUESTED),
+            (self.hears_receiver, FLAG_HEARS_RECEIVER),
+        ];
+        let set = flags.into_iter().filter(|(set, _)| *set);
+        body.push(set.fold(code, |code, (_, flag)| code | flag));
         body.extend(u32::try_from(grace.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
         body.extend(
             u16::try_from(self.interval.as_millis())
@@ -509,7 +514,7 @@ impl Heartbeat {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let [code] = reader.take()?;
         let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
-        let state = match (code & !FLAG_REPLY_REQUESTED, grace) {
+        let state = match (code & !(FLAG_REPLY_REQUESTED | FLAG_HEARS_RECEIVER), grace) {
             (0, Duration::ZERO) => SpeakerState::Up,
             (1, grace) => SpeakerState::Starting { grace },
             (2, grace) => SpeakerState::Restarting { grace },
@@ -537,6 +542,7 @@ impl Heartbeat {
         Ok(Self {
             state,
             reply_requested: code & FLAG_REPLY_REQUESTED != 0,
+            hears_receiver: code & FLAG_HEARS_RECEIVER != 0,
             interval,
             version: version.to_owned(),
             announced_digest,

@@ -104,14 +104,14 @@ fn restart_moves_no_balanced_address() {
 }
 
 #[test]
-fn balanced_failover_takes_at_most_250_milliseconds() {
+fn balanced_failover_takes_less_than_300_milliseconds() {
     for seed in 0..20 {
         let mut lan = balanced(seed, 4, 40, LOSSLESS);
         let address = lan.addresses[0];
         let owner = lan.owners(address)[0];
         lan.power_off(owner);
         let outage = super::outage(&mut lan, address, 1000);
-        assert!(outage <= 250, "seed {seed}: {outage} ms");
+        assert!(outage < super::MAX_FAILOVER_MS, "seed {seed}: {outage} ms");
         lan.sole_owners();
     }
 }

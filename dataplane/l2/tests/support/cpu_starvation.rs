@@ -53,7 +53,9 @@ impl Network {
                 };
                 process.coordinator.handle_node_reply(local, &name, mac);
             }
-            Event::Wake(_) | Event::CpuAvailable(_) | Event::Start(_) => return false,
+            Event::Gratuitous { .. } | Event::Wake(_) | Event::CpuAvailable(_) | Event::Start(_) => {
+                return false;
+            }
         }
         true
     }
@@ -66,7 +68,7 @@ impl Network {
             .filter(|process| process.run == run)
     }
 
-    fn is_starving(&self, node: usize) -> bool {
+    pub(super) fn is_starving(&self, node: usize) -> bool {
         self.hosts[node]
             .cpu_wait_until
             .is_some_and(|until| until > self.now)

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Faults: `kill`, `leave` and `start_after`, `power_off` and `power_on`, `split` and `heal`, `link_down` and
-//! `link_up`; the fields `conditions`, `drop_all_heartbeats`, `probe_loss`, `max_cpu_wait_ms` and `conflicting_hosts`
-//! change at any time.
+//! `link_up`, `stun`, `lose_everything`, `delete_node`; the fields `conditions`, `drop_all_heartbeats`, `blocked`,
+//! `stale_api`, `probe_loss`, `max_cpu_wait_ms` and `conflicting_hosts` change at any time.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
@@ -25,15 +25,19 @@ use lb_l2::MacAddr;
 use lb_l2::ownership::election::order;
 use lb_l2::ownership::failure_detector::FailureDetectorConfig;
 use lb_l2::ownership::{
-    AcquireReason, ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, HeartbeatLoad,
-    NodeInfo, Output, PartitionPolicy, QueryTarget,
+    AcquireReason, ConflictPolicy, Coordinator, CoordinatorConfig, HeartbeatLoad, Output, PartitionPolicy,
+    QueryTarget,
 };
 use lb_l2::wire::heartbeat::Datagram;
 
 use super::support::epoch;
 
+#[path = "api.rs"]
+mod api;
 #[path = "cpu_starvation.rs"]
 mod cpu_starvation;
+#[path = "frames.rs"]
+mod frames;
 #[path = "links.rs"]
 mod links;
 #[path = "network_conditions.rs"]
@@ -50,6 +54,8 @@ struct Process {
     run: u32,
     /// The addresses that it announces.
     answers: BTreeSet<IpAddr>,
+    /// The probed addresses, and until when replies and announcements of others are received.
+    watched: BTreeMap<IpAddr, Instant>,
 }
 
 struct Host {
@@ -65,6 +71,8 @@ struct Host {
     wakes: Option<Instant>,
     /// The process waits for the CPU until this time, and handles nothing before it.
     cpu_wait_until: Option<Instant>,
+    /// The virtual machine stands still until this time.
+    stunned_until: Option<Instant>,
     inbox: Vec<Event>,
 }
 
@@ -83,6 +91,13 @@ enum Event {
         to: usize,
         run: u32,
         node: usize,
+    },
+    /// The next announcement of a series.
+    Gratuitous {
+        node: usize,
+        run: u32,
+        address: IpAddr,
+        sent: usize,
     },
     Wake(usize),
     CpuAvailable(usize),
@@ -157,6 +172,16 @@ pub(crate) struct Network {
     pub(crate) outdated_records: BTreeMap<usize, Vec<IpAddr>>,
     /// Every heartbeat is lost.
     pub(crate) drop_all_heartbeats: bool,
+    /// The pairs of sender and receiver between which every heartbeat is lost.
+    pub(crate) blocked: BTreeSet<(usize, usize)>,
+    /// Every frame and every heartbeat is lost until this time.
+    lost_until: Option<Instant>,
+    /// Nodes whose API server does not answer: their view stays as it was.
+    pub(crate) stale_api: BTreeSet<usize>,
+    /// Deleted Node objects.
+    pub(crate) deleted: BTreeSet<usize>,
+    /// The addresses of the nodes are on another network.
+    pub(crate) off_link: bool,
     /// Upper bound of the time that a process waits for the CPU, again and again.
     pub(crate) max_cpu_wait_ms: u64,
     policy: PartitionPolicy,
@@ -214,6 +239,7 @@ impl Network {
                     pace: 1_000_000 + rng.below(2 * conditions.drift * 1000 + 1) - conditions.drift * 1000,
                     wakes: None,
                     cpu_wait_until: None,
+                    stunned_until: None,
                     inbox: Vec::new(),
                 })
                 .collect(),
@@ -242,6 +268,11 @@ impl Network {
             records: BTreeMap::new(),
             outdated_records: BTreeMap::new(),
             drop_all_heartbeats: false,
+            blocked: BTreeSet::new(),
+            lost_until: None,
+            stale_api: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            off_link: false,
             max_cpu_wait_ms: 0,
             policy,
             failback,
@@ -289,8 +320,21 @@ impl Network {
                 self.turn(node);
             }
             Event::CpuAvailable(node) => {
+                if self.is_starving(node) {
+                    return;
+                }
                 self.hosts[node].cpu_wait_until = None;
                 self.turn(node);
+            }
+            Event::Gratuitous {
+                node,
+                run,
+                address,
+                sent,
+            } => {
+                if self.run_of(node) == run {
+                    self.send_gratuitous(node, address, sent);
+                }
             }
             Event::Deliver { to, .. } | Event::Reply { to, .. } | Event::NodeReply { to, .. } => {
                 self.hosts[to].inbox.push(event);
@@ -342,6 +386,7 @@ impl Network {
             coordinator,
             run,
             answers: BTreeSet::new(),
+            watched: BTreeMap::new(),
         });
         self.tell_nodes(node);
         self.tell_candidates(node, None);
@@ -352,64 +397,6 @@ impl Network {
             process.coordinator.start(local);
         }
         self.work(node);
-    }
-
-    fn tell_nodes(&mut self, to: usize) {
-        let local = self.local(to);
-        let names = &self.names;
-        if let Some(process) = &mut self.hosts[to].process {
-            process.coordinator.set_nodes(
-                local,
-                names.iter().map(|name| NodeInfo {
-                    name,
-                    api: ApiState::Ready,
-                    on_link: true,
-                }),
-            );
-        }
-    }
-
-    fn tell_candidates(&mut self, to: usize, only: Option<IpAddr>) {
-        for (at, address) in self.addresses.iter().enumerate() {
-            if only.is_some_and(|only| only != *address) {
-                continue;
-            }
-            let may = |node: &&usize| !self.excluded.contains(&(**node, *address));
-            let mut nodes: Vec<_> = self.orders[at].iter().filter(may).copied().collect();
-            nodes.truncate(16);
-            let order: Vec<_> = nodes.iter().map(|node| self.names[*node].as_str()).collect();
-            let preferred = self.preferences.get(&(to, *address));
-            let preferred = preferred.map(|node| self.names[*node].as_str());
-            if let Some(process) = &mut self.hosts[to].process {
-                process.coordinator.set_candidates(
-                    *address,
-                    Some(Candidates {
-                        order: &order,
-                        no_interface: self.unplugged.contains(&to),
-                        preferred,
-                    }),
-                );
-            }
-        }
-    }
-
-    /// Excludes a node from an address, as a changed selector does.
-    pub(crate) fn exclude(&mut self, node: usize, address: IpAddr) {
-        self.excluded.insert((node, address));
-        for to in 0..self.hosts.len() {
-            self.tell_candidates(to, Some(address));
-            self.work(to);
-        }
-    }
-
-    /// Removes the address from its Service, so that no node is a candidate.
-    pub(crate) fn release(&mut self, address: IpAddr) {
-        for node in 0..self.hosts.len() {
-            if let Some(process) = &mut self.hosts[node].process {
-                process.coordinator.set_candidates(address, None);
-            }
-            self.work(node);
-        }
     }
 
     fn work(&mut self, node: usize) {
@@ -448,7 +435,7 @@ impl Network {
                 self.sent[node] += 1;
                 let to = self.number(&to);
                 let times = match self.rng.below(1000) {
-                    roll if roll < self.conditions.loss || self.drop_all_heartbeats => 0,
+                    roll if roll < self.conditions.loss || self.loses_heartbeat(node, to) => 0,
                     roll if roll >= 1000 - self.conditions.duplicated => 2,
                     _ => 1,
                 };
@@ -496,23 +483,7 @@ impl Network {
                 }
                 self.ask(node, address, |host| host == to);
             }
-            Output::QueryNode { node: name } => {
-                let other = self.number(&name);
-                self.frames[node].node_queries += 1;
-                if self.connected(node, other) {
-                    self.frames[other].received += 1;
-                    let run = self.run_of(node);
-                    let after = self.delay() + self.delay();
-                    self.plan(
-                        after,
-                        Event::NodeReply {
-                            to: node,
-                            run,
-                            node: other,
-                        },
-                    );
-                }
-            }
+            Output::QueryNode { node: name } => self.query_node(node, self.number(&name)),
             Output::ConflictDetected { address, hosts } => {
                 for host in hosts {
                     match host.node {
@@ -532,34 +503,10 @@ impl Network {
                 self.proxies.remove(&(node, address));
             }
             Output::ConflictResolved { address } => self.over.push((node, address)),
-            Output::Reannounce { address } => self.reannounced.push((now, node, address)),
-        }
-    }
-
-    /// Delivers a question about an address to the hosts that get it, and their replies.
-    fn ask(&mut self, node: usize, address: IpAddr, gets: impl Fn(MacAddr) -> bool) {
-        if self.probe_loss > 0 && self.rng.below(1000) < self.probe_loss {
-            return;
-        }
-        let answering: Vec<_> = (0..self.hosts.len())
-            .filter(|other| *other != node && self.connected(node, *other))
-            .filter(|other| gets(self.hosts[*other].mac))
-            .filter_map(|other| Some((self.answers_as(other, address)?, self.waits(other))))
-            .collect();
-        let foreign = self.conflicting_hosts.get(&address).copied();
-        let foreign = foreign.filter(|mac| gets(*mac)).map(|mac| (mac, Duration::ZERO));
-        let run = self.run_of(node);
-        for (mac, waits) in answering.into_iter().chain(foreign) {
-            let after = self.delay() + waits + self.delay();
-            self.plan(
-                after,
-                Event::Reply {
-                    to: node,
-                    run,
-                    address,
-                    mac,
-                },
-            );
+            Output::Reannounce { address } => {
+                self.reannounced.push((now, node, address));
+                self.send_gratuitous(node, address, 0);
+            }
         }
     }
 
@@ -569,23 +516,6 @@ impl Network {
         if let Some(process) = &mut self.hosts[to].process {
             process.coordinator.handle_node_reply(local, &name, mac);
         }
-    }
-
-    fn run_of(&self, node: usize) -> u32 {
-        self.hosts[node].process.as_ref().map_or(0, |process| process.run)
-    }
-
-    fn answers(&self, node: usize, address: IpAddr) -> bool {
-        let process = self.hosts[node].process.as_ref();
-        process.is_some_and(|process| process.answers.contains(&address))
-    }
-
-    /// The hardware address with which a node replies for an address.
-    fn answers_as(&self, node: usize, address: IpAddr) -> Option<MacAddr> {
-        let own = self.answers(node, address) || self.kernel_addresses.contains(&(node, address));
-        let own = own.then_some(node);
-        let stood_in_for = self.proxies.get(&(node, address)).copied();
-        Some(self.hosts[own.or(stood_in_for)?].mac)
     }
 
     fn change(&mut self, node: usize, address: IpAddr, announced: bool) {
@@ -608,6 +538,9 @@ impl Network {
             address,
             announced,
         });
+        if announced {
+            self.send_gratuitous(node, address, 0);
+        }
     }
 
     /// The first node in the election order of the address.
@@ -635,6 +568,18 @@ impl Network {
         (0..self.hosts.len())
             .filter(|node| self.hosts[*node].powered && self.answers(*node, address))
             .collect()
+    }
+
+    /// The owner of the address, or its first candidate, and the next two candidates.
+    pub(crate) fn first_of(&self, address: IpAddr) -> [usize; 3] {
+        let at = self.addresses.iter().position(|other| *other == address).unwrap();
+        let owner = self
+            .owners(address)
+            .first()
+            .copied()
+            .unwrap_or(self.orders[at][0]);
+        let mut others = self.orders[at].iter().copied().filter(|node| *node != owner);
+        [owner, others.next().unwrap(), others.next().unwrap()]
     }
 
     /// The owner of each address; asserts that it is the only one.

@@ -219,6 +219,7 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
                 message: Message::Heartbeat(Heartbeat {
                     state: SpeakerState::Draining,
                     reply_requested: false,
+                    hears_receiver: true,
                     interval: Duration::from_millis(50),
                     version: String::new(),
                     announced_digest: 0,

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use super::inquiry::{Gaps, Inquiry};
 use super::{
     Evidence, FailureDetectorConfig, MAX_LOST_QUERY_GAP, MAX_RESTART_QUERY_GAP, MAX_UNHEARD_QUERY_GAP,
-    PeerHealth,
+    PeerHealth, SUSPICION_TIME,
 };
 
 /// Minimum time for which the lateness of a peer is remembered.
 const LATENESS_WINDOW: Duration = Duration::from_secs(60);
 
 /// A peer that was heard gets heartbeats for this many of its periods, even if it is not monitored.
-const HEARTBEAT_TARGET_PERIODS: u32 = 10;
+const HEARTBEAT_TARGET_PERIODS: u32 = 30;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum PeerPhase {
@@ -21,12 +21,16 @@ pub(super) enum PeerPhase {
     Draining,
     /// Its heartbeats are lost, but it replies to queries.
     HeartbeatLost,
+    /// Its heartbeats are lost, and only its node replies. It keeps its addresses until `until`, if that is set.
+    NodeOnly {
+        until: Option<Instant>,
+    },
     /// Starting. Addresses without an owner wait for it until `wait_until`.
     Starting {
         until: Instant,
         wait_until: Instant,
     },
-    /// It announced a restart, or its speaker crashed while its node is alive.
+    /// It announced a restart.
     Restarting {
         until: Instant,
     },
@@ -37,7 +41,11 @@ impl PeerPhase {
     pub(super) const fn health(self) -> PeerHealth {
         match self {
             Self::Unknown => PeerHealth::Unknown,
-            Self::Up | Self::HeartbeatLost => PeerHealth::Up,
+            Self::Up => PeerHealth::Up,
+            Self::HeartbeatLost => PeerHealth::HeartbeatLost,
+            Self::NodeOnly { until } => PeerHealth::NodeOnly {
+                keeps: until.is_some(),
+            },
             Self::Starting { until, .. } => PeerHealth::Starting { until },
             Self::Restarting { until } => PeerHealth::Restarting { until },
             Self::Draining => PeerHealth::Draining,
@@ -88,6 +96,10 @@ pub(super) struct Peer {
     pub(super) inquiry: Inquiry,
     /// Since when its heartbeat is late, and is requested.
     pub(super) late_since: Option<Instant>,
+    /// It is not taken for dead before this time, because most peers are silent.
+    pub(super) held_until: Option<Instant>,
+    /// It is about to time out.
+    pub(super) suspected: bool,
     /// When its speaker and its node last replied to a query.
     pub(super) speaker_replied_at: Option<Instant>,
     pub(super) node_replied_at: Option<Instant>,
@@ -117,6 +129,7 @@ impl Peer {
             PeerPhase::Down => self.last_heard.is_some() && late <= config.timeout_after(self.period),
             PeerPhase::Unknown
             | PeerPhase::HeartbeatLost
+            | PeerPhase::NodeOnly { .. }
             | PeerPhase::Starting { .. }
             | PeerPhase::Restarting { .. } => false,
         };
@@ -153,7 +166,9 @@ impl Peer {
             },
             longest: for_all.max(match self.phase {
                 _ if self.last_heard.is_none() => MAX_UNHEARD_QUERY_GAP,
-                PeerPhase::Starting { .. } | PeerPhase::Restarting { .. } => MAX_RESTART_QUERY_GAP,
+                PeerPhase::Starting { .. }
+                | PeerPhase::Restarting { .. }
+                | PeerPhase::NodeOnly { until: Some(_) } => MAX_RESTART_QUERY_GAP,
                 _ => MAX_LOST_QUERY_GAP,
             }),
         }
@@ -164,6 +179,7 @@ impl Peer {
         match self.phase {
             PeerPhase::Up | PeerPhase::Draining | PeerPhase::HeartbeatLost => evidence == Evidence::Speaker,
             PeerPhase::Unknown
+            | PeerPhase::NodeOnly { .. }
             | PeerPhase::Starting { .. }
             | PeerPhase::Restarting { .. }
             | PeerPhase::Down => true,
@@ -176,8 +192,20 @@ impl Peer {
         if !self.monitored {
             return Some(silent);
         }
-        let margin = config.request_window(self.period).mul_f32(0.7);
-        Some(silent.max(self.inquiry.first_asked()? + margin))
+        let margin = config.request_window(self.period).mul_f32(0.6);
+        let dead_at = silent.max(self.inquiry.first_asked()? + margin);
+        Some(self.held_until.map_or(dead_at, |held| dead_at.max(held)))
+    }
+
+    /// When its addresses are to be probed, so that the result is known when it times out.
+    pub(super) fn suspect_at(&self, config: &FailureDetectorConfig) -> Option<Instant> {
+        self.dead_at(config)?.checked_sub(SUSPICION_TIME)
+    }
+
+    /// Whether its speaker or its node replied to a query.
+    pub(super) fn replied_since(&self, since: Instant) -> bool {
+        let replied = self.speaker_replied_at.max(self.node_replied_at);
+        replied.is_some_and(|at| at >= since)
     }
 
     /// Whether it has timed out.
@@ -187,7 +215,7 @@ impl Peer {
 
     /// The time between two requests for a late heartbeat.
     pub(super) fn request_interval(&self, config: &FailureDetectorConfig) -> Duration {
-        config.request_window(self.period) / 4
+        config.request_window(self.period) / 5
     }
 
     /// When to send the next heartbeat if it is requested, and that is sooner than usual.
@@ -207,7 +235,10 @@ impl Peer {
             && match self.phase {
                 PeerPhase::Up | PeerPhase::Draining => self.late_since.is_some(),
                 PeerPhase::Unknown | PeerPhase::Down => true,
-                PeerPhase::HeartbeatLost | PeerPhase::Starting { .. } | PeerPhase::Restarting { .. } => false,
+                PeerPhase::HeartbeatLost
+                | PeerPhase::NodeOnly { .. }
+                | PeerPhase::Starting { .. }
+                | PeerPhase::Restarting { .. } => false,
             }
     }
 
@@ -218,12 +249,12 @@ impl Peer {
     }
 
     /// The phase of a peer that timed out, from the replies since then.
-    pub(super) fn phase_after_timeout(&self, since: Instant, until: Instant) -> PeerPhase {
+    pub(super) fn phase_after_timeout(&self, since: Instant, until: Option<Instant>) -> PeerPhase {
         let after = |at: Option<Instant>| at.is_some_and(|at| at >= since);
         if after(self.speaker_replied_at) {
             PeerPhase::HeartbeatLost
         } else if after(self.node_replied_at) {
-            PeerPhase::Restarting { until }
+            PeerPhase::NodeOnly { until }
         } else {
             PeerPhase::Down
         }
@@ -247,8 +278,10 @@ impl Peer {
             PeerPhase::Unknown => self.dead_at(config),
             PeerPhase::Up | PeerPhase::Draining => match self.late_since {
                 None => Some(self.late_at(config)),
-                Some(_) => self.dead_at(config),
+                Some(since) if self.suspected || self.replied_since(since) => self.dead_at(config),
+                Some(_) => self.suspect_at(config),
             },
+            PeerPhase::NodeOnly { until } => self.node_lost_at(silence).into_iter().chain(until).min(),
             PeerPhase::HeartbeatLost => Some(self.inquiry.unanswered_since()? + silence),
             PeerPhase::Restarting { until } => Some(or_lost(until)),
             PeerPhase::Starting { until, wait_until } => Some(or_lost(until).min(wait_until)),

@@ -1,0 +1,178 @@
+//! Evidence from the network: peers that were seen to answer for an address, or to announce it, although no heartbeat
+//! says so. It stands in for heartbeats that are lost, and expires.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::{Coordinator, LOCAL_NODE, Output};
+use crate::ownership::election;
+use crate::ownership::failure_detector::NodeId;
+
+/// How long a peer counts as an announcer after it was seen; doubled as long as it is seen again and again, up to
+/// [`MAX_EXPIRY`]. Then the address is probed again.
+const EXPIRY: Duration = Duration::from_secs(1);
+const MAX_EXPIRY: Duration = Duration::from_secs(8);
+/// Minimum time between two announcements that tell a peer that its claim loses.
+const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The peers that were seen to announce one address.
+#[derive(Debug, Default)]
+pub(super) struct NetworkEvidence {
+    seen: Vec<SeenAnnouncer>,
+    answered_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct SeenAnnouncer {
+    id: NodeId,
+    until: Instant,
+    expiry: Duration,
+}
+
+impl NetworkEvidence {
+    fn note(&mut self, now: Instant, id: NodeId) {
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.id == id) {
+            if seen.until <= now {
+                seen.expiry = (seen.expiry * 2).min(MAX_EXPIRY);
+            }
+            seen.until = now + seen.expiry;
+            return;
+        }
+        self.seen.push(SeenAnnouncer {
+            id,
+            until: now + EXPIRY,
+            expiry: EXPIRY,
+        });
+    }
+
+    /// The peers that count as announcers now.
+    fn announcers(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.seen
+            .iter()
+            .filter(move |seen| now < seen.until)
+            .map(|seen| seen.id)
+    }
+
+    /// When the next of them expires.
+    fn next_expiry(&self, now: Instant) -> Option<Instant> {
+        self.seen
+            .iter()
+            .map(|seen| seen.until)
+            .filter(|until| now < *until)
+            .min()
+    }
+
+    /// Forgets a peer; its next sighting counts like the first.
+    pub(super) fn forget(&mut self, id: NodeId) {
+        self.seen.retain(|seen| seen.id != id);
+    }
+
+    /// Forgets all peers, because the network was probed and nobody replied.
+    pub(super) fn clear(&mut self) {
+        self.seen.clear();
+    }
+
+    fn may_answer(&mut self, now: Instant) -> bool {
+        if self.answered_at.is_some_and(|at| now < at + ANSWER_INTERVAL) {
+            return false;
+        }
+        self.answered_at = Some(now);
+        true
+    }
+}
+
+/// The announcers of an address besides us, and who wins the tie if we announce it too.
+#[derive(Debug, Default)]
+pub(super) struct Rivals {
+    /// Known only from the network.
+    pub(super) seen: Vec<NodeId>,
+    pub(super) stronger: Vec<NodeId>,
+    pub(super) weaker: Vec<NodeId>,
+}
+
+impl Coordinator {
+    /// Whether the heartbeats of a peer say which addresses it announces.
+    fn hears_announcements(&self, id: NodeId) -> bool {
+        self.failure_detector.health(id).is_heard()
+    }
+
+    /// Whether heartbeats pass in both directions, so that both sides know the same.
+    fn hear_each_other(&self, id: NodeId) -> bool {
+        self.hears_announcements(id) && self.peers.get(&id).is_some_and(|peer| peer.hears_us)
+    }
+
+    /// Notes that a peer answers for the address or announces it.
+    pub(super) fn note_seen_announcer(&mut self, address: IpAddr, id: NodeId) {
+        if self.hears_announcements(id) {
+            return;
+        }
+        let now = self.now;
+        if let Some(state) = self.addresses.get_mut(&address) {
+            state.evidence.get_or_insert_default().note(now, id);
+            self.dirty.insert(address);
+        }
+    }
+
+    /// The announcers of the address according to heartbeats and to the network, ranked for the case that we announce it
+    /// too.
+    pub(super) fn rivals(&mut self, address: IpAddr, announcers: &mut Vec<NodeId>) -> Rivals {
+        let now = self.now;
+        let mut rivals = Rivals::default();
+        if let Some(evidence) = self
+            .addresses
+            .get(&address)
+            .and_then(|state| state.evidence.as_ref())
+        {
+            rivals.seen = evidence
+                .announcers(now)
+                .filter(|id| !self.hears_announcements(*id))
+                .collect();
+            if let Some(at) = evidence.next_expiry(now) {
+                self.deadlines.insert((at, address));
+            }
+        }
+        announcers.extend(
+            rivals
+                .seen
+                .iter()
+                .filter(|id| !announcers.contains(id))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        if self.announced.announces(address) {
+            for id in announcers.iter().copied().filter(|id| *id != LOCAL_NODE) {
+                match self.wins_against(address, id) {
+                    Some(true) => rivals.weaker.push(id),
+                    Some(false) => rivals.stronger.push(id),
+                    None => {}
+                }
+            }
+        }
+        rivals
+    }
+
+    /// Whether we win the tie against another announcer; `None` if the election order decides.
+    fn wins_against(&self, address: IpAddr, id: NodeId) -> Option<bool> {
+        if self.hear_each_other(id) {
+            return None;
+        }
+        let peer = self.peers.get(&id)?;
+        let us = self.config.node.as_str();
+        Some(election::owner(address, [us, &peer.name]) == Some(us))
+    }
+
+    /// Tells announcers that lose the tie and do not hear us that we announce the address.
+    pub(super) fn answer_weaker_rivals(&mut self, address: IpAddr, rivals: &Rivals) {
+        let now = self.now;
+        let deaf = rivals.weaker.iter().any(|id| !self.hear_each_other(*id));
+        if !deaf || !self.announced.announces(address) {
+            return;
+        }
+        if let Some(state) = self.addresses.get_mut(&address) {
+            if state.evidence.get_or_insert_default().may_answer(now) {
+                self.outputs.push_back(Output::Reannounce { address });
+            }
+            self.deadlines.insert((now + ANSWER_INTERVAL, address));
+        }
+    }
+}
