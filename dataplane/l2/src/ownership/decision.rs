@@ -85,8 +85,9 @@ pub struct OwnershipInput<'a, N> {
 
 /// How long a candidate waits for each one before it whose heartbeats are lost. Longer than the probes before a claim.
 pub const CLAIM_SKEW: Duration = Duration::from_millis(250);
-/// How long a candidate waits for each one before it that is up.
-pub const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a candidate waits for each one before it that is up. Much longer than the pauses of a candidate that does not
+/// claim because another host holds the address.
+pub const CLAIM_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Who claims an address without an owner.
 enum Next<N> {

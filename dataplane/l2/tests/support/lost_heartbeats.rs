@@ -67,8 +67,6 @@ impl Fault {
     const fn observed_ms(self) -> u64 {
         match self {
             Self::Restart => 64_000,
-            // Longer than the patience with a candidate that does not hear of the drain.
-            Self::Drain => 36_000,
             _ => 15_000,
         }
     }
