@@ -485,6 +485,31 @@ fn conflict_after_a_claim_is_handled_by_policy() {
     }
 }
 
+/// The node that takes the address came up just before, so another one is the backup of the restarting owner.
+#[test]
+fn proxy_replies_end_when_another_node_announces() {
+    for wait in (0..2000).step_by(100) {
+        let mut lan = Network::new(19, 4, 1, LOSSLESS);
+        lan.run(ms(3000));
+        let address = lan.addresses[0];
+        let owner = lan.sole_owners()[&address];
+        let next = lan.candidate(address, 1);
+        lan.leave(next);
+        lan.start_after(next, ms(300));
+        lan.run(ms(300 + wait));
+        lan.leave(owner);
+        lan.run(ms(100));
+        lan.exclude(owner, address);
+        lan.run(ms(3000));
+        let owners = lan.owners(address);
+        assert!(
+            owners.is_empty() || lan.proxies.is_empty(),
+            "after {wait} ms, while {owners:?} announce: {:?}",
+            lan.proxies
+        );
+    }
+}
+
 /// A host that adds an address without announcing it, and the kernel of a node. The owner asks, once per 30 s at most.
 #[test]
 fn silent_holder_is_reported_within_a_minute() {

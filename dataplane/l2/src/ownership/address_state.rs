@@ -82,10 +82,12 @@ impl Coordinator {
             return;
         };
         // A record and a peer's memory may be outdated: an address that another node owns by now is not restored.
-        let owner = announcers
-            .iter()
-            .copied()
-            .find(|id| rivals.seen.contains(id) || keeps(self.health_or_awaited(awaited, *id)));
+        // A restarting owner that is no candidate any longer gets no proxy replies once a candidate announces the address.
+        let owners = announcers.iter().copied();
+        let position = |id: &NodeId| candidates.iter().position(|candidate| candidate == id);
+        let owner = owners
+            .filter(|id| rivals.seen.contains(id) || keeps(self.health_or_awaited(awaited, *id)))
+            .min_by_key(|id| position(id).unwrap_or(usize::MAX));
         let failback_at = self.failback_allowed_at().filter(|at| *at > self.now);
         let mut input = OwnershipInput {
             me: LOCAL_NODE,

@@ -529,7 +529,7 @@ mod tests {
 
     #[test]
     fn reports_do_not_grow_with_frames_and_hosts() {
-        let two = |frame: u32| MacAddr([2, 0xbb, 0, 0, 0, u8::from(frame % 2 == 0)]);
+        let two = |frame: u32| MacAddr([2, 0xbb, 0, 0, 0, u8::from(frame.is_multiple_of(2))]);
         let new = |frame: u32| {
             let [_, _, high, low] = frame.to_be_bytes();
             MacAddr([2, 0xbb, 0, 0, high, low])

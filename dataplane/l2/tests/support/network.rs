@@ -545,8 +545,13 @@ impl Network {
 
     /// The first node in the election order of the address.
     pub(crate) fn first_candidate(&self, address: IpAddr) -> usize {
+        self.candidate(address, 0)
+    }
+
+    /// The node at a position in the election order of the address.
+    pub(crate) fn candidate(&self, address: IpAddr, position: usize) -> usize {
         let at = self.addresses.iter().position(|other| *other == address).unwrap();
-        self.orders[at][0]
+        self.orders[at][position]
     }
 
     /// A node receives a packet that shows the address as that of this host.
