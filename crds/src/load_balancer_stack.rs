@@ -25,8 +25,8 @@ pub use optional_components::{InstallMode, Monitoring, NetworkPolicy, PodDisrupt
 pub use preflight::{Preflight, PreflightCheck, PreflightName, PreflightResult};
 pub use status::{ComponentStatus, LoadBalancerStackStatus, StackPhase, VersionCount};
 pub use upgrade::{
-    Approval, FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, OnFailure, PlanStatus, PlannedChange,
-    Revision, StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
+    Approval, FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, OnFailure, PauseReason, PlanStatus,
+    PlannedChange, Revision, StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
 };
 pub use workloads::{Controller, Speaker};
 

@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Event, Pod};
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::DynamicObject;
 use lb_runtime::ObjectKey;
+use lb_runtime::watch::Change;
 use serde_json::{Map, Value, json};
 
 use crate::field_owner::FieldOwner;
 use crate::keys::secret;
 use crate::object_id::{Kind, ObjectId};
+use crate::observe::nodes::{ClusterNode, ClusterNodes};
 use crate::observe::pods::PodFacts;
 
 /// An existing object.
@@ -146,7 +148,7 @@ struct Refusal {
     time: Option<Timestamp>,
 }
 
-/// Existing objects and pods.
+/// Existing objects, pods and nodes.
 #[derive(Debug, Default)]
 pub struct Index {
     objects: BTreeMap<ObjectId, LiveObject>,
@@ -155,6 +157,7 @@ pub struct Index {
     pods: BTreeMap<ObjectKey, PodFacts>,
     /// Pods that a DaemonSet could not create, by the event that reports it.
     refusals: BTreeMap<ObjectKey, Refusal>,
+    nodes: ClusterNodes,
     /// UIDs of pods that the operator deleted and the watch may still report as running.
     deleted_pods: BTreeSet<String>,
 }
@@ -208,11 +211,32 @@ impl Index {
         }
     }
 
-    /// Adds or updates a pod.
-    pub fn apply_pod(&mut self, pod: &Pod) {
-        let mut facts = PodFacts::of(pod);
+    /// Adds or updates a pod that is observed at `now`.
+    pub fn apply_pod(&mut self, pod: &Pod, now: Timestamp) {
+        let key = ObjectKey::of(pod);
+        let mut facts = PodFacts::of(pod, self.pods.get(&key), now);
         facts.terminating |= self.deleted_pods.contains(&facts.uid);
-        self.pods.insert(ObjectKey::of(pod), facts);
+        self.pods.insert(key, facts);
+    }
+
+    /// Applies a change of a node.
+    pub fn apply_node(&mut self, change: Change<Node>) {
+        match change {
+            Change::Apply(node) => {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                self.nodes.insert(name, ClusterNode::of(node));
+            }
+            Change::Delete(key) | Change::Invalid { key, .. } => {
+                self.nodes.remove(key.name());
+            }
+            Change::Listing | Change::Synced => {}
+        }
+    }
+
+    /// The nodes of the cluster.
+    #[must_use]
+    pub fn nodes(&self) -> &ClusterNodes {
+        &self.nodes
     }
 
     /// Marks a pod as deleted by the operator: the watch may report its previous state for a while.

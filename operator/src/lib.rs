@@ -193,6 +193,7 @@ async fn query_result(query: &mut Option<BoxFuture<'static, ClusterFacts>>) -> C
 struct StartupGates {
     stack: (ReadinessGate, bool),
     pods: (ReadinessGate, bool),
+    nodes: (ReadinessGate, bool),
     objects: (ReadinessGate, BTreeSet<Kind>),
 }
 
@@ -202,6 +203,7 @@ impl StartupGates {
         Self {
             stack: (context.health.gate("stack"), false),
             pods: (context.health.gate("pods"), false),
+            nodes: (context.health.gate("nodes"), false),
             objects: (context.health.gate("objects"), kinds.collect()),
         }
     }
@@ -216,6 +218,10 @@ impl StartupGates {
                 self.pods.0.open();
                 self.pods.1 = true;
             }
+            Event::Node(change) if matches!(**change, Change::Synced) => {
+                self.nodes.0.open();
+                self.nodes.1 = true;
+            }
             Event::Listed(kind, _) => {
                 self.objects.1.remove(kind);
                 if self.objects.1.is_empty() {
@@ -227,6 +233,6 @@ impl StartupGates {
     }
 
     fn all_open(&self) -> bool {
-        self.stack.1 && self.pods.1 && self.objects.1.is_empty()
+        self.stack.1 && self.pods.1 && self.nodes.1 && self.objects.1.is_empty()
     }
 }

@@ -31,6 +31,10 @@ reasons! {
     RollingOut,
     /// Some pods are not ready.
     PodsNotReady,
+    /// No speaker is ready on a node that may announce addresses.
+    NoSpeaker,
+    /// The stack runs a version that the next operator does not install.
+    OldVersion,
     /// Pods cannot start.
     PodsFailing,
     /// A rollout makes no progress.

@@ -1,6 +1,6 @@
 //! The operator's watches, merged into one stream of events.
 //!
-//! They cover the stack named `default`, all objects with the operator's label, the stack's pods, and the CRD
+//! They cover the stack named `default`, all objects with the operator's label, the stack's pods, the nodes, and the CRD
 //! ServiceMonitor. The API server filters by label and name.
 
 use futures::stream::{BoxStream, SelectAll, StreamExt};
@@ -12,7 +12,7 @@ use lb_crds::{LoadBalancerStack, ServiceL2Status, names};
 use lb_runtime::watch::{Change, watch};
 
 use k8s_openapi::api::core;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 
 use crate::deletion::blockers::BlockerEvent;
 use crate::desired::render::{MANAGED_BY, MANAGER};
@@ -42,6 +42,8 @@ pub enum Event {
     Refusal(Box<Change<core::v1::Event>>),
     /// A pod of the stack.
     Pod(Box<Change<Pod>>),
+    /// A node of the cluster.
+    Node(Box<Change<Node>>),
     /// Whether the CRD ServiceMonitor exists.
     Monitors(bool),
     /// A change of an object that may block a deletion.
@@ -55,6 +57,11 @@ pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
     let mut streams = SelectAll::new();
     streams.push(stack(client));
     streams.push(pods(client));
+    streams.push(
+        watch::<Node>(Api::all(client.clone()), watcher::Config::default())
+            .map(|change| Event::Node(Box::new(change)))
+            .boxed(),
+    );
     streams.push(monitor_definition(client));
     for kind in Kind::ALL {
         if kind != Kind::ServiceMonitor {
@@ -67,13 +74,19 @@ pub fn events(client: &Client) -> SelectAll<BoxStream<'static, Event>> {
 /// The watches during an upgrade.
 pub fn observations(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     let any = watcher::Config::default();
-    let nodes = watch::<Node>(Api::all(client.clone()), any.clone()).map(Observation::Node);
     let services = watch::<Service>(Api::all(client.clone()), any.clone()).map(Observation::Service);
-    let announced = watch::<ServiceL2Status>(Api::namespaced(client.clone(), namespace), any);
+    let namespaces = watch::<Namespace>(Api::all(client.clone()), any.clone()).map(Observation::Namespace);
+    let announced =
+        watch(Api::namespaced(client.clone(), namespace), any.clone()).map(Observation::Announced);
+    let pools = watch(Api::namespaced(client.clone(), namespace), any.clone()).map(Observation::Pool);
+    let advertisements =
+        watch(Api::namespaced(client.clone(), namespace), any).map(Observation::Advertisement);
     let observations = [
-        nodes.boxed(),
         services.boxed(),
-        announced.map(Observation::Announced).boxed(),
+        announced.boxed(),
+        pools.boxed(),
+        advertisements.boxed(),
+        namespaces.boxed(),
     ];
     SelectAll::from_iter(observations)
         .map(|observation| Event::Observation(Box::new(observation)))

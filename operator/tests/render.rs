@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use lb_crds::LoadBalancerStack;
 use lb_operator::args::OperatorConfig;
-use lb_operator::desired::render::{DesiredObject, render};
+use lb_operator::desired::render::{DesiredObject, render, version_label};
 use lb_operator::desired::validation::stack_config;
 use lb_operator::object_id::Kind;
 use serde::de::DeserializeOwned;
@@ -407,6 +407,27 @@ fn operator_installs_own_and_previous_minor_version() {
         old.starts_with("spec.version: operator version 0.3.1 installs 0.2 and 0.3 but not 0.1.9: "),
         "{old}"
     );
+}
+
+/// O-13: the digest would stay when the operator, and with it the version, becomes another.
+#[test]
+fn digest_needs_the_version_that_it_contains() {
+    let digest = format!("sha256:{}", "b".repeat(64));
+    let images = json!({"speaker": {"digest": digest}});
+    let of = |spec| stack_config(&mk_stack(spec), &mk_config(), true);
+    let error = of(json!({"images": images})).unwrap_err().to_string();
+    assert!(
+        error.starts_with("spec.images.speaker.digest: a digest contains one version"),
+        "{error}"
+    );
+    of(json!({"version": "0.1.0", "images": images})).unwrap();
+}
+
+/// O-27: build metadata is no valid value of a label.
+#[test]
+fn version_label_is_valid() {
+    assert_eq!(version_label("0.1.0+build.7"), "0.1.0_build.7");
+    assert_eq!(version_label(&format!("0.1.0-{}", "a".repeat(80))).len(), 63);
 }
 
 #[test]

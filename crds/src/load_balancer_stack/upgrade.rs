@@ -44,6 +44,16 @@ pub struct Upgrade {
     /// Reaction to a failed upgrade. Default: Rollback.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_failure: OnFailure,
+
+    /// Any new value retries an upgrade that failed or is paused. Example: the current time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub retry: Option<String>,
+
+    /// Nodes that upgrades neither update nor wait for. Example: ["node-3"]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = schema::names)]
+    pub skip_nodes: Vec<String>,
 }
 
 api_enum! {
@@ -67,6 +77,21 @@ api_enum! {
         Rollback,
         /// The upgrade stops where it failed until the spec changes.
         Pause,
+        /// Failed health checks are reported, and the upgrade continues.
+        Continue,
+    }
+}
+
+api_enum! {
+    /// Why an upgrade is paused.
+    pub enum PauseReason {
+        /// A health check failed and the upgrade is not rolled back. It continues when the spec changes.
+        HealthCheckFailed,
+        /// A registry, an admission plugin or the API server does not permit progress. It continues as soon as that
+        /// works again, or when the spec changes.
+        Infrastructure,
+        /// The previous revision does not become ready on some nodes. The rollback continues as soon as it does.
+        RollbackIncomplete,
     }
 }
 
@@ -126,22 +151,26 @@ pub struct UpgradeStatus {
     /// Last increase of progress. The upgrade fails after progressDeadlineSeconds without an increase.
     pub progress_time: Time,
 
-    /// Since when the progress deadline is suspended, because a node is unreachable or the stack is paused.
+    /// Since when the progress deadline is suspended, because the stack is paused or the upgrade may
+    /// not start yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_time: Option<Time>,
 
-    /// Hash of the addresses of all Services at the start of the upgrade.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub addresses_hash: Option<String>,
+    /// Nodes whose speaker ran without problems before the upgrade replaced it. Only these nodes can fail the upgrade.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub healthy_nodes: Vec<String>,
 
     /// Why the upgrade failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 
-    /// Whether the upgrade is paused until the spec changes, because it failed and spec.upgrade.onFailure is Pause.
-    #[serde(default)]
-    #[schemars(transform = schema::without_default)]
-    pub paused: bool,
+    /// Why the upgrade is paused; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<PauseReason>,
+
+    /// What a paused upgrade waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
 
     /// Whether the upgrade is rolled back because the spec was changed back to the previous revision.
     #[serde(default)]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
+use lb_runtime::text::truncate;
 use lb_runtime::{Backoff, ObjectKey};
 
 use super::WriteError;
@@ -13,6 +14,8 @@ use crate::object_id::ObjectId;
 /// Delay after the first failure; it doubles up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(30);
+/// Longest message of a failed write in the status, in bytes.
+const MESSAGE_LIMIT: usize = 300;
 
 /// Identifies a write.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -104,6 +107,15 @@ impl Retries {
         let failed = self.failed.get(key).filter(|failed| failed.target == target)?;
         let wait = failed.due.checked_duration_since(now)?;
         (!wait.is_zero()).then_some((failed.failure.message.as_str(), wait))
+    }
+
+    /// Messages of the writes whose last attempt failed.
+    #[must_use]
+    pub fn messages(&self) -> Vec<String> {
+        let failed = self.failed.values();
+        failed
+            .map(|failed| truncate(failed.failure.message.clone(), MESSAGE_LIMIT))
+            .collect()
     }
 
     /// Records a failed attempt. Returns how long to wait before the next. The message of an equal failure is kept, so

@@ -67,6 +67,15 @@ pub enum SpecError {
         /// The operator's version.
         own: String,
     },
+    /// A digest without the version that it contains.
+    #[error(
+        "spec.images.{component}.digest: a digest contains one version, and without spec.version the stack follows the \
+         operator: set spec.version to the version of the digest, or remove the digest"
+    )]
+    DigestWithoutVersion {
+        /// The component.
+        component: &'static str,
+    },
     /// The PodDisruptionBudget would block every eviction.
     #[error(
         "spec.podDisruptionBudget.controllerMinAvailable: {min_available} of {replicas} controllers permits no eviction \
@@ -133,6 +142,17 @@ pub fn stack_config(
     // All supported versions have the same objects. A version that needs others is recognized by
     // `StackConfig::version`.
     let version = version(spec.version.as_deref(), operator)?;
+    let unbound = [
+        (Component::Controller, &images.controller),
+        (Component::Speaker, &images.speaker),
+    ]
+    .into_iter()
+    .find(|(_, image)| image.as_ref().is_some_and(|image| image.digest.is_some()));
+    if let Some((component, _)) = unbound.filter(|_| spec.version.is_none()) {
+        return Err(SpecError::DigestWithoutVersion {
+            component: component.name(),
+        });
+    }
     let image = |component| image(component, &version, operator, &images);
     let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
     let controller_replicas = controller.replicas.unwrap_or(REPLICAS);

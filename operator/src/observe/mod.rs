@@ -1,4 +1,5 @@
-//! Observed state: pods, and the health of the workloads. Pure.
+//! Observed state: nodes, pods, and the health of the workloads. Pure.
 
+pub mod nodes;
 pub mod pods;
 pub mod workload_health;

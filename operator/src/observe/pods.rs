@@ -20,6 +20,15 @@ const STUCK: &[&str] = &[
     "RunContainerError",
 ];
 
+/// Those that the image or the settings of the pod cause.
+const OWN_FAULTS: &[&str] = &[
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "InvalidImageName",
+    "RunContainerError",
+];
+
 /// The relevant facts of a pod.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PodFacts {
@@ -41,10 +50,14 @@ pub struct PodFacts {
     pub revision: String,
     /// Whether it is being deleted.
     pub terminating: bool,
-    /// When it became ready.
+    /// When the operator saw it become ready. The node's clock is not compared with others.
     pub ready_since: Option<Timestamp>,
+    /// Whether it has ended for good, such as an evicted pod that is left.
+    pub ended: bool,
     /// Restarts of its containers after a failure; restarts because the node went down do not count.
     pub restarts: i32,
+    /// When the operator saw the last one.
+    pub restarted_at: Option<Timestamp>,
     /// Result of running its images once; relevant in pods that pull images.
     pub image_check: ImageCheck,
 }
@@ -55,8 +68,8 @@ pub enum ImageCheck {
     /// Not all containers have finished.
     #[default]
     Pending,
-    /// All containers succeeded.
-    Passed,
+    /// All containers succeeded; the versions that they printed.
+    Passed(Vec<String>),
     /// A container failed.
     Failed(PodProblem),
 }
@@ -85,36 +98,59 @@ impl fmt::Display for PodProblem {
     }
 }
 
-impl PodFacts {
-    /// Extracts the facts of a pod.
+impl PodProblem {
+    /// Whether the image or the settings of the pod cause it, not a registry, the scheduler or the node.
     #[must_use]
-    pub fn of(pod: &Pod) -> Self {
+    pub fn is_own_fault(&self) -> bool {
+        OWN_FAULTS.contains(&self.reason.as_str())
+    }
+}
+
+impl PodFacts {
+    /// Extracts the facts of a pod that is observed at `now`. `before`: the facts of its previous observation.
+    #[must_use]
+    pub fn of(pod: &Pod, before: Option<&Self>, now: Timestamp) -> Self {
         let label = |name| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name));
         let status = pod.status.clone().unwrap_or_default();
         let ready = condition(&status, "Ready") == Some("True");
-        let ready_since = status.conditions.iter().flatten();
-        let ready_since = ready_since
-            .filter(|condition| condition.type_ == "Ready" && ready)
-            .find_map(|condition| Some(condition.last_transition_time.as_ref()?.0));
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let known = before.filter(|before| before.uid == uid);
+        let ready_since = known.and_then(|known| known.ready_since).or(Some(now));
+        let restarts = status.container_statuses.iter().flatten().map(failures).sum();
         Self {
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            uid,
+            ended: matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")),
             version: label("app.kubernetes.io/version").cloned().unwrap_or_default(),
             revision: label(REVISION).cloned().unwrap_or_default(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            ready_since,
-            restarts: status.container_statuses.iter().flatten().map(failures).sum(),
+            ready_since: ready_since.filter(|_| ready),
+            restarted_at: known
+                .filter(|known| known.restarts == restarts)
+                .map_or(Some(now), |known| known.restarted_at)
+                .filter(|_| restarts > 0),
+            restarts,
             image_check: image_check(&status),
             component: label("component").cloned().unwrap_or_default(),
-            node: pod
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.node_name.clone())
-                .unwrap_or_default(),
+            node: node_name(pod).unwrap_or_default(),
             ready,
             node_lost: !ready && is_node_lost(&status),
             problem: if ready { None } else { problem(&status) },
         }
     }
+}
+
+/// The node of a pod; of a pod that is not scheduled, the node that the DaemonSet controller made it for.
+fn node_name(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    if spec.node_name.is_some() {
+        return spec.node_name.clone();
+    }
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let required = affinity
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
+    let fields = required.node_selector_terms.first()?.match_fields.as_ref()?;
+    fields.first()?.values.as_ref()?.first().cloned()
 }
 
 fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a str> {
@@ -151,7 +187,7 @@ fn problem(status: &PodStatus) -> Option<PodProblem> {
     })
 }
 
-/// A container whose node went down has terminated too, with an unknown result.
+/// A container whose node went down or was restarted has terminated too: with an unknown result, or because of SIGTERM.
 fn failures(container: &ContainerStatus) -> i32 {
     let ended = container
         .last_state
@@ -159,23 +195,24 @@ fn failures(container: &ContainerStatus) -> i32 {
         .and_then(|last| last.terminated.as_ref());
     let known = ended.is_some_and(|ended| {
         let reason = ended.reason.as_deref().unwrap_or_default();
-        !matches!(reason, "Unknown" | "ContainerStatusUnknown" | "NodeShutdown") && ended.exit_code != 255
+        !matches!(reason, "Unknown" | "ContainerStatusUnknown" | "NodeShutdown")
+            && !matches!(ended.exit_code, 0 | 143 | 255)
     });
     if known { container.restart_count } else { 0 }
 }
 
 fn image_check(status: &PodStatus) -> ImageCheck {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
-    let passed = |container: &ContainerStatus| {
-        let states = [container.state.as_ref(), container.last_state.as_ref()];
-        let mut ended = states
-            .into_iter()
-            .flatten()
-            .filter_map(|state| state.terminated.as_ref());
-        ended.any(|ended| ended.exit_code == 0)
+    let success = |container: &ContainerStatus| {
+        let states = [container.state.clone(), container.last_state.clone()];
+        let mut ended = states.into_iter().flatten().filter_map(|state| state.terminated);
+        ended.find(|ended| ended.exit_code == 0)
     };
+    let passed = |container: &ContainerStatus| success(container).is_some();
     if !containers.is_empty() && containers.iter().all(passed) {
-        return ImageCheck::Passed;
+        let printed = containers.iter().filter_map(success);
+        let versions = printed.filter_map(|ended| ended.message);
+        return ImageCheck::Passed(versions.map(|version| version.trim().to_owned()).collect());
     }
     let others = containers.iter().filter(|container| !passed(container));
     match others.filter_map(container_problem).next() {
@@ -223,7 +260,7 @@ mod tests {
             "status": status,
         }))
         .unwrap();
-        PodFacts::of(&pod)
+        PodFacts::of(&pod, None, Timestamp::UNIX_EPOCH)
     }
 
     fn mk_container(ready: bool, state: &Value, last: &Value) -> Value {

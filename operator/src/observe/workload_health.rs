@@ -46,6 +46,8 @@ pub struct StackHealth {
     pub speaker: WorkloadHealth,
     /// Why pods do not run: the first few, then the number of the others.
     pub problems: Vec<String>,
+    /// Nodes that may announce addresses and have a ready speaker.
+    pub announcing_nodes: usize,
 }
 
 impl StackHealth {
@@ -62,13 +64,22 @@ impl StackHealth {
     }
 }
 
-/// Assesses the workloads and pods in a namespace.
+/// Assesses the workloads and pods in a namespace. `ignore_label`: `spec.speaker.ignoreExcludeLabel`.
 #[must_use]
-pub fn stack_health(index: &Index, namespace: &str) -> StackHealth {
+pub fn stack_health(index: &Index, namespace: &str, ignore_label: bool) -> StackHealth {
+    let announces = |(_, pod): &(&lb_runtime::ObjectKey, &PodFacts)| {
+        let node = index.nodes().get(&pod.node);
+        pod.ready
+            && !pod.terminating
+            && node.is_some_and(|node| node.is_ready() && node.may_announce(ignore_label))
+    };
     StackHealth {
         controller: controller(index, namespace),
         speaker: speaker(index, namespace),
         problems: problems(index, namespace),
+        announcing_nodes: pods_of(index, namespace, Component::Speaker.name())
+            .filter(announces)
+            .count(),
     }
 }
 
@@ -290,7 +301,7 @@ pub(crate) mod tests {
             "status": status,
         }))
         .unwrap();
-        index.apply_pod(&pod);
+        index.apply_pod(&pod, jiff::Timestamp::UNIX_EPOCH);
     }
 
     #[test]
@@ -306,21 +317,21 @@ pub(crate) mod tests {
         for (generation, observed, counts, settled) in cases {
             let mut index = Index::default();
             mk_controller(&mut index, generation, observed, counts);
-            let state = stack_health(&index, "metallb-system").controller;
+            let state = stack_health(&index, "metallb-system", false).controller;
             assert_eq!(state.settled, settled, "{generation} {observed} {counts:?}");
         }
     }
 
     #[test]
     fn missing_workload_is_not_settled() {
-        assert!(!stack_health(&Index::default(), "metallb-system").settled());
+        assert!(!stack_health(&Index::default(), "metallb-system", false).settled());
     }
 
     #[test]
     fn unreachable_node_does_not_block_settling() {
         let mut index = Index::default();
         mk_speaker(&mut index, 1, 1, [3, 3, 2]);
-        assert!(!stack_health(&index, "metallb-system").speaker.settled);
+        assert!(!stack_health(&index, "metallb-system", false).speaker.settled);
         mk_pod(
             &mut index,
             "speaker-x",
@@ -331,7 +342,7 @@ pub(crate) mod tests {
                 ],
             }),
         );
-        let state = stack_health(&index, "metallb-system").speaker;
+        let state = stack_health(&index, "metallb-system", false).speaker;
         assert!(state.settled && state.lost == 1);
     }
 
@@ -355,7 +366,7 @@ pub(crate) mod tests {
         ));
         index.apply_refusal(&mk_event("s", 1, "older"));
         index.apply_refusal(&mk_event("another", 3, "of another DaemonSet"));
-        let problems = |index: &Index| stack_health(index, "metallb-system").problems;
+        let problems = |index: &Index| stack_health(index, "metallb-system", false).problems;
         assert_eq!(problems(&index), Vec::<String>::new(), "no pod is missing");
         set_current(&mut index, 2);
         assert_eq!(
@@ -385,7 +396,7 @@ pub(crate) mod tests {
             "status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "denied by policy"}]},
         });
         insert(&mut index, Kind::Deployment, body);
-        let problems = stack_health(&index, "metallb-system").problems;
+        let problems = stack_health(&index, "metallb-system", false).problems;
         assert_eq!(problems, ["controller pods are refused: denied by policy"]);
     }
 
@@ -402,7 +413,7 @@ pub(crate) mod tests {
                 }]}),
             );
         }
-        let problems = stack_health(&index, "metallb-system").problems;
+        let problems = stack_health(&index, "metallb-system", false).problems;
         assert_eq!(
             problems.first().unwrap(),
             "pod speaker-0 on node n3, container speaker: ErrImagePull: not found"

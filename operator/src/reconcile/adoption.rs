@@ -18,8 +18,8 @@ use crate::desired::render::{Component, DesiredObject, pre_pull};
 use crate::drift::diff::Difference;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
+use crate::upgrade::UpgradeState;
 use crate::upgrade::objects;
-use crate::upgrade::{self, UpgradeState};
 
 /// How often MetalLB is read when no action is due: it may be recreated.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ impl Operator {
             absent_for: self.adoption.absent_for(now, &found),
             withdrawn_for: self.adoption.withdrawn_for(now, &found),
             preflight_passed: self.preflight.report.is_known() && self.preflight.report.blocked_by.is_none(),
-            images: self.image_pull(namespace),
+            images: self.image_pull(rendered, config),
             port: config.metrics_port,
             record,
             found,
@@ -163,14 +163,15 @@ impl Operator {
     }
 
     /// Progress of the image pulls.
-    fn image_pull(&self, namespace: &str) -> ImagePull {
-        match objects::pre_pull_progress(&self.index, None, namespace) {
-            Some(upgrade::PrePullSnapshot {
-                failed: Some(trouble),
-                ..
-            }) => ImagePull::Failed(trouble),
-            Some(pulled) if pulled.done >= pulled.desired => ImagePull::Complete,
-            Some(_) | None => ImagePull::Pending,
+    fn image_pull(&self, rendered: &[DesiredObject], config: &StackConfig) -> ImagePull {
+        let Some(pulled) = objects::pre_pull_progress(&self.index, rendered, config) else {
+            return ImagePull::Pending;
+        };
+        let mut pending = pulled.pending.iter();
+        match pending.find_map(|(node, why)| Some(format!("node {node}: {}", why.as_ref()?))) {
+            Some(problem) => ImagePull::Failed(problem),
+            None if pulled.pending.is_empty() && pulled.done > 0 => ImagePull::Complete,
+            None => ImagePull::Pending,
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
-use lb_crds::load_balancer_stack::{Revision, UpgradeStep};
+use lb_crds::load_balancer_stack::{Revision, UpgradeStatus, UpgradeStep};
 use lb_runtime::events::Events;
 use lb_runtime::watch::Change;
 use serde_json::Value;
@@ -29,13 +29,14 @@ use crate::index::Index;
 use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
-use crate::observe::workload_health::stack_health;
+use crate::observe::workload_health::{StackHealth, stack_health};
 use crate::ownership::TakeOver;
 use crate::reasons::{Reason, StackEvent};
 use crate::status::{StatusInput, UpgradeInput};
 use crate::upgrade::objects::{self, SnapshotInput};
 use crate::upgrade::observer::ServiceObserver;
 use crate::upgrade::plan::upgrade_plan;
+use crate::upgrade::preconditions::{blocker, preflight_obstacle};
 use crate::upgrade::{ClusterSnapshot, PodRestart, StepActions, UpgradeState, advance, step_actions};
 use crate::watch::Event;
 
@@ -134,10 +135,11 @@ impl Operator {
                 Change::Listing | Change::Synced => {}
             },
             Event::Pod(change) => match *change {
-                Change::Apply(pod) => self.index.apply_pod(&pod),
+                Change::Apply(pod) => self.index.apply_pod(&pod, Timestamp::now()),
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
                 Change::Listing | Change::Synced => {}
             },
+            Event::Node(change) => self.index.apply_node(*change),
             Event::Blocker(event) => {
                 if let Some(blockers) = &mut self.blockers {
                     blockers.handle(*event);
@@ -145,7 +147,7 @@ impl Operator {
             }
             Event::Observation(observation) => {
                 if let Some(observer) = &mut self.observer {
-                    observer.handle(*observation);
+                    observer.handle(*observation, Timestamp::now());
                 }
             }
             Event::Monitors(exist) => {
@@ -191,7 +193,7 @@ impl Operator {
             invalid: config.as_ref().err().map(ToString::to_string),
             failures: Vec::new(),
             pending: Vec::new(),
-            health: stack_health(&self.index, &namespace),
+            health: self.stack_health(&stack, &namespace),
             preflight: Vec::new(),
             blocked: None,
             deletion: None,
@@ -226,7 +228,7 @@ impl Operator {
             }
         }
         input.failures.append(&mut outcome.failures);
-        input.health = stack_health(&self.index, &namespace);
+        input.health = self.stack_health(&stack, &namespace);
         // Before the preflight checks have run, the status remains that of the previous spec.
         let waits = input.blocked.is_some() && input.preflight.is_empty();
         if leads() && !waits {
@@ -236,6 +238,12 @@ impl Operator {
             self.metrics.errors.inc();
         }
         outcome.requeue_after
+    }
+
+    fn stack_health(&self, stack: &LoadBalancerStack, namespace: &str) -> StackHealth {
+        let speaker = stack.spec.speaker.as_ref();
+        let ignore_label = speaker.is_some_and(|speaker| speaker.ignore_exclude_label);
+        stack_health(&self.index, namespace, ignore_label)
     }
 
     /// The desired objects for `actions`. The number of controllers is omitted if the spec does not set it and an
@@ -286,6 +294,11 @@ impl Operator {
         if let Some(missing) = validation::missing_prerequisite(stack, self.monitors_exist) {
             outcome.failures.push((Reason::MissingPrerequisite, missing));
         }
+        if let Some(invalid) = self.empty_coverage(&rendered, config, &input.upgrade.state) {
+            input.invalid = Some(invalid);
+            input.upgrade.state.suspend(Timestamp::now());
+            return;
+        }
         self.run_preflight(stack, config);
         input.preflight.clone_from(&self.preflight.report.checks);
         let health = input.health.clone();
@@ -299,6 +312,22 @@ impl Operator {
             self.rotate_keys(stack, &config.namespace, leads, outcome).await;
         }
         self.schedule_preflight(stack, config, &rendered, input.blocked.is_some(), outcome);
+    }
+
+    /// Why the spec must not be applied: no node would have a speaker. A spec that was applied before is only reported.
+    fn empty_coverage(
+        &self,
+        rendered: &[DesiredObject],
+        config: &StackConfig,
+        state: &UpgradeState,
+    ) -> Option<String> {
+        let target = objects::revision(rendered, &config.version);
+        let runs = |known: &Revision| known.revision == target.revision;
+        let under_way = |upgrade: &UpgradeStatus| upgrade.step > UpgradeStep::Preflight && runs(&upgrade.to);
+        if state.last_good.as_ref().is_some_and(runs) || state.upgrade.as_ref().is_some_and(under_way) {
+            return None;
+        }
+        objects::empty_coverage(rendered, self.index.nodes())
     }
 
     /// Advances the upgrade, if there is one, and applies its actions.
@@ -334,8 +363,14 @@ impl Operator {
             rejected: state
                 .failed_revision(&snapshot)
                 .map(|rejected| rejected.reason.clone()),
-            no_rollback: !snapshot.rollback_available && snapshot.settings.rollback,
-            obstacle: snapshot.obstacle.clone(),
+            start_blocked: state
+                .upgrade
+                .as_ref()
+                .is_some_and(|upgrade| snapshot.observes && blocker(upgrade, &snapshot).is_some()),
+            obstacle: state
+                .upgrade
+                .as_ref()
+                .and_then(|upgrade| preflight_obstacle(upgrade, &snapshot, now)),
             state,
         };
         let state = input.upgrade.state.clone();
@@ -384,6 +419,7 @@ impl Operator {
         input: &StatusInput,
         leader: Option<&str>,
     ) -> ClusterSnapshot {
+        let failing_writes = self.retries.messages();
         let snapshot_input = SnapshotInput {
             config,
             rendered,
@@ -397,6 +433,8 @@ impl Operator {
             health: &input.health,
             observer: self.observer.as_ref(),
             leader,
+            failing_writes: &failing_writes,
+            now: Timestamp::now(),
         };
         let first = objects::snapshot(&snapshot_input, &Difference::default());
         // Whether everything is applied is a question about the current step, not about the target.
@@ -474,7 +512,11 @@ impl Operator {
             return None;
         }
         let class = stack.spec.load_balancer_class.clone();
-        self.observer.get_or_insert_with(|| ServiceObserver::new(class));
+        let observer = self.observer.get_or_insert_with(|| ServiceObserver::new(class));
+        let upgrade = stack.status.as_ref().and_then(|status| status.upgrade.as_ref());
+        if upgrade.is_some_and(|upgrade| upgrade.step <= UpgradeStep::Rbac) && observer.is_complete() {
+            observer.set_baseline();
+        }
         Some(validation::namespace(stack, &self.operator_config))
     }
 

@@ -1,9 +1,11 @@
 //! Condition Degraded: something failed and needs a person.
 
+use lb_crds::load_balancer_stack::{AdoptionStep, PauseReason, UpgradeStep};
 use lb_runtime::text::truncate;
 
-use super::{MESSAGE_LIMIT, NewCondition, StatusInput, UpgradeInput, first_few};
+use super::{MESSAGE_LIMIT, NewCondition, StatusInput, UpgradeInput, first_few, ratio};
 use crate::reasons::Reason;
+use crate::upgrade::state::describe;
 
 pub(super) fn condition(input: &StatusInput) -> NewCondition {
     let new = |status, reason, message| NewCondition::new("Degraded", status, reason, message);
@@ -30,6 +32,18 @@ pub(super) fn condition(input: &StatusInput) -> NewCondition {
         let problems: Vec<_> = health.problems.iter().map(String::as_str).collect();
         return new(true, Reason::PodsFailing, first_few(&problems));
     }
+    let adopts = input
+        .adoption
+        .as_ref()
+        .is_some_and(|report| report.step != AdoptionStep::Adopted);
+    if health.settled() && health.announcing_nodes == 0 && !adopts {
+        let message = format!(
+            "no speaker is ready on a node that may announce addresses (speakers {}): check spec.speaker.nodeSelector, \
+             affinity and tolerations, and the labels and taints of the nodes",
+            ratio(&health.speaker)
+        );
+        return new(true, Reason::NoSpeaker, message);
+    }
     let stalled = health
         .components()
         .into_iter()
@@ -42,20 +56,46 @@ pub(super) fn condition(input: &StatusInput) -> NewCondition {
 
 /// Reason and message of a failed upgrade.
 fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
+    let cut = |text: &String| truncate(text.clone(), MESSAGE_LIMIT);
     if let Some(upgrade) = &input.state.upgrade {
-        let failure = upgrade.failure.as_ref()?;
-        let (to, from) = (&upgrade.to.version, &upgrade.from.version);
-        let failure = truncate(failure.clone(), MESSAGE_LIMIT);
-        return Some(if upgrade.paused {
-            let todo = "revert spec.version, or change the spec to retry";
-            let message = format!("upgrade to {to} failed and is paused: {failure}; {todo}");
-            (Reason::UpgradePaused, message)
-        } else {
-            let message = format!("upgrade to {to} failed: {failure}; rolling back to {from}");
-            (Reason::RollingBack, message)
-        });
+        let what = describe(&upgrade.from, &upgrade.to);
+        let from = &upgrade.from.version;
+        let failure = upgrade.failure.as_ref().map(cut);
+        let waits = upgrade.waiting_for.as_ref().map(cut).unwrap_or_default();
+        return match (upgrade.paused, failure) {
+            (Some(PauseReason::HealthCheckFailed), failure) => Some((
+                Reason::UpgradePaused,
+                format!(
+                    "{what} failed and is paused: {}; revert the spec, or change spec.upgrade.retry to try again",
+                    failure.unwrap_or_default()
+                ),
+            )),
+            (Some(PauseReason::Infrastructure), _) => Some((
+                Reason::UpgradePaused,
+                format!(
+                    "{what} is paused: {waits}; it continues when this is resolved; revert the spec to abort, or list \
+                     nodes in spec.upgrade.skipNodes"
+                ),
+            )),
+            (Some(PauseReason::RollbackIncomplete), _) => Some((
+                Reason::UpgradePaused,
+                format!(
+                    "{what} failed, and the rollback to {from} is incomplete: {waits}; the other nodes keep their present \
+                     speaker; mend these nodes, list them in spec.upgrade.skipNodes, or set a version that runs"
+                ),
+            )),
+            (None, Some(failure)) if upgrade.step == UpgradeStep::RollingBack => Some((
+                Reason::RollingBack,
+                format!("{what} failed: {failure}; rolling back to {from}"),
+            )),
+            (None, Some(failure)) => Some((
+                Reason::UpgradeFailed,
+                format!("{what} continues in spite of a failed health check: {failure}"),
+            )),
+            (None, None) => None,
+        };
     }
-    let failure = truncate(input.rejected.clone()?, MESSAGE_LIMIT);
+    let failure = cut(input.rejected.as_ref()?);
     let good = input.state.last_good.clone().unwrap_or_default();
     Some((
         Reason::RolledBack,

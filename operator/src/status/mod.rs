@@ -22,6 +22,7 @@ use lb_runtime::text::{list_first_clauses, truncate};
 
 use crate::adoption::AdoptionReport;
 use crate::deletion::DeletionReport;
+use crate::desired::render::version_label;
 use crate::observe::workload_health::{StackHealth, WorkloadHealth};
 use crate::reasons::Reason;
 use crate::upgrade::UpgradeState;
@@ -79,8 +80,8 @@ pub struct UpgradeInput {
     pub rejected: Option<String>,
     /// Why the current upgrade cannot start.
     pub obstacle: Option<String>,
-    /// Whether it cannot start because no revision is stored to roll back to.
-    pub no_rollback: bool,
+    /// Whether it cannot start until a person acts.
+    pub start_blocked: bool,
 }
 
 /// A condition to set.
@@ -170,9 +171,10 @@ pub fn status(
     status.operator_version = Some(input.operator_version.clone());
     if let Some(target) = &input.target_version {
         status.target_version = Some(target.clone());
+        let label = version_label(target);
         // The reported version changes only when all pods run it.
         let runs =
-            |component: &WorkloadHealth| component.settled && component.version.as_ref() == Some(target);
+            |component: &WorkloadHealth| component.settled && component.version.as_ref() == Some(&label);
         if health.components().into_iter().all(runs) {
             status.version = Some(target.clone());
         }

@@ -4,7 +4,7 @@
 //!
 //! | phase | when |
 //! | --- | --- |
-//! | `Paused` | `spec.paused` is set, or an upgrade failed and `spec.upgrade.onFailure` is `Pause` |
+//! | `Paused` | `spec.paused` is set, or an upgrade is paused: `status.upgrade.paused` says why |
 //! | `Deleting` | the stack is being deleted, nothing blocks that, and no write failed |
 //! | `Degraded` | the spec is invalid: nothing proceeds, not even a rollback |
 //! | `RollingBack` | an upgrade is being undone |
@@ -22,7 +22,7 @@ use super::StatusInput;
 pub(super) fn phase(input: &StatusInput, ready: bool, degraded: bool) -> StackPhase {
     let upgrade = input.upgrade.state.upgrade.as_ref();
     let deletion = input.deletion.as_ref();
-    if input.paused || upgrade.is_some_and(|upgrade| upgrade.paused) {
+    if input.paused || upgrade.is_some_and(|upgrade| upgrade.paused.is_some()) {
         StackPhase::Paused
     } else if deletion.is_some_and(|report| !report.blocked) && input.failures.is_empty() {
         StackPhase::Deleting
@@ -47,7 +47,7 @@ pub(super) fn phase(input: &StatusInput, ready: bool, degraded: bool) -> StackPh
 /// waits.
 fn is_blocked(input: &StatusInput) -> bool {
     let can_start = match &input.upgrade.state.upgrade {
-        Some(upgrade) if upgrade.step == UpgradeStep::Preflight => !input.upgrade.no_rollback,
+        Some(upgrade) if upgrade.step == UpgradeStep::Preflight => !input.upgrade.start_blocked,
         Some(_) => return false,
         None => true,
     };
@@ -79,7 +79,7 @@ mod tests {
             "startedTime": "2026-01-01T00:00:00Z",
             "progressTime": "2026-01-01T00:00:00Z",
             "failure": failure,
-            "paused": paused,
+            "paused": paused.then_some("HealthCheckFailed"),
             "generation": 1,
         }))
         .unwrap();
@@ -192,11 +192,11 @@ mod tests {
             }),
             ("no revision to roll back to", Blocked, |input| {
                 set_upgrade(input, UpgradeStep::Preflight, None, false);
-                input.upgrade.no_rollback = true;
+                input.upgrade.start_blocked = true;
             }),
             ("first installation, no revision stored", Installing, |input| {
                 unsettle(input);
-                input.upgrade.no_rollback = true;
+                input.upgrade.start_blocked = true;
             }),
             ("waiting for approval", Blocked, |input| {
                 input.upgrade.plan = Some(PlanStatus::default());

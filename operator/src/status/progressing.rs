@@ -5,6 +5,7 @@ use lb_crds::load_balancer_stack::{AdoptionStep, PlanStatus, UpgradeStep};
 use super::{NewCondition, PAUSED, StatusInput, adoption};
 use crate::observe::workload_health::WorkloadHealth;
 use crate::reasons::Reason;
+use crate::upgrade::state::describe;
 
 pub(super) fn condition(input: &StatusInput) -> NewCondition {
     let new = |status, reason, message| NewCondition::new("Progressing", status, reason, message);
@@ -37,13 +38,13 @@ pub(super) fn condition(input: &StatusInput) -> NewCondition {
     }
     if let Some(upgrade) = &input.upgrade.state.upgrade {
         let reason = match upgrade.step {
-            _ if upgrade.paused => Reason::UpgradePaused,
+            _ if upgrade.paused.is_some() => Reason::UpgradePaused,
             UpgradeStep::RollingBack => Reason::RollingBack,
             _ => Reason::Upgrading,
         };
         let step = upgrade.step.as_str();
-        let to = &upgrade.to.version;
-        let mut message = format!("upgrade from {} to {to}: step {step}", upgrade.from.version);
+        let what = describe(&upgrade.from, &upgrade.to);
+        let mut message = format!("{what}: step {step}");
         if let Some(node) = &upgrade.canary_node {
             message.push_str(&format!(", canary on node {node}"));
         }
@@ -63,7 +64,7 @@ pub(super) fn condition(input: &StatusInput) -> NewCondition {
         {
             message.push_str(&format!(": {obstacle}"));
         }
-        return new(!upgrade.paused, reason, message);
+        return new(upgrade.paused.is_none(), reason, message);
     }
     if let Some(plan) = &input.upgrade.plan {
         return new(false, Reason::WaitingForApproval, approval_message(plan));

@@ -18,7 +18,7 @@ pub(super) fn mk_input(index: &Index) -> StatusInput {
         invalid: None,
         failures: Vec::new(),
         pending: Vec::new(),
-        health: stack_health(index, "metallb-system"),
+        health: stack_health(index, "metallb-system", false),
         preflight: Vec::new(),
         blocked: None,
         deletion: None,
@@ -31,7 +31,41 @@ pub(super) fn mk_settled() -> Index {
     let mut index = Index::default();
     mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
     mk_speaker(&mut index, 1, 1, [3, 3, 3]);
+    mk_pod(
+        &mut index,
+        "speaker-ready",
+        serde_json::json!({"conditions": [{"type": "Ready", "status": "True"}]}),
+    );
+    mk_node(&mut index, &[]);
     index
+}
+
+/// Node n3, which has the ready speaker, with these labels.
+fn mk_node(index: &mut Index, labels: &[&str]) {
+    let labels: std::collections::BTreeMap<_, _> = labels.iter().map(|label| (*label, "")).collect();
+    let node = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "n3", "labels": labels},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }));
+    index.apply_node(lb_runtime::watch::Change::Apply(node.unwrap()));
+}
+
+/// O-09: `kubectl wait --for=condition=Ready` must not succeed while no address can be announced.
+#[test]
+fn stack_without_an_announcing_speaker_is_not_ready() {
+    let mut none = Index::default();
+    mk_controller(&mut none, 1, 1, [2, 2, 2, 2]);
+    mk_speaker(&mut none, 1, 1, [0, 0, 0]);
+    let mut excluded = mk_settled();
+    mk_node(&mut excluded, &[lb_crds::names::LABEL_EXCLUDE]);
+    for (index, counts) in [(none, "0/0"), (excluded, "3/3")] {
+        let status = after(&mk_input(&index));
+        let text = describe(&status);
+        assert!(text.contains("Ready=False NoSpeaker"), "{text}");
+        assert!(text.contains(&format!("Degraded=True NoSpeaker | no speaker is ready on a node that may announce addresses (speakers {counts})")), "{text}");
+        assert_eq!(status.phase, Some(StackPhase::Degraded));
+    }
+    assert!(describe(&after(&mk_input(&mk_settled()))).contains("Ready=True"));
 }
 
 fn at(second: i64) -> Timestamp {
@@ -328,9 +362,7 @@ fn blocked_deletion_keeps_stack_ready() {
 
 #[test]
 fn adoption_steps_set_conditions_and_events() {
-    let mut index = Index::default();
-    mk_controller(&mut index, 1, 1, [2, 2, 2, 2]);
-    mk_speaker(&mut index, 1, 1, [3, 3, 3]);
+    let index = mk_settled();
     let mut input = mk_input(&index);
     let now = Timestamp::UNIX_EPOCH;
     let report = |step, blocked| {

@@ -2,9 +2,9 @@
 //! stored state and the snapshot, so that it can be applied repeatedly, and continued by another operator.
 
 use jiff::Timestamp;
-use lb_crds::load_balancer_stack::{UpgradeStatus, UpgradeStep as Step};
+use lb_crds::load_balancer_stack::{PauseReason, UpgradeStatus, UpgradeStep as Step};
 
-use super::pod_selection::{self, all_of};
+use super::pod_selection::{self, all_of, away};
 use super::snapshot::{ClusterSnapshot, PodSnapshot};
 use super::state::{UpgradeState, is_downgrade};
 
@@ -15,6 +15,8 @@ pub enum TemplateSource {
     Previous,
     /// The one of the spec.
     Target,
+    /// The one of the spec, on the nodes of the last good revision: no node loses its speaker for a canary.
+    Canary,
     /// The one that it has, which may be neither of the two.
     Current,
 }
@@ -110,31 +112,41 @@ fn idle_actions(state: &UpgradeState, snapshot: &ClusterSnapshot) -> StepActions
 fn upgrade_actions(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> StepActions {
     let step = upgrade.step;
     let is_rolled_back = step == Step::RollingBack && is_rolled_back(upgrade, snapshot);
+    let failed = upgrade.paused == Some(PauseReason::HealthCheckFailed);
+    // `kubectl rollout restart` works until the first pod is replaced, unless an earlier upgrade has left pods of several
+    // revisions.
+    let untouched = matches!(step, Step::Preflight | Step::PrePull | Step::Crds)
+        && snapshot.speakers.template.as_ref() == Some(&upgrade.from.speaker)
+        && snapshot
+            .speakers
+            .pods
+            .iter()
+            .all(|pod| pod.revision == upgrade.from.speaker);
     StepActions {
         controller: controller(upgrade, snapshot),
         speaker: speaker(upgrade, snapshot),
-        on_delete: step != Step::Finish && !is_rolled_back,
+        on_delete: step != Step::Finish && !is_rolled_back && !untouched,
         apply_crds: step >= Step::Crds,
         rules: match step {
             Step::Preflight | Step::PrePull | Step::Crds => RoleRules::Previous,
             Step::Finish => RoleRules::Target,
             _ => RoleRules::Both,
         },
-        pre_pull: step == Step::PrePull && !upgrade.paused,
+        pre_pull: step == Step::PrePull && !failed,
         keep: vec![upgrade.from.revision.clone(), upgrade.to.revision.clone()],
-        restarts: if upgrade.paused || snapshot.paused {
+        restarts: if failed || snapshot.paused {
             Vec::new()
         } else {
             restart(upgrade, snapshot, now)
         },
         needs_approval: false,
-        polls: !upgrade.paused && !snapshot.paused,
+        polls: !failed && !snapshot.paused,
     }
 }
 
 /// Whether controllers and speakers run the previous revision again.
 fn is_rolled_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
-    all_of(&snapshot.speakers, &upgrade.from.speaker)
+    all_of(upgrade, snapshot, &upgrade.from.speaker)
         && snapshot.speakers.template.as_ref() == Some(&upgrade.from.speaker)
         && snapshot.controllers.template.as_ref() == Some(&upgrade.from.controller)
 }
@@ -152,7 +164,7 @@ fn controller(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSo
         Step::Controller | Step::Canary | Step::Soak | Step::Speakers | Step::Verify | Step::Finish => {
             TemplateSource::Target
         }
-        Step::RollingBack if down || all_of(&snapshot.speakers, &upgrade.from.speaker) => {
+        Step::RollingBack if down || all_of(upgrade, snapshot, &upgrade.from.speaker) => {
             TemplateSource::Previous
         }
         Step::RollingBack => unchanged,
@@ -162,8 +174,8 @@ fn controller(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSo
 fn speaker(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSource {
     match upgrade.step {
         // A pod that restarts must not get the version that failed.
-        _ if upgrade.paused => TemplateSource::Previous,
-        Step::Canary if needs_canary(upgrade, snapshot) => TemplateSource::Target,
+        _ if upgrade.paused == Some(PauseReason::HealthCheckFailed) => TemplateSource::Previous,
+        Step::Canary if needs_canary(upgrade, snapshot) => TemplateSource::Canary,
         Step::Controller if is_downgrade(upgrade) => TemplateSource::Target,
         Step::Speakers | Step::Verify | Step::Finish => TemplateSource::Target,
         Step::Preflight
@@ -198,9 +210,10 @@ fn restart(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) 
     };
     let new = &upgrade.to.speaker;
     let previous = &upgrade.from.speaker;
-    let at_once = snapshot.settings.max_unavailable;
+    // The canary is one of the speakers that may be unavailable.
+    let room = || away(upgrade, snapshot, new, false, now) < snapshot.settings.max_unavailable;
     match upgrade.step {
-        Step::Canary if applies(new) && needs_canary(upgrade, snapshot) => {
+        Step::Canary if applies(new) && needs_canary(upgrade, snapshot) && room() => {
             let canary = speakers
                 .pods
                 .iter()
@@ -208,11 +221,11 @@ fn restart(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) 
             canary.filter(|pod| pod.is_active()).map(of).collect()
         }
         Step::Speakers if applies(new) => {
-            let next = pod_selection::next(speakers, new, at_once, true, now);
+            let next = pod_selection::next(upgrade, snapshot, new, true, now);
             next.into_iter().map(of).collect()
         }
         Step::RollingBack if applies(previous) && controllers_allow(upgrade, snapshot) => {
-            let next = pod_selection::next(speakers, previous, at_once, false, now);
+            let next = pod_selection::next(upgrade, snapshot, previous, false, now);
             next.into_iter().map(of).collect()
         }
         _ => Vec::new(),

@@ -1,75 +1,187 @@
-//! Health checks during an upgrade. A failed check names the pod, the node and the reason.
+//! Health checks during an upgrade. They judge the upgrade and nothing else:
+//!
+//! | verdict | when |
+//! | --- | --- |
+//! | `Failed` | a pod of the new revision on a node that was healthy before crashes, never becomes ready, or announces an address that was answered before and is not now; the new controllers change an address |
+//! | `Sick` | a speaker that the upgrade has not touched is not ready: its node does not count from now on |
+//! | `Held` | nothing progresses for another reason, such as a registry or an admission plugin |
+//!
+//! Everything else is not counted: conflicts with other hosts, Services and pools that users create or edit, nodes that
+//! were broken before, that join, leave or restart. Each verdict names node, pod and reason.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use lb_crds::load_balancer_stack::{UpgradeStatus, UpgradeStep};
+use lb_crds::load_balancer_stack::{UpgradeStatus, UpgradeStep as Step};
+use lb_runtime::text::{LIST_LIMIT, list_first, list_first_clauses};
 
-use lb_runtime::text::list_first_clauses;
-
+use super::pod_selection::{counts, missing};
 use super::snapshot::{ClusterSnapshot, PodSnapshot};
-use super::state::seconds;
+use super::state::{seconds, step_began};
 
-/// Seconds without progress after which a problem of a pod fails the upgrade: a registry may be unavailable for a
-/// moment.
+/// Seconds without progress after which a problem of a pod counts.
 const POD_PROBLEM_GRACE_SECONDS: i64 = 30;
 /// Services named in a message.
 const LISTED_SERVICES: usize = 3;
 
-/// The first health check that fails.
-#[must_use]
-pub fn failed_check(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> Option<String> {
-    let stalled_seconds = seconds(upgrade.progress_time.0, now);
-    let suspended = upgrade.suspended_time.is_some();
-    if let Some(refused) = &snapshot.crds_refused
-        && upgrade.step == UpgradeStep::Crds
-    {
-        return Some(refused.clone());
-    }
-    if upgrade.step == UpgradeStep::PrePull
-        && let Some(failed) = snapshot
-            .pre_pull
-            .as_ref()
-            .and_then(|pre_pull| pre_pull.failed.as_ref())
-        && stalled_seconds >= POD_PROBLEM_GRACE_SECONDS
-    {
-        return Some(format!("image pull failed: {failed}"));
-    }
-    if upgrade.step >= UpgradeStep::Controller {
-        if let Some(failure) = new_pods(upgrade, snapshot).find_map(|pod| failed_pod(pod, stalled_seconds)) {
-            return Some(failure);
-        }
-        if !snapshot.changed_addresses.is_empty() {
-            return Some(format!(
-                "addresses changed: {}",
-                list_first_clauses(&snapshot.changed_addresses, LISTED_SERVICES)
-            ));
-        }
-        let failed = failed_verifications(upgrade, snapshot);
-        if !failed.is_empty() {
-            return Some(list_first_clauses(&failed, LISTED_SERVICES));
-        }
-    }
-    let deadline = snapshot.settings.progress_deadline_seconds;
-    let waits = match upgrade.step {
-        // Nothing has been changed yet, and the condition Progressing names the obstacle.
-        UpgradeStep::Preflight => false,
-        // These steps only wait for time to pass while all pods are ready.
-        UpgradeStep::Soak | UpgradeStep::Verify => new_pods(upgrade, snapshot).any(|pod| !pod.ready),
-        _ => true,
-    };
-    (waits && !suspended && stalled_seconds > deadline).then(|| {
-        let first = new_pods(upgrade, snapshot).find(|pod| !pod.ready);
-        let why = first.map_or_else(String::new, |pod| {
-            let problem = pod.problem.as_deref().unwrap_or("not ready");
-            format!(": {}: {problem}", pod.describe())
-        });
-        format!(
-            "no progress in step {} for {stalled_seconds} s{why}",
-            upgrade.step.as_str()
-        )
-    })
+/// The result of the health checks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Nothing is wrong, or its deadline is not over.
+    Healthy,
+    /// The upgrade failed. With `node`, only because of the speaker there.
+    Failed {
+        /// What failed.
+        reason: String,
+        /// The node of the speaker.
+        node: Option<String>,
+    },
+    /// Speakers on these nodes are not ready, and it is not the upgrade that broke them.
+    Sick(Vec<String>),
+    /// The upgrade cannot progress, for a reason outside of it.
+    Held(String),
 }
 
-/// Pods of the target revision on reachable nodes.
+/// Runs the health checks.
+#[must_use]
+pub fn verdict(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> Verdict {
+    if upgrade.step == Step::Preflight {
+        return Verdict::Healthy;
+    }
+    let stalled_seconds = seconds(upgrade.progress_time.0, now);
+    let failed = |reason: String| Verdict::Failed { reason, node: None };
+    if let Some(refused) = &snapshot.crds_refused
+        && upgrade.step == Step::Crds
+    {
+        return failed(refused.clone());
+    }
+    if upgrade.step == Step::PrePull
+        && stalled_seconds >= POD_PROBLEM_GRACE_SECONDS
+        && let Some(reason) = unusable_image(upgrade, snapshot)
+    {
+        return failed(reason);
+    }
+    if upgrade.step >= Step::Controller && upgrade.step != Step::RollingBack {
+        if let Some(pod) = new_pods(upgrade, snapshot).find(|pod| is_broken(upgrade, pod, stalled_seconds)) {
+            return failed_pod(upgrade, pod, describe_failure(pod));
+        }
+        if upgrade.from.controller != upgrade.to.controller && !snapshot.changed_addresses.is_empty() {
+            let changed = list_first_clauses(&snapshot.changed_addresses, LISTED_SERVICES);
+            return failed(format!("addresses changed: {changed}"));
+        }
+        if let Some(failed) = failed_verification(upgrade, snapshot) {
+            return failed;
+        }
+    }
+    let waits = match upgrade.step {
+        Step::Soak | Step::Verify => snapshot.settings.soak_seconds,
+        _ => 0,
+    };
+    let deadline = snapshot.settings.progress_deadline_seconds + waits;
+    if upgrade.suspended_time.is_some() || stalled_seconds <= deadline {
+        return Verdict::Healthy;
+    }
+    late(upgrade, snapshot, stalled_seconds)
+}
+
+/// The progress deadline is over.
+fn late(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, stalled_seconds: i64) -> Verdict {
+    let step = upgrade.step.as_str();
+    if upgrade.step >= Step::Controller && upgrade.step != Step::RollingBack {
+        let unready = new_pods(upgrade, snapshot).find(|pod| !pod.ready && !is_pulling(pod));
+        if let Some(pod) = unready {
+            let problem = pod.describe_problem();
+            return failed_pod(
+                upgrade,
+                pod,
+                format!("no progress in step {step} for {stalled_seconds} s: {problem}"),
+            );
+        }
+        if upgrade.step == Step::Controller
+            && snapshot.controllers.settled
+            && !snapshot.controllers.has_leader
+        {
+            return Verdict::Failed {
+                reason: format!("no new controller became the leader within {stalled_seconds} s"),
+                node: None,
+            };
+        }
+        let sick = untouched_sick_nodes(upgrade, snapshot);
+        if !sick.is_empty() {
+            return Verdict::Sick(sick);
+        }
+    }
+    Verdict::Held(format!("step {step}: {}", obstacles(upgrade, snapshot)))
+}
+
+/// What a registry, an admission plugin or the API server does not permit.
+#[must_use]
+pub fn infrastructure_faults(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Vec<String> {
+    let mut reasons: Vec<String> = snapshot.failing_writes.clone();
+    if let Some(pre_pull) = snapshot
+        .pre_pull
+        .as_ref()
+        .filter(|_| upgrade.step == Step::PrePull)
+    {
+        let pending = pre_pull.pending.iter().filter(|(node, _)| counts(upgrade, node));
+        reasons.extend(pending.map(|(node, why)| match why {
+            Some(why) => format!("node {node} cannot pull the images: {why}"),
+            None => format!("node {node} has not pulled the images"),
+        }));
+    }
+    let missing = missing(upgrade, snapshot);
+    if !missing.is_empty() && upgrade.step >= Step::Controller {
+        let nodes = list_first(&missing, LIST_LIMIT);
+        reasons.push(format!(
+            "no speaker pod is created on {nodes}: see the events of DaemonSet speaker"
+        ));
+    }
+    let pulling = all_pods(snapshot).filter(|pod| is_pulling(pod));
+    reasons.extend(pulling.map(PodSnapshot::describe_problem));
+    reasons
+}
+
+fn all_pods(snapshot: &ClusterSnapshot) -> impl Iterator<Item = &PodSnapshot> {
+    let pods = snapshot.controllers.pods.iter().chain(&snapshot.speakers.pods);
+    pods.filter(|pod| pod.is_active() && !pod.ready)
+}
+
+/// Whether a pod waits for a registry.
+fn is_pulling(pod: &PodSnapshot) -> bool {
+    pod.problem.is_some() && !pod.own_fault && !pod.unscheduled
+}
+
+/// What the step waits for.
+fn obstacles(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> String {
+    let mut reasons = infrastructure_faults(upgrade, snapshot);
+    let others = all_pods(snapshot).filter(|pod| !is_pulling(pod));
+    reasons.extend(others.map(PodSnapshot::describe_problem));
+    if reasons.is_empty() {
+        return "the controllers of Kubernetes do not report progress".to_owned();
+    }
+    list_first_clauses(&reasons, LISTED_SERVICES)
+}
+
+/// Nodes that count, whose speaker is of the last good revision and not ready.
+pub(super) fn untouched_sick_nodes(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Vec<String> {
+    let sick = snapshot.speakers.pods.iter().filter(|pod| {
+        pod.is_active()
+            && !pod.ready
+            && pod.revision == upgrade.from.speaker
+            && upgrade.from.speaker != upgrade.to.speaker
+            && counts(upgrade, &pod.node)
+    });
+    sick.map(|pod| pod.node.clone()).collect()
+}
+
+/// An image that was pulled and does not run, on a node that counts.
+fn unusable_image(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Option<String> {
+    let unusable: &BTreeMap<_, _> = &snapshot.pre_pull.as_ref()?.unusable;
+    let (node, problem) = unusable.iter().find(|(node, _)| counts(upgrade, node))?;
+    Some(format!("image does not run on node {node}: {problem}"))
+}
+
+/// Pods of the new revision that can fail the upgrade.
 fn new_pods<'a>(
     upgrade: &'a UpgradeStatus,
     snapshot: &'a ClusterSnapshot,
@@ -80,47 +192,62 @@ fn new_pods<'a>(
         .pods
         .iter()
         .filter(move |pod| from.controller != to.controller && pod.revision == to.controller);
-    let speakers = snapshot
-        .speakers
-        .pods
-        .iter()
-        .filter(move |pod| from.speaker != to.speaker && pod.revision == to.speaker);
-    controllers.chain(speakers).filter(|pod| pod.is_active())
+    controllers
+        .chain(new_speakers(upgrade, snapshot))
+        .filter(|pod| pod.is_active())
 }
 
-fn failed_pod(pod: &PodSnapshot, stalled_seconds: i64) -> Option<String> {
-    let lasting = pod
-        .problem
-        .as_ref()
-        .filter(|_| stalled_seconds >= POD_PROBLEM_GRACE_SECONDS);
-    if pod.restarts > 0 {
-        let times = if pod.restarts == 1 {
-            "once".to_owned()
-        } else {
-            format!("{} times", pod.restarts)
-        };
-        let why = pod
-            .problem
-            .as_ref()
-            .map_or_else(String::new, |why| format!(": {why}"));
-        return Some(format!("{} failed and restarted {times}{why}", pod.describe()));
-    }
-    lasting.map(|problem| format!("{}: {problem}", pod.describe()))
+fn new_speakers<'a>(
+    upgrade: &'a UpgradeStatus,
+    snapshot: &'a ClusterSnapshot,
+) -> impl Iterator<Item = &'a PodSnapshot> {
+    let (from, to) = (&upgrade.from.speaker, &upgrade.to.speaker);
+    let is_new = move |pod: &&PodSnapshot| from != to && pod.revision == *to && counts(upgrade, &pod.node);
+    snapshot.speakers.pods.iter().filter(is_new)
 }
 
-/// Problems of new speakers that were first reported after the upgrade started.
-fn failed_verifications(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Vec<String> {
-    let is_new = |node: &str| {
-        new_pods(upgrade, snapshot).any(|pod| pod.node == node)
-            && snapshot
-                .speakers
-                .pods
-                .iter()
-                .any(|pod| pod.node == node && pod.revision == upgrade.to.speaker)
+/// A failure before the step began does not count: it was decided about, and somebody has asked to try again.
+fn is_broken(upgrade: &UpgradeStatus, pod: &PodSnapshot, stalled_seconds: i64) -> bool {
+    let lasting = stalled_seconds >= POD_PROBLEM_GRACE_SECONDS;
+    let began = step_began(upgrade);
+    pod.restarted_at.is_some_and(|restarted| restarted >= began)
+        || (pod.own_fault && pod.problem.is_some() && lasting)
+}
+
+fn describe_failure(pod: &PodSnapshot) -> String {
+    let times = match pod.restarts {
+        0 => return pod.describe_problem(),
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
     };
-    let failed = snapshot
+    let why = pod.problem.as_ref();
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    format!("{} failed and restarted {times}{why}", pod.describe())
+}
+
+fn failed_pod(upgrade: &UpgradeStatus, pod: &PodSnapshot, reason: String) -> Verdict {
+    Verdict::Failed {
+        reason,
+        node: (pod.revision == upgrade.to.speaker).then(|| pod.node.clone()),
+    }
+}
+
+/// Addresses of new speakers that are not answered since the speaker became ready.
+fn failed_verification(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Option<Verdict> {
+    let is_new = |node: &str, since: Timestamp| {
+        new_speakers(upgrade, snapshot)
+            .filter(|pod| pod.is_active())
+            .any(|pod| pod.node == node && pod.ready_since.is_some_and(|ready| since >= ready))
+    };
+    let failed: Vec<_> = snapshot
         .failed_verifications
         .iter()
-        .filter(|failed| failed.since >= upgrade.started_time.0 && is_new(&failed.node));
-    failed.map(|failed| failed.message.clone()).collect()
+        .filter(|failed| is_new(&failed.node, failed.since))
+        .collect();
+    let first = failed.first()?;
+    let messages = failed.iter().map(|failed| failed.message.as_str());
+    Some(Verdict::Failed {
+        reason: list_first_clauses(messages, LISTED_SERVICES),
+        node: Some(first.node.clone()),
+    })
 }

@@ -14,8 +14,8 @@
 //!
 //! | step | action | complete when |
 //! | --- | --- | --- |
-//! | Preflight | record the addresses of all Services | no obstacle exists |
-//! | PrePull | a DaemonSet pulls both images on the speaker nodes | every reachable node has them |
+//! | Preflight | record healthy nodes and addresses | no obstacle exists |
+//! | PrePull | a DaemonSet pulls both images on the speaker nodes | every healthy node has them |
 //! | CRDs | apply the metallb.io CRDs | they are applied |
 //! | RBAC | grant the rules of both revisions | they are applied |
 //! | Controller | roll out the controllers | all are updated and ready, and one of them leads |
@@ -30,19 +30,21 @@
 //! `docs/upgrades.md` explains the design.
 
 pub mod actions;
+pub mod coverage;
 pub mod health_checks;
 pub mod objects;
 pub mod observer;
 pub mod plan;
 pub mod pod_selection;
+pub mod preconditions;
 pub mod snapshot;
 pub mod state;
 pub mod transitions;
 
 pub use actions::{PodRestart, RoleRules, StepActions, TemplateSource, step_actions};
 pub use snapshot::{
-    ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, SpeakerSnapshot,
-    UpgradeSettings,
+    ClusterSnapshot, ControllerSnapshot, FailedVerification, NodeSnapshot, PodSnapshot, PrePullSnapshot,
+    SpeakerSnapshot, UpgradeSettings,
 };
 pub use state::UpgradeState;
 pub use transitions::advance;

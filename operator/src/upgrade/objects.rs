@@ -1,19 +1,28 @@
 //! Translation between the upgrade state machine and Kubernetes objects: snapshot in, desired objects out. Pure.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{Revision, Upgrade};
+use lb_runtime::text::{LIST_LIMIT, list_first_clauses, truncate};
+use semver::Version;
 use serde_json::{Value, json};
 
 use crate::desired::config::StackConfig;
-use crate::desired::render::{Component, DesiredObject, MANAGED_BY, MANAGER, REVISION, digest, pre_pull};
+use crate::desired::render::{
+    Component, DesiredObject, MANAGED_BY, MANAGER, REVISION, digest, pre_pull, version_label,
+};
 use crate::drift::diff::Difference;
 use crate::index::{Index, LiveObject};
 use crate::object_id::{Kind, ObjectId};
-use crate::observe::pods::{ImageCheck, PodFacts};
+use crate::observe::nodes::{ClusterNode, ClusterNodes};
+use crate::observe::pods::{ImageCheck, PodProblem};
 use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
+use crate::upgrade::coverage::served_nodes;
 use crate::upgrade::observer::ServiceObserver;
 use crate::upgrade::{
-    ClusterSnapshot, ControllerSnapshot, PodSnapshot, PrePullSnapshot, RoleRules, SpeakerSnapshot,
-    StepActions, TemplateSource, UpgradeSettings, UpgradeState,
+    ClusterSnapshot, ControllerSnapshot, NodeSnapshot, PodSnapshot, PrePullSnapshot, RoleRules,
+    SpeakerSnapshot, StepActions, TemplateSource, UpgradeSettings, UpgradeState,
 };
 
 /// Label of the ControllerRevisions that store a revision of the stack.
@@ -81,7 +90,7 @@ pub fn revision_object(
             "namespace": config.namespace,
             "name": id.key.name(),
             "labels": {
-                "app.kubernetes.io/version": config.version,
+                "app.kubernetes.io/version": version_label(&config.version),
                 MANAGED_BY: MANAGER,
                 REVISION_LABEL: "true",
             },
@@ -199,7 +208,24 @@ fn workload(
                 None => rendered.clone(),
             }
         }
-        (TemplateSource::Target, _) => rendered.clone(),
+        (TemplateSource::Canary, Some(previous)) if previous.is_object() => {
+            let mut body = rendered.body.clone();
+            for field in SCHEDULING {
+                body["spec"]["template"]["spec"][field] = previous["spec"]["template"]["spec"][field].clone();
+            }
+            drop_nulls(&mut body["spec"]["template"]["spec"]);
+            DesiredObject::seal(rendered.id.clone(), body)
+        }
+        (TemplateSource::Target | TemplateSource::Canary, _) => rendered.clone(),
+    }
+}
+
+/// Fields of a pod template that select nodes.
+const SCHEDULING: [&str; 3] = ["nodeSelector", "affinity", "tolerations"];
+
+fn drop_nulls(spec: &mut Value) {
+    if let Some(fields) = spec.as_object_mut() {
+        fields.retain(|_, field| !field.is_null());
     }
 }
 
@@ -294,22 +320,28 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
     let missing = "rollback is impossible: the ControllerRevision of the last good revision is missing: set \
                    spec.upgrade.onFailure to Pause to upgrade without rollback";
     let settings = UpgradeSettings::of(input.upgrade);
+    let no_rollback = (!rollback_available && settings.rolls_back()).then(|| missing.to_owned());
+    let nodes = node_snapshots(input);
     ClusterSnapshot {
         target: input.target.clone(),
         generation: input.generation,
         operator_version: input.operator_version.to_owned(),
         paused: input.paused,
-        obstacle: (!rollback_available && settings.rollback).then(|| missing.to_owned()),
+        obstacle: no_rollback.or_else(|| skipped_minor(input)),
         settings,
-        ledger: input.observer.and_then(ServiceObserver::address_hash),
+        observes: input.observer.is_some_and(ServiceObserver::is_complete),
+        addresses_at_risk: addresses_at_risk(input, &nodes),
         changed_addresses: input
             .observer
-            .map(ServiceObserver::changed_addresses)
+            .map(|observer| observer.changed_addresses(input.now))
             .unwrap_or_default(),
         failed_verifications: input
             .observer
-            .map(ServiceObserver::failed_verifications)
+            .map(|observer| observer.failed_verifications(input.now))
             .unwrap_or_default(),
+        failing_writes: input.failing_writes.clone(),
+        announces: input.health.announcing_nodes > 0,
+        nodes,
         crds_applied: !differs(&[Kind::CustomResourceDefinition]),
         crds_refused,
         rbac_applied: !differs(&[
@@ -329,12 +361,84 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
             template: template(daemon_set),
             on_delete: daemon_set.is_some_and(|body| body["spec"]["updateStrategy"]["type"] == "OnDelete"),
             observed: daemon_set.is_some_and(is_observed),
-            settled: input.health.speaker.settled,
             desired: input.health.speaker.desired,
             pods: pods(Component::Speaker.name()),
         },
-        pre_pull: pre_pull_progress(index, input.observer, namespace),
+        pre_pull: pre_pull_progress(index, input.rendered, input.config),
     }
+}
+
+/// The DaemonSet of the speakers in rendered objects.
+fn speaker_template(rendered: &[DesiredObject]) -> &Value {
+    let mut found = rendered
+        .iter()
+        .filter(|wanted| is(&wanted.id, Kind::DaemonSet, Component::Speaker));
+    found
+        .next()
+        .map_or(&Value::Null, |wanted| &wanted.body["spec"]["template"])
+}
+
+/// Why no node would have a speaker; `None` if one has, or if the cluster has no nodes.
+#[must_use]
+pub fn empty_coverage(rendered: &[DesiredObject], nodes: &ClusterNodes) -> Option<String> {
+    let (served, others) = served_nodes(speaker_template(rendered), nodes);
+    (served.is_empty() && !others.is_empty()).then(|| {
+        let reasons = others.iter().map(|(name, reason)| format!("{name} {reason}"));
+        format!(
+            "spec.speaker: no node would have a speaker, so no address would be announced: {}; correct nodeSelector, \
+             affinity or tolerations, or the labels and taints of the nodes",
+            list_first_clauses(reasons, LIST_LIMIT)
+        )
+    })
+}
+
+fn node_snapshots(input: &SnapshotInput<'_>) -> BTreeMap<String, NodeSnapshot> {
+    let nodes = input.index.nodes();
+    let (served, _) = served_nodes(speaker_template(input.rendered), nodes);
+    let previous = previous_revision(input.state, input.index, &input.config.namespace);
+    let before = previous.map(|previous| served_nodes(&previous["speaker"]["spec"]["template"], nodes).0);
+    let of = |(name, node): (&String, &ClusterNode)| {
+        let snapshot = NodeSnapshot {
+            reachable: node.is_ready(),
+            served: served.contains(name.as_str()),
+            served_before: before
+                .as_ref()
+                .is_none_or(|before| before.contains(name.as_str())),
+        };
+        (name.clone(), snapshot)
+    };
+    nodes.iter().map(of).collect()
+}
+
+/// Announced addresses that no node may announce after the change; only computed if a node loses its speaker.
+fn addresses_at_risk(input: &SnapshotInput<'_>, nodes: &BTreeMap<String, NodeSnapshot>) -> Vec<String> {
+    let narrows = nodes.values().any(|node| node.served_before && !node.served);
+    let Some(observer) = input.observer.filter(|_| narrows) else {
+        return Vec::new();
+    };
+    let left = input.index.nodes().iter().filter(|(name, node)| {
+        let served = nodes.get(*name).is_some_and(|node| node.served && node.reachable);
+        served && node.may_announce(input.config.ignore_exclude_label)
+    });
+    let left: Vec<_> = left.map(|(_, node)| node).collect();
+    observer.addresses_without_node(&left)
+}
+
+/// Versions are upgraded one minor version at a time, so that neighbors understand each other's objects.
+fn skipped_minor(input: &SnapshotInput<'_>) -> Option<String> {
+    let good = input.state.last_good.as_ref()?;
+    let (from, to) = (
+        Version::parse(&good.version).ok()?,
+        Version::parse(&input.target.version).ok()?,
+    );
+    (from.major == to.major && to.minor > from.minor + 1).then(|| {
+        format!(
+            "version {to} cannot follow {from}, because upgrades go one minor version at a time: install an operator of \
+             version {}.{} first",
+            from.major,
+            from.minor + 1
+        )
+    })
 }
 
 /// Input of [`snapshot`].
@@ -364,89 +468,112 @@ pub struct SnapshotInput<'a> {
     pub observer: Option<&'a ServiceObserver>,
     /// The pod that holds the controllers' Lease.
     pub leader: Option<&'a str>,
+    /// Messages of writes that fail.
+    pub failing_writes: &'a Vec<String>,
+    /// Time of the snapshot.
+    pub now: Timestamp,
 }
 
 fn pods(input: &SnapshotInput<'_>, component: &str) -> Vec<PodSnapshot> {
-    let lost = input
-        .observer
-        .map(ServiceObserver::unreachable_nodes)
-        .unwrap_or_default();
     let services = input
         .observer
         .map(ServiceObserver::announced_services)
         .unwrap_or_default();
+    let nodes = input.index.nodes();
     let of = input
         .index
         .pods(&input.config.namespace)
-        .filter(|(_, pod)| pod.component == component);
-    of.map(|(key, pod)| PodSnapshot {
-        name: key.name().to_owned(),
-        uid: pod.uid.clone(),
-        node: pod.node.clone(),
-        revision: pod.revision.clone(),
-        ready: pod.ready,
-        ready_since: pod.ready_since,
-        lost: pod.node_lost || lost.contains(pod.node.as_str()),
-        terminating: pod.terminating,
-        restarts: pod.restarts,
-        problem: pod.problem.as_ref().map(|problem| problem.to_string()),
-        control_plane: input
-            .observer
-            .is_some_and(|observer| observer.is_control_plane(&pod.node)),
-        announced_services: services.get(pod.node.as_str()).copied().unwrap_or_default(),
+        .filter(|(_, pod)| pod.component == component && !pod.ended);
+    of.map(|(key, pod)| {
+        let node = nodes.get(&pod.node);
+        PodSnapshot {
+            name: key.name().to_owned(),
+            uid: pod.uid.clone(),
+            node: pod.node.clone(),
+            revision: pod.revision.clone(),
+            ready: pod.ready,
+            ready_since: pod.ready_since,
+            lost: pod.node_lost || node.is_some_and(|node| !node.is_ready()),
+            terminating: pod.terminating,
+            restarts: pod.restarts,
+            restarted_at: pod.restarted_at,
+            unscheduled: pod
+                .problem
+                .as_ref()
+                .is_some_and(|problem| problem.container.is_none()),
+            own_fault: pod.problem.as_ref().is_some_and(PodProblem::is_own_fault),
+            problem: pod
+                .problem
+                .as_ref()
+                .map(|problem| truncate(problem.to_string(), PROBLEM_LIMIT)),
+            control_plane: node.is_some_and(ClusterNode::is_control_plane),
+            announced_services: services.get(pod.node.as_str()).copied().unwrap_or_default(),
+        }
     })
     .collect()
 }
 
-/// Progress of pulling the images. Unreachable nodes, and nodes without room for the pod, do not count.
+/// Progress of pulling the images, on the reachable nodes that the desired revision serves.
 #[must_use]
 pub fn pre_pull_progress(
     index: &Index,
-    observer: Option<&ServiceObserver>,
-    namespace: &str,
+    rendered: &[DesiredObject],
+    config: &StackConfig,
 ) -> Option<PrePullSnapshot> {
+    let (namespace, wanted) = (&config.namespace, &config.version);
     let id = ObjectId::new(Kind::DaemonSet, namespace, pre_pull::NAME);
     let live = index.get(&id)?;
-    let lost = observer
-        .map(ServiceObserver::unreachable_nodes)
-        .unwrap_or_default();
-    let skipped = |pod: &PodFacts| {
-        let unscheduled = pod
-            .problem
-            .as_ref()
-            .is_some_and(|problem| problem.container.is_none());
-        pod.node_lost || lost.contains(pod.node.as_str()) || unscheduled
-    };
     let revision = revision_of(&live.body).unwrap_or_default();
-    let pods: Vec<_> = pods_of(index, namespace, pre_pull::NAME)
+    let pods: BTreeMap<_, _> = pods_of(index, namespace, pre_pull::NAME)
         .filter(|(_, pod)| pod.revision == revision)
+        .map(|(_, pod)| (pod.node.as_str(), pod))
         .collect();
-    let passed = pods
-        .iter()
-        .filter(|(_, pod)| !skipped(pod) && pod.image_check == ImageCheck::Passed)
-        .count();
-    let away = pods.iter().filter(|(_, pod)| skipped(pod)).count();
-    let failed = pods
-        .iter()
-        .filter(|(_, pod)| !skipped(pod))
-        .find_map(|(key, pod)| match &pod.image_check {
-            ImageCheck::Failed(problem) => Some(format!("{} on node {}: {problem}", key.name(), pod.node)),
-            ImageCheck::Passed | ImageCheck::Pending => None,
-        });
-    let count_i32 = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let desired_number = live.body["status"]["desiredNumberScheduled"].as_i64();
-    // Before the DaemonSet controller has counted the nodes, the number is unknown.
-    let counted = desired_number.filter(|_| is_observed(&live.body));
-    let desired = counted
-        .and_then(|desired| i32::try_from(desired).ok())
-        .unwrap_or(i32::MAX);
-    Some(PrePullSnapshot {
+    let mut progress = PrePullSnapshot {
         revision,
-        desired: desired.saturating_sub(count_i32(away)),
-        done: count_i32(passed),
-        failed,
-    })
+        ..PrePullSnapshot::default()
+    };
+    let (served, _) = served_nodes(speaker_template(rendered), index.nodes());
+    let reachable = |node: &&str| index.nodes().get(*node).is_some_and(ClusterNode::is_ready);
+    // A node without room for the pod is not waited for.
+    let has_room = |node: &&str| {
+        let problem = pods.get(*node).and_then(|pod| pod.problem.as_ref());
+        problem.is_none_or(|problem| problem.container.is_some())
+    };
+    for node in served.into_iter().filter(reachable).filter(has_room) {
+        let check = pods.get(node).map(|pod| &pod.image_check);
+        let wrong = match check {
+            Some(ImageCheck::Passed(versions)) => {
+                let mut versions = versions.iter();
+                versions.find(|version| *version != wanted)
+            }
+            _ => None,
+        };
+        let problem = |problem: &PodProblem| truncate(problem.to_string(), PROBLEM_LIMIT);
+        match check {
+            Some(ImageCheck::Passed(_)) => match wrong {
+                None => progress.done += 1,
+                Some(version) => {
+                    let message = format!("it contains version {version} instead of {wanted}");
+                    progress.unusable.insert(node.to_owned(), message.clone());
+                    progress.pending.insert(node.to_owned(), Some(message));
+                }
+            },
+            Some(ImageCheck::Failed(failed)) => {
+                if failed.is_own_fault() {
+                    progress.unusable.insert(node.to_owned(), problem(failed));
+                }
+                progress.pending.insert(node.to_owned(), Some(problem(failed)));
+            }
+            Some(ImageCheck::Pending) | None => {
+                progress.pending.insert(node.to_owned(), None);
+            }
+        }
+    }
+    Some(progress)
 }
+
+/// Longest problem of a pod in the status, in bytes.
+const PROBLEM_LIMIT: usize = 300;
 
 #[cfg(test)]
 #[path = "objects_tests.rs"]

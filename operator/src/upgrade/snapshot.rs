@@ -1,5 +1,7 @@
 //! Input of the upgrade state machine: the desired revision, the settings and the relevant state of the cluster.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{Approval, OnFailure, Revision, Upgrade};
 
@@ -21,8 +23,10 @@ pub struct UpgradeSettings {
     pub max_unavailable: i32,
     /// Seconds without progress after which an upgrade fails.
     pub progress_deadline_seconds: i64,
-    /// Whether a failed upgrade is rolled back; otherwise it is paused.
-    pub rollback: bool,
+    /// Reaction to a failed health check.
+    pub on_failure: OnFailure,
+    /// Nodes that are neither updated nor waited for.
+    pub skip_nodes: Vec<String>,
 }
 
 impl UpgradeSettings {
@@ -40,8 +44,15 @@ impl UpgradeSettings {
                     .progress_deadline_seconds
                     .unwrap_or(DEFAULT_PROGRESS_DEADLINE_SECONDS),
             ),
-            rollback: upgrade.on_failure == OnFailure::Rollback,
+            on_failure: upgrade.on_failure,
+            skip_nodes: upgrade.skip_nodes,
         }
+    }
+
+    /// Whether a failed upgrade is rolled back.
+    #[must_use]
+    pub fn rolls_back(&self) -> bool {
+        self.on_failure == OnFailure::Rollback
     }
 }
 
@@ -60,12 +71,20 @@ pub struct ClusterSnapshot {
     pub settings: UpgradeSettings,
     /// Why an upgrade cannot start.
     pub obstacle: Option<String>,
-    /// Hash of the addresses of all Services; `None` until they are listed.
-    pub ledger: Option<String>,
-    /// Services whose addresses changed although their spec did not: one clause each.
+    /// Whether Services and their announcements are listed completely.
+    pub observes: bool,
+    /// Announced addresses that no node may announce after the change: one clause each.
+    pub addresses_at_risk: Vec<String>,
+    /// Services whose addresses the new controllers changed: one clause each.
     pub changed_addresses: Vec<String>,
-    /// Addresses that failed verification or have a conflict.
+    /// Addresses that were verified before the upgrade and are not answered now.
     pub failed_verifications: Vec<FailedVerification>,
+    /// Writes that fail, with the message of the API server or of an admission plugin.
+    pub failing_writes: Vec<String>,
+    /// Whether a ready speaker runs on a node that may announce addresses.
+    pub announces: bool,
+    /// The nodes.
+    pub nodes: BTreeMap<String, NodeSnapshot>,
     /// Whether the metallb.io CRDs are applied.
     pub crds_applied: bool,
     /// Why a CRD must not be applied.
@@ -80,6 +99,17 @@ pub struct ClusterSnapshot {
     pub speakers: SpeakerSnapshot,
     /// Progress of pulling the images; `None` without the DaemonSet that pulls them.
     pub pre_pull: Option<PrePullSnapshot>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NodeSnapshot {
+    /// Condition Ready.
+    pub reachable: bool,
+    /// Whether the desired revision has a speaker there.
+    pub served: bool,
+    /// Whether the last good revision has a speaker there.
+    pub served_before: bool,
 }
 
 /// State of the controllers.
@@ -104,8 +134,6 @@ pub struct SpeakerSnapshot {
     pub on_delete: bool,
     /// Whether the DaemonSet controller has observed the current template.
     pub observed: bool,
-    /// Whether all pods are updated and ready, except on unreachable nodes.
-    pub settled: bool,
     /// Desired number of pods.
     pub desired: i32,
     /// The pods.
@@ -125,7 +153,7 @@ pub struct PodSnapshot {
     pub revision: String,
     /// Condition Ready.
     pub ready: bool,
-    /// When it became ready.
+    /// When the operator saw it become ready.
     pub ready_since: Option<Timestamp>,
     /// Whether its node is unreachable.
     pub lost: bool,
@@ -133,8 +161,14 @@ pub struct PodSnapshot {
     pub terminating: bool,
     /// Restarts of its container after a failure.
     pub restarts: i32,
+    /// When the operator saw the last one.
+    pub restarted_at: Option<Timestamp>,
     /// Why it does not run.
     pub problem: Option<String>,
+    /// Whether the scheduler finds no room for it.
+    pub unscheduled: bool,
+    /// Whether the problem is one of its image or settings, not of a registry, the scheduler or the node.
+    pub own_fault: bool,
     /// Whether its node belongs to the control plane.
     pub control_plane: bool,
     /// Number of Services that its node announces.
@@ -146,6 +180,13 @@ impl PodSnapshot {
     #[must_use]
     pub fn is_active(&self) -> bool {
         !self.lost && !self.terminating
+    }
+
+    /// The problem, for messages.
+    #[must_use]
+    pub fn describe_problem(&self) -> String {
+        let problem = self.problem.as_deref().unwrap_or("not ready");
+        format!("{}: {problem}", self.describe())
     }
 
     /// Pod and node, for messages.
@@ -164,21 +205,21 @@ impl PodSnapshot {
 pub struct PrePullSnapshot {
     /// The revision whose images are pulled.
     pub revision: String,
-    /// Reachable nodes that need the images.
-    pub desired: i32,
     /// Nodes that have the images.
     pub done: i32,
-    /// Why a node cannot pull them.
-    pub failed: Option<String>,
+    /// Nodes that do not have them yet, with the reason if it is known.
+    pub pending: BTreeMap<String, Option<String>>,
+    /// Nodes where an image was pulled but is not usable, with the reason.
+    pub unusable: BTreeMap<String, String>,
 }
 
-/// An address of a node that failed verification or has a conflict.
+/// An address that is not answered.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FailedVerification {
     /// The node that announces it.
     pub node: String,
     /// Service and problem, for messages.
     pub message: String,
-    /// When it was first reported.
+    /// When the operator first saw the result.
     pub since: Timestamp,
 }

@@ -7,11 +7,15 @@ use lb_crds::load_balancer_stack::{
     FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, Revision, StepStatus, UpgradeOutcome, UpgradeRecord,
     UpgradeStatus, UpgradeStep,
 };
+use lb_runtime::text::truncate;
 use semver::Version;
 use serde_json::json;
 
 use super::snapshot::ClusterSnapshot;
 use crate::desired::render::digest;
+
+/// Longest message of a step, in bytes.
+const MESSAGE_LIMIT: usize = 400;
 
 /// The stored state.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -127,7 +131,7 @@ impl UpgradeState {
             version: upgrade.to.version.clone(),
             reason,
             time: Some(time(now)),
-            generation: snapshot.generation,
+            generation: upgrade.generation,
             operator_version: snapshot.operator_version.clone(),
         });
         let surplus = self.failed_revisions.len().saturating_sub(MAX_FAILED_REVISIONS);
@@ -149,9 +153,10 @@ pub(super) fn start_upgrade(from: &Revision, snapshot: &ClusterSnapshot, now: Ti
         progress: 0,
         progress_time: time(now),
         suspended_time: None,
-        addresses_hash: None,
+        healthy_nodes: Vec::new(),
         failure: None,
-        paused: false,
+        paused: None,
+        waiting_for: None,
         superseded: false,
         generation: snapshot.generation,
     }
@@ -161,7 +166,7 @@ pub(super) fn start_upgrade(from: &Revision, snapshot: &ClusterSnapshot, now: Ti
 pub(super) fn enter_step(upgrade: &mut UpgradeStatus, next: UpgradeStep, said: &str, now: Timestamp) {
     if let Some(last) = upgrade.steps.last_mut() {
         last.finished_time = Some(time(now));
-        last.message = (!said.is_empty()).then(|| said.to_owned());
+        last.message = (!said.is_empty()).then(|| truncate(said.to_owned(), MESSAGE_LIMIT));
     }
     // A canary node that fails repeatedly must not fill the status.
     let surplus = upgrade.steps.len().saturating_sub(31);
@@ -171,6 +176,18 @@ pub(super) fn enter_step(upgrade: &mut UpgradeStatus, next: UpgradeStep, said: &
     upgrade.progress = 0;
     upgrade.progress_time = time(now);
     upgrade.suspended_time = None;
+    upgrade.paused = None;
+    upgrade.waiting_for = None;
+}
+
+/// What the upgrade is, for messages: a change of settings restarts pods, too, but is no new version.
+#[must_use]
+pub fn describe(from: &Revision, to: &Revision) -> String {
+    if from.version == to.version {
+        format!("configuration rollout of version {}", to.version)
+    } else {
+        format!("upgrade from {} to {}", from.version, to.version)
+    }
 }
 
 fn step(name: UpgradeStep, now: Timestamp) -> StepStatus {

@@ -1,14 +1,19 @@
-//! Transitions of the upgrade state machine. Each call moves at most one step.
+//! Transitions of the upgrade state machine. Each call moves at most one step, and every step has an exit: the next
+//! step, a rollback, or a pause that names what it waits for. A new spec is obeyed in every step.
 
 use jiff::Timestamp;
-use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStatus, UpgradeStep as Step};
-
+use lb_crds::load_balancer_stack::{
+    OnFailure, PauseReason, UpgradeOutcome, UpgradeStatus, UpgradeStep as Step,
+};
 use lb_runtime::text::{LIST_LIMIT, list_first};
 
-use super::health_checks::failed_check;
-use super::pod_selection::{self, VERIFICATION_SECONDS, all_of, away, is_verified};
-use super::snapshot::ClusterSnapshot;
-use super::state::{UpgradeState, enter_step, is_downgrade, seconds, start_upgrade, step_began, time};
+use super::health_checks::{Verdict, infrastructure_faults, verdict};
+use super::pod_selection::{self, VERIFICATION_SECONDS, all_of, away, counts, is_verified};
+use super::preconditions::{blocker, preflight_obstacle, unhealthy_speakers, update_healthy_nodes};
+use super::snapshot::{ClusterSnapshot, PodSnapshot};
+use super::state::{
+    UpgradeState, describe, enter_step, is_downgrade, seconds, start_upgrade, step_began, time,
+};
 use crate::reasons::{Reason, StackEvent};
 
 /// Upper bound for the step Verify, in seconds.
@@ -41,8 +46,9 @@ fn advance_idle(
         return;
     }
     let Some(from) = state.last_good.clone() else {
-        // A first installation is applied at once. Its revision is good once all of it runs.
-        if target_runs_everywhere(snapshot) {
+        // A first installation is applied at once. Its revision is good as soon as it can announce addresses, on however
+        // few nodes: later changes are upgrades then.
+        if installed(snapshot) {
             state.last_good = Some(snapshot.target.clone());
         }
         return;
@@ -57,19 +63,26 @@ fn advance_idle(
     events.push(StackEvent::normal(
         Reason::UpgradeStarted,
         format!(
-            "upgrading from {} to {}: desired revision changed from {} to {}",
-            from.version, snapshot.target.version, from.revision, snapshot.target.revision
+            "{} started: desired revision changed from {} to {}",
+            describe(&from, &snapshot.target),
+            from.revision,
+            snapshot.target.revision
         ),
     ));
     state.upgrade = Some(upgrade);
 }
 
-/// Whether all pods run the desired revision.
-fn target_runs_everywhere(snapshot: &ClusterSnapshot) -> bool {
-    snapshot.controllers.settled
-        && snapshot.controllers.template.as_ref() == Some(&snapshot.target.controller)
-        && snapshot.speakers.settled
-        && snapshot.speakers.template.as_ref() == Some(&snapshot.target.speaker)
+/// Whether the desired revision runs and can announce addresses.
+fn installed(snapshot: &ClusterSnapshot) -> bool {
+    let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
+    controllers.settled
+        && controllers.template.as_ref() == Some(&snapshot.target.controller)
+        && speakers.template.as_ref() == Some(&snapshot.target.speaker)
+        && snapshot.announces
+        && speakers
+            .pods
+            .iter()
+            .any(|pod| pod.ready && pod.revision == snapshot.target.speaker)
 }
 
 /// An upgrade is in progress.
@@ -85,42 +98,66 @@ fn advance_upgrade(
         state.upgrade = Some(upgrade);
         return;
     }
-    let target_changed = upgrade.to.revision != snapshot.target.revision;
-    if target_changed && !upgrade.superseded {
-        return change_target(state, upgrade, snapshot, now, events);
+    if change_target(state, &mut upgrade, snapshot, now, events) {
+        return;
     }
-    if upgrade.paused && upgrade.generation == snapshot.generation {
+    update_healthy_nodes(&mut upgrade, snapshot, now);
+    let progressed = update_progress(&mut upgrade, snapshot, now);
+    if progressed && upgrade.paused != Some(PauseReason::HealthCheckFailed) {
+        upgrade.paused = None;
+        upgrade.waiting_for = None;
+    }
+    if upgrade.paused == Some(PauseReason::Infrastructure)
+        && infrastructure_faults(&upgrade, snapshot).is_empty()
+    {
+        // The time of the fault does not count as time without progress.
+        upgrade.paused = None;
+        upgrade.waiting_for = None;
+        upgrade.progress_time = time(now);
+    }
+    if upgrade.paused == Some(PauseReason::HealthCheckFailed) {
         state.upgrade = Some(upgrade);
         return;
     }
-    if upgrade.paused {
-        upgrade.paused = false;
-        upgrade.failure = None;
-        upgrade.progress_time = time(now);
-    }
-    upgrade.generation = snapshot.generation;
-    update_progress(&mut upgrade, snapshot, now);
-    if upgrade.step == Step::RollingBack {
-        if is_rolled_back(&upgrade, snapshot, now) {
-            return finish_rollback(state, upgrade, snapshot, now, events);
+    match verdict(&upgrade, snapshot, now) {
+        Verdict::Failed { reason, node } => {
+            handle_failure(
+                state,
+                &mut upgrade,
+                &reason,
+                node.as_deref(),
+                snapshot,
+                now,
+                events,
+            );
         }
-    } else if let Some(reason) = failed_check(&upgrade, snapshot, now) {
-        handle_failure(state, &mut upgrade, reason, snapshot, now, events);
-    } else if upgrade.step == Step::Finish && is_finished(&upgrade, snapshot) {
-        return finish_upgrade(state, &upgrade, now, events);
-    } else {
-        advance_step(&mut upgrade, snapshot, now, events);
+        Verdict::Sick(nodes) => {
+            upgrade.healthy_nodes.retain(|node| !nodes.contains(node));
+            upgrade.progress_time = time(now);
+        }
+        Verdict::Held(reason) => hold(&mut upgrade, reason, events),
+        Verdict::Healthy => {}
+    }
+    if upgrade.paused == Some(PauseReason::HealthCheckFailed) {
+        state.upgrade = Some(upgrade);
+        return;
+    }
+    match upgrade.step {
+        Step::RollingBack if is_rolled_back(&upgrade, snapshot, now) => {
+            return finish_rollback(state, &upgrade, snapshot, now, events);
+        }
+        Step::Finish if is_finished(&upgrade, snapshot, now) => {
+            return finish_upgrade(state, &upgrade, now, events);
+        }
+        _ => advance_step(&mut upgrade, snapshot, now, events),
     }
     state.upgrade = Some(upgrade);
 }
 
-/// Time in which nothing can proceed does not count as time without progress.
+/// Time in which nothing may proceed does not count as time without progress.
 fn suspend(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
-    let chosen = upgrade.canary_node.is_some();
-    let no_candidate =
-        upgrade.step == Step::Canary && !chosen && snapshot.speakers.pods.iter().any(|pod| pod.lost);
-    let suspended = snapshot.paused || no_candidate;
-    match (&upgrade.suspended_time, suspended) {
+    let waits = upgrade.step == Step::Preflight && blocker(upgrade, snapshot).is_some();
+    match (&upgrade.suspended_time, snapshot.paused || waits) {
         (None, true) => upgrade.suspended_time = Some(time(now)),
         (Some(since), false) => {
             let moved = upgrade.progress_time.0.as_second() + seconds(since.0, now);
@@ -131,78 +168,142 @@ fn suspend(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timesta
     }
 }
 
-/// The desired revision is no longer the one of this upgrade.
+/// Obeys the spec if it asks for something else than this upgrade. Returns whether another upgrade has replaced it.
 fn change_target(
     state: &mut UpgradeState,
-    mut upgrade: UpgradeStatus,
+    upgrade: &mut UpgradeStatus,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
     events: &mut Vec<StackEvent>,
-) {
+) -> bool {
     let target = &snapshot.target;
-    let starts_next = target.revision != upgrade.from.revision
-        && state.failed_revision(snapshot).is_none()
-        && state.is_approved(snapshot)
-        && upgrade.step != Step::RollingBack;
+    let back = upgrade.step == Step::RollingBack;
+    let edited = upgrade.generation != snapshot.generation;
+    let same = target.revision == upgrade.to.revision;
+    if same && !back {
+        // A new spec with the same revision is a request to try again.
+        if edited {
+            upgrade.generation = snapshot.generation;
+            if upgrade.paused.is_some() {
+                upgrade.failure = None;
+                enter_step(upgrade, upgrade.step, "the spec changed: trying again", now);
+            }
+        }
+        return false;
+    }
     let reason = format!(
         "desired version changed to {} (revision {})",
         target.version, target.revision
     );
-    if starts_next {
-        state.add_history(&upgrade, UpgradeOutcome::Superseded, Some(reason.clone()), now);
+    let starts = target.revision != upgrade.from.revision
+        && (edited || !same)
+        && state.failed_revision(snapshot).is_none()
+        && state.is_approved(snapshot);
+    if starts {
+        let failure = upgrade.failure.clone();
+        if let Some(failure) = failure.clone().filter(|_| !same) {
+            state.add_failed_revision(upgrade, failure, snapshot, now);
+        }
+        let why = failure.unwrap_or_else(|| reason.clone());
+        state.add_history(upgrade, UpgradeOutcome::Superseded, Some(why), now);
+        events.push(StackEvent::normal(
+            Reason::UpgradeSuperseded,
+            format!("{} superseded: {reason}", describe(&upgrade.from, &upgrade.to)),
+        ));
         state.upgrade = Some(start_upgrade(&upgrade.from, snapshot, now));
+        return true;
+    }
+    if !back {
+        upgrade.superseded = true;
+        upgrade.failure = None;
         events.push(StackEvent::normal(
             Reason::UpgradeSuperseded,
-            format!("upgrade to {} superseded: {reason}", upgrade.to.version),
+            format!(
+                "rolling back the {}: {reason}",
+                describe(&upgrade.from, &upgrade.to)
+            ),
         ));
-        return;
+        enter_step(upgrade, Step::RollingBack, &reason, now);
+        upgrade.generation = snapshot.generation;
     }
-    upgrade.superseded = true;
-    upgrade.paused = false;
-    if upgrade.step != Step::RollingBack {
-        events.push(StackEvent::normal(
-            Reason::UpgradeSuperseded,
-            format!("rolling back the upgrade to {}: {reason}", upgrade.to.version),
-        ));
-        enter_step(&mut upgrade, Step::RollingBack, &reason, now);
-    }
-    state.upgrade = Some(upgrade);
+    false
 }
 
 /// A health check failed.
 fn handle_failure(
     state: &mut UpgradeState,
     upgrade: &mut UpgradeStatus,
-    reason: String,
+    reason: &str,
+    node: Option<&str>,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
     events: &mut Vec<StackEvent>,
 ) {
-    let (version, from) = (&upgrade.to.version, &upgrade.from.version);
-    let step = upgrade.step.as_str();
-    if snapshot.settings.rollback && snapshot.rollback_available {
-        events.push(StackEvent::warning(
-            Reason::UpgradeFailed,
-            format!("upgrade to {version} failed in step {step}: {reason}; rolling back to {from}"),
-        ));
-        upgrade.failure = Some(reason.clone());
-        enter_step(upgrade, Step::RollingBack, &reason, now);
+    let what = describe(&upgrade.from, &upgrade.to);
+    let what = format!("{what} failed in step {}: {reason}", upgrade.step.as_str());
+    let settings = &snapshot.settings;
+    let worse = !snapshot.nodes.is_empty() && snapshot.nodes.values().all(|node| !node.served_before);
+    if settings.on_failure == OnFailure::Continue {
+        if upgrade.failure.as_deref() != Some(reason) {
+            events.push(StackEvent::warning(
+                Reason::UpgradeFailed,
+                format!("{what}; continuing (onFailure: Continue)"),
+            ));
+            upgrade.failure = Some(reason.to_owned());
+        }
+        if let Some(node) = node {
+            upgrade.healthy_nodes.retain(|healthy| healthy != node);
+        } else if seconds(upgrade.progress_time.0, now) > settings.progress_deadline_seconds {
+            hold(upgrade, reason.to_owned(), events);
+        }
         return;
     }
+    upgrade.failure = Some(reason.to_owned());
+    if settings.rolls_back() && snapshot.rollback_available && !worse {
+        let from = &upgrade.from.version;
+        events.push(StackEvent::warning(
+            Reason::UpgradeFailed,
+            format!("{what}; rolling back to {from}"),
+        ));
+        enter_step(upgrade, Step::RollingBack, reason, now);
+        return;
+    }
+    let why = if settings.rolls_back() && worse {
+        "paused, because the previous revision has a speaker on no node"
+    } else if settings.rolls_back() {
+        "paused, because the previous revision is not stored"
+    } else {
+        "paused (onFailure: Pause)"
+    };
     events.push(StackEvent::warning(
         Reason::UpgradePaused,
-        format!("upgrade to {version} failed in step {step}: {reason}; paused (onFailure: Pause)"),
+        format!("{what}; {why}"),
     ));
-    upgrade.failure = Some(reason.clone());
-    upgrade.paused = true;
-    state.add_history(upgrade, UpgradeOutcome::Paused, Some(reason), now);
+    upgrade.paused = Some(PauseReason::HealthCheckFailed);
+    state.add_history(upgrade, UpgradeOutcome::Paused, Some(reason.to_owned()), now);
 }
 
-/// Updates the progress within the step.
-fn update_progress(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
+/// Nothing progresses. The step goes on as soon as it can.
+fn hold(upgrade: &mut UpgradeStatus, reason: String, events: &mut Vec<StackEvent>) {
+    if upgrade.paused.is_some() {
+        return;
+    }
+    let what = describe(&upgrade.from, &upgrade.to);
+    let note = format!("{what} paused: {reason}; continues when this is resolved or the spec changes");
+    events.push(StackEvent::warning(Reason::UpgradePaused, note));
+    upgrade.paused = Some(if upgrade.step == Step::RollingBack {
+        PauseReason::RollbackIncomplete
+    } else {
+        PauseReason::Infrastructure
+    });
+    upgrade.waiting_for = Some(reason);
+}
+
+/// Updates the progress within the step. Returns whether there was any.
+fn update_progress(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
     let back = upgrade.step == Step::RollingBack;
     let wanted = if back { &upgrade.from } else { &upgrade.to };
-    let ready = |pods: &[super::PodSnapshot], revision: &str| {
+    let ready = |pods: &[PodSnapshot], revision: &str| {
         let ready = pods
             .iter()
             .filter(|pod| pod.is_active() && pod.ready && pod.revision == revision);
@@ -222,17 +323,19 @@ fn update_progress(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now:
         }
         _ => controllers.saturating_add(speakers),
     };
-    if progress > upgrade.progress {
-        upgrade.progress = progress;
-        upgrade.progress_time = time(now);
-    }
-    let of = snapshot
+    let updated = snapshot
         .speakers
         .pods
         .iter()
         .filter(|pod| pod.revision == wanted.speaker && !pod.terminating);
-    upgrade.updated = i32::try_from(of.count()).unwrap_or(i32::MAX);
+    upgrade.updated = i32::try_from(updated.count()).unwrap_or(i32::MAX);
     upgrade.total = snapshot.speakers.desired;
+    let progressed = progress > upgrade.progress;
+    if progressed {
+        upgrade.progress = progress;
+        upgrade.progress_time = time(now);
+    }
+    progressed
 }
 
 /// Enters the next step if the current one is complete.
@@ -247,19 +350,28 @@ fn advance_step(
     let revision = upgrade.to.speaker.clone();
     match upgrade.step {
         Step::Preflight => {
-            let may_go_back = snapshot.rollback_available || !snapshot.settings.rollback;
-            if let Some(ledger) = &snapshot.ledger
-                && snapshot.obstacle.is_none()
-                && may_go_back
-            {
-                upgrade.addresses_hash = Some(ledger.clone());
-                enter_step(upgrade, Step::PrePull, "no obstacle", now);
+            if preflight_obstacle(upgrade, snapshot, now).is_none() {
+                let ready = speakers.pods.iter().filter(|pod| {
+                    let reachable = snapshot.nodes.get(&pod.node).is_some_and(|node| node.reachable);
+                    let skipped = snapshot.settings.skip_nodes.contains(&pod.node);
+                    pod.is_active() && pod.ready && reachable && !skipped
+                });
+                let unhealthy = unhealthy_speakers(upgrade, snapshot);
+                let message = if unhealthy.is_empty() {
+                    "no obstacle".to_owned()
+                } else {
+                    let nodes = list_first(&unhealthy, LIST_LIMIT);
+                    format!("not waiting for nodes whose speaker was not ready before: {nodes}")
+                };
+                upgrade.healthy_nodes = ready.map(|pod| pod.node.clone()).collect();
+                upgrade.healthy_nodes.sort();
+                enter_step(upgrade, Step::PrePull, &message, now);
             }
         }
         Step::PrePull => {
             if let Some(pre_pull) = &snapshot.pre_pull
                 && pre_pull.revision == upgrade.to.revision
-                && pre_pull.done >= pre_pull.desired
+                && !pre_pull.pending.keys().any(|node| counts(upgrade, node))
             {
                 let message = format!("images pulled on {} nodes", pre_pull.done);
                 enter_step(upgrade, Step::Crds, &message, now);
@@ -272,11 +384,7 @@ fn advance_step(
         }
         Step::Rbac => {
             if snapshot.rbac_applied {
-                let first = if is_downgrade(upgrade) {
-                    speakers_step(snapshot, &revision)
-                } else {
-                    None
-                };
+                let first = speakers_step(upgrade, snapshot).filter(|_| is_downgrade(upgrade));
                 enter_step(upgrade, first.unwrap_or(Step::Controller), "", now);
             }
         }
@@ -287,11 +395,7 @@ fn advance_step(
                 && controllers.has_leader
             {
                 let message = "controller rollout complete; leader elected; no address changed";
-                let after = if is_downgrade(upgrade) {
-                    None
-                } else {
-                    speakers_step(snapshot, &revision)
-                };
+                let after = speakers_step(upgrade, snapshot).filter(|_| !is_downgrade(upgrade));
                 enter_step(upgrade, after.unwrap_or(Step::Verify), message, now);
             }
         }
@@ -306,7 +410,10 @@ fn advance_step(
             match pod {
                 Some(pod) if pod.revision == revision && !pod.lost => {
                     let since = pod.ready_since.map_or(now, |since| since.max(here));
-                    if pod.ready && is_verified(pod, now) && seconds(since, now) >= soak {
+                    let forced = snapshot.settings.on_failure == OnFailure::Continue;
+                    if forced && !counts(upgrade, &node) {
+                        enter_step(upgrade, Step::Speakers, "canary failed; continuing", now);
+                    } else if pod.ready && is_verified(pod, now) && seconds(since, now) >= soak {
                         let message = format!("canary passed: {} ready for {soak} s", pod.describe());
                         events.push(StackEvent::normal(Reason::CanaryPassed, message.clone()));
                         enter_step(upgrade, Step::Speakers, &message, now);
@@ -319,14 +426,10 @@ fn advance_step(
                     enter_step(upgrade, Step::Canary, &message, now);
                 }
                 // Its node has left the cluster. Otherwise the pod is just being replaced.
-                None if away(speakers, &revision, false, now) == 0 => {
+                None if !counts(upgrade, &node) => {
                     upgrade.canary_node = None;
-                    enter_step(
-                        upgrade,
-                        Step::Canary,
-                        &format!("canary lost: node {node} left the cluster"),
-                        now,
-                    );
+                    let message = format!("canary lost: node {node} left the cluster");
+                    enter_step(upgrade, Step::Canary, &message, now);
                 }
                 None => {}
             }
@@ -334,22 +437,22 @@ fn advance_step(
         Step::Speakers => {
             if speakers.observed
                 && speakers.template.as_ref() == Some(&revision)
-                && all_of(speakers, &revision)
-                && away(speakers, &revision, true, now) == 0
+                && all_of(upgrade, snapshot, &revision)
+                && away(upgrade, snapshot, &revision, true, now) == 0
             {
-                let lost: Vec<_> = speakers
+                let left: Vec<_> = speakers
                     .pods
                     .iter()
-                    .filter(|pod| pod.lost)
+                    .filter(|pod| pod.lost || pod.revision != revision || !pod.ready)
                     .map(|pod| pod.node.as_str())
                     .collect();
-                let message = if lost.is_empty() {
+                let message = if left.is_empty() {
                     "all speakers updated".to_owned()
                 } else {
                     format!(
-                        "all speakers updated except on {} unreachable nodes: {}",
-                        lost.len(),
-                        list_first(&lost, LIST_LIMIT)
+                        "all speakers updated except on {} nodes that were not waited for: {}",
+                        left.len(),
+                        list_first(&left, LIST_LIMIT)
                     )
                 };
                 let after = if is_downgrade(upgrade) {
@@ -369,7 +472,7 @@ fn advance_step(
                     .soak_seconds
                     .clamp(VERIFICATION_SECONDS, MAX_VERIFY_SECONDS)
             };
-            if seconds(here, now) >= wait && away(speakers, &revision, true, now) == 0 {
+            if seconds(here, now) >= wait && away(upgrade, snapshot, &revision, true, now) == 0 {
                 enter_step(upgrade, Step::Finish, "", now);
             }
         }
@@ -377,22 +480,24 @@ fn advance_step(
     }
 }
 
-/// The first step that replaces speakers; `None` if all of them have `revision`.
-fn speakers_step(snapshot: &ClusterSnapshot, revision: &str) -> Option<Step> {
-    let speakers = &snapshot.speakers;
-    let same_template = speakers.template.as_deref() == Some(revision);
-    (!same_template || !all_of(speakers, revision)).then_some(Step::Canary)
+/// The first step that replaces speakers; `None` if all of them have the new revision.
+fn speakers_step(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Option<Step> {
+    let revision = &upgrade.to.speaker;
+    let same_template = snapshot.speakers.template.as_ref() == Some(revision);
+    (!same_template || !all_of(upgrade, snapshot, revision)).then_some(Step::Canary)
 }
 
 fn advance_canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) {
     let speakers = &snapshot.speakers;
     let revision = upgrade.to.speaker.clone();
     let Some(node) = upgrade.canary_node.clone() else {
-        match pod_selection::canary(speakers, &revision) {
+        match pod_selection::canary(upgrade, snapshot) {
             Some(pod) => upgrade.canary_node = Some(pod.node.clone()),
-            // No speaker is left to replace.
-            None if all_of(speakers, &revision)
-                && (speakers.pods.is_empty() || speakers.pods.iter().any(|pod| pod.is_active())) =>
+            // No speaker is left to replace, or none runs on a node that the new revision serves.
+            None if !speakers.pods.iter().any(|pod| {
+                let served = snapshot.nodes.get(&pod.node).is_some_and(|node| node.served);
+                served && pod.revision != revision && !snapshot.settings.skip_nodes.contains(&pod.node)
+            }) =>
             {
                 enter_step(upgrade, Step::Speakers, "no speaker to replace", now);
             }
@@ -401,10 +506,13 @@ fn advance_canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: 
         return;
     };
     let mut pods = speakers.pods.iter().filter(|pod| pod.node == node);
-    let is_lost = pods.clone().any(|pod| pod.lost);
-    let is_new = |pod: &super::PodSnapshot| pod.revision == revision && pod.is_active() && pod.ready;
-    let is_gone = pods.clone().next().is_none() && away(speakers, &revision, false, now) == 0;
-    if is_lost || is_gone {
+    let forced = snapshot.settings.on_failure == OnFailure::Continue && !counts(upgrade, &node);
+    let reachable = snapshot
+        .nodes
+        .get(&node)
+        .is_some_and(|node| node.reachable && node.served);
+    let is_new = |pod: &PodSnapshot| pod.revision == revision && pod.is_active() && (pod.ready || forced);
+    if !reachable || pods.clone().any(|pod| pod.lost) || snapshot.settings.skip_nodes.contains(&node) {
         upgrade.canary_node = None;
     } else if pods.any(is_new)
         && (speakers.template.as_ref() == Some(&upgrade.from.speaker) || !snapshot.rollback_available)
@@ -414,12 +522,18 @@ fn advance_canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: 
     }
 }
 
-/// Whether the desired revision runs and nothing of the upgrade is left.
-fn is_finished(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
-    target_runs_everywhere(snapshot)
-        && upgrade.to.revision == snapshot.target.revision
+/// Whether the desired revision runs, can announce addresses, and nothing of the upgrade is left.
+fn is_finished(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
+    let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
+    controllers.settled
+        && controllers.template.as_ref() == Some(&upgrade.to.controller)
+        && speakers.observed
+        && speakers.template.as_ref() == Some(&upgrade.to.speaker)
+        && all_of(upgrade, snapshot, &upgrade.to.speaker)
+        && away(upgrade, snapshot, &upgrade.to.speaker, false, now) == 0
+        && snapshot.announces
         && snapshot.rbac_applied
-        && !snapshot.speakers.on_delete
+        && !speakers.on_delete
         && snapshot.pre_pull.is_none()
 }
 
@@ -434,30 +548,29 @@ fn finish_upgrade(
     events.push(StackEvent::normal(
         Reason::UpgradeSucceeded,
         format!(
-            "upgraded to version {} (revision {}) in {} s",
-            upgrade.to.version,
+            "{} (revision {}) finished in {} s",
+            describe(&upgrade.from, &upgrade.to),
             upgrade.to.revision,
             seconds(upgrade.started_time.0, now)
         ),
     ));
 }
 
-/// Whether the previous revision runs again. The wait for its pods to become ready is bounded by the progress deadline:
-/// a problem that it had before is not caused by the upgrade.
+/// Whether the previous revision runs again, on all nodes that count.
 fn is_rolled_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
     let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
-    let late = seconds(upgrade.progress_time.0, now) > snapshot.settings.progress_deadline_seconds;
     controllers.template.as_ref() == Some(&upgrade.from.controller)
+        && controllers.settled
         && speakers.template.as_ref() == Some(&upgrade.from.speaker)
-        && all_of(speakers, &upgrade.from.speaker)
-        && (late || (controllers.settled && speakers.settled))
+        && all_of(upgrade, snapshot, &upgrade.from.speaker)
+        && away(upgrade, snapshot, &upgrade.from.speaker, false, now) == 0
         && !speakers.on_delete
         && snapshot.pre_pull.is_none()
 }
 
 fn finish_rollback(
     state: &mut UpgradeState,
-    upgrade: UpgradeStatus,
+    upgrade: &UpgradeStatus,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
     events: &mut Vec<StackEvent>,
@@ -465,16 +578,18 @@ fn finish_rollback(
     let (from, to) = (&upgrade.from, &upgrade.to);
     let Some(reason) = upgrade.failure.clone() else {
         let reason = "spec changed during the upgrade".to_owned();
-        state.add_history(&upgrade, UpgradeOutcome::Superseded, Some(reason), now);
+        state.add_history(upgrade, UpgradeOutcome::Superseded, Some(reason), now);
         return;
     };
     events.push(StackEvent::warning(
         Reason::RolledBack,
         format!(
-            "rolled back to version {} (revision {}): upgrade to {} failed: {reason}",
-            from.version, from.revision, to.version
+            "rolled back to version {} (revision {}): {} failed: {reason}",
+            from.version,
+            from.revision,
+            describe(from, to)
         ),
     ));
-    state.add_history(&upgrade, UpgradeOutcome::RolledBack, Some(reason.clone()), now);
-    state.add_failed_revision(&upgrade, reason, snapshot, now);
+    state.add_history(upgrade, UpgradeOutcome::RolledBack, Some(reason.clone()), now);
+    state.add_failed_revision(upgrade, reason, snapshot, now);
 }

@@ -1,12 +1,12 @@
 //! Tables of steps and snapshots with the transitions that follow.
 
 use jiff::Timestamp;
-use lb_crds::load_balancer_stack::{Revision, UpgradeOutcome, UpgradeStep as Step};
+use lb_crds::load_balancer_stack::{OnFailure, PauseReason, Revision, UpgradeOutcome, UpgradeStep as Step};
 
 use super::state::{UpgradeState, enter_step, start_upgrade};
 use super::{
-    ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, RoleRules,
-    SpeakerSnapshot, TemplateSource, UpgradeSettings, advance, step_actions,
+    ClusterSnapshot, ControllerSnapshot, FailedVerification, NodeSnapshot, PodSnapshot, PrePullSnapshot,
+    RoleRules, SpeakerSnapshot, TemplateSource, UpgradeSettings, advance, step_actions,
 };
 use crate::reasons::Reason;
 
@@ -36,6 +36,24 @@ fn mk_speaker(node: &str, revision: &str) -> PodSnapshot {
     }
 }
 
+const NODE: NodeSnapshot = NodeSnapshot {
+    reachable: true,
+    served: true,
+    served_before: true,
+};
+
+fn mk_pulled(nodes: &[&str], pending: &[(&str, Option<&str>)]) -> PrePullSnapshot {
+    let pending = pending
+        .iter()
+        .map(|(node, why)| ((*node).to_owned(), why.map(str::to_owned)));
+    PrePullSnapshot {
+        revision: "new".to_owned(),
+        done: i32::try_from(nodes.len()).unwrap(),
+        pending: pending.collect(),
+        ..PrePullSnapshot::default()
+    }
+}
+
 /// Three nodes that run `old`, and a spec with `new`.
 fn mk_snapshot() -> ClusterSnapshot {
     let controller = |name: &str| PodSnapshot {
@@ -49,7 +67,11 @@ fn mk_snapshot() -> ClusterSnapshot {
         paused: false,
         settings: UpgradeSettings::of(None),
         obstacle: None,
-        ledger: Some("l".to_owned()),
+        observes: true,
+        addresses_at_risk: Vec::new(),
+        failing_writes: Vec::new(),
+        announces: true,
+        nodes: ["n1", "n2", "n3"].map(|name| (name.to_owned(), NODE)).into(),
         changed_addresses: Vec::new(),
         failed_verifications: Vec::new(),
         crds_applied: true,
@@ -66,7 +88,6 @@ fn mk_snapshot() -> ClusterSnapshot {
             template: Some("old-s".to_owned()),
             on_delete: true,
             observed: true,
-            settled: true,
             desired: 3,
             pods: ["n1", "n2", "n3"].map(|node| mk_speaker(node, "old-s")).to_vec(),
         },
@@ -78,6 +99,7 @@ fn mk_state(step: Step) -> UpgradeState {
     let old = mk_revision("old", "0.1.0");
     let mut upgrade = start_upgrade(&old, &mk_snapshot(), at(0));
     if step != Step::Preflight {
+        upgrade.healthy_nodes = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
         enter_step(&mut upgrade, step, "", at(0));
     }
     UpgradeState {
@@ -122,7 +144,7 @@ fn step_ends_only_when_complete() {
         (Step::Preflight, |_| {}, 1, Step::PrePull),
         (
             Step::Preflight,
-            |snapshot| snapshot.ledger = None,
+            |snapshot| snapshot.observes = false,
             1,
             Step::Preflight,
         ),
@@ -136,12 +158,7 @@ fn step_ends_only_when_complete() {
         (
             Step::PrePull,
             |snapshot| {
-                snapshot.pre_pull = Some(PrePullSnapshot {
-                    revision: "new".to_owned(),
-                    desired: 3,
-                    done: 3,
-                    failed: None,
-                });
+                snapshot.pre_pull = Some(mk_pulled(&["n1", "n2", "n3"], &[]));
             },
             1,
             Step::Crds,
@@ -206,15 +223,12 @@ fn failed_health_check_rolls_back_with_reason() {
         (
             Step::PrePull,
             |snapshot| {
-                snapshot.pre_pull = Some(PrePullSnapshot {
-                    revision: "new".to_owned(),
-                    desired: 3,
-                    done: 0,
-                    failed: Some("node n3: ErrImagePull".to_owned()),
-                });
+                let mut pulled = mk_pulled(&[], &[("n3", Some("exec format error"))]);
+                pulled.unusable = [("n3".to_owned(), "exec format error".to_owned())].into();
+                snapshot.pre_pull = Some(pulled);
             },
             40,
-            "node n3: ErrImagePull",
+            "image does not run on node n3: exec format error",
         ),
         (
             Step::Crds,
@@ -227,6 +241,7 @@ fn failed_health_check_rolls_back_with_reason() {
             |snapshot| {
                 with_new_controllers(snapshot);
                 snapshot.controllers.pods[0].restarts = 1;
+                snapshot.controllers.pods[0].restarted_at = Some(at(1));
             },
             1,
             "pod speaker-n1 on node n1 failed",
@@ -241,6 +256,7 @@ fn failed_health_check_rolls_back_with_reason() {
             Step::Soak,
             |snapshot| {
                 snapshot.speakers.pods[1].revision = "new-s".to_owned();
+                snapshot.speakers.pods[1].ready_since = Some(at(0));
                 snapshot.failed_verifications = vec![FailedVerification {
                     node: "n2".to_owned(),
                     message: "web is not answered".to_owned(),
@@ -255,13 +271,22 @@ fn failed_health_check_rolls_back_with_reason() {
             |snapshot| {
                 with_new_speakers(snapshot, 1);
                 snapshot.speakers.pods[2].restarts = 1;
+                snapshot.speakers.pods[2].restarted_at = Some(at(10));
                 snapshot.speakers.pods[2].problem = Some("CrashLoopBackOff".to_owned());
                 snapshot.speakers.pods[2].ready = false;
             },
             31,
             "node n3 failed and restarted once: CrashLoopBackOff",
         ),
-        (Step::Canary, |_| {}, 700, "no progress in step Canary"),
+        (
+            Step::Canary,
+            |snapshot| {
+                snapshot.speakers.pods[1].revision = "new-s".to_owned();
+                snapshot.speakers.pods[1].ready = false;
+            },
+            700,
+            "no progress in step Canary for 700 s: pod speaker-n2 on node n2: not ready",
+        ),
     ];
     for (step, change, second, expected) in cases {
         let (now, next) = leads(step, change, second);
@@ -278,6 +303,7 @@ fn earlier_or_unrelated_failures_are_ignored() {
             Step::Soak,
             |snapshot| {
                 snapshot.speakers.pods[1].revision = "new-s".to_owned();
+                snapshot.speakers.pods[1].ready_since = Some(at(0));
                 snapshot.failed_verifications = vec![FailedVerification {
                     node: node.to_owned(),
                     message: String::new(),
@@ -293,11 +319,14 @@ fn earlier_or_unrelated_failures_are_ignored() {
 #[test]
 fn paused_upgrade_waits_for_spec_change() {
     let mut snapshot = mk_snapshot();
-    snapshot.settings.rollback = false;
+    snapshot.settings.on_failure = OnFailure::Pause;
     snapshot.changed_addresses = vec!["web had a".to_owned()];
     let (next, _) = advance(&mk_state(Step::Controller), &snapshot, at(1));
     let held = next.upgrade.clone().unwrap();
-    assert!(held.paused && held.step == Step::Controller);
+    assert_eq!(
+        (held.paused, held.step),
+        (Some(PauseReason::HealthCheckFailed), Step::Controller)
+    );
     assert_eq!(next.history.last().unwrap().outcome, UpgradeOutcome::Paused);
     let (same, events) = advance(&next, &snapshot, at(9999));
     assert_eq!((same, events), (next.clone(), Vec::new()));
@@ -305,7 +334,7 @@ fn paused_upgrade_waits_for_spec_change() {
     snapshot.generation += 1;
     snapshot.changed_addresses.clear();
     let (resumed, _) = advance(&next, &snapshot, at(9999));
-    assert!(!resumed.upgrade.unwrap().paused);
+    assert_eq!(resumed.upgrade.unwrap().paused, None);
 }
 
 #[test]
@@ -320,7 +349,7 @@ fn only_the_canary_gets_the_new_template() {
     let now = step_actions(&state, &snapshot, at(1));
     assert_eq!(
         (now.speaker, now.on_delete, now.restarts.len()),
-        (TemplateSource::Target, true, 0)
+        (TemplateSource::Canary, true, 0)
     );
     // The DaemonSet has the template, and its controller has observed it.
     snapshot.speakers.template = Some("new-s".to_owned());

@@ -126,12 +126,19 @@ impl Component {
     }
 }
 
+/// A version as the value of a label, which has no plus sign and at most 63 characters.
+#[must_use]
+pub fn version_label(version: &str) -> String {
+    let label: String = version.replace('+', "_").chars().take(63).collect();
+    label.trim_end_matches(['.', '_', '-']).to_owned()
+}
+
 /// Labels of all objects of a stack.
 pub(crate) fn common_labels(version: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", names::APP),
         ("app.kubernetes.io/part-of", MANAGER),
-        ("app.kubernetes.io/version", version),
+        ("app.kubernetes.io/version", &version_label(version)),
         (MANAGED_BY, MANAGER),
     ]
     .into_iter()

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use lb_crds::load_balancer_stack::{Revision, UpgradeOutcome, UpgradeStep as Step};
+use lb_crds::load_balancer_stack::{OnFailure, Revision, UpgradeOutcome, UpgradeStep as Step};
 
+use super::tenants::Tenants;
 use crate::upgrade::{
-    ClusterSnapshot, ControllerSnapshot, FailedVerification, PodSnapshot, PrePullSnapshot, SpeakerSnapshot,
+    ClusterSnapshot, ControllerSnapshot, NodeSnapshot, PodSnapshot, PrePullSnapshot, SpeakerSnapshot,
     StepActions, TemplateSource, UpgradeSettings, UpgradeState, advance, step_actions,
 };
 
@@ -33,17 +34,20 @@ impl Rng {
         self.0 % limit
     }
 
-    fn one_in(&mut self, chances: u64) -> bool {
+    pub(super) fn one_in(&mut self, chances: u64) -> bool {
         self.below(chances) == 0
     }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct SimNode {
-    name: String,
+    pub(super) name: String,
     pub(super) up: bool,
+    /// No speaker becomes ready there, whatever its revision.
+    pub(super) broken: bool,
+    /// Until when its speaker may be away for a reason that is not the operator.
+    disturbed_until: i64,
     control_plane: bool,
-    pub(super) announced_services: usize,
     pulled: bool,
 }
 
@@ -53,8 +57,8 @@ pub(super) struct SimPod {
     started: i64,
     ready_at: i64,
     pub(super) gone_at: Option<i64>,
-    /// When other nodes reported that it does not reply.
-    unanswered_since: Option<i64>,
+    /// Whether it does not reply to other nodes.
+    unanswered: bool,
 }
 
 pub(super) struct SimCluster {
@@ -64,12 +68,21 @@ pub(super) struct SimCluster {
     pub(super) speakers: Vec<SimPod>,
     controllers: Vec<SimPod>,
     pub(super) speaker_template: String,
+    /// The revision whose node selector the template has.
+    selector: String,
     on_delete: bool,
     /// When the DaemonSet controller observes the template.
     observed_at: i64,
     controller_template: String,
     pre_pull: Option<(String, i64)>,
     pub(super) images: Vec<Image>,
+    /// Nodes that each revision does not select.
+    pub(super) unserved: Vec<BTreeSet<String>>,
+    /// Whether admission refuses all pods.
+    pub(super) refuses_pods: bool,
+    /// Whether no image can be pulled.
+    pub(super) registry_down: bool,
+    pub(super) tenants: Tenants,
     pub(super) target: usize,
     pub(super) generation: i64,
     pub(super) paused: bool,
@@ -93,13 +106,18 @@ pub(super) fn revision(number: usize) -> Revision {
     }
 }
 
+/// Problem of a pod whose image cannot be pulled.
+const NO_IMAGE: &str = "ErrImagePull";
+/// Seconds in which a speaker is back after a fault that is not the operator's.
+const GRACE: i64 = 30;
+
 fn image_index(name: &str) -> usize {
     name.get(1..)
         .and_then(|rest| rest.parse().ok())
         .unwrap_or_default()
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
 }
 
@@ -112,11 +130,16 @@ impl SimCluster {
             speakers: Vec::new(),
             controllers: Vec::new(),
             speaker_template: "s0".to_owned(),
+            selector: "s0".to_owned(),
             on_delete: false,
             observed_at: 0,
             controller_template: "c0".to_owned(),
             pre_pull: None,
             images: images.to_vec(),
+            unserved: vec![BTreeSet::new(); images.len()],
+            refuses_pods: false,
+            registry_down: false,
+            tenants: Tenants::new(seed),
             target: 0,
             generation: 1,
             paused: false,
@@ -126,7 +149,8 @@ impl SimCluster {
                 soak_seconds: 20,
                 max_unavailable: 1,
                 progress_deadline_seconds: 120,
-                rollback: true,
+                on_failure: OnFailure::Rollback,
+                skip_nodes: Vec::new(),
             },
             state: UpgradeState::default(),
             uids: 0,
@@ -144,6 +168,7 @@ impl SimCluster {
             Some(revision(0)),
             "the first install is good"
         );
+        cluster.run_until(60, Self::is_at_rest);
         cluster.restarts.clear();
         cluster
     }
@@ -151,13 +176,63 @@ impl SimCluster {
     pub(super) fn join(&mut self) {
         let name = format!("n{}", self.nodes.len());
         let announced_services = self.rng.below(3);
+        for _ in 0..announced_services {
+            self.tenants.add_service(&name, self.now);
+        }
         self.nodes.push(SimNode {
             control_plane: self.nodes.is_empty(),
             name,
             up: true,
-            announced_services: usize::try_from(announced_services).unwrap(),
+            broken: false,
+            disturbed_until: self.now + GRACE,
             pulled: false,
         });
+    }
+
+    /// Powers a node on or off.
+    pub(super) fn toggle(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.up = !node.up;
+        node.disturbed_until = self.now + GRACE;
+    }
+
+    /// From now on no speaker becomes ready on a node, or they do again.
+    pub(super) fn break_or_mend(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.broken = !node.broken;
+        node.disturbed_until = self.now + GRACE;
+    }
+
+    /// A user deletes a speaker.
+    pub(super) fn delete_speaker(&mut self, index: usize) {
+        let now = self.now;
+        let Some(pod) = self.speakers.get_mut(index) else {
+            return;
+        };
+        pod.gone_at.get_or_insert(now + 1);
+        let name = pod.pod.node.clone();
+        self.disturb(&name);
+    }
+
+    /// From now on, speakers may be away for a while.
+    pub(super) fn disturb_all(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.nodes[index].disturbed_until = self.now + GRACE;
+        }
+    }
+
+    fn disturb(&mut self, name: &str) {
+        let until = self.now + GRACE;
+        let mut nodes = self.nodes.iter_mut();
+        if let Some(node) = nodes.find(|node| node.name == name) {
+            node.disturbed_until = until;
+        }
+    }
+
+    /// Whether a revision has a speaker on a node.
+    fn serves(&self, revision: &str, node: &str) -> bool {
+        let unserved = self.unserved.get(image_index(revision));
+        unserved.is_none_or(|unserved| !unserved.contains(node))
     }
 
     fn image(&self, revision: &str) -> Image {
@@ -181,7 +256,7 @@ impl SimCluster {
             started: self.now,
             ready_at: self.now + 1 + i64::try_from(self.rng.below(4)).unwrap(),
             gone_at: None,
-            unanswered_since: None,
+            unanswered: false,
         }
     }
 
@@ -202,7 +277,7 @@ impl SimCluster {
             let bad = images
                 .as_ref()
                 .is_some_and(|(revision, _)| self.image(revision) == Image::CannotBePulled);
-            let lucky = self.rng.one_in(3);
+            let lucky = self.rng.one_in(3) && !self.registry_down;
             let node = &mut self.nodes[index];
             node.pulled = images.is_some() && !bad && (node.pulled || (node.up && lucky));
         }
@@ -231,6 +306,13 @@ impl SimCluster {
             .filter(|node| node.up)
             .map(|node| node.name.clone())
             .collect();
+        let broken: BTreeSet<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.broken)
+            .map(|node| node.name.clone())
+            .collect();
+        let registry_down = self.registry_down;
         for running in self.speakers.iter_mut().chain(&mut self.controllers) {
             let pod = &mut running.pod;
             pod.lost = !pod.node.is_empty() && !up.contains(&pod.node);
@@ -240,19 +322,31 @@ impl SimCluster {
                 running.gone_at = running.gone_at.map(|_| now + 2);
                 continue;
             }
+            if broken.contains(&pod.node) {
+                (pod.ready, pod.ready_since) = (false, None);
+                continue;
+            }
+            if !pod.ready && pod.restarts == 0 && (registry_down || pod.problem.as_deref() == Some(NO_IMAGE))
+            {
+                pod.problem = registry_down.then(|| NO_IMAGE.to_owned());
+                running.ready_at = now + 2;
+                continue;
+            }
             let age = now - running.started;
+            let restarts = pod.restarts;
             let starts = now >= running.ready_at;
             match images
                 .get(image_index(&pod.revision))
                 .copied()
                 .unwrap_or(Image::Good)
             {
-                Image::Good => pod.ready = starts,
+                Image::Good => {
+                    pod.ready = starts;
+                    (pod.problem, pod.own_fault) = (None, false);
+                }
                 Image::NeverReplies => {
                     pod.ready = starts;
-                    if starts && now >= running.ready_at + 6 {
-                        running.unanswered_since.get_or_insert(now);
-                    }
+                    running.unanswered = starts && now >= running.ready_at + 6;
                 }
                 Image::CannotBePulled => pod.problem = starts.then(|| "ErrImagePull".to_owned()),
                 Image::NeverReady => pod.ready = false,
@@ -260,6 +354,7 @@ impl SimCluster {
                     if starts {
                         pod.restarts = 1 + i32::try_from(age / 20).unwrap();
                         pod.problem = Some("CrashLoopBackOff".to_owned());
+                        pod.own_fault = true;
                     }
                 }
                 Image::DiesAfter(seconds) => {
@@ -269,6 +364,9 @@ impl SimCluster {
                         pod.restarts = 1;
                     }
                 }
+            }
+            if pod.restarts > restarts {
+                pod.restarted_at = Some(at(now));
             }
             pod.ready_since = if pod.ready {
                 pod.ready_since.or(Some(at(now)))
@@ -281,11 +379,19 @@ impl SimCluster {
     fn run_daemon_set_controller(&mut self) {
         for index in 0..self.nodes.len() {
             let node = self.nodes[index].clone();
-            if !self.speakers.iter().any(|pod| pod.pod.node == node.name) && self.rng.one_in(2) {
+            let selector = self.selector.clone();
+            if !self.serves(&selector, &node.name) {
+                let now = self.now;
+                for pod in self.speakers.iter_mut().filter(|pod| pod.pod.node == node.name) {
+                    pod.gone_at.get_or_insert(now + 1);
+                }
+                continue;
+            }
+            let absent = !self.speakers.iter().any(|pod| pod.pod.node == node.name);
+            if absent && !self.refuses_pods && self.rng.one_in(2) {
                 let template = self.speaker_template.clone();
                 let mut pod = self.mk_pod("speaker", &node.name, &template);
                 pod.pod.control_plane = node.control_plane;
-                pod.pod.announced_services = node.announced_services;
                 self.speakers.push(pod);
             }
         }
@@ -316,7 +422,7 @@ impl SimCluster {
         let new = self.controllers.iter().filter(|pod| pod.pod.revision == template);
         let ready = new.clone().filter(|pod| pod.pod.ready).count();
         let (count, all) = (new.count(), self.controllers.len());
-        if count < 2 && all < 3 {
+        if count < 2 && all < 3 && !self.refuses_pods {
             let pod = self.mk_pod("controller", "", &template);
             self.controllers.push(pod);
         }
@@ -350,33 +456,46 @@ impl SimCluster {
             running.iter().map(pod).collect()
         };
         let controllers = pods(&self.controllers);
-        let speakers = pods(&self.speakers);
+        let mut speakers = pods(&self.speakers);
+        let announced = self.tenants.observer().announced_services();
+        for pod in &mut speakers {
+            pod.announced_services = announced.get(pod.node.as_str()).copied().unwrap_or_default();
+        }
         let complete = |pods: &[PodSnapshot], revision: &str| {
             pods.iter()
                 .all(|pod| pod.lost || (pod.ready && pod.revision == revision && !pod.terminating))
         };
-        let observed = self.now >= self.observed_at;
-        let up = self.nodes.iter().filter(|node| node.up);
+        let target = revision(self.target);
+        let before = match (&self.state.upgrade, &self.state.last_good) {
+            (Some(upgrade), _) => upgrade.from.speaker.clone(),
+            (None, Some(good)) => good.speaker.clone(),
+            (None, None) => target.speaker.clone(),
+        };
+        let node = |node: &SimNode| NodeSnapshot {
+            reachable: node.up,
+            served: self.serves(&target.speaker, &node.name),
+            served_before: self.serves(&before, &node.name),
+        };
+        let served = self
+            .nodes
+            .iter()
+            .filter(|node| self.serves(&self.selector, &node.name));
         ClusterSnapshot {
-            target: revision(self.target),
             generation: self.generation,
             operator_version: "0.1.0".to_owned(),
             paused: self.paused,
             settings: self.settings.clone(),
             obstacle: None,
-            ledger: Some("ledger".to_owned()),
-            changed_addresses: Vec::new(),
-            failed_verifications: self
-                .speakers
+            observes: true,
+            addresses_at_risk: Vec::new(),
+            changed_addresses: self.tenants.observer().changed_addresses(at(self.now)),
+            failed_verifications: self.tenants.observer().failed_verifications(at(self.now)),
+            failing_writes: Vec::new(),
+            announces: speakers.iter().any(|pod| pod.ready && pod.is_active()),
+            nodes: self
+                .nodes
                 .iter()
-                .filter(|pod| pod.pod.announced_services > 0 && !pod.pod.lost)
-                .filter_map(|pod| {
-                    Some(FailedVerification {
-                        node: pod.pod.node.clone(),
-                        message: format!("{} does not reply", pod.pod.node),
-                        since: at(pod.unanswered_since?),
-                    })
-                })
+                .map(|sim| (sim.name.clone(), node(sim)))
                 .collect(),
             crds_applied: true,
             crds_refused: None,
@@ -391,20 +510,37 @@ impl SimCluster {
             speakers: SpeakerSnapshot {
                 template: Some(self.speaker_template.clone()),
                 on_delete: self.on_delete,
-                observed,
-                settled: observed
-                    && speakers.len() == self.nodes.len()
-                    && complete(&speakers, &self.speaker_template),
-                desired: i32::try_from(self.nodes.len()).unwrap(),
+                observed: self.now >= self.observed_at,
+                desired: i32::try_from(served.count()).unwrap(),
                 pods: speakers,
             },
-            pre_pull: self.pre_pull.as_ref().map(|(revision, _)| PrePullSnapshot {
-                revision: revision.clone(),
-                desired: i32::try_from(up.clone().count()).unwrap(),
-                done: i32::try_from(up.filter(|node| node.pulled).count()).unwrap(),
-                failed: (self.image(revision) == Image::CannotBePulled)
-                    .then(|| "n0: ErrImagePull".to_owned()),
-            }),
+            pre_pull: self
+                .pre_pull
+                .as_ref()
+                .map(|(revision, _)| self.pull_progress(revision)),
+            target,
+        }
+    }
+
+    fn pull_progress(&self, revision: &str) -> PrePullSnapshot {
+        let speaker = format!("s{}", image_index(revision));
+        let (mut done, mut pending) = (0, std::collections::BTreeMap::new());
+        for node in self
+            .nodes
+            .iter()
+            .filter(|node| node.up && self.serves(&speaker, &node.name))
+        {
+            if node.pulled {
+                done += 1;
+            } else {
+                pending.insert(node.name.clone(), Some(NO_IMAGE.to_owned()));
+            }
+        }
+        PrePullSnapshot {
+            revision: revision.to_owned(),
+            done,
+            pending,
+            ..PrePullSnapshot::default()
         }
     }
 
@@ -412,6 +548,14 @@ impl SimCluster {
     fn run_operator(&mut self) {
         if self.chaos && self.rng.one_in(6) {
             return;
+        }
+        if self.chaos && self.rng.one_in(60) {
+            // Another operator takes over, without the observations of this one.
+            self.tenants.restart_observer(self.now);
+        }
+        let step = self.state.upgrade.as_ref().map(|upgrade| upgrade.step);
+        if step.is_none_or(|step| step <= Step::Rbac) {
+            self.tenants.set_baseline();
         }
         let snapshot = self.snapshot();
         let (next, events) = advance(&self.state, &snapshot, at(self.now));
@@ -422,6 +566,9 @@ impl SimCluster {
         for events in events {
             self.log
                 .push(format!("{:>5} {}: {}", self.now, events.reason, events.note));
+        }
+        if self.state.upgrade.is_none() && next.upgrade.is_some() {
+            self.tenants.restart_observer(self.now);
         }
         self.state = next;
         if self.chaos && self.rng.one_in(8) {
@@ -441,7 +588,7 @@ impl SimCluster {
             .unwrap_or(snapshot.target.clone());
         let template = |source, previous: &str, new: &str, has: &str| match source {
             TemplateSource::Previous => previous.to_owned(),
-            TemplateSource::Target => new.to_owned(),
+            TemplateSource::Target | TemplateSource::Canary => new.to_owned(),
             TemplateSource::Current => has.to_owned(),
         };
         let new = &snapshot.target;
@@ -457,10 +604,19 @@ impl SimCluster {
             &new.speaker,
             &self.speaker_template,
         );
-        if speaker != self.speaker_template || actions.on_delete != self.on_delete {
+        let selector = template(actions.speaker, &previous.speaker, &new.speaker, &self.selector);
+        let selector = if actions.speaker == TemplateSource::Canary {
+            previous.speaker.clone()
+        } else {
+            selector
+        };
+        if selector != self.selector
+            || speaker != self.speaker_template
+            || actions.on_delete != self.on_delete
+        {
             self.observed_at = self.now + 1 + i64::try_from(self.rng.below(2)).unwrap();
         }
-        self.speaker_template = speaker;
+        (self.speaker_template, self.selector) = (speaker, selector);
         self.on_delete = actions.on_delete;
         match (&self.pre_pull, actions.pre_pull) {
             (None, true) => self.pre_pull = Some((new.revision.clone(), self.now)),
@@ -474,19 +630,29 @@ impl SimCluster {
                 pod.gone_at = Some(gone);
                 self.restarts
                     .push((restart.node.clone(), pod.pod.revision.clone()));
-                self.restarting.insert(restart.node.clone());
+                if pod.pod.ready {
+                    self.restarting.insert(restart.node.clone());
+                } else {
+                    self.disturb(&restart.node);
+                }
             }
         }
     }
 
     fn check_invariants(&self) {
         let allowed = usize::try_from(self.settings.max_unavailable).unwrap();
+        let healthy = self.state.upgrade.as_ref().map(|upgrade| &upgrade.healthy_nodes);
+        let down = self
+            .restarting
+            .iter()
+            .filter(|node| healthy.is_some_and(|healthy| healthy.contains(node)));
+        let down = down.count();
         assert!(
-            self.restarting.len() <= allowed,
-            "{} speakers down because of the operator\n{}",
-            self.restarting.len(),
+            down <= allowed,
+            "{down} speakers down because of the operator\n{}",
             self.history_text()
         );
+        self.check_coverage();
         let controller = image_index(&self.controller_template);
         // A node that returns may run a revision of an earlier upgrade.
         let Some(upgrade) = self.state.upgrade.as_ref() else {
@@ -503,6 +669,41 @@ impl SimCluster {
                 pod.pod.revision != upgrade.to.speaker || image_index(&pod.pod.revision) <= controller,
                 "speaker {} ahead of controller {controller}\n{}",
                 pod.pod.revision,
+                self.history_text()
+            );
+        }
+    }
+
+    /// Each node that the spec serves has a ready speaker, unless there is a cause outside of the operator, or the
+    /// operator replaces it.
+    fn check_coverage(&self) {
+        let ready: BTreeSet<_> = self
+            .speakers
+            .iter()
+            .filter(|pod| pod.pod.ready)
+            .map(|pod| pod.pod.node.as_str())
+            .collect();
+        let before = self.state.upgrade.as_ref().map(|upgrade| &upgrade.from);
+        let before = before.or(self.state.last_good.as_ref());
+        let target = revision(self.target);
+        let calm = |node: &&SimNode| {
+            node.up
+                && !node.broken
+                && self.now > node.disturbed_until
+                && !self.restarting.contains(&node.name)
+        };
+        let served = |node: &&SimNode| {
+            self.serves(&target.speaker, &node.name)
+                && before.is_some_and(|before| self.serves(&before.speaker, &node.name))
+        };
+        for node in self.nodes.iter().filter(calm).filter(served) {
+            let faulty_image = |pod: &SimPod| self.image(&pod.pod.revision) != Image::Good;
+            let mut pods = self.speakers.iter().filter(|pod| pod.pod.node == node.name);
+            let faulty = self.refuses_pods || self.registry_down || pods.any(faulty_image);
+            assert!(
+                faulty || ready.contains(node.name.as_str()),
+                "node {} has no ready speaker\n{}",
+                node.name,
                 self.history_text()
             );
         }
@@ -525,6 +726,9 @@ impl SimCluster {
     pub(super) fn advance_second(&mut self) {
         self.now += 1;
         self.run_kubernetes();
+        let unanswered = self.speakers.iter().filter(|pod| pod.unanswered && pod.pod.ready);
+        let unanswered: BTreeSet<_> = unanswered.map(|pod| pod.pod.node.clone()).collect();
+        self.tenants.verify(&unanswered, self.now);
         self.run_operator();
         self.check_invariants();
     }
@@ -551,11 +755,15 @@ impl SimCluster {
         self.state.upgrade.is_none()
             && !self.on_delete
             && self.controller_template == good.controller
-            && self.speakers.len() == self.nodes.len()
             && self
-                .speakers
+                .nodes
                 .iter()
-                .all(|pod| pod.pod.lost || (pod.pod.revision == good.speaker && pod.pod.ready))
+                .filter(|node| node.up && !node.broken)
+                .all(|node| {
+                    let pod = self.speakers.iter().find(|pod| pod.pod.node == node.name);
+                    let runs = pod.is_some_and(|pod| pod.pod.revision == good.speaker && pod.pod.ready);
+                    runs == self.serves(&good.speaker, &node.name)
+                })
     }
 
     pub(super) fn outcomes(&self) -> Vec<UpgradeOutcome> {

@@ -7,6 +7,7 @@
 mod broken;
 mod following;
 mod good;
+mod harmless;
 mod interrupted;
 
 use std::collections::BTreeSet;
