@@ -18,7 +18,7 @@ pub(in crate::preflight) fn object_ownership(adopt: bool, found: &Fact<Vec<Forei
     };
     let conflicts: Vec<_> = found
         .iter()
-        .filter(|foreign| !take_over.allows(foreign) && !(adopt && foreign.is_metallb))
+        .filter(|foreign| !(take_over.allows(foreign) || adopt && foreign.is_metallb))
         .collect();
     let Some(first) = conflicts.first() else {
         return Finding::passed("no object of another owner has a name of the stack's objects");
