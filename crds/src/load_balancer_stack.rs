@@ -154,10 +154,17 @@ pub struct LoadBalancerStackSpec {
     /// their addresses; on each node, the speaker of the stack replaces MetalLB's speaker. status.adoption shows the
     /// progress.
     ///
-    /// MetalLB is restored when this field is set to false or the stack is deleted, while the ControllerRevision
-    /// metallb-before-adoption exists. With false, nothing is installed beside a MetalLB. Default: false.
+    /// A migration that has begun is completed even if this field is removed: see restore. With false, nothing is
+    /// installed beside a MetalLB. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub adopt: bool,
+
+    /// Whether to end the stack and restore the MetalLB that it replaced. This is possible while the ControllerRevision
+    /// metallb-before-adoption exists, at most seven days after the migration, and only if the ServiceAccounts of
+    /// MetalLB still exist. It takes precedence over adopt. Deleting the stack restores MetalLB only if this field is
+    /// true or the migration is not complete. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restore: bool,
 
     /// How changes that restart controller or speakers are rolled out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

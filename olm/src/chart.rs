@@ -73,6 +73,13 @@ const SUPPORTED_KINDS: [&str; 6] = [
 /// Labels of objects managed by Helm.
 const HELM_LABELS: [&str; 2] = ["app.kubernetes.io/managed-by", "helm.sh/chart"];
 
+/// Whether Kubernetes adds the rules of a ClusterRole to its own ClusterRoles.
+fn is_aggregated(body: &Value) -> bool {
+    let labels = body["metadata"]["labels"].as_object();
+    let mut names = labels.into_iter().flatten().map(|(name, _)| name);
+    names.any(|name| name.starts_with("rbac.authorization.k8s.io/aggregate-to-"))
+}
+
 impl Chart {
     /// Parses `Chart.yaml` and the output of `helm template`.
     ///
@@ -94,6 +101,8 @@ impl Chart {
             }
             remove_helm_metadata(&mut body);
             match kind.as_str() {
+                // For users; a bundle contains no ClusterRoles of its own.
+                "ClusterRole" if is_aggregated(&body) => {}
                 "ClusterRole" => {
                     let rules = without_crd_writes(&list(&body["rules"]));
                     set_once(&mut cluster_rules, rules, "ClusterRole")?;

@@ -24,8 +24,18 @@ fn chart(file: &str) -> String {
 }
 
 fn operator_rules() -> Vec<PolicyRule> {
-    let template = chart("templates/clusterrole.yaml");
-    let (_, rules) = template.split_once("\nrules:\n").unwrap();
+    rules("templates/clusterrole.yaml")
+}
+
+/// The rules of the optional ClusterRole for migrations.
+fn adoption_rules() -> Vec<PolicyRule> {
+    rules("templates/clusterrole-adoption.yaml")
+}
+
+fn rules(file: &str) -> Vec<PolicyRule> {
+    let template = chart(file);
+    let (_, rules) = template.rsplit_once("\nrules:\n").unwrap();
+    let rules = rules.trim_end().trim_end_matches("{{- end }}");
     assert!(!rules.contains("{{"), "below `rules:` there is no templating");
     serde_yaml::from_str(rules).unwrap()
 }
@@ -138,7 +148,7 @@ fn operator_may_read_only_preflight_objects() {
 
 #[test]
 fn operator_rules_have_no_wildcards() {
-    for rule in operator_rules() {
+    for rule in operator_rules().into_iter().chain(adoption_rules()) {
         let lists = [rule.api_groups, rule.resources, Some(rule.verbs)];
         assert!(lists.into_iter().flatten().flatten().all(|item| item != "*"));
     }
@@ -174,9 +184,70 @@ fn operator_may_patch_only_the_default_stack() {
     assert!(!may("another"));
 }
 
+/// Without the optional ClusterRole, the operator cannot change pods or workloads of others, which would make its
+/// ServiceAccount root on every node of the cluster.
+#[test]
+fn operator_changes_no_pods_and_workloads_of_others() {
+    let held = operator_rules();
+    for verb in ["create", "update", "patch"] {
+        for resource in [
+            "pods",
+            "pods/exec",
+            "pods/ephemeralcontainers",
+            "replicationcontrollers",
+        ] {
+            assert!(
+                !allows(&held, verb, "", resource, Some("any")),
+                "{verb} {resource}"
+            );
+        }
+        for (resource, own) in [
+            ("deployments", &["controller"][..]),
+            ("daemonsets", &["speaker", "speaker-prepull"]),
+            ("statefulsets", &[]),
+            ("replicasets", &[]),
+        ] {
+            assert!(
+                !allows(&held, verb, "apps", resource, Some("metallb-speaker")),
+                "{verb} {resource}"
+            );
+            for name in own {
+                let may = allows(&held, verb, "apps", resource, Some(name));
+                assert_eq!(may, verb != "update", "{verb} {resource} {name}");
+            }
+        }
+    }
+    for rule in held.iter().chain(&adoption_rules()) {
+        for verb in ["escalate", "bind", "impersonate"] {
+            assert!(!rule.verbs.iter().any(|other| other == verb), "{verb}");
+        }
+        let of_stack = has(rule.resources.as_ref(), "loadbalancerstacks");
+        assert!(!of_stack || rule.verbs.iter().all(|verb| verb != "create" && verb != "update"));
+    }
+}
+
+/// Users who may edit a namespace cannot write the stack, which is equal to root on every node.
+#[test]
+fn aggregated_roles_do_not_write_the_stack() {
+    let template = chart("templates/clusterroles-users.yaml");
+    let roles: Vec<_> = template.split("\n---\n").collect();
+    assert_eq!(roles.len(), 2);
+    for role in roles {
+        let (_, rules) = role.split_once("\nrules:\n").unwrap();
+        let rules: Vec<PolicyRule> =
+            serde_yaml::from_str(rules.trim_end().trim_end_matches("{{- end }}")).unwrap();
+        let may = |verb, group, resource| allows(&rules, verb, group, resource, None);
+        for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+            assert!(!may(verb, "lb-operator.io", "loadbalancerstacks"), "{verb}");
+            assert!(!may(verb, "metallb.io", "servicel2statuses"), "{verb}");
+        }
+        assert!(may("get", "metallb.io", "ipaddresspools") || may("create", "metallb.io", "ipaddresspools"));
+    }
+}
+
 #[test]
 fn operator_may_replace_only_metallb_workloads() {
-    let held = operator_rules();
+    let held: Vec<_> = operator_rules().into_iter().chain(adoption_rules()).collect();
     for verb in ["create", "patch", "delete"] {
         for (resource, names) in [
             ("deployments", ["controller", "metallb-controller"]),

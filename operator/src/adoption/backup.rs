@@ -2,7 +2,7 @@
 //!
 //! It is a ControllerRevision, whose content is immutable, and has no owner, so that it outlives the stack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -111,6 +111,20 @@ impl Backup {
     fn workloads(&self) -> impl Iterator<Item = &(ObjectId, Value)> {
         let is_workload = |id: &ObjectId| matches!(id.kind, Kind::Deployment | Kind::DaemonSet);
         self.objects.iter().filter(move |(id, _)| is_workload(id))
+    }
+
+    /// ServiceAccounts of the workloads' pods that the backup does not contain.
+    #[must_use]
+    pub fn service_accounts(&self) -> BTreeSet<ObjectId> {
+        let accounts = self.workloads().map(|(id, body)| {
+            let name = body["spec"]["template"]["spec"]["serviceAccountName"].as_str();
+            ObjectId::new(
+                Kind::ServiceAccount,
+                id.key.namespace(),
+                name.unwrap_or("default"),
+            )
+        });
+        accounts.filter(|id| !self.has(id)).collect()
     }
 
     /// The workloads as `Kind namespace/name`.

@@ -32,6 +32,17 @@ impl AdoptionReport {
     #[must_use]
     pub fn of_restore(action: &RestoreAction) -> Self {
         let message = match action {
+            RestoreAction::Blocked(accounts) => {
+                return Self {
+                    step: AdoptionStep::Restoring,
+                    blocked: true,
+                    message: format!(
+                        "MetalLB cannot be restored: its pods need {}, which were deleted; create them with their roles, or set \
+                         spec.restore to false; the stack keeps serving",
+                        list_first(accounts, LIST_LIMIT)
+                    ),
+                };
+            }
             RestoreAction::RestoreAdvertisements | RestoreAction::DeleteOwned(_) | RestoreAction::Wait => {
                 "deleting controller and speakers of the stack before MetalLB is restored"
             }
@@ -120,7 +131,7 @@ fn adopted_message(seen: &AdoptionInput) -> String {
         )
     });
     format!(
-        "MetalLB ({}) is replaced; to restore it, set spec.adopt to false; to keep the stack and uninstall MetalLB, first delete \
+        "MetalLB ({}) is replaced; to restore it, set spec.restore to true within seven days; to finish now, delete \
          controllerrevision {BACKUP_NAME} in the stack's namespace{kept}",
         list_first(&objects, LIST_LIMIT)
     )
@@ -135,6 +146,11 @@ fn blocked_message(blocker: &AdoptionBlocker) -> String {
         ),
         AdoptionBlocker::ManagedElsewhere(object, manager) => {
             let (name, todo, mark) = match manager {
+                WorkloadManager::Other(name) => (
+                    *name,
+                    "make it release the object without deleting it",
+                    "its labels, annotations and field manager",
+                ),
                 WorkloadManager::MetalLbOperator => (
                     "MetalLB's operator",
                     "delete its object with kubectl delete metallb --all --cascade=orphan and uninstall that operator",
@@ -162,8 +178,8 @@ fn blocked_message(blocker: &AdoptionBlocker) -> String {
              and hostPort, such as 9120) and wait until its speakers have restarted"
         ),
         AdoptionBlocker::MissingPermissions(denied) => format!(
-            "MetalLB cannot be adopted: the operator lacks the permissions {}; its ClusterRole covers MetalLB's usual names, bind \
-             another one for other names (docs/adoption.md)",
+            "MetalLB cannot be adopted: the operator lacks the permissions {}; set rbac.adoption of the chart to true, and bind \
+             another ClusterRole for other names than MetalLB's usual ones (docs/adoption.md)",
             list_first(denied, LIST_LIMIT)
         ),
         AdoptionBlocker::ImagePullFailed(error) => {
@@ -175,7 +191,7 @@ fn blocked_message(blocker: &AdoptionBlocker) -> String {
                 None => object.id.to_string(),
             };
             format!(
-                "recreated by another client: {}; stop that client, then delete the object, or set spec.adopt to false",
+                "recreated by another client: {}; stop that client, then delete the object, or set spec.restore to true",
                 list_first(objects.iter().map(name), LIST_LIMIT)
             )
         }

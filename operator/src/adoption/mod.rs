@@ -125,6 +125,8 @@ pub enum WorkloadManager {
     ArgoCd,
     /// <https://fluxcd.io>
     Flux,
+    /// Another tool, by its name.
+    Other(&'static str),
 }
 
 /// A pod of MetalLB.
@@ -485,6 +487,8 @@ impl AllowedObjects {
 pub struct RestoreInput {
     /// The objects of the stack, without those in the backup.
     pub owned: Vec<OwnedObject>,
+    /// ServiceAccounts that MetalLB's pods need and that do not exist; empty once the stack is being deleted.
+    pub missing_accounts: Vec<ObjectId>,
     /// Controller pods of the stack that still exist, without those on lost nodes.
     pub controllers: usize,
     /// Speaker pods of the stack that still exist, without those on lost nodes.
@@ -500,6 +504,8 @@ pub struct RestoreInput {
 /// The next action of a restore.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RestoreAction {
+    /// None: these ServiceAccounts are missing, and the stack keeps serving.
+    Blocked(Vec<ObjectId>),
     /// Restore the node selectors of the L2Advertisements.
     RestoreAdvertisements,
     /// Delete these objects in this order.
@@ -517,6 +523,10 @@ pub enum RestoreAction {
 /// The next action of a restore. The objects of the stack are deleted first.
 #[must_use]
 pub fn next_restore_action(behind: &RestoreInput) -> RestoreAction {
+    // Without them, Kubernetes would create no pod of MetalLB.
+    if !behind.missing_accounts.is_empty() {
+        return RestoreAction::Blocked(behind.missing_accounts.clone());
+    }
     // Existing speakers of MetalLB announce again before the stack's are deleted.
     if behind.withdrawn {
         return RestoreAction::RestoreAdvertisements;

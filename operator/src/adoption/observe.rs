@@ -10,7 +10,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use k8s_openapi::api::core::v1;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 use lb_crds::l2_advertisement::pause;
 use lb_crds::names::{CONTROLLER, LABEL_COMPONENT, LABEL_NODE};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::{MetalLb, MetalLbPod, MetalLbWorkload, ORPHANED_POD_LABEL, WorkloadManager};
 use crate::object_id::{Kind, ObjectId};
+use crate::ownership::managers;
 use crate::preflight::{LoadBalancerProduct, detect};
 
 /// Name of MetalLB's webhook configuration in its manifest, chart and operator.
@@ -74,9 +75,7 @@ pub async fn observe_metallb(
         }
         if whole && !found.workloads.is_empty() {
             found.bgp = bgp(client, namespace).await?;
-            for workload in &found.workloads {
-                found.denied.extend(denied(client, &workload.id).await?);
-            }
+            found.denied = denied(client, namespace, &found.workloads).await?;
         }
         Ok(found)
     };
@@ -104,28 +103,67 @@ async fn workloads(
             id: ObjectId::new(kind, namespace, &name),
             uid: object.uid().unwrap_or_default(),
             terminating: object.metadata.deletion_timestamp.is_some(),
-            managed_by: workload_manager(&object),
+            managed_by: workload_manager(&object.metadata),
             body: serde_json::to_value(&object).map_err(kube::Error::SerdeError)?,
         });
     }
     Ok(found)
 }
 
-fn workload_manager(object: &DynamicObject) -> Option<WorkloadManager> {
-    if object
-        .owner_references()
-        .iter()
-        .any(|owner| owner.kind == "MetalLB")
-    {
+/// Tools that recreate objects, with parts of the labels and annotations that they set, and beginnings of the names of
+/// their field managers. Argo CD up to 2.x may set only the label `app.kubernetes.io/instance`, as every chart does.
+const MANAGERS: [(WorkloadManager, &[&str], &[&str]); 8] = [
+    (WorkloadManager::ArgoCd, &["argocd.argoproj.io/"], &["argocd"]),
+    (
+        WorkloadManager::Flux,
+        &["toolkit.fluxcd.io/"],
+        &["kustomize-controller", "helm-controller"],
+    ),
+    (
+        WorkloadManager::Other("Fleet or an AddOn of k3s"),
+        &["objectset.rio.cattle.io/", "fleet.cattle.io/"],
+        &["fleetagent", "deploy@"],
+    ),
+    (WorkloadManager::Other("kapp"), &["kapp.k14s.io/"], &["kapp"]),
+    (
+        WorkloadManager::Other("Config Sync"),
+        &["configsync.gke.io/", "configmanagement.gke.io/"],
+        &["configsync"],
+    ),
+    (
+        WorkloadManager::Other("the Operator Lifecycle Manager"),
+        &["olm.owner", "olm.managed"],
+        &["olm", "catalog"],
+    ),
+    (
+        WorkloadManager::Other("Terraform"),
+        &[],
+        &["Terraform", "HashiCorp", "terraform-"],
+    ),
+    (WorkloadManager::Other("Pulumi"), &["pulumi.com/"], &["pulumi"]),
+];
+
+fn workload_manager(metadata: &ObjectMeta) -> Option<WorkloadManager> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    if owners.any(|owner| owner.kind == "MetalLB") {
         return Some(WorkloadManager::MetalLbOperator);
     }
-    let marks = || object.labels().keys().chain(object.annotations().keys());
-    if marks().any(|mark| mark.starts_with("argocd.argoproj.io/")) {
-        return Some(WorkloadManager::ArgoCd);
-    }
-    marks()
-        .any(|mark| mark.contains("toolkit.fluxcd.io/"))
-        .then_some(WorkloadManager::Flux)
+    let marks = [&metadata.labels, &metadata.annotations];
+    let marks: Vec<_> = marks
+        .into_iter()
+        .flatten()
+        .flat_map(|marks| marks.keys())
+        .collect();
+    let writers = managers(metadata);
+    let found = MANAGERS.iter().find(|(_, parts, names)| {
+        parts
+            .iter()
+            .any(|part| marks.iter().any(|mark| mark.contains(part)))
+            || names
+                .iter()
+                .any(|name| writers.iter().any(|writer| writer.starts_with(name)))
+    });
+    found.map(|(manager, _, _)| *manager)
 }
 
 async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<MetalLbPod>> {
@@ -225,20 +263,41 @@ async fn bgp(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
     }
 }
 
-/// The permissions for a workload that the operator lacks.
-async fn denied(client: &Client, id: &ObjectId) -> kube::Result<Vec<String>> {
+/// The permissions for an adoption that the operator lacks: those for MetalLB's workloads, and those of the optional
+/// ClusterRole of the chart.
+async fn denied(
+    client: &Client,
+    namespace: &str,
+    workloads: &[MetalLbWorkload],
+) -> kube::Result<Vec<String>> {
+    let mut wanted = vec![
+        ("patch", "", "pods", namespace, ""),
+        ("patch", "metallb.io", "l2advertisements", namespace, ""),
+        (
+            "patch",
+            "admissionregistration.k8s.io",
+            "validatingwebhookconfigurations",
+            "",
+            WEBHOOK,
+        ),
+    ];
+    for workload in workloads {
+        let (group, _, _, plural) = workload.id.kind.names();
+        let key = &workload.id.key;
+        wanted.extend(VERBS.map(|verb| (verb, group, plural, key.namespace(), key.name())));
+    }
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let (group, _, _, plural) = id.kind.names();
     let mut denied = Vec::new();
-    for verb in VERBS {
+    for (verb, group, resource, namespace, name) in wanted {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let review = SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some(group.to_owned()),
-                    resource: Some(plural.to_owned()),
-                    verb: Some(verb.to_owned()),
-                    namespace: Some(id.key.namespace().to_owned()),
-                    name: Some(id.key.name().to_owned()),
+                    group: some(group),
+                    resource: some(resource),
+                    verb: some(verb),
+                    namespace: some(namespace),
+                    name: some(name),
                     ..ResourceAttributes::default()
                 }),
                 non_resource_attributes: None,
@@ -247,7 +306,7 @@ async fn denied(client: &Client, id: &ObjectId) -> kube::Result<Vec<String>> {
         };
         let answer = reviews.create(&PostParams::default(), &review).await?;
         if !answer.status.is_some_and(|status| status.allowed) {
-            denied.push(format!("{verb} {id}"));
+            denied.push(format!("{verb} {resource} {name}").trim_end().to_owned());
         }
     }
     Ok(denied)
@@ -258,6 +317,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn gitops_tools_are_recognized_by_labels_annotations_and_field_managers() {
+        let of = |metadata: Value| workload_manager(&serde_json::from_value(metadata).unwrap());
+        let writer = |name: &str| json!({"managedFields": [{"manager": name}], "labels": {"app.kubernetes.io/instance": "lan"}});
+        let cases = [
+            (
+                json!({"annotations": {"argocd.argoproj.io/tracking-id": "lan"}}),
+                Some(WorkloadManager::ArgoCd),
+            ),
+            // The default tracking of Argo CD 2.x.
+            (writer("argocd-controller"), Some(WorkloadManager::ArgoCd)),
+            (writer("kustomize-controller"), Some(WorkloadManager::Flux)),
+            (
+                json!({"labels": {"objectset.rio.cattle.io/hash": "1"}}),
+                Some(WorkloadManager::Other("Fleet or an AddOn of k3s")),
+            ),
+            (writer("helm"), None),
+            (writer("kubectl-client-side-apply"), None),
+        ];
+        for (metadata, wanted) in cases {
+            assert_eq!(of(metadata.clone()), wanted, "{metadata}");
+        }
+    }
 
     #[test]
     fn webhook_of_the_namespace_with_policy_fail_is_strict() {

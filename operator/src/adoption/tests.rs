@@ -390,6 +390,7 @@ fn restore_deletes_the_stack_first() {
         terminating: false,
     };
     let mut behind = RestoreInput {
+        missing_accounts: Vec::new(),
         owned: [Kind::ClusterRole, Kind::Deployment, Kind::DaemonSet]
             .map(owned)
             .to_vec(),
@@ -497,4 +498,26 @@ fn leftover_webhook_is_relaxed_without_an_adoption() {
     assert_eq!(report(&due, &seen), None, "nothing is adopted");
     seen.found.strict_webhook = false;
     assert_eq!(next_action(&seen), AdoptionAction::None);
+}
+
+#[test]
+fn restore_without_service_accounts_is_blocked_and_deletes_nothing() {
+    let account = ObjectId::new(Kind::ServiceAccount, "metallb-system", "metallb-controller");
+    let behind = RestoreInput {
+        missing_accounts: vec![account.clone()],
+        withdrawn: true,
+        missing: true,
+        ..RestoreInput::default()
+    };
+    let due = next_restore_action(&behind);
+    assert_eq!(due, RestoreAction::Blocked(vec![account]));
+    let report = AdoptionReport::of_restore(&due);
+    assert!(report.blocked);
+    assert!(
+        report
+            .message
+            .contains("ServiceAccount metallb-system/metallb-controller"),
+        "{}",
+        report.message
+    );
 }

@@ -16,6 +16,7 @@ use crate::adoption::{MetalLb, MetalLbPod, ORPHANED_POD_LABEL, backup};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
+use crate::observe::workload_health::is_observed;
 use crate::ownership;
 use crate::preflight::{LoadBalancerProduct, detect};
 
@@ -265,8 +266,27 @@ impl Writer {
                 Some(object) if object.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER) => {
                     missing.push((id.clone(), MissingObject::Overwritten(json!(object.labels()))));
                 }
+                Some(object) if !has_ready_pod(id, &object.data) => {
+                    missing.push((id.clone(), MissingObject::NotReady));
+                }
                 // It was never away, or somebody else has made it again.
                 Some(_) => {}
+            }
+        }
+        Ok(missing)
+    }
+
+    /// ServiceAccounts that pods of the backup need, and that neither exist nor are in the backup.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn missing_accounts(&self, record: &backup::Backup) -> Result<Vec<ObjectId>, WriteError> {
+        let mut missing = Vec::new();
+        for id in record.service_accounts() {
+            let what = || format!("read {id}");
+            let answer = in_time(what, self.api(&id).get_opt(id.key.name())).await?;
+            if answer.map_err(fails(what()))?.is_none() {
+                missing.push(id);
             }
         }
         Ok(missing)
@@ -318,6 +338,19 @@ impl Writer {
     }
 }
 
+/// Whether a workload runs, or is not meant to. `true` for other kinds.
+fn has_ready_pod(id: &ObjectId, body: &Value) -> bool {
+    let (desired, ready) = match id.kind {
+        Kind::Deployment => (&body["spec"]["replicas"], &body["status"]["readyReplicas"]),
+        Kind::DaemonSet => (
+            &body["status"]["desiredNumberScheduled"],
+            &body["status"]["numberReady"],
+        ),
+        _ => return true,
+    };
+    is_observed(body) && (desired.as_i64() == Some(0) || ready.as_i64().is_some_and(|ready| ready > 0))
+}
+
 /// How an object differs from the backup.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum MissingObject {
@@ -325,6 +358,8 @@ pub enum MissingObject {
     Absent,
     /// It is being deleted.
     Terminating,
+    /// It is a workload without a ready pod.
+    NotReady,
     /// The stack has overwritten it; its present labels.
     Overwritten(Value),
 }

@@ -196,7 +196,7 @@ pub fn stack_config(
         speaker_settings,
         excluded_interfaces: speaker.excluded_interfaces,
         crds: operator.manage_crds,
-        adopt: spec.adopt,
+        adopt: spec.adopt && !spec.restore,
         service_monitor: (monitors_exist && monitor_mode(stack) != InstallMode::Disabled).then_some(
             MonitorConfig {
                 labels: monitor.labels,

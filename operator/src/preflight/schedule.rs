@@ -52,6 +52,13 @@ impl PreflightSchedule {
         }
     }
 
+    /// How many nodes the cluster has, if that is known.
+    #[must_use]
+    pub fn nodes(&self) -> Option<usize> {
+        let (_, facts) = self.last.as_ref()?;
+        facts.nodes.as_ref().ok().map(Vec::len)
+    }
+
     /// Time until the next collection, zero if it is due; `None` while one is in progress.
     #[must_use]
     pub fn wait(&mut self, now: Instant, generation: i64, fails: bool, blocked: bool) -> Option<Duration> {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use lb_crds::LoadBalancerStack;
-use lb_crds::load_balancer_stack::DeletionPolicy;
+use lb_crds::load_balancer_stack::{AdoptionStep, DeletionPolicy};
 
 use super::{Operator, ReconcileOutcome, TICK};
 use crate::adoption::{
@@ -23,6 +24,8 @@ use crate::upgrade::objects;
 
 /// How often MetalLB is read when no action is due: it may be recreated.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long after a migration MetalLB can be restored.
+const BACKUP_LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Restore actions in one pass.
 const MAX_ITEMS: usize = 8;
 
@@ -89,7 +92,8 @@ impl Operator {
         let namespace = &config.namespace;
         let record = self.backup(namespace);
         let ours = self.stack_progress(namespace, observed);
-        if !stack.spec.adopt {
+        // An adoption that has begun is completed: MetalLB's controller is gone.
+        if stack.spec.restore || (!stack.spec.adopt && record.is_none()) {
             self.adoption = AdoptionMemory::default();
             return (AllowedObjects::All, None);
         }
@@ -134,6 +138,12 @@ impl Operator {
         let step = adoption::next_action(&seen);
         let report = adoption::report(&step, &seen);
         let allowed_objects = adoption::allowed_objects(&step, &seen);
+        if step == AdoptionAction::Adopted && has_expired(stack) && leads() && !stack.spec.paused {
+            if let Err(error) = self.writer.delete_backup(namespace).await {
+                outcome.record_failure(error.to_string(), TICK);
+            }
+            tracing::info!("adoption backup deleted: the migration was completed seven days ago");
+        }
         let rests = matches!(step, AdoptionAction::Adopted | AdoptionAction::None) && seen.ours.exists;
         self.adoption.rested = rests.then_some(now);
         self.adoption.said.clone_from(&report);
@@ -258,16 +268,18 @@ impl Operator {
         let record = self.backup(namespace)?;
         let deleting = stack.metadata.deletion_timestamp.is_some();
         let orphans = deleting && stack.spec.deletion_policy == DeletionPolicy::Orphan;
-        let goes_back = (deleting && !orphans) || (!deleting && !stack.spec.adopt);
-        if stack.spec.paused || !(goes_back || orphans) {
+        let is_adopted = is_adopted(stack);
+        let goes_back = stack.spec.restore || (deleting && !is_adopted);
+        // The workloads stay, or are deleted as those of any stack: MetalLB is not restored.
+        let abandons = deleting && (orphans || !goes_back);
+        if stack.spec.paused || !(goes_back || abandons) {
             return None;
         }
         let mut report = None;
         for _ in 0..MAX_ITEMS {
             outcome.requeue_in(TICK);
-            let due = if orphans {
-                // The workloads stay, so MetalLB is not restored.
-                self.orphaned(namespace).await
+            let due = if abandons {
+                self.abandoned(namespace).await
             } else {
                 self.next_restore_action(stack, namespace, &record).await
             };
@@ -279,7 +291,7 @@ impl Operator {
                 }
             };
             report = Some(AdoptionReport::of_restore(&due));
-            if !leads() || due == RestoreAction::Wait {
+            if !leads() || matches!(due, RestoreAction::Wait | RestoreAction::Blocked(_)) {
                 break;
             }
             match self
@@ -299,7 +311,7 @@ impl Operator {
         report
     }
 
-    async fn orphaned(&self, namespace: &str) -> Result<RestoreAction, WriteError> {
+    async fn abandoned(&self, namespace: &str) -> Result<RestoreAction, WriteError> {
         let withdrawn = self.writer.is_withdrawn(namespace).await?;
         Ok(if withdrawn {
             RestoreAction::RestoreAdvertisements
@@ -327,6 +339,9 @@ impl Operator {
             withdrawn: self.writer.is_withdrawn(namespace).await?,
             ..RestoreInput::default()
         };
+        if behind.owned.iter().any(|owned| !owned.terminating) {
+            behind.missing_accounts = self.writer.missing_accounts(record).await?;
+        }
         // Overwritten objects are restored and not deleted: MetalLB's pods may use them.
         let is_workload = |id: &ObjectId| matches!(id.kind, Kind::Deployment | Kind::DaemonSet);
         behind
@@ -334,7 +349,10 @@ impl Operator {
             .retain(|owned| is_workload(&owned.id) || !record.has(&owned.id));
         if matches!(
             adoption::next_restore_action(&behind),
-            RestoreAction::RestoreAdvertisements | RestoreAction::DeleteOwned(_) | RestoreAction::Wait
+            RestoreAction::Blocked(_)
+                | RestoreAction::RestoreAdvertisements
+                | RestoreAction::DeleteOwned(_)
+                | RestoreAction::Wait
         ) {
             return Ok(adoption::next_restore_action(&behind));
         }
@@ -359,7 +377,7 @@ impl Operator {
     ) -> Result<bool, WriteError> {
         match due {
             RestoreAction::DeleteOwned(owned) => return Ok(self.delete_owned(owned, leads, outcome).await),
-            RestoreAction::Wait => return Ok(false),
+            RestoreAction::Wait | RestoreAction::Blocked(_) => return Ok(false),
             RestoreAction::RestoreAdvertisements => self.writer.withdraw_speakers(namespace, false).await?,
             RestoreAction::LabelPods(pods) => {
                 for pod in pods {
@@ -373,7 +391,7 @@ impl Operator {
                         continue;
                     };
                     match missing {
-                        MissingObject::Terminating => {
+                        MissingObject::Terminating | MissingObject::NotReady => {
                             done = false;
                             continue;
                         }
@@ -406,6 +424,21 @@ impl Operator {
         }
         Ok(true)
     }
+}
+
+/// Whether MetalLB is replaced.
+fn is_adopted(stack: &LoadBalancerStack) -> bool {
+    let adoption = stack.status.as_ref().and_then(|status| status.adoption.as_ref());
+    adoption.is_some_and(|adoption| adoption.step == AdoptionStep::Adopted)
+}
+
+/// Whether the migration was completed so long ago that MetalLB will not be restored.
+fn has_expired(stack: &LoadBalancerStack) -> bool {
+    let conditions = stack.status.iter().flat_map(|status| &status.conditions);
+    let mut adopted =
+        conditions.filter(|condition| condition.type_ == "Adopted" && condition.status == "True");
+    adopted
+        .any(|condition| Timestamp::now().duration_since(condition.last_transition_time.0) >= BACKUP_LIFETIME)
 }
 
 /// The writes that an adoption allows now.

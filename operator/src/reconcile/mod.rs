@@ -20,7 +20,7 @@ use crate::apply::{WriteError, Writer};
 use crate::args::OperatorConfig;
 use crate::deletion::blockers::ServiceBlockers;
 use crate::desired::config::StackConfig;
-use crate::desired::render::{DesiredObject, render};
+use crate::desired::render::{Component, DesiredObject, render};
 use crate::desired::validation;
 use crate::drift::attribution;
 use crate::drift::diff::{self, ApplyReason, Difference, difference};
@@ -28,7 +28,7 @@ use crate::drift::limiter::DriftLimiter;
 use crate::index::Index;
 use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
-use crate::object_id::Kind;
+use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::{StackHealth, stack_health};
 use crate::ownership::TakeOver;
 use crate::reasons::{Reason, StackEvent};
@@ -284,6 +284,7 @@ impl Operator {
         leads: &impl Fn() -> bool,
         outcome: &mut ReconcileOutcome,
     ) {
+        let config = &self.without_blocking_budget(config);
         let rendered = match render(config) {
             Ok(rendered) => rendered,
             Err(error) => {
@@ -328,6 +329,31 @@ impl Operator {
             return None;
         }
         objects::empty_coverage(rendered, self.index.nodes())
+    }
+
+    /// The configuration without the controllers' PodDisruptionBudget where it would block every drain: with one node,
+    /// evicted controllers cannot run elsewhere; an autoscaler may leave no more than the minimum.
+    fn without_blocking_budget(&self, config: &StackConfig) -> StackConfig {
+        let mut config = config.clone();
+        let id = |kind, name: &str| ObjectId::new(kind, &config.namespace, name);
+        let deployment = self
+            .index
+            .get(&id(Kind::Deployment, Component::Controller.name()));
+        let budget = self
+            .index
+            .get(&id(Kind::PodDisruptionBudget, "metallb-controller"));
+        let replicas = deployment
+            .filter(|live| attribution::is_autoscaled(live))
+            .and_then(|live| live.body["spec"]["replicas"].as_i64());
+        let has_one_node = match self.preflight.nodes() {
+            Some(nodes) => nodes == 1,
+            // Not known yet: no change.
+            None => deployment.is_some() && budget.is_none(),
+        };
+        config.controller_min_available = config.controller_min_available.filter(|minimum| {
+            !has_one_node && replicas.is_none_or(|replicas| replicas > i64::from(*minimum))
+        });
+        config
     }
 
     /// Advances the upgrade, if there is one, and applies its actions.

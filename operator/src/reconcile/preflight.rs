@@ -24,6 +24,13 @@ pub(super) struct PreflightState {
     request: Option<FactsRequest>,
 }
 
+impl PreflightState {
+    /// How many nodes the cluster has, if that is known.
+    pub(super) fn nodes(&self) -> Option<usize> {
+        self.schedule.nodes()
+    }
+}
+
 impl Operator {
     /// The collection of facts that is due. The caller must pass the facts to [`Self::store_facts`].
     #[must_use]

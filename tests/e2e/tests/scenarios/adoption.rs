@@ -48,7 +48,7 @@ fn adoption_and_restore_keep_every_address() -> anyhow::Result<()> {
     place.recreated_workload_is_reported()?;
 
     let (_, _) = place.with_traffic("the way back", |place| {
-        place.set(r#"{"adopt":false}"#)?;
+        place.set(r#"{"adopt":false,"restore":true}"#)?;
         place.metallb_serves()
     })?;
     let degraded = place.condition("Degraded")?;
@@ -56,21 +56,27 @@ fn adoption_and_restore_keep_every_address() -> anyhow::Result<()> {
 
     // Back in the middle: MetalLB's speakers are still running.
     let (account, moved) = place.with_traffic("back in the middle", |place| {
-        place.set(r#"{"adopt":true}"#)?;
+        place.set(r#"{"adopt":true,"restore":false}"#)?;
         place.reaches("Speakers")?;
-        place.set(r#"{"adopt":false}"#)?;
+        place.set(r#"{"restore":true}"#)?;
         place.metallb_serves()
     })?;
     assert_eq!(account.broken, [], "connections broke");
     assert_eq!(account.lost(), 0, "requests were lost: {:?}", account.lost);
     assert!(moved.is_empty(), "two nodes answered for {moved:?}");
 
-    // A deleted stack restores MetalLB, even while Services have addresses.
-    place.set(r#"{"adopt":true}"#)?;
+    // A stack that is deleted with `restore` restores MetalLB, even while Services have addresses.
+    place.set(r#"{"adopt":true,"restore":false}"#)?;
     place.reaches("Adopted")?;
+    place.dropped_adopt_changes_nothing()?;
+    place.set(r#"{"paused":true,"restore":true}"#)?;
     place
         .harness
-        .admin("kubectl delete loadbalancerstack default --timeout=120s")?;
+        .admin("kubectl delete loadbalancerstack default --wait=false")?;
+    place.set(r#"{"paused":false}"#)?;
+    place
+        .harness
+        .admin("kubectl wait --for=delete loadbalancerstack/default --timeout=120s")?;
     place.metallb_serves()?;
     place.harness.wait_for_answer(&place.four.to_string(), "web")
 }
@@ -115,8 +121,9 @@ impl Place {
     /// Without `adopt`, the stack is rejected, the message names the field, and MetalLB is unchanged.
     fn nothing_is_installed_without_adopt(&self) -> anyhow::Result<()> {
         let before = self.harness.admin(METALLB)?;
-        self.harness
-            .admin("helm install lb-operator charts/lb-operator --wait --timeout 120s")?;
+        self.harness.admin(
+            "helm install lb-operator charts/lb-operator --set rbac.adoption=true --wait --timeout 120s",
+        )?;
         self.harness
             .admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
         let degraded = eventually("the stack to be refused", SHORT_TIMEOUT, || {
@@ -189,6 +196,21 @@ impl Place {
         eventually("the adoption to be complete again", LONG_TIMEOUT, || {
             Ok(self.condition("Adopted")?.starts_with("True").then_some(()))
         })
+    }
+
+    /// Removing `adopt` after the migration tears nothing down.
+    fn dropped_adopt_changes_nothing(&self) -> anyhow::Result<()> {
+        let before = self.harness.admin(METALLB)?;
+        self.set(r#"{"adopt":false}"#)?;
+        let generation = self
+            .harness
+            .admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
+        eventually("the spec to be observed", SHORT_TIMEOUT, || {
+            let is = self.status()?["observedGeneration"].to_string() == generation;
+            Ok((is && self.condition("Adopted")?.starts_with("True")).then_some(()))
+        })?;
+        assert_eq!(self.harness.admin(METALLB)?, before, "every pod stays");
+        self.set(r#"{"adopt":true}"#)
     }
 
     /// Runs a client during the whole action. Also returns the addresses that two nodes have answered for.
