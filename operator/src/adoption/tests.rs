@@ -350,7 +350,7 @@ fn new_speakers_are_ready_before_metallb_speakers_are_deleted() {
     );
     let said = report(&AdoptionAction::Adopted, &cluster.seen).unwrap().message;
     for part in [
-        "spec.adopt to false",
+        "spec.restore to true",
         "delete controllerrevision metallb-before-adoption",
     ] {
         assert!(said.contains(part), "{said}");
