@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 /// Arguments shared by the operator, the controller and the speaker.
 #[derive(Args, Clone, Debug)]
 pub struct CommonArgs {
-    /// Address and port of the HTTP endpoints /metrics, /healthz and /readyz.
+    /// Address and port of the HTTP endpoints /metrics, /healthz and /readyz. An address of the host instead of `[::]`
+    /// restricts who can reach them.
     #[arg(long, env = "LB_LISTEN", default_value = "[::]:7472")]
     pub listen: SocketAddr,
 

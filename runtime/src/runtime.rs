@@ -49,19 +49,11 @@ where
             shutdown,
         };
         let listener = http::bind(args.listen)
-            .await
             .with_context(|| format!("listen on {} for metrics and probes: set --listen", args.listen))?;
-        // In a separate task, so that frequent wakeups of the program do not poll the server.
-        let server = tokio::spawn(http::serve(
-            listener,
-            context.health.clone(),
-            context.registry.clone(),
-        ));
+        http::spawn(listener, context.health.clone(), context.registry.clone())
+            .context("serve metrics and probes")?;
         tracing::info!(version, listen = %args.listen, "started");
-        tokio::select! {
-            result = program(context) => result,
-            result = server => result.unwrap_or_else(|error| Err(error.into())).context("serve metrics and probes"),
-        }
+        program(context).await
     })
 }
 
