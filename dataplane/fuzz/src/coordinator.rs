@@ -16,7 +16,8 @@ use lb_l2::ownership::{
     PartitionPolicy, QueryTarget,
 };
 use lb_l2::wire::heartbeat::{
-    Datagram, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN, Message, SpeakerState,
+    Datagram, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN, Message, SetChange,
+    SpeakerState,
 };
 
 use crate::bytes::Bytes;
@@ -246,7 +247,7 @@ impl World {
 
     /// The announced set of a peer, as a speaker sends it.
     fn claims(&mut self, bytes: &mut Bytes<'_>) {
-        let count = bytes.u8() % 8;
+        let first = bytes.u8();
         let entry = |_| {
             let address = bytes.address();
             let state = match bytes.u8() {
@@ -261,7 +262,18 @@ impl World {
             };
             Entry { address, state }
         };
-        let claims: AnnouncedSet = (0..count).map(entry).collect();
+        let claims: AnnouncedSet = (0..first % 8).map(entry).collect();
+        if first >= 128 {
+            let entries: Vec<_> = claims.entries().collect();
+            self.received_entries += entries.len();
+            let change = SetChange {
+                from: AnnouncedSet::default().digest(),
+                to: claims.digest(),
+                entries,
+                removed: Vec::new(),
+            };
+            return self.receive(bytes, Message::Change(change));
+        }
         for part in claims.parts() {
             self.received_entries += part.entries.len();
             self.receive(bytes, Message::Announced(part));

@@ -74,6 +74,18 @@ fn check(keys: &HeartbeatKeys, bytes: &[u8]) -> Result<Datagram, DatagramError> 
             assert_eq!(of(answered) + of(unanswered), body);
             canonical = false;
         }
+        Message::Change(change) => {
+            let entries: usize = change.entries.iter().map(Entry::encoded_len).sum();
+            let removed = change
+                .removed
+                .iter()
+                .map(|address| Entry::announced(*address).encoded_len());
+            assert_eq!(
+                18 + entries + removed.sum::<usize>(),
+                body,
+                "allocates for received entries only"
+            );
+        }
     }
     // A longer body fits next to a short name only, and no speaker encodes one.
     if body <= MAX_ENTRIES_LEN {

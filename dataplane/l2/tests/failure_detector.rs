@@ -457,3 +457,21 @@ proptest! {
         prop_assert_eq!(peers.health(N2), PeerHealth::Down, "found out within three intervals and what it was late by");
     }
 }
+
+#[test]
+fn first_heartbeats_to_many_peers_are_spread() {
+    let start = epoch();
+    let mut peers = FailureDetector::new(start, config());
+    peers.set_monitored(start, &(1..=1_000).map(NodeId).collect());
+    let mut contacted = BTreeSet::new();
+    for window in 0..16 {
+        let now = start + ms(10) * window;
+        peers.handle_timeout(now);
+        let sent = peers.take_due_heartbeats();
+        assert!(sent.len() <= 64, "{}", sent.len());
+        contacted.extend(sent);
+        assert!(peers.poll_timeout().unwrap() <= now + ms(10));
+    }
+    assert_eq!(contacted.len(), 1_000);
+    assert!(!peers.all_heard_or_timed_out(), "the last ones still have time");
+}

@@ -10,7 +10,7 @@ use lb_l2::ownership::announced_set::{AnnouncedSet, Reassembly};
 use lb_l2::ownership::replay::ReplayGuard;
 use lb_l2::wire::heartbeat::{
     Datagram, DatagramError, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN,
-    MAX_ENTRIES_LEN, MAX_MACS, MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message, SpeakerState,
+    MAX_ENTRIES_LEN, MAX_MACS, MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message, SetChange, SpeakerState,
 };
 use proptest::prelude::*;
 
@@ -282,8 +282,22 @@ fn messages() -> impl Strategy<Value = Message> {
     let addresses = || prop::collection::vec(any::<IpAddr>(), 0..30);
     let seen = (addresses(), addresses())
         .prop_map(|(answered, unanswered)| Message::Verification { answered, unanswered });
+    let change = (
+        any::<(u64, u64)>(),
+        entries(25),
+        prop::collection::vec(any::<IpAddr>(), 0..25),
+    )
+        .prop_map(|((from, to), entries, removed)| {
+            Message::Change(SetChange {
+                from,
+                to,
+                entries,
+                removed,
+            })
+        });
     prop_oneof![
         heartbeat,
+        change,
         parts().prop_map(Message::Announced),
         parts().prop_map(Message::Restore),
         seen

@@ -641,3 +641,58 @@ fn two_hundred_nodes_stay_within_the_heartbeat_rate() {
     println!("outage {outage} ms");
     assert!(outage <= 500, "{outage} ms");
 }
+
+#[test]
+fn change_of_one_address_costs_one_datagram_per_peer() {
+    let mut lan = converged(91, 4, 2_000);
+    let address = lan.addresses[0];
+    let owner = lan.sole_owners()[&address];
+    lan.set_messages = (0, 0);
+    lan.exclude(owner, address);
+    lan.run(ms(2_000));
+    assert_ne!(lan.sole_owners()[&address], owner);
+    let (fragments, changes) = lan.set_messages;
+    assert_eq!(fragments, 0, "no whole set is sent");
+    // The hand-over has a few steps: offered, taken, withdrawn.
+    assert!((6..=24).contains(&changes), "{changes}");
+}
+
+#[test]
+fn speakers_that_do_not_know_differences_get_whole_sets() {
+    let mut lan = converged(92, 3, 30);
+    lan.reject_changes = true;
+    let address = lan.addresses[0];
+    let owner = lan.sole_owners()[&address];
+    lan.exclude(owner, address);
+    lan.run(ms(2_000));
+    assert_ne!(lan.sole_owners()[&address], owner);
+    assert!(lan.set_messages.0 > 0);
+}
+
+#[test]
+fn differences_and_lost_datagrams_lead_to_the_same_sets() {
+    for seed in 0..8 {
+        let mut lan = converged(seed, 4, 40);
+        lan.conditions.loss = 200;
+        for number in 0..20 {
+            let address = lan.addresses[number];
+            let owners = lan.owners(address);
+            if let [owner] = owners[..] {
+                lan.exclude(owner, address);
+            }
+            lan.run(ms(100));
+        }
+        lan.conditions.loss = 0;
+        lan.run(ms(5_000));
+        lan.sole_owners();
+    }
+}
+
+#[test]
+fn no_broadcast_is_sent_at_rest() {
+    let mut lan = converged(93, 4, 100);
+    lan.broadcast_probes = 0;
+    lan.run(ms(65_000));
+    assert!(lan.verified.len() >= 100, "the owners were verified, by unicast");
+    assert_eq!(lan.broadcast_probes, 0);
+}

@@ -246,8 +246,8 @@ impl Coordinator {
         }
     }
 
-    /// Notes that our node has no interface for the address, or has one again.
-    pub(super) fn set_no_interface(&mut self, address: IpAddr, declined: bool) {
+    /// Tells the peers that our node has no interface for the address, or has one again.
+    pub(super) fn decline(&mut self, address: IpAddr, declined: bool) {
         if declined {
             self.withdraw(address, ReleaseReason::NoInterface);
             self.announced.insert(Entry {

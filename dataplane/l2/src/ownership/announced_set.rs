@@ -1,19 +1,26 @@
 //! The set of addresses that a speaker announces, offers or declines: with a digest, split into fragments that fit into
 //! datagrams, and reassembled.
 //!
-//! Every heartbeat carries the digest. A peer whose confirmed digest differs gets all fragments, and uses them only
-//! when they are complete, so nobody acts on half a set; a lost fragment costs one more round.
+//! Every heartbeat carries the digest. A peer whose confirmed digest is that of a recent set gets the difference, in one
+//! datagram. Otherwise, or if it does not confirm, it gets all fragments, and uses them only when they are complete, so
+//! nobody acts on half a set; a lost fragment costs one more round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::ops::Deref;
 
-use crate::wire::heartbeat::{Entry, EntryState, Fragment, MAX_ENTRIES_LEN};
+use crate::wire::heartbeat::{Entry, EntryState, Fragment, MAX_CHANGE_LEN, MAX_ENTRIES_LEN, SetChange};
 
 /// The digest of the empty set. Not 0, which means "unknown".
 const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Upper bound of the fragments of one set; they hold more addresses than any cluster has.
 const MAX_PARTS: u16 = 4096;
+
+/// The number of changes that are remembered. More do not fit into one datagram.
+const MAX_RECORDED_CHANGES: usize = MAX_CHANGE_LEN / MIN_ENTRY_LEN;
+/// Length of an encoded IPv4 address.
+const MIN_ENTRY_LEN: usize = 5;
 
 /// The addresses of one speaker with their states.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -120,6 +127,49 @@ impl AnnouncedSet {
         self.digest
     }
 
+    /// The state of an address.
+    #[must_use]
+    pub fn state(&self, address: IpAddr) -> Option<EntryState> {
+        self.entries.get(&address).copied()
+    }
+
+    /// Applies a difference, and returns the changed addresses with their previous states. `None` if the difference is from
+    /// another set, or does not lead to the set that it names; then this set is unchanged.
+    pub fn apply(&mut self, change: &SetChange) -> Option<BTreeMap<IpAddr, Option<EntryState>>> {
+        if change.from != self.digest {
+            return None;
+        }
+        let mut after: BTreeMap<IpAddr, Option<EntryState>> =
+            change.removed.iter().map(|address| (*address, None)).collect();
+        after.extend(
+            change
+                .entries
+                .iter()
+                .map(|entry| (entry.address, Some(entry.state))),
+        );
+        let mut digest = self.digest;
+        for (address, state) in &after {
+            for state in [self.state(*address), *state].into_iter().flatten() {
+                digest ^= hash(*address, state);
+            }
+        }
+        if digest != change.to {
+            return None;
+        }
+        self.digest = digest;
+        let mut before = BTreeMap::new();
+        for (address, state) in after {
+            let previous = match state {
+                Some(state) => self.entries.insert(address, state),
+                None => self.entries.remove(&address),
+            };
+            if previous != state {
+                before.insert(address, previous);
+            }
+        }
+        Some(before)
+    }
+
     /// Splits the set into fragments, at least one.
     #[must_use]
     pub fn parts(&self) -> Vec<Fragment> {
@@ -158,6 +208,85 @@ impl FromIterator<Entry> for AnnouncedSet {
     }
 }
 
+/// The set of our own speaker, with its last changes.
+#[derive(Clone, Debug, Default)]
+pub struct RecordedSet {
+    set: AnnouncedSet,
+    /// The digest before each change, and the changed address; the last change is at the end.
+    changes: VecDeque<(u64, IpAddr)>,
+}
+
+impl Deref for RecordedSet {
+    type Target = AnnouncedSet;
+
+    fn deref(&self) -> &AnnouncedSet {
+        &self.set
+    }
+}
+
+impl RecordedSet {
+    /// Inserts an entry; returns whether the set changed.
+    pub fn insert(&mut self, entry: Entry) -> bool {
+        let before = self.set.digest;
+        let changed = self.set.insert(entry);
+        self.record(changed, before, entry.address);
+        changed
+    }
+
+    /// Removes an address; returns whether it was present.
+    pub fn remove(&mut self, address: IpAddr) -> bool {
+        let before = self.set.digest;
+        let changed = self.set.remove(address);
+        self.record(changed, before, address);
+        changed
+    }
+
+    /// The difference from an earlier set; `None` if that is too long ago, or the difference does not fit into a datagram.
+    #[must_use]
+    pub fn change_since(&self, digest: u64) -> Option<SetChange> {
+        let from = self.changes.iter().rposition(|(before, _)| *before == digest)?;
+        let addresses: BTreeSet<_> = self
+            .changes
+            .iter()
+            .skip(from)
+            .map(|(_, address)| *address)
+            .collect();
+        let mut change = SetChange {
+            from: digest,
+            to: self.set.digest,
+            entries: Vec::new(),
+            removed: Vec::new(),
+        };
+        let mut len = 0;
+        for address in addresses {
+            let state = self.set.state(address);
+            let entry = Entry {
+                address,
+                state: state.unwrap_or(EntryState::Announced),
+            };
+            len += entry.encoded_len();
+            if len > MAX_CHANGE_LEN {
+                return None;
+            }
+            match state {
+                Some(_) => change.entries.push(entry),
+                None => change.removed.push(address),
+            }
+        }
+        Some(change)
+    }
+
+    fn record(&mut self, changed: bool, before: u64, address: IpAddr) {
+        if !changed {
+            return;
+        }
+        if self.changes.len() >= MAX_RECORDED_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back((before, address));
+    }
+}
+
 /// Reassembles a set from its fragments.
 #[derive(Clone, Debug, Default)]
 pub struct Reassembly {
@@ -189,7 +318,8 @@ impl Reassembly {
     }
 }
 
-const fn is_owned(state: EntryState) -> bool {
+/// Whether the speaker announces an address in this state.
+pub(super) const fn is_owned(state: EntryState) -> bool {
     match state {
         EntryState::Announced | EntryState::Offered { .. } => true,
         EntryState::Declined | EntryState::Proxied { .. } => false,
@@ -218,4 +348,90 @@ const fn mix(value: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entries() -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
+        proptest::collection::vec((0..40_u8, 0..4_u8, any::<bool>()), 0..80)
+    }
+
+    fn entry(address: u8, state: u8) -> Entry {
+        Entry {
+            address: [10, 0, 0, address].into(),
+            state: match state {
+                0 => EntryState::Announced,
+                1 => EntryState::Declined,
+                2 => EntryState::Offered { to: 7 },
+                _ => EntryState::Proxied { owner: 9 },
+            },
+        }
+    }
+
+    fn edit(set: &mut RecordedSet, edits: &[(u8, u8, bool)]) {
+        for (address, state, insert) in edits {
+            let entry = entry(*address, *state);
+            if *insert {
+                set.insert(entry);
+            } else {
+                set.remove(entry.address);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn difference_leads_to_the_same_set(first in entries(), second in entries()) {
+            let mut ours = RecordedSet::default();
+            edit(&mut ours, &first);
+            let mut theirs = (*ours).clone();
+            edit(&mut ours, &second);
+            if theirs.digest() == ours.digest() {
+                return Ok(());
+            }
+            let change = ours.change_since(theirs.digest()).expect("recorded");
+            let before = theirs.clone();
+            let changed = theirs.apply(&change).expect("from the same set");
+            prop_assert_eq!(&theirs, &*ours);
+            for (address, state) in changed {
+                prop_assert_eq!(before.state(address), state);
+                prop_assert_ne!(theirs.state(address), state);
+            }
+            prop_assert_eq!(theirs.apply(&change), None, "from another set");
+        }
+    }
+
+    #[test]
+    fn false_difference_changes_nothing() {
+        let mut ours = RecordedSet::default();
+        ours.insert(entry(1, 0));
+        let mut change = ours
+            .change_since(AnnouncedSet::default().digest())
+            .expect("recorded");
+        change.entries.push(entry(2, 0));
+        let mut theirs = AnnouncedSet::default();
+        assert_eq!(theirs.apply(&change), None);
+        assert_eq!(theirs, AnnouncedSet::default());
+    }
+
+    #[test]
+    fn old_and_large_differences_are_not_recorded() {
+        let mut ours = RecordedSet::default();
+        let empty = ours.digest();
+        for number in 0..u32::try_from(MAX_RECORDED_CHANGES).expect("small") {
+            ours.insert(Entry::announced(IpAddr::V4(number.into())));
+        }
+        let change = ours.change_since(empty).expect("fits");
+        assert_eq!(change.entries.len(), MAX_RECORDED_CHANGES);
+        ours.remove(IpAddr::V4(0.into()));
+        assert_eq!(ours.change_since(empty), None);
+        assert_eq!(ours.changes.len(), MAX_RECORDED_CHANGES);
+        let recent = ours.changes.back().expect("a change").0;
+        let removed = ours.change_since(recent).expect("recorded");
+        assert_eq!((removed.entries.len(), removed.removed.len()), (0, 1));
+    }
 }

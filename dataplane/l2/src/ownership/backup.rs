@@ -180,7 +180,7 @@ impl Coordinator {
         let stands_in = |id: &NodeId| {
             let claims = match self.peers.get(id) {
                 Some(peer) => &peer.announced,
-                None => &self.announced,
+                None => &*self.announced,
             };
             up(id) && claims.proxied_for(address).is_some()
         };

@@ -8,6 +8,32 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
+/// The rank of a node for an address: the first candidate has the lowest.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Rank(Reverse<u32>, [u8; 32]);
+
+/// Ranks nodes for one address.
+#[derive(Clone, Debug)]
+pub struct Election {
+    address: String,
+}
+
+impl Election {
+    /// The election for this address.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address: canonical(address),
+        }
+    }
+
+    /// The rank of a node with this weight.
+    #[must_use]
+    pub fn rank(&self, node: &str, weight: u32) -> Rank {
+        Rank(Reverse(weight), hash(&self.address, node))
+    }
+}
+
 /// The candidates of `address` in election order, without duplicates.
 pub fn order<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     order_weighted(address, candidates.into_iter().map(|node| (node, 0)))
@@ -18,22 +44,22 @@ pub fn order_weighted<'a>(
     address: IpAddr,
     candidates: impl IntoIterator<Item = (&'a str, u32)>,
 ) -> Vec<&'a str> {
-    let text = canonical(address);
+    let election = Election::new(address);
     let mut ranked: Vec<_> = candidates
         .into_iter()
-        .map(|(node, weight)| (Reverse(weight), rank(&text, node), node))
+        .map(|(node, weight)| (election.rank(node, weight), node))
         .collect();
     ranked.sort_unstable();
     ranked.dedup();
-    ranked.into_iter().map(|(_, _, node)| node).collect()
+    ranked.into_iter().map(|(_, node)| node).collect()
 }
 
 /// The first candidate in [election order](order); `None` without candidates.
 pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let text = canonical(address);
+    let election = Election::new(address);
     candidates
         .into_iter()
-        .map(|node| (rank(&text, node), node))
+        .map(|node| (election.rank(node, 0), node))
         .min()
         .map(|(_, node)| node)
 }
@@ -41,11 +67,11 @@ pub fn owner<'a>(address: IpAddr, candidates: impl IntoIterator<Item = &'a str>)
 /// The first four bytes of the node's hash for the address, which identify it among the candidates.
 #[must_use]
 pub fn short_hash(address: IpAddr, node: &str) -> u32 {
-    let [a, b, c, d, ..] = rank(&canonical(address), node);
+    let [a, b, c, d, ..] = hash(&canonical(address), node);
     u32::from_be_bytes([a, b, c, d])
 }
 
-fn rank(address: &str, node: &str) -> [u8; 32] {
+fn hash(address: &str, node: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(node.as_bytes());
     hash.update(b"#");

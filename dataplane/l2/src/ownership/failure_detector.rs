@@ -75,6 +75,10 @@ const STALL_THRESHOLD: Duration = Duration::from_millis(10);
 pub const DEFAULT_FAILURE_TIMEOUT: Duration = Duration::from_millis(280);
 /// How long before the timeout of a peer its addresses are probed.
 const SUSPICION_TIME: Duration = Duration::from_millis(66);
+/// Number of new peers that get their first heartbeat in each [`FIRST_CONTACT_INTERVAL`]: a starting speaker contacts all
+/// nodes, and the answers have to fit into its receive buffer.
+const FIRST_CONTACTS: u32 = 64;
+const FIRST_CONTACT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Settings of a [`FailureDetector`].
 #[derive(Clone, Copy, Debug)]
@@ -227,12 +231,14 @@ impl FailureDetector {
             self.now,
             self.config.timeout_after(self.config.heartbeat_period()),
         );
+        let mut started = 0;
         for id in monitored {
             let peer = self.peer(*id);
             let new = !std::mem::replace(&mut peer.monitored, true);
             // While it had no reason to send us heartbeats, its silence meant nothing.
             if new && peer.last_heard.is_none_or(|last| last + silence <= now) {
-                self.start_monitoring(*id, now);
+                self.start_monitoring(*id, now + FIRST_CONTACT_INTERVAL * (started / FIRST_CONTACTS));
+                started += 1;
             }
         }
         let now = self.now;

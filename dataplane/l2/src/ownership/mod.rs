@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::MacAddr;
-use crate::ownership::announced_set::AnnouncedSet;
+use crate::ownership::announced_set::RecordedSet;
 use crate::ownership::replay::ReplayGuard;
 use failure_detector::{FailureDetector, FailureDetectorConfig, NodeId, PeerHealth};
 
@@ -123,7 +123,7 @@ pub struct Coordinator {
     failure_detector: FailureDetector,
     macs: Vec<MacAddr>,
     peer_by_mac: BTreeMap<MacAddr, NodeId>,
-    announced: AnnouncedSet,
+    announced: RecordedSet,
     /// The peers that announce each address.
     announcers: BTreeMap<IpAddr, Vec<NodeId>>,
     addresses: BTreeMap<IpAddr, Box<AddressState>>,
@@ -165,7 +165,7 @@ impl Coordinator {
             failure_detector: FailureDetector::new(now, config.failure_detector),
             macs: Vec::new(),
             peer_by_mac: BTreeMap::new(),
-            announced: AnnouncedSet::default(),
+            announced: RecordedSet::default(),
             announcers: BTreeMap::new(),
             addresses: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -188,7 +188,7 @@ impl Coordinator {
     pub fn set_nodes<'a>(&mut self, now: Instant, nodes: impl IntoIterator<Item = NodeInfo<'a>>) {
         self.now = self.now.max(now);
         let mut gone: BTreeSet<NodeId> = self.peers.keys().copied().collect();
-        let mut changed = false;
+        let mut changed = BTreeSet::new();
         for node in nodes {
             let id = self.intern_node(node.name);
             if id == LOCAL_NODE {
@@ -196,11 +196,14 @@ impl Coordinator {
             }
             gone.remove(&id);
             if let Some(peer) = self.peers.get_mut(&id) {
-                changed |= (peer.api, peer.on_link) != (node.api, node.on_link);
+                if (peer.api, peer.on_link) != (node.api, node.on_link) {
+                    changed.insert(id);
+                }
                 (peer.api, peer.on_link) = (node.api, node.on_link);
             }
         }
-        changed |= !gone.is_empty();
+        changed.extend(&gone);
+        let affected = self.addresses_of_peers(&changed);
         for id in gone {
             self.remove_peer(id);
         }
@@ -210,8 +213,8 @@ impl Coordinator {
             // Every peer may remember addresses of ours.
             let everybody = self.peers.keys().copied().collect();
             self.failure_detector.set_monitored(self.now, &everybody);
-        } else if changed {
-            self.mark_all_dirty();
+        } else {
+            self.dirty.extend(affected);
         }
     }
 
@@ -244,7 +247,7 @@ impl Coordinator {
                 return;
             }
             self.withdraw(address, ReleaseReason::NoCandidates);
-            self.set_no_interface(address, false);
+            self.decline(address, false);
             self.probes.remove(address);
             if let Some(state) = self.addresses.remove(&address) {
                 self.release_monitor(&state.monitored);
@@ -268,8 +271,18 @@ impl Coordinator {
             return;
         };
         state.no_interface = candidates.no_interface;
-        self.set_no_interface(address, candidates.no_interface);
+        self.decline(address, candidates.no_interface);
         self.dirty.insert(address);
+    }
+
+    /// Sets whether our node has no interface for the address.
+    pub fn set_no_interface(&mut self, address: IpAddr, no_interface: bool) {
+        if let Some(state) = self.addresses.get_mut(&address)
+            && std::mem::replace(&mut state.no_interface, no_interface) != no_interface
+        {
+            self.decline(address, no_interface);
+            self.dirty.insert(address);
+        }
     }
 
     /// Marks the address as ours before this process started, according to a record.
@@ -545,9 +558,21 @@ impl Coordinator {
             | PeerHealth::Restarting { .. }
             | PeerHealth::Draining => {}
         }
-        let concerned = |state: &AddressState| state.order.contains(&id) || state.monitored.contains(&id);
+        let affected = self.addresses_of_peers(&BTreeSet::from([id]));
+        self.dirty.extend(affected);
+    }
+
+    /// The addresses for which one of the peers is a candidate or monitored.
+    fn addresses_of_peers(&self, peers: &BTreeSet<NodeId>) -> Vec<IpAddr> {
+        if peers.is_empty() {
+            return Vec::new();
+        }
+        let concerned = |state: &AddressState| {
+            let mut ids = state.order.iter().chain(&state.monitored);
+            ids.any(|id| peers.contains(id))
+        };
         let concerned = self.addresses.iter().filter(|(_, state)| concerned(state));
-        self.dirty.extend(concerned.map(|(address, _)| *address));
+        concerned.map(|(address, _)| *address).collect()
     }
 
     /// Releases the addresses of a failed or removed peer.

@@ -42,6 +42,24 @@ pub struct HeartbeatLoad {
     pub period: Duration,
 }
 
+/// An announced set that was sent to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentSet {
+    pub(super) digest: u64,
+    /// The digest that the peer had confirmed before.
+    pub(super) known: u64,
+    pub(super) at: Instant,
+    /// How often it was sent without a confirmation.
+    pub(super) times: u16,
+}
+
+impl SentSet {
+    /// Whether the same set was sent, and the peer has confirmed nothing since.
+    pub(super) fn is(&self, digest: u64, known: u64) -> bool {
+        (self.digest, self.known) == (digest, known)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct PeerState {
     pub(super) name: Arc<str>,
@@ -59,8 +77,8 @@ pub(super) struct PeerState {
     pub(super) remembered: bool,
     /// When we last sent it the addresses that it owned before its start.
     pub(super) owned_before_sent_at: Option<Instant>,
-    /// The digest of the announced set that we sent it last, and when.
-    pub(super) sent: Option<(u64, Instant)>,
+    /// The announced set that we sent it last.
+    pub(super) sent: Option<SentSet>,
     /// As told by its last heartbeat; before the first one, as seen in replies for its addresses.
     pub(super) macs: Vec<MacAddr>,
     /// Counts the queries of this peer.
@@ -110,8 +128,8 @@ impl PeerState {
         }
         Some(match self.sent {
             None => now,
-            Some((sent, at)) if sent == digest => at + SET_RESEND_INTERVAL,
-            Some((_, at)) => at + SET_COALESCE_INTERVAL,
+            Some(sent) if sent.is(digest, self.knows) => sent.at + SET_RESEND_INTERVAL,
+            Some(sent) => sent.at + SET_COALESCE_INTERVAL,
         })
     }
 }

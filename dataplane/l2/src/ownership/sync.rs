@@ -4,12 +4,24 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::peer::SentSet;
 use super::{Coordinator, CoordinatorPhase, Output, SET_RESEND_INTERVAL};
-use crate::ownership::announced_set::AnnouncedSet;
+use crate::ownership::announced_set::{AnnouncedSet, is_owned};
 use crate::ownership::failure_detector::NodeId;
-use crate::wire::heartbeat::{Datagram, DatagramError, Entry, Heartbeat, MAX_MACS, Message, SpeakerState};
+use crate::wire::heartbeat::{
+    Datagram, DatagramError, Entry, EntryState, Heartbeat, MAX_MACS, Message, SpeakerState,
+};
+
+/// Fragments that fit into the receive buffer of a peer with the default settings of Linux.
+const PARTS_PER_BUFFER: usize = 64;
 
 impl Coordinator {
+    /// Our incarnation, which datagrams to us must echo.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.replay_guard.incarnation()
+    }
+
     /// Takes in an authentic datagram.
     ///
     /// # Errors
@@ -48,6 +60,14 @@ impl Coordinator {
             }
             Message::Verification { answered, unanswered } => {
                 self.handle_verification(id, &answered, &unanswered)
+            }
+            Message::Change(change) => {
+                let peer = self.peers.get_mut(&id);
+                if let Some(before) = peer.and_then(|peer| peer.announced.apply(&change)) {
+                    self.announced_set_changed(id, before);
+                }
+                // Confirm the set at once, or get the whole set.
+                self.failure_detector.schedule_heartbeat_now(id);
             }
         }
         Ok(())
@@ -165,25 +185,33 @@ impl Coordinator {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let name = peer.name.clone();
         let before = std::mem::replace(&mut peer.announced, claims);
         let after = &peer.announced;
         let lost = before.entries().filter(|entry| !after.contains(*entry));
         let new = after.entries().filter(|entry| !before.contains(*entry));
-        let touched: BTreeMap<_, _> = lost
+        let changed = lost
             .chain(new)
-            .map(|entry| (entry.address, after.announces(entry.address)))
+            .map(|entry| (entry.address, before.state(entry.address)))
             .collect();
-        for (address, claims) in touched {
+        self.announced_set_changed(id, changed);
+    }
+
+    /// Reacts to changed entries in the announced set of a peer, with their previous states.
+    fn announced_set_changed(&mut self, id: NodeId, changed: BTreeMap<IpAddr, Option<EntryState>>) {
+        for (address, before) in changed {
+            let Some(peer) = self.peers.get(&id) else {
+                return;
+            };
+            let (name, claims) = (peer.name.clone(), peer.announced.announces(address));
             self.note_announcer(address, id, claims);
-            let lets_go = before.announces(address) && !claims;
+            let lets_go = before.is_some_and(is_owned) && !claims;
             // It announced an address of ours; clients may have learned its hardware address.
             if lets_go && self.announced.announces(address) {
                 self.outputs.push_back(Output::Reannounce { address });
             }
             if lets_go {
-                self.owner_lost(address, name.clone(), Some(self.now));
-                if before.offered_to(address).is_some() {
+                self.owner_lost(address, name, Some(self.now));
+                if matches!(before, Some(EntryState::Offered { .. })) {
                     self.handed_over(address);
                 }
             }
@@ -225,8 +253,26 @@ impl Coordinator {
             if peer.set_due(now, digest).is_none_or(|at| at > now) {
                 continue;
             }
-            peer.sent = Some((digest, now));
-            for part in parts.get_or_insert_with(|| self.announced.parts()).clone() {
+            let before = peer.sent.filter(|sent| sent.is(digest, peer.knows));
+            let times = before.map_or(0, |sent| sent.times.wrapping_add(1));
+            peer.sent = Some(SentSet {
+                digest,
+                known: peer.knows,
+                at: now,
+                times,
+            });
+            // A peer that has not confirmed the difference may be unable to read it.
+            if times == 0
+                && let Some(change) = self.announced.change_since(peer.knows)
+            {
+                self.send(id, Message::Change(change));
+                continue;
+            }
+            // Beginning with another fragment each time: the last ones may not fit into the receive buffer of the peer.
+            let mut parts = parts.get_or_insert_with(|| self.announced.parts()).clone();
+            let first = usize::from(times).wrapping_mul(PARTS_PER_BUFFER) % parts.len().max(1);
+            parts.rotate_left(first);
+            for part in parts {
                 self.send(id, Message::Announced(part));
             }
         }

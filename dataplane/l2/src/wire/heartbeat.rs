@@ -36,6 +36,8 @@ pub const MAX_VERSION_LEN: usize = 64;
 pub const MAX_MACS: usize = 16;
 /// Maximum length of the encoded entries of a fragment, in bytes.
 pub const MAX_ENTRIES_LEN: usize = MAX_BODY_LEN - FRAGMENT_HEADER_LEN;
+/// Maximum length of the encoded entries of a [`SetChange`], in bytes.
+pub const MAX_CHANGE_LEN: usize = MAX_BODY_LEN - CHANGE_HEADER_LEN;
 
 const MAGIC: [u8; 4] = *b"LBHB";
 const FORMAT: u8 = 2;
@@ -44,11 +46,13 @@ const HMAC_LEN: usize = 32;
 /// Maximum length of a body that fits into a datagram with a node name of any length.
 const MAX_BODY_LEN: usize = MAX_DATAGRAM_LEN - HEADER_LEN - MAX_NODE_NAME_LEN - HMAC_LEN;
 const FRAGMENT_HEADER_LEN: usize = 12;
+const CHANGE_HEADER_LEN: usize = 18;
 
 const KIND_HEARTBEAT: u8 = 1;
 const KIND_ANNOUNCED: u8 = 2;
 const KIND_RESTORE: u8 = 3;
 const KIND_VERIFICATION: u8 = 4;
+const KIND_CHANGE: u8 = 5;
 
 const TAG_V4: u8 = 4;
 const TAG_V6: u8 = 6;
@@ -94,11 +98,14 @@ pub enum Message {
         /// The addresses that no host answered for.
         unanswered: Vec<IpAddr>,
     },
+    /// The last changes of the set of addresses that the sender announces. A receiver of an earlier version ignores it, and
+    /// gets the whole set.
+    Change(SetChange),
 }
 
 impl Message {
     /// The number of variants.
-    pub const KINDS: usize = 4;
+    pub const KINDS: usize = 5;
 
     /// The index of the variant, below [`KINDS`](Self::KINDS).
     #[must_use]
@@ -108,6 +115,7 @@ impl Message {
             Self::Announced(_) => 1,
             Self::Restore(_) => 2,
             Self::Verification { .. } => 3,
+            Self::Change(_) => 4,
         }
     }
 }
@@ -144,6 +152,19 @@ pub struct Fragment {
     pub count: u16,
     /// The addresses in this fragment.
     pub entries: Vec<Entry>,
+}
+
+/// The difference between two sets of addresses; see [`crate::ownership::announced_set`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SetChange {
+    /// The digest of the set before.
+    pub from: u64,
+    /// The digest of the set after.
+    pub to: u64,
+    /// New and changed entries.
+    pub entries: Vec<Entry>,
+    /// Removed addresses.
+    pub removed: Vec<IpAddr>,
 }
 
 /// One address in a [`Fragment`].
@@ -300,6 +321,24 @@ impl HeartbeatKeys {
         bytes
     }
 
+    /// The incarnation that a datagram echoes, before it is verified: a sender that has not heard from this speaker does not
+    /// know the present one.
+    ///
+    /// # Errors
+    /// If the datagram is malformed.
+    pub fn peek_echo(bytes: &[u8]) -> Result<u64, DatagramError> {
+        if bytes.len() > MAX_DATAGRAM_LEN {
+            return Err(DatagramError::TooLong(bytes.len()));
+        }
+        let (header, _) = bytes
+            .split_first_chunk::<HEADER_LEN>()
+            .ok_or(DatagramError::Truncated(bytes.len()))?;
+        if !header.starts_with(&MAGIC) {
+            return Err(DatagramError::Magic);
+        }
+        Reader(&header[24..]).u64()
+    }
+
     /// Verifies and decodes a datagram.
     ///
     /// # Errors
@@ -439,6 +478,10 @@ fn encode(message: &Message) -> (u8, Vec<u8>) {
             encode_entries(answered.chain(unanswered), &mut body);
             KIND_VERIFICATION
         }
+        Message::Change(change) => {
+            change.encode(&mut body);
+            KIND_CHANGE
+        }
     };
     (kind, body)
 }
@@ -472,6 +515,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, DatagramError> {
             }
             Message::Verification { answered, unanswered }
         }
+        KIND_CHANGE => Message::Change(SetChange::decode(&mut reader)?),
         other => return Err(DatagramError::Kind(other)),
     };
     if reader.0.is_empty() {
@@ -576,6 +620,44 @@ impl Fragment {
             index,
             count,
             entries,
+        })
+    }
+}
+
+impl SetChange {
+    fn encode(&self, body: &mut Vec<u8>) {
+        body.extend(self.from.to_be_bytes());
+        body.extend(self.to.to_be_bytes());
+        body.extend(
+            u16::try_from(self.entries.len())
+                .unwrap_or(u16::MAX)
+                .to_be_bytes(),
+        );
+        let removed = self.removed.iter().copied().map(Entry::announced);
+        encode_entries(self.entries.iter().copied().chain(removed), body);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
+        let (from, to) = (reader.u64()?, reader.u64()?);
+        let count = u16::from_be_bytes(reader.take()?);
+        // Not allocated in advance: the count may exceed the rest of the body.
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            entries.push(Entry::decode(reader)?);
+        }
+        let mut removed = Vec::new();
+        while !reader.0.is_empty() {
+            let entry = Entry::decode(reader)?;
+            if entry.state != EntryState::Announced {
+                return Err(DatagramError::Body);
+            }
+            removed.push(entry.address);
+        }
+        Ok(Self {
+            from,
+            to,
+            entries,
+            removed,
         })
     }
 }

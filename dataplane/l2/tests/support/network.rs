@@ -28,7 +28,7 @@ use lb_l2::ownership::{
     AcquireReason, ConflictPolicy, Coordinator, CoordinatorConfig, HeartbeatLoad, Output, PartitionPolicy,
     QueryTarget,
 };
-use lb_l2::wire::heartbeat::Datagram;
+use lb_l2::wire::heartbeat::{Datagram, Message};
 
 use super::support::epoch;
 
@@ -152,6 +152,12 @@ pub(crate) struct Network {
     pub(crate) proxies: BTreeMap<(usize, IpAddr), usize>,
     /// Datagrams sent by each node.
     pub(crate) sent: Vec<u64>,
+    /// Fragments of whole announced sets, and differences, sent by all nodes.
+    pub(crate) set_messages: (u64, u64),
+    /// Probes sent by all nodes. Every host receives them.
+    pub(crate) broadcast_probes: u64,
+    /// Speakers do not know differences of announced sets, as those of an earlier version.
+    pub(crate) reject_changes: bool,
     /// Conflicting hosts on the network.
     pub(crate) conflicting_hosts: BTreeMap<IpAddr, MacAddr>,
     /// Pairs of a node and an address that its kernel replies for.
@@ -258,6 +264,9 @@ impl Network {
             probe_loss: 0,
             proxies: BTreeMap::new(),
             sent: vec![0; nodes],
+            set_messages: (0, 0),
+            broadcast_probes: 0,
+            reject_changes: false,
             conflicting_hosts: BTreeMap::new(),
             kernel_addresses: BTreeSet::new(),
             node_conflicts: Vec::new(),
@@ -433,6 +442,11 @@ impl Network {
         match output {
             Output::Send { to, datagram } => {
                 self.sent[node] += 1;
+                self.set_messages.0 += u64::from(matches!(datagram.message, Message::Announced(_)));
+                self.set_messages.1 += u64::from(matches!(datagram.message, Message::Change(_)));
+                if self.reject_changes && matches!(datagram.message, Message::Change(_)) {
+                    return;
+                }
                 let to = self.number(&to);
                 let times = match self.rng.below(1000) {
                     roll if roll < self.conditions.loss || self.loses_heartbeat(node, to) => 0,
@@ -461,6 +475,7 @@ impl Network {
             }
             Output::Withdraw { address, .. } => self.change(node, address, false),
             Output::ProbeAddress { address } => {
+                self.broadcast_probes += 1;
                 self.frames[node].probes += 1;
                 self.ask(node, address, |_| true);
             }
