@@ -103,6 +103,8 @@ async fn handle_connection(stream: TcpStream, endpoints: Arc<Endpoints>) {
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
+        // The whole connection has a timeout.
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEADER_LEN)
         .serve_connection(TokioIo::new(stream), respond);
     match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {

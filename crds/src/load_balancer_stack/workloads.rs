@@ -119,7 +119,7 @@ pub struct Speaker {
     pub conflict_policy: Option<ConflictPolicy>,
 
     /// Seconds between gratuitous announcements of an address without changes, with a jitter of 25 percent; 0 disables
-    /// them. Default: 60.
+    /// them. Every host of the network receives them. Default: 2400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub announce_interval_seconds: Option<i32>,

@@ -187,8 +187,8 @@ proptest! {
 }
 
 #[test]
-fn a_thousand_addresses_at_rest_cost_two_frames_a_second() {
-    let interval = Duration::from_secs(1200);
+fn a_thousand_addresses_at_rest_cost_one_frame_a_second() {
+    let interval = Duration::from_secs(2400);
     let mut schedule = GratuitousSchedule::new(Some(interval));
     let start = epoch();
     for number in 0..1_000 {
@@ -200,5 +200,5 @@ fn a_thousand_addresses_at_rest_cost_two_frames_a_second() {
     let sent = run(&mut schedule, &mut now, start + Duration::from_secs(60) + rest);
     let frames = lb_l2::wire::arp::gratuitous(lb_l2::MacAddr([2; 6]), Ipv4Addr::LOCALHOST).len();
     let rate = (sent.len() * frames) as f64 / rest.as_secs_f64();
-    assert!((1.0..=2.0).contains(&rate), "{rate}");
+    assert!((0.5..=1.0).contains(&rate), "{rate}");
 }

@@ -6,7 +6,12 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use socket2::SockRef;
 use tokio::net::unix::pipe::Receiver;
+
+/// Requested size of the receive buffer, in bytes. The kernel limits it to `net.core.rmem_max`, whose default doubles the
+/// default size to room for about 500 heartbeats.
+const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 
 /// A UDP port on all addresses of the host. Sending never blocks.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ impl UdpPort {
         let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
             .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
         socket.set_nonblocking(true)?;
+        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
         Ok(Self {
             readiness: crate::register_readable(socket.try_clone()?)?,
             is_v6: socket.local_addr()?.is_ipv6(),

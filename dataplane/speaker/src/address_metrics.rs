@@ -103,9 +103,15 @@ impl AddressMetrics {
         })))
     }
 
-    /// The counters of an address. They continue when the address returns to this node.
+    /// The counters of an address. They continue when the address returns to this node, until it is
+    /// [forgotten](Self::forget).
     pub(crate) fn address(&self, address: IpAddr) -> Arc<AddressCounters> {
         self.0.lock().counters.entry(address).or_default().clone()
+    }
+
+    /// Removes the counters of an address that no Service has.
+    pub(crate) fn forget(&self, address: IpAddr) {
+        self.0.lock().counters.remove(&address);
     }
 
     /// Sets whether the address of a Service is announced.
@@ -132,8 +138,17 @@ impl Collector for AddressMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let state = self.0.lock();
-        let announced = state.announced.iter().map(|(service, address)| {
+        // The main loop does not wait while thousands of series are made.
+        let (announced, addresses) = {
+            let state = self.0.lock();
+            let addresses: Vec<_> = state
+                .counters
+                .iter()
+                .map(|(ip, all)| (*ip, all.clone()))
+                .collect();
+            (state.announced.iter().cloned().collect::<Vec<_>>(), addresses)
+        };
+        let announced = announced.iter().map(|(service, address)| {
             let (service, ip) = (service.to_string(), address.to_string());
             let mut gauge = Gauge::default();
             gauge.set_value(1.0);
@@ -148,7 +163,7 @@ impl Collector for AddressMetrics {
         });
         let announced = family(&self.0.announced, MetricType::GAUGE, announced.collect());
         let counters = self.0.counters.iter().map(|(desc, count)| {
-            let metrics = state.counters.iter().map(|(address, counters)| {
+            let metrics = addresses.iter().map(|(address, counters)| {
                 let mut counter = Counter::default();
                 // Prometheus has only floating-point numbers.
                 counter.set_value(count(counters).get() as f64);
@@ -186,6 +201,39 @@ mod tests {
     use prometheus::{Encoder, Registry, TextEncoder};
 
     use super::*;
+
+    proptest::proptest! {
+        /// Addresses come and go: series exist for those that Services have, and no others.
+        #[test]
+        fn series_of_released_addresses_are_removed(
+            steps in proptest::collection::vec((0..16_u8, proptest::prelude::any::<bool>()), 0..200)
+        ) {
+            let registry = Registry::new();
+            let metrics = crate::metrics::Metrics::new(&registry, "n1").unwrap();
+            let mut used = BTreeSet::new();
+            for (number, used_now) in steps {
+                let address = IpAddr::from([10, 0, 0, number]);
+                let service = ObjectKey::new("default", format!("s{number}"));
+                if used_now {
+                    used.insert(address);
+                    metrics.announced(&service, address);
+                    metrics.address(address).requests.inc();
+                    metrics.conflict(address);
+                } else {
+                    used.remove(&address);
+                    metrics.withdrawn(&service, address);
+                    metrics.conflict_over(address);
+                    metrics.forget(address);
+                }
+            }
+            let mut shown = BTreeSet::new();
+            for metric in registry.gather().iter().flat_map(MetricFamily::get_metric) {
+                let labels = metric.get_label().iter().filter(|label| label.name() == "ip");
+                shown.extend(labels.map(|label| label.value().parse::<IpAddr>().unwrap()));
+            }
+            proptest::prop_assert_eq!(shown, used);
+        }
+    }
 
     #[test]
     fn addresses_are_exposed_as_by_metallb() {

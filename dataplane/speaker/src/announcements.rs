@@ -13,7 +13,7 @@ use crate::small_map::SmallMap;
 /// An address that this node announces.
 #[derive(Debug)]
 pub(crate) struct ActiveAnnouncement {
-    pub(crate) announcement: Announcement,
+    pub(crate) announcement: Arc<Announcement>,
     /// Interfaces that it is announced on now.
     pub(crate) interfaces: Box<[Arc<str>]>,
     /// Services that have the event of this announcement.
@@ -33,6 +33,8 @@ pub(crate) struct VerificationResult {
 /// The difference that [`Announcements::set`] made.
 #[derive(Debug)]
 pub(crate) struct AnnouncementChange {
+    /// Services that are new, or whose interfaces changed.
+    pub(crate) new_services: Vec<ObjectKey>,
     /// Services that no longer have the address, or cannot be announced any longer.
     pub(crate) removed_services: Vec<ObjectKey>,
     /// Whether the selection of interfaces changed.
@@ -62,10 +64,6 @@ impl Announcements {
         self.active.get(&address)
     }
 
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.active.keys().copied()
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.active.len()
     }
@@ -81,12 +79,13 @@ impl Announcements {
     pub(crate) fn set(
         &mut self,
         address: IpAddr,
-        announcement: Announcement,
+        announcement: Arc<Announcement>,
         restored: bool,
     ) -> Option<AnnouncementChange> {
         self.interfaces_dirty.insert(address);
         let Some(active) = self.active.get_mut(&address) else {
             let services = announcement.services.keys().filter(|_| restored);
+            let new_services = announcement.services.keys().cloned().collect();
             let active = ActiveAnnouncement {
                 reported: services.map(|key| (key.clone(), ())).collect(),
                 announcement,
@@ -95,6 +94,7 @@ impl Announcements {
             };
             self.active.insert(address, active);
             return Some(AnnouncementChange {
+                new_services,
                 removed_services: Vec::new(),
                 selection_changed: true,
             });
@@ -104,13 +104,20 @@ impl Announcements {
         }
         let before = std::mem::replace(&mut active.announcement, announcement);
         let after = &active.announcement;
+        let selection_changed = before.interfaces != after.interfaces;
+        // The ServiceL2Status of each Service names the interfaces.
+        let new = after
+            .services
+            .keys()
+            .filter(|service| selection_changed || !before.services.contains_key(*service));
         let removed = before
             .services
             .keys()
             .filter(|service| !after.services.contains_key(*service));
         Some(AnnouncementChange {
+            new_services: new.cloned().collect(),
             removed_services: removed.cloned().collect(),
-            selection_changed: before.interfaces != after.interfaces,
+            selection_changed,
         })
     }
 

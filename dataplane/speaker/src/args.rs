@@ -80,8 +80,9 @@ pub struct Args {
           value_parser = policy_parser::<ConflictPolicy>(ConflictPolicy::ALL.map(ConflictPolicy::as_str)))]
     pub conflict_policy: ConflictPolicy,
 
-    /// Seconds between two periodic announcements of an address; 0 to disable them.
-    #[arg(long, env = "LB_ANNOUNCE_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    /// Seconds between two periodic announcements of an address; 0 to disable them. All hosts of the network receive each of
+    /// them.
+    #[arg(long, env = "LB_ANNOUNCE_INTERVAL", default_value_t = 2400, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub announce_interval: u64,
 }
 
@@ -246,5 +247,13 @@ mod tests {
     fn invalid_expression_is_named_in_the_error() {
         let error = config(&["--exclude-interfaces=eth(", "--exclude-interfaces=^lo$"]).unwrap_err();
         assert!(error.to_string().contains("\"eth(\""), "{error}");
+    }
+
+    #[test]
+    fn periodic_announcements_of_a_thousand_addresses_are_one_frame_a_second_at_most() {
+        let interval = config(&[]).unwrap().announce_interval.unwrap();
+        let frames =
+            lb_l2::wire::arp::gratuitous(lb_l2::MacAddr([2; 6]), std::net::Ipv4Addr::LOCALHOST).len();
+        assert!((1_000 * frames) as f64 / interval.as_secs_f64() <= 1.0);
     }
 }

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_l2::ownership::election;
+use lb_l2::ownership::election::{Election, Rank};
 use lb_runtime::ObjectKey;
 
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::index::Index;
-use crate::k8s::objects::{Advertisement, Node, Service};
-use crate::peers::Peers;
+use crate::k8s::objects::{Advertisement, Service};
+use crate::node_table::{NodeRow, NodeTable};
 use crate::reasons::{Ineligible, NodeList, UnannouncedReason};
 use crate::small_map::SmallMap;
 
@@ -26,10 +26,17 @@ pub struct DecisionInput<'a> {
     pub local_node: &'a str,
     /// The state of the cluster.
     pub index: &'a Index,
-    /// Which nodes have speakers.
-    pub peers: &'a Peers,
-    /// Whether the exclude label of nodes is ignored.
-    pub ignore_exclude_label: bool,
+    /// The nodes.
+    pub nodes: &'a NodeTable,
+}
+
+/// A decision, and the nodes that matter for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Decided<'a> {
+    /// The decision.
+    pub decision: Decision<'a>,
+    /// A change of another node that ranks behind this does not change the decision; `None` if every node matters.
+    pub horizon: Option<Rank>,
 }
 
 /// The candidates for an address.
@@ -69,12 +76,13 @@ struct AdvertisedService<'a> {
     key: &'a ObjectKey,
     service: &'a Service,
     pool: &'a Arc<str>,
-    advertisements: Vec<&'a Advertisement>,
+    /// With their positions in the index.
+    advertisements: Vec<(usize, &'a Advertisement)>,
 }
 
 /// Decides about one address.
 #[must_use]
-pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
+pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decided<'a> {
     let mut services = Vec::new();
     let mut first_reason = None;
     for (key, service) in input.index.having(address) {
@@ -85,56 +93,61 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decision<'a> {
             }
         }
     }
+    let election = Election::new(address);
     if services.is_empty() {
-        return match first_reason {
-            Some(reason) => no_candidates(input, address, reason),
-            None => Decision::Unused,
+        let Some(reason) = first_reason else {
+            let decision = Decision::Unused;
+            return Decided {
+                decision,
+                horizon: None,
+            };
+        };
+        let (decision, reporter) = no_candidates(input, &election, reason);
+        return Decided {
+            decision,
+            horizon: reporter,
         };
     }
     // A shared address has one owner: a node that is eligible for one of its Services is a candidate.
-    let mut ineligible: BTreeMap<_, NodeList> = BTreeMap::new();
-    let mut candidates = Vec::new();
-    let mut local = Err(Ineligible::NotSelected);
-    let preferring = preferring(&services);
-    let weight = |node| {
-        preferring
-            .iter()
-            .fold(0, |sum: u32, one| sum.saturating_add(one.weight(node)))
+    let rules = Rules {
+        index: input.index,
+        preferring: preferring(&services),
+        services,
+        holders: input.index.nodes_with(address).collect(),
     };
-    // Gratuitous packets of any other node would take the address from the nodes that have it.
-    let holders: BTreeSet<_> = input.index.nodes_with(address).collect();
-    for (name, node) in &input.index.nodes {
-        let result = if holders.is_empty() || holders.contains(name.as_str()) {
-            eligible(input, &services, name, node)
-        } else {
-            Err(Ineligible::AddressOfOtherNode)
+    let eligible = input
+        .nodes
+        .iter()
+        .filter(|(name, row)| rules.check(name, row).is_ok());
+    let mut ranked: Vec<_> = eligible
+        .map(|(name, row)| (election.rank(name, row.weight(&rules.preferring)), name))
+        .collect();
+    if ranked.is_empty() {
+        let (decision, _) = no_candidates(input, &election, rules.no_eligible_node(input.nodes));
+        return Decided {
+            decision,
+            horizon: None,
         };
-        match result {
-            Ok(()) => candidates.push((name.as_str(), weight(node))),
-            Err(reason) => ineligible.entry(reason).or_default().push(name),
-        }
-        if name == input.local_node {
-            local = result;
-        }
     }
-    let mut order = election::order_weighted(address, candidates);
-    if order.is_empty() {
-        let reason = if holders.is_empty() {
-            UnannouncedReason::NoEligibleNode { nodes: ineligible }
-        } else {
-            ineligible.remove(&Ineligible::AddressOfOtherNode);
-            UnannouncedReason::AddressOfNode { nodes: ineligible }
-        };
-        return no_candidates(input, address, reason);
+    let mut horizon = None;
+    if ranked.len() > MAX_CANDIDATES {
+        ranked.select_nth_unstable(MAX_CANDIDATES - 1);
+        ranked.truncate(MAX_CANDIDATES);
+        horizon = ranked.last().map(|(rank, _)| *rank);
     }
-    if order.len() > MAX_CANDIDATES {
-        let local_node = order
-            .drain(MAX_CANDIDATES..)
-            .find(|name| *name == input.local_node);
-        order.extend(local_node);
+    ranked.sort_unstable();
+    let mut order: Vec<_> = ranked.into_iter().map(|(_, name)| name).collect();
+    let local = match input.nodes.get(input.local_node) {
+        Some(row) => rules.check(input.local_node, row),
+        None => Err(Ineligible::NotSelected),
+    };
+    if local.is_ok() && !order.contains(&input.local_node) {
+        order.push(input.local_node);
     }
-    let local = local.and_then(|()| announcement(input, &services).ok_or(Ineligible::NotSelected));
-    Decision::Candidates { order, local }
+    let announcement = || announcement(input, &rules).ok_or(Ineligible::NotSelected);
+    let local = local.and_then(|()| announcement());
+    let decision = Decision::Candidates { order, local };
+    Decided { decision, horizon }
 }
 
 /// The conditions that do not depend on the node: a pool, an advertisement of it for this Service, and an endpoint.
@@ -148,21 +161,22 @@ fn advertised_service<'a>(
     let mut advertisements: Vec<_> = index
         .advertisements
         .values()
-        .filter(|advertisement| advertisement.selects_pool(name, pool))
+        .enumerate()
+        .filter(|(_, advertisement)| advertisement.selects_pool(name, pool))
         .collect();
     if advertisements.is_empty() {
         return Err(UnannouncedReason::NoAdvertisement {
             pool: name.to_string(),
         });
     }
-    advertisements.retain(|advertisement| advertisement.selects_service(service));
+    advertisements.retain(|(_, advertisement)| advertisement.selects_service(service));
     if advertisements.is_empty() {
         return Err(UnannouncedReason::ServiceNotSelected {
             pool: name.to_string(),
         });
     }
     // As in MetalLB: one of the Services would be announced by the advertisement of another.
-    if service.shared && advertisements.iter().any(|one| one.has_service_selectors()) {
+    if service.shared && advertisements.iter().any(|(_, one)| one.has_service_selectors()) {
         return Err(UnannouncedReason::SharedWithServiceSelectors {
             pool: name.to_string(),
         });
@@ -178,101 +192,115 @@ fn advertised_service<'a>(
     })
 }
 
-/// Whether a node is eligible for one of the Services; if not, the reason for the first of them.
-fn eligible(
-    input: &DecisionInput<'_>,
-    services: &[AdvertisedService<'_>],
-    name: &str,
-    node: &Node,
-) -> Result<(), Ineligible> {
-    let mut result = Err(Ineligible::NotSelected);
-    for (position, service) in services.iter().enumerate() {
-        let this = eligible_for(input, service, name, node);
-        if this.is_ok() {
-            return this;
-        }
-        if position == 0 {
-            result = this;
-        }
-    }
-    result
+/// The rules of one address.
+struct Rules<'a> {
+    index: &'a Index,
+    services: Vec<AdvertisedService<'a>>,
+    /// The positions of the advertisements that apply and prefer some nodes, each once.
+    preferring: Vec<usize>,
+    /// The nodes that have the address themselves: gratuitous packets of any other would take it from them.
+    holders: Vec<&'a str>,
 }
 
-/// MetalLB's rules, in the order in which a user would look for the cause, and one more: the out-of-service taint. The
-/// node's condition `Ready` does not matter, and its interfaces are known to the node alone, which may decline.
-fn eligible_for(
-    input: &DecisionInput<'_>,
-    service: &AdvertisedService<'_>,
-    name: &str,
-    node: &Node,
-) -> Result<(), Ineligible> {
-    if !service
-        .advertisements
-        .iter()
-        .any(|advertisement| advertisement.selects_node(node))
-    {
-        return Err(Ineligible::NotSelected);
-    }
-    if node.excluded() && !input.ignore_exclude_label {
-        return Err(Ineligible::Excluded);
-    }
-    if node.network_unavailable {
-        return Err(Ineligible::NetworkUnavailable);
-    }
-    if node.out_of_service {
-        return Err(Ineligible::OutOfService);
-    }
-    if service.service.local && !input.index.has_endpoint_on(service.key, name) {
-        return Err(Ineligible::NoLocalEndpoint);
-    }
-    if !input.peers.has_speaker(name) {
-        return Err(Ineligible::NoSpeaker);
-    }
-    Ok(())
-}
-
-/// The advertisements that apply and prefer some nodes, each once.
-fn preferring<'a>(services: &[AdvertisedService<'a>]) -> Vec<&'a Advertisement> {
-    let mut preferring: Vec<&Advertisement> = Vec::new();
-    for advertisement in services.iter().flat_map(|service| &service.advertisements) {
-        if advertisement.has_preferences() && !preferring.iter().any(|one| std::ptr::eq(*one, *advertisement))
-        {
-            preferring.push(advertisement);
+impl Rules<'_> {
+    /// Whether a node is eligible for one of the Services; if not, the reason for the first of them.
+    fn check(&self, name: &str, row: &NodeRow) -> Result<(), Ineligible> {
+        if !self.holders.is_empty() && !self.holders.contains(&name) {
+            return Err(Ineligible::AddressOfOtherNode);
         }
+        let mut result = Err(Ineligible::NotSelected);
+        for (position, service) in self.services.iter().enumerate() {
+            let this = self.check_for(service, name, row);
+            if this.is_ok() {
+                return this;
+            }
+            if position == 0 {
+                result = this;
+            }
+        }
+        result
     }
-    preferring
+
+    /// MetalLB's rules, in the order in which a user would look for the cause, and one more: the out-of-service taint. The
+    /// node's condition `Ready` does not matter, and its interfaces are known to the node alone, which may decline.
+    fn check_for(
+        &self,
+        service: &AdvertisedService<'_>,
+        name: &str,
+        row: &NodeRow,
+    ) -> Result<(), Ineligible> {
+        let mut advertisements = service.advertisements.iter();
+        if !advertisements.any(|(position, _)| row.is_selected(*position)) {
+            return Err(Ineligible::NotSelected);
+        }
+        if let Some(reason) = row.barred() {
+            return Err(reason);
+        }
+        if service.service.local && !self.index.has_endpoint_on(service.key, name) {
+            return Err(Ineligible::NoLocalEndpoint);
+        }
+        if !row.has_speaker() {
+            return Err(Ineligible::NoSpeaker);
+        }
+        Ok(())
+    }
+
+    fn no_eligible_node(&self, table: &NodeTable) -> UnannouncedReason {
+        let mut nodes: BTreeMap<_, NodeList> = BTreeMap::new();
+        for (name, row) in table.iter() {
+            if let Err(reason) = self.check(name, row) {
+                nodes.entry(reason).or_default().push(name);
+            }
+        }
+        if self.holders.is_empty() {
+            return UnannouncedReason::NoEligibleNode { nodes };
+        }
+        nodes.remove(&Ineligible::AddressOfOtherNode);
+        UnannouncedReason::AddressOfNode { nodes }
+    }
 }
 
-fn announcement(input: &DecisionInput<'_>, services: &[AdvertisedService<'_>]) -> Option<Announcement> {
-    let node = input.index.nodes.get(input.local_node)?;
-    let announced = services
-        .iter()
-        .filter(|service| eligible_for(input, service, input.local_node, node).is_ok());
+/// The positions of the advertisements that apply and prefer some nodes, each once.
+fn preferring(services: &[AdvertisedService<'_>]) -> Vec<usize> {
+    let applied = services.iter().flat_map(|service| &service.advertisements);
+    let preferring = applied.filter(|(_, advertisement)| advertisement.has_preferences());
+    let mut positions: Vec<_> = preferring.map(|(position, _)| *position).collect();
+    positions.sort_unstable();
+    positions.dedup();
+    positions
+}
+
+fn announcement(input: &DecisionInput<'_>, rules: &Rules<'_>) -> Option<Announcement> {
+    let row = input.nodes.get(input.local_node)?;
+    let announced = rules.services.iter();
+    let announced = announced.filter(|service| rules.check_for(service, input.local_node, row).is_ok());
     let mut interfaces = InterfaceSelection::Named(BTreeSet::new());
     let mut uids = Vec::new();
     for service in announced {
-        for advertisement in service.advertisements.iter().filter(|one| one.selects_node(node)) {
+        let applied = service.advertisements.iter();
+        for (_, advertisement) in applied.filter(|(position, _)| row.is_selected(*position)) {
             interfaces.add(&advertisement.interfaces);
         }
         uids.push((service.key.clone(), service.service.uid.clone()));
     }
     Some(Announcement {
-        pool: services.first()?.pool.clone(),
+        pool: rules.services.first()?.pool.clone(),
         services: uids.into_iter().collect(),
         interfaces,
     })
 }
 
-/// All speakers come to this decision; one of them reports it.
-fn no_candidates<'a>(input: &DecisionInput<'a>, address: IpAddr, reason: UnannouncedReason) -> Decision<'a> {
-    let alive = input
-        .index
-        .nodes
-        .keys()
-        .filter(|name| input.peers.has_speaker(name));
-    let reporter = election::owner(address, alive.map(String::as_str));
-    Decision::NoCandidates {
+/// All speakers come to this decision; one of them reports it. Returns its rank too.
+fn no_candidates<'a>(
+    input: &DecisionInput<'a>,
+    election: &Election,
+    reason: UnannouncedReason,
+) -> (Decision<'a>, Option<Rank>) {
+    let alive = input.nodes.iter().filter(|(_, row)| row.has_speaker());
+    let reporter = alive.map(|(name, _)| (election.rank(name, 0), name)).min();
+    let decision = Decision::NoCandidates {
         reason,
-        we_report: reporter.is_none_or(|reporter| reporter == input.local_node),
-    }
+        we_report: reporter.is_none_or(|(_, name)| name == input.local_node),
+    };
+    (decision, reporter.map(|(rank, _)| rank))
 }

@@ -1,6 +1,7 @@
 //! The event loop: waits for inputs, passes them to the [`Speaker`], and sends its outputs.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -31,6 +32,8 @@ const RESTART_NOTICES: u32 = 3;
 const RESTART_NOTICE_INTERVAL: Duration = Duration::from_millis(15);
 /// Minimum time between two new lists because of links that came up.
 const MIN_RELIST_INTERVAL: Duration = Duration::from_secs(10);
+/// Time over which the nodes spread these lists: a switch brings the links of all of them up at the same moment.
+const RELIST_SPREAD: Duration = Duration::from_secs(5);
 /// Delay after which memory for a burst of work is returned to the system.
 const MALLOC_TRIM_DELAY: Duration = Duration::from_secs(5);
 
@@ -251,9 +254,10 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         let now = Instant::now();
         let opened = self.speaker.set_links(now, snapshot);
         // The link may have taken connections to the API server with it, which TCP notices late.
-        if opened && self.links_known {
+        if opened && self.links_known && self.relist_at.is_none() {
             let earliest = self.relisted_at.map(|last| last + MIN_RELIST_INTERVAL);
-            self.relist_at = Some(earliest.map_or(now, |earliest| earliest.max(now)));
+            let earliest = earliest.map_or(now, |earliest| earliest.max(now));
+            self.relist_at = Some(earliest + relist_jitter());
         }
         self.links_known = true;
         Ok(())
@@ -281,8 +285,10 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
     }
 
     fn receive_datagrams(&mut self, now: Instant) {
-        let Some(transport) = &self.transport else { return };
-        for datagram in transport.receive(MAX_DATAGRAMS_PER_STEP) {
+        let Some(transport) = &mut self.transport else {
+            return;
+        };
+        for datagram in transport.receive(now, self.speaker.incarnation(), MAX_DATAGRAMS_PER_STEP) {
             if let Err(error) = self.speaker.handle_datagram(now, datagram) {
                 transport.count_rejected(error);
             }
@@ -323,6 +329,12 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
 fn incarnation() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A delay below [`RELIST_SPREAD`] that differs between the nodes.
+fn relist_jitter() -> Duration {
+    let random = RandomState::new().hash_one(()) % 1024;
+    RELIST_SPREAD * u32::try_from(random).unwrap_or_default() / 1024
 }
 
 async fn datagram_readable(transport: Option<&HeartbeatTransport>) {

@@ -5,18 +5,25 @@ use std::sync::Arc;
 
 /// Keeps one copy of each string for as long as somebody else holds it.
 #[derive(Debug, Default)]
-pub struct Interner(BTreeSet<Arc<str>>);
+pub struct Interner {
+    names: BTreeSet<Arc<str>>,
+    /// Length of `names` after the last removal of unused ones.
+    retained: usize,
+}
 
 impl Interner {
     /// The one copy of this string.
     pub fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        if let Some(known) = self.names.get(text) {
             return known.clone();
         }
-        // Nodes come and go: each new string is an occasion to drop the unused ones.
-        self.0.retain(|name| Arc::strong_count(name) > 1);
+        // Nodes come and go. The cost of a removal is spread over as many new strings.
+        if self.names.len() > 2 * self.retained {
+            self.names.retain(|name| Arc::strong_count(name) > 1);
+            self.retained = self.names.len();
+        }
         let name: Arc<str> = text.into();
-        self.0.insert(name.clone());
+        self.names.insert(name.clone());
         name
     }
 
@@ -35,8 +42,9 @@ mod tests {
         let mut interner = Interner::default();
         let (one, other) = (interner.intern("n1"), interner.intern("n1"));
         assert!(Arc::ptr_eq(&one, &other));
-        drop((one, other));
-        let _another = interner.intern("n2");
-        assert_eq!(interner.0.len(), 1);
+        for number in 0..1000 {
+            interner.intern(&format!("n{number}"));
+            assert!(interner.names.len() <= 3, "{}", interner.names.len());
+        }
     }
 }

@@ -12,6 +12,7 @@ mod announcements;
 pub mod args;
 pub mod balance;
 pub mod decide;
+mod decisions;
 pub mod delay_queue;
 mod event_loop;
 pub mod interface_selection;
@@ -19,6 +20,7 @@ pub mod intern;
 pub mod k8s;
 pub mod metrics;
 pub mod node_macs;
+pub mod node_table;
 pub mod packet;
 pub mod peers;
 pub mod reasons;
@@ -41,7 +43,6 @@ use crate::event_loop::EventLoop;
 /// # Errors
 /// When metrics cannot be registered, links cannot be watched, or packet sockets are not permitted. Other errors are retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
-    lb_runtime::malloc::limit_free_memory();
     let links = packet::links().context("watch network interfaces")?;
     run_on(context, config, links).await
 }

@@ -22,6 +22,7 @@ pub use crate::address_metrics::{AddressCounters, PROTOCOL};
 #[derive(Clone, Debug)]
 pub struct Metrics {
     addresses: AddressMetrics,
+    decisions: IntCounter,
     malformed: IntCounterVec,
     ignored: IntCounterVec,
     acquired: IntCounterVec,
@@ -94,7 +95,12 @@ impl Metrics {
             "lb_speaker_heartbeat_keys",
             "Valid heartbeat keys: one, or two during a rotation. Without a key no heartbeats are sent or accepted",
         )?;
-        let all: [Box<dyn Collector>; 6] = [
+        let decisions = IntCounter::new(
+            "lb_speaker_decisions_total",
+            "Decisions about the candidates of an address",
+        )?;
+        let all: [Box<dyn Collector>; 7] = [
+            Box::new(decisions.clone()),
             Box::new(keys.clone()),
             Box::new(dropped.clone()),
             Box::new(failover.clone()),
@@ -106,6 +112,7 @@ impl Metrics {
             registry.register(collector)?;
         }
         Ok(Self {
+            decisions,
             acquired: counters(
                 "lb_speaker_failovers_total",
                 "Addresses acquired by this node, by cause: initial, restored, failover or hand_over",
@@ -153,6 +160,13 @@ impl Metrics {
         self.addresses.address(address)
     }
 
+    /// Removes the series of an address that no Service has.
+    pub fn forget(&self, address: IpAddr) {
+        self.addresses.forget(address);
+        // An error means that the series does not exist.
+        let _ = self.conflicts.remove_label_values(&[&*address.to_string()]);
+    }
+
     /// The address of a Service is announced.
     pub fn announced(&self, service: &ObjectKey, address: IpAddr) {
         self.addresses.set_announced(service, address, true);
@@ -161,6 +175,11 @@ impl Metrics {
     /// The address of a Service is not announced any longer.
     pub fn withdrawn(&self, service: &ObjectKey, address: IpAddr) {
         self.addresses.set_announced(service, address, false);
+    }
+
+    /// The candidates of an address were decided.
+    pub fn decided(&self) {
+        self.decisions.inc();
     }
 
     /// This node acquired an address.

@@ -27,10 +27,11 @@ use tokio::sync::mpsc;
 use crate::announcements::Announcements;
 use crate::args::Config;
 use crate::balance::Balance;
-use crate::decide::{Decision, DecisionInput, decide};
+use crate::decide::{Announcement, Decided, Decision, DecisionInput, decide};
+use crate::decisions::{Decisions, Known, Outcome};
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::events::ServiceEvent;
-use crate::k8s::index::{Affected, Index, Kind, Update};
+use crate::k8s::index::{Index, Kind, Update};
 use crate::k8s::l2_status::{Desired, DesiredStatus};
 use crate::k8s::objects::Service;
 use crate::metrics::Metrics;
@@ -38,11 +39,14 @@ use crate::node_macs::NodeMacs;
 use crate::packet::ObservedReply;
 use crate::packet::announcer::Announcer;
 use crate::peers::Peers;
+use crate::reasons::UnannouncedReason;
 use crate::reporter::Reporter;
 use crate::verification::{AddressHealth, ConflictingHost, Verification};
 
-/// Maximum number of addresses decided in one step, so that heartbeats are sent in between.
-const MAX_DECISIONS_PER_STEP: usize = 256;
+/// Maximum number of addresses decided in one step, so that heartbeats are sent in between: at 1,000 nodes about 10 ms.
+const MAX_DECISIONS_PER_STEP: usize = 64;
+/// Maximum number of addresses that the coordinator decides in one step.
+const MAX_OWNERS_PER_STEP: usize = 256;
 /// How long a starting speaker leaves an address to the node that MetalLB announces it from, for our speaker there to start.
 const METALLB_OWNER_GRACE: Duration = Duration::from_secs(30);
 /// Upper bound of the grace for a restarting speaker that was never heard: no backup sends proxy replies for it.
@@ -76,9 +80,8 @@ pub struct Speaker {
     phase: Phase,
     /// Nodes, their speakers or our links changed since the coordinator was updated.
     nodes_changed: bool,
-    /// Addresses to decide.
-    dirty: BTreeSet<IpAddr>,
     // Decisions.
+    decisions: Decisions,
     coordinator: Coordinator,
     /// The preferred owners with balanced placement.
     balance: Option<Balance>,
@@ -119,7 +122,7 @@ impl Speaker {
             links_known: false,
             phase: Phase::Listing,
             nodes_changed: false,
-            dirty: BTreeSet::new(),
+            decisions: Decisions::new(&config.node, config.ignore_exclude_label),
             coordinator: Coordinator::new(now, incarnation, coordinator),
             balance: config.balanced.then(Balance::default),
             announcer: Announcer::new(excluded, interval, metrics.clone()),
@@ -144,16 +147,15 @@ impl Speaker {
             Update::Synced(kind) => self.unlisted.remove(kind).then_some(*kind),
             _ => None,
         };
-        self.nodes_changed |= matches!(update, Update::Node(..) | Update::Speaker(..));
+        let owners_changed = matches!(update, Update::Service(..) | Update::Status(..));
+        let affected = self.index.update(update);
+        let nodes_changed = affected.node.is_some() || affected.peer.is_some();
+        self.nodes_changed |= nodes_changed || synced.is_some();
         if let Some(balance) = &mut self.balance
-            && matches!(
-                update,
-                Update::Service(..) | Update::Status(..) | Update::Node(..) | Update::Speaker(..)
-            )
+            && (owners_changed || nodes_changed)
         {
             balance.mark_changed();
         }
-        let affected = self.index.update(update);
         // Until both are listed, one watch may be ahead of the other.
         let nodes_known = !self.unlisted.contains(&Kind::Nodes) && !self.unlisted.contains(&Kind::Speakers);
         if nodes_known && matches!(synced, Some(Kind::Nodes | Kind::Speakers)) {
@@ -167,17 +169,8 @@ impl Speaker {
         if self.phase == Phase::Listing {
             return;
         }
-        let Affected {
-            all_addresses,
-            addresses,
-            peer: _,
-            statuses,
-        } = affected;
-        if all_addresses {
-            self.mark_all_dirty();
-        }
-        self.dirty.extend(addresses);
-        for service in statuses {
+        self.decisions.note(&affected);
+        for service in affected.statuses {
             self.reporter.schedule_status(service, now);
         }
     }
@@ -185,16 +178,30 @@ impl Speaker {
     /// Handles a change of the links. Returns whether an interface was opened.
     pub fn set_links(&mut self, now: Instant, links: Snapshot) -> bool {
         self.links_known = true;
+        let Some(change) = self.announcer.set_links(now, links) else {
+            return false;
+        };
+        self.interfaces_changed(now);
+        change.opened
+    }
+
+    /// Updates what depends on the open interfaces.
+    fn interfaces_changed(&mut self, now: Instant) {
         self.announcements.mark_all_interfaces_dirty();
-        let opened = self.announcer.set_links(now, links);
         self.coordinator.set_macs(now, self.announcer.macs());
         self.node_macs
             .set_interfaces(self.announcer.interface_addresses());
         self.nodes_changed = true;
-        if self.phase != Phase::Listing {
-            self.mark_all_dirty();
+        for (address, known) in self.decisions.iter_mut() {
+            if let Outcome::Eligible(announcement) = &known.outcome {
+                let no_interface = !self.announcer.can_announce(address, &announcement.interfaces);
+                if std::mem::replace(&mut known.no_interface, no_interface) != no_interface {
+                    self.coordinator.set_no_interface(address, no_interface);
+                    let is_first = no_interface && known.is_first;
+                    self.reporter.has_candidates(now, &self.index, address, is_first);
+                }
+            }
         }
-        opened
     }
 
     /// Handles an authentic datagram of another speaker.
@@ -203,6 +210,12 @@ impl Speaker {
     /// When the datagram is rejected, such as a replayed one.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
         self.coordinator.handle_datagram(now, datagram)
+    }
+
+    /// Our incarnation, which datagrams to us must echo.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.coordinator.incarnation()
     }
 
     /// Handles a reply or an announcement of another host.
@@ -273,7 +286,6 @@ impl Speaker {
     pub fn step(&mut self, now: Instant) -> Vec<ServiceEvent> {
         self.update_nodes(now);
         if self.phase == Phase::Listing && self.unlisted.is_empty() && self.links_known {
-            self.mark_all_dirty();
             self.phase = Phase::FindingCandidates;
             tracing::info!(
                 node = self.config.node,
@@ -283,24 +295,27 @@ impl Speaker {
             );
         }
         if self.phase != Phase::Listing {
+            self.decisions.refresh(&self.index, &self.peers);
             for _ in 0..MAX_DECISIONS_PER_STEP {
-                let Some(address) = self.dirty.pop_first() else {
+                let Some(address) = self.decisions.pop_dirty() else {
                     break;
                 };
                 self.update_candidates(now, address);
             }
         }
         self.update_preferred_owners(now);
-        if self.phase == Phase::FindingCandidates && self.dirty.is_empty() {
+        if self.phase == Phase::FindingCandidates && !self.decisions.is_pending() {
             self.restore_owned(now);
             self.coordinator.start(now);
             self.phase = Phase::Starting;
         }
-        self.coordinator.handle_timeout(now, MAX_DECISIONS_PER_STEP);
+        self.coordinator.handle_timeout(now, MAX_OWNERS_PER_STEP);
         while let Some(output) = self.coordinator.poll_output() {
             self.handle_output(now, output);
         }
-        self.announcer.flush(now);
+        if self.announcer.flush(now) {
+            self.interfaces_changed(now);
+        }
         self.update_interfaces(now);
         self.reporter.report_unannounced(now, &self.index, |address| {
             self.coordinator.owner(address).is_some()
@@ -324,13 +339,13 @@ impl Speaker {
     /// Whether [`step`](Self::step) has more to do at once.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.phase != Phase::Listing && !self.dirty.is_empty() || self.coordinator.is_busy()
+        self.phase != Phase::Listing && self.decisions.is_pending() || self.coordinator.is_busy()
     }
 
     /// Whether the inputs since the last step need no work before [`poll_timeout`](Self::poll_timeout).
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.is_running() && self.dirty.is_empty() && !self.nodes_changed && self.coordinator.is_idle()
+        self.is_running() && !self.decisions.is_pending() && !self.nodes_changed && self.coordinator.is_idle()
     }
 
     /// Whether every address was decided once.
@@ -428,28 +443,18 @@ impl Speaker {
         &self.peers
     }
 
-    fn decision(&self, address: IpAddr) -> Decision<'_> {
-        let input = DecisionInput {
-            local_node: &self.config.node,
-            index: &self.index,
-            peers: &self.peers,
-            ignore_exclude_label: self.config.ignore_exclude_label,
-        };
-        decide(&input, address)
-    }
-
     /// The interfaces on which this node would announce the address, if it is eligible.
     fn selected_interfaces(&self, address: IpAddr) -> Option<InterfaceSelection> {
-        match self.decision(address) {
-            Decision::Candidates { local, .. } => local.ok().map(|announcement| announcement.interfaces),
-            Decision::NoCandidates { .. } | Decision::Unused => None,
-        }
+        let announcement = self.eligible(address)?;
+        Some(announcement.interfaces.clone())
     }
 
-    fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.index.addresses());
-        // The coordinator may still own addresses that no Service has.
-        self.dirty.extend(self.announcements.addresses());
+    /// How this node would announce the address, if it is eligible.
+    fn eligible(&self, address: IpAddr) -> Option<&Arc<Announcement>> {
+        match &self.decisions.get(address)?.outcome {
+            Outcome::Eligible(announcement) => Some(announcement),
+            Outcome::Ineligible(_) | Outcome::NoCandidates(_) => None,
+        }
     }
 
     /// Updates the nodes in the coordinator.
@@ -468,8 +473,8 @@ impl Speaker {
                 .peers
                 .set_heard(heard.map(|peer| peer.node.to_owned()).collect());
         }
-        if candidates_changed && self.phase != Phase::Listing {
-            self.mark_all_dirty();
+        if candidates_changed {
+            self.decisions.speakers_changed();
         }
         if self.unlisted.contains(&Kind::Nodes)
             || self.unlisted.contains(&Kind::Speakers)
@@ -501,7 +506,7 @@ impl Speaker {
 
     /// Updates the preferred owners once the candidates are known.
     fn update_preferred_owners(&mut self, now: Instant) {
-        if self.phase == Phase::Listing || !self.dirty.is_empty() {
+        if self.phase == Phase::Listing || self.decisions.is_pending() {
             return;
         }
         if let Some(balance) = &mut self.balance {
@@ -535,26 +540,29 @@ impl Speaker {
 
     /// Decides about an address and updates its candidates in the coordinator.
     fn update_candidates(&mut self, now: Instant, address: IpAddr) {
-        let (order, local, unannounced) = match self.decision(address) {
-            Decision::Candidates { order, local } => {
-                let order: Vec<_> = order.into_iter().map(str::to_owned).collect();
-                (order, Some(local), None)
-            }
-            Decision::NoCandidates { reason, we_report } => (Vec::new(), None, we_report.then_some(reason)),
-            Decision::Unused => (Vec::new(), None, None),
+        self.metrics.decided();
+        let input = DecisionInput {
+            local_node: &self.config.node,
+            index: &self.index,
+            nodes: self.decisions.nodes(),
         };
-        let order: Vec<_> = order.iter().map(String::as_str).collect();
+        let Decided { decision, horizon } = decide(&input, address);
+        let (order, local) = match decision {
+            Decision::Candidates { order, local } => (order, local),
+            Decision::NoCandidates { reason, we_report } => {
+                self.no_candidates(now, address, we_report.then_some(&reason));
+                let known = Known::no_candidates(reason, horizon);
+                return self.decisions.remember(address, Some(known));
+            }
+            Decision::Unused => {
+                self.no_candidates(now, address, None);
+                self.metrics.forget(address);
+                return self.decisions.remember(address, None);
+            }
+        };
         if let Some(balance) = &mut self.balance {
             balance.set_candidates(address, &order);
         }
-        let Some(local) = local else {
-            self.coordinator.set_candidates(address, None);
-            match unannounced {
-                None => self.reporter.clear_unannounced(now, &self.index, address),
-                Some(reason) => self.reporter.unannounced(now, address, reason),
-            }
-            return;
-        };
         let no_interface = local
             .as_ref()
             .is_ok_and(|announcement| !self.announcer.can_announce(address, &announcement.interfaces));
@@ -564,13 +572,34 @@ impl Speaker {
             preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
         };
         self.coordinator.set_candidates(address, Some(candidates));
-        if let Ok(announcement) = local
+        let known = Known {
+            is_first: order.first() == Some(&&*self.config.node),
+            outcome: match local {
+                Ok(announcement) => Outcome::Eligible(announcement.into()),
+                Err(reason) => Outcome::Ineligible(reason),
+            },
+            horizon,
+            no_interface,
+        };
+        if let Outcome::Eligible(announcement) = &known.outcome
             && self.coordinator.announces(address)
         {
-            self.set_announcement(now, address, announcement, false);
+            self.set_announcement(now, address, announcement.clone(), false);
         }
-        let is_first = order.first() == Some(&&*self.config.node);
         self.reporter
-            .has_candidates(now, &self.index, address, no_interface && is_first);
+            .has_candidates(now, &self.index, address, no_interface && known.is_first);
+        self.decisions.remember(address, Some(known));
+    }
+
+    /// No node can announce the address, for a reason that this node reports, or no Service has it.
+    fn no_candidates(&mut self, now: Instant, address: IpAddr, reason: Option<&UnannouncedReason>) {
+        if let Some(balance) = &mut self.balance {
+            balance.set_candidates(address, &[]);
+        }
+        self.coordinator.set_candidates(address, None);
+        match reason {
+            None => self.reporter.clear_unannounced(now, &self.index, address),
+            Some(reason) => self.reporter.unannounced(now, address, reason.clone()),
+        }
     }
 }

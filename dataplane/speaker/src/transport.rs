@@ -4,11 +4,12 @@
 //! `previous`) are accepted as well. Changes are read at runtime, so keys can be rotated. Without a valid key nothing is sent
 //! or accepted: unauthenticated heartbeats do not exist.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use lb_l2::wire::heartbeat::{Datagram, DatagramError, HeartbeatKeys, MAX_DATAGRAM_LEN, MIN_KEY_LEN};
@@ -27,6 +28,13 @@ const MAX_READ_TRIES: usize = 3;
 /// Maximum length of a key.
 const MAX_KEY_LEN: u64 = 4096;
 
+/// Datagrams after which other tasks run: a flood must not keep them from running.
+const DATAGRAMS_PER_YIELD: usize = 64;
+/// Maximum rate of datagrams that are verified although they echo another incarnation than ours. Only first contacts do, and
+/// without having heard from us nobody can do otherwise, so a flood of them costs no HMAC.
+const MAX_FIRST_CONTACTS: u32 = 2000;
+const FIRST_CONTACT_WINDOW: Duration = Duration::from_secs(1);
+
 /// The socket and the keys.
 #[derive(Debug)]
 pub struct HeartbeatTransport {
@@ -39,6 +47,10 @@ pub struct HeartbeatTransport {
     /// The keys as last read.
     read: Vec<Vec<u8>>,
     read_failed: bool,
+    /// Datagrams received since other tasks could run.
+    unyielded: Cell<usize>,
+    /// Start of the present window, and the first contacts in it.
+    first_contacts: Option<(Instant, u32)>,
     metrics: Metrics,
 }
 
@@ -58,6 +70,8 @@ impl HeartbeatTransport {
             keys: None,
             read: Vec::new(),
             read_failed: false,
+            unyielded: Cell::new(0),
+            first_contacts: None,
             metrics,
         };
         transport.read_keys();
@@ -132,11 +146,16 @@ impl HeartbeatTransport {
 
     /// Waits for datagrams. Cancel safe.
     pub async fn readable(&self) {
+        if self.unyielded.get() >= DATAGRAMS_PER_YIELD {
+            tokio::task::yield_now().await;
+            self.unyielded.set(0);
+        }
         self.socket.readable().await;
     }
 
     /// Receives at most `limit` datagrams, and returns the authentic ones: a flood must not keep this process busy for ever.
-    pub fn receive(&self, limit: usize) -> Vec<Datagram> {
+    /// Datagrams should echo `incarnation`.
+    pub fn receive(&mut self, now: Instant, incarnation: u64, limit: usize) -> Vec<Datagram> {
         let mut datagrams = Vec::new();
         let mut buffer = [0; MAX_DATAGRAM_LEN + 1];
         for _ in 0..limit {
@@ -150,9 +169,14 @@ impl HeartbeatTransport {
                 }
             };
             let bytes = buffer.get(..len).unwrap_or_default();
-            let opened = match &self.keys {
-                Some(keys) => keys.open(bytes),
-                None => Err(DatagramError::Authentication),
+            self.unyielded.set(self.unyielded.get() + 1);
+            let opened = match HeartbeatKeys::peek_echo(bytes) {
+                Ok(echo) if echo != incarnation && !self.admit_first_contact(now) => Err(DatagramError::Echo),
+                Ok(_) => match &self.keys {
+                    Some(keys) => keys.open(bytes),
+                    None => Err(DatagramError::Authentication),
+                },
+                Err(error) => Err(error),
             };
             match opened {
                 Ok(datagram) => {
@@ -163,6 +187,15 @@ impl HeartbeatTransport {
             }
         }
         datagrams
+    }
+
+    fn admit_first_contact(&mut self, now: Instant) -> bool {
+        let window = self
+            .first_contacts
+            .filter(|(start, _)| now < *start + FIRST_CONTACT_WINDOW);
+        let (start, count) = window.unwrap_or((now, 0));
+        self.first_contacts = Some((start, count.saturating_add(1)));
+        count < MAX_FIRST_CONTACTS
     }
 
     /// Counts a rejected datagram.

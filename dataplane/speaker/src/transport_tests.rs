@@ -88,12 +88,12 @@ fn metric(registry: &Registry, name: &str) -> u64 {
 }
 
 /// Sends a datagram authenticated by a key. Returns whether it is accepted.
-async fn accepted(transport: &HeartbeatTransport, to: SocketAddr, key: &[u8]) -> bool {
+async fn accepted(transport: &mut HeartbeatTransport, to: SocketAddr, key: &[u8]) -> bool {
     let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let sealed = HeartbeatKeys::new([key]).unwrap().seal(&mk_datagram());
     sender.send_to(&sealed, to).await.unwrap();
     tokio::time::timeout(WAIT, transport.readable()).await.unwrap();
-    !transport.receive(1).is_empty()
+    !transport.receive(Instant::now(), 0, 1).is_empty()
 }
 
 #[test]
@@ -118,8 +118,8 @@ async fn rotated_keys_are_used_without_restart_or_polling() {
     mount.publish("..1", &[(CURRENT_KEY, &a)]);
     let (mut transport, registry, address) = mk_speaker(&mount);
     assert!(transport.watches_keys());
-    assert!(accepted(&transport, address, &a).await);
-    assert!(!accepted(&transport, address, &b).await);
+    assert!(accepted(&mut transport, address, &a).await);
+    assert!(!accepted(&mut transport, address, &b).await);
     // Each version of a rotation: the key that authenticates, and whether the old one is accepted.
     let versions: [(&str, &[Entry], [u8; 32], bool); 3] = [
         ("..2", &[(CURRENT_KEY, &a), ("next", &b)], a, true),
@@ -134,8 +134,12 @@ async fn rotated_keys_are_used_without_restart_or_polling() {
                 .unwrap();
             transport.handle_key_change(result);
         }
-        assert_eq!(accepted(&transport, address, &a).await, old_accepted, "{version}");
-        assert!(accepted(&transport, address, &b).await, "{version}");
+        assert_eq!(
+            accepted(&mut transport, address, &a).await,
+            old_accepted,
+            "{version}"
+        );
+        assert!(accepted(&mut transport, address, &b).await, "{version}");
         assert_eq!(metric(&registry, "lb_speaker_heartbeat_keys"), keys.len() as u64);
         let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         transport.port = other.local_addr().unwrap().port();
@@ -162,7 +166,7 @@ async fn without_a_key_nothing_is_sent_or_accepted() {
     for (version, keys) in [("..1", &[][..]), ("..2", &[(CURRENT_KEY, &[7; 8][..])][..])] {
         mount.publish(version, keys);
         let (mut transport, registry, address) = mk_speaker(&mount);
-        assert!(!accepted(&transport, address, &key).await, "{version}");
+        assert!(!accepted(&mut transport, address, &key).await, "{version}");
         assert_eq!(
             metric(
                 &registry,
@@ -183,9 +187,74 @@ async fn without_a_key_nothing_is_sent_or_accepted() {
             .unwrap();
         transport.handle_key_change(result);
     }
-    assert!(accepted(&transport, address, &key).await);
+    assert!(accepted(&mut transport, address, &key).await);
     // A lost key stays in use: the other speakers still have it.
     mount.publish("..4", &[]);
     transport.read_keys();
-    assert!(accepted(&transport, address, &key).await);
+    assert!(accepted(&mut transport, address, &key).await);
+}
+
+#[tokio::test]
+async fn flood_costs_a_bounded_number_of_verifications() {
+    let mount = Mount::new("flood");
+    mount.publish("..1", &[(CURRENT_KEY, &[1; 32])]);
+    let (mut transport, registry, address) = mk_speaker(&mount);
+    let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let forged = HeartbeatKeys::new([&[9; 32][..]]).unwrap().seal(&mk_datagram());
+    let now = Instant::now();
+    let (ours, excess) = (77, 100);
+    for _ in 0..(MAX_FIRST_CONTACTS + excess).div_ceil(50) {
+        for _ in 0..50 {
+            sender.send_to(&forged, address).unwrap();
+        }
+        transport.readable().await;
+        assert!(transport.receive(now, ours, 50).is_empty());
+    }
+    let refused = |reason| {
+        metric(
+            &registry,
+            &format!("lb_speaker_heartbeats_refused_total{{reason={reason:?}}}"),
+        )
+    };
+    assert_eq!(refused("authentication"), u64::from(MAX_FIRST_CONTACTS));
+    assert_eq!(refused("echo"), u64::from(excess));
+    // A datagram of a peer that knows us is read all the same.
+    let mut known = mk_datagram();
+    known.echo = ours;
+    let sealed = HeartbeatKeys::new([&[1; 32][..]]).unwrap().seal(&known);
+    sender.send_to(&sealed, address).unwrap();
+    transport.readable().await;
+    assert_eq!(transport.receive(now, ours, 50), [known]);
+    // The next second has a budget of its own.
+    sender.send_to(&forged, address).unwrap();
+    transport.readable().await;
+    transport.receive(now + FIRST_CONTACT_WINDOW, ours, 50);
+    assert_eq!(refused("authentication"), u64::from(MAX_FIRST_CONTACTS) + 1);
+}
+
+#[tokio::test]
+async fn flood_does_not_keep_other_tasks_from_running() {
+    let mount = Mount::new("yield");
+    mount.publish("..1", &[(CURRENT_KEY, &[1; 32])]);
+    let (mut transport, _, address) = mk_speaker(&mount);
+    let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let turns = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let rounds = 100;
+    for _ in 0..rounds {
+        // The socket is readable each time.
+        for _ in 0..DATAGRAMS_PER_YIELD {
+            sender.send_to(&[0; 16], address).unwrap();
+        }
+        transport.readable().await;
+        transport.receive(Instant::now(), 0, DATAGRAMS_PER_YIELD);
+    }
+    assert!(turns.load(std::sync::atomic::Ordering::Relaxed) >= rounds - 1);
+    other.abort();
 }

@@ -54,13 +54,13 @@ fn found(decision: Decision<'_>, me: &str) -> Found {
 }
 
 fn decision_on(world: &World, me: &str, address: &str) -> Found {
+    let nodes = world.nodes(false);
     let view = DecisionInput {
         local_node: me,
         index: &world.index,
-        peers: &world.peers,
-        ignore_exclude_label: false,
+        nodes: &nodes,
     };
-    found(decide(&view, address.parse().unwrap()), me)
+    found(decide(&view, address.parse().unwrap()).decision, me)
 }
 
 /// The decision of n1 about the address of `web`, after these changes to the default cluster.
@@ -182,13 +182,13 @@ fn long_order_is_cut_and_contains_the_local_node() {
     });
     let world = with(many);
     for me in ["n1", "n2", "n3"] {
+        let nodes = world.nodes(false);
         let view = DecisionInput {
             local_node: me,
             index: &world.index,
-            peers: &world.peers,
-            ignore_exclude_label: false,
+            nodes: &nodes,
         };
-        let Decision::Candidates { order, .. } = decide(&view, WEB.parse().unwrap()) else {
+        let Decision::Candidates { order, .. } = decide(&view, WEB.parse().unwrap()).decision else {
             panic!("no candidates");
         };
         assert!(order.contains(&me) && order.len() <= MAX_CANDIDATES + 1);
@@ -215,14 +215,14 @@ fn exclude_label_counts_with_any_value_unless_ignored() {
         ineligible: Some(Ineligible::Excluded),
     };
     assert_eq!(decision_on(&world, "n1", WEB), expected);
+    let nodes = world.nodes(true);
     let view = DecisionInput {
         local_node: "n1",
         index: &world.index,
-        peers: &world.peers,
-        ignore_exclude_label: true,
+        nodes: &nodes,
     };
     assert!(matches!(
-        found(decide(&view, WEB.parse().unwrap()), "n1"),
+        found(decide(&view, WEB.parse().unwrap()).decision, "n1"),
         Found::Mine(_)
     ));
 }
@@ -338,13 +338,13 @@ fn weights_of_all_applying_advertisements_order_the_candidates() {
     let nodes = || ["n1", "n2", "n3"].map(|name| node(name, &json!({"name": name})));
     let order = |advertisements: Vec<Update>| {
         let world = World::new(cluster().into_iter().chain(nodes()).chain(advertisements));
+        let nodes = world.nodes(false);
         let input = DecisionInput {
             local_node: "n1",
             index: &world.index,
-            peers: &world.peers,
-            ignore_exclude_label: false,
+            nodes: &nodes,
         };
-        match decide(&input, WEB.parse().unwrap()) {
+        match decide(&input, WEB.parse().unwrap()).decision {
             Decision::Candidates { order, .. } => order.join(" "),
             other => panic!("{other:?}"),
         }

@@ -154,8 +154,8 @@ pub(crate) struct Network {
     pub(crate) sent: Vec<u64>,
     /// Fragments of whole announced sets, and differences, sent by all nodes.
     pub(crate) set_messages: (u64, u64),
-    /// Probes sent by all nodes. Every host receives them.
-    pub(crate) broadcast_probes: u64,
+    /// Probes and queries that every host receives, sent by all nodes.
+    pub(crate) broadcasts: u64,
     /// Speakers do not know differences of announced sets, as those of an earlier version.
     pub(crate) reject_changes: bool,
     /// Conflicting hosts on the network.
@@ -265,7 +265,7 @@ impl Network {
             proxies: BTreeMap::new(),
             sent: vec![0; nodes],
             set_messages: (0, 0),
-            broadcast_probes: 0,
+            broadcasts: 0,
             reject_changes: false,
             conflicting_hosts: BTreeMap::new(),
             kernel_addresses: BTreeSet::new(),
@@ -475,7 +475,7 @@ impl Network {
             }
             Output::Withdraw { address, .. } => self.change(node, address, false),
             Output::ProbeAddress { address } => {
-                self.broadcast_probes += 1;
+                self.broadcasts += 1;
                 self.frames[node].probes += 1;
                 self.ask(node, address, |_| true);
             }
@@ -489,7 +489,10 @@ impl Network {
             Output::QueryAddress { address, to } => {
                 self.frames[node].address_queries += 1;
                 let to = match to {
-                    QueryTarget::Everyone => return,
+                    QueryTarget::Everyone => {
+                        self.broadcasts += 1;
+                        return;
+                    }
                     QueryTarget::Node(name) => mac(self.number(&name)),
                     QueryTarget::Host(mac) => mac,
                 };

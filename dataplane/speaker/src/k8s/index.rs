@@ -82,8 +82,10 @@ pub enum Update {
 /// The decisions that an update affects.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Affected {
-    /// All addresses: nodes, pools or advertisements changed.
+    /// All addresses: pools or advertisements changed.
     pub all_addresses: bool,
+    /// The Node that changed, apart from its readiness.
+    pub node: Option<String>,
     /// Single addresses.
     pub addresses: Vec<IpAddr>,
     /// The node whose speaker may have changed its state.
@@ -332,22 +334,37 @@ impl Index {
     }
 
     fn node(&mut self, name: String, node: Option<Node>) -> Affected {
-        let ready = |node: Option<&Node>| node.map(|node| node.ready);
-        let before = self.nodes.get(&name);
-        let peer = ready(before) != ready(node.as_ref());
-        // Readiness affects candidates only through the speaker.
-        let rest = |node: Option<&Node>| node.cloned().map(|node| Node { ready: true, ..node });
-        let all_addresses = rest(before) != rest(node.as_ref());
-        for address in before.into_iter().flat_map(|node| &node.held_addresses) {
+        let before = self.nodes.remove(&name);
+        if before == node {
+            // The kubelet updates the status every few minutes at least.
+            self.nodes.extend(node.map(|node| (name, node)));
+            return Affected::default();
+        }
+        let held = |node: &Option<Node>| node.iter().flat_map(|node| node.held_addresses.clone()).collect();
+        let (held_before, held_after): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (held(&before), held(&node));
+        for address in held_before.difference(&held_after) {
             self.node_addresses.remove(&(*address, name.clone()));
         }
-        for address in node.iter().flat_map(|node| &node.held_addresses) {
+        for address in held_after.difference(&held_before) {
             self.node_addresses.insert((*address, name.clone()));
         }
-        replace(&mut self.nodes, name.clone(), node);
+        let ready = |node: &Option<Node>| node.as_ref().map(|node| node.ready);
+        let ready_changed = ready(&before) != ready(&node);
+        // Readiness affects candidates only through the speaker.
+        let same_but_ready = match (before, &node) {
+            (Some(before), Some(node)) => {
+                Node {
+                    ready: node.ready,
+                    ..before
+                } == *node
+            }
+            (None, _) | (_, None) => false,
+        };
+        self.nodes.extend(node.map(|node| (name.clone(), node)));
         Affected {
-            all_addresses,
-            peer: peer.then_some(name),
+            addresses: held_before.symmetric_difference(&held_after).copied().collect(),
+            node: (!same_but_ready).then(|| name.clone()),
+            peer: ready_changed.then_some(name),
             ..Affected::default()
         }
     }

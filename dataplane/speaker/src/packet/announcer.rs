@@ -50,12 +50,19 @@ pub struct Query {
     pub to: Option<MacAddr>,
 }
 
+/// A change of the links that could be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LinksChange {
+    /// Whether an interface was opened.
+    pub opened: bool,
+}
+
 /// Announces addresses on the interfaces of this node.
 #[derive(Debug)]
 pub struct Announcer {
     excluded: ExcludedInterfaces,
     metrics: Metrics,
-    /// All links of the last snapshot.
+    /// The links of the last snapshot, except the excluded ones.
     links: Snapshot,
     /// The open interfaces, by index.
     interfaces: BTreeMap<u32, Interface>,
@@ -88,10 +95,17 @@ impl Announcer {
     }
 
     /// Opens and closes interfaces for this snapshot of the links. Announces all addresses again on an interface that came up
-    /// or has another MAC, and those of a closed interface on the others. Returns whether an interface was opened.
-    pub fn set_links(&mut self, now: Instant, links: Snapshot) -> bool {
+    /// or has another MAC, and those of a closed interface on the others. `None` if no link changed that could be used: the
+    /// links of pods come and go all the time.
+    pub fn set_links(&mut self, now: Instant, mut links: Snapshot) -> Option<LinksChange> {
+        links.retain(|_, link| !link.loopback && !self.excluded.contains(&link.name));
+        if self.links == links {
+            return None;
+        }
         self.links = links;
-        self.update_interfaces(now)
+        Some(LinksChange {
+            opened: self.update_interfaces(now),
+        })
     }
 
     /// The replies of other hosts for announced and probed addresses. Can be taken once.
@@ -219,7 +233,7 @@ impl Announcer {
     /// The open interfaces for an address. Without names: those whose network contains it, or all if no network does, because
     /// a router may forward to it.
     fn selected(&self, address: IpAddr, interfaces: &InterfaceSelection) -> BTreeSet<u32> {
-        select_open(&self.excluded, &self.links, &self.interfaces, address, interfaces)
+        select_open(&self.links, &self.interfaces, address, interfaces)
     }
 
     /// Names of the interfaces that the address is announced on now.
@@ -240,11 +254,12 @@ impl Announcer {
     }
 
     /// Applies changes, then sends the gratuitous packets that are due: an address is announced only after its requests pass
-    /// the filter.
-    pub fn flush(&mut self, now: Instant) {
+    /// the filter. Returns whether an interface was opened that could not be opened before.
+    pub fn flush(&mut self, now: Instant) -> bool {
+        let mut opened = false;
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
-            self.update_interfaces(now);
+            opened = self.update_interfaces(now);
         }
         for interface in self.interfaces.values_mut() {
             if !interface.apply_filter() {
@@ -262,6 +277,7 @@ impl Announcer {
                 interface.send_gratuitous(address);
             }
         }
+        opened
     }
 
     /// When to call [`flush`](Self::flush) at the latest.
@@ -337,7 +353,7 @@ impl Announcer {
         // The selection depends on all interfaces.
         let mut again = Vec::new();
         for (address, interfaces) in announced.iter() {
-            let selected = select_open(excluded, links, open, *address, interfaces);
+            let selected = select_open(links, open, *address, interfaces);
             let mut unchanged = !lost.contains(address);
             for (index, interface) in open.iter_mut() {
                 if selected.contains(index) {
@@ -359,7 +375,6 @@ impl Announcer {
 }
 
 fn select_open(
-    excluded: &ExcludedInterfaces,
     links: &Snapshot,
     open: &BTreeMap<u32, Interface>,
     address: IpAddr,
@@ -368,13 +383,13 @@ fn select_open(
     let is_open = |link: &&Link| {
         open.contains_key(&link.index) && interfaces.includes(&link.name) && supports_family(link, address)
     };
-    let covers = |link: &&Link| !excluded.contains(&link.name) && covers(link, address);
+    let covers = |link: &&Link| covers(link, address);
     let anywhere = match interfaces {
         InterfaceSelection::Named(_) => true,
         // A link whose network contains the address counts even while it is down.
         InterfaceSelection::All => !links
             .values()
-            .any(|link| covers(&link) && !link.loopback && has_network(link, address)),
+            .any(|link| covers(&link) && has_network(link, address)),
     };
     let selected = links.values().filter(is_open);
     let selected = selected.filter(|link| anywhere || covers(link));

@@ -55,6 +55,8 @@ pub(crate) type ReplySender = mpsc::Sender<ObservedReply>;
 
 /// Maximum rate of replies passed on, per interface and protocol. A flood adds no information.
 const MAX_REPLIES_PER_WINDOW: u32 = 2000;
+/// Maximum rate of replies about one address: a flood about one hides nothing about the others.
+const MAX_REPLIES_PER_ADDRESS: u32 = 50;
 const REPLY_WINDOW: Duration = Duration::from_secs(1);
 
 /// Maximum number of frames that the speaker reads at a time.
@@ -91,8 +93,40 @@ struct State<P: Protocol> {
     watched: BTreeSet<P::Address>,
     /// Questions to send once the filter accepts the replies.
     questions: Vec<Question<P>>,
-    /// Start of the present window, and the number of replies in it.
-    window: (Instant, u32),
+    budget: ReplyBudget<P::Address>,
+}
+
+/// Limits the replies that are passed on.
+#[derive(Debug)]
+struct ReplyBudget<A> {
+    window_start: Instant,
+    total: u32,
+    by_address: BTreeMap<A, u32>,
+}
+
+impl<A: Ord> ReplyBudget<A> {
+    fn new(now: Instant) -> Self {
+        Self {
+            window_start: now,
+            total: 0,
+            by_address: BTreeMap::new(),
+        }
+    }
+
+    /// Whether another reply about the address may be passed on.
+    fn admit(&mut self, now: Instant, address: A) -> bool {
+        if self.window_start + REPLY_WINDOW <= now {
+            *self = Self::new(now);
+        }
+        // Only addresses that are announced or probed come here, so the map is bounded.
+        let of_address = self.by_address.entry(address).or_default();
+        if *of_address >= MAX_REPLIES_PER_ADDRESS || self.total >= MAX_REPLIES_PER_WINDOW {
+            return false;
+        }
+        *of_address += 1;
+        self.total += 1;
+        true
+    }
 }
 
 /// A question about an address.
@@ -125,7 +159,7 @@ impl<P: Protocol> ResponderThread<P> {
                 counters: BTreeMap::new(),
                 watched: BTreeSet::new(),
                 questions: Vec::new(),
-                window: (Instant::now(), 0),
+                budget: ReplyBudget::new(Instant::now()),
             }),
             metrics,
             replies,
@@ -354,17 +388,13 @@ impl<P: Protocol> Shared<P> {
                 if !state.counters.contains_key(&address) && !state.watched.contains(&address) {
                     return;
                 }
-                let now = Instant::now();
-                if state.window.0 + REPLY_WINDOW <= now {
-                    state.window = (now, 0);
-                }
-                state.window.1 += 1;
+                let admitted = state.budget.admit(Instant::now(), address);
                 let reply = ObservedReply {
                     interface: name.to_owned(),
                     address: address.into(),
                     mac,
                 };
-                if state.window.1 > MAX_REPLIES_PER_WINDOW || self.replies.try_send(reply).is_err() {
+                if !admitted || self.replies.try_send(reply).is_err() {
                     self.metrics.reply_dropped();
                 }
             }
@@ -398,5 +428,23 @@ fn run<P: Protocol>(shared: &Shared<P>, stopped: &PipeReader, name: &str) {
                 std::thread::sleep(RECEIVE_RETRY_DELAY);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flood_about_one_address_leaves_room_for_others() {
+        let now = Instant::now();
+        let mut budget = ReplyBudget::new(now);
+        let admitted = (0..100_000).filter(|_| budget.admit(now, 1)).count();
+        assert_eq!(admitted, MAX_REPLIES_PER_ADDRESS as usize);
+        assert!(budget.admit(now, 2));
+        let all = (3..1_000).flat_map(|address| [address; 10]);
+        let all = all.filter(|address| budget.admit(now, *address)).count();
+        assert_eq!(all + admitted + 1, MAX_REPLIES_PER_WINDOW as usize);
+        assert!(budget.admit(now + REPLY_WINDOW, 1));
     }
 }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use lb_l2::ownership::{AcquireReason, Output, QueryTarget, ReleaseReason};
 
 use super::Speaker;
-use crate::decide::{Announcement, Decision};
+use crate::decide::Announcement;
+use crate::decisions::Outcome;
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::events::{EventReason, ServiceEvent};
 use crate::reasons::WithdrawReason;
@@ -54,12 +55,7 @@ impl Speaker {
 
     /// Starts announcing an address that this node owns now.
     fn announce(&mut self, now: Instant, address: IpAddr, reason: AcquireReason) {
-        // The objects may have changed since the candidates were set; then another decision is due and handles it.
-        let Decision::Candidates {
-            local: Ok(announcement),
-            ..
-        } = self.decision(address)
-        else {
+        let Some(announcement) = self.eligible(address).cloned() else {
             return;
         };
         self.metrics.acquired(&reason, now);
@@ -82,7 +78,7 @@ impl Speaker {
         &mut self,
         now: Instant,
         address: IpAddr,
-        announcement: Announcement,
+        announcement: Arc<Announcement>,
         restored: bool,
     ) {
         let interfaces = announcement.interfaces.clone();
@@ -95,16 +91,17 @@ impl Speaker {
         for service in &change.removed_services {
             self.reporter.withdrawn(now, service, address);
         }
-        for service in self.announcements.services(address) {
+        for service in &change.new_services {
             self.reporter.announced(now, service, address);
         }
     }
 
     fn withdraw(&mut self, now: Instant, address: IpAddr, reason: ReleaseReason) {
-        let reason = match self.decision(address) {
-            Decision::Unused => WithdrawReason::Unused,
-            Decision::NoCandidates { reason, .. } => WithdrawReason::Unannounced(reason),
-            Decision::Candidates { local, .. } => WithdrawReason::Released(reason, local.err()),
+        let reason = match self.decisions.get(address).map(|known| &known.outcome) {
+            None => WithdrawReason::Unused,
+            Some(Outcome::NoCandidates(reason)) => WithdrawReason::Unannounced(reason.clone()),
+            Some(Outcome::Ineligible(ineligible)) => WithdrawReason::Released(reason, Some(*ineligible)),
+            Some(Outcome::Eligible(_)) => WithdrawReason::Released(reason, None),
         };
         let Some(active) = self.announcements.remove(address) else {
             return;

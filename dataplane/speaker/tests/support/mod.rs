@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lb_runtime::ObjectKey;
 use lb_speaker::k8s::index::{Index, Update};
 use lb_speaker::k8s::objects::{Advertisement, Node, Pool, ReportedStatus, Service, Slice, Speaker};
+use lb_speaker::node_table::NodeTable;
 use lb_speaker::peers::Peers;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -190,6 +191,13 @@ impl World {
         if let Some(node) = self.index.update(update).peer {
             self.peers.update(self.now, &self.index, &node);
         }
+    }
+
+    /// The nodes as candidates.
+    pub(crate) fn nodes(&self, ignore_exclude_label: bool) -> NodeTable {
+        let mut nodes = NodeTable::new(ignore_exclude_label);
+        nodes.rebuild(&self.index, &self.peers);
+        nodes
     }
 
     /// Advances the clock.
