@@ -235,6 +235,7 @@ fn max_no_owner_ms(lost: Lost, heard_before: bool, fault: Fault) -> u64 {
 
 #[test]
 fn one_owner_whatever_heartbeats_are_lost() {
+    #[allow(clippy::disallowed_methods, reason = "a longer run by hand")]
     let seeds = std::env::var("SEEDS").map_or(1, |seeds| seeds.parse().unwrap());
     println!("| lost heartbeats | heard before | fault | two owners | no owner | moves |");
     let mut failed = Vec::new();

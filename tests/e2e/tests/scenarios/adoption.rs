@@ -205,8 +205,9 @@ impl Place {
         let generation = self
             .harness
             .admin("kubectl get lbs default -o jsonpath='{.metadata.generation}'")?;
+        let generation: i64 = generation.parse()?;
         eventually("the spec to be observed", SHORT_TIMEOUT, || {
-            let is = self.status()?["observedGeneration"].to_string() == generation;
+            let is = self.status()?["observedGeneration"] == generation;
             Ok((is && self.condition("Adopted")?.starts_with("True")).then_some(()))
         })?;
         assert_eq!(self.harness.admin(METALLB)?, before, "every pod stays");
