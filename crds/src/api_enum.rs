@@ -126,12 +126,13 @@ mod tests {
         let field = definition
             .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/upgrade/properties/onFailure")
             .unwrap();
-        assert_eq!(field["enum"], json!(["Rollback", "Pause"]));
+        assert_eq!(field["enum"], json!(["Rollback", "Pause", "Continue"]));
         assert_eq!(
             field["description"],
             "Reaction to a failed upgrade. Default: Rollback.\n\nPossible values:\n\
              - Rollback: Controller and speakers return to the previous revision.\n\
-             - Pause: The upgrade stops where it failed until the spec changes."
+             - Pause: The upgrade stops where it failed until the spec changes.\n\
+             - Continue: Failed health checks are reported, and the upgrade continues."
         );
         assert_eq!(field.get(WORD_DESCRIPTIONS), None);
     }
