@@ -193,7 +193,12 @@ proptest! {
             for at in 0..ADDRESSES {
                 let fresh = decided(&world.index, &nodes, address(at));
                 let known = world.decisions.get(address(at));
-                prop_assert_eq!(known, fresh.as_ref(), "{}", address(at));
+                let visible = |known: &Known| (known.outcome.clone(), known.is_first, known.no_interface);
+                prop_assert_eq!(known.map(visible), fresh.as_ref().map(visible), "{}", address(at));
+                // With one candidate less than before, a remembered horizon may be nearer than needed: as many
+                // candidates as count are still before it.
+                let (known, fresh) = (known.and_then(|known| known.horizon), fresh.and_then(|fresh| fresh.horizon));
+                prop_assert!(known == fresh || fresh.is_none(), "{}: {known:?}, {fresh:?}", address(at));
             }
         }
     }

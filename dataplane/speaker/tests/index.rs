@@ -78,11 +78,16 @@ fn endpoints_belong_to_one_namespace() {
 }
 
 #[test]
-fn candidate_changes_affect_all_addresses() {
+fn candidate_changes_affect_the_node_or_all_addresses() {
     let label = json!({"rack": "a"});
     let ready = json!([{"type": "Ready", "status": "True"}]);
-    assert!(affected(mk_node_with("n2", &label, &ready)).all_addresses);
-    assert!(affected(Update::Node("n2".to_owned(), None)).all_addresses);
+    for change in [
+        mk_node_with("n2", &label, &ready),
+        Update::Node("n2".to_owned(), None),
+    ] {
+        let node = affected(change);
+        assert_eq!((node.node.as_deref(), node.all_addresses), (Some("n2"), false));
+    }
     assert!(affected(mk_pool("lan", &["192.168.50.0/24"])).all_addresses);
     assert!(affected(mk_advertisement("lan", &json!({"interfaces": ["eth0"]}))).all_addresses);
     assert_eq!(affected(mk_node("n2")), Affected::default());
