@@ -37,7 +37,7 @@ fn power_cycled_api_server_is_noticed() -> anyhow::Result<()> {
     harness.admin(&format!(
         "kubectl annotate service web metallb.io/loadBalancerIPs={wanted}"
     ))?;
-    harness.admin("kubectl delete poddisruptionbudget controller -n metallb-system --wait=false")?;
+    harness.admin("kubectl delete poddisruptionbudget metallb-controller -n metallb-system --wait=false")?;
     eventually("the controller to assign the address", MAX_DEAFNESS, || {
         Ok((harness.current_address("web")? == wanted).then_some(()))
     })?;
@@ -50,7 +50,7 @@ fn power_cycled_api_server_is_noticed() -> anyhow::Result<()> {
             .saturating_sub(back.elapsed())
             .max(Duration::from_secs(1)),
         || {
-            let name = "kubectl get poddisruptionbudget controller -n metallb-system -o jsonpath='{.metadata.deletionTimestamp}'";
+            let name = "kubectl get poddisruptionbudget metallb-controller -n metallb-system -o jsonpath='{.metadata.deletionTimestamp}'";
             Ok(harness.admin(name)?.is_empty().then_some(()))
         },
     )?;

@@ -39,8 +39,14 @@ fn no_probe_about_a_node_at_rest() -> anyhow::Result<()> {
     for number in 0..SERVICES {
         let name = format!("web-{number}");
         harness.apply_service(&name, "web", "", "  ipFamilyPolicy: RequireDualStack\n")?;
-        let address = harness.wait_for_address(&name)?;
-        harness.wait_for_answer(&address, "web")?;
+        for address in harness.wait_for_address(&name)?.split(' ') {
+            let host = if address.contains(':') {
+                format!("[{address}]")
+            } else {
+                address.to_owned()
+            };
+            harness.wait_for_answer(&host, "web")?;
+        }
     }
     std::thread::sleep(SETTLING);
     let (first_claims, before) = (capture.probes(), capture.kinds());
