@@ -16,7 +16,6 @@ use crate::adoption::{MetalLb, MetalLbPod, ORPHANED_POD_LABEL, backup};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
-use crate::observe::workload_health::is_observed;
 use crate::ownership;
 use crate::preflight::{LoadBalancerProduct, detect};
 
@@ -266,7 +265,7 @@ impl Writer {
                 Some(object) if object.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER) => {
                     missing.push((id.clone(), MissingObject::Overwritten(json!(object.labels()))));
                 }
-                Some(object) if !has_ready_pod(id, &object.data) => {
+                Some(object) if !has_ready_pod(id, &object) => {
                     missing.push((id.clone(), MissingObject::NotReady));
                 }
                 // It was never away, or somebody else has made it again.
@@ -339,7 +338,8 @@ impl Writer {
 }
 
 /// Whether a workload runs, or is not meant to. `true` for other kinds.
-fn has_ready_pod(id: &ObjectId, body: &Value) -> bool {
+fn has_ready_pod(id: &ObjectId, object: &DynamicObject) -> bool {
+    let body = &object.data;
     let (desired, ready) = match id.kind {
         Kind::Deployment => (&body["spec"]["replicas"], &body["status"]["readyReplicas"]),
         Kind::DaemonSet => (
@@ -348,7 +348,9 @@ fn has_ready_pod(id: &ObjectId, body: &Value) -> bool {
         ),
         _ => return true,
     };
-    is_observed(body) && (desired.as_i64() == Some(0) || ready.as_i64().is_some_and(|ready| ready > 0))
+    let observed = body["status"]["observedGeneration"].as_i64();
+    observed.is_some_and(|observed| Some(observed) >= object.metadata.generation)
+        && (desired.as_i64() == Some(0) || ready.as_i64().is_some_and(|ready| ready > 0))
 }
 
 /// How an object differs from the backup.
@@ -373,4 +375,24 @@ pub fn may_be_overlaid(id: &ObjectId) -> bool {
             id.kind,
             Kind::Deployment | Kind::DaemonSet | Kind::Secret | Kind::ControllerRevision
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workload_is_restored_when_a_pod_of_its_present_generation_is_ready() {
+        let object = |observed: i64, ready: i64| -> DynamicObject {
+            serde_json::from_value(json!({
+                "metadata": {"name": "speaker", "generation": 2},
+                "status": {"observedGeneration": observed, "desiredNumberScheduled": 3, "numberReady": ready},
+            }))
+            .unwrap()
+        };
+        let id = ObjectId::new(Kind::DaemonSet, "metallb-system", "speaker");
+        for (observed, ready, expected) in [(2, 1, true), (2, 0, false), (1, 3, false)] {
+            assert_eq!(has_ready_pod(&id, &object(observed, ready)), expected);
+        }
+    }
 }
