@@ -193,7 +193,7 @@ impl Session {
         }
         if self.detect_at.is_some_and(|at| at <= now) {
             self.detect_at = None;
-            // A router that is silent has to begin anew (RFC 5880 section 6.8.1).
+            // A silent router has to start again (RFC 5880 section 6.8.1).
             self.remote = Remote::default();
             match self.state {
                 State::Init | State::Up => self.leave(now, Diagnostic::DetectionTimeExpired),

@@ -92,7 +92,7 @@ prop_compose! {
     }
 }
 
-/// What an UPDATE of the independent codec says, in our types.
+/// An UPDATE as the independent codec reads it, in our types.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
     announced: Vec<IpNet>,

@@ -109,7 +109,7 @@ impl SessionConfig {
     }
 }
 
-/// What both sides agree on.
+/// The values that both sides agree on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Negotiated {
     /// The router's AS number.

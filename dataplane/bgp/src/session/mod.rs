@@ -206,7 +206,7 @@ impl Session {
         self.state
     }
 
-    /// What both sides agree on, once the router's OPEN has been accepted.
+    /// The values that both sides agree on, once the router's OPEN has been accepted.
     #[must_use]
     pub const fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.as_ref()
