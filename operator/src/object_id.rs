@@ -5,6 +5,7 @@ use std::fmt;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use lb_runtime::ObjectKey;
+use lb_runtime::events::{Regarding, reference};
 
 /// Kinds in order of application: dependencies come first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -132,6 +133,13 @@ impl ObjectId {
             kind,
             key: ObjectKey::new(namespace, name),
         }
+    }
+
+    /// For events that concern it.
+    #[must_use]
+    pub fn reference(&self) -> Regarding {
+        let resource = self.kind.api_resource();
+        reference(&self.key, resource.api_version, self.kind.names().2, None)
     }
 
     /// The API of its kind, in its namespace.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::object_id::ObjectId;
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A reason of a condition or an event.
@@ -126,6 +128,8 @@ pub struct StackEvent {
     pub reason: Reason,
     /// Its text.
     pub note: String,
+    /// The object of the stack that it concerns.
+    pub related: Option<ObjectId>,
 }
 
 impl StackEvent {
@@ -136,6 +140,7 @@ impl StackEvent {
             warning: false,
             reason,
             note: note.into(),
+            related: None,
         }
     }
 

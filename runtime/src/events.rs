@@ -1,12 +1,13 @@
 //! Kubernetes Events. Publishing never blocks: one task writes the queue, and drops an event after five attempts.
 //!
 //! kube's `Recorder` groups events by reason only, so "Assigned IP a" followed by "Assigned IP b" would count the first
-//! message twice. Here an event is written unless it equals the last one about the same object.
+//! message twice. Here an event is written unless it equals the last one about the same object, or is one of too many.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -18,6 +19,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::rate_limit::RateLimiter;
 use crate::text::truncate;
 use crate::{Backoff, ObjectKey};
 
@@ -36,10 +38,11 @@ const MAX_ATTEMPTS: u32 = 5;
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Longest delay between retries of a write.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(4);
-/// Events about one object in a row, as in client-go: a user who changes it all the time causes no more.
-const EVENT_BURST: i64 = 25;
+/// Events with one reason about one object in a row, as in client-go: a user who changes it all the time causes no more.
+/// Each reason has a limit of its own, so that a frequent one hides no other.
+const EVENT_BURST: u32 = 25;
 /// Afterwards there is one in this time.
-const EVENT_INTERVAL_SECONDS: i64 = 60;
+const EVENT_INTERVAL: Duration = Duration::from_secs(60);
 /// Limit of the API server for `note`, in bytes.
 const NOTE_LIMIT: usize = 1024;
 
@@ -71,6 +74,8 @@ enum Item {
 #[derive(Debug)]
 struct QueuedEvent {
     regarding: Regarding,
+    /// Rare, so its size does not count.
+    related: Option<Box<Regarding>>,
     kind: EventKind,
     reason: Box<str>,
     action: &'static str,
@@ -84,7 +89,7 @@ pub struct Regarding {
     /// Namespace and name.
     pub key: ObjectKey,
     /// Group and version.
-    pub api_version: &'static str,
+    pub api_version: Cow<'static, str>,
     /// Kind.
     pub kind: &'static str,
     /// UID, if known.
@@ -100,12 +105,14 @@ impl Events {
         Self { queue, component }
     }
 
-    /// Queues an event. It is not written if it equals the last one about the same object.
+    /// Queues an event about one object, and optionally a second one that it concerns. It is not written if it equals the
+    /// last one about the same object, or if there were too many with this reason about these objects.
     ///
     /// The API limits `reason` and `action` to 128 bytes. `note` is truncated to 1 KiB.
     pub fn publish(
         &self,
         regarding: Regarding,
+        related: Option<Regarding>,
         kind: EventKind,
         reason: &str,
         action: &'static str,
@@ -113,6 +120,7 @@ impl Events {
     ) {
         let event = QueuedEvent {
             regarding,
+            related: related.map(Box::new),
             kind,
             reason: reason.into(),
             action,
@@ -142,13 +150,7 @@ impl Events {
 
 impl QueuedEvent {
     fn into_event(self, component: &str, instance: &str) -> Event {
-        let Regarding {
-            key,
-            api_version,
-            kind,
-            uid,
-        } = self.regarding;
-        let (namespace, name) = (key.namespace(), key.name());
+        let (namespace, name) = (self.regarding.key.namespace(), self.regarding.key.name());
         // kubectl expects events about cluster-scoped objects in `default`.
         let event_namespace = if namespace.is_empty() {
             "default"
@@ -165,14 +167,8 @@ impl QueuedEvent {
             event_time: Some(MicroTime(self.time)),
             note: Some(self.note.into()),
             reason: Some(self.reason.into()),
-            regarding: Some(ObjectReference {
-                api_version: Some(api_version.to_owned()),
-                kind: Some(kind.to_owned()),
-                name: Some(name.to_owned()),
-                namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
-                uid: uid.map(|uid| uid.to_string()),
-                ..ObjectReference::default()
-            }),
+            related: self.related.as_deref().map(Regarding::to_reference),
+            regarding: Some(self.regarding.to_reference()),
             reporting_controller: Some(component.to_owned()),
             reporting_instance: Some(instance.to_owned()),
             type_: Some(match self.kind {
@@ -184,70 +180,68 @@ impl QueuedEvent {
     }
 }
 
+impl Regarding {
+    fn to_reference(&self) -> ObjectReference {
+        let namespace = self.key.namespace();
+        ObjectReference {
+            api_version: Some(self.api_version.to_string()),
+            kind: Some(self.kind.to_owned()),
+            name: Some(self.key.name().to_owned()),
+            namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+            uid: self.uid.as_ref().map(ToString::to_string),
+            ..ObjectReference::default()
+        }
+    }
+}
+
 /// The reference to an object for [`Events::publish`].
 #[must_use]
 pub fn reference(
     key: &ObjectKey,
-    api_version: &'static str,
+    api_version: impl Into<Cow<'static, str>>,
     kind: &'static str,
     uid: Option<Arc<str>>,
 ) -> Regarding {
     Regarding {
         key: key.clone(),
-        api_version,
+        api_version: api_version.into(),
         kind,
         uid,
     }
 }
 
-/// The last event about each object, as hashes: 32 bytes per object.
-#[derive(Default)]
-struct LastEvents {
-    by_object: HashMap<u64, LastEvent>,
+/// Decides which events are written. Objects and contents are kept as hashes.
+struct EventFilter {
+    /// The content of the last event about each object.
+    last: HashMap<u64, u64>,
+    /// By object, related object and reason.
+    limiter: RateLimiter<u64>,
 }
 
-struct LastEvent {
-    content: u64,
-    /// How many events about the object may be written now, at the time `since`, in seconds since 1970.
-    budget: i64,
-    since: i64,
-}
+impl EventFilter {
+    fn new() -> Self {
+        Self {
+            last: HashMap::new(),
+            limiter: RateLimiter::new(EVENT_BURST, EVENT_INTERVAL),
+        }
+    }
 
-impl LastEvents {
     /// Records the event; returns whether to write it: it differs from the last one about its object, and there were
-    /// not too many about it.
-    fn record(&mut self, event: &QueuedEvent) -> bool {
+    /// not too many of its kind.
+    fn record(&mut self, now: Instant, event: &QueuedEvent) -> bool {
         let object = hash(&event.regarding);
         let content = hash(&(event.kind, &event.reason, &event.note));
-        let now = event.time.as_second();
-        if self.by_object.len() >= MAX_REMEMBERED_OBJECTS {
-            self.by_object.clear();
-        }
-        let Some(last) = self.by_object.get_mut(&object) else {
-            let (budget, since) = (EVENT_BURST - 1, now);
-            self.by_object.insert(
-                object,
-                LastEvent {
-                    content,
-                    budget,
-                    since,
-                },
-            );
-            return true;
-        };
-        if last.content == content {
+        if self.last.get(&object) == Some(&content) {
             return false;
         }
-        let gained = now.saturating_sub(last.since).max(0) / EVENT_INTERVAL_SECONDS;
-        if gained > 0 {
-            last.budget = last.budget.saturating_add(gained).min(EVENT_BURST);
-            last.since = now;
-        }
-        if last.budget == 0 {
+        let limited = hash(&(&event.regarding, &event.related, &event.reason));
+        if self.limiter.admit(now, &limited).is_err() {
             return false;
         }
-        last.budget -= 1;
-        last.content = content;
+        if self.last.len() >= MAX_REMEMBERED_OBJECTS {
+            self.last.clear();
+        }
+        self.last.insert(object, content);
         true
     }
 }
@@ -259,12 +253,12 @@ fn hash(value: &impl Hash) -> u64 {
 }
 
 async fn write_all(client: Client, mut queue: mpsc::Receiver<Item>, component: &str, instance: String) {
-    let mut last_events = LastEvents::default();
+    let mut filter = EventFilter::new();
     let mut in_flight = FuturesUnordered::new();
     loop {
         tokio::select! {
             item = queue.recv(), if in_flight.len() < MAX_IN_FLIGHT => match item {
-                Some(Item::Event(event)) if last_events.record(&event) => {
+                Some(Item::Event(event)) if filter.record(tokio::time::Instant::now().into_std(), &event) => {
                     in_flight.push(write(client.clone(), event.into_event(component, &instance)));
                 }
                 Some(Item::Event(_)) => {}
@@ -313,6 +307,7 @@ mod tests {
     fn event(object: &str, reason: &str, note: &str) -> QueuedEvent {
         QueuedEvent {
             regarding: reference(&ObjectKey::new("ns", object), "v1", "Service", None),
+            related: None,
             kind: EventKind::Normal,
             reason: reason.into(),
             action: "Test",
@@ -349,6 +344,7 @@ mod tests {
                 let service = reference(&ObjectKey::new("ns", format!("s{number}")), "v1", "Service", None);
                 events.publish(
                     service,
+                    None,
                     EventKind::Normal,
                     "IPAllocated",
                     "Assign",
@@ -361,30 +357,43 @@ mod tests {
     }
 
     #[test]
-    fn events_about_one_object_are_limited() {
-        let mut last_events = LastEvents::default();
+    fn a_frequent_event_is_limited_and_hides_no_other() {
+        let start = Instant::now();
+        let mut filter = EventFilter::new();
         let mut written = 0;
-        for second in 0..600i64 {
-            let mut flip = event("a", "LoadBalancerFailed", &format!("value {}", second % 2));
-            flip.time = Timestamp::from_second(1_700_000_000 + second).unwrap();
-            written += i64::from(last_events.record(&flip));
+        for second in 0..600 {
+            let flip = event("a", "LoadBalancerFailed", &format!("value {}", second % 2));
+            written += u32::from(filter.record(start + Duration::from_secs(second), &flip));
         }
         assert!((EVENT_BURST..=EVENT_BURST + 10).contains(&written), "{written}");
-        assert!(
-            last_events.record(&event("b", "IPAllocated", "Assigned IP 1")),
-            "others are not affected"
-        );
+        let now = start + Duration::from_secs(600);
+        assert!(!filter.record(now, &event("a", "LoadBalancerFailed", "value 2")));
+        assert!(filter.record(now, &event("b", "LoadBalancerFailed", "value 0")));
+        assert!(filter.record(now, &event("a", "IPAllocated", "Assigned IP 1")));
+    }
+
+    #[test]
+    fn each_related_object_has_a_limit_of_its_own() {
+        let now = Instant::now();
+        let mut filter = EventFilter::new();
+        for number in 0..100 {
+            let mut corrected = event("stack", "DriftCorrected", &format!("object {number}"));
+            let related = ObjectKey::new("ns", format!("object-{number}"));
+            corrected.related = Some(Box::new(reference(&related, "v1", "ConfigMap", None)));
+            assert!(filter.record(now, &corrected), "{number}");
+        }
     }
 
     #[test]
     fn repetition_of_the_last_event_is_not_written() {
-        let mut last_events = LastEvents::default();
-        assert!(last_events.record(&event("a", "IPAllocated", "Assigned IP 1")));
-        assert!(!last_events.record(&event("a", "IPAllocated", "Assigned IP 1")));
-        assert!(last_events.record(&event("b", "IPAllocated", "Assigned IP 1")));
-        assert!(last_events.record(&event("a", "IPAllocated", "Assigned IP 2")));
+        let now = Instant::now();
+        let mut filter = EventFilter::new();
+        assert!(filter.record(now, &event("a", "IPAllocated", "Assigned IP 1")));
+        assert!(!filter.record(now, &event("a", "IPAllocated", "Assigned IP 1")));
+        assert!(filter.record(now, &event("b", "IPAllocated", "Assigned IP 1")));
+        assert!(filter.record(now, &event("a", "IPAllocated", "Assigned IP 2")));
         assert!(
-            last_events.record(&event("a", "IPAllocated", "Assigned IP 1")),
+            filter.record(now, &event("a", "IPAllocated", "Assigned IP 1")),
             "the event is not a repetition of the last one"
         );
     }

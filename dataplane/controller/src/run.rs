@@ -396,6 +396,7 @@ impl Controller {
             let text = event.text();
             self.events.publish(
                 event.regarding(namespace),
+                None,
                 text.kind,
                 text.reason.as_str(),
                 text.action,

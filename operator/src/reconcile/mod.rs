@@ -614,7 +614,10 @@ impl Operator {
                     if cause == ApplyReason::Drift {
                         let labels = [id.kind.names().2, id.key.name()];
                         self.metrics.corrections.with_label_values(&labels).inc();
-                        self.publish(StackEvent::normal(Reason::DriftCorrected, note));
+                        self.publish(StackEvent {
+                            related: Some(id.clone()),
+                            ..StackEvent::normal(Reason::DriftCorrected, note)
+                        });
                     }
                 }
                 Err(error) => {

@@ -13,6 +13,7 @@ use super::{Operator, ReconcileOutcome, TICK};
 use crate::apply::WriteError;
 use crate::apply::retry::RetryKey;
 use crate::desired::validation;
+use crate::object_id::ObjectId;
 use crate::reasons::StackEvent;
 use crate::status::{MESSAGE_LIMIT, StatusInput, events, status};
 
@@ -122,7 +123,14 @@ impl Operator {
         } else {
             EventKind::Normal
         };
-        self.events
-            .publish(regarding, kind, event.reason.as_str(), "Reconcile", event.note);
+        let related = event.related.as_ref().map(ObjectId::reference);
+        self.events.publish(
+            regarding,
+            related,
+            kind,
+            event.reason.as_str(),
+            "Reconcile",
+            event.note,
+        );
     }
 }

@@ -89,7 +89,7 @@ impl EventPublisher {
     pub fn publish(&self, event: ServiceEvent) {
         let (kind, reason, action, note) = fields(&event, &self.node);
         let service = reference(&event.service, "v1", "Service", Some(event.uid));
-        self.events.publish(service, kind, reason, action, note);
+        self.events.publish(service, None, kind, reason, action, note);
     }
 
     /// Waits until the queued events are written, at most for a moment: a restart must not take long.
