@@ -106,6 +106,12 @@ impl LiveObject {
         &self.other_owners
     }
 
+    /// `metadata.labels`.
+    #[must_use]
+    pub fn labels(&self) -> &Value {
+        &self.body["metadata"]["labels"]
+    }
+
     /// `metadata.annotations`.
     #[must_use]
     pub fn annotations(&self) -> &Value {
@@ -115,19 +121,13 @@ impl LiveObject {
     /// Digest of the last applied configuration.
     #[must_use]
     pub fn applied(&self) -> Option<&str> {
-        self.body
-            .pointer("/metadata/annotations")?
-            .get(crate::desired::render::APPLIED)?
-            .as_str()
+        self.annotations().get(crate::desired::render::APPLIED)?.as_str()
     }
 
     /// `metadata.ownerReferences`.
     #[must_use]
     pub fn owners(&self) -> &[Value] {
-        let owners = self
-            .body
-            .pointer("/metadata/ownerReferences")
-            .and_then(Value::as_array);
+        let owners = self.body["metadata"]["ownerReferences"].as_array();
         owners.map(Vec::as_slice).unwrap_or_default()
     }
 

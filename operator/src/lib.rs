@@ -20,6 +20,7 @@ pub mod ownership;
 pub mod preflight;
 pub mod reasons;
 pub mod reconcile;
+pub mod request;
 pub mod status;
 pub mod upgrade;
 pub mod watch;
@@ -39,7 +40,7 @@ use lb_runtime::sleep_until;
 use lb_runtime::watch::Change;
 use lb_runtime::{Context, ReadinessGate};
 
-use crate::apply::Writer;
+use crate::apply::executor::Executor;
 use crate::args::OperatorConfig;
 use crate::metrics::Metrics;
 use crate::object_id::Kind;
@@ -74,12 +75,14 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         names::REPORTER_OPERATOR,
         &context.pod_name,
     );
-    let mut operator = Operator::new(
-        config,
-        Writer::new(context.client.clone()),
+    let is_leader = leadership.leads.clone();
+    let executor = Executor::new(
+        context.client.clone(),
+        move || *is_leader.borrow(),
+        metrics.clone(),
         recorder.clone(),
-        metrics,
     );
+    let mut operator = Operator::new(config, executor, metrics);
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut facts_query: Option<BoxFuture<'static, ClusterFacts>> = None;
@@ -128,7 +131,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             operator.stand_by();
             continue;
         }
-        let requeue_after = operator.reconcile(|| *leads.borrow()).await;
+        let requeue_after = operator.reconcile().await;
         next_reconcile = requeue_after.map(|delay| tokio::time::Instant::now() + delay);
         if let Some(request) = operator.take_facts_request() {
             facts_query = Some(collect_facts(context.client.clone(), request).boxed());

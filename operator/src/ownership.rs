@@ -46,7 +46,7 @@ pub fn is_ours(metadata: &ObjectMeta) -> bool {
 }
 
 /// When the operator may apply an object of another owner.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TakeOver {
     /// `spec.adopt`: the user asked to replace MetalLB.
     pub adopt: bool,

@@ -4,8 +4,6 @@
 //! L2Advertisements and BGPAdvertisements; its ServiceL2Statuses; access reviews of the operator. Once a second before
 //! and during an adoption, and every half minute afterwards; never without `spec.adopt`.
 
-use std::time::Duration;
-
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -17,15 +15,17 @@ use lb_crds::names::{CONTROLLER, LABEL_COMPONENT, LABEL_NODE};
 use lb_crds::{L2Advertisement, ServiceL2Status};
 use serde_json::{Value, json};
 
-use super::{MetalLb, MetalLbPod, MetalLbWorkload, ORPHANED_POD_LABEL, WorkloadManager};
+use super::{Backup, MetalLb, MetalLbPod, MetalLbWorkload, ORPHANED_POD_LABEL, WorkloadManager};
+use crate::desired::render::{MANAGED_BY, MANAGER};
+use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
-use crate::ownership::managers;
+use crate::observe::workload_health::has_ready_pod;
+use crate::ownership::{self, managers};
 use crate::preflight::{LoadBalancerProduct, detect};
+use crate::request::{RequestError, in_time};
 
 /// Name of MetalLB's webhook configuration in its manifest, chart and operator.
 pub const WEBHOOK: &str = "metallb-webhook-configuration";
-/// For all reads of one pass.
-const TIMEOUT: Duration = Duration::from_secs(15);
 /// Of each kind: MetalLB has three or four objects in its namespace, and a pod per node.
 const MAX_ITEMS: u32 = 5000;
 /// The verbs that an adoption and a restore need.
@@ -52,7 +52,7 @@ pub async fn observe_metallb(
     namespace: &str,
     class: Option<&str>,
     whole: bool,
-) -> kube::Result<MetalLb> {
+) -> Result<MetalLb, RequestError> {
     let all = async {
         let mut found = MetalLb::default();
         for kind in [Kind::Deployment, Kind::DaemonSet] {
@@ -61,7 +61,8 @@ pub async fn observe_metallb(
                 .extend(workloads(client, kind, namespace, class).await?);
         }
         found.pods = pods(client, namespace).await?;
-        found.strict_webhook = strict_webhook(client, namespace).await?;
+        let webhook = webhook(client).await?;
+        found.strict_webhook = webhook.is_some_and(|object| is_strict(&object.data, namespace));
         if found.pods.iter().any(|pod| pod.speaker) {
             found.announcing = announcing(client, namespace).await?.into_iter().collect();
         }
@@ -79,10 +80,94 @@ pub async fn observe_metallb(
         }
         Ok(found)
     };
-    match tokio::time::timeout(TIMEOUT, all).await {
-        Ok(found) => found,
-        Err(_) => Err(kube::Error::Service("no answer from the API server".into())),
+    in_time("read the state of MetalLB", all).await
+}
+
+/// Those of the objects that exist and belong to MetalLB.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub async fn metallb_objects(
+    client: &Client,
+    ids: impl Iterator<Item = ObjectId>,
+) -> Result<Vec<(ObjectId, Value)>, RequestError> {
+    let mut others = Vec::new();
+    for id in ids {
+        let Some(object) = get(client, &id).await? else {
+            continue;
+        };
+        let product = detect::product(&object.name_any(), object.labels());
+        if product == Some(LoadBalancerProduct::MetalLb) && !ownership::is_ours(&object.metadata) {
+            others.push((id, json!(object)));
+        }
     }
+    Ok(others)
+}
+
+/// How an object differs from the backup.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum MissingObject {
+    /// It does not exist.
+    Absent,
+    /// It is being deleted.
+    Terminating,
+    /// It is a workload without a ready pod.
+    NotReady,
+    /// The stack has overwritten it; its present labels.
+    Overwritten(Value),
+}
+
+/// Objects of the backup that are missing or overwritten.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub async fn missing_objects(
+    client: &Client,
+    record: &Backup,
+) -> Result<Vec<(ObjectId, MissingObject)>, RequestError> {
+    let mut missing = Vec::new();
+    for (id, _) in record.objects() {
+        let found = get(client, id).await?;
+        let how = match found.map(|object| LiveObject::new(id.kind, object)) {
+            None => MissingObject::Absent,
+            Some(live) if live.terminating => MissingObject::Terminating,
+            Some(live) if live.labels()[MANAGED_BY] == MANAGER => {
+                MissingObject::Overwritten(live.labels().clone())
+            }
+            Some(live) if !has_ready_pod(id.kind, &live) => MissingObject::NotReady,
+            // It was never away, or somebody else has made it again.
+            Some(_) => continue,
+        };
+        missing.push((id.clone(), how));
+    }
+    Ok(missing)
+}
+
+/// ServiceAccounts that pods of the backup need, and that neither exist nor are in the backup.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub async fn missing_accounts(client: &Client, record: &Backup) -> Result<Vec<ObjectId>, RequestError> {
+    let mut missing = Vec::new();
+    for id in record.service_accounts() {
+        if get(client, &id).await?.is_none() {
+            missing.push(id);
+        }
+    }
+    Ok(missing)
+}
+
+async fn get(client: &Client, id: &ObjectId) -> Result<Option<DynamicObject>, RequestError> {
+    in_time(format!("read {id}"), id.api(client).get_opt(id.key.name())).await
+}
+
+/// The configuration of MetalLB's webhook.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub async fn webhook(client: &Client) -> kube::Result<Option<DynamicObject>> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhook_configurations());
+    api.get_opt(WEBHOOK).await
 }
 
 async fn workloads(
@@ -194,12 +279,6 @@ async fn pods(client: &Client, namespace: &str) -> kube::Result<Vec<MetalLbPod>>
         })
     };
     Ok(pods.iter().filter_map(of_metallb).collect())
-}
-
-async fn strict_webhook(client: &Client, namespace: &str) -> kube::Result<bool> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhook_configurations());
-    let object = api.get_opt(WEBHOOK).await?;
-    Ok(object.is_some_and(|object| is_strict(&object.data, namespace)))
 }
 
 /// Whether a webhook that is served from the namespace has failurePolicy Fail.

@@ -2,41 +2,19 @@
 //! the others and is not repeated whenever something else changes. Pure: time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
 use std::time::{Duration, Instant};
 
+use lb_runtime::Backoff;
 use lb_runtime::text::truncate;
-use lb_runtime::{Backoff, ObjectKey};
 
-use super::WriteError;
-use crate::object_id::ObjectId;
+use super::write::WriteId;
+use crate::request::RequestError;
 
 /// Delay after the first failure; it doubles up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(30);
 /// Longest message of a failed write in the status, in bytes.
 const MESSAGE_LIMIT: usize = 300;
-
-/// Identifies a write.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum RetryKey {
-    /// Apply an object.
-    Apply(ObjectId),
-    /// Delete an object.
-    Delete(ObjectId),
-    /// Remove the stack from an object's owner references.
-    RemoveOwner(ObjectId),
-    /// Remove the addresses from a Service's status.
-    ClearService(ObjectKey),
-    /// Delete a pod, by name, so that its workload replaces it.
-    RestartPod(String),
-    /// Write the stack's finalizers.
-    Finalizers,
-    /// Write the stack's status.
-    Status,
-    /// Change the heartbeat keys.
-    KeyRotation,
-}
 
 /// Why a write failed. Two failures are equal if the API server refused for the same causes, in whatever order it
 /// listed them.
@@ -57,26 +35,28 @@ enum Causes {
 impl Failure {
     /// The failure that an error stands for.
     #[must_use]
-    pub fn of(error: &WriteError) -> Self {
+    pub fn of(error: &RequestError) -> Self {
         let message = error.to_string();
-        let source = error
-            .source()
-            .and_then(|source| source.downcast_ref::<Box<kube::Error>>());
-        let causes = match source.map(AsRef::as_ref) {
-            Some(kube::Error::Api(status)) => {
-                let details = status.details.iter().flat_map(|details| &details.causes);
-                let causes: BTreeSet<_> = details
-                    .map(|cause| (cause.reason.clone(), cause.field.clone(), cause.message.clone()))
-                    .collect();
-                (!causes.is_empty()).then(|| Causes::Listed(status.code, status.reason.clone(), causes))
-            }
-            _ => None,
+        let causes = match error {
+            RequestError::Failed { source, .. } => listed_causes(source),
+            RequestError::Foreign(_) | RequestError::Timeout { .. } => None,
         };
         Self {
             causes: causes.unwrap_or_else(|| Causes::Message(message.clone())),
             message,
         }
     }
+}
+
+fn listed_causes(error: &kube::Error) -> Option<Causes> {
+    let kube::Error::Api(status) = error else {
+        return None;
+    };
+    let details = status.details.iter().flat_map(|details| &details.causes);
+    let causes: BTreeSet<_> = details
+        .map(|cause| (cause.reason.clone(), cause.field.clone(), cause.message.clone()))
+        .collect();
+    (!causes.is_empty()).then(|| Causes::Listed(status.code, status.reason.clone(), causes))
 }
 
 impl PartialEq for Failure {
@@ -88,7 +68,7 @@ impl PartialEq for Failure {
 /// The writes whose last attempt failed.
 #[derive(Debug, Default)]
 pub struct Retries {
-    failed: BTreeMap<RetryKey, FailedWrite>,
+    failed: BTreeMap<WriteId, FailedWrite>,
 }
 
 #[derive(Debug)]
@@ -103,7 +83,7 @@ impl Retries {
     /// Why the write failed last time, and how long to wait. `None` if it may be tried now: it did not fail, its retry
     /// is due, or `target`, the state to write, is not the one that failed.
     #[must_use]
-    pub fn waits(&self, now: Instant, key: &RetryKey, target: &str) -> Option<(&str, Duration)> {
+    pub fn waits(&self, now: Instant, key: &WriteId, target: &str) -> Option<(&str, Duration)> {
         let failed = self.failed.get(key).filter(|failed| failed.target == target)?;
         let wait = failed.due.checked_duration_since(now)?;
         (!wait.is_zero()).then_some((failed.failure.message.as_str(), wait))
@@ -120,13 +100,7 @@ impl Retries {
 
     /// Records a failed attempt. Returns how long to wait before the next. The message of an equal failure is kept, so
     /// that the stack's status is not written again.
-    pub fn record_failure(
-        &mut self,
-        now: Instant,
-        key: RetryKey,
-        target: &str,
-        failure: Failure,
-    ) -> Duration {
+    pub fn record_failure(&mut self, now: Instant, key: WriteId, target: &str, failure: Failure) -> Duration {
         let before = self.failed.remove(&key).filter(|before| before.target == target);
         let (mut backoff, failure) = match before {
             Some(before) if before.failure == failure => (before.backoff, before.failure),
@@ -144,8 +118,13 @@ impl Retries {
         delay
     }
 
+    /// Forgets the failures of other writes than these: nothing wants them any longer.
+    pub fn retain(&mut self, wanted: &BTreeSet<WriteId>) {
+        self.failed.retain(|id, _| wanted.contains(id));
+    }
+
     /// Records a successful attempt.
-    pub fn record_success(&mut self, key: &RetryKey) {
+    pub fn record_success(&mut self, key: &WriteId) {
         self.failed.remove(key);
     }
 }
@@ -156,7 +135,9 @@ mod tests {
 
     use super::*;
 
-    const KEY: RetryKey = RetryKey::Status;
+    fn key() -> WriteId {
+        WriteId::Status("default".to_owned())
+    }
 
     /// The API server's answer to an invalid object: the fields that are wrong, in this order.
     fn mk_failure(fields: &[&str]) -> Failure {
@@ -167,13 +148,14 @@ mod tests {
         let status = serde_json::from_value(json!({
             "code": 422, "reason": "Invalid", "message": format!("invalid: {fields:?}"), "details": {"causes": causes},
         }));
-        Failure::of(&WriteError::Status {
+        Failure::of(&RequestError::Failed {
+            what: "write".to_owned(),
             source: Box::new(kube::Error::Api(status.unwrap())),
         })
     }
 
     fn mk_timeout() -> Failure {
-        Failure::of(&WriteError::Timeout {
+        Failure::of(&RequestError::Timeout {
             what: "write".to_owned(),
         })
     }
@@ -183,39 +165,53 @@ mod tests {
         let mut retries = Retries::default();
         let start = Instant::now();
         let message = mk_timeout().message;
-        assert_eq!(retries.waits(start, &KEY, "1"), None);
-        assert_eq!(retries.record_failure(start, KEY, "1", mk_timeout()), FIRST_DELAY);
+        assert_eq!(retries.waits(start, &key(), "1"), None);
         assert_eq!(
-            retries.waits(start, &KEY, "1"),
+            retries.record_failure(start, key(), "1", mk_timeout()),
+            FIRST_DELAY
+        );
+        assert_eq!(
+            retries.waits(start, &key(), "1"),
             Some((message.as_str(), FIRST_DELAY))
         );
         assert_eq!(
-            retries.waits(start, &RetryKey::Finalizers, "1"),
+            retries.waits(start, &WriteId::Finalizers("default".to_owned()), "1"),
             None,
             "another write"
         );
         let then = start + FIRST_DELAY;
-        assert_eq!(retries.waits(then, &KEY, "1"), None, "its retry is due");
+        assert_eq!(retries.waits(then, &key(), "1"), None, "its retry is due");
         assert_eq!(
-            retries.record_failure(then, KEY, "1", mk_timeout()),
+            retries.record_failure(then, key(), "1", mk_timeout()),
             FIRST_DELAY * 2
         );
         for _ in 0..100 {
-            retries.record_failure(then, KEY, "1", mk_timeout());
+            retries.record_failure(then, key(), "1", mk_timeout());
         }
-        assert_eq!(retries.record_failure(then, KEY, "1", mk_timeout()), MAX_DELAY);
+        assert_eq!(retries.record_failure(then, key(), "1", mk_timeout()), MAX_DELAY);
     }
 
     #[test]
     fn new_target_and_success_reset_the_delay() {
         let mut retries = Retries::default();
         let now = Instant::now();
-        retries.record_failure(now, KEY, "1", mk_timeout());
-        retries.record_failure(now, KEY, "1", mk_timeout());
-        assert_eq!(retries.waits(now, &KEY, "2"), None);
-        assert_eq!(retries.record_failure(now, KEY, "2", mk_timeout()), FIRST_DELAY);
-        retries.record_success(&KEY);
-        assert_eq!(retries.waits(now, &KEY, "2"), None);
+        retries.record_failure(now, key(), "1", mk_timeout());
+        retries.record_failure(now, key(), "1", mk_timeout());
+        assert_eq!(retries.waits(now, &key(), "2"), None);
+        assert_eq!(retries.record_failure(now, key(), "2", mk_timeout()), FIRST_DELAY);
+        retries.record_success(&key());
+        assert_eq!(retries.waits(now, &key(), "2"), None);
+    }
+
+    #[test]
+    fn failure_of_a_write_that_is_no_longer_wanted_is_forgotten() {
+        let mut retries = Retries::default();
+        let now = Instant::now();
+        retries.record_failure(now, key(), "1", mk_timeout());
+        retries.retain(&[key()].into());
+        assert_eq!(retries.messages(), [mk_timeout().message]);
+        retries.retain(&BTreeSet::new());
+        assert_eq!(retries.messages(), Vec::<String>::new());
     }
 
     #[test]
@@ -223,8 +219,8 @@ mod tests {
         let mut retries = Retries::default();
         let now = Instant::now();
         let mut message_after = |fields: &[&str]| {
-            retries.record_failure(now, KEY, "1", mk_failure(fields));
-            retries.waits(now, &KEY, "1").unwrap().0.to_owned()
+            retries.record_failure(now, key(), "1", mk_failure(fields));
+            retries.waits(now, &key(), "1").unwrap().0.to_owned()
         };
         let first = mk_failure(&["a", "b"]).message;
         assert_eq!(message_after(&["a", "b"]), first);

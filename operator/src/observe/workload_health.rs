@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::desired::render::{Component, pre_pull};
-use crate::index::Index;
+use crate::index::{Index, LiveObject};
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::pods::PodFacts;
 
@@ -143,13 +143,21 @@ fn body<'a>(index: &'a Index, kind: Kind, namespace: &str, component: Component)
 
 /// Whether the status is about the current spec.
 pub(crate) fn is_observed(body: &Value) -> bool {
-    match (
-        body["metadata"]["generation"].as_i64(),
-        body["status"]["observedGeneration"].as_i64(),
-    ) {
-        (Some(generation), Some(observed)) => observed >= generation,
-        _ => false,
-    }
+    let generation = body["metadata"]["generation"].as_i64();
+    let observed = body["status"]["observedGeneration"].as_i64();
+    observed.is_some() && generation.is_some() && observed >= generation
+}
+
+/// Whether a workload runs, or is not meant to. `true` for other kinds.
+#[must_use]
+pub fn has_ready_pod(kind: Kind, live: &LiveObject) -> bool {
+    let (spec, status) = (&live.body["spec"], &live.body["status"]);
+    let (desired, ready) = match kind {
+        Kind::Deployment => (&spec["replicas"], &status["readyReplicas"]),
+        Kind::DaemonSet => (&status["desiredNumberScheduled"], &status["numberReady"]),
+        _ => return true,
+    };
+    is_observed(&live.body) && (desired.as_i64() == Some(0) || as_i32(ready) > 0)
 }
 
 fn as_i32(value: &Value) -> i32 {
@@ -253,7 +261,6 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::index::LiveObject;
 
     pub(crate) fn mk_controller(index: &mut Index, generation: i64, observed: i64, counts: [i32; 4]) {
         let [desired, total, updated, ready] = counts;
@@ -319,6 +326,20 @@ pub(crate) mod tests {
             mk_controller(&mut index, generation, observed, counts);
             let state = stack_health(&index, "metallb-system", false).controller;
             assert_eq!(state.settled, settled, "{generation} {observed} {counts:?}");
+        }
+    }
+
+    #[test]
+    fn workload_is_restored_when_a_pod_of_its_present_generation_is_ready() {
+        for (observed, ready, expected) in [(2, 1, true), (2, 0, false), (1, 3, false)] {
+            let mut index = Index::default();
+            mk_speaker(&mut index, 2, observed, [3, 3, ready]);
+            let id = ObjectId::new(Kind::DaemonSet, "metallb-system", "speaker");
+            assert_eq!(
+                has_ready_pod(id.kind, index.get(&id).unwrap()),
+                expected,
+                "{observed} {ready}"
+            );
         }
     }
 

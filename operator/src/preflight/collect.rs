@@ -30,7 +30,7 @@ use super::{
     ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
     UnknownFact, detect,
 };
-use crate::adoption::observe::{WEBHOOK, is_strict, webhook_configurations};
+use crate::adoption::observe::{is_strict, webhook};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::object_id::{Kind, ObjectId};
 use crate::ownership::{self, ForeignObject};
@@ -428,8 +428,7 @@ async fn host_ports(client: &Client) -> kube::Result<Vec<HostPortUser>> {
 
 /// The Service of MetalLB's webhook, if the webhook refuses changes while nothing answers it.
 async fn dead_webhook(client: &Client, namespace: &str) -> kube::Result<Option<String>> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &webhook_configurations());
-    let Some(object) = api.get_opt(WEBHOOK).await? else {
+    let Some(object) = webhook(client).await? else {
         return Ok(None);
     };
     if !is_strict(&object.data, namespace) {

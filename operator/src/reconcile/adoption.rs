@@ -6,19 +6,24 @@ use jiff::{SignedDuration, Timestamp};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{AdoptionStep, DeletionPolicy};
 
-use super::{Operator, ReconcileOutcome, TICK};
-use crate::adoption::{
-    self, AdoptionAction, AdoptionInput, AdoptionReport, AllowedObjects, BACKUP_NAME, Backup, ImagePull,
-    MetalLb, RestoreAction, RestoreInput, StackProgress,
+use super::deletion::deletions;
+use super::{Operator, TICK};
+use crate::adoption::observe::{
+    MissingObject, advertisements, metallb_objects, missing_accounts, missing_objects, observe_metallb,
+    webhook,
 };
-use crate::apply::WriteError;
-use crate::apply::metallb::{MissingObject, may_be_overlaid};
-use crate::deletion::OwnedObject;
+use crate::adoption::{
+    self, AdoptionAction, AdoptionInput, AdoptionReport, AllowedObjects, Backup, ImagePull, MetalLb,
+    MetalLbPod, RestoreAction, RestoreInput, StackProgress,
+};
+use crate::apply::write::Write;
 use crate::desired::config::StackConfig;
 use crate::desired::render::{Component, DesiredObject, pre_pull};
 use crate::drift::diff::Difference;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
+use crate::reasons::Reason;
+use crate::request::{RequestError, in_time};
 use crate::upgrade::UpgradeState;
 use crate::upgrade::objects;
 
@@ -86,8 +91,6 @@ impl Operator {
         config: &StackConfig,
         rendered: &[DesiredObject],
         observed: &StackHealth,
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
     ) -> (AllowedObjects, Option<AdoptionReport>) {
         let namespace = &config.namespace;
         let record = self.backup(namespace);
@@ -110,18 +113,16 @@ impl Operator {
             && at + IDLE_INTERVAL > now
             && ours.exists
         {
-            outcome.requeue_in((at + IDLE_INTERVAL).saturating_duration_since(now));
+            self.executor
+                .requeue_in((at + IDLE_INTERVAL).saturating_duration_since(now));
             return (AllowedObjects::All, self.adoption.said.clone());
         }
         let class = config.load_balancer_class.as_deref();
-        let found = match self
-            .writer
-            .observe_metallb(namespace, class, record.is_none())
-            .await
-        {
+        let found = observe_metallb(self.executor.client(), namespace, class, record.is_none()).await;
+        let found = match found {
             Ok(found) => found,
             Err(error) => {
-                outcome.record_failure(error.to_string(), TICK);
+                self.fail(&error);
                 return (kept_up, self.adoption.said.clone());
             }
         };
@@ -138,21 +139,31 @@ impl Operator {
         let step = adoption::next_action(&seen);
         let report = adoption::report(&step, &seen);
         let allowed_objects = adoption::allowed_objects(&step, &seen);
-        if step == AdoptionAction::Adopted && has_expired(stack) && leads() && !stack.spec.paused {
-            if let Err(error) = self.writer.delete_backup(namespace).await {
-                outcome.record_failure(error.to_string(), TICK);
-            }
-            tracing::info!("adoption backup deleted: the migration was completed seven days ago");
-        }
         let rests = matches!(step, AdoptionAction::Adopted | AdoptionAction::None) && seen.ours.exists;
         self.adoption.rested = rests.then_some(now);
         self.adoption.said.clone_from(&report);
-        outcome.requeue_in(if rests { IDLE_INTERVAL } else { TICK });
-        if leads() && !stack.spec.paused {
-            tracing::debug!(?step, "adoption");
-            self.perform_action(&step, &seen, config, rendered, outcome).await;
+        self.executor.requeue_in(if rests { IDLE_INTERVAL } else { TICK });
+        if !stack.spec.paused {
+            if step == AdoptionAction::Adopted && has_expired(stack) {
+                self.delete_backup(namespace).await;
+            }
+            match self.adoption_writes(&step, &seen, namespace, rendered).await {
+                Ok(writes) => drop(self.write_all(writes).await),
+                Err(error) => self.fail(&error),
+            }
         }
         (allowed_objects, report)
+    }
+
+    fn fail(&mut self, error: &RequestError) {
+        self.executor.fail(Reason::WriteFailed, error.to_string(), TICK);
+    }
+
+    /// The backup is needed no more. Returns whether it is deleted.
+    async fn delete_backup(&mut self, namespace: &str) -> bool {
+        let id = Backup::id(namespace);
+        let uid = self.index.get(&id).map(|live| live.uid.clone());
+        self.write(Write::delete(&id, &uid.unwrap_or_default())).await
     }
 
     /// Progress of the stack's workloads.
@@ -185,76 +196,57 @@ impl Operator {
         }
     }
 
-    async fn perform_action(
-        &mut self,
+    /// The writes of an action.
+    async fn adoption_writes(
+        &self,
         step: &AdoptionAction,
         seen: &AdoptionInput,
-        config: &StackConfig,
+        namespace: &str,
         rendered: &[DesiredObject],
-        outcome: &mut ReconcileOutcome,
-    ) {
-        let namespace = &config.namespace;
-        let done = match step {
+    ) -> Result<Vec<Write>, RequestError> {
+        let client = self.executor.client();
+        Ok(match step {
             AdoptionAction::None
             | AdoptionAction::Blocked(_)
             | AdoptionAction::PrePull
             | AdoptionAction::Wait(_)
-            | AdoptionAction::Adopted => return,
-            AdoptionAction::SaveBackup => self.save_backup(seen, namespace, rendered).await,
-            AdoptionAction::RelaxWebhook => self.writer.relax_webhook(namespace, true).await,
-            AdoptionAction::DeleteControllers(owned) => {
-                let mut done = Ok(());
-                for OwnedObject { id, uid, .. } in owned {
-                    done = done.and(self.writer.delete(id, uid).await);
-                }
-                done
+            | AdoptionAction::Adopted => Vec::new(),
+            AdoptionAction::SaveBackup => {
+                let ids = rendered.iter().map(|wanted| &wanted.id);
+                let not_ours = ids.filter(|id| may_be_overlaid(id) && self.index.get(id).is_none());
+                let overlaid = metallb_objects(client, not_ours.cloned()).await?;
+                let body = Backup::object(namespace, &seen.found.workloads, &overlaid);
+                vec![Write::save_backup(namespace, body)]
             }
+            AdoptionAction::RelaxWebhook => self.webhook_write(namespace, true).await?,
+            AdoptionAction::DeleteControllers(owned) => deletions(owned),
             AdoptionAction::OrphanSpeakers(owned) => {
-                let mut done = Ok(());
-                for OwnedObject { id, uid, .. } in owned {
-                    done = done.and(self.writer.orphan_daemonset(id, uid).await);
-                }
-                done
+                let owned = owned.iter();
+                owned.map(|owned| Write::orphan(&owned.id, &owned.uid)).collect()
             }
-            AdoptionAction::LabelPods(pods) => {
-                let mut done = Ok(());
-                for pod in pods {
-                    done = done.and(self.writer.label_pod(namespace, pod).await);
-                }
-                done
-            }
-            AdoptionAction::WithdrawSpeakers => self.writer.withdraw_speakers(namespace, true).await,
-            AdoptionAction::RestoreAdvertisements => self.writer.withdraw_speakers(namespace, false).await,
+            AdoptionAction::LabelPods(pods) => labels(namespace, pods),
+            AdoptionAction::WithdrawSpeakers => self.pause_writes(namespace, true).await?,
+            AdoptionAction::RestoreAdvertisements => self.pause_writes(namespace, false).await?,
             AdoptionAction::DeleteSpeakers(pods) => {
-                let nodes: Vec<_> = pods.iter().map(|pod| pod.node.as_str()).collect();
-                tracing::info!(?nodes, "deleting MetalLB's speakers");
-                self.writer.delete_speakers(namespace, pods).await
+                let pods = pods.iter();
+                pods.map(|pod| Write::delete_metallb_pod(namespace, pod))
+                    .collect()
             }
-        };
-        if let Err(error) = done {
-            outcome.write_failed = true;
-            outcome.record_failure(error.to_string(), TICK);
-        } else {
-            tracing::info!(?step, "adoption action done");
-        }
+        })
     }
 
-    async fn save_backup(
-        &mut self,
-        seen: &AdoptionInput,
-        namespace: &str,
-        rendered: &[DesiredObject],
-    ) -> Result<(), WriteError> {
-        let not_ours = rendered
-            .iter()
-            .map(|wanted| wanted.id.clone())
-            .filter(|id| may_be_overlaid(id) && self.index.get(id).is_none());
-        let overlaid = self.writer.metallb_objects(&not_ours.collect::<Vec<_>>()).await?;
-        let body = Backup::object(namespace, &seen.found.workloads, &overlaid);
-        let id = Backup::id(namespace);
-        let live = self.writer.create_backup(&id, &body).await?;
-        self.index.apply(id, live);
-        Ok(())
+    async fn webhook_write(&self, namespace: &str, relaxed: bool) -> Result<Vec<Write>, RequestError> {
+        let found = in_time("read MetalLB's webhook", webhook(self.executor.client())).await?;
+        let write = found.and_then(|object| Write::relax_webhook(&object, namespace, relaxed));
+        Ok(write.into_iter().collect())
+    }
+
+    /// Pauses MetalLB's speakers, or resumes them.
+    async fn pause_writes(&self, namespace: &str, paused: bool) -> Result<Vec<Write>, RequestError> {
+        let what = format!("list the L2Advertisements in {namespace}");
+        let all = in_time(what, advertisements(self.executor.client(), namespace)).await?;
+        let writes = all.iter().filter_map(|object| Write::pause(object, paused));
+        Ok(writes.collect())
     }
 
     /// Performs the restore actions that are due. `None`: there is nothing to restore.
@@ -262,14 +254,11 @@ impl Operator {
         &mut self,
         stack: &LoadBalancerStack,
         namespace: &str,
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
     ) -> Option<AdoptionReport> {
         let record = self.backup(namespace)?;
         let deleting = stack.metadata.deletion_timestamp.is_some();
         let orphans = deleting && stack.spec.deletion_policy == DeletionPolicy::Orphan;
-        let is_adopted = is_adopted(stack);
-        let goes_back = stack.spec.restore || (deleting && !is_adopted);
+        let goes_back = stack.spec.restore || (deleting && !is_adopted(stack));
         // The workloads stay, or are deleted as those of any stack: MetalLB is not restored.
         let abandons = deleting && (orphans || !goes_back);
         if stack.spec.paused || !(goes_back || abandons) {
@@ -277,33 +266,28 @@ impl Operator {
         }
         let mut report = None;
         for _ in 0..MAX_ITEMS {
-            outcome.requeue_in(TICK);
+            self.executor.requeue_in(TICK);
             let due = if abandons {
                 self.abandoned(namespace).await
             } else {
                 self.next_restore_action(stack, namespace, &record).await
             };
-            let due = match due {
-                Ok(due) => due,
-                Err(error) => {
-                    outcome.record_failure(error.to_string(), TICK);
-                    break;
+            let done = match due {
+                Ok(due) => {
+                    report = Some(AdoptionReport::of_restore(&due));
+                    let done = self.perform_restore_action(&due, namespace, &record).await;
+                    if due == RestoreAction::DeleteBackup && matches!(done, Ok(true)) {
+                        return None;
+                    }
+                    done
                 }
+                Err(error) => Err(error),
             };
-            report = Some(AdoptionReport::of_restore(&due));
-            if !leads() || matches!(due, RestoreAction::Wait | RestoreAction::Blocked(_)) {
-                break;
-            }
-            match self
-                .perform_restore_action(&due, namespace, &record, leads, outcome)
-                .await
-            {
-                Ok(true) if due == RestoreAction::DeleteBackup => return None,
+            match done {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    outcome.write_failed = true;
-                    outcome.record_failure(error.to_string(), TICK);
+                    self.fail(&error);
                     break;
                 }
             }
@@ -311,21 +295,21 @@ impl Operator {
         report
     }
 
-    async fn abandoned(&self, namespace: &str) -> Result<RestoreAction, WriteError> {
-        let withdrawn = self.writer.is_withdrawn(namespace).await?;
-        Ok(if withdrawn {
-            RestoreAction::RestoreAdvertisements
-        } else {
+    async fn abandoned(&self, namespace: &str) -> Result<RestoreAction, RequestError> {
+        Ok(if self.pause_writes(namespace, false).await?.is_empty() {
             RestoreAction::DeleteBackup
+        } else {
+            RestoreAction::RestoreAdvertisements
         })
     }
 
     async fn next_restore_action(
-        &mut self,
+        &self,
         stack: &LoadBalancerStack,
         namespace: &str,
         record: &Backup,
-    ) -> Result<RestoreAction, WriteError> {
+    ) -> Result<RestoreAction, RequestError> {
+        let client = self.executor.client();
         let uid = stack.metadata.uid.clone().unwrap_or_default();
         let class = stack.spec.load_balancer_class.as_deref();
         let pods = |component: Component| {
@@ -336,33 +320,26 @@ impl Operator {
             owned: self.owned(&uid),
             controllers: pods(Component::Controller),
             speakers: pods(Component::Speaker),
-            withdrawn: self.writer.is_withdrawn(namespace).await?,
+            withdrawn: !self.pause_writes(namespace, false).await?.is_empty(),
             ..RestoreInput::default()
         };
         if behind.owned.iter().any(|owned| !owned.terminating) {
-            behind.missing_accounts = self.writer.missing_accounts(record).await?;
+            behind.missing_accounts = missing_accounts(client, record).await?;
         }
         // Overwritten objects are restored and not deleted: MetalLB's pods may use them.
         let is_workload = |id: &ObjectId| matches!(id.kind, Kind::Deployment | Kind::DaemonSet);
         behind
             .owned
             .retain(|owned| is_workload(&owned.id) || !record.has(&owned.id));
-        if matches!(
-            adoption::next_restore_action(&behind),
-            RestoreAction::Blocked(_)
-                | RestoreAction::RestoreAdvertisements
-                | RestoreAction::DeleteOwned(_)
-                | RestoreAction::Wait
-        ) {
-            return Ok(adoption::next_restore_action(&behind));
+        let due = adoption::next_restore_action(&behind);
+        if !matches!(due, RestoreAction::DeleteBackup) {
+            return Ok(due);
         }
-        let found = self.writer.observe_metallb(namespace, class, false).await?;
-        let orphaned_component = found
-            .pods
-            .into_iter()
-            .filter(|pod| pod.orphaned_component.is_some());
-        behind.orphaned_component = orphaned_component.filter(|pod| !pod.terminating).collect();
-        behind.missing = !self.writer.missing_objects(record).await?.is_empty();
+        let found = observe_metallb(client, namespace, class, false).await?;
+        let orphaned = found.pods.into_iter();
+        let orphaned = orphaned.filter(|pod| pod.orphaned_component.is_some() && !pod.terminating);
+        behind.orphaned_component = orphaned.collect();
+        behind.missing = !missing_objects(client, record).await?.is_empty();
         Ok(adoption::next_restore_action(&behind))
     }
 
@@ -372,58 +349,64 @@ impl Operator {
         due: &RestoreAction,
         namespace: &str,
         record: &Backup,
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
-    ) -> Result<bool, WriteError> {
-        match due {
-            RestoreAction::DeleteOwned(owned) => return Ok(self.delete_owned(owned, leads, outcome).await),
+    ) -> Result<bool, RequestError> {
+        let writes = match due {
             RestoreAction::Wait | RestoreAction::Blocked(_) => return Ok(false),
-            RestoreAction::RestoreAdvertisements => self.writer.withdraw_speakers(namespace, false).await?,
-            RestoreAction::LabelPods(pods) => {
-                for pod in pods {
-                    self.writer.label_pod(namespace, pod).await?;
-                }
-            }
+            RestoreAction::DeleteOwned(owned) => deletions(owned),
+            RestoreAction::RestoreAdvertisements => self.pause_writes(namespace, false).await?,
+            RestoreAction::LabelPods(pods) => labels(namespace, pods),
             RestoreAction::RestoreObjects => {
-                let mut done = true;
-                for (id, missing) in self.writer.missing_objects(record).await? {
-                    let Some((_, body)) = record.objects().find(|(other, _)| **other == id) else {
-                        continue;
-                    };
-                    match missing {
-                        MissingObject::Terminating | MissingObject::NotReady => {
-                            done = false;
-                            continue;
-                        }
-                        MissingObject::Absent => self.writer.restore_object(&id, body, None).await?,
-                        MissingObject::Overwritten(labels) => {
-                            self.writer.restore_object(&id, body, Some(&labels)).await?
-                        }
-                    }
-                    tracing::info!(object = %id, "restored from MetalLB's backup");
-                    self.applied.forget(&id);
-                    self.index.remove_deleted(&id);
-                }
-                self.writer.relax_webhook(namespace, false).await?;
-                return Ok(done);
+                let missing = missing_objects(self.executor.client(), record).await?;
+                let waits = |(_, how): &(ObjectId, MissingObject)| {
+                    matches!(how, MissingObject::Terminating | MissingObject::NotReady)
+                };
+                let done = !missing.iter().any(waits);
+                let mut writes: Vec<_> = missing
+                    .iter()
+                    .filter_map(|(id, how)| restore_write(id, how, record))
+                    .collect();
+                writes.extend(self.webhook_write(namespace, false).await?);
+                return Ok(self.write_in_order(writes).await && done);
             }
             RestoreAction::DeleteBackup => {
-                self.writer.delete_backup(namespace).await?;
-                self.index.remove_deleted(&Backup::id(namespace));
+                if !self.delete_backup(namespace).await {
+                    return Ok(false);
+                }
                 // Facts collected while MetalLB was absent must not allow an installation.
                 self.preflight = super::preflight::PreflightState::default();
                 self.adoption = AdoptionMemory::default();
                 if let Some(status) = self.stack.as_mut().and_then(|stack| stack.status.as_mut()) {
                     UpgradeState::from_status(status).uninstalled().write_to(status);
                 }
-                tracing::info!(
-                    record = BACKUP_NAME,
-                    "adoption backup deleted: MetalLB was restored or is abandoned"
-                );
+                return Ok(true);
             }
-        }
-        Ok(true)
+        };
+        Ok(self.write_in_order(writes).await)
     }
+}
+
+fn labels(namespace: &str, pods: &[MetalLbPod]) -> Vec<Write> {
+    let pods = pods.iter();
+    pods.map(|pod| Write::label_pod(namespace, pod)).collect()
+}
+
+fn restore_write(id: &ObjectId, how: &MissingObject, record: &Backup) -> Option<Write> {
+    let (_, body) = record.objects().find(|(other, _)| *other == id)?;
+    match how {
+        MissingObject::Terminating | MissingObject::NotReady => None,
+        MissingObject::Absent => Some(Write::restore(id, body, None)),
+        MissingObject::Overwritten(labels) => Some(Write::restore(id, body, Some(labels))),
+    }
+}
+
+/// Whether MetalLB may have an object of this name that the stack overwrites: workloads are saved separately, and some
+/// kinds exist only in a stack.
+fn may_be_overlaid(id: &ObjectId) -> bool {
+    id.kind.is_deleted_with_stack()
+        && !matches!(
+            id.kind,
+            Kind::Deployment | Kind::DaemonSet | Kind::Secret | Kind::ControllerRevision
+        )
 }
 
 /// Whether MetalLB is replaced.

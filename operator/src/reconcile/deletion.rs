@@ -6,10 +6,9 @@ use kube::ResourceExt;
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::DeletionPolicy;
 
-use super::{Operator, ReconcileOutcome};
+use super::Operator;
 use crate::adoption;
-use crate::apply::WriteError;
-use crate::apply::retry::RetryKey;
+use crate::apply::write::Write;
 use crate::deletion::blockers::ServiceBlockers;
 use crate::deletion::{
     DeletionAction, DeletionInput, DeletionReport, DeletionWait, FINALIZER, FOREGROUND, OwnedObject,
@@ -17,7 +16,6 @@ use crate::deletion::{
 };
 use crate::desired::render::Component;
 use crate::desired::validation;
-use crate::object_id::ObjectId;
 use crate::reasons::{Reason, StackEvent};
 
 /// Actions in one pass: the effect of each is observed before the next, and some take effect at once.
@@ -56,15 +54,10 @@ impl Operator {
     }
 
     /// Performs the actions that are due when a stack is created or deleted.
-    pub(super) async fn advance_lifecycle(
-        &mut self,
-        namespace: &str,
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
-    ) -> Lifecycle {
+    pub(super) async fn advance_lifecycle(&mut self, namespace: &str) -> Lifecycle {
         let mut last = None;
         if let Some(stack) = self.stack.clone()
-            && let Some(report) = self.restore_metallb(&stack, namespace, leads, outcome).await
+            && let Some(report) = self.restore_metallb(&stack, namespace).await
         {
             return Lifecycle::Restoring(report);
         }
@@ -74,35 +67,39 @@ impl Operator {
             };
             let due = next_action(&self.deletion_input(&stack, namespace));
             let report = report(&due);
-            let is_new = last.as_ref() != Some(&due);
             let done = match &due {
                 DeletionAction::Keep
                 | DeletionAction::Blocked(_)
                 | DeletionAction::Wait(DeletionWait::ServiceList, _) => return Lifecycle::Active(report),
                 DeletionAction::Ignore => return Lifecycle::Gone,
                 DeletionAction::Wait(_, wait) => {
-                    wait.iter().for_each(|wait| outcome.requeue_in(*wait));
+                    wait.iter().for_each(|wait| self.executor.requeue_in(*wait));
                     false
                 }
-                _ if !leads() || !is_new => false,
+                _ if last.as_ref() == Some(&due) => false,
                 DeletionAction::AddFinalizer => {
+                    let mut finalizers = stack.finalizers().to_vec();
+                    finalizers.push(FINALIZER.to_owned());
                     // Installation does not wait for the finalizer.
-                    self.add_finalizer(&stack, outcome).await;
+                    self.write(Write::finalizers(&stack, &finalizers)).await;
                     return Lifecycle::Active(None);
                 }
                 DeletionAction::RemoveForegroundFinalizer => {
-                    self.remove_finalizer(&stack, FOREGROUND, outcome).await
+                    self.write(without_finalizer(&stack, FOREGROUND)).await
                 }
-                DeletionAction::RemoveOwner(ids) => self.remove_owner(&stack, ids, leads, outcome).await,
-                DeletionAction::Delete(owned) => self.delete_owned(owned, leads, outcome).await,
-                DeletionAction::ClearServices => self.clear_services(leads, outcome).await,
+                DeletionAction::RemoveOwner(ids) => {
+                    let owner = stack.uid().unwrap_or_default();
+                    let owned = ids.iter().filter_map(|id| Some((id, self.index.get(id)?)));
+                    let writes = owned.map(|(id, live)| Write::remove_owner(id, live, &owner));
+                    self.write_in_order(writes.collect()).await
+                }
+                DeletionAction::Delete(owned) => self.write_in_order(deletions(owned)).await,
+                DeletionAction::ClearServices => self.clear_services().await,
                 DeletionAction::RemoveFinalizer => {
-                    if self.remove_finalizer(&stack, FINALIZER, outcome).await {
-                        tracing::info!("stack deletion complete; finalizer removed");
-                        self.log_and_publish(StackEvent::normal(
-                            Reason::Deleted,
-                            deleted_message(stack.spec.deletion_policy),
-                        ));
+                    let message = deleted_message(stack.spec.deletion_policy);
+                    let events = vec![StackEvent::normal(Reason::Deleted, message)];
+                    let write = without_finalizer(&stack, FINALIZER).with_events(events);
+                    if self.write(write).await {
                         return Lifecycle::Gone;
                     }
                     false
@@ -113,7 +110,7 @@ impl Operator {
             }
             last = Some(due);
         }
-        outcome.requeue_in(Duration::ZERO);
+        self.executor.requeue_in(Duration::ZERO);
         last.as_ref()
             .and_then(report)
             .map_or(Lifecycle::Gone, Lifecycle::Deleting)
@@ -165,171 +162,26 @@ impl Operator {
             .collect()
     }
 
-    async fn add_finalizer(&mut self, stack: &LoadBalancerStack, outcome: &mut ReconcileOutcome) {
-        let mut finalizers = stack.finalizers().to_vec();
-        finalizers.push(FINALIZER.to_owned());
-        self.write_finalizers(stack, &finalizers, outcome).await;
-    }
-
-    async fn remove_finalizer(
-        &mut self,
-        stack: &LoadBalancerStack,
-        without: &str,
-        outcome: &mut ReconcileOutcome,
-    ) -> bool {
-        let all = stack.finalizers().iter();
-        let finalizers: Vec<_> = all.filter(|other| *other != without).cloned().collect();
-        self.write_finalizers(stack, &finalizers, outcome).await
-    }
-
-    async fn write_finalizers(
-        &mut self,
-        stack: &LoadBalancerStack,
-        finalizers: &[String],
-        outcome: &mut ReconcileOutcome,
-    ) -> bool {
-        let target = finalizers.join(",");
-        if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Finalizers, &target) {
-            outcome.record_failure(message.to_owned(), wait);
-            return false;
-        }
-        match self.writer.set_finalizers(stack, finalizers).await {
-            Ok(Some(stored)) => {
-                self.retries.record_success(&RetryKey::Finalizers);
-                self.metrics
-                    .writes
-                    .with_label_values(&["LoadBalancerStack"])
-                    .inc();
-                self.remember(stored);
-                true
-            }
-            // The stack has changed or is gone: the watch reports it.
-            Ok(None) => false,
-            Err(error) => {
-                self.failed(RetryKey::Finalizers, &target, &error, outcome);
-                false
-            }
-        }
-    }
-
-    async fn remove_owner(
-        &mut self,
-        stack: &LoadBalancerStack,
-        ids: &[ObjectId],
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
-    ) -> bool {
-        let owner = stack.uid().unwrap_or_default();
-        let mut done = true;
-        for id in ids {
-            let Some(live) = self.index.get(id).cloned() else {
-                continue;
-            };
-            let key = RetryKey::RemoveOwner(id.clone());
-            if !leads() || self.must_retry_later(&key, &owner, outcome) {
-                done = false;
-                continue;
-            }
-            let answer = self.writer.remove_owner(id, &live, &owner).await;
-            done &= match self.record_result(key, &owner, answer, id.kind.names().2, outcome) {
-                Some(Some(stored)) => {
-                    self.applied.forget(id);
-                    self.index.apply(id.clone(), stored);
-                    true
-                }
-                Some(None) | None => false,
-            };
-        }
-        done
-    }
-
-    pub(super) async fn delete_owned(
-        &mut self,
-        owned: &[OwnedObject],
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
-    ) -> bool {
-        let mut done = true;
-        for OwnedObject { id, uid, .. } in owned {
-            let key = RetryKey::Delete(id.clone());
-            if !leads() || self.must_retry_later(&key, uid, outcome) {
-                done = false;
-                continue;
-            }
-            let answer = self.writer.delete(id, uid).await;
-            if self
-                .record_result(key, uid, answer, id.kind.names().2, outcome)
-                .is_some()
-            {
-                self.applied.forget(id);
-                self.index.remove_deleted(id);
-                tracing::info!(object = %id, "deleted object of a deleted stack");
-            } else {
-                done = false;
-            }
-        }
-        done
-    }
-
     /// The operator clears the Services because the controller must be gone first: it would assign the address again.
     /// The operator holds the permission anyway, as it grants it to the controller.
-    async fn clear_services(&mut self, leads: &impl Fn() -> bool, outcome: &mut ReconcileOutcome) -> bool {
-        let services = self
-            .blockers
-            .as_ref()
-            .and_then(ServiceBlockers::services)
-            .cloned();
-        let mut done = true;
-        for (service, version) in services.unwrap_or_default() {
-            let key = RetryKey::ClearService(service.clone());
-            if !leads() || self.must_retry_later(&key, &version, outcome) {
-                done = false;
-                continue;
-            }
-            let answer = self.writer.clear_service(&service, &version).await;
-            match self.record_result(key, &version, answer, "Service", outcome) {
-                Some(true) => {
-                    tracing::info!(%service, "cleared Service status: stack is being deleted");
-                    if let Some(blockers) = &mut self.blockers {
-                        blockers.remove_service(&service);
-                    }
-                }
-                Some(false) | None => done = false,
-            }
-        }
-        done
+    async fn clear_services(&mut self) -> bool {
+        let services = self.blockers.as_ref().and_then(ServiceBlockers::services);
+        let services = services.into_iter().flatten();
+        let writes = services.map(|(service, version)| Write::clear_service(service, version));
+        self.write_all(writes.collect()).await
     }
+}
 
-    /// Whether a failed write is not due for a retry yet.
-    fn must_retry_later(&self, key: &RetryKey, target: &str, outcome: &mut ReconcileOutcome) -> bool {
-        let waits = self.retries.waits(Instant::now(), key, target);
-        waits.is_some_and(|(message, wait)| {
-            outcome.record_failure(message.to_owned(), wait);
-            true
-        })
-    }
+/// Deletes these objects.
+pub(super) fn deletions(owned: &[OwnedObject]) -> Vec<Write> {
+    let owned = owned.iter();
+    owned.map(|owned| Write::delete(&owned.id, &owned.uid)).collect()
+}
 
-    /// Counts a successful write, or schedules the retry of a failed one.
-    fn record_result<T>(
-        &mut self,
-        key: RetryKey,
-        target: &str,
-        answer: Result<T, WriteError>,
-        kind: &str,
-        outcome: &mut ReconcileOutcome,
-    ) -> Option<T> {
-        match answer {
-            Ok(answer) => {
-                self.metrics.writes.with_label_values(&[kind]).inc();
-                self.retries.record_success(&key);
-                Some(answer)
-            }
-            Err(error) => {
-                self.failed(key, target, &error, outcome);
-                None
-            }
-        }
-    }
+fn without_finalizer(stack: &LoadBalancerStack, without: &str) -> Write {
+    let all = stack.finalizers().iter();
+    let finalizers: Vec<_> = all.filter(|other| *other != without).cloned().collect();
+    Write::finalizers(stack, &finalizers)
 }
 
 fn has_our_finalizer(stack: &LoadBalancerStack) -> bool {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use lb_crds::LoadBalancerStack;
 
-use super::{Operator, ReconcileOutcome};
-use crate::apply::retry::RetryKey;
+use super::{Operator, TICK};
+use crate::apply::write::Write;
 use crate::desired::render::Component;
 use crate::index::LiveObject;
 use crate::keys::rotation::{KeyRotation, KeySecret, RotationPolicy, RotationStep};
-use crate::keys::secret::{self, KeyChange};
+use crate::keys::secret::{self, KeyChange, RandomnessError};
 use crate::object_id::{Kind, ObjectId};
 use crate::reasons::{Reason, StackEvent};
 
@@ -26,13 +26,7 @@ impl Operator {
     }
 
     /// Changes the heartbeat keys if that is due.
-    pub(super) async fn rotate_keys(
-        &mut self,
-        stack: &LoadBalancerStack,
-        namespace: &str,
-        leads: &impl Fn() -> bool,
-        outcome: &mut ReconcileOutcome,
-    ) {
+    pub(super) async fn rotate_keys(&mut self, stack: &LoadBalancerStack, namespace: &str) {
         let id = ObjectId::new(Kind::Secret, namespace, secret::SECRET_NAME);
         let policy = RotationPolicy::of(stack);
         for _ in 0..MAX_CHANGES {
@@ -50,31 +44,29 @@ impl Operator {
                 .step(Instant::now(), Timestamp::now(), &secret, &policy, lost);
             let change = match step {
                 RotationStep::Wait(wait) => {
-                    wait.into_iter().for_each(|wait| outcome.requeue_in(wait));
-                    return;
+                    return wait.into_iter().for_each(|wait| self.executor.requeue_in(wait));
                 }
                 RotationStep::Apply(change) => change,
             };
-            if !leads() {
+            let events = key_events(&change, &secret, policy.propagation);
+            let write = Write::change_keys(&id, version, &change);
+            if !self
+                .write_keys(write.map(|write| write.with_events(events)))
+                .await
+            {
                 return;
             }
-            if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::KeyRotation, "") {
-                outcome.record_failure(message.to_owned(), wait);
-                return;
-            }
-            match self.writer.change_keys(&id, version, &change).await {
-                Ok(Some(live)) => {
-                    self.metrics.writes.with_label_values(&[id.kind.names().2]).inc();
-                    self.retries.record_success(&RetryKey::KeyRotation);
-                    self.index.apply(id.clone(), live);
-                    self.report_key_change(&change, &secret, policy.propagation);
-                }
-                // Another client has changed it: the watch reports how.
-                Ok(None) => return,
-                Err(error) => {
-                    self.failed(RetryKey::KeyRotation, "", &error, outcome);
-                    return;
-                }
+        }
+    }
+
+    /// Performs a write that contains a generated key.
+    pub(super) async fn write_keys(&mut self, write: Result<Write, RandomnessError>) -> bool {
+        match write {
+            Ok(write) => self.write(write).await,
+            Err(error) => {
+                let message = format!("create heartbeat keys: {error}");
+                self.executor.fail(Reason::WriteFailed, message, TICK);
+                false
             }
         }
     }
@@ -84,36 +76,26 @@ impl Operator {
             self.metrics.set_key(record.generation, record.since);
         }
     }
+}
 
-    fn report_key_change(&self, change: &KeyChange, secret: &KeySecret, propagation: Duration) {
-        let generation = secret.generation.unwrap_or_default();
-        let seconds = propagation.as_secs();
-        let (reason, note) = match change {
-            KeyChange::Annotate(record) => {
-                tracing::info!(generation = record.generation, "heartbeat key activated");
-                return;
-            }
-            KeyChange::Distribute(_) => (
-                Reason::HeartbeatKeyCreated,
-                format!(
-                    "created heartbeat key {} (replaces {generation}); speakers switch to it in {seconds} s",
-                    generation + 1
-                ),
+fn key_events(change: &KeyChange, secret: &KeySecret, propagation: Duration) -> Vec<StackEvent> {
+    let generation = secret.generation.unwrap_or_default();
+    let seconds = propagation.as_secs();
+    let (reason, note) = match change {
+        KeyChange::Annotate(_) | KeyChange::Activate(_) => return Vec::new(),
+        KeyChange::Distribute(_) => (
+            Reason::HeartbeatKeyCreated,
+            format!(
+                "created heartbeat key {} (replaces {generation}); speakers switch to it in {seconds} s",
+                generation + 1
             ),
-            KeyChange::Activate(record) => {
-                tracing::info!(
-                    generation = record.generation,
-                    "heartbeat key activated; the previous key is still accepted"
-                );
-                return;
-            }
-            KeyChange::Retire => (
-                Reason::HeartbeatKeyRotated,
-                format!("heartbeat key {generation} is active; the previous key was removed"),
-            ),
-        };
-        self.log_and_publish(StackEvent::normal(reason, note));
-    }
+        ),
+        KeyChange::Retire => (
+            Reason::HeartbeatKeyRotated,
+            format!("heartbeat key {generation} is active; the previous key was removed"),
+        ),
+    };
+    vec![StackEvent::normal(reason, note)]
 }
 
 /// The observed state of the Secret and its version; `None` if it is being deleted or has no key.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_crds::LoadBalancerStack;
 use lb_crds::load_balancer_stack::{PreflightName, UpgradeStep};
 
-use super::{Operator, ReconcileOutcome};
+use super::Operator;
 use crate::desired::config::StackConfig;
 use crate::desired::render::DesiredObject;
 use crate::drift::diff::Difference;
@@ -51,19 +51,10 @@ impl Operator {
         self.preflight.report = self.preflight.schedule.report(config, skipped(stack), generation);
     }
 
-    /// Holds the writes of a first installation that is blocked; the reason is stored in `work`.
-    pub(super) fn hold_first_installation<'a>(
-        &self,
-        todo: Difference<'a>,
-        outcome: &mut ReconcileOutcome,
-    ) -> Difference<'a> {
-        match &self.preflight.report.blocked_by {
-            Some(reason) if is_first_installation(&todo, &self.index, self.has_run()) => {
-                outcome.blocked = Some(reason.clone());
-                Difference::default()
-            }
-            Some(_) | None => todo,
-        }
+    /// The failed checks that block a first installation; `None` if the writes are something else.
+    pub(super) fn blocks_first_installation(&self, todo: &Difference<'_>) -> Option<String> {
+        let reason = self.preflight.report.blocked_by.as_ref()?;
+        is_first_installation(todo, &self.index, self.has_run()).then(|| reason.clone())
     }
 
     /// Whether the status says that this stack has run before.
@@ -87,7 +78,6 @@ impl Operator {
         config: &StackConfig,
         rendered: &[DesiredObject],
         waits: bool,
-        outcome: &mut ReconcileOutcome,
     ) {
         let generation = stack.metadata.generation.unwrap_or_default();
         let fails = failures(&self.preflight.report.checks).is_some();
@@ -108,7 +98,7 @@ impl Operator {
                         .collect(),
                 });
             }
-            Some(wait) => outcome.requeue_in(wait),
+            Some(wait) => self.executor.requeue_in(wait),
             None => {}
         }
     }

@@ -1,41 +1,62 @@
 //! Writes the stack's status and publishes events.
 
-use std::time::Instant;
-
 use jiff::Timestamp;
 use kube::ResourceExt;
+use kube::api::DynamicObject;
 use lb_crds::LoadBalancerStack;
-use lb_runtime::ObjectKey;
-use lb_runtime::events::{EventKind, reference};
 use lb_runtime::text::truncate;
 
-use super::{Operator, ReconcileOutcome, TICK};
-use crate::apply::WriteError;
-use crate::apply::retry::RetryKey;
-use crate::desired::validation;
-use crate::object_id::ObjectId;
+use super::{Operator, TICK};
+use crate::apply::executor::Written;
+use crate::apply::write::Write;
+use crate::desired::config::StackConfig;
+use crate::desired::validation::SpecError;
 use crate::reasons::StackEvent;
-use crate::status::{MESSAGE_LIMIT, StatusInput, events, status};
+use crate::status::{MESSAGE_LIMIT, StatusInput, UpgradeInput, events, status};
+use crate::upgrade::UpgradeState;
 
 impl Operator {
-    /// Records the stack as stored: the watch may lag behind, and the next reconciliation starts from it.
-    pub(super) fn remember(&mut self, stored: LoadBalancerStack) {
-        if self
-            .stack
-            .as_ref()
-            .is_some_and(|known| known.uid() == stored.uid())
-        {
-            self.stack = Some(stored);
+    /// The input of the status before anything is done.
+    pub(super) fn status_input(
+        &self,
+        stack: &LoadBalancerStack,
+        namespace: &str,
+        config: &Result<StackConfig, SpecError>,
+    ) -> StatusInput {
+        let status = stack.status.as_ref();
+        StatusInput {
+            generation: stack.metadata.generation.unwrap_or_default(),
+            operator_version: self.operator_config.version.clone(),
+            target_version: config.as_ref().ok().map(|config| config.version.clone()),
+            paused: stack.spec.paused,
+            invalid: config.as_ref().err().map(ToString::to_string),
+            failures: Vec::new(),
+            pending: Vec::new(),
+            health: self.stack_health(stack, namespace),
+            preflight: Vec::new(),
+            blocked: None,
+            deletion: None,
+            adoption: None,
+            upgrade: UpgradeInput {
+                state: status.map(UpgradeState::from_status).unwrap_or_default(),
+                ..UpgradeInput::default()
+            },
         }
     }
 
-    /// Writes the status if it changed, and publishes events for the changes. Returns whether the stored status is
-    /// current.
-    pub(super) async fn update_status(
-        &mut self,
-        input: &StatusInput,
-        outcome: &mut ReconcileOutcome,
-    ) -> bool {
+    /// Records the stack as stored: the next reconciliation starts from it.
+    pub(super) fn remember(&mut self, stored: &DynamicObject) {
+        if let Some(known) = &mut self.stack
+            && let Ok(stored) = stored.clone().try_parse::<LoadBalancerStack>()
+            && known.uid() == stored.uid()
+        {
+            *known = stored;
+        }
+    }
+
+    /// Writes the status if it changed, and publishes these events and those for the changes. Returns whether the stored
+    /// status is current.
+    pub(super) async fn update_status(&mut self, input: &StatusInput, more_events: Vec<StackEvent>) -> bool {
         let Some(stack) = self.stack.clone() else {
             return false;
         };
@@ -43,94 +64,34 @@ impl Operator {
         let after = status(&before, input, Timestamp::now());
         self.metrics.set_state(&before, &after);
         if stack.status.is_some() && before == after {
+            self.executor.publish(more_events);
             return true;
         }
-        if let Some((message, wait)) = self.retries.waits(Instant::now(), &RetryKey::Status, "") {
-            outcome.record_failure(message.to_owned(), wait);
-            return false;
+        let mut events = events(&before, &after);
+        events.extend(more_events);
+        let write = Write::status(&stack, &after).with_events(events);
+        let id = write.id.clone();
+        let written = self.executor.write(write).await;
+        if matches!(written, Written::Outdated) {
+            self.executor.requeue_in(TICK);
         }
-        match self.writer.status(&stack, &after).await {
-            Ok(stored) => {
-                self.retries.record_success(&RetryKey::Status);
-                self.publish_all(events(&before, &after));
-                self.remember(stored);
-                true
-            }
-            // Deleted or changed in between: the watch reports it.
-            Err(WriteError::Status { source }) if matches!(&*source, kube::Error::Api(s) if matches!(s.code, 404 | 409)) =>
-            {
-                outcome.requeue_in(TICK);
-                false
-            }
-            Err(error) => {
-                self.failed(RetryKey::Status, "", &error, outcome);
-                false
-            }
-        }
+        self.absorb(&id, written)
     }
 
     /// Reports on the object that this version cannot decode it. Until it can, the last decoded spec is no longer
     /// applied.
-    pub(super) async fn report_undecodable(
-        &mut self,
-        name: String,
-        error: String,
-        leads: &impl Fn() -> bool,
-    ) {
+    pub(super) async fn report_undecodable(&mut self, name: String, error: String) {
         self.stack = None;
-        if !leads() {
-            self.undecodable = Some((name, error));
-            return;
-        }
         let version = &self.operator_config.version;
         let message = format!(
             "operator version {version} cannot decode this object: {}; upgrade the operator or correct the spec; running \
              workloads are not changed",
             truncate(error.clone(), MESSAGE_LIMIT)
         );
-        if let Err(failure) = self.writer.undecodable(&name, &message, Timestamp::now()).await {
-            tracing::warn!(error = %failure, "failed to report the undecodable stack; retrying");
+        let write = Write::undecodable(&name, &message, Timestamp::now());
+        if matches!(self.executor.write(write).await, Written::NotWritten) {
             self.undecodable = Some((name, error));
+            self.executor.requeue_in(TICK);
         }
-    }
-
-    pub(super) fn publish_all(&self, events: Vec<StackEvent>) {
-        events.into_iter().for_each(|event| self.log_and_publish(event));
-    }
-
-    pub(super) fn log_and_publish(&self, event: StackEvent) {
-        let StackEvent { reason, note, .. } = &event;
-        if event.warning {
-            tracing::warn!(%reason, "{note}");
-        } else {
-            tracing::info!(%reason, "{note}");
-        }
-        self.publish(event);
-    }
-
-    pub(super) fn publish(&self, event: StackEvent) {
-        let Some(stack) = &self.stack else {
-            return;
-        };
-        let regarding = reference(
-            &ObjectKey::of(stack),
-            validation::API_VERSION,
-            "LoadBalancerStack",
-            stack.uid().map(Into::into),
-        );
-        let kind = if event.warning {
-            EventKind::Warning
-        } else {
-            EventKind::Normal
-        };
-        let related = event.related.as_ref().map(ObjectId::reference);
-        self.events.publish(
-            regarding,
-            related,
-            kind,
-            event.reason.as_str(),
-            "Reconcile",
-            event.note,
-        );
     }
 }

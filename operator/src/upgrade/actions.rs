@@ -127,11 +127,7 @@ fn upgrade_actions(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Tim
         speaker: speaker(upgrade, snapshot),
         on_delete: step != Step::Finish && !is_rolled_back && !untouched,
         apply_crds: step >= Step::Crds,
-        rules: match step {
-            Step::Preflight | Step::PrePull | Step::Crds => RoleRules::Previous,
-            Step::Finish => RoleRules::Target,
-            _ => RoleRules::Both,
-        },
+        rules: role_rules(step),
         pre_pull: step == Step::PrePull && !failed,
         keep: vec![upgrade.from.revision.clone(), upgrade.to.revision.clone()],
         restarts: if failed || snapshot.paused {
@@ -141,6 +137,16 @@ fn upgrade_actions(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Tim
         },
         needs_approval: false,
         polls: !failed && !snapshot.paused,
+    }
+}
+
+/// The rules of the roles in a step.
+#[must_use]
+pub fn role_rules(step: Step) -> RoleRules {
+    match step {
+        Step::Preflight | Step::PrePull | Step::Crds => RoleRules::Previous,
+        Step::Finish => RoleRules::Target,
+        _ => RoleRules::Both,
     }
 }
 

@@ -41,7 +41,7 @@ pub mod snapshot;
 pub mod state;
 pub mod transitions;
 
-pub use actions::{PodRestart, RoleRules, StepActions, TemplateSource, step_actions};
+pub use actions::{PodRestart, RoleRules, StepActions, TemplateSource, role_rules, step_actions};
 pub use snapshot::{
     ClusterSnapshot, ControllerSnapshot, FailedVerification, NodeSnapshot, PodSnapshot, PrePullSnapshot,
     SpeakerSnapshot, UpgradeSettings,

@@ -12,7 +12,7 @@ use crate::desired::config::StackConfig;
 use crate::desired::render::{
     Component, DesiredObject, MANAGED_BY, MANAGER, REVISION, digest, pre_pull, version_label,
 };
-use crate::drift::diff::Difference;
+use crate::drift::diff::{AppliedObjects, difference};
 use crate::index::{Index, LiveObject};
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::nodes::{ClusterNode, ClusterNodes};
@@ -22,7 +22,7 @@ use crate::upgrade::coverage::served_nodes;
 use crate::upgrade::observer::ServiceObserver;
 use crate::upgrade::{
     ClusterSnapshot, ControllerSnapshot, NodeSnapshot, PodSnapshot, PrePullSnapshot, RoleRules,
-    SpeakerSnapshot, StepActions, TemplateSource, UpgradeSettings, UpgradeState,
+    SpeakerSnapshot, StepActions, TemplateSource, UpgradeSettings, UpgradeState, role_rules,
 };
 
 /// Label of the ControllerRevisions that store a revision of the stack.
@@ -286,9 +286,9 @@ pub fn crd_refusal(wanted: &DesiredObject, index: &Index) -> Option<String> {
     ))
 }
 
-/// The snapshot for the state machine. `todo` is the difference between the objects and the current actions.
+/// The snapshot for the state machine.
 #[must_use]
-pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnapshot {
+pub fn snapshot(input: &SnapshotInput<'_>) -> ClusterSnapshot {
     let namespace = &input.config.namespace;
     let index = input.index;
     let pods = |component: &str| pods(input, component);
@@ -300,11 +300,6 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
     let deployment = body(Kind::Deployment, Component::Controller);
     let daemon_set = body(Kind::DaemonSet, Component::Speaker);
     let template = |body: Option<&Value>| body.map(|body| revision_of(body).unwrap_or_default());
-    let differs = |kinds: &[Kind]| {
-        todo.apply
-            .iter()
-            .any(|(wanted, _)| kinds.contains(&wanted.id.kind))
-    };
     let crds_refused = input
         .rendered
         .iter()
@@ -342,14 +337,9 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
         failing_writes: input.failing_writes.clone(),
         announces: input.health.announcing_nodes > 0,
         nodes,
-        crds_applied: !differs(&[Kind::CustomResourceDefinition]),
+        crds_applied: are_applied(input, &crds(input)),
         crds_refused,
-        rbac_applied: !differs(&[
-            Kind::Role,
-            Kind::ClusterRole,
-            Kind::RoleBinding,
-            Kind::ClusterRoleBinding,
-        ]),
+        rbac_applied: are_applied(input, &rbac_objects(input)),
         rollback_available,
         controllers: ControllerSnapshot {
             template: template(deployment),
@@ -366,6 +356,36 @@ pub fn snapshot(input: &SnapshotInput<'_>, todo: &Difference<'_>) -> ClusterSnap
         },
         pre_pull: pre_pull_progress(index, input.rendered, input.config),
     }
+}
+
+/// Whether objects are applied as wanted.
+fn are_applied(input: &SnapshotInput<'_>, wanted: &[DesiredObject]) -> bool {
+    let owner = &input.config.owner.uid;
+    difference(wanted, input.index, input.applied, owner)
+        .apply
+        .is_empty()
+}
+
+/// The CRDs that may be applied.
+fn crds(input: &SnapshotInput<'_>) -> Vec<DesiredObject> {
+    let all = input.rendered.iter();
+    all.filter(|wanted| wanted.id.kind == Kind::CustomResourceDefinition)
+        .filter(|wanted| crd_refusal(wanted, input.index).is_none())
+        .cloned()
+        .collect()
+}
+
+/// The roles with the rules of the current step, and their bindings.
+fn rbac_objects(input: &SnapshotInput<'_>) -> Vec<DesiredObject> {
+    let step = input.state.upgrade.as_ref().map(|upgrade| upgrade.step);
+    let rules = step.map_or(RoleRules::Target, role_rules);
+    let previous = previous_revision(input.state, input.index, &input.config.namespace);
+    let of = |wanted: &DesiredObject| match wanted.id.kind {
+        kind if is_role(kind) => Some(role(wanted, rules, previous)),
+        Kind::RoleBinding | Kind::ClusterRoleBinding => Some(wanted.clone()),
+        _ => None,
+    };
+    input.rendered.iter().filter_map(of).collect()
 }
 
 /// The DaemonSet of the speakers in rendered objects.
@@ -442,7 +462,6 @@ fn skipped_minor(input: &SnapshotInput<'_>) -> Option<String> {
 }
 
 /// Input of [`snapshot`].
-#[derive(Clone, Copy)]
 pub struct SnapshotInput<'a> {
     /// Configuration of the stack.
     pub config: &'a StackConfig,
@@ -462,6 +481,8 @@ pub struct SnapshotInput<'a> {
     pub operator_version: &'a str,
     /// Existing objects.
     pub index: &'a Index,
+    /// Answers to earlier applications.
+    pub applied: &'a AppliedObjects,
     /// Health of both workloads.
     pub health: &'a StackHealth,
     /// Observed Services and nodes.
@@ -469,7 +490,7 @@ pub struct SnapshotInput<'a> {
     /// The pod that holds the controllers' Lease.
     pub leader: Option<&'a str>,
     /// Messages of writes that fail.
-    pub failing_writes: &'a Vec<String>,
+    pub failing_writes: Vec<String>,
     /// Time of the snapshot.
     pub now: Timestamp,
 }
