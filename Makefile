@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fuzz image demo demo-down bench-addresses bench-announcing generate bundle fmt
+.PHONY: help setup test lint fuzz image release demo demo-down bench-addresses bench-announcing generate bundle fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -32,8 +32,12 @@ lint: ## formatting, clippy without a warning
 fuzz: ## fuzz every decoder and the speaker's state machine, each for FUZZ_SECONDS (60)
 	@dataplane/fuzz/run.sh
 
-image: ## build the images of this project into target/images
+image: ## build the images for the lab and the tests into target/images
 	@tests/tools/setup.sh images
+
+release: ## images and chart package for REGISTRY=registry.example.com/path, into target/dist
+	@tests/tools/setup.sh images
+	@REGISTRY='$(REGISTRY)' tests/tools/release.sh
 
 demo: ## start a cluster, run the guide's steps 1 to 4.8, and leave the cluster up
 	@tests/tools/setup.sh lab images

@@ -99,7 +99,7 @@ fn bundle(input: &BundleInput, version: &Version, csv: &Value) -> Value {
     let image = input
         .bundle_image
         .clone()
-        .unwrap_or_else(|| format!("lb-operator.io/bundle:{version}"));
+        .unwrap_or_else(|| format!("{}/bundle:{version}", input.registry));
     let mut properties: Vec<_> = crds::group_version_kinds()
         .into_iter()
         .map(|kind| json!({"type": "olm.gvk", "value": kind}))
@@ -120,8 +120,6 @@ fn bundle(input: &BundleInput, version: &Version, csv: &Value) -> Value {
             "installModes": spec["installModes"],
             "keywords": spec["keywords"],
             "labels": csv["metadata"]["labels"],
-            "links": spec["links"],
-            "maintainers": spec["maintainers"],
             "maturity": spec["maturity"],
             "minKubeVersion": spec["minKubeVersion"],
             "provider": spec["provider"],

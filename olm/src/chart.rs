@@ -14,8 +14,6 @@ pub struct Chart {
     pub description: String,
     /// Minimum version of Kubernetes.
     pub min_kube_version: String,
-    /// URL of the project.
-    pub home: String,
     /// Keywords.
     pub keywords: Vec<String>,
     /// Maintainers.
@@ -37,9 +35,6 @@ pub struct Chart {
 pub struct Maintainer {
     /// Name.
     pub name: String,
-    /// E-mail address.
-    #[serde(default)]
-    pub email: String,
 }
 
 /// An object that the bundle contains unchanged.
@@ -54,7 +49,6 @@ pub struct BundleObject {
 struct Metadata {
     app_version: String,
     description: String,
-    home: String,
     keywords: Vec<String>,
     kube_version: String,
     maintainers: Vec<Maintainer>,
@@ -131,7 +125,6 @@ impl Chart {
                 .to_owned(),
             version: metadata.app_version,
             description: metadata.description,
-            home: metadata.home,
             keywords: metadata.keywords,
             maintainers: metadata.maintainers,
             service_account: service_account.ok_or(BundleError::Missing("ServiceAccount"))?,
@@ -216,7 +209,7 @@ fn disable_crd_management(mut deployment: Value) -> Value {
 mod tests {
     use super::*;
 
-    const METADATA: &str = "appVersion: 0.1.0\ndescription: d\nhome: https://h\nkeywords: []\nkubeVersion: '>=1.31.0-0'\n\
+    const METADATA: &str = "appVersion: 0.1.0\ndescription: d\nkeywords: []\nkubeVersion: '>=1.31.0-0'\n\
          maintainers: [{name: n}]\n";
     const OBJECTS: &str = "\
 kind: ServiceAccount

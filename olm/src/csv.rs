@@ -65,11 +65,6 @@ pub(crate) fn csv(input: &BundleInput, version: &Version) -> Result<Value, Bundl
         .maintainers
         .first()
         .ok_or(BundleError::Missing("maintainer"))?;
-    let maintainers: Vec<_> = chart
-        .maintainers
-        .iter()
-        .map(|maintainer| json!({"name": maintainer.name, "email": maintainer.email}))
-        .collect();
     Ok(json!({
         "apiVersion": "operators.coreos.com/v1alpha1",
         "kind": "ClusterServiceVersion",
@@ -90,9 +85,7 @@ pub(crate) fn csv(input: &BundleInput, version: &Version) -> Result<Value, Bundl
             "minKubeVersion": chart.min_kube_version,
             "maturity": "alpha",
             "keywords": chart.keywords,
-            "maintainers": maintainers,
-            "provider": {"name": provider.name, "url": chart.home},
-            "links": [{"name": "lb-operator", "url": chart.home}],
+            "provider": {"name": provider.name},
             "icon": [{"base64data": STANDARD.encode(ICON), "mediatype": "image/svg+xml"}],
             // The controller watches Services in all namespaces.
             "installModes": [
@@ -146,8 +139,6 @@ fn annotations(
         "operatorframework.io/initialization-resource": pretty(stack)?,
         "operatorframework.io/suggested-namespace": NAMESPACE,
         "operators.operatorframework.io/internal-objects": json!(crds::INTERNAL_CRDS).to_string(),
-        "repository": input.chart.home,
-        "support": input.chart.home,
     });
     let mut features = Map::new();
     features.insert("disconnected".to_owned(), json!(input.digests.is_pinned()));

@@ -37,6 +37,8 @@ pub const CHANNEL: &str = "stable-v0";
 pub const CAPABILITIES: &str = "Basic Install";
 /// Suggested namespace of the operator, for which the chart is rendered.
 pub const NAMESPACE: &str = "lb-operator-system";
+/// Registry and path of the images in the committed bundle, which nobody can pull: a release has its own.
+pub const REGISTRY: &str = "localhost/lb-operator";
 /// Release name of the rendered chart, and the name of its objects.
 pub const RELEASE: &str = "lb-operator";
 
@@ -57,7 +59,9 @@ pub struct BundleInput {
     pub digests: Digests,
     /// Time of the release (RFC 3339); omitted if `None`.
     pub created_at: Option<String>,
-    /// Image of the bundle; if `None`, it is named after the version.
+    /// Registry and path of the images.
+    pub registry: String,
+    /// Image of the bundle; if `None`, it is named after registry and version.
     pub bundle_image: Option<String>,
     /// Releases in the catalog.
     pub releases: Vec<Release>,

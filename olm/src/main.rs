@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
-use lb_olm::{BundleInput, Digests, repository};
+use lb_olm::{BundleInput, Digests, REGISTRY, repository};
 
 /// Write the bundle and the catalog for the Operator Lifecycle Manager
 #[derive(Debug, Parser)]
@@ -17,6 +17,9 @@ struct Args {
     /// Output directory
     #[arg(long)]
     out: PathBuf,
+    /// Registry and path of the images
+    #[arg(long, default_value = REGISTRY)]
+    registry: String,
     /// Digest of an image as PROGRAM=sha256:…, once for each of operator, controller and speaker
     #[arg(long, value_parser = digest)]
     digest: Vec<(String, String)>,
@@ -42,7 +45,7 @@ fn main() -> anyhow::Result<()> {
         digests: Digests::new(args.digest)?,
         created_at: args.created_at,
         bundle_image: args.bundle_image,
-        ..repository::input(&args.repository, &args.helm)?
+        ..repository::input(&args.repository, &args.helm, &args.registry)?
     };
     // Copies the bundles of earlier releases into another output directory.
     for release in &input.releases {

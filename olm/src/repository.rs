@@ -7,18 +7,19 @@ use anyhow::{Context, bail};
 
 use crate::{BundleInput, Chart, Digests, NAMESPACE, RELEASE, Release};
 
-/// The input for the bundle in the repository, with image tags.
+/// The input for a bundle with the images of a registry, by their tags.
 ///
 /// # Errors
 /// If a file cannot be read, or Helm cannot render the chart.
-pub fn input(repository: &Path, helm: &Path) -> anyhow::Result<BundleInput> {
-    let rendered = render(repository, helm)?;
+pub fn input(repository: &Path, helm: &Path, registry: &str) -> anyhow::Result<BundleInput> {
+    let rendered = render(repository, helm, registry)?;
     Ok(BundleInput {
         chart: Chart::new(&read(repository, "charts/lb-operator/Chart.yaml")?, &rendered)?,
         readme: read(repository, "README.md")?,
         stack: read(repository, "charts/lb-operator/examples/stack.yaml")?,
         digests: Digests::default(),
         created_at: None,
+        registry: registry.trim_end_matches('/').to_owned(),
         bundle_image: None,
         releases: releases(&repository.join("olm/catalog/lb-operator"))?,
     })
@@ -33,11 +34,11 @@ pub fn read(repository: &Path, path: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-/// The output of `helm template` with default values.
+/// The output of `helm template` with the images of a registry.
 ///
 /// # Errors
 /// If Helm cannot be started or fails.
-pub fn render(repository: &Path, helm: &Path) -> anyhow::Result<String> {
+pub fn render(repository: &Path, helm: &Path, registry: &str) -> anyhow::Result<String> {
     let output = Command::new(helm)
         .args([
             "template",
@@ -45,6 +46,8 @@ pub fn render(repository: &Path, helm: &Path) -> anyhow::Result<String> {
             "charts/lb-operator",
             "--namespace",
             NAMESPACE,
+            "--set-string",
+            &format!("image.registry={registry}"),
         ])
         .current_dir(repository)
         .output()

@@ -15,19 +15,11 @@ pub struct Args {
     pub common: CommonArgs,
 
     /// Image of the controller
-    #[arg(
-        long,
-        env = "RELATED_IMAGE_CONTROLLER",
-        default_value = concat!("lb-operator.io/controller:", env!("CARGO_PKG_VERSION"))
-    )]
+    #[arg(long, env = "RELATED_IMAGE_CONTROLLER")]
     pub controller_image: String,
 
     /// Image of the speaker
-    #[arg(
-        long,
-        env = "RELATED_IMAGE_SPEAKER",
-        default_value = concat!("lb-operator.io/speaker:", env!("CARGO_PKG_VERSION"))
-    )]
+    #[arg(long, env = "RELATED_IMAGE_SPEAKER")]
     pub speaker_image: String,
 
     /// Namespace of the operator and its Lease
@@ -82,21 +74,28 @@ impl Args {
 mod tests {
     use super::*;
 
+    const IMAGES: [&str; 5] = [
+        "lb-operator",
+        "--controller-image",
+        "localhost/c:1",
+        "--speaker-image",
+        "localhost/s:1",
+    ];
+
+    /// A default would be a name in a registry that somebody else may own.
     #[test]
-    fn default_images_have_own_version() {
-        let config = Args::parse_from(["lb-operator"]).config();
-        assert_eq!(
-            config.controller_image,
-            format!("lb-operator.io/controller:{VERSION}")
-        );
-        assert_eq!(config.speaker_image, format!("lb-operator.io/speaker:{VERSION}"));
+    fn images_have_no_default() {
+        assert!(Args::try_parse_from(&IMAGES[..1]).is_err());
+        let config = Args::parse_from(IMAGES).config();
+        assert_eq!(config.controller_image, "localhost/c:1");
+        assert_eq!(config.speaker_image, "localhost/s:1");
         assert_eq!(config.namespace, "metallb-system");
     }
 
     #[test]
     fn crds_are_managed_by_default() {
-        assert!(Args::parse_from(["lb-operator"]).config().manage_crds);
-        let told = Args::parse_from(["lb-operator", "--manage-crds", "false"]);
+        assert!(Args::parse_from(IMAGES).config().manage_crds);
+        let told = Args::parse_from([&IMAGES[..], &["--manage-crds", "false"]].concat());
         assert!(!told.config().manage_crds);
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release programs and writes their OCI images into target/images.
+# Builds the release programs and writes their OCI images into target/images. LB_IMAGE_REGISTRY is the registry and path in their names,
+# localhost/lb-operator by default.
 #
 #   build-images.sh programs          the three programs, static and in the release profile
 #   build-images.sh images            one image for each: operator.tar, controller.tar, speaker.tar
@@ -15,7 +16,8 @@ triple=$(uname -m)-unknown-linux-gnu
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 revision=$(git describe --always --abbrev=40 --dirty 2>/dev/null || echo unknown)
 target=$(cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)
-images=target/images
+images=${LB_IMAGE_DIRECTORY:-target/images}
+registry=${LB_IMAGE_REGISTRY:-localhost/lb-operator}
 kept=5
 
 # The packed form of relocations saves 0.8 MB that would be read at start and stay in memory.
@@ -57,7 +59,7 @@ case ${1:-} in
   images)
     programs=$(programs_directory)
     for program in operator controller speaker; do
-      "$target/debug/image" build --program "$program" --binary "$programs/lb-$program" --version "$version" --revision "$revision" \
+      "$target/debug/image" build --program "$program" --binary "$programs/lb-$program" --registry "$registry" --version "$version" --revision "$revision" \
         --out "$images/$program.tar"
     done ;;
   release-program)

@@ -33,8 +33,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* An image reference from (dict "image" <values> "version" <appVersion>). */}}
+{{/* The reference of an image from (dict "name" "speaker" "root" $). */}}
 {{- define "lb-operator.image" -}}
-{{- $image := printf "%s:%s" .image.repository (.image.tag | default .version) -}}
-{{- if .image.digest -}}{{- printf "%s@%s" $image .image.digest -}}{{- else -}}{{- $image -}}{{- end -}}
+{{- $all := .root.Values.image -}}
+{{- $one := index $all .name -}}
+{{- if not (or $one.repository $all.registry) -}}
+{{- fail "image.registry is empty and no images are published: build and push them, then set image.registry, as docs/install.md shows" -}}
+{{- end -}}
+{{- $repository := $one.repository | default (printf "%s/%s" (trimSuffix "/" $all.registry) .name) -}}
+{{- $image := printf "%s:%s" $repository ($one.tag | default $all.tag | default .root.Chart.AppVersion) -}}
+{{- if $one.digest -}}{{- printf "%s@%s" $image $one.digest -}}{{- else -}}{{- $image -}}{{- end -}}
 {{- end -}}

@@ -26,6 +26,8 @@ const COMMAND_TIMEOUT_SECONDS: &str = "300";
 pub struct Harness {
     cluster: Cluster,
     replacements: BTreeMap<String, String>,
+    /// Path of the chart package.
+    chart: String,
     echo: bool,
     /// Manifests that were applied, to delete them from an external cluster.
     applied: Mutex<Vec<String>>,
@@ -54,7 +56,7 @@ impl Harness {
             images: images()?,
             ..config
         })?;
-        Ok(Self::on(Cluster::Lab(lab)))
+        Self::on(Cluster::Lab(lab))
     }
 
     /// A new lab that also has the images of all releases for upgrade tests.
@@ -73,7 +75,7 @@ impl Harness {
             images,
             ..LabConfig::named(name)
         })?;
-        Ok(Self::on(Cluster::Lab(lab)))
+        Self::on(Cluster::Lab(lab))
     }
 
     /// The cluster of `KUBECONFIG` if it is set, otherwise a new lab: for scenarios that need neither cables nor a LAN
@@ -87,7 +89,7 @@ impl Harness {
             Some(path) if !path.is_empty() => {
                 static LOCK: Mutex<()> = Mutex::new(());
                 let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut harness = Self::on(Cluster::External(path.into()));
+                let mut harness = Self::on(Cluster::External(path.into()))?;
                 harness.external_lock = Some(lock);
                 Ok(harness)
             }
@@ -95,14 +97,27 @@ impl Harness {
         }
     }
 
-    fn on(cluster: Cluster) -> Self {
-        Self {
+    fn on(cluster: Cluster) -> anyhow::Result<Self> {
+        let registry = std::env::var("LB_REGISTRY").unwrap_or_else(|_| lb_tools::REGISTRY.to_owned());
+        let version = lb_tools::releases::CURRENT_VERSION;
+        let directory = repository().join("target/charts");
+        let chart = lb_tools::chart::package(&registry, version, &directory)?
+            .display()
+            .to_string();
+        Ok(Self {
             cluster,
-            replacements: BTreeMap::new(),
+            replacements: BTreeMap::from([("PACKAGE".to_owned(), chart.clone())]),
+            chart,
             echo: false,
             applied: Mutex::default(),
             external_lock: None,
-        }
+        })
+    }
+
+    /// The package of this repository's chart, made for the images in the lab, or in `LB_REGISTRY`.
+    #[must_use]
+    pub fn chart(&self) -> String {
+        self.chart.clone()
     }
 
     /// Prints each command and its output, as a terminal does.
@@ -226,7 +241,11 @@ impl Harness {
     /// # Errors
     /// When a step fails.
     pub fn install(&self) -> anyhow::Result<()> {
-        if !self.is_lab() && self.admin("helm status lb-operator").is_ok() {
+        if !self.is_lab()
+            && self
+                .admin("helm status lb-operator -n lb-operator-system")
+                .is_ok()
+        {
             return self.install_stack();
         }
         self.run_section("1.1")?;

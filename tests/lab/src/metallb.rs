@@ -45,7 +45,14 @@ fn remove_ours(lab: &Lab) -> anyhow::Result<()> {
     call(
         lab,
         "helm",
-        &["uninstall", "lb-operator", "--wait", "--ignore-not-found"],
+        &[
+            "uninstall",
+            "lb-operator",
+            "--namespace",
+            "lb-operator-system",
+            "--wait",
+            "--ignore-not-found",
+        ],
     )?;
     let has_crd = kubectl(lab, &["get", "crd", "loadbalancerstacks.lb-operator.io"]).is_ok();
     if has_crd && kubectl(lab, &[&["get"], &STACK[..]].concat()).is_ok() {

@@ -15,7 +15,7 @@ use tar::{Builder, EntryType, Header};
 /// The contents and options of an image.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
-    /// Name with a tag, `lb-operator.io/speaker:0.1.0`. Without a registry it belongs to Docker Hub.
+    /// Name with a tag, `localhost/lb-operator/speaker:0.1.0`. Without a registry it belongs to Docker Hub.
     pub name: String,
     /// Files, by their path in the image.
     pub files: BTreeMap<PathBuf, PathBuf>,
@@ -299,7 +299,7 @@ mod tests {
         std::fs::write(directory.join("tree/etc/b"), "b").unwrap();
         std::fs::write(directory.join("tree/a"), "a").unwrap();
         let mut image = Image {
-            name: "lb-operator.io/speaker:0.1.0".to_owned(),
+            name: "localhost/lb-operator/speaker:0.1.0".to_owned(),
             user: "1:1".to_owned(),
             ..Image::default()
         };
@@ -358,7 +358,10 @@ mod tests {
         image(directory.path()).write(&archive).unwrap();
         let files = contents(&archive);
         let manifest = parse(&files["manifest.json"]);
-        assert_eq!(manifest[0]["RepoTags"], json!(["lb-operator.io/speaker:0.1.0"]));
+        assert_eq!(
+            manifest[0]["RepoTags"],
+            json!(["localhost/lb-operator/speaker:0.1.0"])
+        );
         let config = parse(&files[manifest[0]["Config"].as_str().unwrap()]);
         assert_eq!(config["config"]["Entrypoint"], json!(["/a"]));
         let layers = manifest[0]["Layers"].as_array().unwrap();
@@ -384,16 +387,19 @@ mod tests {
         let archive = directory.path().join("images.tar");
         let one = image(directory.path());
         let mut other = one.clone();
-        other.name = "lb-operator.io/speaker:0.2.0".to_owned();
+        other.name = "localhost/lb-operator/speaker:0.2.0".to_owned();
         other.env = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
         write_all(&[one, other], &archive).unwrap();
         let files = contents(&archive);
         let blobs = files.keys().filter(|path| path.starts_with("blobs/")).count();
         assert_eq!(blobs, 5, "one layer, two configs and two manifests");
         let (index, docker) = (parse(&files["index.json"]), parse(&files["manifest.json"]));
-        for (number, name) in ["lb-operator.io/speaker:0.1.0", "lb-operator.io/speaker:0.2.0"]
-            .into_iter()
-            .enumerate()
+        for (number, name) in [
+            "localhost/lb-operator/speaker:0.1.0",
+            "localhost/lb-operator/speaker:0.2.0",
+        ]
+        .into_iter()
+        .enumerate()
         {
             assert_eq!(
                 index["manifests"][number]["annotations"]["io.containerd.image.name"],
@@ -421,7 +427,10 @@ mod tests {
         for (name, full) in [
             ("nginx:alpine", "docker.io/library/nginx:alpine"),
             ("team/app:1", "docker.io/team/app:1"),
-            ("lb-operator.io/speaker:0.1.0", "lb-operator.io/speaker:0.1.0"),
+            (
+                "localhost/lb-operator/speaker:0.1.0",
+                "localhost/lb-operator/speaker:0.1.0",
+            ),
             ("localhost/app:1", "localhost/app:1"),
         ] {
             assert_eq!(

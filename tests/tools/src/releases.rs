@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::REGISTRY;
 use crate::image::Image;
 
 /// The version that is built from this repository.
@@ -106,7 +107,7 @@ pub fn images(binary: &Path, user: &str) -> anyhow::Result<Vec<Image>> {
                 env.insert("LB_TEST_FAULT".to_owned(), fault);
             }
             images.push(Image {
-                name: format!("lb-operator.io/{program}:{version}"),
+                name: format!("{REGISTRY}/{program}:{version}"),
                 files: files.clone(),
                 entrypoint: vec![format!("/lb-{program}")],
                 env,
@@ -130,7 +131,7 @@ mod tests {
         let version = Release::Silent.version();
         assert_ne!(version, CURRENT_VERSION);
         let of = |program: &str| {
-            let name = format!("lb-operator.io/{program}:{version}");
+            let name = format!("{REGISTRY}/{program}:{version}");
             images.iter().find(|image| image.name == name).unwrap()
         };
         assert_eq!(of("speaker").env["LB_TEST_FAULT"], "silent");

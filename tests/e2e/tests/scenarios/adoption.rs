@@ -121,9 +121,10 @@ impl Place {
     /// Without `adopt`, the stack is rejected, the message names the field, and MetalLB is unchanged.
     fn nothing_is_installed_without_adopt(&self) -> anyhow::Result<()> {
         let before = self.harness.admin(METALLB)?;
-        self.harness.admin(
-            "helm install lb-operator charts/lb-operator --set rbac.adoption=true --wait --timeout 120s",
-        )?;
+        self.harness.admin(&format!(
+            "helm install lb-operator {} -n lb-operator-system --create-namespace --set rbac.adoption=true --wait --timeout 120s",
+            self.harness.chart()
+        ))?;
         self.harness
             .admin("kubectl apply -f charts/lb-operator/examples/stack.yaml")?;
         let degraded = eventually("the stack to be refused", SHORT_TIMEOUT, || {

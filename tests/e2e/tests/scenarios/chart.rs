@@ -5,11 +5,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use lb_lab::{cache, operator_images, repository};
+use lb_lab::{PROGRAMS, cache, operator_images, repository};
 use serde_json::{Value, json};
 
 const CHART: &str = "charts/lb-operator";
 const FULL: &str = "charts/lb-operator/ci/full-values.yaml";
+/// The values that the chart is rendered with: as few as possible, and all of them.
+const VALUES: [[&str; 2]; 2] = [
+    ["--set", "image.registry=localhost/lb-operator"],
+    ["--values", FULL],
+];
 
 fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(cache().join("bin").join(program))
@@ -30,8 +35,8 @@ fn tool(program: &str, args: &[&str]) -> anyhow::Result<String> {
 
 #[test]
 fn helm_lint_passes() -> anyhow::Result<()> {
-    for values in [&[][..], &["--values", FULL]] {
-        let args = [&["lint", "--strict", CHART][..], values].concat();
+    for values in VALUES {
+        let args = [&["lint", "--strict", CHART][..], &values].concat();
         let printed = tool("helm", &args)?;
         assert!(printed.contains("0 chart(s) failed"), "{printed}");
     }
@@ -42,8 +47,8 @@ fn helm_lint_passes() -> anyhow::Result<()> {
 fn rendered_chart_matches_kubernetes_schemas() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let samples = std::fs::read_to_string(repository().join(CHART).join("examples/stack.yaml"))?;
-    for values in [&[][..], &["--values", FULL]] {
-        let args = [&["template", "lb-operator", CHART][..], values].concat();
+    for values in VALUES {
+        let args = [&["template", "lb-operator", CHART][..], &values].concat();
         let manifests = format!("{}\n---\n{samples}", tool("helm", &args)?);
         let checked = validate(directory.path(), &manifests)?;
         assert!(checked.contains("Invalid: 0, Errors: 0"), "{checked}");
@@ -65,13 +70,76 @@ fn invalid_value_is_rejected_by_name() {
         ("logLevel=loud", "logLevel"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("replica=3", "replica"),
-        ("image.digest=abc", "digest"),
+        ("image.speaker.digest=abc", "digest"),
+        ("image.router.tag=1", "router"),
+        ("image.registry=https://registry.example.com", "registry"),
+        ("image.registry=registry.example.com/lb:1.0", "registry"),
+        ("image.operator.repository=a b", "repository"),
     ] {
         let said = tool("helm", &["template", "x", CHART, "--set", value])
             .expect_err(value)
             .to_string();
         assert!(said.contains(says), "{value}: {said}");
     }
+}
+
+/// Without a registry the chart says what to do, instead of images that nobody can pull.
+#[test]
+fn chart_without_registry_is_refused_with_the_way_to_images() {
+    let said = tool("helm", &["template", "x", CHART])
+        .expect_err("no registry")
+        .to_string();
+    assert!(
+        said.contains("image.registry is empty") && said.contains("docs/install.md"),
+        "{said}"
+    );
+    assert!(repository().join("docs/install.md").exists());
+}
+
+/// A package has a registry in it, so it installs without a value, and its images have its version.
+#[test]
+fn package_installs_without_a_value() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let registry = "registry.example.com:5000/team/lb-operator";
+    let package = lb_tools::chart::package(&format!("{registry}/"), "0.2.4", directory.path())?;
+    let package = package.to_string_lossy();
+    tool("helm", &["lint", "--strict", &package])?;
+    let rendered = tool("helm", &["template", "lb-operator", &package])?;
+    for program in PROGRAMS {
+        assert!(
+            rendered.contains(&format!("\"{registry}/{program}:0.2.4\"")),
+            "{program}"
+        );
+    }
+    Ok(())
+}
+
+/// Each image can come from elsewhere, with its own tag, and can be pinned by its digest.
+#[test]
+fn images_are_chosen_together_and_one_by_one() -> anyhow::Result<()> {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let rendered = tool(
+        "helm",
+        &[
+            "template",
+            "lb-operator",
+            CHART,
+            "--set-string",
+            "image.registry=r.example.com/lb,image.tag=1.2.3",
+            "--set-string",
+            &format!("image.controller.digest={digest}"),
+            "--set-string",
+            "image.speaker.repository=mirror.example.com/s,image.speaker.tag=x",
+        ],
+    )?;
+    for reference in [
+        "r.example.com/lb/operator:1.2.3".to_owned(),
+        format!("r.example.com/lb/controller:1.2.3@{digest}"),
+        "mirror.example.com/s:x".to_owned(),
+    ] {
+        assert!(rendered.contains(&format!("\"{reference}\"")), "{reference}");
+    }
+    Ok(())
 }
 
 #[test]

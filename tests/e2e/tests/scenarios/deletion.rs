@@ -206,7 +206,7 @@ fn deletion_without_services_completes(harness: &Harness) -> anyhow::Result<()> 
             harness.admin("kubectl get loadbalancerstack default -o jsonpath='{.metadata.finalizers}'")?;
         Ok(held.contains("lb-operator.io/stack").then_some(()))
     })?;
-    harness.admin("helm uninstall lb-operator --wait")?;
+    harness.admin("helm uninstall lb-operator -n lb-operator-system --wait")?;
     harness.admin("kubectl delete loadbalancerstack default --wait=false")?;
     harness.admin(
         "kubectl patch loadbalancerstack default --type=merge -p '{\"metadata\":{\"finalizers\":null}}'",

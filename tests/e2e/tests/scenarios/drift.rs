@@ -126,7 +126,7 @@ pub(crate) fn every_kind_is_repaired(harness: &Harness) -> anyhow::Result<()> {
 
 /// The pod of the leading operator.
 fn leader(harness: &Harness) -> anyhow::Result<String> {
-    harness.admin("kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}'")
+    harness.admin("kubectl get lease lb-operator -n lb-operator-system -o jsonpath='{.spec.holderIdentity}'")
 }
 
 fn metrics(harness: &Harness, pod: &str) -> anyhow::Result<String> {
@@ -235,7 +235,8 @@ pub(crate) fn disabled_components_are_removed(harness: &Harness) -> anyhow::Resu
 
 /// Each operator uses less than 20 MB.
 pub(crate) fn memory_is_small(harness: &Harness) -> anyhow::Result<()> {
-    let text = harness.admin("kubectl get pods -l app.kubernetes.io/name=lb-operator -o json")?;
+    let text = harness
+        .admin("kubectl get pods -n lb-operator-system -l app.kubernetes.io/name=lb-operator -o json")?;
     let mut list: serde_json::Value = serde_json::from_str(&text)?;
     let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
     assert_eq!(pods.len(), 2);
@@ -257,7 +258,7 @@ pub(crate) fn memory_is_small(harness: &Harness) -> anyhow::Result<()> {
 pub(crate) fn standby_repairs_after_the_leader_hangs(harness: &Harness) -> anyhow::Result<()> {
     let first = leader(harness)?;
     let node = harness.admin(&format!(
-        "kubectl get pod {first} -o jsonpath='{{.spec.nodeName}}'"
+        "kubectl get pod {first} -n lb-operator-system -o jsonpath='{{.spec.nodeName}}'"
     ))?;
     let node = node.trim_start_matches('n').parse()?;
     let stopped = harness.lab().freeze(node, "lb-operator")?;
@@ -277,7 +278,7 @@ pub(crate) fn standby_repairs_after_the_leader_hangs(harness: &Harness) -> anyho
     })?;
     harness.lab().thaw(node, "lb-operator")?;
     component_edit(harness)?;
-    harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
+    harness.admin("kubectl rollout status deployment/lb-operator -n lb-operator-system --timeout=120s")?;
     assert_eq!(leader(harness)?, second, "the first operator no longer leads");
     Ok(())
 }

@@ -256,8 +256,8 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
 fn no_more_keys_are_written(harness: &Harness) -> anyhow::Result<()> {
     let version = "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.metadata.resourceVersion}'";
     let before = harness.admin(version)?;
-    harness.admin("kubectl rollout restart deployment/lb-operator")?;
-    harness.admin("kubectl rollout status deployment/lb-operator --timeout=120s")?;
+    harness.admin("kubectl rollout restart deployment/lb-operator -n lb-operator-system")?;
+    harness.admin("kubectl rollout status deployment/lb-operator -n lb-operator-system --timeout=120s")?;
     // An event about a change proves that it leads.
     harness
         .admin("kubectl label secret speaker-heartbeat-keys -n metallb-system app.kubernetes.io/part-of-")?;

@@ -32,7 +32,7 @@ fn table() -> Vec<(Value, bool)> {
         &json!({"app": "metallb", "component": "controller"}),
     );
     let operator = pod(
-        "default",
+        "lb-operator-system",
         &json!({"app.kubernetes.io/name": "lb-operator", "app.kubernetes.io/instance": "lb-operator"}),
     );
     let prometheus = pod("monitoring", &json!({"app": "prometheus"}));
@@ -148,7 +148,9 @@ pub(crate) fn policies_allow_exactly_the_expected_flows(harness: &Harness) -> an
         names
             .iter()
             .any(|name| name == "\"metallb-system\"/\"metallb-controller\"")
-            && names.iter().any(|name| name == "\"default\"/\"lb-operator\""),
+            && names
+                .iter()
+                .any(|name| name == "\"lb-operator-system\"/\"lb-operator\""),
         "policies: {names:?}"
     );
     let table = table();

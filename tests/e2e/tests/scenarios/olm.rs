@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, eventually};
 use lb_lab::{cache, operator_images, repository};
 use lb_olm::{BundleInput, Digests, Release};
+use lb_tools::REGISTRY;
 use lb_tools::image::digest_of;
 use semver::Version;
 use serde::Deserialize;
@@ -40,7 +41,7 @@ fn helm() -> PathBuf {
 }
 
 fn input() -> anyhow::Result<BundleInput> {
-    lb_olm::repository::input(repository(), &helm())
+    lb_olm::repository::input(repository(), &helm(), REGISTRY)
 }
 
 /// A bundle and a catalog as in a release: with the digests of the images that `make image` built.
@@ -134,7 +135,7 @@ fn committed_bundle_is_up_to_date() -> anyhow::Result<()> {
 /// The bundle grants and runs everything that the chart does, except what OLM does itself.
 #[test]
 fn chart_and_bundle_differ_only_in_the_work_of_olm() -> anyhow::Result<()> {
-    let rendered = lb_olm::repository::render(repository(), &helm())?;
+    let rendered = lb_olm::repository::render(repository(), &helm(), REGISTRY)?;
     let mut chart = Vec::new();
     for document in serde_yaml::Deserializer::from_str(&rendered) {
         let object = Value::deserialize(document)?;
@@ -226,7 +227,7 @@ fn olm_tools_accept_bundle_and_catalog() -> anyhow::Result<()> {
             &[
                 "render",
                 &bundle,
-                "--alpha-image-ref-template=lb-operator.io/bundle:{{.Version}}",
+                &format!("--alpha-image-ref-template={REGISTRY}/bundle:{{{{.Version}}}}"),
                 "--migrate-level=bundle-object-to-csv-metadata",
             ],
         )?;
@@ -246,7 +247,11 @@ fn olm_tools_reject_a_broken_bundle() -> anyhow::Result<()> {
     let good = std::fs::read_to_string(&path)?;
     for (from, to, says) in [
         ("categories: Networking", "categories: Nets", "Nets"),
-        ("email: maintainers@lb-operator.io", "email: nobody", "nobody"),
+        (
+            "provider:\n    name: The lb-operator authors",
+            "provider: {}",
+            "Provider.Name",
+        ),
         ("minKubeVersion: 1.31.0", "minKubeVersion: new", "new"),
         // Warnings that are not in the list.
         ("name: lb-operator.v", "name: lb-operator-", "naming convention"),
@@ -289,14 +294,14 @@ fn release_names_images_by_digest_and_supports_mirroring() -> anyhow::Result<()>
     )?;
     let tags: Vec<_> = text
         .lines()
-        .filter(|line| line.contains("lb-operator.io/") && line.contains(env!("CARGO_PKG_VERSION")))
+        .filter(|line| line.contains(REGISTRY) && line.contains(env!("CARGO_PKG_VERSION")))
         .collect();
     assert_eq!(tags, Vec::<&str>::new());
     let csv = csv(release.path())?;
     let related = csv["spec"]["relatedImages"].as_array().context("no images")?;
     for (image, program) in related.iter().zip(["controller", "operator", "speaker"]) {
         let archive = repository().join(format!("target/images/{program}.tar"));
-        let pinned = format!("lb-operator.io/{program}@{}", digest_of(&archive)?);
+        let pinned = format!("{REGISTRY}/{program}@{}", digest_of(&archive)?);
         assert_eq!(*image, json!({"name": program, "image": pinned}));
     }
     assert_eq!(related.len(), 3);
@@ -402,7 +407,7 @@ fn tag_images_by_digest(harness: &Harness) -> anyhow::Result<()> {
                 .context("no name")?
                 .to_string_lossy()
                 .into_owned();
-            let name = format!("lb-operator.io/{program}");
+            let name = format!("{REGISTRY}/{program}");
             let tagged = format!("{name}:{}", env!("CARGO_PKG_VERSION"));
             let pinned = format!("{name}@{}", digest_of(&image)?);
             let output = lab

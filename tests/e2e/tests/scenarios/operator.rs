@@ -76,7 +76,7 @@ fn monitors_are_created_once_prometheus_is_there(harness: &Harness) -> anyhow::R
 }
 
 fn stack_outlives_the_operator(harness: &Harness) -> anyhow::Result<()> {
-    harness.admin("helm uninstall lb-operator --wait")?;
+    harness.admin("helm uninstall lb-operator -n lb-operator-system --wait")?;
     harness
         .admin("kubectl get loadbalancerstack default && kubectl get daemonset speaker -n metallb-system")?;
     Ok(())

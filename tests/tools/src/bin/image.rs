@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tools::image::{Image, digest_of, write_all};
-use lb_tools::releases;
+use lb_tools::{REGISTRY, releases};
 
 /// Write container images without Docker
 #[derive(Debug, Parser)]
@@ -31,6 +31,9 @@ enum Command {
         /// Version, which becomes the tag
         #[arg(long)]
         version: String,
+        /// Registry and path of its name
+        #[arg(long, default_value = REGISTRY)]
+        registry: String,
         /// Commit it was built from
         #[arg(long)]
         revision: String,
@@ -81,6 +84,7 @@ fn main() -> anyhow::Result<()> {
             program,
             binary,
             version,
+            registry,
             revision,
             out,
         } => {
@@ -96,7 +100,7 @@ fn main() -> anyhow::Result<()> {
                 ("licenses", "Apache-2.0".to_owned()),
             ];
             let image = Image {
-                name: format!("lb-operator.io/{program}:{version}"),
+                name: format!("{}/{program}:{version}", registry.trim_end_matches('/')),
                 files: BTreeMap::from([(path.clone().into(), binary)]),
                 entrypoint: vec![path],
                 user: USER.to_owned(),

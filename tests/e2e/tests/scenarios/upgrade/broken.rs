@@ -87,8 +87,8 @@ fn release_is_not_retried(place: &Place, past: usize) -> anyhow::Result<()> {
         .harness
         .admin("kubectl label deployment controller -n metallb-system looked-at=now --overwrite")?;
     place.harness.admin(
-        "kubectl delete pod --wait -n default -l app.kubernetes.io/name=lb-operator && \
-         kubectl rollout status deployment/lb-operator --timeout=60s",
+        "kubectl delete pod --wait -n lb-operator-system -l app.kubernetes.io/name=lb-operator && \
+         kubectl rollout status deployment/lb-operator -n lb-operator-system --timeout=60s",
     )?;
     // The test is that nothing happens, so there is no event to wait for.
     std::thread::sleep(Duration::from_secs(5));

@@ -62,8 +62,8 @@ impl Leader {
         let harness = &place.harness;
         eventually("an operator to lead", SHORT_TIMEOUT, || {
             let node = harness.admin(
-                "pod=$(kubectl get lease lb-operator -o jsonpath='{.spec.holderIdentity}')
-                 kubectl get pod --ignore-not-found ${pod:-none} -o jsonpath='{.spec.nodeName}'",
+                "pod=$(kubectl get lease lb-operator -n lb-operator-system -o jsonpath='{.spec.holderIdentity}')
+                 kubectl get pod -n lb-operator-system --ignore-not-found ${pod:-none} -o jsonpath='{.spec.nodeName}'",
             )?;
             Ok(node.trim_start_matches('n').parse().ok().map(Self))
         })

@@ -13,9 +13,10 @@ fn upgrade_and_downgrade_break_no_connection() -> anyhow::Result<()> {
     let place = Place::present("upgrade")?;
     place.with_traffic_and_resolution("upgrade", |place| {
         let past = place.past()?;
-        place
-            .harness
-            .admin(&format!("helm upgrade lb-operator {} --wait", place.next))?;
+        place.harness.admin(&format!(
+            "helm upgrade lb-operator {} -n lb-operator-system --wait",
+            place.next
+        ))?;
         place.wait_for_success(past, &good())
     })?;
     place.with_traffic_and_resolution("downgrade", |place| {

@@ -146,7 +146,8 @@ fn end_operators_at_every_step(
         if ended.count() > 0 {
             hit.insert(step.to_owned());
             // After a third exit, the kubelet would delay the restart of a container.
-            let renew = "kubectl delete pod --wait=false -l app.kubernetes.io/name=lb-operator";
+            let renew =
+                "kubectl delete pod -n lb-operator-system --wait=false -l app.kubernetes.io/name=lb-operator";
             renewals.push(harness.admin_command(renew).stdout(Stdio::null()).spawn()?);
         }
     }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lb_e2e::client::traffic::{Traffic, TrafficReport};
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
+use lb_tools::REGISTRY;
 use lb_tools::releases::{CURRENT_VERSION, Release};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -55,8 +56,10 @@ impl Place {
     }
 
     fn set_up(harness: Harness, next: String, ahead: bool, version: &str) -> anyhow::Result<Self> {
-        let chart = if ahead { &next } else { "charts/lb-operator" };
-        harness.admin(&format!("helm install lb-operator {chart} --wait --timeout 120s"))?;
+        let chart = if ahead { next.clone() } else { harness.chart() };
+        harness.admin(&format!(
+            "helm install lb-operator {chart} -n lb-operator-system --create-namespace --wait --timeout 120s"
+        ))?;
         // An operator of the version that the stack shall get.
         let line = if ahead {
             format!("version: {version}, ")
@@ -256,7 +259,7 @@ impl Place {
         for program in ["controller", "speaker"] {
             eventually(&format!("only {program}s of {version}"), SHORT_TIMEOUT, || {
                 let images = self.images(program)?;
-                let wanted = format!("lb-operator.io/{program}:{version}");
+                let wanted = format!("{REGISTRY}/{program}:{version}");
                 Ok((images == BTreeSet::from([wanted])).then_some(()))
             })?;
         }
@@ -300,13 +303,8 @@ fn good() -> String {
     Release::Good.version()
 }
 
-/// Packs the chart of the next version, beside the lab's own files.
+/// The chart of the next version, beside the lab's own files.
 fn chart(harness: &Harness) -> anyhow::Result<String> {
-    let version = good();
-    let directory = harness.lab().logs();
-    let directory = directory.display();
-    harness.admin(&format!(
-        "helm package charts/lb-operator --version {version} --app-version {version} --destination {directory}"
-    ))?;
-    Ok(format!("{directory}/lb-operator-{version}.tgz"))
+    let package = lb_tools::chart::package(REGISTRY, &good(), &harness.lab().logs())?;
+    Ok(package.display().to_string())
 }
