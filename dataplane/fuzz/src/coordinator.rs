@@ -255,6 +255,7 @@ impl World {
                 byte if byte % 8 == 6 => EntryState::Offered {
                     to: short_hash(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
+                byte if byte % 8 == 4 => EntryState::Withheld,
                 byte if byte % 8 == 5 => EntryState::Proxied {
                     owner: short_hash(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },

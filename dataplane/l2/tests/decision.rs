@@ -37,6 +37,8 @@ fn step(world: &World, me: usize) -> Action {
         preferred: None,
         offer: HandOverOffer::None,
         seen: &[],
+        passive: &[],
+        withheld: &[],
         stronger: &[],
         weaker: &[],
     };
@@ -156,6 +158,8 @@ fn placed(world: &World, me: usize, preferred: Option<usize>, offer: HandOverOff
         preferred: preferred.map(|at| NODES[at]),
         offer,
         seen: &[],
+        passive: &[],
+        withheld: &[],
         stronger: &[],
         weaker: &[],
     };

@@ -8,6 +8,8 @@ mod lost_heartbeats;
 mod network;
 #[path = "support/partition.rs"]
 mod partition;
+#[path = "support/passive.rs"]
+mod passive;
 #[path = "support/query.rs"]
 mod query;
 mod support;
@@ -118,6 +120,25 @@ fn two_failures_at_once_are_covered() {
         let outage = outage(&mut lan, address, 1000);
         assert!(outage < MAX_FAILOVER_MS, "seed {seed}: {outage} ms");
         lan.sole_owners();
+    }
+}
+
+/// The owner and its next candidates lose power together: nodes on one machine or one power strip.
+#[test]
+fn failures_of_all_but_one_node_are_covered() {
+    for seed in 0..20 {
+        for dead in 3..=5 {
+            let mut lan = converged(seed, 6, 2);
+            let address = lan.addresses[0];
+            for position in 0..dead {
+                lan.power_off(lan.candidate(address, position));
+            }
+            let outage = outage(&mut lan, address, 2000);
+            // Most peers are silent at once, so they get 210 ms more.
+            let max = MAX_FAILOVER_MS + 210;
+            assert!(outage < max, "seed {seed}, {dead} nodes: {outage} ms");
+            assert_eq!(lan.sole_owners()[&address], lan.candidate(address, dead));
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     AcquireReason, ConflictPolicy, Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, PartitionPolicy,
     ReleaseReason,
 };
-use crate::ownership::decision::{Action, HandOverOffer, OwnershipInput, keeps};
+use crate::ownership::decision::{Action, CLAIM_PATIENCE, HandOverOffer, OwnershipInput, keeps};
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState};
 
@@ -46,6 +46,8 @@ pub(super) struct AddressState {
     pub(super) predecessor: Option<(Arc<str>, Instant)>,
     /// Since when it has had no owner, as far as we know.
     pub(super) vacant_since: Option<Instant>,
+    /// The candidates before us that were up and did not claim it in their time.
+    pub(super) passive: Box<[NodeId]>,
     /// `None` if no peer whose heartbeats are lost was seen to announce it.
     pub(super) evidence: Option<Box<NetworkEvidence>>,
     /// The earliest time of a claim.
@@ -74,6 +76,12 @@ impl Coordinator {
             return;
         };
         let candidates = self.candidates(address, state);
+        self.update_passive(address, &candidates);
+        let Some(state) = self.addresses.get(&address) else {
+            return;
+        };
+        let passive = state.passive.clone();
+        let withheld = self.withheld(address, &candidates);
         let mut announcers = self.announcers(address);
         let awaited = self.awaited_owner(address, state, &candidates);
         announcers.extend(awaited.filter(|id| !announcers.contains(id)));
@@ -99,6 +107,8 @@ impl Coordinator {
             preferred: None,
             offer: HandOverOffer::None,
             seen: &rivals.seen,
+            passive: &passive,
+            withheld: &withheld,
             stronger: &rivals.stronger,
             weaker: &rivals.weaker,
         };
@@ -156,6 +166,7 @@ impl Coordinator {
                 .result_or_start(self.now, address, ProbePlan::FAILOVER);
         } else if !matches!(action, Action::Claim { probe: true, .. }) {
             self.probes.remove(address);
+            self.set_withheld(address, false);
         }
         match action {
             Action::Keep => self.keep_announcing(address),
@@ -207,6 +218,11 @@ impl Coordinator {
             }
             return action;
         };
+        // If we do not monitor the address, we do not know whether it has an owner.
+        if state.monitored.is_empty() && after >= CLAIM_PATIENCE {
+            state.vacant_since = None;
+            return Action::None;
+        }
         let at = *state.vacant_since.get_or_insert(now) + after;
         if at <= now {
             return action;
@@ -377,8 +393,10 @@ impl Coordinator {
         state.is_some_and(|state| state.order.iter().any(unknown))
     }
 
+    /// Claims the address later, because a host replied for it.
     pub(super) fn retry_claim_after(&mut self, address: IpAddr, pause: Duration) {
         self.probes.remove(address);
+        self.set_withheld(address, true);
         let at = self.now + pause;
         if let Some(state) = self.addresses.get_mut(&address) {
             state.not_before = Some(at);

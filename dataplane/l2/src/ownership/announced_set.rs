@@ -74,7 +74,7 @@ impl AnnouncedSet {
     pub fn offered_to(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
             Some(EntryState::Offered { to }) => Some(*to),
-            Some(EntryState::Announced | EntryState::Declined | EntryState::Proxied { .. }) | None => None,
+            Some(_) | None => None,
         }
     }
 
@@ -84,7 +84,7 @@ impl AnnouncedSet {
     pub fn proxied_for(&self, address: IpAddr) -> Option<u32> {
         match self.entries.get(&address) {
             Some(EntryState::Proxied { owner }) => Some(*owner),
-            Some(EntryState::Announced | EntryState::Declined | EntryState::Offered { .. }) | None => None,
+            Some(_) | None => None,
         }
     }
 
@@ -92,6 +92,12 @@ impl AnnouncedSet {
     #[must_use]
     pub fn declines(&self, address: IpAddr) -> bool {
         self.entries.get(&address) == Some(&EntryState::Declined)
+    }
+
+    /// Whether the speaker leaves the address to another host.
+    #[must_use]
+    pub fn withholds(&self, address: IpAddr) -> bool {
+        self.entries.get(&address) == Some(&EntryState::Withheld)
     }
 
     /// Whether the set contains exactly this entry.
@@ -322,7 +328,7 @@ impl Reassembly {
 pub(super) const fn is_owned(state: EntryState) -> bool {
     match state {
         EntryState::Announced | EntryState::Offered { .. } => true,
-        EntryState::Declined | EntryState::Proxied { .. } => false,
+        EntryState::Declined | EntryState::Proxied { .. } | EntryState::Withheld => false,
     }
 }
 
@@ -338,6 +344,7 @@ fn hash(address: IpAddr, state: EntryState) -> u64 {
         EntryState::Declined => 1,
         EntryState::Offered { to } => 2 | u64::from(to) << 8,
         EntryState::Proxied { owner } => 3 | u64::from(owner) << 8,
+        EntryState::Withheld => 4,
     };
     mix(mix(mix(high) ^ low) ^ family ^ (state << 8))
 }
@@ -357,7 +364,7 @@ mod tests {
     use super::*;
 
     fn entries() -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
-        proptest::collection::vec((0..40_u8, 0..4_u8, any::<bool>()), 0..80)
+        proptest::collection::vec((0..40_u8, 0..5_u8, any::<bool>()), 0..80)
     }
 
     fn entry(address: u8, state: u8) -> Entry {
@@ -367,7 +374,8 @@ mod tests {
                 0 => EntryState::Announced,
                 1 => EntryState::Declined,
                 2 => EntryState::Offered { to: 7 },
-                _ => EntryState::Proxied { owner: 9 },
+                3 => EntryState::Proxied { owner: 9 },
+                _ => EntryState::Withheld,
             },
         }
     }

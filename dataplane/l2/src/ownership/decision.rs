@@ -13,8 +13,10 @@
 //! | down, or no owner | the first candidate that is up probes the address, then claims it |
 //!
 //! A peer whose heartbeats are lost may claim the address too, and we would not hear of it. Each such candidate before
-//! us therefore gets [`CLAIM_SKEW`], in which it probes and claims; our own probe then finds it. A candidate that is
-//! heard and does not claim is blind: its view of the API is old. It gets [`CLAIM_PATIENCE`].
+//! us therefore gets [`CLAIM_SKEW`], in which it probes and claims; our own probe then finds it. A candidate that is up
+//! gets [`CLAIM_PATIENCE`]. If it does not claim in that time, for example because its view of the API is old, it is
+//! *passive*: from then on it gets [`CLAIM_SKEW`] too, until it announces the address or restarts. One that does not claim
+//! because another host has the address says so; nobody else probes that host.
 //!
 //! Two owners: a peer that sees our announcement and whose announcement we see. The tie is decided by what both know:
 //! with heartbeats in both directions, the reach of both (see [`OwnershipInput::stronger`]), then the election order;
@@ -77,6 +79,10 @@ pub struct OwnershipInput<'a, N> {
     /// The announcers that keep the address whatever their health and whether or not they are candidates: they were
     /// seen on the network.
     pub seen: &'a [N],
+    /// The candidates that were up and did not claim the address in their time.
+    pub passive: &'a [N],
+    /// The candidates that do not claim the address because another host has it.
+    pub withheld: &'a [N],
     /// The announcers that win the tie against us; the election order decides about those that are in neither list.
     pub stronger: &'a [N],
     /// The announcers that lose the tie against us.
@@ -85,9 +91,9 @@ pub struct OwnershipInput<'a, N> {
 
 /// How long a candidate waits for each one before it whose heartbeats are lost. Longer than the probes before a claim.
 pub const CLAIM_SKEW: Duration = Duration::from_millis(250);
-/// How long a candidate waits for each one before it that is up. Much longer than the pauses of a candidate that does not
-/// claim because another host holds the address.
-pub const CLAIM_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a candidate waits for each one before it that is up. Longer than the way of an object from the API server to
+/// all speakers, and than the probes of thousands of addresses.
+pub const CLAIM_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Who claims an address without an owner.
 enum Next<N> {
@@ -179,15 +185,18 @@ impl<N: Copy + Eq> OwnershipInput<'_, N> {
         for node in self.candidates.iter().copied() {
             match view(node) {
                 PeerHealth::Up if node == self.me => return Next::Us { after },
-                PeerHealth::Up => {
+                PeerHealth::Up if self.withheld.contains(&node) => return Next::Other(node),
+                PeerHealth::Up | PeerHealth::Assumed if !self.passive.contains(&node) => {
                     first.get_or_insert(node);
                     after += CLAIM_PATIENCE;
                 }
-                PeerHealth::HeartbeatLost | PeerHealth::NodeOnly { .. } => {
+                PeerHealth::Up
+                | PeerHealth::Assumed
+                | PeerHealth::HeartbeatLost
+                | PeerHealth::NodeOnly { .. } => {
                     first.get_or_insert(node);
                     after += CLAIM_SKEW;
                 }
-                PeerHealth::Assumed => return Next::Other(node),
                 PeerHealth::Unknown | PeerHealth::Starting { .. } => return Next::Awaited(node),
                 PeerHealth::Restarting { .. } | PeerHealth::Draining | PeerHealth::Down => {}
             }

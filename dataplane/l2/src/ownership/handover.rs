@@ -9,8 +9,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::quorum::MONITORING_CANDIDATES;
-use super::{Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE};
+use super::{Coordinator, LOCAL_NODE};
 use crate::ownership::decision::{Action, HandOverOffer};
 use crate::ownership::election::short_hash;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
@@ -23,6 +22,8 @@ const OFFER_DELAY: Duration = Duration::from_secs(5);
 /// event.
 const MAX_RECENT_OFFERS: usize = 8;
 const OFFER_WINDOW: Duration = Duration::from_secs(1);
+/// How long an offer is open.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The delay after an offer that was not accepted; it doubles up to the maximum.
 const OFFER_RETRY_DELAY: Duration = Duration::from_secs(10);
 const MAX_OFFER_RETRY_DELAY: Duration = Duration::from_secs(300);
@@ -109,7 +110,7 @@ impl Coordinator {
         let living = candidates.iter().copied();
         let mut watching = living
             .filter(|id| *id == LOCAL_NODE || self.health(*id) != PeerHealth::Down)
-            .take(MONITORING_CANDIDATES);
+            .take(self.monitoring_candidates());
         let watches = preferred.filter(|preferred| watching.any(|id| id == *preferred));
         let state = self.addresses.get_mut(&address)?;
         let head_start = match state.predecessor {
@@ -195,7 +196,7 @@ impl Coordinator {
             placement.not_before = Some(now + OFFER_WINDOW);
             self.deadlines.insert((now + OFFER_WINDOW, address));
         } else if let Some(to) = self.peers.get(&heir).map(|peer| short_hash(address, &peer.name)) {
-            let until = now + HAND_OVER_TIMEOUT;
+            let until = now + OFFER_TIMEOUT;
             placement.offer = Some((heir, until));
             self.recent_offers.insert(address, now + OFFER_WINDOW);
             self.deadlines.insert((until, address));

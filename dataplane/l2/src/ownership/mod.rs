@@ -28,6 +28,7 @@ mod evidence;
 pub mod failure_detector;
 mod handover;
 mod output;
+mod passive;
 mod peer;
 pub mod placement;
 mod probe;
@@ -61,8 +62,9 @@ pub use quorum::{PartitionPolicy, UnknownPolicy};
 const LOCAL_NODE: NodeId = NodeId(0);
 /// How long a starting speaker waits for its peers to send the addresses that it owned and those that they announce.
 const STARTUP_SYNC_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an owner that is no candidate keeps an address until another candidate announces it.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an owner that is no candidate keeps an address until another candidate announces it. Longer than a candidate
+/// waits for one before it.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(6);
 /// Time after which the same announced set is sent again to a peer that has not confirmed it.
 const SET_RESEND_INTERVAL: Duration = Duration::from_millis(100);
 /// Minimum time between two different announced sets to a peer; changes within it are sent together.
@@ -248,6 +250,7 @@ impl Coordinator {
             }
             self.withdraw(address, ReleaseReason::NoCandidates);
             self.decline(address, false);
+            self.set_withheld(address, false);
             self.probes.remove(address);
             if let Some(state) = self.addresses.remove(&address) {
                 self.release_monitor(&state.monitored);
@@ -534,6 +537,9 @@ impl Coordinator {
             );
             peer.up_since = (view == PeerHealth::Up).then(|| peer.up_since.unwrap_or(self.now));
             peer.away_since = away.then(|| peer.away_since.unwrap_or(self.now));
+        }
+        if matches!(view, PeerHealth::Down | PeerHealth::Starting { .. }) {
+            self.forget_passive(id);
         }
         match view {
             PeerHealth::Down | PeerHealth::NodeOnly { keeps: false } => self.peer_lost(id),

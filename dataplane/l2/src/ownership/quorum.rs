@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use super::{AddressState, Coordinator, LOCAL_NODE};
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 
-/// Live candidates of an address that monitor each other. With three, two simultaneous failures are covered.
-pub(super) const MONITORING_CANDIDATES: usize = 3;
+/// Live candidates of an address that monitor each other in a large cluster. With three, two simultaneous failures are
+/// covered.
+const MIN_MONITORING_CANDIDATES: usize = 3;
+/// With no more nodes than this, all candidates monitor each other. The heartbeats stay within their rate.
+const MAX_FULLY_MONITORED_NODES: usize = 16;
 /// Candidates that count for [`PartitionPolicy::Majority`], whether up or down.
 const QUORUM_CANDIDATES: usize = 5;
 
@@ -89,7 +92,7 @@ impl Coordinator {
         let majority = self.config.partition_policy == PartitionPolicy::Majority;
         for (place, id) in self.candidates(address, state).into_iter().enumerate() {
             let enough = !majority || place >= QUORUM_CANDIDATES;
-            if living >= MONITORING_CANDIDATES && enough {
+            if living >= self.monitoring_candidates() && enough {
                 break;
             }
             monitored.push(id);
@@ -108,6 +111,15 @@ impl Coordinator {
         monitored.sort_unstable();
         monitored.dedup();
         monitored.into()
+    }
+
+    /// How many live candidates of an address monitor each other.
+    pub(super) fn monitoring_candidates(&self) -> usize {
+        if self.peers.len() < MAX_FULLY_MONITORED_NODES {
+            MAX_FULLY_MONITORED_NODES
+        } else {
+            MIN_MONITORING_CANDIDATES
+        }
     }
 
     /// The candidates that have an interface for the address, in election order.

@@ -224,6 +224,9 @@ impl Coordinator {
         announcers.retain(|other| *other != id);
         if claims {
             announcers.push(id);
+            if let Some(state) = self.addresses.get_mut(&address) {
+                state.not_passive(id);
+            }
         } else if announcers.is_empty() {
             self.announcers.remove(&address);
         }

@@ -62,6 +62,9 @@ const FLAG_OFFERED: u8 = 0x40;
 const FLAG_DECLINED: u8 = 0x80;
 /// Flags of an entry's tag: [`EntryState::Proxied`]; a node's hash follows the address.
 const FLAG_PROXIED: u8 = FLAG_DECLINED | FLAG_OFFERED;
+/// Flag of an entry's tag: [`EntryState::Withheld`].
+const FLAG_WITHHELD: u8 = 0x20;
+const ENTRY_FLAGS: u8 = FLAG_PROXIED | FLAG_WITHHELD;
 /// Flag of a heartbeat's state: [`Heartbeat::reply_requested`].
 const FLAG_REPLY_REQUESTED: u8 = 0x80;
 /// Flag of a heartbeat's state: [`Heartbeat::hears_receiver`].
@@ -188,6 +191,8 @@ pub enum EntryState {
     },
     /// It cannot announce the address, because it has no interface for it.
     Declined,
+    /// It does not announce the address, although it would be the owner, because another host has it.
+    Withheld,
     /// It sends proxy replies for the owner, which is restarting.
     Proxied {
         /// The hash of the owner: [`crate::ownership::election::short_hash`].
@@ -403,7 +408,7 @@ impl Entry {
             IpAddr::V6(_) => 17,
         };
         match self.state {
-            EntryState::Announced | EntryState::Declined => address,
+            EntryState::Announced | EntryState::Declined | EntryState::Withheld => address,
             EntryState::Offered { .. } | EntryState::Proxied { .. } => address + 4,
         }
     }
@@ -414,6 +419,7 @@ impl Entry {
             EntryState::Offered { .. } => FLAG_OFFERED,
             EntryState::Declined => FLAG_DECLINED,
             EntryState::Proxied { .. } => FLAG_PROXIED,
+            EntryState::Withheld => FLAG_WITHHELD,
         };
         match self.address {
             IpAddr::V4(v4) => {
@@ -432,12 +438,14 @@ impl Entry {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let [tag] = reader.take()?;
-        let address = match tag & !FLAG_PROXIED {
+        let address = match tag & !ENTRY_FLAGS {
             TAG_V4 => IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?)),
             TAG_V6 => IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)),
             _ => return Err(DatagramError::Body),
         };
-        let state = match tag & FLAG_PROXIED {
+        let state = match tag & ENTRY_FLAGS {
+            0 => EntryState::Announced,
+            FLAG_WITHHELD => EntryState::Withheld,
             FLAG_DECLINED => EntryState::Declined,
             FLAG_OFFERED => EntryState::Offered {
                 to: u32::from_be_bytes(reader.take()?),
@@ -445,7 +453,7 @@ impl Entry {
             FLAG_PROXIED => EntryState::Proxied {
                 owner: u32::from_be_bytes(reader.take()?),
             },
-            _ => EntryState::Announced,
+            _ => return Err(DatagramError::Body),
         };
         Ok(Self { address, state })
     }
@@ -508,7 +516,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, DatagramError> {
                 match entry.state {
                     EntryState::Announced => answered.push(entry.address),
                     EntryState::Declined => unanswered.push(entry.address),
-                    EntryState::Offered { .. } | EntryState::Proxied { .. } => {
+                    EntryState::Offered { .. } | EntryState::Proxied { .. } | EntryState::Withheld => {
                         return Err(DatagramError::Body);
                     }
                 }
