@@ -4,11 +4,8 @@
 //! L2Advertisements and BGPAdvertisements; its ServiceL2Statuses; access reviews of the operator. Once a second before
 //! and during an adoption, and every half minute afterwards; never without `spec.adopt`.
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
 use k8s_openapi::api::core::v1;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta};
 use kube::{Client, ResourceExt};
 use lb_crds::l2_advertisement::pause;
 use lb_crds::names::{CONTROLLER, LABEL_COMPONENT, LABEL_NODE};
@@ -21,11 +18,14 @@ use crate::index::LiveObject;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::has_ready_pod;
 use crate::ownership::{self, managers};
+use crate::preflight::access_reviews::{Permission, denied};
 use crate::preflight::{LoadBalancerProduct, detect};
 use crate::request::{RequestError, in_time};
 
 /// Name of MetalLB's webhook configuration in its manifest, chart and operator.
 pub const WEBHOOK: &str = "metallb-webhook-configuration";
+const WEBHOOK_GROUP: &str = "admissionregistration.k8s.io";
+const WEBHOOK_PLURAL: &str = "validatingwebhookconfigurations";
 /// Of each kind: MetalLB has three or four objects in its namespace, and a pod per node.
 const MAX_ITEMS: u32 = 5000;
 /// The verbs that an adoption and a restore need.
@@ -34,12 +34,8 @@ const VERBS: [&str; 3] = ["create", "patch", "delete"];
 /// API resource of webhook configurations.
 #[must_use]
 pub fn webhook_configurations() -> ApiResource {
-    let kind = GroupVersionKind::gvk(
-        "admissionregistration.k8s.io",
-        "v1",
-        "ValidatingWebhookConfiguration",
-    );
-    ApiResource::from_gvk_with_plural(&kind, "validatingwebhookconfigurations")
+    let kind = GroupVersionKind::gvk(WEBHOOK_GROUP, "v1", "ValidatingWebhookConfiguration");
+    ApiResource::from_gvk_with_plural(&kind, WEBHOOK_PLURAL)
 }
 
 /// MetalLB in a namespace, if it serves Services of this class. `whole`: include what matters only before an adoption
@@ -75,8 +71,9 @@ pub async fn observe_metallb(
             }
         }
         if whole && !found.workloads.is_empty() {
-            found.bgp = bgp(client, namespace).await?;
-            found.denied = denied(client, namespace, &found.workloads).await?;
+            found.bgp = metallb_kind(client, namespace, BGP_ADVERTISEMENT).await?;
+            let permissions = adoption_permissions(namespace, &found.workloads);
+            found.denied = denied(client, permissions).await?;
         }
         Ok(found)
     };
@@ -328,67 +325,46 @@ pub async fn advertisements(client: &Client, namespace: &str) -> kube::Result<Ve
     }
 }
 
-async fn bgp(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
-    let kind = GroupVersionKind::gvk("metallb.io", "v1beta1", "BGPAdvertisement");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "bgpadvertisements");
+/// Version, kind and plural of the objects by which MetalLB announces over BGP.
+pub const BGP_ADVERTISEMENT: (&str, &str, &str) = ("v1beta1", "BGPAdvertisement", "bgpadvertisements");
+
+/// The metallb.io objects of a kind (version, kind, plural), as `Kind namespace/name`; none if the kind does not exist.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub async fn metallb_kind(
+    client: &Client,
+    namespace: &str,
+    (version, kind, plural): (&str, &str, &str),
+) -> kube::Result<Vec<String>> {
+    let gvk = GroupVersionKind::gvk("metallb.io", version, kind);
+    let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     match api.list_metadata(&ListParams::default().limit(MAX_ITEMS)).await {
         Ok(list) => Ok(list
             .iter()
-            .map(|object| format!("BGPAdvertisement {namespace}/{}", object.name_any()))
+            .map(|object| format!("{kind} {namespace}/{}", object.name_any()))
             .collect()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-/// The permissions for an adoption that the operator lacks: those for MetalLB's workloads, and those of the optional
-/// ClusterRole of the chart.
-async fn denied(
-    client: &Client,
-    namespace: &str,
-    workloads: &[MetalLbWorkload],
-) -> kube::Result<Vec<String>> {
+/// The permissions that an adoption needs: those for MetalLB's workloads, and those of the optional ClusterRole of the
+/// chart.
+fn adoption_permissions(namespace: &str, workloads: &[MetalLbWorkload]) -> Vec<Permission> {
     let mut wanted = vec![
-        ("patch", "", "pods", namespace, ""),
-        ("patch", "metallb.io", "l2advertisements", namespace, ""),
-        (
-            "patch",
-            "admissionregistration.k8s.io",
-            "validatingwebhookconfigurations",
-            "",
-            WEBHOOK,
-        ),
+        Permission::new("patch", "", "pods", namespace, ""),
+        Permission::new("patch", "metallb.io", "l2advertisements", namespace, ""),
+        Permission::new("patch", WEBHOOK_GROUP, WEBHOOK_PLURAL, "", WEBHOOK),
     ];
     for workload in workloads {
         let (group, _, _, plural) = workload.id.kind.names();
         let key = &workload.id.key;
-        wanted.extend(VERBS.map(|verb| (verb, group, plural, key.namespace(), key.name())));
+        let of = |verb| Permission::new(verb, group, plural, key.namespace(), key.name());
+        wanted.extend(VERBS.map(of));
     }
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let mut denied = Vec::new();
-    for (verb, group, resource, namespace, name) in wanted {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let review = SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(ResourceAttributes {
-                    group: some(group),
-                    resource: some(resource),
-                    verb: some(verb),
-                    namespace: some(namespace),
-                    name: some(name),
-                    ..ResourceAttributes::default()
-                }),
-                non_resource_attributes: None,
-            },
-            ..SelfSubjectAccessReview::default()
-        };
-        let answer = reviews.create(&PostParams::default(), &review).await?;
-        if !answer.status.is_some_and(|status| status.allowed) {
-            denied.push(format!("{verb} {resource} {name}").trim_end().to_owned());
-        }
-    }
-    Ok(denied)
+    wanted
 }
 
 #[cfg(test)]

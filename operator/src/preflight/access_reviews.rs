@@ -1,16 +1,24 @@
-//! The permissions that the operator must hold: those that it grants, because Kubernetes lets no client grant others.
+//! Asks which permissions the operator holds. It must hold those that it grants, because Kubernetes lets no client grant
+//! others.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::authorization::v1::ResourceAttributes;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use kube::Client;
+use kube::api::{Api, PostParams};
 
 use crate::desired::render::Component;
 use crate::desired::render::rbac::{cluster_rules, namespace_rules};
 
+const MAX_CONCURRENT_REVIEWS: usize = 8;
+
 /// A permission for one verb.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Permission {
+pub(crate) struct Permission {
     /// API group; empty for the core.
     group: String,
     /// As in `services` or `services/status`.
@@ -24,6 +32,17 @@ pub(super) struct Permission {
 }
 
 impl Permission {
+    /// A permission for one verb on objects of a kind; `namespace` and `name` may be empty.
+    pub(crate) fn new(verb: &str, group: &str, resource: &str, namespace: &str, name: &str) -> Self {
+        Self {
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            verb: verb.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
     /// The attributes of an access review.
     pub(super) fn attributes(&self) -> ResourceAttributes {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -41,6 +60,37 @@ impl Permission {
             ..ResourceAttributes::default()
         }
     }
+}
+
+/// The permissions that the operator does not hold.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub(crate) async fn denied(
+    client: &Client,
+    permissions: impl IntoIterator<Item = Permission>,
+) -> kube::Result<Vec<String>> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let requests = permissions.into_iter().map(|permission| {
+        let reviews = reviews.clone();
+        async move {
+            let review = SelfSubjectAccessReview {
+                spec: SelfSubjectAccessReviewSpec {
+                    resource_attributes: Some(permission.attributes()),
+                    non_resource_attributes: None,
+                },
+                ..SelfSubjectAccessReview::default()
+            };
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            let is_allowed = answer.status.is_some_and(|status| status.allowed);
+            kube::Result::Ok((!is_allowed).then(|| permission.to_string()))
+        }
+    });
+    let answers = futures::stream::iter(requests).buffered(MAX_CONCURRENT_REVIEWS);
+    answers
+        .try_filter_map(|denied| std::future::ready(Ok(denied)))
+        .try_collect()
+        .await
 }
 
 impl std::fmt::Display for Permission {
@@ -80,13 +130,7 @@ fn insert_rule(permissions: &mut BTreeSet<Permission>, rule: &PolicyRule, namesp
         for resource in rule.resources.iter().flatten() {
             for verb in &rule.verbs {
                 for name in names {
-                    permissions.insert(Permission {
-                        group: group.clone(),
-                        resource: resource.clone(),
-                        verb: verb.clone(),
-                        namespace: namespace.to_owned(),
-                        name: name.clone(),
-                    });
+                    permissions.insert(Permission::new(verb, group, resource, namespace, name));
                 }
             }
         }

@@ -12,17 +12,16 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
-use k8s_openapi::api::authorization::v1::{SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, NotUsed, Object, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, NotUsed, Object};
 use kube::{Client, ResourceExt};
 use lb_crds::IPAddressPool;
 use lb_crds::names::{EXCLUDED_ADDRESSES, LABEL_EXCLUDE};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::access_reviews::required_permissions;
+use super::access_reviews::{denied, required_permissions};
 use super::checks::CRD_NAMES;
 use super::host_ports::HostPortUser;
 use super::kube_proxy::{DistributionArgs, KubeProxyFacts, PodFlags, pod_flags};
@@ -30,7 +29,7 @@ use super::{
     ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
     UnknownFact, detect,
 };
-use crate::adoption::observe::{is_strict, webhook};
+use crate::adoption::observe::{BGP_ADVERTISEMENT, is_strict, metallb_kind, webhook};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::object_id::{Kind, ObjectId};
 use crate::ownership::{self, ForeignObject};
@@ -61,60 +60,41 @@ pub struct FactsRequest {
     pub absent_objects: Vec<ObjectId>,
 }
 
+/// Makes the requests at the same time.
+macro_rules! join_facts {
+    ($generation:expr, $($name:ident: $request:expr,)*) => {{
+        let ($($name,)*) = futures::join!($(fact($request)),*);
+        ClusterFacts { generation: $generation, $($name,)* }
+    }};
+}
+
 /// Collects all facts.
 pub async fn collect_facts(client: Client, request: FactsRequest) -> ClusterFacts {
-    let all = futures::join!(
-        fact(version(&client)),
-        fact(denied(&client, &request.namespace)),
-        fact(crds(&client)),
-        fact(load_balancers(&client)),
-        fact(foreign_objects(&client, request.absent_objects)),
-        fact(nodes(&client, &request.node_selector)),
-        fact(kube_proxy(&client)),
-        fact(host_ports(&client)),
-        fact(dead_webhook(&client, &request.namespace)),
-        fact(bgp_objects(&client, &request.namespace)),
-        fact(pools(&client, &request.namespace)),
-        fact(services(&client)),
-    );
-    let (
-        server_version,
-        denied,
-        crds,
-        load_balancers,
-        foreign_objects,
-        nodes,
-        kube_proxy,
-        host_ports,
-        dead_webhook,
-        bgp_objects,
-        pools,
-        services,
-    ) = all;
+    let namespace = &request.namespace;
+    let mut facts = join_facts! {
+        request.generation,
+        server_version: version(&client),
+        denied: denied(&client, required_permissions(namespace)),
+        crds: crds(&client),
+        load_balancers: load_balancers(&client),
+        foreign_objects: foreign_objects(&client, request.absent_objects),
+        nodes: nodes(&client, &request.node_selector),
+        kube_proxy: kube_proxy(&client),
+        host_ports: host_ports(&client),
+        dead_webhook: dead_webhook(&client, namespace),
+        bgp_objects: bgp_objects(&client, namespace),
+        pools: pools(&client, namespace),
+        services: services(&client),
+    };
     // k3s runs kube-proxy in its own process.
-    let distributions = nodes.iter().flatten().filter_map(|node: &NodeFacts| {
+    let distributions = facts.nodes.iter().flatten().filter_map(|node| {
         let args = node.distribution_args.as_ref()?;
         args.kube_proxy(&node.name)
     });
-    let kube_proxy = match (kube_proxy, worst(distributions)) {
-        (Ok(KubeProxyFacts::Unknown(_)), Some(found)) => Ok(found),
-        (found, _) => found,
-    };
-    ClusterFacts {
-        generation: request.generation,
-        server_version,
-        denied,
-        crds,
-        load_balancers,
-        foreign_objects,
-        nodes,
-        kube_proxy,
-        host_ports,
-        dead_webhook,
-        bgp_objects,
-        pools,
-        services,
+    if let (Ok(KubeProxyFacts::Unknown(_)), Some(found)) = (&facts.kube_proxy, worst(distributions)) {
+        facts.kube_proxy = Ok(found);
     }
+    facts
 }
 
 async fn fact<T>(request: impl Future<Output = kube::Result<T>>) -> Fact<T> {
@@ -138,30 +118,6 @@ async fn fact<T>(request: impl Future<Output = kube::Result<T>>) -> Fact<T> {
 
 async fn version(client: &Client) -> kube::Result<String> {
     Ok(client.apiserver_version().await?.git_version)
-}
-
-async fn denied(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let reviews_of_permissions = required_permissions(namespace).into_iter().map(|permission| {
-        let reviews = reviews.clone();
-        async move {
-            let review = SelfSubjectAccessReview {
-                spec: SelfSubjectAccessReviewSpec {
-                    resource_attributes: Some(permission.attributes()),
-                    non_resource_attributes: None,
-                },
-                ..SelfSubjectAccessReview::default()
-            };
-            let answer = reviews.create(&PostParams::default(), &review).await?;
-            let is_allowed = answer.status.is_some_and(|status| status.allowed);
-            kube::Result::Ok((!is_allowed).then(|| permission.to_string()))
-        }
-    });
-    let answers = futures::stream::iter(reviews_of_permissions).buffered(MAX_CONCURRENT_READS);
-    answers
-        .try_filter_map(|denied| std::future::ready(Ok(denied)))
-        .try_collect()
-        .await
 }
 
 async fn crds(client: &Client) -> kube::Result<Vec<CrdFacts>> {
@@ -449,21 +405,8 @@ async fn dead_webhook(client: &Client, namespace: &str) -> kube::Result<Option<S
 
 async fn bgp_objects(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
     let mut found = Vec::new();
-    for (version, kind, plural) in [
-        ("v1beta1", "BGPAdvertisement", "bgpadvertisements"),
-        ("v1beta2", "BGPPeer", "bgppeers"),
-    ] {
-        let kind = GroupVersionKind::gvk("metallb.io", version, kind);
-        let resource = ApiResource::from_gvk_with_plural(&kind, plural);
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-        match api.list_metadata(&ListParams::default().limit(PAGE_SIZE)).await {
-            Ok(list) => found.extend(
-                list.iter()
-                    .map(|object| format!("{} {namespace}/{}", kind.kind, object.name_any())),
-            ),
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(error),
-        }
+    for kind in [BGP_ADVERTISEMENT, ("v1beta2", "BGPPeer", "bgppeers")] {
+        found.extend(metallb_kind(client, namespace, kind).await?);
     }
     Ok(found)
 }

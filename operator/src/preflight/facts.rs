@@ -23,60 +23,67 @@ pub struct UnknownFact {
     pub is_transient: bool,
 }
 
-/// The state of the cluster.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClusterFacts {
-    /// Generation of the stack that the facts were collected for.
-    pub generation: i64,
-    /// The API server's version, as in `v1.33.2`.
-    pub server_version: Fact<String>,
-    /// Permissions that the operator must grant and does not hold.
-    pub denied: Fact<Vec<String>>,
-    /// The metallb.io CRDs that exist.
-    pub crds: Fact<Vec<CrdFacts>>,
-    /// Other programs that serve Services of type LoadBalancer.
-    pub load_balancers: Fact<Vec<OtherLoadBalancer>>,
-    /// Objects of other owners that have the name of an object of the stack.
-    pub foreign_objects: Fact<Vec<ForeignObject>>,
-    /// The nodes.
-    pub nodes: Fact<Vec<NodeFacts>>,
-    /// How kube-proxy is configured.
-    pub kube_proxy: Fact<KubeProxyFacts>,
-    /// Pods that use a port of the nodes.
-    pub host_ports: Fact<Vec<HostPortUser>>,
-    /// The Service of a MetalLB webhook that refuses changes of pools and has no backend.
-    pub dead_webhook: Fact<Option<String>>,
-    /// BGP objects in the stack's namespace.
-    pub bgp_objects: Fact<Vec<String>>,
-    /// The pools of the stack's namespace.
-    pub pools: Fact<Vec<PoolFacts>>,
-    /// The networks of cluster IPs.
-    pub services: Fact<Vec<IpNet>>,
+/// Defines [`ClusterFacts`], whose fields are facts that become known one by one.
+macro_rules! cluster_facts {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        /// The state of the cluster.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct ClusterFacts {
+            /// Generation of the stack that the facts were collected for.
+            pub generation: i64,
+            $($(#[$doc])* pub $name: Fact<$type>,)*
+        }
+
+        impl ClusterFacts {
+            /// These facts; unknown ones are taken from `before` if that is about the same generation.
+            #[must_use]
+            pub fn or_known(self, before: Option<Self>) -> Self {
+                let Some(before) = before.filter(|before| before.generation == self.generation) else {
+                    return self;
+                };
+                Self {
+                    generation: self.generation,
+                    $($name: self.$name.or(before.$name),)*
+                }
+            }
+
+            /// No fact is known.
+            #[cfg(test)]
+            pub(super) fn unknown(generation: i64, why: &UnknownFact) -> Self {
+                Self {
+                    generation,
+                    $($name: Err(why.clone()),)*
+                }
+            }
+        }
+    };
 }
 
-impl ClusterFacts {
-    /// These facts; unknown ones are taken from `before` if that is about the same generation.
-    #[must_use]
-    pub fn or_known(self, before: Option<Self>) -> Self {
-        let Some(before) = before.filter(|before| before.generation == self.generation) else {
-            return self;
-        };
-        Self {
-            generation: self.generation,
-            server_version: self.server_version.or(before.server_version),
-            denied: self.denied.or(before.denied),
-            crds: self.crds.or(before.crds),
-            load_balancers: self.load_balancers.or(before.load_balancers),
-            foreign_objects: self.foreign_objects.or(before.foreign_objects),
-            nodes: self.nodes.or(before.nodes),
-            kube_proxy: self.kube_proxy.or(before.kube_proxy),
-            host_ports: self.host_ports.or(before.host_ports),
-            dead_webhook: self.dead_webhook.or(before.dead_webhook),
-            bgp_objects: self.bgp_objects.or(before.bgp_objects),
-            pools: self.pools.or(before.pools),
-            services: self.services.or(before.services),
-        }
-    }
+cluster_facts! {
+    /// The API server's version, as in `v1.33.2`.
+    server_version: String,
+    /// Permissions that the operator must grant and does not hold.
+    denied: Vec<String>,
+    /// The metallb.io CRDs that exist.
+    crds: Vec<CrdFacts>,
+    /// Other programs that serve Services of type LoadBalancer.
+    load_balancers: Vec<OtherLoadBalancer>,
+    /// Objects of other owners that have the name of an object of the stack.
+    foreign_objects: Vec<ForeignObject>,
+    /// The nodes.
+    nodes: Vec<NodeFacts>,
+    /// How kube-proxy is configured.
+    kube_proxy: KubeProxyFacts,
+    /// Pods that use a port of the nodes.
+    host_ports: Vec<HostPortUser>,
+    /// The Service of a MetalLB webhook that refuses changes of pools and has no backend.
+    dead_webhook: Option<String>,
+    /// BGP objects in the stack's namespace.
+    bgp_objects: Vec<String>,
+    /// The pools of the stack's namespace.
+    pools: Vec<PoolFacts>,
+    /// The networks of cluster IPs.
+    services: Vec<IpNet>,
 }
 
 /// A metallb.io CRD.

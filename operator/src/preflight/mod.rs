@@ -1,4 +1,5 @@
-//! The checks before an installation or a change. Pure, except for [`collect`].
+//! The checks before an installation or a change. Pure, except for [`collect`] and
+//! `access_reviews`.
 //!
 //! ```text
 //! collect ──► ClusterFacts ──► one Finding per check ──► PreflightReport ──► status, events
@@ -8,7 +9,7 @@
 //! A failed check blocks a first installation and changes of a workload. It does not affect running workloads or their
 //! repair; it is reported only. `spec.preflight.skip` overrides checks by name.
 
-mod access_reviews;
+pub(crate) mod access_reviews;
 mod checks;
 pub mod collect;
 pub(crate) mod detect;
@@ -186,25 +187,11 @@ pub(crate) mod tests {
     }
 
     fn mk_unknown(error: &str, is_transient: bool) -> ClusterFacts {
-        let error = || UnknownFact {
+        let why = UnknownFact {
             error: error.to_owned(),
             is_transient,
         };
-        ClusterFacts {
-            generation: 1,
-            server_version: Err(error()),
-            denied: Err(error()),
-            crds: Err(error()),
-            load_balancers: Err(error()),
-            foreign_objects: Err(error()),
-            nodes: Err(error()),
-            kube_proxy: Err(error()),
-            host_ports: Err(error()),
-            dead_webhook: Err(error()),
-            bgp_objects: Err(error()),
-            pools: Err(error()),
-            services: Err(error()),
-        }
+        ClusterFacts::unknown(1, &why)
     }
 
     fn result(report: &PreflightReport, name: PreflightName) -> (PreflightResult, &str) {

@@ -25,7 +25,7 @@ use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
 use crate::reasons::Reason;
 use crate::request::{RequestError, in_time};
 use crate::upgrade::UpgradeState;
-use crate::upgrade::objects;
+use crate::upgrade::snapshot::build::pre_pull_progress;
 
 /// How often MetalLB is read when no action is due: it may be recreated.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -185,7 +185,7 @@ impl Operator {
 
     /// Progress of the image pulls.
     fn image_pull(&self, rendered: &[DesiredObject], config: &StackConfig) -> ImagePull {
-        let Some(pulled) = objects::pre_pull_progress(&self.index, rendered, config) else {
+        let Some(pulled) = pre_pull_progress(&self.index, rendered, config) else {
             return ImagePull::Pending;
         };
         let mut pending = pulled.pending.iter();

@@ -14,9 +14,10 @@ use crate::object_id::{Kind, ObjectId};
 use crate::reasons::Reason;
 use crate::request::{RequestError, in_time};
 use crate::status::{StatusInput, UpgradeInput};
-use crate::upgrade::objects::{self, SnapshotInput};
+use crate::upgrade::objects;
 use crate::upgrade::plan::upgrade_plan;
 use crate::upgrade::preconditions::{blocker, preflight_obstacle};
+use crate::upgrade::snapshot::build::{SnapshotInput, build};
 use crate::upgrade::{ClusterSnapshot, StepActions, UpgradeState, advance, step_actions};
 
 impl Operator {
@@ -129,7 +130,7 @@ impl Operator {
         leader: Option<&str>,
         now: Timestamp,
     ) -> ClusterSnapshot {
-        let mut snapshot = objects::snapshot(&SnapshotInput {
+        let mut snapshot = build(&SnapshotInput {
             config,
             rendered,
             target,

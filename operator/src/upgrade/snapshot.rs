@@ -1,5 +1,7 @@
 //! Input of the upgrade state machine: the desired revision, the settings and the relevant state of the cluster.
 
+pub mod build;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

@@ -1,5 +1,7 @@
-//! The simulated cluster: workload controllers, kubelets, images with faults, nodes that fail, return and join, and an
-//! operator that is killed at random.
+//! The simulated cluster: images with faults, nodes that fail, return and join, and an operator that is killed at random.
+
+mod invariants;
+mod kubernetes;
 
 use std::collections::BTreeSet;
 
@@ -260,193 +262,6 @@ impl SimCluster {
         }
     }
 
-    /// One second of the workload controllers and the kubelets.
-    fn run_kubernetes(&mut self) {
-        let now = self.now;
-        self.run_kubelets();
-        self.speakers
-            .retain(|pod| pod.gone_at.is_none_or(|gone| gone > now));
-        self.controllers
-            .retain(|pod| pod.gone_at.is_none_or(|gone| gone > now));
-        if now >= self.observed_at {
-            self.run_daemon_set_controller();
-        }
-        self.run_deployment_controller();
-        let images = self.pre_pull.clone();
-        for index in 0..self.nodes.len() {
-            let bad = images
-                .as_ref()
-                .is_some_and(|(revision, _)| self.image(revision) == Image::CannotBePulled);
-            let lucky = self.rng.one_in(3) && !self.registry_down;
-            let node = &mut self.nodes[index];
-            node.pulled = images.is_some() && !bad && (node.pulled || (node.up && lucky));
-        }
-        let ready: BTreeSet<_> = self
-            .speakers
-            .iter()
-            .filter(|pod| pod.pod.ready && pod.gone_at.is_none())
-            .map(|pod| pod.pod.node.clone())
-            .collect();
-        let up: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|node| node.up)
-            .map(|node| node.name.clone())
-            .collect();
-        self.restarting
-            .retain(|node| !ready.contains(node) && up.contains(node));
-    }
-
-    fn run_kubelets(&mut self) {
-        let now = self.now;
-        let images = self.images.clone();
-        let up: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|node| node.up)
-            .map(|node| node.name.clone())
-            .collect();
-        let broken: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|node| node.broken)
-            .map(|node| node.name.clone())
-            .collect();
-        let registry_down = self.registry_down;
-        for running in self.speakers.iter_mut().chain(&mut self.controllers) {
-            let pod = &mut running.pod;
-            pod.lost = !pod.node.is_empty() && !up.contains(&pod.node);
-            if pod.lost {
-                pod.ready = false;
-                // The pod remains until its node is back.
-                running.gone_at = running.gone_at.map(|_| now + 2);
-                continue;
-            }
-            if broken.contains(&pod.node) {
-                (pod.ready, pod.ready_since) = (false, None);
-                continue;
-            }
-            if !pod.ready && pod.restarts == 0 && (registry_down || pod.problem.as_deref() == Some(NO_IMAGE))
-            {
-                pod.problem = registry_down.then(|| NO_IMAGE.to_owned());
-                running.ready_at = now + 2;
-                continue;
-            }
-            let age = now - running.started;
-            let restarts = pod.restarts;
-            let starts = now >= running.ready_at;
-            match images
-                .get(image_index(&pod.revision))
-                .copied()
-                .unwrap_or(Image::Good)
-            {
-                Image::Good => {
-                    pod.ready = starts;
-                    (pod.problem, pod.own_fault) = (None, false);
-                }
-                Image::NeverReplies => {
-                    pod.ready = starts;
-                    running.unanswered = starts && now >= running.ready_at + 6;
-                }
-                Image::CannotBePulled => pod.problem = starts.then(|| "ErrImagePull".to_owned()),
-                Image::NeverReady => pod.ready = false,
-                Image::Crashes => {
-                    if starts {
-                        pod.restarts = 1 + i32::try_from(age / 20).unwrap();
-                        pod.problem = Some("CrashLoopBackOff".to_owned());
-                        pod.own_fault = true;
-                    }
-                }
-                Image::DiesAfter(seconds) => {
-                    let alive = age - (running.ready_at - running.started);
-                    pod.ready = starts && (alive < seconds || alive % 40 < 5);
-                    if alive >= seconds {
-                        pod.restarts = 1;
-                    }
-                }
-            }
-            if pod.restarts > restarts {
-                pod.restarted_at = Some(at(now));
-            }
-            pod.ready_since = if pod.ready {
-                pod.ready_since.or(Some(at(now)))
-            } else {
-                None
-            };
-        }
-    }
-
-    fn run_daemon_set_controller(&mut self) {
-        for index in 0..self.nodes.len() {
-            let node = self.nodes[index].clone();
-            let selector = self.selector.clone();
-            if !self.serves(&selector, &node.name) {
-                let now = self.now;
-                for pod in self.speakers.iter_mut().filter(|pod| pod.pod.node == node.name) {
-                    pod.gone_at.get_or_insert(now + 1);
-                }
-                continue;
-            }
-            let absent = !self.speakers.iter().any(|pod| pod.pod.node == node.name);
-            if absent && !self.refuses_pods && self.rng.one_in(2) {
-                let template = self.speaker_template.clone();
-                let mut pod = self.mk_pod("speaker", &node.name, &template);
-                pod.pod.control_plane = node.control_plane;
-                self.speakers.push(pod);
-            }
-        }
-        if self.on_delete {
-            return;
-        }
-        // RollingUpdate, maxUnavailable 1: unready pods of an old template are deleted first.
-        let away = self.speakers.iter().filter(|pod| !pod.pod.ready).count();
-        let template = self.speaker_template.clone();
-        let now = self.now;
-        let mut room = usize::from(away == 0);
-        for pod in &mut self.speakers {
-            if pod.pod.revision == template || pod.gone_at.is_some() {
-                continue;
-            }
-            if !pod.pod.ready {
-                pod.gone_at = Some(now + 2);
-            } else if room > 0 {
-                room -= 1;
-                pod.gone_at = Some(now + 2);
-            }
-        }
-    }
-
-    fn run_deployment_controller(&mut self) {
-        let template = self.controller_template.clone();
-        let now = self.now;
-        let new = self.controllers.iter().filter(|pod| pod.pod.revision == template);
-        let ready = new.clone().filter(|pod| pod.pod.ready).count();
-        let (count, all) = (new.count(), self.controllers.len());
-        if count < 2 && all < 3 && !self.refuses_pods {
-            let pod = self.mk_pod("controller", "", &template);
-            self.controllers.push(pod);
-        }
-        let staying = self
-            .controllers
-            .iter()
-            .filter(|pod| pod.gone_at.is_none() && pod.pod.ready)
-            .count();
-        let unready = self
-            .controllers
-            .iter()
-            .any(|pod| pod.pod.revision != template && !pod.pod.ready);
-        let surplus = staying > 2 || (ready > 0 && all > 2) || unready;
-        if surplus
-            && let Some(old) = self
-                .controllers
-                .iter_mut()
-                .filter(|pod| pod.pod.revision != template && pod.gone_at.is_none())
-                .min_by_key(|pod| pod.pod.ready)
-        {
-            old.gone_at = Some(now + 1);
-        }
-    }
-
     pub(super) fn snapshot(&self) -> ClusterSnapshot {
         let pods = |running: &[SimPod]| -> Vec<PodSnapshot> {
             let pod = |running: &SimPod| PodSnapshot {
@@ -639,76 +454,6 @@ impl SimCluster {
         }
     }
 
-    fn check_invariants(&self) {
-        let allowed = usize::try_from(self.settings.max_unavailable).unwrap();
-        let healthy = self.state.upgrade.as_ref().map(|upgrade| &upgrade.healthy_nodes);
-        let down = self
-            .restarting
-            .iter()
-            .filter(|node| healthy.is_some_and(|healthy| healthy.contains(node)));
-        let down = down.count();
-        assert!(
-            down <= allowed,
-            "{down} speakers down because of the operator\n{}",
-            self.history_text()
-        );
-        self.check_coverage();
-        let controller = image_index(&self.controller_template);
-        // A node that returns may run a revision of an earlier upgrade.
-        let Some(upgrade) = self.state.upgrade.as_ref() else {
-            return;
-        };
-        if !matches!(
-            upgrade.step,
-            Step::Canary | Step::Soak | Step::Speakers | Step::Verify
-        ) {
-            return;
-        }
-        for pod in self.speakers.iter().filter(|pod| !pod.pod.lost) {
-            assert!(
-                pod.pod.revision != upgrade.to.speaker || image_index(&pod.pod.revision) <= controller,
-                "speaker {} ahead of controller {controller}\n{}",
-                pod.pod.revision,
-                self.history_text()
-            );
-        }
-    }
-
-    /// Each node that the spec serves has a ready speaker, unless there is a cause outside of the operator, or the
-    /// operator replaces it.
-    fn check_coverage(&self) {
-        let ready: BTreeSet<_> = self
-            .speakers
-            .iter()
-            .filter(|pod| pod.pod.ready)
-            .map(|pod| pod.pod.node.as_str())
-            .collect();
-        let before = self.state.upgrade.as_ref().map(|upgrade| &upgrade.from);
-        let before = before.or(self.state.last_good.as_ref());
-        let target = revision(self.target);
-        let calm = |node: &&SimNode| {
-            node.up
-                && !node.broken
-                && self.now > node.disturbed_until
-                && !self.restarting.contains(&node.name)
-        };
-        let served = |node: &&SimNode| {
-            self.serves(&target.speaker, &node.name)
-                && before.is_some_and(|before| self.serves(&before.speaker, &node.name))
-        };
-        for node in self.nodes.iter().filter(calm).filter(served) {
-            let faulty_image = |pod: &SimPod| self.image(&pod.pod.revision) != Image::Good;
-            let mut pods = self.speakers.iter().filter(|pod| pod.pod.node == node.name);
-            let faulty = self.refuses_pods || self.registry_down || pods.any(faulty_image);
-            assert!(
-                faulty || ready.contains(node.name.as_str()),
-                "node {} has no ready speaker\n{}",
-                node.name,
-                self.history_text()
-            );
-        }
-    }
-
     pub(super) fn history_text(&self) -> String {
         let upgrade = self.state.upgrade.as_ref();
         format!(
@@ -745,6 +490,11 @@ impl SimCluster {
     }
 
     pub(super) fn ask_for(&mut self, target: usize) {
+        // A node that the former target does not serve may have no speaker yet.
+        let former = revision(self.target).speaker;
+        let names = self.nodes.iter().map(|node| node.name.clone());
+        let unserved: Vec<_> = names.filter(|name| !self.serves(&former, name)).collect();
+        unserved.iter().for_each(|name| self.disturb(name));
         self.target = target;
         self.generation += 1;
     }
