@@ -2,13 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fuzz image release demo demo-down bench-addresses bench-announcing generate bundle fmt
+.PHONY: help setup test lint fuzz image release push demo demo-down bench-addresses bench-announcing generate fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
 export PATH := $(LB_CACHE)/bin:$(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 
-IMAGES := target/images
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 
 help: ## list the commands
@@ -35,9 +34,12 @@ fuzz: ## fuzz every decoder and the speaker's state machine, each for FUZZ_SECON
 image: ## build the images for the lab and the tests into target/images
 	@tests/tools/setup.sh images
 
-release: ## images and chart package for REGISTRY=registry.example.com/path, into target/dist
+release: ## everything that somebody installs from REGISTRY=registry.example.com/path, into target/dist
 	@tests/tools/setup.sh images
 	@REGISTRY='$(REGISTRY)' tests/tools/release.sh
+
+push: ## push the images and the chart package in target/dist to REGISTRY
+	@REGISTRY='$(REGISTRY)' tests/tools/push.sh
 
 demo: ## start a cluster, run the guide's steps 1 to 4.8, and leave the cluster up
 	@tests/tools/setup.sh lab images
@@ -59,12 +61,6 @@ bench-announcing: ## measure failures, restarts and drains as a client sees them
 generate: ## write the CRDs from their types, and the OLM bundle from them and the chart
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
 	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out olm
-
-bundle: image ## a release's OLM bundle and catalog in target/olm, with the digests of the images
-	rm -rf target/olm
-	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out target/olm --created-at "$$(git log -1 --format=%cI)" \
-	  $$(for program in operator controller speaker; do \
-	    echo "--digest $$program=$$($(PROGRAMS)/image digest $(IMAGES)/$$program.tar)"; done) $(BUNDLE)
 
 fmt: ## format the code
 	cargo fmt --all

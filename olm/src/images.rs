@@ -1,7 +1,7 @@
 //! Image references and digests.
 //!
 //! The chart and the committed bundle refer to images by tag, because digests are known only after the build. The
-//! bundle of a release has digests (`make bundle`), so it can be mirrored.
+//! bundle of a release has digests (`make release`), so it can be mirrored.
 
 use std::collections::BTreeMap;
 

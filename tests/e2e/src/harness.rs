@@ -70,6 +70,14 @@ impl Harness {
         }
         let mut images = images()?;
         images.push(releases);
+        Self::start_lab_with_images(name, nodes, images)
+    }
+
+    /// A new lab with these images only.
+    ///
+    /// # Errors
+    /// As [`Harness::start_lab`].
+    pub fn start_lab_with_images(name: &str, nodes: usize, images: Vec<PathBuf>) -> anyhow::Result<Self> {
         let lab = Lab::up(LabConfig {
             nodes,
             images,

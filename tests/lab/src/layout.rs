@@ -155,6 +155,11 @@ impl Layout {
         self.directory.join("pki")
     }
 
+    /// How nodes reach registries, as containerd's `certs.d`: read at each pull.
+    pub(super) fn registries(&self) -> PathBuf {
+        self.directory.join("certs.d")
+    }
+
     /// The directory that holds a machine's files.
     pub(super) fn disk(&self, machine: Machine) -> PathBuf {
         self.directory.join(machine.name())

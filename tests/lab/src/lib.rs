@@ -207,6 +207,12 @@ impl Lab {
         self.layout.logs()
     }
 
+    /// The directory in which `HOST/hosts.toml` tells the nodes how to reach a registry.
+    #[must_use]
+    pub fn registries(&self) -> PathBuf {
+        self.layout.registries()
+    }
+
     /// The names of the nodes.
     #[must_use]
     pub fn nodes(&self) -> Vec<String> {

@@ -30,7 +30,10 @@ pub(super) fn start(layout: &Layout, number: usize, images: &[PathBuf]) -> anyho
         &format!("{name}/cni/10-lab.conflist"),
         &cni_config(number).to_string(),
     )?;
-    let containerd = layout.write(&format!("{name}/containerd.toml"), &containerd_config(&cni))?;
+    let containerd = layout.write(
+        &format!("{name}/containerd.toml"),
+        &containerd_config(&cni, &layout.registries()),
+    )?;
     let kubelet = layout.write(
         &format!("{name}/kubelet.json"),
         &kubelet_config(layout, number).to_string(),
@@ -143,7 +146,7 @@ fn cni_config(number: usize) -> serde_json::Value {
     })
 }
 
-fn containerd_config(cni: &Path) -> String {
+fn containerd_config(cni: &Path, registries: &Path) -> String {
     // restrict_oom_score_adj: without the capability for it, containers start without the adjustment.
     format!(
         r#"version = 2
@@ -153,6 +156,8 @@ fn containerd_config(cni: &Path) -> String {
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{}"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -160,7 +165,8 @@ fn containerd_config(cni: &Path) -> String {
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
 "#,
-        cni.display()
+        cni.display(),
+        registries.display()
     )
 }
 

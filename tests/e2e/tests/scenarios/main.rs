@@ -30,6 +30,7 @@ mod netpol;
 mod olm;
 mod operator;
 mod preflight;
+mod release;
 mod speaker;
 mod speaker_restart;
 mod upgrade;

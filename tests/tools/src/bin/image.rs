@@ -61,6 +61,9 @@ enum Command {
         /// The program and its arguments; repeat for each word
         #[arg(long, allow_hyphen_values = true)]
         entrypoint: Vec<String>,
+        /// A label as NAME=VALUE; repeat for each
+        #[arg(long, value_parser = label)]
+        label: Vec<(String, String)>,
         /// More arguments, which a pod may replace; repeat for each word
         #[arg(long, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -77,6 +80,11 @@ enum Command {
 
 /// User and group of the programs, unless a pod sets others, as the speaker's pod does for NET_RAW.
 const USER: &str = "65532:65532";
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
@@ -117,6 +125,7 @@ fn main() -> anyhow::Result<()> {
             name,
             root,
             entrypoint,
+            label,
             command,
             out,
         } => {
@@ -124,6 +133,7 @@ fn main() -> anyhow::Result<()> {
                 name,
                 entrypoint,
                 command,
+                labels: label.into_iter().collect(),
                 ..Image::default()
             };
             image.add_tree(&root)?;
