@@ -1,4 +1,5 @@
-//! ConfigurationState: whether all pools and advertisements are valid. Written by the controller, read by users.
+//! ConfigurationState: whether all pools and advertisements are valid, and what a speaker reports about its peers.
+//! Written by the controller and the speakers, read by users and the operator.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
@@ -20,7 +21,8 @@ use crate::schema;
     derive = "PartialEq",
     derive = "Default",
     doc = "ConfigurationState summarizes whether all pools and advertisements are valid.\n\nThe controller writes the object \
-           named controller. Each invalid pool or advertisement also has the condition Valid.",
+           named controller. Each invalid pool or advertisement also has the condition Valid. A speaker that does not \
+           receive the heartbeats of another one writes the object speaker-NODE.",
     printcolumn(name = "Result", type_ = "string", json_path = ".status.result"),
     printcolumn(name = "ErrorSummary", type_ = "string", json_path = ".status.errorSummary"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -44,6 +46,12 @@ pub struct ConfigurationStateStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+
+    /// Written by the speaker of a node: other nodes whose speakers are ready and whose heartbeats it does not receive.
+    /// At most 64 nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub unheard_peers: Vec<String>,
 }
 
 api_enum! {

@@ -23,6 +23,10 @@ pub const CONTROLLER_LEASE: &str = "metallb-controller";
 
 /// Name of the controller's ConfigurationState.
 pub const CONFIGURATION_STATE: &str = "controller";
+/// Prefix of the names of the speakers' ConfigurationStates; the name of the node follows.
+pub const SPEAKER_STATE_PREFIX: &str = "speaker-";
+/// Maximum number of nodes in a speaker's ConfigurationState.
+pub const MAX_UNHEARD_PEERS: usize = 64;
 
 /// Port of metrics and probes.
 pub const MONITORING_PORT: u16 = 7472;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::DynamicObject;
+use lb_crds::ConfigurationState;
 use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 use serde_json::{Map, Value, json};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::field_owner::FieldOwner;
 use crate::keys::secret;
 use crate::object_id::{Kind, ObjectId};
+use crate::observe::heartbeats::SpeakerReports;
 use crate::observe::nodes::{ClusterNode, ClusterNodes};
 use crate::observe::pods::PodFacts;
 
@@ -158,6 +160,7 @@ pub struct Index {
     /// Pods that a DaemonSet could not create, by the event that reports it.
     refusals: BTreeMap<ObjectKey, Refusal>,
     nodes: ClusterNodes,
+    speaker_reports: SpeakerReports,
     /// UIDs of pods that the operator deleted and the watch may still report as running.
     deleted_pods: BTreeSet<String>,
 }
@@ -237,6 +240,17 @@ impl Index {
     #[must_use]
     pub fn nodes(&self) -> &ClusterNodes {
         &self.nodes
+    }
+
+    /// Applies a change of a ConfigurationState.
+    pub fn apply_speaker_report(&mut self, change: Change<ConfigurationState>) {
+        self.speaker_reports.apply(change);
+    }
+
+    /// The speakers' reports about their peers.
+    #[must_use]
+    pub fn speaker_reports(&self) -> &SpeakerReports {
+        &self.speaker_reports
     }
 
     /// Marks a pod as deleted by the operator: the watch may report its previous state for a while.

@@ -89,6 +89,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut observations = NamespaceWatch::default();
     let mut blockers = NamespaceWatch::default();
     let mut refusals = NamespaceWatch::default();
+    let mut speaker_reports = NamespaceWatch::default();
     let mut next_reconcile: Option<tokio::time::Instant> = None;
     loop {
         // The standby observes as well, because it may have to continue the upgrade.
@@ -100,6 +101,9 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         });
         refusals.set(operator.stack_namespace(), |namespace| {
             watch::refusals(&context.client, namespace)
+        });
+        speaker_reports.set(operator.speaker_report_namespace(), |namespace| {
+            watch::speaker_reports(&context.client, namespace)
         });
         tokio::select! {
             Some(event) = changes.next() => {
@@ -113,6 +117,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
             Some(event) = next(&mut observations.stream) => operator.handle(event),
             Some(event) = next(&mut blockers.stream) => operator.handle(event),
             Some(event) = next(&mut refusals.stream) => operator.handle(event),
+            Some(event) = next(&mut speaker_reports.stream) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(next_reconcile) => next_reconcile = None,
             () = context.health.turn() => continue,
@@ -122,7 +127,12 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         while let Some(Some(event)) = changes.next().now_or_never() {
             dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
         }
-        for watch in [&mut observations, &mut blockers, &mut refusals] {
+        for watch in [
+            &mut observations,
+            &mut blockers,
+            &mut refusals,
+            &mut speaker_reports,
+        ] {
             while let Some(Some(event)) = next(&mut watch.stream).now_or_never() {
                 operator.handle(event);
             }

@@ -41,6 +41,8 @@ reasons! {
     PodsFailing,
     /// A rollout makes no progress.
     RolloutStalled,
+    /// Heartbeats of some speakers do not arrive at others.
+    HeartbeatsLost,
     /// Objects could not be written.
     WriteFailed,
     /// Another client keeps changing an object that the operator writes.

@@ -8,7 +8,7 @@ use kube::api::{Api, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
-use lb_crds::{LoadBalancerStack, ServiceL2Status, names};
+use lb_crds::{ConfigurationState, LoadBalancerStack, ServiceL2Status, names};
 use lb_runtime::watch::{Change, watch};
 
 use k8s_openapi::api::core;
@@ -42,6 +42,8 @@ pub enum Event {
     Refusal(Box<Change<core::v1::Event>>),
     /// A pod of the stack.
     Pod(Box<Change<Pod>>),
+    /// A ConfigurationState, which may be the report of a speaker.
+    SpeakerReport(Box<Change<ConfigurationState>>),
     /// A node of the cluster.
     Node(Box<Change<Node>>),
     /// Whether the CRD ServiceMonitor exists.
@@ -110,6 +112,16 @@ pub fn refusals(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
     watch::<core::v1::Event>(Api::namespaced(client.clone(), namespace), only)
         .map(|change| Event::Refusal(Box::new(change)))
         .boxed()
+}
+
+/// The ConfigurationStates in a namespace.
+pub fn speaker_reports(client: &Client, namespace: &str) -> BoxStream<'static, Event> {
+    watch::<ConfigurationState>(
+        Api::namespaced(client.clone(), namespace),
+        watcher::Config::default(),
+    )
+    .map(|change| Event::SpeakerReport(Box::new(change)))
+    .boxed()
 }
 
 fn stack(client: &Client) -> BoxStream<'static, Event> {

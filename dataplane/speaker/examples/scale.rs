@@ -13,10 +13,8 @@ mod fleet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fleet::{Fleet, address, link, name, node, slice, speaker_pod};
-use lb_net::{LinkWatcher, Snapshot};
+use fleet::{Fleet, address, link, name, node, own_link, slice, speaker_pod};
 use lb_speaker::k8s::index::Update;
-use nix::sched::{CloneFlags, unshare};
 
 /// How often each change is made; the table shows the mean.
 const REPEATS: u32 = 10;
@@ -107,29 +105,6 @@ impl Table<'_> {
         );
         Ok(())
     }
-}
-
-/// A link in a network namespace of our own; none without the right to make one.
-async fn own_link() -> Result<Snapshot> {
-    if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-        return Ok(Snapshot::new());
-    }
-    for arguments in [
-        "link add lan0 type veth peer name far0",
-        "address add 10.0.255.254/16 dev lan0",
-        "link set lan0 up",
-        "link set far0 up",
-    ] {
-        let status = std::process::Command::new("ip")
-            .args(arguments.split(' '))
-            .status()?;
-        anyhow::ensure!(status.success(), "ip {arguments}");
-    }
-    let mut links = LinkWatcher::new()?.next().await?;
-    while !links.values().any(|link| link.name == "lan0" && link.carrier) {
-        links = LinkWatcher::new()?.next().await?;
-    }
-    Ok(links)
 }
 
 /// CPU time of this thread.

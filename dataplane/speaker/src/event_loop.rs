@@ -18,6 +18,7 @@ use crate::k8s;
 use crate::k8s::events::EventPublisher;
 use crate::k8s::index::{Kind, Update};
 use crate::k8s::l2_status::{Desired, StatusWriter, WriteResult};
+use crate::k8s::speaker_state::SpeakerStateWriter;
 use crate::metrics::Metrics;
 use crate::packet::ObservedReply;
 use crate::speaker::Speaker;
@@ -58,6 +59,7 @@ pub(crate) struct EventLoop<L> {
     transport: Option<HeartbeatTransport>,
     events: EventPublisher,
     statuses: StatusWriter,
+    speaker_state: SpeakerStateWriter,
     readiness: Readiness,
     /// Wakes all watches up.
     refresh: Refresh,
@@ -93,6 +95,8 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         };
         let events = EventPublisher::new(context.client.clone(), &context.pod_name, &config.node);
         let statuses = StatusWriter::new(context.client.clone(), &context.namespace, &config.node);
+        let speaker_state =
+            SpeakerStateWriter::start(context.client.clone(), &context.namespace, &config.node);
         let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
         Ok(Self {
             replies: speaker.replies(),
@@ -104,6 +108,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             transport,
             events,
             statuses,
+            speaker_state,
             readiness,
             refresh,
             relisted_at: None,
@@ -153,6 +158,9 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             self.events.publish(event);
         }
         self.send_datagrams();
+        if let Some(report) = self.speaker.take_report() {
+            self.speaker_state.set(report);
+        }
         while self.statuses.has_room()
             && let Some(service) = self.speaker.pop_due_status(now)
         {

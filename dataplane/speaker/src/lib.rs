@@ -28,6 +28,7 @@ mod reporter;
 pub mod small_map;
 pub mod speaker;
 pub mod transport;
+mod unheard_peers;
 pub mod verification;
 
 use anyhow::Context as _;

@@ -30,6 +30,7 @@ pub struct Metrics {
     conflicts: IntCounterVec,
     conflicting: IntGaugeVec,
     unannounced: IntGaugeVec,
+    unheard_peers: IntGauge,
     verifications: IntCounterVec,
     sent: IntCounter,
     received: IntCounter,
@@ -95,11 +96,16 @@ impl Metrics {
             "lb_speaker_heartbeat_keys",
             "Valid heartbeat keys: one, or two during a rotation. Without a key no heartbeats are sent or accepted",
         )?;
+        let unheard_peers = IntGauge::new(
+            "lb_speaker_unheard_peers",
+            "Monitored peers whose speakers are ready and whose heartbeats do not arrive: their failures are detected late",
+        )?;
         let decisions = IntCounter::new(
             "lb_speaker_decisions_total",
             "Decisions about the candidates of an address",
         )?;
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 8] = [
+            Box::new(unheard_peers.clone()),
             Box::new(decisions.clone()),
             Box::new(keys.clone()),
             Box::new(dropped.clone()),
@@ -126,6 +132,7 @@ impl Metrics {
             )?,
             conflicting,
             unannounced,
+            unheard_peers,
             verifications: counters(
                 "lb_speaker_verifications_total",
                 "Verifications of addresses of this node by other nodes, by whether they received a reply",
@@ -210,6 +217,11 @@ impl Metrics {
             let count = counts.get(reason).copied().unwrap_or_default();
             self.unannounced.with_label_values(&[reason]).set(count);
         }
+    }
+
+    /// Sets the number of peers whose heartbeats do not arrive.
+    pub fn unheard_peers(&self, peers: usize) {
+        self.unheard_peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
     }
 
     /// Another node verified an address of this node.

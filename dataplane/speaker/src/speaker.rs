@@ -9,6 +9,7 @@
 //! All I/O is in the [`Announcer`], and time is an argument. Nothing is announced before every watch has completed its list
 //! and the links are known: with a partial view, a speaker would claim addresses of other nodes.
 
+mod candidates;
 mod outputs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,37 +19,37 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use lb_l2::ownership::failure_detector::{FailureDetectorConfig, PeerHealth};
-use lb_l2::ownership::{self, Candidates, Coordinator};
+use lb_l2::ownership::{self, ApiState, Coordinator};
 use lb_l2::wire::heartbeat::{Datagram, DatagramError};
 use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 use tokio::sync::mpsc;
 
 use crate::announcements::Announcements;
 use crate::args::Config;
 use crate::balance::Balance;
-use crate::decide::{Announcement, Decided, Decision, DecisionInput, decide};
-use crate::decisions::{Decisions, Known, Outcome};
+use crate::decide::Announcement;
+use crate::decisions::{Decisions, Outcome};
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::events::ServiceEvent;
 use crate::k8s::index::{Index, Kind, Update};
 use crate::k8s::l2_status::{Desired, DesiredStatus};
 use crate::k8s::objects::Service;
+use crate::k8s::speaker_state::SpeakerReport;
 use crate::metrics::Metrics;
 use crate::node_macs::NodeMacs;
 use crate::packet::ObservedReply;
 use crate::packet::announcer::Announcer;
 use crate::peers::Peers;
-use crate::reasons::UnannouncedReason;
 use crate::reporter::Reporter;
+use crate::unheard_peers::UnheardPeers;
 use crate::verification::{AddressHealth, ConflictingHost, Verification};
 
 /// Maximum number of addresses decided in one step, so that heartbeats are sent in between: at 1,000 nodes about 10 ms.
 const MAX_DECISIONS_PER_STEP: usize = 64;
 /// Maximum number of addresses that the coordinator decides in one step.
 const MAX_OWNERS_PER_STEP: usize = 256;
-/// How long a starting speaker leaves an address to the node that MetalLB announces it from, for our speaker there to start.
-const METALLB_OWNER_GRACE: Duration = Duration::from_secs(30);
 /// Upper bound of the grace for a restarting speaker that was never heard: no backup sends proxy replies for it.
 const MAX_UNHEARD_GRACE: Duration = Duration::from_secs(10);
 
@@ -93,6 +94,9 @@ pub struct Speaker {
     /// Datagrams to send, with the receiving node.
     datagrams: Vec<(Arc<str>, Datagram)>,
     reporter: Reporter,
+    unheard_peers: UnheardPeers,
+    /// A report that was not taken yet.
+    report: Option<SpeakerReport>,
 }
 
 impl Speaker {
@@ -130,6 +134,8 @@ impl Speaker {
             proxied: BTreeMap::new(),
             datagrams: Vec::new(),
             reporter: Reporter::new(&config.node, metrics.clone()),
+            unheard_peers: UnheardPeers::default(),
+            report: None,
             config,
             metrics,
         }
@@ -333,6 +339,7 @@ impl Speaker {
                 "initial ownership decisions complete"
             );
         }
+        self.sample_unheard_peers(now);
         self.reporter.take_events()
     }
 
@@ -362,6 +369,7 @@ impl Speaker {
             self.peers.poll_timeout(),
             self.coordinator.poll_timeout(),
             self.reporter.poll_timeout(),
+            self.unheard_peers.poll_timeout(),
             self.balance.as_ref().and_then(Balance::poll_timeout),
         ]
         .into_iter()
@@ -437,6 +445,41 @@ impl Speaker {
         }
     }
 
+    /// Finds peers whose speakers are ready and whose heartbeats do not arrive.
+    fn sample_unheard_peers(&mut self, now: Instant) {
+        if !self.is_running() || !self.unheard_peers.is_due(now) {
+            return;
+        }
+        let unheard = self.coordinator.peers().filter(|peer| {
+            peer.monitored && !peer.health.is_heard() && self.peers.api(peer.node) == ApiState::Ready
+        });
+        let unheard = unheard.map(|peer| peer.node);
+        let Some(unheard) = self.unheard_peers.sample(now, unheard) else {
+            return;
+        };
+        self.metrics.unheard_peers(unheard.len());
+        if !unheard.is_empty() {
+            let (node, port) = (&self.config.node, self.config.heartbeat_port);
+            let peers = list_first(unheard, LIST_LIMIT);
+            tracing::warn!(
+                node,
+                peers,
+                "no heartbeats arrive; fast failover is off: open UDP port {port}"
+            );
+        }
+        let uid = self
+            .index
+            .nodes
+            .get(&self.config.node)
+            .map_or("", |node| &*node.uid);
+        self.report = Some(SpeakerReport::new(uid, unheard));
+    }
+
+    /// What this speaker reports about its peers, if it changed since the last call.
+    pub fn take_report(&mut self) -> Option<SpeakerReport> {
+        self.report.take()
+    }
+
     /// Which nodes have a speaker.
     #[must_use]
     pub fn peers(&self) -> &Peers {
@@ -502,104 +545,5 @@ impl Speaker {
             .get(&self.config.node)
             .is_none_or(|node| node.draining);
         self.coordinator.set_draining(draining);
-    }
-
-    /// Updates the preferred owners once the candidates are known.
-    fn update_preferred_owners(&mut self, now: Instant) {
-        if self.phase == Phase::Listing || self.decisions.is_pending() {
-            return;
-        }
-        if let Some(balance) = &mut self.balance {
-            for address in balance.recompute(now, &self.index, &self.peers) {
-                self.coordinator.set_preferred(address, balance.target(address));
-            }
-        }
-    }
-
-    /// Restores the addresses that this node owned before this process started, by the ServiceL2Statuses.
-    ///
-    /// A status names the owner of the first address only. The second may belong to another node whose heartbeats have not
-    /// arrived yet: announcing it would break its connections. The peers know its owner; if they do not, it is probed like
-    /// any other address. MetalLB announces all addresses of a Service from one node.
-    fn restore_owned(&mut self, now: Instant) {
-        for status in self.index.statuses.values() {
-            let Some(service) = self.index.services.get(&status.service) else {
-                continue;
-            };
-            let is_ours = *status.node == *self.config.node;
-            let is_of_metallb = status.is_of_metallb() && self.index.nodes.contains_key(&*status.node);
-            for address in &service.addresses {
-                if is_ours && status.address.is_none_or(|own| own == *address) {
-                    self.coordinator.restore_owned(*address);
-                } else if is_of_metallb {
-                    self.coordinator.defer_claim(*address, now + METALLB_OWNER_GRACE);
-                }
-            }
-        }
-    }
-
-    /// Decides about an address and updates its candidates in the coordinator.
-    fn update_candidates(&mut self, now: Instant, address: IpAddr) {
-        self.metrics.decided();
-        let input = DecisionInput {
-            local_node: &self.config.node,
-            index: &self.index,
-            nodes: self.decisions.nodes(),
-        };
-        let Decided { decision, horizon } = decide(&input, address);
-        let (order, local) = match decision {
-            Decision::Candidates { order, local } => (order, local),
-            Decision::NoCandidates { reason, we_report } => {
-                self.no_candidates(now, address, we_report.then_some(&reason));
-                let known = Known::no_candidates(reason, horizon);
-                return self.decisions.remember(address, Some(known));
-            }
-            Decision::Unused => {
-                self.no_candidates(now, address, None);
-                self.metrics.forget(address);
-                return self.decisions.remember(address, None);
-            }
-        };
-        if let Some(balance) = &mut self.balance {
-            balance.set_candidates(address, &order);
-        }
-        let no_interface = local
-            .as_ref()
-            .is_ok_and(|announcement| !self.announcer.can_announce(address, &announcement.interfaces));
-        let candidates = Candidates {
-            order: &order,
-            no_interface,
-            preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
-        };
-        self.coordinator.set_candidates(address, Some(candidates));
-        let known = Known {
-            is_first: order.first() == Some(&&*self.config.node),
-            outcome: match local {
-                Ok(announcement) => Outcome::Eligible(announcement.into()),
-                Err(reason) => Outcome::Ineligible(reason),
-            },
-            horizon,
-            no_interface,
-        };
-        if let Outcome::Eligible(announcement) = &known.outcome
-            && self.coordinator.announces(address)
-        {
-            self.set_announcement(now, address, announcement.clone(), false);
-        }
-        self.reporter
-            .has_candidates(now, &self.index, address, no_interface && known.is_first);
-        self.decisions.remember(address, Some(known));
-    }
-
-    /// No node can announce the address, for a reason that this node reports, or no Service has it.
-    fn no_candidates(&mut self, now: Instant, address: IpAddr, reason: Option<&UnannouncedReason>) {
-        if let Some(balance) = &mut self.balance {
-            balance.set_candidates(address, &[]);
-        }
-        self.coordinator.set_candidates(address, None);
-        match reason {
-            None => self.reporter.clear_unannounced(now, &self.index, address),
-            Some(reason) => self.reporter.unannounced(now, address, reason.clone()),
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! Health of both workloads: pod counts and problems. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::desired::render::{Component, pre_pull};
 use crate::index::{Index, LiveObject};
 use crate::object_id::{Kind, ObjectId};
+use crate::observe::heartbeats::unheard_pairs;
 use crate::observe::pods::PodFacts;
 
 /// Problems named in a message.
@@ -48,6 +49,8 @@ pub struct StackHealth {
     pub problems: Vec<String>,
     /// Nodes that may announce addresses and have a ready speaker.
     pub announcing_nodes: usize,
+    /// Pairs of nodes between which heartbeats do not arrive.
+    pub unheard_pairs: BTreeSet<(String, String)>,
 }
 
 impl StackHealth {
@@ -80,6 +83,7 @@ pub fn stack_health(index: &Index, namespace: &str, ignore_label: bool) -> Stack
         announcing_nodes: pods_of(index, namespace, Component::Speaker.name())
             .filter(announces)
             .count(),
+        unheard_pairs: unheard_pairs(index, namespace),
     }
 }
 

@@ -8,8 +8,9 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use lb_crds::LoadBalancerStack;
+use kube::CustomResourceExt;
 use lb_crds::load_balancer_stack::UpgradeStep;
+use lb_crds::{ConfigurationState, LoadBalancerStack};
 use lb_runtime::watch::Change;
 
 use crate::apply::executor::Executor;
@@ -23,7 +24,7 @@ use crate::drift::limiter::DriftLimiter;
 use crate::index::Index;
 use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
-use crate::object_id::Kind;
+use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::{StackHealth, stack_health};
 use crate::reasons::Reason;
 use crate::status::StatusInput;
@@ -127,6 +128,7 @@ impl Operator {
                 Change::Delete(key) | Change::Invalid { key, .. } => self.index.delete_pod(&key),
                 Change::Listing | Change::Synced => {}
             },
+            Event::SpeakerReport(change) => self.index.apply_speaker_report(*change),
             Event::Node(change) => self.index.apply_node(*change),
             Event::Blocker(event) => {
                 if let Some(blockers) = &mut self.blockers {
@@ -250,6 +252,13 @@ impl Operator {
     pub fn stack_namespace(&self) -> Option<String> {
         let stack = self.stack.as_ref()?;
         Some(validation::namespace(stack, &self.operator_config))
+    }
+
+    /// The namespace of the speakers' reports, if the stack and their CRD exist.
+    #[must_use]
+    pub fn speaker_report_namespace(&self) -> Option<String> {
+        let crd = ObjectId::new(Kind::CustomResourceDefinition, "", ConfigurationState::crd_name());
+        self.index.get(&crd).and_then(|_| self.stack_namespace())
     }
 
     /// The namespace to observe for the health checks of an upgrade; `None` without an upgrade.

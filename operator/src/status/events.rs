@@ -14,7 +14,7 @@ pub fn events(before: &LoadBalancerStackStatus, after: &LoadBalancerStackStatus)
         found.filter(|condition| condition.status == "True").cloned()
     };
     let mut events = Vec::new();
-    for type_ in ["Degraded", "DeletionBlocked"] {
+    for type_ in ["Degraded", "DeletionBlocked", super::heartbeats::HEARTBEATS_LOST] {
         let Some(now) = find_true(after, type_) else {
             continue;
         };

@@ -9,6 +9,7 @@
 //! | `Upgradeable` | the stack is ready, so the operator can be upgraded |
 //! | `DeletionBlocked` | the deletion of the stack waits for a person; absent unless it is being deleted |
 //! | `Adopted` | MetalLB is replaced; absent without an adoption |
+//! | `HeartbeatsLost` | failures of some nodes are detected late, because heartbeats do not arrive; absent otherwise |
 //! | `Paused` | `spec.paused` is set: no changes are made; absent otherwise |
 //!
 //! A condition keeps its transition time while its status does not change. An unchanged status is not written: without
@@ -30,6 +31,7 @@ use crate::upgrade::UpgradeState;
 mod adoption;
 mod degraded;
 mod events;
+mod heartbeats;
 mod phase;
 mod preflight;
 mod progressing;
@@ -134,7 +136,9 @@ pub fn status(
     let paused = input
         .paused
         .then(|| NewCondition::new("Paused", true, Reason::Paused, PAUSED.to_owned()));
+    let heartbeats = heartbeats::condition(&health.unheard_pairs);
     for (type_, is_set) in [
+        (heartbeats::HEARTBEATS_LOST, heartbeats.is_some()),
         ("DeletionBlocked", deletion.is_some()),
         ("Adopted", input.adoption.is_some()),
         ("Paused", input.paused),
@@ -149,6 +153,7 @@ pub fn status(
         deletion,
         input.adoption.as_ref().map(adoption::condition),
         paused,
+        heartbeats,
     ];
     for condition in [ready, progressing, degraded, upgradeable]
         .into_iter()

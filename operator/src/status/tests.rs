@@ -93,6 +93,24 @@ fn after(input: &StatusInput) -> LoadBalancerStackStatus {
 }
 
 #[test]
+fn lost_heartbeats_are_a_condition_and_one_event_until_they_arrive() {
+    use crate::observe::heartbeats::tests::{mk_report, mk_speaker_on};
+    let mut index = mk_settled();
+    mk_speaker_on(&mut index, "n1", true);
+    mk_report(&mut index, "n1", &["n3"]);
+    let before = after(&mk_input(&mk_settled()));
+    let lost = status(&before, &mk_input(&index), at(2));
+    let text = describe(&lost);
+    assert!(text.contains("HeartbeatsLost=True HeartbeatsLost | fast failover is off between n1 and n3: no heartbeats arrive; open UDP 7947"), "{text}");
+    assert!(text.contains("Ready=True"), "{text}");
+    assert_eq!(events(&before, &lost).len(), 1);
+    assert!(events(&lost, &lost).is_empty());
+    mk_report(&mut index, "n1", &[]);
+    let mended = status(&lost, &mk_input(&index), at(3));
+    assert!(!describe(&mended).contains("HeartbeatsLost"));
+}
+
+#[test]
 fn settled_stack_is_ready() {
     insta::assert_snapshot!(describe(&after(&mk_input(&mk_settled()))));
 }

@@ -498,6 +498,12 @@ impl FailureDetector {
             .map_or(PeerHealth::Down, |peer| peer.phase.health())
     }
 
+    /// Whether heartbeats of the peer are expected.
+    #[must_use]
+    pub fn is_monitored(&self, id: NodeId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.monitored)
+    }
+
     /// When a heartbeat of the peer was received last.
     #[must_use]
     pub fn last_heard(&self, id: NodeId) -> Option<Instant> {

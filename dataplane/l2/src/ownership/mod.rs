@@ -456,6 +456,7 @@ impl Coordinator {
             node: &peer.name,
             health: self.health(*id),
             heard: self.failure_detector.last_heard(*id).is_some(),
+            monitored: self.failure_detector.is_monitored(*id),
         })
     }
 

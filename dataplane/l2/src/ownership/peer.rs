@@ -31,6 +31,8 @@ pub struct PeerSummary<'a> {
     pub health: PeerHealth,
     /// Whether any heartbeat of it has been received.
     pub heard: bool,
+    /// Whether its heartbeats are expected.
+    pub monitored: bool,
 }
 
 /// The rate of our heartbeats.

@@ -12,13 +12,14 @@ use clap::Parser;
 use lb_l2::MacAddr;
 use lb_l2::ownership::announced_set::AnnouncedSet;
 use lb_l2::wire::heartbeat::{Datagram, Heartbeat, Message, SpeakerState};
-use lb_net::{Link, LinkAddress, Snapshot};
+use lb_net::{Link, LinkAddress, LinkWatcher, Snapshot};
 use lb_runtime::ObjectKey;
 use lb_speaker::args::Args;
 use lb_speaker::k8s::index::{Kind, Update};
 use lb_speaker::k8s::objects::{Advertisement, Node, Pool, Service, Slice, Speaker as SpeakerPod};
 use lb_speaker::metrics::Metrics;
 use lb_speaker::speaker::Speaker;
+use nix::sched::{CloneFlags, unshare};
 use prometheus::Registry;
 use serde_json::json;
 
@@ -93,14 +94,29 @@ impl Fleet {
         self.settle()
     }
 
+    /// Lets time pass, in which heartbeats of these speakers arrive.
+    pub(crate) fn run(&mut self, time: Duration, heard: &[usize]) {
+        let end = self.now + time;
+        while self.now < end {
+            heard.iter().for_each(|at| self.hear(*at));
+            self.settle();
+            self.now += Duration::from_millis(500);
+        }
+    }
+
     /// The number of decisions about addresses since the start.
     pub(crate) fn decisions(&self) -> u64 {
+        self.metric("lb_speaker_decisions_total") as u64
+    }
+
+    /// The value of a counter or gauge without labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let families = self.registry.gather();
-        let family = families
-            .iter()
-            .find(|family| family.name() == "lb_speaker_decisions_total");
+        let family = families.iter().find(|family| family.name() == name);
         let metric = family.and_then(|family| family.get_metric().first());
-        metric.map_or(0, |metric| metric.get_counter().get_value() as u64)
+        metric.map_or(0.0, |metric| {
+            metric.get_counter().get_value() + metric.get_gauge().get_value()
+        })
     }
 
     fn settle(&mut self) -> usize {
@@ -115,27 +131,52 @@ impl Fleet {
     }
 
     fn hear_everybody(&mut self) {
-        for at in 1..self.nodes {
-            self.sequence += 1;
-            let datagram = Datagram {
-                node: name(at),
-                incarnation: 1,
-                sequence: self.sequence,
-                echo: INCARNATION,
-                message: Message::Heartbeat(Heartbeat {
-                    state: SpeakerState::Up,
-                    reply_requested: false,
-                    hears_receiver: true,
-                    interval: Duration::from_secs(3),
-                    version: "test".to_owned(),
-                    announced_digest: AnnouncedSet::default().digest(),
-                    known_digest: AnnouncedSet::default().digest(),
-                    macs: Vec::new(),
-                }),
-            };
-            let _ = self.speaker.handle_datagram(self.now, datagram);
-        }
+        (1..self.nodes).for_each(|at| self.hear(at));
     }
+
+    fn hear(&mut self, at: usize) {
+        self.sequence += 1;
+        let datagram = Datagram {
+            node: name(at),
+            incarnation: 1,
+            sequence: self.sequence,
+            echo: INCARNATION,
+            message: Message::Heartbeat(Heartbeat {
+                state: SpeakerState::Up,
+                reply_requested: false,
+                hears_receiver: true,
+                interval: Duration::from_secs(3),
+                version: "test".to_owned(),
+                announced_digest: AnnouncedSet::default().digest(),
+                known_digest: AnnouncedSet::default().digest(),
+                macs: Vec::new(),
+            }),
+        };
+        let _ = self.speaker.handle_datagram(self.now, datagram);
+    }
+}
+
+/// A link in a network namespace of our own; none without the right to make one.
+pub(crate) async fn own_link() -> anyhow::Result<Snapshot> {
+    if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+        return Ok(Snapshot::new());
+    }
+    for arguments in [
+        "link add lan0 type veth peer name far0",
+        "address add 10.0.255.254/16 dev lan0",
+        "link set lan0 up",
+        "link set far0 up",
+    ] {
+        let status = std::process::Command::new("ip")
+            .args(arguments.split(' '))
+            .status()?;
+        anyhow::ensure!(status.success(), "ip {arguments}");
+    }
+    let mut links = LinkWatcher::new()?.next().await?;
+    while !links.values().any(|link| link.name == "lan0" && link.carrier) {
+        links = LinkWatcher::new()?.next().await?;
+    }
+    Ok(links)
 }
 
 pub(crate) fn name(at: usize) -> String {

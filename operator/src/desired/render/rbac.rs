@@ -128,6 +128,9 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
                 &["servicel2statuses/status"],
                 &["update", "patch"],
             ));
+            // Its report about its peers, which the operator reads.
+            rules.push(rule("metallb.io", &["configurationstates"], &["create", "patch"]));
+            rules.push(rule("metallb.io", &["configurationstates/status"], &["patch"]));
         }
     }
     rules
