@@ -11,35 +11,9 @@ export PATH := $(LB_CACHE)/bin:$(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install and build everything that the lab and the tests need
-	@tests/tools/setup.sh lab checkers metallb releases
-
-test: ## set up everything and run every test, unit to end-to-end
-	@tests/tools/setup.sh lab checkers metallb images releases tests
-	@$(MAKE) --no-print-directory lint
-	@tests/tools/target-cache.sh save test
-	cargo test --workspace --locked --exclude lb-e2e
-	@tests/tools/run-scenarios.sh
-
-lint: ## formatting, clippy without a warning
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo fmt --manifest-path dataplane/fuzz/runner/Cargo.toml --check
-
-fuzz: ## fuzz every decoder and the speaker's state machine, each for FUZZ_SECONDS (60)
-	@dataplane/fuzz/run.sh
-
-image: ## build the images for the lab and the tests into target/images
-	@tests/tools/setup.sh images
-
-release: ## everything that somebody installs from REGISTRY=registry.example.com/path, into target/dist
-	@tests/tools/setup.sh images
-	@REGISTRY='$(REGISTRY)' tests/tools/release.sh
-
-push: ## push the images and the chart package in target/dist to REGISTRY
-	@REGISTRY='$(REGISTRY)' tests/tools/push.sh
+##@ Try it
 
 demo: ## start a cluster, run the guide's steps 1 to 4.8, and leave the cluster up
 	@tests/tools/setup.sh lab images
@@ -49,6 +23,50 @@ demo: ## start a cluster, run the guide's steps 1 to 4.8, and leave the cluster 
 demo-down: ## remove the demo's cluster
 	@$(PROGRAMS)/lab down --name demo
 
+##@ Release
+
+release: ## everything that somebody installs from REGISTRY=registry.example.com/path, into target/dist
+	@tests/tools/setup.sh images
+	@REGISTRY='$(REGISTRY)' tests/tools/release.sh
+
+push: ## push the images and the chart package in target/dist to REGISTRY
+	@REGISTRY='$(REGISTRY)' tests/tools/push.sh
+
+##@ Develop
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: ## formatting, clippy without a warning
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo fmt --manifest-path dataplane/fuzz/runner/Cargo.toml --check
+
+generate: ## write the CRDs from their types, the chart's README from its values, and the OLM bundle from all of them
+	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
+	tests/tools/chart-readme.sh
+	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out olm
+
+##@ Test
+
+setup: ## install and build everything that the lab and the tests need
+	@tests/tools/setup.sh lab checkers metallb releases
+
+image: ## build the images for the lab and the tests into target/images
+	@tests/tools/setup.sh images
+
+test: ## set up everything and run every test, unit to end-to-end
+	@tests/tools/setup.sh lab checkers metallb images releases tests
+	@$(MAKE) --no-print-directory lint
+	@tests/tools/target-cache.sh save test
+	cargo test --workspace --locked --exclude lb-e2e
+	@tests/tools/run-scenarios.sh
+
+fuzz: ## fuzz every decoder and the speaker's state machine, each for FUZZ_SECONDS (60)
+	@dataplane/fuzz/run.sh
+
+##@ Measure
+
 # A lab is taken down by the program lab, which has to be beside the program that starts it.
 bench-addresses bench-announcing:
 	@tests/tools/setup.sh lab metallb images
@@ -57,10 +75,3 @@ bench-addresses bench-announcing:
 
 bench-addresses: ## measure address assignment, compared with MetalLB; BENCH="--skip-metallb" and others
 bench-announcing: ## measure failures, restarts and drains as a client sees them, compared with MetalLB
-
-generate: ## write the CRDs from their types, and the OLM bundle from them and the chart
-	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
-	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out olm
-
-fmt: ## format the code
-	cargo fmt --all

@@ -20,6 +20,8 @@ cd "$work"
 # As .helmignore says.
 while read -r ignored; do rm -rf "lb-operator/${ignored:?}"; done <lb-operator/.helmignore
 rm lb-operator/.helmignore
+mkdir -p lb-operator/files/crds
+cp "$chart"/../../crds/metallb.io_*.yaml lb-operator/files/crds/
 sed -i "s/^\(version\|appVersion\): .*/\1: $version/" lb-operator/Chart.yaml
 sed -i "s|^  registry: \"\"$|  registry: \"$registry\"|" lb-operator/values.yaml
 grep -qxF "  registry: \"$registry\"" lb-operator/values.yaml || { echo "package-chart: values.yaml has no line for image.registry" >&2; exit 1; }

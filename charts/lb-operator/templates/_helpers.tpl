@@ -31,6 +31,14 @@ app.kubernetes.io/part-of: lb-operator
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The name of the operator's ServiceAccount. */}}
+{{- define "lb-operator.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "lb-operator.fullname" .) -}}
 {{- end -}}
 
 {{/* The reference of an image from (dict "name" "speaker" "root" $). */}}

@@ -91,6 +91,83 @@ mod tests {
         assert_eq!(broken, Vec::<String>::new());
     }
 
+    /// Metrics in the sources: string literals that are nothing but a metric's name.
+    fn metrics_in(text: &str) -> impl Iterator<Item = &str> {
+        let is_name = |word: &&str| {
+            ["lb_operator_", "lb_speaker_", "metallb_"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix))
+                && word
+                    .chars()
+                    .all(|letter| letter.is_ascii_lowercase() || "_0123456789".contains(letter))
+        };
+        text.split('"').skip(1).step_by(2).filter(is_name)
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let page = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap();
+        let mut found = 0;
+        for file in [
+            "dataplane/controller/src/metrics.rs",
+            "dataplane/speaker/src/address_metrics.rs",
+            "dataplane/speaker/src/metrics.rs",
+            "operator/src/metrics.rs",
+            "runtime/src/metrics.rs",
+        ] {
+            let text = std::fs::read_to_string(root.join(file)).unwrap();
+            for metric in metrics_in(&text) {
+                assert!(
+                    page.contains(&format!("`{metric}`")),
+                    "docs/metrics.md lacks {metric} of {file}"
+                );
+                found += 1;
+            }
+        }
+        assert!(found > 30, "{found}");
+    }
+
+    /// Every reason that operator, controller and allocator can write has a line.
+    #[test]
+    fn every_reason_is_documented() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+        let page = read("docs/events.md");
+        let operator = read("operator/src/reasons.rs");
+        let (_, list) = operator.split_once("reasons! {\n").unwrap();
+        let (list, _) = list.split_once("\n}").unwrap();
+        let mut reasons: Vec<_> = list
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(','))
+            .filter(|line| !line.starts_with("///"))
+            .map(str::to_owned)
+            .collect();
+        for file in [
+            "dataplane/controller/src/reason.rs",
+            "dataplane/ipam/src/pool_error.rs",
+            "dataplane/ipam/src/rejection.rs",
+        ] {
+            let text = read(file);
+            let found = text
+                .split("=> \"")
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next());
+            reasons.extend(found.filter(|word| !word.contains('{')).map(str::to_owned));
+        }
+        let names = read("crds/src/names.rs");
+        let (_, unannounced) = names.split_once("UNANNOUNCED_REASONS").unwrap();
+        let (unannounced, _) = unannounced.split_once("];").unwrap();
+        reasons.extend(unannounced.split('"').skip(1).step_by(2).map(str::to_owned));
+        assert!(reasons.len() > 60, "{reasons:?}");
+        for reason in reasons {
+            assert!(
+                page.contains(&format!("`{reason}`")),
+                "docs/events.md lacks {reason}"
+            );
+        }
+    }
+
     #[test]
     fn sample_is_compared_by_shape() {
         let page = "text\n```console\n$ kubectl get lbs\nNAME   AGE\nx      41d\n$ next\nmore\n```\n";

@@ -75,6 +75,12 @@ fn invalid_value_is_rejected_by_name() {
         ("image.registry=https://registry.example.com", "registry"),
         ("image.registry=registry.example.com/lb:1.0", "registry"),
         ("image.operator.repository=a b", "repository"),
+        ("logFormat=xml", "logFormat"),
+        ("metrics.serviceMonitor.interval=often", "interval"),
+        ("metrics.prometheusRule.usagePercent[0]=120", "usagePercent"),
+        ("openshift.stackNamespace=", "stackNamespace"),
+        ("serviceAccount.create=maybe", "create"),
+        ("test.timeout=soon", "timeout"),
     ] {
         let said = tool("helm", &["template", "x", CHART, "--set", value])
             .expect_err(value)
@@ -142,6 +148,135 @@ fn images_are_chosen_together_and_one_by_one() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A package can bring the metallb.io CRDs, which are kept like the stack's.
+#[test]
+fn package_brings_metallb_crds_on_request() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let package = lb_tools::chart::package("r.example.com/lb", "0.1.0", directory.path())?;
+    let package = package.to_string_lossy();
+    let crds = |values: &[&str]| -> anyhow::Result<Vec<Value>> {
+        let args = [&["template", "lb-operator", &package][..], values].concat();
+        let mut found = Vec::new();
+        for document in serde_yaml::Deserializer::from_str(&tool("helm", &args)?) {
+            let object = <Value as serde::Deserialize>::deserialize(document)?;
+            if object["kind"] == "CustomResourceDefinition" {
+                found.push(object);
+            }
+        }
+        Ok(found)
+    };
+    assert_eq!(crds(&[])?.len(), 1);
+    let all = crds(&["--set", "crds.metallb=true"])?;
+    for expected in lb_crds::metallb_crds() {
+        let name = expected.metadata.name.clone().context("no name")?;
+        let found = all.iter().find(|crd| crd["metadata"]["name"] == *name);
+        let found = found.with_context(|| format!("no CRD {name}"))?;
+        assert_eq!(found["spec"], serde_json::to_value(&expected.spec)?, "{name}");
+        assert_eq!(
+            found["metadata"]["annotations"]["helm.sh/resource-policy"], "keep",
+            "{name}"
+        );
+    }
+    assert_eq!(all.len(), 5);
+    let refused = tool(
+        "helm",
+        &[
+            "template",
+            "x",
+            CHART,
+            "--set",
+            "image.registry=r.io/x,crds.metallb=true",
+        ],
+    );
+    let said = refused.expect_err("sources have no metallb.io CRDs").to_string();
+    assert!(said.contains("make release"), "{said}");
+    Ok(())
+}
+
+/// OpenShift's kinds are rendered where their API exists, for the accounts of operator and stack.
+#[test]
+fn openshift_gets_security_context_constraints() -> anyhow::Result<()> {
+    let mut args = vec![
+        "template",
+        "lb-operator",
+        CHART,
+        "--namespace",
+        "lb-operator-system",
+    ];
+    args.extend(VALUES[0]);
+    let without = tool("helm", &args)?;
+    assert!(!without.contains("SecurityContextConstraints"));
+    args.extend(["--api-versions", "security.openshift.io/v1"]);
+    let with = tool("helm", &args)?;
+    for account in [
+        "lb-operator-system:lb-operator",
+        "metallb-system:controller",
+        "metallb-system:default",
+        "metallb-system:speaker",
+    ] {
+        assert!(
+            with.contains(&format!("- system:serviceaccount:{account}\n")),
+            "{account}"
+        );
+    }
+    Ok(())
+}
+
+/// The alerts of MetalLB's chart exist under their names, and every metric in an alert is exported.
+#[test]
+fn alerts_use_exported_metrics() -> anyhow::Result<()> {
+    let mut args = vec![
+        "template",
+        "lb-operator",
+        CHART,
+        "--set",
+        "metrics.prometheusRule.enabled=true",
+    ];
+    args.extend(VALUES[0]);
+    let rendered = tool("helm", &args)?;
+    for alert in [
+        "MetalLBStaleConfig",
+        "MetalLBConfigNotLoaded",
+        "MetalLBAddressPoolExhausted",
+        "MetalLBAddressPoolUsage75Percent",
+        "MetalLBAddressPoolUsage85Percent",
+        "MetalLBAddressPoolUsage95Percent",
+    ] {
+        assert!(rendered.contains(&format!("alert: {alert}\n")), "{alert}");
+    }
+    let page = std::fs::read_to_string(repository().join("docs/metrics.md"))?;
+    let expressions: Vec<_> = rendered
+        .lines()
+        .filter(|line| line.trim_start().starts_with("expr: "))
+        .collect();
+    assert!(expressions.len() > 10, "{expressions:?}");
+    for expression in expressions {
+        let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        for metric in words.filter(|word| word.starts_with("lb_") || word.starts_with("metallb_")) {
+            assert!(
+                page.contains(&format!("`{metric}`")),
+                "docs/metrics.md lacks {metric}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Its table of values is made from values.yaml.
+#[test]
+fn readme_of_the_chart_is_up_to_date() -> anyhow::Result<()> {
+    let path = repository().join(CHART).join("README.md");
+    let before = std::fs::read_to_string(&path)?;
+    let script = repository().join("tests/tools/chart-readme.sh");
+    let status = Command::new(&script).status().context("start chart-readme.sh")?;
+    let after = std::fs::read_to_string(&path)?;
+    assert!(
+        status.success() && before == after,
+        "the README was stale: run `make generate`"
+    );
+    Ok(())
+}
+
 #[test]
 fn images_are_small_and_labeled() -> anyhow::Result<()> {
     let images = operator_images();
@@ -186,7 +321,7 @@ fn read_archive(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-/// Validates manifests with kubeconform, except the ServiceMonitor, for which Kubernetes has no schema.
+/// Validates manifests with kubeconform, except kinds for which Kubernetes has no schema.
 fn validate(directory: &Path, manifests: &str) -> anyhow::Result<String> {
     write_schemas(directory, manifests)?;
     let template = format!(
@@ -198,7 +333,7 @@ fn validate(directory: &Path, manifests: &str) -> anyhow::Result<String> {
             "-strict",
             "-summary",
             "-skip",
-            "ServiceMonitor",
+            "ServiceMonitor,PrometheusRule",
             "-schema-location",
             &template,
             "-",

@@ -139,8 +139,9 @@ fn chart_and_bundle_differ_only_in_the_work_of_olm() -> anyhow::Result<()> {
     let mut chart = Vec::new();
     for document in serde_yaml::Deserializer::from_str(&rendered) {
         let object = Value::deserialize(document)?;
-        // A template that renders nothing is an empty document.
-        chart.extend((!object.is_null()).then_some(object));
+        // A template that renders nothing is an empty document. OLM runs no tests of Helm.
+        let is_test = object["metadata"]["annotations"]["helm.sh/hook"] == "test";
+        chart.extend((!object.is_null() && !is_test).then_some(object));
     }
     // Roles that are aggregated to users' roles grant the operator nothing.
     let is_aggregated = |object: &Value| {
