@@ -2,7 +2,7 @@
 //!
 //! | verdict | when |
 //! | --- | --- |
-//! | `Failed` | a pod of the new revision on a node that was healthy before crashes, never becomes ready, or announces an address that was answered before and is not now; the new controllers change an address |
+//! | `Failed` | a pod of the new revision on a node that was healthy before crashes, never becomes ready, or announces or verifies an address that was answered before and is not now; the new controllers change an address |
 //! | `Sick` | a speaker that the upgrade has not touched is not ready: its node does not count from now on |
 //! | `Held` | nothing progresses for another reason, such as a registry or an admission plugin |
 //!
@@ -232,22 +232,24 @@ fn failed_pod(upgrade: &UpgradeStatus, pod: &PodSnapshot, reason: String) -> Ver
     }
 }
 
-/// Addresses of new speakers that are not answered since the speaker became ready.
+/// Addresses that are not answered since a new speaker is ready: the one that announces them, or the one that verifies
+/// them. The second may be deaf instead, which is as bad: it would not announce what it should.
 fn failed_verification(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Option<Verdict> {
     let is_new = |node: &str, since: Timestamp| {
         new_speakers(upgrade, snapshot)
             .filter(|pod| pod.is_active())
             .any(|pod| pod.node == node && pod.ready_since.is_some_and(|ready| since >= ready))
     };
-    let failed: Vec<_> = snapshot
-        .failed_verifications
-        .iter()
-        .filter(|failed| is_new(&failed.node, failed.since))
-        .collect();
-    let first = failed.first()?;
-    let messages = failed.iter().map(|failed| failed.message.as_str());
+    let failed = snapshot.failed_verifications.iter().filter_map(|failed| {
+        let blamed = [&failed.node, &failed.verified_by]
+            .into_iter()
+            .find(|node| is_new(node, failed.since))?;
+        Some((blamed, failed.message.as_str()))
+    });
+    let failed: Vec<_> = failed.collect();
+    let (node, _) = failed.first()?;
     Some(Verdict::Failed {
-        reason: list_first_clauses(messages, LISTED_SERVICES),
-        node: Some(first.node.clone()),
+        reason: list_first_clauses(failed.iter().map(|(_, message)| *message), LISTED_SERVICES),
+        node: Some((*node).clone()),
     })
 }

@@ -94,6 +94,8 @@ struct Announced {
     address: String,
     /// Whether another node received a reply, and no host outside of the cluster replied.
     answered: bool,
+    /// The node that verified it.
+    verified_by: String,
     message: String,
     /// Since when it is not answered.
     failing_since: Option<Timestamp>,
@@ -291,6 +293,7 @@ impl ServiceObserver {
             message: verified.map_or_else(String::new, |condition| condition.message.clone()),
             failing_since: failing_since.or(Some(now)).filter(|_| fails),
             node: status.node,
+            verified_by: status.verified_by.unwrap_or_default(),
             address: status.address,
         };
         self.announced.insert(key, announced);
@@ -337,6 +340,7 @@ impl ServiceObserver {
             (self.answered.contains(address) && unchanged && seconds(since, now) >= SETTLE_SECONDS).then(
                 || FailedVerification {
                     node: announced.node.clone(),
+                    verified_by: announced.verified_by.clone(),
                     message: format!("Service {}: {}", announced.service, announced.message),
                     since,
                 },

@@ -12,9 +12,10 @@ use super::snapshot::{ClusterSnapshot, PodSnapshot};
 use super::state::seconds;
 
 /// Seconds that a new speaker with addresses has to be ready before the next one is replaced. Other nodes verify its
-/// addresses within seven seconds (`ownership::MAX_VERIFICATION_DELAY` of `lb-l2`), and their result takes about a
-/// second to reach the API. The test `upgrade_waits_longer_than_a_verification_takes` compares the two.
-pub const VERIFICATION_SECONDS: i64 = 10;
+/// addresses within seven seconds (`ownership::MAX_VERIFICATION_DELAY` of `lb-l2`), their result takes about a second to
+/// reach the API, and counts after [`SETTLE_SECONDS`](super::observer::SETTLE_SECONDS). The test
+/// `upgrade_waits_longer_than_a_verification_takes` compares them.
+pub const VERIFICATION_SECONDS: i64 = 14;
 /// The same for a speaker without addresses, for which there is nothing to verify.
 const SETTLE_SECONDS: i64 = 2;
 

@@ -220,6 +220,8 @@ pub struct PrePullSnapshot {
 pub struct FailedVerification {
     /// The node that announces it.
     pub node: String,
+    /// The node that received no reply.
+    pub verified_by: String,
     /// Service and problem, for messages.
     pub message: String,
     /// When the operator first saw the result.

@@ -219,7 +219,7 @@ fn step_ends_only_when_complete() {
 #[test]
 fn failed_health_check_rolls_back_with_reason() {
     type Change = fn(&mut ClusterSnapshot);
-    let cases: [(Step, Change, i64, &str); 7] = [
+    let cases: [(Step, Change, i64, &str); 8] = [
         (
             Step::PrePull,
             |snapshot| {
@@ -259,12 +259,29 @@ fn failed_health_check_rolls_back_with_reason() {
                 snapshot.speakers.pods[1].ready_since = Some(at(0));
                 snapshot.failed_verifications = vec![FailedVerification {
                     node: "n2".to_owned(),
+                    verified_by: "n3".to_owned(),
                     message: "web is not answered".to_owned(),
                     since: at(5),
                 }];
             },
             6,
             "web is not answered",
+        ),
+        // The canary is deaf: it receives no reply from a speaker that others could reach.
+        (
+            Step::Soak,
+            |snapshot| {
+                snapshot.speakers.pods[1].revision = "new-s".to_owned();
+                snapshot.speakers.pods[1].ready_since = Some(at(0));
+                snapshot.failed_verifications = vec![FailedVerification {
+                    node: "n1".to_owned(),
+                    verified_by: "n2".to_owned(),
+                    message: "node n2 received no reply".to_owned(),
+                    since: at(5),
+                }];
+            },
+            6,
+            "node n2 received no reply",
         ),
         (
             Step::Speakers,
@@ -306,6 +323,7 @@ fn earlier_or_unrelated_failures_are_ignored() {
                 snapshot.speakers.pods[1].ready_since = Some(at(0));
                 snapshot.failed_verifications = vec![FailedVerification {
                     node: node.to_owned(),
+                    verified_by: "n3".to_owned(),
                     message: String::new(),
                     since: at(since),
                 }];

@@ -284,7 +284,7 @@ fn invalid_input_is_reported_and_affects_no_other(harness: &Harness) -> anyhow::
         (
             "long-key",
             &format!("metallb.io/allow-shared-ip: '{long}', metallb.io/address-pool: nowhere"),
-            "unknown pool",
+            "invalid metallb.io/allow-shared-ip: 10000 bytes long",
         ),
     ] {
         harness.apply_service(name, "web", annotation, "")?;

@@ -165,9 +165,12 @@ fn only_named_modules_may_contain_unsafe_code() {
 #[test]
 fn upgrade_waits_longer_than_a_verification_takes() {
     let written = std::time::Duration::from_secs(1);
-    let waits =
-        u64::try_from(lb_operator::upgrade::pod_selection::VERIFICATION_SECONDS).expect("a positive time");
-    assert!(waits >= (lb_l2::ownership::MAX_VERIFICATION_DELAY + written).as_secs());
+    let of = |seconds: i64| std::time::Duration::from_secs(seconds.unsigned_abs());
+    let waits = of(lb_operator::upgrade::pod_selection::VERIFICATION_SECONDS);
+    let counts = lb_l2::ownership::MAX_VERIFICATION_DELAY
+        + written
+        + of(lb_operator::upgrade::observer::SETTLE_SECONDS);
+    assert!(waits >= counts, "{waits:?} {counts:?}");
 }
 
 /// All Rust files below a directory.

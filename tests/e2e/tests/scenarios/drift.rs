@@ -131,7 +131,7 @@ fn leader(harness: &Harness) -> anyhow::Result<String> {
 
 fn metrics(harness: &Harness, pod: &str) -> anyhow::Result<String> {
     harness.admin(&format!(
-        "kubectl get --raw /api/v1/namespaces/default/pods/{pod}:7472/proxy/metrics"
+        "kubectl get --raw /api/v1/namespaces/lb-operator-system/pods/{pod}:7472/proxy/metrics"
     ))
 }
 
