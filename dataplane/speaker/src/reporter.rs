@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lb_crds::names::ADDRESS_CONFLICT;
 use lb_l2::ownership::ConflictingHost;
 use lb_runtime::ObjectKey;
+use lb_runtime::rate_limit::RateLimiter;
 
 use crate::delay_queue::DelayQueue;
 use crate::k8s::events::{EventReason, ServiceEvent};
@@ -21,6 +22,10 @@ use crate::verification::{conflicting_node, foreign_hosts};
 const UNANNOUNCED_REPORT_DELAY: Duration = Duration::from_secs(10);
 /// Minimum time before a report names other nodes for the same cause.
 const UNANNOUNCED_UPDATE_INTERVAL: Duration = Duration::from_secs(60);
+/// Reports of unannounced addresses at once, and the interval between later ones: a thousand Services without an
+/// advertisement shall not slow down the API server, which each of them costs four writes.
+const UNANNOUNCED_REPORT_BURST: u32 = 20;
+const UNANNOUNCED_REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// How long an address for which this node has no interface may take to move to a node that has one.
 const NO_INTERFACE_REPORT_DELAY: Duration = Duration::from_secs(2);
 /// Delay before the ServiceL2Status of a released address is deleted: its new owner may overwrite it. Also before a change
@@ -51,6 +56,9 @@ pub(crate) struct Reporter {
     /// Addresses that no node announces and that this node reports.
     unannounced: BTreeMap<IpAddr, Unannounced>,
     unannounced_queue: DelayQueue<IpAddr>,
+    unannounced_limiter: RateLimiter<()>,
+    /// Until when the limit is reached.
+    unannounced_paused: Option<Instant>,
     /// Services whose ServiceL2Status may need a write.
     statuses: DelayQueue<ObjectKey>,
     events: Vec<ServiceEvent>,
@@ -64,6 +72,8 @@ impl Reporter {
             conflicts: BTreeMap::new(),
             unannounced: BTreeMap::new(),
             unannounced_queue: DelayQueue::default(),
+            unannounced_limiter: RateLimiter::new(UNANNOUNCED_REPORT_BURST, UNANNOUNCED_REPORT_INTERVAL),
+            unannounced_paused: None,
             statuses: DelayQueue::default(),
             events: Vec::new(),
         }
@@ -71,7 +81,8 @@ impl Reporter {
 
     /// When a report of an unannounced address is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.unannounced_queue.next_due()
+        let due = self.unannounced_queue.next_due()?;
+        Some(self.unannounced_paused.map_or(due, |until| due.max(until)))
     }
 
     pub(crate) fn take_events(&mut self) -> Vec<ServiceEvent> {
@@ -194,7 +205,15 @@ impl Reporter {
         index: &Index,
         has_owner: impl Fn(IpAddr) -> bool,
     ) {
-        while let Some(address) = self.unannounced_queue.pop_due(now) {
+        self.unannounced_paused = None;
+        while self.unannounced_queue.next_due().is_some_and(|due| due <= now) {
+            if let Err(until) = self.unannounced_limiter.admit(now, &()) {
+                self.unannounced_paused = Some(until);
+                return;
+            }
+            let Some(address) = self.unannounced_queue.pop_due(now) else {
+                return;
+            };
             let Some(entry) = self.unannounced.get_mut(&address) else {
                 continue;
             };
@@ -284,5 +303,40 @@ impl Reporter {
         self.metrics.conflict_over(address);
         self.conflicts.remove(&address);
         tracing::info!(ip = %address, "conflicting host no longer seen");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand Services are created before their advertisement.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "where time begins")]
+    fn reports_of_unannounced_addresses_are_limited() {
+        let start = Instant::now();
+        let mut reporter = Reporter::new("n1", Metrics::new(&prometheus::Registry::new(), "n1").unwrap());
+        for number in 0..1000_u32 {
+            let pool = "many".into();
+            let reason = UnannouncedReason::NoAdvertisement { pool };
+            reporter.unannounced(start, IpAddr::V4(number.into()), reason);
+        }
+        let mut reported = Vec::new();
+        while let Some(due) = reporter.poll_timeout() {
+            reporter.report_unannounced(due, &Index::default(), |_| false);
+            let count = reporter
+                .unannounced
+                .values()
+                .filter(|entry| entry.reported.is_some())
+                .count();
+            reported.push((due - start, count));
+        }
+        let burst = UNANNOUNCED_REPORT_BURST as usize;
+        assert_eq!(reported.first(), Some(&(UNANNOUNCED_REPORT_DELAY, burst)));
+        assert_eq!(reported.len(), 1000 - burst + 1, "once for each later report");
+        let (end, all) = reported.last().unwrap();
+        assert_eq!(*all, 1000);
+        let later = UNANNOUNCED_REPORT_INTERVAL * (1000 - UNANNOUNCED_REPORT_BURST);
+        assert_eq!(*end, UNANNOUNCED_REPORT_DELAY + later);
     }
 }

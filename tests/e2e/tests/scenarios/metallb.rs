@@ -30,7 +30,10 @@ fn services_keep_their_address_from_metallb_and_back() -> anyhow::Result<()> {
 
     // MetalLB is removed; its CRDs and their objects stay. Pools are divided differently before our installation.
     harness.admin(
-        "kubectl delete -n metallb-system deployment/controller daemonset/speaker service/metallb-webhook-service --wait \
+        "kubectl delete -n metallb-system deployment/controller daemonset/speaker service/metallb-webhook-service \
+         serviceaccount/controller serviceaccount/speaker --wait \
+         && kubectl delete -n metallb-system role,rolebinding -l app=metallb \
+         && kubectl delete clusterrole,clusterrolebinding -l app=metallb \
          && kubectl delete validatingwebhookconfiguration metallb-webhook-configuration",
     )?;
     harness.admin("kubectl delete ipaddresspool,l2advertisement --all -n metallb-system")?;
