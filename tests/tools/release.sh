@@ -50,7 +50,7 @@ for program in "${programs[@]}"; do echo "$registry/$program:$version@${digest[$
 # --- OLM: bundle, its image, and the catalog, which names that image
 bundlegen() {
   cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out "$dist/olm" --registry "$registry" --created-at "$(git log -1 --format=%cI)" \
-    $(for program in "${programs[@]}"; do echo "--digest $program=${digest[$program]}"; done) "$@" 2>/dev/null
+    $(for program in "${programs[@]}"; do echo "--digest $program=${digest[$program]}"; done) "$@" 2> >(grep -v "^wrote " >&2)
 }
 bundlegen
 tree=$(mktemp -d); trap 'rm -rf "$tree"' EXIT
