@@ -113,7 +113,7 @@ impl Announcements {
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// The time of the next call of [`handle_timeout`](Self::handle_timeout).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.speakers.poll_timeout()

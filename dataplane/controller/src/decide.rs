@@ -227,7 +227,7 @@ impl LeaderState {
         self.update_config_changes(index, now);
     }
 
-    /// When to decide again if nothing changes: a failed write may be repeated, or an address whose hold-down has ended
+    /// The time of the next decision if nothing changes: a failed write may be repeated, or an address whose hold-down has ended
     /// may be assigned to a waiting Service.
     #[must_use]
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {

@@ -108,7 +108,7 @@ impl<T: Clone + Ord> InFlightWrites<T> {
         }
     }
 
-    /// When the next delay ends.
+    /// The end of the next delay.
     #[must_use]
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         self.retries()

@@ -112,7 +112,7 @@ impl ListProgress {
             && (self.nodes.is_complete() || self.nodes_until.is_some_and(|until| until <= now))
     }
 
-    /// When [`ListProgress::is_complete`] or the awaited version has to be checked again.
+    /// The time at which [`ListProgress::is_complete`] or the awaited version has to be checked again.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         let nodes_until = self.nodes_until.filter(|_| !self.nodes.is_complete());

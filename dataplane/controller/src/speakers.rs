@@ -77,7 +77,7 @@ impl Speakers {
         false
     }
 
-    /// When the next grace period ends.
+    /// The end of the next grace period.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.away.values().min().copied()

@@ -36,7 +36,7 @@ impl Standby {
         self.due.get_or_insert(now + QUIET_TIME);
     }
 
-    /// When to call [`poll_events`](Self::poll_events), if nothing changes.
+    /// The time of the next call of [`poll_events`](Self::poll_events), if nothing changes.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due

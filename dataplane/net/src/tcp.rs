@@ -67,7 +67,7 @@ impl From<io::Error> for ConnectError {
 /// Connects. The caller limits the time.
 ///
 /// # Errors
-/// When an option cannot be set, or the router does not accept the connection.
+/// If an option cannot be set, or the router does not accept the connection.
 pub async fn connect(router: SocketAddr, options: &TcpOptions) -> Result<TcpStream, ConnectError> {
     let socket = Socket::new(
         Domain::for_address(router),
@@ -130,7 +130,7 @@ const FLAG_PREFIX: u8 = 1;
 /// Signs the packets to this host, and accepts only signed ones from it.
 ///
 /// # Errors
-/// When the key is too long or empty, or the kernel has no MD5 signatures.
+/// If the key is too long or empty, or the kernel has no MD5 signatures.
 pub fn set_md5_key(socket: &Socket, router: IpAddr, key: &[u8]) -> Result<(), ConnectError> {
     let mut padded = [0; MAX_MD5_KEY_LEN];
     let (Some(room), Ok(key_len)) = (padded.get_mut(..key.len()), u16::try_from(key.len())) else {

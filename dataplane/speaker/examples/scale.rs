@@ -1,4 +1,4 @@
-//! What changes of the cluster cost a speaker, at 1,000 nodes and 10,000 addresses: CPU time and decisions per change, and the
+//! The cost of changes of the cluster for a speaker, at 1,000 nodes and 10,000 addresses: CPU time and decisions per change, and the
 //! memory. No cluster is needed. As root the speaker announces on a link of a network namespace, otherwise on none.
 //!
 //! ```text

@@ -156,7 +156,7 @@ impl Args {
     /// The configuration. An empty class, as a chart may set it, counts as no class.
     ///
     /// # Errors
-    /// When a regular expression is invalid, or the arguments contradict each other.
+    /// If a regular expression is invalid, or the arguments contradict each other.
     pub fn config(&self) -> Result<Config, ConfigError> {
         if self.balanced && self.failback {
             return Err(ConfigError::BalancedFailback);

@@ -57,7 +57,7 @@ impl Balance {
         self.targets.get(&address).map(|name| &**name)
     }
 
-    /// When to call [`recompute`](Self::recompute); `None` when nothing changed.
+    /// The time of the next call of [`recompute`](Self::recompute); `None` when nothing changed.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let computed_at = self.computed_at.filter(|_| self.changed)?;

@@ -54,7 +54,7 @@ impl<K: Clone + Ord> DelayQueue<K> {
         Some(key)
     }
 
-    /// When the first key is due.
+    /// The time at which the first key is due.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.queue.first().map(|(at, _)| *at)

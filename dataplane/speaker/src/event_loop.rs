@@ -180,7 +180,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         self.readiness.update(&self.speaker);
     }
 
-    /// When the next step is due without any input.
+    /// The time at which the next step is due without any input.
     fn deadline(&self) -> Option<Instant> {
         let status = self
             .speaker
@@ -359,7 +359,7 @@ async fn keys_changed(transport: Option<&HeartbeatTransport>) -> std::io::Result
     }
 }
 
-/// When to read the keys again if the kernel does not report changes.
+/// The time to read the keys again if the kernel does not report changes.
 fn next_key_poll(transport: Option<&HeartbeatTransport>) -> Option<Instant> {
     transport
         .filter(|transport| !transport.watches_keys())

@@ -112,7 +112,7 @@ impl ExcludedInterfaces {
     /// Compiles the patterns. An empty pattern excludes nothing.
     ///
     /// # Errors
-    /// When a pattern is not a regular expression.
+    /// If a pattern is not a regular expression.
     pub fn new<P: AsRef<str>>(
         patterns: impl IntoIterator<Item = P>,
     ) -> Result<Self, ExcludedInterfacesError> {

@@ -42,7 +42,7 @@ use crate::event_loop::EventLoop;
 /// Runs the speaker until shutdown is requested.
 ///
 /// # Errors
-/// When metrics cannot be registered, links cannot be watched, or packet sockets are not permitted. Other errors are retried.
+/// If metrics cannot be registered, links cannot be watched, or packet sockets are not permitted. Other errors are retried.
 pub async fn run(context: Context, config: Config) -> anyhow::Result<()> {
     let links = packet::links().context("watch network interfaces")?;
     run_on(context, config, links).await

@@ -46,7 +46,7 @@ impl Metrics {
     /// Registers the metrics of the speaker on this node.
     ///
     /// # Errors
-    /// When a metric of the same name is registered already.
+    /// If a metric of the same name is registered already.
     pub fn new(registry: &Registry, node: &str) -> Result<Self, prometheus::Error> {
         let counters = |name, help, label| -> Result<IntCounterVec, prometheus::Error> {
             let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;

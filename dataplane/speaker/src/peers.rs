@@ -79,7 +79,7 @@ impl Peers {
         self.members.handle_timeout(now);
     }
 
-    /// When the first grace period ends.
+    /// The end of the first grace period.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.members.poll_timeout()

@@ -79,7 +79,7 @@ impl Reporter {
         }
     }
 
-    /// When a report of an unannounced address is due.
+    /// The time at which a report of an unannounced address is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let due = self.unannounced_queue.next_due()?;
         Some(self.unannounced_paused.map_or(due, |until| due.max(until)))

@@ -213,7 +213,7 @@ impl Speaker {
     /// Handles an authentic datagram of another speaker.
     ///
     /// # Errors
-    /// When the datagram is rejected, such as a replayed one.
+    /// If the datagram is rejected, such as a replayed one.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) -> Result<(), DatagramError> {
         self.coordinator.handle_datagram(now, datagram)
     }
@@ -361,7 +361,7 @@ impl Speaker {
         self.phase == Phase::Running
     }
 
-    /// When to call [`step`](Self::step) at the latest.
+    /// The latest time of the next call of [`step`](Self::step).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         [
@@ -391,7 +391,7 @@ impl Speaker {
         self.reporter.schedule_status(service, at);
     }
 
-    /// When the next ServiceL2Status is due.
+    /// The time at which the next ServiceL2Status is due.
     #[must_use]
     pub fn next_status_due(&self) -> Option<Instant> {
         self.reporter.next_status_due().filter(|_| self.is_running())
@@ -475,7 +475,7 @@ impl Speaker {
         self.report = Some(SpeakerReport::new(uid, unheard));
     }
 
-    /// What this speaker reports about its peers, if it changed since the last call.
+    /// The report of this speaker about its peers, if it changed since the last call.
     pub fn take_report(&mut self) -> Option<SpeakerReport> {
         self.report.take()
     }

@@ -58,7 +58,7 @@ impl HeartbeatTransport {
     /// Opens the port. Call within a Tokio runtime.
     ///
     /// # Errors
-    /// When the port is in use or not permitted.
+    /// If the port is in use or not permitted.
     pub fn open(port: u16, directory: &Path, metrics: Metrics) -> anyhow::Result<Self> {
         let socket = UdpPort::bind(port).with_context(|| format!("open UDP port {port} for heartbeats"))?;
         let mut transport = Self {
@@ -88,7 +88,7 @@ impl HeartbeatTransport {
     /// Waits until the key files change. Cancel safe.
     ///
     /// # Errors
-    /// When the watch has ended.
+    /// If the watch has ended.
     pub async fn keys_changed(&self) -> io::Result<()> {
         match &self.watch {
             Some(watch) => watch.changed().await,

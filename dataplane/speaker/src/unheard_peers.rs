@@ -20,7 +20,7 @@ pub(crate) struct UnheardPeers {
 }
 
 impl UnheardPeers {
-    /// When the next sample is due; `None` before the first, which may be taken at any time.
+    /// The time of the next sample; `None` before the first, which may be taken at any time.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         Some(self.sampled? + SAMPLE_INTERVAL)
     }

@@ -164,7 +164,7 @@ enum WriteError {
 pub struct WriteResult {
     /// The Service.
     pub service: ObjectKey,
-    /// When to check its status again.
+    /// The time of the next check of its status.
     pub check_at: Instant,
     /// The object as written.
     pub update: Option<Update>,

@@ -280,7 +280,7 @@ impl Announcer {
         opened
     }
 
-    /// When to call [`flush`](Self::flush) at the latest.
+    /// The latest time of the next call of [`flush`](Self::flush).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         [self.schedule.poll_timeout(), self.watched.next_due(), self.retry]

@@ -18,7 +18,7 @@ const LIST_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The links of this host: at once, and again after each change. Never ends. Call within a Tokio runtime.
 ///
 /// # Errors
-/// When the kernel refuses the subscription to link changes.
+/// If the kernel refuses the subscription to link changes.
 pub fn links() -> Result<LocalBoxStream<'static, Snapshot>, LinkError> {
     let snapshots = stream::unfold(LinkWatcher::new()?, |mut watcher| async move {
         loop {
