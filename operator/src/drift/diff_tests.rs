@@ -258,7 +258,7 @@ fn terminating_object_is_not_applied() {
 }
 
 #[test]
-fn foreign_object_with_our_name_is_taken_over() {
+fn object_without_the_digest_of_its_configuration_is_applied_again() {
     let change = |body: &mut Value| {
         body["metadata"]["annotations"]
             .as_object_mut()
