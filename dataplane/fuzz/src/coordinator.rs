@@ -195,6 +195,7 @@ impl World {
     }
 
     fn set_candidates(&mut self, address: IpAddr, order: u8, flags: u8) {
+        self.coordinator.set_api_version(self.now, u64::from(order >> 3));
         if flags % 4 == 3 {
             self.candidates.remove(&address);
             self.forget(address);
@@ -236,6 +237,7 @@ impl World {
                 _ => u64::from(bytes.u16()),
             }),
             version: "2".to_owned(),
+            api_version: what.into(),
             announced_digest: u64::from(bytes.u8()),
             known_digest: u64::from(bytes.u8()),
             macs: (0..bytes.u8() % 4)
@@ -256,6 +258,10 @@ impl World {
                     to: short_hash(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },
                 byte if byte % 8 == 4 => EntryState::Withheld,
+                byte if byte % 8 == 3 => EntryState::Leaving,
+                byte if byte % 8 == 2 => EntryState::Contested {
+                    version: u64::from(byte >> 3),
+                },
                 byte if byte % 8 == 5 => EntryState::Proxied {
                     owner: short_hash(address, NAMES[usize::from(byte >> 3) % NAMES.len()]),
                 },

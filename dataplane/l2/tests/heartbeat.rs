@@ -34,6 +34,7 @@ fn heartbeat(node: &str, incarnation: u64, number: u64, echo: u64) -> Datagram {
             hears_receiver: true,
             interval: Duration::from_millis(100),
             version: "0.1.0".to_owned(),
+            api_version: 7,
             announced_digest: 7,
             known_digest: 8,
             macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
@@ -265,6 +266,7 @@ fn messages() -> impl Strategy<Value = Message> {
                 hears_receiver: true,
                 interval: Duration::from_millis(interval.into()),
                 version,
+                api_version: 7,
                 announced_digest: claims,
                 known_digest: knows,
                 macs,
@@ -308,6 +310,9 @@ fn entries(max: usize) -> impl Strategy<Value = Vec<Entry>> {
     let state = prop_oneof![
         Just(EntryState::Announced),
         Just(EntryState::Declined),
+        Just(EntryState::Withheld),
+        Just(EntryState::Leaving),
+        any::<u64>().prop_map(|version| EntryState::Contested { version }),
         any::<u32>().prop_map(|to| EntryState::Offered { to }),
         any::<u32>().prop_map(|owner| EntryState::Proxied { owner }),
     ];

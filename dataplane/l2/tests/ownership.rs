@@ -12,6 +12,8 @@ mod partition;
 mod passive;
 #[path = "support/query.rs"]
 mod query;
+#[path = "support/stale_api.rs"]
+mod stale_api;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

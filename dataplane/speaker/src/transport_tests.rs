@@ -61,6 +61,7 @@ fn mk_datagram() -> Datagram {
             hears_receiver: true,
             interval: Duration::from_millis(100),
             version: String::new(),
+            api_version: 7,
             announced_digest: 0,
             known_digest: 0,
             macs: Vec::new(),

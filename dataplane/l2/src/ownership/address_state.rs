@@ -35,6 +35,10 @@ pub struct Candidates<'a> {
 #[derive(Debug, Default)]
 pub(super) struct AddressState {
     pub(super) order: Box<[NodeId]>,
+    /// The resource version at which the order changed last.
+    pub(super) version: u64,
+    /// The greatest version with which a peer that announces the address overruled our candidates.
+    pub(super) overruled_by: Option<u64>,
     pub(super) no_interface: bool,
     /// `None` if the election order alone decides.
     pub(super) placement: Option<Box<PlacementState>>,
@@ -80,12 +84,13 @@ impl Coordinator {
         let Some(state) = self.addresses.get(&address) else {
             return;
         };
-        let passive = state.passive.clone();
+        let mut passive = state.passive.to_vec();
+        passive.extend(candidates.iter().filter(|id| self.has_old_api_view(**id)));
         let withheld = self.withheld(address, &candidates);
         let mut announcers = self.announcers(address);
         let awaited = self.awaited_owner(address, state, &candidates);
         announcers.extend(awaited.filter(|id| !announcers.contains(id)));
-        let rivals = self.rivals(address, &mut announcers);
+        let rivals = self.rivals(address, &candidates, &mut announcers);
         let Some(state) = self.addresses.get(&address) else {
             return;
         };
@@ -94,7 +99,7 @@ impl Coordinator {
         let owners = announcers.iter().copied();
         let position = |id: &NodeId| candidates.iter().position(|candidate| candidate == id);
         let owner = owners
-            .filter(|id| rivals.seen.contains(id) || keeps(self.health_or_awaited(awaited, *id)))
+            .filter(|id| rivals.seen.contains(id) || keeps(self.health_for(address, awaited, *id)))
             .min_by_key(|id| position(id).unwrap_or(usize::MAX));
         let failback_at = self.failback_allowed_at().filter(|at| *at > self.now);
         let mut input = OwnershipInput {
@@ -114,7 +119,7 @@ impl Coordinator {
         };
         if state.placement.is_some() {
             input.offer = self.current_offer(address, state, &announcers);
-            let kept = input.has_owner(|id| self.health_or_awaited(awaited, id));
+            let kept = input.has_owner(|id| self.health_for(address, awaited, id));
             input.preferred = match input.offer {
                 HandOverOffer::From(_) => Some(LOCAL_NODE),
                 HandOverOffer::None | HandOverOffer::To(_) => {
@@ -125,7 +130,7 @@ impl Coordinator {
         let Some(state) = self.addresses.get(&address) else {
             return;
         };
-        let mut action = input.decide(|id| self.health_or_awaited(awaited, id));
+        let mut action = input.decide(|id| self.health_for(address, awaited, id));
         let mine = input.mine;
         let has_quorum = self.has_quorum(state);
         if !has_quorum {
@@ -153,7 +158,7 @@ impl Coordinator {
             && matches!(
                 input.decide(|id| match self.failure_detector.is_suspected(id) {
                     true => PeerHealth::Down,
-                    false => self.health_or_awaited(awaited, id),
+                    false => self.health_for(address, awaited, id),
                 }),
                 Action::Claim {
                     probe: true,
@@ -188,6 +193,7 @@ impl Coordinator {
         }
         self.answer_weaker_rivals(address, &rivals);
         self.update_offer(address, action, &candidates);
+        self.update_entry(address, action, &candidates);
         let mine = self.announced.announces(address);
         if let Some(at) = failback_at.filter(|_| self.config.failback && !mine) {
             self.deadlines.insert((at, address));

@@ -100,6 +100,21 @@ impl AnnouncedSet {
         self.entries.get(&address) == Some(&EntryState::Withheld)
     }
 
+    /// The resource version with which the speaker contests that another node announces the address.
+    #[must_use]
+    pub fn contested_with(&self, address: IpAddr) -> Option<u64> {
+        match self.entries.get(&address) {
+            Some(EntryState::Contested { version }) => Some(*version),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Whether the speaker announces the address until any other node does.
+    #[must_use]
+    pub fn leaves(&self, address: IpAddr) -> bool {
+        self.entries.get(&address) == Some(&EntryState::Leaving)
+    }
+
     /// Whether the set contains exactly this entry.
     #[must_use]
     pub fn contains(&self, entry: Entry) -> bool {
@@ -327,7 +342,10 @@ impl Reassembly {
 /// Whether the speaker announces an address in this state.
 pub(super) const fn is_owned(state: EntryState) -> bool {
     match state {
-        EntryState::Announced | EntryState::Offered { .. } => true,
+        EntryState::Announced
+        | EntryState::Offered { .. }
+        | EntryState::Leaving
+        | EntryState::Contested { .. } => true,
         EntryState::Declined | EntryState::Proxied { .. } | EntryState::Withheld => false,
     }
 }
@@ -345,6 +363,8 @@ fn hash(address: IpAddr, state: EntryState) -> u64 {
         EntryState::Offered { to } => 2 | u64::from(to) << 8,
         EntryState::Proxied { owner } => 3 | u64::from(owner) << 8,
         EntryState::Withheld => 4,
+        EntryState::Leaving => 5,
+        EntryState::Contested { version } => 6 | mix(version) << 8,
     };
     mix(mix(mix(high) ^ low) ^ family ^ (state << 8))
 }
@@ -364,7 +384,7 @@ mod tests {
     use super::*;
 
     fn entries() -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
-        proptest::collection::vec((0..40_u8, 0..5_u8, any::<bool>()), 0..80)
+        proptest::collection::vec((0..40_u8, 0..7_u8, any::<bool>()), 0..80)
     }
 
     fn entry(address: u8, state: u8) -> Entry {
@@ -375,7 +395,9 @@ mod tests {
                 1 => EntryState::Declined,
                 2 => EntryState::Offered { to: 7 },
                 3 => EntryState::Proxied { owner: 9 },
-                _ => EntryState::Withheld,
+                4 => EntryState::Withheld,
+                5 => EntryState::Leaving,
+                _ => EntryState::Contested { version: 11 },
             },
         }
     }

@@ -71,9 +71,18 @@ impl Coordinator {
         candidates.iter().copied().find(|id| is_meant(id) && silent(id))
     }
 
-    /// The health of a peer; the awaited owner counts as restarting.
-    pub(super) fn health_or_awaited(&self, awaited: Option<NodeId>, id: NodeId) -> PeerHealth {
+    /// The health of a peer as the owner of the address: the awaited owner counts as restarting, and one that is no
+    /// candidate in its own view as draining.
+    pub(super) fn health_for(&self, address: IpAddr, awaited: Option<NodeId>, id: NodeId) -> PeerHealth {
         match self.health(id) {
+            PeerHealth::Up
+                if self
+                    .peers
+                    .get(&id)
+                    .is_some_and(|peer| peer.announced.leaves(address)) =>
+            {
+                PeerHealth::Draining
+            }
             PeerHealth::Down
             | PeerHealth::Unknown
             | PeerHealth::Assumed

@@ -84,7 +84,7 @@ impl NetworkEvidence {
 /// The announcers of an address besides us, and who wins the tie if we announce it too.
 #[derive(Debug, Default)]
 pub(super) struct Rivals {
-    /// Known only from the network.
+    /// Known only from the network, or owners by a newer view of the API than ours.
     pub(super) seen: Vec<NodeId>,
     pub(super) stronger: Vec<NodeId>,
     pub(super) weaker: Vec<NodeId>,
@@ -97,7 +97,7 @@ impl Coordinator {
     }
 
     /// Whether heartbeats pass in both directions, so that both sides know the same.
-    fn hear_each_other(&self, id: NodeId) -> bool {
+    pub(super) fn hear_each_other(&self, id: NodeId) -> bool {
         self.hears_announcements(id) && self.peers.get(&id).is_some_and(|peer| peer.hears_us)
     }
 
@@ -115,18 +115,26 @@ impl Coordinator {
 
     /// The announcers of the address according to heartbeats and to the network, ranked for the case that we announce it
     /// too.
-    pub(super) fn rivals(&mut self, address: IpAddr, announcers: &mut Vec<NodeId>) -> Rivals {
+    pub(super) fn rivals(
+        &mut self,
+        address: IpAddr,
+        candidates: &[NodeId],
+        announcers: &mut Vec<NodeId>,
+    ) -> Rivals {
         let now = self.now;
-        let mut rivals = Rivals::default();
+        let mut rivals = Rivals {
+            seen: self.owners_by_a_newer_view(address, candidates, announcers),
+            ..Rivals::default()
+        };
         if let Some(evidence) = self
             .addresses
             .get(&address)
             .and_then(|state| state.evidence.as_ref())
         {
-            rivals.seen = evidence
-                .announcers(now)
-                .filter(|id| !self.hears_announcements(*id))
-                .collect();
+            let seen = evidence.announcers(now);
+            rivals
+                .seen
+                .extend(seen.filter(|id| !self.hears_announcements(*id)));
             if let Some(at) = evidence.next_expiry(now) {
                 self.deadlines.insert((at, address));
             }
@@ -152,13 +160,16 @@ impl Coordinator {
     }
 
     /// Whether we win the tie against another announcer; `None` if the election order decides.
-    fn wins_against(&self, address: IpAddr, id: NodeId) -> Option<bool> {
-        if self.hear_each_other(id) {
-            return None;
-        }
+    pub(super) fn wins_against(&self, address: IpAddr, id: NodeId) -> Option<bool> {
         let peer = self.peers.get(&id)?;
         let us = self.config.node.as_str();
-        Some(election::owner(address, [us, &peer.name]) == Some(us))
+        let goes_first = election::owner(address, [us, &peer.name]) == Some(us);
+        if !self.hear_each_other(id) {
+            return Some(goes_first);
+        }
+        let ours = self.addresses.get(&address)?.version;
+        let theirs = peer.announced.contested_with(address)?;
+        Some(ours > theirs || ours == theirs && goes_first)
     }
 
     /// Tells announcers that lose the tie and do not hear us that we announce the address.

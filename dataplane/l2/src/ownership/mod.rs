@@ -20,6 +20,7 @@
 mod address_state;
 pub mod announced_set;
 pub mod api_membership;
+mod api_view;
 mod backup;
 mod conflict;
 pub mod decision;
@@ -51,6 +52,7 @@ use failure_detector::{FailureDetector, FailureDetectorConfig, NodeId, PeerHealt
 use address_state::AddressState;
 pub use address_state::Candidates;
 pub use api_membership::ApiState;
+use api_view::ApiView;
 pub use backup::MAX_VERIFICATION_DELAY;
 pub use conflict::ConflictPolicy;
 pub use output::{AcquireReason, ConflictingHost, Output, QueryTarget, ReleaseReason};
@@ -136,6 +138,7 @@ pub struct Coordinator {
     monitor_counts: BTreeMap<NodeId, usize>,
     monitored_changed: bool,
     probes: ProbeQueue,
+    api_view: ApiView,
     /// Addresses offered to other nodes, and when each stops counting against the offer limit.
     recent_offers: BTreeMap<IpAddr, Instant>,
     /// Addresses to decide again at a given time.
@@ -175,6 +178,7 @@ impl Coordinator {
             monitor_counts: BTreeMap::new(),
             monitored_changed: false,
             probes: ProbeQueue::default(),
+            api_view: ApiView::default(),
             recent_offers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             flap_count: 0,
@@ -268,6 +272,9 @@ impl Coordinator {
         let order: Box<[_]> = candidates.order.iter().map(|name| self.node_id(name)).collect();
         let state = self.addresses.entry(address).or_default();
         let same = state.order == order && state.no_interface == candidates.no_interface;
+        if state.order != order {
+            state.version = self.api_view.ours();
+        }
         state.order = order;
         self.set_preferred(address, candidates.preferred);
         let Some(state) = self.addresses.get_mut(&address).filter(|_| !same) else {

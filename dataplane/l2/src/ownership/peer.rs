@@ -83,6 +83,8 @@ pub(super) struct PeerState {
     pub(super) sent: Option<SentSet>,
     /// As told by its last heartbeat; before the first one, as seen in replies for its addresses.
     pub(super) macs: Vec<MacAddr>,
+    /// The newest resource version that it has received from the API server.
+    pub(super) api_version: u64,
     /// Counts the queries of this peer.
     pub(super) queries: u8,
     /// Its last heartbeat said that it hears us.
@@ -109,6 +111,7 @@ impl PeerState {
             owned_before_sent_at: None,
             sent: None,
             macs: Vec::new(),
+            api_version: 0,
             queries: 0,
             hears_us: false,
             up_since: None,

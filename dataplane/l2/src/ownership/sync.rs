@@ -121,6 +121,7 @@ impl Coordinator {
                     .retain(|mac, node| *node != id || heartbeat.macs.contains(mac));
             }
         }
+        self.note_api_version(id, heartbeat.api_version);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -298,6 +299,7 @@ impl Coordinator {
             hears_receiver: self.failure_detector.health(to).is_heard(),
             interval: self.failure_detector.period(),
             version: self.config.version.clone(),
+            api_version: self.api_view.ours(),
             announced_digest: self.announced.digest(),
             known_digest: self.peers.get(&to).map_or(0, |peer| peer.announced.digest()),
             macs: self.macs.clone(),

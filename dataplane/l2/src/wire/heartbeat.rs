@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  magic "LBHB"            8  sender's incarnation             33  length of the node name, node name
-//!  4  format, 2              16  sequence number                      body
+//!  4  format, 3              16  sequence number                      body
 //!  5  message kind           24  receiver's incarnation (echo)        HMAC-SHA256 (RFC 2104) over all before, 32 bytes
 //!  6  length of the body                                          (integers in network byte order)
 //! ```
@@ -40,7 +40,7 @@ pub const MAX_ENTRIES_LEN: usize = MAX_BODY_LEN - FRAGMENT_HEADER_LEN;
 pub const MAX_CHANGE_LEN: usize = MAX_BODY_LEN - CHANGE_HEADER_LEN;
 
 const MAGIC: [u8; 4] = *b"LBHB";
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 const HEADER_LEN: usize = 33;
 const HMAC_LEN: usize = 32;
 /// Maximum length of a body that fits into a datagram with a node name of any length.
@@ -64,6 +64,10 @@ const FLAG_DECLINED: u8 = 0x80;
 const FLAG_PROXIED: u8 = FLAG_DECLINED | FLAG_OFFERED;
 /// Flag of an entry's tag: [`EntryState::Withheld`].
 const FLAG_WITHHELD: u8 = 0x20;
+/// Flags of an entry's tag: [`EntryState::Leaving`].
+const FLAG_LEAVING: u8 = FLAG_OFFERED | FLAG_WITHHELD;
+/// Flags of an entry's tag: [`EntryState::Contested`]; the version follows the address.
+const FLAG_CONTESTED: u8 = FLAG_DECLINED | FLAG_WITHHELD;
 const ENTRY_FLAGS: u8 = FLAG_PROXIED | FLAG_WITHHELD;
 /// Flag of a heartbeat's state: [`Heartbeat::reply_requested`].
 const FLAG_REPLY_REQUESTED: u8 = 0x80;
@@ -136,6 +140,8 @@ pub struct Heartbeat {
     pub interval: Duration,
     /// The version of the sender's program.
     pub version: String,
+    /// The newest resource version that the sender has received from the API server; 0 if it knows none.
+    pub api_version: u64,
     /// The digest of the sender's announced set. A receiver that knows another digest needs all fragments of the set.
     pub announced_digest: u64,
     /// The digest of the receiver's announced set that the sender knows.
@@ -188,6 +194,13 @@ pub enum EntryState {
     Offered {
         /// The hash of that node: [`crate::ownership::election::short_hash`].
         to: u32,
+    },
+    /// It announces the address until any other node does, because it is no candidate.
+    Leaving,
+    /// It announces the address, although another node does: by its view of the API, the other one may not.
+    Contested {
+        /// The resource version at which the candidates changed last in its view.
+        version: u64,
     },
     /// It cannot announce the address, because it has no interface for it.
     Declined,
@@ -389,7 +402,7 @@ impl HeartbeatKeys {
 
 impl Entry {
     /// Maximum length of an encoded entry, in bytes.
-    pub const MAX_ENCODED_LEN: usize = 21;
+    pub const MAX_ENCODED_LEN: usize = 25;
 
     /// An address in [`EntryState::Announced`].
     #[must_use]
@@ -408,8 +421,11 @@ impl Entry {
             IpAddr::V6(_) => 17,
         };
         match self.state {
-            EntryState::Announced | EntryState::Declined | EntryState::Withheld => address,
+            EntryState::Announced | EntryState::Leaving | EntryState::Declined | EntryState::Withheld => {
+                address
+            }
             EntryState::Offered { .. } | EntryState::Proxied { .. } => address + 4,
+            EntryState::Contested { .. } => address + 8,
         }
     }
 
@@ -420,6 +436,8 @@ impl Entry {
             EntryState::Declined => FLAG_DECLINED,
             EntryState::Proxied { .. } => FLAG_PROXIED,
             EntryState::Withheld => FLAG_WITHHELD,
+            EntryState::Leaving => FLAG_LEAVING,
+            EntryState::Contested { .. } => FLAG_CONTESTED,
         };
         match self.address {
             IpAddr::V4(v4) => {
@@ -431,8 +449,12 @@ impl Entry {
                 body.extend(v6.octets());
             }
         }
-        if let EntryState::Offered { to: node } | EntryState::Proxied { owner: node } = self.state {
-            body.extend(node.to_be_bytes());
+        match self.state {
+            EntryState::Offered { to: node } | EntryState::Proxied { owner: node } => {
+                body.extend(node.to_be_bytes());
+            }
+            EntryState::Contested { version } => body.extend(version.to_be_bytes()),
+            EntryState::Announced | EntryState::Leaving | EntryState::Declined | EntryState::Withheld => {}
         }
     }
 
@@ -446,6 +468,10 @@ impl Entry {
         let state = match tag & ENTRY_FLAGS {
             0 => EntryState::Announced,
             FLAG_WITHHELD => EntryState::Withheld,
+            FLAG_LEAVING => EntryState::Leaving,
+            FLAG_CONTESTED => EntryState::Contested {
+                version: reader.u64()?,
+            },
             FLAG_DECLINED => EntryState::Declined,
             FLAG_OFFERED => EntryState::Offered {
                 to: u32::from_be_bytes(reader.take()?),
@@ -516,9 +542,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, DatagramError> {
                 match entry.state {
                     EntryState::Announced => answered.push(entry.address),
                     EntryState::Declined => unanswered.push(entry.address),
-                    EntryState::Offered { .. } | EntryState::Proxied { .. } | EntryState::Withheld => {
-                        return Err(DatagramError::Body);
-                    }
+                    _ => return Err(DatagramError::Body),
                 }
             }
             Message::Verification { answered, unanswered }
@@ -555,6 +579,7 @@ impl Heartbeat {
                 .unwrap_or(u16::MAX)
                 .to_be_bytes(),
         );
+        body.extend(self.api_version.to_be_bytes());
         body.extend(self.announced_digest.to_be_bytes());
         body.extend(self.known_digest.to_be_bytes());
         body.push(version.len() as u8);
@@ -574,6 +599,7 @@ impl Heartbeat {
             _ => return Err(DatagramError::Body),
         };
         let interval = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
+        let api_version = reader.u64()?;
         let announced_digest = reader.u64()?;
         let known_digest = reader.u64()?;
         let [len] = reader.take()?;
@@ -597,6 +623,7 @@ impl Heartbeat {
             hears_receiver: code & FLAG_HEARS_RECEIVER != 0,
             interval,
             version: version.to_owned(),
+            api_version,
             announced_digest,
             known_digest,
             macs,

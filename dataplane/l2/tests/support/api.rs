@@ -9,8 +9,10 @@ use super::Network;
 impl Network {
     pub(super) fn tell_nodes(&mut self, to: usize) {
         let local = self.local(to);
+        let version = self.api_version;
         let (names, deleted) = (&self.names, &self.deleted);
         if let Some(process) = &mut self.hosts[to].process {
+            process.coordinator.set_api_version(local, version);
             let nodes = names
                 .iter()
                 .enumerate()
@@ -27,6 +29,10 @@ impl Network {
     }
 
     pub(super) fn tell_candidates(&mut self, to: usize, only: Option<IpAddr>) {
+        let (local, version) = (self.local(to), self.api_version);
+        if let Some(process) = &mut self.hosts[to].process {
+            process.coordinator.set_api_version(local, version);
+        }
         for (at, address) in self.addresses.iter().enumerate() {
             if only.is_some_and(|only| only != *address) {
                 continue;
@@ -52,7 +58,8 @@ impl Network {
     }
 
     /// The nodes that see changes of the API objects.
-    fn informed(&self) -> Vec<usize> {
+    fn informed(&mut self) -> Vec<usize> {
+        self.api_version += 1;
         let all = 0..self.hosts.len();
         all.filter(|node| !self.stale_api.contains(node)).collect()
     }
@@ -64,6 +71,12 @@ impl Network {
             self.tell_candidates(to, Some(address));
             self.work(to);
         }
+    }
+
+    /// Makes a node eligible for an address again.
+    pub(crate) fn include(&mut self, node: usize, address: IpAddr) {
+        self.excluded.remove(&(node, address));
+        self.create(address);
     }
 
     /// Removes the address from its Service, so that no node is a candidate.

@@ -47,15 +47,21 @@ enum Fault {
     CableCut,
     /// No node sees the API any longer, then the owner loses power.
     PowerLossWithoutApi,
+    /// The owner does not see that it may not announce the address any longer.
+    ExcludedUnseen,
+    /// The next owner does not see that the owner may not announce the address any longer.
+    ExcludedUnseenByNext,
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 8] = [
     Fault::NewService,
     Fault::PowerLoss,
     Fault::Restart,
     Fault::Drain,
     Fault::CableCut,
     Fault::PowerLossWithoutApi,
+    Fault::ExcludedUnseen,
+    Fault::ExcludedUnseenByNext,
 ];
 
 impl Fault {
@@ -63,10 +69,12 @@ impl Fault {
         matches!(self, Self::PowerLoss | Self::CableCut | Self::PowerLossWithoutApi)
     }
 
-    /// The time to observe: longer than the grace period after a restart.
+    /// The time to observe: longer than the grace period after a restart. Without heartbeats, an owner that has withdrawn
+    /// looks like one whose speaker crashed, to a node that does not know why.
     const fn observed_ms(self) -> u64 {
         match self {
             Self::Restart => 64_000,
+            Self::ExcludedUnseenByNext => 250_000,
             _ => 15_000,
         }
     }
@@ -199,6 +207,15 @@ fn run_cell(seed: u64, lost: Lost, heard_before: bool, fault: Fault) -> Observed
             lan.stale_api = (0..NODES).collect();
             lan.power_off(owner);
         }
+        Fault::ExcludedUnseen => {
+            lan.stale_api.insert(owner);
+            lan.exclude(owner, address);
+        }
+        Fault::ExcludedUnseenByNext => {
+            let [_, next, _] = lan.first_of(address);
+            lan.stale_api.insert(next);
+            lan.exclude(owner, address);
+        }
     }
     let mut observed = observe(&mut lan, address, fault.observed_ms(), &gone);
     let in_reach = |lan: &Network, address| -> Vec<usize> {
@@ -229,6 +246,8 @@ fn max_no_owner_ms(lost: Lost, heard_before: bool, fault: Fault) -> u64 {
         _ if fault.takes_the_owner() && unheard_owner && !heard_before => 12_000,
         _ if fault.takes_the_owner() => 1500,
         Fault::Restart => 2500,
+        // Only the network shows that the owner has withdrawn, and it is asked every 8 s.
+        Fault::ExcludedUnseenByNext if lost == Lost::All => 12_000,
         _ => 1500,
     }
 }

@@ -184,6 +184,8 @@ pub(crate) struct Network {
     lost_until: Option<Instant>,
     /// Nodes whose API server does not answer: their view stays as it was.
     pub(crate) stale_api: BTreeSet<usize>,
+    /// The newest resource version of the API server.
+    pub(crate) api_version: u64,
     /// Deleted Node objects.
     pub(crate) deleted: BTreeSet<usize>,
     /// The addresses of the nodes are on another network.
@@ -280,6 +282,7 @@ impl Network {
             blocked: BTreeSet::new(),
             lost_until: None,
             stale_api: BTreeSet::new(),
+            api_version: 1,
             deleted: BTreeSet::new(),
             off_link: false,
             max_cpu_wait_ms: 0,

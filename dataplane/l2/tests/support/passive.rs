@@ -41,14 +41,17 @@ fn passive_candidate_delays_a_claim_by_seconds_and_once() {
     }
 }
 
-/// The next owner does not know that it is one: the present owner continues until another candidate has waited.
+/// The next owner does not know of the address: the present owner continues until another candidate has waited.
 #[test]
 fn hand_over_past_a_passive_candidate_leaves_no_gap() {
     for seed in 0..10 {
         let mut lan = converged(seed, 4, 4);
         let address = lan.addresses[0];
         let [owner, next, last] = [0, 1, 2].map(|position| lan.candidate(address, position));
+        lan.release(address);
         lan.stale_api.insert(next);
+        lan.create(address);
+        lan.run(ms(1000));
         lan.exclude(owner, address);
         assert_eq!(outage(&mut lan, address, 8000), 0, "seed {seed}");
         assert_eq!(lan.sole_owners()[&address], last, "seed {seed}");

@@ -147,6 +147,7 @@ impl Fleet {
                 hears_receiver: true,
                 interval: Duration::from_secs(3),
                 version: "test".to_owned(),
+                api_version: 0,
                 announced_digest: AnnouncedSet::default().digest(),
                 known_digest: AnnouncedSet::default().digest(),
                 macs: Vec::new(),

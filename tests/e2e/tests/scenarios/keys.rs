@@ -222,6 +222,7 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
                     hears_receiver: true,
                     interval: Duration::from_millis(50),
                     version: String::new(),
+                    api_version: 7,
                     announced_digest: 0,
                     known_digest: 0,
                     macs: Vec::new(),
