@@ -136,6 +136,53 @@ fn local_policy_shares_only_within_a_namespace() {
     assert_eq!((cluster.address("c"), cluster.address("d")), ("10.0.0.4", ""));
 }
 
+/// MetalLB compares selectors without their namespaces. An upgrade takes no address away.
+#[test]
+fn services_of_two_namespaces_that_share_an_address_keep_it() {
+    let local = |namespace: &str, name: &str, port, selector: Value| {
+        let mut patch = sharing("k", "TCP", port);
+        support::merge(&mut patch, &support::showing("10.0.0.5"));
+        support::merge(
+            &mut patch,
+            &json!({
+                "metadata": { "namespace": namespace, "annotations": { "metallb.io/ip-allocated-from-pool": "lan" } },
+                "spec": { "externalTrafficPolicy": "Local", "selector": selector },
+            }),
+        );
+        let key = ObjectKey::new(namespace, name);
+        (WriteTarget::Service(key), mk_service(name, patch).1)
+    };
+    for selector in [json!({ "app": "x" }), json!({})] {
+        let services = [
+            local("default", "a", 80, selector.clone()),
+            local("green", "b", 81, selector.clone()),
+        ];
+        let targets = services.clone().map(|(target, _)| target);
+        let pool = mk_pool("lan", &["10.0.0.0/29"], json!({}));
+        let mut cluster = Cluster::new([pool].into_iter().chain(services));
+        cluster.settle();
+        let shown = |cluster: &Cluster, target: &WriteTarget| {
+            cluster.objects[target]["status"]["loadBalancer"]["ingress"][0]["ip"].clone()
+        };
+        for target in &targets {
+            assert_eq!(shown(&cluster, target), "10.0.0.5", "{target} keeps its address");
+        }
+        // Another port is no reason to take it away; another Service does not come to share it.
+        cluster.edit(
+            &targets[1],
+            json!({ "spec": { "ports": [{ "protocol": "TCP", "port": 82 }] } }),
+        );
+        cluster.settle();
+        assert_eq!(shown(&cluster, &targets[1]), "10.0.0.5");
+        let mut third = local("blue", "c", 83, selector);
+        third.1["status"] = json!({});
+        third.1["metadata"]["annotations"]["metallb.io/loadBalancerIPs"] = json!("10.0.0.5");
+        let target = third.0.clone();
+        cluster.add(third);
+        assert_eq!(shown(&cluster, &target), Value::Null);
+    }
+}
+
 #[test]
 fn waiting_service_gets_port_once_released() {
     let mut cluster = cluster();

@@ -60,6 +60,15 @@ impl Sharing {
         }
         (self.backend != other.backend).then_some(SharingConflict::Backend)
     }
+
+    /// Whether both have the policy `Local` and the same selector, in whatever namespaces. MetalLB lets them share.
+    fn has_selector_of(&self, other: &Self) -> bool {
+        let selector = |sharing: &Self| {
+            let (_, selector) = sharing.backend.split_once(':').unwrap_or_default();
+            (!sharing.backend.is_empty()).then(|| selector.to_owned())
+        };
+        selector(self).is_some_and(|own| selector(other) == Some(own))
+    }
 }
 
 /// How a Service holds its addresses.
@@ -85,6 +94,19 @@ impl SharingMode {
                 Some(SharingConflict::NotShared)
             }
         }
+    }
+
+    /// Like [`conflict_with`](Self::conflict_with), for an address that the Service has already: MetalLB may have
+    /// assigned it.
+    pub(crate) fn conflict_while_kept(&self, other: &Self) -> Option<SharingConflict> {
+        let conflict = self.conflict_with(other)?;
+        let is_permitted = match (self, other) {
+            (Self::Shared(one), Self::Shared(other)) => {
+                conflict == SharingConflict::Backend && one.has_selector_of(other)
+            }
+            _ => false,
+        };
+        (!is_permitted).then_some(conflict)
     }
 }
 

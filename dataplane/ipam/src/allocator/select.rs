@@ -258,7 +258,11 @@ impl<S: ServiceId> Allocator<S> {
             let Some(theirs) = self.sharing_mode(other) else {
                 continue;
             };
-            let conflict = sharing_mode.conflict_with(theirs).or_else(|| {
+            let conflict = match acquisition {
+                Acquisition::New => sharing_mode.conflict_with(theirs),
+                Acquisition::Kept => sharing_mode.conflict_while_kept(theirs),
+            };
+            let conflict = conflict.or_else(|| {
                 let shared = matches!(theirs, SharingMode::Shared(_));
                 (within_namespace && shared && service.namespace() != other.namespace())
                     .then_some(SharingConflict::Namespace)
