@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lb_crds::condition::set_condition;
-use lb_ipam::{Allocator, Assignment, Family};
+use lb_crds::names::EXCLUDED_ADDRESSES;
+use lb_ipam::{Allocator, Assignment, Family, Pool};
 use lb_runtime::ObjectKey;
+use lb_runtime::text::{LIST_LIMIT, list_first};
 
 use crate::allocation_key::AllocationKey;
 use crate::condition::{ConditionText, ShownCondition};
@@ -169,7 +171,7 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<AllocationKey>, name: &str) 
     let count = |value: u128| i64::try_from(value).unwrap_or(i64::MAX);
     let (text, counts) = match allocator.pool(name)? {
         Ok(pool) => (
-            ConditionText::new(true, Reason::Accepted, "Services can use this pool".to_owned()),
+            usable_pool(index, pool),
             PoolCounts {
                 assigned_ipv4: count(pool.used(Family::V4).into()),
                 assigned_ipv6: count(pool.used(Family::V6).into()),
@@ -197,6 +199,22 @@ fn pool<'a>(index: &'a Index, allocator: &Allocator<AllocationKey>, name: &str) 
         released: allocator.released(name, MAX_RELEASED_SHOWN),
         shown_released: &cached.released,
     })
+}
+
+/// The condition of a valid pool. Addresses of nodes are named, because they are assigned on request only.
+fn usable_pool(index: &Index, pool: &Pool) -> ConditionText {
+    let named = index
+        .node_addresses_in(pool)
+        .map(|(address, node)| format!("{address} (node {node})"));
+    let named = list_first(named, LIST_LIMIT);
+    if named.is_empty() {
+        return ConditionText::new(true, Reason::Accepted, "Services can use this pool".to_owned());
+    }
+    let text = format!(
+        "Services can use this pool, but it contains addresses of nodes: {named}: each is assigned only to a Service that \
+         requests it, and announced only by its node; exclude them with the annotation {EXCLUDED_ADDRESSES}"
+    );
+    ConditionText::new(true, Reason::ContainsNodeAddresses, text)
 }
 
 /// How many addresses of an invalid pool Services have. Shared addresses count once.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use lb_crds::{IPAddressPool, L2Advertisement};
-use lb_ipam::PoolCandidate;
+use lb_ipam::{Pool, PoolCandidate};
 use lb_runtime::ObjectKey;
 use lb_runtime::watch::Change;
 
@@ -208,6 +208,15 @@ impl Index {
             Change::Delete(key) => self.nodes.remove(key.name()).is_some(),
             Change::Invalid { .. } | Change::Listing | Change::Synced => false,
         }
+    }
+
+    /// The addresses of nodes that a pool contains, each with its node.
+    pub fn node_addresses_in<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = (IpAddr, &'a str)> {
+        let each = self.nodes.iter().flat_map(|(node, addresses)| {
+            let addresses = addresses.iter();
+            addresses.map(move |address| (*address, node.as_str()))
+        });
+        each.filter(|(address, _)| pool.contains(*address))
     }
 
     /// The addresses of all nodes.

@@ -51,6 +51,8 @@ pub enum Reason {
     // Condition Valid of pools and advertisements, and their events.
     /// The object is valid.
     Accepted,
+    /// The pool is valid, and contains addresses that nodes have.
+    ContainsNodeAddresses,
     /// A selector of an advertisement is invalid.
     InvalidSelector,
     /// An advertisement names a pool that does not exist.
@@ -87,6 +89,7 @@ impl Reason {
             Self::AddressConflict => lb_crds::names::ADDRESS_CONFLICT,
             Self::NoReply => lb_crds::names::NO_REPLY,
             Self::Accepted => "Accepted",
+            Self::ContainsNodeAddresses => "ContainsNodeAddresses",
             Self::InvalidSelector => "InvalidSelector",
             Self::UnknownPool => "UnknownPool",
             Self::Reconciled => "Reconciled",

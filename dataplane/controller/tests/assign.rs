@@ -533,3 +533,31 @@ fn node_address_is_not_assigned_by_itself() {
     cluster.add(mk_service("next", json!({})));
     assert_eq!(cluster.address("next"), "192.168.50.50");
 }
+
+#[test]
+fn pool_names_the_nodes_whose_addresses_it_contains() {
+    let mut cluster = Cluster::new([mk_pool("lan", &["192.168.50.8/29"], json!({}))]);
+    cluster.settle();
+    assert!(cluster.condition(&pool("lan")).contains("Valid=True Accepted"));
+    let node = json!({
+        "metadata": { "name": "n3" },
+        "status": { "addresses": [{ "type": "InternalIP", "address": "192.168.50.13" }] },
+    });
+    let node = Change::Apply(serde_json::from_value(node).unwrap());
+    assert!(cluster.index.update_node(node));
+    cluster.leader.as_mut().unwrap().nodes_changed();
+    cluster.settle();
+    let text = cluster.condition(&pool("lan"));
+    assert!(
+        text.contains("Valid=True ContainsNodeAddresses: Services can use this pool")
+            && text.contains("192.168.50.13 (node n3): "),
+        "{text}"
+    );
+    assert_eq!(cluster.events(), Vec::<String>::new());
+    cluster.edit(
+        &pool("lan"),
+        annotated(&[("lb-operator.io/excluded-addresses", "192.168.50.13/32")]),
+    );
+    cluster.settle();
+    assert!(cluster.condition(&pool("lan")).contains("Valid=True Accepted"));
+}
