@@ -6,10 +6,13 @@
     reason = "a helper of a test fails the test"
 )]
 
+#[path = "support/found.rs"]
+mod found;
 mod support;
 
 use std::time::Duration;
 
+use found::{Found, decision_on, found};
 use lb_speaker::decide::{Announcement, Decision, DecisionInput, MAX_CANDIDATES, decide};
 use lb_speaker::interface_selection::InterfaceSelection;
 use lb_speaker::k8s::index::Update;
@@ -22,46 +25,6 @@ use support::{
 };
 
 const READY: &str = r#"[{"type": "Ready", "status": "True"}]"#;
-
-/// The decision of one node.
-#[derive(Clone, Debug, PartialEq)]
-enum Found {
-    /// The node is the first candidate.
-    Mine(Announcement),
-    Other {
-        owner: String,
-        ineligible: Option<Ineligible>,
-    },
-    NoCandidates {
-        reason: UnannouncedReason,
-        we_report: bool,
-    },
-    Unused,
-}
-
-fn found(decision: Decision<'_>, me: &str) -> Found {
-    match decision {
-        Decision::Candidates { order, local } => match local {
-            Ok(announcement) if order[0] == me => Found::Mine(announcement),
-            local => Found::Other {
-                owner: order[0].to_owned(),
-                ineligible: local.err(),
-            },
-        },
-        Decision::NoCandidates { reason, we_report } => Found::NoCandidates { reason, we_report },
-        Decision::Unused => Found::Unused,
-    }
-}
-
-fn decision_on(world: &World, me: &str, address: &str) -> Found {
-    let nodes = world.nodes(false);
-    let view = DecisionInput {
-        local_node: me,
-        index: &world.index,
-        nodes: &nodes,
-    };
-    found(decide(&view, address.parse().unwrap()).decision, me)
-}
 
 /// The decision of n1 about the address of `web`, after these changes to the default cluster.
 fn decision(changes: impl IntoIterator<Item = Update>) -> Found {
