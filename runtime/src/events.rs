@@ -366,7 +366,7 @@ mod tests {
             written += u32::from(filter.record(start + Duration::from_secs(second), &flip));
         }
         assert!((EVENT_BURST..=EVENT_BURST + 10).contains(&written), "{written}");
-        let now = start + Duration::from_secs(600);
+        let now = start + Duration::from_secs(599);
         assert!(!filter.record(now, &event("a", "LoadBalancerFailed", "value 2")));
         assert!(filter.record(now, &event("b", "LoadBalancerFailed", "value 0")));
         assert!(filter.record(now, &event("a", "IPAllocated", "Assigned IP 1")));
