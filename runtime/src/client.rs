@@ -6,6 +6,7 @@
 //! | connecting | connect timeout | 5 s |
 //! | an idle connection, such as a watch | TCP keepalive | 20 s |
 //! | a request that is not acknowledged | `TCP_USER_TIMEOUT` | 20 s |
+//! | a connection that was kept for later requests | not used again after | 5 s |
 //! | a request without a response, a list that stops | response timeout | 30 s |
 //! | a watch whose connection is alive, but not its server | idle timeout; the API server sends bookmarks every minute | 90 s |
 //!
@@ -39,6 +40,9 @@ pub struct ConnectionTimeouts {
     pub keepalive: Duration,
     /// Between two probes.
     pub keepalive_interval: Duration,
+    /// After which an unused connection is not used again: it may have died, and a request on it would wait for
+    /// [`unacknowledged`](Self::unacknowledged).
+    pub pooled: Duration,
     /// For the acknowledgment of data or probes.
     pub unacknowledged: Duration,
     /// For the head of a response, and between two parts of its body.
@@ -53,6 +57,7 @@ impl Default for ConnectionTimeouts {
             connect: Duration::from_secs(5),
             keepalive: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(5),
+            pooled: Duration::from_secs(5),
             unacknowledged: Duration::from_secs(20),
             response: Duration::from_secs(30),
             watch: Duration::from_secs(90),
@@ -89,7 +94,9 @@ pub fn with_timeouts(config: &Config, timeouts: ConnectionTimeouts) -> anyhow::R
     let tls = config
         .rustls_https_connector_with_connector(tcp)
         .context("use the certificates of the Kubernetes API")?;
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(tls);
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(timeouts.pooled)
+        .build(tls);
     let stack = ServiceBuilder::new()
         // Outermost, because it also limits the repetitions.
         .layer_fn(|inner| TimedService { inner, timeouts })

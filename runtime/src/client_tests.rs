@@ -22,6 +22,7 @@ const EVENT: &str = r#"{"type":"ADDED","object":{"apiVersion":"v1","kind":"Confi
 struct Server {
     /// Whether nothing is sent.
     silent: AtomicBool,
+    connections: AtomicUsize,
     lists: AtomicUsize,
     watches: AtomicUsize,
 }
@@ -34,6 +35,7 @@ impl Server {
         let shared = server.clone();
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
+                shared.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(shared.clone().serve(connection));
             }
         });
@@ -149,5 +151,25 @@ fn connections_are_probed() {
                 "at most ten seconds: {timer}"
             );
         }
+    });
+}
+
+#[test]
+fn connection_that_was_unused_for_long_is_not_used_again() {
+    block_on(async {
+        let (server, address) = Server::start().await;
+        let timeouts = ConnectionTimeouts {
+            pooled: Duration::from_millis(200),
+            ..short()
+        };
+        let api: Api<ConfigMap> = Api::namespaced(client(address, timeouts), "ns");
+        let list = async || api.list(&kube::api::ListParams::default()).await.unwrap();
+        let connections = || server.connections.load(Ordering::Relaxed);
+        list().await;
+        list().await;
+        assert_eq!(connections(), 1);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        list().await;
+        assert_eq!(connections(), 2);
     });
 }

@@ -302,7 +302,9 @@ impl Place {
         );
         let images = self.images()?;
         assert!(
-            images.keys().all(|image| image.starts_with("localhost/lb-operator/")),
+            images
+                .keys()
+                .all(|image| image.starts_with("localhost/lb-operator/")),
             "{images:?}"
         );
         // Pools can be changed although MetalLB's webhook is gone, and new Services get addresses.

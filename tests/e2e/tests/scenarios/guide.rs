@@ -203,7 +203,12 @@ fn guide_works_as_written() -> anyhow::Result<()> {
     assert_eq!(pods.matches("controller-").count(), 2, "{pods}");
     let list = harness.run_section("P7")?.concat();
     assert!(list.contains("nginx-test-lb\t192.168.50.50"), "{list}");
-    assert!(harness.run_section("P8")?.concat().contains("localhost/lb-operator/"));
+    assert!(
+        harness
+            .run_section("P8")?
+            .concat()
+            .contains("localhost/lb-operator/")
+    );
 
     // P9, P10: the objects shown there; an ingress controller's Service gets the address reserved for it.
     harness.admin("kubectl create namespace ingress-nginx")?;
