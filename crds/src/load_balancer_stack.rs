@@ -23,7 +23,7 @@ pub use images::{ComponentImage, Images, PullPolicy};
 pub use l2::{ConflictPolicy, Failback, Heartbeat, PartitionPolicy, Placement};
 pub use optional_components::{InstallMode, Monitoring, NetworkPolicy, PodDisruptionBudget, ServiceMonitor};
 pub use preflight::{Preflight, PreflightCheck, PreflightName, PreflightResult};
-pub use status::{ComponentStatus, LoadBalancerStackStatus, StackPhase, VersionCount};
+pub use status::{ComponentStatus, LoadBalancerStackStatus, OperatorLease, StackPhase, VersionCount};
 pub use upgrade::{
     Approval, FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, OnFailure, PauseReason, PlanStatus,
     PlannedChange, Revision, StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,

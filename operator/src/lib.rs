@@ -16,6 +16,7 @@ pub mod keys;
 pub mod metrics;
 pub mod object_id;
 pub mod observe;
+pub mod other_operator;
 pub mod ownership;
 pub mod preflight;
 pub mod reasons;

@@ -1,12 +1,9 @@
 //! The program lb-operator.
 
-use clap::Parser;
-use lb_operator::args::Args;
+use lb_operator::args::{Args, VERSION};
 
 fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+    let args: Args = lb_runtime::arguments(VERSION);
     let config = args.config();
-    lb_runtime::run(&args.common, lb_operator::args::VERSION, |context| {
-        lb_operator::run(context, config)
-    })
+    lb_runtime::run(&args.common, VERSION, |context| lb_operator::run(context, config))
 }

@@ -89,6 +89,8 @@ reasons! {
     Deleted,
     /// Event: `spec.preflight.skip` overrides a failed preflight check.
     PreflightSkipped,
+    /// Event: another operator manages the stack.
+    OtherOperator,
     /// Event: an object was changed by another client and put back.
     DriftCorrected,
     /// Event: an upgrade starts.

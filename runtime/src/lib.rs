@@ -2,6 +2,7 @@
 //! the API client, watches, events, leader election and shutdown. The `main` of each program is one call of [`run`].
 
 pub mod args;
+mod arguments;
 pub mod backoff;
 pub mod client;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod text;
 pub mod watch;
 
 pub use args::CommonArgs;
+pub use arguments::arguments;
 pub use backoff::Backoff;
 pub use health::{Health, ReadinessGate};
 pub use object_key::ObjectKey;

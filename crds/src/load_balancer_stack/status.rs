@@ -35,6 +35,10 @@ pub struct LoadBalancerStackStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator_version: Option<String>,
 
+    /// The Lease of the operator that manages this stack. Another operator does nothing while this Lease is renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorLease>,
+
     /// Ready/desired controllers. Example: 2/2
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
@@ -138,6 +142,16 @@ pub struct ComponentStatus {
     /// Number of pods per version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<VersionCount>,
+}
+
+/// The Lease of an operator.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorLease {
+    /// Namespace of the operator.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
 }
 
 /// Number of pods of one version.

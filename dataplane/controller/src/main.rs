@@ -1,12 +1,11 @@
 //! The controller: assigns addresses to Services.
 
-use clap::Parser;
-use lb_controller::args::Args;
+use lb_controller::args::{Args, VERSION};
 
 fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+    let args: Args = lb_runtime::arguments(VERSION);
     let config = args.config();
-    lb_runtime::run(&args.common, lb_controller::args::VERSION, |context| {
+    lb_runtime::run(&args.common, VERSION, |context| {
         lb_controller::run(context, config)
     })
 }

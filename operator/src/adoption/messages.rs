@@ -3,6 +3,7 @@
 use lb_crds::load_balancer_stack::AdoptionStep;
 use lb_runtime::text::{LIST_LIMIT, list_first};
 
+use super::observe::WEBHOOK;
 use super::{
     AdoptionAction, AdoptionBlocker, AdoptionInput, AdoptionWait, BACKUP_NAME, Backup, RecreatedObject,
     RestoreAction, WorkloadManager,
@@ -180,6 +181,11 @@ fn blocked_message(blocker: &AdoptionBlocker) -> String {
         AdoptionBlocker::MissingPermissions(denied) => format!(
             "MetalLB cannot be adopted: the operator lacks the permissions {}; set rbac.adoption of the chart to true, and bind \
              another ClusterRole for other names than MetalLB's usual ones (docs/adoption.md)",
+            list_first(denied, LIST_LIMIT)
+        ),
+        AdoptionBlocker::WebhookPermission(denied) => format!(
+            "a webhook of a removed MetalLB refuses every change of pools, and the operator lacks the permission {}; run kubectl \
+             delete validatingwebhookconfiguration {WEBHOOK}, or set rbac.adoption of the chart to true",
             list_first(denied, LIST_LIMIT)
         ),
         AdoptionBlocker::ImagePullFailed(error) => {

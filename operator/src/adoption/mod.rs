@@ -255,6 +255,8 @@ pub enum AdoptionBlocker {
     PortConflict(String, i32),
     /// The operator lacks these permissions.
     MissingPermissions(Vec<String>),
+    /// It lacks this permission for the webhook that is left of a removed MetalLB.
+    WebhookPermission(Vec<String>),
     /// An image cannot be pulled.
     ImagePullFailed(String),
     /// Another client recreated these objects.
@@ -299,10 +301,12 @@ fn first_action(seen: &AdoptionInput) -> AdoptionAction {
     }
     if found.workloads.is_empty() {
         // What is left of a removed MetalLB refuses every change of a pool.
-        return if found.strict_webhook && found.pods.is_empty() {
+        return if !found.strict_webhook || !found.pods.is_empty() {
+            AdoptionAction::None
+        } else if found.denied.is_empty() {
             AdoptionAction::RelaxWebhook
         } else {
-            AdoptionAction::None
+            AdoptionAction::Blocked(AdoptionBlocker::WebhookPermission(found.denied.clone()))
         };
     }
     if !found.bgp.is_empty() {
@@ -430,6 +434,7 @@ pub fn allowed_objects(step: &AdoptionAction, seen: &AdoptionInput) -> AllowedOb
     let ours = &seen.ours;
     match step {
         AdoptionAction::None => AllowedObjects::All,
+        AdoptionAction::Blocked(AdoptionBlocker::WebhookPermission(_)) => AllowedObjects::All,
         AdoptionAction::RelaxWebhook if seen.record.is_none() => AllowedObjects::All,
         _ if ours.speakers_created || (ours.exists && seen.record.is_none()) => AllowedObjects::All,
         AdoptionAction::Wait(

@@ -70,6 +70,9 @@ pub async fn observe_metallb(
                 found.active_advertisements += 1;
             }
         }
+        if whole && found.workloads.is_empty() && found.strict_webhook {
+            found.denied = denied(client, [webhook_permission()]).await?;
+        }
         if whole && !found.workloads.is_empty() {
             found.bgp = metallb_kind(client, namespace, BGP_ADVERTISEMENT).await?;
             let permissions = adoption_permissions(namespace, &found.workloads);
@@ -350,13 +353,17 @@ pub async fn metallb_kind(
     }
 }
 
+fn webhook_permission() -> Permission {
+    Permission::new("patch", WEBHOOK_GROUP, WEBHOOK_PLURAL, "", WEBHOOK)
+}
+
 /// The permissions that an adoption needs: those for MetalLB's workloads, and those of the optional ClusterRole of the
 /// chart.
 fn adoption_permissions(namespace: &str, workloads: &[MetalLbWorkload]) -> Vec<Permission> {
     let mut wanted = vec![
         Permission::new("patch", "", "pods", namespace, ""),
         Permission::new("patch", "metallb.io", "l2advertisements", namespace, ""),
-        Permission::new("patch", WEBHOOK_GROUP, WEBHOOK_PLURAL, "", WEBHOOK),
+        webhook_permission(),
     ];
     for workload in workloads {
         let (group, _, _, plural) = workload.id.kind.names();

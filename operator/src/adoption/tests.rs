@@ -496,6 +496,22 @@ fn leftover_webhook_is_relaxed_without_an_adoption() {
     assert_eq!(due, AdoptionAction::RelaxWebhook);
     assert_eq!(allowed_objects(&due, &seen), AllowedObjects::All);
     assert_eq!(report(&due, &seen), None, "nothing is adopted");
+    // Without rbac.adoption, which is the default, the API server would refuse the change.
+    seen.found.denied = vec!["patch validatingwebhookconfigurations".to_owned()];
+    let due = next_action(&seen);
+    assert_eq!(allowed_objects(&due, &seen), AllowedObjects::All);
+    let report = report(&due, &seen).unwrap();
+    assert!(report.blocked);
+    assert!(
+        report
+            .message
+            .starts_with("a webhook of a removed MetalLB refuses every change of pools")
+            && report
+                .message
+                .contains("kubectl delete validatingwebhookconfiguration"),
+        "{}",
+        report.message
+    );
     seen.found.strict_webhook = false;
     assert_eq!(next_action(&seen), AdoptionAction::None);
 }

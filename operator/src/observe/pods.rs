@@ -306,6 +306,18 @@ mod tests {
     }
 
     #[test]
+    fn image_check_reads_the_version_that_each_image_printed() {
+        let ended = |message: &str| json!({"terminated": {"exitCode": 0, "message": message}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let facts = mk_facts(json!({"containerStatuses": [
+            mk_container(false, &ended("0.1.0"), &json!({})),
+            mk_container(false, &waiting, &ended("0.2.0\n")),
+        ]}));
+        let versions = ["0.1.0", "0.2.0"].map(str::to_owned).to_vec();
+        assert_eq!(facts.image_check, ImageCheck::Passed(versions));
+    }
+
+    #[test]
     fn unready_pod_with_ready_containers_is_on_lost_node() {
         let state = json!({"running": {}});
         let facts = mk_facts(json!({

@@ -26,6 +26,7 @@ use crate::keys::rotation::KeyRotation;
 use crate::metrics::Metrics;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::workload_health::{StackHealth, stack_health};
+use crate::other_operator::OtherOperator;
 use crate::reasons::Reason;
 use crate::status::StatusInput;
 use crate::upgrade::observer::ServiceObserver;
@@ -33,12 +34,15 @@ use crate::watch::Event;
 
 mod actions;
 mod adoption;
+mod budget;
+mod claim;
 mod deletion;
 mod keys;
 mod preflight;
 mod status;
 mod upgrade;
 
+use budget::without_blocking_budget;
 use deletion::Lifecycle;
 
 /// Interval of reconciliations during an upgrade, because some of its steps only wait for time to pass.
@@ -63,6 +67,7 @@ pub struct Operator {
     rotation: KeyRotation,
     preflight: preflight::PreflightState,
     adoption: adoption::AdoptionMemory,
+    other_operator: OtherOperator,
     /// Exists while the stack is being deleted.
     blockers: Option<ServiceBlockers>,
     /// Since when no Service has had an address of the stack that is being deleted.
@@ -88,6 +93,7 @@ impl Operator {
             rotation: KeyRotation::default(),
             preflight: preflight::PreflightState::default(),
             adoption: adoption::AdoptionMemory::default(),
+            other_operator: OtherOperator::default(),
             blockers: None,
             clear_since: None,
         }
@@ -154,8 +160,11 @@ impl Operator {
         self.executor.begin(self.stack.as_ref());
         if let Some((name, error)) = self.undecodable.take() {
             self.report_undecodable(name, error).await;
-        } else if let Some(stack) = self.stack.clone() {
+        } else if let Some(stack) = self.stack.clone()
+            && self.claims(&stack).await
+        {
             let _timer = self.metrics.reconcile_seconds.start_timer();
+            let stack = self.stack.clone().unwrap_or(stack);
             self.reconcile_stack(&stack).await;
         }
         let outcome = self.executor.outcome();
@@ -187,7 +196,8 @@ impl Operator {
                 input.deletion = report;
                 match &config {
                     Ok(config) => {
-                        let config = self.without_blocking_budget(config);
+                        let nodes = self.preflight.nodes();
+                        let config = without_blocking_budget(config, &self.index, nodes);
                         self.reconcile_objects(&config, stack, &mut input).await;
                     }
                     Err(_) => input.upgrade.state.suspend(Timestamp::now()),

@@ -8,9 +8,7 @@ use lb_crds::names;
 
 use super::{Operator, TICK};
 use crate::desired::config::StackConfig;
-use crate::desired::render::{Component, DesiredObject};
-use crate::drift::attribution;
-use crate::object_id::{Kind, ObjectId};
+use crate::desired::render::DesiredObject;
 use crate::reasons::Reason;
 use crate::request::{RequestError, in_time};
 use crate::status::{StatusInput, UpgradeInput};
@@ -35,31 +33,6 @@ impl Operator {
             return None;
         }
         objects::empty_coverage(rendered, self.index.nodes())
-    }
-
-    /// The configuration without the controllers' PodDisruptionBudget where it would block every drain: with one node,
-    /// evicted controllers cannot run elsewhere; an autoscaler may leave no more than the minimum.
-    pub(super) fn without_blocking_budget(&self, config: &StackConfig) -> StackConfig {
-        let mut config = config.clone();
-        let id = |kind, name: &str| ObjectId::new(kind, &config.namespace, name);
-        let deployment = self
-            .index
-            .get(&id(Kind::Deployment, Component::Controller.name()));
-        let budget = self
-            .index
-            .get(&id(Kind::PodDisruptionBudget, "metallb-controller"));
-        let replicas = deployment
-            .filter(|live| attribution::is_autoscaled(live))
-            .and_then(|live| live.body["spec"]["replicas"].as_i64());
-        let has_one_node = match self.preflight.nodes() {
-            Some(nodes) => nodes == 1,
-            // Not known yet: no change.
-            None => deployment.is_some() && budget.is_none(),
-        };
-        config.controller_min_available = config.controller_min_available.filter(|minimum| {
-            !has_one_node && replicas.is_none_or(|replicas| replicas > i64::from(*minimum))
-        });
-        config
     }
 
     /// Advances the upgrade, if there is one. Returns the actions of its state; `None` if the state was not stored.

@@ -1,11 +1,13 @@
 //! Desired objects for given actions, without a cluster.
 
 use kube::api::DynamicObject;
+use lb_runtime::watch::Change;
 
 use super::*;
 use crate::desired::config::tests::mk_config;
 use crate::desired::render::render;
 use crate::drift::diff::{AppliedObjects, difference};
+use crate::upgrade::snapshot::build::pre_pull_progress;
 
 fn mk_actions(source: TemplateSource, on_delete: bool, rules: RoleRules, keep: &[&str]) -> StepActions {
     StepActions {
@@ -191,4 +193,39 @@ fn crd_without_a_stored_version_is_not_applied() {
     let actions = mk_actions(TemplateSource::Target, false, RoleRules::Target, &[]);
     let all = desired_objects(&rendered, &config, &target, &state, &actions, &index);
     assert!(!all.iter().any(|wanted| wanted.id == pools.id));
+}
+
+/// O-13: a digest that was meant for another version.
+#[test]
+fn image_of_another_version_is_not_usable() {
+    let config = mk_config();
+    let rendered = render(&config).unwrap();
+    for (version, usable) in [("0.1.0", true), ("0.0.9", false)] {
+        let mut index = Index::default();
+        let wanted = pre_pull::render(&config, "new").unwrap();
+        store(&mut index, std::slice::from_ref(&wanted));
+        let node = json!({
+            "metadata": {"name": "n1", "labels": {"kubernetes.io/os": "linux"}},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": null}]},
+        });
+        index.apply_node(Change::Apply(serde_json::from_value(node).unwrap()));
+        let ended = json!({"terminated": {"exitCode": 0, "message": version}});
+        let pod = json!({
+            "metadata": {
+                "name": "speaker-prepull-x", "namespace": config.namespace,
+                "labels": wanted.body["spec"]["template"]["metadata"]["labels"],
+            },
+            "spec": {"nodeName": "n1", "containers": []},
+            "status": {"containerStatuses": [{
+                "name": "speaker", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": ended,
+            }]},
+        });
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        index.apply_pod(&serde_json::from_value(pod).unwrap(), now);
+        let progress = pre_pull_progress(&index, &rendered, &config).unwrap();
+        assert_eq!(progress.done, i32::from(usable), "{progress:?}");
+        let unusable = progress.unusable.get("n1").map(String::as_str);
+        let expected = "it contains version 0.0.9 instead of 0.1.0";
+        assert_eq!(unusable, (!usable).then_some(expected));
+    }
 }

@@ -12,7 +12,6 @@ mod fault;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use clap::{CommandFactory, FromArgMatches};
 
 use fault::Fault;
 
@@ -33,21 +32,15 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The arguments of a program with this version in `--version`.
-fn arguments<A: CommandFactory + FromArgMatches>(version: &'static str) -> anyhow::Result<A> {
-    let matches = A::command().version(version).get_matches();
-    A::from_arg_matches(&matches).context("read the arguments")
-}
-
 fn operator(version: &'static str) -> anyhow::Result<()> {
-    let args: lb_operator::args::Args = arguments(version)?;
+    let args: lb_operator::args::Args = lb_runtime::arguments(version);
     let mut config = args.config();
     version.clone_into(&mut config.version);
     lb_runtime::run(&args.common, version, |context| lb_operator::run(context, config))
 }
 
 fn controller(version: &'static str) -> anyhow::Result<()> {
-    let args: lb_controller::args::Args = arguments(version)?;
+    let args: lb_controller::args::Args = lb_runtime::arguments(version);
     let config = args.config();
     lb_runtime::run(&args.common, version, |context| {
         lb_controller::run(context, config)
@@ -55,7 +48,7 @@ fn controller(version: &'static str) -> anyhow::Result<()> {
 }
 
 fn speaker(version: &'static str) -> anyhow::Result<()> {
-    let args: lb_speaker::args::Args = arguments(version)?;
+    let args: lb_speaker::args::Args = lb_runtime::arguments(version);
     let mut config = args.config()?;
     version.clone_into(&mut config.version);
     let fault = match std::env::var(FAULT_VARIABLE) {

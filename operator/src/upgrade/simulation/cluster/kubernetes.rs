@@ -148,17 +148,22 @@ impl SimCluster {
         let template = self.speaker_template.clone();
         let now = self.now;
         let mut room = usize::from(away == 0);
+        let mut unready = Vec::new();
         for pod in &mut self.speakers {
             if pod.pod.revision == template || pod.gone_at.is_some() {
                 continue;
             }
             if !pod.pod.ready {
                 pod.gone_at = Some(now + 2);
+                unready.push(pod.pod.node.clone());
             } else if room > 0 {
                 room -= 1;
                 pod.gone_at = Some(now + 2);
+                // It is away because of the operator, which has set the template.
+                self.restarting.insert(pod.pod.node.clone());
             }
         }
+        unready.iter().for_each(|node| self.disturb(node));
     }
 
     fn run_deployment_controller(&mut self) {
