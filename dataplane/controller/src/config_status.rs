@@ -23,13 +23,28 @@ use crate::write::{ConfigStatusWrite, ObjectWrite};
 /// How many released addresses the status of a pool lists: about 10 KiB.
 const MAX_RELEASED_SHOWN: usize = 256;
 
-/// Whether the status of a pool or an advertisement has to be written.
+/// How the status of a pool or an advertisement differs from the decisions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Difference {
+    /// Its condition.
+    Condition,
+    /// Only the counts or the released addresses of a pool.
+    Usage,
+}
+
+/// Whether and how the status of a pool or an advertisement has to be written.
 #[must_use]
-pub fn differs(index: &Index, allocator: &Allocator<AllocationKey>, target: &WriteTarget) -> bool {
-    desired(index, allocator, target).is_some_and(|desired| {
-        let mut conditions = desired.conditions.to_vec();
-        desired.has_other_usage() || desired.set_condition(&mut conditions, Timestamp::UNIX_EPOCH)
-    })
+pub fn difference(
+    index: &Index,
+    allocator: &Allocator<AllocationKey>,
+    target: &WriteTarget,
+) -> Option<Difference> {
+    let desired = desired(index, allocator, target)?;
+    let mut conditions = desired.conditions.to_vec();
+    if desired.set_condition(&mut conditions, Timestamp::UNIX_EPOCH) {
+        return Some(Difference::Condition);
+    }
+    desired.has_other_usage().then_some(Difference::Usage)
 }
 
 /// The errors of all pools and advertisements, each with the name of its object.

@@ -13,6 +13,7 @@
 //! the decision to clear it: it is *draining* until the API server has stored the write that removes it. So two statuses
 //! never show the same address.
 
+mod config_changes;
 mod freed;
 mod pending_write;
 mod problems;
@@ -35,7 +36,7 @@ use crate::index::{Index, ServiceChange};
 use crate::inflight::InFlightWrites;
 use crate::service::{CachedService, Role};
 use crate::target::WriteTarget;
-use crate::{config_status, configuration_state};
+use config_changes::ConfigChanges;
 use freed::FreedFamilies;
 use pending_write::PendingWrite;
 
@@ -73,8 +74,7 @@ pub struct LeaderState {
     announcement_writes: BTreeSet<ObjectKey>,
     /// Whether condition Announced of all Services has to be checked.
     recheck_announcements: bool,
-    /// Pools and advertisements to write.
-    config_changes: BTreeSet<WriteTarget>,
+    config_changes: ConfigChanges,
     inflight: InFlightWrites<WriteTarget>,
     pools_changed: bool,
     nodes_changed: bool,
@@ -105,7 +105,7 @@ impl LeaderState {
             announcement_changes: BTreeSet::new(),
             announcement_writes: BTreeSet::new(),
             recheck_announcements: false,
-            config_changes: BTreeSet::new(),
+            config_changes: ConfigChanges::default(),
             inflight: InFlightWrites::default(),
             pools_changed: true,
             nodes_changed: true,
@@ -224,7 +224,12 @@ impl LeaderState {
         if std::mem::take(&mut self.recheck_announcements) {
             self.announcement_changes.extend(index.services.keys().cloned());
         }
-        self.update_config_changes(index, now);
+        self.config_changes.update(index, &self.allocator, now);
+        for target in self.inflight.due(now) {
+            if !matches!(target, WriteTarget::Service(_)) && !self.config_changes.contains(&target) {
+                self.inflight.forget(&target);
+            }
+        }
     }
 
     /// The time of the next decision if nothing changes: a failed write may be repeated, or an address whose hold-down has ended
@@ -236,7 +241,14 @@ impl LeaderState {
             .values()
             .filter_map(|pending| pending.uncertain_until);
         let writes = self.inflight.next_timeout(now);
-        uncertain.chain(writes).chain(self.next_hold_down_end()).min()
+        let others = [self.next_hold_down_end(), self.next_usage_write()];
+        uncertain.chain(writes).chain(others.into_iter().flatten()).min()
+    }
+
+    /// When the usage of a pool is written next that was written within the last second.
+    #[must_use]
+    pub fn next_usage_write(&self) -> Option<Instant> {
+        self.config_changes.poll_timeout()
     }
 
     fn next_hold_down_end(&self) -> Option<Instant> {
@@ -296,27 +308,6 @@ impl LeaderState {
         // An address outside pools may be in a pool now, and the status of a Service that lost it may still show it.
         for (key, service) in &index.services {
             self.hold_draining(key, service);
-        }
-    }
-
-    fn update_config_changes(&mut self, index: &Index, now: Instant) {
-        let pools = index.pools.keys().map(|name| WriteTarget::Pool(name.clone()));
-        let advertisements = index
-            .advertisements
-            .keys()
-            .map(|key| WriteTarget::Advertisement(key.clone()));
-        self.config_changes = pools
-            .chain(advertisements)
-            .filter(|target| config_status::differs(index, &self.allocator, target))
-            .chain(
-                Some(WriteTarget::ConfigurationState)
-                    .filter(|_| configuration_state::differs(index, &self.allocator)),
-            )
-            .collect();
-        for target in self.inflight.due(now) {
-            if !matches!(target, WriteTarget::Service(_)) && !self.config_changes.contains(&target) {
-                self.inflight.forget(&target);
-            }
         }
     }
 }

@@ -445,6 +445,58 @@ fn failed_write_is_retried_after_delay() {
     assert_eq!(cluster.leader.as_ref().unwrap().next_timeout(cluster.now), None);
 }
 
+/// Created one after the other, each assignment has ended before the next begins.
+#[test]
+fn thousand_assignments_write_each_service_once_and_the_pool_once_a_second() {
+    let mut cluster = Cluster::new([mk_pool("big", &["10.0.0.0/16"], json!({}))]);
+    cluster.settle();
+    cluster.writes();
+    for number in 0..1000 {
+        cluster.create_service(&format!("s{number}"));
+        cluster.pass(Duration::from_millis(10));
+        cluster.decide();
+        while !cluster.in_flight.is_empty() {
+            cluster.answer();
+            cluster.decide();
+        }
+    }
+    cluster.settle();
+    assert_eq!(
+        cluster.objects[&pool("big")]["status"]["assignedIPv4"],
+        json!(1000)
+    );
+    let writes = cluster.writes();
+    let of = |kind: &str| writes.iter().filter(|write| write.starts_with(kind)).count();
+    assert_eq!(of("service"), 1000);
+    let of_pool = writes.len() - of("service");
+    assert!(
+        (10..=12).contains(&of_pool),
+        "{of_pool} writes of the pool in ten seconds"
+    );
+    assert_eq!(cluster.events().len(), 1000);
+}
+
+/// A pool that becomes invalid says so at once.
+#[test]
+fn condition_of_a_pool_is_not_delayed() {
+    let mut cluster = Cluster::new([mk_pool("big", &["10.0.0.0/16"], json!({}))]);
+    cluster.settle();
+    cluster.create_service("web");
+    cluster.edit(&pool("big"), json!({ "spec": { "addresses": ["10.0.0.0"] } }));
+    let before = cluster.now;
+    cluster.decide();
+    while !cluster.in_flight.is_empty() {
+        cluster.answer();
+        cluster.decide();
+    }
+    assert_eq!(cluster.now, before);
+    let condition = cluster.condition(&pool("big"));
+    assert!(
+        condition.starts_with("Valid=False InvalidAddresses"),
+        "{condition}"
+    );
+}
+
 #[test]
 fn thousand_services_need_few_pool_writes() {
     let services = (0..1000).map(|i| mk_service(&format!("s{i}"), json!({})));

@@ -56,6 +56,7 @@ impl LeaderState {
             if let Some((version, write)) = write
                 && self.inflight.may_write(&target, &version, now)
             {
+                self.config_changes.sent(&target, now);
                 self.inflight.sent(target, version);
                 return Some(write);
             }

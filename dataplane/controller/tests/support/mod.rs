@@ -409,10 +409,13 @@ impl Cluster {
     pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             self.decide();
-            if self.in_flight.is_empty() {
+            if !self.in_flight.is_empty() {
+                self.answer();
+            } else if let Some(due) = self.leader.as_ref().unwrap().next_usage_write() {
+                self.now = self.now.max(due);
+            } else {
                 return;
             }
-            self.answer();
         }
         panic!(
             "the cluster does not converge: {:#?}",
