@@ -7,6 +7,8 @@ use lb_crds::load_balancer_stack::OperatorLease;
 
 /// How long a Lease must not change before its operator counts as gone. A new leader needs less time.
 const GONE_AFTER: Duration = Duration::from_secs(60);
+/// How often its Lease is read.
+pub const OBSERVATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The other operator, as observed.
 #[derive(Debug, Default)]
@@ -15,9 +17,20 @@ pub struct OtherOperator {
     /// Version of the Lease; `None` if it does not exist.
     version: Option<String>,
     since: Option<Instant>,
+    read_at: Option<Instant>,
 }
 
 impl OtherOperator {
+    /// Whether its Lease should be read now. Every event starts a reconciliation, and few of them a read.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let age = self.read_at.map(|read| now.saturating_duration_since(read));
+        let is_due = age.is_none_or(|age| age >= OBSERVATION_INTERVAL);
+        if is_due {
+            self.read_at = Some(now);
+        }
+        is_due
+    }
+
     /// Records the present version of its Lease. Returns whether it is another operator than the last one.
     pub fn observe(&mut self, now: Instant, lease: &OperatorLease, version: Option<String>) -> bool {
         let is_new = self.since.is_none() || self.lease != *lease;
@@ -26,12 +39,13 @@ impl OtherOperator {
                 lease: lease.clone(),
                 version,
                 since: Some(now),
+                read_at: self.read_at,
             };
         }
         is_new
     }
 
-    /// Whether it may still run.
+    /// Whether it may still run, by the observation that was just made.
     #[must_use]
     pub fn may_run(&self, now: Instant) -> bool {
         self.since
@@ -71,6 +85,14 @@ mod tests {
                 other.observe(now, &lease("first"), version.clone());
                 assert_eq!(other.may_run(now), second < 60, "{version:?} {second}");
             }
+        }
+    }
+
+    #[test]
+    fn lease_is_read_every_ten_seconds() {
+        let (mut other, start) = (OtherOperator::default(), Instant::now());
+        for (second, due) in [(0, true), (0, false), (9, false), (10, true), (19, false)] {
+            assert_eq!(other.is_due(start + Duration::from_secs(second)), due, "{second}");
         }
     }
 

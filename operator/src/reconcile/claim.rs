@@ -1,6 +1,6 @@
 //! Claims the stack, so that of two operators only one manages it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
@@ -10,11 +10,9 @@ use lb_crds::load_balancer_stack::OperatorLease;
 
 use super::{Operator, TICK};
 use crate::apply::write::Write;
+use crate::other_operator::OBSERVATION_INTERVAL;
 use crate::reasons::{Reason, StackEvent};
 use crate::request::in_time;
-
-/// How often the Lease of another operator is read.
-const OBSERVATION_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Operator {
     /// Whether this operator manages the stack. It claims a stack that no running operator manages.
@@ -26,7 +24,10 @@ impl Operator {
         let mut status = stack.status.clone().unwrap_or_default();
         match &status.operator {
             Some(lease) if *lease == ours => return true,
-            Some(lease) if self.may_run(lease, &ours).await => return false,
+            Some(lease) if self.may_run(lease, &ours).await => {
+                self.stand_by();
+                return false;
+            }
             Some(_) | None => {}
         }
         status.operator = Some(ours);
@@ -37,18 +38,18 @@ impl Operator {
 
     /// Whether the operator with this Lease may still run.
     async fn may_run(&mut self, lease: &OperatorLease, ours: &OperatorLease) -> bool {
+        self.executor.requeue_in(OBSERVATION_INTERVAL);
+        if !self.other_operator.is_due(Instant::now()) {
+            // It may have renewed the Lease since the last read.
+            return true;
+        }
         let OperatorLease { namespace, name } = lease;
         let api: Api<Lease> = Api::namespaced(self.executor.client().clone(), namespace);
         let what = format!("read Lease {namespace}/{name} of another operator");
         let found = match in_time(what, api.get_opt(name)).await {
             Ok(found) => found,
             Err(error) => {
-                let (message, wait) = (error.to_string(), OBSERVATION_INTERVAL);
-                tracing::warn!(
-                    error = message,
-                    "cannot tell whether another operator runs; retrying"
-                );
-                self.executor.fail(Reason::WriteFailed, message, wait);
+                tracing::warn!(%error, "cannot tell whether another operator runs; retrying");
                 return true;
             }
         };
@@ -62,7 +63,6 @@ impl Operator {
             let event = StackEvent::warning(Reason::OtherOperator, note);
             self.executor.publish(vec![event]);
         }
-        self.executor.requeue_in(OBSERVATION_INTERVAL);
         self.other_operator.may_run(now)
     }
 }
