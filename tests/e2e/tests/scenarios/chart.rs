@@ -240,6 +240,34 @@ fn openshift_gets_security_context_constraints() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The stack of the chart is a hook that runs once, so that neither an upgrade nor `helm uninstall` touches it.
+#[test]
+fn stack_is_created_once_and_never_deleted() -> anyhow::Result<()> {
+    let render = |values: &[&str]| {
+        let args = [&["template", "lb-operator", CHART][..], &VALUES[0], values].concat();
+        tool("helm", &args)
+    };
+    assert!(!render(&[])?.contains("kind: LoadBalancerStack\nmetadata:"));
+    let create = ["--set", "stack.create=true,stack.spec.logLevel=debug"];
+    let rendered = render(&create)?;
+    let stack = serde_yaml::Deserializer::from_str(&rendered)
+        .filter_map(|document| <Value as serde::Deserialize>::deserialize(document).ok())
+        .find(|object| object["kind"] == "LoadBalancerStack")
+        .context("no stack")?;
+    assert_eq!(stack["metadata"]["name"], "default");
+    assert_eq!(
+        stack["metadata"]["annotations"],
+        // The default policy would delete a running stack.
+        json!({"helm.sh/hook": "post-install", "helm.sh/hook-delete-policy": "hook-failed"})
+    );
+    assert_eq!(stack["spec"], json!({"logLevel": "debug"}));
+    let upgrade = render(&[&create[..], &["--is-upgrade"]].concat())?;
+    assert!(!upgrade.contains("kind: LoadBalancerStack\nmetadata:"));
+    let said = render(&["--set", "stack.create=true,crds.keep=false"]).expect_err("the stack would hang");
+    assert!(said.to_string().contains("crds.keep"), "{said}");
+    Ok(())
+}
+
 /// The alerts of MetalLB's chart exist under their names, and every metric in an alert is exported.
 #[test]
 fn alerts_use_exported_metrics() -> anyhow::Result<()> {

@@ -12,7 +12,8 @@ const MAX_HANDOVER: Duration = Duration::from_secs(5);
 #[test]
 fn services_keep_their_address_across_leader_failover() -> anyhow::Result<()> {
     let harness = Harness::start_lab("leader-failover", 2)?;
-    harness.install()?;
+    // As good an installation as any: it costs no lab of its own.
+    crate::gitops::install(&harness)?;
     // Speakers would report for minutes that two thousand addresses have no advertisement, each in a write of a Service.
     harness.admin(
         "kubectl patch loadbalancerstack default --type=merge -p '{\"spec\":{\"paused\":true}}' \

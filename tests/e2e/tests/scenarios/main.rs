@@ -20,6 +20,7 @@ mod dependency_rules;
 mod drift;
 mod failover;
 mod faults;
+mod gitops;
 mod guide;
 mod keys;
 mod lab;

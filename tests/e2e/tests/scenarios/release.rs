@@ -248,13 +248,10 @@ fn nodes_pull_a_release_from_a_registry() -> anyhow::Result<()> {
     }
     harness.admin(&format!(
         "helm install lb-operator {dist}/lb-operator-{VERSION}.tgz -n lb-operator-system --wait --timeout 180s \
-         --values {dist}/values-digests.yaml --set 'imagePullSecrets[0].name=pull'",
+         --values {dist}/values-digests.yaml --set 'imagePullSecrets[0].name=pull' \
+         --set 'stack.create=true,stack.spec.images.pullSecrets[0]=pull'",
         dist = dist.display()
     ))?;
-    harness.apply(
-        "apiVersion: lb-operator.io/v1alpha1\nkind: LoadBalancerStack\nmetadata: {name: default}\n\
-         spec: {images: {pullSecrets: [pull]}}",
-    )?;
     harness.admin("kubectl wait lbs default --for=condition=Ready --timeout=180s")?;
 
     harness.apply_pool("lan", "192.168.50.60-192.168.50.69")?;
