@@ -42,9 +42,10 @@ lint: ## formatting, clippy without a warning
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo fmt --manifest-path dataplane/fuzz/runner/Cargo.toml --check
 
-generate: ## write the CRDs from their types, the chart's README from its values, and the OLM bundle from all of them
+generate: ## write the CRDs, the chart's README, the page of permissions, and the OLM bundle
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
 	tests/tools/chart-readme.sh
+	tests/tools/rbac-page.sh
 	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out olm
 
 ##@ Test

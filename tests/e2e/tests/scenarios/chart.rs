@@ -308,18 +308,25 @@ fn alerts_use_exported_metrics() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Its table of values is made from values.yaml.
+/// Values in the chart's README come from values.yaml, rules in docs/rbac.md from the roles.
 #[test]
-fn readme_of_the_chart_is_up_to_date() -> anyhow::Result<()> {
-    let path = repository().join(CHART).join("README.md");
-    let before = std::fs::read_to_string(&path)?;
-    let script = repository().join("tests/tools/chart-readme.sh");
-    let status = Command::new(&script).status().context("start chart-readme.sh")?;
-    let after = std::fs::read_to_string(&path)?;
-    assert!(
-        status.success() && before == after,
-        "the README was stale: run `make generate`"
-    );
+fn generated_pages_are_up_to_date() -> anyhow::Result<()> {
+    for (page, script) in [
+        ("charts/lb-operator/README.md", "chart-readme.sh"),
+        ("docs/rbac.md", "rbac-page.sh"),
+    ] {
+        let path = repository().join(page);
+        let before = std::fs::read_to_string(&path)?;
+        let script = repository().join("tests/tools").join(script);
+        let status = Command::new(&script)
+            .status()
+            .with_context(|| format!("start {}", script.display()))?;
+        let after = std::fs::read_to_string(&path)?;
+        assert!(
+            status.success() && before == after,
+            "{page} was stale: run `make generate`"
+        );
+    }
     Ok(())
 }
 

@@ -14,7 +14,7 @@ const APPLY: &str = "kubectl apply --server-side --force-conflicts --field-manag
 
 /// Installs operator, stack and pools as one Flux Kustomization does, waits until the stack is ready, and deletes the
 /// pools.
-pub fn install(harness: &Harness) -> anyhow::Result<()> {
+pub(crate) fn install(harness: &Harness) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let unit = directory.path();
     harness.admin(&format!("cp {LAYOUT}/*.yaml {}", unit.display()))?;
