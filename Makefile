@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fuzz image release push demo demo-down bench-addresses bench-announcing generate fmt
+.PHONY: help setup test lint fuzz image release push demo demo-down bench-addresses bench-announcing generate docs fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -37,10 +37,14 @@ push: ## push the images and the chart package in target/dist to REGISTRY
 fmt: ## format the code
 	cargo fmt --all
 
-lint: ## formatting, clippy without a warning
+lint: ## formatting, clippy without a warning, documents without a broken link
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo fmt --manifest-path dataplane/fuzz/runner/Cargo.toml --check
+	@tests/tools/docs-lint.sh
+
+docs: ## build the documentation as a site with search, in target/site; at first mdBook, about 5 minutes
+	@tests/tools/docs-site.sh
 
 generate: ## write the CRDs, the chart's README, the page of permissions, and the OLM bundle
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
