@@ -8,17 +8,14 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use crate::guide::{self, Place};
+pub use crate::waiting::{LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use lb_lab::{Lab, LabConfig, PROGRAMS, cached_images, operator_images, repository};
 
-/// Limit for what normally takes well under a second; the machine may be busy.
-pub const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Limit for what the cluster itself takes time for: detecting a dead node, restarting pods.
-pub const LONG_TIMEOUT: Duration = Duration::from_secs(120);
 /// Limit for one command, in seconds: `kubectl delete` waits forever for an object with a finalizer.
 const COMMAND_TIMEOUT_SECONDS: &str = "300";
 
@@ -183,6 +180,8 @@ impl Harness {
             .args([COMMAND_TIMEOUT_SECONDS, "bash", "-o", "pipefail", "-c", text])
             .current_dir(repository())
             .env("KUBECONFIG", self.cluster.kubeconfig())
+            // A third of the time of a short `kubectl` goes to collecting garbage.
+            .env("GOGC", "800")
             .env("PATH", path());
         command
     }
@@ -517,29 +516,6 @@ impl Drop for Harness {
                 eprintln!("{error:#}");
             }
         }
-    }
-}
-
-/// Repeats `check` until it returns a value. The error of its last call becomes the reason of a failure.
-///
-/// # Errors
-/// When there is no value in time.
-pub fn eventually<T>(
-    what: &str,
-    within: Duration,
-    mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let start = Instant::now();
-    loop {
-        let answer = ask();
-        if let Ok(Some(answer)) = answer {
-            return Ok(answer);
-        }
-        if start.elapsed() > within {
-            answer.with_context(|| format!("waited {within:?} for {what}"))?;
-            bail!("waited {within:?} for {what}");
-        }
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

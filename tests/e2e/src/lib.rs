@@ -6,6 +6,7 @@
 //! | [`guide`] | `docs/guide.md` as commands to run |
 //! | [`client`] | observations of an address from a machine on the LAN |
 //! | [`documents`] | links and console samples of the documents, checked |
+//! | [`waiting`] | waiting for what a cluster does in its own time |
 //! | [`process`] | memory and processor time of a pod's process |
 
 // Support for tests: a cluster that cannot be used ends the scenario, and output goes to the terminal.
@@ -16,3 +17,4 @@ pub mod documents;
 pub mod guide;
 pub mod harness;
 pub mod process;
+pub mod waiting;

@@ -184,7 +184,11 @@ fn token() -> String {
     format!("{}-{}", std::process::id(), time.as_nanos())
 }
 
-/// Holds off other processes that start or remove a lab of this name, until the file is dropped.
+/// The lock that holds off the start of other labs; no lab can have this name.
+pub(super) const START_LOCK: &str = "_start";
+
+/// Waits for other processes that hold the lock of this name, and holds it until the file is dropped. A lab's own lock
+/// holds off processes that start or remove a lab of its name.
 pub(super) fn lock(name: &str) -> anyhow::Result<File> {
     let path = repository().join("target").join(format!(".lab-{name}.lock"));
     let failed = || format!("lock {}", path.display());

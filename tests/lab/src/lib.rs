@@ -99,6 +99,8 @@ impl Lab {
     pub fn up(config: LabConfig) -> anyhow::Result<Self> {
         let layout = Layout::new(&config)?;
         check_prerequisites()?;
+        // Starting a cluster takes both processors for many seconds, and the scenarios that run meanwhile measure times.
+        let _one_at_a_time = layout::lock(layout::START_LOCK)?;
         let lock = layout::lock(&layout.name)?;
         cleanup::down(&layout.name)?;
         layout.create()?;
