@@ -27,7 +27,7 @@ demo-down: ## remove the demo's cluster
 
 release: ## everything that somebody installs from REGISTRY=registry.example.com/path, into target/dist
 	@tests/tools/setup.sh images
-	@REGISTRY='$(REGISTRY)' tests/tools/release.sh
+	@REGISTRY='$(REGISTRY)' ARCHITECTURES='$(ARCHITECTURES)' tests/tools/release.sh
 
 push: ## push the images and the chart package in target/dist to REGISTRY
 	@REGISTRY='$(REGISTRY)' tests/tools/push.sh

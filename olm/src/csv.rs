@@ -73,10 +73,7 @@ pub(crate) fn csv(input: &BundleInput, version: &Version) -> Result<Value, Bundl
             // OLM replaces it with the namespace of the Subscription.
             "namespace": "placeholder",
             "annotations": annotations(input, version, &stack, &operator_image)?,
-            "labels": {
-                "operatorframework.io/arch.amd64": "supported",
-                "operatorframework.io/os.linux": "supported",
-            },
+            "labels": labels(&input.architectures),
         },
         "spec": {
             "displayName": "lb-operator",
@@ -112,6 +109,19 @@ pub(crate) fn csv(input: &BundleInput, version: &Version) -> Result<Value, Bundl
             },
         },
     }))
+}
+
+/// The platforms of the images, by which catalogs filter.
+fn labels(architectures: &[String]) -> Value {
+    let mut labels: Map<_, _> = architectures
+        .iter()
+        .map(|architecture| {
+            let label = format!("operatorframework.io/arch.{architecture}");
+            (label, json!("supported"))
+        })
+        .collect();
+    labels.insert("operatorframework.io/os.linux".to_owned(), json!("supported"));
+    Value::Object(labels)
 }
 
 fn annotations(

@@ -30,8 +30,11 @@ pub use images::Digests;
 
 /// Name of the package in a catalog.
 pub const PACKAGE: &str = "lb-operator";
-/// Channel of the releases. Channels are named by maturity and major version.
-pub const CHANNEL: &str = "stable-v0";
+/// Channel of the releases, by OLM's convention: maturity and major version. `candidate` is for releases before the
+/// first stable one; validators warn about other words, such as `alpha`.
+pub const CHANNEL: &str = "candidate-v0";
+/// Architectures of the images, unless a release names its own.
+pub const ARCHITECTURES: [&str; 1] = ["amd64"];
 /// Capability level of OLM: Basic Install, Seamless Upgrades, Full Lifecycle, Deep Insights or Auto Pilot. It is
 /// raised when tests cover every requirement of the next level.
 pub const CAPABILITIES: &str = "Basic Install";
@@ -61,6 +64,8 @@ pub struct BundleInput {
     pub created_at: Option<String>,
     /// Registry and path of the images.
     pub registry: String,
+    /// Architectures of the images, as Kubernetes names them.
+    pub architectures: Vec<String>,
     /// Image of the bundle; if `None`, it is named after registry and version.
     pub bundle_image: Option<String>,
     /// Releases in the catalog.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
-use lb_olm::{BundleInput, Digests, REGISTRY, repository};
+use lb_olm::{ARCHITECTURES, BundleInput, Digests, REGISTRY, repository};
 
 /// Write the bundle and the catalog for the Operator Lifecycle Manager
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ struct Args {
     /// Time of the release (RFC 3339)
     #[arg(long)]
     created_at: Option<String>,
+    /// Architecture of the images (amd64, arm64), once for each
+    #[arg(long, default_values = ARCHITECTURES)]
+    architecture: Vec<String>,
     /// Image of the bundle, with its digest
     #[arg(long)]
     bundle_image: Option<String>,
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
     let input = BundleInput {
         digests: Digests::new(args.digest)?,
         created_at: args.created_at,
+        architectures: args.architecture,
         bundle_image: args.bundle_image,
         ..repository::input(&args.repository, &args.helm, &args.registry)?
     };

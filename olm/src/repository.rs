@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::{BundleInput, Chart, Digests, NAMESPACE, RELEASE, Release};
+use crate::{ARCHITECTURES, BundleInput, Chart, Digests, NAMESPACE, RELEASE, Release};
 
 /// The input for a bundle with the images of a registry, by their tags.
 ///
@@ -20,6 +20,7 @@ pub fn input(repository: &Path, helm: &Path, registry: &str) -> anyhow::Result<B
         digests: Digests::default(),
         created_at: None,
         registry: registry.trim_end_matches('/').to_owned(),
+        architectures: ARCHITECTURES.map(str::to_owned).to_vec(),
         bundle_image: None,
         releases: releases(&repository.join("olm/catalog/lb-operator"))?,
     })

@@ -18,6 +18,9 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 target=$(cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)
 image=$target/debug/image
 programs=(operator controller speaker)
+# Of the images: this machine's, or those of an index that was joined from several machines: ARCHITECTURES="amd64 arm64".
+case $(uname -m) in x86_64) architecture=amd64 ;; aarch64) architecture=arm64 ;; *) stop "unsupported architecture $(uname -m): build on x86_64 or aarch64" ;; esac
+read -ra architectures <<<"${ARCHITECTURES:-$architecture}"
 namespace=lb-operator-system
 # A directory that is not a release is never removed.
 [ ! -e "$dist" ] || [ -f "$dist/SHA256SUMS" ] || stop "$dist exists and is no release: remove it"
@@ -50,7 +53,7 @@ for program in "${programs[@]}"; do echo "$registry/$program:$version@${digest[$
 # --- OLM: bundle, its image, and the catalog, which names that image
 bundlegen() {
   cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out "$dist/olm" --registry "$registry" --created-at "$(git log -1 --format=%cI)" \
-    $(for program in "${programs[@]}"; do echo "--digest $program=${digest[$program]}"; done) "$@" 2> >(grep -v "^wrote " >&2)
+    "${architectures[@]/#/--architecture=}" $(for program in "${programs[@]}"; do echo "--digest $program=${digest[$program]}"; done) "$@" 2> >(grep -v "^wrote " >&2)
 }
 bundlegen
 tree=$(mktemp -d); trap 'rm -rf "$tree"' EXIT

@@ -59,6 +59,7 @@ fn release() -> anyhow::Result<(tempfile::TempDir, BundleInput)> {
     let input = BundleInput {
         digests: Digests::new(digests)?,
         created_at: Some("2026-01-01T00:00:00Z".to_owned()),
+        architectures: ["amd64", "arm64"].map(str::to_owned).to_vec(),
         ..input()?
     };
     let directory = tempfile::tempdir()?;
@@ -306,6 +307,14 @@ fn release_names_images_by_digest_and_supports_mirroring() -> anyhow::Result<()>
         assert_eq!(*image, json!({"name": program, "image": pinned}));
     }
     assert_eq!(related.len(), 3);
+    let labels = |directory: &Path| anyhow::Ok(self::csv(directory)?["metadata"]["labels"].clone());
+    let supported = json!({
+        "operatorframework.io/arch.amd64": "supported",
+        "operatorframework.io/arch.arm64": "supported",
+        "operatorframework.io/os.linux": "supported",
+    });
+    assert_eq!(labels(release.path())?, supported);
+    assert_ne!(labels(&committed())?, supported, "built for one architecture");
     let disconnected =
         |csv: &Value| csv["metadata"]["annotations"]["features.operators.openshift.io/disconnected"].clone();
     assert_eq!(disconnected(&csv), "true");
