@@ -19,6 +19,9 @@ cat >"$work/book.toml" <<'BOOK'
 title = "lb-operator"
 language = "en"
 src = "src"
+[build]
+# README.md stays README.html, as links say.
+use-default-preprocessors = false
 [output.html]
 default-theme = "light"
 preferred-dark-theme = "navy"
@@ -33,7 +36,7 @@ for page in $pages; do mkdir -p "$work/src/$(dirname "$page")"; cp "$page" "$wor
 for page in $pages; do
   links=$(grep -o '](\([^)#]*\)' "$page" | cut -c3- | grep -v '://' | sort -u || true)
   for link in $links; do
-    [ -e "$work/src/$(dirname "$page")/$link" ] || sed -i "s|\[\([^]]*\)\]($link[^)]*)|\1|g" "$work/src/$page"
+    [ -e "$work/src/$(dirname "$page")/$link" ] || sed -i -z "s|\[\([^]]*\)\]($link[^)]*)|\1|g" "$work/src/$page"
   done
 done
 "$mdbook" build --dest-dir "$root/target/site" "$work" 2>&1 | grep -iE "warn|error" || true
