@@ -46,10 +46,11 @@ lint: ## formatting, clippy without a warning, documents without a broken link
 docs: ## build the documentation as a site with search, in target/site; at first mdBook, about 5 minutes
 	@tests/tools/docs-site.sh
 
-generate: ## write the CRDs, the chart's README, the page of permissions, and the OLM bundle
+generate: ## write the CRDs, the chart's README, the pages of permissions and fields, and the OLM bundle
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
 	tests/tools/chart-readme.sh
 	tests/tools/rbac-page.sh
+	tests/tools/api-page.sh
 	cargo run --quiet --locked -p lb-olm --bin bundlegen -- --out olm
 
 ##@ Test

@@ -308,12 +308,14 @@ fn alerts_use_exported_metrics() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Values in the chart's README come from values.yaml, rules in docs/rbac.md from the roles.
+/// Values in the chart's README come from values.yaml, rules in docs/rbac.md from the roles, fields in docs/api.md from
+/// the CRDs.
 #[test]
 fn generated_pages_are_up_to_date() -> anyhow::Result<()> {
     for (page, script) in [
         ("charts/lb-operator/README.md", "chart-readme.sh"),
         ("docs/rbac.md", "rbac-page.sh"),
+        ("docs/api.md", "api-page.sh"),
     ] {
         let path = repository().join(page);
         let before = std::fs::read_to_string(&path)?;
