@@ -19,6 +19,7 @@ use crate::k8s::events::EventPublisher;
 use crate::k8s::index::{Kind, Update};
 use crate::k8s::l2_status::{Desired, StatusWriter, WriteResult};
 use crate::k8s::speaker_state::SpeakerStateWriter;
+use crate::k8s::watch::VersionedUpdate;
 use crate::metrics::Metrics;
 use crate::packet::ObservedReply;
 use crate::speaker::Speaker;
@@ -33,6 +34,8 @@ const RESTART_NOTICES: u32 = 3;
 const RESTART_NOTICE_INTERVAL: Duration = Duration::from_millis(15);
 /// Minimum time between two new lists because of links that came up.
 const MIN_RELIST_INTERVAL: Duration = Duration::from_secs(10);
+/// The same, because peers have newer objects: a watch may have lost its connection without notice.
+const MIN_STALE_RELIST_INTERVAL: Duration = Duration::from_secs(60);
 /// Time over which the nodes spread these lists: a switch brings the links of all of them up at the same moment.
 const RELIST_SPREAD: Duration = Duration::from_secs(5);
 /// Delay after which memory for a burst of work is returned to the system.
@@ -52,7 +55,7 @@ enum Wakeup {
 pub(crate) struct EventLoop<L> {
     context: Context,
     speaker: Speaker,
-    updates: mpsc::Receiver<Update>,
+    updates: mpsc::Receiver<VersionedUpdate>,
     replies: mpsc::Receiver<ObservedReply>,
     links: L,
     links_known: bool,
@@ -157,6 +160,10 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         for event in self.speaker.step(now) {
             self.events.publish(event);
         }
+        if self.relist_at.is_none() && self.speaker.is_api_view_old() {
+            let earliest = self.relisted_at.map(|last| last + MIN_STALE_RELIST_INTERVAL);
+            self.relist_at = Some(earliest.map_or(now, |earliest| earliest.max(now)) + relist_jitter());
+        }
         self.send_datagrams();
         if let Some(report) = self.speaker.take_report() {
             self.speaker_state.set(report);
@@ -239,12 +246,13 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
     }
 
     /// Handles an update, and the others that have arrived: they are decided together.
-    fn handle_updates(&mut self, first: Update) {
+    fn handle_updates(&mut self, first: VersionedUpdate) {
         let now = Instant::now();
         self.trim_at.get_or_insert(now + MALLOC_TRIM_DELAY);
         let mut next = Some(first);
         for remaining in (0..MAX_UPDATES_PER_STEP).rev() {
-            let Some(update) = next else { break };
+            let Some((version, update)) = next else { break };
+            self.speaker.set_api_version(now, version);
             self.readiness.handle_update(&update);
             self.speaker.update(now, update);
             next = if remaining > 0 {

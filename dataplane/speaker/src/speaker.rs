@@ -210,6 +210,17 @@ impl Speaker {
         }
     }
 
+    /// Notes the newest resource version received from the API server.
+    pub fn set_api_version(&mut self, now: Instant, version: u64) {
+        self.coordinator.set_api_version(now, version);
+    }
+
+    /// Whether peers received objects from the API server seconds ago that this node has not received.
+    #[must_use]
+    pub fn is_api_view_old(&self) -> bool {
+        self.coordinator.is_api_view_old()
+    }
+
     /// Handles an authentic datagram of another speaker.
     ///
     /// # Errors

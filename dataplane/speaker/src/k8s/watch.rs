@@ -27,6 +27,9 @@ const UPDATE_QUEUE_LEN: usize = 512;
 /// parts that are kept.
 const PAGE_SIZE: u32 = 100;
 
+/// An update, and the resource version of the object; 0 if it is unknown.
+pub type VersionedUpdate = (u64, Update);
+
 /// Watches every kind in a task of its own, until the receiver is dropped. `class` is the load balancer class of Services to
 /// announce. Call within a Tokio runtime.
 #[must_use]
@@ -35,7 +38,7 @@ pub fn updates(
     namespace: &str,
     class: Option<String>,
     refresh: &Refresh,
-) -> mpsc::Receiver<Update> {
+) -> mpsc::Receiver<VersionedUpdate> {
     let (sink, updates) = mpsc::channel(UPDATE_QUEUE_LEN);
     let sink = Sink {
         updates: sink,
@@ -99,7 +102,7 @@ pub fn updates(
 /// The queue of the watches.
 #[derive(Clone)]
 struct Sink {
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<VersionedUpdate>,
     refresh: Refresh,
 }
 
@@ -117,6 +120,10 @@ impl Sink {
             let selection = selection.page_size(PAGE_SIZE);
             let mut changes = pin!(watch_refreshed(api, selection, &self.refresh));
             while let Some(change) = changes.next().await {
+                let version = match &change {
+                    Change::Apply((_, object)) => resource_version(object),
+                    _ => 0,
+                };
                 let update = match change {
                     Change::Apply((key, object)) => read(key, Some(object)),
                     Change::Delete(key) => read(key, None),
@@ -125,10 +132,18 @@ impl Sink {
                     Change::Listing => continue,
                 };
                 // The process ends.
-                if self.updates.send(update).await.is_err() {
+                if self.updates.send((version, update)).await.is_err() {
                     return;
                 }
             }
         });
     }
+}
+
+/// Resource versions of one cluster are numbers that grow with each write of any object.
+fn resource_version<K: Resource>(object: &K) -> u64 {
+    let version = object.meta().resource_version.as_ref();
+    version
+        .and_then(|version| version.parse().ok())
+        .unwrap_or_default()
 }
