@@ -35,6 +35,8 @@ pub struct Candidates<'a> {
 #[derive(Debug, Default)]
 pub(super) struct AddressState {
     pub(super) order: Box<[NodeId]>,
+    /// The nodes that may announce it by configuration, in election order; empty if not known.
+    pub(super) voters: Box<[NodeId]>,
     /// The resource version at which the order changed last.
     pub(super) version: u64,
     /// The greatest version with which a peer that announces the address overruled our candidates.

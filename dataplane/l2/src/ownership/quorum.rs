@@ -10,8 +10,8 @@ use crate::ownership::failure_detector::{NodeId, PeerHealth};
 const MIN_MONITORING_CANDIDATES: usize = 3;
 /// With no more nodes than this, all candidates monitor each other. The heartbeats stay within their rate.
 const MAX_FULLY_MONITORED_NODES: usize = 16;
-/// Candidates that count for [`PartitionPolicy::Majority`], whether up or down.
-const QUORUM_CANDIDATES: usize = 5;
+/// Nodes that count for [`PartitionPolicy::Majority`], whether up or down.
+const VOTERS: usize = 5;
 
 /// Which side of a partition announces an address.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -19,7 +19,7 @@ pub enum PartitionPolicy {
     /// Every side, as with MetalLB.
     #[default]
     Availability,
-    /// Only the side that hears the majority of the first candidates of the address.
+    /// Only the side that hears the majority of the first nodes that may announce the address by configuration.
     Majority,
 }
 
@@ -90,9 +90,8 @@ impl Coordinator {
         let mut monitored = Vec::new();
         let mut living = 0;
         let majority = self.config.partition_policy == PartitionPolicy::Majority;
-        for (place, id) in self.candidates(address, state).into_iter().enumerate() {
-            let enough = !majority || place >= QUORUM_CANDIDATES;
-            if living >= self.monitoring_candidates() && enough {
+        for id in self.candidates(address, state) {
+            if living >= self.monitoring_candidates() {
                 break;
             }
             monitored.push(id);
@@ -102,6 +101,9 @@ impl Coordinator {
         let preferred = state.placement.as_ref().and_then(|placement| placement.preferred);
         if !mine && !monitored.contains(&LOCAL_NODE) && preferred != Some(LOCAL_NODE) {
             return Box::default();
+        }
+        if majority {
+            monitored.extend(self.voters(state));
         }
         // The owner and the preferred node monitor each other, wherever they are in the election order.
         monitored.extend(preferred.filter(|_| mine));
@@ -142,17 +144,58 @@ impl Coordinator {
         self.announcers.get(&address).cloned().unwrap_or_default()
     }
 
-    /// Whether we hear the majority of the first candidates. The API server's view does not count, because the API
-    /// server may be on the other side.
+    /// Sets the nodes that may announce the address by configuration, in election order, whether they live or not. The
+    /// first five vote with [`PartitionPolicy::Majority`]. Without any, the candidates vote; but a candidate that fails is
+    /// removed by the API server, which may be on the side of a minority.
+    pub fn set_voters(&mut self, address: IpAddr, nodes: &[&str]) {
+        let voters: Box<[_]> = nodes.iter().map(|name| self.node_id(name)).collect();
+        if let Some(state) = self.addresses.get_mut(&address)
+            && state.voters != voters
+        {
+            state.voters = voters;
+            self.dirty.insert(address);
+        }
+    }
+
+    /// The voters that this node does not reach, if it has no majority for the address and therefore may not announce it.
+    #[must_use]
+    pub fn missing_majority(&self, address: IpAddr) -> Option<Vec<&str>> {
+        let state = self
+            .addresses
+            .get(&address)
+            .filter(|state| !self.has_quorum(state))?;
+        let missing = self
+            .voters(state)
+            .filter(|id| *id != LOCAL_NODE && !self.reaches(*id));
+        Some(
+            missing
+                .filter_map(|id| self.peers.get(&id))
+                .map(|peer| &*peer.name)
+                .collect(),
+        )
+    }
+
+    /// The nodes that vote about the address. A deleted Node does not.
+    fn voters<'a>(&'a self, state: &'a AddressState) -> impl Iterator<Item = NodeId> + 'a {
+        let nodes = if state.voters.is_empty() {
+            &state.order
+        } else {
+            &state.voters
+        };
+        let exists = |id: &NodeId| *id == LOCAL_NODE || self.peers.contains_key(id);
+        nodes.iter().copied().filter(exists).take(VOTERS)
+    }
+
+    /// Whether we hear the majority of the voters. The API server's view does not count, because the API server may be on
+    /// the other side.
     pub(super) fn has_quorum(&self, state: &AddressState) -> bool {
         match self.config.partition_policy {
             PartitionPolicy::Availability => true,
             PartitionPolicy::Majority => {
-                let voters: Vec<_> = state.order.iter().take(QUORUM_CANDIDATES).collect();
-                let seen = voters
-                    .iter()
-                    .filter(|id| ***id == LOCAL_NODE || self.reaches(***id));
-                seen.count() * 2 > voters.len()
+                let reached = self
+                    .voters(state)
+                    .filter(|id| *id == LOCAL_NODE || self.reaches(*id));
+                reached.count() * 2 > self.voters(state).count()
             }
         }
     }

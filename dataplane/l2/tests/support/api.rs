@@ -42,6 +42,10 @@ impl Network {
             let mut nodes: Vec<_> = self.orders[at].iter().filter(may).copied().collect();
             nodes.truncate(16);
             let order: Vec<_> = nodes.iter().map(|node| self.names[*node].as_str()).collect();
+            let voters = self.orders[at]
+                .iter()
+                .filter(|node| !self.deleted.contains(*node));
+            let voters: Vec<_> = voters.map(|node| self.names[*node].as_str()).collect();
             let preferred = self.preferences.get(&(to, *address));
             let preferred = preferred.map(|node| self.names[*node].as_str());
             if let Some(process) = &mut self.hosts[to].process {
@@ -53,6 +57,7 @@ impl Network {
                         preferred,
                     }),
                 );
+                process.coordinator.set_voters(*address, &voters);
             }
         }
     }

@@ -664,6 +664,14 @@ impl Network {
         process.is_some_and(|process| process.coordinator.is_running())
     }
 
+    /// The nodes that a node would have to reach for a majority, in ascending order.
+    pub(crate) fn missing_majority(&self, node: usize, address: IpAddr) -> Option<Vec<usize>> {
+        let process = self.hosts[node].process.as_ref()?;
+        let missing = process.coordinator.missing_majority(address)?;
+        let missing: BTreeSet<_> = missing.into_iter().map(|name| self.number(name)).collect();
+        Some(missing.into_iter().collect())
+    }
+
     pub(crate) fn heartbeat_load(&self, node: usize) -> HeartbeatLoad {
         self.hosts[node]
             .process

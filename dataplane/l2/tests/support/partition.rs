@@ -142,3 +142,50 @@ fn partition_heals_normally_while_an_owner_restarts() {
         assert_eq!(lan.sole_owners(), first, "seed {seed}");
     }
 }
+
+/// The API server is on the side of the minority, and removes the majority's nodes after a while.
+#[test]
+fn minority_gets_no_majority_from_the_api() {
+    for seed in 0..20 {
+        let mut lan = Network::with(seed, 5, 10, LOSSLESS, PartitionPolicy::Majority, false);
+        lan.run(ms(CONVERGENCE_MS));
+        lan.sole_owners();
+        lan.split(&[0, 1], 1);
+        lan.stale_api.extend([2, 3, 4]);
+        assert_at_most_one_owner(seed, &mut lan, 2000);
+        let before = lan.sole_owners();
+        for node in 2..5 {
+            for address in lan.addresses.clone() {
+                lan.exclude(node, address);
+            }
+        }
+        assert_at_most_one_owner(seed, &mut lan, 6000);
+        assert_eq!(lan.sole_owners(), before, "seed {seed}");
+        assert_eq!(
+            lan.missing_majority(0, lan.addresses[0]),
+            Some(vec![2, 3, 4]),
+            "seed {seed}"
+        );
+        assert_eq!(lan.missing_majority(2, lan.addresses[0]), None, "seed {seed}");
+    }
+}
+
+/// Nobody announces while the halves are apart, or while one of two candidates is down.
+#[test]
+fn half_of_the_voters_is_no_majority() {
+    for (nodes, apart) in [(4, vec![0, 1]), (2, vec![0])] {
+        let mut lan = Network::with(3, nodes, 10, LOSSLESS, PartitionPolicy::Majority, false);
+        lan.run(ms(CONVERGENCE_MS));
+        let before = lan.sole_owners();
+        lan.split(&apart, 1);
+        lan.run(ms(5000));
+        assert!(
+            lan.addresses
+                .iter()
+                .all(|address| lan.owners(*address).is_empty())
+        );
+        lan.heal();
+        lan.run(ms(2000));
+        assert_eq!(lan.sole_owners().len(), before.len());
+    }
+}
