@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_l2::ownership::election::{Election, Rank};
+use lb_l2::ownership::election::{Election, Rank, order_weighted};
 use lb_runtime::ObjectKey;
 
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::index::Index;
 use crate::k8s::objects::{Advertisement, Service};
 use crate::node_table::{NodeRow, NodeTable};
+use crate::peers::Peers;
 use crate::reasons::{Ineligible, NodeList, UnannouncedReason};
 use crate::small_map::SmallMap;
 
@@ -148,6 +149,21 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decided<'a> {
     let local = local.and_then(|()| announcement());
     let decision = Decision::Candidates { order, local };
     Decided { decision, horizon }
+}
+
+/// The nodes that may announce the address by configuration, in election order, whether they live or not.
+#[must_use]
+pub fn voters<'a>(input: &DecisionInput<'a>, peers: &Peers, address: IpAddr) -> Vec<&'a str> {
+    let services = input.index.having(address);
+    let services: Vec<_> = services
+        .filter_map(|(key, service)| advertised_service(input.index, key, service, address).ok())
+        .collect();
+    let preferring = preferring(&services);
+    let applied = services.iter().flat_map(|service| &service.advertisements);
+    let selects = |row: &NodeRow| applied.clone().any(|(position, _)| row.is_selected(*position));
+    let may = |name: &str, row: &NodeRow| row.barred().is_none() && selects(row) && peers.runs_speaker(name);
+    let nodes = input.nodes.iter().filter(|(name, row)| may(name, row));
+    order_weighted(address, nodes.map(|(name, row)| (name, row.weight(&preferring))))
 }
 
 /// The conditions that do not depend on the node: a pool, an advertisement of it for this Service, and an endpoint.

@@ -37,6 +37,12 @@ impl Peers {
         node == self.local_node || self.members.is_candidate(node) || self.heard.contains(node)
     }
 
+    /// Whether a speaker runs on the node when it is up: its Pod exists, or it has a speaker.
+    #[must_use]
+    pub fn runs_speaker(&self, node: &str) -> bool {
+        self.with_speaker.contains(node) || self.has_speaker(node)
+    }
+
     /// The state of a node's speaker according to the API.
     #[must_use]
     pub fn api(&self, node: &str) -> ApiState {

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use lb_l2::ownership::Candidates;
+use lb_l2::ownership::{Candidates, PartitionPolicy};
 
 use super::{Phase, Speaker};
-use crate::decide::{Decided, Decision, DecisionInput, decide};
+use crate::decide::{Decided, Decision, DecisionInput, decide, voters};
 use crate::decisions::{Known, Outcome};
 use crate::reasons::UnannouncedReason;
 
@@ -81,7 +81,12 @@ impl Speaker {
             no_interface,
             preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
         };
+        let voters = (self.config.partition_policy == PartitionPolicy::Majority)
+            .then(|| voters(&input, &self.peers, address));
         self.coordinator.set_candidates(address, Some(candidates));
+        if let Some(voters) = voters {
+            self.coordinator.set_voters(address, &voters);
+        }
         let known = Known {
             is_first: order.first() == Some(&&*self.config.node),
             outcome: match local {
