@@ -22,6 +22,7 @@ use crate::k8s::speaker_state::SpeakerStateWriter;
 use crate::k8s::watch::VersionedUpdate;
 use crate::metrics::Metrics;
 use crate::packet::ObservedReply;
+use crate::relist::RelistSchedule;
 use crate::speaker::Speaker;
 use crate::transport::HeartbeatTransport;
 
@@ -32,10 +33,6 @@ const MAX_DATAGRAMS_PER_STEP: usize = 64;
 /// How often the peers are asked to keep our addresses at shutdown: a datagram may be lost.
 const RESTART_NOTICES: u32 = 3;
 const RESTART_NOTICE_INTERVAL: Duration = Duration::from_millis(15);
-/// Minimum time between two new lists because of links that came up.
-const MIN_RELIST_INTERVAL: Duration = Duration::from_secs(10);
-/// The same, because peers have newer objects: a watch may have lost its connection without notice.
-const MIN_STALE_RELIST_INTERVAL: Duration = Duration::from_secs(60);
 /// Time over which the nodes spread these lists: a switch brings the links of all of them up at the same moment.
 const RELIST_SPREAD: Duration = Duration::from_secs(5);
 /// Delay after which memory for a burst of work is returned to the system.
@@ -66,8 +63,7 @@ pub(crate) struct EventLoop<L> {
     readiness: Readiness,
     /// Wakes all watches up.
     refresh: Refresh,
-    relisted_at: Option<Instant>,
-    relist_at: Option<Instant>,
+    relist: RelistSchedule,
     read_keys_at: Option<Instant>,
     trim_at: Option<Instant>,
 }
@@ -114,8 +110,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             speaker_state,
             readiness,
             refresh,
-            relisted_at: None,
-            relist_at: None,
+            relist: RelistSchedule::default(),
             trim_at: None,
             context,
         })
@@ -160,10 +155,8 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         for event in self.speaker.step(now) {
             self.events.publish(event);
         }
-        if self.relist_at.is_none() && self.speaker.is_api_view_old() {
-            let earliest = self.relisted_at.map(|last| last + MIN_STALE_RELIST_INTERVAL);
-            self.relist_at = Some(earliest.map_or(now, |earliest| earliest.max(now)) + relist_jitter());
-        }
+        let is_stale = self.speaker.is_api_view_old();
+        self.relist.set_stale(now, is_stale, relist_jitter);
         self.send_datagrams();
         if let Some(report) = self.speaker.take_report() {
             self.speaker_state.set(report);
@@ -196,7 +189,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         [
             self.speaker.poll_timeout(),
             status,
-            self.relist_at,
+            self.relist.poll_timeout(),
             self.read_keys_at,
             self.trim_at,
         ]
@@ -252,7 +245,12 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         let mut next = Some(first);
         for remaining in (0..MAX_UPDATES_PER_STEP).rev() {
             let Some((version, update)) = next else { break };
-            self.speaker.set_api_version(now, version);
+            let listed = match update {
+                Update::Synced(kind) => self.relist.synced(kind),
+                _ => None,
+            };
+            self.speaker
+                .set_api_version(now, version.max(listed.unwrap_or_default()));
             self.readiness.handle_update(&update);
             self.speaker.update(now, update);
             next = if remaining > 0 {
@@ -270,10 +268,8 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         let now = Instant::now();
         let opened = self.speaker.set_links(now, snapshot);
         // The link may have taken connections to the API server with it, which TCP notices late.
-        if opened && self.links_known && self.relist_at.is_none() {
-            let earliest = self.relisted_at.map(|last| last + MIN_RELIST_INTERVAL);
-            let earliest = earliest.map_or(now, |earliest| earliest.max(now));
-            self.relist_at = Some(earliest + relist_jitter());
+        if opened && self.links_known {
+            self.relist.handle_link(now, relist_jitter());
         }
         self.links_known = true;
         Ok(())
@@ -293,9 +289,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             self.trim_at = None;
             lb_runtime::malloc::trim();
         }
-        if is_due(self.relist_at) {
-            self.relist_at = None;
-            self.relisted_at = Some(now);
+        if self.relist.begin_if_due(now, self.speaker.newest_api_version()) {
             self.refresh.now();
         }
     }

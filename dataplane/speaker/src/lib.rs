@@ -24,6 +24,7 @@ pub mod node_table;
 pub mod packet;
 pub mod peers;
 pub mod reasons;
+mod relist;
 mod reporter;
 pub mod small_map;
 pub mod speaker;

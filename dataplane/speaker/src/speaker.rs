@@ -215,6 +215,12 @@ impl Speaker {
         self.coordinator.set_api_version(now, version);
     }
 
+    /// The newest resource version that this node or a peer has received from the API server.
+    #[must_use]
+    pub fn newest_api_version(&self) -> u64 {
+        self.coordinator.newest_api_version()
+    }
+
     /// Whether peers received objects from the API server seconds ago that this node has not received.
     #[must_use]
     pub fn is_api_view_old(&self) -> bool {

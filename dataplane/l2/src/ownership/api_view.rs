@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | the view of a candidate is old | it is passed over after a moment, because it may not know the address |
 //! | the owner is no candidate in its own view | its entry is `Leaving`: the others need not know why |
-//! | the owner is no candidate in the view of another node | that node claims the address and contests it with the version of its candidates; the greater version wins |
+//! | the owner is no candidate in the view of another node | that node claims the address and contests it with the version of its candidates; the greater version wins. The loser leaves the address to the winner until that withdraws, or until its own candidates change |
 //! | an owner with a newer view is no candidate in ours | it keeps the address |
 //! | the same, and it does not hear us | MetalLB's hash of the node names decides, as without heartbeats |
 
@@ -59,6 +59,12 @@ impl Coordinator {
         self.api_view.note(self.now, version);
     }
 
+    /// The newest resource version that this node or a peer has received from the API server.
+    #[must_use]
+    pub const fn newest_api_version(&self) -> u64 {
+        self.api_view.newest
+    }
+
     /// Whether peers received objects from the API server seconds ago that we have not received.
     #[must_use]
     pub fn is_api_view_old(&self) -> bool {
@@ -90,8 +96,12 @@ impl Coordinator {
         let Some(state) = self.addresses.get(&address) else {
             return Vec::new();
         };
-        let (ours, mut overruled_by, mut recheck) = (Some(state.version), state.overruled_by, false);
-        let mut owners = Vec::new();
+        let still_announces = |id: &NodeId| {
+            let peer = self.peers.get(id);
+            peer.is_some_and(|peer| peer.announced.announces(address))
+        };
+        let mut overruled_by = state.overruled_by.filter(still_announces);
+        let (mut owners, mut recheck) = (Vec::new(), false);
         for id in announcers.iter().copied().filter(|id| *id != LOCAL_NODE) {
             let Some(peer) = self.peers.get(&id) else {
                 continue;
@@ -100,10 +110,9 @@ impl Coordinator {
             if !health.is_heard() || !keeps(health) {
                 continue;
             }
-            if let Some(version) = peer.announced.contested_with(address)
-                && self.wins_against(address, id) == Some(false)
-            {
-                overruled_by = overruled_by.max(Some(version));
+            let contests = peer.announced.contested_with(address).is_some();
+            if contests && self.wins_against(address, id) == Some(false) {
+                overruled_by = Some(id);
             }
             // It cannot hear that we contest, so both sides decide by what they see on the network.
             let is_deaf = !self.hear_each_other(id);
@@ -111,7 +120,7 @@ impl Coordinator {
             let is_newer = peer.api_version > self.api_view.ours && !candidates.contains(&id);
             recheck |= is_newer || is_deaf;
             let is_newer = is_newer && !self.announced.announces(address);
-            if is_stronger || is_newer || ours <= overruled_by {
+            if is_stronger || is_newer || overruled_by == Some(id) {
                 owners.push(id);
             }
         }

@@ -27,7 +27,7 @@ const UPDATE_QUEUE_LEN: usize = 512;
 /// parts that are kept.
 const PAGE_SIZE: u32 = 100;
 
-/// An update, and the resource version of the object; 0 if it is unknown.
+/// An update, and the newest resource version up to which the kind is known with it; 0 if there is no newer one.
 pub type VersionedUpdate = (u64, Update);
 
 /// Watches every kind in a task of its own, until the receiver is dropped. `class` is the load balancer class of Services to
@@ -119,11 +119,9 @@ impl Sink {
         tokio::spawn(async move {
             let selection = selection.page_size(PAGE_SIZE);
             let mut changes = pin!(watch_refreshed(api, selection, &self.refresh));
+            let mut versions = Versions::default();
             while let Some(change) = changes.next().await {
-                let version = match &change {
-                    Change::Apply((_, object)) => resource_version(object),
-                    _ => 0,
-                };
+                let version = versions.after(&change);
                 let update = match change {
                     Change::Apply((key, object)) => read(key, Some(object)),
                     Change::Delete(key) => read(key, None),
@@ -140,10 +138,67 @@ impl Sink {
     }
 }
 
-/// Resource versions of one cluster are numbers that grow with each write of any object.
-fn resource_version<K: Resource>(object: &K) -> u64 {
-    let version = object.meta().resource_version.as_ref();
-    version
-        .and_then(|version| version.parse().ok())
-        .unwrap_or_default()
+/// Finds the newest resource version up to which a kind is known. Resource versions of one cluster are numbers that grow
+/// with each write of any object.
+#[derive(Default)]
+struct Versions {
+    /// The newest version in a list that is not complete: its objects come in no particular order.
+    listed: Option<u64>,
+}
+
+impl Versions {
+    /// Returns the version that is known with this change; 0 if there is no newer one.
+    fn after<K: Resource>(&mut self, change: &Change<(ObjectKey, K)>) -> u64 {
+        match change {
+            Change::Apply((_, object)) => {
+                let version = object.meta().resource_version.as_deref();
+                let version = version.and_then(|version| version.parse::<u64>().ok());
+                let version = version.unwrap_or_default();
+                match &mut self.listed {
+                    Some(listed) => {
+                        *listed = version.max(*listed);
+                        0
+                    }
+                    None => version,
+                }
+            }
+            Change::Listing => {
+                self.listed = Some(0);
+                0
+            }
+            Change::Synced => self.listed.take().unwrap_or_default(),
+            Change::Delete(_) | Change::Invalid { .. } => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_of_a_list_counts_when_it_is_complete() {
+        let applied = |version: &str| {
+            let mut node = v1::Node::default();
+            node.metadata.resource_version = Some(version.to_owned());
+            Change::Apply((ObjectKey::of(&node), node))
+        };
+        let key = ObjectKey::of(&v1::Node::default());
+        let mut versions = Versions::default();
+        let changes = [
+            (applied("3"), 3),
+            (Change::Listing, 0),
+            (applied("9"), 0),
+            (applied("5"), 0),
+            (applied("not a number"), 0),
+            (Change::Synced, 9),
+            (applied("11"), 11),
+            (Change::Delete(key), 0),
+            (Change::Listing, 0),
+            (Change::Synced, 0),
+        ];
+        for (change, version) in changes {
+            assert_eq!(versions.after(&change), version, "{change:?}");
+        }
+    }
 }
