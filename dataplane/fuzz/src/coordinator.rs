@@ -213,6 +213,7 @@ impl World {
         let declined = flags % 4 == 2;
         let candidates = Candidates {
             order: &names,
+            voters: &[],
             no_interface: declined,
             preferred: (flags & 128 != 0).then(|| NAMES[usize::from(order) % NAMES.len()]),
         };

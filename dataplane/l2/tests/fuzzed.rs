@@ -69,6 +69,7 @@ fn does_not_restore_an_address_without_interface() {
     let mut coordinator = coordinator(now, &["n0"]);
     let candidates = Candidates {
         order: &["n0"],
+        voters: &[],
         no_interface: true,
         preferred: None,
     };
@@ -91,6 +92,7 @@ fn waiting_for_a_peer_after_a_stall_has_a_timeout() {
     let mut coordinator = coordinator(now, &["n0", "n1"]);
     let candidates = Candidates {
         order: &["n1", "n0"],
+        voters: &[],
         no_interface: false,
         preferred: None,
     };
@@ -117,6 +119,7 @@ fn probes_again_when_an_address_regains_candidates() {
         for address in &addresses {
             let candidates = Candidates {
                 order: &["n0"],
+                voters: &[],
                 no_interface: false,
                 preferred: None,
             };

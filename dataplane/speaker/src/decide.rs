@@ -13,7 +13,6 @@ use crate::interface_selection::InterfaceSelection;
 use crate::k8s::index::Index;
 use crate::k8s::objects::{Advertisement, Service};
 use crate::node_table::{NodeRow, NodeTable};
-use crate::peers::Peers;
 use crate::reasons::{Ineligible, NodeList, UnannouncedReason};
 use crate::small_map::SmallMap;
 
@@ -153,7 +152,7 @@ pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decided<'a> {
 
 /// The nodes that may announce the address by configuration, in election order, whether they live or not.
 #[must_use]
-pub fn voters<'a>(input: &DecisionInput<'a>, peers: &Peers, address: IpAddr) -> Vec<&'a str> {
+pub fn voters<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Vec<&'a str> {
     let services = input.index.having(address);
     let services: Vec<_> = services
         .filter_map(|(key, service)| advertised_service(input.index, key, service, address).ok())
@@ -161,8 +160,8 @@ pub fn voters<'a>(input: &DecisionInput<'a>, peers: &Peers, address: IpAddr) -> 
     let preferring = preferring(&services);
     let applied = services.iter().flat_map(|service| &service.advertisements);
     let selects = |row: &NodeRow| applied.clone().any(|(position, _)| row.is_selected(*position));
-    let may = |name: &str, row: &NodeRow| row.barred().is_none() && selects(row) && peers.runs_speaker(name);
-    let nodes = input.nodes.iter().filter(|(name, row)| may(name, row));
+    let may = |row: &NodeRow| row.barred().is_none() && selects(row) && row.runs_speaker();
+    let nodes = input.nodes.iter().filter(|(_, row)| may(row));
     order_weighted(address, nodes.map(|(name, row)| (name, row.weight(&preferring))))
 }
 

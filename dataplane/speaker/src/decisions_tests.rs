@@ -223,3 +223,19 @@ fn node_behind_the_horizon_costs_no_decision() {
         world.decide();
     }
 }
+
+/// A node that has failed votes as long as it has a speaker pod.
+#[test]
+fn speaker_pod_that_is_not_ready_is_decided_about() {
+    let mut world = World::new();
+    for at in 0..NODES {
+        world.update(node(at, if at < 3 { 0 } else { 15 }));
+    }
+    world.update(Update::Speaker("speaker-2".to_owned(), None));
+    world.pass(60);
+    world.decide();
+    world.update(speaker(2, false));
+    assert_ne!(world.decide(), 0, "it votes");
+    world.update(Update::Speaker("speaker-2".to_owned(), None));
+    assert_ne!(world.decide(), 0, "it does not");
+}

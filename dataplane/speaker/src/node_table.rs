@@ -21,6 +21,8 @@ pub(crate) struct NodeRow {
     /// Why the node may not announce any address.
     barred: Option<Ineligible>,
     has_speaker: bool,
+    /// Whether a speaker runs on it when it is up.
+    runs_speaker: bool,
     /// For each advertisement, by its position in the index: the weight of the node, if it selects the node.
     selected: Box<[Option<u32>]>,
 }
@@ -29,7 +31,7 @@ pub(crate) struct NodeRow {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct NodeChange {
     pub(crate) name: String,
-    /// Whether it was or is a candidate for an address.
+    /// Whether it was or is a candidate for an address, or votes about it.
     pub(crate) candidate: bool,
     /// The greatest weight that it had or has for an address.
     pub(crate) max_weight: u32,
@@ -80,8 +82,9 @@ impl NodeTable {
     pub(crate) fn update_speakers(&mut self, peers: &Peers) -> Vec<NodeChange> {
         let mut changes = Vec::new();
         for (name, row) in &mut self.rows {
-            let has_speaker = peers.has_speaker(name);
-            if std::mem::replace(&mut row.has_speaker, has_speaker) != has_speaker {
+            let speaker = (peers.has_speaker(name), peers.runs_speaker(name));
+            if (row.has_speaker, row.runs_speaker) != speaker {
+                (row.has_speaker, row.runs_speaker) = speaker;
                 changes.push(NodeChange {
                     name: name.clone(),
                     candidate: row.may_announce(),
@@ -115,6 +118,7 @@ impl NodeTable {
         NodeRow {
             barred,
             has_speaker: peers.has_speaker(name),
+            runs_speaker: peers.runs_speaker(name),
             selected: advertisements
                 .map(|one| one.selects_node(node).then(|| one.weight(node)))
                 .collect(),
@@ -130,6 +134,10 @@ impl NodeRow {
 
     pub(crate) fn has_speaker(&self) -> bool {
         self.has_speaker
+    }
+
+    pub(crate) fn runs_speaker(&self) -> bool {
+        self.runs_speaker
     }
 
     /// Whether the advertisement at this position in the index selects the node.
@@ -157,6 +165,6 @@ impl NodeRow {
     }
 
     fn is_candidate(&self) -> bool {
-        self.has_speaker && self.may_announce()
+        self.runs_speaker && self.may_announce()
     }
 }

@@ -15,6 +15,8 @@ pub struct Peers {
     members: ApiMembership,
     /// Nodes that have a speaker, ready or not.
     with_speaker: BTreeSet<String>,
+    /// `with_speaker` has changed.
+    changed: bool,
     /// Nodes whose heartbeats are received.
     heard: BTreeSet<String>,
 }
@@ -27,6 +29,7 @@ impl Peers {
             local_node: local_node.to_owned(),
             members: ApiMembership::new(local_node, grace),
             with_speaker: BTreeSet::new(),
+            changed: false,
             heard: BTreeSet::new(),
         }
     }
@@ -59,7 +62,7 @@ impl Peers {
     /// Updates the state of a node from the index.
     pub fn update(&mut self, now: Instant, index: &Index, name: &str) {
         let Some(node) = index.nodes.get(name) else {
-            self.with_speaker.remove(name);
+            self.changed |= self.with_speaker.remove(name);
             self.members.node_gone(now, name);
             return;
         };
@@ -73,6 +76,7 @@ impl Peers {
             None if was_there => self.members.speaker_gone(now, name),
             None => {}
         }
+        self.changed |= was_there != ready.is_some();
         if ready.is_some() {
             self.with_speaker.insert(name.to_owned());
         } else {
@@ -91,8 +95,8 @@ impl Peers {
         self.members.poll_timeout()
     }
 
-    /// Whether the API state of a node changed since the last call.
+    /// Whether the API state of a node or its speaker changed since the last call.
     pub fn take_changed(&mut self) -> bool {
-        self.members.take_changed()
+        self.members.take_changed() | std::mem::take(&mut self.changed)
     }
 }

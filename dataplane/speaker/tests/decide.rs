@@ -13,7 +13,7 @@ mod support;
 use std::time::Duration;
 
 use found::{Found, decision_on, found};
-use lb_speaker::decide::{Announcement, Decision, DecisionInput, MAX_CANDIDATES, decide};
+use lb_speaker::decide::{Announcement, Decision, DecisionInput, MAX_CANDIDATES, decide, voters};
 use lb_speaker::interface_selection::InterfaceSelection;
 use lb_speaker::k8s::index::Update;
 use lb_speaker::k8s::objects::Node;
@@ -561,4 +561,40 @@ fn address_of_a_node_is_announced_by_no_other_node() {
         node_at("n3", "InternalIP", six, &json!({})),
     ]));
     assert!(matches!(decision_on(&world, "n3", six), Found::Mine(_)));
+}
+
+/// With `partitionPolicy: Majority`.
+#[test]
+fn nodes_vote_by_configuration_whether_they_live_or_not() {
+    let votes = |changes: Vec<Update>| {
+        let mut world = World::new(cluster().into_iter().chain(changes));
+        world.advance(GRACE * 2);
+        let nodes = world.nodes(false);
+        let input = DecisionInput {
+            local_node: "n1",
+            index: &world.index,
+            nodes: &nodes,
+        };
+        voters(&input, WEB.parse().unwrap()).join(" ")
+    };
+    assert_eq!(votes(vec![]), "n1 n2 n3");
+    // The API server reports two nodes as failed, and their endpoints are gone.
+    let unknown =
+        json!([{"type": "Ready", "status": "Unknown"}, {"type": "NetworkUnavailable", "status": "Unknown"}]);
+    let failed = |name| [mk_node_with(name, &json!({}), &unknown), mk_speaker(name, false)];
+    let mut partition: Vec<_> = failed("n2").into_iter().chain(failed("n3")).collect();
+    partition.push(mk_slice("web", &["n1"]));
+    partition.push(mk_service("web", &[WEB], |service| {
+        service["spec"]["externalTrafficPolicy"] = json!("Local");
+    }));
+    assert_eq!(votes(partition), "n1 n2 n3");
+    // Configuration removes voters.
+    let label = json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""});
+    assert_eq!(votes(vec![node("n2", &label)]), "n1 n3");
+    assert_eq!(votes(vec![Update::Node("n2".to_owned(), None)]), "n1 n3");
+    let no_pod = Update::Speaker("speaker-n3".to_owned(), None);
+    assert_eq!(votes(vec![no_pod]), "n1 n2");
+    let selector = json!({"nodeSelectors": [{"matchLabels": {"a": "b"}}]});
+    let selected = vec![mk_advertisement("lan", &selector), node("n3", &json!({"a": "b"}))];
+    assert_eq!(votes(selected), "n3");
 }

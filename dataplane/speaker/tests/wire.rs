@@ -189,6 +189,7 @@ fn mk_n3(lan: &Lan, address: IpAddr) -> Result<Coordinator> {
     peer.set_macs(now, vec![lan.client_mac("lan0")?, lan.client_mac("lan1")?]);
     let candidates = Candidates {
         order: &["n3", "n1"],
+        voters: &[],
         no_interface: false,
         preferred: None,
     };

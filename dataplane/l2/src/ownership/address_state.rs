@@ -24,6 +24,10 @@ pub struct Candidates<'a> {
     /// The candidates in [election order](crate::ownership::election::order): all or the first few dozen, and our node
     /// if it is one.
     pub order: &'a [&'a str],
+    /// The nodes that may announce the address by configuration, in election order, whether they live or not. The first
+    /// five vote with [`PartitionPolicy::Majority`]. Without any, the candidates vote; but a candidate that fails is
+    /// removed by the API server, which may be on the side of a minority.
+    pub voters: &'a [&'a str],
     /// Whether our node has no interface for the address.
     pub no_interface: bool,
     /// The node that should own the address for balance ([`crate::ownership::placement`]); `None` if the election order
@@ -39,8 +43,8 @@ pub(super) struct AddressState {
     pub(super) voters: Box<[NodeId]>,
     /// The resource version at which the order changed last.
     pub(super) version: u64,
-    /// The greatest version with which a peer that announces the address overruled our candidates.
-    pub(super) overruled_by: Option<u64>,
+    /// The peer that overruled our candidates, until it withdraws or they change.
+    pub(super) overruled_by: Option<NodeId>,
     pub(super) no_interface: bool,
     /// `None` if the election order alone decides.
     pub(super) placement: Option<Box<PlacementState>>,
@@ -472,6 +476,7 @@ mod tests {
         for address in [ours, other] {
             let candidates = Candidates {
                 order: &["n1"],
+                voters: &[],
                 no_interface: false,
                 preferred: None,
             };

@@ -398,6 +398,7 @@ mod tests {
         speaker.set_nodes(start, [other]);
         let candidates = Candidates {
             order: &["n1"],
+            voters: &[],
             no_interface: false,
             preferred: None,
         };
@@ -461,6 +462,7 @@ mod tests {
         speaker.set_nodes(start, []);
         let candidates = Candidates {
             order: &["n1"],
+            voters: &[],
             no_interface: false,
             preferred: None,
         };

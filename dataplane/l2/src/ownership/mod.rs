@@ -269,13 +269,15 @@ impl Coordinator {
             self.dirty.remove(&address);
             return;
         };
-        let order: Box<[_]> = candidates.order.iter().map(|name| self.node_id(name)).collect();
+        let ids = |names: &[&str]| names.iter().map(|name| self.node_id(name)).collect();
+        let (order, voters): (Box<[_]>, Box<[_]>) = (ids(candidates.order), ids(candidates.voters));
         let state = self.addresses.entry(address).or_default();
-        let same = state.order == order && state.no_interface == candidates.no_interface;
+        let same =
+            state.order == order && state.voters == voters && state.no_interface == candidates.no_interface;
         if state.order != order {
-            state.version = self.api_view.ours();
+            (state.version, state.overruled_by) = (self.api_view.ours(), None);
         }
-        state.order = order;
+        (state.order, state.voters) = (order, voters);
         self.set_preferred(address, candidates.preferred);
         let Some(state) = self.addresses.get_mut(&address).filter(|_| !same) else {
             return;

@@ -144,19 +144,6 @@ impl Coordinator {
         self.announcers.get(&address).cloned().unwrap_or_default()
     }
 
-    /// Sets the nodes that may announce the address by configuration, in election order, whether they live or not. The
-    /// first five vote with [`PartitionPolicy::Majority`]. Without any, the candidates vote; but a candidate that fails is
-    /// removed by the API server, which may be on the side of a minority.
-    pub fn set_voters(&mut self, address: IpAddr, nodes: &[&str]) {
-        let voters: Box<[_]> = nodes.iter().map(|name| self.node_id(name)).collect();
-        if let Some(state) = self.addresses.get_mut(&address)
-            && state.voters != voters
-        {
-            state.voters = voters;
-            self.dirty.insert(address);
-        }
-    }
-
     /// The voters that this node does not reach, if it has no majority for the address and therefore may not announce it.
     #[must_use]
     pub fn missing_majority(&self, address: IpAddr) -> Option<Vec<&str>> {

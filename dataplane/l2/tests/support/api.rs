@@ -53,18 +53,18 @@ impl Network {
                     *address,
                     Some(Candidates {
                         order: &order,
+                        voters: &voters,
                         no_interface: self.unplugged.contains(&to),
                         preferred,
                     }),
                 );
-                process.coordinator.set_voters(*address, &voters);
             }
         }
     }
 
     /// The nodes that see changes of the API objects.
     fn informed(&mut self) -> Vec<usize> {
-        self.api_version += 1;
+        self.api_version += u64::from(self.counts_versions);
         let all = 0..self.hosts.len();
         all.filter(|node| !self.stale_api.contains(node)).collect()
     }

@@ -186,6 +186,7 @@ pub(crate) struct Network {
     pub(crate) stale_api: BTreeSet<usize>,
     /// The newest resource version of the API server.
     pub(crate) api_version: u64,
+    pub(crate) counts_versions: bool,
     /// Deleted Node objects.
     pub(crate) deleted: BTreeSet<usize>,
     /// The addresses of the nodes are on another network.
@@ -283,6 +284,7 @@ impl Network {
             lost_until: None,
             stale_api: BTreeSet::new(),
             api_version: 1,
+            counts_versions: true,
             deleted: BTreeSet::new(),
             off_link: false,
             max_cpu_wait_ms: 0,

@@ -76,17 +76,17 @@ impl Speaker {
         let no_interface = local
             .as_ref()
             .is_ok_and(|announcement| !self.announcer.can_announce(address, &announcement.interfaces));
+        let voters = match self.config.partition_policy {
+            PartitionPolicy::Majority => voters(&input, address),
+            PartitionPolicy::Availability => Vec::new(),
+        };
         let candidates = Candidates {
             order: &order,
+            voters: &voters,
             no_interface,
             preferred: self.balance.as_ref().and_then(|balance| balance.target(address)),
         };
-        let voters = (self.config.partition_policy == PartitionPolicy::Majority)
-            .then(|| voters(&input, &self.peers, address));
         self.coordinator.set_candidates(address, Some(candidates));
-        if let Some(voters) = voters {
-            self.coordinator.set_voters(address, &voters);
-        }
         let known = Known {
             is_first: order.first() == Some(&&*self.config.node),
             outcome: match local {
