@@ -131,7 +131,7 @@ install_packages() {
 # sets $built to that directory. The hash covers everything that decides the result.
 plan_go() {
   local name=$1 minutes=$2 directory=$3 modfile=$4; shift 4
-  local hash; hash=$(cat "$directory"/*.go "$modfile" "${modfile%.mod}.sum" <(go env GOVERSION GOARCH; echo "$* ${ldflags:-}") | sha256sum | cut -c1-16)
+  local hash; hash=$(cat "$directory"/*.go $(find "$directory" -maxdepth 1 -name "*.sh") "$modfile" "${modfile%.mod}.sum" <(go env GOVERSION GOARCH; echo "$* ${ldflags:-}") | sha256sum | cut -c1-16)
   built=$cache/go/$name-$hash
   [ ! -d "$built" ] || return 0
   plan go "building ${name/kubernetes-/Kubernetes } (first run only; about $minutes min)" go_build "$built" "$directory" "$modfile" "${ldflags:-}" "$@"
@@ -140,6 +140,9 @@ plan_go() {
 go_build() {
   local out=$1 directory=$2 modfile=$3 ldflags=$4; shift 4
   rm -rf "$out.part"; mkdir -p "$out.part"
+  if [ -x "$directory/modfile.sh" ]; then
+    temporary; "$directory/modfile.sh" "$tree"; modfile=$tree/go.mod
+  fi
   (cd "$directory" && CGO_ENABLED=0 go build -v -mod=mod -modfile="$modfile" -trimpath -ldflags="-s -w $ldflags" -o "$out.part/" "$@")
   mv "$out.part" "$out"
 }
