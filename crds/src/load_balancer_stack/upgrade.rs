@@ -160,9 +160,18 @@ pub struct UpgradeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub healthy_nodes: Vec<String>,
 
+    /// Whether speakers are replaced before controllers, because the controllers that run are of a newer version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub speakers_first: bool,
+
     /// Why the upgrade failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+
+    /// The node whose new speaker got no reply, if the upgrade failed for that reason only. If the previous speaker gets
+    /// none either, the revision has not failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered_node: Option<String>,
 
     /// Why the upgrade is paused; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -300,7 +300,7 @@ fn first_action(seen: &AdoptionInput) -> AdoptionAction {
         return AdoptionAction::None;
     }
     if found.workloads.is_empty() {
-        // What is left of a removed MetalLB refuses every change of a pool.
+        // The webhook of a removed MetalLB refuses every change of a pool.
         return if !found.strict_webhook || !found.pods.is_empty() {
             AdoptionAction::None
         } else if found.denied.is_empty() {

@@ -47,7 +47,7 @@ impl Written {
 /// Errors of a reconciliation, and when to reconcile again.
 #[derive(Debug, Default)]
 pub struct PassOutcome {
-    /// What failed.
+    /// Failures of this pass.
     pub failures: Vec<(Reason, String)>,
     /// Whether a write failed.
     pub write_failed: bool,
@@ -110,7 +110,7 @@ impl Executor {
         });
     }
 
-    /// What has happened since [`Self::begin`].
+    /// The outcome since [`Self::begin`].
     pub fn outcome(&mut self) -> &mut PassOutcome {
         &mut self.outcome
     }

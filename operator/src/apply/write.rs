@@ -94,7 +94,7 @@ impl WriteId {
     }
 }
 
-/// What is sent.
+/// The request of a write.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// Server-side apply that takes over the fields of other managers.
@@ -114,7 +114,7 @@ pub struct Write {
     pub id: WriteId,
     /// Identifies the state to write. A write whose last attempt was for another state is not delayed.
     pub target: String,
-    /// What is sent.
+    /// The request.
     pub request: Request,
     /// Field manager.
     pub manager: &'static str,

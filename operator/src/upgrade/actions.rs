@@ -6,7 +6,7 @@ use lb_crds::load_balancer_stack::{PauseReason, UpgradeStatus, UpgradeStep as St
 
 use super::pod_selection::{self, all_of, away};
 use super::snapshot::{ClusterSnapshot, PodSnapshot};
-use super::state::{UpgradeState, is_downgrade};
+use super::state::{UpgradeState, is_older};
 
 /// The pod template of a workload.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -163,14 +163,16 @@ fn controller(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSo
         Some(has) if *has != upgrade.from.controller => TemplateSource::Current,
         _ => TemplateSource::Previous,
     };
-    let down = is_downgrade(upgrade);
     match upgrade.step {
         Step::Preflight | Step::PrePull | Step::Crds | Step::Rbac => unchanged,
-        Step::Canary | Step::Soak | Step::Speakers if down => unchanged,
+        Step::Canary | Step::Soak | Step::Speakers if upgrade.speakers_first => unchanged,
         Step::Controller | Step::Canary | Step::Soak | Step::Speakers | Step::Verify | Step::Finish => {
             TemplateSource::Target
         }
-        Step::RollingBack if down || all_of(upgrade, snapshot, &upgrade.from.speaker) => {
+        Step::RollingBack
+            if controllers_are_older(upgrade, snapshot)
+                || all_of(upgrade, snapshot, &upgrade.from.speaker) =>
+        {
             TemplateSource::Previous
         }
         Step::RollingBack => unchanged,
@@ -182,7 +184,7 @@ fn speaker(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> TemplateSourc
         // A pod that restarts must not get the version that failed.
         _ if upgrade.paused == Some(PauseReason::HealthCheckFailed) => TemplateSource::Previous,
         Step::Canary if needs_canary(upgrade, snapshot) => TemplateSource::Canary,
-        Step::Controller if is_downgrade(upgrade) => TemplateSource::Target,
+        Step::Controller if upgrade.speakers_first => TemplateSource::Target,
         Step::Speakers | Step::Verify | Step::Finish => TemplateSource::Target,
         Step::Preflight
         | Step::PrePull
@@ -238,9 +240,15 @@ fn restart(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) 
     }
 }
 
-/// The rollback of a downgrade begins with the controllers.
+/// A rollback to a newer version begins with the controllers.
 fn controllers_allow(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
     let controllers = &snapshot.controllers;
-    !is_downgrade(upgrade)
-        || (controllers.settled && controllers.template.as_ref() == Some(&upgrade.from.controller))
+    let is_previous = controllers.template.as_ref() == Some(&upgrade.from.controller);
+    !controllers_are_older(upgrade, snapshot) && (!is_previous || controllers.settled)
+}
+
+/// Whether the controllers' template is of an older version than the last good one.
+fn controllers_are_older(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
+    let version = snapshot.controllers.version.as_ref();
+    version.is_some_and(|version| is_older(version, &upgrade.from.version))
 }

@@ -29,17 +29,24 @@ const LISTED_SERVICES: usize = 3;
 pub enum Verdict {
     /// Nothing is wrong, or its deadline is not over.
     Healthy,
-    /// The upgrade failed. With `node`, only because of the speaker there.
-    Failed {
-        /// What failed.
-        reason: String,
-        /// The node of the speaker.
-        node: Option<String>,
-    },
+    /// The upgrade failed.
+    Failed(Failure),
     /// Speakers on these nodes are not ready, and it is not the upgrade that broke them.
     Sick(Vec<String>),
     /// The upgrade cannot progress, for a reason outside of it.
     Held(String),
+}
+
+/// A failed health check.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Failure {
+    /// The reason.
+    pub reason: String,
+    /// The node of the speaker, if only that failed.
+    pub node: Option<String>,
+    /// Whether it failed only because other nodes and it do not receive each other's replies: the cause may be the
+    /// network.
+    pub is_unanswered: bool,
 }
 
 /// Runs the health checks.
@@ -49,7 +56,12 @@ pub fn verdict(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timesta
         return Verdict::Healthy;
     }
     let stalled_seconds = seconds(upgrade.progress_time.0, now);
-    let failed = |reason: String| Verdict::Failed { reason, node: None };
+    let failed = |reason: String| {
+        Verdict::Failed(Failure {
+            reason,
+            ..Failure::default()
+        })
+    };
     if let Some(refused) = &snapshot.crds_refused
         && upgrade.step == Step::Crds
     {
@@ -101,10 +113,10 @@ fn late(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, stalled_seconds: i6
             && snapshot.controllers.settled
             && !snapshot.controllers.has_leader
         {
-            return Verdict::Failed {
+            return Verdict::Failed(Failure {
                 reason: format!("no new controller became the leader within {stalled_seconds} s"),
-                node: None,
-            };
+                ..Failure::default()
+            });
         }
         let sick = untouched_sick_nodes(upgrade, snapshot);
         if !sick.is_empty() {
@@ -114,7 +126,7 @@ fn late(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, stalled_seconds: i6
     Verdict::Held(format!("step {step}: {}", obstacles(upgrade, snapshot)))
 }
 
-/// What a registry, an admission plugin or the API server does not permit.
+/// The refusal of a registry, an admission plugin or the API server.
 #[must_use]
 pub fn infrastructure_faults(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Vec<String> {
     let mut reasons: Vec<String> = snapshot.failing_writes.clone();
@@ -151,7 +163,7 @@ fn is_pulling(pod: &PodSnapshot) -> bool {
     pod.problem.is_some() && !pod.own_fault && !pod.unscheduled
 }
 
-/// What the step waits for.
+/// The pods and nodes that the step waits for.
 fn obstacles(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> String {
     let mut reasons = infrastructure_faults(upgrade, snapshot);
     let others = all_pods(snapshot).filter(|pod| !is_pulling(pod));
@@ -226,10 +238,11 @@ fn describe_failure(pod: &PodSnapshot) -> String {
 }
 
 fn failed_pod(upgrade: &UpgradeStatus, pod: &PodSnapshot, reason: String) -> Verdict {
-    Verdict::Failed {
+    Verdict::Failed(Failure {
         reason,
         node: (pod.revision == upgrade.to.speaker).then(|| pod.node.clone()),
-    }
+        is_unanswered: false,
+    })
 }
 
 /// Addresses that are not answered since a new speaker is ready: the one that announces them, or the one that verifies
@@ -248,8 +261,22 @@ fn failed_verification(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> O
     });
     let failed: Vec<_> = failed.collect();
     let (node, _) = failed.first()?;
-    Some(Verdict::Failed {
+    Some(Verdict::Failed(Failure {
         reason: list_first_clauses(failed.iter().map(|(_, message)| *message), LISTED_SERVICES),
         node: Some((*node).clone()),
-    })
+        is_unanswered: true,
+    }))
+}
+
+/// The previous speaker on the node that got no reply, if it is ready and gets none either.
+#[must_use]
+pub fn still_unanswered<'a>(
+    upgrade: &UpgradeStatus,
+    snapshot: &'a ClusterSnapshot,
+) -> Option<&'a PodSnapshot> {
+    let node = upgrade.unanswered_node.as_ref()?;
+    let mut failed = snapshot.failed_verifications.iter();
+    failed.find(|failed| failed.node == *node || failed.verified_by == *node)?;
+    let mut pods = snapshot.speakers.pods.iter();
+    pods.find(|pod| pod.node == *node && pod.is_active() && pod.ready && pod.revision == upgrade.from.speaker)
 }

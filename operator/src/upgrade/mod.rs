@@ -26,11 +26,12 @@
 //! | Finish | restore the DaemonSet's strategy, remove the rules of the previous revision | both are applied |
 //! | RollingBack | restore the speakers, then the controllers; CRDs and roles stay | all run the previous revision |
 //!
-//! A downgrade replaces the speakers before the controllers. The [`health_checks`] apply from Controller on.
+//! If the controllers run a newer version, the speakers are replaced before them. The [`health_checks`] apply from Controller on.
 //! `docs/upgrades.md` explains the design.
 
 pub mod actions;
 pub mod coverage;
+mod ending;
 pub mod health_checks;
 pub mod objects;
 pub mod observer;

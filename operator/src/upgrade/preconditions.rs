@@ -1,4 +1,4 @@
-//! What must hold before an upgrade starts, and the nodes by which it is judged.
+//! Preconditions of an upgrade, and the nodes by which it is judged.
 
 use jiff::Timestamp;
 use lb_crds::load_balancer_stack::{OnFailure, UpgradeStatus, UpgradeStep as Step};
@@ -59,7 +59,7 @@ pub(super) fn unhealthy_speakers(upgrade: &UpgradeStatus, snapshot: &ClusterSnap
     unhealthy.map(|(name, _)| name.clone()).collect()
 }
 
-/// What the step Preflight waits for; `None` if the upgrade may proceed.
+/// The reason for which the step Preflight waits; `None` if the upgrade may proceed.
 #[must_use]
 pub fn preflight_obstacle(
     upgrade: &UpgradeStatus,

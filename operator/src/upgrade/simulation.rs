@@ -134,14 +134,22 @@ fn pause_stops_the_upgrade_and_its_deadline() {
     }
 }
 
-/// Runs in which random things happen. More seeds: `LB_SIMULATION_SEEDS=10000`.
+/// Runs in which random things happen. Other seeds: `LB_SIMULATION_SEEDS=0..10000`.
 fn seeds(default: u64) -> std::ops::Range<u64> {
-    let more = std::env::var("LB_SIMULATION_SEEDS").ok();
-    0..more.and_then(|seeds| seeds.parse().ok()).unwrap_or(default)
+    let chosen = std::env::var("LB_SIMULATION_SEEDS").ok();
+    let chosen = chosen.and_then(|range| {
+        let (from, to) = range.split_once("..")?;
+        Some(from.parse().ok()?..to.parse().ok()?)
+    });
+    chosen.unwrap_or(0..default)
 }
 
 fn paused(cluster: &SimCluster) -> Option<PauseReason> {
     cluster.state.upgrade.as_ref()?.paused
+}
+
+fn waiting_for(cluster: &SimCluster) -> Option<String> {
+    cluster.state.upgrade.as_ref()?.waiting_for.clone()
 }
 
 fn step(cluster: &SimCluster) -> Option<Step> {
@@ -242,14 +250,7 @@ fn unpullable_image_pauses_before_anything_restarts_and_continues() {
         cluster.run_until(400, |cluster| {
             paused(cluster) == Some(PauseReason::Infrastructure)
         });
-        let waits = cluster
-            .state
-            .upgrade
-            .as_ref()
-            .unwrap()
-            .waiting_for
-            .clone()
-            .unwrap();
+        let waits = waiting_for(&cluster).unwrap();
         assert!(
             waits.contains("node n0 cannot pull the images: ErrImagePull"),
             "{waits}"
@@ -263,13 +264,38 @@ fn unpullable_image_pauses_before_anything_restarts_and_continues() {
     }
 }
 
+/// The network suppresses the replies of a node, beginning with its new speaker.
+#[test]
+fn node_that_gets_no_reply_with_either_speaker_does_not_fail_the_revision() {
+    for seed in seeds(30) {
+        let mut cluster = SimCluster::new(seed, 2 + seed % 4, &[Image::Good, Image::Good]);
+        let names: Vec<_> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
+        for name in &names {
+            cluster.tenants.add_service(name, cluster.now);
+        }
+        cluster.ask_for(1);
+        cluster.run_until(400, |cluster| step(cluster) == Some(Step::Soak));
+        let (canary, _) = cluster.restarts[0].clone();
+        let mut nodes = cluster.nodes.iter_mut();
+        nodes.find(|node| node.name == canary).unwrap().muted = true;
+        succeed(&mut cluster, 1);
+        assert_eq!(
+            cluster.outcomes(),
+            [UpgradeOutcome::RolledBack, UpgradeOutcome::Succeeded],
+            "{}",
+            cluster.history_text()
+        );
+        assert_eq!(cluster.state.failed_revisions, []);
+    }
+}
+
 /// O-24 and O-12: admission refuses pods, or the registry is down, from any moment of the upgrade on.
 #[test]
 fn infrastructure_faults_pause_and_end_by_themselves() {
     for seed in seeds(60) {
         let mut cluster = SimCluster::new(seed, 3, &[Image::Good, Image::Good]);
         cluster.ask_for(1);
-        for _ in 0..20 + seed * 2 {
+        for _ in 0..20 + (seed * 2) % 400 {
             cluster.advance_second();
         }
         if cluster.state.upgrade.is_none() {
@@ -347,14 +373,7 @@ fn incomplete_rollback_keeps_what_runs_and_obeys_a_new_spec() {
         });
         let ready = cluster.speakers.iter().filter(|pod| pod.pod.ready).count();
         assert_eq!(ready, 2, "{}", cluster.history_text());
-        let waits = cluster
-            .state
-            .upgrade
-            .as_ref()
-            .unwrap()
-            .waiting_for
-            .clone()
-            .unwrap();
+        let waits = waiting_for(&cluster).unwrap();
         assert!(waits.contains("on node n"), "{waits}");
         cluster.disturb_all();
         cluster.ask_for(2);

@@ -119,6 +119,8 @@ pub struct NodeSnapshot {
 pub struct ControllerSnapshot {
     /// Revision of the Deployment's pod template.
     pub template: Option<String>,
+    /// Version of that template.
+    pub version: Option<String>,
     /// Whether all pods have that template and are ready.
     pub settled: bool,
     /// Whether a pod of that template is the leader, or no replicas are desired.

@@ -141,7 +141,10 @@ impl UpgradeState {
 
 /// A new upgrade, in its first step.
 pub(super) fn start_upgrade(from: &Revision, snapshot: &ClusterSnapshot, now: Timestamp) -> UpgradeStatus {
+    // Speakers never run a newer version than the controllers, which a superseded upgrade may have replaced.
+    let running = snapshot.controllers.version.as_ref().unwrap_or(&from.version);
     UpgradeStatus {
+        speakers_first: is_older(&snapshot.target.version, running),
         from: from.clone(),
         to: snapshot.target.clone(),
         step: UpgradeStep::Preflight,
@@ -155,6 +158,7 @@ pub(super) fn start_upgrade(from: &Revision, snapshot: &ClusterSnapshot, now: Ti
         suspended_time: None,
         healthy_nodes: Vec::new(),
         failure: None,
+        unanswered_node: None,
         paused: None,
         waiting_for: None,
         superseded: false,
@@ -180,7 +184,7 @@ pub(super) fn enter_step(upgrade: &mut UpgradeStatus, next: UpgradeStep, said: &
     upgrade.waiting_for = None;
 }
 
-/// What the upgrade is, for messages: a change of settings restarts pods, too, but is no new version.
+/// The name of the upgrade in messages: a change of settings restarts pods, too, but is no new version.
 #[must_use]
 pub fn describe(from: &Revision, to: &Revision) -> String {
     if from.version == to.version {
@@ -199,12 +203,10 @@ fn step(name: UpgradeStep, now: Timestamp) -> StepStatus {
     }
 }
 
-/// Whether the target version is older. Speakers are replaced first then, because they never run a newer version than
-/// the controllers.
-pub(super) fn is_downgrade(upgrade: &UpgradeStatus) -> bool {
-    let version = |revision: &Revision| Version::parse(&revision.version).ok();
-    match (version(&upgrade.from), version(&upgrade.to)) {
-        (Some(from), Some(to)) => to.cmp_precedence(&from).is_lt(),
+/// Whether a version is older than another one; false if one is not known.
+pub(super) fn is_older(version: &str, than: &str) -> bool {
+    match (Version::parse(version), Version::parse(than)) {
+        (Ok(version), Ok(than)) => version.cmp_precedence(&than).is_lt(),
         _ => false,
     }
 }

@@ -7,13 +7,12 @@ use lb_crds::load_balancer_stack::{
 };
 use lb_runtime::text::{LIST_LIMIT, list_first};
 
-use super::health_checks::{Verdict, infrastructure_faults, verdict};
+use super::ending::{finish_rollback, finish_upgrade, is_finished, is_rolled_back};
+use super::health_checks::{Failure, Verdict, infrastructure_faults, verdict};
 use super::pod_selection::{self, VERIFICATION_SECONDS, all_of, away, counts, is_verified};
 use super::preconditions::{blocker, preflight_obstacle, unhealthy_speakers, update_healthy_nodes};
 use super::snapshot::{ClusterSnapshot, PodSnapshot};
-use super::state::{
-    UpgradeState, describe, enter_step, is_downgrade, seconds, start_upgrade, step_began, time,
-};
+use super::state::{UpgradeState, describe, enter_step, seconds, start_upgrade, step_began, time};
 use crate::reasons::{Reason, StackEvent};
 
 /// Upper bound for the step Verify, in seconds.
@@ -120,17 +119,7 @@ fn advance_upgrade(
         return;
     }
     match verdict(&upgrade, snapshot, now) {
-        Verdict::Failed { reason, node } => {
-            handle_failure(
-                state,
-                &mut upgrade,
-                &reason,
-                node.as_deref(),
-                snapshot,
-                now,
-                events,
-            );
-        }
+        Verdict::Failed(failure) => handle_failure(state, &mut upgrade, failure, snapshot, now, events),
         Verdict::Sick(nodes) => {
             upgrade.healthy_nodes.retain(|node| !nodes.contains(node));
             upgrade.progress_time = time(now);
@@ -233,39 +222,44 @@ fn change_target(
 fn handle_failure(
     state: &mut UpgradeState,
     upgrade: &mut UpgradeStatus,
-    reason: &str,
-    node: Option<&str>,
+    failure: Failure,
     snapshot: &ClusterSnapshot,
     now: Timestamp,
     events: &mut Vec<StackEvent>,
 ) {
+    let Failure {
+        reason,
+        node,
+        is_unanswered,
+    } = failure;
     let what = describe(&upgrade.from, &upgrade.to);
     let what = format!("{what} failed in step {}: {reason}", upgrade.step.as_str());
     let settings = &snapshot.settings;
     let worse = !snapshot.nodes.is_empty() && snapshot.nodes.values().all(|node| !node.served_before);
     if settings.on_failure == OnFailure::Continue {
-        if upgrade.failure.as_deref() != Some(reason) {
+        if upgrade.failure.as_ref() != Some(&reason) {
             events.push(StackEvent::warning(
                 Reason::UpgradeFailed,
                 format!("{what}; continuing (onFailure: Continue)"),
             ));
-            upgrade.failure = Some(reason.to_owned());
+            upgrade.failure = Some(reason.clone());
         }
         if let Some(node) = node {
-            upgrade.healthy_nodes.retain(|healthy| healthy != node);
+            upgrade.healthy_nodes.retain(|healthy| *healthy != node);
         } else if seconds(upgrade.progress_time.0, now) > settings.progress_deadline_seconds {
-            hold(upgrade, reason.to_owned(), events);
+            hold(upgrade, reason, events);
         }
         return;
     }
-    upgrade.failure = Some(reason.to_owned());
+    upgrade.failure = Some(reason.clone());
+    upgrade.unanswered_node = node.filter(|_| is_unanswered);
     if settings.rolls_back() && snapshot.rollback_available && !worse {
         let from = &upgrade.from.version;
         events.push(StackEvent::warning(
             Reason::UpgradeFailed,
             format!("{what}; rolling back to {from}"),
         ));
-        enter_step(upgrade, Step::RollingBack, reason, now);
+        enter_step(upgrade, Step::RollingBack, &reason, now);
         return;
     }
     let why = if settings.rolls_back() && worse {
@@ -280,7 +274,7 @@ fn handle_failure(
         format!("{what}; {why}"),
     ));
     upgrade.paused = Some(PauseReason::HealthCheckFailed);
-    state.add_history(upgrade, UpgradeOutcome::Paused, Some(reason.to_owned()), now);
+    state.add_history(upgrade, UpgradeOutcome::Paused, Some(reason), now);
 }
 
 /// Nothing progresses. The step goes on as soon as it can.
@@ -384,7 +378,7 @@ fn advance_step(
         }
         Step::Rbac => {
             if snapshot.rbac_applied {
-                let first = speakers_step(upgrade, snapshot).filter(|_| is_downgrade(upgrade));
+                let first = speakers_step(upgrade, snapshot).filter(|_| upgrade.speakers_first);
                 enter_step(upgrade, first.unwrap_or(Step::Controller), "", now);
             }
         }
@@ -395,7 +389,7 @@ fn advance_step(
                 && controllers.has_leader
             {
                 let message = "controller rollout complete; leader elected; no address changed";
-                let after = speakers_step(upgrade, snapshot).filter(|_| !is_downgrade(upgrade));
+                let after = speakers_step(upgrade, snapshot).filter(|_| !upgrade.speakers_first);
                 enter_step(upgrade, after.unwrap_or(Step::Verify), message, now);
             }
         }
@@ -455,7 +449,7 @@ fn advance_step(
                         list_first(&left, LIST_LIMIT)
                     )
                 };
-                let after = if is_downgrade(upgrade) {
+                let after = if upgrade.speakers_first {
                     Step::Controller
                 } else {
                     Step::Verify
@@ -520,76 +514,4 @@ fn advance_canary(upgrade: &mut UpgradeStatus, snapshot: &ClusterSnapshot, now: 
         let message = format!("speaker on node {node} replaced");
         enter_step(upgrade, Step::Soak, &message, now);
     }
-}
-
-/// Whether the desired revision runs, can announce addresses, and nothing of the upgrade is left.
-fn is_finished(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
-    let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
-    controllers.settled
-        && controllers.template.as_ref() == Some(&upgrade.to.controller)
-        && speakers.observed
-        && speakers.template.as_ref() == Some(&upgrade.to.speaker)
-        && all_of(upgrade, snapshot, &upgrade.to.speaker)
-        && away(upgrade, snapshot, &upgrade.to.speaker, false, now) == 0
-        && snapshot.announces
-        && snapshot.rbac_applied
-        && !speakers.on_delete
-        && snapshot.pre_pull.is_none()
-}
-
-fn finish_upgrade(
-    state: &mut UpgradeState,
-    upgrade: &UpgradeStatus,
-    now: Timestamp,
-    events: &mut Vec<StackEvent>,
-) {
-    state.last_good = Some(upgrade.to.clone());
-    state.add_history(upgrade, UpgradeOutcome::Succeeded, None, now);
-    events.push(StackEvent::normal(
-        Reason::UpgradeSucceeded,
-        format!(
-            "{} (revision {}) finished in {} s",
-            describe(&upgrade.from, &upgrade.to),
-            upgrade.to.revision,
-            seconds(upgrade.started_time.0, now)
-        ),
-    ));
-}
-
-/// Whether the previous revision runs again, on all nodes that count.
-fn is_rolled_back(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) -> bool {
-    let (controllers, speakers) = (&snapshot.controllers, &snapshot.speakers);
-    controllers.template.as_ref() == Some(&upgrade.from.controller)
-        && controllers.settled
-        && speakers.template.as_ref() == Some(&upgrade.from.speaker)
-        && all_of(upgrade, snapshot, &upgrade.from.speaker)
-        && away(upgrade, snapshot, &upgrade.from.speaker, false, now) == 0
-        && !speakers.on_delete
-        && snapshot.pre_pull.is_none()
-}
-
-fn finish_rollback(
-    state: &mut UpgradeState,
-    upgrade: &UpgradeStatus,
-    snapshot: &ClusterSnapshot,
-    now: Timestamp,
-    events: &mut Vec<StackEvent>,
-) {
-    let (from, to) = (&upgrade.from, &upgrade.to);
-    let Some(reason) = upgrade.failure.clone() else {
-        let reason = "spec changed during the upgrade".to_owned();
-        state.add_history(upgrade, UpgradeOutcome::Superseded, Some(reason), now);
-        return;
-    };
-    events.push(StackEvent::warning(
-        Reason::RolledBack,
-        format!(
-            "rolled back to version {} (revision {}): {} failed: {reason}",
-            from.version,
-            from.revision,
-            describe(from, to)
-        ),
-    ));
-    state.add_history(upgrade, UpgradeOutcome::RolledBack, Some(reason.clone()), now);
-    state.add_failed_revision(upgrade, reason, snapshot, now);
 }

@@ -80,6 +80,7 @@ fn mk_snapshot() -> ClusterSnapshot {
         rollback_available: true,
         controllers: ControllerSnapshot {
             template: Some("old-c".to_owned()),
+            version: Some("0.1.0".to_owned()),
             settled: true,
             has_leader: true,
             pods: vec![controller("n1"), controller("n2")],
@@ -135,6 +136,18 @@ fn with_new_speakers(snapshot: &mut ClusterSnapshot, ready_at: i64) {
         pod.revision = "new-s".to_owned();
         pod.ready_since = Some(at(ready_at));
     }
+}
+
+/// The canary runs on n2; `by` receives no reply from `node`.
+fn with_failed_verification(snapshot: &mut ClusterSnapshot, node: &str, by: &str, message: &str) {
+    snapshot.speakers.pods[1].revision = "new-s".to_owned();
+    snapshot.speakers.pods[1].ready_since = Some(at(0));
+    snapshot.failed_verifications = vec![FailedVerification {
+        node: node.to_owned(),
+        verified_by: by.to_owned(),
+        message: message.to_owned(),
+        since: at(5),
+    }];
 }
 
 #[test]
@@ -254,32 +267,14 @@ fn failed_health_check_rolls_back_with_reason() {
         ),
         (
             Step::Soak,
-            |snapshot| {
-                snapshot.speakers.pods[1].revision = "new-s".to_owned();
-                snapshot.speakers.pods[1].ready_since = Some(at(0));
-                snapshot.failed_verifications = vec![FailedVerification {
-                    node: "n2".to_owned(),
-                    verified_by: "n3".to_owned(),
-                    message: "web is not answered".to_owned(),
-                    since: at(5),
-                }];
-            },
+            |snapshot| with_failed_verification(snapshot, "n2", "n3", "web is not answered"),
             6,
             "web is not answered",
         ),
         // The canary is deaf: it receives no reply from a speaker that others could reach.
         (
             Step::Soak,
-            |snapshot| {
-                snapshot.speakers.pods[1].revision = "new-s".to_owned();
-                snapshot.speakers.pods[1].ready_since = Some(at(0));
-                snapshot.failed_verifications = vec![FailedVerification {
-                    node: "n1".to_owned(),
-                    verified_by: "n2".to_owned(),
-                    message: "node n2 received no reply".to_owned(),
-                    since: at(5),
-                }];
-            },
+            |snapshot| with_failed_verification(snapshot, "n1", "n2", "node n2 received no reply"),
             6,
             "node n2 received no reply",
         ),

@@ -47,6 +47,8 @@ pub(super) struct SimNode {
     pub(super) up: bool,
     /// No speaker becomes ready there, whatever its revision.
     pub(super) broken: bool,
+    /// The network suppresses its replies.
+    pub(super) muted: bool,
     /// Until when its speaker may be away for a reason that is not the operator.
     disturbed_until: i64,
     control_plane: bool,
@@ -64,6 +66,7 @@ pub(super) struct SimPod {
 }
 
 pub(super) struct SimCluster {
+    seed: u64,
     rng: Rng,
     pub(super) now: i64,
     pub(super) nodes: Vec<SimNode>,
@@ -126,6 +129,7 @@ pub(super) fn at(second: i64) -> Timestamp {
 impl SimCluster {
     pub(super) fn new(seed: u64, nodes: u64, images: &[Image]) -> Self {
         let mut cluster = Self {
+            seed,
             rng: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: 0,
             nodes: Vec::new(),
@@ -186,6 +190,7 @@ impl SimCluster {
             name,
             up: true,
             broken: false,
+            muted: false,
             disturbed_until: self.now + GRACE,
             pulled: false,
         });
@@ -318,6 +323,7 @@ impl SimCluster {
             rollback_available: true,
             controllers: ControllerSnapshot {
                 template: Some(self.controller_template.clone()),
+                version: Some(revision(image_index(&self.controller_template)).version),
                 settled: controllers.len() == 2 && complete(&controllers, &self.controller_template),
                 has_leader: true,
                 pods: controllers,
@@ -457,8 +463,9 @@ impl SimCluster {
     pub(super) fn history_text(&self) -> String {
         let upgrade = self.state.upgrade.as_ref();
         format!(
-            "{}\nat {} in {:?}, templates {} {}, on_delete {}, pods {:#?}",
+            "{}\nseed {} at {} in {:?}, templates {} {}, on_delete {}, pods {:#?}",
             self.log.join("\n"),
+            self.seed,
             self.now,
             upgrade,
             self.controller_template,
@@ -472,7 +479,8 @@ impl SimCluster {
         self.now += 1;
         self.run_kubernetes();
         let unanswered = self.speakers.iter().filter(|pod| pod.unanswered && pod.pod.ready);
-        let unanswered: BTreeSet<_> = unanswered.map(|pod| pod.pod.node.clone()).collect();
+        let mut unanswered: BTreeSet<_> = unanswered.map(|pod| pod.pod.node.clone()).collect();
+        unanswered.extend(self.nodes_where(|node| node.muted));
         self.tenants.verify(&unanswered, self.now);
         self.run_operator();
         self.check_invariants();

@@ -119,6 +119,7 @@ pub fn build(input: &SnapshotInput<'_>) -> ClusterSnapshot {
         rollback_available,
         controllers: ControllerSnapshot {
             template: template(deployment),
+            version: input.health.controller.version.clone(),
             settled: input.health.controller.settled,
             has_leader,
             pods: controllers,

@@ -45,7 +45,10 @@ fn operator_creates_repairs_and_reports_the_stack() -> anyhow::Result<()> {
         drift::monitor_is_repaired(&harness)?;
         drift::memory_is_small(&harness)?;
         drift::standby_repairs_after_the_leader_hangs(&harness)?;
+        crate::permissions::editor_gets_no_power_over_nodes(&harness)?;
+        crate::two_operators::second_operator_waits_for_the_first(&harness)?;
         stack_outlives_the_operator(&harness)?;
+        crate::two_operators::second_operator_takes_over(&harness)?;
     }
     Ok(())
 }
@@ -104,7 +107,7 @@ fn edits_and_deletions_are_repaired(harness: &Harness) -> anyhow::Result<()> {
 }
 
 /// A replica is taken away, and the operator restores it.
-fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
+pub fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SHORT_TIMEOUT, || {
         let value = harness

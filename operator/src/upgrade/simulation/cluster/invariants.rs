@@ -1,4 +1,4 @@
-//! What holds in every second of a simulation.
+//! Invariants, checked in every second of a simulation.
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Image, NO_IMAGE, SimCluster, at, image_index};
+use super::{Image, NO_IMAGE, SimCluster, SimNode, at, image_index};
 
 impl SimCluster {
     /// One second of the workload controllers and the kubelets.
@@ -26,37 +26,31 @@ impl SimCluster {
             let node = &mut self.nodes[index];
             node.pulled = images.is_some() && !bad && (node.pulled || (node.up && lucky));
         }
-        let ready: BTreeSet<_> = self
-            .speakers
-            .iter()
-            .filter(|pod| pod.pod.ready && pod.gone_at.is_none())
-            .map(|pod| pod.pod.node.clone())
-            .collect();
-        let up: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|node| node.up)
-            .map(|node| node.name.clone())
-            .collect();
+        let ready = self.available();
+        let up = self.nodes_where(|node| node.up);
         self.restarting
             .retain(|node| !ready.contains(node) && up.contains(node));
+    }
+
+    /// Nodes with a ready speaker that stays.
+    fn available(&self) -> BTreeSet<String> {
+        let speakers = self.speakers.iter();
+        speakers
+            .filter(|pod| pod.pod.ready && pod.gone_at.is_none())
+            .map(|pod| pod.pod.node.clone())
+            .collect()
+    }
+
+    pub(super) fn nodes_where(&self, is_wanted: impl Fn(&SimNode) -> bool) -> BTreeSet<String> {
+        let nodes = self.nodes.iter().filter(|node| is_wanted(node));
+        nodes.map(|node| node.name.clone()).collect()
     }
 
     fn run_kubelets(&mut self) {
         let now = self.now;
         let images = self.images.clone();
-        let up: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|node| node.up)
-            .map(|node| node.name.clone())
-            .collect();
-        let broken: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|node| node.broken)
-            .map(|node| node.name.clone())
-            .collect();
+        let up = self.nodes_where(|node| node.up);
+        let broken = self.nodes_where(|node| node.broken);
         let registry_down = self.registry_down;
         for running in self.speakers.iter_mut().chain(&mut self.controllers) {
             let pod = &mut running.pod;
@@ -144,7 +138,12 @@ impl SimCluster {
             return;
         }
         // RollingUpdate, maxUnavailable 1: unready pods of an old template are deleted first.
-        let away = self.speakers.iter().filter(|pod| !pod.pod.ready).count();
+        // A node whose pod terminates or is missing counts as unavailable.
+        let available = self.available();
+        let away = self
+            .nodes_where(|node| self.serves(&self.selector, &node.name))
+            .difference(&available)
+            .count();
         let template = self.speaker_template.clone();
         let now = self.now;
         let mut room = usize::from(away == 0);
