@@ -107,7 +107,7 @@ fn edits_and_deletions_are_repaired(harness: &Harness) -> anyhow::Result<()> {
 }
 
 /// A replica is taken away, and the operator restores it.
-pub fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
+pub(crate) fn replicas_are_repaired(harness: &Harness) -> anyhow::Result<()> {
     harness.admin("kubectl scale deployment controller -n metallb-system --replicas=1")?;
     eventually("the replicas to be repaired", SHORT_TIMEOUT, || {
         let value = harness

@@ -8,7 +8,8 @@ const SETUP: &str = "kubectl create namespace team && \
     kubectl create rolebinding editor -n team --clusterrole=edit --user=editor && \
     kubectl create clusterrolebinding editor-pools --clusterrole=lb-operator-edit --user=editor && \
     kubectl create clusterrolebinding editor-view --clusterrole=lb-operator-view --user=editor";
-const CLEANUP: &str = "kubectl delete clusterrolebinding editor-pools editor-view && kubectl delete namespace team";
+const CLEANUP: &str =
+    "kubectl delete clusterrolebinding editor-pools editor-view && kubectl delete namespace team";
 
 /// Everything by which the stack could give away power: templates of pods, and who has which role.
 const POWER: &str = "kubectl get daemonsets,deployments -n metallb-system \
@@ -103,7 +104,7 @@ const DECOYS: &str = "apiVersion: v1\nkind: ServiceAccount\n\
     spec: {serviceAccountName: speaker, hostNetwork: true, \
     containers: [{name: speaker, image: \"lab.local/agnhost:1\", securityContext: {privileged: true}}]}";
 
-pub fn editor_gets_no_power_over_nodes(harness: &Harness) -> anyhow::Result<()> {
+pub(crate) fn editor_gets_no_power_over_nodes(harness: &Harness) -> anyhow::Result<()> {
     harness.admin(SETUP)?;
     let as_editor = |command: &str| harness.admin(&command.replacen("kubectl", "kubectl --as=editor", 1));
     // The user has the roles.

@@ -9,7 +9,7 @@ fn manager(harness: &Harness) -> anyhow::Result<String> {
 }
 
 /// A second release, in another namespace.
-pub fn second_operator_waits_for_the_first(harness: &Harness) -> anyhow::Result<()> {
+pub(crate) fn second_operator_waits_for_the_first(harness: &Harness) -> anyhow::Result<()> {
     assert_eq!(manager(harness)?, "lb-operator-system");
     harness.admin(&format!(
         "helm install second {} -n {SECOND} --create-namespace \
@@ -26,7 +26,7 @@ pub fn second_operator_waits_for_the_first(harness: &Harness) -> anyhow::Result<
 }
 
 /// The first one was uninstalled.
-pub fn second_operator_takes_over(harness: &Harness) -> anyhow::Result<()> {
+pub(crate) fn second_operator_takes_over(harness: &Harness) -> anyhow::Result<()> {
     eventually("the second operator to take over", LONG_TIMEOUT, || {
         Ok((manager(harness)? == SECOND).then_some(()))
     })?;
