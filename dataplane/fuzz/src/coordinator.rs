@@ -233,6 +233,7 @@ impl World {
             },
             reply_requested: what & 16 != 0,
             hears_receiver: true,
+            was_cut_off: false,
             interval: Duration::from_millis(match what & 8 {
                 0 => 100,
                 _ => u64::from(bytes.u16()),

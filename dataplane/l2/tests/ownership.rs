@@ -144,6 +144,26 @@ fn failures_of_all_but_one_node_are_covered() {
     }
 }
 
+/// In a large cluster only a few candidates monitor an address. No node sees the API.
+#[test]
+fn failure_of_the_owner_and_the_next_two_is_covered_in_a_large_cluster() {
+    for seed in 0..10 {
+        let mut lan = converged(seed, 24, 3);
+        let address = lan.addresses[0];
+        lan.stale_api = (0..24).collect();
+        for position in 0..3 {
+            lan.power_off(lan.candidate(address, position));
+        }
+        let outage = outage(&mut lan, address, 2000);
+        assert!(outage < MAX_FAILOVER_MS + 210, "seed {seed}: {outage} ms");
+        assert_eq!(
+            lan.sole_owners()[&address],
+            lan.candidate(address, 3),
+            "seed {seed}"
+        );
+    }
+}
+
 #[test]
 fn speaker_keeps_addresses_across_restart_and_crash() {
     for seed in 0..20 {

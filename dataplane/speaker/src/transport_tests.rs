@@ -59,6 +59,7 @@ fn mk_datagram() -> Datagram {
             state: SpeakerState::Up,
             reply_requested: false,
             hears_receiver: true,
+            was_cut_off: false,
             interval: Duration::from_millis(100),
             version: String::new(),
             api_version: 7,

@@ -18,9 +18,10 @@
 //! *passive*: from then on it gets [`CLAIM_SKEW`] too, until it announces the address or restarts. One that does not claim
 //! because another host has the address says so; nobody else probes that host.
 //!
-//! Two owners: a peer that sees our announcement and whose announcement we see. The tie is decided by what both know:
-//! with heartbeats in both directions, the reach of both (see [`OwnershipInput::stronger`]), then the election order;
-//! otherwise MetalLB's hash of the node names alone, because candidates may differ.
+//! Two owners: a peer that sees our announcement and whose announcement we see. The tie is decided by what both know. With
+//! heartbeats in both directions: the version of the candidates, if they differ; then a node that was not cut off from
+//! most others wins, because it served clients; then the election order. Otherwise MetalLB's hash of the node names
+//! alone, because candidates may differ.
 //!
 //! If all live candidates are draining, the first of them owns the address, because a node about to leave is better
 //! than no node. With `failback`, a candidate takes an address from an owner behind it in the order, as in MetalLB.

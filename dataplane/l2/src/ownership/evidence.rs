@@ -14,6 +14,10 @@ const EXPIRY: Duration = Duration::from_secs(1);
 const MAX_EXPIRY: Duration = Duration::from_secs(8);
 /// Minimum time between two announcements that tell a peer that its claim loses.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
+/// How long heartbeats may take to pass in both directions once a peer is seen again; each side sends one at once.
+const RETURN_TIME: Duration = Duration::from_millis(300);
+/// The same for a peer whose node cannot be queried: it may have been up, and only its heartbeats lost.
+const UNQUERIED_RETURN_TIME: Duration = Duration::from_millis(80);
 
 /// The peers that were seen to announce one address.
 #[derive(Debug, Default)]
@@ -149,6 +153,9 @@ impl Coordinator {
         );
         if self.announced.announces(address) {
             for id in announcers.iter().copied().filter(|id| *id != LOCAL_NODE) {
+                if let Some(at) = self.tie_opens_at(id).filter(|at| now < *at) {
+                    self.deadlines.insert((at, address));
+                }
                 match self.wins_against(address, id) {
                     Some(true) => rivals.weaker.push(id),
                     Some(false) => rivals.stronger.push(id),
@@ -159,23 +166,45 @@ impl Coordinator {
         rivals
     }
 
+    /// Whether the peer was down until a moment ago, and heartbeats do not pass in both directions yet: the tie is decided
+    /// when both sides know the same.
+    fn has_just_returned(&self, id: NodeId) -> bool {
+        !self.hear_each_other(id) && self.tie_opens_at(id).is_some_and(|at| self.now < at)
+    }
+
+    fn tie_opens_at(&self, id: NodeId) -> Option<Instant> {
+        let peer = self.peers.get(&id)?;
+        let time = if peer.on_link {
+            RETURN_TIME
+        } else {
+            UNQUERIED_RETURN_TIME
+        };
+        Some(peer.returned_at? + time)
+    }
+
     /// Whether we win the tie against another announcer; `None` if the election order decides.
     pub(super) fn wins_against(&self, address: IpAddr, id: NodeId) -> Option<bool> {
         let peer = self.peers.get(&id)?;
         let us = self.config.node.as_str();
         let goes_first = election::owner(address, [us, &peer.name]) == Some(us);
         if !self.hear_each_other(id) {
-            return Some(goes_first);
+            return Some(goes_first || self.has_just_returned(id));
         }
-        let ours = self.addresses.get(&address)?.version;
-        let theirs = peer.announced.contested_with(address)?;
-        Some(ours > theirs || ours == theirs && goes_first)
+        if let Some(theirs) = peer.announced.contested_with(address) {
+            let ours = self.addresses.get(&address)?.version;
+            return Some(ours > theirs || ours == theirs && goes_first);
+        }
+        if self.config.failback {
+            return None;
+        }
+        (peer.was_cut_off != self.failure_detector.was_cut_off()).then_some(peer.was_cut_off)
     }
 
     /// Tells announcers that lose the tie and do not hear us that we announce the address.
     pub(super) fn answer_weaker_rivals(&mut self, address: IpAddr, rivals: &Rivals) {
         let now = self.now;
-        let deaf = rivals.weaker.iter().any(|id| !self.hear_each_other(*id));
+        let is_deaf = |id: &NodeId| !self.hear_each_other(*id) && !self.has_just_returned(*id);
+        let deaf = rivals.weaker.iter().any(is_deaf);
         if !deaf || !self.announced.announces(address) {
             return;
         }

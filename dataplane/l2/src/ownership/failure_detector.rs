@@ -29,6 +29,9 @@
 //! or that a burst of loss hits everybody. They get three quarters of the timeout in addition.
 //!
 //! Our own stalls are not silence of the peers: after a stall, every peer gets the lost time in addition.
+//!
+//! A node that reached no majority of its peers, or that stood still for longer than the timeout, was *cut off*: others may
+//! have claimed its addresses and served clients.
 
 mod inquiry;
 mod peer;
@@ -79,6 +82,12 @@ const SUSPICION_TIME: Duration = Duration::from_millis(66);
 /// nodes, and the answers have to fit into its receive buffer.
 const FIRST_CONTACTS: u32 = 64;
 const FIRST_CONTACT_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a node counts as cut off after it reaches its peers again: longer than two owners need to agree.
+const CUT_OFF_MEMORY: Duration = Duration::from_secs(10);
+/// The longest grace period while no heartbeat of any peer arrives: one that has withdrawn its addresses looks like one
+/// whose speaker crashed.
+const MAX_DEAF_GRACE: Duration = Duration::from_secs(10);
 
 /// Settings of a [`FailureDetector`].
 #[derive(Clone, Copy, Debug)]
@@ -205,6 +214,7 @@ pub struct FailureDetector {
     /// The last result of `poll_timeout`; a call later than that reveals a stall.
     due: Instant,
     query_budget: QueryBudget,
+    cut_off_until: Option<Instant>,
 }
 
 impl FailureDetector {
@@ -218,6 +228,7 @@ impl FailureDetector {
             now,
             due: now,
             query_budget: QueryBudget::new(now),
+            cut_off_until: None,
         }
     }
 
@@ -366,7 +377,46 @@ impl FailureDetector {
         for id in ids {
             self.evaluate(id, isolated);
         }
+        self.evaluate_reach();
         self.update_deadline();
+    }
+
+    /// Finds out whether we are cut off, or deaf.
+    fn evaluate_reach(&mut self) {
+        let (mut heard, mut reached, mut silent) = (0, 0, 0);
+        let known = self
+            .peers
+            .values()
+            .filter(|peer| peer.monitored && peer.last_heard.is_some());
+        for peer in known {
+            match peer.phase {
+                PeerPhase::Down | PeerPhase::Unknown => silent += 1,
+                PeerPhase::HeartbeatLost | PeerPhase::NodeOnly { .. } => reached += 1,
+                _ => heard += 1,
+            }
+        }
+        if silent > heard + reached {
+            self.note_cut_off();
+        }
+        if heard > 0 || reached < 2 {
+            return;
+        }
+        let latest = self.now + MAX_DEAF_GRACE;
+        for peer in self.peers.values_mut() {
+            if let PeerPhase::NodeOnly { until: Some(until) } = &mut peer.phase {
+                *until = latest.min(*until);
+            }
+        }
+    }
+
+    fn note_cut_off(&mut self) {
+        self.cut_off_until = Some(self.now + CUT_OFF_MEMORY);
+    }
+
+    /// Whether we are or were cut off within the last seconds.
+    #[must_use]
+    pub fn was_cut_off(&self) -> bool {
+        self.cut_off_until.is_some_and(|until| self.now < until)
     }
 
     /// The peers to send a heartbeat to now; the next one is due after [`period`](Self::period).
@@ -701,6 +751,9 @@ impl FailureDetector {
         self.now = self.now.max(now);
         if stall <= STALL_THRESHOLD || self.peers.is_empty() {
             return;
+        }
+        if stall >= self.config.failure_timeout {
+            self.note_cut_off();
         }
         // Not into the future: no peer lost more than the stall.
         let now = self.now;

@@ -545,6 +545,11 @@ impl Coordinator {
                     | PeerHealth::Restarting { .. }
                     | PeerHealth::NodeOnly { keeps: true }
             );
+            let is_down = view == PeerHealth::Down;
+            if std::mem::replace(&mut peer.is_down, is_down) && !is_down {
+                peer.returned_at = Some(self.now);
+                self.failure_detector.schedule_heartbeat_now(id);
+            }
             peer.up_since = (view == PeerHealth::Up).then(|| peer.up_since.unwrap_or(self.now));
             peer.away_since = away.then(|| peer.away_since.unwrap_or(self.now));
         }

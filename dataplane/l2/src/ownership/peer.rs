@@ -89,6 +89,11 @@ pub(super) struct PeerState {
     pub(super) queries: u8,
     /// Its last heartbeat said that it hears us.
     pub(super) hears_us: bool,
+    /// When it was down last, and then seen or heard.
+    pub(super) returned_at: Option<Instant>,
+    pub(super) is_down: bool,
+    /// Its last heartbeat said that it was cut off.
+    pub(super) was_cut_off: bool,
     pub(super) up_since: Option<Instant>,
     /// Since when it is starting or restarting.
     pub(super) away_since: Option<Instant>,
@@ -114,6 +119,9 @@ impl PeerState {
             api_version: 0,
             queries: 0,
             hears_us: false,
+            returned_at: None,
+            is_down: false,
+            was_cut_off: false,
             up_since: None,
             away_since: None,
             was_down: false,

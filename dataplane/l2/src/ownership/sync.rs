@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::peer::SentSet;
 use super::{Coordinator, CoordinatorPhase, Output, SET_RESEND_INTERVAL};
@@ -12,6 +12,8 @@ use crate::wire::heartbeat::{
     Datagram, DatagramError, Entry, EntryState, Heartbeat, MAX_MACS, Message, SpeakerState,
 };
 
+/// The longest grace period of a restarting peer whose node cannot be queried: it may have been shut down.
+const MAX_UNQUERIED_GRACE: Duration = Duration::from_secs(10);
 /// Fragments that fit into the receive buffer of a peer with the default settings of Linux.
 const PARTS_PER_BUFFER: usize = 64;
 
@@ -98,8 +100,14 @@ impl Coordinator {
                 peer.macs.clear();
             }
         }
+        let mut state = heartbeat.state;
+        if let SpeakerState::Restarting { grace } | SpeakerState::Starting { grace } = &mut state
+            && !self.peers.get(&id).is_some_and(|peer| peer.on_link)
+        {
+            *grace = MAX_UNQUERIED_GRACE.min(*grace);
+        }
         self.failure_detector
-            .handle_heartbeat(self.now, id, heartbeat.state, heartbeat.interval);
+            .handle_heartbeat(self.now, id, state, heartbeat.interval);
         if heartbeat.reply_requested {
             self.failure_detector.schedule_heartbeat_now(id);
         }
@@ -128,8 +136,9 @@ impl Coordinator {
         let returns = was_down && !peer.was_down;
         peer.knows = heartbeat.known_digest;
         peer.macs = heartbeat.macs;
-        let heard_us = std::mem::replace(&mut peer.hears_us, heartbeat.hears_receiver);
-        let ties_change = heard_us != peer.hears_us;
+        let before = (peer.hears_us, peer.was_cut_off);
+        (peer.hears_us, peer.was_cut_off) = (heartbeat.hears_receiver, heartbeat.was_cut_off);
+        let ties_change = before != (peer.hears_us, peer.was_cut_off);
         // Request the new set now, and not with the next heartbeat.
         if std::mem::replace(&mut peer.announced_digest, heartbeat.announced_digest)
             != heartbeat.announced_digest
@@ -297,6 +306,7 @@ impl Coordinator {
             state: self.state(),
             reply_requested: self.failure_detector.requests_reply(to),
             hears_receiver: self.failure_detector.health(to).is_heard(),
+            was_cut_off: self.failure_detector.was_cut_off(),
             interval: self.failure_detector.period(),
             version: self.config.version.clone(),
             api_version: self.api_view.ours(),

@@ -73,6 +73,8 @@ const ENTRY_FLAGS: u8 = FLAG_PROXIED | FLAG_WITHHELD;
 const FLAG_REPLY_REQUESTED: u8 = 0x80;
 /// Flag of a heartbeat's state: [`Heartbeat::hears_receiver`].
 const FLAG_HEARS_RECEIVER: u8 = 0x40;
+/// Flag of a heartbeat's state: [`Heartbeat::was_cut_off`].
+const FLAG_WAS_CUT_OFF: u8 = 0x20;
 
 /// One datagram from a speaker to another.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -136,6 +138,8 @@ pub struct Heartbeat {
     pub reply_requested: bool,
     /// The sender receives the heartbeats of the receiver.
     pub hears_receiver: bool,
+    /// The sender reached no majority of its peers, or stood still, a moment ago. Its addresses may have new owners.
+    pub was_cut_off: bool,
     /// The time until the sender's next heartbeat; encoded in whole milliseconds.
     pub interval: Duration,
     /// The version of the sender's program.
@@ -570,6 +574,7 @@ impl Heartbeat {
         let flags = [
             (self.reply_requested, FLAG_REPLY_REQUESTED),
             (self.hears_receiver, FLAG_HEARS_RECEIVER),
+            (self.was_cut_off, FLAG_WAS_CUT_OFF),
         ];
         let set = flags.into_iter().filter(|(set, _)| *set);
         body.push(set.fold(code, |code, (_, flag)| code | flag));
@@ -591,7 +596,8 @@ impl Heartbeat {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let [code] = reader.take()?;
         let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
-        let state = match (code & !(FLAG_REPLY_REQUESTED | FLAG_HEARS_RECEIVER), grace) {
+        let flags = FLAG_REPLY_REQUESTED | FLAG_HEARS_RECEIVER | FLAG_WAS_CUT_OFF;
+        let state = match (code & !flags, grace) {
             (0, Duration::ZERO) => SpeakerState::Up,
             (1, grace) => SpeakerState::Starting { grace },
             (2, grace) => SpeakerState::Restarting { grace },
@@ -621,6 +627,7 @@ impl Heartbeat {
             state,
             reply_requested: code & FLAG_REPLY_REQUESTED != 0,
             hears_receiver: code & FLAG_HEARS_RECEIVER != 0,
+            was_cut_off: code & FLAG_WAS_CUT_OFF != 0,
             interval,
             version: version.to_owned(),
             api_version,

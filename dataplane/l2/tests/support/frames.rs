@@ -162,6 +162,12 @@ impl Network {
         Some(self.hosts[own.or(stood_in_for)?].mac)
     }
 
+    /// Whether a node sends proxy replies for an owner that is there.
+    pub(crate) fn is_proxied(&self, address: IpAddr) -> bool {
+        let mut proxies = self.proxies.iter();
+        proxies.any(|((node, proxied), owner)| *proxied == address && self.connected(*node, *owner))
+    }
+
     /// Whether frames pass between two of these nodes.
     pub(crate) fn any_connected(&self, nodes: &[usize]) -> bool {
         let mut pairs = nodes

@@ -13,6 +13,7 @@ const MAX_TWO_OWNERS_MS: u64 = 100;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lost {
+    Nothing,
     All,
     /// Between the owner and its first backup.
     OwnerAndBackup,
@@ -43,6 +44,8 @@ enum Fault {
     NewService,
     PowerLoss,
     Restart,
+    /// The node shuts down: its speaker tells that it restarts.
+    Shutdown,
     Drain,
     CableCut,
     /// No node sees the API any longer, then the owner loses power.
@@ -53,10 +56,11 @@ enum Fault {
     ExcludedUnseenByNext,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     Fault::NewService,
     Fault::PowerLoss,
     Fault::Restart,
+    Fault::Shutdown,
     Fault::Drain,
     Fault::CableCut,
     Fault::PowerLossWithoutApi,
@@ -66,14 +70,18 @@ const FAULTS: [Fault; 8] = [
 
 impl Fault {
     const fn takes_the_owner(self) -> bool {
-        matches!(self, Self::PowerLoss | Self::CableCut | Self::PowerLossWithoutApi)
+        matches!(
+            self,
+            Self::PowerLoss | Self::Shutdown | Self::CableCut | Self::PowerLossWithoutApi
+        )
     }
 
     /// The time to observe: longer than the grace period after a restart.
     const fn observed_ms(self) -> u64 {
         match self {
             Self::Restart => 64_000,
-            Self::ExcludedUnseen | Self::ExcludedUnseenByNext => 30_000,
+            Self::ExcludedUnseen | Self::ExcludedUnseenByNext => 40_000,
+            Self::Shutdown => 20_000,
             _ => 15_000,
         }
     }
@@ -125,7 +133,7 @@ fn observe(lan: &mut Network, address: IpAddr, time: u64, gone: &[usize]) -> Obs
         } else {
             0
         };
-        let answered = !owners.is_empty() || lan.proxies.keys().any(|(_, proxied)| *proxied == address);
+        let answered = !owners.is_empty() || lan.is_proxied(address);
         let able = (0..NODES).any(|node| !gone.contains(&node) && lan.is_active(node));
         none = if answered || !able { 0 } else { none + STEP_MS };
         observed.two_owners_ms = observed.two_owners_ms.max(two);
@@ -142,6 +150,7 @@ fn observe(lan: &mut Network, address: IpAddr, time: u64, gone: &[usize]) -> Obs
 fn block(lan: &mut Network, lost: Lost, address: IpAddr) {
     let [owner, first, second] = lan.first_of(address);
     let pairs: &[_] = match lost {
+        Lost::Nothing => &[],
         Lost::All => {
             lan.drop_all_heartbeats = true;
             &[]
@@ -156,13 +165,14 @@ fn block(lan: &mut Network, lost: Lost, address: IpAddr) {
     lan.blocked.extend(pairs);
 }
 
-fn run_cell(seed: u64, lost: Lost, heard_before: bool, fault: Fault) -> Observed {
+fn run_cell(seed: u64, (lost, heard_before, fault): Cell, off_link: bool) -> Observed {
     let conditions = NetworkConditions {
         drift: seed % 2,
         delay: 300 + 1000 * (seed % 3),
         ..LOSSLESS
     };
     let mut lan = Network::new(seed, NODES, 8, conditions);
+    lan.off_link = off_link;
     let address = lan.addresses[0];
     if !heard_before {
         block(&mut lan, lost, address);
@@ -197,6 +207,11 @@ fn run_cell(seed: u64, lost: Lost, heard_before: bool, fault: Fault) -> Observed
             lan.leave(owner);
             lan.start_after(owner, ms(1500));
         }
+        Fault::Shutdown => {
+            lan.leave(owner);
+            lan.run(ms(200));
+            lan.power_off(owner);
+        }
         Fault::Drain => lan.drain(owner, true),
         Fault::CableCut => {
             lan.split(&[owner], 1);
@@ -216,7 +231,8 @@ fn run_cell(seed: u64, lost: Lost, heard_before: bool, fault: Fault) -> Observed
             lan.exclude(owner, address);
         }
     }
-    let mut observed = observe(&mut lan, address, fault.observed_ms(), &gone);
+    let time = fault.observed_ms() + if off_link { 30_000 } else { 0 };
+    let mut observed = observe(&mut lan, address, time, &gone);
     let in_reach = |lan: &Network, address| -> Vec<usize> {
         let mut owners = lan.owners(address);
         owners.retain(|node| !gone.contains(node));
@@ -234,7 +250,7 @@ fn run_cell(seed: u64, lost: Lost, heard_before: bool, fault: Fault) -> Observed
 
 /// The longest time without an owner, by fault: the failover time, or the time until the network shows that a peer
 /// whose heartbeats are lost does not announce.
-fn max_no_owner_ms(lost: Lost, heard_before: bool, fault: Fault) -> u64 {
+fn max_no_owner_ms((lost, heard_before, fault): Cell) -> u64 {
     let unheard_owner = match lost {
         Lost::All => true,
         Lost::OwnerAndBackup | Lost::ToBackup | Lost::ToOwner => !heard_before,
@@ -251,38 +267,83 @@ fn max_no_owner_ms(lost: Lost, heard_before: bool, fault: Fault) -> u64 {
     }
 }
 
-#[test]
-fn one_owner_whatever_heartbeats_are_lost() {
+/// What is lost, whether it was heard before, and what happens.
+type Cell = (Lost, bool, Fault);
+
+/// Runs the cells and prints the results.
+#[allow(clippy::print_stdout, clippy::unwrap_used, reason = "a helper of tests")]
+fn run_matrix(lost: &[Lost], off_link: bool, max_no_owner_ms: impl Fn(Cell) -> u64) {
     #[allow(clippy::disallowed_methods, reason = "a longer run by hand")]
     let seeds = std::env::var("SEEDS").map_or(1, |seeds| seeds.parse().unwrap());
     println!("| lost heartbeats | heard before | fault | two owners | no owner | moves |");
     let mut failed = Vec::new();
-    for lost in LOST {
-        for heard_before in [false, true] {
-            for fault in FAULTS {
-                // To a node that hears no heartbeats and does not know of the exclusion, an owner that has withdrawn looks
-                // like one whose speaker crashed: it sends proxy replies until the end of the grace period.
-                if (lost, heard_before, fault) == (Lost::All, true, Fault::ExcludedUnseenByNext) {
-                    continue;
-                }
-                let observed = (0..seeds)
-                    .map(|seed| run_cell(seed, lost, heard_before, fault))
-                    .fold(Observed::default(), Observed::max);
-                println!(
-                    "| {lost:?} | {heard_before} | {fault:?} | {} ms | {} ms | {} |",
-                    observed.two_owners_ms, observed.no_owner_ms, observed.moves
-                );
-                if observed.two_owners_ms > MAX_TWO_OWNERS_MS
-                    || observed.no_owner_ms > max_no_owner_ms(lost, heard_before, fault)
-                    || observed.unsettled
-                    || observed.wrong
-                {
-                    failed.push((lost, heard_before, fault, observed));
-                }
-            }
+    let with_faults = |lost, heard| FAULTS.map(move |fault| (lost, heard, fault));
+    let cells = lost
+        .iter()
+        .flat_map(|lost| [false, true].map(|heard| (*lost, heard)));
+    for cell in cells.flat_map(|(lost, heard)| with_faults(lost, heard)) {
+        let observed = (0..seeds)
+            .map(|seed| run_cell(seed, cell, off_link))
+            .fold(Observed::default(), Observed::max);
+        let (lost, heard_before, fault) = cell;
+        println!(
+            "| {lost:?} | {heard_before} | {fault:?} | {} ms | {} ms | {} |",
+            observed.two_owners_ms, observed.no_owner_ms, observed.moves
+        );
+        if observed.two_owners_ms > MAX_TWO_OWNERS_MS
+            || observed.no_owner_ms > max_no_owner_ms(cell)
+            || observed.unsettled
+            || observed.wrong
+        {
+            failed.push((cell, observed));
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn one_owner_whatever_heartbeats_are_lost() {
+    run_matrix(&LOST, false, max_no_owner_ms);
+}
+
+/// The InternalIPs are on another network than the addresses: only speakers can be queried, for their addresses.
+#[test]
+fn one_owner_if_nodes_cannot_be_queried() {
+    let lost = [Lost::Nothing, Lost::All, Lost::OwnerAndBackup, Lost::ToBackup];
+    run_matrix(&lost, true, |cell| match cell {
+        // Nothing shows that the owner does not announce any longer, except to nodes that try to claim.
+        (lost, false, fault) if lost != Lost::Nothing && fault.takes_the_owner() => 15_000,
+        (_, false, Fault::ExcludedUnseenByNext) => 12_000,
+        // The node looks like one that restarts its speaker.
+        (_, _, Fault::Shutdown) => 10_500,
+        _ => max_no_owner_ms(cell),
+    });
+}
+
+/// A machine that stood still for longer than the timeout, while the next owner served: the address stays there.
+#[test]
+fn stalled_owner_takes_nothing_back() {
+    for seed in 0..30 {
+        let mut lan = Network::new(seed, NODES, 20, LOSSLESS);
+        lan.run(ms(2000));
+        let node = lan.first_candidate(lan.addresses[0]);
+        let time = 700 + lan.rng.below(2300);
+        lan.stun(node, ms(time));
+        lan.run(ms(time - 50));
+        let claimed: Vec<_> = lan
+            .changes
+            .iter()
+            .filter(|change| change.announced && change.node != node)
+            .collect();
+        let claimed: std::collections::BTreeMap<_, _> = claimed
+            .iter()
+            .map(|change| (change.address, change.node))
+            .collect();
+        lan.run(ms(3000));
+        for (address, owner) in lan.sole_owners() {
+            assert_eq!(owner, claimed[&address], "seed {seed}, {time} ms: {address}");
+        }
+    }
 }
 
 /// A virtual machine stands still for the time of a live migration.

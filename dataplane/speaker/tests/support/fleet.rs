@@ -145,6 +145,7 @@ impl Fleet {
                 state: SpeakerState::Up,
                 reply_requested: false,
                 hears_receiver: true,
+                was_cut_off: false,
                 interval: Duration::from_secs(3),
                 version: "test".to_owned(),
                 api_version: 0,

@@ -220,6 +220,7 @@ fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
                     state: SpeakerState::Draining,
                     reply_requested: false,
                     hears_receiver: true,
+                    was_cut_off: false,
                     interval: Duration::from_millis(50),
                     version: String::new(),
                     api_version: 7,
