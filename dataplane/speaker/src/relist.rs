@@ -37,7 +37,7 @@ impl Default for RelistSchedule {
             link_due: None,
             stale_due: None,
             stale_interval: MIN_STALE_INTERVAL,
-            listing: None,
+            listing: Some((Kind::ALL.into_iter().collect(), 0)),
         }
     }
 }
@@ -51,7 +51,8 @@ impl RelistSchedule {
 
     /// Peers have received newer objects than this node, or not any longer.
     pub(crate) fn set_stale(&mut self, now: Instant, is_stale: bool, jitter: impl Fn() -> Duration) {
-        if !is_stale {
+        // A list that is not complete must not begin again.
+        if !is_stale || self.listing.is_some() {
             self.stale_due = None;
             let settled = |last: Instant| last + self.stale_interval * 2 <= now;
             if self.last.is_none_or(settled) {
@@ -98,22 +99,33 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// The seconds at which a node lists whose view is old in each second.
-    fn lists(is_stale: impl Fn(u32) -> bool) -> Vec<u32> {
+    fn lists(time_of_a_list: u32, is_stale: impl Fn(u32) -> bool) -> Vec<u32> {
         let (start, mut schedule) = (Instant::now(), RelistSchedule::default());
+        let mut listed_at = time_of_a_list;
         let begins = |second: &u32| {
             let now = start + SECOND * *second;
+            if *second == listed_at {
+                let _ = Kind::ALL.map(|kind| schedule.synced(kind));
+            }
             schedule.set_stale(now, is_stale(*second), || Duration::ZERO);
-            schedule.begin_if_due(now, 0)
+            let begins = schedule.begin_if_due(now, 0);
+            listed_at = if begins {
+                second + time_of_a_list
+            } else {
+                listed_at
+            };
+            begins
         };
         (0..3600).filter(begins).collect()
     }
 
     #[test]
     fn lists_rarely_while_the_api_server_lags() {
-        assert_eq!(lists(|_| true), [10, 130, 370, 850, 1810, 2770]);
-        assert_eq!(lists(|second| second < 10), [] as [u32; 0]);
+        assert_eq!(lists(1, |_| true), [11, 131, 371, 851, 1811, 2771]);
+        assert_eq!(lists(900, |_| true), [910, 1820, 2730], "slow lists");
+        assert_eq!(lists(1, |second| second < 10), [] as [u32; 0]);
         // After a long time without, the interval is the shortest again.
-        assert_eq!(lists(|second| second % 1000 < 20), [10, 1010, 2010, 3010]);
+        assert_eq!(lists(1, |second| second % 1000 < 20), [11, 1010, 2010, 3010]);
     }
 
     #[test]
