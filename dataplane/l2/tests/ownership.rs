@@ -2,6 +2,10 @@
 
 #[path = "support/balanced.rs"]
 mod balanced;
+#[path = "support/conflicts.rs"]
+mod conflicts;
+#[path = "support/load.rs"]
+mod load;
 #[path = "support/lost_heartbeats.rs"]
 mod lost_heartbeats;
 #[path = "support/network.rs"]
@@ -19,9 +23,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use lb_l2::MacAddr;
+use lb_l2::ownership::PartitionPolicy;
 use lb_l2::ownership::election::order;
-use lb_l2::ownership::{ConflictPolicy, HeartbeatLoad, PartitionPolicy};
 use network::{LOSSLESS, Network, NetworkConditions, ms};
 
 const CONVERGENCE_MS: u64 = 2000;
@@ -471,63 +474,6 @@ fn failback_waits_until_the_network_is_stable() {
     }
 }
 
-#[test]
-fn only_defend_takes_an_address_from_its_holder() {
-    let foreign_mac = MacAddr([2, 0xbb, 0, 0, 0, 1]);
-    for (policy, owners) in [
-        (ConflictPolicy::Warn, 0),
-        (ConflictPolicy::Defend, 1),
-        (ConflictPolicy::Yield, 0),
-    ] {
-        let mut lan = Network::new(12, 3, 3, LOSSLESS);
-        lan.set_conflicts(policy);
-        let address = lan.addresses[0];
-        lan.conflicting_hosts.insert(address, foreign_mac);
-        lan.run(ms(120_000));
-        assert_eq!(lan.owners(address).len(), owners, "{policy:?}");
-        assert!(
-            lan.conflicts
-                .iter()
-                .all(|(_, at, mac)| (*at, *mac) == (address, foreign_mac))
-        );
-        assert_eq!(lan.conflicts.len(), 1, "{policy:?}: reported once");
-        // The longest pause between two attempts is a minute.
-        lan.conflicting_hosts.clear();
-        lan.run(ms(61_000));
-        lan.sole_owners();
-        // An owner asks every 30 s, and a conflict is over 150 s after the last answer.
-        let over = usize::from(policy != ConflictPolicy::Defend);
-        assert_eq!(lan.over.len(), over, "{policy:?}");
-    }
-}
-
-#[test]
-fn conflict_after_a_claim_is_handled_by_policy() {
-    let foreign_mac = MacAddr([2, 0xbb, 0, 0, 0, 1]);
-    for (policy, owners) in [
-        (ConflictPolicy::Warn, 1),
-        (ConflictPolicy::Defend, 1),
-        (ConflictPolicy::Yield, 0),
-    ] {
-        let mut lan = Network::new(12, 3, 3, LOSSLESS);
-        lan.set_conflicts(policy);
-        lan.run(ms(3000));
-        let owner = lan.sole_owners()[&lan.addresses[0]];
-        let address = lan.addresses[0];
-        lan.conflicting_hosts.insert(address, foreign_mac);
-        for _ in 0..10 {
-            lan.show_binding(owner, address, foreign_mac);
-            lan.run(ms(500));
-        }
-        assert_eq!(lan.owners(address).len(), owners, "{policy:?}");
-        assert_eq!(lan.conflicts, [(owner, address, foreign_mac)], "{policy:?}");
-        assert_eq!(lan.reannounced.is_empty(), policy != ConflictPolicy::Defend);
-        lan.conflicting_hosts.clear();
-        lan.run(ms(40_000));
-        lan.sole_owners();
-    }
-}
-
 /// The node that takes the address came up just before, so another one is the backup of the restarting owner.
 #[test]
 fn proxy_replies_end_when_another_node_announces() {
@@ -551,58 +497,6 @@ fn proxy_replies_end_when_another_node_announces() {
             lan.proxies
         );
     }
-}
-
-/// A host that adds an address without announcing it, and the kernel of a node. The owner asks, once per 30 s at most.
-#[test]
-fn silent_holder_is_reported_within_a_minute() {
-    let mut lan = converged(18, 3, 12);
-    lan.run(ms(60_000));
-    let before = lan.self_checks;
-    lan.run(ms(60_000));
-    let asked = lan.self_checks - before;
-    assert!(
-        (18..=40).contains(&asked),
-        "{asked} questions about 12 addresses in 60 s"
-    );
-    let foreign_mac = MacAddr([2, 0xbb, 0, 0, 0, 1]);
-    let owners = lan.sole_owners();
-    let (foreign, of_node) = (lan.addresses[0], lan.addresses[1]);
-    lan.conflicting_hosts.insert(foreign, foreign_mac);
-    let other = (owners[&of_node] + 1) % 3;
-    lan.kernel_addresses.insert((other, of_node));
-    lan.run(ms(60_000));
-    assert_eq!(lan.conflicts, [(owners[&foreign], foreign, foreign_mac)]);
-    assert_eq!(lan.node_conflicts, [(owners[&of_node], of_node, other)]);
-    assert_eq!(lan.sole_owners(), owners, "Warn keeps both");
-    // It is over two and a half minutes after the host was seen last.
-    lan.conflicting_hosts.clear();
-    lan.kernel_addresses.clear();
-    lan.run(ms(190_000));
-    assert_eq!(lan.over.len(), 2);
-}
-
-/// For example `kube-ipvs0` without `strictARP`, or an address that is left on an interface of a node.
-#[test]
-fn node_whose_kernel_has_the_address_is_reported() {
-    let mut lan = Network::new(17, 3, 1, LOSSLESS);
-    let address = lan.addresses[0];
-    let first = lan.first_candidate(address);
-    let other = (first + 1) % 3;
-    lan.kernel_addresses.insert((other, address));
-    lan.run(ms(15_000));
-    assert!(lan.owners(address).is_empty());
-    assert_eq!(
-        lan.node_conflicts,
-        [(first, address, other)],
-        "reported within 15 s"
-    );
-    lan.run(ms(120_000));
-    assert_eq!(lan.node_conflicts.len(), 1);
-    lan.kernel_addresses.clear();
-    lan.run(ms(61_000));
-    assert_eq!(lan.sole_owners()[&address], first);
-    assert_eq!(lan.over, [(first, address)]);
 }
 
 #[test]
@@ -638,105 +532,4 @@ fn verification_tolerates_lost_frames_but_not_silence() {
     lan.probe_loss = 0;
     lan.run(ms(45_000));
     assert_eq!((lan.verified.len(), silent(&lan)), (30, 0));
-}
-
-#[test]
-fn releasing_an_address_resolves_its_conflict() {
-    let mut lan = Network::new(16, 3, 1, LOSSLESS);
-    let address = lan.addresses[0];
-    lan.conflicting_hosts
-        .insert(address, MacAddr([2, 0xbb, 0, 0, 0, 1]));
-    lan.run(ms(15_000));
-    assert!(!lan.conflicts.is_empty() && lan.over.is_empty());
-    lan.release(address);
-    let told: Vec<_> = lan
-        .conflicts
-        .iter()
-        .map(|(node, address, _)| (*node, *address))
-        .collect();
-    assert_eq!(lan.over, told);
-}
-
-/// Ten addresses per node, as in a cluster of 1,000 nodes and 10,000 addresses; the load of a node depends on this
-/// ratio alone.
-#[test]
-fn two_hundred_nodes_stay_within_the_heartbeat_rate() {
-    const NODES: usize = 200;
-    let mut lan = Network::new(14, NODES, 10 * NODES, LOSSLESS);
-    lan.run(ms(2000));
-    let owners = lan.sole_owners();
-    lan.sent.fill(0);
-    lan.run(ms(1000));
-    let (most, total) = (lan.sent.iter().max().unwrap(), lan.sent.iter().sum::<u64>());
-    let HeartbeatLoad {
-        peers,
-        period: slowest,
-    } = (0..NODES).map(|node| lan.heartbeat_load(node)).max().unwrap();
-    println!(
-        "datagrams a second: {most} at most, {} on average; {peers} peers, each {slowest:?}, at most",
-        total / NODES as u64
-    );
-    assert!(*most <= 500, "{most}");
-    // A failed node is still replaced in time.
-    let address = lan.addresses[0];
-    lan.power_off(owners[&address]);
-    let outage = outage(&mut lan, address, 1500);
-    println!("outage {outage} ms");
-    assert!(outage <= 500, "{outage} ms");
-}
-
-#[test]
-fn change_of_one_address_costs_one_datagram_per_peer() {
-    let mut lan = converged(91, 4, 2_000);
-    let address = lan.addresses[0];
-    let owner = lan.sole_owners()[&address];
-    lan.set_messages = (0, 0);
-    lan.exclude(owner, address);
-    lan.run(ms(2_000));
-    assert_ne!(lan.sole_owners()[&address], owner);
-    let (fragments, changes) = lan.set_messages;
-    assert_eq!(fragments, 0, "no whole set is sent");
-    // The hand-over has a few steps: offered, taken, withdrawn.
-    assert!((6..=24).contains(&changes), "{changes}");
-}
-
-#[test]
-fn speakers_that_do_not_know_differences_get_whole_sets() {
-    let mut lan = converged(92, 3, 30);
-    lan.reject_changes = true;
-    let address = lan.addresses[0];
-    let owner = lan.sole_owners()[&address];
-    lan.exclude(owner, address);
-    lan.run(ms(2_000));
-    assert_ne!(lan.sole_owners()[&address], owner);
-    assert!(lan.set_messages.0 > 0);
-}
-
-#[test]
-fn differences_and_lost_datagrams_lead_to_the_same_sets() {
-    for seed in 0..8 {
-        let mut lan = converged(seed, 4, 40);
-        lan.conditions.loss = 200;
-        for number in 0..20 {
-            let address = lan.addresses[number];
-            let owners = lan.owners(address);
-            if let [owner] = owners[..] {
-                lan.exclude(owner, address);
-            }
-            lan.run(ms(100));
-        }
-        lan.conditions.loss = 0;
-        lan.run(ms(5_000));
-        lan.sole_owners();
-    }
-}
-
-#[test]
-fn broadcasts_at_rest_are_one_per_second() {
-    let mut lan = converged(93, 4, 200);
-    lan.run(ms(10_000));
-    lan.broadcasts = 0;
-    lan.run(ms(100_000));
-    assert!(lan.verified.len() >= 200, "the owners were verified, by unicast");
-    assert!(lan.broadcasts <= 135, "{}", lan.broadcasts);
 }

@@ -33,12 +33,17 @@
 //! A node that reached no majority of its peers, or that stood still for longer than the timeout, was *cut off*: others may
 //! have claimed its addresses and served clients.
 
+mod config;
+mod health;
 mod inquiry;
 mod peer;
+mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+pub use self::config::{DEFAULT_FAILURE_TIMEOUT, FailureDetectorConfig};
+pub use self::health::PeerHealth;
 use self::inquiry::{Inquiry, QueryBudget};
 use self::peer::{Lateness, Peer, PeerPhase};
 use crate::wire::heartbeat::SpeakerState;
@@ -58,24 +63,11 @@ const MAX_UNHEARD_QUERY_GAP: Duration = Duration::from_secs(10);
 const MAX_RESTART_QUERY_GAP: Duration = Duration::from_millis(250);
 /// The longest time between two queries of a peer whose heartbeats are lost for good.
 const MAX_LOST_QUERY_GAP: Duration = Duration::from_secs(1);
-/// With many peers in doubt, these times grow to this for each of them: lasting doubts cause at most 50 queries per
-/// second.
-const QUERY_GAP_PER_DOUBT: Duration = Duration::from_millis(20);
-/// A peer that is down gets heartbeats this many times less often, to notice when the network heals.
-const DOWN_PERIOD_FACTOR: u32 = 4;
-
-/// Minimum time between two responses to datagrams that may be replays.
-const MIN_UNVERIFIED_REPLY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long other nodes wait for a starting peer before they claim addresses without an owner.
 const STARTUP_WAIT: Duration = Duration::from_secs(1);
-/// Upper bound of the peers that a heartbeat is requested from at a time: if more are late, the cause is on our side.
-const MAX_REQUESTED_PEERS: usize = 16;
 /// A wake-up that is late by more than this counts as a stall.
 const STALL_THRESHOLD: Duration = Duration::from_millis(10);
 
-/// The least failure timeout with which a stall of 200 ms, as in a live migration, is never taken for a failure: the
-/// last heartbeat before the stall is up to 70 ms old, and one or two wake-ups pass until the next one arrives.
-pub const DEFAULT_FAILURE_TIMEOUT: Duration = Duration::from_millis(280);
 /// How long before the timeout of a peer its addresses are probed.
 const SUSPICION_TIME: Duration = Duration::from_millis(66);
 /// Number of new peers that get their first heartbeat in each [`FIRST_CONTACT_INTERVAL`]: a starting speaker contacts all
@@ -88,109 +80,6 @@ const CUT_OFF_MEMORY: Duration = Duration::from_secs(10);
 /// The longest grace period while no heartbeat of any peer arrives: one that has withdrawn its addresses looks like one
 /// whose speaker crashed.
 const MAX_DEAF_GRACE: Duration = Duration::from_secs(10);
-
-/// Settings of a [`FailureDetector`].
-#[derive(Clone, Copy, Debug)]
-pub struct FailureDetectorConfig {
-    /// A peer counts as failed when nothing was received from it for this long. A heartbeat is due after a quarter of it;
-    /// afterwards a late heartbeat is requested.
-    pub failure_timeout: Duration,
-    /// How long a peer whose speaker crashed while its node lives remains the owner of its addresses.
-    pub grace: Duration,
-    /// Upper bound of the grace period that a restarting peer may request.
-    pub max_grace: Duration,
-    /// Upper bound of the heartbeats sent per second. With more peers the period grows; every heartbeat states it.
-    pub max_rate: u32,
-}
-
-impl Default for FailureDetectorConfig {
-    /// 280 ms, that is a heartbeat every 70 ms; 60 s; 60 s; 450 per second.
-    fn default() -> Self {
-        Self {
-            failure_timeout: DEFAULT_FAILURE_TIMEOUT,
-            grace: Duration::from_secs(60),
-            max_grace: Duration::from_secs(60),
-            max_rate: 450,
-        }
-    }
-}
-
-impl FailureDetectorConfig {
-    /// The time between two heartbeats to a peer, if the rate limit allows it.
-    #[must_use]
-    pub fn heartbeat_period(&self) -> Duration {
-        self.failure_timeout / 4
-    }
-
-    /// How long a peer with this heartbeat period may be silent.
-    #[must_use]
-    pub fn timeout_after(&self, period: Duration) -> Duration {
-        period + self.request_window(period)
-    }
-
-    /// The greatest extension of [`timeout_after`](Self::timeout_after) for a peer that was late before.
-    pub(crate) fn max_extension(&self, period: Duration) -> Duration {
-        self.timeout_after(period) / 2
-    }
-
-    /// How much longer a peer may be silent if most peers are.
-    pub(crate) fn hold(&self) -> Duration {
-        self.min_request_window()
-    }
-
-    /// The time between a due heartbeat and the timeout, in which heartbeats are requested.
-    fn request_window(&self, period: Duration) -> Duration {
-        self.min_request_window().max(period / 4)
-    }
-
-    pub(crate) fn min_request_window(&self) -> Duration {
-        self.failure_timeout * 3 / 4
-    }
-}
-
-/// The health of a peer, as this node sees it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PeerHealth {
-    /// Not heard yet, and its timeout has not ended.
-    Unknown,
-    /// Alive.
-    Up,
-    /// Not heard, but the API server reports it as ready; nothing on the network contradicts.
-    Assumed,
-    /// Its heartbeats are not received, but its speaker replies on the network, or its node does and the API server
-    /// reports it as ready.
-    HeartbeatLost,
-    /// Its heartbeats are not received, and only its node replies: its speaker crashed, or owns nothing.
-    NodeOnly {
-        /// Whether it keeps its addresses: until the end of the grace period.
-        keeps: bool,
-    },
-    /// Restarting; it keeps its addresses for the grace period.
-    Restarting {
-        /// The end of the grace period.
-        until: Instant,
-    },
-    /// Starting; it keeps its former addresses for the grace period and will be up soon.
-    Starting {
-        /// The end of the grace period.
-        until: Instant,
-    },
-    /// Alive, and handing over its addresses.
-    Draining,
-    /// Failed.
-    Down,
-}
-
-impl PeerHealth {
-    /// Whether it is what the peer itself reports in heartbeats.
-    #[must_use]
-    pub const fn is_heard(self) -> bool {
-        match self {
-            Self::Up | Self::Restarting { .. } | Self::Starting { .. } | Self::Draining => true,
-            Self::Unknown | Self::Assumed | Self::HeartbeatLost | Self::NodeOnly { .. } | Self::Down => false,
-        }
-    }
-}
 
 /// The meaning of a reply to a probe of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -419,112 +308,6 @@ impl FailureDetector {
         self.cut_off_until.is_some_and(|until| self.now < until)
     }
 
-    /// The peers to send a heartbeat to now; the next one is due after [`period`](Self::period).
-    pub fn take_due_heartbeats(&mut self) -> Vec<NodeId> {
-        let (now, period) = (self.now, self.period());
-        let mut due = Vec::new();
-        let is_due = |peer: &Peer, by: Instant| peer.is_heartbeat_target(now) && peer.send_at <= by;
-        if !self.peers.values().any(|peer| is_due(peer, now)) {
-            self.update_deadline();
-            return due;
-        }
-        // Heartbeats that are due soon are sent now, so that one wake-up serves all peers.
-        let ahead = self.send_early_by();
-        let mut asked = 0;
-        for (id, peer) in &mut self.peers {
-            if is_due(peer, now + ahead) {
-                // Counted from now: after a stall, one heartbeat is sent and not all that were missed.
-                peer.send_at = now
-                    + if let Some(again) = peer
-                        .request_again_within(&self.config)
-                        .filter(|_| asked < MAX_REQUESTED_PEERS)
-                    {
-                        asked += 1;
-                        again
-                    } else if peer.phase == PeerPhase::Down {
-                        period * DOWN_PERIOD_FACTOR
-                    } else {
-                        period
-                    };
-                due.push(*id);
-            }
-        }
-        self.update_deadline();
-        due
-    }
-
-    /// How long before it is due a heartbeat may be sent. This can double the rate, so it is zero if half of the
-    /// maximum rate is exceeded.
-    fn send_early_by(&self) -> Duration {
-        let period = self.config.heartbeat_period();
-        if self.rate_limited_period() * 2 <= period {
-            period / 2
-        } else {
-            Duration::ZERO
-        }
-    }
-
-    /// Whether our heartbeat requests an immediate reply: its own heartbeat is late, or we do not hear it.
-    #[must_use]
-    pub fn requests_reply(&self, id: NodeId) -> bool {
-        self.peers.get(&id).is_some_and(Peer::is_requested)
-    }
-
-    /// Schedules a heartbeat to a peer whose datagram could not be verified as fresh.
-    pub fn respond_unverified(&mut self, now: Instant, id: NodeId) {
-        self.advance_clock(now);
-        let now = self.now;
-        let peer = self.peer(id);
-        if peer
-            .unverified_reply_at
-            .is_none_or(|at| at + MIN_UNVERIFIED_REPLY_INTERVAL <= now)
-        {
-            peer.unverified_reply_at = Some(now);
-            peer.send_at = now;
-        }
-        self.update_deadline();
-    }
-
-    /// Makes a heartbeat to the peer due at once.
-    pub fn schedule_heartbeat_now(&mut self, id: NodeId) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.send_at = self.now;
-        }
-    }
-
-    /// The peers to query now: those that have not been asked yet in this doubt first.
-    pub fn take_due_queries(&mut self) -> Vec<NodeId> {
-        let (now, min_gap) = (self.now, self.query_gap_for_all());
-        let is_due = |peer: &Peer| peer.query_due().is_some_and(|due| due <= now);
-        let due = self.peers.iter().filter(|(_, peer)| is_due(peer));
-        let mut due: Vec<_> = due.map(|(id, peer)| (peer.inquiry.first_asked(), *id)).collect();
-        due.sort_unstable();
-        let mut queried = Vec::new();
-        for (_, id) in due {
-            let Some(peer) = self.peers.get_mut(&id) else {
-                continue;
-            };
-            // The first question is never postponed: a majority counts on the minority to notice its isolation in time.
-            if let Err(next_window) = self.query_budget.take(now)
-                && peer.inquiry.first_asked().is_some()
-            {
-                peer.inquiry.postpone(next_window);
-                continue;
-            }
-            let gaps = peer.query_gaps(&self.config, min_gap);
-            peer.inquiry.asked(now, peer.timeout(&self.config), gaps);
-            queried.push(id);
-        }
-        self.update_deadline();
-        queried
-    }
-
-    /// The time between two queries of a peer at which all peers in doubt together stay within their rate.
-    fn query_gap_for_all(&self) -> Duration {
-        let in_doubt = self.peers.values().filter(|peer| peer.query_due().is_some());
-        QUERY_GAP_PER_DOUBT.saturating_mul(u32::try_from(in_doubt.count()).unwrap_or(u32::MAX))
-    }
-
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest; `None` without peers.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -572,40 +355,6 @@ impl FailureDetector {
     pub fn all_heard_or_timed_out(&self) -> bool {
         let mut monitored = self.peers.values().filter(|peer| peer.monitored);
         monitored.all(|peer| peer.phase != PeerPhase::Unknown)
-    }
-
-    /// The peers that get heartbeats.
-    pub fn heartbeat_targets(&self) -> impl Iterator<Item = NodeId> {
-        let now = self.now;
-        let spoken_to = self
-            .peers
-            .iter()
-            .filter(move |(_, peer)| peer.is_heartbeat_target(now));
-        spoken_to.map(|(id, _)| *id)
-    }
-
-    /// The time between two heartbeats to a peer.
-    #[must_use]
-    pub fn period(&self) -> Duration {
-        self.config
-            .heartbeat_period()
-            .max(self.rate_limited_period())
-            .min(*PERIOD_RANGE.end())
-    }
-
-    /// The shortest period that the maximum rate allows.
-    fn rate_limited_period(&self) -> Duration {
-        let peers = u32::try_from(self.heartbeat_targets().count()).unwrap_or(u32::MAX);
-        Duration::from_secs(1) * peers / self.config.max_rate.max(1)
-    }
-
-    /// The longest heartbeat period, of ours or of any monitored peer.
-    #[must_use]
-    pub fn longest_period(&self) -> Duration {
-        let monitored = self.peers.values().filter(|peer| peer.monitored);
-        monitored
-            .map(|peer| peer.period)
-            .fold(self.period(), Duration::max)
     }
 
     /// The peers whose health has changed since the last call.
