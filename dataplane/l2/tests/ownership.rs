@@ -154,6 +154,8 @@ fn failure_of_the_owner_and_the_next_two_is_covered_in_a_large_cluster() {
         let mut lan = converged(seed, 24, 3);
         let address = lan.addresses[0];
         lan.stale_api = (0..24).collect();
+        // Long after the start, in which all nodes hear each other.
+        lan.run(ms(10_000));
         for position in 0..3 {
             lan.power_off(lan.candidate(address, position));
         }

@@ -8,10 +8,6 @@ use crate::ownership::failure_detector::{NodeId, PeerHealth};
 /// Live candidates of an address that monitor each other in a large cluster. With three, two simultaneous failures are
 /// covered.
 const MIN_MONITORING_CANDIDATES: usize = 3;
-/// The same, with at most [`FEW_ADDRESSES`]: the owner and the next two may fail at once, and the heartbeats stay within
-/// their rate.
-const MONITORING_CANDIDATES: usize = 4;
-const FEW_ADDRESSES: usize = 16;
 /// With no more nodes than this, all candidates monitor each other. The heartbeats stay within their rate.
 const MAX_FULLY_MONITORED_NODES: usize = 16;
 /// Nodes that count for [`PartitionPolicy::Majority`], whether up or down.
@@ -123,8 +119,6 @@ impl Coordinator {
     pub(super) fn monitoring_candidates(&self) -> usize {
         if self.peers.len() < MAX_FULLY_MONITORED_NODES {
             MAX_FULLY_MONITORED_NODES
-        } else if self.addresses.len() <= FEW_ADDRESSES {
-            MONITORING_CANDIDATES
         } else {
             MIN_MONITORING_CANDIDATES
         }
