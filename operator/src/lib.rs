@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, select_all};
 use futures::{FutureExt, StreamExt};
 use lb_crds::names;
 use lb_runtime::events::Events;
@@ -87,25 +87,19 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
     let mut changes = events(&context.client);
     let mut monitors: Option<BoxStream<'static, Event>> = None;
     let mut facts_query: Option<BoxFuture<'static, ClusterFacts>> = None;
-    let mut observations = NamespaceWatch::default();
-    let mut blockers = NamespaceWatch::default();
-    let mut refusals = NamespaceWatch::default();
-    let mut speaker_reports = NamespaceWatch::default();
+    let mut watches: [NamespaceWatch; 4] = Default::default();
     let mut next_reconcile: Option<tokio::time::Instant> = None;
     loop {
         // The standby observes as well, because it may have to continue the upgrade.
-        observations.set(operator.observed_namespace(), |namespace| {
-            watch::observations(&context.client, namespace)
-        });
-        blockers.set(operator.deletion_namespace(), |namespace| {
-            watch::deletion_blockers(&context.client, namespace)
-        });
-        refusals.set(operator.stack_namespace(), |namespace| {
-            watch::refusals(&context.client, namespace)
-        });
-        speaker_reports.set(operator.speaker_report_namespace(), |namespace| {
-            watch::speaker_reports(&context.client, namespace)
-        });
+        let wanted: [(Option<String>, StartWatch); 4] = [
+            (operator.observed_namespace(), watch::observations),
+            (operator.deletion_namespace(), watch::deletion_blockers),
+            (operator.stack_namespace(), watch::refusals),
+            (operator.speaker_report_namespace(), watch::speaker_reports),
+        ];
+        for (watch, (namespace, start)) in watches.iter_mut().zip(wanted) {
+            watch.set(&context.client, namespace, start);
+        }
         tokio::select! {
             Some(event) = changes.next() => {
                 dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
@@ -115,10 +109,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
                 facts_query = None;
                 operator.store_facts(facts);
             }
-            Some(event) = next(&mut observations.stream) => operator.handle(event),
-            Some(event) = next(&mut blockers.stream) => operator.handle(event),
-            Some(event) = next(&mut refusals.stream) => operator.handle(event),
-            Some(event) = next(&mut speaker_reports.stream) => operator.handle(event),
+            Some(event) = next_of(&mut watches) => operator.handle(event),
             Ok(()) = leads.changed() => {}
             () = sleep_until(next_reconcile) => next_reconcile = None,
             () = context.health.turn() => continue,
@@ -128,15 +119,8 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         while let Some(Some(event)) = changes.next().now_or_never() {
             dispatch(event, &mut operator, &mut gates, &mut monitors, &context);
         }
-        for watch in [
-            &mut observations,
-            &mut blockers,
-            &mut refusals,
-            &mut speaker_reports,
-        ] {
-            while let Some(Some(event)) = next(&mut watch.stream).now_or_never() {
-                operator.handle(event);
-            }
+        while let Some(Some(event)) = next_of(&mut watches).now_or_never() {
+            operator.handle(event);
         }
         if !gates.all_open() || !*leads.borrow_and_update() {
             operator.stand_by();
@@ -179,13 +163,23 @@ struct NamespaceWatch {
     stream: Option<BoxStream<'static, Event>>,
 }
 
+type StartWatch = fn(&kube::Client, &str) -> BoxStream<'static, Event>;
+
 impl NamespaceWatch {
     /// Starts the watch of this namespace, or stops it, unless that is its state.
-    fn set(&mut self, namespace: Option<String>, start: impl FnOnce(&str) -> BoxStream<'static, Event>) {
+    fn set(&mut self, client: &kube::Client, namespace: Option<String>, start: StartWatch) {
         if self.namespace != namespace {
-            self.stream = namespace.as_deref().map(start);
+            self.stream = namespace.as_deref().map(|namespace| start(client, namespace));
             self.namespace = namespace;
         }
+    }
+}
+
+async fn next_of(watches: &mut [NamespaceWatch]) -> Option<Event> {
+    let mut streams = select_all(watches.iter_mut().filter_map(|watch| watch.stream.as_mut()));
+    match streams.next().await {
+        Some(event) => Some(event),
+        None => std::future::pending().await,
     }
 }
 
@@ -205,9 +199,8 @@ async fn query_result(query: &mut Option<BoxFuture<'static, ClusterFacts>>) -> C
 
 /// Reconciliation starts after everything has been listed once.
 struct StartupGates {
-    stack: (ReadinessGate, bool),
-    pods: (ReadinessGate, bool),
-    nodes: (ReadinessGate, bool),
+    /// Stack, pods and nodes.
+    lists: [(ReadinessGate, bool); 3],
     objects: (ReadinessGate, BTreeSet<Kind>),
 }
 
@@ -215,38 +208,31 @@ impl StartupGates {
     fn new(context: &Context) -> Self {
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::ServiceMonitor);
         Self {
-            stack: (context.health.gate("stack"), false),
-            pods: (context.health.gate("pods"), false),
-            nodes: (context.health.gate("nodes"), false),
+            lists: ["stack", "pods", "nodes"].map(|name| (context.health.gate(name), false)),
             objects: (context.health.gate("objects"), kinds.collect()),
         }
     }
 
     fn update(&mut self, event: &Event) {
-        match event {
-            Event::Stack(change) if matches!(**change, Change::Synced) => {
-                self.stack.0.open();
-                self.stack.1 = true;
-            }
-            Event::Pod(change) if matches!(**change, Change::Synced) => {
-                self.pods.0.open();
-                self.pods.1 = true;
-            }
-            Event::Node(change) if matches!(**change, Change::Synced) => {
-                self.nodes.0.open();
-                self.nodes.1 = true;
-            }
+        let listed = match event {
+            Event::Stack(change) if matches!(**change, Change::Synced) => 0,
+            Event::Pod(change) if matches!(**change, Change::Synced) => 1,
+            Event::Node(change) if matches!(**change, Change::Synced) => 2,
             Event::Listed(kind, _) => {
                 self.objects.1.remove(kind);
                 if self.objects.1.is_empty() {
                     self.objects.0.open();
                 }
+                return;
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        let (gate, is_listed) = &mut self.lists[listed];
+        gate.open();
+        *is_listed = true;
     }
 
     fn all_open(&self) -> bool {
-        self.stack.1 && self.pods.1 && self.nodes.1 && self.objects.1.is_empty()
+        self.lists.iter().all(|(_, is_listed)| *is_listed) && self.objects.1.is_empty()
     }
 }

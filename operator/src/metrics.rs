@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use lb_crds::LoadBalancerStackStatus;
 use lb_crds::condition::find_condition;
 use lb_crds::load_balancer_stack::{UpgradeOutcome, UpgradeStep};
+use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
@@ -51,89 +52,71 @@ impl Metrics {
     /// # Errors
     /// If a metric with the same name is already registered.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            reconciles: IntCounter::new("lb_operator_reconcile_total", "Reconciliations of the stack.")?,
-            reconcile_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "lb_operator_reconcile_duration_seconds",
-                    "Duration of reconciliations, including their writes.",
-                )
-                .buckets(RECONCILE_BUCKETS.to_vec()),
-            )?,
-            errors: IntCounter::new(
+        let counter = |name, help| register(registry, IntCounter::new(name, help)?);
+        let counters = |name, help, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let gauges = |name, help, labels: &[&str]| {
+            register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+        };
+        let durations = |name, help, labels: &[&str]| {
+            let opts = HistogramOpts::new(name, help).buckets(UPGRADE_BUCKETS.to_vec());
+            register(registry, HistogramVec::new(opts, labels)?)
+        };
+        let reconcile_seconds = HistogramOpts::new(
+            "lb_operator_reconcile_duration_seconds",
+            "Duration of reconciliations, including their writes.",
+        );
+        let reconcile_seconds = reconcile_seconds.buckets(RECONCILE_BUCKETS.to_vec());
+        Ok(Self {
+            reconciles: counter("lb_operator_reconcile_total", "Reconciliations of the stack.")?,
+            reconcile_seconds: register(registry, Histogram::with_opts(reconcile_seconds)?)?,
+            errors: counter(
                 "lb_operator_reconcile_errors_total",
                 "Reconciliations with failed writes.",
             )?,
-            writes: IntCounterVec::new(
-                Opts::new(
-                    "lb_operator_writes_total",
-                    "Objects that were written or deleted.",
-                ),
+            writes: counters(
+                "lb_operator_writes_total",
+                "Objects that were written or deleted.",
                 &["kind"],
             )?,
-            corrections: IntCounterVec::new(
-                Opts::new(
-                    "lb_operator_drift_corrections_total",
-                    "Objects restored after another client changed or deleted them.",
-                ),
+            corrections: counters(
+                "lb_operator_drift_corrections_total",
+                "Objects restored after another client changed or deleted them.",
                 &["kind", "name"],
             )?,
-            conditions: IntGaugeVec::new(
-                Opts::new(
-                    "lb_operator_condition",
-                    "1 if the condition of the stack is True, otherwise 0.",
-                ),
+            conditions: gauges(
+                "lb_operator_condition",
+                "1 if the condition of the stack is True, otherwise 0.",
                 &["type"],
             )?,
-            step: IntGaugeVec::new(
-                Opts::new(
-                    "lb_operator_upgrade_step",
-                    "1 for the current step of the upgrade, otherwise 0.",
-                ),
+            step: gauges(
+                "lb_operator_upgrade_step",
+                "1 for the current step of the upgrade, otherwise 0.",
                 &["step"],
             )?,
-            upgrade_seconds: HistogramVec::new(
-                HistogramOpts::new("lb_operator_upgrade_duration_seconds", "Duration of upgrades.")
-                    .buckets(UPGRADE_BUCKETS.to_vec()),
+            upgrade_seconds: durations(
+                "lb_operator_upgrade_duration_seconds",
+                "Duration of upgrades.",
                 &["outcome"],
             )?,
-            step_seconds: HistogramVec::new(
-                HistogramOpts::new(
-                    "lb_operator_upgrade_step_duration_seconds",
-                    "Duration of the steps of upgrades.",
-                )
-                .buckets(UPGRADE_BUCKETS.to_vec()),
+            step_seconds: durations(
+                "lb_operator_upgrade_step_duration_seconds",
+                "Duration of the steps of upgrades.",
                 &["step"],
             )?,
-            rollbacks: IntCounter::new("lb_operator_rollbacks_total", "Upgrades that were rolled back.")?,
-            key_generation: IntGaugeVec::new(
-                Opts::new(
-                    "lb_operator_heartbeat_key_generation",
-                    "Number of the current heartbeat key; it increases with every rotation.",
-                ),
+            rollbacks: counter("lb_operator_rollbacks_total", "Upgrades that were rolled back.")?,
+            key_generation: gauges(
+                "lb_operator_heartbeat_key_generation",
+                "Number of the current heartbeat key; it increases with every rotation.",
                 &[],
             )?,
-            key_since: IntGaugeVec::new(
-                Opts::new(
-                    "lb_operator_heartbeat_key_since_timestamp_seconds",
-                    "Unix time at which the current heartbeat key was activated.",
-                ),
+            key_since: gauges(
+                "lb_operator_heartbeat_key_since_timestamp_seconds",
+                "Unix time at which the current heartbeat key was activated.",
                 &[],
             )?,
-        };
-        registry.register(Box::new(metrics.step.clone()))?;
-        registry.register(Box::new(metrics.upgrade_seconds.clone()))?;
-        registry.register(Box::new(metrics.step_seconds.clone()))?;
-        registry.register(Box::new(metrics.rollbacks.clone()))?;
-        registry.register(Box::new(metrics.reconciles.clone()))?;
-        registry.register(Box::new(metrics.reconcile_seconds.clone()))?;
-        registry.register(Box::new(metrics.errors.clone()))?;
-        registry.register(Box::new(metrics.writes.clone()))?;
-        registry.register(Box::new(metrics.corrections.clone()))?;
-        registry.register(Box::new(metrics.conditions.clone()))?;
-        registry.register(Box::new(metrics.key_generation.clone()))?;
-        registry.register(Box::new(metrics.key_since.clone()))?;
-        Ok(metrics)
+        })
     }
 
     /// Removes the gauges that describe the stack: it is deleted, or this replica does not lead and would report an
@@ -202,6 +185,11 @@ impl Metrics {
                 .observe(seconds as f64);
         }
     }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{Regarding, reference};
 
+const RBAC: &str = "rbac.authorization.k8s.io";
+
 /// Kinds in order of application: dependencies come first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
@@ -75,15 +77,10 @@ impl Kind {
             ),
             Self::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
             Self::Secret => ("", "v1", "Secret", "secrets"),
-            Self::ClusterRole => ("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles"),
-            Self::ClusterRoleBinding => (
-                "rbac.authorization.k8s.io",
-                "v1",
-                "ClusterRoleBinding",
-                "clusterrolebindings",
-            ),
-            Self::Role => ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
-            Self::RoleBinding => ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
+            Self::ClusterRole => (RBAC, "v1", "ClusterRole", "clusterroles"),
+            Self::ClusterRoleBinding => (RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings"),
+            Self::Role => (RBAC, "v1", "Role", "roles"),
+            Self::RoleBinding => (RBAC, "v1", "RoleBinding", "rolebindings"),
             Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
             Self::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Service => ("", "v1", "Service", "services"),

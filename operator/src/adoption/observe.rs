@@ -5,7 +5,7 @@
 //! and during an adoption, and every half minute afterwards; never without `spec.adopt`.
 
 use k8s_openapi::api::core::v1;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectList, ObjectMeta};
 use kube::{Client, ResourceExt};
 use lb_crds::l2_advertisement::pause;
 use lb_crds::names::{CONTROLLER, LABEL_COMPONENT, LABEL_NODE};
@@ -293,15 +293,18 @@ pub fn is_strict(configuration: &Value, namespace: &str) -> bool {
 async fn announcing(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
     let resource = ApiResource::erase::<ServiceL2Status>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    match api.list(&ListParams::default()).await {
-        Ok(list) => {
-            // Those of the stack have an address, MetalLB's do not.
-            let is_metallbs = |record: &&DynamicObject| record.data["status"]["address"].is_null();
-            let node = |record: &DynamicObject| record.labels().get(LABEL_NODE).cloned();
-            Ok(list.iter().filter(is_metallbs).filter_map(node).collect())
-        }
+    let list = existing(api.list(&ListParams::default()).await)?;
+    // Those of the stack have an address, MetalLB's do not.
+    let is_metallbs = |record: &&DynamicObject| record.data["status"]["address"].is_null();
+    let node = |record: &DynamicObject| record.labels().get(LABEL_NODE).cloned();
+    Ok(list.iter().filter(is_metallbs).filter_map(node).collect())
+}
+
+/// A kind that does not exist has no objects.
+fn existing<K: Clone>(listed: kube::Result<ObjectList<K>>) -> kube::Result<Vec<K>> {
+    match listed {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-        Err(error) => Err(error),
+        listed => Ok(listed?.items),
     }
 }
 
@@ -321,11 +324,8 @@ pub async fn advertisements(client: &Client, namespace: &str) -> kube::Result<Ve
             .try_parse()
             .map_err(|error| kube::Error::Service(error.into()))
     };
-    match api.list(&ListParams::default().limit(MAX_ITEMS)).await {
-        Ok(list) => list.into_iter().map(read).collect(),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+    let list = existing(api.list(&ListParams::default().limit(MAX_ITEMS)).await)?;
+    list.into_iter().map(read).collect()
 }
 
 /// Version, kind and plural of the objects by which MetalLB announces over BGP.
@@ -343,14 +343,9 @@ pub async fn metallb_kind(
     let gvk = GroupVersionKind::gvk("metallb.io", version, kind);
     let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    match api.list_metadata(&ListParams::default().limit(MAX_ITEMS)).await {
-        Ok(list) => Ok(list
-            .iter()
-            .map(|object| format!("{kind} {namespace}/{}", object.name_any()))
-            .collect()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+    let list = existing(api.list_metadata(&ListParams::default().limit(MAX_ITEMS)).await)?;
+    let names = list.iter().map(ResourceExt::name_any);
+    Ok(names.map(|name| format!("{kind} {namespace}/{name}")).collect())
 }
 
 fn webhook_permission() -> Permission {

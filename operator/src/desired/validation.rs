@@ -142,16 +142,14 @@ pub fn stack_config(
     // All supported versions have the same objects. A version that needs others is recognized by
     // `StackConfig::version`.
     let version = version(spec.version.as_deref(), operator)?;
-    let unbound = [
+    for (component, image) in [
         (Component::Controller, &images.controller),
         (Component::Speaker, &images.speaker),
-    ]
-    .into_iter()
-    .find(|(_, image)| image.as_ref().is_some_and(|image| image.digest.is_some()));
-    if let Some((component, _)) = unbound.filter(|_| spec.version.is_none()) {
-        return Err(SpecError::DigestWithoutVersion {
-            component: component.name(),
-        });
+    ] {
+        if spec.version.is_none() && image.as_ref().is_some_and(|image| image.digest.is_some()) {
+            let component = component.name();
+            return Err(SpecError::DigestWithoutVersion { component });
+        }
     }
     let image = |component| image(component, &version, operator, &images);
     let (controller_image, speaker_image) = (image(Component::Controller)?, image(Component::Speaker)?);
@@ -203,7 +201,7 @@ pub fn stack_config(
                 interval: monitor.interval,
             },
         ),
-        network_policy: is_on(Some(policy.mode)),
+        network_policy: policy.mode != InstallMode::Disabled,
         metrics_from: policy.metrics_from,
         controller_min_available,
         speaker_min_available,
@@ -212,7 +210,7 @@ pub fn stack_config(
 
 /// `minAvailable` of the PodDisruptionBudgets of controllers and speakers.
 fn min_available(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<i32>; 2], SpecError> {
-    if !is_on(Some(budget.mode)) {
+    if budget.mode == InstallMode::Disabled {
         return Ok([None; 2]);
     }
     let controllers = match budget.controller_min_available {
@@ -346,8 +344,4 @@ fn monitor_mode(stack: &LoadBalancerStack) -> InstallMode {
     let monitoring = stack.spec.monitoring.as_ref();
     let monitor = monitoring.and_then(|monitoring| monitoring.service_monitor.as_ref());
     monitor.map_or(InstallMode::Auto, |monitor| monitor.mode)
-}
-
-fn is_on(mode: Option<InstallMode>) -> bool {
-    mode != Some(InstallMode::Disabled)
 }

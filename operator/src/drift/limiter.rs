@@ -19,11 +19,22 @@ pub struct DriftLimiter {
 }
 
 impl DriftLimiter {
-    /// Records a correction if it may be made now; otherwise returns how long to wait.
-    ///
-    /// # Errors
-    /// If the object was corrected so often that another client must be changing it.
-    pub fn try_correct(&mut self, now: Instant, id: &ObjectId) -> Result<(), Duration> {
+    /// How long a correction has to wait; `None` if it may be made now. It waits if the object was corrected so often that
+    /// another client must be changing it.
+    #[must_use]
+    pub fn waits(&self, now: Instant, id: &ObjectId) -> Option<Duration> {
+        let recent = self.recent.get(id)?.iter();
+        let mut recent = recent.filter(|at| now.duration_since(**at) < CORRECTION_WINDOW);
+        if recent.clone().count() < MAX_IMMEDIATE_CORRECTIONS {
+            return None;
+        }
+        let last = recent.next_back()?;
+        let wait = LIMITED_CORRECTION_INTERVAL.checked_sub(now.duration_since(*last))?;
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Records a correction. One that was refused does not count: nobody has reverted it.
+    pub fn record(&mut self, now: Instant, id: &ObjectId) {
         let recent = self.recent.entry(id.clone()).or_default();
         while recent
             .front()
@@ -31,17 +42,7 @@ impl DriftLimiter {
         {
             recent.pop_front();
         }
-        if let Some(last) = recent
-            .back()
-            .filter(|_| recent.len() >= MAX_IMMEDIATE_CORRECTIONS)
-        {
-            let since = now.duration_since(*last);
-            if since < LIMITED_CORRECTION_INTERVAL {
-                return Err(LIMITED_CORRECTION_INTERVAL - since);
-            }
-        }
         recent.push_back(now);
-        Ok(())
     }
 }
 
@@ -58,16 +59,17 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         for second in 0..5 {
-            assert_eq!(limiter.try_correct(at(second), &id), Ok(()));
+            assert_eq!(limiter.waits(at(second), &id), None);
+            limiter.record(at(second), &id);
         }
-        assert_eq!(limiter.try_correct(at(5), &id), Err(Duration::from_secs(29)));
+        assert_eq!(limiter.waits(at(5), &id), Some(Duration::from_secs(29)));
+        assert_eq!(limiter.waits(at(5), &other), None, "others are not affected");
+        assert_eq!(limiter.waits(at(34), &id), None);
+        limiter.record(at(300), &id);
         assert_eq!(
-            limiter.try_correct(at(5), &other),
-            Ok(()),
-            "others are not affected"
+            limiter.waits(at(301), &id),
+            None,
+            "the others are outside of the window"
         );
-        assert_eq!(limiter.try_correct(at(34), &id), Ok(()));
-        assert_eq!(limiter.try_correct(at(300), &id), Ok(()), "outside of the window");
-        assert_eq!(limiter.try_correct(at(301), &id), Ok(()));
     }
 }

@@ -156,7 +156,7 @@ impl Operator {
                 continue;
             }
             if cause == ApplyReason::Drift {
-                if let Err(wait) = self.drift_limiter.try_correct(Instant::now(), id) {
+                if let Some(wait) = self.drift_limiter.waits(Instant::now(), id) {
                     let message = attribution::conflict_message(wanted, live);
                     self.executor.fail(Reason::DriftConflict, message, wait);
                     continue;
@@ -169,6 +169,7 @@ impl Operator {
             }
             if self.apply_object(write, wanted).await {
                 if cause == ApplyReason::Drift {
+                    self.drift_limiter.record(Instant::now(), id);
                     let labels = [id.kind.names().2, id.key.name()];
                     self.metrics.corrections.with_label_values(&labels).inc();
                 }

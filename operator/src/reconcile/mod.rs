@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::CustomResourceExt;
+use kube::{CustomResourceExt, ResourceExt};
 use lb_crds::load_balancer_stack::UpgradeStep;
 use lb_crds::{ConfigurationState, LoadBalancerStack};
 use lb_runtime::watch::Change;
@@ -104,7 +104,9 @@ impl Operator {
         match event {
             Event::Stack(change) => match *change {
                 Change::Apply(stack) => {
-                    self.stack = Some(stack);
+                    if self.stack.as_ref().is_none_or(|known| !is_older(&stack, known)) {
+                        self.stack = Some(stack);
+                    }
                     self.undecodable = None;
                 }
                 Change::Delete(key) => {
@@ -290,5 +292,40 @@ impl Operator {
             observer.set_baseline();
         }
         Some(validation::namespace(stack, &self.operator_config))
+    }
+}
+
+/// Whether this is an earlier state of the same stack: an event that was sent before the answer to the last write.
+fn is_older(stack: &LoadBalancerStack, known: &LoadBalancerStack) -> bool {
+    let version = |stack: &LoadBalancerStack| stack.resource_version()?.parse::<u64>().ok();
+    stack.uid() == known.uid()
+        && version(stack)
+            .zip(version(known))
+            .is_some_and(|(version, known)| version < known)
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_crds::LoadBalancerStackSpec;
+
+    use super::*;
+
+    #[test]
+    fn earlier_state_of_the_stack_is_older() {
+        let stack = |uid: &str, version: &str| {
+            let mut stack = LoadBalancerStack::new("default", LoadBalancerStackSpec::default());
+            stack.metadata.uid = Some(uid.to_owned());
+            stack.metadata.resource_version = Some(version.to_owned());
+            stack
+        };
+        let known = stack("a", "10");
+        for (uid, version, older) in [
+            ("a", "9", true),
+            ("a", "10", false),
+            ("a", "11", false),
+            ("b", "9", false),
+        ] {
+            assert_eq!(is_older(&stack(uid, version), &known), older, "{uid} {version}");
+        }
     }
 }

@@ -445,3 +445,23 @@ fn adoption_steps_set_conditions_and_events() {
         before = after;
     }
 }
+
+/// O-19: the next operator would reject the version of this stack.
+#[test]
+fn operator_is_not_upgradeable_with_a_stack_of_the_previous_minor_version() {
+    for (operator, target, upgradeable) in [("0.2.0", "0.1.0", "False"), ("0.1.3", "0.1.0", "True")] {
+        let mut input = mk_input(&mk_settled());
+        operator.clone_into(&mut input.operator_version);
+        input.target_version = Some(target.to_owned());
+        let status = status(&LoadBalancerStackStatus::default(), &input, Timestamp::UNIX_EPOCH);
+        let mut conditions = status.conditions.iter();
+        let condition = conditions
+            .find(|condition| condition.type_ == "Upgradeable")
+            .unwrap();
+        assert_eq!(
+            condition.status, upgradeable,
+            "{operator} {target}: {}",
+            condition.message
+        );
+    }
+}

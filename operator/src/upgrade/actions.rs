@@ -243,8 +243,13 @@ fn restart(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, now: Timestamp) 
 /// A rollback to a newer version begins with the controllers.
 fn controllers_allow(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> bool {
     let controllers = &snapshot.controllers;
-    let is_previous = controllers.template.as_ref() == Some(&upgrade.from.controller);
-    !controllers_are_older(upgrade, snapshot) && (!is_previous || controllers.settled)
+    let previous = &upgrade.from.controller;
+    let mut pods = controllers.pods.iter();
+    let is_replacing = is_older(&upgrade.to.version, &upgrade.from.version)
+        && controllers.template.as_ref() == Some(previous)
+        && !controllers.settled
+        && pods.any(|pod| pod.is_active() && !pod.lost && pod.revision != *previous);
+    !controllers_are_older(upgrade, snapshot) && !is_replacing
 }
 
 /// Whether the controllers' template is of an older version than the last good one.

@@ -487,3 +487,37 @@ fn rollback_restores_speakers_first() {
         Some(Step::Preflight)
     );
 }
+
+/// O-14: one node of three is ready for as long as the stack exists; later changes are upgrades all the same.
+#[test]
+fn first_installation_is_good_with_one_ready_speaker() {
+    for (ready, good) in [(1, true), (0, false)] {
+        let mut snapshot = mk_snapshot();
+        with_new_speakers(&mut snapshot, 1);
+        for pod in &mut snapshot.speakers.pods[ready..] {
+            pod.ready = false;
+        }
+        let (next, _) = advance(&UpgradeState::default(), &snapshot, at(10));
+        assert_eq!(next.last_good.is_some(), good, "{ready} ready");
+    }
+}
+
+/// A controller that waits for a node has nothing to do with the speakers that are rolled back.
+#[test]
+fn pending_controller_does_not_block_the_rollback_of_speakers() {
+    for (version, controller, waits) in [
+        ("0.1.0", "old-c", false),
+        ("0.0.9", "old-c", false),
+        ("0.0.9", "new-c", true),
+    ] {
+        let mut snapshot = mk_snapshot();
+        snapshot.controllers.settled = false;
+        snapshot.controllers.pods[1].ready = false;
+        snapshot.controllers.pods[0].revision = controller.to_owned();
+        snapshot.speakers.pods[1].revision = "new-s".to_owned();
+        let mut state = mk_state(Step::RollingBack);
+        version.clone_into(&mut state.upgrade.as_mut().unwrap().to.version);
+        let restarts = step_actions(&state, &snapshot, at(1)).restarts;
+        assert_eq!(restarts.is_empty(), waits, "{version} {controller}: {restarts:?}");
+    }
+}

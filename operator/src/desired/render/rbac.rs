@@ -84,55 +84,42 @@ pub fn cluster_rules(component: Component) -> Vec<PolicyRule> {
 /// Rules of a component in the stack's namespace.
 #[must_use]
 pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
-    let mut rules = vec![rule("metallb.io", &["ipaddresspools", "l2advertisements"], READ)];
-    match component {
-        Component::Controller => {
-            rules.push(rule(
-                "metallb.io",
-                &["ipaddresspools/status", "l2advertisements/status"],
-                &["patch"],
-            ));
+    let metallb = |resources: &[&str], verbs| rule("metallb.io", resources, verbs);
+    let leases = |verbs| rule("coordination.k8s.io", &["leases"], verbs);
+    let named = |name: &str, rule| PolicyRule {
+        resource_names: Some(vec![name.to_owned()]),
+        ..rule
+    };
+    let state = names::CONFIGURATION_STATE;
+    let mut rules = vec![metallb(&["ipaddresspools", "l2advertisements"], READ)];
+    rules.extend(match component {
+        Component::Controller => vec![
+            metallb(&["ipaddresspools/status", "l2advertisements/status"], &["patch"]),
             // Repeated on the Services, which the speakers may not write.
-            rules.push(rule("metallb.io", &["servicel2statuses"], &["list", "watch"]));
+            metallb(&["servicel2statuses"], &["list", "watch"]),
             // A report of a speaker that is gone is not repeated.
-            rules.push(rule("", &["pods"], &["list", "watch"]));
-            rules.push(rule("metallb.io", &["configurationstates"], &["create"]));
-            for (resource, verbs) in [
-                ("configurationstates", &["get", "list", "watch"][..]),
-                ("configurationstates/status", &["patch"]),
-            ] {
-                rules.push(PolicyRule {
-                    resource_names: Some(vec![names::CONFIGURATION_STATE.to_owned()]),
-                    ..rule("metallb.io", &[resource], verbs)
-                });
-            }
-            rules.push(rule("coordination.k8s.io", &["leases"], &["create"]));
-            rules.push(PolicyRule {
-                resource_names: Some(vec![names::CONTROLLER_LEASE.to_owned()]),
-                ..rule(
-                    "coordination.k8s.io",
-                    &["leases"],
-                    &["get", "list", "watch", "update", "patch"],
-                )
-            });
-        }
-        Component::Speaker => {
-            rules.push(rule("", &["pods"], READ));
-            rules.push(rule(
-                "metallb.io",
+            rule("", &["pods"], &["list", "watch"]),
+            metallb(&["configurationstates"], &["create"]),
+            named(state, metallb(&["configurationstates"], READ)),
+            named(state, metallb(&["configurationstates/status"], &["patch"])),
+            leases(&["create"]),
+            named(
+                names::CONTROLLER_LEASE,
+                leases(&["get", "list", "watch", "update", "patch"]),
+            ),
+        ],
+        Component::Speaker => vec![
+            rule("", &["pods"], READ),
+            metallb(
                 &["servicel2statuses"],
                 &["get", "list", "watch", "create", "update", "patch", "delete"],
-            ));
-            rules.push(rule(
-                "metallb.io",
-                &["servicel2statuses/status"],
-                &["update", "patch"],
-            ));
+            ),
+            metallb(&["servicel2statuses/status"], &["update", "patch"]),
             // Its report about its peers, which the operator reads.
-            rules.push(rule("metallb.io", &["configurationstates"], &["create", "patch"]));
-            rules.push(rule("metallb.io", &["configurationstates/status"], &["patch"]));
-        }
-    }
+            metallb(&["configurationstates"], &["create", "patch"]),
+            metallb(&["configurationstates/status"], &["patch"]),
+        ],
+    });
     rules
 }
 

@@ -98,7 +98,7 @@ pub fn build(input: &SnapshotInput<'_>) -> ClusterSnapshot {
         generation: input.generation,
         operator_version: input.operator_version.to_owned(),
         paused: input.paused,
-        obstacle: no_rollback.or_else(|| skipped_minor(input)),
+        obstacle: no_rollback.or_else(|| skipped_minor(input.state.last_good.as_ref(), input.target)),
         settings,
         observes: input.observer.is_some_and(ServiceObserver::is_complete),
         addresses_at_risk: addresses_at_risk(input, &nodes),
@@ -198,11 +198,10 @@ fn addresses_at_risk(input: &SnapshotInput<'_>, nodes: &BTreeMap<String, NodeSna
 }
 
 /// Versions are upgraded one minor version at a time, so that neighbors understand each other's objects.
-fn skipped_minor(input: &SnapshotInput<'_>) -> Option<String> {
-    let good = input.state.last_good.as_ref()?;
+fn skipped_minor(good: Option<&Revision>, target: &Revision) -> Option<String> {
     let (from, to) = (
-        Version::parse(&good.version).ok()?,
-        Version::parse(&input.target.version).ok()?,
+        Version::parse(&good?.version).ok()?,
+        Version::parse(&target.version).ok()?,
     );
     (from.major == to.major && to.minor > from.minor + 1).then(|| {
         format!(
@@ -310,4 +309,34 @@ pub fn pre_pull_progress(
         }
     }
     Some(progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// O-19: an operator that was upgraded by two minor versions.
+    #[test]
+    fn minor_versions_are_not_skipped() {
+        let revision = |version: &str| Revision {
+            version: version.to_owned(),
+            ..Revision::default()
+        };
+        for (from, to, skips) in [
+            ("0.1.0", "0.1.9", false),
+            ("0.1.9", "0.2.0", false),
+            ("0.1.0", "0.3.0", true),
+            ("0.3.0", "0.1.0", false),
+            ("0.9.0", "1.0.0", false),
+            ("1.0.0", "1.2.0", true),
+        ] {
+            let obstacle = skipped_minor(Some(&revision(from)), &revision(to));
+            assert_eq!(obstacle.is_some(), skips, "{from} {to}: {obstacle:?}");
+        }
+        assert_eq!(
+            skipped_minor(None, &revision("0.3.0")),
+            None,
+            "a first installation"
+        );
+    }
 }
