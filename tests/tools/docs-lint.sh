@@ -5,7 +5,9 @@ cd "$(dirname "$0")/../.."
 mapfile -t pages < <(git ls-files --cached --others --exclude-standard -- '*.md' ':!olm/src/*' ':!.github/*')
 
 # PAGE<TAB>LINE<TAB>KIND<TAB>TEXT of each heading's anchor, as GitHub makes it, and of each link, outside of code.
-facts=$(awk '
+facts=$(LC_ALL=C awk '
+  # In characters: awk counts bytes, and UTF-8 has bytes that continue a character.
+  function characters(text) { gsub(/[\200-\277]/, "", text); return length(text) }
   function slug(text) {
     text = tolower(text)
     gsub(/\]\([^)]*\)/, "", text); gsub(/[^a-z0-9 _-]/, "", text); gsub(/ /, "-", text)
@@ -15,7 +17,7 @@ facts=$(awk '
   /^ *```/ { fenced = !fenced; next }
   fenced { next }
   /^#+ / { text = $0; sub(/^#+ /, "", text); print FILENAME "\t" FNR "\tanchor\t" slug(text) }
-  length($0) > 120 && !/^ *\|/ && !/\]\(/ { print FILENAME "\t" FNR "\tlong\t" length($0) }
+  characters($0) > 120 && !/^ *\|/ && !/\]\(/ { print FILENAME "\t" FNR "\tlong\t" characters($0) }
   {
     gsub(/`[^`]*`/, "")
     while (match($0, /\]\([^)]*\)/)) {
