@@ -135,7 +135,7 @@ pub(crate) fn editor_gets_no_power_over_nodes(harness: &Harness) -> anyhow::Resu
         let answer = harness.admin(&format!(
             "kubectl auth can-i {command} --as=system:serviceaccount:team:speaker || true"
         ))?;
-        assert_eq!(answer.trim(), "no", "{command}");
+        assert!(answer.starts_with("no"), "{command}: {answer}");
     }
     let pods = harness.admin("kubectl get pods -n team -o name")?;
     assert_eq!(pods, "", "Pod Security refuses the pods of the DaemonSet");
