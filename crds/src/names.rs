@@ -89,7 +89,7 @@ pub const ADDRESS_CONFLICT: &str = "AddressConflict";
 /// [`UNANNOUNCED_REASONS`].
 pub const NOT_ANNOUNCED: &str = "Announced";
 /// Reasons of [`NOT_ANNOUNCED`], which [`ANNOUNCED`] repeats.
-pub const UNANNOUNCED_REASONS: [&str; 9] = [
+pub const UNANNOUNCED_REASONS: [&str; 10] = [
     "NoPool",
     "NoAdvertisement",
     "ServiceNotSelected",
@@ -98,6 +98,7 @@ pub const UNANNOUNCED_REASONS: [&str; 9] = [
     "AddressOfNode",
     "NoEligibleNode",
     "NoInterface",
+    "NoMajority",
     ADDRESS_CONFLICT,
 ];
 /// Reason of [`VERIFIED`] and [`ANNOUNCED`]: the verification got no reply.

@@ -80,6 +80,10 @@ impl Decisions {
         self.known.get(&address)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, &Known)> {
+        self.known.iter().map(|(address, known)| (*address, known))
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (IpAddr, &mut Known)> {
         self.known.iter_mut().map(|(address, known)| (*address, known))
     }

@@ -99,6 +99,13 @@ pub enum UnannouncedReason {
         /// The candidate.
         node: String,
     },
+    /// With `partitionPolicy: Majority`, the first candidate reaches no majority of the nodes that vote.
+    NoMajority {
+        /// The candidate.
+        node: String,
+        /// The voters that it does not reach.
+        unreached: NodeList,
+    },
     /// No node is eligible.
     NoEligibleNode {
         /// The nodes, by reason.
@@ -119,6 +126,7 @@ impl UnannouncedReason {
             Self::AddressOfNode { .. } => "AddressOfNode",
             Self::NoEligibleNode { .. } => "NoEligibleNode",
             Self::NoInterface { .. } => "NoInterface",
+            Self::NoMajority { .. } => "NoMajority",
         }
     }
 
@@ -130,6 +138,7 @@ impl UnannouncedReason {
             | (Self::AddressOfNode { nodes }, Self::AddressOfNode { nodes: others }) => {
                 nodes.keys().eq(others.keys())
             }
+            (Self::NoMajority { .. }, Self::NoMajority { .. }) => true,
             _ => self == other,
         }
     }
@@ -158,6 +167,10 @@ impl UnannouncedReason {
             Self::NoInterface { node } => format!(
                 "node {node} has no suitable interface for {address}: check the networks of its interfaces, or the \
                  interfaces of the L2Advertisement"
+            ),
+            Self::NoMajority { node, unreached } => format!(
+                "node {node} reaches no majority of the nodes that may announce {address} (partitionPolicy: Majority): it \
+                 receives no heartbeats of {unreached}: start their speakers, or open the UDP port of the heartbeats"
             ),
             Self::NoEligibleNode { nodes } if nodes.is_empty() => {
                 format!("no eligible node for {address}: the cluster has no nodes")
@@ -275,6 +288,10 @@ mod tests {
             UnannouncedReason::AddressOfNode { nodes: nodes() },
             UnannouncedReason::NoEligibleNode { nodes: nodes() },
             UnannouncedReason::NoInterface { node: pool() },
+            UnannouncedReason::NoMajority {
+                node: pool(),
+                unreached: NodeList::default(),
+            },
         ];
         for reason in all {
             assert!(

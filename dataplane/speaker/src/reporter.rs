@@ -153,9 +153,15 @@ impl Reporter {
                 UnannouncedReason::NoInterface { node },
                 NO_INTERFACE_REPORT_DELAY,
             );
-        } else {
+        } else if !self.lacks_majority(address) {
             self.clear_unannounced(now, index, address);
         }
+    }
+
+    /// Whether this node lacks a majority for the address, as far as it was told.
+    pub(crate) fn lacks_majority(&self, address: IpAddr) -> bool {
+        let entry = self.unannounced.get(&address);
+        entry.is_some_and(|entry| matches!(entry.reason, UnannouncedReason::NoMajority { .. }))
     }
 
     /// No node can announce the address, and this node reports it; once for each cause.
@@ -218,7 +224,9 @@ impl Reporter {
                 continue;
             };
             let event = match &entry.reason {
-                UnannouncedReason::NoInterface { .. } if has_owner(address) => {
+                UnannouncedReason::NoInterface { .. } | UnannouncedReason::NoMajority { .. }
+                    if has_owner(address) =>
+                {
                     self.clear_unannounced(now, index, address);
                     continue;
                 }

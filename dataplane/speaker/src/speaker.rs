@@ -467,6 +467,7 @@ impl Speaker {
         if !self.is_running() || !self.unheard_peers.is_due(now) {
             return;
         }
+        self.update_missing_majorities(now);
         let unheard = self.coordinator.peers().filter(|peer| {
             peer.monitored && !peer.health.is_heard() && self.peers.api(peer.node) == ApiState::Ready
         });

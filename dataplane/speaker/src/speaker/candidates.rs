@@ -8,7 +8,7 @@ use lb_l2::ownership::{Candidates, PartitionPolicy};
 use super::{Phase, Speaker};
 use crate::decide::{Decided, Decision, DecisionInput, decide, voters};
 use crate::decisions::{Known, Outcome};
-use crate::reasons::UnannouncedReason;
+use crate::reasons::{NodeList, UnannouncedReason};
 
 /// How long a starting speaker leaves an address to the node that MetalLB announces it from, for our speaker there to start.
 const METALLB_OWNER_GRACE: Duration = Duration::from_secs(30);
@@ -104,6 +104,30 @@ impl Speaker {
         self.reporter
             .has_candidates(now, &self.index, address, no_interface && known.is_first);
         self.decisions.remember(address, Some(known));
+    }
+
+    /// Reports the addresses that this node is the first to announce, and does not because it reaches no majority.
+    pub(super) fn update_missing_majorities(&mut self, now: Instant) {
+        if self.config.partition_policy == PartitionPolicy::Availability {
+            return;
+        }
+        for (address, known) in self.decisions.iter() {
+            let is_eligible = matches!(known.outcome, Outcome::Eligible(_)) && !known.no_interface;
+            let claims = known.is_first && is_eligible && !self.coordinator.announces(address);
+            match self.coordinator.missing_majority(address).filter(|_| claims) {
+                Some(voters) => {
+                    let mut unreached = NodeList::default();
+                    voters.into_iter().for_each(|name| unreached.push(name));
+                    let node = self.config.node.clone();
+                    let reason = UnannouncedReason::NoMajority { node, unreached };
+                    self.reporter.unannounced(now, address, reason);
+                }
+                None if self.reporter.lacks_majority(address) => {
+                    self.reporter.clear_unannounced(now, &self.index, address);
+                }
+                None => {}
+            }
+        }
     }
 
     /// No node can announce the address, for a reason that this node reports, or no Service has it.

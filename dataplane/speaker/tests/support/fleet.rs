@@ -38,8 +38,15 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// A speaker before its start.
     pub(crate) fn new(nodes: usize, links: Snapshot) -> Self {
+        Self::with_arguments(nodes, links, &[])
+    }
+
+    /// A speaker with these arguments of its program.
+    pub(crate) fn with_arguments(nodes: usize, links: Snapshot, arguments: &[&str]) -> Self {
         let args = ["lb-speaker", "--node-name", "n0"];
-        let config = Args::try_parse_from(args).expect("valid arguments").config();
+        let config = Args::try_parse_from(args.iter().chain(arguments))
+            .expect("valid arguments")
+            .config();
         let registry = Registry::new();
         let metrics = Metrics::new(&registry, "n0").expect("new metrics");
         let now = Instant::now();
