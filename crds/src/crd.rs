@@ -7,7 +7,10 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::schema;
-use crate::{ConfigurationState, IPAddressPool, L2Advertisement, LoadBalancerStack, ServiceL2Status};
+use crate::{
+    BFDProfile, BGPAdvertisement, Community, ConfigurationState, IPAddressPool, L2Advertisement,
+    LoadBalancerStack, ServiceL2Status, bgp_peer,
+};
 
 /// The CRDs of `metallb.io`, which the operator installs.
 #[must_use]
@@ -18,6 +21,10 @@ pub fn metallb_crds() -> Vec<CustomResourceDefinition> {
         finish(L2Advertisement::crd(), SpecPresence::Optional),
         finish(ServiceL2Status::crd(), SpecPresence::Optional),
         finish(ConfigurationState::crd(), SpecPresence::Optional),
+        finish(bgp_peer::definition(), SpecPresence::Required),
+        finish(BGPAdvertisement::crd(), SpecPresence::Optional),
+        finish(BFDProfile::crd(), SpecPresence::Optional),
+        finish(Community::crd(), SpecPresence::Optional),
     ]
 }
 

@@ -6,10 +6,12 @@
 //! | module | content |
 //! | --- | --- |
 //! | [`ip_address_pool`], [`l2_advertisement`] | the kinds of `metallb.io` that users write |
+//! | [`bgp_peer`], [`bgp_advertisement`], [`bfd_profile`], [`community`] | the same, for BGP |
 //! | [`service_l2_status`], [`configuration_state`] | the kinds of `metallb.io` that programs write |
 //! | [`load_balancer_stack`] | the kind of `lb-operator.io` |
 //! | [`names`] | annotations, labels, ports and object names |
 //! | [`address_range`] | the syntax of a pool's `addresses` |
+//! | [`go_duration`] | durations such as `1m30s` |
 //! | [`selector`] | label selectors: matching and validation |
 //! | [`condition`] | conditions of a status |
 //! | [`crd`] | the CustomResourceDefinitions |
@@ -21,9 +23,14 @@
 
 pub mod address_range;
 mod api_enum;
+pub mod bfd_profile;
+pub mod bgp_advertisement;
+pub mod bgp_peer;
+pub mod community;
 pub mod condition;
 pub mod configuration_state;
 pub mod crd;
+pub mod go_duration;
 pub mod ip_address_pool;
 pub mod l2_advertisement;
 pub mod load_balancer_stack;
@@ -34,6 +41,12 @@ pub mod service_l2_status;
 
 pub use address_range::{AddressRange, AddressRangeError};
 pub use api_enum::kebab_case;
+pub use bfd_profile::{BFDProfile, BFDProfileSpec, BFDProfileStatus};
+pub use bgp_advertisement::{BGPAdvertisement, BGPAdvertisementSpec, BGPAdvertisementStatus};
+pub use bgp_peer::{BGPPeer, BGPPeerSpec, BGPPeerStatus, SecretReference};
+pub use community::{
+    Community, CommunityAlias, CommunityError, CommunitySpec, CommunityStatus, CommunityValue,
+};
 pub use condition::{ConditionStatus, set_condition};
 pub use configuration_state::{
     ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,

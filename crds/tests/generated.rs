@@ -6,7 +6,7 @@ use std::path::Path;
 fn generated_yaml_is_current() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = lb_crds::crd::files().unwrap();
-    assert_eq!(files.len(), 6, "one per kind, and the chart template");
+    assert_eq!(files.len(), 10, "one per kind, and the chart template");
     for file in files {
         let path = directory.join(&file.path);
         let found = std::fs::read_to_string(&path).unwrap_or_default();

@@ -194,7 +194,12 @@ fn all_but_user_data_is_owned_by_stack() {
 #[test]
 fn metallb_crds_are_rendered() {
     let objects = objects(json!({}));
-    for name in ["ipaddresspools", "l2advertisements", "servicel2statuses"] {
+    for name in [
+        "ipaddresspools",
+        "l2advertisements",
+        "servicel2statuses",
+        "bgppeers",
+    ] {
         let _: Value = get(
             &objects,
             Kind::CustomResourceDefinition,

@@ -38,7 +38,7 @@ api_enum! {
         LeftoverWebhook,
         /// No other process uses the speakers' ports of the nodes.
         HostPorts,
-        /// No BGP objects are left, which the stack does not serve.
+        /// No BGPPeer has a field that the speakers do not support yet.
         BgpObjects = "BGPObjects",
         /// At least one node may announce addresses.
         ExcludedNodes,

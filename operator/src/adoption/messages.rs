@@ -141,8 +141,8 @@ fn adopted_message(seen: &AdoptionInput) -> String {
 fn blocked_message(blocker: &AdoptionBlocker) -> String {
     match blocker {
         AdoptionBlocker::Bgp(objects) => format!(
-            "MetalLB cannot be adopted: it announces by BGP ({}), and the stack only by ARP and NDP; delete the BGPAdvertisements \
-             if they are not needed, or set spec.adopt to false",
+            "MetalLB cannot be adopted: it announces by BGP ({}), and taking over its sessions is not supported yet; delete the \
+             BGPAdvertisements if they are not needed, or set spec.adopt to false",
             list_first(objects, LIST_LIMIT)
         ),
         AdoptionBlocker::ManagedElsewhere(object, manager) => {

@@ -247,7 +247,7 @@ pub enum AdoptionWait {
 /// Why the user must act.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AdoptionBlocker {
-    /// MetalLB announces by BGP, which the stack does not support.
+    /// MetalLB announces by BGP, and its sessions cannot be taken over yet.
     Bgp(Vec<String>),
     /// A tool would recreate a workload.
     ManagedElsewhere(String, WorkloadManager),

@@ -9,7 +9,7 @@ use kube::{Client, ResourceExt};
 use lb_crds::LoadBalancerStack;
 use lb_runtime::ObjectKey;
 use lb_runtime::events::{EventKind, Events, Regarding, reference};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::retry::{Failure, Retries};
 use super::write::{Request, Write, WriteId};
@@ -217,6 +217,20 @@ impl Executor {
     }
 }
 
+/// Removes the webhook of MetalLB that converts BGPPeers. An apply cannot remove fields of others, and the API server
+/// refuses a webhook beside the strategy `None`.
+async fn remove_conversion_webhook(api: &Api<DynamicObject>, name: &str) -> Result<(), RequestError> {
+    let what = format!("remove the conversion webhook of {name}");
+    let found = in_time(&what, api.get_opt(name)).await?;
+    let has_webhook = |crd: &DynamicObject| crd.data.pointer("/spec/conversion/webhook").is_some();
+    if found.as_ref().is_some_and(has_webhook) {
+        let patch = json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}});
+        let params = PatchParams::default();
+        in_time(&what, api.patch(name, &params, &Patch::Merge(patch))).await?;
+    }
+    Ok(())
+}
+
 async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
     let (resource, key) = write.id.resource();
     // No request has this precondition, so it is read as late as possible.
@@ -244,6 +258,9 @@ async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
             };
         }
         Request::Apply(body) => {
+            if body.pointer("/spec/conversion/strategy").and_then(Value::as_str) == Some("None") {
+                remove_conversion_webhook(&api, key.name()).await?;
+            }
             params.force = true;
             Patch::Apply(body.clone())
         }

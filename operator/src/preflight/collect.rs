@@ -16,10 +16,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, NotUsed, Object};
 use kube::{Client, ResourceExt};
-use lb_crds::IPAddressPool;
 use lb_crds::names::{EXCLUDED_ADDRESSES, LABEL_EXCLUDE};
+use lb_crds::{BGPPeer, IPAddressPool};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::access_reviews::{denied, required_permissions};
 use super::checks::CRD_NAMES;
@@ -29,7 +29,7 @@ use super::{
     ClusterFacts, CrdFacts, Fact, LoadBalancerProduct, NodeFacts, ObjectRef, OtherLoadBalancer, PoolFacts,
     UnknownFact, detect,
 };
-use crate::adoption::observe::{BGP_ADVERTISEMENT, is_strict, metallb_kind, webhook};
+use crate::adoption::observe::{is_strict, webhook};
 use crate::desired::render::{MANAGED_BY, MANAGER};
 use crate::object_id::{Kind, ObjectId};
 use crate::ownership::{self, ForeignObject};
@@ -404,11 +404,31 @@ async fn dead_webhook(client: &Client, namespace: &str) -> kube::Result<Option<S
 }
 
 async fn bgp_objects(client: &Client, namespace: &str) -> kube::Result<Vec<String>> {
+    // An object that cannot be decoded must not hide the others.
+    let resource = ApiResource::erase::<BGPPeer>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let mut found = Vec::new();
-    for kind in [BGP_ADVERTISEMENT, ("v1beta2", "BGPPeer", "bgppeers")] {
-        found.extend(metallb_kind(client, namespace, kind).await?);
-    }
+    let peers = for_each(&api, ListParams::default(), |peer| {
+        found.extend(unsupported_fields(&peer))
+    });
+    // Before the first installation the CRD may not exist.
+    ignore_missing_kind(peers.await)?;
     Ok(found)
+}
+
+/// The fields of a BGPPeer that the speakers do not support yet.
+fn unsupported_fields(peer: &DynamicObject) -> Vec<String> {
+    let is_set = |field: &&str| {
+        let value = peer.data.pointer(&format!("/spec/{field}"));
+        value.is_some_and(|value| value.as_str() != Some("") && *value != json!({}))
+    };
+    let fields = ["interface", "passwordSecret", "bfdProfile"]
+        .into_iter()
+        .filter(is_set);
+    let namespace = peer.namespace().unwrap_or_default();
+    fields
+        .map(|field| format!("{field} of BGPPeer {namespace}/{}", peer.name_any()))
+        .collect()
 }
 
 async fn pools(client: &Client, namespace: &str) -> kube::Result<Vec<PoolFacts>> {

@@ -78,7 +78,7 @@ cluster_facts! {
     host_ports: Vec<HostPortUser>,
     /// The Service of a MetalLB webhook that refuses changes of pools and has no backend.
     dead_webhook: Option<String>,
-    /// BGP objects in the stack's namespace.
+    /// Unsupported fields of BGPPeers in the stack's namespace.
     bgp_objects: Vec<String>,
     /// The pools of the stack's namespace.
     pools: Vec<PoolFacts>,

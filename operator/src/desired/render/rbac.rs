@@ -110,6 +110,7 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
         ],
         Component::Speaker => vec![
             rule("", &["pods"], READ),
+            metallb(&["bgppeers", "bgpadvertisements", "communities"], READ),
             metallb(
                 &["servicel2statuses"],
                 &["get", "list", "watch", "create", "update", "patch", "delete"],

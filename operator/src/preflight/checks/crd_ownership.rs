@@ -8,14 +8,26 @@ use lb_runtime::text::{LIST_LIMIT, list_first};
 
 use crate::preflight::{CrdFacts, Fact, Finding, unknown};
 
-/// The version of the metallb.io CRDs that controller and speakers use.
-const API_VERSION: &str = "v1beta1";
-pub(in crate::preflight) const CRD_NAMES: [&str; 4] = [
+pub(in crate::preflight) const CRD_NAMES: [&str; 8] = [
     "ipaddresspools.metallb.io",
     "l2advertisements.metallb.io",
     "servicel2statuses.metallb.io",
     "configurationstates.metallb.io",
+    BGP_PEERS,
+    "bgpadvertisements.metallb.io",
+    "bfdprofiles.metallb.io",
+    "communities.metallb.io",
 ];
+const BGP_PEERS: &str = "bgppeers.metallb.io";
+
+/// The versions of a CRD that controller and speakers can read, with the one that they use first.
+fn versions(name: &str) -> &'static [&'static str] {
+    if name == BGP_PEERS {
+        &["v1beta2", "v1beta1"]
+    } else {
+        &["v1beta1"]
+    }
+}
 
 /// `manages`: whether the operator installs the CRDs.
 pub(in crate::preflight) fn crd_ownership(manages: bool, found: &Fact<Vec<CrdFacts>>) -> Finding {
@@ -74,14 +86,18 @@ pub(in crate::preflight) fn crd_ownership(manages: bool, found: &Fact<Vec<CrdFac
 /// Another client installs the CRDs, and some do not exist.
 fn missing(found: &[CrdFacts]) -> Option<Finding> {
     let is_served = |name: &str| {
+        let used = versions(name).first();
         found
             .iter()
-            .any(|crd| crd.name == name && crd.served.iter().any(|version| version == API_VERSION))
+            .any(|crd| crd.name == name && crd.served.iter().any(|version| Some(&version.as_str()) == used))
     };
-    let missing: Vec<_> = CRD_NAMES.into_iter().filter(|name| !is_served(name)).collect();
+    let missing = CRD_NAMES.into_iter().filter(|name| !is_served(name));
+    let missing: Vec<_> = missing
+        .map(|name| format!("{name}/{}", versions(name).first().unwrap_or(&"")))
+        .collect();
     (!missing.is_empty()).then(|| {
         Finding::failed(format!(
-            "the cluster does not serve {} in version {API_VERSION}, and the operator runs with --manage-crds=false; install the \
+            "the cluster does not serve {}, and the operator runs with --manage-crds=false; install the \
              CRDs or start the operator with --manage-crds=true",
             list_first(&missing, LIST_LIMIT)
         ))
@@ -91,11 +107,16 @@ fn missing(found: &[CrdFacts]) -> Option<Finding> {
 /// The operator installs the CRDs, and objects in another stored version would become unreadable.
 fn unknown_stored_version(found: &[CrdFacts]) -> Option<Finding> {
     let (name, version) = found.iter().find_map(|crd| {
-        let version = crd.stored.iter().find(|version| *version != API_VERSION)?;
+        let known = versions(&crd.name);
+        let version = crd
+            .stored
+            .iter()
+            .find(|version| !known.contains(&version.as_str()))?;
         Some((&crd.name, version))
     })?;
+    let used = versions(name).first().unwrap_or(&"");
     Some(Finding::failed(format!(
-        "{name} may have objects stored in version {version}, which this operator cannot read; migrate them to {API_VERSION} and \
+        "{name} may have objects stored in version {version}, which this operator cannot read; migrate them to {used} and \
          remove {version} from status.storedVersions of the CRD"
     )))
 }
@@ -107,14 +128,14 @@ mod tests {
     fn mk(name: &str) -> CrdFacts {
         CrdFacts {
             name: name.to_owned(),
-            served: vec![API_VERSION.to_owned()],
-            stored: vec![API_VERSION.to_owned()],
+            served: vec![versions(name)[0].to_owned()],
+            stored: vec![versions(name)[0].to_owned()],
             managers: vec!["kubectl".to_owned()],
             ..CrdFacts::default()
         }
     }
 
-    /// All four CRDs, each changed by `edit`.
+    /// All CRDs, each changed by `edit`.
     fn all(edit: impl Fn(&mut CrdFacts)) -> Fact<Vec<CrdFacts>> {
         Ok(CRD_NAMES
             .into_iter()
@@ -191,12 +212,9 @@ mod tests {
         names.sort();
         assert_eq!(ours, names);
         for kind in lb_crds::metallb_crds() {
-            assert!(
-                kind.spec
-                    .versions
-                    .iter()
-                    .all(|version| version.name == API_VERSION)
-            );
+            let served = kind.spec.versions.iter().map(|version| version.name.as_str());
+            let name = kind.metadata.name.as_deref().unwrap_or_default();
+            assert_eq!(served.collect::<Vec<_>>(), versions(name), "{name}");
         }
     }
 }

@@ -22,6 +22,7 @@ fn invalid_objects_are_rejected_by_field() -> anyhow::Result<()> {
     service_of_a_status_is_immutable(&harness)?;
     stacks_are_checked(&harness)?;
     kubectl_explain_describes_fields(&harness)?;
+    crate::api_bgp::bgp_objects_are_checked(&harness)?;
     harness.admin(
         "kubectl delete ipaddresspool/tried l2advertisement/tried l2advertisement/bare -n metallb-system",
     )?;
@@ -47,7 +48,7 @@ fn stack(name: &str, spec: &str) -> String {
 }
 
 /// The API server rejects it with a message that contains these words.
-fn assert_rejected(harness: &Harness, manifest: &str, says: &[&str]) {
+pub(crate) fn assert_rejected(harness: &Harness, manifest: &str, says: &[&str]) {
     let error = match harness.apply(manifest) {
         Ok(_) => panic!("accepted:\n{manifest}"),
         Err(error) => format!("{error:#}"),

@@ -195,7 +195,7 @@ fn package_brings_metallb_crds_on_request() -> anyhow::Result<()> {
             "{name}"
         );
     }
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 1 + lb_crds::metallb_crds().len());
     let refused = tool(
         "helm",
         &[

@@ -443,7 +443,7 @@ fn install(harness: &Harness, directory: &Path, csv: &Value) -> anyhow::Result<(
     let (kinds, others): (Vec<_>, Vec<_>) = objects(directory)?
         .into_iter()
         .partition(|object| object["kind"] == "CustomResourceDefinition");
-    assert_eq!(kinds.len(), 5);
+    assert_eq!(kinds.len(), 1 + lb_crds::metallb_crds().len());
     let names: Vec<_> = kinds
         .iter()
         .map(|kind| format!("crd/{}", kind["metadata"]["name"].as_str().unwrap_or_default()))
