@@ -32,8 +32,24 @@ pub struct Table<S> {
     services: BTreeMap<S, BTreeSet<(IpNet, AdvertisementId)>>,
     prefixes: BTreeMap<IpNet, Entry>,
     by_version: BTreeMap<Version, IpNet>,
-    sets: BTreeSet<AdvertisementSet>,
+    /// The sets in use, with the number of prefixes of each family.
+    sets: BTreeMap<AdvertisementSet, FamilyCounts>,
     version: Version,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FamilyCounts {
+    ipv4: usize,
+    ipv6: usize,
+}
+
+impl FamilyCounts {
+    const fn of(&mut self, family: Family) -> &mut usize {
+        match family {
+            Family::Ipv4 => &mut self.ipv4,
+            Family::Ipv6 => &mut self.ipv6,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,7 +77,7 @@ impl<S> Default for Table<S> {
             services: BTreeMap::new(),
             prefixes: BTreeMap::new(),
             by_version: BTreeMap::new(),
-            sets: BTreeSet::new(),
+            sets: BTreeMap::new(),
             version: Version::default(),
         }
     }
@@ -147,12 +163,38 @@ impl<S: Ord> Table<S> {
         }
     }
 
-    /// The number of announced prefixes of a family.
-    #[must_use]
-    pub fn announced(&self, family: Family) -> usize {
-        let of_family =
-            |(prefix, entry): &(&IpNet, &Entry)| Family::of(prefix.addr()) == family && !entry.set.is_empty();
-        self.prefixes.iter().filter(of_family).count()
+    /// The number of announced prefixes of a family whose advertisements are accepted: called once for each set.
+    pub fn count_prefixes(
+        &self,
+        family: Family,
+        accepts: impl Fn(&BTreeSet<AdvertisementId>) -> bool,
+    ) -> usize {
+        let accepted = self.sets.iter().filter(|(set, _)| accepts(set));
+        accepted.map(|(_, counts)| *counts.clone().of(family)).sum()
+    }
+
+    /// Moves a prefix from one set to another; returns the shared copy of the latter.
+    fn share(
+        &mut self,
+        family: Family,
+        before: &AdvertisementSet,
+        after: BTreeSet<AdvertisementId>,
+    ) -> AdvertisementSet {
+        if let Some(counts) = self.sets.get_mut(before) {
+            let count = counts.of(family);
+            *count = count.saturating_sub(1);
+            if counts.ipv4 + counts.ipv6 == 0 {
+                self.sets.remove(before);
+            }
+        }
+        let after = Arc::new(after);
+        if after.is_empty() {
+            return after;
+        }
+        let shared = self.sets.get_key_value(&after).map(|(set, _)| Arc::clone(set));
+        let shared = shared.unwrap_or(after);
+        *self.sets.entry(Arc::clone(&shared)).or_default().of(family) += 1;
+        shared
     }
 
     /// Computes the set of a prefix again; a new one is a change.
@@ -167,15 +209,11 @@ impl<S: Ord> Table<S> {
             }
             return;
         }
-        let set: BTreeSet<_> = entry.services.keys().copied().collect();
-        let set = Arc::new(set);
-        let shared = self.sets.get(&set).cloned().unwrap_or_else(|| {
-            // Sets that no prefix has any longer are dropped whenever a new one comes.
-            self.sets.retain(|set| Arc::strong_count(set) > 1);
-            self.sets.insert(Arc::clone(&set));
-            set
-        });
-        entry.set = shared;
+        let (before, after) = (entry.set.clone(), entry.services.keys().copied().collect());
+        let set = self.share(Family::of(prefix.addr()), &before, after);
+        if let Some(entry) = self.prefixes.get_mut(&prefix) {
+            entry.set = set;
+        }
         self.bump(prefix);
     }
 

@@ -13,6 +13,8 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 /// The protocol of ARP and NDP, in metrics and events.
 pub const PROTOCOL: &str = "layer2";
+/// The protocol of routes, in metrics and events.
+pub(crate) const BGP: &str = "bgp";
 
 /// A monotonic counter.
 #[derive(Debug, Default)]
@@ -59,7 +61,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    announced: BTreeSet<(ObjectKey, IpAddr)>,
+    /// With the protocol.
+    announced: BTreeSet<(ObjectKey, IpAddr, &'static str)>,
     counters: BTreeMap<IpAddr, Arc<AddressCounters>>,
 }
 
@@ -114,13 +117,19 @@ impl AddressMetrics {
         self.0.lock().counters.remove(&address);
     }
 
-    /// Sets whether the address of a Service is announced.
-    pub(crate) fn set_announced(&self, service: &ObjectKey, address: IpAddr, announced: bool) {
-        let (pair, mut state) = ((service.clone(), address), self.0.lock());
+    /// Sets whether the address of a Service is announced by a protocol.
+    pub(crate) fn set_announced(
+        &self,
+        protocol: &'static str,
+        service: &ObjectKey,
+        address: IpAddr,
+        announced: bool,
+    ) {
+        let (entry, mut state) = ((service.clone(), address, protocol), self.0.lock());
         if announced {
-            state.announced.insert(pair);
+            state.announced.insert(entry);
         } else {
-            state.announced.remove(&pair);
+            state.announced.remove(&entry);
         }
     }
 }
@@ -148,7 +157,7 @@ impl Collector for AddressMetrics {
                 .collect();
             (state.announced.iter().cloned().collect::<Vec<_>>(), addresses)
         };
-        let announced = announced.iter().map(|(service, address)| {
+        let announced = announced.iter().map(|(service, address, protocol)| {
             let (service, ip) = (service.to_string(), address.to_string());
             let mut gauge = Gauge::default();
             gauge.set_value(1.0);
@@ -156,7 +165,7 @@ impl Collector for AddressMetrics {
             metric.set_label(labels([
                 ("ip", &ip),
                 ("node", &self.0.node),
-                ("protocol", PROTOCOL),
+                ("protocol", *protocol),
                 ("service", &service),
             ]));
             metric
@@ -242,9 +251,9 @@ mod tests {
         registry.register(Box::new(counts.clone())).unwrap();
         let (address, other) = ([192, 168, 50, 50].into(), [192, 168, 50, 51].into());
         let web = ObjectKey::new("default", "web");
-        counts.set_announced(&web, other, true);
-        counts.set_announced(&web, address, true);
-        counts.set_announced(&web, other, false);
+        counts.set_announced(PROTOCOL, &web, other, true);
+        counts.set_announced(PROTOCOL, &web, address, true);
+        counts.set_announced(PROTOCOL, &web, other, false);
         counts.address(address).requests.inc();
         counts.address(address).requests.inc();
         counts.address(address).gratuitous.inc();

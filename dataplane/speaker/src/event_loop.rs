@@ -14,6 +14,8 @@ use lb_runtime::{Context, ReadinessGate};
 use tokio::sync::mpsc;
 
 use crate::args::Config;
+use crate::bgp::metrics::BgpMetrics;
+use crate::bgp::{self, Bgp};
 use crate::k8s;
 use crate::k8s::events::EventPublisher;
 use crate::k8s::index::{Kind, Update};
@@ -52,6 +54,7 @@ enum Wakeup {
 pub(crate) struct EventLoop<L> {
     context: Context,
     speaker: Speaker,
+    bgp: Bgp,
     updates: mpsc::Receiver<VersionedUpdate>,
     replies: mpsc::Receiver<ObservedReply>,
     links: L,
@@ -96,10 +99,18 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         let statuses = StatusWriter::new(context.client.clone(), &context.namespace, &config.node);
         let speaker_state =
             SpeakerStateWriter::start(context.client.clone(), &context.namespace, &config.node);
+        let bgp = Bgp::new(
+            &config.node,
+            config.ignore_exclude_label,
+            bgp::watch::updates(&context.client, &context.namespace, &refresh),
+            metrics.clone(),
+            BgpMetrics::new(&context.registry).context("register metrics")?,
+        );
         let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
         Ok(Self {
             replies: speaker.replies(),
             speaker,
+            bgp,
             updates,
             links,
             links_known: false,
@@ -121,7 +132,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         loop {
             let now = Instant::now();
             self.step(now);
-            if self.speaker.is_busy() {
+            if self.speaker.is_busy() || self.bgp.is_busy() {
                 self.trim_at.get_or_insert(now + MALLOC_TRIM_DELAY);
                 // More to decide; other tasks run in between.
                 tokio::task::yield_now().await;
@@ -135,6 +146,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
                     Wakeup::Step => break,
                     Wakeup::Shutdown => {
                         self.notify_restart().await;
+                        self.bgp.shut_down().await;
                         self.events.flush().await;
                         return Ok(());
                     }
@@ -177,6 +189,8 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
                 self.speaker.schedule_status(service, at);
             }
         }
+        self.bgp
+            .step(now, self.speaker.index(), self.speaker.has_listed());
         self.readiness.update(&self.speaker);
     }
 
@@ -188,6 +202,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             .filter(|_| self.statuses.has_room());
         [
             self.speaker.poll_timeout(),
+            self.bgp.poll_timeout(),
             status,
             self.relist.poll_timeout(),
             self.read_keys_at,
@@ -230,9 +245,10 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             WriteResult { service, check_at, update } = self.statuses.completed() => {
                 self.speaker.schedule_status(service, check_at);
                 if let Some(update) = update {
-                    self.speaker.update(Instant::now(), update);
+                    self.update(Instant::now(), update);
                 }
             }
+            () = self.bgp.wait() => {}
             () = alarm.expired() => {}
         }
         Ok(Wakeup::Step)
@@ -252,7 +268,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             self.speaker
                 .set_api_version(now, version.max(listed.unwrap_or_default()));
             self.readiness.handle_update(&update);
-            self.speaker.update(now, update);
+            self.update(now, update);
             next = if remaining > 0 {
                 self.updates.try_recv().ok()
             } else {
@@ -261,11 +277,17 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         }
     }
 
+    fn update(&mut self, now: Instant, update: Update) {
+        let affected = self.speaker.update(now, update);
+        self.bgp.note(self.speaker.index(), &affected);
+    }
+
     fn handle_links(&mut self, snapshot: Snapshot) -> Result<(), SocketError> {
         if !self.links_known {
             check_permission(&snapshot)?;
         }
         let now = Instant::now();
+        self.bgp.set_links(&snapshot);
         let opened = self.speaker.set_links(now, snapshot);
         // The link may have taken connections to the API server with it, which TCP notices late.
         if opened && self.links_known {

@@ -1,4 +1,4 @@
-//! The speaker: announces the addresses that its node owns by ARP and NDP.
+//! The speaker: announces the addresses that its node owns by ARP and NDP, and those that it can serve by BGP ([`bgp`]).
 //!
 //! The way of a change: [`k8s::watch`] → [`k8s::index`] → [`decide`] (candidates) → the coordinator of lb-l2, with the
 //! heartbeats of the other speakers ([`transport`]) → [`packet`] (ARP and NDP) → [`k8s::l2_status`] and [`k8s::events`].
@@ -11,6 +11,7 @@ pub mod address_metrics;
 mod announcements;
 pub mod args;
 pub mod balance;
+pub mod bgp;
 pub mod decide;
 mod decisions;
 pub mod delay_queue;

@@ -14,7 +14,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::address_metrics::AddressMetrics;
+use crate::address_metrics::{AddressMetrics, BGP};
 
 pub use crate::address_metrics::{AddressCounters, PROTOCOL};
 
@@ -176,12 +176,17 @@ impl Metrics {
 
     /// The address of a Service is announced.
     pub fn announced(&self, service: &ObjectKey, address: IpAddr) {
-        self.addresses.set_announced(service, address, true);
+        self.addresses.set_announced(PROTOCOL, service, address, true);
     }
 
     /// The address of a Service is not announced any longer.
     pub fn withdrawn(&self, service: &ObjectKey, address: IpAddr) {
-        self.addresses.set_announced(service, address, false);
+        self.addresses.set_announced(PROTOCOL, service, address, false);
+    }
+
+    /// Sets whether the address of a Service is announced by BGP.
+    pub fn bgp_announced(&self, service: &ObjectKey, address: IpAddr, announced: bool) {
+        self.addresses.set_announced(BGP, service, address, announced);
     }
 
     /// The candidates of an address were decided.

@@ -33,7 +33,7 @@ use crate::decide::Announcement;
 use crate::decisions::{Decisions, Outcome};
 use crate::interface_selection::InterfaceSelection;
 use crate::k8s::events::ServiceEvent;
-use crate::k8s::index::{Index, Kind, Update};
+use crate::k8s::index::{Affected, Index, Kind, Update};
 use crate::k8s::l2_status::{Desired, DesiredStatus};
 use crate::k8s::objects::Service;
 use crate::k8s::speaker_state::SpeakerReport;
@@ -147,8 +147,14 @@ impl Speaker {
         &self.index
     }
 
-    /// Handles a change of a watched object.
-    pub fn update(&mut self, now: Instant, update: Update) {
+    /// Whether every watch has completed its list.
+    #[must_use]
+    pub fn has_listed(&self) -> bool {
+        self.unlisted.is_empty()
+    }
+
+    /// Handles a change of a watched object. Returns what it affects.
+    pub fn update(&mut self, now: Instant, update: Update) -> Affected {
         let synced = match &update {
             Update::Synced(kind) => self.unlisted.remove(kind).then_some(*kind),
             _ => None,
@@ -173,12 +179,13 @@ impl Speaker {
         }
         // Everything is decided after the initial lists.
         if self.phase == Phase::Listing {
-            return;
+            return affected;
         }
         self.decisions.note(&affected);
-        for service in affected.statuses {
-            self.reporter.schedule_status(service, now);
+        for service in &affected.statuses {
+            self.reporter.schedule_status(service.clone(), now);
         }
+        affected
     }
 
     /// Handles a change of the links. Returns whether an interface was opened.

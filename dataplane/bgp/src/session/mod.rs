@@ -12,6 +12,7 @@
 //! [`poll_timeout`](Session::poll_timeout). Inputs of a connection that is not the present one are ignored.
 
 mod config;
+mod counters;
 mod routes;
 mod timers;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 pub use config::{Negotiated, RemoteAsn, SessionConfig};
+pub use counters::{Counters, MessageCounts};
 use routes::RouteSender;
 pub use routes::{NextHops, RoutePolicy, SkipReason};
 use timers::{Backoff, Timer, Timers};
@@ -172,6 +174,7 @@ pub struct Session {
     /// No session has been established since this program started.
     restarted: bool,
     routes: RouteSender,
+    counters: Counters,
     outputs: VecDeque<Output>,
 }
 
@@ -196,6 +199,7 @@ impl Session {
             down_reason: DownReason::NotStarted,
             restarted: true,
             routes: RouteSender::default(),
+            counters: Counters::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -216,6 +220,17 @@ impl Session {
     #[must_use]
     pub const fn down_reason(&self) -> &DownReason {
         &self.down_reason
+    }
+
+    /// The messages since the last call.
+    pub fn take_counters(&mut self) -> Counters {
+        std::mem::take(&mut self.counters)
+    }
+
+    /// Sets the longest pause between two attempts to connect; a pause that has begun is not changed.
+    pub fn set_connect_time(&mut self, connect_time: Duration) {
+        self.config.connect_time = connect_time;
+        self.retry.set_max(connect_time);
     }
 
     /// Connects, if the session is stopped.
@@ -365,6 +380,7 @@ impl Session {
     }
 
     fn handle_message(&mut self, now: Instant, message: Received) {
+        self.counters.received.add(&message);
         match (self.state, message) {
             (State::OpenSent, Received::Open(open)) => self.handle_open(now, &open),
             (State::OpenConfirm, Received::Keepalive) => {
@@ -499,6 +515,7 @@ impl Session {
 
     fn send_octets(&mut self, now: Option<Instant>, octets: Vec<u8>) {
         self.queued += octets.len();
+        self.counters.sent.add_encoded(&octets);
         self.outputs.push_back(Output::Send(self.connection, octets));
         if let Some(now) = now
             && !self.timers.is_set(Timer::SendHold)

@@ -98,6 +98,11 @@ impl Backoff {
         pause
     }
 
+    pub(super) fn set_max(&mut self, max: Duration) {
+        self.max = max;
+        self.nominal = self.nominal.min(max);
+    }
+
     pub(super) fn reset(&mut self) {
         self.nominal = self.first.min(self.max);
     }

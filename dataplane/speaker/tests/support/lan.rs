@@ -15,6 +15,8 @@
 //! })
 //! ```
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -257,7 +259,7 @@ impl Drop for Lan {
     }
 }
 
-fn run(arguments: &str) -> Result<process::Output> {
+pub(crate) fn run(arguments: &str) -> Result<process::Output> {
     let arguments: Vec<_> = arguments.split_whitespace().collect();
     Command::new("ip")
         .args(&arguments)
@@ -273,7 +275,7 @@ fn ip(arguments: &str) -> Result<()> {
 }
 
 /// Runs `work` on a thread of its own in a network namespace.
-fn within<T, F, W>(namespace: &str, work: W) -> Result<T>
+pub(crate) fn within<T, F, W>(namespace: &str, work: W) -> Result<T>
 where
     T: Send,
     F: Future<Output = Result<T>>,

@@ -1,0 +1,409 @@
+//! The sessions of this node: one for each BGPPeer that selects it. Connects the state machines of lb-bgp to connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use lb_bgp::session::{NextHops, Output, Session, SessionConfig, State, Stop};
+use lb_bgp::table::{Table, Version};
+use lb_bgp::wire::{Family, Notification, NotificationCode};
+use lb_net::Snapshot;
+use lb_net::tcp::TcpOptions;
+use lb_runtime::ObjectKey;
+use lb_runtime::text::{LIST_LIMIT, list_first};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::bgp::configuration::ActiveAdvertisements;
+use crate::bgp::connection::{Connection, ConnectionEvent, ConnectionEvents, ConnectionKey};
+use crate::bgp::metrics::{BgpMetrics, SessionGauges, SessionLabels};
+use crate::bgp::next_hops::next_hops;
+use crate::bgp::objects::{Peer, PeerSettings};
+use crate::bgp::policy::PeerPolicy;
+
+/// Capacity of the queue of reports of all connections.
+const EVENT_QUEUE_LEN: usize = 64;
+/// How long a router keeps the routes while this program restarts.
+const RESTART_TIME: Duration = Duration::from_secs(120);
+/// Upper bound of the batches that one step sends to one router: more than its queue has room for.
+const MAX_BATCHES_PER_STEP: usize = 64;
+/// How long connections may take to close at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What sessions need to know about this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LocalNode {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its internal addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Its interfaces.
+    pub(crate) links: Snapshot,
+}
+
+/// The sessions of this node.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    running: BTreeMap<String, RunningSession>,
+    next_id: u64,
+    sink: ConnectionEvents,
+    events: mpsc::Receiver<(ConnectionKey, ConnectionEvent)>,
+    tasks: JoinSet<()>,
+    metrics: BgpMetrics,
+}
+
+#[derive(Debug)]
+struct RunningSession {
+    id: u64,
+    settings: PeerSettings,
+    labels: SessionLabels,
+    session: Session,
+    connection: Option<Connection>,
+    next_hops: NextHops,
+    established: bool,
+    /// The reason that was logged last.
+    logged: Option<String>,
+}
+
+impl Sessions {
+    pub(crate) fn new(metrics: BgpMetrics) -> Self {
+        let (sink, events) = mpsc::channel(EVENT_QUEUE_LEN);
+        Self {
+            running: BTreeMap::new(),
+            next_id: 0,
+            sink,
+            events,
+            tasks: JoinSet::new(),
+            metrics,
+        }
+    }
+
+    /// Starts, changes and stops sessions, so that there is one for each of these peers.
+    pub(crate) fn set_peers<'a>(
+        &mut self,
+        now: Instant,
+        node: &LocalNode,
+        peers: impl Iterator<Item = (&'a String, &'a Peer)>,
+    ) {
+        let mut routers = BTreeSet::new();
+        let mut wanted = BTreeMap::new();
+        for (name, peer) in peers {
+            let router = (peer.settings.router.ip(), peer.settings.vrf.clone());
+            if routers.insert(router) {
+                wanted.insert(name, peer);
+            } else if !self.running.contains_key(name) {
+                tracing::warn!(
+                    peer = name,
+                    "another BGPPeer has the same address; this one has no session"
+                );
+            }
+        }
+        let gone: Vec<_> = self
+            .running
+            .keys()
+            .filter(|name| !wanted.contains_key(name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.stop(
+                &name,
+                Stop::Notify(Notification::new(NotificationCode::PeerDeconfigured)),
+            );
+        }
+        for (name, peer) in wanted {
+            if let Some(running) = self.running.get_mut(name) {
+                if running.settings == peer.settings {
+                    running.session.set_connect_time(peer.connect_time);
+                    continue;
+                }
+                // A router that keeps the routes does not notice.
+                let stop = if peer.settings.graceful_restart && running.settings.graceful_restart {
+                    Stop::Silently
+                } else {
+                    Stop::Notify(Notification::new(NotificationCode::ConfigurationChange))
+                };
+                self.stop(name, stop);
+            }
+            let running = RunningSession::start(now, self.next_id, node, peer);
+            self.next_id += 1;
+            self.running.insert(name.clone(), running);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// The next report of a connection.
+    pub(crate) async fn next_event(&mut self) -> Option<(ConnectionKey, ConnectionEvent)> {
+        self.events.recv().await
+    }
+
+    /// A report of a connection that has arrived.
+    pub(crate) fn try_next_event(&mut self) -> Option<(ConnectionKey, ConnectionEvent)> {
+        self.events.try_recv().ok()
+    }
+
+    /// Handles a report of a connection. One that was closed has nothing to report.
+    pub(crate) fn handle_event(
+        &mut self,
+        now: Instant,
+        node: &LocalNode,
+        key: ConnectionKey,
+        event: ConnectionEvent,
+    ) {
+        let Some(running) = self
+            .running
+            .values_mut()
+            .find(|running| running.id == key.session)
+        else {
+            return;
+        };
+        let session = &mut running.session;
+        match event {
+            ConnectionEvent::Dialed(Ok(local)) => {
+                let PeerSettings {
+                    router, multi_hop, ..
+                } = &running.settings;
+                running.next_hops = next_hops(local, router.ip(), *multi_hop, &node.links, &node.addresses);
+                session.handle_dialed(now, key.connection, Ok(()));
+            }
+            ConnectionEvent::Dialed(Err(error)) => session.handle_dialed(now, key.connection, Err(error)),
+            ConnectionEvent::Received(octets) => session.handle_received(now, key.connection, &octets),
+            ConnectionEvent::Written(octets) => session.handle_written(now, key.connection, octets),
+            ConnectionEvent::Closed => session.handle_closed(now, key.connection),
+        }
+    }
+
+    /// Handles timers, sends routes, and connects.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        table: &Table<ObjectKey>,
+        advertisements: &ActiveAdvertisements,
+    ) {
+        while self.tasks.try_join_next().is_some() {}
+        for (name, running) in &mut self.running {
+            running.session.handle_timeout(now);
+            let internal = running.session.negotiated().is_some_and(|agreed| agreed.internal);
+            let policy = PeerPolicy {
+                peer: name,
+                local_asn: running.settings.local_asn,
+                internal,
+                advertisements,
+            };
+            for _ in 0..MAX_BATCHES_PER_STEP {
+                if !running
+                    .session
+                    .send_routes(now, table, &policy, running.next_hops)
+                {
+                    break;
+                }
+            }
+            running.handle_outputs(name, &mut self.tasks, &self.sink, &self.metrics);
+            let gauges = running.gauges(table, &policy);
+            let counters = running.session.take_counters();
+            self.metrics.update(&running.labels, gauges, &counters);
+        }
+    }
+
+    /// The version of the table that all routers know; `None` without an established session.
+    pub(crate) fn sent_version(&self) -> Option<Version> {
+        self.running
+            .values()
+            .filter_map(|running| running.session.sent_version())
+            .min()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.running
+            .values()
+            .filter_map(|running| running.session.poll_timeout())
+            .min()
+    }
+
+    /// Closes all connections without a word: routers with graceful restart keep the routes for the next process.
+    pub(crate) async fn shut_down(&mut self) {
+        for name in self.running.keys().cloned().collect::<Vec<_>>() {
+            self.stop(&name, Stop::Silently);
+        }
+        let tasks = &mut self.tasks;
+        let all = async { while tasks.join_next().await.is_some() {} };
+        // The kernel closes what is left.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await;
+    }
+
+    fn stop(&mut self, name: &str, how: Stop) {
+        let Some(mut running) = self.running.remove(name) else {
+            return;
+        };
+        running.session.stop(how);
+        running.handle_outputs(name, &mut self.tasks, &self.sink, &self.metrics);
+        self.metrics.remove(&running.labels);
+    }
+}
+
+impl RunningSession {
+    fn start(now: Instant, id: u64, node: &LocalNode, peer: &Peer) -> Self {
+        let settings = peer.settings.clone();
+        let mut session = Session::new(session_config(node, peer), RandomState::new().hash_one(id));
+        session.start(now);
+        Self {
+            id,
+            labels: SessionLabels::new(settings.router, settings.vrf.as_deref()),
+            settings,
+            session,
+            connection: None,
+            next_hops: NextHops::default(),
+            established: false,
+            logged: None,
+        }
+    }
+
+    fn handle_outputs(
+        &mut self,
+        name: &str,
+        tasks: &mut JoinSet<()>,
+        sink: &ConnectionEvents,
+        metrics: &BgpMetrics,
+    ) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Dial(connection) => {
+                    let key = ConnectionKey {
+                        session: self.id,
+                        connection,
+                    };
+                    let options = options(&self.settings);
+                    let connection =
+                        Connection::open(tasks, key, self.settings.router, options, sink.clone());
+                    self.connection = Some(connection);
+                }
+                // The machine sends on its present connection only.
+                Output::Send(_, octets) => {
+                    if let Some(connection) = &self.connection {
+                        connection.send(octets);
+                    }
+                }
+                Output::Close(_) => self.connection = None,
+                Output::Changed(state) => self.handle_state(name, state, metrics),
+                Output::Skipped(family, reason, prefixes) => {
+                    let prefixes = list_first(&prefixes, LIST_LIMIT);
+                    tracing::warn!(
+                        peer = name,
+                        ?family,
+                        ?reason,
+                        prefixes,
+                        "prefixes are not announced to the router"
+                    );
+                }
+            }
+        }
+    }
+
+    fn handle_state(&mut self, name: &str, state: State, metrics: &BgpMetrics) {
+        let router = self.settings.router;
+        let was_established = std::mem::replace(&mut self.established, state == State::Established);
+        if self.established {
+            self.logged = None;
+            tracing::info!(peer = name, %router, "BGP session is up");
+            return;
+        }
+        if was_established {
+            metrics.flapped(&self.labels);
+        }
+        if matches!(state, State::Active | State::Idle) {
+            // The same error every few seconds is one line.
+            let reason = self.session.down_reason().to_string();
+            if was_established || self.logged.as_ref() != Some(&reason) {
+                tracing::warn!(peer = name, %router, reason, "BGP session is down");
+                self.logged = Some(reason);
+            }
+        }
+    }
+
+    fn gauges(&self, table: &Table<ObjectKey>, policy: &PeerPolicy<'_>) -> SessionGauges {
+        let families = Family::ALL
+            .into_iter()
+            .filter(|family| self.session.announces(*family));
+        let announced = families.map(|family| table.count_prefixes(family, |ids| policy.announces(ids)));
+        let pending = match self.session.sent_version() {
+            Some(sent) if sent < table.version() => table.changes_since(sent).count(),
+            Some(_) | None => 0,
+        };
+        SessionGauges {
+            up: self.established,
+            announced: announced.sum(),
+            pending,
+        }
+    }
+}
+
+fn session_config(node: &LocalNode, peer: &Peer) -> SessionConfig {
+    let settings = &peer.settings;
+    let families = if settings.dual_stack {
+        BTreeSet::from(Family::ALL)
+    } else {
+        BTreeSet::from([Family::of(settings.router.ip())])
+    };
+    SessionConfig {
+        local_asn: settings.local_asn,
+        remote_asn: settings.remote_asn,
+        router_id: settings.router_id.unwrap_or_else(|| default_router_id(node)),
+        families,
+        hold_time: settings.hold_time,
+        keepalive_time: settings.keepalive_time,
+        connect_time: peer.connect_time,
+        ipv6_next_hop: false,
+        restart_time: settings.graceful_restart.then_some(RESTART_TIME),
+    }
+}
+
+fn options(settings: &PeerSettings) -> TcpOptions {
+    TcpOptions {
+        source: settings.source,
+        device: settings.vrf.clone(),
+        md5_key: settings.key.as_ref().map(|key| key.as_bytes().to_vec()),
+        ttl_security: false,
+        user_timeout: Some(settings.hold_time).filter(|time| !time.is_zero()),
+    }
+}
+
+/// The node's internal IPv4 address, otherwise a number that depends on its name.
+fn default_router_id(node: &LocalNode) -> Ipv4Addr {
+    let internal = node.addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    internal.unwrap_or_else(|| Ipv4Addr::from_bits(crc32(node.name.as_bytes()).max(1)))
+}
+
+/// CRC-32 of IEEE 802.3.
+fn crc32(octets: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    let step = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { POLYNOMIAL } else { 0 };
+    !octets
+        .iter()
+        .fold(u32::MAX, |crc, octet| (0..8).fold(crc ^ u32::from(*octet), step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn router_id_is_the_internal_address_or_depends_on_the_name() {
+        let mut node = LocalNode {
+            name: "123456789".to_owned(),
+            ..LocalNode::default()
+        };
+        assert_eq!(
+            default_router_id(&node).to_bits(),
+            0xcbf4_3926,
+            "the check value of CRC-32"
+        );
+        node.addresses = vec!["fc00:50::21".parse().unwrap(), "192.168.50.21".parse().unwrap()];
+        assert_eq!(default_router_id(&node), Ipv4Addr::new(192, 168, 50, 21));
+    }
+}
