@@ -26,6 +26,7 @@ packages=(
   etcd-server containerd runc containernetworking-plugins       # the cluster
   iptables conntrack iproute2 procps util-linux                 # called by its nodes
   curl iputils-arping iputils-ping net-tools tcpdump jq         # called by the guide and the tests
+  bird2                                                         # the router in the tests of BGP
   docker-registry openssl skopeo                                # a registry, and what pushes to it
   lua5.1                                                        # runs the health check for Argo CD
   busybox-static ca-certificates gcc libc6-dev git              # used to build images and programs

@@ -76,7 +76,7 @@ fn namespaces(name: &str) -> anyhow::Result<Vec<String>> {
     };
     let prefix = format!("{name}-");
     let is_machine = |suffix: &str| {
-        matches!(suffix, "lan" | "cp" | "client")
+        matches!(suffix, "lan" | "wan" | "cp" | "client")
             || suffix
                 .strip_prefix('n')
                 .is_some_and(|number| number.parse::<usize>().is_ok())

@@ -14,7 +14,7 @@
 //!
 //! | part | place |
 //! | --- | --- |
-//! | network namespaces | `<name>-lan`, `<name>-cp`, `<name>-client`, `<name>-n1`, … |
+//! | network namespaces | `<name>-lan`, `<name>-cp`, `<name>-client`, `<name>-n1`, …; with a router `<name>-wan` |
 //! | processes | in these namespaces; all others are their children and end with them |
 //! | control groups | `lab-<name>-n1`, … in every hierarchy |
 //! | mounts | inside the nodes' mount namespaces, which end with their processes |
@@ -35,6 +35,7 @@ pub mod metallb;
 mod network;
 mod node;
 mod pki;
+mod router;
 mod server;
 
 use std::fs::File;
@@ -53,6 +54,7 @@ use janitor::Janitor;
 pub use janitor::program;
 use layout::{Layout, Machine};
 pub use layout::{PROGRAMS, cache, cached_images, operator_images, repository};
+pub use router::Router;
 
 /// Limit for the API server and the nodes to become ready; on an idle machine they take seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);

@@ -225,7 +225,7 @@ fn link_to_host(layout: &Layout) -> anyhow::Result<u8> {
 }
 
 /// Runs `ip` commands in a namespace, all in one process.
-fn ip(namespace: &str, commands: &[String]) -> anyhow::Result<()> {
+pub(super) fn ip(namespace: &str, commands: &[String]) -> anyhow::Result<()> {
     let mut command = Command::new("ip");
     command
         .args(["-n", namespace, "-batch", "-"])
@@ -245,7 +245,7 @@ fn ip(namespace: &str, commands: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sysctl(namespace: &str, file: &str, value: &str) -> anyhow::Result<()> {
+pub(super) fn sysctl(namespace: &str, file: &str, value: &str) -> anyhow::Result<()> {
     run(Command::new("nsenter")
         .arg(format!("--net=/run/netns/{namespace}"))
         .args(["sh", "-c", "echo \"$0\" >\"$1\"", value])

@@ -12,6 +12,8 @@ mod addresses;
 mod adoption;
 mod allocation;
 mod api;
+mod api_bgp;
+mod bgp;
 mod capture;
 mod chart;
 mod dead_connections;

@@ -1,0 +1,150 @@
+//! BGP: a client behind a router reaches a Service through all nodes; a node's cable is cut; a speaker restarts.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
+use lb_lab::Router;
+
+const NODES: [&str; 3] = ["192.168.50.11", "192.168.50.12", "192.168.50.13"];
+const TWO_NODES: [&str; 2] = ["192.168.50.11", "192.168.50.12"];
+
+#[test]
+fn routers_use_every_node_that_can_serve() -> anyhow::Result<()> {
+    let harness = Harness::start_lab("bgp", 3)?;
+    harness.install()?;
+    let router = harness.lab().start_router()?;
+    harness.apply_backend("web", 3)?;
+    harness.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: routed, namespace: metallb-system}\n\
+         spec: {addresses: [203.0.113.0/28]}\n---\n\
+         apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: routed, namespace: metallb-system}\n\
+         spec: {ipAddressPools: [routed], communities: [\"65000:7\"]}",
+    )?;
+    apply_peer(&harness, false)?;
+    harness.apply_service("web", "web", "metallb.io/address-pool: routed", "")?;
+    let address = harness.wait_for_address("web")?;
+    announced_from(&router, &address, &NODES)?;
+    answers(&router, &address)?;
+    peers_are_shown(&harness)?;
+    connections_are_spread(&router, &address)?;
+    local_traffic_policy_follows_endpoints(&harness, &router)?;
+    unplugged_node_is_left_out(&harness, &router, &address)?;
+    restart_is_not_noticed(&harness, &router, &address)?;
+
+    harness.admin("kubectl delete service web")?;
+    announced_from(&router, &address, &[])
+}
+
+fn apply_peer(harness: &Harness, graceful_restart: bool) -> anyhow::Result<()> {
+    harness.apply(&format!(
+        "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: tor, namespace: metallb-system}}\n\
+         spec: {{myASN: 65000, peerASN: 65001, peerAddress: 192.168.50.1, holdTime: 3s, connectTime: 1s, \
+         enableGracefulRestart: {graceful_restart}}}"
+    ))?;
+    Ok(())
+}
+
+/// Waits until the router sends packets for the address to exactly these nodes.
+fn announced_from(router: &Router, address: &str, nodes: &[&str]) -> anyhow::Result<()> {
+    eventually(
+        &format!("a route to {address} via {nodes:?}"),
+        SHORT_TIMEOUT,
+        || Ok((router.next_hops(address)? == nodes).then_some(())),
+    )
+}
+
+fn answers(router: &Router, address: &str) -> anyhow::Result<()> {
+    eventually("an answer to the client behind the router", SHORT_TIMEOUT, || {
+        Ok(router
+            .client(&format!("curl -s -o /dev/null -m 2 http://{address}/"))
+            .ok())
+    })?;
+    Ok(())
+}
+
+fn peers_are_shown(harness: &Harness) -> anyhow::Result<()> {
+    let table = harness.admin("kubectl get bgppeers -n metallb-system")?;
+    for word in ["ADDRESS", "ASN", "192.168.50.1", "65001"] {
+        assert!(table.contains(word), "{word} is missing:\n{table}");
+    }
+    let old = harness.admin(
+        "kubectl get bgppeers.v1beta1.metallb.io -n metallb-system tor -o jsonpath='{.spec.peerASN}'",
+    )?;
+    assert_eq!(old, "65001", "the deprecated version");
+    Ok(())
+}
+
+/// Many connections reach the Service through several nodes: each kernel counts them at its interface.
+fn connections_are_spread(router: &Router, address: &str) -> anyhow::Result<()> {
+    let failed = router.client(&format!(
+        "failed=0; for i in $(seq 60); do curl -s -o /dev/null -m 2 http://{address}/ || failed=$((failed+1)); done; echo $failed"
+    ))?;
+    assert_eq!(failed.trim(), "0", "failed requests of 60");
+    let paths: Vec<_> = (0..60)
+        .map(|port| router.path(address, 30_000 + port))
+        .collect::<anyhow::Result<_>>()?;
+    for node in NODES {
+        assert!(paths.iter().any(|path| path == node), "{node} gets no connection");
+    }
+    Ok(())
+}
+
+/// With `externalTrafficPolicy: Local`, only nodes with an endpoint announce.
+fn local_traffic_policy_follows_endpoints(harness: &Harness, router: &Router) -> anyhow::Result<()> {
+    harness.apply_backend("single", 1)?;
+    harness.apply_service(
+        "single",
+        "single",
+        "metallb.io/address-pool: routed",
+        "  externalTrafficPolicy: Local\n",
+    )?;
+    let address = harness.wait_for_address("single")?;
+    let node = harness.admin("kubectl get pods -l app=single -o jsonpath='{.items[0].status.hostIP}'")?;
+    announced_from(router, &address, &[node.trim()])?;
+    answers(router, &address)?;
+    harness.admin("kubectl scale deployment single --replicas=0")?;
+    announced_from(router, &address, &[])?;
+    harness.admin("kubectl delete service,deployment single")?;
+    Ok(())
+}
+
+/// The hold time of three seconds is the upper bound of the failover.
+fn unplugged_node_is_left_out(harness: &Harness, router: &Router, address: &str) -> anyhow::Result<()> {
+    harness.lab().cut(3)?;
+    announced_from(router, address, &TWO_NODES)?;
+    answers(router, address)?;
+    harness.lab().join(3)?;
+    announced_from(router, address, &NODES)
+}
+
+/// With graceful restart the router keeps the routes while a speaker is replaced, and no request fails.
+fn restart_is_not_noticed(harness: &Harness, router: &Router, address: &str) -> anyhow::Result<()> {
+    harness.admin("kubectl delete bgppeer tor -n metallb-system")?;
+    announced_from(router, address, &[])?;
+    apply_peer(harness, true)?;
+    announced_from(router, address, &NODES)?;
+    let asking = format!(
+        "failed=0; for i in $(seq 100); do curl -s -o /dev/null -m 2 http://{address}/ || failed=$((failed+1)); \
+         sleep 0.1; done; echo $failed"
+    );
+    let pod = harness.speaker_on("n1")?;
+    let (done, result) = mpsc::channel();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        scope.spawn(|| done.send(router.client(&asking)));
+        harness.admin(&format!("kubectl delete pod -n metallb-system {pod}"))?;
+        loop {
+            assert_eq!(router.next_hops(address)?, NODES, "the router keeps the routes");
+            match result.recv_timeout(Duration::from_millis(100)) {
+                Ok(output) => {
+                    assert_eq!(output?.trim(), "0", "failed requests of 100");
+                    return Ok(());
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    })?;
+    harness.admin("kubectl rollout status daemonset/speaker -n metallb-system --timeout=60s")?;
+    announced_from(router, address, &NODES)
+}
