@@ -64,6 +64,14 @@ PAGE
   printf '\n## L2Advertisement\n\n`metallb.io/v1beta1`, in the namespace of the stack.\n\n'
   fields L2Advertisement spec
   fields L2Advertisement status | tail -n +3
+  printf '\n## BGPPeer\n\n`metallb.io/v1beta2`, and deprecated `v1beta1`, in the namespace of the stack.\n\n'
+  fields BGPPeer spec
+  fields BGPPeer status | tail -n +3
+  for kind in BGPAdvertisement BFDProfile Community; do
+    printf '\n## %s\n\n`metallb.io/v1beta1`, in the namespace of the stack.\n\n' $kind
+    fields $kind spec
+    fields $kind status | tail -n +3
+  done
   printf '\n## ServiceL2Status\n\n`metallb.io/v1beta1`, written by speakers only.\n\n'
   fields ServiceL2Status status
   printf '\n## ConfigurationState\n\n`metallb.io/v1beta1`, written by controller and speakers only.\n\n'

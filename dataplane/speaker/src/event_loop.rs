@@ -191,6 +191,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         }
         self.bgp
             .step(now, self.speaker.index(), self.speaker.has_listed());
+        self.speaker.set_bgp_advertisements(self.bgp.advertisements());
         self.readiness.update(&self.speaker);
     }
 

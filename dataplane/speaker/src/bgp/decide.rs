@@ -91,6 +91,20 @@ pub fn decide(input: &DecisionInput<'_>, key: &ObjectKey, service: &Service) -> 
     }
 }
 
+/// Whether an advertisement is for a Service with this address, on any node.
+#[must_use]
+pub fn is_selected(index: &Index, advertisements: &ActiveAdvertisements, address: IpAddr) -> bool {
+    let selects = |service: &Service| {
+        pool_of(index, service).is_some_and(|(name, pool)| {
+            advertisements.values().any(|one| {
+                let advertisement = &one.advertisement;
+                advertisement.selects_pool(name, pool) && advertisement.selects_service(service)
+            })
+        })
+    };
+    !advertisements.is_empty() && index.having(address).any(|(_, service)| selects(service))
+}
+
 /// The pool that contains all addresses of the Service: the one that the controller noted, otherwise the first by name.
 fn pool_of<'a>(index: &'a Index, service: &Service) -> Option<(&'a str, &'a Pool)> {
     let has_all = |pool: &Pool| service.addresses.iter().all(|address| pool.contains(*address));

@@ -22,6 +22,7 @@ pub(crate) mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use lb_bgp::table::Table;
@@ -29,7 +30,7 @@ use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
 use tokio::sync::mpsc;
 
-use crate::bgp::configuration::{Configuration, Update};
+use crate::bgp::configuration::{ActiveAdvertisements, Configuration, Update};
 use crate::bgp::connection::{ConnectionEvent, ConnectionKey};
 use crate::bgp::decide::{DecisionInput, decide};
 use crate::bgp::metrics::BgpMetrics;
@@ -150,6 +151,16 @@ impl Bgp {
         // Withdrawals that every router knows.
         let sent = self.sessions.sent_version().unwrap_or(self.table.version());
         self.table.forget_withdrawals(sent);
+    }
+
+    /// The advertisements that are in force, if there is a router to announce to.
+    #[must_use]
+    pub fn advertisements(&self) -> Arc<ActiveAdvertisements> {
+        if self.configuration.peers().is_empty() {
+            Arc::default()
+        } else {
+            Arc::clone(self.configuration.active())
+        }
     }
 
     /// Whether more decisions are due.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lb_l2::ownership::{Candidates, PartitionPolicy};
 
 use super::{Phase, Speaker};
+use crate::bgp::decide::is_selected;
 use crate::decide::{Decided, Decision, DecisionInput, decide, voters};
 use crate::decisions::{Known, Outcome};
 use crate::reasons::{NodeList, UnannouncedReason};
@@ -60,7 +61,8 @@ impl Speaker {
         let (order, local) = match decision {
             Decision::Candidates { order, local } => (order, local),
             Decision::NoCandidates { reason, we_report } => {
-                self.no_candidates(now, address, we_report.then_some(&reason));
+                let is_missing = we_report && !self.is_announced_by_bgp(address, &reason);
+                self.no_candidates(now, address, is_missing.then_some(&reason));
                 let known = Known::no_candidates(reason, horizon);
                 return self.decisions.remember(address, Some(known));
             }
@@ -128,6 +130,15 @@ impl Speaker {
                 None => {}
             }
         }
+    }
+
+    /// Whether the address is announced by BGP alone, as configured.
+    fn is_announced_by_bgp(&self, address: IpAddr, reason: &UnannouncedReason) -> bool {
+        let not_in_layer_2 = matches!(
+            reason,
+            UnannouncedReason::NoAdvertisement { .. } | UnannouncedReason::ServiceNotSelected { .. }
+        );
+        not_in_layer_2 && is_selected(&self.index, &self.bgp_advertisements, address)
     }
 
     /// No node can announce the address, for a reason that this node reports, or no Service has it.

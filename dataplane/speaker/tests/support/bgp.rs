@@ -51,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) index: Index,
     updates: mpsc::Sender<Update>,
     links: LocalBoxStream<'static, Snapshot>,
+    known_links: Snapshot,
     registry: Registry,
     listed: bool,
 }
@@ -77,6 +78,7 @@ impl Node {
             index: Index::default(),
             updates,
             links: links()?,
+            known_links: Snapshot::new(),
             registry: Registry::new(),
             listed: false,
         };
@@ -174,7 +176,10 @@ impl Node {
         let timeout = self.bgp.poll_timeout().map_or(end, |at| at.min(end));
         tokio::select! {
             () = self.bgp.wait() => {}
-            Some(links) = self.links.next() => self.bgp.set_links(&links),
+            Some(links) = self.links.next() => {
+                self.bgp.set_links(&links);
+                self.known_links = links;
+            }
             () = tokio::time::sleep_until(timeout.into()) => {}
         }
     }
@@ -191,6 +196,17 @@ impl Node {
             }
         });
         Some(values.sum())
+    }
+
+    /// Whether BGP knows a link-local address of `lan0` that may be used.
+    pub(crate) fn has_link_local(&self) -> bool {
+        let lan = self.known_links.values().find(|link| link.name == "lan0");
+        lan.into_iter()
+            .flat_map(|link| &link.addresses)
+            .any(|own| match own.address {
+                IpAddr::V6(address) => address.is_unicast_link_local() && !own.tentative,
+                IpAddr::V4(_) => false,
+            })
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Builders of the objects of BGP.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use lb_speaker::bgp::configuration::Update;
 use lb_speaker::bgp::objects::{Advertisement, Aliases, Peer};
 use serde_json::{Value, json};

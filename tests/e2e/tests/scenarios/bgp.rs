@@ -39,7 +39,7 @@ fn routers_use_every_node_that_can_serve() -> anyhow::Result<()> {
 fn apply_peer(harness: &Harness, graceful_restart: bool) -> anyhow::Result<()> {
     harness.apply(&format!(
         "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: tor, namespace: metallb-system}}\n\
-         spec: {{myASN: 65000, peerASN: 65001, peerAddress: 192.168.50.1, holdTime: 3s, connectTime: 1s, \
+         spec: {{myASN: 65000, peerASN: 65001, peerAddress: 192.168.50.1, holdTime: 9s, connectTime: 1s, \
          enableGracefulRestart: {graceful_restart}}}"
     ))?;
     Ok(())
@@ -109,13 +109,16 @@ fn local_traffic_policy_follows_endpoints(harness: &Harness, router: &Router) ->
     Ok(())
 }
 
-/// The hold time of three seconds is the upper bound of the failover.
+/// The hold time of nine seconds is the upper bound of the failover.
 fn unplugged_node_is_left_out(harness: &Harness, router: &Router, address: &str) -> anyhow::Result<()> {
     harness.lab().cut(3)?;
     announced_from(router, address, &TWO_NODES)?;
     answers(router, address)?;
     harness.lab().join(3)?;
-    announced_from(router, address, &NODES)
+    announced_from(router, address, &NODES)?;
+    harness.admin("kubectl wait node --all --for=condition=Ready --timeout=60s")?;
+    harness.admin("kubectl rollout status deployment/web --timeout=60s")?;
+    Ok(())
 }
 
 /// With graceful restart the router keeps the routes while a speaker is replaced, and no request fails.
