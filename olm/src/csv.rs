@@ -24,21 +24,46 @@ const FEATURES: [(&str, bool); 9] = [
     ("token-auth-gcp", false),
 ];
 
-/// Examples of pools and advertisements, as in the guide.
+/// An example of each kind that users create; pool and advertisement are those of the guide.
 fn samples() -> Value {
+    let sample = |version: &str, kind: &str, name: &str, spec: Value| {
+        json!({
+            "apiVersion": format!("metallb.io/{version}"),
+            "kind": kind,
+            "metadata": {"name": name, "namespace": lb_crds::names::NAMESPACE},
+            "spec": spec,
+        })
+    };
+    let peer = json!({"myASN": 65000, "peerASN": 65001, "peerAddress": "192.168.50.1"});
+    let communities = json!([{"name": "no-export", "value": "65535:65281"}]);
     json!([
-        {
-            "apiVersion": "metallb.io/v1beta1",
-            "kind": "IPAddressPool",
-            "metadata": {"name": "default-pool", "namespace": lb_crds::names::NAMESPACE},
-            "spec": {"addresses": ["192.168.50.50-192.168.50.250"]},
-        },
-        {
-            "apiVersion": "metallb.io/v1beta1",
-            "kind": "L2Advertisement",
-            "metadata": {"name": "default-l2", "namespace": lb_crds::names::NAMESPACE},
-            "spec": {"ipAddressPools": ["default-pool"]},
-        },
+        sample(
+            "v1beta1",
+            "IPAddressPool",
+            "default-pool",
+            json!({"addresses": ["192.168.50.50-192.168.50.250"]}),
+        ),
+        sample(
+            "v1beta1",
+            "L2Advertisement",
+            "default-l2",
+            json!({"ipAddressPools": ["default-pool"]}),
+        ),
+        sample("v1beta2", "BGPPeer", "default-router", peer.clone()),
+        sample("v1beta1", "BGPPeer", "default-router", peer),
+        sample(
+            "v1beta1",
+            "BGPAdvertisement",
+            "default-bgp",
+            json!({"ipAddressPools": ["default-pool"], "communities": ["no-export"]}),
+        ),
+        sample("v1beta1", "BFDProfile", "default-bfd", json!({})),
+        sample(
+            "v1beta1",
+            "Community",
+            "default-communities",
+            json!({"communities": communities}),
+        ),
     ])
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test of lb-e2e. Scenarios run three at a time, each in a process of its own, because they mostly wait: a running
-# lab takes half a processor. Only one lab at a time starts, which takes a whole processor for 15 seconds.
+# Runs every test of lb-e2e. Scenarios run two at a time, each in a process of its own, because they mostly wait: a running
+# lab takes half a processor or more. Only one lab at a time starts, which takes a whole processor for 15 seconds.
 # The ones that took longest in the last run start first, so that none of them is left for the end alone.
 set -euo pipefail
 cd "$(dirname "$0")/../e2e"
@@ -29,7 +29,7 @@ export -f run; export program logs
   | sort -rn | cut -d' ' -f2 >"$logs/order"
 [ -s "$logs/order" ] || { echo "run-scenarios: $program lists no scenario" >&2; exit 1; }
 outcome=0
-xargs -P 3 -I{} bash -euo pipefail -c 'run {}' <"$logs/order" | tee "$logs/summary" || outcome=$?
+xargs -P 2 -I{} bash -euo pipefail -c 'run {}' <"$logs/order" | tee "$logs/summary" || outcome=$?
 awk '$1 == "ok" { print $4, $2 }' "$logs/summary" >"$durations"
 echo "scenarios: $(grep -c '^ok ' "$logs/summary") passed, $(grep -c '^FAILED ' "$logs/summary" || true) failed, in $SECONDS s"
 exit $outcome

@@ -1,4 +1,4 @@
-//! Every scenario, each in a lab of its own. `tests/tools/run-scenarios.sh` runs three at a time, because scenarios
+//! Every scenario, each in a lab of its own. `tests/tools/run-scenarios.sh` runs two at a time, because scenarios
 //! mostly wait for a cluster to notice something.
 
 #![allow(
