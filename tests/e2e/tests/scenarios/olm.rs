@@ -371,7 +371,8 @@ fn bundle_installs_a_stack_as_olm_does() -> anyhow::Result<()> {
             harness.admin("kubectl wait loadbalancerstack default --for=condition=Ready --timeout=120s")?;
         }
     }
-    assert_eq!(examples.len(), 3);
+    // The stack, two for layer 2, and five for BGP, because BGPPeer has two versions.
+    assert_eq!(examples.len(), 8);
     harness.apply_backend("web", 2)?;
     harness.apply_service("web", "web", "", "")?;
     let address = harness.wait_for_address("web")?;
