@@ -72,7 +72,7 @@ template clusterroles-users | document ClusterRole lb-operator-edit >"$work/edit
 # Permissions
 
 Every rule of every role, with its reason. `tests/tools/rbac-page.sh` writes this page from the chart and from what the
-operator creates; a test fails if it is stale. What each role could be used for: [security](security.md).
+operator creates; a test fails if it is stale. Misuse of each role: [security](security.md).
 
 The operator has the permissions of controller and speakers too, because Kubernetes lets a client grant only what it
 has itself. A write permission without names is explained in [security](security.md).

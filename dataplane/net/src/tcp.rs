@@ -1,5 +1,6 @@
 //! Connections to BGP routers: this node always connects, so it needs no privileged port and no further capability.
 
+use std::fmt;
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +17,8 @@ const MAX_TTL: u32 = 255;
 /// Class selector 6, for routing protocols (RFC 4594 section 3.2).
 const NETWORK_CONTROL: u32 = 0xc0;
 
-/// Options of a connection.
-#[derive(Clone, Debug, Default)]
+/// Options of a connection. Its debug text leaves out the key.
+#[derive(Clone, Default)]
 pub struct TcpOptions {
     /// The source address; the kernel's choice if `None`.
     pub source: Option<IpAddr>,
@@ -29,6 +30,17 @@ pub struct TcpOptions {
     pub ttl_security: bool,
     /// How long sent data may remain unacknowledged.
     pub user_timeout: Option<Duration>,
+}
+
+impl fmt::Debug for TcpOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpOptions")
+            .field("source", &self.source)
+            .field("device", &self.device)
+            .field("ttl_security", &self.ttl_security)
+            .field("user_timeout", &self.user_timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why there is no connection.

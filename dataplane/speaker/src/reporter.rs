@@ -158,7 +158,7 @@ impl Reporter {
         }
     }
 
-    /// Whether this node lacks a majority for the address, as far as it was told.
+    /// Whether the last reason given for the address is that this node lacks a majority.
     pub(crate) fn lacks_majority(&self, address: IpAddr) -> bool {
         let entry = self.unannounced.get(&address);
         entry.is_some_and(|entry| matches!(entry.reason, UnannouncedReason::NoMajority { .. }))

@@ -267,7 +267,7 @@ fn max_no_owner_ms((lost, heard_before, fault): Cell) -> u64 {
     }
 }
 
-/// What is lost, whether it was heard before, and what happens.
+/// A cell of the matrix: the lost heartbeats, whether they were heard before, and the event.
 type Cell = (Lost, bool, Fault);
 
 /// Runs the cells and prints the results.

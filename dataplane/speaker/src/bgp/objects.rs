@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use lb_bgp::session::RemoteAsn;
-use lb_crds::selector::{any_matches, matches, validate};
+use lb_crds::selector::{any_matches, validate};
 use lb_crds::{BGPAdvertisement, BGPPeer, BGPPeerSpec, Community, go_duration};
 use lb_net::tcp::MAX_MD5_KEY_LEN;
 
@@ -22,7 +22,7 @@ const MAX_HOLD_TIME: Duration = Duration::from_secs(u16::MAX as u64);
 /// A BGPPeer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
-    /// What needs a new session when it changes.
+    /// The settings whose changes need a new session.
     pub settings: PeerSettings,
     /// The longest pause between two attempts to connect.
     pub connect_time: Duration,
@@ -280,12 +280,7 @@ impl Advertisement {
     /// Whether it selects the pool: by name or by label, and without either every pool.
     #[must_use]
     pub fn selects_pool(&self, name: &str, pool: &Pool) -> bool {
-        (self.pools.is_empty() && self.pool_selectors.is_empty())
-            || self.pools.iter().any(|selected| selected == name)
-            || self
-                .pool_selectors
-                .iter()
-                .any(|selector| matches(selector, &pool.labels))
+        pool.is_selected(name, &self.pools, &self.pool_selectors)
     }
 
     /// Whether it selects the node.

@@ -31,7 +31,7 @@ const MAX_BATCHES_PER_STEP: usize = 64;
 /// How long connections may take to close at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What sessions need to know about this node.
+/// The facts about this node that sessions depend on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalNode {
     /// Its name.

@@ -193,6 +193,14 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Whether an advertisement selects the pool: by name or by label, and without either every pool.
+    #[must_use]
+    pub fn is_selected(&self, name: &str, names: &[String], selectors: &[LabelSelector]) -> bool {
+        (names.is_empty() && selectors.is_empty())
+            || names.iter().any(|selected| selected == name)
+            || selectors.iter().any(|selector| matches(selector, &self.labels))
+    }
+
     /// Reads a pool. The valid entries stay in force, because their addresses may be in use; the controller reports the
     /// invalid ones.
     #[must_use]
@@ -273,12 +281,7 @@ impl Advertisement {
     /// Whether it selects the pool: by name or by label, and without either every pool.
     #[must_use]
     pub fn selects_pool(&self, name: &str, pool: &Pool) -> bool {
-        (self.pools.is_empty() && self.pool_selectors.is_empty())
-            || self.pools.iter().any(|selected| selected == name)
-            || self
-                .pool_selectors
-                .iter()
-                .any(|selector| matches(selector, &pool.labels))
+        pool.is_selected(name, &self.pools, &self.pool_selectors)
     }
 
     /// Whether it selects the Service.
