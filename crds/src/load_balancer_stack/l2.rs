@@ -11,9 +11,9 @@ use crate::api_enum::api_enum;
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
     /// Milliseconds without a heartbeat after which a speaker verifies on the LAN whether the node still answers, and
-    /// fails its addresses over if it does not. Heartbeats are sent every quarter of this time. Lower values detect
-    /// failures faster and cost more CPU. With more than 31 monitored peers a speaker sends less often and detects
-    /// later. Default: 280.
+    /// fails its addresses over if it does not. Heartbeats are sent every sixth of this time. Lower values detect
+    /// failures faster and cost more CPU. With more than 18 monitored peers a speaker sends less often and detects
+    /// later. Default: 245.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 5000))]
     pub failure_timeout_milliseconds: Option<i32>,

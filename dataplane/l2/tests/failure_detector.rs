@@ -16,8 +16,8 @@ use support::epoch;
 
 const N2: NodeId = NodeId(2);
 const N3: NodeId = NodeId(3);
-/// The heartbeat period: a quarter of the failure timeout of 280 ms.
-const PERIOD: Duration = Duration::from_millis(70);
+/// The heartbeat period: a sixth of the failure timeout of 245 ms.
+const PERIOD: Duration = Duration::from_millis(40);
 
 fn config() -> FailureDetectorConfig {
     FailureDetectorConfig {
@@ -66,7 +66,7 @@ fn unheard_peer_is_unknown_until_the_timeout() {
             && peers.health(NodeId(9)) == PeerHealth::Down
     );
     peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
-    let now = pass(&mut peers, now, ms(279));
+    let now = pass(&mut peers, now, ms(244));
     assert_eq!(peers.health(N3), PeerHealth::Unknown);
     pass(&mut peers, now, ms(1));
     assert_eq!(peers.health(N3), PeerHealth::Down);
@@ -89,7 +89,7 @@ fn reset_timers_gives_down_peers_a_new_timeout() {
     assert_eq!(peers.health(N3), PeerHealth::Down, "it was never heard");
     assert!(peers.take_due_heartbeats().contains(&N2));
     assert!(peers.take_due_queries().is_empty(), "it may answer our heartbeat");
-    let now = pass(&mut peers, now, ms(279));
+    let now = pass(&mut peers, now, ms(244));
     assert_eq!(peers.health(N2), PeerHealth::Unknown);
     pass(&mut peers, now, ms(1));
     assert_eq!(peers.health(N2), PeerHealth::Down);
@@ -128,15 +128,15 @@ fn heartbeats_of_all_peers_synchronize_at_the_same_rate() {
     }
     let late: Vec<_> = sent.iter().filter(|(at, _)| *at >= start + ms(1000)).collect();
     let times: BTreeSet<_> = late.iter().map(|(at, _)| *at).collect();
-    assert_eq!((times.len(), late.len()), (57, 57 * 6), "in four seconds");
+    assert_eq!((times.len(), late.len()), (100, 100 * 6), "in four seconds");
 }
 
 #[test]
 fn peer_is_down_exactly_at_the_failure_timeout() {
     let (mut peers, now) = known();
-    let now = pass(&mut peers, now, ms(200));
+    let now = pass(&mut peers, now, ms(170));
     assert!(!peers.is_suspected(N2));
-    let now = pass(&mut peers, now, ms(79));
+    let now = pass(&mut peers, now, ms(74));
     assert_eq!(peers.health(N2), PeerHealth::Up);
     assert!(peers.is_suspected(N2), "its addresses are probed by now");
     assert_eq!(peers.take_changed().len(), 1);
@@ -165,29 +165,29 @@ fn lateness_extends_the_timeout_for_one_to_two_minutes() {
     let (mut peers, now) = known();
     let mut now = pass(&mut peers, now, PERIOD + ms(100));
     peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
-    assert_eq!(found_out_after(&mut peers.clone(), now), 280 + 100);
+    assert_eq!(found_out_after(&mut peers.clone(), now), 245 + 100);
     for seconds in 1..=124 {
-        for _ in 0..14 {
+        for _ in 0..25 {
             now = pass(&mut peers, now, PERIOD);
             peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
         }
         let after = found_out_after(&mut peers.clone(), now);
         assert!(
-            after == 280 || (seconds < 123 && after == 380),
+            after == 245 || (seconds < 123 && after == 345),
             "after {seconds} s: {after}"
         );
-        assert!(after == 380 || seconds >= 60, "after {seconds} s: {after}");
+        assert!(after == 345 || seconds >= 60, "after {seconds} s: {after}");
     }
 }
 
 #[test]
 fn false_failure_extends_the_timeout_by_half_at_most() {
-    for (late, more) in [(211, 140), (279, 140), (281, 0), (60_000, 0)] {
+    for (late, more) in [(206, 122), (244, 122), (246, 0), (60_000, 0)] {
         let (mut peers, now) = known();
         let now = pass(&mut peers, now, PERIOD + ms(late));
         assert_eq!(peers.health(N2), PeerHealth::Down);
         peers.handle_heartbeat(now, N2, SpeakerState::Up, PERIOD);
-        assert_eq!(found_out_after(&mut peers, now), 280 + more, "{late} ms");
+        assert_eq!(found_out_after(&mut peers, now), 245 + more, "{late} ms");
     }
 }
 
@@ -212,7 +212,7 @@ fn restarting_peer_is_down_at_the_end_of_its_grace() {
 fn draining_peer_stays_alive_until_the_timeout() {
     let (mut peers, now) = known();
     peers.handle_heartbeat(now, N2, SpeakerState::Draining, PERIOD);
-    let now = pass(&mut peers, now, ms(230));
+    let now = pass(&mut peers, now, ms(195));
     assert_eq!(peers.health(N2), PeerHealth::Draining);
     pass(&mut peers, now, ms(50));
     assert_eq!(peers.health(N2), PeerHealth::Down);
@@ -229,7 +229,7 @@ fn local_stall_fails_no_peer() {
     // A failed peer is detected after a stall, too.
     let now = now + Duration::from_secs(2);
     peers.handle_timeout(now);
-    pass(&mut peers, now, ms(280));
+    pass(&mut peers, now, ms(245));
     assert_eq!(peers.health(N2), PeerHealth::Down);
 }
 
@@ -263,7 +263,7 @@ fn probe_replies_decide_the_state_of_a_silent_peer() {
     let now = pass_on_the_wire(&mut peers, now, ms(5000), &both);
     assert_eq!(peers.health(N2), PeerHealth::HeartbeatLost);
     // Then it fails.
-    pass_on_the_wire(&mut peers, now, ms(1000 + 280), &[]);
+    pass_on_the_wire(&mut peers, now, ms(1000 + 245), &[]);
     assert_eq!(peers.health(N2), PeerHealth::Down);
 
     // Its speaker crashed: only its node replies. It keeps its addresses for the grace period.
@@ -284,7 +284,7 @@ fn probe_replies_decide_the_state_of_a_silent_peer() {
     // Its node fails as well.
     let (mut peers, now) = known();
     let now = pass_on_the_wire(&mut peers, now, ms(3000), &[Evidence::Node]);
-    pass_on_the_wire(&mut peers, now, ms(250 + 280), &[]);
+    pass_on_the_wire(&mut peers, now, ms(250 + 245), &[]);
     assert_eq!(peers.health(N2), PeerHealth::Down);
 }
 
@@ -311,7 +311,7 @@ fn owner_that_replies_at_the_end_of_its_grace_is_not_down() {
 #[test]
 fn most_peers_silent_at_once_get_more_time() {
     const N4: NodeId = NodeId(4);
-    for (silent, after) in [(&[N2][..], 280), (&[N2, N3], 490), (&[N2, N3, N4], 490)] {
+    for (silent, after) in [(&[N2][..], 245), (&[N2, N3], 490), (&[N2, N3, N4], 490)] {
         let start = epoch();
         let mut peers = FailureDetector::new(start, config());
         peers.set_monitored(start, &BTreeSet::from([N2, N3, N4]));
@@ -341,7 +341,7 @@ fn many_peers_lengthen_the_announced_period() {
     let rate = config().max_rate;
     assert_eq!(peers.period(), Duration::from_secs(100) / rate);
     peers.handle_heartbeat(now, N2, SpeakerState::Up, ms(300));
-    let now = pass(&mut peers, now, ms(505));
+    let now = pass(&mut peers, now, ms(500));
     assert_eq!(peers.health(N2), PeerHealth::Up, "it sends every 300 ms");
     pass(&mut peers, now, ms(10));
     assert_eq!(peers.health(N2), PeerHealth::Down);
@@ -405,8 +405,8 @@ fn late_heartbeat_is_requested_four_times_before_failure() {
             asked.push((now - start).as_millis());
         }
     }
-    asked.retain(|at| *at < 280);
-    assert_eq!((asked, now - start), (vec![112, 154, 196, 238], ms(280)));
+    asked.retain(|at| *at < 245);
+    assert_eq!((asked, now - start), (vec![81, 122, 163, 204], ms(245)));
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn requests_are_limited_when_all_peers_are_late() {
         peers.handle_heartbeat(now, *id, SpeakerState::Up, PERIOD);
     }
     let (mut due, mut sent) = (now, 0);
-    while due < now + ms(279) {
+    while due < now + ms(244) {
         due = peers.poll_timeout().unwrap();
         peers.handle_timeout(due);
         peers.take_due_queries();
@@ -453,7 +453,7 @@ proptest! {
             }
         }
         // No reply was later than the last of these.
-        pass(&mut peers, now, ms(280 + 140));
+        pass(&mut peers, now, ms(245 + 123));
         prop_assert_eq!(peers.health(N2), PeerHealth::Down, "found out within three intervals and what it was late by");
     }
 }

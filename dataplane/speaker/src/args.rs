@@ -53,8 +53,8 @@ pub struct Args {
     #[arg(long, env = "LB_HEARTBEAT_PORT", default_value_t = 7947)]
     pub heartbeat_port: u16,
 
-    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. Heartbeats are sent every 4/5 of it.
-    #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 280, value_parser = clap::value_parser!(u64).range(100..=5000))]
+    /// Milliseconds without a heartbeat after which a peer is suspected to have failed. Heartbeats are sent every sixth of it.
+    #[arg(long, env = "LB_FAILURE_TIMEOUT_MS", default_value_t = 245, value_parser = clap::value_parser!(u64).range(100..=5000))]
     pub failure_timeout_ms: u64,
 
     /// Which side of a network partition announces: every side (availability), or only the side that sees a majority of the

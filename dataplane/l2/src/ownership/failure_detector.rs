@@ -14,9 +14,10 @@
 //! | restarting or node only, its node not replying | down | after the timeout |
 //! | restarting, or node only | what the network shows; it does not keep addresses any longer | at the end of the grace period |
 //!
-//! A heartbeat is sent every quarter of the failure timeout. The main cost of an idle speaker is its wake-ups, and this
-//! is the fewest with which a stall of three quarters of the timeout is tolerated at any time. A late heartbeat is
-//! requested up to four times; a request is answered at once.
+//! A heartbeat is sent every sixth of the failure timeout. A stall of five sixths is therefore tolerated at any time, and
+//! the mean time until a failure is detected exceeds that by a twelfth. More heartbeats would find failures little sooner,
+//! and the main cost of an idle speaker is its wake-ups. A late heartbeat is requested up to four times; a request is
+//! answered at once.
 //!
 //! A busy or virtual machine stalls now and then, with all its processes. A peer whose heartbeats were late within the
 //! last minutes gets that much more time, up to half of the usual timeout.
@@ -26,7 +27,7 @@
 //! [`MAX_REPEATED_QUERIES_PER_SECOND`]. No peer counts as failed before it has been queried.
 //!
 //! When most peers become silent at once, and nothing shows that their nodes live, it is more likely that we are cut off,
-//! or that a burst of loss hits everybody. They get three quarters of the timeout in addition.
+//! or that a burst of loss hits everybody. They get twice the timeout.
 //!
 //! Our own stalls are not silence of the peers: after a stall, every peer gets the lost time in addition.
 //!

@@ -364,6 +364,20 @@ fn stall_of_200_milliseconds_moves_no_address() {
     }
 }
 
+/// The same at every time between two heartbeats, because the last one before the stall is then of another age.
+#[test]
+fn stall_of_200_milliseconds_is_tolerated_at_every_phase_of_the_heartbeat() {
+    for (phase, node) in (0..=80).flat_map(|phase| (0..3).map(move |node| (phase, node))) {
+        let mut lan = Network::new(node as u64, 3, 6, LOSSLESS);
+        lan.run(ms(2000) + ms(phase) / 2);
+        let before = lan.sole_owners();
+        lan.stun(node, ms(200));
+        lan.run(ms(1500));
+        assert_eq!(lan.sole_owners(), before, "after {phase} / 2 ms: n{node}");
+        assert_eq!(lan.causes.len(), 6, "after {phase} / 2 ms: {:?}", lan.causes);
+    }
+}
+
 /// A longer stall moves the addresses once: they do not return when the machine wakes up.
 #[test]
 fn long_stall_ends_with_one_owner() {
