@@ -90,6 +90,8 @@ api_enum! {
         /// A registry, an admission plugin or the API server does not permit progress. It continues as soon as that
         /// works again, or when the spec changes.
         Infrastructure,
+        /// Nothing progresses, and no cause is visible. It continues with the next progress, or when the spec changes.
+        NoProgress,
         /// The previous revision does not become ready on some nodes. The rollback continues as soon as it does.
         RollbackIncomplete,
     }

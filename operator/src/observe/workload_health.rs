@@ -207,8 +207,10 @@ fn versions(index: &Index, namespace: &str, component: Component) -> BTreeMap<St
     versions
 }
 
-/// Pods that do not exist because admission, a quota or Pod Security refuses them, with the refuser's words.
-fn refused_pods(index: &Index, namespace: &str) -> Vec<String> {
+/// Pods that do not exist because admission, a quota or Pod Security refuses them: one clause per workload, with the
+/// refuser's words.
+#[must_use]
+pub fn refused_pods(index: &Index, namespace: &str) -> Vec<String> {
     let controller = ObjectId::new(Kind::Deployment, namespace, Component::Controller.name());
     let of_controller = index.get(&controller).and_then(|live| {
         let conditions = live.body["status"]["conditions"].as_array()?;

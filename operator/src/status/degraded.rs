@@ -70,7 +70,7 @@ fn failed_upgrade(input: &UpgradeInput) -> Option<(Reason, String)> {
                     failure.unwrap_or_default()
                 ),
             )),
-            (Some(PauseReason::Infrastructure), _) => Some((
+            (Some(PauseReason::Infrastructure | PauseReason::NoProgress), _) => Some((
                 Reason::UpgradePaused,
                 format!(
                     "{what} is paused: {waits}; it continues when this is resolved; revert the spec to abort, or list \

@@ -129,7 +129,11 @@ fn late(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot, stalled_seconds: i6
 /// The refusal of a registry, an admission plugin or the API server.
 #[must_use]
 pub fn infrastructure_faults(upgrade: &UpgradeStatus, snapshot: &ClusterSnapshot) -> Vec<String> {
-    let mut reasons: Vec<String> = snapshot.failing_writes.clone();
+    let mut reasons = [
+        snapshot.failing_writes.as_slice(),
+        snapshot.refused_pods.as_slice(),
+    ]
+    .concat();
     if let Some(pre_pull) = snapshot
         .pre_pull
         .as_ref()

@@ -83,6 +83,8 @@ pub struct ClusterSnapshot {
     pub failed_verifications: Vec<FailedVerification>,
     /// Writes that fail, with the message of the API server or of an admission plugin.
     pub failing_writes: Vec<String>,
+    /// Pods that admission, a quota or Pod Security refuses: one clause per workload, with the refuser's words.
+    pub refused_pods: Vec<String>,
     /// Whether a ready speaker runs on a node that may announce addresses.
     pub announces: bool,
     /// The nodes.

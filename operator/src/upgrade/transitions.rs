@@ -124,7 +124,7 @@ fn advance_upgrade(
             upgrade.healthy_nodes.retain(|node| !nodes.contains(node));
             upgrade.progress_time = time(now);
         }
-        Verdict::Held(reason) => hold(&mut upgrade, reason, events),
+        Verdict::Held(reason) => hold(&mut upgrade, reason, snapshot, events),
         Verdict::Healthy => {}
     }
     if upgrade.paused == Some(PauseReason::HealthCheckFailed) {
@@ -247,7 +247,7 @@ fn handle_failure(
         if let Some(node) = node {
             upgrade.healthy_nodes.retain(|healthy| *healthy != node);
         } else if seconds(upgrade.progress_time.0, now) > settings.progress_deadline_seconds {
-            hold(upgrade, reason, events);
+            hold(upgrade, reason, snapshot, events);
         }
         return;
     }
@@ -278,7 +278,12 @@ fn handle_failure(
 }
 
 /// Nothing progresses. The step goes on as soon as it can.
-fn hold(upgrade: &mut UpgradeStatus, reason: String, events: &mut Vec<StackEvent>) {
+fn hold(
+    upgrade: &mut UpgradeStatus,
+    reason: String,
+    snapshot: &ClusterSnapshot,
+    events: &mut Vec<StackEvent>,
+) {
     if upgrade.paused.is_some() {
         return;
     }
@@ -287,6 +292,8 @@ fn hold(upgrade: &mut UpgradeStatus, reason: String, events: &mut Vec<StackEvent
     events.push(StackEvent::warning(Reason::UpgradePaused, note));
     upgrade.paused = Some(if upgrade.step == Step::RollingBack {
         PauseReason::RollbackIncomplete
+    } else if infrastructure_faults(upgrade, snapshot).is_empty() {
+        PauseReason::NoProgress
     } else {
         PauseReason::Infrastructure
     });

@@ -70,6 +70,7 @@ fn mk_snapshot() -> ClusterSnapshot {
         observes: true,
         addresses_at_risk: Vec::new(),
         failing_writes: Vec::new(),
+        refused_pods: Vec::new(),
         announces: true,
         nodes: ["n1", "n2", "n3"].map(|name| (name.to_owned(), NODE)).into(),
         changed_addresses: Vec::new(),
@@ -348,6 +349,37 @@ fn paused_upgrade_waits_for_spec_change() {
     snapshot.changed_addresses.clear();
     let (resumed, _) = advance(&next, &snapshot, at(9999));
     assert_eq!(resumed.upgrade.unwrap().paused, None);
+}
+
+/// A pause that was lifted at each pass would begin again after each deadline, with an event each time.
+#[test]
+fn pause_lasts_until_its_cause_is_over() {
+    let refused = "controller pods are refused: exceeded quota";
+    for (cause, reason) in [
+        (vec![], PauseReason::NoProgress),
+        (vec![refused.to_owned()], PauseReason::Infrastructure),
+    ] {
+        let mut snapshot = mk_snapshot();
+        snapshot.refused_pods = cause;
+        let (mut state, events) = advance(&mk_state(Step::Controller), &snapshot, at(700));
+        assert_eq!(events.len(), 1);
+        let waits = state.upgrade.clone().unwrap().waiting_for.unwrap();
+        assert_eq!(
+            waits.contains(refused),
+            !snapshot.refused_pods.is_empty(),
+            "{waits}"
+        );
+        for second in 701..2000 {
+            let (next, events) = advance(&state, &snapshot, at(second));
+            assert_eq!(next.upgrade.as_ref().unwrap().paused, Some(reason));
+            assert_eq!(events, []);
+            state = next;
+        }
+        snapshot.refused_pods.clear();
+        with_new_controllers(&mut snapshot);
+        let (next, _) = advance(&state, &snapshot, at(2000));
+        assert_eq!(next.upgrade.unwrap().paused, None);
+    }
 }
 
 #[test]

@@ -267,6 +267,26 @@ impl SimCluster {
         }
     }
 
+    /// As the controllers of Kubernetes report them.
+    fn refused_pods(&self) -> Vec<String> {
+        let of_template = |pod: &&SimPod| pod.pod.revision == self.controller_template;
+        let refused = |is_refused: bool, workload: &str| {
+            let refused = self.refuses_pods && is_refused;
+            refused.then(|| format!("{workload} pods are refused: exceeded quota"))
+        };
+        let has_speaker = |node: &SimNode| self.speakers.iter().any(|pod| pod.pod.node == node.name);
+        let mut served = self
+            .nodes
+            .iter()
+            .filter(|node| self.serves(&self.selector, &node.name));
+        let controller = refused(
+            self.controllers.iter().filter(of_template).count() < 2,
+            "controller",
+        );
+        let speaker = refused(!served.all(has_speaker), "speaker");
+        controller.into_iter().chain(speaker).collect()
+    }
+
     pub(super) fn snapshot(&self) -> ClusterSnapshot {
         let pods = |running: &[SimPod]| -> Vec<PodSnapshot> {
             let pod = |running: &SimPod| PodSnapshot {
@@ -311,6 +331,7 @@ impl SimCluster {
             changed_addresses: self.tenants.observer().changed_addresses(at(self.now)),
             failed_verifications: self.tenants.observer().failed_verifications(at(self.now)),
             failing_writes: Vec::new(),
+            refused_pods: self.refused_pods(),
             announces: speakers.iter().any(|pod| pod.ready && pod.is_active()),
             nodes: self
                 .nodes

@@ -19,7 +19,7 @@ use crate::index::Index;
 use crate::object_id::{Kind, ObjectId};
 use crate::observe::nodes::ClusterNode;
 use crate::observe::pods::{ImageCheck, PodProblem};
-use crate::observe::workload_health::{StackHealth, is_observed, pods_of};
+use crate::observe::workload_health::{StackHealth, is_observed, pods_of, refused_pods};
 use crate::upgrade::coverage::served_nodes;
 use crate::upgrade::objects::{crd_refusal, is_role, previous_revision, revision_of, role, speaker_template};
 use crate::upgrade::observer::ServiceObserver;
@@ -111,6 +111,7 @@ pub fn build(input: &SnapshotInput<'_>) -> ClusterSnapshot {
             .map(|observer| observer.failed_verifications(input.now))
             .unwrap_or_default(),
         failing_writes: input.failing_writes.clone(),
+        refused_pods: refused_pods(index, namespace),
         announces: input.health.announcing_nodes > 0,
         nodes,
         crds_applied: are_applied(input, &crds(input)),

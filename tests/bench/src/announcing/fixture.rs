@@ -24,7 +24,7 @@ use lb_lab::Lab;
 pub const NODES: usize = 3;
 const POD_NAMESPACE: &str = "default";
 /// Name of the Service and its pods.
-const WEB: &str = "web";
+pub(super) const WEB: &str = "web";
 /// Timeout for settling. MetalLB looks for lost members once a minute.
 const REST: Duration = Duration::from_secs(240);
 /// Time during which only one node may answer.

@@ -10,7 +10,7 @@ use lb_crds::names::SPEAKER;
 use lb_e2e::client::arp::{self, Answers};
 
 use super::PROBE_INTERVAL;
-use super::fixture::{Fixture, node_of, number};
+use super::fixture::{Fixture, WEB, node_of, number};
 use crate::report::{Figure, Unit};
 use crate::{say, seconds};
 
@@ -132,7 +132,7 @@ impl Fault {
                 harness.apply(&format!(
                     "apiVersion: v1\nkind: Service\nmetadata: {{name: {NEW_SERVICE}, annotations: \
                      {{metallb.universe.tf/loadBalancerIPs: {NEW_ADDRESS}}}}}\n\
-                     spec: {{type: LoadBalancer, ports: [{{port: 80}}]}}"
+                     spec: {{type: LoadBalancer, selector: {{app: {WEB}}}, ports: [{{port: 80}}]}}"
                 ))?;
             }
             Self::PowerOff => lab.crash(number(owner)?)?,
