@@ -1,6 +1,7 @@
 //! Machines as groups of processes: starts one, enters one, and finds the programs that run in it.
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,16 +19,20 @@ const DAEMON_NICE: u8 = 10;
 /// Growth of a Go program's heap, in percent, before its garbage is collected. Memory is cheaper here than processor time.
 const GARBAGE_PERCENT: u16 = 400;
 
-/// Starts a machine: `script` becomes the first process of its namespaces, in the machine's network.
+/// Starts a machine: `script` becomes the first process of its namespaces, in the machine's network. Returns when that
+/// process runs, so that the machine can be entered.
 ///
 /// The processes are not children of this one: a lab outlives the command that started it.
 pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::Result<()> {
     let name = machine.name();
-    let script = layout.write(&format!("{name}/init.sh"), script)?;
-    let log = File::create(layout.log(&name)).with_context(|| format!("create the log of {name}"))?;
+    let path = layout.log(&name);
+    // Its output is a pipe until it has said that it runs.
+    let script = format!("echo runs; exec >>'{}'\n{script}", path.display());
+    let script = layout.write(&format!("{name}/init.sh"), &script)?;
+    let log = File::create(&path).with_context(|| format!("create the log of {name}"))?;
     // The child that `unshare` forks is killed with it, and with that child its whole PID namespace.
     let start = r#"nsenter --net="$1" setsid bash -c "$4" session unshare --pid --mount --uts --fork --kill-child --mount-proc bash "$2" & echo $! >"$3""#;
-    let status = Command::new("bash")
+    let mut shell = Command::new("bash")
         .args(["-c", start, "boot"])
         .arg(format!("/run/netns/{}", layout.namespace(machine)))
         .arg(script)
@@ -36,15 +41,17 @@ pub(super) fn boot(layout: &Layout, machine: Machine, script: &str) -> anyhow::R
             "{{ echo {DAEMON_NICE} >/proc/self/autogroup; }} 2>/dev/null; export GOGC={GARBAGE_PERCENT}; exec \"$@\""
         ))
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
+        .stdout(Stdio::piped())
         .stderr(log)
-        .status()
+        .spawn()
         .with_context(|| format!("start {name}"))?;
-    if !status.success() {
-        bail!(
-            "{name} does not start: {status}: see {}",
-            layout.log(&name).display()
-        );
+    let mut said = String::new();
+    if let Some(output) = shell.stdout.take() {
+        BufReader::new(output).read_line(&mut said)?;
+    }
+    let status = shell.wait()?;
+    if said.is_empty() || !status.success() {
+        bail!("{name} does not start: {status}: see {}", path.display());
     }
     Ok(())
 }
