@@ -37,6 +37,7 @@ use lb_crds::names;
 use lb_runtime::events::Events;
 use lb_runtime::leader::{LeaderConfig, lead};
 use lb_runtime::lease::LeaseTiming;
+use lb_runtime::metrics::register_leader;
 use lb_runtime::sleep_until;
 use lb_runtime::watch::Change;
 use lb_runtime::{Context, ReadinessGate};
@@ -59,6 +60,7 @@ const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// If metrics cannot be registered; everything else is retried.
 pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new(&context.registry).context("register metrics")?;
+    let leader_metric = register_leader(&context.registry).context("register metrics")?;
     let mut gates = StartupGates::new(&context);
     let leadership = lead(
         context.client.clone(),
@@ -122,6 +124,7 @@ pub async fn run(context: Context, config: OperatorConfig) -> anyhow::Result<()>
         while let Some(Some(event)) = next_of(&mut watches).now_or_never() {
             operator.handle(event);
         }
+        leader_metric.set((*leads.borrow()).into());
         if !gates.all_open() || !*leads.borrow_and_update() {
             operator.stand_by();
             continue;

@@ -1,6 +1,38 @@
-//! Metrics of the API client, with MetalLB's names.
+//! Metrics that all programs have, and those of the API client, with MetalLB's names.
 
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// Registers `lb_build_info` and the usual `process_*` metrics: memory, processor time, descriptors, start time.
+///
+/// # Errors
+/// If one is already registered.
+pub(crate) fn register_program(registry: &Registry, version: &str) -> Result<(), prometheus::Error> {
+    let build_info = IntGaugeVec::new(
+        Opts::new(
+            "lb_build_info",
+            "Always 1; the labels are the program and its version",
+        ),
+        &["program", "version"],
+    )?;
+    let path = std::env::args_os().next().unwrap_or_default();
+    let program = std::path::Path::new(&path).file_name().unwrap_or_default();
+    build_info
+        .with_label_values(&[program.to_string_lossy().as_ref(), version])
+        .set(1);
+    registry.register(Box::new(build_info))?;
+    registry.register(Box::new(ProcessCollector::for_self()))
+}
+
+/// Registers `lb_leader`: 1 in the replica that leads.
+///
+/// # Errors
+/// If it is already registered.
+pub fn register_leader(registry: &Registry) -> Result<IntGauge, prometheus::Error> {
+    let leader = IntGauge::new("lb_leader", "1 in the replica that leads, 0 in the others")?;
+    registry.register(Box::new(leader.clone()))?;
+    Ok(leader)
+}
 
 /// The four `metallb_k8s_client_*` metrics that MetalLB's alerts use.
 #[derive(Clone, Debug)]

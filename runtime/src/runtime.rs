@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use prometheus::Registry;
 
 use crate::args::CommonArgs;
-use crate::{Health, Shutdown, client, http, logging};
+use crate::{Health, Shutdown, client, http, logging, metrics};
 
 /// Input of a program: API client, identity, metrics, readiness and shutdown.
 #[derive(Clone)]
@@ -48,6 +48,7 @@ where
             health: Health::default(),
             shutdown,
         };
+        metrics::register_program(&context.registry, version).context("register metrics")?;
         let listener = http::bind(args.listen)
             .with_context(|| format!("listen on {} for metrics and probes: set --listen", args.listen))?;
         http::spawn(listener, context.health.clone(), context.registry.clone())

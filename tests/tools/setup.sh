@@ -28,6 +28,7 @@ packages=(
   curl iputils-arping iputils-ping net-tools tcpdump jq         # called by the guide and the tests
   bird2                                                         # the router in the tests of BGP
   docker-registry openssl skopeo                                # a registry, and what pushes to it
+  prometheus                                                    # collects metrics and evaluates alerts
   lua5.1                                                        # runs the health check for Argo CD
   busybox-static ca-certificates gcc libc6-dev git              # used to build images and programs
 )

@@ -17,6 +17,7 @@ mod config_changes;
 mod freed;
 mod pending_write;
 mod problems;
+mod reported;
 mod service;
 mod writes;
 
@@ -30,7 +31,6 @@ use lb_runtime::ObjectKey;
 
 use crate::allocation_key::AllocationKey;
 use crate::announcements::AffectedServices;
-use crate::condition::Reported;
 use crate::events::ObjectEvent;
 use crate::index::{Index, ServiceChange};
 use crate::inflight::InFlightWrites;
@@ -39,6 +39,7 @@ use crate::target::WriteTarget;
 use config_changes::ConfigChanges;
 use freed::FreedFamilies;
 use pending_write::PendingWrite;
+use reported::ReportedProblems;
 
 /// Writes in flight at once: enough to write 1,000 Services in a second, few enough for the queues of the API server.
 pub const MAX_WRITES_IN_FLIGHT: usize = 32;
@@ -58,7 +59,7 @@ pub struct LeaderState {
     /// Services that have an address and request another one, of this family.
     incomplete: BTreeMap<ObjectKey, Family>,
     /// The last problem reported for each Service.
-    reported: BTreeMap<ObjectKey, Reported>,
+    reported: ReportedProblems,
     /// Services whose loss of an address was reported, but whose status still shows it.
     cleared: BTreeSet<ObjectKey>,
     /// Services whose deprecated annotations were reported.
@@ -96,7 +97,7 @@ impl LeaderState {
             replaced: BTreeSet::new(),
             pending: BTreeSet::new(),
             incomplete: BTreeMap::new(),
-            reported: BTreeMap::new(),
+            reported: ReportedProblems::default(),
             cleared: BTreeSet::new(),
             deprecation_reported: BTreeSet::new(),
             draining: BTreeMap::new(),
@@ -125,6 +126,12 @@ impl LeaderState {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// How many Services lack an address, by reason of condition AddressAssigned.
+    #[must_use]
+    pub fn unassigned(&self) -> &BTreeMap<&'static str, usize> {
+        self.reported.unassigned()
     }
 
     /// Why a Service has no address, as last reported.

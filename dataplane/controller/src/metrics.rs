@@ -1,6 +1,6 @@
-//! The allocator's metrics, with MetalLB's names.
+//! The allocator's metrics. MetalLB's have its names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_ipam::{Allocator, Family};
 use prometheus::{IntGaugeVec, Opts, Registry};
@@ -14,6 +14,7 @@ pub struct Metrics {
     ipv4: Gauges,
     ipv6: Gauges,
     services: IntGaugeVec,
+    unassigned: IntGaugeVec,
     pools: BTreeSet<String>,
 }
 
@@ -38,12 +39,27 @@ impl Metrics {
                 "metallb_allocator_services_allocated_total",
                 "Number of services that have an address, per pool",
             )?,
+            unassigned: gauge_by(
+                registry,
+                "lb_controller_unassigned_services",
+                "Services without the address that they request, by reason of condition AddressAssigned",
+                "reason",
+            )?,
             pools: BTreeSet::new(),
         })
     }
 
     /// Sets the metrics to the present usage.
-    pub fn update(&mut self, allocator: &Allocator<AllocationKey>) {
+    pub fn update(
+        &mut self,
+        allocator: &Allocator<AllocationKey>,
+        unassigned: &BTreeMap<&'static str, usize>,
+    ) {
+        self.unassigned.reset();
+        for (reason, count) in unassigned {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            self.unassigned.with_label_values(&[*reason]).set(count);
+        }
         let mut shown = BTreeSet::new();
         for (name, pool) in allocator.pools() {
             // The last values of a pool that has become invalid stay, as in MetalLB: alerts go on.
@@ -72,6 +88,7 @@ impl Metrics {
 
     /// Removes all values: this process does not lead.
     pub fn clear(&mut self) {
+        self.unassigned.reset();
         self.remove_others(BTreeSet::new());
     }
 
@@ -116,7 +133,16 @@ impl Gauges {
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGaugeVec, prometheus::Error> {
-    let gauge = IntGaugeVec::new(Opts::new(name, help), &["pool"])?;
+    gauge_by(registry, name, help, "pool")
+}
+
+fn gauge_by(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let gauge = IntGaugeVec::new(Opts::new(name, help), &[label])?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }
@@ -151,7 +177,7 @@ mod tests {
             created: 0,
         };
         allocator.set_pools(BTreeMap::from([("lan".to_owned(), candidate)]));
-        metrics.update(&allocator);
+        metrics.update(&allocator, &BTreeMap::new());
         let values: BTreeMap<_, _> = registry
             .gather()
             .iter()

@@ -15,10 +15,11 @@ use lb_crds::{ConfigurationState, IPAddressPool, L2Advertisement, ServiceL2Statu
 use lb_runtime::events::Events;
 use lb_runtime::leader::{LeaderConfig, Leadership, lead};
 use lb_runtime::lease::LeaseTiming;
-use lb_runtime::metrics::ClientMetrics;
+use lb_runtime::metrics::{ClientMetrics, register_leader};
 use lb_runtime::sleep::sleep_until;
 use lb_runtime::watch::{Change, Refresh};
 use lb_runtime::{Context, Shutdown};
+use prometheus::IntGauge;
 
 use crate::args::Config;
 use crate::decide::LeaderState;
@@ -111,6 +112,7 @@ struct Controller {
     events: Events,
     metrics: Metrics,
     client_metrics: ClientMetrics,
+    leader_metric: IntGauge,
 }
 
 impl Controller {
@@ -140,6 +142,7 @@ impl Controller {
             events: Events::new(client.clone(), REPORTER_CONTROLLER, &context.pod_name),
             metrics: Metrics::new(&context.registry)?,
             client_metrics: ClientMetrics::new(&context.registry)?,
+            leader_metric: register_leader(&context.registry)?,
         })
     }
 
@@ -291,6 +294,7 @@ impl Controller {
             return;
         }
         self.leads = leads;
+        self.leader_metric.set(leads.into());
         self.leader = None;
         self.listed.awaited = None;
         self.listed.nodes_until = Some(Instant::now() + NODES_TIMEOUT);
@@ -380,7 +384,7 @@ impl Controller {
         while let Some(write) = leader.next_write(&self.index, now, time) {
             self.writes.push(self.writer.clone().send(write).boxed());
         }
-        self.metrics.update(leader.allocator());
+        self.metrics.update(leader.allocator(), leader.unassigned());
         let invalid = leader.allocator().pools().any(|(_, pool)| pool.is_err());
         self.client_metrics.config_stale.set(invalid.into());
         self.publish_events(namespace);

@@ -94,9 +94,7 @@ mod tests {
     /// Metrics in the sources: string literals that are nothing but a metric's name.
     fn metrics_in(text: &str) -> impl Iterator<Item = &str> {
         let is_name = |word: &&str| {
-            ["lb_operator_", "lb_speaker_", "metallb_"]
-                .iter()
-                .any(|prefix| word.starts_with(prefix))
+            ["lb_", "metallb_"].iter().any(|prefix| word.starts_with(prefix))
                 && word
                     .chars()
                     .all(|letter| letter.is_ascii_lowercase() || "_0123456789".contains(letter))
@@ -112,6 +110,7 @@ mod tests {
         for file in [
             "dataplane/controller/src/metrics.rs",
             "dataplane/speaker/src/address_metrics.rs",
+            "dataplane/speaker/src/bgp/metrics.rs",
             "dataplane/speaker/src/metrics.rs",
             "operator/src/metrics.rs",
             "runtime/src/metrics.rs",

@@ -268,18 +268,43 @@ fn stack_is_created_once_and_never_deleted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The alerts of MetalLB's chart exist under their names, and every metric in an alert is exported.
-#[test]
-fn alerts_use_exported_metrics() -> anyhow::Result<()> {
+/// The rules of the chart's alerts: the spec of its PrometheusRule.
+pub(crate) fn alert_rules() -> anyhow::Result<String> {
     let mut args = vec![
         "template",
         "lb-operator",
         CHART,
+        "--show-only",
+        "templates/prometheusrule.yaml",
         "--set",
         "metrics.prometheusRule.enabled=true",
     ];
     args.extend(VALUES[0]);
-    let rendered = tool("helm", &args)?;
+    let object: serde_yaml::Value = serde_yaml::from_str(&tool("helm", &args)?)?;
+    Ok(serde_yaml::to_string(&object["spec"])?)
+}
+
+/// promtool's tests: when each alert begins, when it does not, and that it ends.
+#[test]
+fn alerts_pass_their_tests() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    std::fs::write(directory.path().join("rules.yaml"), alert_rules()?)?;
+    let tests = "tests/e2e/alerts/tests.yaml";
+    std::fs::copy(repository().join(tests), directory.path().join("tests.yaml"))?;
+    let output = Command::new("promtool")
+        .args(["test", "rules", "tests.yaml"])
+        .current_dir(&directory)
+        .output()
+        .context("start promtool: run `make setup`")?;
+    let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{}", printed.concat());
+    Ok(())
+}
+
+/// The alerts of MetalLB's chart exist under their names, and every metric in an alert is exported.
+#[test]
+fn alerts_use_exported_metrics() -> anyhow::Result<()> {
+    let rendered = alert_rules()?;
     for alert in [
         "MetalLBStaleConfig",
         "MetalLBConfigNotLoaded",
@@ -293,7 +318,7 @@ fn alerts_use_exported_metrics() -> anyhow::Result<()> {
     let page = std::fs::read_to_string(repository().join("docs/metrics.md"))?;
     let expressions: Vec<_> = rendered
         .lines()
-        .filter(|line| line.trim_start().starts_with("expr: "))
+        .filter(|line| line.trim_start().trim_start_matches("- ").starts_with("expr: "))
         .collect();
     assert!(expressions.len() > 10, "{expressions:?}");
     for expression in expressions {

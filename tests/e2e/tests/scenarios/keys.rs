@@ -196,7 +196,7 @@ fn quiet(harness: &Harness) -> anyhow::Result<Counts> {
 }
 
 /// The current key for heartbeats.
-fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
     let hex = harness.admin(
         "kubectl get secret speaker-heartbeat-keys -n metallb-system -o jsonpath='{.data.current}' | base64 -d | od -An -v -tx1",
     )?;
@@ -207,7 +207,7 @@ fn key(harness: &Harness) -> anyhow::Result<Vec<u8>> {
 
 /// Sends datagrams signed with this key from the client to the first node, which withdraw all addresses of the others.
 /// Returns the number that the speaker rejects for this reason.
-fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
+pub(crate) fn forge(harness: &Harness, key: &[u8], reason: &str) -> anyhow::Result<u64> {
     let keys = HeartbeatKeys::new([key]).context("the key is too short")?;
     let forged: Vec<_> = (0..FORGED_DATAGRAMS)
         .map(|number| {

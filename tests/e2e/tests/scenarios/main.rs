@@ -10,6 +10,7 @@
 
 mod addresses;
 mod adoption;
+mod alerts;
 mod allocation;
 mod api;
 mod api_bgp;
