@@ -46,8 +46,9 @@ lint: ## formatting, clippy without a warning, documents without a broken link
 docs: ## build the documentation as a site with search, in target/site; at first mdBook, about 5 minutes
 	@tests/tools/docs-site.sh
 
-generate: ## write the CRDs, the chart's README, the pages of permissions and fields, and the OLM bundle
+generate: ## write the CRDs, the chart's README and dashboards, the pages of permissions and fields, and the OLM bundle
 	cargo run --quiet --locked -p lb-crds --bin crdgen -- crds
+	cargo run --quiet --locked -p lb-tools --bin dashboards -- charts/lb-operator/files/dashboards
 	tests/tools/chart-readme.sh
 	tests/tools/rbac-page.sh
 	tests/tools/api-page.sh

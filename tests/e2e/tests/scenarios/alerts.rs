@@ -1,5 +1,5 @@
 //! A real Prometheus scrapes all programs and evaluates the chart's alerts: none fires in a healthy cluster, each fires
-//! by its fault, and none is left in the end.
+//! by its fault, and none is left in the end. Every query of the dashboards returns data.
 //!
 //! Times are shortened here, because a scenario cannot wait for an hour; `tests/e2e/alerts` tests the real ones.
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use lb_lab::{LabConfig, repository};
+use lb_tools::dashboards::DASHBOARDS;
 use regex::Regex;
 use serde_json::Value;
 
@@ -122,6 +123,24 @@ scrape_configs:
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// Every query of a dashboard returns data.
+    fn shows(&self, dashboard: &str) -> anyhow::Result<()> {
+        let dashboard = DASHBOARDS.iter().find(|found| found.name == dashboard);
+        let panels = dashboard.context("no such dashboard")?.panels;
+        for (query, _) in panels.iter().flat_map(|panel| panel.queries) {
+            let query = query.replace("$__rate_interval", "10s");
+            eventually(&format!("data of {query}"), SHORT_TIMEOUT, || {
+                let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+                let found = self.get(&format!("query?query={encoded}"))?;
+                let found = found["data"]["result"]
+                    .as_array()
+                    .is_some_and(|found| !found.is_empty());
+                Ok(found.then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
     fn wait_for(&self, alerts: &[&str]) -> anyhow::Result<()> {
         let mut firing = BTreeSet::new();
         eventually(&format!("{alerts:?} to fire"), LONG_TIMEOUT, || {
@@ -192,6 +211,10 @@ fn each_alert_fires_by_its_fault_and_ends() -> anyhow::Result<()> {
     // Longer than any alert waits here.
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(prometheus.firing()?, BTreeSet::new(), "a healthy cluster");
+
+    for name in ["overview", "announcing", "operator"] {
+        prometheus.shows(name)?;
+    }
 
     let faults: [(&[&str], Fault); 10] = [
         (
