@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fuzz image release push demo demo-down bench-addresses bench-announcing generate docs fmt
+.PHONY: help setup test lint fuzz image cli release push demo demo-down bench-addresses bench-announcing generate docs fmt
 
 LB_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/lb-operator
 export LB_CACHE
@@ -24,6 +24,9 @@ demo-down: ## remove the demo's cluster
 	@$(PROGRAMS)/lab down --name demo
 
 ##@ Release
+
+cli: ## build kubectl-lb for this machine, with completion scripts, into target/cli
+	@tests/tools/build-cli.sh copy release target/cli
 
 release: ## everything that somebody installs from REGISTRY=registry.example.com/path, into target/dist
 	@tests/tools/setup.sh images

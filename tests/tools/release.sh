@@ -40,6 +40,9 @@ manifest=$dist/lb-operator-$version.yaml
 cp crds/*.yaml "$dist/crds/"
 cp charts/lb-operator/examples/stack.yaml "$dist/"
 
+# --- The command line
+tests/tools/build-cli.sh copy release "$dist/cli"
+
 # --- Digests: of each image, for mirrors, and as values that pin them
 declare -A digest
 for program in "${programs[@]}"; do digest[$program]=$("$image" digest "$dist/images/$program.tar"); done

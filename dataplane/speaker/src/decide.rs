@@ -83,37 +83,23 @@ struct AdvertisedService<'a> {
 /// Decides about one address.
 #[must_use]
 pub fn decide<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Decided<'a> {
-    let mut services = Vec::new();
-    let mut first_reason = None;
-    for (key, service) in input.index.having(address) {
-        match advertised_service(input.index, key, service, address) {
-            Ok(service) => services.push(service),
-            Err(reason) => {
-                first_reason.get_or_insert(reason);
-            }
-        }
-    }
     let election = Election::new(address);
-    if services.is_empty() {
-        let Some(reason) = first_reason else {
+    let rules = match rules(input.index, address) {
+        Ok(rules) => rules,
+        Err(None) => {
             let decision = Decision::Unused;
             return Decided {
                 decision,
                 horizon: None,
             };
-        };
-        let (decision, reporter) = no_candidates(input, &election, reason);
-        return Decided {
-            decision,
-            horizon: reporter,
-        };
-    }
-    // A shared address has one owner: a node that is eligible for one of its Services is a candidate.
-    let rules = Rules {
-        index: input.index,
-        preferring: preferring(&services),
-        services,
-        holders: input.index.nodes_with(address).collect(),
+        }
+        Err(Some(reason)) => {
+            let (decision, reporter) = no_candidates(input, &election, reason);
+            return Decided {
+                decision,
+                horizon: reporter,
+            };
+        }
     };
     let eligible = input
         .nodes
@@ -165,6 +151,19 @@ pub fn voters<'a>(input: &DecisionInput<'a>, address: IpAddr) -> Vec<&'a str> {
     order_weighted(address, nodes.map(|(name, row)| (name, row.weight(&preferring))))
 }
 
+/// Whether each node is eligible for an address, by name of the node, for people: [`decide`] uses the same rules.
+///
+/// # Errors
+/// Why no Service with the address can be announced by any node; `None` if no Service has it.
+pub fn eligibility<'a>(
+    input: &DecisionInput<'a>,
+    address: IpAddr,
+) -> Result<BTreeMap<&'a str, Result<(), Ineligible>>, Option<UnannouncedReason>> {
+    let rules = rules(input.index, address)?;
+    let nodes = input.nodes.iter();
+    Ok(nodes.map(|(name, row)| (name, rules.check(name, row))).collect())
+}
+
 /// The conditions that do not depend on the node: a pool, an advertisement of it for this Service, and an endpoint.
 fn advertised_service<'a>(
     index: &'a Index,
@@ -204,6 +203,30 @@ fn advertised_service<'a>(
         service,
         pool: name,
         advertisements,
+    })
+}
+
+/// The rules of an address, or the first reason why none of its Services can be announced; `None` without Services.
+fn rules(index: &Index, address: IpAddr) -> Result<Rules<'_>, Option<UnannouncedReason>> {
+    let mut services = Vec::new();
+    let mut first_reason = None;
+    for (key, service) in index.having(address) {
+        match advertised_service(index, key, service, address) {
+            Ok(service) => services.push(service),
+            Err(reason) => {
+                first_reason.get_or_insert(reason);
+            }
+        }
+    }
+    if services.is_empty() {
+        return Err(first_reason);
+    }
+    // A shared address has one owner: a node that is eligible for one of its Services is a candidate.
+    Ok(Rules {
+        index,
+        preferring: preferring(&services),
+        services,
+        holders: index.nodes_with(address).collect(),
     })
 }
 

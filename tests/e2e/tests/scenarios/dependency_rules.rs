@@ -99,6 +99,7 @@ fn programs_do_not_use_each_others_crates() {
         ],
     );
     assert_without("lb-net", &["kube", "lb-crds", "lb-runtime"]);
+    assert_without("lb-cli", &["lb-operator"]);
 }
 
 #[test]
@@ -117,6 +118,7 @@ fn only_named_modules_may_contain_unsafe_code() {
     let workspace = std::fs::read_to_string(root.join("Cargo.toml")).expect("read the workspace manifest");
     assert!(workspace.contains("unsafe_code = \"forbid\""));
     for member in [
+        "cli",
         "crds",
         "dataplane/bfd",
         "dataplane/bgp",

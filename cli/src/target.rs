@@ -1,0 +1,61 @@
+//! What the user asks about: a Service or an address.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+use lb_runtime::ObjectKey;
+
+use crate::snapshot::{Snapshot, addresses};
+
+/// A Service or an address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Target {
+    Service(ObjectKey),
+    Address(IpAddr),
+}
+
+impl Target {
+    /// Reads `web`, `shop/web`, `service/web`, `svc/web` or `192.168.50.50`.
+    pub(crate) fn parse(text: &str, namespace: &str) -> Self {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Self::Address(address.to_canonical());
+        }
+        let key = match text.split_once('/') {
+            Some(("service" | "services" | "svc", name)) => ObjectKey::new(namespace, name),
+            Some((namespace, name)) => ObjectKey::new(namespace, name),
+            None => ObjectKey::new(namespace, text),
+        };
+        Self::Service(key)
+    }
+
+    /// The Services that it means.
+    pub(crate) fn services<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a Service> {
+        match self {
+            Self::Service(key) => snapshot.service(key).into_iter().collect(),
+            Self::Address(address) => {
+                let services = snapshot.services.iter();
+                services
+                    .filter(|service| addresses(service).contains(address))
+                    .collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_kubectl_reads_them() {
+        let service = |namespace, name| Target::Service(ObjectKey::new(namespace, name));
+        for (text, target) in [
+            ("web", service("default", "web")),
+            ("svc/web", service("default", "web")),
+            ("shop/web", service("shop", "web")),
+            ("192.168.50.50", Target::Address([192, 168, 50, 50].into())),
+        ] {
+            assert_eq!(Target::parse(text, "default"), target, "{text}");
+        }
+    }
+}

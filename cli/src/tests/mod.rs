@@ -1,0 +1,5 @@
+//! Tests of everything after the snapshot, on constructed clusters.
+
+mod addresses;
+mod announcing;
+mod fixture;
