@@ -3,8 +3,8 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use lb_l2::wire::heartbeat::{
-    Datagram, DatagramError, Entry, Fragment, HeartbeatKeys, MAX_DATAGRAM_LEN, MAX_ENTRIES_LEN, MAX_MACS,
-    MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message,
+    Datagram, DatagramError, Entry, FORMAT, Fragment, HeartbeatKeys, MAX_DATAGRAM_LEN, MAX_ENTRIES_LEN,
+    MAX_MACS, MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message,
 };
 use sha2::Sha256;
 
@@ -12,7 +12,8 @@ const KEY: [u8; 32] = [0x5a; 32];
 const HEADER_LEN: usize = 33;
 const TAG_LEN: usize = 32;
 
-/// Decoded datagrams are within the limits and encode to the same bytes; datagrams without a valid HMAC are rejected.
+/// Decoded datagrams are within the limits and encode to the same bytes, except for what a later release has added;
+/// datagrams without a valid HMAC are rejected.
 pub fn target(bytes: &[u8]) {
     let keys = HeartbeatKeys::new([KEY.as_slice()]).expect("the key is long enough");
     let _ = check(&keys, bytes);
@@ -30,8 +31,7 @@ pub fn target(bytes: &[u8]) {
         return;
     };
     let body = body.get(..max_signed - HEADER_LEN - 2).unwrap_or(body);
-    let mut signed = b"LBHB\x01".to_vec();
-    signed.push(*kind);
+    let mut signed = [b"LBHB".as_slice(), &[FORMAT, *kind]].concat();
     signed.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
     signed.extend([7; 24]);
     signed.extend([2, b'n', b'1']);
@@ -54,11 +54,16 @@ fn check(keys: &HeartbeatKeys, bytes: &[u8]) -> Result<Datagram, DatagramError> 
     let name = datagram.node.len();
     assert!((1..=MAX_NODE_NAME_LEN).contains(&name));
     let body = bytes.len() - HEADER_LEN - name - TAG_LEN;
-    // The order of answered and unanswered addresses is the sender's choice.
+    // The order of answered and unanswered addresses is the sender's choice, and a heartbeat may have flags and fields of
+    // a later release.
     let mut canonical = true;
     match &datagram.message {
         Message::Heartbeat(heartbeat) => {
             assert!(heartbeat.macs.len() <= MAX_MACS && heartbeat.version.len() <= MAX_VERSION_LEN);
+            let sealed = keys.seal(&datagram);
+            assert!(sealed.len() <= bytes.len());
+            assert_eq!(keys.open(&sealed).as_ref(), Ok(&datagram));
+            return Ok(datagram);
         }
         Message::Announced(part) | Message::Restore(part) => {
             assert!(part.index < part.count);

@@ -9,7 +9,7 @@ use lb_l2::MacAddr;
 use lb_l2::ownership::announced_set::{AnnouncedSet, Reassembly};
 use lb_l2::ownership::replay::ReplayGuard;
 use lb_l2::wire::heartbeat::{
-    Datagram, DatagramError, Entry, EntryState, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN,
+    Datagram, DatagramError, Entry, EntryState, FORMAT, Fragment, Heartbeat, HeartbeatKeys, MAX_DATAGRAM_LEN,
     MAX_ENTRIES_LEN, MAX_MACS, MAX_NODE_NAME_LEN, MAX_VERSION_LEN, Message, SetChange, SpeakerState,
 };
 use proptest::prelude::*;
@@ -205,6 +205,67 @@ fn rejects_replayed_stale_and_unknown_datagrams() {
     );
 }
 
+fn with_hmac(mut signed: Vec<u8>) -> Vec<u8> {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
+    signed.extend(mac.chain_update(&signed).finalize().into_bytes());
+    signed
+}
+
+/// The datagram as a later release of the same format sends it: with these further flags in its first byte, and with
+/// further fields at its end.
+fn from_the_future(datagram: &Datagram, flags: u8, fields: &[u8]) -> Vec<u8> {
+    let sealed = our_keys().seal(datagram);
+    let mut signed = sealed[..sealed.len() - 32].to_vec();
+    let body = u16::from_be_bytes([signed[6], signed[7]]) + u16::try_from(fields.len()).unwrap();
+    signed[6..8].copy_from_slice(&body.to_be_bytes());
+    signed[33 + datagram.node.len()] |= flags;
+    signed.extend(fields);
+    with_hmac(signed)
+}
+
+#[test]
+fn ignores_flags_and_fields_of_a_later_release() {
+    let known = heartbeat("n1", 1, 2, 3);
+    let most = MAX_DATAGRAM_LEN - our_keys().seal(&known).len();
+    for flags in [0x04, 0x08, 0x10, 0x1c] {
+        for len in [0, 1, 20, most] {
+            let bytes = from_the_future(&known, flags, &vec![0xff; len]);
+            assert_eq!(
+                our_keys().open(&bytes).as_ref(),
+                Ok(&known),
+                "{flags:x}, {len} bytes"
+            );
+            // The unknown part is authenticated as well.
+            let mut forged = bytes.clone();
+            forged[bytes.len() - 33] ^= 1;
+            assert_eq!(our_keys().open(&forged), Err(DatagramError::Authentication));
+        }
+    }
+    let too_long = from_the_future(&known, 0, &vec![0; most + 1]);
+    assert_eq!(
+        our_keys().open(&too_long),
+        Err(DatagramError::TooLong(MAX_DATAGRAM_LEN + 1))
+    );
+}
+
+/// The entries of a set reach to the end of the body, and the digest covers them: half a set is worse than none.
+#[test]
+fn rejects_unknown_content_of_a_set() {
+    let part = AnnouncedSet::from_iter([Entry::announced([192, 0, 2, 1].into())])
+        .parts()
+        .remove(0);
+    let kinds = [Message::Announced(part.clone()), Message::Restore(part)];
+    for message in kinds {
+        let datagram = Datagram {
+            message,
+            ..heartbeat("n1", 1, 2, 3)
+        };
+        let bytes = from_the_future(&datagram, 0, &[0xff; 5]);
+        assert_eq!(our_keys().open(&bytes), Err(DatagramError::Body));
+    }
+}
+
 #[test]
 fn entry_tag_encodes_the_state() {
     let offered = Entry {
@@ -225,13 +286,9 @@ fn entry_tag_encodes_the_state() {
     let tag = bytes.len() - 32 - offered.encoded_len();
     assert_eq!(bytes[tag], 0x44);
     let resealed = |tag_is: u8| {
-        use hmac::{Hmac, KeyInit, Mac};
         let mut changed = bytes[..bytes.len() - 32].to_vec();
         changed[tag] = tag_is;
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
-        mac.update(&changed);
-        changed.extend(mac.finalize().into_bytes());
-        our_keys().open(&changed)
+        our_keys().open(&with_hmac(changed))
     };
     assert_eq!(resealed(0x44), Ok(datagram.clone()));
     let stands_in = Entry {
@@ -339,18 +396,14 @@ proptest! {
 
     /// An authentic sender may be another release, or compromised.
     #[test]
-    fn authentic_bodies_never_panic(kind in any::<u8>(), name in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..100)) {
-        use hmac::{Hmac, KeyInit, Mac};
-        let mut bytes = b"LBHB\x01".to_vec();
-        bytes.push(kind % 6);
+    fn authentic_bodies_never_panic(kind in any::<u8>(), name in "[a-z]{1,40}", body in prop::collection::vec(any::<u8>(), 0..100)) {
+        let mut bytes = [b"LBHB".as_slice(), &[FORMAT, kind % 6]].concat();
         bytes.extend((body.len() as u16).to_be_bytes());
         bytes.extend([0; 24]);
         bytes.push(name.len() as u8);
-        bytes.extend(&name);
+        bytes.extend(name.as_bytes());
         bytes.extend(&body);
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
-        mac.update(&bytes);
-        bytes.extend(mac.finalize().into_bytes());
+        let bytes = with_hmac(bytes);
         if let Ok(Datagram { message: Message::Heartbeat(heartbeat), .. }) = our_keys().open(&bytes) {
             prop_assert!(heartbeat.version.len() <= MAX_VERSION_LEN && heartbeat.macs.len() <= MAX_MACS);
         }

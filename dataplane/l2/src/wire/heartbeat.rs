@@ -13,6 +13,14 @@
 //! recorded datagram is therefore rejected, also by a speaker that has restarted and lost its state. Within one
 //! incarnation of the sender, sequence numbers increase ([`crate::ownership::replay`]).
 //!
+//! Compatibility: speakers of two releases run side by side during an upgrade. The format number changes only with the
+//! meaning or the place of what is there; datagrams of another format are rejected. Within a format a release may add
+//! flags to a heartbeat and fields to its end, and message kinds: a receiver ignores flags and fields that it does not
+//! know, and drops messages of other kinds. Nothing that a receiver needs may depend on them. The lists of entries have no
+//! end for further fields, and an entry in an unknown state is rejected with its message, because the digest of a set
+//! covers it: such a state may be sent only to a peer whose heartbeats have a flag or field for it. A peer that has the
+//! key gains nothing: unknown bytes are authenticated, count towards [`MAX_DATAGRAM_LEN`], and are neither read nor kept.
+//!
 //! The decoder handles bytes that any host on the network can send. It computes at most one HMAC per key, allocates
 //! nothing before that matches, and never panics.
 
@@ -43,7 +51,8 @@ pub const MAX_ENTRIES_LEN: usize = MAX_BODY_LEN - FRAGMENT_HEADER_LEN;
 pub const MAX_CHANGE_LEN: usize = MAX_BODY_LEN - CHANGE_HEADER_LEN;
 
 const MAGIC: [u8; 4] = *b"LBHB";
-const FORMAT: u8 = 3;
+/// The format of the datagrams; those of another format are rejected.
+pub const FORMAT: u8 = 3;
 const HEADER_LEN: usize = 33;
 const HMAC_LEN: usize = 32;
 /// Maximum length of a body that fits into a datagram with a node name of any length.
@@ -82,8 +91,8 @@ pub enum Message {
         /// The addresses that no host answered for.
         unanswered: Vec<IpAddr>,
     },
-    /// The last changes of the set of addresses that the sender announces. A receiver of an earlier version ignores it, and
-    /// gets the whole set.
+    /// The last changes of the set of addresses that the sender announces. A receiver that does not know it gets the whole
+    /// set.
     Change(SetChange),
 }
 

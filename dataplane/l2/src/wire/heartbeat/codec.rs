@@ -36,6 +36,8 @@ const FLAG_REPLY_REQUESTED: u8 = 0x80;
 const FLAG_HEARS_RECEIVER: u8 = 0x40;
 /// Flag of a heartbeat's state: [`Heartbeat::was_cut_off`].
 const FLAG_WAS_CUT_OFF: u8 = 0x20;
+/// The bits of a heartbeat's state that are no flags.
+const STATE_MASK: u8 = 0x03;
 
 impl Entry {
     /// Maximum length of an encoded entry, in bytes.
@@ -229,8 +231,7 @@ impl Heartbeat {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let [code] = reader.take()?;
         let grace = Duration::from_millis(u32::from_be_bytes(reader.take()?).into());
-        let flags = FLAG_REPLY_REQUESTED | FLAG_HEARS_RECEIVER | FLAG_WAS_CUT_OFF;
-        let state = match (code & !flags, grace) {
+        let state = match (code & STATE_MASK, grace) {
             (0, Duration::ZERO) => SpeakerState::Up,
             (1, grace) => SpeakerState::Starting { grace },
             (2, grace) => SpeakerState::Restarting { grace },
@@ -256,6 +257,8 @@ impl Heartbeat {
         for _ in 0..count {
             macs.push(MacAddr(reader.take()?));
         }
+        // The rest is fields of a later release.
+        reader.0 = &[];
         Ok(Self {
             state,
             reply_requested: code & FLAG_REPLY_REQUESTED != 0,
