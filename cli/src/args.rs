@@ -46,6 +46,8 @@ pub(crate) enum Format {
     Json,
     /// YAML
     Yaml,
+    /// JUnit XML, for check
+    Junit,
 }
 
 /// The commands.
@@ -57,8 +59,43 @@ pub(crate) enum Command {
         /// NAME, NAMESPACE/NAME, service/NAME or an IP address
         target: String,
     },
+    /// Show whether everything is all right, on one screen
+    Status {
+        /// Wait until the stack is ready and no problem is left
+        #[arg(long)]
+        wait: bool,
+        /// Seconds to wait
+        #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// Check everything; each finding says what to do
+    Check {
+        /// Check the cluster before the installation
+        #[arg(long)]
+        pre: bool,
+    },
+    /// List the addresses with their Services and owners
+    #[command(visible_alias = "ls")]
+    Addresses {
+        /// Only addresses with a problem
+        #[arg(long)]
+        problems: bool,
+        /// Only addresses that this node announces
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        /// Only addresses of this pool
+        #[arg(long, value_name = "POOL")]
+        pool: Option<String>,
+    },
+    /// List the pools with their usage
+    Pools,
     /// List the nodes with their speakers
     Nodes,
+    /// Show what would move if a node were drained; changes nothing
+    Drain {
+        /// Name of the node
+        node: String,
+    },
     /// Print the versions of this program, the operator and the stack
     Version {
         /// Only the version of this program

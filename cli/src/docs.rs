@@ -11,13 +11,18 @@ pub(crate) const SLOW_FAILOVER: Page = "docs/troubleshooting.md#failover-takes-4
 pub(crate) const INSTALL: Page = "docs/install.md#3-install-the-operator";
 pub(crate) const STACK: Page = "docs/install.md#4-create-the-stack";
 pub(crate) const PREFLIGHT: Page = "docs/preflight.md#the-checks";
+pub(crate) const POOLS: Page = "docs/events.md#pools-and-advertisements";
+pub(crate) const STACK_CONDITIONS: Page = "docs/events.md#the-stack";
+pub(crate) const UPGRADE_FAILED: Page = "docs/upgrades.md#when-an-upgrade-fails";
 pub(crate) const UPGRADE_WAITS: Page = "docs/upgrades.md#when-an-upgrade-waits";
+pub(crate) const APPROVE: Page = "docs/upgrades.md#approve-upgrades-by-hand";
 pub(crate) const INTERVENE: Page = "docs/upgrades.md#intervene-by-hand";
 pub(crate) const BGP: Page = "docs/bgp.md#it-does-not-work";
+pub(crate) const RIGHTS: Page = "docs/rbac.md#users";
 
 /// Every page.
 #[cfg(test)]
-const ALL: [Page; 11] = [
+const ALL: [Page; 16] = [
     PENDING,
     NO_ANSWER,
     OTHER_HOST,
@@ -26,9 +31,14 @@ const ALL: [Page; 11] = [
     INSTALL,
     STACK,
     PREFLIGHT,
+    POOLS,
+    STACK_CONDITIONS,
+    UPGRADE_FAILED,
     UPGRADE_WAITS,
+    APPROVE,
     INTERVENE,
     BGP,
+    RIGHTS,
 ];
 
 #[cfg(test)]

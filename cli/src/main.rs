@@ -3,14 +3,19 @@
 //! [`snapshot`] reads the cluster once, with the rights of the user; everything after it is pure. [`cluster`] decides with
 //! the same code as controller and speakers, so that the answers are theirs.
 
+mod addresses;
 mod args;
+mod check;
 mod cluster;
 mod connection;
 mod docs;
+mod drain;
 mod nodes;
+mod pools;
 mod remedy;
 mod report;
 mod snapshot;
+mod status;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -19,14 +24,15 @@ mod version;
 mod why;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Cli, Command, Format, Global};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
-use crate::snapshot::{Scope, Snapshot, addresses};
+use crate::snapshot::{Scope, Snapshot};
 use crate::target::Target;
 
 fn main() -> ExitCode {
@@ -45,6 +51,9 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = &cli.global;
     let format = global.output;
+    if format == Some(Format::Junit) && !matches!(cli.command, Command::Check { .. }) {
+        bail!("-o junit is for check only");
+    }
     match cli.command {
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -59,6 +68,30 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             report::print(&version::versions(&snapshot), format)
         }
         Command::Why { target } => why(global, &target).await,
+        Command::Status { wait, timeout } => status(global, wait.then(|| Duration::from_secs(timeout))).await,
+        Command::Check { pre } => check(global, pre).await,
+        Command::Addresses { problems, node, pool } => {
+            let (connection, snapshot) = look(global, Scope::All).await?;
+            let filter = addresses::Filter {
+                // As `kubectl get`, but without -n all namespaces: addresses are the cluster's.
+                namespace: global.namespace.clone().map(|_| connection.namespace),
+                node,
+                pool,
+                problems,
+            };
+            report::print(&addresses::list(&Cluster::new(&snapshot), &filter), format)
+        }
+        Command::Pools => {
+            let (_, snapshot) = look(global, Scope::All).await?;
+            report::print(&pools::pools(&Cluster::new(&snapshot)), format)
+        }
+        Command::Drain { node } => {
+            let (_, snapshot) = look(global, Scope::All).await?;
+            match drain::drain(&Cluster::new(&snapshot), &node) {
+                Some(drain) => report::print(&drain, format),
+                None => bail!("there is no node {node:?}"),
+            }
+        }
         Command::Nodes => {
             let (_, snapshot) = look(global, Scope::All).await?;
             report::print(&nodes::nodes(&Cluster::new(&snapshot)), format)
@@ -76,6 +109,45 @@ async fn look(global: &Global, scope: Scope) -> anyhow::Result<(Connection, Snap
     Ok((connection, snapshot))
 }
 
+/// How often `status --wait` looks.
+const WAIT_INTERVAL: Duration = Duration::from_secs(2);
+
+async fn status(global: &Global, wait: Option<Duration>) -> anyhow::Result<ExitCode> {
+    let connection = connection::connect(global).await?;
+    let start = Instant::now();
+    let mut shown = String::new();
+    loop {
+        let snapshot = snapshot::read(&connection.client, &Scope::All).await?;
+        let status = status::status(&Cluster::new(&snapshot));
+        if status.is_ready() || wait.is_none_or(|wait| start.elapsed() >= wait) {
+            if let Some(warning) = version::skew(&snapshot) {
+                report::note(&warning);
+            }
+            return report::print(&status, global.output);
+        }
+        let line = status.line();
+        if line != shown {
+            report::note(&line);
+            shown = line;
+        }
+        tokio::time::sleep(WAIT_INTERVAL).await;
+    }
+}
+
+async fn check(global: &Global, pre: bool) -> anyhow::Result<ExitCode> {
+    let scope = if pre { Scope::Stack } else { Scope::All };
+    let (connection, snapshot) = look(global, scope).await?;
+    let check = match pre {
+        true => check::before_installation(&connection.client, snapshot.stack()).await?,
+        false => check::findings(&Cluster::new(&snapshot)),
+    };
+    if global.output == Some(Format::Junit) {
+        report::write(&check.junit())?;
+        return Ok(report::code(&check));
+    }
+    report::print(&check, global.output)
+}
+
 async fn why(global: &Global, text: &str) -> anyhow::Result<ExitCode> {
     let connection = connection::connect(global).await?;
     let target = Target::parse(text, &connection.namespace);
@@ -87,7 +159,7 @@ async fn why(global: &Global, text: &str) -> anyhow::Result<ExitCode> {
     if let Some(warning) = version::skew(&snapshot) {
         report::note(&warning);
     }
-    let pending = |service: &&_| addresses(service).is_empty();
+    let pending = |service: &&_| snapshot::addresses(service).is_empty();
     if scope != Scope::All && target.services(&snapshot).iter().any(pending) {
         // Which other Services could free an address depends on their endpoints.
         snapshot = snapshot::read(&connection.client, &Scope::All).await?;

@@ -29,6 +29,7 @@ pub(crate) fn print(report: &impl Report, format: Option<Format>) -> anyhow::Res
         Some(Format::Wide) => report.text(true),
         Some(Format::Json) => serde_json::to_string_pretty(report)? + "\n",
         Some(Format::Yaml) => serde_yaml::to_string(report)?,
+        Some(Format::Junit) => anyhow::bail!("-o junit is for check only"),
     };
     write(&text)?;
     Ok(code(report))

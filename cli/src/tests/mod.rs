@@ -3,3 +3,5 @@
 mod addresses;
 mod announcing;
 mod fixture;
+mod lists;
+mod scale;

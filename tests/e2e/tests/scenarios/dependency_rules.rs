@@ -99,7 +99,6 @@ fn programs_do_not_use_each_others_crates() {
         ],
     );
     assert_without("lb-net", &["kube", "lb-crds", "lb-runtime"]);
-    assert_without("lb-cli", &["lb-operator"]);
 }
 
 #[test]
