@@ -1,5 +1,6 @@
 //! The state of one address: deciding about it, claiming it and withdrawing it.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,9 +105,11 @@ impl Coordinator {
         // A restarting owner that is no candidate any longer gets no proxy replies once a candidate announces the address.
         let owners = announcers.iter().copied();
         let position = |id: &NodeId| candidates.iter().position(|candidate| candidate == id);
+        // One that neither heartbeats nor the network show may have withdrawn: it gets no proxy replies beside another.
+        let certainty = |id: &NodeId| (self.health(*id).is_heard(), rivals.seen.contains(id));
         let owner = owners
             .filter(|id| rivals.seen.contains(id) || keeps(self.health_for(address, awaited, *id)))
-            .min_by_key(|id| position(id).unwrap_or(usize::MAX));
+            .min_by_key(|id| (Reverse(certainty(id)), position(id).unwrap_or(usize::MAX)));
         let failback_at = self.failback_allowed_at().filter(|at| *at > self.now);
         let mut input = OwnershipInput {
             me: LOCAL_NODE,

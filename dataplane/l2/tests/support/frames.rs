@@ -168,6 +168,15 @@ impl Network {
         proxies.any(|((node, proxied), owner)| *proxied == address && self.connected(*node, *owner))
     }
 
+    /// Whether clients get the hardware addresses of two nodes: a proxy replies for one node while another announces.
+    pub(crate) fn is_proxied_beside(&self, address: IpAddr, owners: &[usize]) -> bool {
+        let mut proxies = self.proxies.iter();
+        proxies.any(|((node, proxied), proxied_owner)| {
+            let other = |owner: &usize| *owner != *proxied_owner && self.connected(*node, *owner);
+            *proxied == address && owners.iter().any(other)
+        })
+    }
+
     /// Whether frames pass between two of these nodes.
     pub(crate) fn any_connected(&self, nodes: &[usize]) -> bool {
         let mut pairs = nodes

@@ -128,7 +128,7 @@ fn observe(lan: &mut Network, address: IpAddr, time: u64, gone: &[usize]) -> Obs
     for step in 0..time / STEP_MS {
         lan.run(ms(STEP_MS));
         let owners = reachable(lan);
-        two = if lan.any_connected(&owners) {
+        two = if lan.any_connected(&owners) || lan.is_proxied_beside(address, &owners) {
             two + STEP_MS
         } else {
             0
@@ -184,6 +184,11 @@ fn run_cell(seed: u64, (lost, heard_before, fault): Cell, off_link: bool) -> Obs
     if heard_before {
         block(&mut lan, lost, address);
     }
+    strike(&mut lan, address, fault, off_link)
+}
+
+/// Lets the fault happen, and observes the address.
+fn strike(lan: &mut Network, address: IpAddr, fault: Fault, off_link: bool) -> Observed {
     let pause = lan.rng.below(5000);
     lan.run(ms(2000 + pause));
     let others: Vec<_> = lan.addresses[1..]
@@ -232,18 +237,18 @@ fn run_cell(seed: u64, (lost, heard_before, fault): Cell, off_link: bool) -> Obs
         }
     }
     let time = fault.observed_ms() + if off_link { 30_000 } else { 0 };
-    let mut observed = observe(&mut lan, address, time, &gone);
+    let mut observed = observe(lan, address, time, &gone);
     let in_reach = |lan: &Network, address| -> Vec<usize> {
         let mut owners = lan.owners(address);
         owners.retain(|node| !gone.contains(node));
         owners
     };
-    let at_the_end = in_reach(&lan, address);
+    let at_the_end = in_reach(lan, address);
     observed.wrong |= at_the_end.len() != 1;
     observed.wrong |= fault == Fault::Restart && at_the_end != owners;
     for (other, had) in others {
         let unaffected = had != [owner];
-        observed.wrong |= unaffected && in_reach(&lan, other) != had;
+        observed.wrong |= unaffected && in_reach(lan, other) != had;
     }
     observed
 }
@@ -318,6 +323,52 @@ fn one_owner_if_nodes_cannot_be_queried() {
         (_, _, Fault::Shutdown) => 10_500,
         _ => max_no_owner_ms(cell),
     });
+}
+
+/// Which node owns the address depends on history, because ownership is sticky: each position in the order, with each
+/// peer from or to which heartbeats are lost.
+#[test]
+fn one_owner_whichever_node_it_is() {
+    const FEW: usize = 3;
+    let mut failed = Vec::new();
+    for (owner, peer) in (0..FEW).flat_map(|owner| (0..FEW).map(move |peer| (owner, peer))) {
+        if owner == peer {
+            continue;
+        }
+        for lost in [Lost::OwnerAndBackup, Lost::ToBackup, Lost::ToOwner] {
+            for fault in FAULTS.into_iter().filter(|fault| *fault != Fault::NewService) {
+                let mut lan = Network::new(owner as u64, FEW, 4, LOSSLESS);
+                let address = lan.addresses[0];
+                lan.run(ms(4000));
+                let order = [0, 1, 2].map(|position| lan.candidate(address, position));
+                for node in &order[..owner] {
+                    lan.drain(*node, true);
+                    lan.run(ms(3000));
+                }
+                for node in &order[..owner] {
+                    lan.drain(*node, false);
+                }
+                lan.run(ms(3000));
+                assert_eq!(lan.owners(address), [order[owner]]);
+                let (to_peer, to_owner) = ((order[owner], order[peer]), (order[peer], order[owner]));
+                let pairs: &[_] = match lost {
+                    Lost::OwnerAndBackup => &[to_peer, to_owner],
+                    Lost::ToBackup => &[to_peer],
+                    _ => &[to_owner],
+                };
+                lan.blocked.extend(pairs);
+                let observed = strike(&mut lan, address, fault, false);
+                if observed.two_owners_ms > MAX_TWO_OWNERS_MS
+                    || observed.no_owner_ms > max_no_owner_ms((lost, true, fault))
+                    || observed.unsettled
+                    || observed.wrong
+                {
+                    failed.push((owner, peer, lost, fault, observed));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 /// A machine that stood still for longer than the timeout, while the next owner served: the address stays there.

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use lb_crds::names::SPEAKER;
-use lb_e2e::client::arp::{self, Answers};
+use lb_e2e::client::arp;
 
 use super::PROBE_INTERVAL;
 use super::fixture::{Fixture, WEB, node_of, number};
@@ -266,21 +266,10 @@ async fn round(fixture: &Fixture<'_>, loss: Loss, begin: Begin, fault: Fault) ->
     let owners = answers.since(window).into_iter().map(|mac| node_of(lab, mac));
     Ok(Outcome {
         owners: owners.collect(),
-        two_owners: overlap(&answers, start),
+        two_owners: answers.longest_dispute(start),
         silence: answers
             .times
             .longest_gap(start, end)
             .saturating_sub(PROBE_INTERVAL),
     })
-}
-
-/// The longest time from the first reply of a node to the last reply of one that replied before it, since `start`.
-fn overlap(answers: &Answers, start: Instant) -> Duration {
-    let mut responders: Vec<_> = answers.from.iter().filter(|from| from.last >= start).collect();
-    responders.sort_by_key(|from| from.first);
-    let overlaps = responders.iter().enumerate().flat_map(|(index, later)| {
-        let earlier = responders.iter().take(index);
-        earlier.map(|earlier| earlier.last.saturating_duration_since(later.first.max(start)))
-    });
-    overlaps.max().unwrap_or_default()
 }

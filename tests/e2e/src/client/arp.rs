@@ -129,11 +129,32 @@ pub struct Answers {
     pub times: Times,
     /// The hosts that replied.
     pub from: Vec<Responder>,
+    /// Periods in which replies of two hosts alternated, in order.
+    disputed: Vec<(Instant, Instant)>,
 }
+
+/// Replies of one host that are at most so far apart count as one stream. Several times the interval of the requests.
+const STREAM_GAP: Duration = Duration::from_millis(200);
 
 impl Answers {
     pub(super) fn push(&mut self, mac: MacAddr, when: Instant) {
         self.times.push(when);
+        let others = self.from.iter().filter(|known| known.mac != mac);
+        let other = others.map(|known| known.last).max();
+        let before = self
+            .from
+            .iter()
+            .find(|known| known.mac == mac)
+            .map(|known| known.last);
+        if let (Some(before), Some(other)) = (before, other)
+            && before < other
+            && when.saturating_duration_since(before) <= STREAM_GAP
+        {
+            match self.disputed.last_mut() {
+                Some((_, end)) if before <= *end + STREAM_GAP => *end = when,
+                _ => self.disputed.push((before, when)),
+            }
+        }
         match self.from.iter_mut().find(|known| known.mac == mac) {
             Some(known) => known.last = when,
             None => self.from.push(Responder {
@@ -142,6 +163,13 @@ impl Answers {
                 last: when,
             }),
         }
+    }
+
+    /// The longest time in which two hosts replied, since `start`.
+    #[must_use]
+    pub fn longest_dispute(&self, start: Instant) -> Duration {
+        let since = |(from, to): &(Instant, Instant)| to.saturating_duration_since((*from).max(start));
+        self.disputed.iter().map(since).max().unwrap_or_default()
     }
 
     /// The hosts that replied at this time or later.
