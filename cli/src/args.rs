@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Shows what the load balancer does and why, and what to change.
 ///
-/// It reads the cluster with your own rights and changes nothing. Exit code 0: no problems. 1: problems found. 2: could not look.
+/// It reads the cluster with your own rights. Only upgrade approve, upgrade retry and upgrade abort change something.
+///
+/// Exit code 0: no problems, warnings perhaps. 1: problems. 2: could not look.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-lb", bin_name = "kubectl lb", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -23,7 +25,7 @@ pub(crate) struct Global {
     /// Context of the kubeconfig
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Namespace of the Service
+    /// Namespace of the Service; by default that of the context
     #[arg(short, long, global = true, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
     /// Services of all namespaces
@@ -96,6 +98,27 @@ pub(crate) enum Command {
         /// Name of the node
         node: String,
     },
+    /// Show or steer an upgrade
+    Upgrade {
+        #[command(subcommand)]
+        action: Option<UpgradeAction>,
+    },
+    /// Show a migration from MetalLB
+    Adopt {
+        #[command(subcommand)]
+        action: Option<AdoptAction>,
+    },
+    /// Print changes of addresses, owners, conflicts and the stack as they happen
+    Watch,
+    /// Write objects, events and logs into an archive, for a report; Secrets are never read
+    Sysdump {
+        /// File to write
+        #[arg(long, value_name = "FILE", default_value = "lb-sysdump.tar.gz")]
+        file: std::path::PathBuf,
+        /// Replace names of Services and namespaces, addresses and host names by placeholders
+        #[arg(long)]
+        redact: bool,
+    },
     /// Print the versions of this program, the operator and the stack
     Version {
         /// Only the version of this program
@@ -108,6 +131,44 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+/// What to do with an upgrade.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum UpgradeAction {
+    /// Show the upgrade in progress, or the last one
+    Status,
+    /// Show the upgrade that waits for approval
+    Plan,
+    /// Approve the plan
+    Approve {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Try a failed or paused upgrade again
+    Retry {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Return to the version that ran before
+    Abort {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// List the last upgrades
+    History,
+}
+
+/// What to show about a migration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum AdoptAction {
+    /// Show how far the migration is
+    Status,
+    /// Show what a migration would take over
+    Preview,
 }
 
 /// Shells with completion.

@@ -4,6 +4,7 @@
 //! the same code as controller and speakers, so that the answers are theirs.
 
 mod addresses;
+mod adopt;
 mod args;
 mod check;
 mod cluster;
@@ -16,11 +17,14 @@ mod remedy;
 mod report;
 mod snapshot;
 mod status;
+mod sysdump;
 mod target;
 #[cfg(test)]
 mod tests;
 mod text;
+mod upgrade;
 mod version;
+mod watch;
 mod why;
 
 use std::process::ExitCode;
@@ -29,9 +33,10 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, Format, Global};
+use crate::args::{AdoptAction, Cli, Command, Format, Global, UpgradeAction};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
+use crate::report::Report;
 use crate::snapshot::{Scope, Snapshot};
 use crate::target::Target;
 
@@ -43,7 +48,7 @@ fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     result.unwrap_or_else(|error| {
-        report::note(&format!("error: {error:#}"));
+        report::note(&format!("error: {}", report::chain(&error)));
         ExitCode::from(report::COULD_NOT_LOOK)
     })
 }
@@ -71,10 +76,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status { wait, timeout } => status(global, wait.then(|| Duration::from_secs(timeout))).await,
         Command::Check { pre } => check(global, pre).await,
         Command::Addresses { problems, node, pool } => {
-            let (connection, snapshot) = look(global, Scope::All).await?;
+            let (_, snapshot) = look(global, Scope::All).await?;
             let filter = addresses::Filter {
                 // As `kubectl get`, but without -n all namespaces: addresses are the cluster's.
-                namespace: global.namespace.clone().map(|_| connection.namespace),
+                namespace: (global.namespace.clone()).filter(|_| !global.all_namespaces),
                 node,
                 pool,
                 problems,
@@ -92,6 +97,21 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 None => bail!("there is no node {node:?}"),
             }
         }
+        Command::Upgrade { action } => upgrade(global, action.unwrap_or(UpgradeAction::Status)).await,
+        Command::Adopt { action } => {
+            let (_, snapshot) = look(global, Scope::All).await?;
+            let cluster = Cluster::new(&snapshot);
+            match action.unwrap_or(AdoptAction::Status) {
+                AdoptAction::Status => report::print(&adopt::status(&cluster), format),
+                AdoptAction::Preview => report::print(&adopt::preview(&cluster), format),
+            }
+        }
+        Command::Watch => {
+            let (connection, snapshot) = look(global, Scope::Stack).await?;
+            watch::watch(&connection.client, snapshot.namespace()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sysdump { file, redact } => sysdump(global, &file, redact).await,
         Command::Nodes => {
             let (_, snapshot) = look(global, Scope::All).await?;
             report::print(&nodes::nodes(&Cluster::new(&snapshot)), format)
@@ -148,12 +168,55 @@ async fn check(global: &Global, pre: bool) -> anyhow::Result<ExitCode> {
     report::print(&check, global.output)
 }
 
+async fn upgrade(global: &Global, action: UpgradeAction) -> anyhow::Result<ExitCode> {
+    let (connection, snapshot) = look(global, Scope::Stack).await?;
+    let (intervention, yes) = match action {
+        UpgradeAction::Status => return report::print(&upgrade::upgrade(&snapshot)?, global.output),
+        UpgradeAction::Plan => return report::print(&upgrade::plan(&snapshot)?, global.output),
+        UpgradeAction::History => return report::print(&upgrade::history(&snapshot)?, global.output),
+        UpgradeAction::Approve { yes } => {
+            report::note(&upgrade::plan(&snapshot)?.text(false));
+            (upgrade::approve as fn(&_) -> _, yes)
+        }
+        UpgradeAction::Retry { yes } => (upgrade::retry as fn(&_) -> _, yes),
+        UpgradeAction::Abort { yes } => (upgrade::abort as fn(&_) -> _, yes),
+    };
+    let Some(stack) = snapshot.stack() else {
+        bail!("there is no LoadBalancerStack that could be read");
+    };
+    upgrade::intervene(&connection.client, stack, intervention(stack)?, yes).await
+}
+
+async fn sysdump(global: &Global, file: &std::path::Path, redact: bool) -> anyhow::Result<ExitCode> {
+    let (connection, snapshot) = look(global, Scope::All).await?;
+    let cluster = Cluster::new(&snapshot);
+    let plain = |text: String| anstream::adapter::strip_str(&text).to_string();
+    let everything = addresses::Filter::default();
+    let reports = vec![
+        ("version", version::versions(&snapshot).text(true)),
+        ("status", plain(status::status(&cluster).text(true))),
+        ("check", plain(check::findings(&cluster).text(true))),
+        ("addresses", addresses::list(&cluster, &everything).text(true)),
+        ("pools", pools::pools(&cluster).text(true)),
+        ("nodes", nodes::nodes(&cluster).text(true)),
+    ];
+    sysdump::write(&connection.client, &snapshot, reports, file, redact).await?;
+    let hint = if redact {
+        ""
+    } else {
+        "; names and addresses are in it: --redact replaces them"
+    };
+    report::write(&format!("{}{hint}\n", file.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn why(global: &Global, text: &str) -> anyhow::Result<ExitCode> {
     let connection = connection::connect(global).await?;
-    let target = Target::parse(text, &connection.namespace);
+    let namespace = (!global.all_namespaces).then_some(connection.namespace.as_str());
+    let target = Target::parse(text, namespace);
     let scope = match &target {
         Target::Service(key) => Scope::One(key.clone()),
-        Target::Address(_) => Scope::All,
+        Target::Named(_) | Target::Address(_) => Scope::All,
     };
     let mut snapshot = snapshot::read(&connection.client, &scope).await?;
     if let Some(warning) = version::skew(&snapshot) {
@@ -175,6 +238,7 @@ async fn why(global: &Global, text: &str) -> anyhow::Result<ExitCode> {
                 .map(|one| format!("; {one}"))
                 .collect::<String>()
         ),
+        (Target::Named(name), []) => bail!("there is no load balancer Service {name} in any namespace"),
         (Target::Address(address), []) => {
             report::print(&why::explain_unused(&cluster, *address), global.output)
         }

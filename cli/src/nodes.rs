@@ -146,8 +146,7 @@ impl Report for Nodes {
     }
 
     fn has_problems(&self) -> bool {
-        let problem = |node: &NodeRow| !node.unheard_peers.is_empty() || node.speaker == "not ready";
-        self.nodes.iter().any(problem)
+        self.nodes.iter().any(|node| node.speaker == "not ready")
     }
 
     fn unread(&self) -> &[String] {

@@ -66,3 +66,25 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
 pub(crate) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
+
+/// An error with its sources. Many errors have the text of their source in their own.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .fold(String::new(), |text, one| match one.to_string() {
+            one if text.is_empty() => one,
+            one if text.ends_with(&one) => text,
+            one => format!("{text}: {one}"),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn text_of_a_source_is_not_repeated() {
+        let error = anyhow::anyhow!("no such file")
+            .context("cannot read: no such file")
+            .context("start");
+        assert_eq!(super::chain(&error), "start: cannot read: no such file");
+    }
+}

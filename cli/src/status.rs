@@ -92,8 +92,7 @@ pub(crate) fn status(cluster: &Cluster<'_>) -> Status {
 impl Status {
     /// Whether the stack is ready and nothing is broken. Warnings do not count: some last for months.
     pub(crate) fn is_ready(&self) -> bool {
-        let broken = self.problems.iter().any(|one| one.verdict == Verdict::Problem);
-        self.phase.as_deref() == Some(StackPhase::Ready.as_str()) && !broken
+        self.phase.as_deref() == Some(StackPhase::Ready.as_str()) && !self.has_problems()
     }
 
     /// One line, for progress.
@@ -167,7 +166,7 @@ impl Report for Status {
     }
 
     fn has_problems(&self) -> bool {
-        self.problems.iter().any(|one| one.verdict >= Verdict::Warning)
+        self.problems.iter().any(|one| one.verdict == Verdict::Problem)
     }
 
     fn unread(&self) -> &[String] {

@@ -152,7 +152,7 @@ impl Report for Check {
     }
 
     fn has_problems(&self) -> bool {
-        self.findings.iter().any(|one| one.verdict >= Verdict::Warning)
+        self.count(Verdict::Problem) > 0
     }
 
     fn unread(&self) -> &[String] {

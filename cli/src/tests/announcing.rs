@@ -1,9 +1,14 @@
 //! `why` about Services with an address.
 
+use clap::CommandFactory;
 use insta::assert_snapshot;
 
 use super::fixture::*;
+use crate::args::Cli;
+use crate::report::Report;
 use crate::snapshot::Snapshot;
+
+const README: &str = include_str!("../../../README.md");
 
 const WEB: &str = "default/web";
 const ADDRESS: &str = "192.168.50.50";
@@ -54,6 +59,22 @@ fn exclude_label_on_all_nodes_is_removed() {
         node.metadata.labels = Some([(label.to_owned(), String::new())].into());
     }
     assert_snapshot!(why_text(&snapshot, WEB));
+    // The README has this output.
+    let text = anstream::adapter::strip_str(&why_of(&snapshot, WEB).text(false)).to_string();
+    assert!(
+        README.contains(&format!("$ kubectl lb why web\n{text}```")),
+        "{text}"
+    );
+}
+
+#[test]
+fn readme_lists_every_command() {
+    let commands = Cli::command();
+    for command in commands.get_subcommands() {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let line = format!("\n{:<12}{about}\n", command.get_name());
+        assert!(README.contains(&line), "README.md lacks {line:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod announcing;
-mod fixture;
+pub(crate) mod fixture;
 mod lists;
 mod scale;
+mod upgrades;

@@ -260,7 +260,7 @@ impl Report for Why {
     }
 
     fn has_problems(&self) -> bool {
-        self.verdict() >= Verdict::Warning
+        self.verdict() == Verdict::Problem
     }
 
     fn unread(&self) -> &[String] {

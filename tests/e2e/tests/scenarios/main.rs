@@ -17,6 +17,7 @@ mod api_bgp;
 mod bgp;
 mod capture;
 mod chart;
+mod cli;
 mod dead_connections;
 mod deletion;
 mod dependency_rules;
