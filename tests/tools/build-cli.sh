@@ -2,9 +2,8 @@
 # Builds kubectl-lb for this machine's ordinary target. The static target of the images resolves no host names, and kubeconfigs
 # name hosts.
 #
-#   build-cli.sh keep [PROFILE]               builds it into the cache, unless these sources are there; PROFILE is release or debug
-#   build-cli.sh copy [PROFILE] DIRECTORY     also copies it there, with its completion scripts
-#   build-cli.sh link                         also links the debug build into $LB_CACHE/bin, where the scenarios find it
+#   build-cli.sh copy [PROFILE] DIRECTORY     copies it there, with its completion scripts; PROFILE is release or debug
+#   build-cli.sh link                         links the debug build into $LB_CACHE/bin, where the scenarios find it
 #
 # Kept in $LB_CACHE by a hash of the sources, the compiler and the flags, as the programs of the images.
 set -euo pipefail
@@ -18,7 +17,7 @@ case ${1:-} in release | debug) profile=$1; shift ;; esac
 
 hash=$({
   rustc --version --verbose; echo "$profile"; cat "$0"
-  find Cargo.toml Cargo.lock cli crds runtime dataplane -type f ! -path '*/target/*' ! -path 'dataplane/fuzz/*' ! -path '*/tests/*' -print0 \
+  find Cargo.toml Cargo.lock cli crds runtime dataplane operator -type f ! -path '*/target/*' ! -path 'dataplane/fuzz/*' ! -path '*/tests/*' -print0 \
     | LC_ALL=C sort -z | xargs -0 sha256sum
 } | sha256sum | cut -c1-16)
 out=$cache/cli/$profile-$hash
@@ -41,7 +40,7 @@ build() {
   ls -dt "$cache"/cli/*/ | tail -n +$((kept + 1)) | xargs -r rm -rf
 }
 
-case $action in keep | copy | link) ;; *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" | head -n 9; exit 2 ;; esac
+case $action in copy | link) ;; *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | head -n 7; exit 2 ;; esac
 if [ -x "$out/kubectl-lb" ]; then touch "$out"; else build; fi
 case $action in
   copy)

@@ -5,6 +5,7 @@
 #
 #   REGISTRY   registry and path of the images; push.sh brings them there
 #   DIST       the directory to write; target/dist by default
+#   CLI_PROFILE   release by default; tests set debug, because a release build of kubectl-lb takes minutes
 #
 # The same commit gives the same bytes. `make image` builds the programs before.
 set -euo pipefail
@@ -41,7 +42,7 @@ cp crds/*.yaml "$dist/crds/"
 cp charts/lb-operator/examples/stack.yaml "$dist/"
 
 # --- The command line
-tests/tools/build-cli.sh copy release "$dist/cli"
+tests/tools/build-cli.sh copy "${CLI_PROFILE:-release}" "$dist/cli"
 
 # --- Digests: of each image, for mirrors, and as values that pin them
 declare -A digest

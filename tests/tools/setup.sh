@@ -6,7 +6,7 @@
 #   lab        Debian packages, Kubernetes, Helm, the images pause, agnhost and nginx, the programs lab, image, demo and kubectl-lb
 #   checkers   kubeconform, the OLM tools and the NetworkPolicy evaluator, which some scenarios call
 #   metallb    MetalLB, which some scenarios and the benchmarks compare with
-#   images     the images of this project, in target/images; kubectl-lb as it is released
+#   images     the images of this project, in target/images
 #   releases   the images of other releases, which upgrade tests install
 #   tests      every program and test of the workspace
 #
@@ -329,7 +329,6 @@ if wanted checkers; then plan_checkers; fi
 if wanted metallb; then plan_metallb; fi
 # Release programs first: `tests` is built while the release link uses one core.
 if wanted images; then plan rust "building the programs operator, controller and speaker (5 min if their sources changed)" "$build_images" programs; fi
-if wanted images; then plan rust "building kubectl-lb in the release profile (4 min if its sources changed)" "$root/tests/tools/build-cli.sh" keep; fi
 if wanted lab; then plan rust "building kubectl-lb for the scenarios (1 min if its sources changed)" "$root/tests/tools/build-cli.sh" link; fi
 if wanted releases; then plan rust "building the program of other releases (2 min if its sources changed)" "$build_images" release-program; fi
 if wanted tests; then plan rust "building the workspace with its tests (4 min if its sources changed)" build_rust --workspace --all-targets; fi

@@ -21,6 +21,7 @@ fn release(registry: &str, directory: &Path) -> anyhow::Result<()> {
     run(command
         .env("REGISTRY", registry)
         .env("DIST", directory)
+        .env("CLI_PROFILE", "debug")
         .env("PATH", path()))?;
     Ok(())
 }
