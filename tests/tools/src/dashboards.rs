@@ -229,7 +229,7 @@ pub const DASHBOARDS: [Dashboard; 4] = [
                         "{{reason}}",
                     ),
                     (
-                        "sum(rate(lb_speaker_malformed_frames_total[$__rate_interval]))",
+                        "sum(rate(lb_speaker_malformed_frames_total[$__rate_interval])) or vector(0)",
                         "malformed",
                     ),
                 ],

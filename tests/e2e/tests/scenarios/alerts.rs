@@ -12,7 +12,7 @@ use lb_e2e::harness::{Harness, LONG_TIMEOUT, SHORT_TIMEOUT, eventually};
 use lb_lab::{LabConfig, repository};
 use lb_tools::dashboards::DASHBOARDS;
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::speaker::{pool, service};
 
@@ -39,7 +39,7 @@ const ELSEWHERE: [&str; 5] = [
 struct Prometheus<'a> {
     harness: &'a Harness,
     process: Child,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Drop for Prometheus<'_> {
@@ -55,22 +55,16 @@ impl<'a> Prometheus<'a> {
         let files = tempfile::tempdir()?;
         let write = |name: &str, text: &str| std::fs::write(files.path().join(name), text);
         write("rules.yaml", rules)?;
-        // As a ServiceMonitor does it: the Service becomes the label `job`.
-        let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+        write("targets.json", "[]")?;
+        // Debian's Prometheus cannot ask Kubernetes itself.
+        write(
+            "prometheus.yaml",
+            "global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: [rules.yaml]
 scrape_configs:
-  - job_name: monitoring
-    kubernetes_sd_configs:
-      - {{role: endpoints, kubeconfig_file: {}, namespaces: {{names: [metallb-system, lb-operator-system]}}}}
-    relabel_configs:
-      - {{source_labels: [__meta_kubernetes_service_name], regex: .*-monitoring, action: keep}}
-      - {{source_labels: [__meta_kubernetes_service_name], target_label: job}}
-      - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
+  - {job_name: monitoring, file_sd_configs: [{files: [targets.json], refresh_interval: 1s}]}
 ",
-            harness.lab().kubeconfig().display()
-        );
-        write("prometheus.yaml", &config)?;
+        )?;
         let path = |name: &str| files.path().join(name).display().to_string();
         let (config, data) = (path("prometheus.yaml"), path("data"));
         let mut command = harness.lab().command(
@@ -94,8 +88,46 @@ scrape_configs:
         Ok(Self {
             harness,
             process,
-            _files: files,
+            files,
         })
+    }
+
+    /// Follows the pods, as a ServiceMonitor does: the Service becomes the label `job`.
+    fn update_targets(&self) -> anyhow::Result<()> {
+        let list = |namespace: &str| {
+            let found = self
+                .harness
+                .admin(&format!("kubectl get endpoints -n {namespace} -o json"))?;
+            anyhow::Ok(serde_json::from_str::<Value>(&found)?)
+        };
+        let mut targets = Vec::new();
+        for found in [list("metallb-system")?, list("lb-operator-system")?] {
+            let services = found["items"].as_array().into_iter().flatten();
+            let monitored = services.filter_map(|service| {
+                let name = service["metadata"]["name"].as_str()?;
+                name.ends_with("-monitoring")
+                    .then_some((name, &service["subsets"]))
+            });
+            for (job, subsets) in monitored {
+                let addresses = subsets.as_array().into_iter().flatten().flat_map(|subset| {
+                    [&subset["addresses"], &subset["notReadyAddresses"]]
+                        .into_iter()
+                        .filter_map(Value::as_array)
+                        .flatten()
+                });
+                targets.extend(addresses.filter_map(|address| {
+                    let target = format!("{}:7472", address["ip"].as_str()?);
+                    let pod = address["targetRef"]["name"].as_str()?;
+                    Some(json!({"targets": [target], "labels": {"job": job, "pod": pod}}))
+                }));
+            }
+        }
+        // Prometheus must not see half of the file.
+        let path = self.files.path().join("targets.json");
+        let new = path.with_extension("new");
+        std::fs::write(&new, serde_json::to_string(&targets)?)?;
+        std::fs::rename(new, path)?;
+        Ok(())
     }
 
     fn get(&self, query: &str) -> anyhow::Result<Value> {
@@ -107,6 +139,7 @@ scrape_configs:
 
     /// Programs that are scraped, by name.
     fn programs(&self) -> anyhow::Result<Vec<String>> {
+        self.update_targets()?;
         let found = self.get("query?query=lb_build_info")?;
         let found = found["data"]["result"].as_array().cloned().unwrap_or_default();
         let name = |series: &Value| series["metric"]["program"].as_str().map(str::to_owned);
@@ -116,6 +149,7 @@ scrape_configs:
     }
 
     fn firing(&self) -> anyhow::Result<BTreeSet<String>> {
+        self.update_targets()?;
         let alerts = self.get("alerts")?;
         let alerts = alerts["data"]["alerts"].as_array().cloned().unwrap_or_default();
         let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
@@ -127,18 +161,24 @@ scrape_configs:
     fn shows(&self, dashboard: &str) -> anyhow::Result<()> {
         let dashboard = DASHBOARDS.iter().find(|found| found.name == dashboard);
         let panels = dashboard.context("no such dashboard")?.panels;
-        for (query, _) in panels.iter().flat_map(|panel| panel.queries) {
-            let query = query.replace("$__rate_interval", "10s");
-            eventually(&format!("data of {query}"), SHORT_TIMEOUT, || {
+        let mut missing: Vec<_> = panels
+            .iter()
+            .flat_map(|panel| panel.queries)
+            .map(|(query, _)| query.replace("$__rate_interval", "10s"))
+            .collect();
+        let waited = eventually("data of every query", LONG_TIMEOUT, || {
+            let mut without = Vec::new();
+            for query in missing.drain(..) {
                 let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
                 let found = self.get(&format!("query?query={encoded}"))?;
-                let found = found["data"]["result"]
-                    .as_array()
-                    .is_some_and(|found| !found.is_empty());
-                Ok(found.then_some(()))
-            })?;
-        }
-        Ok(())
+                if found["data"]["result"].as_array().is_none_or(Vec::is_empty) {
+                    without.push(query);
+                }
+            }
+            missing = without;
+            Ok(missing.is_empty().then_some(()))
+        });
+        waited.with_context(|| format!("no data of {missing:#?}"))
     }
 
     fn wait_for(&self, alerts: &[&str]) -> anyhow::Result<()> {
