@@ -66,6 +66,8 @@ pub struct Plan {
     pub rounds: usize,
     /// Whether to measure memory with 10,000 Services, which may take long.
     pub large: bool,
+    /// Only the rounds of the matrix whose name contains this.
+    pub cells: String,
 }
 
 impl Plan {
@@ -116,7 +118,7 @@ pub async fn measure(testbed: &Testbed, plan: &Plan, figures: &mut Vec<Figure>) 
         }
     }
     if plan.has(Part::Matrix) {
-        failed += keep(testbed, figures, matrix::all(&fixture).await);
+        failed += keep(testbed, figures, matrix::all(&fixture, &plan.cells).await);
     }
     if plan.has_any(&[Part::Memory, Part::Scale]) {
         failed += keep(testbed, figures, scale::all(&fixture, plan).await);

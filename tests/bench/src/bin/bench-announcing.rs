@@ -29,6 +29,9 @@ struct Cli {
     /// Repetitions of everything else
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
+    /// Of the matrix, measure only the rounds whose name contains this text
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    cells: String,
     /// Measure MetalLB's memory with 10,000 Services too: it takes a quarter of an hour to assign their addresses
     #[arg(long)]
     metallb_large: bool,
@@ -87,6 +90,7 @@ impl Cli {
             faults: faults.into(),
             rounds: self.rounds.into(),
             large,
+            cells: self.cells.clone(),
         }
     }
 
