@@ -369,7 +369,7 @@ fn drift(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
         harness.admin(&format!(
             "kubectl patch {port} --type json -p '[{{\"op\": \"replace\", \"path\": \"/spec/ports/0/port\", \"value\": 7000}}]'"
         ))?;
-        eventually("the port to be restored", SHORT_TIMEOUT, || {
+        eventually("the port to be restored", LONG_TIMEOUT, || {
             let now = harness.admin(&format!(
                 "kubectl get {port} -o jsonpath='{{.spec.ports[0].port}}'"
             ))?;
