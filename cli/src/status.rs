@@ -69,8 +69,14 @@ pub(crate) fn status(cluster: &Cluster<'_>) -> Status {
         pools: pools.pools.len(),
         pool_usage: fullest.map_or_else(String::new, |pool| {
             format!(
-                "{used} addresses in use; fullest: {}, {}%",
-                pool.name, pool.percent
+                "{} in use; fullest: {}, {}%",
+                count(
+                    usize::try_from(used).unwrap_or(usize::MAX),
+                    "address",
+                    "addresses"
+                ),
+                pool.name,
+                pool.percent
             )
         }),
         services: services.len(),

@@ -19,11 +19,25 @@ const PAGE: u32 = 500;
 
 /// The objects of one kind, or why they were not read.
 enum Listed<K> {
+    /// With what is missing, as a sentence each.
     Objects(Vec<K>, Vec<String>),
     /// The API server does not have the kind.
     Absent,
     /// With the reason.
     Unread(String),
+}
+
+impl<K> Listed<K> {
+    /// The same objects, and something else that is missing.
+    fn with_gap(self, gap: String) -> Self {
+        match self {
+            Self::Objects(objects, mut gaps) => {
+                gaps.push(gap);
+                Self::Objects(objects, gaps)
+            }
+            other => other,
+        }
+    }
 }
 
 /// Reads the cluster.
@@ -41,7 +55,6 @@ pub(crate) async fn read(client: &Client, scope: &Scope) -> anyhow::Result<Snaps
     snapshot.stacks = snapshot.keep("LoadBalancerStack", stacks);
     let namespace = snapshot.namespace().to_owned();
     let ours = ListParams::default().labels(&format!("{LABEL_APP}={APP}"));
-    let no_services = *scope == Scope::Stack;
     let slices = async {
         match scope {
             Scope::All => list(Api::all(client.clone()), ListParams::default()).await,
@@ -54,9 +67,25 @@ pub(crate) async fn read(client: &Client, scope: &Scope) -> anyhow::Result<Snaps
         }
     };
     let services = async {
-        match no_services {
-            true => Ok(Listed::Objects(Vec::new(), Vec::new())),
-            false => list::<Service>(Api::all(client.clone()), ListParams::default()).await,
+        if *scope == Scope::Stack {
+            return Ok(Listed::Objects(Vec::new(), Vec::new()));
+        }
+        match (
+            list::<Service>(Api::all(client.clone()), ListParams::default()).await,
+            scope,
+        ) {
+            (Ok(Listed::Unread(reason)), Scope::One(key)) => {
+                // Users with rights in their own namespace only.
+                let api = Api::namespaced(client.clone(), key.namespace());
+                let own = list::<Service>(api, ListParams::default()).await;
+                own.map(|own| {
+                    own.with_gap(format!(
+                        "Service: only those of namespace {}: {reason}",
+                        key.namespace()
+                    ))
+                })
+            }
+            (services, _) => services,
         }
     };
     macro_rules! every {
@@ -101,11 +130,8 @@ impl Snapshot {
     /// The objects; notes what is missing.
     fn keep<K>(&mut self, kind: &'static str, listed: Listed<K>) -> Vec<K> {
         match listed {
-            Listed::Objects(objects, invalid) => {
-                let invalid = invalid
-                    .into_iter()
-                    .map(|name| format!("{kind} {name} cannot be decoded"));
-                self.unread.extend(invalid);
+            Listed::Objects(objects, gaps) => {
+                self.unread.extend(gaps);
                 objects
             }
             Listed::Absent => {
@@ -123,12 +149,18 @@ impl Snapshot {
 /// Lists a kind in pages. An object that cannot be decoded is left out and named.
 async fn list<K>(api: Api<DeserializeGuard<K>>, params: ListParams) -> anyhow::Result<Listed<K>>
 where
-    K: Clone + Debug + DeserializeOwned + Resource + 'static,
+    K: Clone + Debug + DeserializeOwned + Resource<DynamicType: Default> + 'static,
 {
     let mut restarts = 0;
     loop {
         match pages(&api, params.clone()).await {
-            Ok((objects, invalid)) => return Ok(Listed::Objects(objects, invalid)),
+            Ok((objects, invalid)) => {
+                let kind = K::kind(&K::DynamicType::default()).into_owned();
+                let gaps = invalid
+                    .into_iter()
+                    .map(|name| format!("{kind} {name} cannot be decoded"));
+                return Ok(Listed::Objects(objects, gaps.collect()));
+            }
             Err(kube::Error::Api(status)) => match status.code {
                 404 => return Ok(Listed::Absent),
                 403 => return Ok(Listed::Unread(status.message.clone())),

@@ -144,3 +144,23 @@ async fn refused_credentials_are_an_error_and_not_an_empty_cluster() {
     let error = read(&client, &Scope::All).await.unwrap_err();
     assert!(error.to_string().contains("refuses the credentials"), "{error}");
 }
+
+#[tokio::test]
+async fn user_of_one_namespace_gets_its_services_and_the_gap_is_named() {
+    let service = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"type": "LoadBalancer"}});
+    let (client, _) = server(&[
+        (STACKS, Err(403)),
+        ("/api/v1/services", Err(403)),
+        ("/api/v1/namespaces/shop/services", Ok(vec![vec![service]])),
+    ]);
+    let scope = Scope::One(lb_runtime::ObjectKey::new("shop", "web"));
+    let snapshot = read(&client, &scope).await.unwrap();
+    assert_eq!(names(&snapshot.services), ["web"]);
+    assert_eq!(
+        snapshot.unread,
+        [
+            "LoadBalancerStack: answer 403",
+            "Service: only those of namespace shop: answer 403"
+        ]
+    );
+}

@@ -92,7 +92,7 @@ pub(crate) async fn write(
                     text: serde_yaml::to_string(&objects)?,
                 });
             }
-            Err(error) => errors.push(format!("{kind}: {error}")),
+            Err(error) => errors.push(format!("{kind}: {}", message(&error))),
         }
     }
     logs(client, snapshot, &mut entries, &mut errors).await;
@@ -111,6 +111,14 @@ pub(crate) async fn write(
     }
     pack(&entries, file, snapshot.now.as_second())
         .with_context(|| format!("write the archive {}", file.display()))
+}
+
+/// The words of the API server, if it has answered.
+fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Lists a kind, in pages.
@@ -171,7 +179,7 @@ async fn logs(client: &Client, snapshot: &Snapshot, entries: &mut Vec<Entry>, er
     let all: Api<Pod> = Api::all(client.clone());
     let operators = all.list(&ListParams::default().labels(OPERATOR)).await;
     let operators = operators.map(|list| list.items).unwrap_or_else(|error| {
-        errors.push(format!("pods of the operator: {error}"));
+        errors.push(format!("pods of the operator: {}", message(&error)));
         Vec::new()
     });
     for pod in snapshot.pods.iter().chain(&operators) {
@@ -199,7 +207,7 @@ async fn logs(client: &Client, snapshot: &Snapshot, entries: &mut Vec<Entry>, er
                     name: format!("logs/{namespace}/{name}{suffix}.log"),
                     text,
                 }),
-                Err(error) => errors.push(format!("log of {namespace}/{name}{suffix}: {error}")),
+                Err(error) => errors.push(format!("log of {namespace}/{name}{suffix}: {}", message(&error))),
             }
         }
     }

@@ -127,3 +127,20 @@ fn unread_pools_are_not_called_missing() {
     snapshot.unread.push("IPAddressPool: forbidden".to_owned());
     assert_snapshot!(why_text(&snapshot, "default/web"));
 }
+
+#[test]
+fn user_of_one_namespace_reads_what_the_programs_have_written() {
+    let mut snapshot = cluster();
+    service(&mut snapshot, "shop/web", None, "", "");
+    snapshot.services[0].status = serde_json::from_value(serde_json::json!({"conditions": [{
+        "type": "lb-operator.io/AddressAssigned", "status": "False", "reason": "NoPool", "lastTransitionTime": EARLIER,
+        "message": "no available IPs: there is no pool: create an IPAddressPool",
+    }]}))
+    .unwrap();
+    snapshot.stacks.clear();
+    snapshot.pods.clear();
+    for kind in ["LoadBalancerStack", "Service", "IPAddressPool", "Pod", "Node"] {
+        snapshot.unread.push(format!("{kind}: forbidden"));
+    }
+    assert_snapshot!(why_text(&snapshot, "shop/web"));
+}

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Service;
+use lb_crds::names::{ADDRESS_ASSIGNED, ANNOUNCED};
 use lb_runtime::ObjectKey;
 use serde::Serialize;
 
@@ -163,6 +164,9 @@ pub(crate) fn explain(cluster: &Cluster<'_>, service: &Service) -> Why {
     } else {
         steps.extend(["request", "address"].map(Step::skipped));
     }
+    if !snapshot.unread.is_empty() {
+        steps.extend(reported(&subject));
+    }
     let addresses = snapshot::addresses(service);
     if steps.iter().any(|step| step.verdict == Verdict::Problem) || addresses.is_empty() {
         steps.extend(["advertised", "endpoints", "nodes", "owner", "answers"].map(Step::skipped));
@@ -185,6 +189,19 @@ pub(crate) fn explain(cluster: &Cluster<'_>, service: &Service) -> Why {
         unread: cluster.snapshot.unread.clone(),
         steps,
     }
+}
+
+/// What controller and speakers have written into the Service, for users who may read little else.
+fn reported(subject: &Subject<'_>) -> Option<Step> {
+    let conditions = [ADDRESS_ASSIGNED, ANNOUNCED].into_iter();
+    let conditions: Vec<_> = conditions.filter_map(|type_| subject.condition(type_)).collect();
+    let messages: Vec<_> = conditions.iter().map(|one| one.message.as_str()).collect();
+    let verdict = match conditions.iter().any(|one| one.status == "False") {
+        true => Verdict::Problem,
+        false => Verdict::Ok,
+    };
+    let text = format!("in the conditions of the Service: {}", messages.join("; "));
+    (!conditions.is_empty()).then(|| Step::new("reported", verdict, text))
 }
 
 /// Explains an address that no Service has.
