@@ -34,7 +34,23 @@ impl RequestError {
     /// Whether the object is gone, or is not in the state that the request names: the watch reports how it changed.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
-        matches!(self, Self::Failed { source, .. } if matches!(&**source, kube::Error::Api(status) if matches!(status.code, 404 | 409)))
+        matches!(self.status_code(), Some(404 | 409))
+    }
+
+    /// Whether the API server refused the object as invalid.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.status_code() == Some(422)
+    }
+
+    fn status_code(&self) -> Option<u16> {
+        let Self::Failed { source, .. } = self else {
+            return None;
+        };
+        match &**source {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        }
     }
 }
 

@@ -231,6 +231,27 @@ async fn remove_conversion_webhook(api: &Api<DynamicObject>, name: &str) -> Resu
     Ok(())
 }
 
+/// Applies an object whose lists contradict ours: a port whose number somebody changed stays in the list beside ours,
+/// under the same name, because an apply removes no entries of others, and the API server refuses it. A merge replaces
+/// lists.
+async fn replace_lists(
+    api: &Api<DynamicObject>,
+    name: &str,
+    params: &PatchParams,
+    body: &Value,
+    refused: RequestError,
+) -> Result<DynamicObject, RequestError> {
+    let what = format!("replace the lists of {name}");
+    let merge = PatchParams {
+        force: false,
+        ..params.clone()
+    };
+    match in_time(&what, api.patch(name, &merge, &Patch::Merge(body))).await {
+        Ok(_) => in_time(&what, api.patch(name, params, &Patch::Apply(body))).await,
+        Err(_) => Err(refused),
+    }
+}
+
 async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
     let (resource, key) = write.id.resource();
     // No request has this precondition, so it is read as late as possible.
@@ -270,7 +291,13 @@ async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
     let answer = if write.id.is_status() {
         in_time(&write.id, api.patch_status(key.name(), &params, &patch)).await
     } else {
-        in_time(&write.id, api.patch(key.name(), &params, &patch)).await
+        let answer = in_time(&write.id, api.patch(key.name(), &params, &patch)).await;
+        match (&write.request, answer) {
+            (Request::Apply(body), Err(error)) if error.is_invalid() => {
+                replace_lists(&api, key.name(), &params, body, error).await
+            }
+            (_, answer) => answer,
+        }
     };
     // An object is applied whatever its state.
     let is_conditional = !matches!(write.id, WriteId::Apply(_) | WriteId::Restore(_));
