@@ -225,7 +225,7 @@ async fn why(global: &Global, text: &str) -> anyhow::Result<ExitCode> {
     let pending = |service: &&_| snapshot::addresses(service).is_empty();
     if scope != Scope::All && target.services(&snapshot).iter().any(pending) {
         // Which other Services could free an address depends on their endpoints.
-        snapshot = snapshot::read(&connection.client, &Scope::All).await?;
+        snapshot::read_all_endpoints(&connection.client, &mut snapshot).await?;
     }
     let services = target.services(&snapshot);
     let cluster = Cluster::new(&snapshot);

@@ -14,7 +14,7 @@ use lb_crds::{
 };
 use lb_runtime::ObjectKey;
 
-pub(crate) use read::read;
+pub(crate) use read::{read, read_all_endpoints};
 
 /// Which Services and endpoints are read.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -126,6 +126,21 @@ pub(crate) async fn read(client: &Client, scope: &Scope) -> anyhow::Result<Snaps
     Ok(snapshot)
 }
 
+/// Reads the endpoints of all Services too, after those of one.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_all_endpoints(client: &Client, snapshot: &mut Snapshot) -> anyhow::Result<()> {
+    let slices = list(Api::all(client.clone()), ListParams::default()).await?;
+    // Without the right to read all, those of the one Service stay.
+    if let Listed::Objects(slices, gaps) = slices {
+        snapshot.slices = slices;
+        snapshot.unread.extend(gaps);
+        snapshot.scope = Scope::All;
+    }
+    Ok(())
+}
+
 impl Snapshot {
     /// The objects; notes what is missing.
     fn keep<K>(&mut self, kind: &'static str, listed: Listed<K>) -> Vec<K> {
