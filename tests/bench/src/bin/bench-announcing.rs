@@ -29,8 +29,8 @@ struct Cli {
     /// Repetitions of everything else
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
-    /// Of the matrix, measure only the rounds whose name contains this text
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    /// Of the matrix, measure only the rounds whose name contains one of these texts
+    #[arg(long, default_value = "", value_name = "TEXT;TEXT")]
     cells: String,
     /// Measure MetalLB's memory with 10,000 Services too: it takes a quarter of an hour to assign their addresses
     #[arg(long)]
