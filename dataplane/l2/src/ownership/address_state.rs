@@ -1,20 +1,36 @@
 //! The state of one address: deciding about it, claiming it and withdrawing it.
+//!
+//! [`AddressState`] alone changes its fields. Each method is an input: it reads the [`Context`], and puts the actions and
+//! timers that follow into its queues. A timer only says when to decide again ([`AddressState::update`]), so no input and
+//! no timer needs to know what else has happened.
+
+mod backup;
+mod conflict;
+mod contest;
+mod evidence;
+mod handover;
+mod passive;
+mod quorum;
+mod self_check;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backup::BackupState;
-use super::conflict::ConflictState;
-use super::evidence::NetworkEvidence;
-use super::handover::PlacementState;
+use self::backup::BackupState;
+pub use self::backup::MAX_VERIFICATION_DELAY;
+pub use self::conflict::ConflictPolicy;
+use self::conflict::ConflictState;
+use self::evidence::NetworkEvidence;
+use self::handover::PlacementState;
+pub use self::quorum::{PartitionPolicy, UnknownPolicy};
+use self::self_check::SelfCheck;
+pub(super) use self::self_check::self_check_interval;
 use super::probe::{PEER_REPLY_RETRY_DELAY, ProbePlan, ProbeResult};
-use super::self_check::SelfCheck;
-use super::{
-    AcquireReason, ConflictPolicy, Coordinator, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, PartitionPolicy,
-    ReleaseReason,
-};
+use super::{AcquireReason, Context, HAND_OVER_TIMEOUT, LOCAL_NODE, Output, ReleaseReason};
+use crate::MacAddr;
 use crate::ownership::decision::{Action, CLAIM_PATIENCE, HandOverOffer, OwnershipInput, keeps};
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState};
@@ -39,83 +55,153 @@ pub struct Candidates<'a> {
 /// The state of one address. Tens of thousands may exist, so rare parts are boxed.
 #[derive(Debug, Default)]
 pub(super) struct AddressState {
-    pub(super) order: Box<[NodeId]>,
+    order: Box<[NodeId]>,
     /// The nodes that may announce it by configuration, in election order; empty if not known.
-    pub(super) voters: Box<[NodeId]>,
+    voters: Box<[NodeId]>,
     /// The resource version at which the order changed last.
-    pub(super) version: u64,
+    version: u64,
     /// The peer that overruled our candidates, until it withdraws or they change.
-    pub(super) overruled_by: Option<NodeId>,
-    pub(super) no_interface: bool,
+    overruled_by: Option<NodeId>,
+    no_interface: bool,
     /// `None` if the election order alone decides.
-    pub(super) placement: Option<Box<PlacementState>>,
+    placement: Option<Box<PlacementState>>,
     /// The peers whose heartbeats matter for the address.
-    pub(super) monitored: Box<[NodeId]>,
+    monitored: Box<[NodeId]>,
     /// We owned it before our start and restore it.
-    pub(super) resumes: bool,
+    resumes: bool,
     /// The failed or withdrawn owner, and when it was heard last.
-    pub(super) predecessor: Option<(Arc<str>, Instant)>,
+    predecessor: Option<(Arc<str>, Instant)>,
     /// Since when it has had no owner, as far as we know.
-    pub(super) vacant_since: Option<Instant>,
+    vacant_since: Option<Instant>,
     /// The candidates before us that were up and did not claim it in their time.
-    pub(super) passive: Box<[NodeId]>,
+    passive: Box<[NodeId]>,
     /// `None` if no peer whose heartbeats are lost was seen to announce it.
-    pub(super) evidence: Option<Box<NetworkEvidence>>,
+    evidence: Option<Box<NetworkEvidence>>,
     /// The earliest time of a claim.
-    pub(super) not_before: Option<Instant>,
+    not_before: Option<Instant>,
     /// When we began to wait for the next owner to announce it.
-    pub(super) handing_over_since: Option<Instant>,
+    handing_over_since: Option<Instant>,
     /// `None` if no foreign host has ever replied for it.
-    pub(super) conflict: Option<Box<ConflictState>>,
+    conflict: Option<Box<ConflictState>>,
     /// The peer that replied to our last probe, and when.
-    pub(super) last_reply_from: Option<(NodeId, Instant)>,
-    pub(super) self_check: Option<SelfCheck>,
-    pub(super) backup: Option<BackupState>,
+    last_reply_from: Option<(NodeId, Instant)>,
+    self_check: Option<SelfCheck>,
+    backup: Option<BackupState>,
     /// The restarting owner for which we send proxy replies.
-    pub(super) proxy_for: Option<NodeId>,
+    proxy_for: Option<NodeId>,
     /// Whether a backup got a reply from us; `None` before the first verification.
-    pub(super) verified: Option<bool>,
+    verified: Option<bool>,
 }
 
-impl Coordinator {
-    /// Decides about an address again, and acts on the decision.
-    pub(super) fn update_address(&mut self, address: IpAddr) {
-        self.update_conflict(address);
-        self.reprobe_unidentified(address);
-        self.update_monitored_peers(address);
-        let Some(state) = self.addresses.get(&address) else {
-            return;
-        };
-        let candidates = self.candidates(address, state);
-        self.update_passive(address, &candidates);
-        let Some(state) = self.addresses.get(&address) else {
-            return;
-        };
-        let mut passive = state.passive.to_vec();
-        passive.extend(candidates.iter().filter(|id| self.has_old_api_view(**id)));
-        let withheld = self.withheld(address, &candidates);
-        let mut announcers = self.announcers(address);
-        let awaited = self.awaited_owner(address, state, &candidates);
+impl AddressState {
+    /// Sets the candidates.
+    pub(super) fn set_candidates(&mut self, address: IpAddr, candidates: &Candidates<'_>, ctx: &mut Context) {
+        let ids = |names: &[&str]| names.iter().map(|name| ctx.node_id(name)).collect();
+        let (order, voters): (Box<[_]>, Box<[_]>) = (ids(candidates.order), ids(candidates.voters));
+        if self.order != order {
+            (self.version, self.overruled_by) = (ctx.api_view.ours(), None);
+        }
+        let same =
+            self.order == order && self.voters == voters && self.no_interface == candidates.no_interface;
+        (self.order, self.voters) = (order, voters);
+        self.set_preferred(address, candidates.preferred, ctx);
+        if !same {
+            self.no_interface = candidates.no_interface;
+            self.apply_interface(address, ctx);
+        }
+    }
+
+    /// Sets whether our node has no interface for the address.
+    pub(super) fn set_no_interface(&mut self, address: IpAddr, no_interface: bool, ctx: &mut Context) {
+        if std::mem::replace(&mut self.no_interface, no_interface) != no_interface {
+            self.apply_interface(address, ctx);
+        }
+    }
+
+    /// Tells the peers whether our node has an interface for the address.
+    fn apply_interface(&mut self, address: IpAddr, ctx: &mut Context) {
+        ctx.dirty.insert(address);
+        if self.no_interface {
+            self.withdraw(address, ReleaseReason::NoInterface, ctx);
+            ctx.announced.insert(Entry {
+                address,
+                state: EntryState::Declined,
+            });
+        } else if ctx.announced.declines(address) {
+            ctx.announced.remove(address);
+            // Without the interface we heard nobody, so silence proves nothing: the address is probed before it is
+            // claimed.
+            self.predecessor = None;
+        }
+    }
+
+    /// Restores the address, which we owned before our start, unless we have no interface for it.
+    pub(super) fn resume(&mut self) {
+        self.resumes = !self.no_interface;
+    }
+
+    /// Whether we restore the address or are a candidate.
+    pub(super) fn concerns_us(&self) -> bool {
+        self.resumes || self.is_candidate(LOCAL_NODE)
+    }
+
+    /// Whether the node is a candidate.
+    pub(super) fn is_candidate(&self, id: NodeId) -> bool {
+        self.order.contains(&id)
+    }
+
+    /// Whether one of the peers is a candidate or monitored.
+    pub(super) fn depends_on(&self, peers: &BTreeSet<NodeId>) -> bool {
+        self.order
+            .iter()
+            .chain(&self.monitored)
+            .any(|id| peers.contains(id))
+    }
+
+    /// Waits until `until` before the address is claimed.
+    pub(super) fn defer_claim(&mut self, address: IpAddr, until: Instant, ctx: &mut Context) {
+        self.not_before = Some(until);
+        ctx.deadlines.insert((until, address));
+    }
+
+    /// Ends our part in the address, which has no candidates any longer.
+    pub(super) fn end(mut self, address: IpAddr, ctx: &mut Context) {
+        ctx.release_monitor(&self.monitored);
+        self.stop_proxy(address, ctx);
+        if self.has_reported_conflict() {
+            ctx.outputs.push_back(Output::ConflictResolved { address });
+        }
+    }
+
+    /// Decides about the address again, and acts on the decision.
+    pub(super) fn update(&mut self, address: IpAddr, self_check_interval: Duration, ctx: &mut Context) {
+        self.update_conflict(address, ctx);
+        self.reprobe_unidentified(address, ctx);
+        self.update_monitored_peers(address, ctx);
+        let candidates = self.candidates(address, ctx);
+        self.update_passive(address, &candidates, ctx);
+        let mut passive = self.passive.to_vec();
+        passive.extend(candidates.iter().filter(|id| ctx.has_old_api_view(**id)));
+        let withheld = ctx.withheld(address, &candidates);
+        let mut announcers = ctx.announcers(address);
+        let awaited = self.awaited_owner(address, &candidates, ctx);
         announcers.extend(awaited.filter(|id| !announcers.contains(id)));
-        let rivals = self.rivals(address, &candidates, &mut announcers);
-        let Some(state) = self.addresses.get(&address) else {
-            return;
-        };
+        let rivals = self.rivals(address, &candidates, &mut announcers, ctx);
         // A record and a peer's memory may be outdated: an address that another node owns by now is not restored.
         // A restarting owner that is no candidate any longer gets no proxy replies once a candidate announces the address.
         let owners = announcers.iter().copied();
         let position = |id: &NodeId| candidates.iter().position(|candidate| candidate == id);
         // One that neither heartbeats nor the network show may have withdrawn: it gets no proxy replies beside another.
-        let certainty = |id: &NodeId| (self.health(*id).is_heard(), rivals.seen.contains(id));
+        let certainty = |id: &NodeId| (ctx.health(*id).is_heard(), rivals.seen.contains(id));
         let owner = owners
-            .filter(|id| rivals.seen.contains(id) || keeps(self.health_for(address, awaited, *id)))
+            .filter(|id| rivals.seen.contains(id) || keeps(ctx.health_for(address, awaited, *id)))
             .min_by_key(|id| (Reverse(certainty(id)), position(id).unwrap_or(usize::MAX)));
-        let failback_at = self.failback_allowed_at().filter(|at| *at > self.now);
+        let failback_at = ctx.failback_allowed_at().filter(|at| *at > ctx.now);
         let mut input = OwnershipInput {
             me: LOCAL_NODE,
-            draining: self.draining,
-            mine: self.announced.announces(address) || (state.resumes && owner.is_none()),
-            failback: self.config.failback && failback_at.is_none(),
+            draining: ctx.draining,
+            mine: ctx.announced.announces(address) || (self.resumes && owner.is_none()),
+            failback: ctx.config.failback && failback_at.is_none(),
             candidates: &candidates,
             announcers: &announcers,
             preferred: None,
@@ -126,48 +212,38 @@ impl Coordinator {
             stronger: &rivals.stronger,
             weaker: &rivals.weaker,
         };
-        if state.placement.is_some() {
-            input.offer = self.current_offer(address, state, &announcers);
-            let kept = input.has_owner(|id| self.health_for(address, awaited, id));
+        if self.placement.is_some() {
+            input.offer = self.current_offer(address, &announcers, ctx);
+            let kept = input.has_owner(|id| ctx.health_for(address, awaited, id));
             input.preferred = match input.offer {
                 HandOverOffer::From(_) => Some(LOCAL_NODE),
                 HandOverOffer::None | HandOverOffer::To(_) => {
-                    self.preferred_for_vacancy(address, kept, &candidates)
+                    self.preferred_for_vacancy(address, kept, &candidates, ctx)
                 }
             };
         }
-        let Some(state) = self.addresses.get(&address) else {
-            return;
-        };
-        let mut action = input.decide(|id| self.health_for(address, awaited, id));
-        let mine = input.mine;
-        let has_quorum = self.has_quorum(state);
+        let mut action = input.decide(|id| ctx.health_for(address, awaited, id));
+        let has_quorum = self.has_quorum(ctx);
         if !has_quorum {
-            if self.announced.announces(address) {
-                self.withdraw(address, ReleaseReason::NoQuorum);
+            if ctx.announced.announces(address) {
+                self.withdraw(address, ReleaseReason::NoQuorum, ctx);
             }
             action = Action::None;
         }
-        if let Some(state) = self.addresses.get_mut(&address)
-            && (owner.is_some() || mine || !has_quorum)
-        {
+        if owner.is_some() || input.mine || !has_quorum {
             // The address has an owner, or gets one after a quorum returns; its next move is no failover from this
             // predecessor.
-            state.predecessor = None;
+            self.predecessor = None;
         }
-        action = self.wait_for_turn(address, action);
+        action = self.wait_for_turn(address, action, ctx);
+        let is_suspected = |id: &NodeId| ctx.failure_detector.is_suspected(*id);
         let suspected = action == Action::None
-            && !mine
-            && self.addresses.get(&address).is_some_and(|state| {
-                state
-                    .monitored
-                    .iter()
-                    .any(|id| self.failure_detector.is_suspected(*id))
-            })
+            && !input.mine
+            && self.monitored.iter().any(is_suspected)
             && matches!(
-                input.decide(|id| match self.failure_detector.is_suspected(id) {
+                input.decide(|id| match is_suspected(&id) {
                     true => PeerHealth::Down,
-                    false => self.health_for(address, awaited, id),
+                    false => ctx.health_for(address, awaited, id),
                 }),
                 Action::Claim {
                     probe: true,
@@ -176,258 +252,218 @@ impl Coordinator {
             );
         if suspected {
             // So that the result is known when the owner times out.
-            self.probes
-                .result_or_start(self.now, address, ProbePlan::FAILOVER);
+            ctx.probes.result_or_start(ctx.now, address, ProbePlan::FAILOVER);
         } else if !matches!(action, Action::Claim { probe: true, .. }) {
-            self.probes.remove(address);
-            self.set_withheld(address, false);
+            ctx.probes.remove(address);
+            ctx.set_withheld(address, false);
         }
         match action {
-            Action::Keep => self.keep_announcing(address),
-            Action::Claim { probe, .. } => self.claim_address(address, probe, &announcers),
+            Action::Keep => ctx.keep_announcing(address),
+            Action::Claim { probe, .. } => self.claim(address, probe, &announcers, ctx),
             Action::HandOver => {
-                self.keep_announcing(address);
-                self.hand_over(address, &candidates);
+                ctx.keep_announcing(address);
+                self.hand_over(address, &candidates, ctx);
             }
             Action::Withdraw => {
                 let to = owner
-                    .and_then(|id| self.peers.get(&id))
+                    .and_then(|id| ctx.peers.get(&id))
                     .map(|peer| peer.name.clone());
-                self.withdraw(
-                    address,
-                    to.map_or(ReleaseReason::NotCandidate, |to| ReleaseReason::Moved { to }),
-                );
+                let reason = to.map_or(ReleaseReason::NotCandidate, |to| ReleaseReason::Moved { to });
+                self.withdraw(address, reason, ctx);
             }
             Action::Wait | Action::None => {}
         }
-        self.answer_weaker_rivals(address, &rivals);
-        self.update_offer(address, action, &candidates);
-        self.update_entry(address, action, &candidates);
-        let mine = self.announced.announces(address);
-        if let Some(at) = failback_at.filter(|_| self.config.failback && !mine) {
-            self.deadlines.insert((at, address));
+        self.answer_weaker_rivals(address, &rivals, ctx);
+        self.update_offer(address, action, &candidates, ctx);
+        self.update_entry(address, action, &candidates, ctx);
+        let mine = ctx.announced.announces(address);
+        if let Some(at) = failback_at.filter(|_| ctx.config.failback && !mine) {
+            ctx.deadlines.insert((at, address));
         }
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.resumes = false;
-            if action != Action::HandOver {
-                state.handing_over_since = None;
-            }
-            if !mine {
-                state.verified = None;
-            }
+        self.resumes = false;
+        if action != Action::HandOver {
+            self.handing_over_since = None;
         }
-        self.update_self_check(address);
+        if !mine {
+            self.verified = None;
+        }
+        self.update_self_check(address, self_check_interval, ctx);
         let owner = owner.filter(|_| action == Action::None);
-        self.update_backup_role(address, owner, &candidates);
+        self.update_backup_role(address, owner, &candidates, ctx);
     }
 
     /// Replaces a claim by waiting until the candidates that go first have had their time.
-    fn wait_for_turn(&mut self, address: IpAddr, action: Action) -> Action {
-        let now = self.now;
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return action;
-        };
+    fn wait_for_turn(&mut self, address: IpAddr, action: Action, ctx: &mut Context) -> Action {
         let Action::Claim { after, .. } = action else {
             if action != Action::Wait {
-                state.vacant_since = None;
+                self.vacant_since = None;
             }
             return action;
         };
         // If we do not monitor the address, we do not know whether it has an owner.
-        if state.monitored.is_empty() && after >= CLAIM_PATIENCE {
-            state.vacant_since = None;
+        if self.monitored.is_empty() && after >= CLAIM_PATIENCE {
+            self.vacant_since = None;
             return Action::None;
         }
-        let at = *state.vacant_since.get_or_insert(now) + after;
-        if at <= now {
+        let at = *self.vacant_since.get_or_insert(ctx.now) + after;
+        if at <= ctx.now {
             return action;
         }
-        self.deadlines.insert((at, address));
+        ctx.deadlines.insert((at, address));
         Action::None
     }
 
     /// Notes that the owner of the address failed or withdrew.
-    pub(super) fn owner_lost(&mut self, address: IpAddr, from: Arc<str>, heard: Option<Instant>) {
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.predecessor = heard.map(|heard| (from, heard));
-            if self.config.partition_policy == PartitionPolicy::Majority {
-                // The minority withdraws when it has not heard the majority for the failure timeout, which is longer
-                // for peers that were late before. It may have heard its last heartbeat up to a period after us, and
-                // needs time to act. A node with many peers has a longer period, so the longest known period counts.
-                let config = &self.config.failure_detector;
-                let slowest = self.failure_detector.longest_period();
-                let longest = config.timeout_after(slowest) + config.max_extension(slowest) + config.hold();
-                let wait = longest + slowest / 2 - config.min_request_window();
-                state.not_before = Some(self.now + wait);
-                self.deadlines.insert((self.now + wait, address));
-                self.probes.remove(address);
-            }
+    pub(super) fn owner_lost(
+        &mut self,
+        address: IpAddr,
+        from: Arc<str>,
+        heard: Option<Instant>,
+        ctx: &mut Context,
+    ) {
+        self.predecessor = heard.map(|heard| (from, heard));
+        if ctx.config.partition_policy == PartitionPolicy::Majority {
+            // The minority withdraws when it has not heard the majority for the failure timeout, which is longer for
+            // peers that were late before. It may have heard its last heartbeat up to a period after us, and needs time
+            // to act. A node with many peers has a longer period, so the longest known period counts.
+            let config = &ctx.config.failure_detector;
+            let slowest = ctx.failure_detector.longest_period();
+            let longest = config.timeout_after(slowest) + config.max_extension(slowest) + config.hold();
+            let wait = longest + slowest / 2 - config.min_request_window();
+            self.defer_claim(address, ctx.now + wait, ctx);
+            ctx.probes.remove(address);
         }
-        self.dirty.insert(address);
     }
 
     /// Stops announcing the address, if we do.
-    pub(super) fn withdraw(&mut self, address: IpAddr, reason: ReleaseReason) {
-        if self.announced.announces(address) && self.announced.remove(address) {
-            self.outputs.push_back(Output::Withdraw { address, reason });
-        }
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.resumes = false;
-            state.handing_over_since = None;
-        }
+    fn withdraw(&mut self, address: IpAddr, reason: ReleaseReason, ctx: &mut Context) {
+        ctx.withdraw(address, reason);
+        self.resumes = false;
+        self.handing_over_since = None;
     }
 
-    /// Tells the peers that our node has no interface for the address, or has one again.
-    pub(super) fn decline(&mut self, address: IpAddr, declined: bool) {
-        if declined {
-            self.withdraw(address, ReleaseReason::NoInterface);
-            self.announced.insert(Entry {
+    /// Notes whether a backup got a reply from us.
+    pub(super) fn set_verified(&mut self, address: IpAddr, by: &Arc<str>, answered: bool, ctx: &mut Context) {
+        if ctx.announced.announces(address) && self.verified.replace(answered) != Some(answered) {
+            ctx.outputs.push_back(Output::Verified {
                 address,
-                state: EntryState::Declined,
-            });
-        } else if self.announced.declines(address) {
-            self.announced.remove(address);
-            // Without the interface we heard nobody, so silence proves nothing: the address is probed before it is
-            // claimed.
-            if let Some(state) = self.addresses.get_mut(&address) {
-                state.predecessor = None;
-            }
-        }
-    }
-
-    /// Takes in the result of a backup's probes of our addresses.
-    pub(super) fn handle_verification(&mut self, id: NodeId, answered: &[IpAddr], silent: &[IpAddr]) {
-        let Some(by) = self.peers.get(&id).map(|peer| peer.name.clone()) else {
-            return;
-        };
-        let seen = |answered: bool| move |address: &IpAddr| (*address, answered);
-        for (address, answered) in answered
-            .iter()
-            .map(seen(true))
-            .chain(silent.iter().map(seen(false)))
-        {
-            if !self.announced.announces(address) {
-                continue;
-            }
-            if let Some(state) = self.addresses.get_mut(&address)
-                && state.verified.replace(answered) != Some(answered)
-            {
-                self.outputs.push_back(Output::Verified {
-                    address,
-                    by: by.clone(),
-                    answered,
-                });
-            }
-        }
-    }
-
-    /// When failback may begin: a delay after the last flap, doubled with each flap.
-    fn failback_allowed_at(&self) -> Option<Instant> {
-        let pause = Duration::from_secs(1 << self.flap_count.saturating_sub(1));
-        self.last_flap.map(|last| last + pause)
-    }
-
-    /// Announces an address that we own or restore.
-    fn keep_announcing(&mut self, address: IpAddr) {
-        if !self.announced.announces(address) {
-            self.announced.insert(Entry::announced(address));
-            self.outputs.push_back(Output::Announce {
-                address,
-                reason: AcquireReason::Restored,
+                by: by.clone(),
+                answered,
             });
         }
     }
 
-    fn claim_address(&mut self, address: IpAddr, probe: bool, announcers: &[NodeId]) {
-        let now = self.now;
-        let Some(state) = self.addresses.get_mut(&address) else {
+    /// Takes in an ARP or NDP packet that shows the address as the sender's, from a peer, or from a foreign host if `peer`
+    /// is `None`.
+    pub(super) fn handle_reply(
+        &mut self,
+        address: IpAddr,
+        peer: Option<NodeId>,
+        mac: MacAddr,
+        ctx: &mut Context,
+    ) {
+        let is_proxied = ctx.is_proxied(address);
+        let mut found = ProbeResult::UnknownHostReplied;
+        if let Some(id) = peer {
+            // A proxy reply is no sign of life of the owner.
+            if !is_proxied {
+                self.note_seen_announcer(address, id, ctx);
+            }
+            self.last_reply_from = Some((id, ctx.now));
+            found = ProbeResult::PeerReplied;
+        }
+        let probed = ctx.probes.found(address, found);
+        if probed {
+            ctx.dirty.insert(address);
+        }
+        // A node that announces the address, or for which a proxy replies, is no conflict.
+        let node = peer.and_then(|id| ctx.peers.get(&id));
+        if node.is_some_and(|node| node.announced.announces(address) || is_proxied) {
             return;
-        };
-        if let Some(at) = state.not_before {
-            if now < at {
-                self.deadlines.insert((at, address));
+        }
+        let node = node.map(|node| node.name.clone());
+        // During a hand-over, the frames of a node come before its announced set. A node whose kernel has the address
+        // answers also later.
+        let counts = node.is_none() || self.awaits_self_check_reply(ctx.now);
+        if probed || self.is_unidentified(mac) || (counts && ctx.announced.announces(address)) {
+            self.handle_conflict(address, mac, node, ctx);
+        }
+    }
+
+    fn claim(&mut self, address: IpAddr, probe: bool, announcers: &[NodeId], ctx: &mut Context) {
+        if let Some(at) = self.not_before {
+            if ctx.now < at {
+                ctx.deadlines.insert((at, address));
                 return;
             }
-            state.not_before = None;
+            self.not_before = None;
         }
-        let plan = match &state.predecessor {
+        let plan = match &self.predecessor {
             Some(_) => ProbePlan::FAILOVER,
             None => ProbePlan::FIRST,
         };
-        let reason = match probe {
-            true => match self.probes.result_or_start(now, address, plan) {
-                ProbeResult::Pending => return,
-                ProbeResult::NoReply if self.has_unknown_candidate(address) => return,
-                ProbeResult::NoReply => {
-                    self.end_conflict(address);
-                    self.claim_reason(address)
-                }
-                ProbeResult::PeerReplied if self.has_reported_conflict(address) => {
-                    return self.retry_claim_after_conflict(address);
-                }
-                ProbeResult::PeerReplied => return self.retry_claim_after(address, PEER_REPLY_RETRY_DELAY),
-                // An announcement would take the address from its holder, for example the gateway.
-                ProbeResult::UnknownHostReplied => match self.config.conflict_policy {
-                    ConflictPolicy::Warn | ConflictPolicy::Yield => {
-                        return self.retry_claim_after_conflict(address);
-                    }
-                    ConflictPolicy::Defend => self.claim_reason(address),
-                },
-            },
-            false => {
-                let has = announcers.first().and_then(|id| self.peers.get(id));
+        let found = probe.then(|| ctx.probes.result_or_start(ctx.now, address, plan));
+        let reason = match found {
+            Some(ProbeResult::Pending) => return,
+            Some(ProbeResult::NoReply) if self.has_unknown_candidate(ctx) => return,
+            Some(ProbeResult::NoReply) => {
+                self.end_conflict(address, ctx);
+                self.claim_reason()
+            }
+            Some(ProbeResult::PeerReplied) if !self.has_reported_conflict() => {
+                return self.retry_claim_after(address, PEER_REPLY_RETRY_DELAY, ctx);
+            }
+            // An announcement would take the address from its holder, for example the gateway.
+            Some(ProbeResult::UnknownHostReplied) if ctx.config.conflict_policy == ConflictPolicy::Defend => {
+                self.claim_reason()
+            }
+            Some(ProbeResult::PeerReplied | ProbeResult::UnknownHostReplied) => {
+                return self.retry_claim_after_conflict(address, ctx);
+            }
+            None => {
+                let has = announcers.first().and_then(|id| ctx.peers.get(id));
                 has.map_or(AcquireReason::Initial, |peer| AcquireReason::HandOver {
                     from: peer.name.clone(),
                 })
             }
         };
-        self.probes.remove(address);
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.predecessor = None;
-            state.vacant_since = None;
-            if let Some(evidence) = &mut state.evidence {
-                evidence.clear();
-            }
+        ctx.probes.remove(address);
+        (self.predecessor, self.vacant_since) = (None, None);
+        if let Some(evidence) = &mut self.evidence {
+            evidence.clear();
         }
-        self.announced.insert(Entry::announced(address));
-        self.outputs.push_back(Output::Announce { address, reason });
+        ctx.announce(address, reason);
     }
 
-    fn claim_reason(&mut self, address: IpAddr) -> AcquireReason {
-        let state = self.addresses.get_mut(&address);
-        match state.and_then(|state| state.predecessor.take()) {
+    fn claim_reason(&mut self) -> AcquireReason {
+        match self.predecessor.take() {
             Some((from, last_heard)) => AcquireReason::Failover { from, last_heard },
             None => AcquireReason::Initial,
         }
     }
 
     /// Whether some candidate may still be heard: it may own the address, or know the owner.
-    fn has_unknown_candidate(&self, address: IpAddr) -> bool {
-        let unknown = |id: &NodeId| self.failure_detector.health(*id) == PeerHealth::Unknown;
-        let state = self.addresses.get(&address);
-        state.is_some_and(|state| state.order.iter().any(unknown))
+    fn has_unknown_candidate(&self, ctx: &Context) -> bool {
+        let unknown = |id: &NodeId| ctx.failure_detector.health(*id) == PeerHealth::Unknown;
+        self.order.iter().any(unknown)
     }
 
     /// Claims the address later, because a host replied for it.
-    pub(super) fn retry_claim_after(&mut self, address: IpAddr, pause: Duration) {
-        self.probes.remove(address);
-        self.set_withheld(address, true);
-        let at = self.now + pause;
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.not_before = Some(at);
-        }
-        self.deadlines.insert((at, address));
+    fn retry_claim_after(&mut self, address: IpAddr, pause: Duration, ctx: &mut Context) {
+        ctx.probes.remove(address);
+        ctx.set_withheld(address, true);
+        self.defer_claim(address, ctx.now + pause, ctx);
     }
 
     /// Waits for another candidate to announce an address for which we are no candidate, and withdraws at the latest
     /// after [`HAND_OVER_TIMEOUT`].
-    fn hand_over(&mut self, address: IpAddr, candidates: &[NodeId]) {
+    fn hand_over(&mut self, address: IpAddr, candidates: &[NodeId], ctx: &mut Context) {
         if candidates.contains(&LOCAL_NODE) {
             return;
         }
         let can_take = |id: &NodeId| {
             matches!(
-                self.health(*id),
+                ctx.health(*id),
                 PeerHealth::Up
                     | PeerHealth::Assumed
                     | PeerHealth::HeartbeatLost
@@ -437,22 +473,21 @@ impl Coordinator {
             )
         };
         let can_be_taken = candidates.iter().any(can_take);
-        let now = self.now;
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return;
-        };
-        let until = *state.handing_over_since.get_or_insert(now) + HAND_OVER_TIMEOUT;
-        if can_be_taken && now < until {
-            self.deadlines.insert((until, address));
+        let until = *self.handing_over_since.get_or_insert(ctx.now) + HAND_OVER_TIMEOUT;
+        if can_be_taken && ctx.now < until {
+            ctx.deadlines.insert((until, address));
         } else {
-            self.withdraw(address, ReleaseReason::NotCandidate);
+            self.withdraw(address, ReleaseReason::NotCandidate, ctx);
         }
     }
 }
 
 #[cfg(test)]
+mod transition_tests;
+
+#[cfg(test)]
 mod tests {
-    use super::super::{ApiState, CoordinatorConfig, NodeInfo};
+    use super::super::{ApiState, Coordinator, CoordinatorConfig, NodeInfo};
     use super::*;
     use crate::ownership::failure_detector::FailureDetectorConfig;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::failure_detector::{NodeId, PeerHealth};
 use super::peer::{NodeInfo, PeerState};
-use super::{AddressState, ApiState, Coordinator, CoordinatorPhase, LOCAL_NODE};
+use super::{ApiState, Context, Coordinator, CoordinatorPhase, LOCAL_NODE};
 
 /// Peer returns that are further apart than this do not increase the failback delay.
 const FLAP_RESET_INTERVAL: Duration = Duration::from_secs(300);
@@ -20,8 +20,8 @@ const FLAP_COALESCE_INTERVAL: Duration = Duration::from_secs(1);
 impl Coordinator {
     /// Replaces the set of nodes that have a speaker. Peers that are missing are forgotten.
     pub fn set_nodes<'a>(&mut self, now: Instant, nodes: impl IntoIterator<Item = NodeInfo<'a>>) {
-        self.now = self.now.max(now);
-        let mut gone: BTreeSet<NodeId> = self.peers.keys().copied().collect();
+        self.ctx.now = self.ctx.now.max(now);
+        let mut gone: BTreeSet<NodeId> = self.ctx.peers.keys().copied().collect();
         let mut changed = BTreeSet::new();
         for node in nodes {
             let id = self.intern_node(node.name);
@@ -29,7 +29,7 @@ impl Coordinator {
                 continue;
             }
             gone.remove(&id);
-            if let Some(peer) = self.peers.get_mut(&id) {
+            if let Some(peer) = self.ctx.peers.get_mut(&id) {
                 if (peer.api, peer.on_link) != (node.api, node.on_link) {
                     changed.insert(id);
                 }
@@ -41,45 +41,126 @@ impl Coordinator {
         for id in gone {
             self.remove_peer(id);
         }
-        let peers: Vec<_> = self.peers.values().map(|peer| peer.name.clone()).collect();
+        let peers: Vec<_> = self.ctx.peers.values().map(|peer| peer.name.clone()).collect();
         self.replay_guard.set_peers(peers.iter().map(|name| &**name));
         if self.phase == CoordinatorPhase::Listing {
             // Every peer may remember addresses of ours.
-            let everybody = self.peers.keys().copied().collect();
-            self.failure_detector.set_monitored(self.now, &everybody);
+            let everybody = self.ctx.peers.keys().copied().collect();
+            self.ctx.failure_detector.set_monitored(self.ctx.now, &everybody);
         } else {
-            self.dirty.extend(affected);
+            self.ctx.dirty.extend(affected);
         }
     }
 
     fn intern_node(&mut self, name: &str) -> NodeId {
-        if let Some(id) = self.node_ids.get(name) {
+        if let Some(id) = self.ctx.node_ids.get(name) {
             return *id;
         }
         self.last_id += 1;
         let (id, name) = (NodeId(self.last_id), Arc::<str>::from(name));
-        self.node_ids.insert(name.clone(), id);
-        self.peers.insert(id, PeerState::new(name));
+        self.ctx.node_ids.insert(name.clone(), id);
+        self.ctx.peers.insert(id, PeerState::new(name));
         id
-    }
-
-    /// The number of a candidate. A name without a speaker gets a number that is always down.
-    pub(super) fn node_id(&self, name: &str) -> NodeId {
-        self.node_ids.get(name).copied().unwrap_or(NodeId(u32::MAX))
     }
 
     fn remove_peer(&mut self, id: NodeId) {
         self.peers_changed = true;
         self.peer_lost(id);
-        self.failure_detector.forget(id);
+        self.ctx.failure_detector.forget(id);
         // Its hardware addresses stay known: its speaker may still answer.
-        if self.peer_by_mac.len() > MAX_KNOWN_MACS {
-            self.peer_by_mac
-                .retain(|_, node| *node != id && self.peers.contains_key(node));
+        if self.ctx.peer_by_mac.len() > MAX_KNOWN_MACS {
+            self.ctx
+                .peer_by_mac
+                .retain(|_, node| *node != id && self.ctx.peers.contains_key(node));
         }
-        if let Some(peer) = self.peers.remove(&id) {
-            self.node_ids.remove(&peer.name);
+        if let Some(peer) = self.ctx.peers.remove(&id) {
+            self.ctx.node_ids.remove(&peer.name);
         }
+    }
+
+    pub(super) fn peer_changed(&mut self, id: NodeId) {
+        self.peers_changed = true;
+        let view = self.ctx.failure_detector.health(id);
+        if let Some(peer) = self.ctx.peers.get_mut(&id) {
+            let away = matches!(
+                view,
+                PeerHealth::Starting { .. }
+                    | PeerHealth::Restarting { .. }
+                    | PeerHealth::NodeOnly { keeps: true }
+            );
+            let is_down = view == PeerHealth::Down;
+            if std::mem::replace(&mut peer.is_down, is_down) && !is_down {
+                peer.returned_at = Some(self.ctx.now);
+                self.ctx.failure_detector.schedule_heartbeat_now(id);
+            }
+            peer.up_since = (view == PeerHealth::Up).then(|| peer.up_since.unwrap_or(self.ctx.now));
+            peer.away_since = away.then(|| peer.away_since.unwrap_or(self.ctx.now));
+        }
+        if matches!(view, PeerHealth::Down | PeerHealth::Starting { .. }) {
+            for state in self.addresses.values_mut() {
+                state.not_passive(id);
+            }
+        }
+        match view {
+            PeerHealth::Down | PeerHealth::NodeOnly { keeps: false } => self.peer_lost(id),
+            PeerHealth::Up => {
+                if let Some(peer) = self.ctx.peers.get_mut(&id)
+                    && std::mem::take(&mut peer.was_down)
+                {
+                    let within = |time| self.ctx.last_flap.is_some_and(|last| self.ctx.now < last + time);
+                    self.ctx.flap_count = match self.ctx.flap_count {
+                        flaps if within(FLAP_COALESCE_INTERVAL) => flaps,
+                        flaps if within(FLAP_RESET_INTERVAL) => (flaps + 1).min(MAX_FLAP_COUNT),
+                        _ => 1,
+                    };
+                    self.ctx.last_flap = Some(self.ctx.now);
+                }
+            }
+            PeerHealth::Unknown
+            | PeerHealth::Assumed
+            | PeerHealth::HeartbeatLost
+            | PeerHealth::NodeOnly { keeps: true }
+            | PeerHealth::Starting { .. }
+            | PeerHealth::Restarting { .. }
+            | PeerHealth::Draining => {}
+        }
+        let affected = self.addresses_of_peers(&BTreeSet::from([id]));
+        self.ctx.dirty.extend(affected);
+    }
+
+    /// The addresses for which one of the peers is a candidate or monitored.
+    fn addresses_of_peers(&self, peers: &BTreeSet<NodeId>) -> Vec<IpAddr> {
+        if peers.is_empty() {
+            return Vec::new();
+        }
+        let concerned = self.addresses.iter().filter(|(_, state)| state.depends_on(peers));
+        concerned.map(|(address, _)| *address).collect()
+    }
+
+    /// Releases the addresses of a failed or removed peer.
+    fn peer_lost(&mut self, id: NodeId) {
+        let heard = self.ctx.failure_detector.last_heard(id);
+        let Some(peer) = self.ctx.peers.get_mut(&id) else {
+            return;
+        };
+        let claims = std::mem::take(&mut peer.announced);
+        peer.announced_digest = 0;
+        peer.was_down |= heard.is_some();
+        let name = peer.name.clone();
+        for state in self.addresses.values_mut() {
+            state.forget_seen(id);
+        }
+        for address in claims.announced() {
+            self.note_announcer(address, id, false);
+            self.owner_lost(address, name.clone(), heard);
+        }
+    }
+}
+
+impl Context {
+    /// The number of a candidate. A name without a speaker gets a number that is always down.
+    pub(super) fn node_id(&self, name: &str) -> NodeId {
+        self.node_ids.get(name).copied().unwrap_or(NodeId(u32::MAX))
     }
 
     /// The health of a peer according to its heartbeats. For a peer that was never heard: according to the API server,
@@ -106,88 +187,6 @@ impl Coordinator {
             }
             ApiState::Ready | ApiState::Restarting { .. } if lives => PeerHealth::Assumed,
             ApiState::Ready | ApiState::Restarting { .. } | ApiState::Absent => PeerHealth::Down,
-        }
-    }
-
-    pub(super) fn peer_changed(&mut self, id: NodeId) {
-        self.peers_changed = true;
-        let view = self.failure_detector.health(id);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            let away = matches!(
-                view,
-                PeerHealth::Starting { .. }
-                    | PeerHealth::Restarting { .. }
-                    | PeerHealth::NodeOnly { keeps: true }
-            );
-            let is_down = view == PeerHealth::Down;
-            if std::mem::replace(&mut peer.is_down, is_down) && !is_down {
-                peer.returned_at = Some(self.now);
-                self.failure_detector.schedule_heartbeat_now(id);
-            }
-            peer.up_since = (view == PeerHealth::Up).then(|| peer.up_since.unwrap_or(self.now));
-            peer.away_since = away.then(|| peer.away_since.unwrap_or(self.now));
-        }
-        if matches!(view, PeerHealth::Down | PeerHealth::Starting { .. }) {
-            self.forget_passive(id);
-        }
-        match view {
-            PeerHealth::Down | PeerHealth::NodeOnly { keeps: false } => self.peer_lost(id),
-            PeerHealth::Up => {
-                if let Some(peer) = self.peers.get_mut(&id)
-                    && std::mem::take(&mut peer.was_down)
-                {
-                    let within = |time| self.last_flap.is_some_and(|last| self.now < last + time);
-                    self.flap_count = match self.flap_count {
-                        flaps if within(FLAP_COALESCE_INTERVAL) => flaps,
-                        flaps if within(FLAP_RESET_INTERVAL) => (flaps + 1).min(MAX_FLAP_COUNT),
-                        _ => 1,
-                    };
-                    self.last_flap = Some(self.now);
-                }
-            }
-            PeerHealth::Unknown
-            | PeerHealth::Assumed
-            | PeerHealth::HeartbeatLost
-            | PeerHealth::NodeOnly { keeps: true }
-            | PeerHealth::Starting { .. }
-            | PeerHealth::Restarting { .. }
-            | PeerHealth::Draining => {}
-        }
-        let affected = self.addresses_of_peers(&BTreeSet::from([id]));
-        self.dirty.extend(affected);
-    }
-
-    /// The addresses for which one of the peers is a candidate or monitored.
-    fn addresses_of_peers(&self, peers: &BTreeSet<NodeId>) -> Vec<IpAddr> {
-        if peers.is_empty() {
-            return Vec::new();
-        }
-        let concerned = |state: &AddressState| {
-            let mut ids = state.order.iter().chain(&state.monitored);
-            ids.any(|id| peers.contains(id))
-        };
-        let concerned = self.addresses.iter().filter(|(_, state)| concerned(state));
-        concerned.map(|(address, _)| *address).collect()
-    }
-
-    /// Releases the addresses of a failed or removed peer.
-    fn peer_lost(&mut self, id: NodeId) {
-        let heard = self.failure_detector.last_heard(id);
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        let claims = std::mem::take(&mut peer.announced);
-        peer.announced_digest = 0;
-        peer.was_down |= heard.is_some();
-        let name = peer.name.clone();
-        for state in self.addresses.values_mut() {
-            if let Some(evidence) = &mut state.evidence {
-                evidence.forget(id);
-            }
-        }
-        for address in claims.announced() {
-            self.note_announcer(address, id, false);
-            self.owner_lost(address, name.clone(), heard);
         }
     }
 }

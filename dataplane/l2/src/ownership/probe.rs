@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Coordinator, Output};
+use super::{Context, Coordinator, Output};
 use crate::MacAddr;
-use crate::ownership::failure_detector::{Evidence, NodeId};
+use crate::ownership::failure_detector::Evidence;
 
 /// How an address is probed before a claim.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,7 +96,7 @@ impl ProbeQueue {
         self.due.first().map(|(at, _)| *at)
     }
 
-    fn found(&mut self, address: IpAddr, found: ProbeResult) -> bool {
+    pub(super) fn found(&mut self, address: IpAddr, found: ProbeResult) -> bool {
         let Some(probe) = self.running.get_mut(&address) else {
             return false;
         };
@@ -112,84 +112,55 @@ impl ProbeQueue {
 impl Coordinator {
     /// Takes in an ARP or NDP packet from `mac` that shows `address` as the sender's.
     pub fn handle_reply(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
-        self.now = self.now.max(now);
-        if self.macs.contains(&mac) {
+        self.ctx.now = self.ctx.now.max(now);
+        if self.ctx.macs.contains(&mac) {
             return;
         }
-        let peer = self.peer_by_mac.get(&mac).copied();
+        let peer = self.ctx.peer_by_mac.get(&mac).copied();
         // A proxy reply is no sign of life of the owner.
-        if let Some(id) = peer.filter(|_| !self.is_proxied(address)) {
-            self.failure_detector
-                .handle_probe_reply(self.now, id, Evidence::Speaker);
-            self.note_seen_announcer(address, id);
+        if let Some(id) = peer.filter(|_| !self.ctx.is_proxied(address)) {
+            self.ctx
+                .failure_detector
+                .handle_probe_reply(self.ctx.now, id, Evidence::Speaker);
         }
-        self.handle_reply_from(address, peer, mac);
+        self.with_state(address, |state, ctx| state.handle_reply(address, peer, mac, ctx));
     }
 
     /// Sends the probes that are due, ends those without a reply, and starts waiting ones.
     pub(super) fn send_due_probes(&mut self) {
-        while let Some((at, address)) = self.probes.due.first().copied()
-            && at <= self.now
+        while let Some((at, address)) = self.ctx.probes.due.first().copied()
+            && at <= self.ctx.now
         {
-            self.probes.due.remove(&(at, address));
-            let Some(probe) = self.probes.running.get_mut(&address) else {
+            self.ctx.probes.due.remove(&(at, address));
+            let Some(probe) = self.ctx.probes.running.get_mut(&address) else {
                 continue;
             };
             if probe.sent == probe.plan.count {
                 probe.found = ProbeResult::NoReply;
-                self.dirty.insert(address);
+                self.ctx.dirty.insert(address);
                 continue;
             }
             probe.sent += 1;
-            probe.at = self.now + probe.plan.interval;
-            self.probes.due.insert((probe.at, address));
-            self.outputs.push_back(Output::ProbeAddress { address });
+            probe.at = self.ctx.now + probe.plan.interval;
+            self.ctx.probes.due.insert((probe.at, address));
+            self.ctx.outputs.push_back(Output::ProbeAddress { address });
         }
-        while self.probes.due.len() < MAX_CONCURRENT_PROBES
-            && let Some((address, plan)) = self.probes.waiting.pop_front()
+        while self.ctx.probes.due.len() < MAX_CONCURRENT_PROBES
+            && let Some((address, plan)) = self.ctx.probes.waiting.pop_front()
         {
             // Without candidates nobody would take the result, and a later claim would rely on an outdated one.
             if self.addresses.contains_key(&address) {
-                self.dirty.insert(address);
-                self.probes.result_or_start(self.now, address, plan);
+                self.ctx.dirty.insert(address);
+                self.ctx.probes.result_or_start(self.ctx.now, address, plan);
             }
         }
     }
+}
 
+impl Context {
     /// Whether a peer sends proxy replies for the owner of the address.
-    fn is_proxied(&self, address: IpAddr) -> bool {
+    pub(super) fn is_proxied(&self, address: IpAddr) -> bool {
         let mut peers = self.peers.values();
         peers.any(|peer| peer.announced.proxied_for(address).is_some())
-    }
-
-    /// Notes that a peer, or a foreign host if `peer` is `None`, replied for the address.
-    pub(super) fn handle_reply_from(&mut self, address: IpAddr, peer: Option<NodeId>, mac: MacAddr) {
-        if let Some(id) = peer
-            && let Some(state) = self.addresses.get_mut(&address)
-        {
-            state.last_reply_from = Some((id, self.now));
-        }
-        let found = match peer {
-            Some(_) => ProbeResult::PeerReplied,
-            None => ProbeResult::UnknownHostReplied,
-        };
-        let probed = self.probes.found(address, found);
-        if probed {
-            self.dirty.insert(address);
-        }
-        // A node that announces the address, or for which a proxy replies, is no conflict.
-        let node = peer.and_then(|id| self.peers.get(&id));
-        if node.is_some_and(|node| node.announced.announces(address) || self.is_proxied(address)) {
-            return;
-        }
-        let node = node.map(|node| node.name.clone());
-        let state = self.addresses.get(&address);
-        let is_unidentified = state.is_some_and(|state| state.is_unidentified(mac));
-        // During a hand-over, the frames of a node come before its announced set. A node whose kernel has the address
-        // answers also later.
-        let counts = node.is_none() || state.is_some_and(|state| state.awaits_self_check_reply(self.now));
-        if probed || is_unidentified || (counts && self.announced.announces(address)) {
-            self.handle_conflict(address, mac, node);
-        }
     }
 }

@@ -15,7 +15,7 @@ use crate::wire::heartbeat::MAX_MACS;
 impl Coordinator {
     /// Queries the node of a peer, and its speaker for an address that it announces, to find out which of them lives.
     pub(super) fn query_peer(&mut self, id: NodeId) {
-        let Some(peer) = self.peers.get_mut(&id) else {
+        let Some(peer) = self.ctx.peers.get_mut(&id) else {
             return;
         };
         peer.queries = peer.queries.wrapping_add(1);
@@ -29,10 +29,10 @@ impl Coordinator {
         let node = peer.name.clone();
         if let Some(address) = address {
             let to = QueryTarget::Node(node.clone());
-            self.outputs.push_back(Output::QueryAddress { address, to });
+            self.ctx.outputs.push_back(Output::QueryAddress { address, to });
         }
         if peer.on_link {
-            self.outputs.push_back(Output::QueryNode { node });
+            self.ctx.outputs.push_back(Output::QueryNode { node });
         }
     }
 
@@ -40,25 +40,26 @@ impl Coordinator {
     /// if heartbeats of the node told this hardware address. Of a node that was never heard, any is taken, and only the
     /// API server can show that such a node is up.
     pub fn handle_node_reply(&mut self, now: Instant, name: &str, mac: MacAddr) {
-        self.now = self.now.max(now);
-        let Some(id) = self.node_ids.get(name).copied() else {
+        self.ctx.now = self.ctx.now.max(now);
+        let Some(id) = self.ctx.node_ids.get(name).copied() else {
             return;
         };
-        if self.failure_detector.last_heard(id).is_none() {
+        if self.ctx.failure_detector.last_heard(id).is_none() {
             self.learn_mac(id, mac);
-        } else if self.peer_by_mac.get(&mac) != Some(&id) {
+        } else if self.ctx.peer_by_mac.get(&mac) != Some(&id) {
             return;
         }
-        self.failure_detector
-            .handle_probe_reply(self.now, id, Evidence::Node);
+        self.ctx
+            .failure_detector
+            .handle_probe_reply(self.ctx.now, id, Evidence::Node);
     }
 
     /// The hardware addresses that the heartbeats of a node told last; empty if none was received.
     #[must_use]
     pub fn told_macs(&self, node: &str) -> &[MacAddr] {
-        let peer = self.node_ids.get(node).and_then(|id| {
-            self.failure_detector.last_heard(*id)?;
-            self.peers.get(id)
+        let peer = self.ctx.node_ids.get(node).and_then(|id| {
+            self.ctx.failure_detector.last_heard(*id)?;
+            self.ctx.peers.get(id)
         });
         peer.map_or(&[], |peer| &peer.macs)
     }
@@ -66,20 +67,29 @@ impl Coordinator {
     /// The node whose heartbeats told this hardware address.
     #[must_use]
     pub fn node_of_mac(&self, mac: MacAddr) -> Option<&str> {
-        let id = self.peer_by_mac.get(&mac)?;
-        self.failure_detector.last_heard(*id)?;
-        self.peers.get(id).map(|peer| &*peer.name)
+        let id = self.ctx.peer_by_mac.get(&mac)?;
+        self.ctx.failure_detector.last_heard(*id)?;
+        self.ctx.peers.get(id).map(|peer| &*peer.name)
     }
 
     /// Ends the verification of an address that could not be queried: without a question, silence proves nothing.
     pub fn handle_unsent_query(&mut self, now: Instant, address: IpAddr) {
-        self.now = self.now.max(now);
-        self.postpone_verification(address);
+        self.ctx.now = self.ctx.now.max(now);
+        self.with_state(address, |state, ctx| state.postpone_verification(address, ctx));
+    }
+
+    /// Notes that the hardware address belongs to a peer, and resolves conflicts in which it was taken for a foreign
+    /// host.
+    pub(super) fn set_peer_mac(&mut self, mac: MacAddr, id: NodeId) {
+        self.ctx.peer_by_mac.insert(mac, id);
+        for (address, state) in &mut self.addresses {
+            state.identify_node(*address, mac, &mut self.ctx);
+        }
     }
 
     /// Notes a hardware address of a peer that was never heard. Only this distinguishes it from a foreign host.
     fn learn_mac(&mut self, id: NodeId, mac: MacAddr) {
-        let Some(peer) = self.peers.get_mut(&id) else {
+        let Some(peer) = self.ctx.peers.get_mut(&id) else {
             return;
         };
         if peer.macs.contains(&mac) {
@@ -88,13 +98,13 @@ impl Coordinator {
         // Any host on the link can reply for the node, from any number of hardware addresses: the last few are kept.
         if peer.macs.len() >= MAX_MACS {
             let oldest = peer.macs.remove(0);
-            if self.peer_by_mac.get(&oldest) == Some(&id) {
-                self.peer_by_mac.remove(&oldest);
+            if self.ctx.peer_by_mac.get(&oldest) == Some(&id) {
+                self.ctx.peer_by_mac.remove(&oldest);
             }
         }
         peer.macs.push(mac);
         // An address from an authenticated heartbeat takes precedence.
-        if !self.peer_by_mac.contains_key(&mac) {
+        if !self.ctx.peer_by_mac.contains_key(&mac) {
             self.set_peer_mac(mac, id);
         }
     }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::backup::jitter;
-use super::{AddressState, Coordinator, Output, QueryTarget};
+use super::{AddressState, Context};
+use crate::ownership::output::{Output, QueryTarget};
 
 /// Time between two questions about one address, plus or minus a quarter.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -30,34 +31,32 @@ impl AddressState {
         let asked_at = self.self_check.and_then(|check| check.asked_at);
         asked_at.is_some_and(|at| now < at + REPLY_TIMEOUT)
     }
-}
 
-impl Coordinator {
     /// Asks for an address of ours, if it is time.
-    pub(super) fn update_self_check(&mut self, address: IpAddr) {
-        let now = self.now;
-        let count = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
-        let interval = SELF_CHECK_INTERVAL.max(SELF_CHECK_SPACING.saturating_mul(count));
-        let announces = self.announced.announces(address);
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return;
-        };
-        if !announces {
-            state.self_check = None;
+    pub(super) fn update_self_check(&mut self, address: IpAddr, interval: Duration, ctx: &mut Context) {
+        if !ctx.announced.announces(address) {
+            self.self_check = None;
             return;
         }
-        let next = match state.self_check {
-            Some(check) if now < check.next => check,
-            check => SelfCheck {
-                next: now + jitter(interval, address),
-                asked_at: check.map(|_| now),
+        let asks = self.self_check.is_some_and(|check| check.next <= ctx.now);
+        if asks {
+            let to = QueryTarget::Everyone;
+            ctx.outputs.push_back(Output::QueryAddress { address, to });
+        }
+        let check = match self.self_check {
+            Some(check) if !asks => check,
+            _ => SelfCheck {
+                next: ctx.now + jitter(interval, address),
+                asked_at: asks.then_some(ctx.now),
             },
         };
-        if state.self_check.is_some_and(|check| check.next <= now) {
-            let to = QueryTarget::Everyone;
-            self.outputs.push_back(Output::QueryAddress { address, to });
-        }
-        state.self_check = Some(next);
-        self.deadlines.insert((next.next, address));
+        self.self_check = Some(check);
+        ctx.deadlines.insert((check.next, address));
     }
+}
+
+/// The time between two questions about one of so many addresses, before jitter.
+pub(in crate::ownership) fn self_check_interval(addresses: usize) -> Duration {
+    let count = u32::try_from(addresses).unwrap_or(u32::MAX);
+    SELF_CHECK_INTERVAL.max(SELF_CHECK_SPACING.saturating_mul(count))
 }

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{AddressState, ConflictingHost, Coordinator, Output, QueryTarget, ReleaseReason, UnknownPolicy};
+use super::{AddressState, Context, ReleaseReason, UnknownPolicy};
 use crate::MacAddr;
-use crate::ownership::failure_detector::NodeId;
+use crate::ownership::output::{ConflictingHost, Output, QueryTarget};
 
 /// How long an address is left alone after a conflicting host replied; it doubles up to the maximum. Longer than
 /// `DEFEND_INTERVAL`: some hosts give an address up after the second probe within that time.
@@ -125,30 +125,54 @@ impl ConflictState {
         Identity::Unknown { is_new: true }
     }
 
-    /// Ends the conflict. Returns whether it was reported.
-    fn resolve(&mut self) -> bool {
+    /// Ends the conflict.
+    fn resolve(&mut self, address: IpAddr, ctx: &mut Context) {
         self.hosts.clear();
         self.is_unreported = false;
-        std::mem::take(&mut self.is_reported)
-    }
-}
-
-impl AddressState {
-    /// Whether a conflict was reported and is not over.
-    pub(super) fn has_reported_conflict(&self) -> bool {
-        self.conflict
-            .as_ref()
-            .is_some_and(|conflict| conflict.is_reported)
+        if std::mem::take(&mut self.is_reported) {
+            ctx.outputs.push_back(Output::ConflictResolved { address });
+        }
     }
 
-    /// Whether the host was seen, and may be a node or a conflicting host.
-    pub(super) fn is_unidentified(&self, mac: MacAddr) -> bool {
-        let conflict = self.conflict.as_ref();
-        conflict.is_some_and(|conflict| conflict.unidentified.iter().any(|host| host.mac == mac))
+    /// Announces an address again, if the policy says so and the last time is long enough ago.
+    fn defend(&mut self, address: IpAddr, ctx: &mut Context) {
+        if ctx.config.conflict_policy == ConflictPolicy::Defend
+            && ctx.announced.announces(address)
+            && self.defended_at.is_none_or(|at| at + DEFEND_INTERVAL <= ctx.now)
+        {
+            self.defended_at = Some(ctx.now);
+            ctx.outputs.push_back(Output::Reannounce { address });
+        }
     }
 
-    fn conflict(&mut self) -> &mut ConflictState {
-        self.conflict.get_or_insert_default()
+    /// Reports a conflict that has more hosts, and resolves one whose hosts have not been seen for [`CONFLICT_EXPIRY`].
+    /// At most one check is scheduled at a time, however often the hosts are seen.
+    fn update(&mut self, address: IpAddr, ctx: &mut Context) {
+        let now = ctx.now;
+        let Some(last_seen) = self.last_seen.filter(|_| !self.hosts.is_empty()) else {
+            return;
+        };
+        let over = last_seen + CONFLICT_EXPIRY;
+        if over <= now {
+            return self.resolve(address, ctx);
+        }
+        if self.expires_at.is_none_or(|at| at <= now) {
+            self.expires_at = Some(over);
+            ctx.deadlines.insert((over, address));
+        }
+        if !self.is_unreported {
+            return;
+        }
+        let report_at = self.reported_at.map(|at| at + CONFLICT_REPORT_INTERVAL);
+        if let Some(at) = report_at.filter(|at| now < *at) {
+            ctx.deadlines.insert((at, address));
+            return;
+        }
+        self.reported_at = Some(now);
+        self.is_reported = true;
+        self.is_unreported = false;
+        let hosts = self.hosts.clone().into();
+        ctx.outputs.push_back(Output::ConflictDetected { address, hosts });
     }
 }
 
@@ -190,41 +214,43 @@ impl std::str::FromStr for ConflictPolicy {
     }
 }
 
-impl Coordinator {
-    /// Notes that the hardware address belongs to a peer, and resolves conflicts in which it was taken for a foreign
-    /// host.
-    pub(super) fn set_peer_mac(&mut self, mac: MacAddr, id: NodeId) {
-        self.peer_by_mac.insert(mac, id);
-        for (address, state) in &mut self.addresses {
-            let Some(conflict) = &mut state.conflict else {
-                continue;
-            };
-            conflict
-                .unidentified
-                .retain(|host| host.mac != mac || host.is_node);
-            let count = conflict.hosts.len();
-            conflict
-                .hosts
-                .retain(|host| host.mac != mac || host.node.is_some());
-            if conflict.hosts.is_empty() && count > 0 {
-                if conflict.resolve() {
-                    self.outputs
-                        .push_back(Output::ConflictResolved { address: *address });
-                }
-                self.dirty.insert(*address);
-            }
+impl AddressState {
+    /// Whether a conflict was reported and is not over.
+    pub(super) fn has_reported_conflict(&self) -> bool {
+        self.conflict
+            .as_ref()
+            .is_some_and(|conflict| conflict.is_reported)
+    }
+
+    /// Whether the host was seen, and may be a node or a conflicting host.
+    pub(super) fn is_unidentified(&self, mac: MacAddr) -> bool {
+        let conflict = self.conflict.as_ref();
+        conflict.is_some_and(|conflict| conflict.unidentified.iter().any(|host| host.mac == mac))
+    }
+
+    /// Resolves a conflict in which the hardware address, which belongs to a peer, was taken for a foreign host.
+    pub(in crate::ownership) fn identify_node(&mut self, address: IpAddr, mac: MacAddr, ctx: &mut Context) {
+        let Some(conflict) = &mut self.conflict else {
+            return;
+        };
+        conflict
+            .unidentified
+            .retain(|host| host.mac != mac || host.is_node);
+        let count = conflict.hosts.len();
+        conflict
+            .hosts
+            .retain(|host| host.mac != mac || host.node.is_some());
+        if conflict.hosts.is_empty() && count > 0 {
+            conflict.resolve(address, ctx);
+            ctx.dirty.insert(address);
         }
     }
 
     /// Probes for an unidentified host once more when a node would have been heard. A host that does not reply is
     /// remembered until the conflict would expire, because it may send only gratuitous packets.
-    pub(super) fn reprobe_unidentified(&mut self, address: IpAddr) {
-        let now = self.now;
-        let Some(conflict) = self
-            .addresses
-            .get_mut(&address)
-            .and_then(|state| state.conflict.as_mut())
-        else {
+    pub(super) fn reprobe_unidentified(&mut self, address: IpAddr, ctx: &mut Context) {
+        let now = ctx.now;
+        let Some(conflict) = &mut self.conflict else {
             return;
         };
         conflict
@@ -233,144 +259,84 @@ impl Coordinator {
         for host in &mut conflict.unidentified {
             if !host.reprobed && host.identified_at() <= now {
                 host.reprobed = true;
-                self.deadlines.insert((host.since + CONFLICT_EXPIRY, address));
+                ctx.deadlines.insert((host.since + CONFLICT_EXPIRY, address));
                 let to = QueryTarget::Host(host.mac);
-                self.outputs.push_back(Output::QueryAddress { address, to });
+                ctx.outputs.push_back(Output::QueryAddress { address, to });
             }
         }
     }
 
     /// Handles a reply for an address that we own or would claim, from a foreign host or from a node that does not
     /// announce it. The host is in conflict when it is seen twice, the second time after it can be identified.
-    pub(super) fn handle_conflict(&mut self, address: IpAddr, mac: MacAddr, node: Option<Arc<str>>) {
-        let now = self.now;
+    pub(super) fn handle_conflict(
+        &mut self,
+        address: IpAddr,
+        mac: MacAddr,
+        node: Option<Arc<str>>,
+        ctx: &mut Context,
+    ) {
         let is_node = node.is_some();
-        let Some(conflict) = self.addresses.get_mut(&address).map(|state| state.conflict()) else {
-            return;
-        };
-        match conflict.identify(now, mac, is_node) {
+        let conflict = self.conflict.get_or_insert_default();
+        match conflict.identify(ctx.now, mac, is_node) {
             Identity::Unknown { is_new } => {
                 if is_new {
-                    let at = now + identification_timeout(is_node);
-                    self.deadlines.insert((at, address));
+                    let at = ctx.now + identification_timeout(is_node);
+                    ctx.deadlines.insert((at, address));
                 }
                 if !is_node {
-                    self.defend(address);
+                    conflict.defend(address, ctx);
                 }
                 return;
             }
             Identity::Conflicting => {}
         }
-        conflict.last_seen = Some(now);
+        conflict.last_seen = Some(ctx.now);
         if conflict.hosts.len() < MAX_CONFLICTING_HOSTS && conflict.hosts.iter().all(|host| host.mac != mac) {
             conflict.hosts.push(ConflictingHost { mac, node });
             conflict.is_unreported = true;
         }
-        self.update_conflict(address);
-        if !self.announced.announces(address) || is_node {
+        conflict.update(address, ctx);
+        if !ctx.announced.announces(address) || is_node {
             return;
         }
-        match self.config.conflict_policy {
-            ConflictPolicy::Warn => {}
-            ConflictPolicy::Defend => self.defend(address),
-            ConflictPolicy::Yield => {
-                self.withdraw(address, ReleaseReason::Conflict);
-                self.retry_claim_after(address, CONFLICT_RETRY_DELAY);
-                self.dirty.insert(address);
-            }
+        conflict.defend(address, ctx);
+        if ctx.config.conflict_policy == ConflictPolicy::Yield {
+            self.withdraw(address, ReleaseReason::Conflict, ctx);
+            self.retry_claim_after(address, CONFLICT_RETRY_DELAY, ctx);
+            ctx.dirty.insert(address);
         }
-    }
-
-    pub(super) fn has_reported_conflict(&self, address: IpAddr) -> bool {
-        let state = self.addresses.get(&address);
-        state.is_some_and(|state| state.has_reported_conflict())
     }
 
     /// A conflicting host has an address that we would claim: tries again later.
-    pub(super) fn retry_claim_after_conflict(&mut self, address: IpAddr) {
-        let Some(conflict) = self.addresses.get_mut(&address).map(|state| state.conflict()) else {
-            return;
-        };
+    pub(super) fn retry_claim_after_conflict(&mut self, address: IpAddr, ctx: &mut Context) {
+        let conflict = self.conflict.get_or_insert_default();
         let delay = CONFLICT_RETRY_DELAY * (1 << conflict.prevented_claims.min(4));
         conflict.prevented_claims = conflict.prevented_claims.saturating_add(1);
-        self.retry_claim_after(address, delay.min(MAX_CONFLICT_RETRY_DELAY));
+        self.retry_claim_after(address, delay.min(MAX_CONFLICT_RETRY_DELAY), ctx);
     }
 
     /// Nobody has replied to the probes for the address.
-    pub(super) fn end_conflict(&mut self, address: IpAddr) {
-        let conflict = self
-            .addresses
-            .get_mut(&address)
-            .and_then(|state| state.conflict.as_mut());
-        if let Some(conflict) = conflict {
+    pub(super) fn end_conflict(&mut self, address: IpAddr, ctx: &mut Context) {
+        if let Some(conflict) = &mut self.conflict {
             conflict.prevented_claims = 0;
             conflict.unidentified.clear();
-            if conflict.resolve() {
-                self.outputs.push_back(Output::ConflictResolved { address });
-            }
+            conflict.resolve(address, ctx);
         }
     }
 
-    /// Announces an address again, if the policy says so and the last time is long enough ago.
-    fn defend(&mut self, address: IpAddr) {
-        let now = self.now;
-        if self.config.conflict_policy == ConflictPolicy::Defend
-            && self.announced.announces(address)
-            && let Some(conflict) = self.addresses.get_mut(&address).map(|state| state.conflict())
-            && conflict.defended_at.is_none_or(|at| at + DEFEND_INTERVAL <= now)
-        {
-            conflict.defended_at = Some(now);
-            self.outputs.push_back(Output::Reannounce { address });
+    /// Reports a conflict that has more hosts, and resolves one that is over.
+    pub(super) fn update_conflict(&mut self, address: IpAddr, ctx: &mut Context) {
+        if let Some(conflict) = &mut self.conflict {
+            conflict.update(address, ctx);
         }
-    }
-
-    /// Reports a conflict that has more hosts, and resolves one whose hosts have not been seen for [`CONFLICT_EXPIRY`].
-    /// At most one check is scheduled at a time, however often the hosts are seen.
-    pub(super) fn update_conflict(&mut self, address: IpAddr) {
-        let now = self.now;
-        let Some(conflict) = self
-            .addresses
-            .get_mut(&address)
-            .and_then(|state| state.conflict.as_mut())
-        else {
-            return;
-        };
-        let Some(last_seen) = conflict.last_seen.filter(|_| !conflict.hosts.is_empty()) else {
-            return;
-        };
-        let over = last_seen + CONFLICT_EXPIRY;
-        if over <= now {
-            if conflict.resolve() {
-                self.outputs.push_back(Output::ConflictResolved { address });
-            }
-            return;
-        }
-        if conflict.expires_at.is_none_or(|at| at <= now) {
-            conflict.expires_at = Some(over);
-            self.deadlines.insert((over, address));
-        }
-        if !conflict.is_unreported {
-            return;
-        }
-        let report_at = conflict.reported_at.map(|at| at + CONFLICT_REPORT_INTERVAL);
-        if let Some(at) = report_at.filter(|at| now < *at) {
-            self.deadlines.insert((at, address));
-            return;
-        }
-        conflict.reported_at = Some(now);
-        conflict.is_reported = true;
-        conflict.is_unreported = false;
-        let hosts = conflict.hosts.clone().into();
-        self.outputs
-            .push_back(Output::ConflictDetected { address, hosts });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ApiState, Candidates, CoordinatorConfig, NodeInfo, PartitionPolicy};
     use super::*;
     use crate::ownership::failure_detector::FailureDetectorConfig;
+    use crate::ownership::{ApiState, Candidates, Coordinator, CoordinatorConfig, NodeInfo, PartitionPolicy};
 
     const STRANGER: MacAddr = MacAddr([2, 0xbb, 0, 0, 0, 1]);
 
@@ -405,7 +371,7 @@ mod tests {
         speaker.set_candidates(address, Some(candidates));
         speaker.start(start);
         let mut now = start;
-        while !speaker.announced.announces(address) {
+        while !speaker.ctx.announced.announces(address) {
             now = speaker.poll_timeout().unwrap().max(now);
             speaker.handle_timeout(now, 64);
             assert!(now < start + Duration::from_secs(60), "it claims it");
@@ -469,7 +435,7 @@ mod tests {
         speaker.set_candidates(address, Some(candidates));
         speaker.start(start);
         let mut now = start;
-        while !speaker.announced.announces(address) {
+        while !speaker.ctx.announced.announces(address) {
             now = speaker.poll_timeout().unwrap().max(now);
             speaker.handle_timeout(now, 64);
             assert!(now < start + Duration::from_secs(60), "it claims it");
@@ -480,10 +446,14 @@ mod tests {
             now += Duration::from_secs(1);
             speaker.handle_reply(now, address, STRANGER);
             // Decide about the address again and again.
-            speaker.dirty.insert(address);
+            speaker.ctx.dirty.insert(address);
             speaker.handle_timeout(now, 64);
             strangers.extend(std::iter::from_fn(|| speaker.poll_output()));
-            let pending = speaker.deadlines.iter().filter(|(_, other)| *other == address);
+            let pending = speaker
+                .ctx
+                .deadlines
+                .iter()
+                .filter(|(_, other)| *other == address);
             // One of the conflict, one of the self-check.
             assert!(pending.count() <= 2);
         }
@@ -521,9 +491,9 @@ mod tests {
             speaker.handle_timeout(now, 64);
             outputs.extend(std::iter::from_fn(|| speaker.poll_output()));
             assert!(
-                speaker.deadlines.len() <= 16,
+                speaker.ctx.deadlines.len() <= 16,
                 "{} deadlines",
-                speaker.deadlines.len()
+                speaker.ctx.deadlines.len()
             );
         }
         outputs

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Coordinator, LOCAL_NODE};
+use super::{AddressState, Context, LOCAL_NODE};
 use crate::ownership::decision::{Action, HandOverOffer};
 use crate::ownership::election::short_hash;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
@@ -39,7 +39,7 @@ const OFFERED_HOLD_TIME: Duration = Duration::from_millis(500);
 /// The preferred node of an address, and the state of offers to it.
 #[derive(Debug, Default)]
 pub(super) struct PlacementState {
-    pub(super) preferred: Option<NodeId>,
+    preferred: Option<NodeId>,
     /// Since when the address has no owner.
     vacant: Option<Instant>,
     /// Since when another node is preferred for an address of ours.
@@ -52,49 +52,51 @@ pub(super) struct PlacementState {
     refused: u32,
 }
 
-impl Coordinator {
+impl AddressState {
     /// Sets the node that should own the address; `None` if the election order decides.
-    pub fn set_preferred(&mut self, address: IpAddr, node: Option<&str>) {
-        let preferred = node.and_then(|name| self.node_ids.get(name).copied());
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return;
-        };
-        let before = state.placement.as_ref().and_then(|placement| placement.preferred);
-        if before == preferred {
-            return;
+    pub(in crate::ownership) fn set_preferred(
+        &mut self,
+        address: IpAddr,
+        node: Option<&str>,
+        ctx: &mut Context,
+    ) {
+        let preferred = node.and_then(|name| ctx.node_ids.get(name).copied());
+        if self.preferred() != preferred {
+            self.placement.get_or_insert_default().preferred = preferred;
+            ctx.dirty.insert(address);
         }
-        state.placement.get_or_insert_default().preferred = preferred;
-        self.dirty.insert(address);
+    }
+
+    /// The node that should own the address.
+    pub(super) fn preferred(&self) -> Option<NodeId> {
+        self.placement.as_ref()?.preferred
     }
 
     /// The open offer of ours, or an offer to us that our placement agrees with.
     pub(super) fn current_offer(
         &self,
         address: IpAddr,
-        state: &super::AddressState,
         announcers: &[NodeId],
+        ctx: &Context,
     ) -> HandOverOffer<NodeId> {
-        let Some(placement) = &state.placement else {
+        let Some(placement) = &self.placement else {
             return HandOverOffer::None;
         };
         if let Some((heir, _)) = placement.offer {
             return HandOverOffer::To(heir);
         }
-        if placement.preferred != Some(LOCAL_NODE) || self.draining {
+        if placement.preferred != Some(LOCAL_NODE) || ctx.draining {
             return HandOverOffer::None;
         }
-        let us = short_hash(address, &self.config.node);
+        let us = short_hash(address, &ctx.config.node);
         // An owner that restarts restores its addresses; its offer is void.
         let offers = |id: &NodeId| {
-            let peer = self.peers.get(id);
+            let peer = ctx.peers.get(id);
             let offered = peer.is_some_and(|peer| peer.announced.offered_to(address) == Some(us));
-            offered && self.health(*id) == PeerHealth::Up
+            offered && ctx.health(*id) == PeerHealth::Up
         };
-        announcers
-            .iter()
-            .copied()
-            .find(offers)
-            .map_or(HandOverOffer::None, HandOverOffer::From)
+        let offering = announcers.iter().copied().find(offers);
+        offering.map_or(HandOverOffer::None, HandOverOffer::From)
     }
 
     /// The node that goes before the election order while the address has no owner: the preferred node, for a short
@@ -104,79 +106,71 @@ impl Coordinator {
         address: IpAddr,
         kept: bool,
         candidates: &[NodeId],
+        ctx: &mut Context,
     ) -> Option<NodeId> {
-        let now = self.now;
-        let preferred = self.addresses.get(&address)?.placement.as_ref()?.preferred;
+        let preferred = self.preferred();
         let living = candidates.iter().copied();
         let mut watching = living
-            .filter(|id| *id == LOCAL_NODE || self.health(*id) != PeerHealth::Down)
-            .take(self.monitoring_candidates());
+            .filter(|id| *id == LOCAL_NODE || ctx.health(*id) != PeerHealth::Down)
+            .take(ctx.monitoring_candidates());
         let watches = preferred.filter(|preferred| watching.any(|id| id == *preferred));
-        let state = self.addresses.get_mut(&address)?;
-        let head_start = match state.predecessor {
+        let head_start = match self.predecessor {
             Some(_) => PREFERRED_FAILOVER_HEAD_START,
             None => PREFERRED_HEAD_START,
         };
-        let placement = state.placement.as_mut()?;
+        let placement = self.placement.as_mut()?;
         if kept {
             placement.vacant = None;
             return None;
         }
-        let until = *placement.vacant.get_or_insert(now) + head_start;
-        if now >= until {
+        let until = *placement.vacant.get_or_insert(ctx.now) + head_start;
+        if ctx.now >= until {
             return None;
         }
-        self.deadlines.insert((until, address));
+        ctx.deadlines.insert((until, address));
         watches
     }
 
     /// Notes that a peer withdrew an address that it had offered to another node, which is about to announce it.
-    pub(super) fn handed_over(&mut self, address: IpAddr) {
-        let at = self.now + OFFERED_HOLD_TIME;
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.not_before = Some(state.not_before.map_or(at, |before| before.max(at)));
-            self.deadlines.insert((at, address));
-        }
+    pub(in crate::ownership) fn handed_over(&mut self, address: IpAddr, ctx: &mut Context) {
+        let at = ctx.now + OFFERED_HOLD_TIME;
+        self.not_before = self.not_before.max(Some(at));
+        ctx.deadlines.insert((at, address));
     }
 
     /// Makes, keeps or takes back an offer, after a decision about the address.
-    pub(super) fn update_offer(&mut self, address: IpAddr, action: Action, candidates: &[NodeId]) {
-        let now = self.now;
-        let ours = action == Action::Keep && self.announced.announces(address) && !self.restarting;
-        let Some(placement) = self
-            .addresses
-            .get(&address)
-            .and_then(|state| state.placement.as_ref())
-        else {
+    pub(super) fn update_offer(
+        &mut self,
+        address: IpAddr,
+        action: Action,
+        candidates: &[NodeId],
+        ctx: &mut Context,
+    ) {
+        let now = ctx.now;
+        let ours = action == Action::Keep && ctx.announced.announces(address) && !ctx.restarting;
+        let Some(placement) = &mut self.placement else {
             return;
         };
         let heir = placement.preferred.filter(|id| {
-            let up = self.health(*id) == PeerHealth::Up && candidates.contains(id);
+            let up = ctx.health(*id) == PeerHealth::Up && candidates.contains(id);
             ours && *id != LOCAL_NODE && up
         });
         // A peer that was never heard would not hear the offer.
-        let up_since = heir.and_then(|id| self.peers.get(&id)?.up_since);
-        let full = self.offer_limit_reached();
-        let Some(placement) = self
-            .addresses
-            .get_mut(&address)
-            .and_then(|state| state.placement.as_mut())
-        else {
-            return;
-        };
+        let up_since = heir.and_then(|id| ctx.peers.get(&id)?.up_since);
+        let full = ctx.offer_limit_reached();
         let elsewhere = ours && placement.preferred.is_some_and(|id| id != LOCAL_NODE);
         let (Some(heir), Some(up_since), true) = (heir, up_since, elsewhere) else {
             if !elsewhere {
                 (placement.elsewhere, placement.not_before, placement.refused) = (None, None, 0);
             }
-            if placement.offer.take().is_some() && self.announced.announces(address) {
-                self.announced.insert(Entry::announced(address));
+            if placement.offer.take().is_some() && ctx.announced.announces(address) {
+                ctx.announced.insert(Entry::announced(address));
             }
             return;
         };
         if let Some((to, until)) = placement.offer {
             if to == heir && now < until {
-                self.deadlines.insert((until, address));
+                ctx.deadlines.insert((until, address));
                 return;
             }
             placement.offer = None;
@@ -185,28 +179,30 @@ impl Coordinator {
                 placement.not_before = Some(now + pause.min(MAX_OFFER_RETRY_DELAY));
                 placement.refused = placement.refused.saturating_add(1);
             }
-            self.announced.insert(Entry::announced(address));
+            ctx.announced.insert(Entry::announced(address));
         }
         let since = *placement.elsewhere.get_or_insert(now);
         let settled = since.max(up_since) + OFFER_DELAY;
         let at = placement.not_before.map_or(settled, |before| before.max(settled));
         if now < at {
-            self.deadlines.insert((at, address));
+            ctx.deadlines.insert((at, address));
         } else if full {
             placement.not_before = Some(now + OFFER_WINDOW);
-            self.deadlines.insert((now + OFFER_WINDOW, address));
-        } else if let Some(to) = self.peers.get(&heir).map(|peer| short_hash(address, &peer.name)) {
+            ctx.deadlines.insert((now + OFFER_WINDOW, address));
+        } else if let Some(to) = ctx.peers.get(&heir).map(|peer| short_hash(address, &peer.name)) {
             let until = now + OFFER_TIMEOUT;
             placement.offer = Some((heir, until));
-            self.recent_offers.insert(address, now + OFFER_WINDOW);
-            self.deadlines.insert((until, address));
-            self.announced.insert(Entry {
+            ctx.recent_offers.insert(address, now + OFFER_WINDOW);
+            ctx.deadlines.insert((until, address));
+            ctx.announced.insert(Entry {
                 address,
                 state: EntryState::Offered { to },
             });
         }
     }
+}
 
+impl Context {
     fn offer_limit_reached(&mut self) -> bool {
         let (now, claims) = (self.now, &self.announced);
         self.recent_offers

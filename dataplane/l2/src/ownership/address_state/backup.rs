@@ -7,10 +7,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{AddressState, Coordinator, LOCAL_NODE, Output, QueryTarget};
+use super::{AddressState, Context, LOCAL_NODE};
 use crate::ownership::election::short_hash;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
-use crate::wire::heartbeat::{Entry, EntryState, MAX_ENTRIES_LEN, Message};
+use crate::ownership::output::{Output, QueryTarget};
+use crate::wire::heartbeat::{Entry, EntryState};
 
 /// Time between two verifications of an owner, plus or minus a quarter.
 const VERIFICATION_INTERVAL: Duration = Duration::from_secs(30);
@@ -42,47 +43,131 @@ pub(super) struct BackupState {
     asked: u8,
 }
 
-impl Coordinator {
+impl AddressState {
     /// The restarting owner for which a peer sends proxy replies. We may not know of the restart ourselves, if we have
     /// just started or were cut off.
     pub(super) fn awaited_owner(
         &self,
         address: IpAddr,
-        state: &AddressState,
         candidates: &[NodeId],
+        ctx: &Context,
     ) -> Option<NodeId> {
         let peer = |id: &NodeId| {
-            let peer = self
-                .peers
-                .get(id)
-                .filter(|_| self.health(*id) == PeerHealth::Up)?;
+            let peer = ctx.peers.get(id).filter(|_| ctx.health(*id) == PeerHealth::Up)?;
             peer.announced.proxied_for(address)
         };
-        let marks: Vec<_> = state.monitored.iter().filter_map(peer).collect();
+        let marks: Vec<_> = self.monitored.iter().filter_map(peer).collect();
         if marks.is_empty() {
             return None;
         }
         let is_meant = |id: &NodeId| {
-            let peer = self.peers.get(id);
+            let peer = ctx.peers.get(id);
             peer.is_some_and(|peer| marks.contains(&short_hash(address, &peer.name)))
         };
         // A live peer reports its addresses itself.
-        let silent = |id: &NodeId| !matches!(self.health(*id), PeerHealth::Up | PeerHealth::Draining);
+        let silent = |id: &NodeId| !matches!(ctx.health(*id), PeerHealth::Up | PeerHealth::Draining);
         candidates.iter().copied().find(|id| is_meant(id) && silent(id))
     }
 
+    /// Takes or gives up the role of backup for the owner, and acts on it.
+    pub(super) fn update_backup_role(
+        &mut self,
+        address: IpAddr,
+        owner: Option<NodeId>,
+        candidates: &[NodeId],
+        ctx: &mut Context,
+    ) {
+        let backup = owner.filter(|owner| ctx.is_backup(address, *owner, candidates));
+        let held = backup.filter(|owner| {
+            matches!(
+                ctx.health(*owner),
+                PeerHealth::Starting { .. }
+                    | PeerHealth::Restarting { .. }
+                    | PeerHealth::NodeOnly { keeps: true }
+            )
+        });
+        if self.proxy_for != held {
+            self.stop_proxy(address, ctx);
+            if let Some(owner) = held {
+                self.start_proxy(address, owner, ctx);
+            }
+        }
+        let Some(owner) = backup.filter(|_| held.is_none()) else {
+            self.backup = None;
+            return;
+        };
+        let now = ctx.now;
+        let after = |time| round_up_to_batch(ctx.epoch, now + jitter(time, address));
+        let (at, asked) = match self.backup.filter(|duty| duty.owner == owner) {
+            Some(duty) if now < duty.at => (duty.at, duty.asked),
+            Some(duty) => {
+                let since = duty.at.checked_sub(REPLY_TIMEOUT).unwrap_or(duty.at);
+                let answers = |(id, at): (NodeId, Instant)| id == owner && at >= since;
+                let answered = duty.asked > 0 && self.last_reply_from.is_some_and(answers);
+                if !answered && duty.asked < MAX_VERIFICATION_QUERIES {
+                    if let Some(peer) = ctx.peers.get(&owner) {
+                        let to = QueryTarget::Node(peer.name.clone());
+                        ctx.outputs.push_back(Output::QueryAddress { address, to });
+                    }
+                    (now + REPLY_TIMEOUT, duty.asked + 1)
+                } else {
+                    let reports = ctx.verification_reports.entry(owner).or_default();
+                    reports.push((address, answered));
+                    (after(VERIFICATION_INTERVAL), 0)
+                }
+            }
+            None => (after(FIRST_VERIFICATION_DELAY), 0),
+        };
+        self.backup = Some(BackupState { owner, at, asked });
+        ctx.deadlines.insert((at, address));
+    }
+
+    /// Lets a verification end without a result, and the next one begin at its usual time.
+    pub(in crate::ownership) fn postpone_verification(&mut self, address: IpAddr, ctx: &mut Context) {
+        if let Some(backup) = &mut self.backup {
+            backup.at = round_up_to_batch(ctx.epoch, ctx.now + jitter(VERIFICATION_INTERVAL, address));
+            backup.asked = 0;
+            ctx.deadlines.insert((backup.at, address));
+        }
+    }
+
+    fn start_proxy(&mut self, address: IpAddr, owner: NodeId, ctx: &mut Context) {
+        let Some(peer) = ctx.peers.get(&owner) else {
+            return;
+        };
+        self.proxy_for = Some(owner);
+        ctx.announced.insert(Entry {
+            address,
+            state: EntryState::Proxied {
+                owner: short_hash(address, &peer.name),
+            },
+        });
+        ctx.outputs.push_back(Output::StartProxy {
+            address,
+            node: peer.name.clone(),
+        });
+    }
+
+    pub(super) fn stop_proxy(&mut self, address: IpAddr, ctx: &mut Context) {
+        if self.proxy_for.take().is_some() {
+            if ctx.announced.proxied_for(address).is_some() {
+                ctx.announced.remove(address);
+            }
+            ctx.outputs.push_back(Output::StopProxy { address });
+        }
+    }
+}
+
+impl Context {
     /// The health of a peer as the owner of the address: the awaited owner counts as restarting, and one that is no
     /// candidate in its own view as draining.
     pub(super) fn health_for(&self, address: IpAddr, awaited: Option<NodeId>, id: NodeId) -> PeerHealth {
+        let leaves = |id| {
+            let peer = self.peers.get(id);
+            peer.is_some_and(|peer| peer.announced.leaves(address))
+        };
         match self.health(id) {
-            PeerHealth::Up
-                if self
-                    .peers
-                    .get(&id)
-                    .is_some_and(|peer| peer.announced.leaves(address)) =>
-            {
-                PeerHealth::Draining
-            }
+            PeerHealth::Up if leaves(&id) => PeerHealth::Draining,
             PeerHealth::Down
             | PeerHealth::Unknown
             | PeerHealth::Assumed
@@ -92,95 +177,6 @@ impl Coordinator {
                 PeerHealth::Restarting { until: self.now }
             }
             view => view,
-        }
-    }
-
-    /// Takes or gives up the role of backup for the owner, and acts on it.
-    pub(super) fn update_backup_role(
-        &mut self,
-        address: IpAddr,
-        owner: Option<NodeId>,
-        candidates: &[NodeId],
-    ) {
-        let backup = owner.filter(|owner| self.is_backup(address, *owner, candidates));
-        let held = backup.filter(|owner| {
-            matches!(
-                self.health(*owner),
-                PeerHealth::Starting { .. }
-                    | PeerHealth::Restarting { .. }
-                    | PeerHealth::NodeOnly { keeps: true }
-            )
-        });
-        let now = self.now;
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return;
-        };
-        if state.proxy_for != held {
-            if state.proxy_for.is_some() {
-                self.stop_proxy(address);
-            }
-            if let Some(owner) = held {
-                self.start_proxy(address, owner);
-            }
-        }
-        let Some(state) = self.addresses.get_mut(&address) else {
-            return;
-        };
-        let Some(owner) = backup.filter(|_| held.is_none()) else {
-            state.backup = None;
-            return;
-        };
-        let next = match state.backup {
-            Some(duty) if duty.owner == owner && now < duty.at => {
-                self.deadlines.insert((duty.at, address));
-                return;
-            }
-            Some(duty) if duty.owner == owner => {
-                let since = duty.at.checked_sub(REPLY_TIMEOUT).unwrap_or(duty.at);
-                let answered = duty.asked > 0
-                    && state
-                        .last_reply_from
-                        .is_some_and(|(id, at)| id == owner && at >= since);
-                if !answered && duty.asked < MAX_VERIFICATION_QUERIES {
-                    if let Some(peer) = self.peers.get(&owner) {
-                        let to = QueryTarget::Node(peer.name.clone());
-                        self.outputs.push_back(Output::QueryAddress { address, to });
-                    }
-                    BackupState {
-                        owner,
-                        at: now + REPLY_TIMEOUT,
-                        asked: duty.asked + 1,
-                    }
-                } else {
-                    self.verification_reports
-                        .entry(owner)
-                        .or_default()
-                        .push((address, answered));
-                    BackupState {
-                        owner,
-                        at: round_up_to_batch(self.epoch, now + jitter(VERIFICATION_INTERVAL, address)),
-                        asked: 0,
-                    }
-                }
-            }
-            Some(_) | None => BackupState {
-                owner,
-                at: round_up_to_batch(self.epoch, now + jitter(FIRST_VERIFICATION_DELAY, address)),
-                asked: 0,
-            },
-        };
-        state.backup = Some(next);
-        self.deadlines.insert((next.at, address));
-    }
-
-    /// Lets a verification end without a result, and the next one begin at its usual time.
-    pub(super) fn postpone_verification(&mut self, address: IpAddr) {
-        let at = round_up_to_batch(self.epoch, self.now + jitter(VERIFICATION_INTERVAL, address));
-        if let Some(state) = self.addresses.get_mut(&address)
-            && let Some(backup) = &mut state.backup
-        {
-            (backup.at, backup.asked) = (at, 0);
-            self.deadlines.insert((at, address));
         }
     }
 
@@ -207,48 +203,6 @@ impl Coordinator {
         match (self.peers.get(&id), away) {
             (Some(peer), Some(away)) => peer.up_since.is_some_and(|up| up + STATE_SYNC_TIME <= away),
             (None, _) | (_, None) => true,
-        }
-    }
-
-    fn start_proxy(&mut self, address: IpAddr, owner: NodeId) {
-        let (Some(state), Some(peer)) = (self.addresses.get_mut(&address), self.peers.get(&owner)) else {
-            return;
-        };
-        state.proxy_for = Some(owner);
-        self.announced.insert(Entry {
-            address,
-            state: EntryState::Proxied {
-                owner: short_hash(address, &peer.name),
-            },
-        });
-        self.outputs.push_back(Output::StartProxy {
-            address,
-            node: peer.name.clone(),
-        });
-    }
-
-    pub(super) fn stop_proxy(&mut self, address: IpAddr) {
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.proxy_for = None;
-        }
-        if self.announced.proxied_for(address).is_some() {
-            self.announced.remove(address);
-        }
-        self.outputs.push_back(Output::StopProxy { address });
-    }
-
-    /// Sends verification results to the owners.
-    pub(super) fn send_verification_reports(&mut self) {
-        for (id, seen) in std::mem::take(&mut self.verification_reports) {
-            // As many as fit into a datagram, of either family.
-            for seen in seen.chunks(MAX_ENTRIES_LEN / Entry::MAX_ENCODED_LEN) {
-                let of = |wanted: bool| {
-                    let of = seen.iter().filter(move |(_, answered)| *answered == wanted);
-                    of.map(|(address, _)| *address).collect()
-                };
-                let (answered, unanswered) = (of(true), of(false));
-                self.send(id, Message::Verification { answered, unanswered });
-            }
         }
     }
 }

@@ -3,52 +3,53 @@
 
 use std::net::IpAddr;
 
-use super::{Coordinator, LOCAL_NODE};
+use super::{AddressState, Context, LOCAL_NODE};
 use crate::ownership::decision::CLAIM_PATIENCE;
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 use crate::wire::heartbeat::{Entry, EntryState};
 
-impl Coordinator {
+impl AddressState {
     /// Notes that the next candidate has not claimed a vacant address in its time. The one after it gets the same time.
-    pub(super) fn update_passive(&mut self, address: IpAddr, candidates: &[NodeId]) {
-        let Some(state) = self.addresses.get(&address) else {
+    pub(super) fn update_passive(&mut self, address: IpAddr, candidates: &[NodeId], ctx: &mut Context) {
+        let Some(vacant_since) = self.vacant_since else {
             return;
         };
-        let Some(vacant_since) = state.vacant_since else {
-            return;
-        };
-        let up_since = |id: &NodeId| match self.health(*id) {
-            PeerHealth::Up => self.peers.get(id)?.up_since,
+        let up_since = |id: &NodeId| match ctx.health(*id) {
+            PeerHealth::Up => ctx.peers.get(id)?.up_since,
             PeerHealth::Assumed => Some(vacant_since),
             _ => None,
         };
         let mut before = candidates.iter().take_while(|id| **id != LOCAL_NODE);
         let turn = before.find_map(|id| {
-            let up_since = up_since(id).filter(|_| !state.passive.contains(id))?;
+            let up_since = up_since(id).filter(|_| !self.passive.contains(id))?;
             Some((*id, up_since))
         });
         let Some((id, up_since)) = turn else {
             return;
         };
         let over = vacant_since.max(up_since) + CLAIM_PATIENCE;
-        if self.now < over {
-            self.deadlines.insert((over, address));
+        if ctx.now < over {
+            ctx.deadlines.insert((over, address));
             return;
         }
-        let now = self.now;
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.passive = state.passive.iter().copied().chain([id]).collect();
-            state.vacant_since = Some(now);
-        }
+        self.passive = self.passive.iter().copied().chain([id]).collect();
+        self.vacant_since = Some(ctx.now);
     }
 
-    /// Forgets that a peer was passive, because it has restarted.
-    pub(super) fn forget_passive(&mut self, id: NodeId) {
-        for state in self.addresses.values_mut() {
-            state.not_passive(id);
+    /// The peer announces the address, or has restarted: it is no longer passive.
+    pub(in crate::ownership) fn not_passive(&mut self, id: NodeId) {
+        if self.passive.contains(&id) {
+            self.passive = self
+                .passive
+                .iter()
+                .copied()
+                .filter(|other| *other != id)
+                .collect();
         }
     }
+}
 
+impl Context {
     /// The candidates that do not claim the address because another host has it.
     pub(super) fn withheld(&self, address: IpAddr, candidates: &[NodeId]) -> Vec<NodeId> {
         let withholds = |id: &NodeId| {
@@ -67,20 +68,6 @@ impl Coordinator {
             });
         } else if self.announced.withholds(address) {
             self.announced.remove(address);
-        }
-    }
-}
-
-impl super::AddressState {
-    /// The peer announces the address, or has restarted.
-    pub(super) fn not_passive(&mut self, id: NodeId) {
-        if self.passive.contains(&id) {
-            self.passive = self
-                .passive
-                .iter()
-                .copied()
-                .filter(|other| *other != id)
-                .collect();
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Coordinator, LOCAL_NODE, Output};
+use super::{AddressState, Context, LOCAL_NODE, Output};
 use crate::ownership::election;
 use crate::ownership::failure_detector::NodeId;
 
@@ -66,11 +66,6 @@ impl NetworkEvidence {
             .min()
     }
 
-    /// Forgets a peer; its next sighting counts like the first.
-    pub(super) fn forget(&mut self, id: NodeId) {
-        self.seen.retain(|seen| seen.id != id);
-    }
-
     /// Forgets all peers, because the network was probed and nobody replied.
     pub(super) fn clear(&mut self) {
         self.seen.clear();
@@ -94,7 +89,7 @@ pub(super) struct Rivals {
     pub(super) weaker: Vec<NodeId>,
 }
 
-impl Coordinator {
+impl Context {
     /// Whether the heartbeats of a peer say which addresses it announces.
     fn hears_announcements(&self, id: NodeId) -> bool {
         self.failure_detector.health(id).is_heard()
@@ -103,67 +98,6 @@ impl Coordinator {
     /// Whether heartbeats pass in both directions, so that both sides know the same.
     pub(super) fn hear_each_other(&self, id: NodeId) -> bool {
         self.hears_announcements(id) && self.peers.get(&id).is_some_and(|peer| peer.hears_us)
-    }
-
-    /// Notes that a peer answers for the address or announces it.
-    pub(super) fn note_seen_announcer(&mut self, address: IpAddr, id: NodeId) {
-        if self.hears_announcements(id) {
-            return;
-        }
-        let now = self.now;
-        if let Some(state) = self.addresses.get_mut(&address) {
-            state.evidence.get_or_insert_default().note(now, id);
-            self.dirty.insert(address);
-        }
-    }
-
-    /// The announcers of the address according to heartbeats and to the network, ranked for the case that we announce it
-    /// too.
-    pub(super) fn rivals(
-        &mut self,
-        address: IpAddr,
-        candidates: &[NodeId],
-        announcers: &mut Vec<NodeId>,
-    ) -> Rivals {
-        let now = self.now;
-        let mut rivals = Rivals {
-            seen: self.owners_by_a_newer_view(address, candidates, announcers),
-            ..Rivals::default()
-        };
-        if let Some(evidence) = self
-            .addresses
-            .get(&address)
-            .and_then(|state| state.evidence.as_ref())
-        {
-            let seen = evidence.announcers(now);
-            rivals
-                .seen
-                .extend(seen.filter(|id| !self.hears_announcements(*id)));
-            if let Some(at) = evidence.next_expiry(now) {
-                self.deadlines.insert((at, address));
-            }
-        }
-        announcers.extend(
-            rivals
-                .seen
-                .iter()
-                .filter(|id| !announcers.contains(id))
-                .copied()
-                .collect::<Vec<_>>(),
-        );
-        if self.announced.announces(address) {
-            for id in announcers.iter().copied().filter(|id| *id != LOCAL_NODE) {
-                if let Some(at) = self.tie_opens_at(id).filter(|at| now < *at) {
-                    self.deadlines.insert((at, address));
-                }
-                match self.wins_against(address, id) {
-                    Some(true) => rivals.weaker.push(id),
-                    Some(false) => rivals.stronger.push(id),
-                    None => {}
-                }
-            }
-        }
-        rivals
     }
 
     /// Whether the peer was down until a moment ago, and heartbeats do not pass in both directions yet: the tie is decided
@@ -181,38 +115,89 @@ impl Coordinator {
         };
         Some(peer.returned_at? + time)
     }
+}
+
+impl AddressState {
+    /// Notes that a peer answers for the address or announces it.
+    pub(super) fn note_seen_announcer(&mut self, address: IpAddr, id: NodeId, ctx: &mut Context) {
+        if !ctx.hears_announcements(id) {
+            self.evidence.get_or_insert_default().note(ctx.now, id);
+            ctx.dirty.insert(address);
+        }
+    }
+
+    /// Forgets that a peer was seen; its next sighting counts like the first.
+    pub(in crate::ownership) fn forget_seen(&mut self, id: NodeId) {
+        if let Some(evidence) = &mut self.evidence {
+            evidence.seen.retain(|seen| seen.id != id);
+        }
+    }
+
+    /// The announcers of the address according to heartbeats and to the network, ranked for the case that we announce it
+    /// too.
+    pub(super) fn rivals(
+        &mut self,
+        address: IpAddr,
+        candidates: &[NodeId],
+        announcers: &mut Vec<NodeId>,
+        ctx: &mut Context,
+    ) -> Rivals {
+        let mut rivals = Rivals {
+            seen: self.owners_by_a_newer_view(address, candidates, announcers, ctx),
+            ..Rivals::default()
+        };
+        if let Some(evidence) = &self.evidence {
+            let seen = evidence.announcers(ctx.now);
+            rivals
+                .seen
+                .extend(seen.filter(|id| !ctx.hears_announcements(*id)));
+            if let Some(at) = evidence.next_expiry(ctx.now) {
+                ctx.deadlines.insert((at, address));
+            }
+        }
+        let mut new = rivals.seen.clone();
+        new.retain(|id| !announcers.contains(id));
+        announcers.extend(new);
+        if ctx.announced.announces(address) {
+            for id in announcers.iter().copied().filter(|id| *id != LOCAL_NODE) {
+                if let Some(at) = ctx.tie_opens_at(id).filter(|at| ctx.now < *at) {
+                    ctx.deadlines.insert((at, address));
+                }
+                match self.wins_against(address, id, ctx) {
+                    Some(true) => rivals.weaker.push(id),
+                    Some(false) => rivals.stronger.push(id),
+                    None => {}
+                }
+            }
+        }
+        rivals
+    }
 
     /// Whether we win the tie against another announcer; `None` if the election order decides.
-    pub(super) fn wins_against(&self, address: IpAddr, id: NodeId) -> Option<bool> {
-        let peer = self.peers.get(&id)?;
-        let us = self.config.node.as_str();
+    pub(super) fn wins_against(&self, address: IpAddr, id: NodeId, ctx: &Context) -> Option<bool> {
+        let peer = ctx.peers.get(&id)?;
+        let us = ctx.config.node.as_str();
         let goes_first = election::owner(address, [us, &peer.name]) == Some(us);
-        if !self.hear_each_other(id) {
-            return Some(goes_first || self.has_just_returned(id));
+        if !ctx.hear_each_other(id) {
+            return Some(goes_first || ctx.has_just_returned(id));
         }
         if let Some(theirs) = peer.announced.contested_with(address) {
-            let ours = self.addresses.get(&address)?.version;
-            return Some(ours > theirs || ours == theirs && goes_first);
+            return Some(self.version > theirs || self.version == theirs && goes_first);
         }
-        if self.config.failback {
+        if ctx.config.failback {
             return None;
         }
-        (peer.was_cut_off != self.failure_detector.was_cut_off()).then_some(peer.was_cut_off)
+        (peer.was_cut_off != ctx.failure_detector.was_cut_off()).then_some(peer.was_cut_off)
     }
 
     /// Tells announcers that lose the tie and do not hear us that we announce the address.
-    pub(super) fn answer_weaker_rivals(&mut self, address: IpAddr, rivals: &Rivals) {
-        let now = self.now;
-        let is_deaf = |id: &NodeId| !self.hear_each_other(*id) && !self.has_just_returned(*id);
-        let deaf = rivals.weaker.iter().any(is_deaf);
-        if !deaf || !self.announced.announces(address) {
-            return;
-        }
-        if let Some(state) = self.addresses.get_mut(&address) {
-            if state.evidence.get_or_insert_default().may_answer(now) {
-                self.outputs.push_back(Output::Reannounce { address });
+    pub(super) fn answer_weaker_rivals(&mut self, address: IpAddr, rivals: &Rivals, ctx: &mut Context) {
+        let is_deaf = |id: &NodeId| !ctx.hear_each_other(*id) && !ctx.has_just_returned(*id);
+        if rivals.weaker.iter().any(is_deaf) && ctx.announced.announces(address) {
+            if self.evidence.get_or_insert_default().may_answer(ctx.now) {
+                ctx.outputs.push_back(Output::Reannounce { address });
             }
-            self.deadlines.insert((now + ANSWER_INTERVAL, address));
+            ctx.deadlines.insert((ctx.now + ANSWER_INTERVAL, address));
         }
     }
 }

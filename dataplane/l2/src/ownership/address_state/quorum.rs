@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{AddressState, Coordinator, LOCAL_NODE};
+use super::{AddressState, Context, LOCAL_NODE};
 use crate::ownership::failure_detector::{NodeId, PeerHealth};
 
 /// Live candidates of an address that monitor each other in a large cluster. With three, two simultaneous failures are
@@ -53,26 +53,99 @@ impl std::str::FromStr for PartitionPolicy {
     }
 }
 
-impl Coordinator {
+impl AddressState {
     /// Recomputes the monitored peers of an address.
-    pub(super) fn update_monitored_peers(&mut self, address: IpAddr) {
-        let Some(state) = self.addresses.get(&address) else {
-            return;
-        };
-        let monitored = self.required_monitors(address, state);
-        if monitored == state.monitored {
+    pub(in crate::ownership) fn update_monitored_peers(&mut self, address: IpAddr, ctx: &mut Context) {
+        let monitored = self.required_monitors(address, ctx);
+        if monitored == self.monitored {
             return;
         }
         for id in &monitored {
-            *self.monitor_counts.entry(*id).or_default() += 1;
+            *ctx.monitor_counts.entry(*id).or_default() += 1;
         }
-        self.monitored_changed = true;
-        if let Some(state) = self.addresses.get_mut(&address) {
-            let before = std::mem::replace(&mut state.monitored, monitored);
-            self.release_monitor(&before);
-        }
+        ctx.monitored_changed = true;
+        ctx.release_monitor(&std::mem::replace(&mut self.monitored, monitored));
     }
 
+    /// The peers to monitor for an address; empty if we have no part in it.
+    fn required_monitors(&self, address: IpAddr, ctx: &Context) -> Box<[NodeId]> {
+        let mut monitored = Vec::new();
+        let mut living = 0;
+        for id in self.candidates(address, ctx) {
+            if living >= ctx.monitoring_candidates() {
+                break;
+            }
+            monitored.push(id);
+            living += usize::from(id == LOCAL_NODE || ctx.health(id) != PeerHealth::Down);
+        }
+        let mine = ctx.announced.announces(address) || self.resumes;
+        let preferred = self.preferred();
+        if !mine && !monitored.contains(&LOCAL_NODE) && preferred != Some(LOCAL_NODE) {
+            return Box::default();
+        }
+        if ctx.config.partition_policy == PartitionPolicy::Majority {
+            monitored.extend(self.voters(ctx));
+        }
+        // The owner and the preferred node monitor each other, wherever they are in the election order.
+        monitored.extend(preferred.filter(|_| mine));
+        monitored.extend(ctx.announcers(address));
+        monitored.extend(self.awaited_owner(address, &self.order, ctx));
+        monitored.retain(|id| ctx.peers.contains_key(id));
+        monitored.sort_unstable();
+        monitored.dedup();
+        monitored.into()
+    }
+
+    /// The candidates that have an interface for the address, in election order.
+    pub(super) fn candidates(&self, address: IpAddr, ctx: &Context) -> Vec<NodeId> {
+        let declines = |id: NodeId| {
+            if id == LOCAL_NODE {
+                self.no_interface
+            } else {
+                ctx.peers
+                    .get(&id)
+                    .is_some_and(|peer| peer.announced.declines(address))
+            }
+        };
+        let order = self.order.iter().copied();
+        order.filter(|id| !declines(*id)).collect()
+    }
+
+    /// The voters that this node does not reach, if it has no majority for the address.
+    pub(in crate::ownership) fn missing_majority<'a>(&self, ctx: &'a Context) -> Option<Vec<&'a str>> {
+        if self.has_quorum(ctx) {
+            return None;
+        }
+        let missing = self.voters(ctx).filter(|id| !ctx.reaches(*id));
+        let peers = missing.filter_map(|id| ctx.peers.get(&id));
+        Some(peers.map(|peer| &*peer.name).collect())
+    }
+
+    /// The nodes that vote about the address. A deleted Node does not.
+    fn voters(&self, ctx: &Context) -> impl Iterator<Item = NodeId> {
+        let nodes = if self.voters.is_empty() {
+            &self.order
+        } else {
+            &self.voters
+        };
+        let exists = |id: &NodeId| *id == LOCAL_NODE || ctx.peers.contains_key(id);
+        nodes.iter().copied().filter(exists).take(VOTERS)
+    }
+
+    /// Whether we hear the majority of the voters. The API server's view does not count, because the API server may be on
+    /// the other side.
+    pub(super) fn has_quorum(&self, ctx: &Context) -> bool {
+        match ctx.config.partition_policy {
+            PartitionPolicy::Availability => true,
+            PartitionPolicy::Majority => {
+                let reached = self.voters(ctx).filter(|id| ctx.reaches(*id));
+                reached.count() * 2 > self.voters(ctx).count()
+            }
+        }
+    }
+}
+
+impl Context {
     pub(super) fn release_monitor(&mut self, monitored: &[NodeId]) {
         for id in monitored {
             if let Some(count) = self.monitor_counts.get_mut(id) {
@@ -85,36 +158,6 @@ impl Coordinator {
         }
     }
 
-    /// The peers to monitor for an address; empty if we have no part in it.
-    fn required_monitors(&self, address: IpAddr, state: &AddressState) -> Box<[NodeId]> {
-        let mut monitored = Vec::new();
-        let mut living = 0;
-        let majority = self.config.partition_policy == PartitionPolicy::Majority;
-        for id in self.candidates(address, state) {
-            if living >= self.monitoring_candidates() {
-                break;
-            }
-            monitored.push(id);
-            living += usize::from(id == LOCAL_NODE || self.health(id) != PeerHealth::Down);
-        }
-        let mine = self.announced.announces(address) || state.resumes;
-        let preferred = state.placement.as_ref().and_then(|placement| placement.preferred);
-        if !mine && !monitored.contains(&LOCAL_NODE) && preferred != Some(LOCAL_NODE) {
-            return Box::default();
-        }
-        if majority {
-            monitored.extend(self.voters(state));
-        }
-        // The owner and the preferred node monitor each other, wherever they are in the election order.
-        monitored.extend(preferred.filter(|_| mine));
-        monitored.extend(self.announcers(address));
-        monitored.extend(self.awaited_owner(address, state, &state.order));
-        monitored.retain(|id| self.peers.contains_key(id));
-        monitored.sort_unstable();
-        monitored.dedup();
-        monitored.into()
-    }
-
     /// How many live candidates of an address monitor each other.
     pub(super) fn monitoring_candidates(&self) -> usize {
         if self.peers.len() < MAX_FULLY_MONITORED_NODES {
@@ -124,72 +167,15 @@ impl Coordinator {
         }
     }
 
-    /// The candidates that have an interface for the address, in election order.
-    pub(super) fn candidates(&self, address: IpAddr, state: &AddressState) -> Vec<NodeId> {
-        let declines = |id: NodeId| {
-            if id == LOCAL_NODE {
-                state.no_interface
-            } else {
-                self.peers
-                    .get(&id)
-                    .is_some_and(|peer| peer.announced.declines(address))
-            }
-        };
-        let order = state.order.iter().copied();
-        order.filter(|id| !declines(*id)).collect()
-    }
-
     /// The peers that announce the address.
-    pub(super) fn announcers(&self, address: IpAddr) -> Vec<NodeId> {
+    pub(in crate::ownership) fn announcers(&self, address: IpAddr) -> Vec<NodeId> {
         self.announcers.get(&address).cloned().unwrap_or_default()
     }
 
-    /// The voters that this node does not reach, if it has no majority for the address and therefore may not announce it.
-    #[must_use]
-    pub fn missing_majority(&self, address: IpAddr) -> Option<Vec<&str>> {
-        let state = self
-            .addresses
-            .get(&address)
-            .filter(|state| !self.has_quorum(state))?;
-        let missing = self
-            .voters(state)
-            .filter(|id| *id != LOCAL_NODE && !self.reaches(*id));
-        Some(
-            missing
-                .filter_map(|id| self.peers.get(&id))
-                .map(|peer| &*peer.name)
-                .collect(),
-        )
-    }
-
-    /// The nodes that vote about the address. A deleted Node does not.
-    fn voters<'a>(&'a self, state: &'a AddressState) -> impl Iterator<Item = NodeId> + 'a {
-        let nodes = if state.voters.is_empty() {
-            &state.order
-        } else {
-            &state.voters
-        };
-        let exists = |id: &NodeId| *id == LOCAL_NODE || self.peers.contains_key(id);
-        nodes.iter().copied().filter(exists).take(VOTERS)
-    }
-
-    /// Whether we hear the majority of the voters. The API server's view does not count, because the API server may be on
-    /// the other side.
-    pub(super) fn has_quorum(&self, state: &AddressState) -> bool {
-        match self.config.partition_policy {
-            PartitionPolicy::Availability => true,
-            PartitionPolicy::Majority => {
-                let reached = self
-                    .voters(state)
-                    .filter(|id| *id == LOCAL_NODE || self.reaches(*id));
-                reached.count() * 2 > self.voters(state).count()
-            }
-        }
-    }
-
     /// Whether the node is on our side of a partition: heartbeats or frames pass. The API server's view does not count.
-    pub(super) fn reaches(&self, id: NodeId) -> bool {
+    fn reaches(&self, id: NodeId) -> bool {
         match self.failure_detector.health(id) {
+            _ if id == LOCAL_NODE => true,
             PeerHealth::HeartbeatLost | PeerHealth::NodeOnly { .. } => true,
             view => {
                 let never_heard = self.failure_detector.last_heard(id).is_none();
