@@ -15,6 +15,9 @@
 //! **Restart of this program**: before it ends, [`slow_down`](Session::slow_down) tells the router to expect a packet
 //! only after several seconds. The next process has the same discriminator; a packet of the router that shows the session
 //! as Up is then proof that both directions work, and the session goes on as if nothing had happened.
+//!
+//! **Flapping**: a session that goes down soon after it came up stays down for a second, then for 2, 4, … 30 s, so a
+//! router or a path that flaps causes few changes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -23,6 +26,11 @@ use crate::wire::{Diagnostic, PACKET_LEN, Packet, State};
 
 /// The shortest transmit interval while a session is not up (RFC 5880 section 6.8.3).
 const SLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A session that was up for this long does not flap.
+const STABLE_TIME: Duration = Duration::from_secs(10);
+/// How long a session that flaps stays down.
+const MAX_HOLD_DOWN: Duration = Duration::from_secs(30);
 
 /// Settings of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,6 +62,15 @@ pub enum Output {
     SlowedDown,
 }
 
+/// What an earlier process may have left.
+#[derive(Clone, Debug, Default)]
+pub struct Resume {
+    /// How long its session may still be up at the router; zero if there was none.
+    pub within: Duration,
+    /// Other discriminators that it may have had, for example those of previous keys.
+    pub discriminators: Vec<u32>,
+}
+
 /// The state machine of one session.
 #[derive(Debug)]
 pub struct Session {
@@ -70,9 +87,19 @@ pub struct Session {
     confirmed_rx: Duration,
     /// A poll sequence is under way.
     polling: bool,
+    /// The values changed during a poll sequence: another one has to follow (RFC 5880 section 6.5).
+    poll_again: bool,
     slowing_down: bool,
     /// Until this time a packet in state Up resumes the session of an earlier process, and nothing is sent.
     resume_until: Option<Instant>,
+    resume: Resume,
+    /// The detection time was extended, because this process was late.
+    extended: bool,
+    up_since: Option<Instant>,
+    /// How often the session went down soon after it had come up.
+    flaps: u32,
+    /// The session does not come up before.
+    held_down_until: Option<Instant>,
     send_at: Option<Instant>,
     detect_at: Option<Instant>,
     random: u64,
@@ -105,12 +132,11 @@ impl Default for Remote {
 }
 
 impl Session {
-    /// Creates a session. `discriminator` identifies it on this node, is not 0, and is the same after a restart. An
-    /// earlier process may have left it up for `resume_within`; zero if there was none.
+    /// Creates a session. `discriminator` identifies it on this node, is not 0, and is the same after a restart.
     #[must_use]
-    pub fn new(now: Instant, config: SessionConfig, discriminator: u32, resume_within: Duration) -> Self {
+    pub fn new(now: Instant, config: SessionConfig, discriminator: u32, resume: Resume) -> Self {
         let slow = config.transmit_interval.max(SLOW_INTERVAL);
-        let resume_until = (!resume_within.is_zero()).then(|| now + resume_within);
+        let resume_until = (!resume.within.is_zero()).then(|| now + resume.within);
         Self {
             config,
             discriminator,
@@ -121,8 +147,14 @@ impl Session {
             confirmed_tx: slow,
             confirmed_rx: config.receive_interval,
             polling: false,
+            poll_again: false,
             slowing_down: false,
             resume_until,
+            resume,
+            extended: false,
+            up_since: None,
+            flaps: 0,
+            held_down_until: None,
             send_at: (!config.passive && resume_until.is_none()).then_some(now),
             detect_at: None,
             random: discriminator.into(),
@@ -136,25 +168,34 @@ impl Session {
         self.state
     }
 
-    /// Our discriminator.
-    #[must_use]
-    pub const fn discriminator(&self) -> u32 {
-        self.discriminator
+    /// The discriminators that packets for this session may have, besides 0.
+    pub fn discriminators(&self) -> impl Iterator<Item = u32> {
+        let earlier = self
+            .resume_until
+            .map(|_| self.resume.discriminators.iter().copied());
+        std::iter::once(self.discriminator).chain(earlier.into_iter().flatten())
     }
 
     /// Changes the settings without interrupting the session (RFC 5880 section 6.8.3).
     pub fn set_config(&mut self, now: Instant, config: SessionConfig) {
         self.config = config;
-        if self.state == State::Up && !self.slowing_down {
+        if self.slowing_down {
+            return;
+        }
+        if self.state == State::Up {
             self.confirmed_rx = self.confirmed_rx.max(config.receive_interval);
             self.change_interval(now, config.transmit_interval);
             self.poll(now);
+        } else {
+            self.slow_again();
         }
     }
 
     /// Takes in a packet for this session.
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet) {
-        if packet.your_discriminator != 0 && packet.your_discriminator != self.discriminator {
+        let is_ours = packet.your_discriminator == 0
+            || self.discriminators().any(|own| own == packet.your_discriminator);
+        if !is_ours || self.state == State::AdminDown {
             return;
         }
         let micros = |value: u32| Duration::from_micros(value.into());
@@ -167,22 +208,32 @@ impl Session {
             required_min_rx: micros(packet.required_min_rx),
         };
         if packet.is_final && self.polling {
-            self.polling = false;
-            (self.confirmed_tx, self.confirmed_rx) = (self.desired_min_tx, self.config.receive_interval);
-            if self.slowing_down {
-                self.outputs.push_back(Output::SlowedDown);
-            }
+            self.handle_final(now);
         }
         self.advance(now, packet);
         self.detect_at = Some(now + self.detection_time());
+        self.extended = false;
         if packet.poll {
             self.send(now, true);
         }
         // A first packet, or a shorter interval of the router.
         let next = now + self.transmit_interval();
-        if self.resume_until.is_none() && self.send_at.is_none_or(|at| at > next) {
+        let is_waiting = self.send_at.is_some_and(|at| at <= next) || self.resume_until.is_some();
+        if !is_waiting && self.sends_periodically() {
             self.send_at = Some(next);
         }
+    }
+
+    /// Handles expired timers after a time in which this process did not run, for example because its machine was stopped:
+    /// packets that arrived meanwhile may be lost, so the router gets this much more time, once per packet.
+    pub fn handle_late_timeout(&mut self, now: Instant, late: Duration) {
+        if let Some(at) = &mut self.detect_at
+            && *at <= now
+            && !std::mem::replace(&mut self.extended, true)
+        {
+            *at = now + late;
+        }
+        self.handle_timeout(now);
     }
 
     /// Handles expired timers.
@@ -208,6 +259,12 @@ impl Session {
         }
     }
 
+    /// Whether the router is declared unreachable by [`handle_timeout`](Self::handle_timeout) at this time.
+    #[must_use]
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.detect_at.is_some_and(|at| at <= now)
+    }
+
     /// When the next timer expires.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -220,6 +277,14 @@ impl Session {
     /// The next action.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// Switches the session off, and tells the router so: it stops watching, and does not report a failure.
+    pub fn switch_off(&mut self, now: Instant) {
+        (self.state, self.diagnostic) = (State::AdminDown, Diagnostic::AdminDown);
+        self.slow_again();
+        self.send(now, false);
+        (self.send_at, self.detect_at, self.resume_until) = (None, None, None);
     }
 
     /// Tells the router to wait `budget` for our next packet, before this process ends. [`Output::SlowedDown`] reports
@@ -236,14 +301,22 @@ impl Session {
 
     /// The state machine of RFC 5880 section 6.8.6.
     fn advance(&mut self, now: Instant, packet: &Packet) {
-        if self.resume_until.take().is_some()
-            && packet.state == State::Up
-            && packet.your_discriminator == self.discriminator
-        {
-            self.enter_up(now);
-            return;
+        if self.resume_until.is_some() {
+            let resumes = packet.state == State::Up;
+            if packet.your_discriminator != 0 {
+                self.discriminator = packet.your_discriminator;
+            }
+            self.resume_until = None;
+            if resumes {
+                self.enter_up(now);
+                // The router knows the interval of the earlier process until it has confirmed ours.
+                self.confirmed_rx = self.confirmed_rx.max(self.resume.within);
+                return;
+            }
         }
+        let is_held_down = self.held_down_until.is_some_and(|until| now < until);
         match (self.state, packet.state) {
+            (State::Down, State::Down | State::Init) if is_held_down => {}
             (State::Down, State::Down) => {
                 self.state = State::Init;
                 self.diagnostic = Diagnostic::None;
@@ -252,10 +325,10 @@ impl Session {
             (State::Down, State::Init) | (State::Init, State::Init | State::Up) => self.enter_up(now),
             (State::Up, State::Down) => self.leave(now, Diagnostic::NeighborDown),
             (State::Init | State::Up, State::AdminDown) => {
-                (self.state, self.diagnostic) = (State::Down, Diagnostic::NeighborDown);
-                self.slow_again();
-                self.send_at = Some(now);
-                self.outputs.push_back(Output::RemoteAdminDown);
+                if self.state == State::Up {
+                    self.outputs.push_back(Output::RemoteAdminDown);
+                }
+                self.go_down(now, Diagnostic::NeighborDown);
             }
             (State::Down, State::Up | State::AdminDown)
             | (State::Init, State::Down)
@@ -266,18 +339,31 @@ impl Session {
 
     fn enter_up(&mut self, now: Instant) {
         (self.state, self.diagnostic) = (State::Up, Diagnostic::None);
+        self.up_since = Some(now);
         self.outputs.push_back(Output::Up);
         self.change_interval(now, self.config.transmit_interval);
         self.poll(now);
     }
 
     fn leave(&mut self, now: Instant, diagnostic: Diagnostic) {
-        let was_up = self.state == State::Up;
+        if self.state == State::Up {
+            self.outputs.push_back(Output::Down(diagnostic));
+        }
+        self.go_down(now, diagnostic);
+    }
+
+    fn go_down(&mut self, now: Instant, diagnostic: Diagnostic) {
         (self.state, self.diagnostic) = (State::Down, diagnostic);
         self.slow_again();
         self.send_at = Some(now);
-        if was_up {
-            self.outputs.push_back(Output::Down(diagnostic));
+        let Some(up_since) = self.up_since.take() else {
+            return;
+        };
+        if up_since + STABLE_TIME <= now {
+            (self.flaps, self.held_down_until) = (0, None);
+        } else {
+            let hold_down = Duration::from_secs(1 << self.flaps.min(5)).min(MAX_HOLD_DOWN);
+            (self.flaps, self.held_down_until) = (self.flaps + 1, Some(now + hold_down));
         }
     }
 
@@ -285,7 +371,7 @@ impl Session {
         let slow = self.config.transmit_interval.max(SLOW_INTERVAL);
         (self.desired_min_tx, self.confirmed_tx) = (slow, slow);
         self.confirmed_rx = self.config.receive_interval;
-        (self.polling, self.slowing_down) = (false, false);
+        (self.polling, self.poll_again, self.slowing_down) = (false, false, false);
     }
 
     /// Changes the transmit interval: a shorter one at once, a longer one when the router has confirmed it.
@@ -298,8 +384,21 @@ impl Session {
     }
 
     fn poll(&mut self, now: Instant) {
-        self.polling = true;
+        self.poll_again = std::mem::replace(&mut self.polling, true);
         self.send_at = Some(now);
+    }
+
+    /// The router has confirmed our values.
+    fn handle_final(&mut self, now: Instant) {
+        if std::mem::take(&mut self.poll_again) {
+            self.send_at = Some(now);
+            return;
+        }
+        self.polling = false;
+        (self.confirmed_tx, self.confirmed_rx) = (self.desired_min_tx, self.config.receive_interval);
+        if self.slowing_down {
+            self.outputs.push_back(Output::SlowedDown);
+        }
     }
 
     /// The time without a packet after which the session is down (RFC 5880 section 6.8.4).
@@ -333,10 +432,14 @@ impl Session {
         if is_final {
             return;
         }
-        // RFC 5880 section 6.8.7: no periodic packets to a router that wants none.
-        let unwanted = self.remote.required_min_rx.is_zero()
-            || (self.remote.demand && self.state == State::Up && self.remote.state == State::Up);
-        self.send_at = (!unwanted || self.polling).then(|| now + self.jittered(self.transmit_interval()));
+        let interval = self.transmit_interval();
+        self.send_at = (self.sends_periodically() || self.polling).then(|| now + self.jittered(interval));
+    }
+
+    /// No periodic packets go to a router that wants none (RFC 5880 section 6.8.7).
+    fn sends_periodically(&self) -> bool {
+        let in_demand_mode = self.remote.demand && self.state == State::Up && self.remote.state == State::Up;
+        !self.remote.required_min_rx.is_zero() && !in_demand_mode
     }
 
     /// 75 to 100 % of the interval; at most 90 % where one missing packet ends the session (RFC 5880 section 6.8.7).

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lb_bfd::session::{Output, Session, SessionConfig};
+use lb_bfd::session::{Output, Resume, Session, SessionConfig};
 use lb_bfd::wire::{Diagnostic, Packet, State};
 use proptest::prelude::*;
 
@@ -25,6 +25,14 @@ const FAST: SessionConfig = SessionConfig {
     multiplier: 3,
     passive: false,
 };
+
+/// An earlier process may have left the session up for this long.
+fn within(within: Duration) -> Resume {
+    Resume {
+        within,
+        ..Resume::default()
+    }
+}
 
 /// Our node is end 0, the router end 1.
 struct Path {
@@ -46,7 +54,7 @@ impl Path {
         let now = epoch();
         let session = |end: usize| {
             let discriminator = u32::try_from(end).unwrap() + 1;
-            Some(Session::new(now, configs[end], discriminator, Duration::ZERO))
+            Some(Session::new(now, configs[end], discriminator, Resume::default()))
         };
         Self {
             start: now,
@@ -206,7 +214,7 @@ fn restart_after_slowing_down_is_not_noticed() {
         path.ends[0] = None;
         path.run(ms(2000));
         path.news = Default::default();
-        path.ends[0] = Some(Session::new(path.now, FAST, 1, budget));
+        path.ends[0] = Some(Session::new(path.now, FAST, 1, within(budget)));
         path.run(ms(20_000));
         assert_eq!(path.bad_news(1), [], "seed {seed}");
         assert_eq!(path.states(), [Some(State::Up); 2]);
@@ -222,13 +230,13 @@ fn restart_after_slowing_down_is_not_noticed() {
 fn resumption_needs_a_router_that_is_up() {
     let mut path = Path::new(3, [FAST, FAST]);
     path.ends[1] = None;
-    path.ends[0] = Some(Session::new(path.now, FAST, 1, ms(10_000)));
+    path.ends[0] = Some(Session::new(path.now, FAST, 1, within(ms(10_000))));
     path.run(ms(9_999));
     assert_eq!(path.sent[0], 0);
     path.run(ms(5000));
     assert!(path.sent[0] > 0);
     assert_eq!(path.states()[0], Some(State::Down));
-    path.ends[1] = Some(Session::new(path.now, FAST, 2, Duration::ZERO));
+    path.ends[1] = Some(Session::new(path.now, FAST, 2, Resume::default()));
     path.run(ms(5000));
     assert_eq!(path.states(), [Some(State::Up); 2]);
 }
@@ -236,7 +244,7 @@ fn resumption_needs_a_router_that_is_up() {
 #[test]
 fn resumption_ignores_another_session() {
     let now = epoch();
-    let mut session = Session::new(now, FAST, 7, ms(10_000));
+    let mut session = Session::new(now, FAST, 7, within(ms(10_000)));
     let mut packet = Packet {
         diagnostic: Diagnostic::None,
         state: State::Up,
@@ -335,7 +343,7 @@ proptest! {
         packets in proptest::collection::vec((0..500_u64, proptest::collection::vec(any::<u8>(), 24..=24)), 0..60),
     ) {
         let mut now = epoch();
-        let mut session = Session::new(now, FAST, 1, Duration::ZERO);
+        let mut session = Session::new(now, FAST, 1, Resume::default());
         for (after, mut octets) in packets {
             now += ms(after);
             (octets[0], octets[3]) = (0x20 | octets[0] & 0x1f, 24);

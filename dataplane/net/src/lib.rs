@@ -7,12 +7,14 @@
 //! | [`links`] | the host's interfaces and their changes |
 //! | [`udp`] | the transport of heartbeats |
 //! | [`tcp`] | connections to BGP routers |
+//! | [`bfd`] | sockets of BFD sessions with routers |
 //! | [`timerfd`] | the speaker's timer |
 //! | [`inotify`] | notices changes of mounted Secrets |
 //!
 //! The crate does not depend on Kubernetes and makes no decisions. It needs `CAP_NET_RAW` only. Everything except
-//! [`PacketSocket::wait_readable`], which blocks its thread, runs on a single-threaded tokio runtime.
+//! [`PacketSocket::wait_readable`] and [`bfd::wait`], which block their threads, runs on a single-threaded tokio runtime.
 
+pub mod bfd;
 pub mod bpf_filter;
 pub mod inotify;
 pub mod links;

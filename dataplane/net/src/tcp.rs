@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 /// The longest key (RFC 2385 section 4.5; the kernel's `TCP_MD5SIG_MAXKEYLEN`).
 pub const MAX_MD5_KEY_LEN: usize = 80;
 /// The greatest TTL: a router that accepts it alone is protected from packets from afar (RFC 5082).
-const MAX_TTL: u32 = 255;
+pub(crate) const MAX_TTL: u32 = 255;
 /// Class selector 6, for routing protocols (RFC 4594 section 3.2).
-const NETWORK_CONTROL: u32 = 0xc0;
+pub(crate) const NETWORK_CONTROL: u32 = 0xc0;
 
 /// Options of a connection. Its debug text leaves out the key.
 #[derive(Clone, Default)]
