@@ -18,8 +18,7 @@ use crate::schema;
     status = "BFDProfileStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "BFDProfile says how nodes watch the path to a router (RFC 5880). BGPPeers name it.\n\nNot supported yet: the \
-           speakers ignore it.",
+    doc = "BFDProfile says how nodes watch the path to a router (RFC 5880). BGPPeers name it.",
     printcolumn(name = "Passive Mode", type_ = "boolean", json_path = ".spec.passiveMode"),
     printcolumn(
         name = "Transmit Interval",
@@ -55,7 +54,7 @@ pub struct BFDProfileSpec {
     #[schemars(range(min = 10, max = 60000))]
     pub echo_interval: Option<u32>,
 
-    /// Whether echo packets are used. Default: false.
+    /// Whether echo packets are used. Not supported yet: control packets are sent in any case. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo_mode: Option<bool>,
 

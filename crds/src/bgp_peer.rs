@@ -110,8 +110,8 @@ pub struct BGPPeerSpec {
     #[schemars(transform = schema::without_default)]
     pub password_secret: SecretReference,
 
-    /// Name of the BFDProfile with which the nodes watch the path to the router. Not supported yet: the session has no
-    /// BFD.
+    /// Name of the BFDProfile with which the nodes watch the path to the router. Without such a profile the session has
+    /// no BFD.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(transform = object_name)]
     pub bfd_profile: String,

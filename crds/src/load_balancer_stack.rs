@@ -28,7 +28,7 @@ pub use upgrade::{
     Approval, FailedRevision, MAX_FAILED_REVISIONS, MAX_HISTORY, OnFailure, PauseReason, PlanStatus,
     PlannedChange, Revision, StepStatus, Upgrade, UpgradeOutcome, UpgradeRecord, UpgradeStatus, UpgradeStep,
 };
-pub use workloads::{Controller, Speaker};
+pub use workloads::{Controller, Speaker, SpeakerBgp};
 
 /// Desired installation. Every field is optional; an empty spec is suitable for production.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]

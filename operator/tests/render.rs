@@ -132,6 +132,7 @@ fn every_field_reaches_the_objects() {
     speaker["conflictPolicy"] = json!("Defend");
     speaker["announceIntervalSeconds"] = json!(0);
     speaker["restartGraceSeconds"] = json!(30);
+    speaker["bgp"] = json!({"bfdRestartBudgetSeconds": 20});
     let spec = json!({
         "version": "0.1.0",
         "namespace": "lb",

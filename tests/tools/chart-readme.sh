@@ -10,7 +10,7 @@ Load balancer for bare-metal Kubernetes: Services of `type: LoadBalancer` get an
 reach. This chart installs the operator; a `LoadBalancerStack` installs controller and speakers. A drop-in replacement
 for MetalLB in layer 2 mode.
 
-**Alpha:** the API `v1alpha1` may still change, and BGP is a first version, without BFD. Not affiliated with
+**Alpha:** the API `v1alpha1` may still change, and BGP is a first version. Not affiliated with
 MetalLB or endorsed by it; MetalLB's names are used to be compatible.
 
 ## Install

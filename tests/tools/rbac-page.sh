@@ -146,7 +146,7 @@ Role `lb-speaker` in the namespace of the stack:
 PAGE
   cat >"$work/reasons" <<'REASONS'
 ipaddresspools, l2advertisements|get, list, watch|its configuration
-bgppeers, bgpadvertisements, communities|get, list, watch|its configuration of BGP
+bgppeers, bgpadvertisements, bfdprofiles, communities|get, list, watch|its configuration of BGP
 pods|get, list, watch|the other speakers, and whether they are ready
 servicel2statuses|get, list, watch, create, update, patch, delete|reports which node announces the address
 servicel2statuses/status|update, patch|the same

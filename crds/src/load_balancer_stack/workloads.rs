@@ -129,6 +129,21 @@ pub struct Speaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 300))]
     pub restart_grace_seconds: Option<i32>,
+
+    /// Sessions with routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<SpeakerBgp>,
+}
+
+/// Sessions with routers: BGP and BFD.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeakerBgp {
+    /// Seconds that routers with BFD and graceful restart wait for the next speaker when a speaker restarts. A node
+    /// whose speaker does not come back is left out after this time. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 60))]
+    pub bfd_restart_budget_seconds: Option<i32>,
 }
 
 fn excluded_interfaces_schema(schema: &mut Schema) {

@@ -27,6 +27,10 @@ use crate::wire::{Diagnostic, PACKET_LEN, Packet, State};
 /// The shortest transmit interval while a session is not up (RFC 5880 section 6.8.3).
 const SLOW_INTERVAL: Duration = Duration::from_secs(1);
 
+/// One lost packet ends no session, whatever the router wants.
+const MIN_MULTIPLIER: u8 = 2;
+/// How many packets say that a session is switched off.
+const LAST_PACKETS: usize = 3;
 /// A session that was up for this long does not flap.
 const STABLE_TIME: Duration = Duration::from_secs(10);
 /// How long a session that flaps stays down.
@@ -283,7 +287,10 @@ impl Session {
     pub fn switch_off(&mut self, now: Instant) {
         (self.state, self.diagnostic) = (State::AdminDown, Diagnostic::AdminDown);
         self.slow_again();
-        self.send(now, false);
+        // Nothing repeats it later.
+        for _ in 0..LAST_PACKETS {
+            self.send(now, false);
+        }
         (self.send_at, self.detect_at, self.resume_until) = (None, None, None);
     }
 
@@ -404,7 +411,7 @@ impl Session {
     /// The time without a packet after which the session is down (RFC 5880 section 6.8.4).
     fn detection_time(&self) -> Duration {
         let interval = self.confirmed_rx.max(self.remote.desired_min_tx);
-        interval * u32::from(self.remote.multiplier)
+        interval * u32::from(self.remote.multiplier.max(MIN_MULTIPLIER))
     }
 
     /// The time until the next packet, without jitter (RFC 5880 section 6.8.2).

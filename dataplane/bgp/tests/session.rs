@@ -222,11 +222,52 @@ fn bfd_ends_a_session_and_hastens_the_next_attempt() {
     let (now, mut session) = (epoch(), Session::new(config(), 1));
     establish(&mut session, now, router_open());
     outputs(&mut session);
-    session.handle_bfd_down(now);
+    let later = now + secs(60);
+    session.handle_bfd_down(later);
     assert_eq!(notified(&outputs(&mut session)), Some([6, 10]));
     assert_eq!(session.state(), State::Active);
-    session.handle_bfd_up(now);
+    session.handle_bfd_up(later);
     assert_eq!(session.state(), State::Connect);
+}
+
+/// A path on which only BFD fails: BGP is tried again after the connect time.
+#[test]
+fn bfd_that_stays_down_delays_the_next_attempt() {
+    let (now, mut session) = (epoch(), Session::new(config(), 1));
+    establish(&mut session, now, router_open());
+    session.handle_bfd_down(now);
+    let retry = session.poll_timeout().unwrap();
+    assert_eq!(retry, now + config().connect_time);
+    session.handle_timeout(retry);
+    assert_eq!(session.state(), State::Connect);
+}
+
+/// BFD that comes and goes ends a short session once per pause, and the pauses grow.
+#[test]
+fn flapping_bfd_hastens_no_attempt() {
+    let (mut now, mut session) = (epoch(), Session::new(config(), 1));
+    let mut pauses = Vec::new();
+    establish(&mut session, now, router_open());
+    for _ in 0..4 {
+        now += secs(1);
+        session.handle_bfd_down(now);
+        outputs(&mut session);
+        session.handle_bfd_up(now);
+        assert_eq!(session.state(), State::Active);
+        let retry = session.poll_timeout().unwrap();
+        pauses.push(retry - now);
+        now = retry;
+        session.handle_timeout(now);
+        let connection = dialed(&outputs(&mut session)).unwrap();
+        session.handle_dialed(now, connection, Ok(()));
+        session.handle_received(now, connection, &encoded(&Message::Open(router_open())));
+        session.handle_received(now, connection, &encoded(&Message::Keepalive));
+        assert_eq!(session.state(), State::Established);
+    }
+    assert!(
+        pauses.is_sorted() && pauses[0] >= Duration::from_millis(750),
+        "{pauses:?}"
+    );
 }
 
 #[test]

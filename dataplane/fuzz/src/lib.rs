@@ -10,6 +10,7 @@
 //!
 //! | target | input |
 //! | --- | --- |
+//! | [`bfd`] | BFD packets in the name of a router, at any time, with restarts and changed settings |
 //! | [`arp`] | ARP frames from any host on the LAN |
 //! | [`ndp`] | Neighbor Discovery frames from any host on the LAN |
 //! | [`bpf_filter`] | both, as the kernel filter sees them |
@@ -27,6 +28,7 @@
 
 pub mod announced_set;
 pub mod arp;
+pub mod bfd;
 pub mod bpf_filter;
 mod bytes;
 pub mod coordinator;
@@ -39,7 +41,8 @@ pub type Target = fn(&[u8]);
 
 /// All targets with their names, which are also those of their programs in `runner/src/bin` and their directories in
 /// `corpus`.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
+    ("bfd", bfd::target),
     ("arp", arp::target),
     ("ndp", ndp::target),
     ("bpf_filter", bpf_filter::target),

@@ -1,8 +1,8 @@
 //! The UDP sockets of BFD (RFC 5881, RFC 5883), for one thread of its own that blocks.
 //!
 //! A receiver is bound to one address of the host, so that it does not collide with another BFD program there. Its kernel
-//! filter passes only packets of known routers with a sufficient TTL and a discriminator of their session: a flood of
-//! others does not wake the thread and does not fill the queue. Each session has a sender with a port of its own. Nothing
+//! filter passes only well-formed packets of known routers with a sufficient TTL and a discriminator of their session: a
+//! flood of others does not wake the thread and does not fill the queue. Each session has a sender with a port of its own. Nothing
 //! here needs a capability.
 
 use std::hash::{BuildHasher, RandomState};
@@ -186,13 +186,22 @@ fn open(address: IpAddr, device: Option<&str>) -> io::Result<Socket> {
 // linux/bpf_common.h
 const LD_BYTE: u16 = 0x30;
 const LD_WORD: u16 = 0x20;
+const AND: u16 = 0x54;
 const JUMP_EQ: u16 = 0x15;
 const JUMP_GE: u16 = 0x35;
 const RETURN: u16 = 0x06;
 /// linux/filter.h: `SKF_NET_OFF`, the offset of the IP header. Other offsets begin at the UDP header.
 const IP_HEADER: u32 = (-0x10_0000_i32) as u32;
-/// The octets of UDP before the packet, and those of the packet before "Your Discriminator".
-const YOUR_DISCRIMINATOR_AT: u32 = 8 + 8;
+/// Offsets of the packet (RFC 5880 section 4.1), after 8 octets of UDP.
+const VERSION_AT: u32 = 8;
+const STATE_AT: u32 = 9;
+const LENGTH_AT: u32 = 11;
+const YOUR_DISCRIMINATOR_AT: u32 = 16;
+const VERSION_MASK: u32 = 0xe0;
+const VERSION_1: u32 = 0x20;
+/// The state Init; only packets in a state below may have no discriminator.
+const INIT: u32 = 0x80;
+const MIN_LENGTH: u32 = 24;
 
 const fn op(code: u16, jt: u8, jf: u8, k: u32) -> SockFilter {
     SockFilter::new(code, jt, jf, k)
@@ -234,10 +243,10 @@ fn neighbor_filter(neighbor: &Neighbor) -> Vec<SockFilter> {
         }
     };
     let discriminators = neighbor.discriminators.iter().take(MAX_DISCRIMINATORS);
-    let accepted: Vec<u32> = std::iter::once(0).chain(discriminators.copied()).collect();
+    let accepted: Vec<u32> = discriminators.copied().collect();
     let count = |len: usize| u8::try_from(len).unwrap_or(u8::MAX);
-    // The TTL, the discriminators, a drop, an accept.
-    let rest = 2 + 1 + accepted.len() + 2;
+    // All instructions after the address, with the distance to the last two: drop and accept.
+    let rest = 7 + 2 + accepted.len() + 2 + 2;
     let mut code = Vec::new();
     for (index, word) in words.iter().enumerate() {
         let others = 2 * (words.len() - index - 1) + rest;
@@ -245,12 +254,23 @@ fn neighbor_filter(neighbor: &Neighbor) -> Vec<SockFilter> {
         code.push(op(LD_WORD, 0, 0, at));
         code.push(op(JUMP_EQ, 0, count(others), *word));
     }
+    let begin = code.len();
+    let to_drop = |at: usize| count(begin + rest - 2 - at - 1);
+    let to_accept = |at: usize| count(begin + rest - 1 - at - 1);
     code.push(op(LD_BYTE, 0, 0, ttl_at(neighbor.address.is_ipv6())));
-    code.push(op(JUMP_GE, 0, count(1 + accepted.len()), neighbor.min_ttl.into()));
+    code.push(op(JUMP_GE, 0, to_drop(code.len()), neighbor.min_ttl.into()));
+    code.push(op(LD_BYTE, 0, 0, LENGTH_AT));
+    code.push(op(JUMP_GE, 0, to_drop(code.len()), MIN_LENGTH));
+    code.push(op(LD_BYTE, 0, 0, VERSION_AT));
+    code.push(op(AND, 0, 0, VERSION_MASK));
+    code.push(op(JUMP_EQ, 0, to_drop(code.len()), VERSION_1));
     code.push(op(LD_WORD, 0, 0, YOUR_DISCRIMINATOR_AT));
-    for (index, discriminator) in accepted.iter().enumerate() {
-        code.push(op(JUMP_EQ, count(accepted.len() - index), 0, *discriminator));
+    for discriminator in accepted {
+        code.push(op(JUMP_EQ, to_accept(code.len()), 0, discriminator));
     }
+    code.push(op(JUMP_EQ, 0, to_drop(code.len()), 0));
+    code.push(op(LD_BYTE, 0, 0, STATE_AT));
+    code.push(op(JUMP_GE, to_drop(code.len()), to_accept(code.len()), INIT));
     code.push(DROP);
     code.push(ACCEPT);
     code

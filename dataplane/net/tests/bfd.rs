@@ -26,8 +26,10 @@ fn segment() -> Result<Segment> {
     Ok(segment)
 }
 
+/// A packet in state Down.
 fn packet(your_discriminator: u32) -> [u8; 24] {
     let mut packet = [0; 24];
+    (packet[0], packet[1], packet[3]) = (0x20, 0x40, 24);
     packet[8..12].copy_from_slice(&your_discriminator.to_be_bytes());
     packet
 }
@@ -86,6 +88,26 @@ fn only_packets_of_neighbors_with_ttl_and_discriminator_arrive() -> Result<()> {
                 (&address, 64, packet(OURS).to_vec()),
                 (&address, 255, packet(OURS + 1).to_vec()),
                 (&address, 255, packet(OURS)[..11].to_vec()),
+                (
+                    &address,
+                    255,
+                    [0x40].iter().chain(&packet(OURS)[1..]).copied().collect(),
+                ),
+                (
+                    &address,
+                    255,
+                    [0x20, 0x40, 3, 23]
+                        .iter()
+                        .chain(&packet(OURS)[4..])
+                        .copied()
+                        .collect(),
+                ),
+                // Up, but without a discriminator.
+                (
+                    &address,
+                    255,
+                    [0x20, 0xc0].iter().chain(&packet(0)[2..]).copied().collect(),
+                ),
                 (&address, 255, Vec::new()),
                 (&other, 255, packet(OURS).to_vec()),
             ] {

@@ -44,6 +44,10 @@ pub struct Args {
     #[arg(long, env = "LB_RESTART_GRACE", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub restart_grace: u64,
 
+    /// Seconds that routers with BFD and graceful restart wait for the next speaker when this one restarts.
+    #[arg(long, env = "LB_BFD_RESTART_BUDGET", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub bfd_restart_budget: u64,
+
     /// Directory with the keys that authenticate heartbeats: `current` for those sent, all files for those received. Without it
     /// there are no heartbeats, and node failures are detected through the API server only.
     #[arg(long, env = "LB_HEARTBEAT_KEYS", value_name = "DIRECTORY")]
@@ -123,6 +127,8 @@ pub struct Config {
     pub excluded: ExcludedInterfaces,
     /// How long a live node keeps its addresses while its speaker restarts.
     pub restart_grace: Duration,
+    /// How long routers with BFD and graceful restart wait for the next process.
+    pub bfd_restart_budget: Duration,
     /// The directory of the heartbeat keys; `None` for no heartbeats.
     pub heartbeat_keys: Option<PathBuf>,
     /// UDP port of the heartbeats.
@@ -172,6 +178,7 @@ impl Args {
                 None => ExcludedInterfaces::built_in()?,
             },
             restart_grace: Duration::from_secs(self.restart_grace),
+            bfd_restart_budget: Duration::from_secs(self.bfd_restart_budget),
             heartbeat_keys: self.heartbeat_keys.clone(),
             heartbeat_port: self.heartbeat_port,
             failure_timeout: Duration::from_millis(self.failure_timeout_ms),

@@ -14,6 +14,7 @@ use lb_runtime::{Context, ReadinessGate};
 use tokio::sync::mpsc;
 
 use crate::args::Config;
+use crate::bgp::bfd::metrics::BfdMetrics;
 use crate::bgp::metrics::BgpMetrics;
 use crate::bgp::{self, Bgp};
 use crate::k8s;
@@ -100,11 +101,16 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         let speaker_state =
             SpeakerStateWriter::start(context.client.clone(), &context.namespace, &config.node);
         let bgp = Bgp::new(
-            &config.node,
-            config.ignore_exclude_label,
+            Instant::now(),
+            bgp::Settings {
+                node: config.node.clone(),
+                ignore_exclude_label: config.ignore_exclude_label,
+                bfd_restart_budget: config.bfd_restart_budget,
+            },
             bgp::watch::updates(&context.client, &context.namespace, &refresh),
             metrics.clone(),
             BgpMetrics::new(&context.registry).context("register metrics")?,
+            BfdMetrics::new(&context.registry).context("register metrics")?,
         );
         let mut speaker = Speaker::new(Instant::now(), incarnation(), config, metrics);
         Ok(Self {
@@ -188,6 +194,9 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
             {
                 self.speaker.schedule_status(service, at);
             }
+        }
+        if let Some(transport) = &self.transport {
+            self.bgp.set_heartbeat_keys(transport.keys());
         }
         self.bgp
             .step(now, self.speaker.index(), self.speaker.has_listed());

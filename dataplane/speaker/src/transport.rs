@@ -121,6 +121,12 @@ impl HeartbeatTransport {
         }
     }
 
+    /// The keys as last read, the present one first.
+    #[must_use]
+    pub fn keys(&self) -> &[Vec<u8>] {
+        &self.read
+    }
+
     /// Logs the first of a series of failures. The previous keys stay in use.
     fn report_failure(&mut self, error: &str) {
         if !std::mem::replace(&mut self.read_failed, true) {

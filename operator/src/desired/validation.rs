@@ -230,6 +230,7 @@ fn min_available(budget: &PodDisruptionBudget, replicas: i32) -> Result<[Option<
 /// Environment variables for the announcement settings of the speakers.
 fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
     let heartbeat = speaker.heartbeat.clone().unwrap_or_default();
+    let bgp = speaker.bgp.clone().unwrap_or_default();
     // The speaker's own default.
     let placement = speaker
         .placement
@@ -258,6 +259,7 @@ fn settings(speaker: &Speaker) -> Vec<(&'static str, String)> {
         ),
         ("LB_ANNOUNCE_INTERVAL", number(speaker.announce_interval_seconds)),
         ("LB_RESTART_GRACE", number(speaker.restart_grace_seconds)),
+        ("LB_BFD_RESTART_BUDGET", number(bgp.bfd_restart_budget_seconds)),
     ];
     let named = settings.into_iter();
     named.filter_map(|(name, value)| Some((name, value?))).collect()

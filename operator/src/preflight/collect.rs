@@ -422,9 +422,7 @@ fn unsupported_fields(peer: &DynamicObject) -> Vec<String> {
         let value = peer.data.pointer(&format!("/spec/{field}"));
         value.is_some_and(|value| value.as_str() != Some("") && *value != json!({}))
     };
-    let fields = ["interface", "passwordSecret", "bfdProfile"]
-        .into_iter()
-        .filter(is_set);
+    let fields = ["interface", "passwordSecret"].into_iter().filter(is_set);
     let namespace = peer.namespace().unwrap_or_default();
     fields
         .map(|field| format!("{field} of BGPPeer {namespace}/{}", peer.name_any()))

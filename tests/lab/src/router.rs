@@ -112,10 +112,11 @@ impl Lab {
     }
 }
 
-/// The router's settings, without the neighbors. Sessions over IPv4 with both families.
+/// The router's settings, without the neighbors. Sessions over IPv4 with both families; BFD for nodes that have it too.
 const CONFIGURATION: &str = "log stderr all;
 router id 192.168.50.1;
 protocol device {}
+protocol bfd { interface \"*\" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
 protocol kernel { merge paths yes limit 16; ipv4 { import none; export all; }; }
 protocol kernel { merge paths yes limit 16; ipv6 { import none; export all; }; }
 template bgp nodes {
@@ -125,6 +126,7 @@ template bgp nodes {
   hold time 240;
   error wait time 1, 3;
   graceful restart aware;
+  bfd on;
   ipv4 { import all; export none; };
   ipv6 { import all; export none; };
 }

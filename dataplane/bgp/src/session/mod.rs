@@ -171,6 +171,8 @@ pub struct Session {
     negotiated: Option<Negotiated>,
     established_since: Option<Instant>,
     down_reason: DownReason,
+    /// After BFD has ended the session: the earliest time of the next attempt, when BFD reports that it may succeed.
+    bfd_retry_at: Option<Instant>,
     /// No session has been established since this program started.
     restarted: bool,
     routes: RouteSender,
@@ -197,6 +199,7 @@ impl Session {
             negotiated: None,
             established_since: None,
             down_reason: DownReason::NotStarted,
+            bfd_retry_at: None,
             restarted: true,
             routes: RouteSender::default(),
             counters: Counters::default(),
@@ -318,22 +321,39 @@ impl Session {
         }
     }
 
-    /// BFD reports that the router cannot be reached.
+    /// BFD reports that the router cannot be reached. The next attempt is made when BFD reports the opposite, otherwise
+    /// after the connect time: a path on which only BFD fails does not keep the session down.
     pub fn handle_bfd_down(&mut self, now: Instant) {
         match self.state {
             State::OpenSent | State::OpenConfirm | State::Established => {
                 let notification = Notification::new(NotificationCode::BfdDown);
                 self.send(None, &Message::Notification(notification.clone()));
-                self.retry_later(now, DownReason::Sent(notification));
+                let was_stable = self.is_stable(now);
+                self.fail(
+                    now,
+                    DownReason::Sent(notification),
+                    Timer::Retry,
+                    self.config.connect_time,
+                );
+                let pause = if was_stable {
+                    Duration::ZERO
+                } else {
+                    self.retry.next()
+                };
+                self.bfd_retry_at = Some(now + pause);
             }
             State::Idle | State::Connect | State::Active => {}
         }
     }
 
-    /// BFD reports that the router can be reached: a pending attempt is made at once.
+    /// BFD reports that the router can be reached: a pending attempt is made at once, or after a pause if the last session
+    /// was short.
     pub fn handle_bfd_up(&mut self, now: Instant) {
         match self.state {
-            State::Active if self.timers.is_set(Timer::Retry) => self.dial(now),
+            State::Active if self.timers.is_set(Timer::Retry) => match self.bfd_retry_at.take() {
+                Some(at) if now < at => self.timers.set(Timer::Retry, at),
+                Some(_) | None => self.dial(now),
+            },
             State::Active
             | State::Idle
             | State::Connect
@@ -450,10 +470,7 @@ impl Session {
     }
 
     fn fail(&mut self, now: Instant, reason: DownReason, timer: Timer, pause: Duration) {
-        let stable = self
-            .established_since
-            .is_some_and(|since| since + STABLE_TIME <= now);
-        if stable {
+        if self.is_stable(now) {
             self.retry.reset();
             self.after_error.reset();
         }
@@ -462,6 +479,11 @@ impl Session {
         self.timers.set(timer, now + pause);
         self.down_reason = reason;
         self.enter(State::Active);
+    }
+
+    fn is_stable(&self, now: Instant) -> bool {
+        self.established_since
+            .is_some_and(|since| since + STABLE_TIME <= now)
     }
 
     fn dial(&mut self, now: Instant) {

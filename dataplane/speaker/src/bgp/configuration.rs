@@ -1,4 +1,4 @@
-//! BGPPeers, BGPAdvertisements and Communities: which advertisements are in force, with which attributes.
+//! BGPPeers, BGPAdvertisements, Communities and BFDProfiles: which advertisements are in force, with which attributes.
 //!
 //! An invalid object affects itself only. An advertisement with an unknown community announces nothing: without it, a route
 //! could reach networks that it must not reach.
@@ -10,6 +10,7 @@ use lb_bgp::table::AdvertisementId;
 use lb_bgp::wire::LargeCommunity;
 use lb_crds::CommunityValue;
 
+use crate::bgp::bfd::BfdProfile;
 use crate::bgp::objects::{Advertisement, Aliases, Peer};
 
 /// The watched kinds.
@@ -21,11 +22,18 @@ pub enum Kind {
     Advertisements,
     /// Communities.
     Communities,
+    /// BFDProfiles. Sessions do not wait for their list: BGP works without BFD.
+    BfdProfiles,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Peers, Self::Advertisements, Self::Communities];
+    pub const ALL: [Self; 4] = [
+        Self::Peers,
+        Self::Advertisements,
+        Self::Communities,
+        Self::BfdProfiles,
+    ];
 
     /// Name in logs.
     #[must_use]
@@ -34,6 +42,7 @@ impl Kind {
             Self::Peers => "bgppeers",
             Self::Advertisements => "bgpadvertisements",
             Self::Communities => "communities",
+            Self::BfdProfiles => "bfdprofiles",
         }
     }
 }
@@ -47,6 +56,8 @@ pub enum Update {
     Advertisement(String, Option<Result<Advertisement, String>>),
     /// A Community.
     Community(String, Option<Aliases>),
+    /// A BFDProfile.
+    BfdProfile(String, Option<BfdProfile>),
     /// An object that cannot be decoded: the previous version is kept.
     Invalid(Kind, String, String),
     /// The initial list of the kind is complete.
@@ -75,6 +86,7 @@ pub struct Configuration {
     peers: BTreeMap<String, Peer>,
     advertisements: BTreeMap<String, (AdvertisementId, Advertisement)>,
     communities: BTreeMap<String, Aliases>,
+    bfd_profiles: BTreeMap<String, BfdProfile>,
     unlisted: BTreeSet<Kind>,
     next_id: u32,
     active: Arc<ActiveAdvertisements>,
@@ -103,10 +115,16 @@ impl Configuration {
         }
     }
 
-    /// Whether every kind was listed.
+    /// Whether every kind was listed that sessions wait for.
     #[must_use]
     pub fn is_listed(&self) -> bool {
-        self.unlisted.is_empty()
+        self.unlisted.iter().all(|kind| *kind == Kind::BfdProfiles)
+    }
+
+    /// The BFDProfile of this name.
+    #[must_use]
+    pub fn bfd_profile(&self, name: &str) -> Option<BfdProfile> {
+        self.bfd_profiles.get(name).copied()
     }
 
     /// Whether nothing is configured.
@@ -166,6 +184,16 @@ impl Configuration {
                     None => self.communities.remove(&name),
                 };
                 self.resolve()
+            }
+            Update::BfdProfile(name, profile) => {
+                match profile {
+                    Some(profile) => self.bfd_profiles.insert(name, profile),
+                    None => self.bfd_profiles.remove(&name),
+                };
+                Changes {
+                    peers: true,
+                    ..Changes::default()
+                }
             }
             Update::Invalid(kind, name, error) => {
                 tracing::warn!(

@@ -4,7 +4,7 @@ use lb_bgp::session::Counters;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// The name of the default VRF in metrics, as in FRR.
-const DEFAULT_VRF: &str = "default";
+pub(crate) const DEFAULT_VRF: &str = "default";
 const LABELS: [&str; 2] = ["peer", "vrf"];
 
 /// The labels of a session.

@@ -4,12 +4,13 @@
 //! ```text
 //! Service, endpoints, nodes, pools ──► Index ──► Services to decide ──► decide ──► Table ──► sessions ◄──► connections
 //! BGPAdvertisements, Communities ──► Configuration ────────────────────────┘          ▲
-//! BGPPeers ───────────────────────────────┴───────────────────────────────────────────┘
+//! BGPPeers, BFDProfiles ──────────────────┴───────────────────────────────────────────┘
 //! ```
 //!
 //! Nothing is announced before every watch has completed its list. Without the API server everything continues with the last
 //! known objects. Without a BGPPeer and without a BGPAdvertisement nothing is done.
 
+pub mod bfd;
 pub mod configuration;
 mod connection;
 pub mod decide;
@@ -23,18 +24,20 @@ pub(crate) mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lb_bgp::table::Table;
 use lb_net::Snapshot;
 use lb_runtime::ObjectKey;
 use tokio::sync::mpsc;
 
+use crate::bgp::bfd::metrics::BfdMetrics;
+use crate::bgp::bfd::{Bfd, DiscriminatorKeys};
 use crate::bgp::configuration::{ActiveAdvertisements, Configuration, Update};
-use crate::bgp::connection::{ConnectionEvent, ConnectionKey};
 use crate::bgp::decide::{DecisionInput, decide};
 use crate::bgp::metrics::BgpMetrics;
-use crate::bgp::sessions::{LocalNode, Sessions};
+use crate::bgp::objects::Peer;
+use crate::bgp::sessions::{LocalNode, SessionEvent, Sessions};
 use crate::k8s::index::{Affected, Index};
 use crate::metrics::Metrics;
 
@@ -43,11 +46,24 @@ const MAX_DECISIONS_PER_STEP: usize = 1024;
 /// Maximum number of reports of connections handled before the next step.
 const MAX_EVENTS_PER_STEP: usize = 64;
 
+/// The settings of BGP on this node.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the node.
+    pub node: String,
+    /// Whether the exclude label of nodes is ignored.
+    pub ignore_exclude_label: bool,
+    /// How long a router with BFD and graceful restart waits for the next process after this one has ended.
+    pub bfd_restart_budget: Duration,
+}
+
 /// BGP on this node.
 #[derive(Debug)]
 pub struct Bgp {
     node: LocalNode,
     ignore_exclude_label: bool,
+    /// The keys of heartbeats, from which BFD derives its discriminators.
+    keys: Vec<Vec<u8>>,
     updates: mpsc::Receiver<Update>,
     configuration: Configuration,
     peers_changed: bool,
@@ -69,18 +85,21 @@ impl Bgp {
     /// Without any knowledge. `updates` are the changes of the configuration.
     #[must_use]
     pub fn new(
-        node: &str,
-        ignore_exclude_label: bool,
+        now: Instant,
+        settings: Settings,
         updates: mpsc::Receiver<Update>,
         metrics: Metrics,
         bgp_metrics: BgpMetrics,
+        bfd_metrics: BfdMetrics,
     ) -> Self {
+        let bfd = Bfd::new(now, settings.bfd_restart_budget, bfd_metrics);
         Self {
             node: LocalNode {
-                name: node.to_owned(),
+                name: settings.node,
                 ..LocalNode::default()
             },
-            ignore_exclude_label,
+            ignore_exclude_label: settings.ignore_exclude_label,
+            keys: Vec::new(),
             updates,
             configuration: Configuration::new(),
             peers_changed: false,
@@ -90,7 +109,7 @@ impl Bgp {
             is_running: false,
             announced: BTreeMap::new(),
             table: Table::default(),
-            sessions: Sessions::new(bgp_metrics),
+            sessions: Sessions::new(bfd, bgp_metrics),
             metrics,
         }
     }
@@ -114,6 +133,16 @@ impl Bgp {
     /// Sets the interfaces of this node.
     pub fn set_links(&mut self, links: &Snapshot) {
         self.node.links.clone_from(links);
+        // Whether a router is on the same link.
+        self.peers_changed = true;
+    }
+
+    /// Sets the keys of heartbeats, the present one first: with them, BFD sessions are known again after a restart.
+    pub fn set_heartbeat_keys(&mut self, keys: &[Vec<u8>]) {
+        if self.keys != keys {
+            keys.clone_into(&mut self.keys);
+            self.peers_changed = true;
+        }
     }
 
     /// Waits for a change of the configuration or a report of a connection, and handles it.
@@ -125,8 +154,7 @@ impl Bgp {
                     self.update(update);
                 }
             }
-            Some((key, event)) = self.sessions.next_event() => self.handle_events(key, event),
-            else => std::future::pending().await,
+            event = self.sessions.next_event() => self.handle_events(event),
         }
     }
 
@@ -194,16 +222,16 @@ impl Bgp {
         }
     }
 
-    fn handle_events(&mut self, key: ConnectionKey, event: ConnectionEvent) {
+    fn handle_events(&mut self, first: SessionEvent) {
         let now = Instant::now();
-        let mut next = Some((key, event));
+        let mut next = Some(first);
         for _ in 0..MAX_EVENTS_PER_STEP {
-            let Some((key, event)) = next else { break };
-            self.sessions.handle_event(now, &self.node, key, event);
+            let Some(event) = next else { break };
+            self.sessions.handle_event(now, &self.node, event);
             next = self.sessions.try_next_event();
         }
-        if let Some((key, event)) = next {
-            self.sessions.handle_event(now, &self.node, key, event);
+        if let Some(event) = next {
+            self.sessions.handle_event(now, &self.node, event);
         }
     }
 
@@ -248,8 +276,11 @@ impl Bgp {
     fn update_sessions(&mut self, now: Instant, index: &Index) {
         let node = index.nodes.get(&self.node.name);
         self.node.addresses = node.map(|node| node.addresses.clone()).unwrap_or_default();
-        let peers = self.configuration.peers().iter();
-        let selected = peers.filter(|(_, peer)| node.is_some_and(|node| peer.selects_node(node)));
-        self.sessions.set_peers(now, &self.node, selected);
+        let uid = node.map(|node| node.uid.clone()).unwrap_or_default();
+        let keys = DiscriminatorKeys::new(self.keys.clone(), uid);
+        self.sessions.bfd_mut().set_keys(keys);
+        let selects = |peer: &Peer| node.is_some_and(|node| peer.selects_node(node));
+        self.sessions
+            .set_peers(now, &self.node, &self.configuration, selects);
     }
 }

@@ -70,6 +70,11 @@ fn is_global(address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is in a subnet of any interface.
+pub(crate) fn is_on_connected_subnet(links: &Snapshot, router: IpAddr) -> bool {
+    links.values().any(|link| is_on_link(link, router))
+}
+
 fn is_on_link(link: &Link, router: IpAddr) -> bool {
     link.addresses.iter().any(|own| own.contains(router))
 }

@@ -1,15 +1,17 @@
-//! The parts of BGPPeers, BGPAdvertisements and Communities that sessions and decisions need.
+//! The parts of BGPPeers, BGPAdvertisements, BFDProfiles and Communities that sessions and decisions need.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use lb_bfd::session::SessionConfig;
 use lb_bgp::session::RemoteAsn;
 use lb_crds::selector::{any_matches, validate};
-use lb_crds::{BGPAdvertisement, BGPPeer, BGPPeerSpec, Community, go_duration};
+use lb_crds::{BFDProfile, BGPAdvertisement, BGPPeer, BGPPeerSpec, Community, go_duration};
 use lb_net::tcp::MAX_MD5_KEY_LEN;
 
+use crate::bgp::bfd::BfdProfile;
 use crate::k8s::objects::{Node, Pool, Service};
 
 const DEFAULT_PORT: u16 = 179;
@@ -26,6 +28,8 @@ pub struct Peer {
     pub settings: PeerSettings,
     /// The longest pause between two attempts to connect.
     pub connect_time: Duration,
+    /// The name of the BFDProfile, if BFD watches the path.
+    pub bfd_profile: Option<String>,
     node_selectors: Vec<LabelSelector>,
 }
 
@@ -135,6 +139,7 @@ impl Peer {
             connect_time: connect_time
                 .unwrap_or(DEFAULT_CONNECT_TIME)
                 .max(Duration::from_secs(1)),
+            bfd_profile: Some(spec.bfd_profile).filter(|name| !name.is_empty()),
             node_selectors: spec.node_selectors,
         })
     }
@@ -306,5 +311,34 @@ impl Aliases {
     pub fn read(object: Community) -> Self {
         let aliases = object.spec.communities.into_iter();
         Self(aliases.map(|alias| (alias.name, alias.value)).collect())
+    }
+}
+
+impl BfdProfile {
+    /// Reads a BFDProfile, with the defaults of FRR.
+    #[must_use]
+    pub fn read(object: BFDProfile) -> Self {
+        let spec = object.spec;
+        // As in the schema.
+        let interval = |millis: Option<u32>, default: u64| {
+            millis.map_or(Duration::from_millis(default), |millis| {
+                Duration::from_millis(millis.clamp(10, 60_000).into())
+            })
+        };
+        let octet = |number: Option<u32>, min: u32, default: u8, max: u32| {
+            number.map_or(default, |number| {
+                u8::try_from(number.clamp(min, max)).unwrap_or(default)
+            })
+        };
+        Self {
+            config: SessionConfig {
+                transmit_interval: interval(spec.transmit_interval, 300),
+                receive_interval: interval(spec.receive_interval, 300),
+                echo_interval: interval(spec.echo_interval, 50),
+                multiplier: octet(spec.detect_multiplier, 2, 3, 255),
+                passive: spec.passive_mode.unwrap_or_default(),
+            },
+            min_ttl: octet(spec.minimum_ttl, 1, 254, 254),
+        }
     }
 }

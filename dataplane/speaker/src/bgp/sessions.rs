@@ -5,20 +5,22 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use lb_bgp::session::{NextHops, Output, Session, SessionConfig, State, Stop};
+use lb_bgp::session::{NextHops, Output, RemoteAsn, Session, SessionConfig, State, Stop};
 use lb_bgp::table::{Table, Version};
 use lb_bgp::wire::{Family, Notification, NotificationCode};
 use lb_net::Snapshot;
+use lb_net::bfd::Hops;
 use lb_net::tcp::TcpOptions;
 use lb_runtime::ObjectKey;
 use lb_runtime::text::{LIST_LIMIT, list_first};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::bgp::configuration::ActiveAdvertisements;
+use crate::bgp::bfd::{Bfd, BfdChange, BfdEvent, SessionId, Target};
+use crate::bgp::configuration::{ActiveAdvertisements, Configuration};
 use crate::bgp::connection::{Connection, ConnectionEvent, ConnectionEvents, ConnectionKey};
 use crate::bgp::metrics::{BgpMetrics, SessionGauges, SessionLabels};
-use crate::bgp::next_hops::next_hops;
+use crate::bgp::next_hops::{is_on_connected_subnet, next_hops};
 use crate::bgp::objects::{Peer, PeerSettings};
 use crate::bgp::policy::PeerPolicy;
 
@@ -50,7 +52,15 @@ pub(crate) struct Sessions {
     sink: ConnectionEvents,
     events: mpsc::Receiver<(ConnectionKey, ConnectionEvent)>,
     tasks: JoinSet<()>,
+    bfd: Bfd,
     metrics: BgpMetrics,
+}
+
+/// A report of a connection, or of BFD.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    Connection(ConnectionKey, ConnectionEvent),
+    Bfd(SessionId, BfdEvent),
 }
 
 #[derive(Debug)]
@@ -67,7 +77,7 @@ struct RunningSession {
 }
 
 impl Sessions {
-    pub(crate) fn new(metrics: BgpMetrics) -> Self {
+    pub(crate) fn new(bfd: Bfd, metrics: BgpMetrics) -> Self {
         let (sink, events) = mpsc::channel(EVENT_QUEUE_LEN);
         Self {
             running: BTreeMap::new(),
@@ -75,17 +85,21 @@ impl Sessions {
             sink,
             events,
             tasks: JoinSet::new(),
+            bfd,
             metrics,
         }
     }
 
     /// Starts, changes and stops sessions, so that there is one for each of these peers.
-    pub(crate) fn set_peers<'a>(
+    pub(crate) fn set_peers(
         &mut self,
         now: Instant,
         node: &LocalNode,
-        peers: impl Iterator<Item = (&'a String, &'a Peer)>,
+        configuration: &Configuration,
+        selects: impl Fn(&Peer) -> bool,
     ) {
+        let peers = configuration.peers().iter();
+        let peers = peers.filter(|(_, peer)| selects(peer));
         let mut routers = BTreeSet::new();
         let mut wanted = BTreeMap::new();
         for (name, peer) in peers {
@@ -110,8 +124,10 @@ impl Sessions {
                 &name,
                 Stop::Notify(Notification::new(NotificationCode::PeerDeconfigured)),
             );
+            self.bfd.stop(&name);
         }
         for (name, peer) in wanted {
+            self.watch_path(name, peer, node, configuration);
             if let Some(running) = self.running.get_mut(name) {
                 if running.settings == peer.settings {
                     running.session.set_connect_time(peer.connect_time);
@@ -131,22 +147,78 @@ impl Sessions {
         }
     }
 
+    /// Starts, changes or stops BFD for a peer.
+    fn watch_path(&mut self, name: &str, peer: &Peer, node: &LocalNode, configuration: &Configuration) {
+        let Some(profile_name) = &peer.bfd_profile else {
+            return self.bfd.stop(name);
+        };
+        // Until then it is not known whether the router is on the same link.
+        if node.links.is_empty() {
+            return;
+        }
+        let settings = &peer.settings;
+        let router = settings.router.ip();
+        let is_internal = match settings.remote_asn {
+            RemoteAsn::Is(asn) => asn == settings.local_asn,
+            RemoteAsn::Internal => true,
+            RemoteAsn::External => false,
+        };
+        let is_far = settings.multi_hop || is_internal && !is_on_connected_subnet(&node.links, router);
+        let target = Target {
+            router,
+            source: settings.source,
+            vrf: settings.vrf.clone(),
+            hops: if is_far { Hops::Multi } else { Hops::Single },
+        };
+        let profile = configuration.bfd_profile(profile_name);
+        self.bfd.watch(name, target, profile_name, profile);
+    }
+
+    pub(crate) const fn bfd_mut(&mut self) -> &mut Bfd {
+        &mut self.bfd
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// The next report of a connection.
-    pub(crate) async fn next_event(&mut self) -> Option<(ConnectionKey, ConnectionEvent)> {
-        self.events.recv().await
+    /// The next report.
+    pub(crate) async fn next_event(&mut self) -> SessionEvent {
+        tokio::select! {
+            // The events of connections have a sender as long as this exists.
+            Some((key, event)) = self.events.recv() => SessionEvent::Connection(key, event),
+            (id, event) = self.bfd.next_event() => SessionEvent::Bfd(id, event),
+        }
     }
 
-    /// A report of a connection that has arrived.
-    pub(crate) fn try_next_event(&mut self) -> Option<(ConnectionKey, ConnectionEvent)> {
-        self.events.try_recv().ok()
+    /// A report that has arrived.
+    pub(crate) fn try_next_event(&mut self) -> Option<SessionEvent> {
+        let connection = self.events.try_recv().ok();
+        let connection = connection.map(|(key, event)| SessionEvent::Connection(key, event));
+        connection.or_else(|| {
+            let (id, event) = self.bfd.try_next_event()?;
+            Some(SessionEvent::Bfd(id, event))
+        })
+    }
+
+    /// Handles a report.
+    pub(crate) fn handle_event(&mut self, now: Instant, node: &LocalNode, event: SessionEvent) {
+        match event {
+            SessionEvent::Connection(key, event) => self.handle_connection(now, node, key, event),
+            SessionEvent::Bfd(id, event) => {
+                let change = self.bfd.handle_event(id, event);
+                let running = change.and_then(|(name, change)| Some((self.running.get_mut(name)?, change)));
+                match running {
+                    Some((running, BfdChange::Up)) => running.session.handle_bfd_up(now),
+                    Some((running, BfdChange::Down)) => running.session.handle_bfd_down(now),
+                    None => {}
+                }
+            }
+        }
     }
 
     /// Handles a report of a connection. One that was closed has nothing to report.
-    pub(crate) fn handle_event(
+    fn handle_connection(
         &mut self,
         now: Instant,
         node: &LocalNode,
@@ -223,8 +295,15 @@ impl Sessions {
             .min()
     }
 
-    /// Closes all connections without a word: routers with graceful restart keep the routes for the next process.
+    /// Closes all connections without a word: routers with graceful restart keep the routes for the next process, and
+    /// their BFD sessions stay up.
     pub(crate) async fn shut_down(&mut self) {
+        let graceful = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.settings.graceful_restart);
+        let graceful: BTreeSet<_> = graceful.map(|(name, _)| name.as_str()).collect();
+        self.bfd.slow_down(&graceful).await;
         for name in self.running.keys().cloned().collect::<Vec<_>>() {
             self.stop(&name, Stop::Silently);
         }

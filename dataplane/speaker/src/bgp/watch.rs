@@ -1,4 +1,4 @@
-//! The watches of BGPPeers, BGPAdvertisements and Communities, as one queue of updates.
+//! The watches of BGPPeers, BGPAdvertisements, Communities and BFDProfiles, as one queue of updates.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -7,11 +7,12 @@ use futures::StreamExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config as Selection;
 use kube::{Api, Client, Resource};
-use lb_crds::{BGPAdvertisement, BGPPeer, Community};
+use lb_crds::{BFDProfile, BGPAdvertisement, BGPPeer, Community};
 use lb_runtime::watch::{Change, Refresh, watch_refreshed};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use crate::bgp::bfd::BfdProfile;
 use crate::bgp::configuration::{Kind, Update};
 use crate::bgp::objects::{Advertisement, Aliases, Peer};
 
@@ -45,6 +46,14 @@ pub(crate) fn updates(client: &Client, namespace: &str, refresh: &Refresh) -> mp
         &sink,
         Kind::Communities,
         |name, object: Option<Community>| Update::Community(name, object.map(Aliases::read)),
+    );
+    feed(
+        client,
+        namespace,
+        refresh,
+        &sink,
+        Kind::BfdProfiles,
+        |name, object: Option<BFDProfile>| Update::BfdProfile(name, object.map(BfdProfile::read)),
     );
     updates
 }

@@ -13,9 +13,10 @@ use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use futures::stream::LocalBoxStream;
 use lb_net::{LinkWatcher, Snapshot};
-use lb_speaker::bgp::Bgp;
+use lb_speaker::bgp::bfd::metrics::BfdMetrics;
 use lb_speaker::bgp::configuration::{Kind, Update};
 use lb_speaker::bgp::metrics::BgpMetrics;
+use lb_speaker::bgp::{Bgp, Settings};
 use lb_speaker::k8s::index::{self, Index};
 use lb_speaker::metrics::Metrics;
 use prometheus::Registry;
@@ -28,6 +29,10 @@ use crate::support::{mk_node_at, mk_pool, mk_service, mk_slice};
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the router is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// A key of heartbeats.
+pub(crate) const KEY: &[u8] = b"a key of the cluster";
+/// How long routers with BFD wait for the next process.
+const BFD_RESTART_BUDGET: Duration = Duration::from_secs(10);
 pub(crate) const NODE: &str = "192.168.50.21";
 pub(crate) const NODE_V6: &str = "fd00:50::21";
 pub(crate) const ROUTER: &str = "192.168.50.10";
@@ -88,13 +93,21 @@ impl Node {
 
     fn bgp(registry: &Registry, updates: mpsc::Receiver<Update>) -> Result<Bgp> {
         let metrics = Metrics::new(registry, "n1")?;
-        Ok(Bgp::new(
-            "n1",
-            false,
+        let settings = Settings {
+            node: "n1".to_owned(),
+            ignore_exclude_label: false,
+            bfd_restart_budget: BFD_RESTART_BUDGET,
+        };
+        let mut bgp = Bgp::new(
+            Instant::now(),
+            settings,
             updates,
             metrics,
             BgpMetrics::new(registry)?,
-        ))
+            BfdMetrics::new(registry)?,
+        );
+        bgp.set_heartbeat_keys(&[KEY.to_vec()]);
+        Ok(bgp)
     }
 
     /// Begins a new process that knows nothing.
@@ -287,6 +300,21 @@ impl Bird {
         Ok(self.route(prefix)?.contains("BGP.origin"))
     }
 
+    /// Stops it for a time, as a machine that fails would, or lets it go on.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        let process = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(nix::sys::signal::kill(process, signal)?)
+    }
+
+    /// The changes of the state of its BFD session, as in "Init to Up".
+    pub(crate) fn bfd_changes(&self) -> Vec<String> {
+        let log = self.log();
+        let changes = log
+            .lines()
+            .filter_map(|line| line.split_once("changed state from "));
+        changes.map(|(_, change)| change.to_owned()).collect()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -306,5 +334,15 @@ pub(crate) fn bird_protocol(local: &str, neighbor: &str, more: &str) -> String {
     format!(
         "protocol bgp n1 {{\n  local {local};\n  neighbor {neighbor};\n  passive;\n  hold time 30;\n  error wait time 1, 3;\n  \
          ipv4 {{ import all; export none; }};\n  ipv6 {{ import all; export none; }};\n  {more}\n}}"
+    )
+}
+
+/// The section of BIRD for BFD with these intervals, in milliseconds.
+pub(crate) fn bird_bfd(interval: u32) -> String {
+    let values = format!(
+        "min rx interval {interval} ms; min tx interval {interval} ms; idle tx interval 1 s; multiplier 3;"
+    );
+    format!(
+        "protocol bfd {{ debug {{ states, events }}; interface \"*\" {{ {values} }}; multihop {{ {values} }}; }}\n"
     )
 }

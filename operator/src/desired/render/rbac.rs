@@ -110,7 +110,10 @@ pub fn namespace_rules(component: Component) -> Vec<PolicyRule> {
         ],
         Component::Speaker => vec![
             rule("", &["pods"], READ),
-            metallb(&["bgppeers", "bgpadvertisements", "communities"], READ),
+            metallb(
+                &["bgppeers", "bgpadvertisements", "bfdprofiles", "communities"],
+                READ,
+            ),
             metallb(
                 &["servicel2statuses"],
                 &["get", "list", "watch", "create", "update", "patch", "delete"],

@@ -9,8 +9,7 @@ pub(in crate::preflight) fn bgp_objects(found: &Fact<Vec<String>>) -> Finding {
         Err(error) => unknown("BGP objects", error),
         Ok(found) if found.is_empty() => Finding::passed("no BGPPeer has an unsupported field"),
         Ok(found) => Finding::warning(format!(
-            "the speakers do not support {} yet; a peer with interface or passwordSecret has no session, and one with bfdProfile \
-             has a session without BFD",
+            "the speakers do not support {} yet: these peers have no session",
             list_first(found, LIST_LIMIT)
         )),
     }

@@ -1,7 +1,8 @@
-//! BGP: a client behind a router reaches a Service through all nodes; a node's cable is cut; a speaker restarts.
+//! BGP: a client behind a router reaches a Service through all nodes; a node's cable is cut, without and with BFD; a
+//! speaker restarts.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use lb_lab::Router;
@@ -21,7 +22,7 @@ fn routers_use_every_node_that_can_serve() -> anyhow::Result<()> {
          apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: routed, namespace: metallb-system}\n\
          spec: {ipAddressPools: [routed], communities: [\"65000:7\"]}",
     )?;
-    apply_peer(&harness, false)?;
+    apply_peer(&harness, "")?;
     harness.apply_service("web", "web", "metallb.io/address-pool: routed", "")?;
     let address = harness.wait_for_address("web")?;
     announced_from(&router, &address, &NODES)?;
@@ -30,17 +31,17 @@ fn routers_use_every_node_that_can_serve() -> anyhow::Result<()> {
     connections_are_spread(&router, &address)?;
     local_traffic_policy_follows_endpoints(&harness, &router)?;
     unplugged_node_is_left_out(&harness, &router, &address)?;
+    bfd_leaves_an_unplugged_node_out_at_once(&harness, &router, &address)?;
     restart_is_not_noticed(&harness, &router, &address)?;
 
     harness.admin("kubectl delete service web")?;
     announced_from(&router, &address, &[])
 }
 
-fn apply_peer(harness: &Harness, graceful_restart: bool) -> anyhow::Result<()> {
+fn apply_peer(harness: &Harness, more: &str) -> anyhow::Result<()> {
     harness.apply(&format!(
         "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: tor, namespace: metallb-system}}\n\
-         spec: {{myASN: 65000, peerASN: 65001, peerAddress: 192.168.50.1, holdTime: 9s, connectTime: 1s, \
-         enableGracefulRestart: {graceful_restart}}}"
+         spec: {{myASN: 65000, peerASN: 65001, peerAddress: 192.168.50.1, holdTime: 9s, connectTime: 1s{more}}}"
     ))?;
     Ok(())
 }
@@ -121,12 +122,53 @@ fn unplugged_node_is_left_out(harness: &Harness, router: &Router, address: &str)
     Ok(())
 }
 
-/// With graceful restart the router keeps the routes while a speaker is replaced, and no request fails.
+/// BFD notices the cut within 3 x 100 ms, long before the hold time has passed.
+fn bfd_leaves_an_unplugged_node_out_at_once(
+    harness: &Harness,
+    router: &Router,
+    address: &str,
+) -> anyhow::Result<()> {
+    harness.apply(
+        "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {name: fast, namespace: metallb-system}\n\
+         spec: {transmitInterval: 100, receiveInterval: 100, detectMultiplier: 3}",
+    )?;
+    apply_peer(harness, ", bfdProfile: fast")?;
+    bfd_is_up(router, 3)?;
+    assert_eq!(
+        router.next_hops(address)?,
+        NODES,
+        "BFD does not touch the sessions"
+    );
+    harness.lab().cut(3)?;
+    let cut = Instant::now();
+    announced_from(router, address, &TWO_NODES)?;
+    let left_out = cut.elapsed();
+    harness.lab().join(3)?;
+    println!("left out by BFD after {left_out:?}");
+    assert!(left_out < Duration::from_secs(3), "{left_out:?}");
+    announced_from(router, address, &NODES)?;
+    bfd_is_up(router, 3)?;
+    harness.admin("kubectl wait node --all --for=condition=Ready --timeout=60s")?;
+    harness.admin("kubectl rollout status deployment/web --timeout=60s")?;
+    Ok(())
+}
+
+/// Waits until this many BFD sessions of the router are up.
+fn bfd_is_up(router: &Router, count: usize) -> anyhow::Result<()> {
+    eventually("BFD sessions that are up", SHORT_TIMEOUT, || {
+        let sessions = router.ask("show bfd sessions")?;
+        let up = sessions.lines().filter(|line| line.contains(" Up "));
+        Ok((up.count() == count).then_some(()))
+    })
+}
+
+/// With graceful restart the router keeps the routes while a speaker is replaced, and no request fails. BFD stays up.
 fn restart_is_not_noticed(harness: &Harness, router: &Router, address: &str) -> anyhow::Result<()> {
     harness.admin("kubectl delete bgppeer tor -n metallb-system")?;
     announced_from(router, address, &[])?;
-    apply_peer(harness, true)?;
+    apply_peer(harness, ", bfdProfile: fast, enableGracefulRestart: true")?;
     announced_from(router, address, &NODES)?;
+    bfd_is_up(router, 3)?;
     let asking = format!(
         "failed=0; for i in $(seq 100); do curl -s -o /dev/null -m 2 http://{address}/ || failed=$((failed+1)); \
          sleep 0.1; done; echo $failed"
@@ -138,6 +180,7 @@ fn restart_is_not_noticed(harness: &Harness, router: &Router, address: &str) -> 
         harness.admin(&format!("kubectl delete pod -n metallb-system {pod}"))?;
         loop {
             assert_eq!(router.next_hops(address)?, NODES, "the router keeps the routes");
+            bfd_is_up(router, 3)?;
             match result.recv_timeout(Duration::from_millis(100)) {
                 Ok(output) => {
                     assert_eq!(output?.trim(), "0", "failed requests of 100");
