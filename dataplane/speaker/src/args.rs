@@ -10,6 +10,7 @@ use clap::{ArgAction, Parser};
 use lb_l2::ownership::{ConflictPolicy, PartitionPolicy};
 use lb_runtime::CommonArgs;
 
+use crate::bgp::drain::{DrainSettings, OnCordon};
 use crate::interface_selection::{ExcludedInterfaces, ExcludedInterfacesError};
 
 /// The version of this program.
@@ -47,6 +48,16 @@ pub struct Args {
     /// Seconds that routers with BFD and graceful restart wait for the next speaker when this one restarts.
     #[arg(long, env = "LB_BFD_RESTART_BUDGET", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub bfd_restart_budget: u64,
+
+    /// How a cordoned node announces by BGP: with the community GRACEFUL_SHUTDOWN, so that routers prefer other nodes
+    /// (deprioritize), so and then no longer (withdraw), or as before (ignore).
+    #[arg(long, env = "LB_BGP_ON_CORDON", ignore_case = true, default_value = OnCordon::default().as_str(),
+          value_parser = policy_parser::<OnCordon>(OnCordon::ALL.map(OnCordon::as_str)))]
+    pub bgp_on_cordon: OnCordon,
+
+    /// Seconds that a node which leaves announces with that community before it withdraws its routes.
+    #[arg(long, env = "LB_BGP_DRAIN_DELAY", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub bgp_drain_delay: u64,
 
     /// Directory with the keys that authenticate heartbeats: `current` for those sent, all files for those received. Without it
     /// there are no heartbeats, and node failures are detected through the API server only.
@@ -129,6 +140,8 @@ pub struct Config {
     pub restart_grace: Duration,
     /// How long routers with BFD and graceful restart wait for the next process.
     pub bfd_restart_budget: Duration,
+    /// How a node is drained that announces by BGP.
+    pub drain: DrainSettings,
     /// The directory of the heartbeat keys; `None` for no heartbeats.
     pub heartbeat_keys: Option<PathBuf>,
     /// UDP port of the heartbeats.
@@ -179,6 +192,10 @@ impl Args {
             },
             restart_grace: Duration::from_secs(self.restart_grace),
             bfd_restart_budget: Duration::from_secs(self.bfd_restart_budget),
+            drain: DrainSettings {
+                on_cordon: self.bgp_on_cordon,
+                delay: Duration::from_secs(self.bgp_drain_delay),
+            },
             heartbeat_keys: self.heartbeat_keys.clone(),
             heartbeat_port: self.heartbeat_port,
             failure_timeout: Duration::from_millis(self.failure_timeout_ms),

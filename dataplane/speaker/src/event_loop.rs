@@ -106,6 +106,7 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
                 node: config.node.clone(),
                 ignore_exclude_label: config.ignore_exclude_label,
                 bfd_restart_budget: config.bfd_restart_budget,
+                drain: config.drain,
             },
             bgp::watch::updates(&context.client, &context.namespace, &refresh),
             metrics.clone(),
@@ -200,6 +201,11 @@ impl<L: Stream<Item = Snapshot> + Unpin> EventLoop<L> {
         }
         self.bgp
             .step(now, self.speaker.index(), self.speaker.has_listed());
+        for event in self.bgp.take_session_events() {
+            let node = self.speaker.index().nodes.get(self.bgp.node());
+            self.events
+                .publish_session(&event, node.map(|node| node.uid.as_str()));
+        }
         self.speaker.set_bgp_advertisements(self.bgp.advertisements());
         self.readiness.update(&self.speaker);
     }

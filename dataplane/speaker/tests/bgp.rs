@@ -351,6 +351,70 @@ fn ten_thousand_prefixes_are_announced_and_withdrawn_in_few_messages() -> Result
     })
 }
 
+/// The node n1 in another state.
+fn node_with(
+    change: impl FnOnce(&mut lb_speaker::k8s::objects::Node),
+) -> Result<lb_speaker::k8s::index::Update> {
+    let node = bgp_cluster().into_iter().next().context("the node")?;
+    let lb_speaker::k8s::index::Update::Node(name, Some(mut node)) = node else {
+        anyhow::bail!("no node");
+    };
+    change(&mut node);
+    Ok(lb_speaker::k8s::index::Update::Node(name, Some(node)))
+}
+
+/// A cordoned node stays the last resort of the router, and one that leaves withdraws later: no session ends.
+#[test]
+fn drained_node_is_announced_with_the_community_first() -> Result<()> {
+    Node::run(async |mut node| {
+        let asn = "65000";
+        let protocol = bird_protocol(&format!("{ROUTER} as {asn}"), &format!("{NODE} as {asn}"), "");
+        let bird = Bird::start(&node.lan, &protocol)?;
+        let peer = mk_peer(
+            "tor",
+            &json!({"myASN": 65000, "peerASN": 65000, "peerAddress": ROUTER}),
+        );
+        let advertisement = mk_bgp_advertisement("lan", &json!({"communities": ["1:2"], "localPref": 200}));
+        node.start(bgp_cluster(), vec![peer, advertisement]).await?;
+        let last_resort = |bird: &Bird| -> Result<bool> {
+            let route = bird.route(WEB_V4)?;
+            Ok(route.contains("(1,2) (65535,0)") && route.contains("BGP.local_pref: 0"))
+        };
+        let normal = |bird: &Bird| -> Result<bool> {
+            let route = bird.route(WEB_V4)?;
+            Ok(route.contains("BGP.community: (1,2)\n") && route.contains("BGP.local_pref: 200"))
+        };
+        node.until("route", |_| normal(&bird)).await?;
+        node.objects([node_with(|node| node.draining = true)?]);
+        node.until("last resort", |_| last_resort(&bird)).await?;
+        node.during(bgp::DRAIN_DELAY * 2).await;
+        ensure!(last_resort(&bird)?, "a cordoned node stays");
+        node.objects([node_with(|_| {})?]);
+        node.until("uncordoned", |_| normal(&bird)).await?;
+        for label in [true, false] {
+            let begin = Instant::now();
+            node.objects([node_with(|node| {
+                if label {
+                    let name = "node.kubernetes.io/exclude-from-external-load-balancers";
+                    node.labels.insert(name.to_owned(), String::new());
+                } else {
+                    node.out_of_service = true;
+                }
+            })?]);
+            node.until("last resort", |_| last_resort(&bird)).await?;
+            node.until("withdrawal", |_| Ok(!bird.has(WEB_V4)?)).await?;
+            ensure!(begin.elapsed() >= bgp::DRAIN_DELAY, "{:?}", begin.elapsed());
+            node.objects([node_with(|_| {})?]);
+            node.until("return", |_| normal(&bird)).await?;
+        }
+        ensure!(
+            node.metric("metallb_bgp_opens_sent") == Some(1.0),
+            "no new session"
+        );
+        Ok(())
+    })
+}
+
 /// Hostile routers: each handles one connection; returns how many connections came.
 struct Hostile {
     stop: Arc<AtomicBool>,

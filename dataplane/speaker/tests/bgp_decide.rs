@@ -61,6 +61,7 @@ impl Cluster {
         let input = DecisionInput {
             local_node: "n1",
             ignore_exclude_label: false,
+            has_left: self.index.nodes["n1"].excluded() || self.index.nodes["n1"].out_of_service,
             index: &self.index,
             advertisements: self.configuration.active(),
         };
@@ -228,6 +229,7 @@ fn attributes_of_several_advertisements_are_united() {
         peer,
         local_asn: 65000,
         internal,
+        last_resort: false,
         advertisements: cluster.configuration.active(),
     };
     let external = policy("tor", false).attributes(&ids).unwrap();
@@ -462,6 +464,7 @@ proptest! {
                 let input = DecisionInput {
                     local_node: "n1",
                     ignore_exclude_label: false,
+                    has_left: false,
                     index: &cluster.index,
                     advertisements: cluster.configuration.active(),
                 };
@@ -478,6 +481,7 @@ proptest! {
                 peer: "tor",
                 local_asn: 65000,
                 internal: false,
+                last_resort: false,
                 advertisements: cluster.configuration.active(),
             };
             for change in table.changes_since(sent) {

@@ -112,13 +112,15 @@ impl Lab {
     }
 }
 
-/// The router's settings, without the neighbors. Sessions over IPv4 with both families; BFD for nodes that have it too.
+/// The router's settings, without the neighbors. Sessions over IPv4 with both families; BFD for nodes that have it too;
+/// nodes that are drained are used only if there is no other (RFC 8326).
 const CONFIGURATION: &str = "log stderr all;
 router id 192.168.50.1;
 protocol device {}
 protocol bfd { interface \"*\" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
 protocol kernel { merge paths yes limit 16; ipv4 { import none; export all; }; }
 protocol kernel { merge paths yes limit 16; ipv6 { import none; export all; }; }
+filter graceful_shutdown { if (65535, 0) ~ bgp_community then bgp_local_pref = 0; accept; }
 template bgp nodes {
   local 192.168.50.1 as 65001;
   neighbor as 65000;
@@ -127,8 +129,8 @@ template bgp nodes {
   error wait time 1, 3;
   graceful restart aware;
   bfd on;
-  ipv4 { import all; export none; };
-  ipv6 { import all; export none; };
+  ipv4 { import filter graceful_shutdown; export none; };
+  ipv6 { import filter graceful_shutdown; export none; };
 }
 ";
 

@@ -20,6 +20,8 @@ pub struct DecisionInput<'a> {
     pub local_node: &'a str,
     /// Whether the exclude label of nodes is ignored.
     pub ignore_exclude_label: bool,
+    /// Whether the node counts as one that leaves; before, it announces although it is excluded or out of service.
+    pub has_left: bool,
     /// The state of the cluster.
     pub index: &'a Index,
     /// The advertisements that are in force.
@@ -42,6 +44,8 @@ pub enum NotAnnounced {
     Excluded,
     /// The node has the taint `node.kubernetes.io/out-of-service`.
     OutOfService,
+    /// The node is cordoned, and cordoned nodes withdraw.
+    Cordoned,
     /// `externalTrafficPolicy: Local`, and no endpoint on this node can serve.
     NoLocalEndpoint,
     /// No endpoint can serve.
@@ -78,10 +82,12 @@ pub fn decide(input: &DecisionInput<'_>, key: &ObjectKey, service: &Service) -> 
         Err(NotAnnounced::NoAdvertisement)
     } else if node.network_unavailable {
         Err(NotAnnounced::NetworkUnavailable)
-    } else if node.excluded() && !input.ignore_exclude_label {
+    } else if input.has_left && node.excluded() && !input.ignore_exclude_label {
         Err(NotAnnounced::Excluded)
-    } else if node.out_of_service {
+    } else if input.has_left && node.out_of_service {
         Err(NotAnnounced::OutOfService)
+    } else if input.has_left {
+        Err(NotAnnounced::Cordoned)
     } else if service.local && !index.has_endpoint_on(key, input.local_node) {
         Err(NotAnnounced::NoLocalEndpoint)
     } else if !index.has_endpoint(key) {

@@ -139,17 +139,19 @@ impl BgpMetrics {
         })
     }
 
-    /// Updates the series of a session. `counters` are the messages since the last call.
-    pub fn update(&self, labels: &SessionLabels, gauges: SessionGauges, counters: &Counters) {
+    /// Updates the series of a session: its gauges if they changed. `counters` are the messages since the last call.
+    pub fn update(&self, labels: &SessionLabels, gauges: Option<SessionGauges>, counters: &Counters) {
         let labels = labels.values();
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.up.with_label_values(&labels).set(gauges.up.into());
-        self.announced
-            .with_label_values(&labels)
-            .set(number(gauges.announced));
-        self.pending
-            .with_label_values(&labels)
-            .set(number(gauges.pending));
+        if let Some(gauges) = gauges {
+            let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            self.up.with_label_values(&labels).set(gauges.up.into());
+            self.announced
+                .with_label_values(&labels)
+                .set(number(gauges.announced));
+            self.pending
+                .with_label_values(&labels)
+                .set(number(gauges.pending));
+        }
         for (counter, select) in &self.counters {
             counter.with_label_values(&labels).inc_by(select(counters));
         }

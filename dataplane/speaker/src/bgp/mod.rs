@@ -14,6 +14,7 @@ pub mod bfd;
 pub mod configuration;
 mod connection;
 pub mod decide;
+pub mod drain;
 pub mod metrics;
 pub mod next_hops;
 pub mod objects;
@@ -35,9 +36,11 @@ use crate::bgp::bfd::metrics::BfdMetrics;
 use crate::bgp::bfd::{Bfd, DiscriminatorKeys};
 use crate::bgp::configuration::{ActiveAdvertisements, Configuration, Update};
 use crate::bgp::decide::{DecisionInput, decide};
+use crate::bgp::drain::{Drain, DrainSettings};
 use crate::bgp::metrics::BgpMetrics;
 use crate::bgp::objects::Peer;
-use crate::bgp::sessions::{LocalNode, SessionEvent, Sessions};
+use crate::bgp::sessions::{LocalNode, SessionInput, Sessions};
+use crate::k8s::events::SessionEvent;
 use crate::k8s::index::{Affected, Index};
 use crate::metrics::Metrics;
 
@@ -55,6 +58,8 @@ pub struct Settings {
     pub ignore_exclude_label: bool,
     /// How long a router with BFD and graceful restart waits for the next process after this one has ended.
     pub bfd_restart_budget: Duration,
+    /// How the node is drained.
+    pub drain: DrainSettings,
 }
 
 /// BGP on this node.
@@ -70,6 +75,7 @@ pub struct Bgp {
     // Decisions.
     /// Everything that matters was listed.
     is_listed: bool,
+    drain: Drain,
     dirty: BTreeSet<ObjectKey>,
     all_dirty: bool,
     /// All Services were decided once.
@@ -104,6 +110,7 @@ impl Bgp {
             configuration: Configuration::new(),
             peers_changed: false,
             is_listed: false,
+            drain: Drain::new(settings.drain),
             dirty: BTreeSet::new(),
             all_dirty: false,
             is_running: false,
@@ -164,6 +171,7 @@ impl Bgp {
         if !self.is_listed {
             return;
         }
+        self.follow_node(now, index);
         self.decide(index);
         if !self.is_running && !self.is_busy() {
             self.is_running = true;
@@ -175,7 +183,9 @@ impl Bgp {
         if std::mem::take(&mut self.peers_changed) {
             self.update_sessions(now, index);
         }
-        self.sessions.step(now, &self.table, self.configuration.active());
+        let last_resort = self.drain.is_last_resort();
+        self.sessions
+            .step(now, &self.table, self.configuration.active(), last_resort);
         // Withdrawals that every router knows.
         let sent = self.sessions.sent_version().unwrap_or(self.table.version());
         self.table.forget_withdrawals(sent);
@@ -191,6 +201,17 @@ impl Bgp {
         }
     }
 
+    /// The sessions that came up or ended since the last call.
+    pub fn take_session_events(&mut self) -> Vec<SessionEvent> {
+        self.sessions.take_changed()
+    }
+
+    /// Name of this node.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node.name
+    }
+
     /// Whether more decisions are due.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -200,7 +221,8 @@ impl Bgp {
     /// When the next step is due without any input.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.sessions.poll_timeout()
+        let timers = [self.sessions.poll_timeout(), self.drain.poll_timeout()];
+        timers.into_iter().flatten().min()
     }
 
     /// Closes the connections without a word, for a restart of this program.
@@ -222,7 +244,7 @@ impl Bgp {
         }
     }
 
-    fn handle_events(&mut self, first: SessionEvent) {
+    fn handle_events(&mut self, first: SessionInput) {
         let now = Instant::now();
         let mut next = Some(first);
         for _ in 0..MAX_EVENTS_PER_STEP {
@@ -232,6 +254,21 @@ impl Bgp {
         }
         if let Some(event) = next {
             self.sessions.handle_event(now, &self.node, event);
+        }
+    }
+
+    /// Notices that the node is drained, or no longer.
+    fn follow_node(&mut self, now: Instant, index: &Index) {
+        let node = index.nodes.get(&self.node.name);
+        let was_last_resort = self.drain.is_last_resort();
+        if !self.drain.update(now, node, self.ignore_exclude_label) {
+            return;
+        }
+        self.all_dirty = true;
+        if was_last_resort != self.drain.is_last_resort() {
+            for advertisement in self.configuration.active().keys() {
+                self.table.advertisement_changed(*advertisement);
+            }
         }
     }
 
@@ -246,6 +283,7 @@ impl Bgp {
             let input = DecisionInput {
                 local_node: &self.node.name,
                 ignore_exclude_label: self.ignore_exclude_label,
+                has_left: self.drain.has_left(),
                 index,
                 advertisements: self.configuration.active(),
             };

@@ -10,6 +10,8 @@ use crate::bgp::configuration::{ActiveAdvertisement, ActiveAdvertisements};
 
 /// Local preference of internal peers where none is set (RFC 4271 leaves it open; FRR and BIRD use it).
 const DEFAULT_LOCAL_PREF: u32 = 100;
+/// The community GRACEFUL_SHUTDOWN (RFC 8326).
+const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
 
 /// The attributes towards one router.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,8 @@ pub struct PeerPolicy<'a> {
     pub local_asn: u32,
     /// Whether the router has the same AS number.
     pub internal: bool,
+    /// Whether routers should prefer other nodes.
+    pub last_resort: bool,
     /// The advertisements that are in force.
     pub advertisements: &'a ActiveAdvertisements,
 }
@@ -50,7 +54,13 @@ impl RoutePolicy for PeerPolicy<'_> {
         // Of different values, that of the first advertisement by name counts.
         let first = applicable.first()?;
         let prepended = usize::from(first.advertisement.as_path_prepend);
-        let local_pref = first.advertisement.local_pref.unwrap_or(DEFAULT_LOCAL_PREF);
+        let local_pref = match first.advertisement.local_pref {
+            // Routers of the same AS may not know the community (RFC 8326 section 4.1).
+            _ if self.last_resort => 0,
+            Some(local_pref) => local_pref,
+            None => DEFAULT_LOCAL_PREF,
+        };
+        let shutdown = self.last_resort.then_some(GRACEFUL_SHUTDOWN);
         Some(Attributes {
             as_path: if self.internal {
                 Vec::new()
@@ -61,6 +71,7 @@ impl RoutePolicy for PeerPolicy<'_> {
             communities: applicable
                 .iter()
                 .flat_map(|one| one.communities.iter().copied())
+                .chain(shutdown)
                 .collect(),
             link_bandwidth: None,
             large_communities: applicable

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use lb_bgp::session::{NextHops, Output, RemoteAsn, Session, SessionConfig, State, Stop};
+use lb_bgp::session::{Counters, NextHops, Output, RemoteAsn, Session, SessionConfig, State, Stop};
 use lb_bgp::table::{Table, Version};
 use lb_bgp::wire::{Family, Notification, NotificationCode};
 use lb_net::Snapshot;
@@ -23,6 +23,7 @@ use crate::bgp::metrics::{BgpMetrics, SessionGauges, SessionLabels};
 use crate::bgp::next_hops::{is_on_connected_subnet, next_hops};
 use crate::bgp::objects::{Peer, PeerSettings};
 use crate::bgp::policy::PeerPolicy;
+use crate::k8s::events::SessionEvent;
 
 /// Capacity of the queue of reports of all connections.
 const EVENT_QUEUE_LEN: usize = 64;
@@ -53,12 +54,14 @@ pub(crate) struct Sessions {
     events: mpsc::Receiver<(ConnectionKey, ConnectionEvent)>,
     tasks: JoinSet<()>,
     bfd: Bfd,
+    /// Sessions that came up or ended, to report.
+    changed: Vec<SessionEvent>,
     metrics: BgpMetrics,
 }
 
 /// A report of a connection, or of BFD.
 #[derive(Debug)]
-pub(crate) enum SessionEvent {
+pub(crate) enum SessionInput {
     Connection(ConnectionKey, ConnectionEvent),
     Bfd(SessionId, BfdEvent),
 }
@@ -72,6 +75,9 @@ struct RunningSession {
     connection: Option<Connection>,
     next_hops: NextHops,
     established: bool,
+    /// The versions of the table that exist and that the router knows, and whether the session is established, as of the
+    /// last count of prefixes.
+    counted: Option<(Version, Option<Version>, bool)>,
     /// The reason that was logged last.
     logged: Option<String>,
 }
@@ -86,6 +92,7 @@ impl Sessions {
             events,
             tasks: JoinSet::new(),
             bfd,
+            changed: Vec::new(),
             metrics,
         }
     }
@@ -174,6 +181,11 @@ impl Sessions {
         self.bfd.watch(name, target, profile_name, profile);
     }
 
+    /// The sessions that came up or ended since the last call.
+    pub(crate) fn take_changed(&mut self) -> Vec<SessionEvent> {
+        std::mem::take(&mut self.changed)
+    }
+
     pub(crate) const fn bfd_mut(&mut self) -> &mut Bfd {
         &mut self.bfd
     }
@@ -183,29 +195,29 @@ impl Sessions {
     }
 
     /// The next report.
-    pub(crate) async fn next_event(&mut self) -> SessionEvent {
+    pub(crate) async fn next_event(&mut self) -> SessionInput {
         tokio::select! {
             // The events of connections have a sender as long as this exists.
-            Some((key, event)) = self.events.recv() => SessionEvent::Connection(key, event),
-            (id, event) = self.bfd.next_event() => SessionEvent::Bfd(id, event),
+            Some((key, event)) = self.events.recv() => SessionInput::Connection(key, event),
+            (id, event) = self.bfd.next_event() => SessionInput::Bfd(id, event),
         }
     }
 
     /// A report that has arrived.
-    pub(crate) fn try_next_event(&mut self) -> Option<SessionEvent> {
+    pub(crate) fn try_next_event(&mut self) -> Option<SessionInput> {
         let connection = self.events.try_recv().ok();
-        let connection = connection.map(|(key, event)| SessionEvent::Connection(key, event));
+        let connection = connection.map(|(key, event)| SessionInput::Connection(key, event));
         connection.or_else(|| {
             let (id, event) = self.bfd.try_next_event()?;
-            Some(SessionEvent::Bfd(id, event))
+            Some(SessionInput::Bfd(id, event))
         })
     }
 
     /// Handles a report.
-    pub(crate) fn handle_event(&mut self, now: Instant, node: &LocalNode, event: SessionEvent) {
+    pub(crate) fn handle_event(&mut self, now: Instant, node: &LocalNode, event: SessionInput) {
         match event {
-            SessionEvent::Connection(key, event) => self.handle_connection(now, node, key, event),
-            SessionEvent::Bfd(id, event) => {
+            SessionInput::Connection(key, event) => self.handle_connection(now, node, key, event),
+            SessionInput::Bfd(id, event) => {
                 let change = self.bfd.handle_event(id, event);
                 let running = change.and_then(|(name, change)| Some((self.running.get_mut(name)?, change)));
                 match running {
@@ -254,6 +266,7 @@ impl Sessions {
         now: Instant,
         table: &Table<ObjectKey>,
         advertisements: &ActiveAdvertisements,
+        last_resort: bool,
     ) {
         while self.tasks.try_join_next().is_some() {}
         for (name, running) in &mut self.running {
@@ -263,6 +276,7 @@ impl Sessions {
                 peer: name,
                 local_asn: running.settings.local_asn,
                 internal,
+                last_resort,
                 advertisements,
             };
             for _ in 0..MAX_BATCHES_PER_STEP {
@@ -273,10 +287,13 @@ impl Sessions {
                     break;
                 }
             }
-            running.handle_outputs(name, &mut self.tasks, &self.sink, &self.metrics);
-            let gauges = running.gauges(table, &policy);
+            self.changed
+                .extend(running.handle_outputs(name, &mut self.tasks, &self.sink, &self.metrics));
+            let gauges = running.changed_gauges(table, &policy);
             let counters = running.session.take_counters();
-            self.metrics.update(&running.labels, gauges, &counters);
+            if gauges.is_some() || counters != Counters::default() {
+                self.metrics.update(&running.labels, gauges, &counters);
+            }
         }
     }
 
@@ -318,7 +335,8 @@ impl Sessions {
             return;
         };
         running.session.stop(how);
-        running.handle_outputs(name, &mut self.tasks, &self.sink, &self.metrics);
+        self.changed
+            .extend(running.handle_outputs(name, &mut self.tasks, &self.sink, &self.metrics));
         self.metrics.remove(&running.labels);
     }
 }
@@ -336,6 +354,7 @@ impl RunningSession {
             connection: None,
             next_hops: NextHops::default(),
             established: false,
+            counted: None,
             logged: None,
         }
     }
@@ -346,7 +365,8 @@ impl RunningSession {
         tasks: &mut JoinSet<()>,
         sink: &ConnectionEvents,
         metrics: &BgpMetrics,
-    ) {
+    ) -> Vec<SessionEvent> {
+        let mut changed = Vec::new();
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Dial(connection) => {
@@ -366,7 +386,7 @@ impl RunningSession {
                     }
                 }
                 Output::Close(_) => self.connection = None,
-                Output::Changed(state) => self.handle_state(name, state, metrics),
+                Output::Changed(state) => changed.extend(self.handle_state(name, state, metrics)),
                 Output::Skipped(family, reason, prefixes) => {
                     let prefixes = list_first(&prefixes, LIST_LIMIT);
                     tracing::warn!(
@@ -379,27 +399,41 @@ impl RunningSession {
                 }
             }
         }
+        changed
     }
 
-    fn handle_state(&mut self, name: &str, state: State, metrics: &BgpMetrics) {
+    /// Returns the change to report, if the session came up or ended.
+    fn handle_state(&mut self, name: &str, state: State, metrics: &BgpMetrics) -> Option<SessionEvent> {
         let router = self.settings.router;
+        let change = |ended| SessionEvent {
+            peer: name.to_owned(),
+            router,
+            ended,
+        };
         let was_established = std::mem::replace(&mut self.established, state == State::Established);
         if self.established {
             self.logged = None;
             tracing::info!(peer = name, %router, "BGP session is up");
-            return;
+            return Some(change(None));
         }
         if was_established {
             metrics.flapped(&self.labels);
         }
-        if matches!(state, State::Active | State::Idle) {
-            // The same error every few seconds is one line.
-            let reason = self.session.down_reason().to_string();
-            if was_established || self.logged.as_ref() != Some(&reason) {
-                tracing::warn!(peer = name, %router, reason, "BGP session is down");
-                self.logged = Some(reason);
-            }
+        let reason = self.session.down_reason().to_string();
+        // The same error every few seconds is one line.
+        let is_new = was_established || self.logged.as_ref() != Some(&reason);
+        if matches!(state, State::Active | State::Idle) && is_new {
+            tracing::warn!(peer = name, %router, reason, "BGP session is down");
+            self.logged = Some(reason.clone());
         }
+        was_established.then(|| change(Some(reason)))
+    }
+
+    /// Counts the prefixes, unless nothing has changed since the last call.
+    fn changed_gauges(&mut self, table: &Table<ObjectKey>, policy: &PeerPolicy<'_>) -> Option<SessionGauges> {
+        let state = (table.version(), self.session.sent_version(), self.established);
+        let before = self.counted.replace(state);
+        (before != Some(state)).then(|| self.gauges(table, policy))
     }
 
     fn gauges(&self, table: &Table<ObjectKey>, policy: &PeerPolicy<'_>) -> SessionGauges {

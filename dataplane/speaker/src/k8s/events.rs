@@ -1,6 +1,6 @@
-//! Events on Services, with the reasons and texts of MetalLB where it has them.
+//! Events on Services, with the reasons and texts of MetalLB where it has them, and on the node about BGP sessions.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,37 @@ impl EventReason {
     }
 }
 
-/// Publishes events on Services.
+/// A BGP session of this node came up, or ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SessionEvent {
+    /// Name of the BGPPeer.
+    pub peer: String,
+    /// The router.
+    pub router: SocketAddr,
+    /// Why it ended; `None` if it came up.
+    pub ended: Option<String>,
+}
+
+impl SessionEvent {
+    /// Kind, reason and note of the event.
+    fn fields(&self) -> (EventKind, &'static str, String) {
+        let Self { peer, router, ended } = self;
+        match ended {
+            None => (
+                EventKind::Normal,
+                "BGPSessionUp",
+                format!("BGP session with {router} (BGPPeer {peer}) is up"),
+            ),
+            Some(reason) => (
+                EventKind::Warning,
+                "BGPSessionDown",
+                format!("BGP session with {router} (BGPPeer {peer}) is down: {reason}"),
+            ),
+        }
+    }
+}
+
+/// Publishes events on Services and on the node.
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     events: Events,
@@ -90,6 +120,13 @@ impl EventPublisher {
         let (kind, reason, action, note) = fields(&event, &self.node);
         let service = reference(&event.service, "v1", "Service", Some(event.uid));
         self.events.publish(service, None, kind, reason, action, note);
+    }
+
+    /// Queues an event about a BGP session. `uid` is the node's, if it is known.
+    pub fn publish_session(&self, event: &SessionEvent, uid: Option<&str>) {
+        let (kind, reason, note) = event.fields();
+        let node = reference(&ObjectKey::new("", &self.node), "v1", "Node", uid.map(Into::into));
+        self.events.publish(node, None, kind, reason, "Announce", note);
     }
 
     /// Waits until the queued events are written, at most for a moment: a restart must not take long.
@@ -117,6 +154,29 @@ fn fields(event: &ServiceEvent, node: &str) -> (EventKind, &'static str, &'stati
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn session_events_name_router_peer_and_reason() {
+        let event = |ended: Option<&str>| SessionEvent {
+            peer: "tor".to_owned(),
+            router: "192.168.50.1:179".parse().unwrap(),
+            ended: ended.map(str::to_owned),
+        };
+        let (_, reason, note) = event(None).fields();
+        assert_eq!(
+            (reason, &*note),
+            (
+                "BGPSessionUp",
+                "BGP session with 192.168.50.1:179 (BGPPeer tor) is up"
+            )
+        );
+        let (_, reason, note) = event(Some("connection refused")).fields();
+        assert_eq!(reason, "BGPSessionDown");
+        assert!(
+            note.ends_with("(BGPPeer tor) is down: connection refused"),
+            "{note}"
+        );
+    }
 
     #[test]
     fn events_have_metallbs_reasons_and_texts() {

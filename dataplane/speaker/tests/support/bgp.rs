@@ -15,6 +15,7 @@ use futures::stream::LocalBoxStream;
 use lb_net::{LinkWatcher, Snapshot};
 use lb_speaker::bgp::bfd::metrics::BfdMetrics;
 use lb_speaker::bgp::configuration::{Kind, Update};
+use lb_speaker::bgp::drain::{DrainSettings, OnCordon};
 use lb_speaker::bgp::metrics::BgpMetrics;
 use lb_speaker::bgp::{Bgp, Settings};
 use lb_speaker::k8s::index::{self, Index};
@@ -33,6 +34,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) const KEY: &[u8] = b"a key of the cluster";
 /// How long routers with BFD wait for the next process.
 const BFD_RESTART_BUDGET: Duration = Duration::from_secs(10);
+/// How long a node that leaves announces with the community.
+pub(crate) const DRAIN_DELAY: Duration = Duration::from_secs(2);
 pub(crate) const NODE: &str = "192.168.50.21";
 pub(crate) const NODE_V6: &str = "fd00:50::21";
 pub(crate) const ROUTER: &str = "192.168.50.10";
@@ -97,6 +100,10 @@ impl Node {
             node: "n1".to_owned(),
             ignore_exclude_label: false,
             bfd_restart_budget: BFD_RESTART_BUDGET,
+            drain: DrainSettings {
+                on_cordon: OnCordon::Deprioritize,
+                delay: DRAIN_DELAY,
+            },
         };
         let mut bgp = Bgp::new(
             Instant::now(),

@@ -33,6 +33,7 @@ fn routers_use_every_node_that_can_serve() -> anyhow::Result<()> {
     unplugged_node_is_left_out(&harness, &router, &address)?;
     bfd_leaves_an_unplugged_node_out_at_once(&harness, &router, &address)?;
     restart_is_not_noticed(&harness, &router, &address)?;
+    cordoned_node_is_the_last_resort(&harness, &router, &address)?;
 
     harness.admin("kubectl delete service web")?;
     announced_from(&router, &address, &[])
@@ -160,6 +161,24 @@ fn bfd_is_up(router: &Router, count: usize) -> anyhow::Result<()> {
         let up = sessions.lines().filter(|line| line.contains(" Up "));
         Ok((up.count() == count).then_some(()))
     })
+}
+
+/// The router prefers nodes that are not cordoned; if all are, it uses all.
+fn cordoned_node_is_the_last_resort(harness: &Harness, router: &Router, address: &str) -> anyhow::Result<()> {
+    harness.admin("kubectl cordon n3")?;
+    announced_from(router, address, &TWO_NODES)?;
+    answers(router, address)?;
+    harness.admin("kubectl cordon n1 n2")?;
+    announced_from(router, address, &NODES)?;
+    answers(router, address)?;
+    harness.admin("kubectl uncordon n1 n2 n3")?;
+    let routes = router.ask(&format!("show route all for {address}"))?;
+    assert!(routes.contains("BGP.as_path: 65000"), "{routes}");
+    eventually("routes without the community", SHORT_TIMEOUT, || {
+        let routes = router.ask(&format!("show route all for {address}"))?;
+        Ok((!routes.contains("(65535,0)")).then_some(()))
+    })?;
+    announced_from(router, address, &NODES)
 }
 
 /// With graceful restart the router keeps the routes while a speaker is replaced, and no request fails. BFD stays up.

@@ -309,6 +309,7 @@ fn alerts_use_exported_metrics() -> anyhow::Result<()> {
         "MetalLBStaleConfig",
         "MetalLBConfigNotLoaded",
         "MetalLBAddressPoolExhausted",
+        "MetalLBBGPSessionDown",
         "MetalLBAddressPoolUsage75Percent",
         "MetalLBAddressPoolUsage85Percent",
         "MetalLBAddressPoolUsage95Percent",
