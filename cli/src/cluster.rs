@@ -238,6 +238,7 @@ impl<'a> Cluster<'a> {
             let input = bgp_decide::DecisionInput {
                 local_node: name,
                 ignore_exclude_label: self.ignore_exclude_label,
+                has_left: node.out_of_service || node.excluded() && !self.ignore_exclude_label,
                 index: &self.index,
                 advertisements: active,
             };
