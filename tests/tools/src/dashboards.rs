@@ -352,6 +352,21 @@ pub const DASHBOARDS: [Dashboard; 4] = [
                 )],
             ),
             panel(
+                "BFD sessions",
+                "1 while the router answers. Only for peers with a BFDProfile.",
+                "short",
+                &[("metallb_bfd_session_up or vector(0)", "{{pod}} {{peer}}")],
+            ),
+            panel(
+                "BFD failures",
+                "Sessions that ended because the router was silent. Normal: 0.",
+                "short",
+                &[(
+                    "sum by (peer) (increase(metallb_bfd_session_down_events[$__rate_interval])) or vector(0)",
+                    "{{peer}}",
+                )],
+            ),
+            panel(
                 "Messages sent",
                 "Per second, by peer.",
                 "pps",

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use lb_e2e::harness::{Harness, SHORT_TIMEOUT, eventually};
 use lb_lab::Router;
 
+use crate::prometheus::{Prometheus, rules};
+
 const NODES: [&str; 3] = ["192.168.50.11", "192.168.50.12", "192.168.50.13"];
 const TWO_NODES: [&str; 2] = ["192.168.50.11", "192.168.50.12"];
 
@@ -34,6 +36,7 @@ fn routers_use_every_node_that_can_serve() -> anyhow::Result<()> {
     bfd_leaves_an_unplugged_node_out_at_once(&harness, &router, &address)?;
     restart_is_not_noticed(&harness, &router, &address)?;
     cordoned_node_is_the_last_resort(&harness, &router, &address)?;
+    alert_and_dashboard_follow_sessions(&harness)?;
 
     harness.admin("kubectl delete service web")?;
     announced_from(&router, &address, &[])
@@ -63,6 +66,21 @@ fn answers(router: &Router, address: &str) -> anyhow::Result<()> {
             .ok())
     })?;
     Ok(())
+}
+
+/// The alert fires because of a router that does not answer, and ends when its peer is deleted.
+fn alert_and_dashboard_follow_sessions(harness: &Harness) -> anyhow::Result<()> {
+    let prometheus = Prometheus::start(harness, &rules()?.0)?;
+    prometheus.update_targets()?;
+    prometheus.shows("bgp")?;
+    prometheus.wait_for_none()?;
+    harness.apply(
+        "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: silent, namespace: metallb-system}\n\
+         spec: {myASN: 65000, peerASN: 65001, peerAddress: 192.168.50.250}",
+    )?;
+    prometheus.wait_for(&["MetalLBBGPSessionDown"])?;
+    harness.admin("kubectl delete bgppeer silent -n metallb-system")?;
+    prometheus.wait_for_none()
 }
 
 fn peers_are_shown(harness: &Harness) -> anyhow::Result<()> {

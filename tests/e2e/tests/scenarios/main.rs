@@ -36,6 +36,7 @@ mod olm;
 mod operator;
 mod permissions;
 mod preflight;
+mod prometheus;
 mod release;
 mod speaker;
 mod speaker_restart;
