@@ -117,7 +117,7 @@ impl Metrics {
         for collector in all {
             registry.register(collector)?;
         }
-        Ok(Self {
+        let metrics = Self {
             decisions,
             acquired: counters(
                 "lb_speaker_failovers_total",
@@ -158,7 +158,18 @@ impl Metrics {
                 "Well-formed ARP and NDP frames without a reply, by reason",
                 "reason",
             )?,
-        })
+        };
+        // Prometheus sees no increase in a series that begins with 1.
+        for refused in DatagramError::ALL {
+            metrics.refused.with_label_values(&[refused.as_str()]);
+        }
+        for answered in ["true", "false"] {
+            metrics.verifications.with_label_values(&[answered]);
+        }
+        for cause in ["initial", "restored", "failover", "hand_over"] {
+            metrics.acquired.with_label_values(&[cause]);
+        }
+        Ok(metrics)
     }
 
     /// The counters of an address.

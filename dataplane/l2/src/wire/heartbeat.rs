@@ -259,6 +259,21 @@ pub enum DatagramError {
 }
 
 impl DatagramError {
+    /// Every error, whatever its value.
+    pub const ALL: [Self; 11] = [
+        Self::Truncated(0),
+        Self::TooLong(0),
+        Self::Magic,
+        Self::Format(0),
+        Self::Authentication,
+        Self::Name,
+        Self::Kind(0),
+        Self::Body,
+        Self::UnknownSender,
+        Self::Echo,
+        Self::Replayed,
+    ];
+
     /// A short constant name, for a metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
