@@ -201,7 +201,11 @@ impl Place {
 
     /// Removing `adopt` after the migration tears nothing down.
     fn dropped_adopt_changes_nothing(&self) -> anyhow::Result<()> {
-        let before = self.harness.admin(METALLB)?;
+        // The last pod of MetalLB may still be stopping.
+        let before = eventually("only our pods to be there", LONG_TIMEOUT, || {
+            let pods = self.harness.admin(METALLB)?;
+            Ok((!pods.contains("quay.io/metallb")).then_some(pods))
+        })?;
         self.set(r#"{"adopt":false}"#)?;
         let generation = self
             .harness

@@ -166,14 +166,19 @@ fn foreign_leader(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> 
          -p '{\"spec\": {\"holderIdentity\": \"somebody\", \"leaseDurationSeconds\": 3600}}'",
     )?;
     wait()?;
-    harness.admin("kubectl delete lease metallb-controller -n metallb-system")?;
+    // A deleted Lease is waited for as long as its last holder may rely on it.
+    harness.admin(
+        "kubectl patch lease metallb-controller -n metallb-system --type merge \
+         -p '{\"spec\": {\"leaseDurationSeconds\": 2}}'",
+    )?;
     Ok(())
 }
 
 fn drift(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
     let port = "service metallb-speaker-monitoring -n metallb-system";
-    // The sixth correction is the first that the operator delays.
-    for _ in 0..6 {
+    // The operator delays the sixth and each further correction by half a minute. Prometheus does not see the first one,
+    // because the series begins with it.
+    for _ in 0..7 {
         harness.admin(&format!(
             "kubectl patch {port} --type json -p '[{{\"op\": \"replace\", \"path\": \"/spec/ports/0/port\", \"value\": 7000}}]'"
         ))?;

@@ -150,9 +150,11 @@ fn create_thousand_services_while(
         }
         Ok(shown)
     };
+    // The API server closes a watch that is read too slowly on a busy machine: then it begins again, with a list.
     let follow = format!(
-        "kubectl get services -l batch={batch} --watch -o jsonpath='{{.metadata.name}}={{.status.loadBalancer.ingress[*].ip}}{{\"\\n\"}}' \
-         >{log} & watch=$!; trap 'kill $watch' EXIT\n{create}\n\
+        "set -m; while :; do kubectl get services -l batch={batch} --watch \
+         -o jsonpath='{{.metadata.name}}={{.status.loadBalancer.ingress[*].ip}}{{\"\\n\"}}'; sleep 0.1; done >{log} & \
+         watch=$!; set +m; trap 'kill -- -$watch' EXIT\n{create}\n\
          for i in $(seq 1200); do test $(grep '=.' {log} | cut -d= -f1 | sort -u | wc -l) -ge 1000 && exit 0; sleep 0.1; done; exit 1",
         log = log.display(),
         create = create(batch, 1000),

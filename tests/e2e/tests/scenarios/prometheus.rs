@@ -14,7 +14,7 @@ const MACHINE: &str = "n1";
 const URL: &str = "http://127.0.0.1:9090/api/v1";
 /// Instead of the times in the rules.
 const FOR: &str = "2s";
-const RANGE: &str = "[60s]";
+const RANGE: &str = "[100s]";
 
 /// A Prometheus that scrapes all programs of a lab.
 pub(crate) struct Prometheus<'a> {
@@ -173,7 +173,7 @@ scrape_configs:
 
     pub(crate) fn wait_for_none(&self) -> anyhow::Result<()> {
         let mut firing = BTreeSet::new();
-        eventually("no alert to fire", LONG_TIMEOUT, || {
+        eventually("no alert to fire", 2 * LONG_TIMEOUT, || {
             firing = self.firing()?;
             Ok(firing.is_empty().then_some(()))
         })
