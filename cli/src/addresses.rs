@@ -30,7 +30,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What is wrong, in few words.
+    /// The problem, in few words.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Pending => "no address",

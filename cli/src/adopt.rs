@@ -81,7 +81,7 @@ impl Report for Adoption {
     }
 }
 
-/// What a migration would take over.
+/// The workloads and objects that a migration would take over.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Preview {

@@ -133,7 +133,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What to do with an upgrade.
+/// The subcommands of `upgrade`.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum UpgradeAction {
     /// Show the upgrade in progress, or the last one
@@ -162,7 +162,7 @@ pub(crate) enum UpgradeAction {
     History,
 }
 
-/// What to show about a migration.
+/// The subcommands of `adopt`.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum AdoptAction {
     /// Show how far the migration is

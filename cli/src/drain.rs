@@ -1,4 +1,4 @@
-//! What would move where if a node were drained. Nothing is changed.
+//! The next owner of each address if a node were drained. Nothing is changed.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub(crate) struct Drain {
     unread: Vec<String>,
 }
 
-/// What happens to an address.
+/// The effect on one address.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Move {

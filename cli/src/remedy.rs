@@ -1,4 +1,4 @@
-//! What to do about a problem: a sentence, and the command if there is one.
+//! The remedy of a problem: a sentence, and the command if there is one.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use crate::text::{bold, wrapped};
 /// One way to solve a problem.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Remedy {
-    /// What it does.
+    /// Its effect.
     pub(crate) what: String,
     /// The command.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,7 @@ pub(crate) trait Report: Serialize {
     fn text(&self, wide: bool) -> String;
     /// Whether problems were found.
     fn has_problems(&self) -> bool;
-    /// What could not be read.
+    /// The kinds that could not be read, with the reason.
     fn unread(&self) -> &[String];
 }
 

@@ -1,4 +1,4 @@
-//! What was read from the cluster, once, at one time. Everything after it is pure.
+//! The objects of the cluster, read once, at one time. Everything after it is pure.
 
 mod read;
 
@@ -52,7 +52,7 @@ pub(crate) struct Snapshot {
     pub(crate) communities: Vec<Community>,
     pub(crate) statuses: Vec<ServiceL2Status>,
     pub(crate) states: Vec<ConfigurationState>,
-    /// What could not be read, as a sentence each.
+    /// A sentence for each kind that could not be read.
     pub(crate) unread: Vec<String>,
     /// Kinds that the API server does not have.
     pub(crate) absent: Vec<&'static str>,

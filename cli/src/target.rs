@@ -1,4 +1,4 @@
-//! What the user asks about: a Service or an address.
+//! The subject of a question: a Service or an address.
 
 use std::net::IpAddr;
 

@@ -292,7 +292,7 @@ impl Report for History {
 /// A change of the stack's spec.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Intervention {
-    /// What it does.
+    /// Its effect.
     pub(crate) what: String,
     /// The merge patch. It has the resource version, so that it applies to what was shown.
     pub(crate) patch: Value,

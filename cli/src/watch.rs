@@ -24,7 +24,7 @@ pub(crate) trait Watched: Sized {
     type Object;
     /// `None` if it is of no interest.
     fn read(object: &Self::Object) -> Option<Self>;
-    /// What changed.
+    /// The change.
     fn changes(key: &ObjectKey, before: Option<&Self>, after: Option<&Self>) -> Vec<String>;
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Finding {
     pub(crate) name: String,
     pub(crate) verdict: Verdict,
     pub(crate) text: String,
-    /// What to do.
+    /// The remedy, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) remedy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -23,7 +23,7 @@ const LOG_LINES: i64 = 5_000;
 const PAGE: u32 = 500;
 /// The pods of the operator.
 const OPERATOR: &str = "app.kubernetes.io/name=lb-operator";
-/// What clients of kubectl store of the object: it may have a password in it.
+/// The copy of the object that kubectl stores: it may have a password in it.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Whose objects of a kind are written.

@@ -38,7 +38,7 @@ pub(crate) struct Why {
     /// A page about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) docs: Option<Page>,
-    /// What could not be read.
+    /// The kinds that could not be read, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) unread: Vec<String>,
 }
@@ -191,7 +191,7 @@ pub(crate) fn explain(cluster: &Cluster<'_>, service: &Service) -> Why {
     }
 }
 
-/// What controller and speakers have written into the Service, for users who may read little else.
+/// The conditions that controller and speakers have written into the Service, for users who may read little else.
 fn reported(subject: &Subject<'_>) -> Option<Step> {
     let conditions = [ADDRESS_ASSIGNED, ANNOUNCED].into_iter();
     let conditions: Vec<_> = conditions.filter_map(|type_| subject.condition(type_)).collect();

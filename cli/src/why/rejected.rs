@@ -1,4 +1,4 @@
-//! What to do about a rejected request.
+//! Remedies of a rejected request.
 
 use lb_controller::allocation_key::AllocationKey;
 use lb_crds::IPAddressPool;

@@ -66,7 +66,7 @@ pub enum Output {
     SlowedDown,
 }
 
-/// What an earlier process may have left.
+/// A session that an earlier process may have left.
 #[derive(Clone, Debug, Default)]
 pub struct Resume {
     /// How long its session may still be up at the router; zero if there was none.

@@ -21,7 +21,7 @@ pub struct Dashboard {
 pub struct Panel {
     /// Title.
     pub title: &'static str,
-    /// What it shows, and what is normal.
+    /// Its values, and the normal ones.
     pub description: &'static str,
     /// Grafana's name of the unit.
     pub unit: &'static str,

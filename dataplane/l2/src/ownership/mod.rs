@@ -108,7 +108,7 @@ pub struct Coordinator {
     peers_changed: bool,
 }
 
-/// What the decisions about all addresses depend on, and the queues for their actions.
+/// The state that decisions about all addresses share, and the queues for their actions.
 #[derive(Debug)]
 struct Context {
     config: CoordinatorConfig,

@@ -77,7 +77,7 @@ const fn identification_timeout(is_node: bool) -> Duration {
     }
 }
 
-/// What is known about a host that replies.
+/// A host that replies, as far as it is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Identity {
     /// It may still turn out to be a node, or to announce the address.

@@ -35,7 +35,7 @@ const STACK_SIZE: usize = 256 * 1024;
 /// Longer than a packet without authentication; the rest of a longer one does not matter.
 const BUFFER_LEN: usize = 64;
 
-/// What the thread is to do.
+/// A request to the thread.
 pub(super) enum Command {
     Start(SessionId, Box<NewSession>),
     SetProfile(SessionId, BfdProfile),
