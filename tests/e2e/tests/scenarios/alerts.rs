@@ -86,7 +86,11 @@ fn alerts_fire_by_their_faults_and_end() -> anyhow::Result<()> {
     let mut seen: BTreeSet<&str> = ELSEWHERE.into();
     let mut failed = Vec::new();
     for (alerts, fault) in faults {
-        let outcome = fault(&harness, &address, &|| prometheus.wait_for(alerts));
+        let watched = Watched {
+            prometheus: &prometheus,
+            alerts,
+        };
+        let outcome = fault(&harness, &address, &watched);
         failed.extend(outcome.err().map(|error| format!("{alerts:?}: {error:#}")));
         seen.extend(alerts);
     }
@@ -98,87 +102,97 @@ fn alerts_fire_by_their_faults_and_end() -> anyhow::Result<()> {
     prometheus.wait_for_none()
 }
 
-/// Makes a fault, calls the function, which waits for the alert, and mends the fault.
-type Fault = fn(&Harness, &str, &dyn Fn() -> anyhow::Result<()>) -> anyhow::Result<()>;
-type Wait<'a> = &'a dyn Fn() -> anyhow::Result<()>;
+/// Makes a fault, waits for its alerts, and mends the fault whether they fire or not.
+type Fault = fn(&Harness, &str, &Watched) -> anyhow::Result<()>;
 
-fn full_pool_without_advertisement(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
+struct Watched<'a> {
+    prometheus: &'a Prometheus<'a>,
+    alerts: &'a [&'a str],
+}
+
+impl Watched<'_> {
+    fn wait(&self) -> anyhow::Result<()> {
+        self.prometheus.wait_for(self.alerts)
+    }
+}
+
+fn full_pool_without_advertisement(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
     pool(harness, "tiny", "192.168.50.90/32")?;
     service(harness, "first", "tiny", "")?;
     harness.apply_service("second", "web", "metallb.io/address-pool: tiny", "")?;
-    wait()?;
+    let fired = watched.wait();
     harness.admin("kubectl delete service first second")?;
     harness.admin("kubectl delete ipaddresspool tiny -n metallb-system")?;
-    Ok(())
+    fired
 }
 
-fn invalid_pool(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
+fn invalid_pool(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
     pool(harness, "overlapping", "192.168.50.70-192.168.50.72")?;
-    wait()?;
+    let fired = watched.wait();
     harness.admin("kubectl delete ipaddresspool overlapping -n metallb-system")?;
-    Ok(())
+    fired
 }
 
-fn conflict(harness: &Harness, address: &str, wait: Wait) -> anyhow::Result<()> {
+fn conflict(harness: &Harness, address: &str, watched: &Watched) -> anyhow::Result<()> {
     harness.run_on("cp", &format!("ip address add {address}/32 dev eth0"))?;
     harness.run_on("cp", &format!("arping -q -U -c 1 -I eth0 -s {address} {address}"))?;
-    wait()?;
+    let fired = watched.wait();
     harness.run_on("cp", &format!("ip address del {address}/32 dev eth0"))?;
-    Ok(())
+    fired
 }
 
-fn blocked_port(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
+fn blocked_port(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
     let rule = |change: &str| {
         let rule = format!("-t raw -{change} PREROUTING -p udp --dport 7947 -j DROP");
         harness.run_on("n2", &format!("iptables -w {rule} && ip6tables -w {rule}"))
     };
     rule("I")?;
-    wait()?;
+    let fired = watched.wait();
     rule("D")?;
-    Ok(())
+    fired
 }
 
-fn forged_heartbeats(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
+fn forged_heartbeats(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
     let key = super::keys::key(harness)?;
     super::keys::forge(harness, &key, "echo")?;
-    wait()
+    watched.wait()
 }
 
-fn refused_pods(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
+fn refused_pods(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
     harness.apply(
         "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: none, namespace: metallb-system}\nspec: {hard: {pods: \"0\"}}",
     )?;
     let speaker = harness.speaker_on("n3")?;
     harness.admin(&format!("kubectl delete pod {speaker} -n metallb-system"))?;
-    wait()?;
+    let fired = watched.wait();
     harness.admin("kubectl delete resourcequota none -n metallb-system")?;
     harness.admin("kubectl rollout status daemonset speaker -n metallb-system --timeout=100s")?;
-    Ok(())
+    fired
 }
 
 /// Somebody holds the Lease of the controllers and does not renew it for an hour.
-fn foreign_leader(harness: &Harness, _: &str, wait: Wait) -> anyhow::Result<()> {
+fn foreign_leader(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
     harness.admin(
         "kubectl patch lease metallb-controller -n metallb-system --type merge \
          -p '{\"spec\": {\"holderIdentity\": \"somebody\", \"leaseDurationSeconds\": 3600}}'",
     )?;
-    wait()?;
+    let fired = watched.wait();
     // A deleted Lease is waited for as long as its last holder may rely on it.
     harness.admin(
         "kubectl patch lease metallb-controller -n metallb-system --type merge \
          -p '{\"spec\": {\"leaseDurationSeconds\": 2}}'",
     )?;
-    Ok(())
+    fired
 }
 
 /// The address moves over all three nodes.
-fn moves(harness: &Harness, address: &str, wait: Wait) -> anyhow::Result<()> {
+fn moves(harness: &Harness, address: &str, watched: &Watched) -> anyhow::Result<()> {
     let label = "node.kubernetes.io/exclude-from-external-load-balancers";
     let mut excluded = Vec::new();
     for _ in 0..2 {
         let owner = harness.wait_for_owner(address, SHORT_TIMEOUT)?;
-        // Prometheus has to see each owner.
-        std::thread::sleep(Duration::from_secs(2));
+        let announced = format!("metallb_speaker_announced{{ip=\"{address}\", node=\"{owner}\"}}");
+        watched.prometheus.wait_for_data(vec![announced])?;
         harness.admin(&format!("kubectl label node {owner} {label}=true"))?;
         excluded.push(owner.clone());
         eventually("another owner", SHORT_TIMEOUT, || {
@@ -186,9 +200,9 @@ fn moves(harness: &Harness, address: &str, wait: Wait) -> anyhow::Result<()> {
             Ok((owners.len() == 1 && !owners.contains(&owner)).then_some(()))
         })?;
     }
-    wait()?;
+    let fired = watched.wait();
     harness.admin(&format!("kubectl label node {} {label}-", excluded.join(" ")))?;
-    Ok(())
+    fired
 }
 
 /// Each alert has a section in docs/alerts.md, which its annotation leads to, and promtool's tests know it.

@@ -142,11 +142,13 @@ scrape_configs:
     pub(crate) fn shows(&self, dashboard: &str) -> anyhow::Result<()> {
         let dashboard = DASHBOARDS.iter().find(|found| found.name == dashboard);
         let panels = dashboard.context("no such dashboard")?.panels;
-        let mut missing: Vec<_> = panels
-            .iter()
-            .flat_map(|panel| panel.queries)
-            .map(|(query, _)| query.replace("$__rate_interval", "10s"))
-            .collect();
+        let queries = panels.iter().flat_map(|panel| panel.queries);
+        let queries = queries.map(|(query, _)| query.replace("$__rate_interval", "10s"));
+        self.wait_for_data(queries.collect())
+    }
+
+    /// Waits until each of these queries returns data.
+    pub(crate) fn wait_for_data(&self, mut missing: Vec<String>) -> anyhow::Result<()> {
         let waited = eventually("data of every query", LONG_TIMEOUT, || {
             let mut without = Vec::new();
             for query in missing.drain(..) {
