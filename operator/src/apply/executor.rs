@@ -15,7 +15,7 @@ use super::retry::{Failure, Retries};
 use super::write::{Request, Write, WriteId};
 use crate::desired::validation;
 use crate::metrics::Metrics;
-use crate::object_id::ObjectId;
+use crate::object_id::{Kind, ObjectId};
 use crate::ownership;
 use crate::reasons::{Reason, StackEvent};
 use crate::request::{RequestError, in_time};
@@ -252,6 +252,11 @@ async fn replace_lists(
     }
 }
 
+/// Not in a CRD: its lists have versions that stored objects may need.
+fn may_replace_lists(id: &WriteId) -> bool {
+    matches!(id, WriteId::Apply(id) if id.kind != Kind::CustomResourceDefinition)
+}
+
 async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
     let (resource, key) = write.id.resource();
     // No request has this precondition, so it is read as late as possible.
@@ -293,7 +298,7 @@ async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
     } else {
         let answer = in_time(&write.id, api.patch(key.name(), &params, &patch)).await;
         match (&write.request, answer) {
-            (Request::Apply(body), Err(error)) if error.is_invalid() => {
+            (Request::Apply(body), Err(error)) if error.is_invalid() && may_replace_lists(&write.id) => {
                 replace_lists(&api, key.name(), &params, body, error).await
             }
             (_, answer) => answer,
@@ -307,3 +312,7 @@ async fn send(client: &Client, write: &Write) -> Result<Written, RequestError> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;
