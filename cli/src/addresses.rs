@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::report::{Report, unread_text};
+use crate::snapshot::Unread;
 use crate::snapshot::{addresses, class, is_load_balancer};
 use crate::text::{age_of, table};
 
@@ -73,7 +74,7 @@ pub(crate) struct AddressRow {
 pub(crate) struct Addresses {
     addresses: Vec<AddressRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// Which addresses to list.
@@ -311,7 +312,7 @@ impl Report for Addresses {
         self.addresses.iter().any(|row| row.problem.is_some())
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

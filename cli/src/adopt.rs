@@ -13,6 +13,7 @@ use crate::addresses::rows;
 use crate::cluster::Cluster;
 use crate::remedy::{self, Remedy};
 use crate::report::{Report, unread_text};
+use crate::snapshot::Unread;
 use crate::text::{count, wrapped};
 
 /// How far a migration is.
@@ -24,7 +25,7 @@ pub(crate) struct Adoption {
     /// Message of a condition that stops it.
     blocked: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// Reads how far the migration is.
@@ -76,7 +77,7 @@ impl Report for Adoption {
         self.blocked.is_some()
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }
@@ -96,7 +97,7 @@ pub(crate) struct Preview {
     advertisements: usize,
     remedies: Vec<Remedy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// Looks at what is there.
@@ -182,7 +183,7 @@ impl Report for Preview {
         !self.outside_pools.is_empty()
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

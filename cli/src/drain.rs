@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::addresses::rows;
 use crate::cluster::Cluster;
 use crate::report::{Report, unread_text};
+use crate::snapshot::Unread;
 use crate::text::{count, table};
 
 /// The effect of draining a node.
@@ -19,7 +20,7 @@ pub(crate) struct Drain {
     /// The next owner depends on the number of addresses of each node.
     balanced: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// The effect on one address.
@@ -132,7 +133,7 @@ impl Report for Drain {
         self.lost() > 0
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cluster::{Cluster, is_component};
 use crate::report::Report;
 use crate::snapshot::Snapshot;
+use crate::snapshot::Unread;
 use crate::text::table;
 
 /// Whether the condition `Ready` of a pod is True.
@@ -56,7 +57,7 @@ pub(crate) fn unheard(snapshot: &Snapshot) -> BTreeMap<String, Vec<String>> {
 pub(crate) struct Nodes {
     nodes: Vec<NodeRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// A node.
@@ -149,7 +150,7 @@ impl Report for Nodes {
         self.nodes.iter().any(|node| node.speaker == "not ready")
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::report::{Report, unread_text};
+use crate::snapshot::Unread;
 use crate::text::table;
 
 /// All pools.
@@ -16,7 +17,7 @@ use crate::text::table;
 pub(crate) struct Pools {
     pub(crate) pools: Vec<PoolRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// A pool.
@@ -152,7 +153,7 @@ impl Report for Pools {
         self.pools.iter().any(|pool| pool.problem.is_some())
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

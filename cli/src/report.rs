@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::args::Format;
+use crate::snapshot::Unread;
 
 /// Exit code if problems were found.
 pub(crate) const PROBLEMS: u8 = 1;
@@ -19,7 +20,7 @@ pub(crate) trait Report: Serialize {
     /// Whether problems were found.
     fn has_problems(&self) -> bool;
     /// The kinds that could not be read, with the reason.
-    fn unread(&self) -> &[String];
+    fn unread(&self) -> &[Unread];
 }
 
 /// Prints a report to standard output. Returns the exit code.
@@ -45,7 +46,7 @@ pub(crate) fn code(report: &impl Report) -> ExitCode {
 }
 
 /// The text about what could not be read; empty if all was read.
-pub(crate) fn unread_text(unread: &[String]) -> String {
+pub(crate) fn unread_text(unread: &[Unread]) -> String {
     if unread.is_empty() {
         return String::new();
     }

@@ -28,6 +28,41 @@ pub(crate) enum Scope {
     One(ObjectKey),
 }
 
+/// A kind that could not be read, or one of its objects.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Unread {
+    /// The kind, for decisions.
+    kind: String,
+    /// A sentence, for people.
+    text: String,
+}
+
+impl Unread {
+    pub(crate) fn new(kind: &str, text: String) -> Self {
+        let kind = kind.to_owned();
+        Self { kind, text }
+    }
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl serde::Serialize for Unread {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+impl PartialEq<&str> for Unread {
+    fn eq(&self, other: &&str) -> bool {
+        self.text == *other
+    }
+}
+
 /// The objects of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
@@ -53,12 +88,17 @@ pub(crate) struct Snapshot {
     pub(crate) statuses: Vec<ServiceL2Status>,
     pub(crate) states: Vec<ConfigurationState>,
     /// A sentence for each kind that could not be read.
-    pub(crate) unread: Vec<String>,
+    pub(crate) unread: Vec<Unread>,
     /// Kinds that the API server does not have.
     pub(crate) absent: Vec<&'static str>,
 }
 
 impl Snapshot {
+    /// Whether objects of a kind are missing.
+    pub(crate) fn is_unread(&self, kind: &str) -> bool {
+        self.unread.iter().any(|unread| unread.kind == kind)
+    }
+
     /// The stack.
     pub(crate) fn stack(&self) -> Option<&LoadBalancerStack> {
         self.stacks

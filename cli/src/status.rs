@@ -10,6 +10,7 @@ use crate::addresses::rows;
 use crate::check::{Check, Finding, findings};
 use crate::cluster::Cluster;
 use crate::report::{Report, unread_text};
+use crate::snapshot::Unread;
 use crate::text::{Verdict, count, wrapped};
 
 /// How many problems are shown.
@@ -36,7 +37,7 @@ pub(crate) struct Status {
     /// Everything that is not fine.
     problems: Vec<Finding>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// Reads the state.
@@ -175,7 +176,7 @@ impl Report for Status {
         self.problems.iter().any(|one| one.verdict == Verdict::Problem)
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

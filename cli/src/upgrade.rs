@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::remedy::{self, Remedy};
 use crate::report::{Report, note, write};
 use crate::snapshot::Snapshot;
+use crate::snapshot::Unread;
 use crate::text::{age, age_of, table, wrapped};
 
 /// Field manager of the writes.
@@ -40,7 +41,7 @@ pub(crate) struct Upgrade {
     plan: Option<PlanStatus>,
     remedies: Vec<Remedy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 /// Reads the state of upgrades.
@@ -198,7 +199,7 @@ impl Report for Upgrade {
         }
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }
@@ -237,7 +238,7 @@ impl Report for Plan {
         false
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &[]
     }
 }
@@ -284,7 +285,7 @@ impl Report for History {
         false
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &[]
     }
 }

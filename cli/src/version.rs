@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::report::Report;
 use crate::snapshot::Snapshot;
+use crate::snapshot::Unread;
 
 /// The version of this program.
 pub(crate) const CLIENT: &str = env!("CARGO_PKG_VERSION");
@@ -66,7 +67,7 @@ impl Report for Versions {
         false
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &[]
     }
 }

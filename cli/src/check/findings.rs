@@ -62,10 +62,7 @@ fn stack(snapshot: &Snapshot) -> Vec<Finding> {
         )];
     }
     let Some(stack) = snapshot.stack() else {
-        let is_unread = snapshot
-            .unread
-            .iter()
-            .any(|one| one.starts_with("LoadBalancerStack"));
+        let is_unread = snapshot.is_unread("LoadBalancerStack");
         let finding = match is_unread {
             true => {
                 let text = "the LoadBalancerStack could not be read";
@@ -301,8 +298,7 @@ fn configuration(cluster: &Cluster<'_>) -> Vec<Finding> {
             ));
         }
     }
-    let is_pool = |one: &&String| one.starts_with("IPAddressPool");
-    if pools.pools.iter().all(|pool| pool.misplaced) && !snapshot.unread.iter().any(|one| is_pool(&one)) {
+    if pools.pools.iter().all(|pool| pool.misplaced) && !snapshot.is_unread("IPAddressPool") {
         let text = "there is no pool, so no Service gets an address";
         let remedy = "create an IPAddressPool and an L2Advertisement: docs/guide.md, steps 2 and 3";
         findings.push(Finding::bad(

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::docs::Page;
 use crate::report::{Report, unread_text};
+use crate::snapshot::Unread;
 use crate::text::{Verdict, bold, wrapped};
 
 pub(crate) use findings::findings;
@@ -64,7 +65,7 @@ impl Finding {
 pub(crate) struct Check {
     pub(crate) findings: Vec<Finding>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<String>,
+    unread: Vec<Unread>,
 }
 
 impl Check {
@@ -155,7 +156,7 @@ impl Report for Check {
         self.count(Verdict::Problem) > 0
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

@@ -12,15 +12,15 @@ use kube::{Api, Client, Resource};
 use lb_crds::names::{APP, LABEL_APP};
 use serde::de::DeserializeOwned;
 
-use super::{Scope, Snapshot};
+use super::{Scope, Snapshot, Unread};
 
 /// Objects in one response.
 const PAGE: u32 = 500;
 
 /// The objects of one kind, or why they were not read.
 enum Listed<K> {
-    /// With what is missing, as a sentence each.
-    Objects(Vec<K>, Vec<String>),
+    /// With those that are missing.
+    Objects(Vec<K>, Vec<Unread>),
     /// The API server does not have the kind.
     Absent,
     /// With the reason.
@@ -29,7 +29,7 @@ enum Listed<K> {
 
 impl<K> Listed<K> {
     /// The same objects, and something else that is missing.
-    fn with_gap(self, gap: String) -> Self {
+    fn with_gap(self, gap: Unread) -> Self {
         match self {
             Self::Objects(objects, mut gaps) => {
                 gaps.push(gap);
@@ -79,10 +79,9 @@ pub(crate) async fn read(client: &Client, scope: &Scope) -> anyhow::Result<Snaps
                 let api = Api::namespaced(client.clone(), key.namespace());
                 let own = list::<Service>(api, ListParams::default()).await;
                 own.map(|own| {
-                    own.with_gap(format!(
-                        "Service: only those of namespace {}: {reason}",
-                        key.namespace()
-                    ))
+                    let namespace = key.namespace();
+                    let text = format!("Service: only those of namespace {namespace}: {reason}");
+                    own.with_gap(Unread::new("Service", text))
                 })
             }
             (services, _) => services,
@@ -121,7 +120,7 @@ pub(crate) async fn read(client: &Client, scope: &Scope) -> anyhow::Result<Snaps
     snapshot.states = snapshot.keep("ConfigurationState", states?);
     if snapshot.bgp_advertisements.is_empty() {
         // Users who may only view may not read peers, because a peer may have a password in it.
-        snapshot.unread.retain(|one| !one.starts_with("BGPPeer"));
+        snapshot.unread.retain(|one| one.kind != "BGPPeer");
     }
     Ok(snapshot)
 }
@@ -154,7 +153,7 @@ impl Snapshot {
                 Vec::new()
             }
             Listed::Unread(reason) => {
-                self.unread.push(format!("{kind}: {reason}"));
+                self.unread.push(Unread::new(kind, format!("{kind}: {reason}")));
                 Vec::new()
             }
         }
@@ -173,7 +172,7 @@ where
                 let kind = K::kind(&K::DynamicType::default()).into_owned();
                 let gaps = invalid
                     .into_iter()
-                    .map(|name| format!("{kind} {name} cannot be decoded"));
+                    .map(|name| Unread::new(&kind, format!("{kind} {name} cannot be decoded")));
                 return Ok(Listed::Objects(objects, gaps.collect()));
             }
             Err(kube::Error::Api(status)) => match status.code {

@@ -3,6 +3,7 @@
 use insta::assert_snapshot;
 
 use super::fixture::*;
+use crate::snapshot::Unread;
 
 #[test]
 fn other_class_is_named_with_the_way_to_change_it() {
@@ -124,7 +125,10 @@ fn cluster_without_the_operator_or_a_stack_says_so() {
 fn unread_pools_are_not_called_missing() {
     let mut snapshot = cluster();
     service(&mut snapshot, "default/web", None, "", "");
-    snapshot.unread.push("IPAddressPool: forbidden".to_owned());
+    snapshot.unread.push(Unread::new(
+        "IPAddressPool",
+        "IPAddressPool: forbidden".to_owned(),
+    ));
     assert_snapshot!(why_text(&snapshot, "default/web"));
 }
 
@@ -140,7 +144,18 @@ fn user_of_one_namespace_reads_what_the_programs_have_written() {
     snapshot.stacks.clear();
     snapshot.pods.clear();
     for kind in ["LoadBalancerStack", "Service", "IPAddressPool", "Pod", "Node"] {
-        snapshot.unread.push(format!("{kind}: forbidden"));
+        snapshot
+            .unread
+            .push(Unread::new(kind, format!("{kind}: forbidden")));
     }
     assert_snapshot!(why_text(&snapshot, "shop/web"));
+}
+
+/// One kind's name may begin with another's.
+#[test]
+fn unread_statuses_do_not_make_services_unread() {
+    let mut snapshot = cluster();
+    let text = "ServiceL2Status: forbidden".to_owned();
+    snapshot.unread.push(Unread::new("ServiceL2Status", text));
+    assert!(!snapshot.is_unread("Service"));
 }

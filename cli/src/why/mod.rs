@@ -21,6 +21,7 @@ use crate::cluster::Cluster;
 use crate::docs::Page;
 use crate::remedy::{self, Remedy};
 use crate::report::Report;
+use crate::snapshot::Unread;
 use crate::snapshot::{self, Snapshot};
 use crate::text::{Verdict, age_of, bold, wrapped};
 
@@ -40,7 +41,7 @@ pub(crate) struct Why {
     pub(crate) docs: Option<Page>,
     /// The kinds that could not be read, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) unread: Vec<String>,
+    pub(crate) unread: Vec<Unread>,
 }
 
 /// One step.
@@ -106,8 +107,7 @@ impl Step {
             "bgp" => &["BGPAdvertisement", "BGPPeer", "EndpointSlice", "Node"],
             _ => &[],
         };
-        let unread = |kind: &&&str| snapshot.unread.iter().any(|one| one.starts_with(**kind));
-        match kinds.iter().find(unread) {
+        match kinds.iter().find(|kind| snapshot.is_unread(kind)) {
             Some(kind) if self.verdict == Verdict::Problem => {
                 let text = format!(
                     "cannot tell: every {kind} must be readable. It seems that: {}",
@@ -280,7 +280,7 @@ impl Report for Why {
         self.verdict() == Verdict::Problem
     }
 
-    fn unread(&self) -> &[String] {
+    fn unread(&self) -> &[Unread] {
         &self.unread
     }
 }

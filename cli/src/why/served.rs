@@ -74,10 +74,7 @@ fn missing(subject: &Subject<'_>) -> Option<Step> {
         let remedy = Remedy::act("install the operator");
         return Some(Step::problem(NAME, text, docs::INSTALL, vec![remedy]));
     }
-    let is_unread = snapshot
-        .unread
-        .iter()
-        .any(|one| one.starts_with("LoadBalancerStack"));
+    let is_unread = snapshot.is_unread("LoadBalancerStack");
     if snapshot.stack().is_none() && !is_unread {
         let object = json!({
             "apiVersion": "lb-operator.io/v1alpha1",
