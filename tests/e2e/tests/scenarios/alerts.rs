@@ -13,9 +13,8 @@ use crate::prometheus::{Prometheus, rules};
 use crate::speaker::{pool, service};
 
 /// Alerts that no fault of this scenario causes.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 8] = [
     // Tested with promtool only. Speakers keep their last keys when the Secret disappears.
-    "LBDriftRepeated",
     "LBNoHeartbeatKeys",
     "LBUpgradeStuck",
     // Scenario bgp has a router.
@@ -63,7 +62,8 @@ fn alerts_fire_by_their_faults_and_end() -> anyhow::Result<()> {
         prometheus.shows(name)?;
     }
 
-    let faults: [(&[&str], Fault); 8] = [
+    let faults: [(&[&str], Fault); 9] = [
+        (&["LBDriftRepeated"], drift),
         (
             &[
                 "LBServicePending",
@@ -183,6 +183,24 @@ fn foreign_leader(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Resu
          -p '{\"spec\": {\"leaseDurationSeconds\": 2}}'",
     )?;
     fired
+}
+
+/// Somebody changes a port again and again. The operator would delay a sixth correction.
+fn drift(harness: &Harness, _: &str, watched: &Watched) -> anyhow::Result<()> {
+    let service = "metallb-speaker-monitoring";
+    for count in 1..=5 {
+        harness.admin(&format!(
+            "kubectl patch service {service} -n metallb-system --type json \
+             -p '[{{\"op\": \"replace\", \"path\": \"/spec/ports/0/port\", \"value\": 7000}}]'"
+        ))?;
+        let counted = format!("lb_operator_drift_corrections_total{{name=\"{service}\"}} >= {count}");
+        watched.prometheus.wait_for_data(vec![counted])?;
+    }
+    let port = harness.admin(&format!(
+        "kubectl get service {service} -n metallb-system -o jsonpath='{{.spec.ports[*].port}}'"
+    ))?;
+    assert_eq!(port, "7472", "it is restored");
+    watched.wait()
 }
 
 /// The address moves over all three nodes.
